@@ -1,15 +1,19 @@
 """Builds the documentation: the pages that are generated from the source, then the site.
 
 `build.py` writes the pages and the site; `--pages` writes the pages alone; `--check` reports whether they are current.
+`--notebook` executes the code of the notebook page and writes its outputs into it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,17 +35,32 @@ LIMITS = {
 # Accepted values in words, for fields whose validator accepts more than the schema states.
 ACCEPTED_VALUES = {
     "Target.classes": "list of names, or name: spelling or list of spellings",
-    "Phase.variations": "key of [`panels`](#panels): value",
+    "Phase.variations": "key of [`panels`](reference-study-images.md#panels): value",
     "Panels.rotate": "number from 0 to 180, or `any`",
-    "Study.scores": "name of a score, or [`scores.NAME`](#scoresname)",
+    "Study.scores": "name of a score, or [`scores.NAME`](reference-study-targets.md#scoresname)",
     "Study.backbones": "list of names, or `all29`",
 }
 EXTENDS = (
-    "A preset's name (see [Presets](#presets)) or another study file, into which this one is merged key by key. "
+    "A preset's name (see [Presets](reference-study-presets.md)) or another study file, into which this one is merged "
+    "key by key. "
     "`targets`, `scores`, `where`, `where_not`, `accept`, `pretrain`, `external`, `bands`, `readers`, `references` "
     "and `weights` are replaced as a whole."
 )
-STUDY_HEAD = """# The study file
+# The pages of the study file: title, and the sections that each contains with those below them. The first one also
+# has the keys of the study itself.
+STUDY_PAGES = {
+    "reference-study.md": ("The study file", ()),
+    "reference-study-targets.md": ("The study file: targets and scores", ("targets", "scores")),
+    "reference-study-images.md": ("The study file: images", ("images", "tiles", "volumes", "panels")),
+    "reference-study-cohorts.md": (
+        "The study file: split, audit and other cohorts",
+        ("split", "audit", "pretrain", "external"),
+    ),
+    "reference-study-recipe.md": ("The study file: training", ("recipe", "nested_cv", "compute")),
+    "reference-study-evaluation.md": ("The study file: evaluation", ("evaluation",)),
+}
+PRESETS_PAGE = "reference-study-presets.md"
+STUDY_HEAD = """
 
 A study file is YAML. It states what to predict from which images; nearly every key has a default. Relative paths start
 at the folder of the file. An unknown key is an error, and the message names the nearest existing key. Only `true` and
@@ -84,12 +103,16 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 """
 
 
-def study_page() -> str:
-    """Every key of the study file: type, default and meaning, from the descriptions in the schema."""
+def study_page(page: str) -> str:
+    """Keys of the study file: type, default and meaning, from the descriptions in the schema."""
     schema = Study.model_json_schema()
-    lines = [GENERATED, STUDY_HEAD]
+    first = page == next(iter(STUDY_PAGES))
+    lines = [GENERATED, f"# {STUDY_PAGES[page][0]}", STUDY_HEAD if first else _other_pages(page)]
+    lines += _sections_by_page() if first else []
     undocumented: list[str] = []
     for model, section in _sections(Study, ""):
+        if _page_of(section) != page:
+            continue
         own = schema if model is Study else schema["$defs"][model.__name__]
         lines += [
             f"## `{section}`" if section else "## The study",
@@ -108,7 +131,36 @@ def study_page() -> str:
         lines.append("")
     if undocumented:
         sys.exit(f"These keys of the study file have no description: {', '.join(undocumented)}.")
-    return "\n".join([*lines, *_presets()])
+    lines += _scores() if "scores" in STUDY_PAGES[page][1] else []
+    return "\n".join(lines)
+
+
+def _page_of(section: str) -> str:
+    """The page of a section; sections that no page names are on the first one."""
+    top = section.partition(".")[0]
+    return next((page for page, (_, sections) in STUDY_PAGES.items() if top in sections), next(iter(STUDY_PAGES)))
+
+
+def _link(section: str) -> str:
+    return f"[`{section}`]({_page_of(section)}#{section.replace('.', '').lower()})"
+
+
+def _other_pages(page: str) -> str:
+    """The sections of a page, and where the others are."""
+    first = next(iter(STUDY_PAGES))
+    sections = ", ".join(f"`{section}`" for section in STUDY_PAGES[page][1])
+    return f"\nThe sections {sections} of [the study file]({first}). An unknown key is an error.\n"
+
+
+def _sections_by_page() -> list[str]:
+    """Every section of the study file as a link, a line for each page."""
+    lines = ["## Sections", "", "| page | sections |", "|---|---|"]
+    for page, (title, _) in STUDY_PAGES.items():
+        links = [_link(section) for _, section in _sections(Study, "") if section and _page_of(section) == page]
+        if links:
+            topic = title.partition(": ")[2].capitalize() or title
+            lines.append(f"| [{topic}]({page}) | {', '.join(links)} |")
+    return [*lines, f"| [Presets]({PRESETS_PAGE}) | {', '.join(f'`{name}`' for name in preset_names())} |", ""]
 
 
 def schema_file() -> str:
@@ -171,8 +223,7 @@ def _kind(node: dict[str, Any], field: FieldInfo, section: str, name: str) -> st
     if texts in readers:
         return "column: text or list of texts"
     if _inner(field.annotation):
-        below = _section_path(section, name)
-        return f"[`{below}`](#{below.replace('.', '').lower()})"
+        return _link(_section_path(section, name))
     return _in_words(node)
 
 
@@ -209,11 +260,12 @@ def _default(field: FieldInfo, name: str) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
-def _presets() -> list[str]:
-    lines = ["## Presets", ""]
+def presets_page() -> str:
+    """The text of every preset."""
+    lines = [GENERATED, "# The study file: presets", "", "A preset is a study file that `extends` names.", ""]
     for name in preset_names():
         lines += [
-            f"### {name}",
+            f"## {name}",
             "",
             f"`extends: {name}` is the same as writing:",
             "",
@@ -222,7 +274,11 @@ def _presets() -> list[str]:
             "```",
             "",
         ]
-    lines += [
+    return "\n".join(lines)
+
+
+def _scores() -> list[str]:
+    lines = [
         "## Scores that come with casewise",
         "",
         "| `scores:` | score | level | range | formula |",
@@ -233,6 +289,17 @@ def _presets() -> list[str]:
         for name, score in named_scores(key, file).items():
             lines.append(f"| `{key}` | `{name}` | {score['level']} | `{score['range']}` | `{score['formula']}` |")
     return [*lines, ""]
+
+
+def index_page() -> str:
+    """The overview, with the limitations as the README states them."""
+    readme, index = (
+        (folder / name).read_text(encoding="utf-8") for folder, name in ((DOCS.parent, "README.md"), (DOCS, "index.md"))
+    )
+    section = re.search(r"^## Limitations\n.*?(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
+    if section is None:
+        sys.exit("README.md has no section Limitations.")
+    return index[: index.index("## Limitations")] + section[0].replace("](docs/", "](").rstrip() + "\n"
 
 
 def metrics_page() -> str:
@@ -280,18 +347,35 @@ def _escaped(text: str | None) -> str:
 
 
 PAGES = {
-    "reference-study.md": study_page,
+    "index.md": index_page,
+    **{page: partial(study_page, page) for page in STUDY_PAGES},
+    PRESETS_PAGE: presets_page,
     "study.schema.json": schema_file,
     "reference-metrics.md": metrics_page,
     "reference-commands.md": commands_page,
 }
 
 
+def run_notebook() -> None:
+    """Execute the notebook page in a temporary folder, and write its outputs and figures."""
+    import executed_page
+
+    page = DOCS / "tutorial-notebook.md"
+    text = page.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = list(executed_page.execute(text, Path(folder)))
+    page.write_text(executed_page.with_outputs(text, outputs, DOCS / "images"), encoding="utf-8")
+
+
 def main(arguments: list[str]) -> int:
     """Check the generated pages, or write them and build the site."""
-    if unknown := [argument for argument in arguments if argument not in ("--check", "--pages")]:
-        print(f"build.py: there is no option {unknown[0]}; there are --check and --pages.", file=sys.stderr)
+    options = ("--check", "--pages", "--notebook")
+    if unknown := [argument for argument in arguments if argument not in options]:
+        print(f"build.py: there is no option {unknown[0]}; there are {', '.join(options)}.", file=sys.stderr)
         return 2
+    if "--notebook" in arguments:
+        run_notebook()
+        return 0
     pages = {DOCS / name: page() for name, page in PAGES.items()}
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if "--check" in arguments:

@@ -45,7 +45,7 @@ def done(tables: dict[str, Path], folder: Path, modality: str, kind: str, way: s
 @pytest.mark.parametrize(("modality", "kind", "way"), RUN)
 def test_it_works(tables: dict[str, Path], tmp_path: Path, modality: str, kind: str, way: str) -> None:
     result = done(tables, tmp_path / "run", modality, kind, way)
-    table: Any = result.predictions
+    table: Any = result.rows
     assert set(table["subject"]) >= {f"here{number}" for number in range(16)}
     assert np.isfinite(table["y_pred"]).all()
     check = CHECKS.get(way)
@@ -54,7 +54,7 @@ def test_it_works(tables: dict[str, Path], tmp_path: Path, modality: str, kind: 
 
 
 def external(result: Run, table: Path, kind: str) -> None:
-    rows = result.predictions.query("stage == 'external'")
+    rows = result.rows.query("stage == 'external'")
     assert len(set(rows["subject"])) == 16
     assert rows["y_true"].notna().all()
 
@@ -64,7 +64,7 @@ def nested(result: Run, table: Path, kind: str) -> None:
 
 
 def leave_one_out(result: Run, table: Path, kind: str) -> None:
-    rows = result.predictions.query("stage == 'oof'")
+    rows = result.rows.query("stage == 'oof'")
     assert rows.groupby("subject")["outer_fold"].nunique().eq(1).all()
 
 

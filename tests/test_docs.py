@@ -20,7 +20,7 @@ from casewise.cli.main import app
 from casewise.metrics.registry import metric_names
 from casewise.predictions.stacking import META_LEARNERS
 from casewise.predictions.table import COLUMNS
-from casewise.study.loading import read_study
+from casewise.study.loading import preset_names, read_study
 from casewise.study.schema import Study
 from tests.test_run_folder import file_names
 
@@ -57,13 +57,14 @@ def test_the_made_pages_are_current() -> None:
 
 def test_a_page_that_lags_behind_is_noticed(tmp_path: Path) -> None:
     docs = Path(shutil.copytree(DOCS, tmp_path / "docs"))
-    page = docs / "reference-study.md"
+    shutil.copy(ROOT / "README.md", tmp_path)
+    page = docs / "reference-study-recipe.md"
     page.write_text(page.read_text().replace("| `momentum` |", "| `momentun` |"))
     done = build(docs, "--check")
     assert done.returncode == 1
-    assert "docs/reference-study.md is not current" in done.stderr
+    assert "docs/reference-study-recipe.md is not current" in done.stderr
     assert build(docs, "--pages").returncode == 0
-    assert page.read_text() == (DOCS / "reference-study.md").read_text()
+    assert page.read_text() == (DOCS / "reference-study-recipe.md").read_text()
 
 
 def test_the_schema_for_editors_accepts_every_key() -> None:
@@ -74,12 +75,62 @@ def test_the_schema_for_editors_accepts_every_key() -> None:
             assert value.get("description"), f"{name}.{key}"
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocs")
-    words = ["build", "--strict", "--site-dir", str(tmp_path / "site")]
+    folder = tmp_path_factory.mktemp("site")
+    words = ["build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run([sys.executable, "-m", "mkdocs", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "site" / "index.html").is_file()
+    return folder
+
+
+def test_the_site_builds_without_a_warning(site: Path) -> None:
+    assert (site / "index.html").is_file()
+
+
+def test_the_search_has_its_index_also_where_the_site_is_a_folder(site: Path) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    script = (site / "search" / "search_index.js").read_text(encoding="utf-8")
+    assert json.loads(script.removeprefix("window.searchIndex = ").strip().removesuffix(";")) == index
+    assert len({page["location"].partition("#")[0] for page in index["docs"]}) > 40
+    scripts = re.findall(r'<script src="\./(search[\w./]*)"', (site / "search.html").read_text(encoding="utf-8"))
+    assert scripts == ["search.js", "search/main.js"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+@pytest.mark.parametrize(("query", "page"), [("notebook", "tutorial-notebook"), ("xyzzyx", "")])
+def test_a_search_in_a_folder_finds_pages(site: Path, tmp_path: Path, query: str, page: str) -> None:
+    words = [
+        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic"),
+        *("--disable-background-networking", "--disable-sync", f"--user-data-dir={tmp_path}"),
+        *("--virtual-time-budget=20000", "--dump-dom", f"file://{site}/search.html?q={query}"),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    locations = re.findall(r'<article><h3><a href="([^"]+)', done.stdout)
+    assert any(page in location for location in locations) if page else not locations
+
+
+def test_the_overview_and_the_readme_have_the_same_screenshot_and_limitations() -> None:
+    readme, index = ((folder / name).read_text() for folder, name in ((ROOT, "README.md"), (DOCS, "index.md")))
+    for text in (readme, index):
+        assert "images/report.png)" in text
+    limits = [re.search(r"^## Limitations\n(.*?)(?=^## |\Z)", t, re.M | re.S) for t in (readme, index)]
+    first, second = (" ".join(found[1].replace("](docs/", "](").split()) for found in limits if found)
+    assert first == second
+
+
+def test_the_reference_of_the_study_file_has_every_section_once() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("reference-study*.md")))
+    sections = re.findall(r"^## `([\w.]+)`$", text, re.MULTILINE)
+    assert len(sections) == len(set(sections))
+    tops = {name.partition(".")[0] for name in sections}
+    assert {"images", "panels", "targets", "scores", "split", "recipe", "evaluation", "compute"} <= tops
+    for name in preset_names():
+        assert f"\n## {name}\n" in text
+    for page in DOCS.glob("reference-study*.md"):
+        assert len(page.read_text(encoding="utf-8").splitlines()) < 350, page.name
 
 
 @pages

@@ -113,7 +113,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, chests: Path, there: Path) ->
 
 
 def test_every_prediction_has_a_distance(done: Run) -> None:
-    table = done.predictions
+    table = done.rows
     assert set(table["model"]) == {"test_resnet", "test_efficientnet", "mean_of_learners"}
     assert table["distance"].notna().all()
     keys = ["stage", "case"]
@@ -128,7 +128,7 @@ def test_every_prediction_has_a_distance(done: Run) -> None:
 def test_noise_is_further_away_than_films(done: Run, there: Path) -> None:
     noise = pd.read_csv(there)["path"].str.startswith(str(there.parent / "films"))
     subjects = {f"valley:{s}": not film for s, film in zip(pd.read_csv(there)["subject"], noise, strict=True)}
-    rows = done.predictions[(done.predictions["stage"] == "external") & (done.predictions["model"] == "test_resnet")]
+    rows = done.rows[(done.rows["stage"] == "external") & (done.rows["model"] == "test_resnet")]
     far = rows.groupby(rows["subject"].map(subjects))["distance"].median()
     assert far[True] > 2 * far[False]
     assert (rows.loc[rows["subject"].map(subjects), "distance"] > 1).all()
@@ -149,9 +149,9 @@ def test_the_file_beside_the_weights_holds_no_case(done: Run) -> None:
 
 def test_new_cases_have_the_distance_of_the_external_cohort(done: Run, there: Path) -> None:
     table = load_bundle(done.folder).predict(there)
-    external = done.predictions.query("stage == 'external' and model == 'test_resnet'")
+    external = done.rows.query("stage == 'external' and model == 'test_resnet'")
     expected = external.set_index(external["subject"].str.removeprefix("valley:"))["distance"]
-    predicted = table[table["model"] == "test_resnet"].set_index("subject")["distance"]
+    predicted = table[table["learner"] == "test_resnet"].set_index("subject")["distance"]
     assert np.allclose(predicted, expected.loc[predicted.index], rtol=1e-4)
 
 
@@ -165,7 +165,7 @@ def test_networks_of_earlier_versions_have_no_distance(done: Run, there: Path, t
 
 
 def test_tables_of_earlier_versions_are_read_without_the_column(done: Run) -> None:
-    older = done.predictions.drop(columns="distance")
+    older = done.rows.drop(columns="distance")
     assert "distance" not in check(older)
     tested = older[(older["stage"] == "test") & (older["model"] == "test_resnet")].assign(outer_fold=1)
     assert "distance" not in mean_over_folds(tested)

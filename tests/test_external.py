@@ -81,8 +81,8 @@ def done(before: tuple[Run, dict[Path, int]], here: Path, there: Path) -> Run:
 def test_adding_a_cohort_trains_nothing(before: tuple[Run, dict[Path, int]], done: Run) -> None:
     assert before[1]
     assert trained_files(done.folder) == before[1]
-    inside = done.predictions[done.predictions["stage"] != "external"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(inside, before[0].predictions)
+    inside = done.rows[done.rows["stage"] != "external"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(inside, before[0].rows)
     assert "external_drop" not in before[0].results
 
 
@@ -180,7 +180,7 @@ def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there:
     assert list(groups) == ["hill", "lake", "not recorded"]
     counts = {name: by_learner[LEARNER]["accuracy"]["n_cases"] for name, by_learner in groups.items()}
     assert counts == {"hill": 7, "lake": 6, "not recorded": 5}
-    right = again.predictions.query("stage == 'external' and y_true == y_pred")
+    right = again.rows.query("stage == 'external' and y_true == y_pred")
     total = sum(by_learner[LEARNER]["accuracy"]["value"] * counts[name] for name, by_learner in groups.items())
     assert total == pytest.approx(len(right), abs=1e-3)
     page = write_results(folder, tmp_path / "page.md").read_text()
@@ -253,7 +253,7 @@ def test_running_again_predicts_nothing_again(done: Run, here: Path, there: Path
     files = {path: path.stat().st_mtime_ns for path in done.folder.glob("jobs/*/*/*")}
     again = run(chest_study(here, **external(there)), done.folder)
     assert {path: path.stat().st_mtime_ns for path in done.folder.glob("jobs/*/*/*")} == files
-    pd.testing.assert_frame_equal(again.predictions, done.predictions)
+    pd.testing.assert_frame_equal(again.rows, done.rows)
 
 
 def test_another_cohort_is_predicted_anew_and_trains_nothing(
@@ -264,19 +264,19 @@ def test_another_cohort_is_predicted_anew_and_trains_nothing(
     files = trained_files(folder)
     other = run(chest_study(here, **external(there, where={"visit": "1"}, name="hill")), folder)
     assert trained_files(folder) == files
-    rows = other.predictions.query("stage == 'external'")
+    rows = other.rows.query("stage == 'external'")
     assert len(rows) == 9
     assert rows["subject"].str.startswith("hill:").all()
     copied = tmp_path / "there"
     shutil.copytree(there.parent, copied)
-    first = run(chest_study(here, **external(copied / "cases.csv")), folder).predictions
+    first = run(chest_study(here, **external(copied / "cases.csv")), folder).rows
     images = pd.read_csv(there)["path"].tolist()
     (copied / images[0]).write_bytes((copied / images[-1]).read_bytes())
-    again = run(chest_study(here, **external(copied / "cases.csv")), folder).predictions
+    again = run(chest_study(here, **external(copied / "cases.csv")), folder).rows
     apart = first["case"][(first["p0"] - again["p0"]).abs() > 1e-6]
     assert apart.tolist() == ["valley:C0001/1"]
     gone = run(chest_study(here), folder)
-    assert set(gone.predictions["stage"]) == {"oof", "test"}
+    assert set(gone.rows["stage"]) == {"oof", "test"}
     assert trained_files(folder) == files
 
 
@@ -294,7 +294,7 @@ def test_a_class_that_the_networks_do_not_know(done: Run, here: Path, there: Pat
     assert "the networks were not trained on the class 'tuberculosis', only on covid, no_finding, pneumonia." in said
     chosen = {"label": ["covid", "no_finding"]}
     kept = run(chest_study(here, **external(table, where=chosen)), tmp_path / "run")
-    assert len(kept.predictions.query("stage == 'external'")) == 12
+    assert len(kept.rows.query("stage == 'external'")) == 12
 
 
 def test_names_of_the_studys_own_subjects(done: Run, here: Path, there: Path, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise import open_run
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.bundle import SETTINGS, Bundle
 from casewise.inference.model import load_bundle
 from casewise.inference.run_members import job_fingerprint, members_of
 from casewise.phantoms.chest import make_chest
-from casewise.run import Run, open_run, run
+from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import saved_study
 from casewise.study.schema import Study
@@ -163,7 +164,7 @@ def test_networks_of_a_comparison_by_image_are_refused(done: Run, tmp_path: Path
 def test_predictions_that_are_not_evaluated_yet_are_no_result(done: Run, tmp_path: Path) -> None:
     folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "run")))
     predictions, study = folder.predictions.read(), folder.study.read()
-    assert len(open_run(folder.path).predictions) == len(predictions)
+    assert len(open_run(folder.path).rows) == len(predictions)
     folder.predictions.write(predictions.iloc[::-1])
     with pytest.raises(RunError, match=r"predictions\.parquet"):
         open_run(folder.path)

@@ -160,7 +160,7 @@ class TestRun:
     def test_nested_predicts_each_fold_by_its_own_network(self, done: Run) -> None:
         told = json.loads((done.folder / "nested.json").read_text())
         losses = {(r["model"], r["fold"]): r["inner"]["chosen"]["loss"] for r in records(done.folder)}
-        table, values = done.predictions, ["y_pred", "p0", "p1", "p2"]
+        table, values = done.rows, ["y_pred", "p0", "p1", "p2"]
         for fold in (1, 2):
             network = min(NETWORKS, key=lambda name: losses[name, fold])
             assert told["folds"][str(fold)]["network"] == network
@@ -173,7 +173,7 @@ class TestRun:
         assert rows[rows["model"] == NESTED][values].equals(rows[rows["model"] == network][values])
 
     def test_combined_learners_are_made_of_networks_alone(self, done: Run) -> None:
-        table = done.predictions[done.predictions["stage"] == "oof"].set_index(["model", "case"])
+        table = done.rows[done.rows["stage"] == "oof"].set_index(["model", "case"])
         mean = (table.loc[NETWORKS[0], "p0"] + table.loc[NETWORKS[1], "p0"]) / 2
         assert np.allclose(table.loc["mean_of_learners", "p0"], mean.loc[table.loc["mean_of_learners"].index])
 
@@ -193,7 +193,7 @@ class TestRun:
             assert f"at {chosen['lr']:g}, loss {chosen['loss']:.3f}" in text
 
     def test_figures_over_the_folds_are_in_metrics(self, done: Run) -> None:
-        table = done.predictions.query(f"stage == 'oof' and model == '{NESTED}'")
+        table = done.rows.query(f"stage == 'oof' and model == '{NESTED}'")
         right = (table["y_true"] == table["y_pred"]).groupby(table["outer_fold"]).mean()
         found = done.results["over_folds"]["label"][NESTED]["accuracy"]
         assert found["mean"] == pytest.approx(right.mean(), abs=1e-6)

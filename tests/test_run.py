@@ -54,7 +54,8 @@ def test_the_python_page_runs(finished: tuple[Run, Path], tmp_path: Path, monkey
     assert set(names["primary"]["target"]) == {"pasi"}
     row = run.metrics.query("stage == 'oof' and target == 'pasi' and metric == 'mae'").iloc[0]
     assert row["value"] == done.results["metrics"]["oof"][row["learner"]]["pasi"]["mae"]["value"]
-    pd.testing.assert_frame_equal(run.predictions, done.predictions, check_dtype=False)
+    pd.testing.assert_frame_equal(run.rows, done.rows, check_dtype=False)
+    assert names["maps"].map().shape == names["maps"].picture().shape[:2]
     assert run.report.is_file()
     assert run.report.resolve().as_uri() in run._repr_html_()
     assert run.headline.startswith("pasi, ")
@@ -127,7 +128,7 @@ def test_running_again_redoes_nothing(finished: tuple[Run, Path]) -> None:
     files = {p: p.stat().st_mtime_ns for p in done.folder.glob("jobs/*/*/*")}
     again = run(read_study(path), done.folder)
     assert {p: p.stat().st_mtime_ns for p in done.folder.glob("jobs/*/*/*")} == files
-    assert np.array_equal(again.predictions["y_pred"], done.predictions["y_pred"])
+    assert np.array_equal(again.rows["y_pred"], done.rows["y_pred"])
 
 
 def test_damaged_files_are_set_aside_and_made_again(
@@ -151,7 +152,7 @@ def test_damaged_files_are_set_aside_and_made_again(
     for file in damaged:
         file.path.write_bytes(file.path.read_bytes()[:40])
     again = run(read_study(path), folder.path)
-    pd.testing.assert_frame_equal(again.predictions, done.predictions)
+    pd.testing.assert_frame_equal(again.rows, done.rows)
     assert {name: folder.metrics.read()[name] for name in ("metrics", "main")} == {
         name: metrics[name] for name in ("metrics", "main")
     }
@@ -168,7 +169,7 @@ def test_missing_files_are_made_again(finished: tuple[Run, Path], tmp_path: Path
         file.remove()
     compute = read_study(path).compute
     again = run(read_study(path), folder.path)
-    pd.testing.assert_frame_equal(again.predictions, done.predictions)
+    pd.testing.assert_frame_equal(again.rows, done.rows)
     assert {plan["precision"] for plan in folder.compute.read().values()} == {compute.precision}
 
 
@@ -227,7 +228,7 @@ def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_
     after = {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/job.json")}
     assert {p: after[p] for p in before} == before
     assert len(after) == len(before) + 2
-    assert "squeezenet1_1" in set(more.predictions["model"])
+    assert "squeezenet1_1" in set(more.rows["model"])
 
 
 def test_a_half_finished_rerun_has_no_page(finished: tuple[Run, Path], tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_the_regional_composite_can_be_predicted_directly(tiny: Path, tmp_path: 
     )
     update = {"outputs": ["composite"], "backbones": ["shufflenet_v2_x0_5"], "stack": [], "recipe": recipe}
     done = run(study.model_copy(update=update), tmp_path / "run")
-    assert set(done.predictions["target"]) == {"composite", "pasi"}
+    assert set(done.rows["target"]) == {"composite", "pasi"}
     for record in done.folder.glob("jobs/*/*/job.json"):
         values = json.loads(record.read_text())
         assert values["epochs"] == values["best_epoch"] == 3
@@ -413,7 +414,7 @@ def test_a_run_with_the_plan_of_another_run_gives_the_same_bits(tiny: Path, tmp_
     study = read_study(tiny).model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": []})
     one = run(study.model_copy(update={"compute": Compute(jobs=2)}), tmp_path / "one")
     two = run(study.model_copy(update={"compute": Compute(jobs=1, plan=tmp_path / "one")}), tmp_path / "two")
-    assert np.array_equal(one.predictions["y_pred"], two.predictions["y_pred"])
+    assert np.array_equal(one.rows["y_pred"], two.rows["y_pred"])
     first, second = (json.loads((tmp_path / name / "compute.json").read_text()) for name in ("one", "two"))
     for name in ("device", "precision", "channels_last", "threads"):
         assert first["shufflenet_v2_x0_5"][name] == second["shufflenet_v2_x0_5"][name]
@@ -499,7 +500,7 @@ def test_what_another_study_left_half_done_is_not_continued(tiny: Path, tmp_path
     half_trained(study, tmp_path / "cut")
     other = study.model_copy(update={"seed": 5})
     after, clean = run(other, tmp_path / "cut"), run(other, tmp_path / "clean")
-    assert np.array_equal(after.predictions["y_pred"], clean.predictions["y_pred"])
+    assert np.array_equal(after.rows["y_pred"], clean.rows["y_pred"])
 
 
 @pytest.mark.usefixtures("training_only")
@@ -519,7 +520,7 @@ def test_what_was_computed_otherwise_is_not_continued(tiny: Path, tmp_path: Path
     other = study.model_copy(update={"compute": compute.model_copy(update=change)})
     half_trained(study, tmp_path / "cut")
     after, clean = run(other, tmp_path / "cut"), run(other, tmp_path / "clean")
-    assert np.array_equal(after.predictions["y_pred"], clean.predictions["y_pred"])
+    assert np.array_equal(after.rows["y_pred"], clean.rows["y_pred"])
     record = json.loads(next((tmp_path / "cut").glob("jobs/*/fold1/job.json")).read_text())
     assert record["stretches"] == 1  # what was thrown away is not of its time
     if "frozen_once" in change:
@@ -559,7 +560,7 @@ def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> 
     torch.manual_seed(2)
     save_file(get_model("shufflenet_v2_x0_5", weights=None).state_dict(), tmp_path / "shufflenet_v2_x0_5.safetensors")
     two = run(study, tmp_path / "run")
-    assert not np.array_equal(one.predictions["y_pred"], two.predictions["y_pred"])
+    assert not np.array_equal(one.rows["y_pred"], two.rows["y_pred"])
 
 
 @pytest.mark.usefixtures("training_only")

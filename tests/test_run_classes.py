@@ -53,7 +53,7 @@ class TestThreeClasses:
             assert set(part["stage"]) == {"oof", "test"}
 
     def test_the_mean_of_learners_is_their_mean(self, three: Run) -> None:
-        table = three.predictions.set_index(["model", "case"])[["p0", "p1", "p2"]]
+        table = three.rows.set_index(["model", "case"])[["p0", "p1", "p2"]]
         both = (table.loc["test_resnet"] + table.loc["test_efficientnet"]) / 2
         mean = table.loc["mean_of_learners"]
         assert np.allclose(mean.to_numpy(), both.loc[mean.index].to_numpy(), atol=1e-6)
@@ -75,7 +75,7 @@ class TestThreeClasses:
         assert metrics["comparisons"]["oof"]["label"]["accuracy"]
 
     def test_accuracy_is_the_share_of_the_table(self, three: Run) -> None:
-        table = three.predictions.query("model == 'test_resnet' and stage == 'oof'")
+        table = three.rows.query("model == 'test_resnet' and stage == 'oof'")
         found = three.results["metrics"]["oof"]["test_resnet"]["label"]["accuracy"]["value"]
         assert found == pytest.approx((table["y_true"] == table["y_pred"]).mean(), abs=1e-6)
 
@@ -101,10 +101,10 @@ def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
     label = {"classes": ["no_finding", "covid"], "positive": "covid"}
     recipe = {"tuning": "head_only", "lr": "find", "finder": {"low": 1e-4, "high": 10, "steps": 60}}
     done = run(chest_study(chests, label, recipe=recipe, audit={"columns": ["sex", "age"]}), tmp_path / "run")
-    check_probabilities(done.predictions, "classification", 2)
-    assert len(set(done.predictions["subject"])) == 16
+    check_probabilities(done.rows, "classification", 2)
+    assert len(set(done.rows["subject"])) == 16
     figures = done.results["metrics"]["oof"]["test_resnet"]["label"]
-    table = done.predictions.query("stage == 'oof'")
+    table = done.rows.query("stage == 'oof'")
     sick = table["y_true"] == 1
     assert figures["sensitivity"]["value"] == pytest.approx((table["y_pred"][sick] == 1).mean())
     assert figures["specificity"]["value"] == pytest.approx((table["y_pred"][~sick] == 0).mean())
@@ -123,10 +123,10 @@ def test_grades(tmp_path: Path, chests: Path) -> None:
     half_written.parent.mkdir(parents=True)
     half_written.write_bytes(b"by a run that was killed")
     done = run(chest_study(chests, label, recipe=recipe), tmp_path / "run")
-    check_probabilities(done.predictions, "ordinal", 3)
+    check_probabilities(done.rows, "ordinal", 3)
     figures = done.results["metrics"]["oof"]["test_resnet"]["label"]
     assert {"kappa_quadratic", "mae", "accuracy"} <= set(figures)
-    table = done.predictions.query("stage == 'oof'")
+    table = done.rows.query("stage == 'oof'")
     assert figures["mae"]["value"] == pytest.approx((table["y_true"] - table["y_pred"]).abs().mean())
     assert done.results["main"]["kind"] == "ordinal"
     record = told(done.folder / "jobs" / "test_resnet" / "fold1", "job.json")
@@ -157,7 +157,7 @@ def test_a_network_that_fails_is_named_and_the_others_go_on(tmp_path: Path, ches
     done = sorted(path.parent.parent.name for path in (tmp_path / "run").glob("jobs/*/*/job.json"))
     assert done == ["test_efficientnet", "test_efficientnet"]
     alone = study.model_copy(update={"backbones": ["test_efficientnet"]})
-    assert set(run(alone, tmp_path / "run").predictions["model"]) == {"test_efficientnet"}
+    assert set(run(alone, tmp_path / "run").rows["model"]) == {"test_efficientnet"}
 
 
 @pytest.fixture(scope="module")

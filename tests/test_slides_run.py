@@ -119,7 +119,7 @@ class TestWholeRun:
         assert np.array_equal(store.tiles[one["image"].to_numpy()], np.stack(expected))
 
     def test_a_case_is_predicted_once_by_the_mean_of_its_tiles(self, done: Run) -> None:
-        table = done.predictions
+        table = done.rows
         assert len(table) == 6
         assert set(table["image"]) == {""}
         tiles = pd.read_parquet(done.folder / "tiles.parquet")
@@ -163,7 +163,7 @@ class TestWholeRun:
 
     def test_a_second_run_reads_no_slide(self, done: Run, skin: Path, no_slide_is_read: None) -> None:
         again = run(skin_study(skin), done.folder)
-        assert again.predictions.equals(done.predictions)
+        assert again.rows.equals(done.rows)
 
     def test_other_tiles_are_another_study(self, done: Run, skin: Path) -> None:
         with pytest.raises(RunError, match=r"tiles\.mpp was 4\.0 and is 8\.0\. Results of both"):

@@ -37,7 +37,7 @@ def test_a_preset_runs_whole(preset: str, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(told))
     done = run(read_study(path), tmp_path / "run")
-    assert set(done.predictions["stage"]) == {"oof", "test"}
+    assert set(done.rows["stage"]) == {"oof", "test"}
     assert done.results["classes"]["test"][next(iter(FROZEN[preset]))]["disease"]["positive"] == "ssc"
     for network, phases in FROZEN[preset].items():
         jobs = [json.loads(file.read_text()) for file in (tmp_path / "run" / "jobs" / network).glob("*/job.json")]

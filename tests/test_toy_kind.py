@@ -174,7 +174,7 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
         "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
     }
     finished = run(build_study(values, source="the toy kind", folder=tmp_path), tmp_path / "run")
-    rows = finished.predictions
+    rows = finished.rows
     assert set(rows["kind"]) == {"counts"}
     assert set(rows["model"]) == {"test_resnet", "test_byobnet", "mean_of_learners", "meta_learner_ridge"}
     assert rows["y_pred"].between(0, 9).all()

@@ -116,8 +116,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_new_modality_goes_from_the_table_to_the_report(finished: Run) -> None:
     assert json.loads((finished.folder / "splits.json").read_text())["folds"] == 2
-    assert set(finished.predictions["target"]) == {"murmur"}
-    assert len(finished.predictions[finished.predictions["stage"] == "oof"]) == 32
+    assert set(finished.rows["target"]) == {"murmur"}
+    assert len(finished.rows[finished.rows["stage"] == "oof"]) == 32
     page = finished.report.read_text()
     assert "32 signals" in page
     assert "photograph" not in page

@@ -218,8 +218,8 @@ def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Pat
             assert told["accuracy"] == pytest.approx((right + found) / told["n"])
             for name, count, of in (("sensitivity", found, wrong + found), ("specificity", right, right + missed)):
                 assert told[name] == (pytest.approx(count / of) if of else None)
-    assert set(done.predictions["stage"]) == {"oof"}
-    assert not done.predictions.duplicated("case").any()
+    assert set(done.rows["stage"]) == {"oof"}
+    assert not done.rows.duplicated("case").any()
     page = done.report.read_text()
     assert "says nothing about new patients" in page
     assert "all layers computed at every step" in page

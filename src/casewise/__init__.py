@@ -4,9 +4,12 @@
 import casewise
 
 study = casewise.read_study("study.yaml")
-run = casewise.run(study, "runs/grades")
+run = casewise.run(study, "runs/grades")  # later: casewise.open_run("runs/grades")
 run.metrics, run.predictions  # data frames
-run.report  # the path of the report
+run.plot.roc()  # and other figures of the report
+run.explain("P01/week4").figure()
+run.predict("new-cases.csv")
+casewise.compare(run, casewise.open_run("runs/other"))
 ```
 """
 
@@ -15,14 +18,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.run import Run, open_run, run
+from casewise.analysis.comparison import compare
+from casewise.analysis.run import Run
+from casewise.errors import CasewiseError
+from casewise.run import run
 from casewise.version import __version__
 
 if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
     from casewise.study.schema import Study
 
-__all__ = ["Run", "__version__", "load_bundle", "open_run", "read_study", "run"]
+__all__ = ["CasewiseError", "Run", "__version__", "compare", "load_bundle", "open_run", "read_study", "run"]
 
 
 def read_study(path: Path | str, **changes: Any) -> Study:
@@ -34,6 +40,15 @@ def read_study(path: Path | str, **changes: Any) -> Study:
     from casewise.study.loading import read_study as read
 
     return read(path, **changes)
+
+
+def open_run(folder: Path | str) -> Run:
+    """Open a finished run.
+
+    Raises:
+        RunError: the folder holds no finished run, or only the comparison by image of one, or a file of it is damaged.
+    """
+    return Run.open(folder)
 
 
 def load_bundle(folder: Path | str) -> TrainedModel:

@@ -77,3 +77,8 @@ class Terminal:
                 self.line(step, text or f"{done:,.0f} of {total:,.0f}")
 
         return update
+
+
+def default_show() -> Show:
+    """Where functions report their progress: in a notebook or an interactive session on the screen, else nowhere."""
+    return Terminal() if hasattr(sys, "ps1") else Silent()

@@ -130,7 +130,7 @@ def named_cases(run: FinishedRun, names: list[str]) -> list[str]:
                 if subject_cases
                 else nearest(name, [*cases, *by_subject])
             )
-            problems.append(f"--case: the run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
+            problems.append(f"The run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
     if problems:
         raise CohortError("\n  ".join(problems))
     return list(dict.fromkeys(selected))

@@ -64,7 +64,7 @@ def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
     if wrong:
         hints = "".join(dict.fromkeys(nearest(name, networks) for name in wrong))
         raise RunError(
-            f"--network: the study {run.study.name} has {', '.join(networks)}, not "
+            f"The study {run.study.name} has {', '.join(networks)}, not "
             f"{' and not '.join(f'{name!r}' for name in wrong)}.{hints}"
         )
     selected = [name for name in networks if name in names] if names else list(networks)

@@ -154,8 +154,7 @@ def _side_by_side(
     target = explain_target(run).target
     case_folder = folder / file_name(case)
     for index, name in _shown_panels(networks):
-        shown = [network for network in networks if name in network.sequences]
-        shown = [network for network in shown if not np.isnan(network.map_of(index, name)).all()]
+        shown = _networks_with(networks, index, name)
         if not shown:
             continue
         label = "-".join(text for text in (file_name(name) if name else "", f"panel{index + 1}") if text)
@@ -181,23 +180,47 @@ def _side_by_side(
                     "correct": prediction.correct,
                 }
             )
-        reference = _value_text(run, target, first.predictions[index].y_true)
-        region = str(run.cohort.panels["region"].iloc[first.maps[index].row] or "")
-        title = " ".join(text for text in (name, region) if text)
+        row = _figure_row(run, case, shown, index, name)
         entries.append(
             {
-                "name": title,
+                "name": row.name.removeprefix(case).strip(),
                 "input": str(_save(case_folder / f"{label}.png", picture).relative_to(folder)),
                 "outlined": meaning,
-                "reference": reference,
+                "reference": row.reference,
                 "maps": maps,
             }
         )
-        large = {network.model: enlarged(network.map_of(index, name)) for network in shown}
-        correct = {network.model: network.predictions[index].correct for network in shown}
-        predicted = {str(entry["network"]): str(entry["predicted"]) for entry in maps}
-        figure.append(FigureRow(f"{case}\n{title}".strip(), picture, large, correct, reference, predicted))
+        figure.append(row)
     return entries, figure
+
+
+def figure_rows(run: FinishedRun, case: str, networks: list[CaseExplanation]) -> list[FigureRow]:
+    """The rows of the side-by-side figure of a case."""
+    panels = [(index, name, _networks_with(networks, index, name)) for index, name in _shown_panels(networks)]
+    return [_figure_row(run, case, shown, index, name) for index, name, shown in panels if shown]
+
+
+def _networks_with(networks: list[CaseExplanation], index: int, name: str) -> list[CaseExplanation]:
+    """The networks that have a map of a sequence on a panel."""
+    shown = [network for network in networks if name in network.sequences]
+    return [network for network in shown if not np.isnan(network.map_of(index, name)).all()]
+
+
+def _figure_row(run: FinishedRun, case: str, shown: list[CaseExplanation], index: int, name: str) -> FigureRow:
+    """A panel and its maps as a row of the figure."""
+    target, first = explain_target(run).target, shown[0]
+    region = str(run.cohort.panels["region"].iloc[first.maps[index].row] or "")
+    title = " ".join(text for text in (name, region) if text)
+    _, mask = _mask_on_panel(run, first.maps[index])
+    predictions = {network.model: network.predictions[index] for network in shown}
+    return FigureRow(
+        f"{case}\n{title}".strip(),
+        outlined(first.picture_of(index, name), mask),
+        {network.model: enlarged(network.map_of(index, name)) for network in shown},
+        {model: prediction.correct for model, prediction in predictions.items()},
+        _value_text(run, target, first.predictions[index].y_true),
+        {model: _value_text(run, target, prediction.y_pred) for model, prediction in predictions.items()},
+    )
 
 
 def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str]]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.errors import CasewiseError
 from casewise.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = "inferno"
 # The picture stays visible under the highest values of a map.
@@ -84,23 +89,32 @@ def save_side_by_side(path: Path, rows: Sequence[FigureRow]) -> Path:
     Raises:
         CasewiseError: there are no rows, or the path has another suffix.
     """
+    kind = path.suffix.lower().lstrip(".")
+    if not rows or kind not in ("png", "svg"):
+        raise CasewiseError(f"{path}: a figure needs at least one case and a name that ends in .png or .svg.")
+    buffer = io.BytesIO()
+    with _style():
+        # without a date, equal figures have equal bytes
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        side_by_side(rows).savefig(buffer, format=kind, dpi=144, metadata=metadata)
+    return write_atomic(path, buffer.getvalue())
+
+
+def side_by_side(rows: Sequence[FigureRow]) -> Figure:
+    """The figure of cases (rows) and methods (columns)."""
+    with _style():
+        return _draw_figure(rows, list(dict.fromkeys(title for row in rows for title in row.maps)))
+
+
+def _style() -> AbstractContextManager[None]:
     from matplotlib import rc_context
 
     from casewise.report.figures.drawing import STYLE
 
-    kind = path.suffix.lower().lstrip(".")
-    if not rows or kind not in ("png", "svg"):
-        raise CasewiseError(f"{path}: a figure needs at least one case and a name that ends in .png or .svg.")
-    titles = list(dict.fromkeys(title for row in rows for title in row.maps))
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        figure = _draw_figure(rows, titles)
-        # without a date, equal figures have equal bytes
-        figure.savefig(buffer, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    return write_atomic(path, buffer.getvalue())
+    return rc_context(STYLE)
 
 
-def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]):  # type: ignore[no-untyped-def]
+def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure

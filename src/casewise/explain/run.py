@@ -21,8 +21,8 @@ from casewise.explain.case_selection import (
     select_cases,
 )
 from casewise.explain.finished_run import FinishedRun, check_explainable, check_networks, mask_to_measure
-from casewise.explain.outputs import CaseExplanation, write_outputs
-from casewise.explain.overlays import save_side_by_side
+from casewise.explain.outputs import CaseExplanation, figure_rows, write_outputs
+from casewise.explain.overlays import FigureRow, save_side_by_side
 from casewise.explain.placement import placement
 from casewise.explain.results import save_results
 from casewise.explain.saliency import (
@@ -103,6 +103,20 @@ def explain(
     }
     save_results(run, shown, places, measures)
     return Explanation(folder.path, folder.table.path, figure, measures)
+
+
+def explanations_of(
+    run: FinishedRun, case: str, networks: Sequence[str], *, map_size: int, show: Show
+) -> tuple[str, list[CaseExplanation], list[FigureRow]]:
+    """The name of a case, its explanation by each network, and the rows of its figure; nothing is written.
+
+    Raises:
+        CasewiseError: there is no case or network of this name, or files are missing or have changed.
+    """
+    check_explainable(run)
+    models, (name,) = check_networks(run, list(networks)), named_cases(run, [case])
+    explanations = _explain_cases(run, models, [name], map_size, show)[name]
+    return name, explanations, figure_rows(run, name, explanations)
 
 
 def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -> dict[str, Any]:

@@ -50,10 +50,10 @@ class TrainedModel:
             show: where progress is reported.
 
         Returns:
-            One row for each network, case, region or image, and target or score of the study: `case`, `subject`,
-            `visit`, `region`, `image`, `target`, `prediction`, for classes the probability of each, by name, and
-            `distance` from the training features: 1 is the distance that one in twenty held-out cases of the study
-            exceeds. NaN where a network gives none; a warning then says why.
+            One row for each network, case, region or image, and target or score of the study: `learner` (the network),
+            `case`, `subject`, `visit`, `region`, `image`, `target`, `prediction`, for classes the probability of each,
+            by name, and `distance` from the training features: 1 is the distance that one in twenty held-out cases of
+            the study exceeds. NaN where a network gives none; a warning then says why.
 
         Raises:
             CasewiseError: the table has problems, or images cannot be read; every problem is named.
@@ -87,7 +87,9 @@ class TrainedModel:
     def _named(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Predictions with names of classes instead of their numbers."""
         classes = {output["name"]: output["classes"] for output in self.members[0].outputs}
-        table = rows[["model", "case", "subject", "visit", "region", "image", "target"]].copy()
+        table = rows[["model", "case", "subject", "visit", "region", "image", "target"]].rename(
+            columns={"model": "learner"}
+        )
         table["prediction"] = [
             classes[target][int(value)] if classes.get(target) else value
             for target, value in zip(rows["target"], rows["y_pred"], strict=True)

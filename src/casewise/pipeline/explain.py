@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from casewise.console import Show, Silent
-from casewise.errors import RunError, nearest
 from casewise.explain.finished_run import FinishedRun
 from casewise.explain.run import Explanation, explain
 from casewise.modalities.base import PreparedCohort
@@ -73,10 +72,7 @@ def open_finished(folder: RunFolder) -> FinishedRun:
 
 def _check_exists(folder: RunFolder) -> None:
     """Check that a finished run is here, before a lock file is created."""
-    path = folder.path
-    if not path.is_dir():
-        names = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
-        raise RunError(f"There is no run folder {path}.{nearest(path.name, names)}")
+    folder.check_exists()
     folder.refuse_image_split()
     folder.check_finished()
 

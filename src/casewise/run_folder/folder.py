@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import RunError
+from casewise.errors import RunError, nearest
 from casewise.files import TEMPORARY, checksum, make_folder
 from casewise.run_folder.artefact import JsonFile, TableFile, TextFile
 from casewise.run_folder.job_folder import LOCK, JobFolder
@@ -285,6 +285,17 @@ class RunFolder:
     def evaluated_files(self) -> dict[str, str]:
         """The checksums of the files that the metrics depend on, which `metrics.json` keeps as `made_from`."""
         return {file.path.name: checksum(file.path) for file in (self.study, self.predictions)}
+
+    def check_exists(self) -> None:
+        """Check that there is such a folder.
+
+        Raises:
+            RunError: there is not; the nearest name beside it is given.
+        """
+        if not self.path.is_dir():
+            beside = self.path.parent
+            names = [other.name for other in beside.iterdir() if other.is_dir()] if beside.is_dir() else []
+            raise RunError(f"There is no run folder {self.path}.{nearest(self.path.name, names)}")
 
     def check_finished(self) -> None:
         """Check that the folder contains a finished run, whose metrics are those of its study and predictions.

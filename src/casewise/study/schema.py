@@ -155,8 +155,8 @@ class Study(StudyModel):
     )
     scores: dict[str, ScoreFormula] = Field(
         {},
-        description="Formulas over targets: a name from [Scores](#scores-that-come-with-casewise), or the settings "
-        "below for each name.",
+        description="Formulas over targets: a name from "
+        "[Scores](reference-study-targets.md#scores-that-come-with-casewise), or the settings below for each name.",
     )
     outputs: list[str] = Field(
         [],

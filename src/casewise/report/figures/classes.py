@@ -1,7 +1,8 @@
-"""Curves of classes: ROC curves and reliability diagrams."""
+"""Curves of classes: ROC and precision-recall curves, and reliability diagrams."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from casewise.report.context import is_number
 from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SERIES, Drawing, canvas, frame, set_margins, svg
-from casewise.report.formatting import shortened
+from casewise.report.formatting import plain, shortened
 from casewise.report.tables import MetricFormat
 
 if TYPE_CHECKING:
@@ -115,6 +116,42 @@ def reliability(
         axes.set(xlim=(left, 1.03), ylim=(-0.03, 1.04))
         axes.set_xlabel("Probability of the predicted class")
         axes.set_ylabel("Share that is correct")
+        _percent(axes)
+        frame(axes)
+        _key(axes)
+        return svg(figure, name)
+
+
+def precision_recall(
+    curves: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    estimates: Mapping[str, Mapping[str, Any]],
+    *,
+    name: str = "precision-recall",
+) -> Drawing:
+    """One curve a class against the others; the dotted line is the share of the class, which guessing reaches.
+
+    Args:
+        curves: for each class its name, whether each case is of it (N,), and its score (N,); at most eight are drawn.
+        estimates: the metrics, of which `auprc` stands in the key.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    curves = [curve for curve in curves if np.unique(curve[1]).size == 2][:MOST_CURVES]
+    below = 46 + LINE * len(curves)
+    height = SIDE + below
+    with canvas(WIDTH, height) as (figure, axes):
+        set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+        for number, (label, of_class, scores) in enumerate(curves):
+            # the last point, of no case and a precision of 1, is a convention
+            precision, recall = (values[:-1] for values in precision_recall_curve(of_class, scores)[:2])
+            area = estimates.get(f"auprc[{label}]") or estimates.get("auprc") or {}
+            text = f"{shortened(plain(label), 24)}: {WRITE.text('auprc', area.get('value'))}"
+            look: dict[str, Any] = {"color": SERIES[number], "linestyle": DASHES[number], "linewidth": 1.9}
+            axes.step(recall, precision, where="post", label=f"{text} {WRITE.bounds('auprc', area)}".strip(), **look)
+            axes.axhline(float(of_class.mean()), color=SERIES[number], linewidth=0.9, linestyle=(0, (1, 3)))
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set_xlabel("Recall (sensitivity)")
+        axes.set_ylabel("Precision (positive predictive value)")
         _percent(axes)
         frame(axes)
         _key(axes)

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -72,13 +72,14 @@ def set_margins(
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as inline SVG; templates add its description."""
+    """A figure as inline SVG; templates add its description. `figure` is what it was drawn with, if by matplotlib."""
 
     width: float
     height: float
     body: str
     style: str = ""
     position: str = "xMidYMid meet"
+    figure: Figure | None = field(default=None, compare=False, repr=False)
 
     def svg(self, alt: str) -> Markup:
         """The figure as an `<svg>` scaled to its box; `alt` describes it in words."""
@@ -99,7 +100,7 @@ def svg(figure: Figure, name: str) -> Drawing:
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     width, height = figure.get_size_inches() * 72
-    return Drawing(float(width), float(height), _inlined(buffer.getvalue(), name))
+    return Drawing(float(width), float(height), _inlined(buffer.getvalue(), name), figure=figure)
 
 
 def _inlined(text: str, name: str) -> str:

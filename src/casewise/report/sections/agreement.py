@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -59,14 +60,18 @@ def _digits(context: ReportContext) -> int:
 
 def limits_of(context: ReportContext) -> draw.Limits | None:
     """Limits of agreement of the shown learner: those of `metrics.json`, else computed from the rows."""
-    figures = [context.metric(context.stage, context.learner, name) for name in ("bias", "loa_low", "loa_high")]
-    if all(figures):
+    return limits_from(context.figures(context.stage, context.learner), context.headline_rows)
+
+
+def limits_from(estimates: Mapping[str, Any], rows: pd.DataFrame) -> draw.Limits | None:
+    """Limits of agreement: those among the metrics of one learner, else computed from its rows."""
+    figures = [estimates.get(name) or {} for name in ("bias", "loa_low", "loa_high")]
+    if all(is_number(f.get("value")) for f in figures):
         edges = [
-            (f["low"], f["high"]) if f and is_number(f.get("low")) and is_number(f.get("high")) else None
-            for f in figures
+            (f["low"], f["high"]) if is_number(f.get("low")) and is_number(f.get("high")) else None for f in figures
         ]
-        return draw.Limits(*(f["value"] for f in figures if f), *edges)
-    difference = (context.headline_rows["y_pred"] - context.headline_rows["y_true"]).to_numpy(float)
+        return draw.Limits(*(f["value"] for f in figures), *edges)
+    difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
     if len(difference) < 3:
         return None
     bias, half = float(difference.mean()), 1.96 * float(difference.std(ddof=1))

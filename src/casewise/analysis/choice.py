@@ -1,0 +1,90 @@
+"""Which predictions a figure or comparison is about: one learner, target and stage of a run, checked by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import CasewiseError, RunError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.analysis.run import Run
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One learner, target and stage of a run."""
+
+    run: Run
+    learner: str
+    target: str
+    stage: str
+
+    @property
+    def estimates(self) -> dict[str, Any]:
+        """The metrics by name."""
+        metrics: dict[str, Any] = self.run.results["metrics"][self.stage][self.learner][self.target]
+        return metrics
+
+    @property
+    def classes(self) -> dict[str, Any]:
+        """Confusion matrix and curves (`classes` of `metrics.json`)."""
+        entry: dict[str, Any] = self.run.results["classes"][self.stage][self.learner][self.target]
+        return entry
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The evaluated rows that have a reference value."""
+        from casewise.evaluation.subgroups import headline_rows
+
+        return headline_rows(self.run.rows, self.as_main).reset_index(drop=True)
+
+    @property
+    def as_main(self) -> dict[str, str]:
+        """The choice as `main` of `metrics.json` states the headline."""
+        return {"learner": self.learner, "target": self.target, "stage": self.stage}
+
+    @property
+    def label(self) -> str:
+        """The choice in messages."""
+        return f"{self.run.folder}: {self.target} by {self.learner}, {self.stage}"
+
+    @property
+    def kind(self) -> str:
+        """The name of the target's kind."""
+        return str(self.run.study.kind_of(self.target))
+
+
+def choose(run: Run, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Choice:
+    """The named learner, target and stage; by default those of the headline.
+
+    Raises:
+        CasewiseError: there is no learner, target or stage of this name; the nearest is named.
+        RunError: nothing was evaluated.
+    """
+    main, metrics = run.results.get("main") or {}, run.results["metrics"]
+    if not metrics:
+        raise RunError(f"{run.folder}: no prediction has a reference value, so nothing was evaluated.")
+    stage = named("stage", stage or main.get("stage"), list(metrics), run)
+    learner = named("learner", learner or main.get("learner"), list(metrics[stage]), run)
+    targets = [key for key in metrics[stage][learner] if "[" not in key]
+    return Choice(run, learner, named("target", target or main.get("target"), targets, run), stage)
+
+
+def named(what: str, value: str | None, options: Sequence[str], run: Run) -> str:
+    """The value if it is one of the options; without a value, the first option.
+
+    Raises:
+        CasewiseError: it is not; the options and the nearest one are named.
+    """
+    if value is None:
+        return options[0]
+    if value not in options:
+        listed = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
+        raise CasewiseError(
+            f"{run.folder} has no {what} {str(value)[:80]!r}; it has {listed}.{nearest(value, options)}"
+        )
+    return value

@@ -1,0 +1,195 @@
+"""A finished run: its tables, figures and trained networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.analysis.explanation import CaseMaps
+    from casewise.analysis.plots import Plots
+    from casewise.run_folder import RunFolder
+    from casewise.study.schema import Study
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        rows: the content of `predictions.parquet`, with classes as numbers; `predictions` is easier to read.
+        results: the content of `metrics.json`.
+        report: the path of the report, an HTML page.
+    """
+
+    folder: Path
+    rows: pd.DataFrame
+    results: dict[str, Any]
+    report: Path
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """Open a finished run.
+
+        Raises:
+            RunError: there is no such folder, it holds no finished run or only the comparison by image of one, or a
+                file of it is damaged.
+        """
+        from casewise.run_folder import RunFolder
+
+        files = RunFolder(Path(folder))
+        files.check_exists()
+        files.refuse_image_split()
+        files.check_finished()
+        files.check_reported()
+        return cls(files.path, files.predictions.read(), files.metrics.read(), files.report_path)
+
+    # What the run is about.
+
+    @cached_property
+    def study(self) -> Study:
+        """The study with every setting in force."""
+        from casewise.study.loading import saved_study
+
+        file = self.files.study
+        return saved_study(file.read(), source=str(file.path))
+
+    @property
+    def files(self) -> RunFolder:
+        """Every file of the run folder, by name."""
+        from casewise.run_folder import RunFolder
+
+        return RunFolder(self.folder)
+
+    @property
+    def learners(self) -> list[str]:
+        """The names of the networks and of the learners that combine them."""
+        return list(dict.fromkeys(map(str, self.rows["model"])))
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of the predicted targets and scores, the primary outcome first."""
+        names = list(dict.fromkeys(map(str, self.rows["target"])))
+        return sorted(names, key=lambda name: name != self.study.primary_outcome)
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages with predictions: `oof` (out of fold), `test`, `external`."""
+        return list(dict.fromkeys(map(str, self.rows["stage"])))
+
+    @property
+    def headline(self) -> str:
+        """One sentence on the primary outcome."""
+        from casewise.report.caveats import result_line
+
+        return result_line(self.study, self.results)
+
+    # Tables.
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """One row for each learner, target and case (and region or image, if the target has that level).
+
+        Columns: `learner`, `stage`, `target`, `case`, `subject`, `visit`, `day`, `region`, `image`, `fold` (whose
+        networks predicted the case; missing for the mean over all folds), `reference`, `prediction` (numbers, or the
+        names of classes), `probability of NAME` for each class, and `distance` from the training cases.
+        """
+        from casewise.analysis.tables import predictions_table
+
+        return predictions_table(self.rows, self.study)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Every metric: one row for each learner, target, stage and metric.
+
+        Columns: `learner`, `target` (`target[region]` for one region), `stage`, `metric` (`metric[class]` for one
+        class), `value`, the interval `low` to `high`, `n_subjects`, `n_cases`, `rough` (few subjects) and, where a
+        value is undefined, the `reason`.
+        """
+        from casewise.analysis.tables import metrics_table
+
+        return metrics_table(self.results)
+
+    @property
+    def cohort(self) -> pd.DataFrame:
+        """The cohort as read: one row for each image, with its case and every column of the table."""
+        from casewise.analysis.tables import cohort_table
+
+        return cohort_table(self.files.cohort.read(), self.study)
+
+    @property
+    def splits(self) -> pd.DataFrame:
+        """One row for each subject: `subject`, `side` (`train` or `test`) and `fold`, missing in the test set."""
+        from casewise.analysis.tables import splits_table
+
+        return splits_table(self.files.splits.read())
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """The findings of the audit: `id`, `level`, `sentence`, `remedy`, and the reason if the study `accepted` it."""
+        from casewise.analysis.tables import findings_table
+
+        return findings_table(self.files.audit.read_or_none() or {})
+
+    # Figures, explanations and new cases.
+
+    @property
+    def plot(self) -> Plots:
+        """The figures of the report, as matplotlib figures: `run.plot.roc()` and others."""
+        from casewise.analysis.plots import Plots
+
+        return Plots(self)
+
+    def explain(self, case: str, *, learners: Sequence[str] | str = (), map_size: int = 0) -> CaseMaps:
+        """The saliency maps of one case; nothing is written.
+
+        Args:
+            case: as `SUBJECT/VISIT`, or a subject who has one case.
+            learners: the networks to explain; by default all of the study.
+            map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels.
+
+        Raises:
+            CasewiseError: there is no such case or network, or the images are missing or have changed.
+        """
+        from casewise.analysis.explanation import explain_case
+
+        networks = [learners] if isinstance(learners, str) else learners
+        return explain_case(self.files, case, networks, map_size=map_size)
+
+    def predict(
+        self, cases: Path | str | pd.DataFrame, *, root: Path | str | None = None, store: Path | str | None = None
+    ) -> pd.DataFrame:
+        """Predict new cases with the run's networks; labels are neither needed nor read.
+
+        The arguments and the columns are those of `load_bundle(run.folder).predict`.
+
+        Raises:
+            CasewiseError: the table has problems, or images cannot be read; every problem is named.
+        """
+        from casewise.console import default_show
+        from casewise.inference.model import load_bundle
+
+        return load_bundle(self.folder).predict(cases, root=root, store=store, show=default_show())
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"
+
+    def _repr_html_(self) -> str:
+        """What was studied, the headline and a link to the report, for notebooks."""
+        from casewise.report.formatting import counted
+
+        data = " (synthetic data)" if self.study.synthetic else ""
+        numbers = {name: self.rows[name].nunique() for name in ("subject", "case")} | {"learner": len(self.learners)}
+        counts = ", ".join(counted(number, noun) for noun, number in numbers.items())
+        link = escape(self.report.resolve().as_uri(), quote=True)
+        return (
+            f"<p><b>{escape(self.study.name)}</b>{data}: {counts}</p><p>{escape(self.headline)}</p>"
+            f'<p><a href="{link}">{escape(str(self.report))}</a></p>'
+        )

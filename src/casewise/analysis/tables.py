@@ -1,0 +1,92 @@
+"""The tables of a finished run: predictions, metrics, splits and findings as tidy data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from casewise.predictions.table import final_rows
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
+CASE = ["case", "subject", "visit", "day", "region", "image"]
+ESTIMATE = ["value", "low", "high", "n_subjects", "n_cases", "rough", "reason"]
+FINDING = ["id", "level", "sentence", "remedy"]
+
+
+def predictions_table(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The evaluated predictions with names of classes, from the rows of `predictions.parquet`."""
+    rows = final_rows(rows)
+    table = rows[["model", "stage", "target", *CASE]].rename(columns={"model": "learner"})
+    table["fold"] = rows["outer_fold"]
+    classes = {name: study.classes_of(name) for name in dict.fromkeys(map(str, rows["target"]))}
+    for column, values in (("reference", rows["y_true"]), ("prediction", rows["y_pred"])):
+        table[column] = values.astype(object) if any(classes.values()) else values
+        for target, names in classes.items():
+            if names:
+                of_target = rows["target"] == target
+                table.loc[of_target, column] = values[of_target].map(dict(enumerate(names)))
+    for target, names in classes.items():
+        of_target = rows["target"] == target
+        for code, name in enumerate(names):
+            table.loc[of_target, f"probability of {name}"] = rows.loc[of_target, f"p{code}"]
+    return table.assign(distance=rows["distance"] if "distance" in rows else float("nan"))
+
+
+def metrics_table(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Every estimate of `metrics.json`, a row each."""
+    rows = [
+        {"learner": learner, "target": target, "stage": stage, "metric": metric, **estimate}
+        for stage, by_learner in results["metrics"].items()
+        for learner, by_target in by_learner.items()
+        for target, by_metric in by_target.items()
+        for metric, estimate in by_metric.items()
+    ]
+    columns = ["learner", "target", "stage", "metric", *ESTIMATE]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    return table.astype(dict.fromkeys(("value", "low", "high"), float))
+
+
+def cohort_table(images: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The content of `cohort.parquet` with names of classes instead of their numbers."""
+    named = {}
+    for target in study.targets:
+        names = study.classes_of(target)
+        if names and target in images and pd.api.types.is_numeric_dtype(images[target]):
+            named[target] = images[target].map(dict(enumerate(names)))
+    return images.assign(**named)
+
+
+def splits_table(manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """The side and fold of each subject, from the content of `splits.json`.
+
+    >>> splits_table({"subjects": {"a": 1, "b": 2}}).to_dict("list")
+    {'subject': ['a', 'b'], 'side': ['train', 'train'], 'fold': [1, 2]}
+    """
+    sides = list(manifest["subjects"].values())
+    folds = [pd.NA if side == "test" else int(side) for side in sides]
+    return pd.DataFrame(
+        {
+            "subject": list(manifest["subjects"]),
+            "side": ["test" if side == "test" else "train" for side in sides],
+            "fold": pd.array(folds, dtype="Int64"),
+        }
+    )
+
+
+def findings_table(audit: Mapping[str, Any]) -> pd.DataFrame:
+    """The findings of the content of `audit.json`, the most serious first.
+
+    >>> finding = {"id": "shortcut-border", "level": "error", "sentence": "The border predicts label.", "remedy": "…"}
+    >>> findings_table({"findings": [finding], "accepted": {"shortcut-border": "a field of tissue"}})["accepted"][0]
+    'a field of tissue'
+    """
+    accepted = audit.get("accepted") or {}
+    rows = [
+        {**{name: finding.get(name) for name in FINDING}, "accepted": accepted.get(finding["id"])}
+        for finding in audit.get("findings", [])
+    ]
+    return pd.DataFrame(rows, columns=[*FINDING, "accepted"])

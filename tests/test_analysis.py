@@ -1,0 +1,249 @@
+"""A finished run in Python: tables, figures, comparisons, explanations, new cases, and messages about wrong names."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, average_precision_score, mean_absolute_error
+
+import casewise as cw
+from casewise.console import Silent, Terminal, default_show
+from casewise.errors import CasewiseError, RunError
+from casewise.report.figures.confusion import confusion
+from casewise.run_folder import RunFolder
+from casewise.run_folder.job_folder import LOCK
+from tests.chest_study import THREE, chest_study
+
+FIGURES = ("roc", "precision_recall", "reliability", "confusion", "calibration")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("analysis")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, chests: Path) -> cw.Run:
+    study = chest_study(chests, backbones=["cnn", "test_resnet"], recipe={"epochs": 1})
+    return cw.run(study, output=folder / "films")
+
+
+@pytest.fixture(scope="module")
+def slower(folder: Path, chests: Path) -> cw.Run:
+    study = chest_study(chests, backbones=["cnn"], seed=1, name="slower", recipe={"epochs": 3})
+    return cw.run(study, output=folder / "slower")
+
+
+@pytest.fixture(scope="module")
+def ages(folder: Path, chests: Path) -> cw.Run:
+    study = chest_study(chests, backbones=["cnn"], targets={"age": "0..100"}, name="ages", recipe={"epochs": 1})
+    return cw.run(study, output=folder / "ages")
+
+
+def test_predictions_have_a_row_for_each_learner_and_case_with_names_of_classes(run: cw.Run) -> None:
+    table = run.predictions
+    assert not table.duplicated(["learner", "stage", "target", "case"]).any()
+    assert set(table["learner"]) == {"cnn", "test_resnet"} == set(run.learners)
+    assert set(table["prediction"]) | set(table["reference"]) <= set(THREE)
+    probabilities = table[[f"probability of {name}" for name in THREE]]
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert table.loc[table["stage"] == "test", "fold"].isna().all()
+    raw = run.rows.query("stage == 'oof'").set_index(["model", "case"])
+    tidy = table.query("stage == 'oof'").set_index(["learner", "case"])
+    assert [THREE[int(code)] for code in raw["y_pred"].loc[list(tidy.index)]] == tidy["prediction"].tolist()
+
+
+def test_predictions_of_numbers_are_numbers(ages: cw.Run) -> None:
+    assert pd.api.types.is_float_dtype(ages.predictions["prediction"])
+    assert pd.api.types.is_float_dtype(ages.predictions["reference"])
+
+
+def test_metrics_are_those_of_the_predictions(run: cw.Run, ages: cw.Run) -> None:
+    row = run.metrics.query("learner == 'cnn' and target == 'label' and stage == 'test' and metric == 'accuracy'").iloc[
+        0
+    ]
+    cases = run.predictions.query("learner == 'cnn' and stage == 'test'")
+    assert row["value"] == pytest.approx(accuracy_score(cases["reference"], cases["prediction"]))
+    assert row["low"] <= row["value"] <= row["high"]
+    assert row["n_cases"] == len(cases)
+    row = ages.metrics.query("stage == 'oof' and metric == 'mae'").iloc[0]
+    cases = ages.predictions.query("stage == 'oof'")
+    assert row["value"] == pytest.approx(mean_absolute_error(cases["reference"], cases["prediction"]), rel=1e-5)
+
+
+def test_cohort_splits_and_findings_are_tables(run: cw.Run) -> None:
+    cohort, splits = run.cohort, run.splits
+    assert set(cohort["label"]) == set(THREE)
+    of_case = run.predictions.drop_duplicates("case").set_index("case")["reference"]
+    assert (cohort.set_index("case")["label"].loc[of_case.index] == of_case).all()
+    assert set(splits["subject"]) == set(cohort["subject"])
+    tested = set(splits.loc[splits["side"] == "test", "subject"])
+    assert tested == set(run.predictions.query("stage == 'test'")["subject"])
+    assert splits.loc[splits["side"] == "train", "fold"].between(1, 2).all()
+    assert list(run.findings) == ["id", "level", "sentence", "remedy", "accepted"]
+    assert len(run.findings) == len(RunFolder(run.folder).audit.read()["findings"])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("choice", [{}, {"learner": "cnn", "stage": "oof"}], ids=["headline", "chosen"])
+def test_figures_of_classes(run: cw.Run, name: str, choice: dict[str, str], tmp_path: Path) -> None:
+    figure = getattr(run.plot, name)(**choice)
+    assert len(figure.axes) >= 1
+    figure.savefig(tmp_path / "figure.pdf")
+    pixels, size = figure._repr_png_()
+    assert pixels.startswith(b"\x89PNG")
+    # twice the size in which it is shown, for sharp screens
+    assert int.from_bytes(pixels[16:20], "big") == pytest.approx(2 * size["width"], abs=2)
+
+
+def test_a_figure_shows_the_numbers_of_its_learner_and_stage(run: cw.Run) -> None:
+    for stage in ("oof", "test"):
+        entry = run.results["classes"][stage]["cnn"]["label"]
+        texts = [text.get_text() for text in run.plot.confusion(learner="cnn", stage=stage).axes[0].texts]
+        assert [int(text.split("\n")[0]) for text in texts] == np.ravel(entry["confusion"]).tolist()
+    figure = run.plot.precision_recall(learner="cnn", stage="oof")
+    rows = run.predictions.query("learner == 'cnn' and stage == 'oof'")
+    lines = figure.axes[0].get_lines()[::2]
+    for name, line in zip(THREE, lines, strict=True):
+        recall, precision = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        area = float(-np.sum(np.diff(np.append(recall, 0)) * precision))
+        truth, scores = (rows["reference"] == name).astype(int), rows[f"probability of {name}"]
+        assert area == pytest.approx(average_precision_score(truth, scores))
+
+
+def test_a_class_without_cases_has_no_shares() -> None:
+    figure = confusion(["a", "b"], np.array([[3, 1], [0, 0]])).figure
+    assert figure is not None
+    assert [text.get_text() for text in figure.axes[0].texts] == ["3\n75 %", "1\n25 %", "0", "0"]
+
+
+def test_figures_of_numbers(ages: cw.Run) -> None:
+    rows = ages.predictions.query("stage == 'oof'")
+    points = [line for line in ages.plot.agreement(stage="oof").axes[0].get_lines() if line.get_marker() == "o"]
+    assert sorted(np.concatenate([line.get_xdata() for line in points])) == sorted(rows["reference"])
+    assert ages.plot.bland_altman().axes
+    assert ages.plot.calibration().axes
+
+
+def test_figures_for_another_kind_of_target_name_those_that_apply(run: cw.Run, ages: cw.Run) -> None:
+    for plots, wrong, right in ((run.plot, "agreement", "roc"), (ages.plot, "confusion", "bland_altman")):
+        with pytest.raises(CasewiseError, match=right):
+            getattr(plots, wrong)()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "meant"),
+    [
+        (lambda run: run.plot.roc(learner="test_resnt"), "test_resnet"),
+        (lambda run: run.plot.roc(target="labels"), "label"),
+        (lambda run: run.plot.roc(stage="tests"), "test"),
+        (lambda run: run.plot.calibration("covd"), "covid"),
+        (lambda run: run.explain(f"{run.predictions['subject'][0]}/2"), "/1"),
+        (lambda run: run.explain(run.predictions["case"][0], learners="cn"), "cnn"),
+        (lambda run: cw.compare(run, run, learner=("cnn", "test_resnt")), "test_resnet"),
+        (lambda run: cw.open_run(run.folder.with_name("flims")), "films"),
+    ],
+)
+def test_a_mistyped_name_gets_the_nearest_one(run: cw.Run, mistake: Any, meant: str) -> None:
+    with pytest.raises(CasewiseError, match=r"Did you mean|The subject has") as refused:
+        mistake(run)
+    assert meant in str(refused.value)
+    assert "--" not in str(refused.value)
+
+
+def test_an_unfinished_run_is_refused(run: cw.Run, tmp_path: Path) -> None:
+    copy = RunFolder(Path(shutil.copytree(run.folder, tmp_path / "copy")))
+    copy.metrics.path.unlink()
+    with pytest.raises(RunError, match=r"metrics\.json"):
+        cw.open_run(copy.path)
+
+
+def test_two_runs_are_compared_on_their_common_cases(run: cw.Run, slower: cw.Run) -> None:
+    table = cw.compare(run, slower, learner="cnn", stage="oof").set_index("metric")
+    first, second = (
+        r.predictions.query("learner == 'cnn' and stage == 'oof'").set_index("case") for r in (run, slower)
+    )
+    common = first.index.intersection(second.index)
+    assert 0 < len(common) < len(first)  # another seed, another test set
+    assert set(table["n_cases"]) == {len(common)}
+    for rows, column in ((first, "first"), (second, "second")):
+        shared = rows.loc[common]
+        assert table.loc["accuracy", column] == pytest.approx((shared["reference"] == shared["prediction"]).mean())
+    assert np.allclose(table["difference"], table["second"] - table["first"])
+    assert ((table["low"] <= table["difference"]) & (table["difference"] <= table["high"])).all()
+    turned = cw.compare(slower.folder, str(run.folder), learner="cnn", stage="oof").set_index("metric")
+    assert np.allclose(turned["difference"], -table["difference"])
+    assert np.allclose(turned["low"] + turned["high"], -2 * table["difference"])
+
+
+def test_runs_without_a_common_outcome_are_not_compared(run: cw.Run, ages: cw.Run, tmp_path: Path) -> None:
+    with pytest.raises(CasewiseError):
+        cw.compare(run, ages)
+    relabelled = cw.Run(run.folder, run.rows.assign(y_true=(run.rows["y_true"] + 1) % 3), run.results, run.report)
+    with pytest.raises(CasewiseError, match="reference"):
+        cw.compare(run, relabelled)
+    elsewhere = cw.Run(run.folder, run.rows.assign(case="other-" + run.rows["case"]), run.results, run.report)
+    with pytest.raises(CasewiseError, match="no common case"):
+        cw.compare(run, elsewhere)
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """When each file of the folder was written."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_a_case_is_explained_without_writing(run: cw.Run) -> None:
+    before = written(run.folder)
+    case = str(run.predictions.query("stage == 'oof'")["case"].iloc[0])
+    maps = run.explain(case)
+    assert written(run.folder) == before
+    assert (maps.case, maps.target, list(maps.networks)) == (case, "label", ["cnn", "test_resnet"])
+    assert maps.map("cnn").shape == maps.picture("cnn").shape[:2] == (64, 64)
+    assert maps.map().min() >= 0
+    assert maps.map().max() <= 1
+    expected = run.predictions.query("case == @case").set_index("learner")["prediction"].str.replace("_", " ")
+    assert maps.predictions.set_index("learner")["prediction"].to_dict() == expected.to_dict()
+    assert len(maps.figure().axes) == 4  # the input, two maps, the colours
+    assert maps._repr_png_()[0].startswith(b"\x89PNG")
+    assert list(run.explain(case.split("/")[0], learners="cnn").networks) == ["cnn"]
+    with pytest.raises(CasewiseError, match="test_resnet"):
+        maps.map("test_resnt")
+    with pytest.raises(CasewiseError):
+        maps.map("cnn", panel=1)
+
+
+def test_new_cases_are_predicted(run: cw.Run, chests: Path) -> None:
+    table = pd.read_csv(chests).drop(columns="label").head(3)
+    new = run.predict(table, root=chests.parent)
+    assert set(new["learner"]) == {"cnn", "test_resnet"}
+    assert set(new["prediction"]) <= set(THREE)
+    assert len(new) == 6
+
+
+def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
+    assert run.headline in repr(run)
+    assert "\n" not in repr(run)
+    shown = run._repr_html_()
+    assert run.report.resolve().as_uri() in shown
+    assert "synthetic" in shown
+    assert len(shown) < 1000
+
+
+def test_progress_is_shown_in_interactive_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("sys.ps1", raising=False)
+    assert isinstance(default_show(), Silent)
+    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
+    assert isinstance(default_show(), Terminal)
+
+
+def test_a_run_goes_to_the_folder_of_its_name(chests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = cw.run(chest_study(chests, backbones=["cnn"], recipe={"epochs": 1}))
+    assert done.folder == Path("runs/chest")
+    assert cw.Run.open("runs/chest").learners == ["cnn"]

@@ -1,0 +1,57 @@
+"""The notebook page of the documentation: its code runs, and what it shows is of the kind that the page shows."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_docs import DOCS
+
+PAGE = DOCS / "tutorial-notebook.md"
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.syspath_prepend(str(DOCS))
+    import executed_page
+
+    yield executed_page
+    sys.modules.pop("executed_page")
+
+
+def outputs_of(page: str) -> list[str]:
+    """`text`, `picture` or nothing for each block."""
+    blocks = re.findall(r"^```python\n.*?^```\n(\n<!-- output -->\n.*?<!-- end of output -->)?", page, re.M | re.S)
+    return ["picture" if "](images/" in block else "text" if block else "" for block in blocks]
+
+
+def test_the_code_of_the_page_runs_and_shows_what_the_page_shows(executed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    page = PAGE.read_text(encoding="utf-8")
+    here = Path.cwd()
+    outputs = list(executed.execute(page, tmp_path))
+    assert Path.cwd() == here
+    assert ["picture" if o.picture else "text" if o.text else "" for o in outputs] == outputs_of(page)
+    assert len(outputs) >= 12
+    assert [path.name for path in (tmp_path / "runs").iterdir()]
+    images = tmp_path / "images"
+    images.mkdir()
+    written = executed.with_outputs(page, outputs, images)
+    assert outputs_of(written) == outputs_of(page)
+    assert sorted(path.name for path in images.iterdir()) == sorted(
+        path.name for path in (DOCS / "images").glob("notebook-*.png")
+    )
+    assert [cell["code"] for cell in executed.CELL.finditer(written)] == [
+        cell["code"] for cell in executed.CELL.finditer(page)
+    ]
+
+
+def test_a_page_shows_what_its_blocks_print_and_return(executed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    page = "# A page\n\n```python\nx = 2\n```\n\n```python\nprint('two')\nx + 1\n```\n\nAnd on.\n"
+    outputs = list(executed.execute(page, tmp_path))
+    assert [output.text for output in outputs] == ["", "two\n3"]
+    once = executed.with_outputs(page, outputs, tmp_path)
+    assert once.count("<!-- output -->") == 1
+    assert executed.with_outputs(once, outputs, tmp_path) == once
