@@ -232,7 +232,7 @@ class TestRun:
         steps = [step for step, _ in lines.told]
         own, other = lines.told[: steps.index("by image")], lines.told[steps.index("by image") :]
         (evaluated,) = [text for step, text in own if step == "evaluate"]
-        assert "200 resamples of subjects, " in evaluated
+        assert "4 learners, intervals by subject, " in evaluated
         (evaluated,) = [text for step, text in other if step == "evaluate"]
         assert evaluated.startswith("4 learners, 200 resamples of images")
 
