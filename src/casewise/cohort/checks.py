@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
-from casewise.cohort.natural_sort import PLAIN_NUMBER, natural
+from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
-from casewise.errors import nearest
+from casewise.errors import cut, nearest
+from casewise.files import PLAIN_NUMBER
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def closest(name: str, options: list[str]) -> str:
     plain = alike(name)
     for option in options:
         if option != name and alike(option) == plain:
-            return f" Did you mean {option!r}?"
+            return f" Did you mean {cut(option)}?"
     return nearest(name, options)
 
 
@@ -58,28 +59,26 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     files = study.columns.get("path", "path")
     for name, header in study.columns.items():
         if name not in names:
-            problems.add("columns", f"columns: there is no standard name {name!r}.{closest(name, names)}")
+            problems.add("columns", f"columns: there is no standard name {cut(name)}.{closest(name, names)}")
         elif header and header not in headers:
             problems.add(
                 "columns",
-                f"columns: {name} is {header!r}, which is not a column of the table."
+                f"columns: {name} is {cut(header)}, which is not a column of the table."
                 f"{closest(header, [other for other in headers if name == 'path' or other != files])}",
             )
         elif name in study.targets and study.targets[name].column is not None:
             problems.add("columns", f"columns: the column of {name} is stated in targets as well. State it once.")
     for name in STORED:
         if name in study.targets:
-            problems.add("columns", f"targets: {name!r} is a reserved name. Choose another.")
+            problems.add("columns", f"targets: {cut(name)} is a reserved name. Choose another.")
     if study.columns.get("day") and study.columns.get("date"):
         problems.add("columns", "columns: both day and date are given. Keep the correct one.")
     columns = {role: study.columns.get(role, role) for role in ROLES if study.columns.get(role, role) in headers}
     if "day" in columns and "date" in columns:
         del columns["date" if study.columns.get("day") or not study.columns.get("date") else "day"]
     if study.subjects_known and "path" in columns and columns.get("subject") == columns["path"]:
-        text = (
-            f"columns: subject and path are both {columns['path']!r}, so that every image would be a person. Name the "
-        )
-        text += "column that identifies people; if they are not known, write `subjects_known: false` in the study."
+        text = f"columns: subject and path are both {cut(columns['path'])}, so that every image would be a "
+        text += "person. Name the column that identifies people; if they are not known, write `subjects_known: false`."
         problems.add("columns", text)
     if not study.regions:
         # the study has no regions, so a column of this name has another meaning
@@ -88,17 +87,17 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     for role in needed:
         if role not in columns and not study.columns.get(role):
             hint = next((h for h in headers if h.casefold() in _OTHER_NAMES[role]), "")
-            likely = f" Did you mean {hint!r}?" if hint else closest(role, headers)
+            likely = f" Did you mean {cut(hint)}?" if hint else closest(role, headers)
             stated = problems.setting(f"columns: {{{role}: {hint or 'NAME'}}}")
             remedy = f"Add it, or write {stated} in the study."
             text = f"column {role}: is missing.{likely} {remedy} There are: {names_text(headers, 12)}."
             problems.add("columns", text)
     if study.split.column and study.split.column not in headers:
         problems.add(
-            "columns", f"split.column: {study.split.column!r} is not a column.{closest(study.split.column, headers)}"
+            "columns", f"split.column: {cut(study.split.column)} is not a column.{closest(study.split.column, headers)}"
         )
     elif study.split.column in STORED and study.split.column not in columns.values():
-        problems.add("columns", f"split.column: {study.split.column!r} is a reserved name. Rename the column.")
+        problems.add("columns", f"split.column: {cut(study.split.column)} is a reserved name. Rename the column.")
     return columns
 
 
@@ -131,7 +130,7 @@ def _matching(
     With `root` the column contains paths from there, and a file matches however its path is written.
     """
     if column not in cells:
-        problems.add("where", f"{key}: {column!r} is not a column.{closest(column, cells.columns.tolist())}")
+        problems.add("where", f"{key}: {cut(column)} is not a column.{closest(column, cells.columns.tolist())}")
         return None
     values = cells[column].str.strip()
     options = [accepted] if isinstance(accepted, str) else list(accepted)
@@ -145,7 +144,7 @@ def _matching(
         if not (values == option.strip()).any():
             present = sorted(values.unique().tolist(), key=natural)
             values_text = names_text([repr(value) for value in present], 6)
-            text = f"{key}: no row has {column} {option!r}.{closest(option, present)} There are: {values_text}."
+            text = f"{key}: no row has {column} {cut(option)}.{closest(option, present)} There are: {values_text}."
             problems.add("where", text)
     return values.isin([option.strip() for option in options])
 
@@ -155,7 +154,7 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
     text = raw.str.strip()
     fill = {"subject": "who is on the image", "visit": "the visit", "region": "the region shown"}[field]
     for row, value in each(text[(text == "") | text.str.casefold().isin(NO_VALUE)]):
-        defect = "is empty" if not value else f"{value!r} means no value"
+        defect = "is empty" if not value else f"{cut(value)} means no value"
         hint = " Where subjects are not known, give each image a separate name and say `subjects_known: false`."
         unused = problems.setting('columns: {visit: ""}')
         if field == "visit":
@@ -191,7 +190,7 @@ def check_alike(
     for group, names in pairs.drop_duplicates().groupby("group", sort=False)["name"]:
         for same in groups_of_one(names, people) if people is not None else groups_alike(names):
             rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same]
-            named = " and ".join(f"{n!r} ({rows_text(r, 3)})" for n, r in zip(same, rows, strict=True))
+            named = " and ".join(f"{cut(n)} ({rows_text(r, 3)})" for n, r in zip(same, rows, strict=True))
             of = f" of subject {group}" if within is not None else ""
             text = (
                 f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
@@ -314,7 +313,7 @@ def read_days(raw: pd.Series, subjects: pd.Series, role: str, column: str, probl
         hint = " Write year-month-day." if role == "date" else ""
         unused = problems.setting(f'columns: {{{role}: ""}}')
         hint += f" To leave the column unused, write {unused} in the study."
-        problems.add(f"{role} bad", f"row {row}, {column}: {value!r} is not {allowed}.{hint}", row=row)
+        problems.add(f"{role} bad", f"row {row}, {column}: {cut(value)} is not {allowed}.{hint}", row=row)
     days = pd.to_numeric(text.map(values), errors="coerce").astype(float)
     return days if role == "day" else days - days.groupby(subjects).transform("min")
 

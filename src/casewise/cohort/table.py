@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CohortError, nearest
+from casewise.errors import CohortError, cut, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +148,7 @@ def _decoded(path: Path, data: bytes) -> str:
         low, high = data.rfind(b"\n", 0, start) + 1, data.find(b"\n", start) % (len(data) + 1)
         near = data[max(low, start - 12) : min(high, start + 12)].decode("cp1252", "replace").strip()
         raise CohortError(
-            f"{path} is not UTF-8 text: byte {start:,} in row {row} is 0x{data[start]:02x} (near {near!r}, read as "
+            f"{path} is not UTF-8 text: byte {start:,} in row {row} is 0x{data[start]:02x} (near {cut(near)}, read as "
             "Windows-1252). In the spreadsheet, save it as 'CSV UTF-8'."
         ) from None
     if "\0" in text:
@@ -249,7 +249,7 @@ def _framed(
             if not counted and any(cell.strip() for cell in cells):
                 problems.add("heading", f"heading: column {position} has values but no name. Name it.")
         elif name in named:
-            problems.add("heading", f"heading: {name!r} is repeated in column {position}. Rename one of them.")
+            problems.add("heading", f"heading: {cut(name)} is repeated in column {position}. Rename one of them.")
         else:
             named[name] = cells
     if any(raw.strip() and raw != raw.strip() for raw in heading):

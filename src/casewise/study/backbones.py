@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module, util
 
-from casewise.errors import StudyError, nearest
+from casewise.errors import StudyError, cut, nearest
 
 ALL29 = [
     *["alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"],
@@ -34,7 +34,7 @@ def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
         of_timm = timm_names()
         if str(name).removeprefix("timm:") not in of_timm:
             hint = nearest(name, [*TORCHVISION, *UNTRAINED]) or nearest(name, of_timm)
-            raise StudyError(f"{source}: there is no backbone {name!r}.{hint} See `casewise backbones`.")
+            raise StudyError(f"{source}: there is no backbone {cut(name)}.{hint} See `casewise backbones`.")
     return names
 
 

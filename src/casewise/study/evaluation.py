@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from casewise.errors import cut
 from casewise.study.model import Fraction, MetricName, StudyModel
 
 Subgroup = str | dict[str, list[float]]
@@ -115,7 +116,7 @@ class Evaluation(StudyModel):
         columns = [column for entry in value for column in (entry if isinstance(entry, dict) else [entry])]
         twice = next((column for column in columns if columns.count(column) > 1), None)
         if twice is not None:
-            raise ValueError(f"subgroups: {twice!r} is named twice; state it once")
+            raise ValueError(f"subgroups: {cut(twice)} is named twice; state it once")
         for entry in value:
             for column, cuts in entry.items() if isinstance(entry, dict) else ():
                 if not cuts or any(low >= high for low, high in pairwise(cuts)):

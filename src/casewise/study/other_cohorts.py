@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from casewise.errors import cut
 from casewise.study.model import RowFilter, StudyModel
 from casewise.study.targets import Target
 
@@ -28,7 +29,7 @@ def _groups_of_names(value: Any) -> Any:
         groups.append([str(name).strip() if type(name) in (int, str) else name for name in names])
         if not all(isinstance(name, str) for name in groups[-1]) or len(set(groups[-1])) < 2:
             raise ValueError(
-                f"{group!r} does not list different names of different people; write each name in quotes as the "
+                f"{cut(group)} does not list different names of different people; write each name in quotes as the "
                 'tables spell it, such as [["1", "01"]]'
             )
     return groups

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
+from casewise.errors import cut
 from casewise.study.checks import SECTIONS, check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, Tiles, Volumes
@@ -347,7 +348,7 @@ def register_settings(modality: str, settings: type[StudyModel]) -> None:
         ValueError: the name is a key of every study file.
     """
     if modality in Study.model_fields:
-        raise ValueError(f"{modality!r} is a key of every study file; name the modality otherwise.")
+        raise ValueError(f"{cut(modality)} is a key of every study file; name the modality otherwise.")
     _SETTINGS[modality] = settings
     study_model.cache_clear()
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from casewise.errors import cut
 from casewise.study.model import Fraction, StudyModel
 
 
@@ -63,7 +64,7 @@ class Split(StudyModel):
     def _check_by(cls, value: Any) -> Any:
         if value not in ("subject", "image"):
             raise ValueError(
-                f"a split by {value!r} puts images of one subject on both sides, and all its results are too "
+                f"a split by {cut(value)} puts images of one subject on both sides, and all its results are too "
                 "optimistic. Write 'subject'; 'image' adds such results for comparison only"
             )
         return value

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from casewise.errors import nearest
+from casewise.errors import cut, nearest
 from casewise.study.model import Level, Range, StudyModel, parse_range
 from casewise.targets.registry import DEFAULT, kind_named, kind_names
 
@@ -15,7 +15,7 @@ def check_kind(name: str) -> str:
     """Return the name of a registered kind of target."""
     if name not in kind_names():
         raise ValueError(
-            f"{name!r} is not a kind of target; there are {', '.join(kind_names())}.{nearest(name, kind_names())}"
+            f"{cut(name)} is not a kind of target; there are {', '.join(kind_names())}.{nearest(name, kind_names())}"
         )
     return name
 
@@ -81,7 +81,7 @@ class Target(StudyModel):
     @model_validator(mode="after")
     def _check_positive(self) -> Target:
         if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
-            raise ValueError(f"positive names one of two classes, found {self.positive!r} of {list(self.classes)}")
+            raise ValueError(f"positive names one of two classes, found {cut(self.positive)} of {list(self.classes)}")
         return self
 
 
@@ -118,7 +118,7 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     every = [spelling for of_class in spellings.values() for spelling in of_class]
     duplicate = next((spelling for spelling in every if every.count(spelling) > 1), None)
     if duplicate is not None:
-        raise ValueError(f"{duplicate!r} is a spelling of two classes")
+        raise ValueError(f"{cut(duplicate)} is a spelling of two classes")
     if len(spellings) < 2:
         raise ValueError("a target needs two classes or more")
     return {
