@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from casewise.cohort.dates import read_dates
 from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
-from casewise.errors import cut, nearest
+from casewise.errors import cut, nearest, shortened
 from casewise.files import PLAIN_NUMBER
 from casewise.study.schema import Study
 
@@ -28,6 +28,8 @@ _OTHER_NAMES = {
     "subject": ("patient", "patient_id", "patientid", "subject_id", "subjectid", "participant", "participant_id", "id"),
     "region": ("body_region", "site", "location", "area", "zone", "anatomy"),
 }
+# characters of a path in a message, and components of an absolute path that are looked up
+_PATH, _PIECES = 200, 20
 NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
 
 
@@ -211,7 +213,8 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
     folder = (study.root or study.cohort.parent).absolute()
     paths: dict[int, str] = {}
     marks: dict[int, str] = {}
-    corrected = 0
+    corrected = moved = 0
+    rebased: tuple[str, str] | None = None
     reachable = folder.is_dir()
     if not reachable:
         key = f"{problems.section}.root" if problems.section else "root"
@@ -226,22 +229,39 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         if not reachable:
             continue
         status, why = _stat(paths[row])
+        if not status and is_absolute(text) and study.root and (path := _ending_in(folder, text)):
+            paths[row], status = path, _stat(path)[0]
+            rebased = rebased or (text, path)
+            moved += 1
         for other in () if status else (text.strip(), text.replace("\\", "/").strip()):
             if other != text and (status := _stat(path := os.path.abspath(os.path.join(folder, other)))[0]):
                 paths[row], corrected = path, corrected + 1
                 break
         if not status:
             hint = _file_hint(folder, text, study, problems) if problems.wants_detail("path missing") else ""
-            defect = f"there is no file {text} in {folder}" if why is None else f"{text} cannot be reached ({why})"
+            shown = shortened(text, _PATH)
+            defect = f"{shown} cannot be reached ({why})" if why else f"there is no file {shown} in {folder}"
+            if is_absolute(text) and not why:
+                end = f", nor one with the end of this path in {folder}" if study.root else ""
+                defect = f"there is no file {shown}{end}"
             problems.add("path missing", f"row {row}, path: {defect}.{hint}", row=row)
         elif study.folders_allowed and stat.S_ISDIR(status.st_mode):
             marks[row] = f"{status.st_dev}:{status.st_ino}"  # a DICOM series
         elif not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
-            problems.add("path kind", f"row {row}, path: {text} is {kind}. Name one image file in each row.", row=row)
+            problems.add(
+                "path kind",
+                f"row {row}, path: {shortened(text, _PATH)} is {kind}. Name one image file in each row.",
+                row=row,
+            )
         else:
             # links and './' lead to the same inode
             marks[row] = f"{status.st_dev}:{status.st_ino}"
+    if rebased:
+        notes.append(
+            f"{moved:,} absolute paths do not exist here, and their ends were looked up in {folder}: "
+            f"{shortened(rebased[0])} is read as {shortened(rebased[1], 200)}."
+        )
     if corrected:
         notes.append(f"In {corrected:,} paths, spaces at the ends were removed or \\ was read as /.")
     return pd.Series(paths, dtype="str"), pd.Series(marks, dtype="str")
@@ -256,7 +276,30 @@ def _stat(path: str) -> tuple[os.stat_result | None, str | None]:
         return None, getattr(error, "strerror", None) or str(error)
 
 
+def is_absolute(path: str) -> bool:
+    """Whether a path is absolute on any system.
+
+    >>> [is_absolute(path) for path in ("/data/a.jpg", "C:/data/a.jpg", "//server/a.jpg", "a/b.jpg")]
+    [True, True, True, False]
+    """
+    return bool(re.match(r"[A-Za-z]:[\\/]|\\\\|/", path.strip()))
+
+
+def _ending_in(folder: Path, text: str) -> str | None:
+    """The file below `folder` whose path is the longest end of an absolute path; None without one."""
+    pieces = [piece for piece in re.split(r"[\\/]+", text.strip()) if piece not in ("", ".", "..")][-_PIECES:]
+    ends = (os.path.join(folder, *pieces[start:]) for start in range(len(pieces)))
+    return next((path for path in ends if _stat(path)[0]), None)
+
+
 def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str:
+    key = f"{problems.section}.root" if problems.section else "root"
+    if is_absolute(text):
+        example = problems.setting("root: FOLDER")
+        return (
+            f" If it is a path of another computer, state where the images are here, {example}: the end of each path "
+            "is then looked up in that folder."
+        )
     missing_path = folder / text
     try:
         if missing_path.parent.is_dir() and (
@@ -269,7 +312,6 @@ def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str
                 return f" It is there from {start}: say {problems.setting(f'root: {start}')} in the study."
     except (OSError, ValueError):
         return ""
-    key = f"{problems.section}.root" if problems.section else "root"
     return "" if study.root else f" Paths start at the table's folder; `{key}` in the study sets another."
 
 
@@ -302,12 +344,11 @@ def read_days(raw: pd.Series, subjects: pd.Series, role: str, column: str, probl
     import pandas as pd
 
     text = raw.str.strip()
-    values: dict[str, float] = {"": float("nan")}
-    for value in text.unique():
-        parsed = number(value) if role == "day" else iso_day(value)
-        # a number of 400 digits reads as infinite
-        if parsed is not None and abs(parsed) < 1e6:
-            values[value] = float(parsed)
+    written = text.unique().tolist()
+    parsed = read_dates(written) if role == "date" else {value: number(value) for value in written}
+    # a number of 400 digits reads as infinite
+    values = {value: float(day) for value, day in parsed.items() if day is not None and abs(day) < 1e6}
+    values[""] = float("nan")
     allowed = "a number of days" if role == "day" else "a date such as 2020-01-31"
     for row, value in each(text[~text.isin(list(values))]):
         hint = " Write year-month-day." if role == "date" else ""
@@ -316,13 +357,3 @@ def read_days(raw: pd.Series, subjects: pd.Series, role: str, column: str, probl
         problems.add(f"{role} bad", f"row {row}, {column}: {cut(value)} is not {allowed}.{hint}", row=row)
     days = pd.to_numeric(text.map(values), errors="coerce").astype(float)
     return days if role == "day" else days - days.groupby(subjects).transform("min")
-
-
-def iso_day(text: str) -> int | None:
-    """The day count of an ISO date from 1850 to 2199, with or without a time after it."""
-    if not re.fullmatch(r"(18[5-9]|19\d|2[01]\d)\d-\d\d-\d\d([T ][\d:.]+(Z|[+-][\d:]+)?)?", text, re.ASCII):
-        return None
-    try:
-        return date.fromisoformat(text[:10]).toordinal()
-    except ValueError:
-        return None

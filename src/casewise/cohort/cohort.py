@@ -53,7 +53,7 @@ class Cohort:
 
 
 def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -> Cohort:
-    """Read and check the cohort table of a study (CSV or Parquet, one row for each image).
+    """Read and check the cohort table of a study (text, workbook or Parquet, one row for each image).
 
     With `to_learn` false the cohort is used for testing only: it may lack classes, and a class that the study does not
     name is a problem. With `labelled` false the labels of the table are not read: every target is NaN.
@@ -62,7 +62,7 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
         CohortError: with every problem of the table, each with its row (as a spreadsheet shows it) and remedy.
     """
     problems = Problems(section="" if to_learn else "external")
-    cells, notes = read_text_table(study.cohort, problems)
+    cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)
     flow = Flow.of(cells, study)
     cells = keep_rows(cells, study, problems, notes, flow)
     if "where" in problems.by_kind:

@@ -114,7 +114,9 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(("item", "section", "topic", "filled_in_by", "what_the_run_says", "place_in_the_report"))
-        writer.writerows((i.id, i.section, i.topic, i.by, i.text, i.place) for i in checklist.items)
+        writer.writerows(
+            [guarded(cell) for cell in (i.id, i.section, i.topic, i.by, i.text, i.place)] for i in checklist.items
+        )
         return buffer.getvalue()
     values = {"checklist": checklist, "study": run.study, "filled": sum(item.by == RUN for item in checklist.items)}
     return templates(html=kind == "html").get_template(f"checklist.{kind}.j2").render(**values).strip("\n") + "\n"

@@ -40,7 +40,7 @@ def _listed(column: str | list[str] | None) -> list[str]:
 
 def check_names(study: Study) -> None:
     """Every target, score and region that a key names must exist."""
-    names = [*study.targets, *study.scores]
+    names = dict.fromkeys([*study.targets, *study.scores])
     shared = set(study.targets) & set(study.scores)
     if shared:
         raise ValueError(f"scores: {cut(sorted(shared)[0])} is a target as well; give the score another name")
@@ -83,7 +83,8 @@ def check_names(study: Study) -> None:
         )
     columns = {column for target in study.targets.values() for column in _listed(target.column)}
     columns |= {study.columns[name] for name in study.targets if name in study.columns}
-    predicted = next((name for name in study.evaluation.subgroup_cuts if name in {*names, *columns}), None)
+    columns |= set(names)
+    predicted = next((name for name in study.evaluation.subgroup_cuts if name in columns), None)
     if predicted is not None:
         raise ValueError(
             f"evaluation.subgroups: {cut(predicted)} is a target or score of the study or the column of one, and its "

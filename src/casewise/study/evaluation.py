@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -114,7 +115,7 @@ class Evaluation(StudyModel):
     @classmethod
     def _check_subgroups(cls, value: list[Subgroup]) -> list[Subgroup]:
         columns = [column for entry in value for column in (entry if isinstance(entry, dict) else [entry])]
-        twice = next((column for column in columns if columns.count(column) > 1), None)
+        twice = next((column for column, count in Counter(columns).items() if count > 1), None)
         if twice is not None:
             raise ValueError(f"subgroups: {cut(twice)} is named twice; state it once")
         for entry in value:

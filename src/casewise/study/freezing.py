@@ -54,7 +54,7 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
     if text.lower() in ("none", "all", "body"):
         text = text.lower()
         return FreezePoint("none" if text == "none" else "all")
-    if match := re.fullmatch(r"(-?\d+)\s*(layers?|blocks?)?", text):
+    if match := re.fullmatch(r"(-?\d{1,9})\s*(layers?|blocks?)?", text):
         return _counted(int(match[1]), "blocks" if (match[2] or "").startswith("block") else "layers", source)
     if match := re.fullmatch(r"(-?\d+(?:\.\d*)?)\s*%", text):
         return _fraction(float(match[1]) / 100, value, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -216,7 +217,7 @@ class Volumes(StudyModel):
     @model_validator(mode="after")
     def _check_fusion(self) -> Volumes:
         for name, values in (("sequences", self.sequences), ("fusion", self.fusion)):
-            duplicate = next((v for v in values if values.count(v) > 1), None)
+            duplicate = next((v for v, count in Counter(values).items() if count > 1), None)
             if duplicate:
                 raise ValueError(f"{name}: {cut(duplicate)} is listed twice")
         allowed = (*FUSIONS, *self.sequences)
@@ -275,7 +276,7 @@ class Volumes(StudyModel):
                     f"backbones: {cut(name)}: the name after @ is one of "
                     f"{', '.join(allowed)}.{nearest(fusion, allowed)}"
                 )
-        duplicate = next((name for name in study.networks if study.networks.count(name) > 1), None)
+        duplicate = next((name for name, count in Counter(study.networks).items() if count > 1), None)
         if duplicate:
             raise ValueError(f"backbones: {cut(duplicate)} is listed twice")
 

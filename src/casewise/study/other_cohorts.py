@@ -51,6 +51,7 @@ class External(StudyModel):
         description="Name of the cohort in the report, and prefix of its subjects' names. Default: the name of the "
         "table's folder.",
     )
+    sheet: str = Field("", description=AS_IN_THE_STUDY)
     root: Path | None = Field(None, description=AS_IN_THE_STUDY)
     columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
     where: RowFilter = Field({}, description=AS_IN_THE_STUDY)
@@ -77,6 +78,7 @@ class Pretraining(StudyModel):
     """Training on another cohort first. The held-out subjects of each fold are always left out of it."""
 
     cohort: Path = Field(description="The other cohort's table.")
+    sheet: str = Field("", description=AS_IN_THE_STUDY)
     subjects: Literal["shared", "distinct"] = Field(
         description="`shared`: both tables use the same names for the same people, and each fold's held-out subjects "
         "are left out of its pretraining. `distinct`: no person is in both tables, and a name that occurs in both is "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -114,7 +115,7 @@ class NestedCV(StudyModel):
     @field_validator("lr")
     @classmethod
     def _check_duplicates(cls, value: list[float]) -> list[float]:
-        duplicate = next((rate for rate in value if value.count(rate) > 1), None)
+        duplicate = next((rate for rate, count in Counter(value).items() if count > 1), None)
         if duplicate is not None:
             raise ValueError(f"{duplicate:g} is listed twice")
         return value

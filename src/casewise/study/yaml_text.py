@@ -11,7 +11,7 @@ import yaml
 from casewise.errors import StudyError, cut
 
 # Levels of nesting, and values with repeated anchors counted each time, of the largest study file.
-DEEPEST, MOST_VALUES = 30, 100_000
+DEEPEST, MOST_VALUES = 30, 30_000
 LARGEST_NUMBER = 2**63
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
