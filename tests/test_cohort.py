@@ -439,7 +439,14 @@ class TestTogether:
             "'Upper' is none",
             "'high' is not a number",
         ]
-        expected += ["36 problems", "of other kinds", "identical in every column", "the same file is", "has the days", "look alike"]
+        expected += [
+            "36 problems",
+            "of other kinds",
+            "identical in every column",
+            "the same file is",
+            "has the days",
+            "look alike",
+        ]
         for text in expected:
             assert text in message
         assert len(message) <= 2000

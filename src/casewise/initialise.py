@@ -126,7 +126,7 @@ def _table_text(layout: Layout, study: Study) -> str:
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(guarded, columns))
     writer.writerows([[guarded(cells(image).get(column, "")) for column in columns] for image in layout.images])
     return buffer.getvalue()
 

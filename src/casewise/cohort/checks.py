@@ -229,9 +229,9 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         if not reachable:
             continue
         status, why = _stat(paths[row])
-        if not status and is_absolute(text) and study.root and (path := _ending_in(folder, text)):
-            paths[row], status = path, _stat(path)[0]
-            rebased = rebased or (text, path)
+        if not status and is_absolute(text) and study.root and (end := _ending_in(folder, text)):
+            paths[row], status = end, _stat(end)[0]
+            rebased = rebased or (text, end)
             moved += 1
         for other in () if status else (text.strip(), text.replace("\\", "/").strip()):
             if other != text and (status := _stat(path := os.path.abspath(os.path.join(folder, other)))[0]):

@@ -221,31 +221,41 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
             name, notes = _sheet(path, book, sheet, problems)
             rows = _sheet_rows(path, book[name])
-            formulas = _sheet_rows(
-                path, openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=False)[name], formulas=True
-            )
+            formulas = {}
+            if formulas_in(data):
+                book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=False)
+                formulas = dict(_sheet_rows(path, book[name], formulas=True))
     except _UNREADABLE as error:
         raise CohortError(
             f"{path} cannot be read as an .xlsx workbook ({shortened(str(error).partition(chr(10))[0])}). Save it "
             "again as .xlsx, or as 'CSV UTF-8'."
         ) from None
-    for number, (record, stated) in enumerate(zip(rows, formulas, strict=False), start=1):
-        if any(formula and not cell for cell, formula in zip(record, stated, strict=False)):
+    for number, record in rows:
+        if any(formula and not cell for cell, formula in zip(record, formulas.get(number, ()), strict=False)):
             problems.add(
                 "formula",
                 f"row {number}: has a formula without its value. Open the workbook in a spreadsheet program, and save "
                 "it; or save it as 'CSV UTF-8'.",
                 row=number,
             )
-    first = next((i for i, record in enumerate(rows) if any(map(str.strip, record))), 0)
-    heading = rows[first] if rows else []
-    while heading and not heading[-1].strip():
+    if not rows:
+        return Cells([], [], [])
+    heading = rows[0][1]
+    while not heading[-1].strip():
         heading = heading[:-1]
     # a workbook does not store empty cells at the ends of rows
-    numbered = [(n, r + [""] * (len(heading) - len(r))) for n, r in enumerate(rows[first + 1 :], start=first + 2)]
+    numbered = [(number, record + [""] * (len(heading) - len(record))) for number, record in rows[1:]]
     cells = _rectangle(path, heading, numbered, problems, separator="several values")
-    cells.notes = [*notes, *cells.notes]
+    blank = rows[-1][0] - rows[0][0] + 1 - len(rows)
+    cells.notes = [*notes, *([f"{blank:,} blank rows of the table were skipped."] if blank else [])]
     return cells
+
+
+def formulas_in(data: bytes) -> bool:
+    """Whether a sheet of a workbook has a formula."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        sheets = [name for name in archive.namelist() if name.startswith("xl/worksheets/")]
+        return any(re.search(rb"<(\w+:)?f[ />]", archive.read(name)) for name in sheets)
 
 
 def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, list[str]]:
@@ -263,17 +273,19 @@ def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, 
     return names[0], [f"The workbook has the sheets {listed}; the first one was read. {other} would read another."]
 
 
-def _sheet_rows(path: Path, sheet: Any, *, formulas: bool = False) -> list[list[str]]:
-    """The rows of a sheet as text, or '=' for each formula."""
+def _sheet_rows(path: Path, sheet: Any, *, formulas: bool = False) -> list[tuple[int, list[str]]]:
+    """The rows of a sheet that are not blank, with their numbers: as text, or with '=' for each formula."""
     sheet.reset_dimensions()
     rows, count = [], 0
-    for row in sheet.iter_rows(values_only=not formulas):
-        count += len(row) + 1
+    for number, row in enumerate(sheet.iter_rows(values_only=not formulas), start=1):
+        if not row:
+            continue
+        count += len(row)
         if count > MOST_CELLS:
             raise CohortError(f"{path} has more than {MOST_CELLS:,} cells. Leave out columns that are not used.")
-        rows.append(["=" if cell.data_type == "f" else "" for cell in row] if formulas else [*map(text_of_value, row)])
-    while rows and not any(rows[-1]):
-        rows.pop()
+        texts = ["=" if cell.data_type == "f" else "" for cell in row] if formulas else [*map(text_of_value, row)]
+        if any(map(str.strip, texts)):
+            rows.append((number, texts))
     return rows
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import CasewiseError, nearest
+from casewise.files import guarded
 from casewise.metrics.registry import metric_of
 from casewise.report.caveats import result_line
+from casewise.report.formatting import without_html
 from casewise.report.markdown.runs import FinishedStudy, read_finished, stage_of
 from casewise.report.templating import templates
 from casewise.targets import kind_named
@@ -119,7 +121,8 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
         )
         return buffer.getvalue()
     values = {"checklist": checklist, "study": run.study, "filled": sum(item.by == RUN for item in checklist.items)}
-    return templates(html=kind == "html").get_template(f"checklist.{kind}.j2").render(**values).strip("\n") + "\n"
+    page = templates(html=kind == "html").get_template(f"checklist.{kind}.j2").render(**values).strip("\n") + "\n"
+    return page if kind == "html" else without_html(page)
 
 
 def _main(run: FinishedStudy) -> dict[str, Any] | None:

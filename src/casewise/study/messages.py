@@ -30,8 +30,8 @@ def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[Study
             value = rest.partition(", found ")[2]
             messages = [f"{start}input should be {' or '.join(ends)}{f', found {value}' if value else '.'}"]
         lines += [shortened(message, _LINE) for message in messages]
-    rest = len(by_location) - _SHOWN
-    return sorted(set(lines)) + ([f"and {rest:,} more keys with problems."] if rest > 0 else [])
+    unshown = len(by_location) - _SHOWN
+    return sorted(set(lines)) + ([f"and {unshown:,} more keys with problems."] if unshown > 0 else [])
 
 
 def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:

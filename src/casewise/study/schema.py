@@ -84,8 +84,8 @@ class Study(StudyModel):
     )
     synthetic: bool = Field(False, description="`true`: the images do not show patients, and the report states this.")
     cohort: Path = Field(
-        description="The cohort table, CSV, .xlsx or Parquet: [columns and rules](reference-cohort.md). Relative to the "
-        "study file."
+        description="The cohort table, CSV, .xlsx or Parquet: [columns and rules](reference-cohort.md). Relative to "
+        "the study file."
     )
     sheet: str = Field("", description="The sheet of an .xlsx workbook. Default: its first visible sheet.")
     root: Path | None = Field(

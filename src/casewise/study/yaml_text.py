@@ -101,7 +101,7 @@ def _check_size(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in stack):
                 raise _Refused(f"*{cut(event.anchor)} stands for a value that contains it", event.start_mark)
-            total += sizes.get(event.anchor, 0)
+            total += sizes.get(event.anchor or "", 0)
         elif isinstance(event, yaml.ScalarEvent) and event.anchor:
             sizes[event.anchor] = 1
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):

@@ -13,7 +13,7 @@ from casewise.metrics.registry import columns, metric_of
 from casewise.report.caveats import sentences
 from casewise.report.context import headline_figure
 from casewise.report.external_validation import external_result
-from casewise.report.formatting import rate
+from casewise.report.formatting import rate, without_html
 from casewise.report.markdown import compare
 from casewise.report.markdown.runs import (
     FinishedStudy,
@@ -57,7 +57,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     check_comparable(runs, stage)
     text = templates(html=False).get_template("results.md.j2").render(**values(runs, stage))
     lines = "\n".join(line.rstrip() for line in text.splitlines())
-    return write_atomic(path, re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n")
+    return write_atomic(path, without_html(re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n"))
 
 
 def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
