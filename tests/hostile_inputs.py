@@ -134,22 +134,25 @@ NASTY: list[Any] = [
     *(list(range(3000)), {f"key{i}": i for i in range(3000)}, [f"c{i}" for i in range(8000)], [{"a": 1}] * 500),
 ]
 LINES = [
-    "name: 2024-13-45", "seed: 0b_", "name: !!int x", "seed: " + "9" * 5000, "title: " + "[" * 3000, "- a", "? [a]\n: 1", "\tx: 1",
-    "a: &a [*a]", "title: *nothing", "extends: onestep-pasi", "extends: hostile.yaml", "extends: [a]", "title: !!binary aGk=",
-    "title: !!python/object/apply:os.system [ls]", "<<: 5", "<<: {seed: 1}", "seed: 1:99:5", "title: \"\\0\"", "title: \"\\ud800\"",
-    "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
-        f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(9)
-    ),
-    "".join(f"unknown{i}: 1\n" for i in range(9000)), "%YAML 9.9", "---\na: 1", "...", "title: |\n" + " x" * 50_000, "x" * 200_000,
-]  # fmt: skip
+    *("name: 2024-13-45", "seed: 0b_", "name: !!int x", "seed: " + "9" * 5000, "title: " + "[" * 3000, "- a"),
+    *("? [a]\n: 1", "\tx: 1", "a: &a [*a]", "title: *nothing", "extends: onestep-pasi", "extends: hostile.yaml"),
+    *("extends: [a]", "title: !!binary aGk=", "title: !!python/object/apply:os.system [ls]", "<<: 5", "<<: {seed: 1}"),
+    *("seed: 1:99:5", 'title: "\\0"', 'title: "\\ud800"', "%YAML 9.9", "---\na: 1", "...", "x" * 200_000),
+    "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(9)),
+    "".join(f"unknown{i}: 1\n" for i in range(9000)),
+    "title: |\n" + " x" * 50_000,
+]
 HEADING = ["path", "subject", "visit_no", "date", "view", "label", "grade", "age", "site", "sex"]
 
 
 def table_rows() -> list[list[str]]:
     """The rows of a good table without its heading."""
     return [
-        [f"{i}.jpg", f"S{i // 2}", f"v{i % 2}", f"2024-0{1 + i % 2}-1{i % 9}", "PA"]
-        + [("covid", "no_finding")[i // 2 % 2], str(i % 5), f"{40 + i}.5", f"site{i // 2 % 3}", "fm"[i // 2 % 2]]
+        [
+            *(f"{i}.jpg", f"S{i // 2}", f"v{i % 2}", f"2024-0{1 + i % 2}-1{i % 9}", "PA"),
+            *(("covid", "no_finding")[i // 2 % 2], str(i % 5), f"{40 + i}.5", f"site{i // 2 % 3}", "fm"[i // 2 % 2]),
+        ]
         for i in range(24)
     ]
 
@@ -205,7 +208,7 @@ def tables(seed: int, count: int) -> Iterator[bytes]:
     """Tables in every format, with cells, lines, encodings or bytes changed."""
     for number in range(count):
         draw = random.Random(f"{seed}-{number}")
-        rows = [HEADING, *table_rows()]
+        rows = [list(HEADING), *table_rows()]
         for _ in range(draw.randint(0, 3)):
             row = draw.choice(rows)
             row[draw.randrange(len(row))] = draw.choice(CELLS)
@@ -335,7 +338,7 @@ def _changed_archive(data: bytes, draw: random.Random) -> bytes:
                 part = part.replace(b'r="A3"', b'r="XFD3"').replace(b'r="5"', b'r="1048576"')
             elif change == "bomb" and name.startswith("xl/worksheets/sheet"):
                 part = part.replace(
-                    b"</sheetData>", b'<row><c t="inlineStr"><is><t>x</t></is></c></row>' * 60_000 + b"</sheetData>"
+                    b"</sheetData>", b'<row><c t="inlineStr"><is><t>x</t></is></c></row>' * 20_000 + b"</sheetData>"
                 )
             elif name == victim and change == "drop":
                 continue
@@ -419,7 +422,7 @@ def read_all(folder: Path, kind: str, seed: int, count: int) -> Iterator[dict[st
         valid = kind == "tables" or is_yaml(data)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         facts = {"number": number, "outcome": outcome, "seconds": seconds, "yaml": valid, "peak_mb": peak}
-        yield {**facts, "length": len(message), "message": message if outcome.startswith("untyped") else ""}
+        yield {**facts, "length": len(message), "message": message}
 
 
 def prepare(folder: Path) -> None:
@@ -441,7 +444,8 @@ def outcomes(folder: Path, kind: str, seed: int, count: int) -> list[dict[str, A
     command = [sys.executable, "-m", "tests.hostile_inputs", str(folder), kind, str(seed), str(count)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0 and len(lines) == count, (len(lines), done.stderr[-2000:])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(lines) == count, len(lines)
     return lines
 
 

@@ -215,10 +215,10 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
     marks: dict[int, str] = {}
     corrected = moved = 0
     rebased: tuple[str, str] | None = None
-    reachable = folder.is_dir()
+    reachable = os.path.isdir(folder)
     if not reachable:
         key = f"{problems.section}.root" if problems.section else "root"
-        problems.add("root", f"{key}: there is no folder {folder}.")
+        problems.add("root", f"{key}: there is no folder {shortened(str(folder), _PATH)}.")
     for row, text in each(raw):
         paths[row], marks[row] = os.path.abspath(os.path.join(folder, text)), ""
         if not text.strip():

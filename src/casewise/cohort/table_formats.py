@@ -32,6 +32,10 @@ LARGEST, LARGEST_UNPACKED, MOST_CELLS, MOST_COLUMNS, LONGEST_CELL = (
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+_FORMULA_WITHOUT_VALUE = re.compile(
+    rb'<(?:\w+:)?c r="([A-Z]+\d+)"[^>]*>\s*<(?:\w+:)?f\b[^>]*(?:/>|>[^<]*</(?:\w+:)?f>)\s*'
+    rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
+)
 _NO_NUMBER = {"", "na", "n/a", "#n/a", "nan", "none", "null", "?", "-"}
 _DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError)
 _UNREADABLE = (*_DAMAGED, ValueError, zipfile.BadZipFile, zlib.error)
@@ -221,23 +225,20 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
             name, notes = _sheet(path, book, sheet, problems)
             rows = _sheet_rows(path, book[name])
-            formulas = {}
-            if formulas_in(data):
-                book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=False)
-                formulas = dict(_sheet_rows(path, book[name], formulas=True))
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                without_value = _FORMULA_WITHOUT_VALUE.findall(archive.read(book[name]._worksheet_path.lstrip("/")))
     except _UNREADABLE as error:
         raise CohortError(
             f"{path} cannot be read as an .xlsx workbook ({shortened(str(error).partition(chr(10))[0])}). Save it "
             "again as .xlsx, or as 'CSV UTF-8'."
         ) from None
-    for number, record in rows:
-        if any(formula and not cell for cell, formula in zip(record, formulas.get(number, ()), strict=False)):
-            problems.add(
-                "formula",
-                f"row {number}: has a formula without its value. Open the workbook in a spreadsheet program, and save "
-                "it; or save it as 'CSV UTF-8'.",
-                row=number,
-            )
+    if without_value:
+        named = ", ".join(cell.decode() for cell in without_value[:8]) + (" …" if len(without_value) > 8 else "")
+        problems.add(
+            "formula",
+            f"cells {named}: {len(without_value):,} formulas have no value. Open the workbook in a spreadsheet "
+            "program, and save it; or save it as 'CSV UTF-8'.",
+        )
     if not rows:
         return Cells([], [], [])
     heading = rows[0][1]
@@ -249,13 +250,6 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     blank = rows[-1][0] - rows[0][0] + 1 - len(rows)
     cells.notes = [*notes, *([f"{blank:,} blank rows of the table were skipped."] if blank else [])]
     return cells
-
-
-def formulas_in(data: bytes) -> bool:
-    """Whether a sheet of a workbook has a formula."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        sheets = [name for name in archive.namelist() if name.startswith("xl/worksheets/")]
-        return any(re.search(rb"<(\w+:)?f[ />]", archive.read(name)) for name in sheets)
 
 
 def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, list[str]]:
@@ -273,17 +267,17 @@ def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, 
     return names[0], [f"The workbook has the sheets {listed}; the first one was read. {other} would read another."]
 
 
-def _sheet_rows(path: Path, sheet: Any, *, formulas: bool = False) -> list[tuple[int, list[str]]]:
-    """The rows of a sheet that are not blank, with their numbers: as text, or with '=' for each formula."""
+def _sheet_rows(path: Path, sheet: Any) -> list[tuple[int, list[str]]]:
+    """The rows of a sheet that are not blank, with their numbers."""
     sheet.reset_dimensions()
     rows, count = [], 0
-    for number, row in enumerate(sheet.iter_rows(values_only=not formulas), start=1):
+    for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
         if not row:
             continue
         count += len(row)
         if count > MOST_CELLS:
             raise CohortError(f"{path} has more than {MOST_CELLS:,} cells. Leave out columns that are not used.")
-        texts = ["=" if cell.data_type == "f" else "" for cell in row] if formulas else [*map(text_of_value, row)]
+        texts = [text_of_value(value) for value in row]
         if any(map(str.strip, texts)):
             rows.append((number, texts))
     return rows
@@ -327,9 +321,9 @@ def parquet_cells(path: Path, data: bytes) -> Cells:
                 f"{path} has {facts.num_rows:,} rows of {facts.num_columns:,} columns; at most {MOST_CELLS:,} cells "
                 f"and {LARGEST_UNPACKED:,} bytes are read. Leave out columns that are not used."
             )
-        table = file.read()
+        table = file.read(use_threads=False)
         columns = [[text_of_value(value) for value in column.to_pylist()] for column in table.columns]
     except (pa.ArrowException, *_UNREADABLE) as error:
-        reason = shortened(str(error).partition("\n")[0])
+        reason = shortened(str(error).partition("\n")[0]).rstrip(".")
         raise CohortError(f"{path} is not a complete Parquet file: {reason}. Write it again.") from None
     return Cells(list(table.column_names), columns, list(range(1, table.num_rows + 1)))
