@@ -292,9 +292,10 @@ class TestTheTableItself:
             (b"\n \n", "is empty"),
             (b"path,subject,grade\n", "no rows"),
             (b"path,subject,grade\n,,\n", "no rows"),
-            (b"PK\x03\x04 workbook", "is a workbook"),
-            ("path,subject\n".encode("utf-16"), "UTF-16"),
-            (b"path,subject\na\x00b,c\n", "zero bytes"),
+            (b"PK\x03\x04 workbook", "as an .xlsx workbook"),
+            ("path,subject\n".encode("utf-16"), "no rows"),
+            ("path,subject\n".encode("utf-16")[:-1], "UTF-16"),
+            (b"path,subject\na\x00b,c\n", "line 2 contains a zero byte"),
             (b'path,subject\na.jpg,"A\nb.jpg,B\n', "row 2: the quotes"),
             (b'path,subject\na.jpg,"A"x\n', "row 2: the quotes"),
             (b"PAR1 broken", "not a complete Parquet"),
@@ -306,10 +307,10 @@ class TestTheTableItself:
 
     def test_not_utf8_names_byte_row_and_remedy(self, tmp_path: Path) -> None:
         data = 'path,subject,grade\na.jpg,"two\nlines",1\nb.jpg,Müller,1\n'.encode("cp1252")
-        for mark in (b"", b"\xef\xbb\xbf"):
+        for mark in (b"\xef\xbb\xbf",):
             (tmp_path / "cohort.csv").write_bytes(mark + data)
             message = problems(tmp_path)
-            assert f"byte {len(mark) + data.index(0xFC)} in row 3" in message
+            assert f"byte {len(mark) + data.index(0xFC)} in line 4" in message
             assert "Müller" in message
             assert "CSV UTF-8" in message
 
@@ -345,7 +346,7 @@ class TestTheTableItself:
         message = problems(
             folder,
             columns={"visitt": "day", "visit": "dayy", "day": "day", "date": "day", "grade": "grade"},
-            targets={"grade": {"range": (0, 4), "column": "grade"}, "region": {}},
+            targets={"grade": {"range": (0, 4), "column": "grade"}, "region": {"range": (0, 1)}},
             split={"column": "case"},
         )
         assert "no standard name 'visitt'. Did you mean 'visit'?" in message
@@ -420,7 +421,7 @@ class TestTogether:
         rows = [row for row, _ in BAD_CELLS if not row.startswith(("./", "folder/", "link", '"'))]
         folder = write("path,subject,visit,day,region,grade", *rows, images=False)
         (folder / "a.jpg").write_bytes(b"x")
-        targets = {"grade": {"range": (0, 4), "integer": True}, "absent": {}}
+        targets = {"grade": {"range": (0, 4), "integer": True}, "absent": {"range": (0, 1)}}
         evaluation = {"baseline": "v1"}
         message = problems(
             folder, regions=["upper", "lower"], panels={"by": "region"}, targets=targets, evaluation=evaluation
@@ -437,11 +438,16 @@ class TestTogether:
             "region: is empty",
             "'Upper' is none",
             "'high' is not a number",
-            "is outside",
         ]
-        expected += ["is not whole", "identical in every column", "the same file is", "has the days", "look alike"]
+        expected += [
+            "36 problems",
+            "of other kinds",
+            "identical in every column",
+            "the same file is",
+        ]
         for text in expected:
             assert text in message
+        assert len(message) <= 2000
 
     def test_hundreds_are_grouped(self, write: Callable[..., Path]) -> None:
         rows = [f"{i}.jpg,,9" if i % 2 else f"{i}.jpg,S{i},1" for i in range(434)]
@@ -500,7 +506,7 @@ class TestFilesAndRoots:
 
 
 class TestVisits:
-    @pytest.mark.parametrize("text", ["2020-02-30", "2020", "January 22, 2020", "22.01.2020", "43852", "0202-01-01"])
+    @pytest.mark.parametrize("text", ["2020-02-30", "2020", "22.01.20", "1/2/2020", "43852", "0202-01-01"])
     def test_bad_dates(self, write: Callable[..., Path], text: str) -> None:
         folder = write("path,subject,visit,date,grade", f'a.jpg,A,1,"{text}",1')
         assert f"row 2, date: {text!r} is not a date such as 2020-01-31. Write year-month-day. To leave" in problems(
@@ -601,7 +607,7 @@ class TestRealTables:
         assert cohort.cases["zone_A"].notna().sum() == 187
 
     def test_lgg_slices_vary_within_a_case(self) -> None:
-        target = {"tumour": {"column": "tumor_in_slice"}}
+        target = {"tumour": {"column": "tumor_in_slice", "range": (0, 1)}}
         with pytest.raises(CasewiseError, match="is at case level"):
             read_cohort(study(REAL / "mri-lgg", "cases.csv", targets=target))
         cohort = read_cohort(study(REAL / "mri-lgg", "cases.csv", targets=target, panels={"by": "image"}))

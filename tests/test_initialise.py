@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import find_region, read_layout
 from casewise.cohort.identity import groups_of_one
+from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError, StudyError
 from casewise.initialise import initialise
 from casewise.study import loading as study_file
@@ -78,6 +79,16 @@ class TestSubjectsAndVisits:
         cohort = read_cohort(read_study(tmp_path / "out" / "study.yaml"))
         assert (len(cohort.images), len(cohort.panels), len(cohort.cases)) == (42, 18, 6)
         assert cohort.panels["tiles"].map(len).tolist() == [4, 2, 1] * 6
+
+    def test_names_that_a_spreadsheet_would_run_are_guarded(self, tmp_path: Path, grades: str) -> None:
+        source = make(tmp_path / "in", *[f"{subject}/v{v}/a.jpg" for subject in ("=1+1", "@x", "-2") for v in (1, 2)])
+        initialise(grades, source=source, folder=tmp_path / "out")
+        rows = table(tmp_path / "out")
+        assert {row["subject"] for row in rows} == {"'=1+1", "'@x", "-2"}
+        assert {row["path"] for row in rows if row["subject"] == "'@x"} == {"'@x/v1/a.jpg", "'@x/v2/a.jpg"}
+        cells, _ = read_text_table(tmp_path / "out" / "cohort.csv", Problems())
+        assert set(cells["subject"]) == {"=1+1", "@x", "-2"}
+        assert all((source / path).exists() for path in cells["path"])
 
     def test_regions_as_folders(self, tmp_path: Path) -> None:
         names = [f"S{s}/v1/{r}/{k}.png" for s in (1, 2) for r in ("Upper limbs", "trunk", "LOWER") for k in (1, 2)]

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+# Characters of a value that a message quotes, of one line of a message, and of a whole message on an input file.
+QUOTED, LINE, MESSAGE = 80, 700, 2000
 
 
 class CasewiseError(Exception):
     """A mistake in the input; the message is a sentence for the person who can correct it (exit code 2)."""
 
 
-class StudyError(CasewiseError):
+class InputError(CasewiseError):
+    """A file that a person wrote has problems; whatever it contains, the message is short and printable."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(fitted(printable(message)))
+
+
+class StudyError(InputError):
     """The study file states something impossible."""
 
 
-class CohortError(CasewiseError):
-    """The cohort table has problems; all of them are in the message."""
+class CohortError(InputError):
+    """The cohort table has problems; the message has as many of them as fit, and counts the others."""
 
 
 class ImageError(CasewiseError):
@@ -58,5 +69,62 @@ def nearest(value: object, options: Iterable[str]) -> str:
     >>> nearest("qqq", ["resnet34"])
     ''
     """
-    matches = difflib.get_close_matches(str(value), list(options), n=1, cutoff=0.6)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
+    text = str(value)
+    if len(text) > QUOTED:
+        return ""
+    matches = difflib.get_close_matches(text, list(options), n=1, cutoff=0.6)
+    return f" Did you mean {cut(matches[0])}?" if matches else ""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = QUOTED
+
+
+def cut(value: object, limit: int = QUOTED) -> str:
+    """A value as a message quotes it: its representation, with its middle left out where it is long.
+
+    >>> cut("a" * 200, limit=12)
+    "'aaa...aaaa'"
+    >>> cut({"a": [1, 2]})
+    "{'a': [1, 2]}"
+    """
+    return shortened(_SHORT.repr(value), limit)
+
+
+def shortened(text: str, limit: int = QUOTED) -> str:
+    """Text with its middle left out where it is longer than `limit`.
+
+    >>> shortened("subject_of_the_second_hospital", 11)
+    'subj...ital'
+    """
+    return text if len(text) <= limit else f"{text[: (limit - 3) // 2]}...{text[-((limit - 3) - (limit - 3) // 2) :]}"
+
+
+def printable(text: str) -> str:
+    """Text with control characters and halves of character pairs as escapes, so that every terminal shows it.
+
+    >>> printable("a\\0b\\ud800")
+    'a\\\\x00b\\\\ud800'
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+def fitted(text: str, limit: int = MESSAGE) -> str:
+    """A message within `limit` characters: long lines lose their middle, and lines that do not fit are counted.
+
+    >>> fitted("3 problems:\\n  one\\n  two\\n" + "three " * 9, limit=48)
+    '3 problems:\\n  one\\n  and 2 more lines.'
+    """
+    if len(text) <= limit:
+        return text
+    lines = [shortened(line, LINE) for line in text.split("\n")]
+    kept, room = [lines[0]], limit - len(lines[0]) - 30
+    for line in lines[1:]:
+        if len(line) + 1 > room:
+            break
+        kept.append(line)
+        room -= len(line) + 1
+    rest = len(lines) - len(kept)
+    return "\n".join(kept) + (f"\n  and {rest:,} more {'line' if rest == 1 else 'lines'}." if rest else "")

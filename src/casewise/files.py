@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 # How the names of temporary files begin, so that those of a killed process can be recognised and removed.
 TEMPORARY = ".casewise-writing-"
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -74,6 +77,53 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> P
 def write_json(path: Path, value: Any, *, durable: bool = True) -> Path:
     """Write `value` as readable JSON in one step; NaN is not allowed in it."""
     return write_atomic(path, json_text(value), durable=durable)
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file: never those of a pipe, which could block, or of a device, which could be endless.
+
+    Raises:
+        OSError: the file is missing, is not a regular file, is larger than `limit` bytes, or cannot be read;
+            `strerror` is the reason in words.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "its path has a character that no path can have") from error
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file but a folder, a pipe or a device")
+        if status.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, and at most {limit:,} are read")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes, and no more are read")
+    return data
+
+
+# How cells begin that a spreadsheet runs as a formula.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def guarded(cell: str) -> str:
+    """A cell of a table for people, with an apostrophe where a spreadsheet would run it; numbers stay as they are.
+
+    `unguarded` is the inverse, and is applied to every text table that is read.
+
+    >>> [guarded(cell) for cell in ("=1+1", "-2.5", "@home", "a=b")]
+    ["'=1+1", '-2.5', "'@home", 'a=b']
+    """
+    return f"'{cell}" if cell.startswith(FORMULA) and not PLAIN_NUMBER.fullmatch(cell) else cell
+
+
+def unguarded(cell: str) -> str:
+    """A cell without the apostrophe of `guarded`.
+
+    >>> unguarded("'=1+1"), unguarded("'a'")
+    ('=1+1', "'a'")
+    """
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
 
 
 def json_text(value: Any) -> str:

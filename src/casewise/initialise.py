@@ -10,13 +10,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from casewise.cohort.checks import iso_day
 from casewise.cohort.classes import plain
+from casewise.cohort.dates import iso_day
 from casewise.cohort.folder_layout import FolderImage, Layout, read_layout
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
-from casewise.files import write_atomic
+from casewise.files import guarded, write_atomic
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
 from casewise.study.loading import preset_text, read_study
@@ -126,8 +126,8 @@ def _table_text(layout: Layout, study: Study) -> str:
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[cells(image).get(column, "") for column in columns] for image in layout.images])
+    writer.writerow(map(guarded, columns))
+    writer.writerows([[guarded(cells(image).get(column, "")) for column in columns] for image in layout.images])
     return buffer.getvalue()
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import stat
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from casewise.cohort.dates import read_dates
 from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
-from casewise.cohort.natural_sort import PLAIN_NUMBER, natural
+from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
-from casewise.errors import nearest
+from casewise.errors import cut, nearest, shortened
+from casewise.files import PLAIN_NUMBER
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _OTHER_NAMES = {
     "subject": ("patient", "patient_id", "patientid", "subject_id", "subjectid", "participant", "participant_id", "id"),
     "region": ("body_region", "site", "location", "area", "zone", "anatomy"),
 }
+# characters of a path in a message, and components of an absolute path that are looked up
+_PATH, _PIECES = 200, 20
 NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
 
 
@@ -39,7 +42,7 @@ def closest(name: str, options: list[str]) -> str:
     plain = alike(name)
     for option in options:
         if option != name and alike(option) == plain:
-            return f" Did you mean {option!r}?"
+            return f" Did you mean {cut(option)}?"
     return nearest(name, options)
 
 
@@ -58,28 +61,26 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     files = study.columns.get("path", "path")
     for name, header in study.columns.items():
         if name not in names:
-            problems.add("columns", f"columns: there is no standard name {name!r}.{closest(name, names)}")
+            problems.add("columns", f"columns: there is no standard name {cut(name)}.{closest(name, names)}")
         elif header and header not in headers:
             problems.add(
                 "columns",
-                f"columns: {name} is {header!r}, which is not a column of the table."
+                f"columns: {name} is {cut(header)}, which is not a column of the table."
                 f"{closest(header, [other for other in headers if name == 'path' or other != files])}",
             )
         elif name in study.targets and study.targets[name].column is not None:
             problems.add("columns", f"columns: the column of {name} is stated in targets as well. State it once.")
     for name in STORED:
         if name in study.targets:
-            problems.add("columns", f"targets: {name!r} is a reserved name. Choose another.")
+            problems.add("columns", f"targets: {cut(name)} is a reserved name. Choose another.")
     if study.columns.get("day") and study.columns.get("date"):
         problems.add("columns", "columns: both day and date are given. Keep the correct one.")
     columns = {role: study.columns.get(role, role) for role in ROLES if study.columns.get(role, role) in headers}
     if "day" in columns and "date" in columns:
         del columns["date" if study.columns.get("day") or not study.columns.get("date") else "day"]
     if study.subjects_known and "path" in columns and columns.get("subject") == columns["path"]:
-        text = (
-            f"columns: subject and path are both {columns['path']!r}, so that every image would be a person. Name the "
-        )
-        text += "column that identifies people; if they are not known, write `subjects_known: false` in the study."
+        text = f"columns: subject and path are both {cut(columns['path'])}, so that every image would be a "
+        text += "person. Name the column that identifies people; if they are not known, write `subjects_known: false`."
         problems.add("columns", text)
     if not study.regions:
         # the study has no regions, so a column of this name has another meaning
@@ -88,17 +89,17 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     for role in needed:
         if role not in columns and not study.columns.get(role):
             hint = next((h for h in headers if h.casefold() in _OTHER_NAMES[role]), "")
-            likely = f" Did you mean {hint!r}?" if hint else closest(role, headers)
+            likely = f" Did you mean {cut(hint)}?" if hint else closest(role, headers)
             stated = problems.setting(f"columns: {{{role}: {hint or 'NAME'}}}")
             remedy = f"Add it, or write {stated} in the study."
             text = f"column {role}: is missing.{likely} {remedy} There are: {names_text(headers, 12)}."
             problems.add("columns", text)
     if study.split.column and study.split.column not in headers:
         problems.add(
-            "columns", f"split.column: {study.split.column!r} is not a column.{closest(study.split.column, headers)}"
+            "columns", f"split.column: {cut(study.split.column)} is not a column.{closest(study.split.column, headers)}"
         )
     elif study.split.column in STORED and study.split.column not in columns.values():
-        problems.add("columns", f"split.column: {study.split.column!r} is a reserved name. Rename the column.")
+        problems.add("columns", f"split.column: {cut(study.split.column)} is a reserved name. Rename the column.")
     return columns
 
 
@@ -131,7 +132,7 @@ def _matching(
     With `root` the column contains paths from there, and a file matches however its path is written.
     """
     if column not in cells:
-        problems.add("where", f"{key}: {column!r} is not a column.{closest(column, cells.columns.tolist())}")
+        problems.add("where", f"{key}: {cut(column)} is not a column.{closest(column, cells.columns.tolist())}")
         return None
     values = cells[column].str.strip()
     options = [accepted] if isinstance(accepted, str) else list(accepted)
@@ -145,7 +146,7 @@ def _matching(
         if not (values == option.strip()).any():
             present = sorted(values.unique().tolist(), key=natural)
             values_text = names_text([repr(value) for value in present], 6)
-            text = f"{key}: no row has {column} {option!r}.{closest(option, present)} There are: {values_text}."
+            text = f"{key}: no row has {column} {cut(option)}.{closest(option, present)} There are: {values_text}."
             problems.add("where", text)
     return values.isin([option.strip() for option in options])
 
@@ -155,7 +156,7 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
     text = raw.str.strip()
     fill = {"subject": "who is on the image", "visit": "the visit", "region": "the region shown"}[field]
     for row, value in each(text[(text == "") | text.str.casefold().isin(NO_VALUE)]):
-        defect = "is empty" if not value else f"{value!r} means no value"
+        defect = "is empty" if not value else f"{cut(value)} means no value"
         hint = " Where subjects are not known, give each image a separate name and say `subjects_known: false`."
         unused = problems.setting('columns: {visit: ""}')
         if field == "visit":
@@ -191,7 +192,7 @@ def check_alike(
     for group, names in pairs.drop_duplicates().groupby("group", sort=False)["name"]:
         for same in groups_of_one(names, people) if people is not None else groups_alike(names):
             rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same]
-            named = " and ".join(f"{n!r} ({rows_text(r, 3)})" for n, r in zip(same, rows, strict=True))
+            named = " and ".join(f"{cut(n)} ({rows_text(r, 3)})" for n, r in zip(same, rows, strict=True))
             of = f" of subject {group}" if within is not None else ""
             text = (
                 f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
@@ -212,11 +213,12 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
     folder = (study.root or study.cohort.parent).absolute()
     paths: dict[int, str] = {}
     marks: dict[int, str] = {}
-    corrected = 0
-    reachable = folder.is_dir()
+    corrected = moved = 0
+    rebased: tuple[str, str] | None = None
+    reachable = os.path.isdir(folder)
     if not reachable:
         key = f"{problems.section}.root" if problems.section else "root"
-        problems.add("root", f"{key}: there is no folder {folder}.")
+        problems.add("root", f"{key}: there is no folder {shortened(str(folder), _PATH)}.")
     for row, text in each(raw):
         paths[row], marks[row] = os.path.abspath(os.path.join(folder, text)), ""
         if not text.strip():
@@ -227,22 +229,39 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         if not reachable:
             continue
         status, why = _stat(paths[row])
+        if not status and is_absolute(text) and study.root and (end := _ending_in(folder, text)):
+            paths[row], status = end, _stat(end)[0]
+            rebased = rebased or (text, end)
+            moved += 1
         for other in () if status else (text.strip(), text.replace("\\", "/").strip()):
             if other != text and (status := _stat(path := os.path.abspath(os.path.join(folder, other)))[0]):
                 paths[row], corrected = path, corrected + 1
                 break
         if not status:
             hint = _file_hint(folder, text, study, problems) if problems.wants_detail("path missing") else ""
-            defect = f"there is no file {text} in {folder}" if why is None else f"{text} cannot be reached ({why})"
+            shown = shortened(text, _PATH)
+            defect = f"{shown} cannot be reached ({why})" if why else f"there is no file {shown} in {folder}"
+            if is_absolute(text) and not why:
+                end = f", nor one with the end of this path in {folder}" if study.root else ""
+                defect = f"there is no file {shown}{end}"
             problems.add("path missing", f"row {row}, path: {defect}.{hint}", row=row)
         elif study.folders_allowed and stat.S_ISDIR(status.st_mode):
             marks[row] = f"{status.st_dev}:{status.st_ino}"  # a DICOM series
         elif not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
-            problems.add("path kind", f"row {row}, path: {text} is {kind}. Name one image file in each row.", row=row)
+            problems.add(
+                "path kind",
+                f"row {row}, path: {shortened(text, _PATH)} is {kind}. Name one image file in each row.",
+                row=row,
+            )
         else:
             # links and './' lead to the same inode
             marks[row] = f"{status.st_dev}:{status.st_ino}"
+    if rebased:
+        notes.append(
+            f"{moved:,} absolute paths do not exist here, and their ends were looked up in {folder}: "
+            f"{shortened(rebased[0])} is read as {shortened(rebased[1], 200)}."
+        )
     if corrected:
         notes.append(f"In {corrected:,} paths, spaces at the ends were removed or \\ was read as /.")
     return pd.Series(paths, dtype="str"), pd.Series(marks, dtype="str")
@@ -257,7 +276,30 @@ def _stat(path: str) -> tuple[os.stat_result | None, str | None]:
         return None, getattr(error, "strerror", None) or str(error)
 
 
+def is_absolute(path: str) -> bool:
+    """Whether a path is absolute on any system.
+
+    >>> [is_absolute(path) for path in ("/data/a.jpg", "C:/data/a.jpg", "//server/a.jpg", "a/b.jpg")]
+    [True, True, True, False]
+    """
+    return bool(re.match(r"[A-Za-z]:[\\/]|\\\\|/", path.strip()))
+
+
+def _ending_in(folder: Path, text: str) -> str | None:
+    """The file below `folder` whose path is the longest end of an absolute path; None without one."""
+    pieces = [piece for piece in re.split(r"[\\/]+", text.strip()) if piece not in ("", ".", "..")][-_PIECES:]
+    ends = (os.path.join(folder, *pieces[start:]) for start in range(len(pieces)))
+    return next((path for path in ends if _stat(path)[0]), None)
+
+
 def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str:
+    key = f"{problems.section}.root" if problems.section else "root"
+    if is_absolute(text):
+        example = problems.setting("root: FOLDER")
+        return (
+            f" If it is a path of another computer, state where the images are here, {example}: the end of each path "
+            "is then looked up in that folder."
+        )
     missing_path = folder / text
     try:
         if missing_path.parent.is_dir() and (
@@ -270,7 +312,6 @@ def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str
                 return f" It is there from {start}: say {problems.setting(f'root: {start}')} in the study."
     except (OSError, ValueError):
         return ""
-    key = f"{problems.section}.root" if problems.section else "root"
     return "" if study.root else f" Paths start at the table's folder; `{key}` in the study sets another."
 
 
@@ -303,27 +344,16 @@ def read_days(raw: pd.Series, subjects: pd.Series, role: str, column: str, probl
     import pandas as pd
 
     text = raw.str.strip()
-    values: dict[str, float] = {"": float("nan")}
-    for value in text.unique():
-        parsed = number(value) if role == "day" else iso_day(value)
-        # a number of 400 digits reads as infinite
-        if parsed is not None and abs(parsed) < 1e6:
-            values[value] = float(parsed)
+    written = text.unique().tolist()
+    parsed = read_dates(written) if role == "date" else {value: number(value) for value in written}
+    # a number of 400 digits reads as infinite
+    values = {value: float(day) for value, day in parsed.items() if day is not None and abs(day) < 1e6}
+    values[""] = float("nan")
     allowed = "a number of days" if role == "day" else "a date such as 2020-01-31"
     for row, value in each(text[~text.isin(list(values))]):
         hint = " Write year-month-day." if role == "date" else ""
         unused = problems.setting(f'columns: {{{role}: ""}}')
         hint += f" To leave the column unused, write {unused} in the study."
-        problems.add(f"{role} bad", f"row {row}, {column}: {value!r} is not {allowed}.{hint}", row=row)
+        problems.add(f"{role} bad", f"row {row}, {column}: {cut(value)} is not {allowed}.{hint}", row=row)
     days = pd.to_numeric(text.map(values), errors="coerce").astype(float)
     return days if role == "day" else days - days.groupby(subjects).transform("min")
-
-
-def iso_day(text: str) -> int | None:
-    """The day count of an ISO date from 1850 to 2199, with or without a time after it."""
-    if not re.fullmatch(r"(18[5-9]|19\d|2[01]\d)\d-\d\d-\d\d([T ][\d:.]+(Z|[+-][\d:]+)?)?", text, re.ASCII):
-        return None
-    try:
-        return date.fromisoformat(text[:10]).toordinal()
-    except ValueError:
-        return None

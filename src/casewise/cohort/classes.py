@@ -10,6 +10,7 @@ from casewise.cohort.checks import closest, number
 from casewise.cohort.identity import alike
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, names_text, rows_text
+from casewise.errors import cut
 from casewise.study.schema import Study, Target
 from casewise.targets import kind_named
 
@@ -118,7 +119,8 @@ def keep_classes(
             if label is None and near is not None and not kind_named(target.kind).closed:
                 problems.add(
                     "class alike",
-                    f"{rows_text(rows, 4)}, {column}: {spelling!r} looks much like the class {near!r}. Correct the "
+                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} looks much like the class {cut(near)}. "
+                    f"Correct the "
                     f"rows, or state that both are one class: `classes: {{{near}: [{', '.join(target.classes[near])}, "
                     f"{spelling}]}}`. If it is another class, leave it out by name: "
                     f"`where_not: {{{column}: {spelling}}}`.",
@@ -127,7 +129,8 @@ def keep_classes(
             elif label is not None:
                 problems.add(
                     "class alike",
-                    f"{rows_text(rows, 4)}, {column}: {spelling!r} looks like the class {label!r}. Write the same "
+                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} looks like the class {cut(label)}. Write "
+                    f"the same "
                     f"name, or list both as spellings of one class: `classes: {{{label}: "
                     f"[{', '.join(target.classes[label])}, {spelling}]}}`.",
                     row=rows[0],
@@ -135,7 +138,7 @@ def keep_classes(
             elif kind_named(target.kind).closed:
                 problems.add(
                     "grade unknown",
-                    f"{rows_text(rows, 4)}, {column}: {spelling!r} is none of the grades "
+                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} is none of the grades "
                     f"{names_text(list(spelt), 12)}.{closest(str(spelling), list(spelt))}",
                     row=rows[0],
                 )
@@ -157,7 +160,8 @@ def _check_apart(name: str, spelt: dict[str, str], problems: Problems) -> None:
         if spelt[other] != label:
             problems.add(
                 "class alike",
-                f"targets.{name}: {other!r} and {spelling!r} are two classes that look alike. If they are one class, "
+                f"targets.{name}: {cut(other)} and {cut(spelling)} are two classes that look alike. If they are "
+                f"one class, "
                 f"write `classes: {{{spelt[other]}: [{other}, {spelling}]}}`; if not, let them differ in more.",
             )
 
@@ -171,7 +175,7 @@ def _check_there(name: str, target: Target, text: pd.Series, problems: Problems)
             if present and spelling not in shapes and not any(plain(spelling) == plain(value) for value in present):
                 problems.add(
                     "class absent",
-                    f"targets.{name}: no row has the class {spelling!r}"
+                    f"targets.{name}: no row has the class {cut(spelling)}"
                     f"{'' if spelling == label else f' (of {label})'}.{closest(spelling, present)} "
                     f"There are: {names_text([repr(value) for value in present], 8)}.",
                 )
@@ -190,19 +194,20 @@ def check_classes(images: pd.DataFrame, study: Study, problems: Problems) -> Non
             rows = images[images[name] == code]
             subjects = rows["subject"].unique()
             reported = any(
-                f"targets.{name}:" in text and repr(label) in text
+                f"targets.{name}:" in text and cut(label) in text
                 for _, text in problems.by_kind.get("class absent", [])
             )
             if not len(rows) and images[name].notna().any() and not reported:
                 problems.add(
                     "class left out",
-                    f"{name}: no row of the class {label!r} is left after the rows that the study leaves out. Leave it "
+                    f"{name}: no row of the class {cut(label)} is left after the rows that the study leaves "
+                    f"out. Leave it "
                     "out of `classes`, or leave out less.",
                 )
             if len(subjects) == 1 and len(rows):
                 problems.add(
                     "class of one subject",
-                    f"{rows_text(rows.index, 4)}, {name}: the class {label!r} has one subject ({subjects[0]}); no "
+                    f"{rows_text(rows.index, 4)}, {name}: the class {cut(label)} has one subject ({subjects[0]}); no "
                     "subject is left for evaluation. Add subjects, merge it with another class, or leave it out of "
                     "`classes`.",
                     row=rows.index[0],
@@ -220,7 +225,7 @@ def unknown_classes(cells: pd.DataFrame, study: Study, columns: dict[str, str], 
             rows = bad.index[bad == value]
             problems.add(
                 "class unknown",
-                f"{rows_text(rows, 4)}, {column}: the networks were not trained on the class {value!r}, only on "
+                f"{rows_text(rows, 4)}, {column}: the networks were not trained on the class {cut(value)}, only on "
                 f"{names_text(list(target.classes), 8)}.{closest(value, spelt)} Leave these rows out with "
                 f"`external: {{where_not: {{{column}: {value}}}}}`, or spell the class as the study does.",
                 row=rows[0],

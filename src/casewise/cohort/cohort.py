@@ -23,7 +23,7 @@ from casewise.cohort.identity import REFUSE, Declared
 from casewise.cohort.natural_sort import is_unsorted_date, natural
 from casewise.cohort.table import Problems, each, names_text, read_text_table, rows_text
 from casewise.cohort.targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
-from casewise.errors import CohortError
+from casewise.errors import CohortError, cut
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Cohort:
 
 
 def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -> Cohort:
-    """Read and check the cohort table of a study (CSV or Parquet, one row for each image).
+    """Read and check the cohort table of a study (text, workbook or Parquet, one row for each image).
 
     With `to_learn` false the cohort is used for testing only: it may lack classes, and a class that the study does not
     name is a problem. With `labelled` false the labels of the table are not read: every target is NaN.
@@ -62,7 +62,7 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
         CohortError: with every problem of the table, each with its row (as a spreadsheet shows it) and remedy.
     """
     problems = Problems(section="" if to_learn else "external")
-    cells, notes = read_text_table(study.cohort, problems)
+    cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)
     flow = Flow.of(cells, study)
     cells = keep_rows(cells, study, problems, notes, flow)
     if "where" in problems.by_kind:
@@ -139,7 +139,7 @@ def _standard_columns(
     if "region" in columns:
         regions = read_names(cells[columns["region"]], "region", problems, notes)
         for row, value in each(regions[(regions != "") & ~regions.isin(study.regions)]):
-            text = f"row {row}, region: {value!r} is none of {names_text(study.regions)}."
+            text = f"row {row}, region: {cut(value)} is none of {names_text(study.regions)}."
             problems.add("region unknown", text + closest(value, study.regions), row=row)
     days = pd.Series(float("nan"), index=cells.index)
     if role := next((role for role in ("day", "date") if role in columns), None):
@@ -182,7 +182,7 @@ def _check_order(images: pd.DataFrame, problems: Problems) -> None:
         return
     row, first = named.index[0], named.iloc[0]
     text = (
-        f"row {row}, visit: {first['visit']!r} of subject {first['subject']} looks like a date, but visits without "
+        f"row {row}, visit: {cut(first['visit'])} of subject {first['subject']} looks like a date, but visits without "
         "days are ordered by their names, which would mix up days, months and years. Write dates as 2024-02-01 "
         "(year-month-day), or add a `day` column."
     )
@@ -217,18 +217,18 @@ def _check_baseline(images: pd.DataFrame, study: Study, problems: Problems, note
     visits = sorted(images["visit"].unique(), key=natural)
     if baseline not in visits:
         hint = closest(baseline, visits)
-        text = f"evaluation.baseline: there is no visit {baseline!r}.{hint} There are: {names_text(visits)}."
+        text = f"evaluation.baseline: there is no visit {cut(baseline)}.{hint} There are: {names_text(visits)}."
         problems.add("baseline", text)
         return
     has = images["visit"].eq(baseline).groupby(images["subject"]).transform("any")
     lacking = sorted(images.loc[~has, "subject"].unique(), key=natural)
     if lacking and study.evaluation.missing_baseline == "leave_out":
-        text = f"{len(lacking):,} subjects have no visit {baseline!r} and are left out of the change from baseline"
+        text = f"{len(lacking):,} subjects have no visit {cut(baseline)} and are left out of the change from baseline"
         notes.append(f"{text}: {names_text(lacking)}.")
         return
     for subject in lacking:
         rows = images.index[images["subject"] == subject]
-        text = f"{rows_text(rows, 4)}: subject {subject} has no visit {baseline!r}, the baseline. "
+        text = f"{rows_text(rows, 4)}: subject {subject} has no visit {cut(baseline)}, the baseline. "
         remedy = "Add it, or write `evaluation: {missing_baseline: leave_out}` in the study."
         problems.add("baseline", text + remedy, row=rows[0])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from casewise.cohort.checks import natural
 from casewise.cohort.identity import alike
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, cut
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
 SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
@@ -124,7 +124,7 @@ def _image_files(source: Path) -> tuple[list[str], list[str]]:
             try:
                 path.encode()
             except UnicodeEncodeError:
-                raise CasewiseError(f"The file name {path!r} is not UTF-8. Rename the file.") from None
+                raise CasewiseError(f"The file name {cut(path)} is not UTF-8. Rename the file.") from None
     return sorted(images, key=natural), sorted(others)
 
 

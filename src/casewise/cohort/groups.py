@@ -11,6 +11,7 @@ import numpy as np
 from casewise.cohort.checks import NO_VALUE, closest, number
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, names_text, rows_text, text_of
+from casewise.errors import cut
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,14 +169,16 @@ def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> No
         if column not in cells:
             hint = closest(column, cells.columns.tolist())
             available = names_text(cells.columns.tolist(), 12)
-            problems.add("columns", f"evaluation.subgroups: {column!r} is not a column.{hint} There are: {available}.")
+            problems.add(
+                "columns", f"evaluation.subgroups: {cut(column)} is not a column.{hint} There are: {available}."
+            )
             continue
         text = recorded(cells[column])
         wrong = text[(text != "") & text.map(lambda cell: number(cell) is None)]
         if cuts and len(wrong):
             problems.add(
                 f"subgroup {column}",
-                f"{rows_text(wrong.index, 4)}, {column}: {str(wrong.iloc[0])[:80]!r} is not a number, and "
+                f"{rows_text(wrong.index, 4)}, {column}: {cut(str(wrong.iloc[0])[:80])} is not a number, and "
                 "evaluation.subgroups states cut points for it. Correct the rows, or leave out the cut points.",
                 row=int(wrong.index[0]),
             )

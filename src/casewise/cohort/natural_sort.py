@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+from casewise.files import PLAIN_NUMBER
 
 _DAY_FIRST = re.compile(r"\d{1,2}([./])\d{1,2}\1(\d{4}|\d{2})|\d{1,2}-\d{1,2}-\d{4}", re.ASCII)
 

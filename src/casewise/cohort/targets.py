@@ -9,6 +9,7 @@ from casewise.cohort.checks import STORED, closest, number
 from casewise.cohort.classes import read_classes
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
+from casewise.errors import cut
 from casewise.study.schema import Level, Study, Target
 from casewise.targets import by_form, kind_named
 
@@ -83,7 +84,7 @@ def _read_indicator(name: str, target: Target, cells: pd.DataFrame, problems: Pr
     if present and indicator.strip() not in present:
         problems.add(
             "equals",
-            f"column {column} (target {name}): no row has {indicator!r}.{closest(indicator, present)} "
+            f"column {column} (target {name}): no row has {cut(indicator)}.{closest(indicator, present)} "
             f"There are: {names_text([repr(value) for value in present], 6)}.",
         )
     return (text == indicator.strip()).astype(float).where(text != "")
@@ -95,10 +96,10 @@ def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None
         for reader, column in columns.items():
             key = f"evaluation.readers.{name}.{reader}"
             if column not in cells:
-                text = f"{key}: {column!r} is not a column.{closest(column, cells.columns.tolist())}"
+                text = f"{key}: {cut(column)} is not a column.{closest(column, cells.columns.tolist())}"
                 problems.add("columns", text)
             elif column in STORED:
-                problems.add("columns", f"{key}: {column!r} is a reserved name. Rename the column.")
+                problems.add("columns", f"{key}: {cut(column)} is a reserved name. Rename the column.")
             else:
                 label = f"{column} (reader {reader} of {name})"
                 _numbers(label, Target(range=study.range_of(name)), cells[column].str.strip(), problems)
@@ -116,7 +117,7 @@ def _numbers(label: str, target: Target, text: pd.Series, problems: Problems) ->
         if not value:
             continue
         if parsed is None:
-            wrong[value] = f"{value!r} is not a number"
+            wrong[value] = f"{cut(value)} is not a number"
             if re.fullmatch(r"[+-]?\d+,\d+", value):
                 wrong[value] += f" (write {value.replace(',', '.')})"
         elif not low <= parsed <= high:

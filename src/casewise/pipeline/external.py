@@ -32,6 +32,7 @@ def external_study(study: Study) -> Study:
     changes = {
         "name": study.external_name,
         "cohort": settings.cohort,
+        "sheet": settings.sheet,
         "root": settings.root,
         "columns": settings.columns,
         "where": settings.where,

@@ -34,6 +34,7 @@ def pretraining_study(study: Study, settings: Pretraining) -> Study:
     changes = {
         "name": f"{study.name} (pretraining)",
         "cohort": settings.cohort,
+        "sheet": settings.sheet,
         "root": None,
         "columns": settings.columns,
         "where": settings.where,

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import CasewiseError, nearest
+from casewise.files import guarded
 from casewise.metrics.registry import metric_of
 from casewise.report.caveats import result_line
+from casewise.report.formatting import without_html
 from casewise.report.markdown.runs import FinishedStudy, read_finished, stage_of
 from casewise.report.templating import templates
 from casewise.targets import kind_named
@@ -114,10 +116,13 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(("item", "section", "topic", "filled_in_by", "what_the_run_says", "place_in_the_report"))
-        writer.writerows((i.id, i.section, i.topic, i.by, i.text, i.place) for i in checklist.items)
+        writer.writerows(
+            [guarded(cell) for cell in (i.id, i.section, i.topic, i.by, i.text, i.place)] for i in checklist.items
+        )
         return buffer.getvalue()
     values = {"checklist": checklist, "study": run.study, "filled": sum(item.by == RUN for item in checklist.items)}
-    return templates(html=kind == "html").get_template(f"checklist.{kind}.j2").render(**values).strip("\n") + "\n"
+    page = templates(html=kind == "html").get_template(f"checklist.{kind}.j2").render(**values).strip("\n") + "\n"
+    return page if kind == "html" else without_html(page)
 
 
 def _main(run: FinishedStudy) -> dict[str, Any] | None:

@@ -28,6 +28,24 @@ def number(value: Any, digits: int) -> str:
     return text.replace("-", "−")
 
 
+def escaped(value: Any) -> str:
+    """A name or a cell for a Markdown page, on one line and without markup; figures stay as they are.
+
+    >>> print(escaped("a|b *c* no_finding _d_"), escaped("0.51 [0.49, 0.53]"))
+    a\\|b \\*c\\* no_finding \\_d\\_ 0.51 [0.49, 0.53]
+    """
+    return re.sub(r"[\\`*|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(str(value).split()))
+
+
+def without_html(page: str) -> str:
+    """A Markdown page in which nothing is HTML, a link or an image: its templates write none.
+
+    >>> without_html("< 5 <img src=x> [a](b)")
+    '< 5 &lt;img src=x> [a]\\\\(b)'
+    """
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", page).replace("](", "]\\(")
+
+
 def signed(value: Any, digits: int) -> str:
     """A difference, always with its sign.
 

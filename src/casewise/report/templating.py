@@ -19,6 +19,7 @@ FILTERS = (
     "capital",
     "counted",
     "duration",
+    "escaped",
     "frozen_label",
     "interval",
     "listed",

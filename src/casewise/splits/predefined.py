@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.cohort.natural_sort import natural
-from casewise.errors import BothSidesError, SplitError, nearest
+from casewise.errors import BothSidesError, SplitError, cut, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,12 +29,12 @@ def one_source_a_fold(images: pd.DataFrame, column: str) -> tuple[list[str], dic
         SplitError: a subject has two values, an image has none, or there is only one value.
     """
     if column not in images:
-        raise SplitError(f"split.leave_out: the cohort has no column {column!r}.{nearest(column, images.columns)}")
+        raise SplitError(f"split.leave_out: the cohort has no column {cut(column)}.{nearest(column, images.columns)}")
     values = images[column].astype(str).str.strip()
     empty = images.loc[values.isin(["", "nan"]), "subject"]
     if len(empty):
         raise SplitError(
-            f"split.leave_out: {len(empty)} images have no {column}, the first of subject {empty.iloc[0]!r}. "
+            f"split.leave_out: {len(empty)} images have no {column}, the first of subject {cut(empty.iloc[0])}. "
             "Fill it in."
         )
     by_subject = values.groupby(images["subject"]).unique()
@@ -42,12 +42,12 @@ def one_source_a_fold(images: pd.DataFrame, column: str) -> tuple[list[str], dic
     if several:
         more = f" (and {len(several) - 1} more subjects in several)" if len(several) > 1 else ""
         raise SplitError(
-            f"split.leave_out: subject {several[0]!r} is in {' and '.join(sorted(by_subject[several[0]]))}{more}. "
+            f"split.leave_out: subject {cut(several[0])} is in {' and '.join(sorted(by_subject[several[0]]))}{more}. "
             "Held out with one source, it would be trained on with the other. Leave such rows out with `where_not`."
         )
     sources = sorted(values.unique(), key=natural)
     if len(sources) < 2:
-        raise SplitError(f"split.leave_out: every image has {column} {sources[0]!r}; there is nothing to train on.")
+        raise SplitError(f"split.leave_out: every image has {column} {cut(sources[0])}; there is nothing to train on.")
     return sources, {str(subject): sources.index(names[0]) for subject, names in by_subject.items()}
 
 
@@ -83,14 +83,15 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     if len(unknown):
         cell, subject = cells[unknown[0]], table["subject"][unknown[0]]
         raise SplitError(
-            f"Column {column!r} contains {cell!r} for subject {subject!r}; "
+            f"Column {cut(column)} contains {cut(cell)} for subject {cut(subject)}; "
             f"allowed are {', '.join(dict.fromkeys(WORDS.values()))}, or the fold's number from 1."
             f"{nearest(cell.strip().casefold(), WORDS)}"
         )
     validation = validation_in(cells)
     if validation and "test" not in set(table["side"]):
         raise SplitError(
-            f"Column {column!r} contains {validation!r} and no test; some authors call the test set so. Write test if "
+            f"Column {cut(column)} contains {cut(validation)} and no test; some authors call the test set so. "
+            f"Write test if "
             "these subjects are for testing, train if they are for training."
         )
     counts = table.groupby("subject")["side"].nunique()
@@ -99,7 +100,7 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
         named = ", ".join(f"{name} ({_placed(table[table['subject'] == name])})" for name in both[:FEW])
         more = f" … ({len(both):,} in all)" if len(both) > FEW else ""
         raise BothSidesError(
-            f"The imported split in column {column!r} puts {len(both):,} subject{'s' if len(both) > 1 else ''} on "
+            f"The imported split in column {cut(column)} puts {len(both):,} subject{'s' if len(both) > 1 else ''} on "
             f"several sides: {named}{more}. Images of one person on both sides make all results too optimistic. Give "
             "each subject one side. `casewise audit` lists all of them in audit.json, with pictures that are on "
             "two sides."
@@ -108,12 +109,12 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     if "train" in set(table["side"]) and any(name.startswith("fold") for name in table["side"]):
         word = next(text.strip() for text in cells if side_of(text) == "train")
         raise SplitError(
-            f"Column {column!r} mixes {word!r} with fold numbers. Number every fold, or write train and test."
+            f"Column {cut(column)} mixes {cut(word)} with fold numbers. Number every fold, or write train and test."
         )
     numbers = sorted({s for s in side.values() if s != TEST})
     if numbers and numbers != list(range(len(numbers))):
         raise SplitError(
-            f"Column {column!r} numbers its folds {[n + 1 for n in numbers]}; they must run from 1 without gaps."
+            f"Column {cut(column)} numbers its folds {[n + 1 for n in numbers]}; they must run from 1 without gaps."
         )
     return side
 

@@ -1,10 +1,13 @@
-"""The names of backbones. Only names of timm load a network library when a study file is checked."""
+"""The names of backbones. No network library is loaded when a study file is checked."""
 
 from __future__ import annotations
 
-from importlib import import_module, util
+import re
+from functools import cache
+from importlib import util
+from pathlib import Path
 
-from casewise.errors import StudyError, nearest
+from casewise.errors import StudyError, cut, nearest
 
 ALL29 = [
     *["alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"],
@@ -17,6 +20,8 @@ ALL29 = [
 TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
 # networks of casewise, without published weights (`casewise.models.plain_cnn`)
 UNTRAINED = ["cnn", "unet_encoder"]
+# a model function of timm: the line of its decorator, and perhaps others, before its name
+_REGISTERED = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)\(", re.MULTILINE)
 
 
 def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
@@ -34,12 +39,17 @@ def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
         of_timm = timm_names()
         if str(name).removeprefix("timm:") not in of_timm:
             hint = nearest(name, [*TORCHVISION, *UNTRAINED]) or nearest(name, of_timm)
-            raise StudyError(f"{source}: there is no backbone {name!r}.{hint} See `casewise backbones`.")
+            raise StudyError(f"{source}: there is no backbone {cut(name)}.{hint} See `casewise backbones`.")
     return names
 
 
+@cache
 def timm_names() -> list[str]:
-    """Names of the networks that timm offers, if it is installed."""
-    if util.find_spec("timm") is None:
+    """Names of the networks that timm offers, if it is installed; read from its source, since to load it takes long."""
+    spec = util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
         return []
-    return list(import_module("timm").list_models())
+    names: set[str] = set()
+    for file in Path(spec.submodule_search_locations[0], "models").glob("*.py"):
+        names |= set(_REGISTERED.findall(file.read_text(encoding="utf-8")))
+    return sorted(names)

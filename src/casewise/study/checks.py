@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from casewise.errors import nearest
+from casewise.errors import cut, nearest
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -40,58 +40,61 @@ def _listed(column: str | list[str] | None) -> list[str]:
 
 def check_names(study: Study) -> None:
     """Every target, score and region that a key names must exist."""
-    names = [*study.targets, *study.scores]
+    names = dict.fromkeys([*study.targets, *study.scores])
     shared = set(study.targets) & set(study.scores)
     if shared:
-        raise ValueError(f"scores: {sorted(shared)[0]!r} is a target as well; give the score another name")
+        raise ValueError(f"scores: {cut(sorted(shared)[0])} is a target as well; give the score another name")
     for name in study.outputs:
         if name not in names:
-            raise ValueError(f"outputs: {name!r} is neither a target nor a score.{nearest(name, names)}")
+            raise ValueError(f"outputs: {cut(name)} is neither a target nor a score.{nearest(name, names)}")
         if name in study.scores and study.scores[name].level == "case" and study.panels.by == "region":
-            raise ValueError(f"outputs: {name!r} is a score of the whole case, and a panel shows one region only")
+            raise ValueError(f"outputs: {cut(name)} is a score of the whole case, and a panel shows one region only")
     if study.panels.by == "region" and not study.regions:
         raise ValueError("regions: panels by region need the list of regions")
     evaluated = [*study.outputs, *study.scores]
     if study.primary_outcome not in evaluated:
         raise ValueError(
-            f"primary_outcome: {study.primary_outcome!r} is neither predicted nor a "
+            f"primary_outcome: {cut(study.primary_outcome)} is neither predicted nor a "
             f"score.{nearest(study.primary_outcome, evaluated)}"
         )
     used = [("outputs", name) for name in study.outputs] + [("split.stratify_by", study.split.stratify_by or "")]
     for key, name in used:
         if name in study.scores and "[" in study.scores[name].formula:
             raise ValueError(
-                f"{key}: {name!r} is computed from several regions, and one panel does not show them all; "
+                f"{key}: {cut(name)} is computed from several regions, and one panel does not show them all; "
                 "name its targets, or a score of one region"
             )
     if study.split.stratify_by and study.split.stratify_by not in names:
         raise ValueError(
-            f"split.stratify_by: {study.split.stratify_by!r} is not a target.{nearest(study.split.stratify_by, names)}"
+            f"split.stratify_by: {cut(study.split.stratify_by)} is not a "
+            f"target.{nearest(study.split.stratify_by, names)}"
         )
     for name in study.evaluation.prevalence:
         if study.positive_of(name) is None:
             raise ValueError(
-                f"evaluation.prevalence: {name!r} is no target with two classes, and a prevalence is that of one of two"
+                f"evaluation.prevalence: {cut(name)} is no target with two classes, and a prevalence is that of "
+                f"one of two"
                 f"{'' if name in names else nearest(name, names)}"
             )
     if study.evaluation.decision_thresholds and not study.classes_of(study.primary_outcome):
         raise ValueError(
-            f"evaluation.decision_thresholds: the primary outcome {study.primary_outcome!r} has no classes whose "
+            f"evaluation.decision_thresholds: the primary outcome {cut(study.primary_outcome)} has no classes whose "
             "probability could be compared with a threshold"
         )
     columns = {column for target in study.targets.values() for column in _listed(target.column)}
     columns |= {study.columns[name] for name in study.targets if name in study.columns}
-    predicted = next((name for name in study.evaluation.subgroup_cuts if name in {*names, *columns}), None)
+    columns |= set(names)
+    predicted = next((name for name in study.evaluation.subgroup_cuts if name in columns), None)
     if predicted is not None:
         raise ValueError(
-            f"evaluation.subgroups: {predicted!r} is a target or score of the study or the column of one, and its "
+            f"evaluation.subgroups: {cut(predicted)} is a target or score of the study or the column of one, and its "
             "groups would depend on what is predicted; name a column of the table that is none"
         )
     for key in ("readers", "references"):
         for name in getattr(study.evaluation, key):
             if name not in evaluated:
                 raise ValueError(
-                    f"evaluation.{key}: {name!r} is neither predicted nor a score.{nearest(name, evaluated)}"
+                    f"evaluation.{key}: {cut(name)} is neither predicted nor a score.{nearest(name, evaluated)}"
                 )
 
 
@@ -138,17 +141,17 @@ def check_modality(study: Study) -> None:
     for owner, section in SECTIONS.items():
         stated = getattr(study, section) is not None
         if modality == owner and not stated:
-            raise ValueError(f"modality: {modality!r} needs the section `{section}`, which this study lacks; add it")
+            raise ValueError(f"modality: {cut(modality)} needs the section `{section}`, which this study lacks; add it")
         if stated and modality != owner and modality in ("photographs", *SECTIONS):
             raise ValueError(
-                f"modality: {modality!r} does not use the section `{section}`, which is for {owner}; leave out the "
+                f"modality: {cut(modality)} does not use the section `{section}`, which is for {owner}; leave out the "
                 f"section, or write `modality: {owner}`"
             )
     if study.fusions:
         return
     with_fusion = next((name for name in study.backbones if "@" in name), None)
     if with_fusion:
-        raise ValueError(f"backbones: {with_fusion!r}: a fusion after @ needs `volumes`, which this study lacks")
+        raise ValueError(f"backbones: {cut(with_fusion)}: a fusion after @ needs `volumes`, which this study lacks")
     if study.panels.quarter_turns:
         raise ValueError("panels.quarter_turns: only panels of slices are rotated so, and the study has no `volumes`")
 
@@ -173,7 +176,7 @@ def check_nested_cv(study: Study) -> None:
     if recipe.early_stopping.monitor != "none":
         raise ValueError(
             "nested_cv: inner folds choose the number of epochs for all training subjects, and "
-            f"recipe.early_stopping.monitor is {recipe.early_stopping.monitor!r}; write `early_stopping: "
+            f"recipe.early_stopping.monitor is {cut(recipe.early_stopping.monitor)}; write `early_stopping: "
             f"{{monitor: none}}` under recipe"
         )
     if study.split.by == "image":
@@ -195,7 +198,7 @@ def check_weights(study: Study) -> None:
     names = list(dict.fromkeys(name.partition("@")[0] for name in study.backbones))
     unknown = next((name for name in study.weights if name not in names), None)
     if unknown is not None:
-        raise ValueError(f"weights: {unknown!r} is none of the study's backbones.{nearest(unknown, names)}")
+        raise ValueError(f"weights: {cut(unknown)} is none of the study's backbones.{nearest(unknown, names)}")
     missing = next((name for name in names if name not in study.weights), None)
     if missing is not None:
         raise ValueError(f"weights: nothing is stated for {missing}; write pretrained, random or a file")
@@ -208,22 +211,22 @@ def check_kinds(study: Study) -> None:
         used = re.findall(r"[^\W\d]\w*", score.formula)
         other = next((n for n in study.targets if n in used and not kinds[n].arithmetic), None)
         if other:
-            raise ValueError(f"scores.{name}: {other!r} has classes, and a formula needs numbers")
+            raise ValueError(f"scores.{name}: {cut(other)} has classes, and a formula needs numbers")
     for stacker in study.stack:
         for name in study.outputs:
             if stacker not in kinds[name].stackers:
                 raise ValueError(
-                    f"stack: {stacker!r} does not combine {name!r} ({kinds[name].name}); use "
+                    f"stack: {cut(stacker)} does not combine {cut(name)} ({kinds[name].name}); use "
                     f"{' or '.join([', '.join(kinds[name].stackers[:-1]), kinds[name].stackers[-1]])}"
                 )
     if study.evaluation.bands and not kinds[study.primary_outcome].arithmetic:
         raise ValueError("evaluation.bands: the primary outcome has classes already")
     for name in study.evaluation.readers:
         if not kinds[name].arithmetic:
-            raise ValueError(f"evaluation.readers: {name!r} has classes; readers are compared on numbers only")
+            raise ValueError(f"evaluation.readers: {cut(name)} has classes; readers are compared on numbers only")
     imbalance, balanced = study.recipe.imbalance, [name for name in study.outputs if kinds[name].balanced]
     if imbalance != "none" and not balanced:
-        raise ValueError(f"recipe.imbalance: {imbalance!r} needs a target with classes")
+        raise ValueError(f"recipe.imbalance: {cut(imbalance)} needs a target with classes")
     if imbalance == "sampling" and study.primary_outcome not in balanced:
         raise ValueError("recipe.imbalance: 'sampling' needs a primary outcome with classes")
 

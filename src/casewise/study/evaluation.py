@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from casewise.errors import cut
 from casewise.study.model import Fraction, MetricName, StudyModel
 
 Subgroup = str | dict[str, list[float]]
@@ -114,9 +116,9 @@ class Evaluation(StudyModel):
     @classmethod
     def _check_subgroups(cls, value: list[Subgroup]) -> list[Subgroup]:
         columns = [column for entry in value for column in (entry if isinstance(entry, dict) else [entry])]
-        twice = next((column for column in columns if columns.count(column) > 1), None)
+        twice = next((column for column, count in Counter(columns).items() if count > 1), None)
         if twice is not None:
-            raise ValueError(f"subgroups: {twice!r} is named twice; state it once")
+            raise ValueError(f"subgroups: {cut(twice)} is named twice; state it once")
         for entry in value:
             for column, cuts in entry.items() if isinstance(entry, dict) else ():
                 if not cuts or any(low >= high for low, high in pairwise(cuts)):

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from casewise.errors import StudyError, nearest
+from casewise.errors import StudyError, cut, nearest
 
 WAYS = "none, all, `10 layers`, `11 blocks`, `30%` or the name of a module such as features.6"
 
@@ -45,7 +45,7 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
     if isinstance(value, FreezePoint):
         return value
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise StudyError(f"{source}: must be {WAYS}, got {value!r}.")
+        raise StudyError(f"{source}: must be {WAYS}, got {cut(value)}.")
     if isinstance(value, float):
         return _fraction(value, value, source)
     if isinstance(value, int):
@@ -54,7 +54,7 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
     if text.lower() in ("none", "all", "body"):
         text = text.lower()
         return FreezePoint("none" if text == "none" else "all")
-    if match := re.fullmatch(r"(-?\d+)\s*(layers?|blocks?)?", text):
+    if match := re.fullmatch(r"(-?\d{1,9})\s*(layers?|blocks?)?", text):
         return _counted(int(match[1]), "blocks" if (match[2] or "").startswith("block") else "layers", source)
     if match := re.fullmatch(r"(-?\d+(?:\.\d*)?)\s*%", text):
         return _fraction(float(match[1]) / 100, value, source)
@@ -64,7 +64,7 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
         return FreezePoint("name", name=text.removeprefix("body."))
     unit = text.split()[-1] if re.match(r"\d+\s", text) else ""
     hint = nearest(unit, ("layers", "blocks")) if unit else nearest(text, ("none", "all"))
-    raise StudyError(f"{source}: must be {WAYS}, got {value!r}.{hint}")
+    raise StudyError(f"{source}: must be {WAYS}, got {cut(value)}.{hint}")
 
 
 def _counted(count: int, kind: Literal["layers", "blocks"], source: str) -> FreezePoint:
@@ -76,6 +76,6 @@ def _counted(count: int, kind: Literal["layers", "blocks"], source: str) -> Free
 def _fraction(share: float, value: Any, source: str) -> FreezePoint:
     if not (math.isfinite(share) and 0 < share < 1):
         raise StudyError(
-            f"{source}: a fraction is between 0 and 1 (or 0% and 100%), got {value!r}; or write none or all."
+            f"{source}: a fraction is between 0 and 1 (or 0% and 100%), got {cut(value)}; or write none or all."
         )
     return FreezePoint("fraction", fraction=share)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from casewise.errors import nearest
+from casewise.errors import cut, nearest
 from casewise.study.model import StudyModel, parse_fraction
 from casewise.study.panels import Panels
 
@@ -225,17 +226,17 @@ class Volumes(StudyModel):
     @model_validator(mode="after")
     def _check_fusion(self) -> Volumes:
         for name, values in (("sequences", self.sequences), ("fusion", self.fusion)):
-            duplicate = next((v for v in values if values.count(v) > 1), None)
+            duplicate = next((v for v, count in Counter(values).items() if count > 1), None)
             if duplicate:
-                raise ValueError(f"{name}: {duplicate!r} is listed twice")
+                raise ValueError(f"{name}: {cut(duplicate)} is listed twice")
         allowed = (*FUSIONS, *self.sequences)
         for fusion in self.fusion:
             if fusion not in allowed:
                 raise ValueError(
-                    f"fusion: {fusion!r} is none of {', '.join(FUSIONS)}, and no sequence.{nearest(fusion, allowed)}"
+                    f"fusion: {cut(fusion)} is none of {', '.join(FUSIONS)}, and no sequence.{nearest(fusion, allowed)}"
                 )
             if fusion in FUSIONS[1:] and len(self.sequences) < 2:
-                raise ValueError(f"fusion: {fusion!r} combines several sequences, and the study has one")
+                raise ValueError(f"fusion: {cut(fusion)} combines several sequences, and the study has one")
         if any(name in FUSIONS or "@" in name for name in self.sequences):
             raise ValueError(f"sequences: {', '.join(FUSIONS)} and names with @ are reserved")
         if self.sequence_dropout and self.missing != "mask":
@@ -253,9 +254,11 @@ class Volumes(StudyModel):
                 "give each part its own visit, and leave out `regions`"
             )
         if panels.by != "case":
-            raise ValueError(f"panels.by: {panels.by!r} is not for `volumes`; write `by: case`, a window of its slices")
+            raise ValueError(
+                f"panels.by: {cut(panels.by)} is not for `volumes`; write `by: case`, a window of its slices"
+            )
         if panels.rows != panels.columns:
-            raise ValueError(f"panels.grid: slices fill a square, such as 3x3; found {panels.grid!r}")
+            raise ValueError(f"panels.grid: slices fill a square, such as 3x3; found {cut(panels.grid)}")
         allowed_panels = Panels(by="case", grid=panels.grid, flip=panels.flip, quarter_turns=panels.quarter_turns)
         if key := _first_difference(panels, allowed_panels, list(Panels.model_fields)):
             raise ValueError(
@@ -279,11 +282,12 @@ class Volumes(StudyModel):
             backbone, at, fusion = name.partition("@")
             if at and (fusion not in allowed or not backbone):
                 raise ValueError(
-                    f"backbones: {name!r}: the name after @ is one of {', '.join(allowed)}.{nearest(fusion, allowed)}"
+                    f"backbones: {cut(name)}: the name after @ is one of "
+                    f"{', '.join(allowed)}.{nearest(fusion, allowed)}"
                 )
-        duplicate = next((name for name in study.networks if study.networks.count(name) > 1), None)
+        duplicate = next((name for name, count in Counter(study.networks).items() if count > 1), None)
         if duplicate:
-            raise ValueError(f"backbones: {duplicate!r} is listed twice")
+            raise ValueError(f"backbones: {cut(duplicate)} is listed twice")
 
 
 def _first_difference(section: StudyModel, other: StudyModel, keys: list[str]) -> str | None:

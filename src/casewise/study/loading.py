@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from casewise.errors import RunError, StudyError, nearest
+from casewise.errors import RunError, StudyError, cut, nearest
+from casewise.files import read_regular
 from casewise.study.messages import sentences, with_origin
 from casewise.study.schema import Study, study_model
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 truth values: `on`, `off`, `yes` and `no` are words."""
-
-
-def _unique_keys(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    """A mapping without duplicate keys; YAML would silently keep the last one."""
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-    for key, (key_node, _) in zip(keys, node.value, strict=True):
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(
-                problem=f"the key {key!r} is repeated", problem_mark=key_node.start_mark
-            )
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _unique_keys)
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+from casewise.study.yaml_text import mapping
 
 PATHS: tuple[tuple[str, ...], ...] = (
     ("cohort",),
@@ -49,6 +25,8 @@ PATHS: tuple[tuple[str, ...], ...] = (
     ("external", "root"),
     ("compute", "plan"),
 )
+# The largest study file that is read, in bytes.
+LARGEST = 1_000_000
 PRESETS = resources.files("casewise.study") / "presets"
 
 
@@ -65,7 +43,7 @@ def preset_text(name: str) -> str:
     """
     if name not in preset_names():
         raise StudyError(
-            f"There is no preset {name!r}; there are {', '.join(preset_names())}.{nearest(name, preset_names())}"
+            f"There is no preset {cut(name)}; there are {', '.join(preset_names())}.{nearest(name, preset_names())}"
         )
     return (PRESETS / f"{name}.yaml").read_text()
 
@@ -81,11 +59,13 @@ def read_study(path: Path | str, **changes: Any) -> Study:
         StudyError: the file is missing, is not YAML, or has invalid values; the message lists all problems.
     """
     path = Path(path)
-    if not path.is_file():
-        hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+    if not _is_file(path):
+        if os.path.exists(path):
+            raise StudyError(f"The study file {path} is not a regular file. Name a file with the text of a study.")
+        hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if os.path.isdir(path.parent) else ""
         raise StudyError(f"There is no study file {path}.{hint}")
     changes = {key: value for key, value in changes.items() if value is not None}
-    file_values = _mapping(_text(path), str(path))
+    file_values = mapping(_text(path), str(path))
     parent = str(file_values.get("extends", ""))
     values = _extended(dict(file_values), str(path), folder=path.parent, chain=(str(path.resolve()),))
     file_values, values = file_values | changes, _merged(values, changes)
@@ -115,7 +95,7 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = sentences(error.errors(), values, model)
+        lines = sentences(error.errors(include_url=False, include_context=False), values, model)
         raise StudyError(f"{source} cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
@@ -159,23 +139,19 @@ def _plain(value: Any) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular(path, LARGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise StudyError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
-        raise StudyError(f"{path} cannot be read: {error.strerror}.") from None
+        raise StudyError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def _mapping(text: str, source: str) -> dict[str, Any]:
+def _is_file(path: Path) -> bool:
+    """Whether there is a regular file; no file can have a path that is too long or has forbidden characters."""
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise StudyError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
-    if not isinstance(values, dict):
-        raise StudyError(f"{source}: a study file is a list of 'key: value' lines, found {type(values).__name__}.")
-    return values
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _extended(values: dict[str, Any], source: str, *, folder: Path, chain: tuple[str, ...]) -> dict[str, Any]:
@@ -186,14 +162,14 @@ def _extended(values: dict[str, Any], source: str, *, folder: Path, chain: tuple
         file = (folder / str(parent)).resolve()
         if str(file) in chain:
             raise StudyError(f"{source}: extends {parent}, which extends this file again.")
-        if not file.is_file():
+        if not _is_file(file):
             raise StudyError(f"{source}: extends {parent}, but there is no file {file}.")
-        below = _extended(_mapping(_text(file), str(file)), str(file), folder=file.parent, chain=(*chain, str(file)))
+        below = _extended(mapping(_text(file), str(file)), str(file), folder=file.parent, chain=(*chain, str(file)))
         for keys in PATHS:
             _absolute(below, keys, file.parent)
         _absolute_weights(below, file.parent)
     else:
-        below = _mapping(preset_text(str(parent)), f"preset {parent}")
+        below = mapping(preset_text(str(parent)), f"preset {parent}")
     return _merged(below, values)
 
 
@@ -254,9 +230,9 @@ def named_scores(name: str, source: str) -> dict[str, Any]:
     names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
     if name not in names:
         raise StudyError(
-            f"{source}: scores: there is no score {name!r}; there are {', '.join(names)}." + nearest(name, names)
+            f"{source}: scores: there is no score {cut(name)}; there are {', '.join(names)}." + nearest(name, names)
         )
-    return _mapping((folder / f"{name}.yaml").read_text(), f"score {name}")
+    return mapping((folder / f"{name}.yaml").read_text(), f"score {name}")
 
 
 def _absolute(values: dict[str, Any], keys: tuple[str, ...], folder: Path) -> None:

@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from casewise.errors import nearest
+from casewise.errors import cut, nearest, shortened
 from casewise.study.model import StudyModel
 
+# keys with problems that a message shows, and characters of each sentence
+_SHOWN, _LINE = 12, 400
 # names that pydantic adds to a location for the options of a union
 UNION_OPTION = r"(constrained-\w+|float|int|str|bool|(literal|list|dict|tuple|function-\w+|lax-or-strict)\b.*)"
 
@@ -19,16 +21,17 @@ def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[Study
     for problem in problems:
         loc = written_location(problem["loc"], values)
         by_location.setdefault(loc, []).append({**problem, "loc": loc})
-    lines = []
-    for several in by_location.values():
+    lines: list[str] = []
+    for several in list(by_location.values())[:_SHOWN]:
         messages = list(dict.fromkeys(sentence(problem, study) for problem in several))
         if len(messages) > 1 and all("input should be " in line for line in messages):
             ends = [line.partition("input should be ")[2].partition(", found ")[0].rstrip(".") for line in messages]
             start, _, rest = messages[0].partition("input should be ")
             value = rest.partition(", found ")[2]
             messages = [f"{start}input should be {' or '.join(ends)}{f', found {value}' if value else '.'}"]
-        lines += messages
-    return sorted(set(lines))
+        lines += [shortened(message, _LINE) for message in messages]
+    unshown = len(by_location) - _SHOWN
+    return sorted(set(lines)) + ([f"and {unshown:,} more keys with problems."] if unshown > 0 else [])
 
 
 def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
@@ -51,12 +54,12 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     if problem["type"] in ("model_type", "model_attributes_type"):
         names = keys_at(problem["loc"], study)
         shown = ", ".join(names[:4])
-        return f"{loc}: needs settings ({shown} …), such as `{{{names[0]}: …}}`, found {value!r}."
+        return f"{loc}: needs settings ({shown} …), such as `{{{names[0]}: …}}`, found {cut(value)}."
     if problem["type"] == "dict_type":
         key = problem["loc"][-1]
-        return f"{loc}: needs names with values, `{key}: {{name: …}}`, found {value!r}."
+        return f"{loc}: needs names with values, `{key}: {{name: …}}`, found {cut(value)}."
     if problem["type"] == "string_type" and problem["loc"][0] == "accept":
-        return f"{loc}: needs a reason in words, found {value!r}."
+        return f"{loc}: needs a reason in words, found {cut(value)}."
     if problem["type"] == "extra_forbidden":
         return f"{loc}: there is no such setting.{nearest(problem['loc'][-1], keys_at(problem['loc'][:-1], study))}"
     if problem["type"] == "missing":
@@ -64,7 +67,7 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     text = re.sub(r", unable to parse string as .*$", "", problem["msg"].removeprefix("Value error, "))
     if not loc:
         return text + ("" if text.endswith(("?", ".")) else ".")
-    shown = "" if isinstance(value, (dict, list)) else f", found {value!r}"
+    shown = "" if isinstance(value, (dict, list)) else f", found {cut(value)}"
     # the value is placed before the hint, which ends with a question mark
     text, hint = re.fullmatch(r"(.*?)( Did you mean [^?]*\?)?", text, re.DOTALL).groups("")  # type: ignore[union-attr]
     return f"{loc}: {text[0].lower() + text[1:].rstrip('.')}{shown}.{hint}"
@@ -77,9 +80,9 @@ def location_text(loc: tuple[Any, ...]) -> str:
     ('recipe.phases, phase 2: freeze', 'split.test')
     """
     if tuple(loc[:2]) == ("recipe", "phases") and len(loc) > 2 and isinstance(loc[2], int):
-        rest = ".".join(str(key) for key in loc[3:])
+        rest = ".".join(shortened(str(key)) for key in loc[3:])
         return f"recipe.phases, phase {loc[2] + 1}" + (f": {rest}" if rest else "")
-    return ".".join(str(key) for key in loc)
+    return ".".join(shortened(str(key)) for key in loc)
 
 
 def keys_at(loc: tuple[Any, ...], study: type[StudyModel]) -> list[str]:

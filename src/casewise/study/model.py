@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from casewise.errors import nearest
+from casewise.errors import cut, nearest
 from casewise.metrics.registry import metric_names
 
 
@@ -46,7 +46,7 @@ def parse_grid(value: Any) -> str:
     """
     text = re.sub(r"\s", "", str(value)).lower().replace("×", "x")
     if not re.fullmatch(r"[1-8]x[1-8]", text):
-        raise ValueError(f"{value!r} is not a grid; write rows x columns from 1 to 8, such as 3x3")
+        raise ValueError(f"{cut(value)} is not a grid; write rows x columns from 1 to 8, such as 3x3")
     return text
 
 
@@ -79,7 +79,7 @@ def check_metric(name: str) -> str:
     """Return the name of a registered metric."""
     if name not in metric_names():
         raise ValueError(
-            f"{name!r} is not a metric; there are {', '.join(metric_names())}.{nearest(name, metric_names())}"
+            f"{cut(name)} is not a metric; there are {', '.join(metric_names())}.{nearest(name, metric_names())}"
         )
     return name
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from casewise.errors import cut
 from casewise.study.model import RowFilter, StudyModel
 from casewise.study.targets import Target
 
@@ -28,7 +29,7 @@ def _groups_of_names(value: Any) -> Any:
         groups.append([str(name).strip() if type(name) in (int, str) else name for name in names])
         if not all(isinstance(name, str) for name in groups[-1]) or len(set(groups[-1])) < 2:
             raise ValueError(
-                f"{group!r} does not list different names of different people; write each name in quotes as the "
+                f"{cut(group)} does not list different names of different people; write each name in quotes as the "
                 'tables spell it, such as [["1", "01"]]'
             )
     return groups
@@ -50,6 +51,7 @@ class External(StudyModel):
         description="Name of the cohort in the report, and prefix of its subjects' names. Default: the name of the "
         "table's folder.",
     )
+    sheet: str = Field("", description=AS_IN_THE_STUDY)
     root: Path | None = Field(None, description=AS_IN_THE_STUDY)
     columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
     where: RowFilter = Field({}, description=AS_IN_THE_STUDY)
@@ -76,6 +78,7 @@ class Pretraining(StudyModel):
     """Training on another cohort first. The held-out subjects of each fold are always left out of it."""
 
     cohort: Path = Field(description="The other cohort's table.")
+    sheet: str = Field("", description=AS_IN_THE_STUDY)
     subjects: Literal["shared", "distinct"] = Field(
         description="`shared`: both tables use the same names for the same people, and each fold's held-out subjects "
         "are left out of its pretraining. `distinct`: no person is in both tables, and a name that occurs in both is "

@@ -136,7 +136,7 @@ class Panels(StudyModel):
     def _named_augmentation(cls, values: Any) -> Any:
         """Fill in the keys of a named set that are not stated."""
         name = values.get("augmentation") if isinstance(values, dict) else None
-        return {**AUGMENTATIONS[name], **values} if name in AUGMENTATIONS else values
+        return {**AUGMENTATIONS[name], **values} if isinstance(name, str) and name in AUGMENTATIONS else values
 
     @model_validator(mode="after")
     def _check_pooling(self) -> Panels:

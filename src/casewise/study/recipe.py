@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from casewise.errors import StudyError, nearest
+from casewise.errors import StudyError, cut, nearest
 from casewise.study.freezing import read_freeze_point
 from casewise.study.model import Fraction, StudyModel
 from casewise.study.panels import AUGMENTATION_KEYS, Panels
@@ -93,7 +93,7 @@ class Phase(StudyModel):
             return str(read_freeze_point(value))
         except StudyError as error:
             # The value found is appended to every message in the same way, so it is left out here.
-            message = str(error).removeprefix("freeze: ").replace(f", got {value!r}", "").rstrip(".")
+            message = str(error).removeprefix("freeze: ").replace(f", got {cut(value)}", "").rstrip(".")
             raise ValueError(re.sub(r"\. Did you mean (.*)\?$", r" (did you mean \1?)", message)) from None
 
     @field_validator("variations")
@@ -103,14 +103,14 @@ class Phase(StudyModel):
             if name not in AUGMENTATION_KEYS:
                 hint = nearest(name, AUGMENTATION_KEYS)
                 raise ValueError(
-                    f"{name!r} is not an augmentation key of panels; there are {', '.join(AUGMENTATION_KEYS)}.{hint}"
+                    f"{cut(name)} is not an augmentation key of panels; there are {', '.join(AUGMENTATION_KEYS)}.{hint}"
                 )
         try:
             panels = Panels.model_validate(value)
         except ValidationError as error:
             first = error.errors()[0]
             text = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{first['loc'][0]}: {text[0].lower() + text[1:]}, found {first['input']!r}") from None
+            raise ValueError(f"{first['loc'][0]}: {text[0].lower() + text[1:]}, found {cut(first['input'])}") from None
         return {name: getattr(panels, name) for name in value}
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
+from casewise.errors import cut
 from casewise.study.checks import SECTIONS, check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, Tiles, Volumes
@@ -83,11 +84,14 @@ class Study(StudyModel):
     )
     synthetic: bool = Field(False, description="`true`: the images do not show patients, and the report states this.")
     cohort: Path = Field(
-        description="The cohort table, CSV or Parquet: [its columns and rules](reference-cohort.md). Relative to the "
-        "study file."
+        description="The cohort table, CSV, .xlsx or Parquet: [columns and rules](reference-cohort.md). Relative to "
+        "the study file."
     )
+    sheet: str = Field("", description="The sheet of an .xlsx workbook. Default: its first visible sheet.")
     root: Path | None = Field(
-        None, description="Folder to which the paths in the table are relative. Default: the table's own folder."
+        None,
+        description="Folder to which the paths in the table are relative. Default: the table's own folder. If it is "
+        "stated, absolute paths of another computer are looked up in it by their ends.",
     )
     columns: dict[str, str] = Field(
         {},
@@ -239,9 +243,9 @@ class Study(StudyModel):
     @classmethod
     def _resolve_defaults(cls, values: Any) -> Any:
         targets, scores = values.get("targets"), values.get("scores")
-        if not isinstance(targets, dict) or not targets:
+        outputs = values.get("outputs") or (list(targets) if isinstance(targets, dict) else None)
+        if not isinstance(outputs, (list, tuple)) or not outputs:
             return values
-        outputs = values.get("outputs") or list(targets)
         default = list(scores)[-1] if isinstance(scores, dict) and scores else outputs[0]
         return {**values, "outputs": outputs, "primary_outcome": values.get("primary_outcome") or default}
 
@@ -347,7 +351,7 @@ def register_settings(modality: str, settings: type[StudyModel]) -> None:
         ValueError: the name is a key of every study file.
     """
     if modality in Study.model_fields:
-        raise ValueError(f"{modality!r} is a key of every study file; name the modality otherwise.")
+        raise ValueError(f"{cut(modality)} is a key of every study file; name the modality otherwise.")
     _SETTINGS[modality] = settings
     study_model.cache_clear()
 

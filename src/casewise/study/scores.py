@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from casewise.errors import StudyError, nearest
+from casewise.errors import StudyError, cut, nearest
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -53,11 +53,13 @@ class Score:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W\d]\w*", self.name):
-            raise StudyError(f"Score '{self.name}': a name is made of letters, digits and _ and begins with a letter.")
+            raise StudyError(
+                f"Score {cut(self.name)}: a name is made of letters, digits and _ and begins with a letter."
+            )
         if self.level not in ("region", "case"):
-            raise StudyError(f"Score '{self.name}': level must be 'region' or 'case', not '{self.level}'.")
+            raise StudyError(f"Score {cut(self.name)}: level must be 'region' or 'case', not {cut(self.level)}.")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise StudyError(f"Score '{self.name}': its range {self.low:g} to {self.high:g} is not a range.")
+            raise StudyError(f"Score {cut(self.name)}: its range {self.low:g} to {self.high:g} is not a range.")
         _parse(self.name, self.formula)
 
     @property
@@ -104,7 +106,7 @@ def check_scores(scores: Sequence[Score], *, targets: Mapping[str, Level], regio
     levels: dict[str, Level] = dict(targets)
     regions = list(regions)
     for number, score in enumerate(scores):
-        where = f"Score '{score.name}'"
+        where = f"Score {cut(score.name)}"
         if score.name in [earlier.name for earlier in scores[:number]]:
             raise StudyError(f"{where} is declared twice.")
         later = [s.name for s in scores[number + 1 :]]
@@ -114,34 +116,37 @@ def check_scores(scores: Sequence[Score], *, targets: Mapping[str, Level], regio
             continue
         for name, region in score.references:
             if name in later and name not in levels:
-                raise StudyError(f"{where}: its formula names '{name}', which is only declared later.")
+                raise StudyError(f"{where}: its formula names {cut(name)}, which is only declared later.")
             if name not in levels:
                 raise StudyError(
-                    f"{where}: its formula names '{name}', which is neither a target nor an earlier score; there are "
+                    f"{where}: its formula names {cut(name)}, which is neither a target nor an earlier score; "
+                    f"there are "
                     f"{', '.join(levels)}.{nearest(name, levels)}"
                 )
             if region is not None and region not in regions:
                 existing = f"there are {', '.join(regions)}" if regions else "the study has no regions"
-                raise StudyError(f"{where}: its formula names region '{region}'; {existing}.{nearest(region, regions)}")
+                raise StudyError(
+                    f"{where}: its formula names region {cut(region)}; {existing}.{nearest(region, regions)}"
+                )
             if score.level == "region" and region is not None:
-                raise StudyError(f"{where} is computed in each region: write '{name}', not '{name}[{region}]'.")
+                raise StudyError(f"{where} is computed in each region: write {cut(name)}, not '{name}[{region}]'.")
             if score.level == "region" and levels[name] == "case":
                 raise StudyError(
-                    f"{where} is computed in each region, but '{name}' is at case or image level. "
+                    f"{where} is computed in each region, but {cut(name)} is at case or image level. "
                     "Write `level: case`, or panels by region."
                 )
             if score.level == "case" and region is None and levels[name] == "region":
                 example = regions[0] if regions else "region"
-                raise StudyError(f"{where} is at case level: write '{name}[{example}]', since '{name}' has regions.")
+                raise StudyError(f"{where} is at case level: write '{name}[{example}]', since {cut(name)} has regions.")
             if score.level == "case" and region is not None and levels[name] == "case":
-                raise StudyError(f"{where}: '{name}' is at case level: write '{name}', not '{name}[{region}]'.")
+                raise StudyError(f"{where}: {cut(name)} is at case level: write {cut(name)}, not '{name}[{region}]'.")
         levels[score.name] = score.level
 
 
 @functools.lru_cache(maxsize=256)
 def _parse(name: str, formula: str) -> tuple[ast.expr, tuple[Reference, ...]]:
     """The syntax tree of a formula, checked for allowed elements, and its references."""
-    where = f"Score '{name}'"
+    where = f"Score {cut(name)}"
     if not formula.strip():
         raise StudyError(f"{where}: its formula is empty.")
     if len(formula) > _LONGEST:
@@ -151,12 +156,12 @@ def _parse(name: str, formula: str) -> tuple[ast.expr, tuple[Reference, ...]]:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         problem = error.msg if isinstance(error, SyntaxError) else "it is nested too deeply"
         raise StudyError(
-            f"{where}: its formula '{formula}' cannot be read ({problem}); it may contain {_ALLOWED}."
+            f"{where}: its formula {cut(formula)} cannot be read ({problem}); it may contain {_ALLOWED}."
         ) from error
     references: dict[Reference, None] = {}
     _collect(tree, where, references, 0)
     if not references:
-        raise StudyError(f"{where}: its formula '{formula}' names no target.")
+        raise StudyError(f"{where}: its formula {cut(formula)} names no target.")
     return tree, tuple(references)
 
 
@@ -179,11 +184,19 @@ def _collect(node: ast.expr, where: str, references: dict[Reference, None], dept
             operands = node.args
         case ast.Call(func=ast.Name(id=called)) if called not in FUNCTIONS:
             hint = nearest(called, FUNCTIONS)
-            raise StudyError(f"{where}: its formula calls '{called}'; it may call {', '.join(FUNCTIONS)}.{hint}")
+            raise StudyError(f"{where}: its formula calls {cut(called)}; it may call {', '.join(FUNCTIONS)}.{hint}")
         case _:
-            raise StudyError(f"{where}: its formula may not contain '{ast.unparse(node)}'; it may contain {_ALLOWED}.")
+            raise StudyError(f"{where}: its formula may not contain {cut(_written(node))}; it may contain {_ALLOWED}.")
     for operand in operands:
         _collect(operand, where, references, depth + 1)
+
+
+def _written(node: ast.expr) -> str:
+    """An element of a formula in its own notation; deep ones, which cannot be unparsed, by their kind."""
+    try:
+        return ast.unparse(node)
+    except RecursionError:
+        return f"{type(node).__name__} …"
 
 
 def _reference(node: ast.expr) -> Reference:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from casewise.errors import cut
 from casewise.study.model import Fraction, StudyModel
 
 
@@ -63,7 +65,7 @@ class Split(StudyModel):
     def _check_by(cls, value: Any) -> Any:
         if value not in ("subject", "image"):
             raise ValueError(
-                f"a split by {value!r} puts images of one subject on both sides, and all its results are too "
+                f"a split by {cut(value)} puts images of one subject on both sides, and all its results are too "
                 "optimistic. Write 'subject'; 'image' adds such results for comparison only"
             )
         return value
@@ -113,7 +115,7 @@ class NestedCV(StudyModel):
     @field_validator("lr")
     @classmethod
     def _check_duplicates(cls, value: list[float]) -> list[float]:
-        duplicate = next((rate for rate in value if value.count(rate) > 1), None)
+        duplicate = next((rate for rate, count in Counter(value).items() if count > 1), None)
         if duplicate is not None:
             raise ValueError(f"{duplicate:g} is listed twice")
         return value

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from casewise.errors import nearest
+from casewise.errors import cut, nearest
 from casewise.study.model import Level, Range, StudyModel, parse_range
 from casewise.targets.registry import DEFAULT, kind_named, kind_names
+
+MOST_CLASSES = 1000
 
 
 def check_kind(name: str) -> str:
     """Return the name of a registered kind of target."""
     if name not in kind_names():
         raise ValueError(
-            f"{name!r} is not a kind of target; there are {', '.join(kind_names())}.{nearest(name, kind_names())}"
+            f"{cut(name)} is not a kind of target; there are {', '.join(kind_names())}.{nearest(name, kind_names())}"
         )
     return name
 
@@ -46,8 +49,9 @@ class Target(StudyModel):
     )
     range: Range = Field(
         (0.0, 1.0),
-        description="Smallest and largest value. Predictions are clipped to it; a value outside it in the table is an "
-        "error. For a grade without `classes`, the lowest and highest grade: `0..4`.",
+        description="Smallest and largest value; every number needs it, except with `equals`. Predictions are clipped "
+        "to it; a value outside it in the table is an error. For a grade without `classes`, the lowest and highest "
+        "grade: `0..4`.",
     )
     column: str | list[str] | None = Field(
         None,
@@ -81,7 +85,7 @@ class Target(StudyModel):
     @model_validator(mode="after")
     def _check_positive(self) -> Target:
         if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
-            raise ValueError(f"positive names one of two classes, found {self.positive!r} of {list(self.classes)}")
+            raise ValueError(f"positive names one of two classes, found {cut(self.positive)} of {list(self.classes)}")
         return self
 
 
@@ -94,10 +98,16 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     ['0', '1', '2']
     """
     kind, classes = values.get("kind"), values.get("classes")
-    has_classes = kind in kind_names() and kind_named(kind).form == "classes"
-    if kind in kind_names() and not has_classes and classes:
+    registered = isinstance(kind, str) and kind in kind_names()
+    has_classes = registered and kind_named(str(kind)).form == "classes"
+    if registered and not has_classes and classes:
         raise ValueError(f"a {kind} has a range, not classes")
     if not classes and not has_classes:
+        if values.get("range") is None and values.get("equals") is None:
+            raise ValueError(
+                "a number needs its range, from the smallest to the largest value that it can have, such as 0..4; "
+                "predictions are clipped to it"
+            )
         return values
     if not classes:
         if kind != "ordinal":
@@ -107,18 +117,22 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 "an ordinal target needs classes in rising order, or a range of whole numbers such as 0..4"
             )
+        if limits[1] - limits[0] >= MOST_CLASSES:
+            raise ValueError(f"a target has at most {MOST_CLASSES:,} grades")
         classes = [str(grade) for grade in range(int(limits[0]), int(limits[1]) + 1)]
-    elif "range" in values and not (values["range"] and tuple(values["range"]) == (0, len(classes) - 1)):
+    elif "range" in values and not _is_of_classes(values["range"], len(classes)):
         raise ValueError("a target has classes or a range, not both")
+    if isinstance(classes, (list, tuple, dict)) and len(classes) > MOST_CLASSES:
+        raise ValueError(f"a target has at most {MOST_CLASSES:,} classes, found {len(classes):,}")
     if isinstance(classes, (list, tuple)):
         classes = {str(name): [str(name)] for name in classes} if len({*map(str, classes)}) == len(classes) else classes
     if not isinstance(classes, dict):
         raise ValueError("classes are a list of different names, or names with their spellings in the table")
     spellings = {str(n): [str(s) for s in (v if isinstance(v, list) else [v])] for n, v in classes.items()}
     every = [spelling for of_class in spellings.values() for spelling in of_class]
-    duplicate = next((spelling for spelling in every if every.count(spelling) > 1), None)
+    duplicate = next((spelling for spelling, count in Counter(every).items() if count > 1), None)
     if duplicate is not None:
-        raise ValueError(f"{duplicate!r} is a spelling of two classes")
+        raise ValueError(f"{cut(duplicate)} is a spelling of two classes")
     if len(spellings) < 2:
         raise ValueError("a target needs two classes or more")
     return {
@@ -128,6 +142,11 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
         "range": (0.0, float(len(spellings) - 1)),
         "integer": True,
     }
+
+
+def _is_of_classes(value: Any, count: int) -> bool:
+    """Whether a range is that of class numbers, as a saved study states it beside its classes."""
+    return isinstance(value, (list, tuple)) and list(value) == [0, count - 1]
 
 
 class ScoreFormula(StudyModel):

@@ -10,7 +10,7 @@ from typing import Any
 from casewise.audit.probes import ALPHA
 from casewise.files import write_atomic
 from casewise.report.caveats import sentences
-from casewise.report.formatting import rate
+from casewise.report.formatting import rate, without_html
 from casewise.report.markdown import compare
 from casewise.report.markdown.runs import (
     FinishedStudy,
@@ -49,7 +49,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     check_comparable(runs, stage)
     text = templates(html=False).get_template("results.md.j2").render(**values(runs, stage))
     lines = "\n".join(line.rstrip() for line in text.splitlines())
-    return write_atomic(path, re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n")
+    return write_atomic(path, without_html(re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n"))
 
 
 def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:

@@ -1,0 +1,329 @@
+"""The formats of cohort tables: delimited text in its encodings, workbooks and Parquet, all read as cells of text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import CohortError, cut, shortened
+from casewise.files import unguarded
+
+if TYPE_CHECKING:
+    from casewise.cohort.table import Problems
+
+DELIMITERS = (",", ";", "\t")
+# Limits of a table: bytes of its file, bytes of its parts when uncompressed, cells, columns, and characters of a cell.
+LARGEST, LARGEST_UNPACKED, MOST_CELLS, MOST_COLUMNS, LONGEST_CELL = (
+    200_000_000,
+    1_000_000_000,
+    20_000_000,
+    5000,
+    131_072,
+)
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+_FORMULA_WITHOUT_VALUE = re.compile(
+    rb'<(?:\w+:)?c r="([A-Z]+\d+)"[^>]*>\s*<(?:\w+:)?f\b[^>]*(?:/>|>[^<]*</(?:\w+:)?f>)\s*'
+    rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
+)
+_NO_NUMBER = {"", "na", "n/a", "#n/a", "nan", "none", "null", "?", "-"}
+_DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError)
+_UNREADABLE = (*_DAMAGED, ValueError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass
+class Cells:
+    """The cells of a table as text: the heading, the columns, and the number of each row as the file counts it."""
+
+    heading: list[str]
+    columns: list[list[str]]
+    numbers: list[int]
+    notes: list[str] = field(default_factory=list)
+
+
+# --------------------------------------------------------------------------------------------------------- text
+
+
+def text_cells(path: Path, data: bytes, problems: Problems) -> Cells:
+    """The cells of delimited text: comma, semicolon or tab; UTF-8, UTF-16 with its mark, or Windows-1252.
+
+    Numbers with a decimal comma are read in semicolon-separated tables, in columns that contain only numbers.
+    """
+    text, notes = decoded(path, data)
+    stated = re.match(r"sep=(.)\r?\n", text)
+    delimiter = stated[1] if stated and stated[1] in DELIMITERS else _delimiter(text)
+    previous = csv.field_size_limit(LONGEST_CELL)
+    try:
+        records = _records(path, text, delimiter)
+    finally:
+        csv.field_size_limit(previous)
+    start = 1 if stated else 0
+    first = next((i for i, record in enumerate(records) if i >= start and any(map(str.strip, record))), start)
+    numbered = list(enumerate(records[first + 1 :], start=first + 2))
+    separator = "a tab" if delimiter == "\t" else repr(delimiter)
+    cells = _rectangle(path, records[first], numbered, problems, separator=separator)
+    cells.notes = [*notes, *cells.notes]
+    if delimiter == ";":
+        _read_decimal_commas(cells)
+    return cells
+
+
+def decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
+    """The text of a file, with a note where its encoding is not UTF-8.
+
+    Text without a mark is UTF-8, or Windows-1252 if no byte beyond ASCII is valid UTF-8 and every one is a character.
+
+    Raises:
+        CohortError: the text has another encoding, or is damaged.
+    """
+    name = "UTF-32" if data.startswith(_UTF32) else "UTF-16" if data.startswith(_UTF16) else "UTF-8"
+    notes: list[str] = []
+    try:
+        text = data.decode("utf-8-sig" if name == "UTF-8" else name)
+    except UnicodeDecodeError as error:
+        windows = None if name != "UTF-8" else _windows_1252(data)
+        if windows is None:
+            raise CohortError(_undecodable(path, data, name, error)) from None
+        text, row, example = windows
+        notes.append(
+            f"The table is not UTF-8 and was read as Windows-1252: row {row} has {cut(example)}. If that is wrong, "
+            "save the table as 'CSV UTF-8'."
+        )
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise CohortError(
+            f"{path} is not a text table: line {line:,} contains a zero byte. In the spreadsheet, save it as 'CSV "
+            "UTF-8'."
+        )
+    return text, notes
+
+
+def _windows_1252(data: bytes) -> tuple[str, int, str] | None:
+    """The text, and the row and word of the first character beyond ASCII; None if it is not Windows-1252."""
+    if data.startswith(b"\xef\xbb\xbf") or set(re.findall(r"[^\x00-\x7f]", data.decode("utf-8", "replace"))) != {"�"}:
+        return None
+    if re.search(rb"\xed[\xa0-\xbf][\x80-\xbf]", data):
+        return None  # half of a character pair, as some programs write it
+    try:
+        text = data.decode("cp1252")
+    except UnicodeDecodeError:
+        return None
+    word = re.search(r"[^\s,;\t\"]{0,20}[^\x00-\x7f][^\s,;\t\"]{0,20}", text)
+    return (text, text.count("\n", 0, word.start()) + 1, word[0]) if word else None
+
+
+def _undecodable(path: Path, data: bytes, name: str, error: UnicodeDecodeError) -> str:
+    if name != "UTF-8":
+        return f"{path} begins as {name} text and is not ({error.reason}). In the spreadsheet, save it as 'CSV UTF-8'."
+    # positions are counted after the mark that utf-8-sig skips
+    start = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+    row = data.count(b"\n", 0, start) + 1
+    low, high = data.rfind(b"\n", 0, start) + 1, data.find(b"\n", start) % (len(data) + 1)
+    near = data[max(low, start - 12) : min(high, start + 12)].decode("cp1252", "replace").strip()
+    return (
+        f"{path} is neither UTF-8 nor Windows-1252 text: byte {start:,} in line {row} is 0x{data[start]:02x} (near "
+        f"{near!r}, read as Windows-1252). In the spreadsheet, save it as 'CSV UTF-8'."
+    )
+
+
+def _records(path: Path, text: str, delimiter: str) -> list[list[str]]:
+    records: list[list[str]] = []
+    count = 0
+    try:
+        for record in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            count += len(record)
+            if count > MOST_CELLS:
+                raise CohortError(f"{path} has more than {MOST_CELLS:,} cells. Leave out columns that are not used.")
+            records.append(record)
+    except csv.Error as error:
+        if "field limit" in str(error):
+            problem = f"a cell has more than {LONGEST_CELL:,} characters, probably because its quote is not closed"
+        else:
+            problem = f"the quotes are not closed or not doubled ({error})"
+        raise CohortError(
+            f'{path}, row {len(records) + 1}: {problem}. Quote a cell as "…" and a quote within it as "".'
+        ) from None
+    return records
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter that divides the heading into the most cells."""
+    head = text.lstrip("\r\n\t ,;")[:100_000]
+
+    def width(delimiter: str) -> int:
+        return len(next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter), []))
+
+    return max(DELIMITERS, key=width)
+
+
+def _rectangle(
+    path: Path, heading: Sequence[str], rows: Iterable[tuple[int, Sequence[str]]], problems: Problems, *, separator: str
+) -> Cells:
+    """The rows as columns of the heading's width; a row with too few or too many cells is a problem."""
+    width = len(heading)
+    kept, numbers, blank = [], [], 0
+    for number, record in rows:
+        if not any(map(str.strip, record)):
+            blank += 1
+            continue
+        if len(record) < width or any(map(str.strip, record[width:])):
+            problems.add(
+                "cells",
+                f"row {number}: has {len(record)} cells where the heading has {width}. Quote cells that contain "
+                f"{separator}, and fill up short rows.",
+                row=number,
+            )
+        kept.append([unguarded(cell) for cell in record[:width]] + [""] * (width - len(record)))
+        numbers.append(number)
+    notes = [f"{blank:,} blank rows of the table were skipped."] if blank else []
+    columns = [list(column) for column in zip(*kept, strict=True)]
+    return Cells([unguarded(cell) for cell in heading], columns, numbers, notes)
+
+
+def _read_decimal_commas(cells: Cells) -> None:
+    """Write 1,5 as 1.5 in every column that contains only numbers, none of them with a decimal point."""
+    changed = []
+    for position, column in enumerate(cells.columns):
+        values = {text for cell in column if (text := cell.strip()).casefold() not in _NO_NUMBER}
+        commas = {text for text in values if _DECIMAL_COMMA.fullmatch(text)}
+        if commas and all(text.lstrip("+-").isdecimal() for text in values - commas):
+            cells.columns[position] = [c.replace(",", ".") if c.strip() in commas else c for c in column]
+            changed.append(shortened(cells.heading[position].strip()))
+    if changed:
+        names = ", ".join(changed[:8]) + (" …" if len(changed) > 8 else "")
+        cells.notes.append(f"The table is separated by semicolons, and decimal commas were read in {names}.")
+
+
+# ----------------------------------------------------------------------------------------------------- workbooks
+
+
+def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -> Cells:
+    """The cells of a sheet of an .xlsx workbook: the stated one, else the first visible one, with a note if it chose.
+
+    Raises:
+        CohortError: the file is no such workbook, or has no such sheet.
+    """
+    import openpyxl
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > LARGEST_UNPACKED:
+                raise CohortError(f"{path} has {unpacked:,} bytes unpacked, and at most {LARGEST_UNPACKED:,} are read.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+            name, notes = _sheet(path, book, sheet, problems)
+            rows = _sheet_rows(path, book[name])
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                without_value = _FORMULA_WITHOUT_VALUE.findall(archive.read(book[name]._worksheet_path.lstrip("/")))
+    except _UNREADABLE as error:
+        raise CohortError(
+            f"{path} cannot be read as an .xlsx workbook ({shortened(str(error).partition(chr(10))[0])}). Save it "
+            "again as .xlsx, or as 'CSV UTF-8'."
+        ) from None
+    if without_value:
+        named = ", ".join(cell.decode() for cell in without_value[:8]) + (" …" if len(without_value) > 8 else "")
+        problems.add(
+            "formula",
+            f"cells {named}: {len(without_value):,} formulas have no value. Open the workbook in a spreadsheet "
+            "program, and save it; or save it as 'CSV UTF-8'.",
+        )
+    if not rows:
+        return Cells([], [], [])
+    heading = rows[0][1]
+    while not heading[-1].strip():
+        heading = heading[:-1]
+    # a workbook does not store empty cells at the ends of rows
+    numbered = [(number, record + [""] * (len(heading) - len(record))) for number, record in rows[1:]]
+    cells = _rectangle(path, heading, numbered, problems, separator="several values")
+    blank = rows[-1][0] - rows[0][0] + 1 - len(rows)
+    cells.notes = [*notes, *([f"{blank:,} blank rows of the table were skipped."] if blank else [])]
+    return cells
+
+
+def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, list[str]]:
+    names = [s.title for s in book.worksheets if s.sheet_state == "visible"] or [s.title for s in book.worksheets]
+    listed = ", ".join(cut(name) for name in names[:8]) + (" …" if len(names) > 8 else "")
+    if sheet:
+        if sheet not in [s.title for s in book.worksheets]:
+            raise CohortError(f"{path}: sheet: there is no sheet {cut(sheet)}; there are {listed}.")
+        return sheet, []
+    if not names:
+        raise CohortError(f"{path} is a workbook without a sheet.")
+    if len(names) == 1:
+        return names[0], []
+    other = problems.setting(f"sheet: {shortened(names[1])}")
+    return names[0], [f"The workbook has the sheets {listed}; the first one was read. {other} would read another."]
+
+
+def _sheet_rows(path: Path, sheet: Any) -> list[tuple[int, list[str]]]:
+    """The rows of a sheet that are not blank, with their numbers."""
+    sheet.reset_dimensions()
+    rows, count = [], 0
+    for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
+        if not row:
+            continue
+        count += len(row)
+        if count > MOST_CELLS:
+            raise CohortError(f"{path} has more than {MOST_CELLS:,} cells. Leave out columns that are not used.")
+        texts = [text_of_value(value) for value in row]
+        if any(map(str.strip, texts)):
+            rows.append((number, texts))
+    return rows
+
+
+def text_of_value(value: object) -> str:
+    """A value of a workbook or a Parquet file as text; missing ones are empty, whole numbers have no point.
+
+    >>> text_of_value(3.0), text_of_value(None), text_of_value(datetime(2024, 1, 31))
+    ('3', '', '2024-01-31')
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, datetime) and value.time() == time() and value.tzinfo is None:
+        return value.date().isoformat()
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    return str(value)
+
+
+# ------------------------------------------------------------------------------------------------------- Parquet
+
+
+def parquet_cells(path: Path, data: bytes) -> Cells:
+    """The cells of a Parquet file; its rows are counted from 1.
+
+    Raises:
+        CohortError: the file is damaged, or exceeds a limit.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        facts = file.metadata
+        unpacked = sum(facts.row_group(group).total_byte_size for group in range(facts.num_row_groups))
+        if facts.num_rows * facts.num_columns > MOST_CELLS or unpacked > LARGEST_UNPACKED:
+            raise CohortError(
+                f"{path} has {facts.num_rows:,} rows of {facts.num_columns:,} columns; at most {MOST_CELLS:,} cells "
+                f"and {LARGEST_UNPACKED:,} bytes are read. Leave out columns that are not used."
+            )
+        table = file.read(use_threads=False)
+        columns = [[text_of_value(value) for value in column.to_pylist()] for column in table.columns]
+    except (pa.ArrowException, *_UNREADABLE) as error:
+        reason = shortened(str(error).partition("\n")[0]).rstrip(".")
+        raise CohortError(f"{path} is not a complete Parquet file: {reason}. Write it again.") from None
+    return Cells(list(table.column_names), columns, list(range(1, table.num_rows + 1)))

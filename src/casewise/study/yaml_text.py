@@ -1,0 +1,129 @@
+"""The YAML of study files: plain values within limits, so that no text can exhaust time or memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from casewise.errors import StudyError, cut
+
+# Levels of nesting, and values with repeated anchors counted each time, of the largest study file.
+DEEPEST, MOST_VALUES = 30, 30_000
+LARGEST_NUMBER = 2**63
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]
+    """Mappings, lists, texts, numbers and truth values; dates are text, and `on`, `off`, `yes` and `no` are words."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            raise _Refused(f"{cut(node.value)} is no {node.tag.rpartition(':')[2]}", node.start_mark) from None
+
+
+class _Refused(yaml.constructor.ConstructorError):
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
+
+
+def _unique_keys(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """A mapping without duplicate keys; YAML would silently keep the last one."""
+    keys = set()
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise _Refused("a key must be a word or a number", key_node.start_mark)
+        key = "<<" if key_node.tag.endswith(":merge") else loader.construct_object(key_node, deep=True)
+        if key in keys:
+            raise _Refused(f"the key {cut(key)} is repeated", key_node.start_mark)
+        keys.add(key)
+    return dict(loader.construct_mapping(node, deep=True))
+
+
+_Loader.yaml_constructors = {
+    tag: function for tag, function in _SafeLoader.yaml_constructors.items() if tag is None or tag in _TAGS
+}
+_Loader.add_constructor("tag:yaml.org,2002:map", _unique_keys)
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+    ]
+    for first, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def mapping(text: str, source: str) -> dict[str, Any]:
+    """The keys and values of a YAML text; `source` names it in messages.
+
+    Raises:
+        StudyError: the text is not YAML, is no mapping, exceeds a limit, or has a value that no setting can have.
+    """
+    try:
+        _check_size(text)
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+        raise StudyError(f"{source}{where}: not valid YAML: {problem}.") from None
+    if not isinstance(values, dict):
+        raise StudyError(f"{source}: a study file is a list of 'key: value' lines, found {type(values).__name__}.")
+    for path, value in _leaves(values, ""):
+        if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+            raise StudyError(f"{source}: {path}: {cut(value)} contains a character that text cannot have.")
+        if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
+            raise StudyError(f"{source}: {path}: a number is at most {LARGEST_NUMBER - 1:,}; this one is larger.")
+    return values
+
+
+def _check_size(text: str) -> None:
+    """Check nesting and the number of values before anything is built; an alias counts as all that it stands for.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML, or exceeds a limit.
+    """
+    sizes: dict[str, int] = {}
+    stack: list[tuple[str | None, int]] = []
+    total = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            stack.append((event.anchor, total))
+        elif isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in stack):
+                raise _Refused(f"*{cut(event.anchor)} stands for a value that contains it", event.start_mark)
+            total += sizes.get(event.anchor or "", 0)
+        elif isinstance(event, yaml.ScalarEvent) and event.anchor:
+            sizes[event.anchor] = 1
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            anchor, before = stack.pop()
+            if anchor:
+                sizes[anchor] = total + 1 - before
+        if isinstance(event, yaml.NodeEvent):
+            total += 1
+        if len(stack) > DEEPEST:
+            raise _Refused(f"it is nested more than {DEEPEST} levels deep", event.start_mark)
+        if total > MOST_VALUES:
+            raise _Refused(f"it has more than {MOST_VALUES:,} values", event.start_mark)
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every key and every single value, with the keys that lead to it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield path or "the top level", key
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key) if isinstance(key, str) else "a number")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, path)
+    else:
+        yield path, value

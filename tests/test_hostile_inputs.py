@@ -1,0 +1,153 @@
+"""Study files and tables as nobody should write them: typed errors, short messages, within limits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from casewise import errors
+from casewise.cohort.cohort import read_cohort
+from casewise.errors import MESSAGE, CasewiseError, CohortError, StudyError
+from casewise.study.backbones import timm_names
+from casewise.study.loading import read_study
+from casewise.study.scores import Score
+from tests.hostile_inputs import LINES, outcomes, prepare
+
+GOOD = "cohort: cohort.csv\nbackbones: [resnet18]\ntargets: {a: 0..4}\n"
+TYPED = {name for name in dir(errors) if name.endswith("Error")} | {"read"}
+
+
+def read(folder: Path, text: str | bytes) -> Any:
+    (folder / "study.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_study(folder / "study.yaml")
+
+
+def refusal(folder: Path, text: str | bytes) -> str:
+    with pytest.raises(StudyError) as caught:
+        read(folder, text)
+    assert len(str(caught.value)) <= MESSAGE
+    return str(caught.value)
+
+
+def check(results: list[dict[str, Any]]) -> None:
+    assert {result["outcome"] for result in results} <= TYPED, [r for r in results if r["outcome"] not in TYPED][:3]
+    assert max(result["length"] for result in results) <= MESSAGE
+    assert 3 * sum(result["yaml"] for result in results) >= len(results)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("studies", 60), ("tables", 40)])
+def test_a_sample_of_mutated_inputs_is_read_or_refused(tmp_path: Path, kind: str, count: int) -> None:
+    check(outcomes(tmp_path, kind, 20, count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("studies", 2500), ("tables", 1000)])
+def test_all_mutated_inputs_are_read_or_refused(tmp_path: Path, kind: str, count: int) -> None:
+    results = outcomes(tmp_path, kind, 1, count)
+    check(results)
+    assert sum(result["outcome"] == "read" for result in results) >= 50, "some mutations are harmless"
+
+
+class TestStudies:
+    @pytest.mark.parametrize(
+        "line", [line for line in LINES if not line.startswith(("extends: o", "<<: {", "name: 2"))]
+    )
+    def test_each_is_refused_shortly(self, tmp_path: Path, line: str) -> None:
+        if line.startswith(("seed: 1:", "---", "...", "title: |", "%YAML")):
+            pytest.skip("is read, or is YAML of another kind")
+        assert refusal(tmp_path, f"{GOOD}{line}\n")
+
+    def test_dates_are_text(self, tmp_path: Path) -> None:
+        study = read(tmp_path, GOOD + "name: 2024-13-45\nwhere: {day: 2024-01-31}\n")
+        assert (study.name, study.where) == ("2024-13-45", {"day": "2024-01-31"})
+
+    @pytest.mark.parametrize(
+        ("text", "key"),
+        [
+            ("panels: {augmentation: [flip]}", "panels.augmentation"),
+            ("outputs: {a: 1}", "outputs"),
+            ("targets: {a: {classes: [x, y], range: 5}}", "targets.a"),
+            ("targets: {a: {kind: [x]}}", "targets.a"),
+            ("targets: {a: {kind: ordinal, range: 0..999999999}}", "targets.a"),
+            ("targets: {a: {}}", "targets.a"),
+            ("targets: {a: {column: b}}", "targets.a"),
+            ("targets: {a: {kind: regression}}", "targets.a"),
+        ],
+    )
+    def test_values_of_another_form_name_their_key(self, tmp_path: Path, text: str, key: str) -> None:
+        base = GOOD.replace("targets: {a: 0..4}\n", "") if text.startswith("targets") else GOOD
+        assert f"{key}: " in refusal(tmp_path, f"{base}{text}\n")
+
+    def test_an_indicator_needs_no_range(self, tmp_path: Path) -> None:
+        study = read(tmp_path, GOOD.replace("0..4", "{column: side, equals: left}"))
+        assert study.targets["a"].range == (0.0, 1.0)
+
+    def test_messages_cut_what_they_quote(self, tmp_path: Path) -> None:
+        message = refusal(tmp_path, GOOD + f"seed: {'x' * 5000}\n{'k' * 900}: 1\ntitle: [{'y, ' * 3000}]\n")
+        assert all(word not in message for word in ("x" * 81, "k" * 81))
+        assert "seed: " in message
+
+    def test_many_unknown_keys_are_counted(self, tmp_path: Path) -> None:
+        message = refusal(tmp_path, GOOD + "".join(f"unknown{i}: 1\n" for i in range(9000)))
+        assert "and 8,988 more" in message
+
+    def test_control_characters_are_shown_as_escapes(self) -> None:
+        assert str(StudyError("a\x1b[31m\ud800\nb")) == "a\\x1b[31m\\ud800\nb"
+
+    @pytest.mark.parametrize("make", [lambda p: os.mkfifo(p), lambda p: p.mkdir(), lambda p: p.symlink_to("/dev/zero")])
+    def test_only_regular_files_are_read(self, tmp_path: Path, make: Any) -> None:
+        for name in ("study.yaml", "cohort.csv"):
+            make(tmp_path / name)
+        with pytest.raises(StudyError):
+            read_study(tmp_path / "study.yaml")
+        (tmp_path / "good.yaml").write_text(GOOD)
+        with pytest.raises(CohortError):
+            read_cohort(read_study(tmp_path / "good.yaml"))
+
+    def test_large_files_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("casewise.study.loading.LARGEST", 100)
+        monkeypatch.setattr("casewise.cohort.table.LARGEST", 100)
+        assert "at most 100" in refusal(tmp_path, GOOD + "#" * 100)
+        (tmp_path / "cohort.csv").write_text("path,subject,a\n" + "a.jpg,A,1\n" * 20)
+        with pytest.raises(CohortError, match="at most 100"):
+            read_cohort(read(tmp_path, GOOD))
+
+    @pytest.mark.parametrize("path", ["a\0b", "\ud800", "d" * 5000])
+    def test_paths_that_cannot_be(self, tmp_path: Path, path: str) -> None:
+        with pytest.raises(CasewiseError):
+            read_study(tmp_path / path)
+        with pytest.raises(CasewiseError):
+            read_cohort(read(tmp_path, yaml.safe_dump({**yaml.safe_load(GOOD), "cohort": path})))
+
+    def test_a_long_path_of_a_folder(self, tmp_path: Path) -> None:
+        prepare(tmp_path)
+        values = yaml.safe_load((tmp_path / "good.yaml").read_text())
+        with pytest.raises(CohortError, match="root"):
+            read_cohort(read(tmp_path, yaml.safe_dump({**values, "root": "9" * 5000})))
+
+    @pytest.mark.parametrize(
+        "formula",
+        [
+            "not " * 480 + "a",
+            "x" + ".a" * 900,
+            "(" * 300 + "a" + ")" * 300,
+            "-" * 1900 + "a",
+            "a\0",
+            "\ud800",
+            "1j*a",
+            "a[" * 300,
+        ],
+    )
+    def test_deep_formulas(self, formula: str) -> None:
+        with pytest.raises(StudyError) as caught:
+            Score("s", formula, "case", 0, 1)
+        assert len(str(caught.value)) < 500
+
+    def test_names_of_timm_are_those_that_it_lists(self) -> None:
+        import timm
+
+        assert timm_names() == sorted(timm.list_models())

@@ -1,0 +1,238 @@
+"""The formats of cohort tables, as people and their programs write them: the same cells from each."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pandas as pd
+import pytest
+
+from casewise.cohort.checks import check_files
+from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.dates import iso_day, read_dates
+from casewise.cohort.table import Problems, read_text_table
+from casewise.errors import MESSAGE, CohortError
+from casewise.files import guarded, unguarded
+from casewise.study.schema import Study
+
+HEADING = ["path", "subject", "date", "grade"]
+ROWS = [["a.jpg", "Müller", "2024-01-31", "1.5"], ["b.jpg", "007", "2024-02-01", "2"]]
+
+
+def study(folder: Path, table: str = "cohort.csv", **values: Any) -> Study:
+    base = {"name": "s", "cohort": folder / table, "backbones": ["alexnet"], "targets": {"grade": {"range": (0, 4)}}}
+    return Study.model_validate({**base, **values})
+
+
+def cohort(folder: Path, **values: Any) -> Cohort:
+    for row in ROWS:
+        (folder / row[0]).write_bytes(row[0].encode())
+    return read_cohort(study(folder, **values))
+
+
+def text(delimiter: str = ",", end: str = "\n", rows: list[list[str]] | None = None) -> str:
+    return "".join(delimiter.join(row) + end for row in [HEADING, *(rows or ROWS)])
+
+
+def workbook(rows: list[list[Any]], *, sheets: tuple[str, ...] = ("Sheet",), at: int = 0) -> bytes:
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for number, name in enumerate(sheets):
+        sheet = book.create_sheet(name)
+        for row in rows if number == at else [["nothing", "here"], [1, 2]]:
+            sheet.append(row)
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+COMMAS = [[cell.replace("1.5", "1,5") for cell in row] for row in ROWS]
+DAYS = [["a.jpg", "Müller", datetime(2024, 1, 31), 1.5], ["b.jpg", "007", datetime(2024, 2, 1), 2]]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        text().encode(),
+        text(end="\r\n").encode("utf-8-sig"),
+        text(end="\r").encode(),
+        text("\t").encode(),
+        text(";", rows=COMMAS).encode(),
+        ("sep=;\r\n" + text(";", "\r\n", COMMAS)).encode("cp1252"),
+        text("\t", "\r\n").encode("utf-16"),
+        b"\xfe\xff" + text().encode("utf-16-be"),
+        text().encode("utf-32"),
+        text().encode("cp1252"),
+        workbook([HEADING, *DAYS]),
+        workbook([HEADING, *ROWS]),
+        workbook([[], HEADING, [], *DAYS]),
+    ],
+)
+def test_every_format_has_the_same_cells(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "cohort.csv").write_bytes(data)
+    read = cohort(tmp_path)
+    assert read.images["subject"].tolist() == ["Müller", "007"] or sorted(read.images["subject"]) == ["007", "Müller"]
+    assert read.images.set_index("subject")["grade"].to_dict() == {"Müller": 1.5, "007": 2.0}
+
+
+def test_parquet_has_the_same_cells(tmp_path: Path) -> None:
+    pd.DataFrame(DAYS, columns=HEADING).to_parquet(tmp_path / "cohort.parquet")
+    read = cohort(tmp_path, cohort=tmp_path / "cohort.parquet")
+    assert read.images.set_index("subject")["grade"].to_dict() == {"Müller": 1.5, "007": 2.0}
+
+
+class TestText:
+    def test_windows_1252_is_noted_with_an_example(self, tmp_path: Path) -> None:
+        (tmp_path / "cohort.csv").write_bytes(text().encode("cp1252"))
+        assert any("Windows-1252: row 2 has 'Müller'" in note for note in cohort(tmp_path).notes)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            text().encode() + "c.jpg,Jürgen,,1\n".encode("cp1252"),  # two encodings
+            text().encode("cp1252") + b"c.jpg,\x81,,1\n",  # a byte that is no character
+            text().encode("utf-8-sig") + b"c.jpg,\xe9,,1\n",
+            text().encode() + b"c.jpg,\xed\xa0\x80,,1\n",  # half of a pair
+            text().encode("utf-16-le"),  # without a mark
+            text().encode("utf-16")[:-1],
+            text().encode() + b"c.jpg,A\0,,1\n",
+            text().encode() + b'c.jpg,"' + b"a" * 131_073 + b'",,1\n',
+            "ä".encode("cp1252") + b"a" * 131_073,
+        ],
+    )
+    def test_what_is_ambiguous_or_damaged_is_refused(self, tmp_path: Path, data: bytes) -> None:
+        (tmp_path / "cohort.csv").write_bytes(data)
+        with pytest.raises(CohortError) as caught:
+            cohort(tmp_path)
+        assert len(str(caught.value)) <= MESSAGE
+
+    def test_decimal_commas_are_never_guessed_in_tables_with_commas(self, tmp_path: Path) -> None:
+        (tmp_path / "cohort.csv").write_text('path,subject,date,grade\na.jpg,A,,"1,5"\n')
+        with pytest.raises(CohortError, match=r"write 1\.5"):
+            cohort(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("cells", "read"),
+        [
+            (["1,5", "2", "NA", ""], ["1.5", "2", "NA", ""]),
+            (["1,5", "-0,25"], ["1.5", "-0.25"]),
+            (["1,5", "2.5"], ["1,5", "2.5"]),
+            (["1,5", "left"], ["1,5", "left"]),
+            (["1.234,5", "1,5"], ["1.234,5", "1,5"]),
+            (["1,2,3"], ["1,2,3"]),
+            (["12"], ["12"]),
+        ],
+    )
+    def test_decimal_commas_are_read_in_columns_of_numbers(
+        self, tmp_path: Path, cells: list[str], read: list[str]
+    ) -> None:
+        (tmp_path / "t.csv").write_text("path;value\n" + "".join(f"a.jpg;{cell}\n" for cell in cells))
+        table, notes = read_text_table(tmp_path / "t.csv", Problems())
+        assert table["value"].tolist() == read
+        assert any("decimal commas" in note for note in notes) == (cells != read)
+
+    def test_formulas_are_guarded_and_read_back(self, tmp_path: Path) -> None:
+        for cell in ("=1+1", "+x", "-x", "@x", "\tx", "-1", "+2.5", "-1e-3", "x", "", "'x"):
+            assert unguarded(guarded(cell)) == cell
+            assert guarded(cell)[:1] not in ("=", "@", "\t")
+        assert [guarded(cell) for cell in ("-1", "+2.5", "-1e-3")] == ["-1", "+2.5", "-1e-3"]
+        (tmp_path / "t.csv").write_text("'=path,subject\n'=a.jpg,'-x\n")
+        table, _ = read_text_table(tmp_path / "t.csv", Problems())
+        assert table.to_dict("list") == {"=path": ["=a.jpg"], "subject": ["-x"]}
+
+
+class TestWorkbooks:
+    def test_the_first_sheet_is_read_and_noted(self, tmp_path: Path) -> None:
+        (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS], sheets=("Grades", "Notes")))
+        read = cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
+        assert any("'Grades', 'Notes'" in note and "`sheet: Notes`" in note for note in read.notes)
+
+    def test_the_stated_sheet_is_read(self, tmp_path: Path) -> None:
+        (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS], sheets=("Notes", "Grades"), at=1))
+        assert len(cohort(tmp_path, cohort=tmp_path / "cohort.xlsx", sheet="Grades").images) == 2
+        with pytest.raises(CohortError, match=r"'Grade'.*'Notes', 'Grades'"):
+            cohort(tmp_path, cohort=tmp_path / "cohort.xlsx", sheet="Grade")
+        (tmp_path / "cohort.csv").write_text(text())
+        with pytest.raises(CohortError, match="sheet"):
+            cohort(tmp_path, sheet="Grades")
+
+    def test_rows_are_those_of_the_spreadsheet(self, tmp_path: Path) -> None:
+        (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, ROWS[0], [], ["b.jpg", None, None, 9]]))
+        with pytest.raises(CohortError, match="row 4, grade: 9"):
+            cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
+
+    def test_a_formula_without_its_value_is_not_an_empty_cell(self, tmp_path: Path) -> None:
+        (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, [*ROWS[0][:3], "=1+1"], ROWS[1]]))
+        with pytest.raises(CohortError, match="cells D2: 1 formula"):
+            cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
+
+    def test_a_workbook_that_would_fill_the_memory_is_refused(self, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.setattr("casewise.cohort.table_formats.LARGEST_UNPACKED", 1000)
+        (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS]))
+        with pytest.raises(CohortError, match="at most 1,000"):
+            cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
+
+    def test_other_archives_are_refused(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "cohort.xlsx", "w") as archive:
+            archive.writestr("content.xml", "<a/>")
+        with pytest.raises(CohortError):
+            cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
+
+
+class TestDates:
+    @pytest.mark.parametrize(
+        "form",
+        [
+            *("31.01.2024", "31/01/2024", "2024/01/31", "20240131", "31-1-2024", "31 Jan 2024", "January 31, 2024"),
+            *("2024-01-31 09:30", "01/31/2024", "31. January 2024", "2024-01-31T09:30:00Z", "31.1.2024 9:30"),
+        ],
+    )
+    def test_common_forms(self, form: str) -> None:
+        assert read_dates([form]) == {form: iso_day("2024-01-31")}
+
+    @pytest.mark.parametrize(
+        "form", ["01/02/2024", "1.2.24", "2024-13-01", "31.02.2024", "20241", "week 2", "45322", "0001-01-01"]
+    )
+    def test_what_is_ambiguous_or_no_date(self, form: str) -> None:
+        assert read_dates([form]) == {}
+
+    def test_the_order_is_that_of_the_column(self) -> None:
+        first = read_dates(["01/02/2024", "13/02/2024"])
+        second = read_dates(["01/02/2024", "02/13/2024"])
+        assert first["01/02/2024"] == iso_day("2024-02-01")
+        assert second["01/02/2024"] == iso_day("2024-01-02")
+        assert "01/02/2024" not in read_dates(["01/02/2024", "13/02/2024", "02/13/2024"])
+
+
+class TestPathsOfOtherComputers:
+    def paths(self, folder: Path, cells: list[str], **values: Any) -> tuple[list[str], Problems, list[str]]:
+        problems, notes = Problems(), []
+        read, _ = check_files(
+            pd.Series(cells, index=range(2, 2 + len(cells))), study(folder, **values), problems, notes
+        )
+        return read.tolist(), problems, notes
+
+    def test_their_ends_are_looked_up_in_root(self, tmp_path: Path) -> None:
+        (tmp_path / "films" / "one").mkdir(parents=True)
+        (tmp_path / "films" / "one" / "a.jpg").write_bytes(b"a")
+        (tmp_path / "films" / "b.jpg").write_bytes(b"b")
+        cells = [r"C:\Users\x\films\one\a.jpg", "/Volumes/disk/films/b.jpg", r"\\server\share\b.jpg", r"one\a.jpg"]
+        paths, problems, notes = self.paths(tmp_path, cells, root=tmp_path / "films")
+        expected = ["one/a.jpg", "b.jpg", "b.jpg", "one/a.jpg"]
+        assert paths == [str(tmp_path / "films" / end) for end in expected]
+        assert not problems.by_kind
+        assert any(note.startswith("3 absolute paths") for note in notes)
+
+    def test_without_root_the_message_says_how_to_state_it(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jpg").write_bytes(b"a")
+        _, problems, _ = self.paths(tmp_path, [r"C:\films\a.jpg"])
+        assert "`root: FOLDER`" in problems.by_kind["path missing"][0][1]
+
+    def test_an_end_that_is_nowhere_is_a_problem(self, tmp_path: Path) -> None:
+        _, problems, _ = self.paths(tmp_path, [r"C:\films\a.jpg"], root=tmp_path)
+        assert [row for row, _ in problems.by_kind["path missing"]] == [2]
