@@ -69,7 +69,8 @@ class Pattern:
         for piece in pieces:
             name = piece[1:-1] if piece.startswith("{") else ""
             if name:
-                expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
+                own = r"\d{4}-\d\d-\d\d|[^/]+?" if name == "date" else "[^/]+?"
+                expression += f"(?P={name})" if name in seen else f"(?P<{name}>{own})"
                 seen.add(name)
             else:
                 expression += {"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece))
@@ -122,7 +123,7 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
     folders = [inference.folder([names[level] for names in dirs]) for level in range(depth)]
     if any(len(names) > depth for names in dirs):
         folders.append("**")
-    tokens = [_SEPARATORS.split(stem) for stem in stems]
+    tokens = [_words_of(stem) for stem in stems]
     shortest = min(map(len, tokens))
     # positions of even number are words, those between are separators, which must be the same in all names
     common = next((i for i in range(1, shortest, 2) if len({t[i] for t in tokens}) > 1), shortest)
@@ -148,6 +149,16 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
         # a fallback that every path matches: the folders alone
         pattern = Pattern("/".join([*folders, "*"]) + ending, inference.doubts)
     return pattern
+
+
+def _words_of(stem: str) -> list[str]:
+    """The words of a name and the separators between them, in turn; a date such as 2024-01-31 is one word.
+
+    >>> _words_of("P1_2024-01-31")
+    ['P1', '_', '2024-01-31']
+    """
+    whole = re.sub(r"\d{4}-\d\d-\d\d", lambda match: match[0].replace("-", "\0"), stem)
+    return [word.replace("\0", "-") for word in _SEPARATORS.split(whole)]
 
 
 class _Inference:

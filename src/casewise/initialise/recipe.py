@@ -15,6 +15,8 @@ UNTRAINED = "cnn"
 # From so many subjects on a part of them is kept as the test set.
 MANY_SUBJECTS = 300
 _FOLDS = 5
+# Images times epochs of one network.
+_IMAGE_STEPS = 8_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
     The number of epochs is fixed, so that no case decides when training stops.
     """
     lines = []
-    images = [f"size: {64 if facts.scans else 128}"]
+    images = [f"size: {64 if facts.scans else 128 if weights else 96}"]
     images += ["channels: grey"] if facts.grey and not facts.scans else []
     lines.append(f"images: {{{', '.join(images)}}}")
     if facts.scans:
@@ -62,7 +64,9 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
         lines += [
             "# A small network with pretrained weights, which are on this computer.",
             f"backbones: [{weights}]",
-            *_recipe("lr: 0.0003, epochs: 8, head: probe, batch_norm: keep_statistics, dropout: 0.2"),
+            *_recipe(
+                f"lr: 0.0003, epochs: {_epochs(facts, 8)}, head: probe, batch_norm: keep_statistics, dropout: 0.2"
+            ),
         ]
     else:
         lines += [
@@ -71,9 +75,14 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
             "pretrained`; or put mobilenet_v2.safetensors into a folder and name it in CASEWISE_WEIGHTS.",
             f"backbones: [{UNTRAINED}]",
             "weights: random",
-            *_recipe("lr: 0.001, epochs: 20"),
+            *_recipe(f"lr: 0.001, epochs: {_epochs(facts, 20)}"),
         ]
     return [*lines, "evaluation: {response: false}  # true: also the change from the first visit"]
+
+
+def _epochs(facts: DataFacts, most: int) -> int:
+    """As many epochs as take some minutes on a CPU."""
+    return max(5, min(most, _IMAGE_STEPS // facts.images))
 
 
 def _recipe(own: str) -> list[str]:
