@@ -173,14 +173,12 @@ def names_with_subjects(folder: Path, films: list[Film]) -> OwnData:
 
 def dicom_series(folder: Path, films: list[Film]) -> OwnData:
     """A folder of DICOM slices for each patient, and a table of diagnoses by patient."""
-    from tests.test_volumes_dicom import COLUMNS, ROWS, series
+    from tests.test_volumes_dicom import series, volume
 
     rows = [["PatientID", "diagnosis"]]
     for film in films[:12]:
-        with Image.open(film.file) as picture:
-            pixels = np.asarray(picture.convert("L").resize((COLUMNS, ROWS)), np.int16)
-        stack = np.stack([pixels + 7 * film.number + k for k in range(9)])
-        series(folder / "scans" / film.subject, stack, PatientID=film.subject, SeriesInstanceUID=f"1.2.{film.number}")
+        own = {"PatientID": film.subject, "SeriesInstanceUID": f"1.2.{film.number}"}
+        series(folder / "scans" / film.subject, volume(film.number), **own)
         rows.append([film.subject, "cyst" if film.number % 2 else "none found"])
     return OwnData(
         folder / "scans",

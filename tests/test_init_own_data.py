@@ -254,7 +254,7 @@ class TestTargets:
         (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Target")]
         assert "'tumour stage'" in doubt
         assert "'oedema'" in doubt
-        assert "leave_out: centre" in plan.text.replace("\n# ", " ")
+        assert "\n# split: {leave_out: centre}\n" in plan.text
         assert yaml.safe_load(plan.text)["targets"]["tumour_stage"]["column"] == "tumour stage"
 
     def test_stated_and_mistyped(self, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 
 from casewise.cohort.checks import NO_VALUE, iso_day, number
+from casewise.cohort.table import names_text
 from casewise.splits.predefined import side_of
 
 _STRONG_SUBJECT = (
@@ -173,7 +174,8 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
     if ranked:
         ranked.sort(key=lambda item: item[0], reverse=True)
         (score, *_), best = ranked[0]
-        others = [column.name for (other, *_), column in ranked[1:] if other == score]
+        similar = [column for (other, *_), column in ranked[1:] if other == score]
+        others = [column.name for column in similar if len(column.counts) > len(best.counts) / 2]
         if others:
             doubts.append(
                 f"Subject: {best.name!r} was chosen; {', '.join(map(repr, others))} may also identify people."
@@ -204,8 +206,8 @@ def _is_split(column: Column, groups: Sequence[str], doubts: list[str]) -> bool:
     mixed = [group for group, of_group in by_subject.items() if len(of_group) > 1]
     if mixed:
         doubts.append(
-            f"Split: {column.name!r} is not used, because {len(mixed):,} subjects, such as {mixed[0]}, are on several "
-            "sides of it. casewise draws its own split by subject."
+            f"Split: {column.name!r} is not used, because subjects are on several sides of it ({names_text(mixed, 3)}). "
+            "casewise draws its own split by subject."
         )
     return not mixed
 
@@ -227,10 +229,10 @@ def _date(columns: Sequence[Column], doubts: list[str]) -> tuple[str, list[str]]
         iso = iso_dates([cell if cell.casefold() not in NO_VALUE else "" for cell in column.cells])
         if iso is not None:
             return column.name, iso
-        if any(re.fullmatch(r"\d{1,2}/\d{1,2}/\d{2,4}", value) for value in column.values):
+        if any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values):
             doubts.append(
-                f"Date: {column.name!r} is not used, because day and month cannot be told apart. Write dates as "
-                "2024-01-31."
+                f"Date: {column.name!r} is not used, because not all of its cells are dates, such as "
+                f"{column.values[0][:40]!r}. Write dates as 2024-01-31."
             )
     return "", []
 
@@ -243,6 +245,8 @@ def iso_dates(cells: Sequence[str]) -> list[str] | None:
     """
     if all(not cell or iso_day(cell) is not None for cell in cells):
         return list(cells)
+    if (named := _with_month_names(cells)) is not None:
+        return named
     if all(not cell or re.fullmatch(r"(18|19|20)\d{6}", cell) for cell in cells):
         orders = [[0, 1, 2]]
         pieces = [[cell[:4], cell[4:6], cell[6:]] if cell else [] for cell in cells]
@@ -254,6 +258,16 @@ def iso_dates(cells: Sequence[str]) -> list[str] | None:
         orders = [[2, 1, 0]] if any("." in cell for cell in cells) else [[2, 1, 0], [2, 0, 1]]
     results = [texts for order in orders if (texts := _in_order(pieces, order)) is not None]
     return results[0] if len(results) == 1 or (results and results[0] == results[1]) else None
+
+
+def _with_month_names(cells: Sequence[str]) -> list[str] | None:
+    """Dates whose months are English words: `January 22, 2020`, `22 Jan 2020`, `22-Jan-2020`."""
+    for form in ("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%d-%b-%Y"):
+        try:
+            return [datetime.strptime(cell, form).date().isoformat() if cell else "" for cell in cells]
+        except ValueError:
+            continue
+    return None
 
 
 def _in_order(pieces: Sequence[Sequence[str]], order: Sequence[int]) -> list[str] | None:

@@ -99,7 +99,7 @@ def plan_study(
         if not column and not candidates:
             raise no_target(cells)
         column = column or candidates[0]
-        fill_from_table(rows, cells, roles)
+        fill_from_table(rows, cells, roles, scans=files.scans)
     return _planned(Sources(files, table, cells, roles, column, candidates[1:]), rows, folder)
 
 
@@ -198,14 +198,16 @@ def _head(
     if words:
         lines.append(f"where_not: {{{quoted(name)}: [{', '.join(map(quoted, words))}]}}  # no value")
     stated = f", column: {quoted(plan.column)}" if table and plan.column != plan.name else ""
-    lines.append(f"targets: {{{plan.name}: {{{plan.setting}{stated}}}}}  # {plan.comment}")
+    lines.append(
+        f"targets: {{{plan.name}: {{{plan.setting}{stated}}}}}" + (f"  # {plan.comment}" if plan.comment else "")
+    )
     if rows.has("split"):
         lines.append(f"split: {{column: {quoted(roles.split if table else 'split')}}}  # the given split")
     if roles.sources:
-        lines.append(
-            f"# To test on each {roles.sources[0]} with networks trained without it: split: {{leave_out: "
-            f"{quoted(roles.sources[0])}}}"
-        )
+        lines += [
+            f"# To test on each {roles.sources[0]} with networks trained without it, replace `split` by:",
+            f"# split: {{leave_out: {quoted(roles.sources[0])}}}",
+        ]
     return lines
 
 
@@ -295,7 +297,7 @@ def _wrapped(lines: list[str]) -> str:
             )
         elif "  # " in line and len(line) > _WIDTH:
             setting, _, comment = line.rpartition("  # ")
-            result += [f"# {comment}:", setting]
+            result += [f"# {comment}", setting]
         else:
             result.append(line)
     return "\n".join(result) + "\n"

@@ -19,7 +19,7 @@ from casewise.initialise.patterns import Pattern, infer_pattern, read_all
 from casewise.initialise.target import TargetPlan
 
 FOUND = "image_found"
-STANDARD = (*STORED, "date", "sequence", FOUND)
+STANDARD = (*STORED, "date", FOUND)
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,9 @@ def examples(values: Mapping[str, Mapping[str, str]]) -> list[str]:
     return [f"  {path}: {', '.join(f'{k} {v}' for k, v in values[path].items()) or 'nothing'}" for path in shown]
 
 
-def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles) -> None:
+def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, *, scans: bool) -> None:
     """Subject, visit, date, sequence and split of the rows, from the columns of the table."""
-    for name in ("subject", "visit", "sequence", "split"):
+    for name in ("subject", "visit", "split", *(["sequence"] if scans else [])):
         if column := getattr(roles, name):
             rows.set(**{name: [cells[column][row.source].strip() for row in rows.rows]})
             rows.origins[name] = column
@@ -267,24 +267,19 @@ def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
     twice = Counter((row.subject, row.visit, row.sequence) for row in rows.rows if row.sequence)
     repeated = [key for key, times in twice.items() if times > 1]
     if differing or repeated:
-        counts: Counter[str] = Counter()
+        counts: Counter[tuple[str, str]] = Counter()
         visits = []
         for row in rows.rows:
-            counts[row.subject] += 1
-            visits.append(str(counts[row.subject]))
-        rows.set(visit=visits, date=[""] * len(rows.rows))
-        rows.origins.pop("date", None)
+            counts[row.subject, row.visit] += 1
+            visits.append(f"{row.visit} {counts[row.subject, row.visit]}".strip())
+        rows.set(visit=visits)
         rows.origins["visit"] = "the images of a subject, counted"
         rows.changed = True
-        subject, visit, *_ = differing[0] if differing else repeated[0]
-        why = (
-            f"{len(differing):,} have images with different values"
-            if differing
-            else "some have several scans of a sequence"
-        )
+        case = " ".join((differing or [key[:2] for key in repeated])[0]).strip()
+        why = "images with different values of the target" if differing else "scans of one sequence"
         rows.doubts.append(
-            f"Visits: of the subjects' visits {why}, such as {subject} {visit}".rstrip()
-            + ". Every image therefore counts as a visit of its own; the split is still by subject."
+            f"Visits: {len(differing or repeated):,} visits have several {why}, such as {case}. Every image therefore "
+            "counts as a visit of its own; the split is still by subject."
         )
         return
     by_date: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -323,8 +318,8 @@ def table_text(
     """
     standard = ["path", "subject", *(name for name in ("visit", "date", "sequence", "split") if rows.has(name))]
     found = [FOUND] if rows.missing else []
-    consumed = {target.column, roles.subject, roles.sequence, *roles.people, *(column.name for column in rows.files)}
-    consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "split")}
+    consumed = {target.column, roles.subject, *roles.people, *(column.name for column in rows.files)}
+    consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "split", "sequence")}
     others = {name: _free(name, [*standard, target.name]) for name in cells if name not in consumed}
     if roles.day and not rows.has("date"):
         others[roles.day] = "day"

@@ -23,13 +23,15 @@ _LIKELY = (
 _UNLIKELY = (
     r"age|alter|sex|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
     r"remarks?|bemerkung|url|licen[cs]e|race|ethnicity|region|location|slice|index|nr|no|number|row|unnamed|quality|"
-    r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator"
+    r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
+    r"raw|origin|original|known|visits?|subjects?|patients?|code|survival"
 )
 MOST_CLASSES = 20
 MOST_GRADES = 11
+_FEW = 5
 _NEGATIVE = re.compile(
-    r"no|not|none|n|normal|neg|negative|benign|healthy|controls?|absent|false|0|nein|keine?|gesund|without|"
-    r"no[-_ ]?finding",
+    r"(^|[\W_])(no|non|not|none|n|normal|neg|negative|benign|healthy|controls?|absent|false|0|nein|keine?|gesund|without|"
+    r"nofinding)($|[\W_])",
     re.IGNORECASE,
 )
 
@@ -66,7 +68,9 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
             continue
         score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) else 1
         ranked.append((-score, column.filled < 0.5, position, name))
-    return [name for *_, name in sorted(ranked)]
+    ranked.sort()
+    # columns of unlikely names count only where there are no others
+    return [name for score, *_, name in ranked if score < 0] or [name for *_, name in ranked]
 
 
 def _usable(column: Column) -> bool:
@@ -199,16 +203,22 @@ def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
             "left for evaluation."
         )
     rarest = min(len(people[plain(name)]) for name in classes)
+    if rarest < _FEW:
+        name = min(classes, key=lambda name: len(people[plain(name)]))
+        doubts.append(
+            f"{column}: the class {name!r} has {rarest} subjects only, so that its figures will be very uncertain. "
+            "Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
+        )
     same = all(group == [name] for name, group in classes.items())
     groups = {name: quoted(name) if group == [name] else _listed(group) for name, group in classes.items()}
     setting = _listed(classes) if same else f"{{{', '.join(f'{quoted(name)}: {of}' for name, of in groups.items())}}}"
-    parts, comment = [f"classes: {setting}"], "in the order of the report"
+    parts, comment = [f"classes: {setting}"], ""
     if len(classes) == 2:
         names = list(classes)
-        negative = [name for name in names if _NEGATIVE.fullmatch(name)]
+        negative = [name for name in names if _NEGATIVE.search(name)]
         positive = next((name for name in names if name not in negative), names[-1]) if negative else names[-1]
         parts.append(f"positive: {quoted(positive)}")
-        comment = f"sensitivity refers to {positive}"
+        comment = f"sensitivity is that for {positive}"
         if not negative:
             doubts.append(
                 f"{column}: {positive!r} was taken as the positive class. If it is the other one, change `positive`."
