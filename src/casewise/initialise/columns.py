@@ -206,7 +206,7 @@ def _is_split(column: Column, groups: Sequence[str], doubts: list[str]) -> bool:
     mixed = [group for group, of_group in by_subject.items() if len(of_group) > 1]
     if mixed:
         doubts.append(
-            f"Split: {column.name!r} is not used, because subjects are on several sides of it ({names_text(mixed, 3)}). "
+            f"Split: {column.name!r} is not used, because subjects ({names_text(mixed, 3)}) are on several sides. "
             "casewise draws its own split by subject."
         )
     return not mixed
