@@ -227,6 +227,8 @@ class TestTargets:
             ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
             ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
             (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
+            (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
+            (["Stage II", "Stage I", "Stage IV"] * 4, "ordinal", "classes: [Stage I, Stage II, Stage IV]"),
             (["Covid", "covid", "none found", "None found"] * 3, "classification", "Covid: [Covid, covid]"),
         ],
     )
@@ -236,6 +238,12 @@ class TestTargets:
         file = tmp_path / "study.yaml"
         file.write_text(f"cohort: c.csv\nbackbones: [alexnet]\ntargets: {{{plan.name}: {{{plan.setting}}}}}\n")
         assert read_study(file).kind_of("value") == kind
+
+    def test_none_is_a_finding_but_no_number(self) -> None:
+        texts = understand_target("value", ["none", "tumour", "n/a"] * 4, [f"P{i}" for i in range(12)], [])
+        assert (texts.where_not, texts.setting) == (["n/a"], 'classes: ["none", tumour], positive: tumour')
+        numbers = understand_target("value", ["none", "1.5", "2.5"] * 4, [f"P{i}" for i in range(12)], [])
+        assert numbers.where_not == ["none"]
 
     @pytest.mark.parametrize("values", [["a"] * 9, [f"text {i}" for i in range(30)], ["", "n/a", "x"]])
     def test_nothing_to_learn(self, values: list[str]) -> None:

@@ -39,6 +39,8 @@ _IMAGE = r"images?|file|files|photo|photos|picture|slide|scan|path|img|foto|bild
 _NAME_VALUE = re.compile(
     r"[A-ZÄÖÜÉ][a-zäöüßéèñ'’-]+(, ?| |\^)[A-ZÄÖÜÉ][\w'’.-]*( [A-ZÄÖÜÉ][\w'’.-]*)?|[A-Z]{2,}\^[A-Z^]+"
 )
+# `none` is a finding, too; among numbers it means no value.
+NO_TEXT = NO_VALUE - {"none"}
 _IDENTIFIER = re.compile(r"[A-Za-z]{1,8}[-_ ]?\d+[\w-]*|\d{2,}[-_]\d+")
 
 
@@ -70,6 +72,11 @@ class Column:
     def values(self) -> list[str]:
         """The cells with a value."""
         return [cell for cell in self.cells if cell and cell.casefold() not in NO_VALUE]
+
+    @property
+    def labels(self) -> list[str]:
+        """The values of a target: `none` is one among texts, but not among numbers."""
+        return self.values if self.numbers is not None else [c for c in self.cells if c and c.casefold() not in NO_TEXT]
 
     @property
     def counts(self) -> Counter[str]:
@@ -147,7 +154,7 @@ def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", 
 
 
 def _is_person(column: Column) -> bool:
-    if column.exactly(_PERSON) or column.named(_BIRTH):
+    if column.exactly(rf"((patients?|subject) )?({_PERSON}|{_BIRTH})"):
         return True
     counts = column.counts
     alike = sum(count for value, count in counts.items() if _NAME_VALUE.fullmatch(value))

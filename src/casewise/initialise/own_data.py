@@ -165,8 +165,13 @@ def _subjects_text(rows: ImageRows, count: int) -> str:
 
 def _meaning(rows: ImageRows, plan: TargetPlan) -> list[str]:
     """A sentence for each standard column, and one for the target."""
-    lines = [f"{name.capitalize()}: {origin}." for name, origin in rows.origins.items() if name not in ("label",)]
+    named = [f"{name} from {_source(origin)}" for name, origin in rows.origins.items()]
+    lines = [f"Read as: {', '.join(named)}."] if named else []
     return [*lines, f"Target: {plan.column}, {{{plan.setting}}}."]
+
+
+def _source(origin: str) -> str:
+    return origin if " " in origin and origin.startswith(("the ", "file ", "numbers ")) else repr(origin)
 
 
 def _head(

@@ -8,11 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from casewise.cohort.checks import NO_VALUE, STORED
+from casewise.cohort.checks import STORED
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
-from casewise.initialise.columns import Column, Roles
+from casewise.initialise.columns import NO_TEXT, Column, Roles
 from casewise.initialise.image_files import ImageFiles, stem_of
 from casewise.initialise.matching import FileColumn, by_names_of_subjects, file_columns, mask_files, unmatched_text
 from casewise.initialise.patterns import Pattern, infer_pattern, read_all
@@ -261,7 +261,7 @@ def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
             rows.understood.append("Visits: every date of a subject is a visit.")
     by_case: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row, label in zip(rows.rows, labels, strict=True):
-        if label and label.casefold() not in NO_VALUE:
+        if label and label.casefold() not in NO_TEXT:
             by_case[row.subject, row.visit].add(label)
     differing = [case for case, values in by_case.items() if len(values) > 1]
     twice = Counter((row.subject, row.visit, row.sequence) for row in rows.rows if row.sequence)
@@ -326,7 +326,8 @@ def table_text(
     extra = list(dict.fromkeys(name for row in rows.rows for name in row.others))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*standard, *found, target.name, *others.values(), *extra])
+    heads = [*standard, *found, target.name, *others.values()]
+    writer.writerow([*heads, *(_free(name, heads) for name in extra)])
     for row, label in zip(rows.rows, labels, strict=True):
         record = [getattr(row, name) for name in standard]
         record += ["yes" if row.path else "no"] if found else []

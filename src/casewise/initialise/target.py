@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from casewise.cohort.checks import NO_VALUE, STORED, closest
+from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import plain
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
@@ -25,6 +25,30 @@ _UNLIKELY = (
     r"remarks?|bemerkung|url|licen[cs]e|race|ethnicity|region|location|slice|index|nr|no|number|row|unnamed|quality|"
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
     r"raw|origin|original|known|visits?|subjects?|patients?|code|survival"
+)
+# Words in rising order; a column with three of them or more has grades.
+_SCALES = (
+    (
+        "absent",
+        "none",
+        "no",
+        "normal",
+        "negative",
+        "minimal",
+        "mild",
+        "light",
+        "moderate",
+        "marked",
+        "severe",
+        "very severe",
+    ),
+    ("verylow", "low", "medium", "intermediate", "high", "veryhigh"),
+    ("none", "slight", "some", "strong", "verystrong"),
+    ("keine", "leicht", "mittel", "schwer", "sehrschwer"),
+    ("i", "ii", "iii", "iv", "v"),
+)
+_NUMBERED = re.compile(
+    r"(grade|grad|stage|stadium|level|score|g|t|n|who|kl|birads)?[\W_]*(\d|i{1,3}|iv|v)", re.IGNORECASE
 )
 MOST_CLASSES = 20
 MOST_GRADES = 11
@@ -74,7 +98,7 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
 
 
 def _usable(column: Column) -> bool:
-    counts = column.counts
+    counts = Counter(column.labels)
     if column.filled < 0.05 or len(counts) < 2:
         return False
     if column.numbers is not None:
@@ -112,7 +136,8 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
         CasewiseError: the column has fewer than two values, or too many texts.
     """
     cells = Column(column, [value.strip() for value in values])
-    words = sorted({cell for cell in cells.cells if cell.casefold() in NO_VALUE and cell})
+    labels = set(cells.labels)
+    words = sorted({cell for cell in cells.cells if cell and cell not in labels})
     by_value: dict[str, set[str]] = defaultdict(set)
     for cell, subject in zip(cells.cells, subjects, strict=True):
         if cell and cell not in words:
@@ -209,10 +234,18 @@ def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
             f"{column}: the class {name!r} has {rarest} subjects only, so that its figures will be very uncertain. "
             "Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
         )
+    order = _rising(list(classes))
+    classes = {name: classes[name] for name in order or classes}
     same = all(group == [name] for name, group in classes.items())
     groups = {name: quoted(name) if group == [name] else _listed(group) for name, group in classes.items()}
     setting = _listed(classes) if same else f"{{{', '.join(f'{quoted(name)}: {of}' for name, of in groups.items())}}}"
     parts, comment = [f"classes: {setting}"], ""
+    if order:
+        parts.insert(0, "kind: ordinal")
+        doubts.append(
+            f"{column}: {', '.join(map(repr, order))} were read as grades in this rising order. If they have no order, "
+            "leave out `kind: ordinal`."
+        )
     if len(classes) == 2:
         names = list(classes)
         negative = [name for name in names if _NEGATIVE.search(name)]
@@ -224,6 +257,27 @@ def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
                 f"{column}: {positive!r} was taken as the positive class. If it is the other one, change `positive`."
             )
     return TargetPlan(field_name(column), column, ", ".join(parts), comment, rarest=rarest, doubts=doubts)
+
+
+def _rising(names: Sequence[str]) -> list[str]:
+    """The names of three grades or more in rising order; [] if they are no grades.
+
+    >>> _rising(["severe", "Mild", "none"]), _rising(["G2", "G1", "G3"]), _rising(["a", "b", "c"])
+    (['none', 'Mild', 'severe'], ['G1', 'G2', 'G3'], [])
+    """
+    if len(names) < 3:
+        return []
+    scales = [[plain(word) for word in scale] for scale in _SCALES]
+    for scale in scales:
+        if all(plain(name) in scale for name in names):
+            return sorted(names, key=lambda name: scale.index(plain(name)))
+    matches = [_NUMBERED.fullmatch(name) for name in names]
+    if all(matches) and len({(match[1] or "").casefold() for match in matches if match}) == 1:
+        roman = scales[-1]
+        steps = {n: m[2].casefold() for n, m in zip(names, matches, strict=True) if m}
+        if all(step in roman for step in steps.values()) or all(step.isdecimal() for step in steps.values()):
+            return sorted(names, key=lambda n: roman.index(steps[n]) if steps[n] in roman else int(steps[n]))
+    return []
 
 
 def _grades(column: str, by_value: Mapping[str, set[str]], numbers: Sequence[float]) -> TargetPlan:
