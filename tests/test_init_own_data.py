@@ -121,7 +121,7 @@ class TestImages:
         heads = ["file", "pid", "grade"]
         exact = text_table(tmp_path / "t.csv", [heads, *([f"{i}.jpg", f"P{i}", str(i % 2)] for i in range(6))])
         plan = plan_study(table=exact, images=images, folder=tmp_path)
-        assert any("6 images are in no row" in doubt for doubt in plan.doubts)
+        assert any("in no row of the table" in doubt and " 6 (" in doubt for doubt in plan.doubts)
         bare = text_table(tmp_path / "b.csv", [heads, *([f"{i}", f"P{i}", str(i % 2)] for i in range(6))])
         with pytest.raises(CasewiseError, match=r"0\.jpg or 0\.png"):
             plan_study(table=bare, images=images, folder=tmp_path)
@@ -136,6 +136,23 @@ class TestImages:
         assert [step["rows"] for step in cohort.flow][:2] != [], "what is left out is a step of the flow"
         assert any("5 of 24 rows" in note for note in cohort.notes)
         assert any("extra.png" in doubt for doubt in plan.doubts)
+
+    def test_folders_of_subjects_and_a_table_by_subject(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i:03}/IMG_{k}.jpg" for i in range(1, 13) for k in range(3)])
+        rows = [["id", "sex", "severity"], *([f"{i:03}", "mf"[i % 2], str(i % 4)] for i in range(1, 13))]
+        plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study").write()
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert (len(cohort.images), len(cohort.cases)) == (36, 12)
+
+    def test_a_column_of_file_names_is_no_subject(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"f{i}.jpg" for i in range(12)])
+        rows = [["case", "day", "null"], *([f"f{i}.jpg", f"{i},5", "ab"[i % 2]] for i in range(12))]
+        table = text_table(tmp_path / "t.csv", rows, ";")
+        plan_study(table=table, images=images, folder=tmp_path / "study").write()
+        study = read_study(tmp_path / "study" / "study.yaml")
+        assert not study.subjects_known
+        assert study.outputs == ["null"]
+        assert len(read_cohort(study).cases) == 12
 
     def test_a_table_that_names_no_image_shows_both_sides(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{i}.png" for i in range(6)])
@@ -305,6 +322,14 @@ class TestPeople:
         assert cohort.cases["subject"].nunique() == 12
         assert not any(column in cohort.images for column in ("Patient name", "Date of birth"))
         assert any("'Patient name'" in doubt for doubt in plan.doubts)
+
+    def test_names_in_file_names_are_said(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{c}_Musterfrau.png" for c in "abcdefgh"])
+        rows = [["image", "pid", "Surname", "grade"]]
+        rows += [[f"{c}_Musterfrau.png", f"P{i}", "Musterfrau", str(i % 2)] for i, c in enumerate("abcdefgh")]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert any(doubt.startswith("FILE NAMES") for doubt in plan.doubts)
+        assert "'Musterfrau'" not in " ".join(plan.doubts)
 
 
 class TestTheCommand:

@@ -10,6 +10,7 @@ from datetime import date, datetime
 
 from casewise.cohort.checks import NO_VALUE, iso_day, number
 from casewise.cohort.table import names_text
+from casewise.initialise.image_files import stem_of
 from casewise.splits.predefined import side_of
 
 _STRONG_SUBJECT = (
@@ -146,7 +147,7 @@ def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", 
     columns = [c for c in columns if c.name not in (roles.split, roles.sequence)]
     roles.visit = next((c.name for c in columns if c.named(_VISIT) and not c.named(_DATE) and _is_visit(c, groups)), "")
     columns = [c for c in columns if c.name != roles.visit]
-    roles.day = next((c.name for c in columns if c.exactly(_DAY) and c.numbers is not None), "")
+    roles.day = next((c.name for c in columns if c.exactly(_DAY) and _are_days(c)), "")
     if not roles.day:
         roles.date, roles.dates = _date(columns, roles.doubts)
     roles.sources = [c.name for c in columns if c.named(_SOURCE) and 2 <= len(c.counts) <= 50 and c.name != roles.date]
@@ -171,6 +172,10 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
         if not score or column.named(_IMAGE) or column.filled < 0.5 or len(column.counts) < 2 or fractions:
             continue
         if score == 1 and (column.named(_SOURCE) or len(column.counts) < 4):
+            continue
+        if column.name in files and any(
+            "/" in value or "\\" in value or stem_of(value) != value for value in column.values
+        ):
             continue
         # `patient age` is about patients, but identifies none
         if re.search(r"age|sex|gender|weight|height|alter|position|date|group", column.header):
@@ -217,6 +222,11 @@ def _is_split(column: Column, groups: Sequence[str], doubts: list[str]) -> bool:
             "casewise draws its own split by subject."
         )
     return not mixed
+
+
+def _are_days(column: Column) -> bool:
+    days = [number(cell) for cell in column.cells if cell]
+    return all(day is not None and abs(day) < 1e6 for day in days)
 
 
 def _is_visit(column: Column, groups: Sequence[str]) -> bool:

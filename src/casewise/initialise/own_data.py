@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import textwrap
 from collections.abc import Mapping
@@ -127,6 +128,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     rows.doubts += [*roles.doubts, *plan.doubts]
     if roles.people:
         rows.changed = True
+        rows.doubts += _named_files(rows, cells, roles)
         rows.doubts.append(
             f"{', '.join(map(repr, roles.people))} look like names or dates of birth of people and are not in {TABLE}."
         )
@@ -157,6 +159,19 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     )
     study.understood += _meaning(rows, plan)
     return study
+
+
+def _named_files(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles) -> list[str]:
+    """A doubt if names of people are part of paths, which stand in the table, the log and the report."""
+    values = " ".join(value for name in roles.people for value in cells[name]).casefold()
+    people = set(re.findall(r"[^\W\d_]{4,}", values))
+    files = [row.path for row in rows.rows if people & set(re.findall(r"[^\W\d_]{4,}", row.path.casefold()))]
+    if not files:
+        return []
+    return [
+        f"FILE NAMES CONTAIN NAMES OF PEOPLE ({len(files):,} of them). They would be in {TABLE} and in the report: rename "
+        "the files first."
+    ]
 
 
 def _subjects_text(rows: ImageRows, count: int) -> str:
@@ -204,7 +219,8 @@ def _head(
         lines.append(f"where_not: {{{quoted(name)}: [{', '.join(map(quoted, words))}]}}  # no value")
     stated = f", column: {quoted(plan.column)}" if table and plan.column != plan.name else ""
     lines.append(
-        f"targets: {{{plan.name}: {{{plan.setting}{stated}}}}}" + (f"  # {plan.comment}" if plan.comment else "")
+        f"targets: {{{quoted(plan.name)}: {{{plan.setting}{stated}}}}}"
+        + (f"  # {plan.comment}" if plan.comment else "")
     )
     if rows.has("split"):
         lines.append(f"split: {{column: {quoted(roles.split if table else 'split')}}}  # the given split")

@@ -222,7 +222,7 @@ class _Inference:
             kind = "subject"
         elif before and re.fullmatch(_VISIT_WORDS, before, re.IGNORECASE):
             kind = "visit"
-        if kind == "subject" and self._mixes(values):
+        if kind == "subject" and self.needs_label and self._mixes(values):
             self.doubts.append(
                 f"Names such as {values[0]!r} were read as subjects, and many of them occur in several classes. If "
                 "they count images within a class, state --pattern without {subject}."
@@ -265,7 +265,7 @@ class _Inference:
 
     def _mixes(self, values: list[str]) -> bool:
         """Whether many of the repeated values have images of several classes, as counters have."""
-        if self.labels is None:
+        if self.labels is None or len(set(self.labels)) > _MOST_CLASSES:
             return False
         classes: dict[str, list[str]] = defaultdict(list)
         for value, label in zip(values, self.labels, strict=True):

@@ -118,17 +118,18 @@ def rows_of_table(
     if lacking:
         result.changed = True
         result.doubts.append(
-            f"{len(lacking):,} rows have no {images.noun} in {images.folder.name} ({unmatched_text(lacking)}). They "
-            f"are kept in cohort.csv with `{FOUND}: no`, and the study leaves them out and counts them."
+            f"Rows without {images.noun} in {images.folder.name}: {len(lacking):,} ({unmatched_text(lacking)}). They are "
+            f"kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
         )
     if unused:
         result.doubts.append(
-            f"{len(unused):,} {images.noun}s are in no row of the table and are not used: {names_text(unused, 3)}."
+            f"{images.noun.capitalize()}s in no row of the table, which are not used: {len(unused):,} "
+            f"({names_text(unused, 3)})."
         )
     if repeated := [path for path, times in used.items() if times > 1]:
         result.doubts.append(
-            f"{len(repeated):,} {images.noun}s are named by several rows, such as {repeated[0]}. `casewise validate` "
-            "refuses that: keep one row for each."
+            f"{images.noun.capitalize()}s named by several rows: {len(repeated):,}, such as {repeated[0]}. `casewise "
+            "validate` refuses that: keep one row for each."
         )
     return result, [column.name for column in files]
 
@@ -174,8 +175,8 @@ def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
     result.understood += examples(values)
     if rest:
         result.doubts.append(
-            f"{len(rest):,} of {len(images.paths):,} {images.noun}s do not match the pattern and are not used: "
-            f"{names_text(rest, 3)}."
+            f"{images.noun.capitalize()}s that do not match the pattern and are not used: {len(rest):,} of "
+            f"{len(images.paths):,} ({names_text(rest, 3)})."
         )
     return result
 

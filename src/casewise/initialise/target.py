@@ -24,7 +24,7 @@ _UNLIKELY = (
     r"age|alter|sex|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
     r"remarks?|bemerkung|url|licen[cs]e|race|ethnicity|region|location|slice|index|nr|no|number|row|unnamed|quality|"
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
-    r"raw|origin|original|known|visits?|subjects?|patients?|code|survival"
+    r"raw|origin|original|known|days?|datum|visits?|subjects?|patients?|code|survival"
 )
 # Words in rising order; a column with three of them or more has grades.
 _SCALES = (
@@ -172,7 +172,7 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     return plan
 
 
-def field_name(column: str, taken: Sequence[str] = STORED) -> str:
+def field_name(column: str, taken: Sequence[str] = (*STORED, "date")) -> str:
     """A name for the study file: the column's own if it is plain, else one made from it.
 
     >>> field_name("Grade (0-4)"), field_name("dr_grade"), field_name("case")
