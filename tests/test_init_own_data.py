@@ -13,6 +13,7 @@ from casewise.console import Silent
 from casewise.errors import CasewiseError
 from casewise.initialise import NewStudy, plan_study
 from casewise.initialise.patterns import infer_pattern, stated_pattern
+from casewise.initialise.recipe import DataFacts, available_weights, default_recipe
 from casewise.initialise.target import understand_target
 from casewise.pipeline.validate import validate
 from casewise.study.loading import read_study
@@ -297,6 +298,38 @@ class TestTargets:
         plan.write()
         cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
         assert (len(cohort.cases), cohort.cases["subject"].nunique()) == (16, 8)
+
+
+class TestTheRecipe:
+    @pytest.mark.parametrize("weights", ["", "mobilenet_v2"])
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            DataFacts(subjects=6, images=6, rarest=2),
+            DataFacts(subjects=30, images=90, grey=True),
+            DataFacts(subjects=5_000, images=60_000, rarest=700, given_split=True),
+            DataFacts(subjects=40, images=80, rarest=9, scans=True),
+        ],
+    )
+    def test_is_a_study_with_fixed_epochs(self, facts: DataFacts, weights: str, tmp_path: Path) -> None:
+        lines = ["cohort: c.csv", "targets: {x: [a, b]}", *(["volumes: {sequences: [T1]}"] if facts.scans else [])]
+        file = tmp_path / "study.yaml"
+        file.write_text("\n".join([*lines, *default_recipe(facts, weights)]))
+        study = read_study(file)
+        assert study.recipe.early_stopping.monitor == "none"
+        assert 5 <= study.recipe.epochs <= 20
+        assert study.weights == ("pretrained" if weights else "random")
+        assert study.split.folds == (2 if facts.rarest == 2 else 5)
+
+    def test_pretrained_weights_of_this_computer_are_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chests: Path
+    ) -> None:
+        assert available_weights() == ""
+        (tmp_path / "resnet18.safetensors").write_bytes(b"x")
+        monkeypatch.setenv("CASEWISE_WEIGHTS", str(tmp_path))
+        assert available_weights() == "resnet18"
+        plan = plan_study(table=chests, images=None, folder=tmp_path / "study")
+        assert yaml.safe_load(plan.text)["backbones"] == ["resnet18"]
 
 
 class TestPeople:

@@ -169,8 +169,8 @@ def _named_files(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles) 
     if not files:
         return []
     return [
-        f"FILE NAMES CONTAIN NAMES OF PEOPLE ({len(files):,} of them). They would be in {TABLE} and in the report: rename "
-        "the files first."
+        f"FILE NAMES CONTAIN NAMES OF PEOPLE ({len(files):,} of them). They would be in {TABLE} and in the report: "
+        "rename the files first."
     ]
 
 

@@ -118,8 +118,8 @@ def rows_of_table(
     if lacking:
         result.changed = True
         result.doubts.append(
-            f"Rows without {images.noun} in {images.folder.name}: {len(lacking):,} ({unmatched_text(lacking)}). They are "
-            f"kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
+            f"Rows without {images.noun} in {images.folder.name}: {len(lacking):,} ({unmatched_text(lacking)}). They "
+            f"are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
         )
     if unused:
         result.doubts.append(
