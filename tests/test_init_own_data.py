@@ -138,6 +138,11 @@ class TestImages:
         assert any("5 of 24 rows" in note for note in cohort.notes)
         assert any("extra.png" in doubt for doubt in plan.doubts)
 
+    def test_columns_of_files_are_views(self, tmp_path: Path, films: list[Film]) -> None:
+        (tmp_path / "data").mkdir()
+        planned(CASES["two_files_a_visit"](tmp_path / "data", films), tmp_path / "study").write()
+        assert [row["view"] for row in table_of(tmp_path / "study")] == ["img_left", "img_right"] * 12
+
     def test_folders_of_subjects_and_a_table_by_subject(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{i:03}/IMG_{k}.jpg" for i in range(1, 13) for k in range(3)])
         rows = [["id", "sex", "severity"], *([f"{i:03}", "mf"[i % 2], str(i % 4)] for i in range(1, 13))]

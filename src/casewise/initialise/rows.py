@@ -82,7 +82,13 @@ def rows_of_table(
     files = file_columns(cells, images, numbers)
     count = len(numbers)
     if files:
-        rows = [ImageRow(i, column.paths[i]) for i in range(count) for column in files if column.paths[i]]
+        views = {column.name: {"view": column.name} if len(files) > 1 else {} for column in files}
+        rows = [
+            ImageRow(i, column.paths[i], others=views[column.name])
+            for i in range(count)
+            for column in files
+            if column.paths[i]
+        ]
         present = {row.source for row in rows}
         rows += [ImageRow(i, "") for i in range(count) if i not in present]
         rows.sort(key=lambda row: row.source)
