@@ -105,19 +105,24 @@ def _are_slices(folder: Path, paths: list[str]) -> bool:
     """Whether DICOM files of one folder are slices of scans, by the modality of the first file and their number."""
     if len(paths) < 3:
         return False
+    return _dicom_value(folder / paths[0], "Modality") not in PLANAR
+
+
+def _dicom_value(path: Path, tag: str) -> str:
+    """A value of the header of a DICOM file; empty if there is none or the file is damaged."""
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
     except ImportError:
         raise CasewiseError(
-            f"{paths[0]} is a DICOM file, and the package that reads it is missing: pip install 'casewise[volumes]'."
+            f"{path} is a DICOM file, and the package that reads it is missing: pip install 'casewise[volumes]'."
         ) from None
     try:
-        header = pydicom.dcmread(folder / paths[0], stop_before_pixels=True, specific_tags=["Modality"])
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[tag])
     except (InvalidDicomError, OSError, ValueError):
         # `validate` names damaged files; here only their kind matters.
-        return True
-    return str(header.get("Modality", "")) not in PLANAR
+        return ""
+    return str(header.get(tag, ""))
 
 
 def are_grey(images: ImageFiles) -> bool:
@@ -129,6 +134,8 @@ def are_grey(images: ImageFiles) -> bool:
     step = max(1, len(images.paths) // _SAMPLE)
     for path in images.paths[::step]:
         if path.casefold().endswith(DICOM_FILES):
+            if _dicom_value(images.folder / path, "SamplesPerPixel") != "1":
+                return False
             continue
         try:
             with Image.open(images.folder / path) as picture:
