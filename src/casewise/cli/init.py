@@ -2,25 +2,94 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from casewise.initialise import NewStudy
+
 # from the file names, because reading presets would slow down the command line
 PRESETS = " or ".join(sorted(path.stem for path in Path(__file__).parent.parent.glob("study/presets/*.yaml")))
+_WIDTH = 80
 
 
 def init(
-    preset: Annotated[str, typer.Argument(help=f"The preset to start from: {PRESETS}.")],
-    images: Annotated[Path | None, typer.Option(help="A folder of images from which the cohort table is made.")] = None,
+    preset: Annotated[
+        str | None, typer.Argument(help=f"A published protocol to start from: {PRESETS}. Without it: your own data.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Your table: .csv, .tsv, .xlsx or .parquet, with a row for each image or case.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of your images. Without it: the folder of the table.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="The column of the table to predict. Without it: the most likely one.")
+    ] = "",
+    pattern: Annotated[
+        str,
+        typer.Option(
+            help="Without a table: what file names state, such as '{label}/{subject}_{visit}.jpg'. Without it: "
+            "inferred."
+        ),
+    ] = "",
     output: Annotated[Path, typer.Option(help="The folder in which the study is written.")] = Path("."),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the study and its doubts.")] = False,
 ) -> None:
-    """Write a commented study file, and the cohort table from a folder of images."""
-    from casewise.initialise import initialise
+    """Write the study file for your images, and the cohort table where yours cannot be used as it is.
 
-    started = initialise(preset, source=images, folder=output)
-    for sentence in started.understood:
-        print(sentence)
-    for path in started.files:
+    casewise init --table grades.csv --images photos
+
+    casewise init --images photos --pattern '{label}/{subject}_{visit}.jpg'
+
+    casewise init onestep-pasi --images photos
+
+    It asks nothing and never overwrites or changes a file. It prints what it understood and what it doubts, and writes
+    the same as comments into study.yaml. Then: casewise validate study.yaml, casewise run study.yaml.
+    """
+    from casewise.errors import CasewiseError
+
+    if preset is None:
+        from casewise.initialise import plan_study
+
+        study = plan_study(table=table, images=images, target=target, pattern=pattern, folder=output)
+        _show(study)
+        if dry_run:
+            print(f"\nstudy.yaml would be:\n\n{study.text}")
+            return
+        paths = study.write()
+    else:
+        stated = {"--table": table, "--target": target, "--pattern": pattern, "--dry-run": dry_run}
+        if extra := next((name for name, value in stated.items() if value), None):
+            raise CasewiseError(
+                f"{extra} is for your own data and does not go with the preset {preset}. Leave out one."
+            )
+        from casewise.initialise import initialise
+
+        started = initialise(preset, source=images, folder=output)
+        for sentence in started.understood:
+            print(sentence)
+        paths = started.files
+    for path in paths:
         print(f"wrote {path}")
+
+
+def _show(study: NewStudy) -> None:
+    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
+    for line in study.understood:
+        indent = " " * (len(line) - len(line.lstrip()))
+        print(textwrap.fill(line, width, subsequent_indent=indent + "    ", break_on_hyphens=False))
+    if study.doubts:
+        print("\nPlease check:")
+    for doubt in study.doubts:
+        for number, part in enumerate(doubt.splitlines()):
+            first, rest = ("- ", "  ") if not number else ("    ", "    ")
+            text = textwrap.fill(
+                part.strip(), width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+            )
+            print(text)
+    print()

@@ -1,4 +1,4 @@
-"""The start of a study: a commented study file from a preset and, from folders of images, the cohort table."""
+"""A study from a preset: a commented study file and, from folders of images, the cohort table."""
 
 from __future__ import annotations
 

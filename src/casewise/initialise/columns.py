@@ -1,0 +1,294 @@
+"""What the columns of a table mean: subject, visit, date, split, source, and those that name people."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from casewise.cohort.checks import NO_VALUE, iso_day, number
+from casewise.cohort.table import names_text
+from casewise.initialise.image_files import stem_of
+from casewise.splits.predefined import side_of
+
+_STRONG_SUBJECT = (
+    r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in)?|usubjid"
+)
+_WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
+_VISIT = (
+    r"visits?|visite|timepoint|time point|session|ses|weeks?|months?|follow ?up|fu|besuch|examination|exam|tp|wave|"
+    r"termin"
+)
+_DAY = r"days?|study day|tag|day no|days? since \w+"
+_DATE = r"dates?|datum|day|when|acquired|acquisition date|visit date|exam date|study ?date|datetime|time"
+_SOURCE = (
+    r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik|zentrum|institution|scanner|device|manufacturer|camera"
+)
+_SPLIT = r"split|set|subset|partition|folds?|dataset split|usage|phase"
+_SEQUENCE = r"sequences?|modality|contrast|series|weighting|sequenz|seq"
+_PERSON = (
+    r"(patients? |full |first |last |sur ?|family |given |middle |maiden )?names?|surname|lastname|firstname|forename|"
+    r"vorname|nachname|familienname|geburtsname|patientname|e ?mail|phone|telephone|telefon|address|adresse|street|"
+    r"strasse|ssn|social security( number)?|nhs( number)?|initials|initialen"
+)
+_BIRTH = (
+    r"(date of )?birth( ?date| ?day)?|dob|birthdate|birthday|geburtsdatum|geburtstag|geb|geb ?datum|patient birth date"
+)
+_IMAGE = r"images?|file|files|photo|photos|picture|slide|scan|path|img|foto|bild|filename"
+_NAME_VALUE = re.compile(
+    r"[A-ZÄÖÜÉ][a-zäöüßéèñ'’-]+(, ?| |\^)[A-ZÄÖÜÉ][\w'’.-]*( [A-ZÄÖÜÉ][\w'’.-]*)?|[A-Z]{2,}\^[A-Z^]+"
+)
+# `none` is a finding, too; among numbers it means no value.
+NO_TEXT = NO_VALUE - {"none"}
+_IDENTIFIER = re.compile(r"[A-Za-z]{1,8}[-_ ]?\d+[\w-]*|\d{2,}[-_]\d+")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its name, its cells without outer spaces, and what they are."""
+
+    name: str
+    cells: list[str]
+
+    @property
+    def header(self) -> str:
+        """The name as words without case: `patientID` and `patient_id` are `patient id`.
+
+        >>> Column("patientID", []).header, Column("Time-Point", []).header
+        ('patient id', 'time point')
+        """
+        spaced = re.sub(r"(?<=[a-zäöü])(?=[A-Z])", " ", self.name)
+        return re.sub(r"[\W_]+", " ", spaced).strip().casefold()
+
+    def named(self, expression: str) -> bool:
+        """Whether the header is one of these names, or has one of them as a word."""
+        return re.search(rf"(^| )({expression})( |$|\d)", self.header) is not None
+
+    def exactly(self, expression: str) -> bool:
+        return re.fullmatch(expression, self.header) is not None
+
+    @property
+    def values(self) -> list[str]:
+        """The cells with a value."""
+        return [cell for cell in self.cells if cell and cell.casefold() not in NO_VALUE]
+
+    @property
+    def labels(self) -> list[str]:
+        """The values of a target: `none` is one among texts, but not among numbers."""
+        return self.values if self.numbers is not None else [c for c in self.cells if c and c.casefold() not in NO_TEXT]
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter(self.values)
+
+    @property
+    def filled(self) -> float:
+        return len(self.values) / max(1, len(self.cells))
+
+    @property
+    def numbers(self) -> list[float] | None:
+        """The values as numbers, also with decimal commas; None if one is no number."""
+        parsed = [decimal(value) for value in self.values]
+        numbers = [value for value in parsed if value is not None]
+        return numbers if numbers and len(numbers) == len(parsed) else None
+
+
+def decimal(text: str) -> float | None:
+    """A number with a decimal point or comma.
+
+    >>> decimal("1,5"), decimal("2"), decimal("1.000,5")
+    (1.5, 2.0, None)
+    """
+    return number(text.replace(",", ".") if re.fullmatch(r"[+-]?\d*,\d+", text) else text)
+
+
+@dataclass
+class Roles:
+    """The columns by their meaning ('' if there is none), and sentences on what is doubtful.
+
+    Attributes:
+        people: columns that look like names, addresses or dates of birth, which no file of a study may contain.
+        dates: the ISO dates of `date`, row by row ('' if there is none).
+        sources: columns that look like a source, such as a hospital.
+    """
+
+    subject: str = ""
+    visit: str = ""
+    day: str = ""
+    date: str = ""
+    split: str = ""
+    sequence: str = ""
+    sources: list[str] = field(default_factory=list)
+    people: list[str] = field(default_factory=list)
+    dates: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def used(self) -> set[str]:
+        """The columns that are no candidates for a target."""
+        single = {self.subject, self.visit, self.day, self.date, self.split, self.sequence}
+        return (single | set(self.sources) | set(self.people)) - {""}
+
+
+def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", files: Sequence[str] = ()) -> Roles:
+    """The meaning of the columns, except the `files` that name images and the stated target."""
+    everything = [Column(name, [value.strip() for value in values]) for name, values in cells.items()]
+    columns = [c for c in everything if c.name != target and c.values]
+    roles = Roles()
+    roles.people = [c.name for c in columns if c.name not in files and _is_person(c)]
+    columns = [c for c in columns if c.name not in roles.people]
+    roles.subject = _subject(columns, files, roles.doubts)
+    columns = [c for c in columns if c.name not in (*files, roles.subject)]
+    groups = next((c.cells for c in everything if c.name == roles.subject), [])
+    roles.split = next((c.name for c in columns if c.named(_SPLIT) and _is_split(c, groups, roles.doubts)), "")
+    roles.sequence = next((c.name for c in columns if c.named(_SEQUENCE) and 1 <= len(c.counts) <= 12), "")
+    columns = [c for c in columns if c.name not in (roles.split, roles.sequence)]
+    roles.visit = next((c.name for c in columns if c.named(_VISIT) and not c.named(_DATE) and _is_visit(c, groups)), "")
+    columns = [c for c in columns if c.name != roles.visit]
+    roles.day = next((c.name for c in columns if c.exactly(_DAY) and _are_days(c)), "")
+    if not roles.day:
+        roles.date, roles.dates = _date(columns, roles.doubts)
+    roles.sources = [c.name for c in columns if c.named(_SOURCE) and 2 <= len(c.counts) <= 50 and c.name != roles.date]
+    return roles
+
+
+def _is_person(column: Column) -> bool:
+    if column.exactly(rf"((patients?|subject) )?({_PERSON}|{_BIRTH})"):
+        return True
+    counts = column.counts
+    alike = sum(count for value, count in counts.items() if _NAME_VALUE.fullmatch(value))
+    return len(counts) > 10 and alike > 0.8 * len(column.values)
+
+
+def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str]) -> str:
+    """The column that most likely identifies people; '' if none does."""
+    ranked = []
+    for position, column in enumerate(columns):
+        score = 2 if column.named(_STRONG_SUBJECT) else 1 if column.named(_WEAK_SUBJECT) else 0
+        numbers = column.numbers
+        fractions = numbers is not None and any(not value.is_integer() for value in numbers)
+        if not score or column.named(_IMAGE) or column.filled < 0.5 or len(column.counts) < 2 or fractions:
+            continue
+        if score == 1 and (column.named(_SOURCE) or len(column.counts) < 4):
+            continue
+        if column.name in files and any(
+            "/" in value or "\\" in value or stem_of(value) != value for value in column.values
+        ):
+            continue
+        # `patient age` is about patients, but identifies none
+        if re.search(r"age|sex|gender|weight|height|alter|position|date|group", column.header):
+            continue
+        repeats = len(column.counts) < len(column.values)
+        exact = column.exactly(rf"(({_STRONG_SUBJECT}|{_WEAK_SUBJECT}) ?)+")
+        ranked.append(((score, exact, column.name not in files, repeats, -position), column))
+    if ranked:
+        ranked.sort(key=lambda item: item[0], reverse=True)
+        (score, *_), best = ranked[0]
+        similar = [column for (other, *_), column in ranked[1:] if other == score]
+        others = [column.name for column in similar if len(column.counts) > len(best.counts) / 2]
+        if others:
+            doubts.append(
+                f"Subject: {best.name!r} was chosen; {', '.join(map(repr, others))} may also identify people."
+            )
+        if score == 1 and len(best.counts) == len(best.values):
+            doubts.append(
+                f"Subject: every row has another {best.name!r}. If it numbers images rather than people, name the "
+                "column of people under `columns`, or write `subjects_known: false`."
+            )
+        return best.name
+    for column in columns:
+        counts = column.counts
+        is_identifier = all(_IDENTIFIER.fullmatch(value) for value in counts)
+        if is_identifier and 4 <= len(counts) < len(column.values) and column.name not in files:
+            doubts.append(f"Subject: {column.name!r} was taken, because its values look like names of subjects.")
+            return column.name
+    return ""
+
+
+def _is_split(column: Column, groups: Sequence[str], doubts: list[str]) -> bool:
+    """Whether the column states sides; a subject on two sides makes it unusable."""
+    sides = [side_of(cell) for cell in column.cells]
+    if not all(sides) or len(set(sides)) < 2:
+        return False
+    by_subject: dict[str, set[str]] = defaultdict(set)
+    for group, side in zip(groups, sides, strict=False):
+        by_subject[group].add(side)
+    mixed = [group for group, of_group in by_subject.items() if len(of_group) > 1]
+    if mixed:
+        doubts.append(
+            f"Split: {column.name!r} is not used, because subjects ({names_text(mixed, 3)}) are on several sides. "
+            "casewise draws its own split by subject."
+        )
+    return not mixed
+
+
+def _are_days(column: Column) -> bool:
+    days = [number(cell) for cell in column.cells if cell]
+    return all(day is not None and abs(day) < 1e6 for day in days)
+
+
+def _is_visit(column: Column, groups: Sequence[str]) -> bool:
+    by_subject: dict[str, set[str]] = defaultdict(set)
+    for group, cell in zip(groups, column.cells, strict=False):
+        by_subject[group].add(cell)
+    numbers = column.numbers
+    fractions = numbers is not None and any(not value.is_integer() for value in numbers)
+    return column.filled > 0.95 and not fractions and any(len(cells) > 1 for cells in by_subject.values())
+
+
+def _date(columns: Sequence[Column], doubts: list[str]) -> tuple[str, list[str]]:
+    """The first column of dates whose order of day and month is clear, and its dates in ISO form."""
+    for column in columns:
+        if not column.named(_DATE) or column.filled < 0.5:
+            continue
+        iso = iso_dates([cell if cell.casefold() not in NO_VALUE else "" for cell in column.cells])
+        if iso is not None:
+            return column.name, iso
+        if any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values):
+            doubts.append(
+                f"Date: {column.name!r} is not used, because not all of its cells are dates, such as "
+                f"{column.values[0][:40]!r}. Write dates as 2024-01-31."
+            )
+    return "", []
+
+
+def iso_dates(cells: Sequence[str]) -> list[str] | None:
+    """Dates in ISO form; None if they are none, or if day and month cannot be told apart.
+
+    >>> iso_dates(["31.01.2024", ""]), iso_dates(["1/31/2024", "2/1/2024"]), iso_dates(["1/2/2024"])
+    (['2024-01-31', ''], ['2024-01-31', '2024-02-01'], None)
+    """
+    if all(not cell or iso_day(cell) is not None for cell in cells):
+        return list(cells)
+    if (named := _with_month_names(cells)) is not None:
+        return named
+    if all(not cell or re.fullmatch(r"(18|19|20)\d{6}", cell) for cell in cells):
+        orders = [[0, 1, 2]]
+        pieces = [[cell[:4], cell[4:6], cell[6:]] if cell else [] for cell in cells]
+    else:
+        pieces = [re.split(r"[./-]", cell.split(" ")[0].split("T")[0]) if cell else [] for cell in cells]
+        if any(p and (len(p) != 3 or not all(x.isdecimal() for x in p) or len(p[2]) != 4) for p in pieces):
+            return None
+        # points stand between day and month only in this order
+        orders = [[2, 1, 0]] if any("." in cell for cell in cells) else [[2, 1, 0], [2, 0, 1]]
+    results = [texts for order in orders if (texts := _in_order(pieces, order)) is not None]
+    return results[0] if len(results) == 1 or (results and results[0] == results[1]) else None
+
+
+def _with_month_names(cells: Sequence[str]) -> list[str] | None:
+    """Dates whose months are English words: `January 22, 2020`, `22 Jan 2020`, `22-Jan-2020`."""
+    for form in ("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%d-%b-%Y"):
+        try:
+            return [datetime.strptime(cell, form).date().isoformat() if cell else "" for cell in cells]
+        except ValueError:
+            continue
+    return None
+
+
+def _in_order(pieces: Sequence[Sequence[str]], order: Sequence[int]) -> list[str] | None:
+    try:
+        return [date(*(int(p[i]) for i in order)).isoformat() if p else "" for p in pieces]
+    except ValueError:
+        return None

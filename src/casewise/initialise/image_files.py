@@ -1,0 +1,154 @@
+"""The images below a folder: image files, or scans (NIfTI files and folders of DICOM slices)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from casewise.cohort.folder_layout import ENDINGS
+from casewise.cohort.natural_sort import natural
+from casewise.cohort.table import names_text
+from casewise.errors import CasewiseError
+
+VOLUME_FILES = (".nii.gz", ".nii")
+DICOM_FILES = (".dcm", ".dicom", ".ima")
+# DICOM modalities whose files are single pictures; all others are slices of a scan.
+PLANAR = ("CR", "DX", "DR", "MG", "RG", "IO", "PX", "XC", "OP", "ES", "GM", "SM", "DMS")
+MASK_WORDS = ("mask", "seg", "segmentation", "lesion", "roi")
+# Pictures whose colours are looked at.
+_SAMPLE = 20
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The images below `folder`: paths relative to it with `/`, in natural order, and the files that are none.
+
+    `scans`: the paths are volumes, NIfTI files or folders of DICOM slices; else they are image files.
+    """
+
+    folder: Path
+    paths: list[str]
+    skipped: list[str]
+    scans: bool
+
+    @property
+    def noun(self) -> str:
+        return "scan" if self.scans else "image"
+
+
+def stem_of(path: str) -> str:
+    """A path without the ending of an image file; other dots belong to the name.
+
+    >>> stem_of("a/T1.nii.gz"), stem_of("P1.2.JPG"), stem_of("series1")
+    ('a/T1', 'P1.2', 'series1')
+    """
+    folded = path.casefold()
+    ending = next((e for e in (*VOLUME_FILES, *DICOM_FILES, *ENDINGS) if folded.endswith(e)), "")
+    return path[: len(path) - len(ending)]
+
+
+def find_images(folder: Path) -> ImageFiles:
+    """Find the images below a folder; if there are scans and image files, the more frequent kind counts.
+
+    Raises:
+        CasewiseError: the folder is missing, cannot be read, or contains no images.
+    """
+    if not folder.is_dir():
+        raise CasewiseError(f"There is no folder {folder} to read images from.")
+    images: list[str] = []
+    scans: list[str] = []
+    others: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        raise CasewiseError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
+
+    for place, inner, files in os.walk(folder, onerror=unreadable):
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
+        here = Path(place).relative_to(folder).as_posix()
+        slices: list[str] = []
+        for name in sorted(files):
+            path = name if here == "." else f"{here}/{name}"
+            folded = name.casefold()
+            try:
+                path.encode()
+            except UnicodeEncodeError:
+                raise CasewiseError(f"The file name {path!r} is not UTF-8. Rename the file.") from None
+            if name.startswith(".") or os.path.islink(os.path.join(place, name)):
+                others.append(path)
+            elif folded.endswith(VOLUME_FILES):
+                is_mask = any(word in _words(stem_of(folded)) for word in MASK_WORDS)
+                (others if is_mask else scans).append(path)
+            elif folded.endswith(DICOM_FILES):
+                slices.append(path)
+            else:
+                (images if folded.endswith(ENDINGS) else others).append(path)
+        if slices and _are_slices(folder, slices):
+            scans.append(here)
+        else:
+            images += slices
+    if not images and not scans:
+        names = f" It contains {len(others):,} other files, such as {others[0]}." if others else ""
+        raise CasewiseError(
+            f"{folder} contains no images ({', '.join([*ENDINGS, *VOLUME_FILES, *DICOM_FILES])}).{names}"
+        )
+    volumes = len(scans) > len(images)
+    paths, rest = (scans, images) if volumes else (images, scans)
+    return ImageFiles(folder, sorted(paths, key=natural), sorted([*others, *rest]), volumes)
+
+
+def _words(text: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in text).split()
+
+
+def _are_slices(folder: Path, paths: list[str]) -> bool:
+    """Whether DICOM files of one folder are slices of scans, by the modality of the first file and their number."""
+    if len(paths) < 3:
+        return False
+    return _dicom_value(folder / paths[0], "Modality") not in PLANAR
+
+
+def _dicom_value(path: Path, tag: str) -> str:
+    """A value of the header of a DICOM file; empty if there is none or the file is damaged."""
+    try:
+        import pydicom
+        from pydicom.errors import InvalidDicomError
+    except ImportError:
+        raise CasewiseError(
+            f"{path} is a DICOM file, and the package that reads it is missing: pip install 'casewise[volumes]'."
+        ) from None
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[tag])
+    except (InvalidDicomError, OSError, ValueError):
+        # `validate` names damaged files; here only their kind matters.
+        return ""
+    return str(header.get(tag, ""))
+
+
+def are_grey(images: ImageFiles) -> bool:
+    """Whether a sample of the image files has no colours, as their headers state."""
+    from PIL import Image
+
+    if images.scans:
+        return False
+    step = max(1, len(images.paths) // _SAMPLE)
+    for path in images.paths[::step]:
+        if path.casefold().endswith(DICOM_FILES):
+            if _dicom_value(images.folder / path, "SamplesPerPixel") != "1":
+                return False
+            continue
+        try:
+            with Image.open(images.folder / path) as picture:
+                if picture.mode not in ("L", "1", "I;16", "I;16B", "I", "LA"):
+                    return False
+        except OSError:
+            return False
+    return True
+
+
+def skipped_text(images: ImageFiles) -> str:
+    """A clause on the files that are no images; empty if there are none."""
+    if not images.skipped:
+        return ""
+    names = names_text([path.rpartition("/")[2] for path in images.skipped], 3)
+    return f"; {len(images.skipped):,} other file{'s' * (len(images.skipped) > 1)} not used ({names})"

@@ -1,0 +1,176 @@
+"""Which column of a table names the image files, however their paths are written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from casewise.cohort.table import names_text, rows_text
+from casewise.errors import CasewiseError
+from casewise.initialise.image_files import ImageFiles, stem_of
+
+# The fraction of the filled cells of a column that must name files for the column to be one of file names.
+_ENOUGH = 0.5
+_AMBIGUOUS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FileColumn:
+    """A column that names files: the path of each cell ('' if there is no such file)."""
+
+    name: str
+    paths: list[str]
+
+    @property
+    def matched(self) -> int:
+        return sum(map(bool, self.paths))
+
+
+class FileIndex:
+    """The images of a folder by every ending of their paths, with and without the ending of the file."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._by_key: dict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            parts = path.casefold().split("/")
+            for start in range(len(parts)):
+                key = "/".join(parts[start:])
+                for form in {key, stem_of(key)}:
+                    self._by_key[form].append(path)
+
+    def find(self, cell: str) -> list[str]:
+        """The files that a cell may name: by as much of its path as possible; a path of the same case wins.
+
+        >>> FileIndex(["a/1.jpg", "b/1.jpg", "b/2.PNG"]).find("C:\\\\data\\\\b\\\\1.jpg")
+        ['b/1.jpg']
+        >>> FileIndex(["a/1.jpg", "b/1.jpg", "b/2.PNG"]).find("2"), FileIndex(["a/1.jpg", "b/1.jpg"]).find("1.jpg")
+        (['b/2.PNG'], ['a/1.jpg', 'b/1.jpg'])
+        """
+        text = cell.strip().replace("\\", "/").rstrip("/")
+        parts = [part for part in text.casefold().split("/") if part not in ("", ".", "..")]
+        for form in ("/".join, lambda names: stem_of("/".join(names))):
+            for start in range(len(parts)):
+                if paths := self._by_key.get(form(parts[start:])):
+                    same = [path for path in paths if path.endswith(text.rpartition("/")[2])]
+                    return same if len(same) == 1 else paths
+        return []
+
+
+def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: Sequence[int]) -> list[FileColumn]:
+    """The columns that name the images: the best one, and others that name further files in the same rows.
+
+    Raises:
+        CasewiseError: cells of such a column may name several files.
+    """
+    index = FileIndex(images.paths)
+    candidates: list[tuple[tuple[int, bool, int], FileColumn, dict[int, list[str]]]] = []
+    for position, (name, values) in enumerate(cells.items()):
+        if _of_masks(name):
+            continue
+        options = {value: index.find(value) for value in dict.fromkeys(values) if value.strip()}
+        paths = [options.get(value, [""])[0] if options.get(value) else "" for value in values]
+        filled = sum(bool(value.strip()) for value in values)
+        column = FileColumn(name, paths)
+        # a number that happens to be the stem of a file names it only if it names many different ones
+        if not column.matched or column.matched < _ENOUGH * filled or len(set(paths) - {""}) < 0.5 * column.matched:
+            continue
+        unclear = {row: options[v] for row, v in zip(rows, values, strict=True) if len(options.get(v, [])) > 1}
+        has_ending = any(stem_of(value.strip()) != value.strip() or "/" in value for value in values)
+        candidates.append(((column.matched - len(unclear), has_ending, -position), column, unclear))
+    if not candidates:
+        return []
+    candidates.sort(key=lambda candidate: candidate[0], reverse=True)
+    columns: list[FileColumn] = []
+    for _, column, unclear in candidates:
+        used = [{c.paths[i] for c in columns} for i in range(len(column.paths))]
+        same = sum(path in before for path, before in zip(column.paths, used, strict=True) if path)
+        if columns and (same or set(column.paths) - {""} & {p for c in columns for p in c.paths}):
+            continue
+        if unclear:
+            raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))
+        columns.append(column)
+    return columns
+
+
+def mask_files(cells: Mapping[str, Sequence[str]], images: ImageFiles) -> set[str]:
+    """The files that columns of masks name."""
+    index = FileIndex(images.paths)
+    values = {value for name, column in cells.items() if _of_masks(name) for value in column if value.strip()}
+    return {path for value in values for path in index.find(value)}
+
+
+def _of_masks(name: str) -> bool:
+    return any(word in name.casefold() for word in ("mask", "segment", "lesion"))
+
+
+def _ambiguous(
+    column: str, unclear: dict[int, list[str]], images: ImageFiles, cells: Mapping[int, str]
+) -> CasewiseError:
+    lines = [
+        f"row {row}, {column}: {cells[row].strip()[:80]!r} may be {' or '.join(paths[:3])}"
+        for row, paths in list(unclear.items())[:_AMBIGUOUS_SHOWN]
+    ]
+    rest = list(unclear)[_AMBIGUOUS_SHOWN:]
+    more = [f"and {len(rest):,} more ({rows_text(rest)})"] if rest else []
+    return CasewiseError(
+        "\n  ".join(
+            [
+                f"{len(unclear):,} cells of the table may name several files of {images.folder}. Write more of their "
+                "path into the table, with the ending, or name a folder with one copy of each file.",
+                *lines,
+                *more,
+            ]
+        )
+    )
+
+
+def by_names_of_subjects(
+    cells: Mapping[str, Sequence[str]], images: ImageFiles, allowed: Sequence[str]
+) -> tuple[list[str], dict[int, list[str]]]:
+    """The images of each row where no column names files, but folders or words of the file names name its subject.
+
+    One column identifies the rows, or two do, such as subject and visit. Returns the columns, and for each row number
+    (from 0) its images; ([], {}) if no columns do.
+    """
+    words = {path: _words(path) for path in images.paths}
+    count = len(next(iter(cells.values())))
+    best: tuple[int, list[str], dict[int, list[str]]] = (0, [], {})
+    pairs = [[a] for a in allowed] + [[a, b] for a in allowed for b in cells if b != a]
+    for columns in pairs:
+        keys = [tuple(cells[c][row].strip().casefold() for c in columns) for row in range(count)]
+        if len(set(keys)) < count or any(not all(key) for key in keys):
+            continue
+        by_first: dict[str, list[int]] = defaultdict(list)
+        for row, key in enumerate(keys):
+            by_first[key[0]].append(row)
+        found: dict[int, list[str]] = defaultdict(list)
+        for path, names in words.items():
+            rows = [row for name in names for row in by_first.get(name, []) if set(keys[row][1:]) <= set(names)]
+            if len(set(rows)) == 1:
+                found[rows[0]].append(path)
+        matched = sum(map(len, found.values()))
+        if len(found) >= _ENOUGH * count and matched >= _ENOUGH * len(images.paths) and matched > best[0]:
+            best = (matched, columns, dict(found))
+    return best[1], best[2]
+
+
+def _words(path: str) -> list[str]:
+    """The folders of a path, its name without ending, and the beginnings of its name up to each separator.
+
+    >>> _words("A/P_1-w2.jpg")
+    ['a', 'p_1-w2', 'p_1', 'p', '1', 'w2']
+    """
+    *folders, name = stem_of(path).casefold().split("/")
+    starts = [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]
+    pieces = "".join(c if c.isalnum() else " " for c in name).split()
+    return list(dict.fromkeys([*folders, *starts, *pieces]))
+
+
+def unmatched_text(values: Sequence[str]) -> str:
+    """Some cells that name no file.
+
+    >>> unmatched_text(["a.jpg", "b.jpg"])
+    'a.jpg, b.jpg'
+    """
+    return names_text([value.strip()[:60].replace("\\", "/").rpartition("/")[2] for value in values], 3)

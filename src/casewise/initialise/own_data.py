@@ -1,0 +1,335 @@
+"""A study of a table and a folder of images as people have them: what they mean, and the shortest study that works."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from casewise.cohort.cohort import read_cohort
+from casewise.cohort.table import Problems, read_text_table
+from casewise.errors import CasewiseError
+from casewise.files import write_atomic
+from casewise.initialise.columns import Roles, understand_columns
+from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
+from casewise.initialise.patterns import stated_pattern
+from casewise.initialise.recipe import DataFacts, available_weights, default_recipe
+from casewise.initialise.rows import (
+    FOUND,
+    ImageRows,
+    fill_from_table,
+    rows_of_names,
+    rows_of_table,
+    settle_sequences,
+    settle_subjects,
+    settle_visits,
+    table_text,
+)
+from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_target, understand_target
+from casewise.modalities.registry import modality_of
+from casewise.study.loading import read_study
+
+TABLE, STUDY = "cohort.csv", "study.yaml"
+_WIDTH = 79
+
+
+@dataclass
+class NewStudy:
+    """A study that is not written yet: its files by name, what was understood, and what is doubtful."""
+
+    folder: Path
+    files: dict[str, bytes] = field(default_factory=dict)
+    understood: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The study file."""
+        return self.files[STUDY].decode("utf-8")
+
+    def write(self) -> list[Path]:
+        """Write the files; return their paths.
+
+        Raises:
+            CasewiseError: one of them exists already; then none is written.
+        """
+        for name in self.files:
+            if (self.folder / name).exists() or (self.folder / name).is_symlink():
+                raise CasewiseError(
+                    f"{self.folder / name} exists already and is not overwritten. Move it, or name another folder with "
+                    "--output."
+                )
+        return [write_atomic(self.folder / name, content) for name, content in self.files.items()]
+
+
+def plan_study(
+    *, table: Path | None, images: Path | None, target: str = "", pattern: str = "", folder: Path
+) -> NewStudy:
+    """Understand a table, a folder of images or both, and plan the study; nothing is written.
+
+    Raises:
+        CasewiseError: the table or the images cannot be read or do not belong together, or there is nothing to predict.
+    """
+    if table is None and images is None:
+        raise CasewiseError("Name a table with --table, a folder of images with --images, or both; or name a preset.")
+    if table is not None and pattern:
+        raise CasewiseError("--pattern reads classes from file names, and --table has them in a column. State one.")
+    if table is None and target:
+        raise CasewiseError("--target names a column of the table; without --table, the class is {label} in --pattern.")
+    files = find_images(images or (table or Path()).parent)
+    cells: dict[str, list[str]] = {}
+    if table is None:
+        rows, roles, column = rows_of_names(files, stated_pattern(pattern) if pattern else None), Roles(), "label"
+        candidates: list[str] = []
+    else:
+        problems = Problems()
+        frame, notes = read_text_table(table, problems)
+        problems.raise_any(table)
+        cells = {str(name): [str(value) for value in frame[name]] for name in frame.columns}
+        rows, file_names = rows_of_table(cells, files, frame.index.tolist())
+        rows.understood += notes
+        column = stated_target(target, cells) if target else ""
+        roles = understand_columns(cells, target=column, files=file_names)
+        candidates = likely_targets(cells, roles, file_names) if not column else []
+        if not column and not candidates:
+            raise no_target(cells)
+        column = column or candidates[0]
+        fill_from_table(rows, cells, roles, scans=files.scans)
+    return _planned(Sources(files, table, cells, roles, column, candidates[1:]), rows, folder)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a study is made from: the images, the table with its cells by column, and what its columns mean."""
+
+    files: ImageFiles
+    table: Path | None
+    cells: Mapping[str, list[str]]
+    roles: Roles
+    target: str
+    other_targets: list[str]
+
+
+def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
+    files, table, cells, roles = sources.files, sources.table, sources.cells, sources.roles
+    column, others = sources.target, sources.other_targets
+    labels = [cells[column][row.source].strip() if cells else row.label for row in rows.rows]
+    settle_subjects(rows, cells, roles, labels)
+    sequences = settle_sequences(rows, files) if files.scans else []
+    settle_visits(rows, labels)
+    present = [i for i, row in enumerate(rows.rows) if row.path]
+    plan = understand_target(column, [labels[i] for i in present], [rows.rows[i].subject for i in present], others)
+    rows.doubts += [*roles.doubts, *plan.doubts]
+    if roles.people:
+        rows.changed = True
+        rows.doubts += _named_files(rows, cells, roles)
+        rows.doubts.append(
+            f"{', '.join(map(repr, roles.people))} look like names or dates of birth of people and are not in {TABLE}."
+        )
+    root = _direct_root(rows, cells, files, table) if table and not rows.changed and plan.cells is None else None
+    direct = root is not None
+    lines = _head(rows, roles, plan, cells if direct else {}, table if direct else None, root or files.folder, folder)
+    study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
+    if not direct:
+        if any("," in label for label in labels) and plan.cells is not None:
+            labels = [label.replace(",", ".") for label in labels]
+        text = table_text(rows, cells, roles, plan, labels)
+        study.files[TABLE] = text.encode("utf-8" if text.isascii() else "utf-8-sig")
+    facts = DataFacts(
+        subjects=len({row.subject for row in rows.rows if row.path}),
+        images=len(present),
+        rarest=plan.rarest,
+        scans=files.scans,
+        grey=are_grey(files),
+        given_split=rows.has("split"),
+    )
+    if files.scans:
+        lines += _scan_lines(sequences, rows)
+    lines += ["", *default_recipe(facts, available_weights())]
+    study.files[STUDY] = _wrapped(lines).encode("utf-8")
+    _add_modality(study, files, rows)
+    study.understood.insert(
+        0, f"{len(present):,} {files.noun}s of {_subjects_text(rows, facts.subjects)}{skipped_text(files)}."
+    )
+    study.understood += _meaning(rows, plan)
+    return study
+
+
+def _named_files(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles) -> list[str]:
+    """A doubt if names of people are part of paths, which stand in the table, the log and the report."""
+    values = " ".join(value for name in roles.people for value in cells[name]).casefold()
+    people = set(re.findall(r"[^\W\d_]{4,}", values))
+    files = [row.path for row in rows.rows if people & set(re.findall(r"[^\W\d_]{4,}", row.path.casefold()))]
+    if not files:
+        return []
+    return [
+        f"FILE NAMES CONTAIN NAMES OF PEOPLE ({len(files):,} of them). They would be in {TABLE} and in the report: "
+        "rename the files first."
+    ]
+
+
+def _subjects_text(rows: ImageRows, count: int) -> str:
+    return f"{count:,} subjects" if rows.subjects_known else "unknown subjects"
+
+
+def _meaning(rows: ImageRows, plan: TargetPlan) -> list[str]:
+    """A sentence for each standard column, and one for the target."""
+    named = [f"{name} from {_source(origin)}" for name, origin in rows.origins.items()]
+    lines = [f"Read as: {', '.join(named)}."] if named else []
+    return [*lines, f"Target: {plan.column}, {{{plan.setting}}}."]
+
+
+def _source(origin: str) -> str:
+    return origin if " " in origin and origin.startswith(("the ", "file ", "numbers ")) else repr(origin)
+
+
+def _head(
+    rows: ImageRows,
+    roles: Roles,
+    plan: TargetPlan,
+    cells: Mapping[str, list[str]],
+    table: Path | None,
+    root: Path,
+    folder: Path,
+) -> list[str]:
+    """The lines of the study file on cohort, columns and target. With `table` the study reads it as it is."""
+    lines = ["# Written by `casewise init`: check it with `casewise validate`, then start `casewise run`."]
+    lines += [f"# - {doubt}" for doubt in rows.doubts]
+    lines += [
+        f"name: {quoted(_run_name(folder.resolve().name))}",
+        f"cohort: {quoted(_relative(table, folder) if table else TABLE)}",
+    ]
+    start = (table.parent if table else folder).resolve()
+    if root.resolve() != start:
+        lines.append(f"root: {quoted(_relative(root, folder))}  # paths in the table start here")
+    if table:
+        lines += _column_lines(rows, roles, cells)
+    if not rows.subjects_known:
+        lines.append("subjects_known: false  # fill in `subject` and delete this line if you know who is on each image")
+    name, words = plan.column if table else plan.name, plan.where_not
+    if rows.missing:
+        lines.append(f'where: {{{FOUND}: "yes"}}  # rows without an image are left out, and counted')
+    if words:
+        lines.append(f"where_not: {{{quoted(name)}: [{', '.join(map(quoted, words))}]}}  # no value")
+    stated = f", column: {quoted(plan.column)}" if table and plan.column != plan.name else ""
+    lines.append(
+        f"targets: {{{quoted(plan.name)}: {{{plan.setting}{stated}}}}}"
+        + (f"  # {plan.comment}" if plan.comment else "")
+    )
+    if rows.has("split"):
+        lines.append(f"split: {{column: {quoted(roles.split if table else 'split')}}}  # the given split")
+    if roles.sources:
+        lines += [
+            f"# To test on each {roles.sources[0]} with networks trained without it, replace `split` by:",
+            f"# split: {{leave_out: {quoted(roles.sources[0])}}}",
+        ]
+    return lines
+
+
+def _column_lines(rows: ImageRows, roles: Roles, cells: Mapping[str, list[str]]) -> list[str]:
+    """The key `columns` where columns of the table have other names, or a name with another meaning."""
+    stated = {"path": rows.files[0].name}
+    stated |= {name: rows.origins[name] for name in ("subject", "visit", "date") if name in rows.origins}
+    if roles.day and "date" not in stated:
+        stated["day"] = roles.day
+    unused = {name: "" for name in ("visit", "day", "date") if name in cells and name not in stated}
+    named = {role: column for role, column in {**stated, **unused}.items() if role != column}
+    if "date" in stated:
+        named.pop("day", None)
+    if not named:
+        return []
+    return [f"columns: {{{', '.join(f'{role}: {quoted(column)}' for role, column in named.items())}}}"]
+
+
+def _scan_lines(sequences: list[str], rows: ImageRows) -> list[str]:
+    settings = f"sequences: [{', '.join(map(quoted, sequences))}], in_plane_size: 128, bias: none, smoothing: none"
+    cases: dict[tuple[str, str], set[str]] = {}
+    for row in rows.rows:
+        cases.setdefault((row.subject, row.visit), set()).add(row.sequence)
+    if any(len(present) < len(sequences) for present in cases.values()):
+        settings += ", missing: drop"
+    if rows.origins.get("sequence") and not rows.changed:
+        settings += f", column: {quoted(rows.origins['sequence'])}"
+    return [
+        "# Scans are cut into slices. For MRI, `bias: n4` corrects the field of the coils and takes longer.",
+        f"volumes: {{{settings}}}",
+    ]
+
+
+def _direct_root(rows: ImageRows, cells: Mapping[str, list[str]], files: ImageFiles, table: Path) -> Path | None:
+    """The folder from which the paths of the table lead to the files as they are written; None if there is none."""
+    if len(rows.files) != 1:
+        return None
+    written = [cells[rows.files[0].name][row.source].strip().replace("\\", "/") for row in rows.rows]
+    actual = [os.path.abspath(files.folder / row.path) for row in rows.rows]
+    start, home = files.folder.resolve(), table.parent.resolve()
+    for root in dict.fromkeys([home, start, *start.parents[:3]]):
+        if all(os.path.abspath(root / text) == path for text, path in zip(written, actual, strict=True)):
+            return root
+    return None
+
+
+def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows) -> None:
+    """Read the planned study back: settings that its images need, such as tiles of slides, and what is refused."""
+    with tempfile.TemporaryDirectory() as temporary:
+        # the folder of the study may not exist yet, and its relative paths start there
+        for name, content in study.files.items():
+            Path(temporary, name).write_bytes(content)
+        file = Path(temporary, STUDY)
+        paths = {}
+        for key in ("root", "cohort"):
+            value = next((line for line in study.text.splitlines() if line.startswith(f"{key}: ")), "")
+            if value and not (key == "cohort" and TABLE in study.files):
+                text = str(yaml.safe_load(value)[key])
+                paths[key] = str((study.folder / text).resolve())
+        if "root" not in paths and TABLE in study.files:
+            paths["root"] = str(study.folder.resolve())
+        settings = read_study(file, **paths)
+        if not files.scans:
+            start = modality_of(settings).start([files.folder / row.path for row in rows.rows if row.path], settings)
+            if start.lines:
+                study.files[STUDY] += _wrapped(start.lines).encode("utf-8")
+                study.understood += start.notes
+                file.write_bytes(study.files[STUDY])
+                settings = read_study(file, **paths)
+        try:
+            read_cohort(settings)
+        except CasewiseError as error:
+            study.doubts.append(
+                "`casewise validate` will refuse this table until it is corrected: "
+                + str(error).replace(temporary + os.sep, "").partition(": ")[2]
+            )
+
+
+def _wrapped(lines: list[str]) -> str:
+    """The lines, with comments broken to fit 80 columns."""
+    result: list[str] = []
+    for line in lines:
+        if line.startswith("#"):
+            indent = "#   " if line.startswith("# - ") else "# "
+            result += textwrap.wrap(
+                line, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
+        elif "  # " in line and len(line) > _WIDTH:
+            setting, _, comment = line.rpartition("  # ")
+            result += [f"# {comment}", setting]
+        else:
+            result.append(line)
+    return "\n".join(result) + "\n"
+
+
+def _run_name(text: str) -> str:
+    return text.strip() if text.strip(". ") else "study"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path from the folder of the study: relative if it is below it or beside it, else absolute."""
+    target, home = path.resolve(), folder.resolve()
+    text = os.path.relpath(target, home).replace(os.sep, "/")
+    return text if text.count("..") <= 1 else str(target)

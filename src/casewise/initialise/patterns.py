@@ -1,0 +1,297 @@
+"""Patterns of file names, such as `{label}/{subject}_{visit}.jpg`: stated by the user, or inferred from the names."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from casewise.cohort.identity import alike
+from casewise.errors import CasewiseError, nearest
+from casewise.initialise.image_files import stem_of
+
+FIELDS = ("label", "subject", "visit", "date", "sequence", "split", "view")
+SIDES = ("train", "training", "val", "valid", "validation", "test", "testing")
+_SUBJECT_WORDS = r"p|pt|pat|patient|s|sub|subj|subject|case|pid|participant|proband|person"
+_VISIT_WORDS = (
+    r"v|visit|week|w|wk|month|m|day|d|t|tp|time|timepoint|session|ses|baseline|bl|followup|follow|fu|screening|"
+    r"pre|post|before|after|visite|woche|monat|tag"
+)
+_VIEW_WORDS = set(
+    re.findall(r"\w+", "l r left right od os ou pa ap lat lateral frontal front back top side cc mlo dorsal ventral")
+)
+_SEQUENCE_WORDS = set(
+    re.findall(r"\w+", "t1 t1w t1c t1ce t1gd t1post t1pre t2 t2w t2star flair dwi adc pd swi dce ct pet")
+)
+_SUBJECT = re.compile(rf"({_SUBJECT_WORDS})[-_]?\d+[a-z]?", re.IGNORECASE)
+_VISIT = re.compile(rf"({_VISIT_WORDS})[-_ ]?\d*", re.IGNORECASE)
+_DATE = re.compile(r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])")
+_GRADE = re.compile(
+    r"(grade|class|stage|score|level|label|severity|type|category|grad|stadium)[\W_]*\d+", re.IGNORECASE
+)
+_SEPARATORS = re.compile(r"([_\-. ]+)")
+_MOST_CLASSES = 20
+# The fraction of subjects with images of several classes above which a number counts images, not people.
+_MIXED = 1 / 3
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern, with what was doubtful when it was inferred."""
+
+    text: str
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def fields(self) -> list[str]:
+        """The names of the placeholders in order, each once.
+
+        >>> Pattern("{label}/{subject}_{visit}.jpg").fields
+        ['label', 'subject', 'visit']
+        """
+        return list(dict.fromkeys(re.findall(r"\{(\w+)\}", self.text)))
+
+    def read(self, path: str) -> dict[str, str] | None:
+        """The values that a path states; None if it does not match. Endings of image files are not compared.
+
+        >>> Pattern("{label}/{subject}_{visit}.jpg").read("benign/P07_week4.JPG")
+        {'label': 'benign', 'subject': 'P07', 'visit': 'week4'}
+        """
+        match = re.fullmatch(self._expression, stem_of(path))
+        return match.groupdict() if match else None
+
+    @property
+    def _expression(self) -> str:
+        pieces = re.split(r"(\{\w+\}|\*\*/|\*)", stem_of(self.text))
+        seen: set[str] = set()
+        expression = ""
+        for piece in pieces:
+            name = piece[1:-1] if piece.startswith("{") else ""
+            if name:
+                own = r"\d{4}-\d\d-\d\d|[^/]+?" if name == "date" else "[^/]+?"
+                expression += f"(?P={name})" if name in seen else f"(?P<{name}>{own})"
+                seen.add(name)
+            else:
+                expression += {"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece))
+        return expression
+
+
+def stated_pattern(text: str) -> Pattern:
+    """A pattern that the user states.
+
+    Raises:
+        CasewiseError: it names no field, a field is misspelt, or braces are not closed.
+    """
+    fields = re.findall(r"\{([^{}]*)\}", text)
+    plain = re.sub(r"\{\w+\}", "", text)
+    if not fields or "{" in plain or "}" in plain:
+        raise CasewiseError(
+            f"--pattern {text[:80]!r}: write names in braces, such as '{{label}}/{{subject}}_{{visit}}.jpg'. Names are "
+            f"{', '.join(FIELDS)}, or that of another column; `*` stands for any text within a name."
+        )
+    for name in fields:
+        hint = nearest(name, FIELDS)
+        if name not in FIELDS and (hint or not name.isidentifier()):
+            raise CasewiseError(
+                f"--pattern: {{{name}}} is none of {', '.join(FIELDS)}.{hint} Another column needs a name of its own."
+            )
+    return Pattern(text)
+
+
+def read_all(pattern: Pattern, paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """What each path states, and the paths that do not match."""
+    values = {path: pattern.read(path) for path in paths}
+    return {path: found for path, found in values.items() if found is not None}, [
+        path for path, found in values.items() if found is None
+    ]
+
+
+def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = None) -> Pattern:
+    """The pattern that the paths of images follow, as far as it is unambiguous; every path matches it.
+
+    `labels` are the classes of the paths where a table states them: no class is then searched in the names, and they
+    show whether a number counts people or images.
+
+    >>> infer_pattern([f"{c}/P{i:02}_{v}.jpg" for c in ("no", "yes") for i in range(5) for v in ("w0", "w4")]).text
+    '{label}/{subject}_{visit}.jpg'
+    """
+    dirs = [path.split("/")[:-1] for path in paths]
+    stems = [stem_of(path).split("/")[-1] for path in paths]
+    inference = _Inference([labels[path] for path in paths] if labels else None)
+    depth = min(map(len, dirs))
+    folders = [inference.folder([names[level] for names in dirs]) for level in range(depth)]
+    if any(len(names) > depth for names in dirs):
+        folders.append("**")
+    tokens = [_words_of(stem) for stem in stems]
+    shortest = min(map(len, tokens))
+    # positions of even number are words, those between are separators, which must be the same in all names
+    common = next((i for i in range(1, shortest, 2) if len({t[i] for t in tokens}) > 1), shortest)
+    complete = common == shortest and len({len(t) for t in tokens}) == 1
+    count = (common + 1) // 2
+    before = ""
+    name = []
+    for position in range(count):
+        words = [t[2 * position] for t in tokens]
+        name.append(inference.word(words, before))
+        before = words[0] if len(set(words)) == 1 else ""
+    if inference.subject is None:
+        name = inference.with_subject(name, [[t[2 * p] for t in tokens] for p in range(count)])
+    text = name[0]
+    for position in range(1, count):
+        text += tokens[0][2 * position - 1] + name[position]
+    if not complete:
+        text += "*"
+    text = re.sub(r"\*[_\-. ]*(?:\*[_\-. ]*)*\*", "*", text)
+    ending = paths[0][len(stem_of(paths[0])) :].lower()
+    pattern = Pattern("/".join([*folders, text]) + ending, inference.doubts)
+    if any(pattern.read(path) is None for path in paths):
+        # a fallback that every path matches: the folders alone
+        pattern = Pattern("/".join([*folders, "*"]) + ending, inference.doubts)
+    return pattern
+
+
+def _words_of(stem: str) -> list[str]:
+    """The words of a name and the separators between them, in turn; a date such as 2024-01-31 is one word.
+
+    >>> _words_of("P1_2024-01-31")
+    ['P1', '_', '2024-01-31']
+    """
+    whole = re.sub(r"\d{4}-\d\d-\d\d", lambda match: match[0].replace("-", "\0"), stem)
+    return [word.replace("\0", "-") for word in _SEPARATORS.split(whole)]
+
+
+class _Inference:
+    """What the folders and words that were read so far mean."""
+
+    def __init__(self, labels: list[str] | None) -> None:
+        self.doubts: list[str] = []
+        self.values: dict[str, list[str]] = {}
+        self.labels = labels
+        self.needs_label = labels is None
+
+    @property
+    def subject(self) -> list[str] | None:
+        return self.values.get("subject")
+
+    def _is(self, field_name: str, values: list[str]) -> str:
+        self.values[field_name] = values
+        if field_name == "label":
+            self.labels = values
+        return f"{{{field_name}}}"
+
+    def _same_as(self, values: list[str]) -> str | None:
+        return next((f"{{{name}}}" for name, others in self.values.items() if others == values), None)
+
+    def folder(self, values: list[str]) -> str:
+        """The meaning of one level of folders: a field, or its name if there is one folder."""
+        distinct = set(values)
+        if len(distinct) == 1:
+            return values[0].replace("{", "*").replace("}", "*")
+        if {value.casefold() for value in distinct} <= set(SIDES) and "split" not in self.values:
+            return self._is("split", values)
+        if self.needs_label and "label" not in self.values and are_classes(distinct):
+            return self._is("label", values)
+        if (
+            self.needs_label
+            and "label" not in self.values
+            and _are_counted(distinct)
+            and len(values) >= 5 * len(distinct)
+        ):
+            self.doubts.append(
+                f"The folders {', '.join(sorted(distinct)[:4])} … were read as classes, because each contains many "
+                "images. If they are people, state --pattern '{subject}/*.jpg'."
+            )
+            return self._is("label", values)
+        kind = self._kind(distinct)
+        if kind and kind not in self.values:
+            return self._is(kind, values)
+        if self.subject is None:
+            return self._is("subject", values)
+        return self._is("visit", values) if "visit" not in self.values else "*"
+
+    def word(self, values: list[str], before: str) -> str:
+        """The meaning of one word of the file names; `before` is the word before it if all names share that."""
+        distinct = set(values)
+        if len(distinct) == 1:
+            return values[0].replace("{", "*").replace("}", "*")
+        if same := self._same_as(values):
+            return same
+        kind = self._kind(distinct)
+        if before and re.fullmatch(_SUBJECT_WORDS, before, re.IGNORECASE):
+            kind = "subject"
+        elif before and re.fullmatch(_VISIT_WORDS, before, re.IGNORECASE):
+            kind = "visit"
+        if kind == "subject" and self.needs_label and self._mixes(values):
+            self.doubts.append(
+                f"Names such as {values[0]!r} were read as subjects, and many of them occur in several classes. If "
+                "they count images within a class, state --pattern without {subject}."
+            )
+        if kind and kind not in self.values:
+            return self._is(kind, values)
+        if not kind and self.needs_label and "label" not in self.values and are_classes(distinct):
+            return self._is("label", values)
+        return "*"
+
+    def with_subject(self, name: list[str], words: list[list[str]]) -> list[str]:
+        """The words with the first one as the subject that groups several images; unchanged if none does."""
+        for position, text in enumerate(name):
+            distinct = set(words[position])
+            grouped = 4 <= len(distinct) <= 0.9 * len(words[position])
+            if (
+                text == "*"
+                and grouped
+                and all(re.search(r"\d", w) for w in distinct)
+                and not self._mixes(words[position])
+            ):
+                self.doubts.append(
+                    f"The word {words[position][0]!r} of the file names was read as the subject, because it repeats. "
+                    "If it counts images, state --pattern."
+                )
+                return [*name[:position], self._is("subject", words[position]), *name[position + 1 :]]
+        return name
+
+    def _kind(self, distinct: set[str]) -> str:
+        folded = {value.casefold() for value in distinct}
+        if all(_DATE.fullmatch(value) for value in distinct):
+            return "date"
+        if folded <= _SEQUENCE_WORDS:
+            return "sequence"
+        if folded <= _VIEW_WORDS:
+            return "view"
+        if all(_VISIT.fullmatch(value) for value in distinct):
+            return "visit"
+        return "subject" if all(_SUBJECT.fullmatch(value) for value in distinct) else ""
+
+    def _mixes(self, values: list[str]) -> bool:
+        """Whether many of the repeated values have images of several classes, as counters have."""
+        if self.labels is None or len(set(self.labels)) > _MOST_CLASSES:
+            return False
+        classes: dict[str, list[str]] = defaultdict(list)
+        for value, label in zip(values, self.labels, strict=True):
+            classes[value].append(label)
+        repeated = [labels for labels in classes.values() if len(labels) > 1]
+        return sum(len(set(labels)) > 1 for labels in repeated) > _MIXED * len(repeated)
+
+
+def are_classes(names: set[str]) -> bool:
+    """Whether names are those of classes, not of people: few words, or grades.
+
+    >>> are_classes({"benign", "malignant"}), are_classes({"covid-19", "normal"}), are_classes({"P01", "P02"})
+    (True, True, False)
+    """
+    if not 2 <= len(names) <= _MOST_CLASSES:
+        return False
+    if all(_GRADE.fullmatch(name) for name in names):
+        return True
+    if any(_SUBJECT.fullmatch(name) or _VISIT.fullmatch(name) for name in names):
+        return False
+    if {name.casefold() for name in names} <= {*_VIEW_WORDS, *_SEQUENCE_WORDS}:
+        return False
+    letters = {re.sub(r"[\d\W_]", "", alike(name)) for name in names}
+    return "" not in letters and len(letters) == len(names)
+
+
+def _are_counted(names: set[str]) -> bool:
+    """Whether names are the numbers 0, 1, 2 …, as of grades."""
+    return len(names) <= 10 and sorted(names) in ([str(i + k) for i in range(len(names))] for k in (0, 1))

@@ -1,0 +1,347 @@
+"""The rows of a new study: one for each image, with what the table or the file names state about it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from casewise.cohort.checks import STORED
+from casewise.cohort.natural_sort import natural
+from casewise.cohort.table import names_text
+from casewise.errors import CasewiseError
+from casewise.initialise.columns import NO_TEXT, Column, Roles
+from casewise.initialise.image_files import ImageFiles, stem_of
+from casewise.initialise.matching import FileColumn, by_names_of_subjects, file_columns, mask_files, unmatched_text
+from casewise.initialise.patterns import Pattern, infer_pattern, read_all
+from casewise.initialise.target import TargetPlan
+
+FOUND = "image_found"
+STANDARD = (*STORED, "date", FOUND)
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One image: its path ('' if it is missing), and its row of the table (from 0; -1 without a table)."""
+
+    source: int
+    path: str
+    subject: str = ""
+    visit: str = ""
+    date: str = ""
+    sequence: str = ""
+    split: str = ""
+    label: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class ImageRows:
+    """The rows, where their parts come from, and sentences on them.
+
+    Attributes:
+        origins: the column of the table, or `file names`, that a standard column comes from.
+        subjects_known: every image of a person has the same subject.
+        files: the columns of the table that name images.
+    """
+
+    rows: list[ImageRow]
+    origins: dict[str, str] = field(default_factory=dict)
+    subjects_known: bool = True
+    files: list[FileColumn] = field(default_factory=list)
+    understood: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    changed: bool = False
+
+    @property
+    def missing(self) -> list[ImageRow]:
+        return [row for row in self.rows if not row.path]
+
+    def has(self, name: str) -> bool:
+        return any(getattr(row, name) for row in self.rows)
+
+    def set(self, **values: Sequence[str]) -> None:
+        """Set fields of all rows, row by row."""
+        for name, column in values.items():
+            self.rows = [
+                replace(row, **{name: value})  # type: ignore[arg-type]
+                for row, value in zip(self.rows, column, strict=True)
+            ]
+
+
+def rows_of_table(
+    cells: Mapping[str, list[str]], images: ImageFiles, numbers: Sequence[int]
+) -> tuple[ImageRows, list[str]]:
+    """The images of each row of a table, and the columns that name them: as files, or by names of folders and words.
+
+    Raises:
+        CasewiseError: no column names the images, or cells may name several of them.
+    """
+    files = file_columns(cells, images, numbers)
+    count = len(numbers)
+    if files:
+        views = {column.name: {"view": column.name} if len(files) > 1 else {} for column in files}
+        rows = [
+            ImageRow(i, column.paths[i], others=views[column.name])
+            for i in range(count)
+            for column in files
+            if column.paths[i]
+        ]
+        present = {row.source for row in rows}
+        rows += [ImageRow(i, "") for i in range(count) if i not in present]
+        rows.sort(key=lambda row: row.source)
+        result = ImageRows(rows, files=files)
+        names = " and ".join(repr(column.name) for column in files)
+        result.understood.append(f"Images: the column{'s' * (len(files) > 1)} {names} of the table.")
+        lacking = [cells[files[0].name][i] for i in range(count) if i not in present]
+    else:
+        plain = [name for name, values in cells.items() if _identifies(name, values)]
+        columns, found = by_names_of_subjects(cells, images, plain)
+        if not columns:
+            first = next((name for name in plain), next(iter(cells)))
+            raise CasewiseError(
+                f"No column of the table names the images of {images.folder}, neither as files nor as their folders. "
+                f"Files are, for example, {names_text(images.paths, 3)}; cells of {first!r} are, for example, "
+                f"{names_text([v[:60] for v in dict.fromkeys(cells[first])], 3)}. Add a column with the file names, or "
+                "name another folder with --images."
+            )
+        rows = [ImageRow(i, path) for i in range(count) for path in found.get(i, [""])]
+        result = ImageRows(rows, changed=True)
+        result.understood.append(
+            f"Images: no column names files; {' and '.join(map(repr, columns))} occur in the names of folders or files."
+        )
+        lacking = [cells[columns[0]][i] for i in range(count) if i not in found]
+    used = Counter(row.path for row in result.rows if row.path)
+    masks = mask_files(cells, images)
+    unused = [path for path in images.paths if path not in used and path not in masks]
+    matched = len({row.source for row in result.rows if row.path})
+    result.understood.append(
+        f"{matched:,} of {count:,} rows have an image; {len(used):,} of {len(images.paths):,} {images.noun}s of the "
+        "folder are used."
+    )
+    if lacking:
+        result.changed = True
+        result.doubts.append(
+            f"Rows without {images.noun} in {images.folder.name}: {len(lacking):,} ({unmatched_text(lacking)}). They "
+            f"are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
+        )
+    if unused:
+        result.doubts.append(
+            f"{images.noun.capitalize()}s in no row of the table, which are not used: {len(unused):,} "
+            f"({names_text(unused, 3)})."
+        )
+    if repeated := [path for path, times in used.items() if times > 1]:
+        result.doubts.append(
+            f"{images.noun.capitalize()}s named by several rows: {len(repeated):,}, such as {repeated[0]}. `casewise "
+            "validate` refuses that: keep one row for each."
+        )
+    return result, [column.name for column in files]
+
+
+def _identifies(name: str, values: Sequence[str]) -> bool:
+    column = Column(name, [value.strip() for value in values])
+    return column.filled > 0.9 and len(column.counts) > 3 and column.exactly(r".*(date|datum|age|score).*") is False
+
+
+def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
+    """The images of a folder with what their names state.
+
+    Raises:
+        CasewiseError: no name matches the stated pattern, or the names contain no classes.
+    """
+    pattern = stated or infer_pattern(images.paths)
+    values, rest = read_all(pattern, images.paths)
+    if not values:
+        raise CasewiseError(
+            f"--pattern {pattern.text!r} matches none of the {len(images.paths):,} {images.noun}s below "
+            f"{images.folder}, such as {names_text(images.paths, 3)}."
+        )
+    if "label" not in pattern.fields:
+        raise CasewiseError(
+            f"The names of the {images.noun}s below {images.folder} contain no classes: they were read as "
+            f"{pattern.text}, for example {names_text(images.paths, 3)}. Name the table of labels "
+            "with --table, or say where the class stands with --pattern, such as '{label}/{subject}_{visit}.jpg'."
+        )
+    standard = ("label", "subject", "visit", "date", "sequence", "split")
+    rows = [
+        ImageRow(
+            -1,
+            path,
+            **{name: found[name] for name in standard if name in found},  # type: ignore[arg-type]
+            others={name: text for name, text in found.items() if name not in standard},
+        )
+        for path, found in values.items()
+    ]
+    result = ImageRows(rows, doubts=list(pattern.doubts), changed=True)
+    result.origins = dict.fromkeys(pattern.fields, "file names")
+    stated_text = "stated" if stated else "inferred"
+    result.understood.append(f"Pattern ({stated_text}): {pattern.text}")
+    result.understood += examples(values)
+    if rest:
+        result.doubts.append(
+            f"{images.noun.capitalize()}s that do not match the pattern and are not used: {len(rest):,} of "
+            f"{len(images.paths):,} ({names_text(rest, 3)})."
+        )
+    return result
+
+
+def examples(values: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The first, the middle and the last path, with what they state."""
+    paths = list(values)
+    shown = dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]])
+    return [f"  {path}: {', '.join(f'{k} {v}' for k, v in values[path].items()) or 'nothing'}" for path in shown]
+
+
+def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, *, scans: bool) -> None:
+    """Subject, visit, date, sequence and split of the rows, from the columns of the table."""
+    for name in ("subject", "visit", "split", *(["sequence"] if scans else [])):
+        if column := getattr(roles, name):
+            rows.set(**{name: [cells[column][row.source].strip() for row in rows.rows]})
+            rows.origins[name] = column
+    if roles.date:
+        rows.set(date=[roles.dates[row.source] for row in rows.rows])
+        rows.origins["date"] = roles.date
+        rows.changed |= any(date != cells[roles.date][i].strip() for i, date in enumerate(roles.dates))
+
+
+def settle_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str]) -> None:
+    """Subjects from the table, from a column of people's names (as numbers), from the file names, or one an image."""
+    if rows.has("subject"):
+        return
+    rows.changed = True
+    people = next((name for name in roles.people if any(c.isalpha() for c in "".join(cells[name]))), "")
+    if people:
+        numbers: dict[str, str] = {}
+        for row in rows.rows:
+            numbers.setdefault(cells[people][row.source].strip().casefold(), f"S{len(numbers) + 1:04}")
+        rows.set(subject=[numbers[cells[people][row.source].strip().casefold()] for row in rows.rows])
+        rows.origins["subject"] = f"numbers for the values of {people}"
+        rows.doubts.append(
+            f"Subject: the only column of people is {people!r}. Each of its values became a number (S0001, …); the "
+            "values themselves are not in cohort.csv."
+        )
+        return
+    paths = [row.path for row in rows.rows if row.path]
+    if rows.rows[0].source >= 0:
+        by_path = {row.path: label for row, label in zip(rows.rows, labels, strict=True)}
+        pattern = infer_pattern(paths, labels={path: by_path[path] for path in paths})
+        if "subject" in pattern.fields:
+            values, _ = read_all(pattern, paths)
+            rows.set(subject=[values[row.path]["subject"] if row.path else f"row {row.source}" for row in rows.rows])
+            rows.origins["subject"] = "file names"
+            rows.understood.append(f"Subjects: from the file names, read as {pattern.text}")
+            rows.understood += examples({path: values[path] for path in dict.fromkeys(paths)})
+            rows.doubts += pattern.doubts
+            if "visit" in pattern.fields and not rows.has("visit"):
+                rows.set(visit=[values[row.path]["visit"] if row.path else "none" for row in rows.rows])
+                rows.origins["visit"] = "file names"
+            return
+    rows.subjects_known = False
+    rows.set(subject=_own_names(rows))
+    rows.doubts.insert(
+        0,
+        "WARNING: SUBJECTS ARE NOT KNOWN. No column and no part of the file names identifies people, so every image "
+        "counts as a person of its own (`subjects_known: false`). Images of one person may be on both sides of a "
+        "split, and all results may be too optimistic.",
+    )
+
+
+def _own_names(rows: ImageRows) -> list[str]:
+    """A subject for each image: the stem of its name, with its folders if names are repeated."""
+    stems = [stem_of(row.path).rpartition("/")[2] or f"row {row.source}" for row in rows.rows]
+    if len({stem.casefold() for stem in stems}) == len(stems):
+        return stems
+    return [f"image {number}" for number in range(1, len(stems) + 1)]
+
+
+def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
+    """Visits from dates where no column states them; one for each image where images of a visit have other labels."""
+    if not rows.has("visit") and rows.has("date") and all(row.date for row in rows.rows):
+        dates: dict[str, set[str]] = defaultdict(set)
+        for row in rows.rows:
+            dates[row.subject].add(row.date)
+        if any(len(of_subject) > 1 for of_subject in dates.values()):
+            rows.set(visit=[row.date for row in rows.rows])
+            rows.origins["visit"] = rows.origins["date"]
+            rows.understood.append("Visits: every date of a subject is a visit.")
+    by_case: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row, label in zip(rows.rows, labels, strict=True):
+        if label and label.casefold() not in NO_TEXT:
+            by_case[row.subject, row.visit].add(label)
+    differing = [case for case, values in by_case.items() if len(values) > 1]
+    twice = Counter((row.subject, row.visit, row.sequence) for row in rows.rows if row.sequence)
+    repeated = [key for key, times in twice.items() if times > 1]
+    if differing or repeated:
+        counts: Counter[tuple[str, str]] = Counter()
+        visits = []
+        for row in rows.rows:
+            counts[row.subject, row.visit] += 1
+            visits.append(f"{row.visit} {counts[row.subject, row.visit]}".strip())
+        rows.set(visit=visits)
+        rows.origins["visit"] = "the images of a subject, counted"
+        rows.changed = True
+        case = " ".join((differing or [key[:2] for key in repeated])[0]).strip()
+        why = "images with different values of the target" if differing else "scans of one sequence"
+        rows.doubts.append(
+            f"Visits: {len(differing or repeated):,} visits have several {why}, such as {case}. Every image therefore "
+            "counts as a visit of its own; the split is still by subject."
+        )
+        return
+    by_date: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows.rows:
+        by_date[row.subject, row.visit].add(row.date)
+    if any(len(dates) > 1 for dates in by_date.values()):
+        rows.doubts.append(
+            f"Date: {rows.origins['date']!r} is not used, because images of one visit have different dates."
+        )
+        rows.set(date=[""] * len(rows.rows))
+        del rows.origins["date"]
+
+
+def settle_sequences(rows: ImageRows, images: ImageFiles) -> list[str]:
+    """The sequences of scans in natural order; without names of sequences all scans are of the sequence `scan`."""
+    if not rows.has("sequence"):
+        rows.changed = True
+        names = [""] * len(rows.rows)
+        if len(rows.files) > 1:
+            by_path = {path: column.name for column in rows.files for path in column.paths if path}
+            names = [by_path.get(row.path, "") for row in rows.rows]
+        elif paths := [row.path for row in rows.rows if row.path]:
+            pattern = infer_pattern(paths, labels=dict.fromkeys(paths, ""))
+            values, _ = read_all(pattern, paths)
+            names = [values[row.path].get("sequence", "") if row.path else "" for row in rows.rows]
+        rows.set(sequence=[name or "scan" for name in names])
+    return sorted({row.sequence for row in rows.rows if row.path}, key=natural)
+
+
+def table_text(
+    rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, target: TargetPlan, labels: Sequence[str]
+) -> str:
+    """The table of a new study: standard columns first, then the target, then the other columns unchanged.
+
+    Columns that name people are left out.
+    """
+    standard = ["path", "subject", *(name for name in ("visit", "date", "sequence", "split") if rows.has(name))]
+    found = [FOUND] if rows.missing else []
+    consumed = {target.column, roles.subject, *roles.people, *(column.name for column in rows.files)}
+    consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "split", "sequence")}
+    others = {name: _free(name, [*standard, target.name]) for name in cells if name not in consumed}
+    if roles.day and not rows.has("date"):
+        others[roles.day] = "day"
+    extra = list(dict.fromkeys(name for row in rows.rows for name in row.others))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    heads = [*standard, *found, target.name, *others.values()]
+    writer.writerow([*heads, *(_free(name, heads) for name in extra)])
+    for row, label in zip(rows.rows, labels, strict=True):
+        record = [getattr(row, name) for name in standard]
+        record += ["yes" if row.path else "no"] if found else []
+        record += [label, *(cells[name][row.source] for name in others), *(row.others.get(name, "") for name in extra)]
+        writer.writerow(record)
+    return buffer.getvalue()
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    return f"table_{name}" if name in STANDARD or name in taken else name

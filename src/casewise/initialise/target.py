@@ -1,0 +1,321 @@
+"""What a study predicts: the likely column of a table, and its values as classes, grades or a number."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from casewise.cohort.checks import STORED, closest
+from casewise.cohort.classes import plain
+from casewise.cohort.natural_sort import natural
+from casewise.cohort.table import names_text
+from casewise.errors import CasewiseError
+from casewise.initialise.columns import Column, Roles, decimal
+
+_LIKELY = (
+    r"labels?|class|classes|diagnos[ie]s|diagnose|diag|dx|grade|grading|grad|scores?|severity|outcome|target|findings?|"
+    r"stage|stadium|pathology|results?|malignant|malignancy|benign|category|gt|ground truth|truth|befund|disease|"
+    r"schwere|tumou?r|lesion type|histology|rating|pasi|covid"
+)
+_UNLIKELY = (
+    r"age|alter|sex|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
+    r"remarks?|bemerkung|url|licen[cs]e|race|ethnicity|region|location|slice|index|nr|no|number|row|unnamed|quality|"
+    r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
+    r"raw|origin|original|known|days?|datum|visits?|subjects?|patients?|code|survival"
+)
+# Words in rising order; a column with three of them or more has grades.
+_SCALES = (
+    (
+        "absent",
+        "none",
+        "no",
+        "normal",
+        "negative",
+        "minimal",
+        "mild",
+        "light",
+        "moderate",
+        "marked",
+        "severe",
+        "very severe",
+    ),
+    ("verylow", "low", "medium", "intermediate", "high", "veryhigh"),
+    ("none", "slight", "some", "strong", "verystrong"),
+    ("keine", "leicht", "mittel", "schwer", "sehrschwer"),
+    ("i", "ii", "iii", "iv", "v"),
+)
+_NUMBERED = re.compile(
+    r"(grade|grad|stage|stadium|level|score|g|t|n|who|kl|birads)?[\W_]*(\d|i{1,3}|iv|v)", re.IGNORECASE
+)
+MOST_CLASSES = 20
+MOST_GRADES = 11
+_FEW = 5
+_NEGATIVE = re.compile(
+    r"(^|[\W_])(no|non|not|none|n|normal|neg|negative|benign|healthy|controls?|absent|false|0|nein|keine?|gesund|without|"
+    r"nofinding)($|[\W_])",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class TargetPlan:
+    """A target of a new study.
+
+    Attributes:
+        name: its name in the study file; `column` is that of the table.
+        setting: its value in the study file, in YAML.
+        comment: a clause behind it.
+        cells: the cells of the table, if they must be changed to be read, such as decimal commas.
+        rarest: the number of subjects of the rarest class; 0 for numbers.
+        where_not: cells that name no value, whose rows are left out by the study.
+    """
+
+    name: str
+    column: str
+    setting: str
+    comment: str
+    rarest: int = 0
+    cells: list[str] | None = None
+    where_not: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+
+def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
+    """The columns that may be a target, the most likely one first."""
+    ranked = []
+    for position, (name, values) in enumerate(cells.items()):
+        column = Column(name, [value.strip() for value in values])
+        if name in roles.used or name in files or not _usable(column):
+            continue
+        score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) else 1
+        ranked.append((-score, column.filled < 0.5, position, name))
+    ranked.sort()
+    # columns of unlikely names count only where there are no others
+    return [name for score, *_, name in ranked if score < 0] or [name for *_, name in ranked]
+
+
+def _usable(column: Column) -> bool:
+    counts = Counter(column.labels)
+    if column.filled < 0.05 or len(counts) < 2:
+        return False
+    if column.numbers is not None:
+        # a running number predicts nothing
+        return not (len(counts) == len(column.cells) and all(float(v).is_integer() for v in column.numbers))
+    return len(counts) <= min(MOST_CLASSES, len(column.values) / 2) and max(map(len, counts)) <= 60
+
+
+def stated_target(target: str, cells: Mapping[str, Sequence[str]]) -> str:
+    """The column that the user states as the target.
+
+    Raises:
+        CasewiseError: there is no such column; the nearest one is named.
+    """
+    if target in cells:
+        return target
+    names = list(cells)
+    raise CasewiseError(
+        f"--target {target[:80]!r}: there is no such column.{closest(target, names)} There are: "
+        f"{names_text(names, 12)}."
+    )
+
+
+def no_target(cells: Mapping[str, Sequence[str]]) -> CasewiseError:
+    return CasewiseError(
+        "No column of the table looks like something to predict: a class, a grade or a measured number. State it with "
+        f"--target. There are: {names_text(list(cells), 12)}."
+    )
+
+
+def understand_target(column: str, values: Sequence[str], subjects: Sequence[str], others: Sequence[str]) -> TargetPlan:
+    """The kind of a target from its values: few texts are classes, few whole numbers grades, others a number.
+
+    Raises:
+        CasewiseError: the column has fewer than two values, or too many texts.
+    """
+    cells = Column(column, [value.strip() for value in values])
+    labels = set(cells.labels)
+    words = sorted({cell for cell in cells.cells if cell and cell not in labels})
+    by_value: dict[str, set[str]] = defaultdict(set)
+    for cell, subject in zip(cells.cells, subjects, strict=True):
+        if cell and cell not in words:
+            by_value[cell].add(subject)
+    if len(by_value) < 2:
+        raise CasewiseError(
+            f"{column}: a target needs two different values, found {names_text(list(by_value)) or 'none'}."
+        )
+    numbers = cells.numbers
+    whole = numbers is not None and all(value.is_integer() for value in numbers)
+    if numbers is not None and whole and len(by_value) == 2:
+        plan = _classes(column, by_value)
+    elif (
+        numbers is not None and whole and len(set(numbers)) <= MOST_GRADES and min(numbers) >= 0 and max(numbers) <= 20
+    ):
+        plan = _grades(column, by_value, numbers)
+    elif numbers is not None:
+        plan = _number(column, cells, numbers)
+    else:
+        plan = _classes(column, by_value)
+    if words:
+        plan.where_not = words
+        plan.doubts.append(
+            f"{column}: rows with {', '.join(map(repr, words))} are left out (`where_not`), because this means "
+            "no value."
+        )
+    if others:
+        plan.doubts.append(
+            f"Target: {column!r} was chosen. Other candidates: {', '.join(map(repr, others[:6]))}; "
+            f"to predict one of them, use --target."
+        )
+    return plan
+
+
+def field_name(column: str, taken: Sequence[str] = (*STORED, "date")) -> str:
+    """A name for the study file: the column's own if it is plain, else one made from it.
+
+    >>> field_name("Grade (0-4)"), field_name("dr_grade"), field_name("case")
+    ('Grade_0_4', 'dr_grade', 'target_case')
+    """
+    name = column if re.fullmatch(r"[^\W\d]\w*", column) else re.sub(r"\W+", "_", column).strip("_")
+    if not name or name[0].isdigit() or name in taken:
+        name = f"target_{name}".rstrip("_")
+    return name
+
+
+def quoted(text: str) -> str:
+    """A text for a YAML file, with quotes where it would be read as something else.
+
+    >>> quoted("no_finding"), quoted("1"), quoted("true"), quoted("a: b")
+    ('no_finding', '"1"', '"true"', '"a: b"')
+    """
+    plain_text = re.fullmatch(r"[A-Za-z_][\w-]*( [A-Za-z][\w-]*)*|(\.\./|[A-Za-z_])[\w./-]*\w", text, re.ASCII)
+    if plain_text and text.casefold() not in ("true", "false", "null", "yes", "no", "on", "off", "none", "nan"):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(quoted, texts))}]"
+
+
+def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for value in sorted(by_value, key=natural):
+        spellings[plain(value)].append(value)
+    doubts = [
+        f"{column}: {' and '.join(map(repr, group))} were read as one class."
+        for group in spellings.values()
+        if len(group) > 1
+    ]
+    people = {key: set().union(*(by_value[value] for value in group)) for key, group in spellings.items()}
+    alone = [spellings[key][0] for key, subjects in people.items() if len(subjects) < 2]
+    classes = {spellings[key][0]: spellings[key] for key, subjects in people.items() if len(subjects) > 1}
+    if len(classes) > MOST_CLASSES:
+        raise CasewiseError(
+            f"{column}: {len(classes):,} different texts are too many for classes, such as "
+            f"{names_text(list(classes), 3)}. Name another column with --target."
+        )
+    if len(classes) < 2:
+        raise CasewiseError(
+            f"{column}: fewer than two values have two subjects or more, which the classes of a study need: "
+            f"{names_text(sorted(by_value, key=natural), 6)}. Name another column with --target."
+        )
+    if alone:
+        doubts.append(
+            f"{column}: {', '.join(map(repr, alone[:5]))} has one subject and is left out, because no subject would be "
+            "left for evaluation."
+        )
+    rarest = min(len(people[plain(name)]) for name in classes)
+    if rarest < _FEW:
+        name = min(classes, key=lambda name: len(people[plain(name)]))
+        doubts.append(
+            f"{column}: the class {name!r} has {rarest} subjects only, so that its figures will be very uncertain. "
+            "Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
+        )
+    order = _rising(list(classes))
+    classes = {name: classes[name] for name in order or classes}
+    same = all(group == [name] for name, group in classes.items())
+    groups = {name: quoted(name) if group == [name] else _listed(group) for name, group in classes.items()}
+    setting = _listed(classes) if same else f"{{{', '.join(f'{quoted(name)}: {of}' for name, of in groups.items())}}}"
+    parts, comment = [f"classes: {setting}"], ""
+    if order:
+        parts.insert(0, "kind: ordinal")
+        doubts.append(
+            f"{column}: {', '.join(map(repr, order))} were read as grades in this rising order. If they have no order, "
+            "leave out `kind: ordinal`."
+        )
+    if len(classes) == 2:
+        names = list(classes)
+        negative = [name for name in names if _NEGATIVE.search(name)]
+        positive = next((name for name in names if name not in negative), names[-1]) if negative else names[-1]
+        parts.append(f"positive: {quoted(positive)}")
+        comment = f"sensitivity is that for {positive}"
+        if not negative:
+            doubts.append(
+                f"{column}: {positive!r} was taken as the positive class. If it is the other one, change `positive`."
+            )
+    return TargetPlan(field_name(column), column, ", ".join(parts), comment, rarest=rarest, doubts=doubts)
+
+
+def _rising(names: Sequence[str]) -> list[str]:
+    """The names of three grades or more in rising order; [] if they are no grades.
+
+    >>> _rising(["severe", "Mild", "none"]), _rising(["G2", "G1", "G3"]), _rising(["a", "b", "c"])
+    (['none', 'Mild', 'severe'], ['G1', 'G2', 'G3'], [])
+    """
+    if len(names) < 3:
+        return []
+    scales = [[plain(word) for word in scale] for scale in _SCALES]
+    for scale in scales:
+        if all(plain(name) in scale for name in names):
+            return sorted(names, key=lambda name: scale.index(plain(name)))
+    matches = [_NUMBERED.fullmatch(name) for name in names]
+    if all(matches) and len({(match[1] or "").casefold() for match in matches if match}) == 1:
+        roman = scales[-1]
+        steps = {n: m[2].casefold() for n, m in zip(names, matches, strict=True) if m}
+        if all(step in roman for step in steps.values()) or all(step.isdecimal() for step in steps.values()):
+            return sorted(names, key=lambda n: roman.index(steps[n]) if steps[n] in roman else int(steps[n]))
+    return []
+
+
+def _grades(column: str, by_value: Mapping[str, set[str]], numbers: Sequence[float]) -> TargetPlan:
+    people: dict[int, set[str]] = defaultdict(set)
+    for value, subjects in by_value.items():
+        people[int(decimal(value) or 0)] |= subjects
+    rarest = min(map(len, people.values()))
+    grades = sorted(people)
+    if rarest < 2:
+        rare = [str(grade) for grade in grades if len(people[grade]) < 2]
+        plan = _number(column, Column(column, list(by_value)), numbers)
+        plan.cells = None
+        plan.doubts = [
+            f"{column}: the whole numbers {grades[0]} to {grades[-1]} are treated as a number, not as grades, because "
+            f"{', '.join(rare)} has one subject only. For grades, write `kind: ordinal`."
+        ]
+        return plan
+    complete = grades == list(range(grades[0], grades[-1] + 1))
+    values = f"range: {grades[0]}..{grades[-1]}" if complete else f"classes: {_listed(map(str, grades))}"
+    doubt = (
+        f"{column}: the whole numbers {grades[0]} to {grades[-1]} were read as grades in rising order. If they are "
+        f"codes of classes, write `{{classes: {_listed(map(str, grades))}}}`; if they are measured, `{{range: "
+        f"{grades[0]}..{grades[-1]}}}`."
+    )
+    return TargetPlan(field_name(column), column, f"kind: ordinal, {values}", "grades", rarest=rarest, doubts=[doubt])
+
+
+def _number(column: str, cells: Column, numbers: Sequence[float]) -> TargetPlan:
+    low, high = min(numbers), max(numbers)
+    if low == high:
+        raise CasewiseError(f"{column}: a number needs two different values, found {low:g} only.")
+    texts = None
+    if any("," in value for value in cells.values):
+        texts = [cell.replace(",", ".") if decimal(cell) is not None else cell for cell in cells.cells]
+    doubt = (
+        f"{column}: the range {low:.10g}..{high:.10g} is that of the table. Check it: predictions are clipped to it, "
+        "so write the range that is possible."
+    )
+    return TargetPlan(
+        field_name(column), column, f"range: {low:.10g}..{high:.10g}", "CHECK the range", cells=texts, doubts=[doubt]
+    )

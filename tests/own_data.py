@@ -1,0 +1,284 @@
+"""Ten tables and folders as people have them, made from phantoms: each is built, understood, validated and run."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """A table and a folder of images, and what a study of them must contain."""
+
+    images: Path
+    table: Path | None = None
+    target: str = ""
+    pattern: str = ""
+    kind: str = "classification"
+    column: str = "label"
+    subjects: int = 24
+    cases: int = 24
+    count: int = 24
+    classes: list[str] = field(default_factory=list)
+    subjects_known: bool = True
+    direct: bool = False
+
+
+@dataclass(frozen=True)
+class Film:
+    subject: str
+    label: str
+    file: Path
+
+    @property
+    def number(self) -> int:
+        return int(self.subject[1:])
+
+
+def films_of(chests: Path) -> list[Film]:
+    with chests.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [Film(row["subject"], row["label"], chests.parent / row["path"]) for row in rows]
+
+
+def text_table(
+    path: Path, rows: Iterable[list[str]], separator: str = ",", end: str = "\n", code: str = "utf-8"
+) -> Path:
+    path.write_bytes("".join(separator.join(row) + end for row in rows).encode(code))
+    return path
+
+
+def workbook(path: Path, rows: Iterable[list[str | float]]) -> Path:
+    """A workbook of one sheet, with texts inline."""
+
+    def cell(value: str | float) -> str:
+        if isinstance(value, str):
+            return f'<c t="inlineStr"><is><t>{escape(value)}</t></is></c>'
+        return f"<c><v>{value}</v></c>"
+
+    body = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Default Extension="rels" ContentType='
+        '"application/vnd.openxmlformats-package.relationships+xml"/><Default Extension="xml" ContentType='
+        '"application/xml"/><Override PartName="/xl/workbook.xml" ContentType="application/vnd.openxmlformats-'
+        'officedocument.spreadsheetml.sheet.main+xml"/><Override PartName="/xl/worksheets/sheet1.xml" ContentType='
+        '"application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type="{office}/'
+        'officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="Sheet1" sheetId="1" '
+        'r:id="r1"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type='
+        f'"{office}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
+        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData></worksheet>',
+    }
+    with zipfile.ZipFile(path, "w") as file:
+        for name, text in parts.items():
+            file.writestr(name, f'<?xml version="1.0" encoding="UTF-8" standalone="yes"?>{text}')
+    return path
+
+
+def copied(film: Film, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(film.file, path)
+    return path
+
+
+def other_column_names(folder: Path, films: list[Film]) -> OwnData:
+    """Other names of columns, and the columns of a hospital's export."""
+    for film in films:
+        copied(film, folder / "films" / film.file.parent.name / "film.png")
+    rows = [["Patienten-Nr", "Aufnahme", "Klinik", "Alter", "Befund"]]
+    rows += [
+        [f"P-{f.number}", f"films/{f.file.parent.name}/film.png", "AB"[i % 2], str(40 + f.number), f.label]
+        for i, f in enumerate(films)
+    ]
+    table = text_table(folder / "export.csv", rows)
+    return OwnData(folder / "films", table, column="Befund", classes=sorted({f.label for f in films}), direct=True)
+
+
+def decimal_commas(folder: Path, films: list[Film]) -> OwnData:
+    """Semicolons and decimal commas; a number is predicted, and the dates are German."""
+    for film in films:
+        copied(film, folder / "bilder" / f"{film.subject}.png")
+    rows = [["proband", "bild", "datum", "score"]]
+    rows += [[f.subject, f"{f.subject}.png", f"{f.number}.03.2024", f"{f.number % 9},{f.number % 7}5"] for f in films]
+    return OwnData(folder / "bilder", text_table(folder / "werte.csv", rows, ";"), column="score", kind="regression")
+
+
+def windows_text(folder: Path, films: list[Film]) -> OwnData:
+    """Windows line ends, a byte-order mark, tabs, and file names without endings in other case."""
+    for film in films:
+        copied(film, folder / "films" / f"{film.subject}_PA.png")
+    rows = [["Subject ID", "file", "Severity grade"]]
+    rows += [[film.subject, f"{film.subject.lower()}_pa", str(film.number % 3)] for film in films]
+    table = text_table(folder / "grades.tsv", rows, "\t", "\r\n", "utf-8-sig")
+    return OwnData(folder / "films", table, column="Severity grade", kind="ordinal", classes=["0", "1", "2"])
+
+
+def windows_paths(folder: Path, films: list[Film]) -> OwnData:
+    """Absolute paths of another computer, of Windows and of this one."""
+    rows = [["path", "patient_id", "diagnosis"]]
+    for film in films:
+        path = copied(film, folder / "images" / film.label / f"{film.subject}.png")
+        written = str(path) if film.number % 2 else f"D:\\Study\\images\\{film.label}\\{film.subject}.PNG"
+        rows.append([written, film.subject, film.label])
+    return OwnData(
+        folder / "images",
+        text_table(folder / "paths.csv", rows),
+        column="diagnosis",
+        classes=sorted({f.label for f in films}),
+    )
+
+
+def excel(folder: Path, films: list[Film]) -> OwnData:
+    """A workbook."""
+    for film in films:
+        copied(film, folder / "films" / f"{film.subject}.png")
+    rows: list[list[str | float]] = [["patient", "image", "grade"]]
+    rows += [[film.subject, f"{film.subject}.png", film.number % 3] for film in films]
+    table = workbook(folder / "grades.xlsx", rows)
+    return OwnData(folder / "films", table, column="grade", kind="ordinal", classes=["0", "1", "2"], direct=True)
+
+
+def class_folders(folder: Path, films: list[Film]) -> OwnData:
+    """A folder for each class; the names of the files are those of the camera."""
+    for film in films:
+        copied(film, folder / "photos" / film.label / f"IMG_{4000 + film.number}.png")
+    return OwnData(folder / "photos", classes=sorted({f.label for f in films}), subjects_known=False)
+
+
+def names_with_subjects(folder: Path, films: list[Film]) -> OwnData:
+    """A folder for each class, with the subject and the visit in the names of the files."""
+    kept = [f for f in films if f.label != films[0].label]
+    subjects = {f.subject: f"P{(i + 2) // 2:03}" for i, f in enumerate(sorted(kept, key=lambda f: f.label))}
+    for film in kept:
+        visit = 4 * (film.number % 2) if [*subjects.values()].count(subjects[film.subject]) > 1 else 0
+        while (path := folder / "photos" / film.label / f"{subjects[film.subject]}_week{visit}.png").exists():
+            visit += 4
+        copied(film, path)
+    return OwnData(folder / "photos", count=16, cases=16, subjects=8, classes=sorted({f.label for f in kept}))
+
+
+def dicom_series(folder: Path, films: list[Film]) -> OwnData:
+    """A folder of DICOM slices for each patient, and a table of diagnoses by patient."""
+    from tests.test_volumes_dicom import series, volume
+
+    rows = [["PatientID", "diagnosis"]]
+    for film in films[:12]:
+        own = {"PatientID": film.subject, "SeriesInstanceUID": f"1.2.{film.number}"}
+        series(folder / "scans" / film.subject, volume(film.number), **own)
+        rows.append([film.subject, "cyst" if film.number % 2 else "none found"])
+    return OwnData(
+        folder / "scans",
+        text_table(folder / "diagnoses.csv", rows),
+        column="diagnosis",
+        subjects=12,
+        cases=12,
+        count=12,
+        classes=["cyst", "none found"],
+    )
+
+
+def dicom_films(folder: Path, films: list[Film]) -> OwnData:
+    """Chest films as DICOM files of one frame."""
+    from tests.test_volumes_dicom import one_file
+
+    rows = [["file", "patient", "finding"]]
+    for film in films:
+        with Image.open(film.file) as picture:
+            pixels = np.asarray(picture.convert("L"), np.int16) * 16
+        unique = {"SOPInstanceUID": f"1.9.{film.number}", "SeriesInstanceUID": f"1.8.{film.number}"}
+        one_file(folder / "dicom" / f"{film.subject}.dcm", pixels, Modality="DX", PatientID=film.subject, **unique)
+        rows.append([f"{film.subject}.dcm", film.subject, film.label])
+    table = text_table(folder / "films.csv", rows)
+    return OwnData(folder / "dicom", table, column="finding", classes=sorted({f.label for f in films}), direct=True)
+
+
+def two_files_a_visit(folder: Path, films: list[Film]) -> OwnData:
+    """A row for each visit, with the names of two files."""
+    rows = [["record_id", "visit", "img_left", "img_right", "severity_score"]]
+    for pair in range(0, len(films), 2):
+        subject, visit = f"R{pair // 4 + 1}", f"v{pair // 2 % 2 + 1}"
+        names = [f"{subject}_{visit}_{side}.png" for side in ("L", "R")]
+        for film, name in zip(films[pair : pair + 2], names, strict=True):
+            copied(film, folder / "films" / name)
+        rows.append([subject, visit, *names, f"{1.5 * pair + 0.25}"])
+    table = text_table(folder / "visits.csv", rows)
+    return OwnData(folder / "films", table, column="severity_score", kind="regression", subjects=6, cases=12)
+
+
+def files_named_by_visits(folder: Path, films: list[Film]) -> OwnData:
+    """A row for each visit without names of files: they begin with the subject and the visit."""
+    data = two_files_a_visit(folder, films)
+    assert data.table is not None
+    lines = [line.split(",") for line in data.table.read_text().splitlines()]
+    text_table(data.table, [[*line[:2], line[4]] for line in lines])
+    return data
+
+
+def missing_images(folder: Path, films: list[Film]) -> OwnData:
+    """Four rows have no image, one image has no row, and some labels are unknown."""
+    rows = [["filename", "pid", "class", "sex"]]
+    for film in films:
+        if film.number > 4:
+            copied(film, folder / "films" / f"{film.number}.png")
+        rows.append(
+            [f"{film.number}.png", film.subject, film.label if film.number != 5 else "n/a", "MF"[film.number % 2]]
+        )
+    copied(films[0], folder / "films" / "extra.png")
+    table = text_table(folder / "cases.csv", rows)
+    classes = sorted({f.label for f in films})
+    return OwnData(folder / "films", table, column="class", subjects=19, cases=19, count=19, classes=classes)
+
+
+def utf_16(folder: Path, films: list[Film]) -> OwnData:
+    """Text as Excel saves it under 'Unicode text'."""
+    for film in films:
+        copied(film, folder / "films" / f"{film.subject}.png")
+    rows = [["Patient", "Größe", "Bild", "Diagnose"]]
+    rows += [[f.subject, str(150 + f.number), f"{f.subject}.png", f.label] for f in films]
+    table = text_table(folder / "unicode.txt", rows, "\t", "\r\n", "utf-16")
+    classes = sorted({f.label for f in films})
+    return OwnData(folder / "films", table, column="Diagnose", classes=classes, direct=True)
+
+
+Builder = Callable[[Path, list[Film]], OwnData]
+CASES: dict[str, Builder] = {
+    function.__name__: function
+    for function in (
+        other_column_names,
+        decimal_commas,
+        windows_text,
+        windows_paths,
+        excel,
+        class_folders,
+        names_with_subjects,
+        dicom_series,
+        dicom_films,
+        two_files_a_visit,
+        files_named_by_visits,
+        missing_images,
+        utf_16,
+    )
+}
+# The one edit with which a study ends within a test: smaller images and a shorter training.
+EDIT: dict[str, Any] = {
+    "images": {"size": 32},
+    "split": {"folds": 2, "restarts": 20},
+    "recipe": {"epochs": 1},
+    "audit": {"permutations": 99},
+    "evaluation": {"bootstrap_resamples": 100},
+    "compute": {"precision": "fp32", "memory_format": "channels_last"},
+}

@@ -1,0 +1,408 @@
+"""From a table and a folder as people have them to a study: what is understood, doubted, refused and written."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from casewise.cohort.cohort import read_cohort
+from casewise.console import Silent
+from casewise.errors import CasewiseError
+from casewise.initialise import NewStudy, plan_study
+from casewise.initialise.patterns import infer_pattern, stated_pattern
+from casewise.initialise.recipe import DataFacts, available_weights, default_recipe
+from casewise.initialise.target import understand_target
+from casewise.pipeline.validate import validate
+from casewise.study.loading import read_study
+from tests.own_data import CASES, EDIT, Film, OwnData, films_of, text_table
+from tests.test_cli import casewise
+
+# Readers that are not there yet; take a line out to enable its test.
+WAITING = {
+    "excel": "the reading of workbooks in casewise.cohort.table",
+    "utf_16": "the reading of UTF-16 in casewise.cohort.table",
+}
+WAITING_TO_RUN = WAITING | {"dicom_films": "the reading of 2-D DICOM as photographs"}
+
+
+@pytest.fixture
+def films(chests: Path) -> list[Film]:
+    return films_of(chests)
+
+
+@pytest.fixture(autouse=True)
+def no_weights(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretrained weights of this computer change no test."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "none"))
+
+
+def planned(data: OwnData, folder: Path) -> NewStudy:
+    return plan_study(table=data.table, images=data.images, target=data.target, pattern=data.pattern, folder=folder)
+
+
+def build(name: str, folder: Path, films: list[Film], waiting: dict[str, str]) -> OwnData:
+    if name in waiting:
+        pytest.skip(f"waits for {waiting[name]}")
+    if name.startswith("dicom"):
+        pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
+    (folder / "data").mkdir()
+    return CASES[name](folder / "data", films)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_own_data_become_a_valid_study(name: str, tmp_path: Path, films: list[Film]) -> None:
+    data = build(name, tmp_path, films, WAITING)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
+    study_file = planned(data, tmp_path / "study").write()[-1]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")} == before, "no file is changed"
+    assert (tmp_path / "study" / "cohort.csv").exists() != data.direct
+    study = read_study(study_file)
+    cohort = read_cohort(study)
+    assert (len(cohort.images), len(cohort.cases)) == (data.count, data.cases)
+    assert cohort.cases["subject"].nunique() == data.subjects
+    assert study.subjects_known == data.subjects_known
+    (target,) = study.outputs
+    assert study.kind_of(target) == data.kind
+    assert data.column in (
+        target,
+        study.targets[target].column,
+        study.targets[target].column or target.replace("_", " "),
+    )
+    assert study.classes_of(target) == data.classes
+    assert cohort.cases[target].notna().all()
+    assert any("networks" in line for line in validate(study, Silent()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_own_data_end_in_a_report(name: str, tmp_path: Path, films: list[Film]) -> None:
+    from casewise.run import run
+
+    data = build(name, tmp_path, films, WAITING_TO_RUN)
+    study_file = planned(data, tmp_path / "study").write()[-1]
+    edited = tmp_path / "study" / "edited.yaml"
+    edited.write_text(yaml.safe_dump({"extends": "study.yaml", **EDIT}))
+    done = run(read_study(edited), tmp_path / "run")
+    assert study_file.exists()
+    assert done.report.stat().st_size > 10_000
+    assert done.predictions["case"].nunique() == data.cases
+
+
+def table_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tiny(folder: Path, names: list[str]) -> Path:
+    """Empty files with these names: `init` reads no pixels."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return folder
+
+
+class TestImages:
+    def test_two_files_of_one_name_are_refused_with_both(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{side}/{i}.png" for side in ("a", "b") for i in range(6)])
+        table = text_table(
+            tmp_path / "t.csv", [["file", "pid", "grade"], *([f"{i}", f"P{i}", str(i % 2)] for i in range(6))]
+        )
+        with pytest.raises(CasewiseError) as caught:
+            plan_study(table=table, images=images, folder=tmp_path)
+        assert "a/0.png" in str(caught.value)
+        assert "b/0.png" in str(caught.value)
+        assert "row 2" in str(caught.value)
+
+    def test_two_endings_of_one_name_are_refused_only_without_the_ending(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.{end}" for end in ("png", "jpg") for i in range(6)])
+        heads = ["file", "pid", "grade"]
+        exact = text_table(tmp_path / "t.csv", [heads, *([f"{i}.jpg", f"P{i}", str(i % 2)] for i in range(6))])
+        plan = plan_study(table=exact, images=images, folder=tmp_path)
+        assert any("in no row of the table" in doubt and " 6 (" in doubt for doubt in plan.doubts)
+        bare = text_table(tmp_path / "b.csv", [heads, *([f"{i}", f"P{i}", str(i % 2)] for i in range(6))])
+        with pytest.raises(CasewiseError, match=r"0\.jpg or 0\.png"):
+            plan_study(table=bare, images=images, folder=tmp_path)
+
+    def test_rows_without_an_image_are_kept_and_counted(self, tmp_path: Path, films: list[Film]) -> None:
+        (tmp_path / "data").mkdir()
+        data = CASES["missing_images"](tmp_path / "data", films)
+        plan = planned(data, tmp_path / "study")
+        plan.write()
+        assert sum(row["image_found"] == "no" for row in table_of(tmp_path / "study")) == 4
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert [step["rows"] for step in cohort.flow][:2] != [], "what is left out is a step of the flow"
+        assert any("5 of 24 rows" in note for note in cohort.notes)
+        assert any("extra.png" in doubt for doubt in plan.doubts)
+
+    def test_columns_of_files_are_views(self, tmp_path: Path, films: list[Film]) -> None:
+        (tmp_path / "data").mkdir()
+        planned(CASES["two_files_a_visit"](tmp_path / "data", films), tmp_path / "study").write()
+        assert [row["view"] for row in table_of(tmp_path / "study")] == ["img_left", "img_right"] * 12
+
+    def test_folders_of_subjects_and_a_table_by_subject(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i:03}/IMG_{k}.jpg" for i in range(1, 13) for k in range(3)])
+        rows = [["id", "sex", "severity"], *([f"{i:03}", "mf"[i % 2], str(i % 4)] for i in range(1, 13))]
+        plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study").write()
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert (len(cohort.images), len(cohort.cases)) == (36, 12)
+
+    def test_a_column_of_file_names_is_no_subject(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"f{i}.jpg" for i in range(12)])
+        rows = [["case", "day", "null"], *([f"f{i}.jpg", f"{i},5", "ab"[i % 2]] for i in range(12))]
+        table = text_table(tmp_path / "t.csv", rows, ";")
+        plan_study(table=table, images=images, folder=tmp_path / "study").write()
+        study = read_study(tmp_path / "study" / "study.yaml")
+        assert not study.subjects_known
+        assert study.outputs == ["null"]
+        assert len(read_cohort(study).cases) == 12
+
+    def test_a_table_that_names_no_image_shows_both_sides(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(6)])
+        table = text_table(tmp_path / "t.csv", [["file", "grade"], *([f"x{i}.png", str(i % 2)] for i in range(6))])
+        with pytest.raises(CasewiseError, match=r"0\.png.*x0\.png"):
+            plan_study(table=table, images=images, folder=tmp_path)
+
+    def test_masks_are_no_images(self, chests: Path, tmp_path: Path) -> None:
+        plan = plan_study(table=chests, images=None, folder=tmp_path / "study")
+        assert not any("masks/" in line for line in [*plan.understood, *plan.doubts])
+        assert set(plan.files) == {"study.yaml"}
+
+    @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+    def test_scans_by_sequence_in_their_names(self, tmp_path: Path, suffix: str) -> None:
+        names = [f"{c}/sub-{c[0]}{i}/{s}{suffix}" for c in ("cyst", "normal") for i in range(4) for s in ("T1", "T2")]
+        images = tiny(tmp_path / "in", [*names, f"cyst/sub-c0/T1_mask{suffix}"])
+        plan_study(table=None, images=images, folder=tmp_path / "study").write()
+        study = read_study(tmp_path / "study" / "study.yaml")
+        assert study.volumes is not None
+        assert study.volumes.sequences == ["T1", "T2"]
+        assert len(read_cohort(study).cases) == 8
+        assert study.modality_name == "volumes"
+
+
+class TestPatterns:
+    @pytest.mark.parametrize(
+        ("names", "text"),
+        [
+            ([f"{c}/P{10 * k + i}_{v}.jpg" for k, c in enumerate("ab") for i in range(4) for v in ("w0", "w4")], None),
+            ([f"{c}/{i}.png" for c in ("benign", "malignant") for i in range(9)], "{label}/*.png"),
+            ([f"{c}_{i}.png" for c in ("benign", "malignant") for i in range(9)], "{label}_*.png"),
+            ([f"{c}/IMG_{i}.png" for c in ("benign", "malignant") for i in range(9)], "{label}/IMG_*.png"),
+            ([f"data/{c}/{i}{j}-{k}.png" for c, i in (("no", 1), ("yes", 2)) for j in range(5) for k in (1, 2)],
+             "data/{label}/{subject}-*.png"),
+            ([f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("no", "yes") for i in range(5)],
+             "{split}/{label}/*.png"),
+            ([f"{c}/sub-{i:02}_ses-{v}.png" for c, i in (("no", 1), ("no", 2), ("yes", 3), ("yes", 4)) for v in (1, 2)],
+             "{label}/sub-{subject}_ses-{visit}.png"),
+            ([f"grade{g}/p{3 * i + g}/2024-01-0{d}.png" for g in range(3) for i in range(3) for d in (1, 2)],
+             "{label}/{subject}/{date}.png"),
+            ([f"S{i}/{c}.png" for i in range(5) for c in ("left", "right")], "{subject}/{view}.png"),
+        ],
+    )  # fmt: skip
+    def test_inferred(self, names: list[str], text: str | None) -> None:
+        assert infer_pattern(names).text == (text or "{label}/{subject}_{visit}.jpg")
+
+    def test_every_path_matches_what_is_inferred(self) -> None:
+        names = ["no/a_1.jpg", "no/b.jpg", "yes/c_2_3.png", "yes/x y.jpg"]
+        pattern = infer_pattern(names)
+        assert all((found := pattern.read(name)) and found["label"] == name.split("/")[0] for name in names)
+
+    def test_stated(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{c}{i}{v}.jpg" for c in "AB" for i in (11, 12, 13) for v in "xy"])
+        pattern = "{label}1{subject}.jpg"
+        plan = plan_study(table=None, images=images, pattern=pattern, folder=tmp_path / "study")
+        assert sum(line.startswith("  ") for line in plan.understood) == 3, "three examples"
+        plan.write()
+        assert {row["label"] for row in table_of(tmp_path / "study")} == {"A", "B"}
+
+    @pytest.mark.parametrize("text", ["{label/{subject}", "*.jpg", "{lable}/{subject}.jpg", "{label}/{a b}.jpg"])
+    def test_refused(self, text: str) -> None:
+        with pytest.raises(CasewiseError):
+            stated_pattern(text)
+
+    def test_names_without_classes_need_a_table(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"P{i}_w{v}.jpg" for i in range(5) for v in (0, 4)])
+        with pytest.raises(CasewiseError, match=r"--table"):
+            plan_study(table=None, images=images, folder=tmp_path)
+
+    def test_files_of_a_camera_are_no_subjects_and_it_is_said_first(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{c}/IMG_{i}.png" for c in ("no", "yes") for i in range(9)])
+        plan = plan_study(table=None, images=images, folder=tmp_path / "study")
+        assert plan.doubts[0].startswith("WARNING")
+        plan.write()
+        assert not read_study(tmp_path / "study" / "study.yaml").subjects_known
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        ("values", "kind", "setting"),
+        [
+            (["yes", "no"] * 6, "classification", 'positive: "yes"'),
+            (["0", "1"] * 6, "classification", 'positive: "1"'),
+            (["mild", "severe"] * 6, "classification", "positive: severe"),
+            (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
+            (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
+            (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
+            ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
+            ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
+            ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
+            (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
+            (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
+            (["Stage II", "Stage I", "Stage IV"] * 4, "ordinal", "classes: [Stage I, Stage II, Stage IV]"),
+            (["Covid", "covid", "none found", "None found"] * 3, "classification", "Covid: [Covid, covid]"),
+        ],
+    )
+    def test_kinds(self, values: list[str], kind: str, setting: str, tmp_path: Path) -> None:
+        plan = understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
+        assert setting in plan.setting
+        file = tmp_path / "study.yaml"
+        file.write_text(f"cohort: c.csv\nbackbones: [alexnet]\ntargets: {{{plan.name}: {{{plan.setting}}}}}\n")
+        assert read_study(file).kind_of("value") == kind
+
+    def test_none_is_a_finding_but_no_number(self) -> None:
+        texts = understand_target("value", ["none", "tumour", "n/a"] * 4, [f"P{i}" for i in range(12)], [])
+        assert (texts.where_not, texts.setting) == (["n/a"], 'classes: ["none", tumour], positive: tumour')
+        numbers = understand_target("value", ["none", "1.5", "2.5"] * 4, [f"P{i}" for i in range(12)], [])
+        assert numbers.where_not == ["none"]
+
+    @pytest.mark.parametrize("values", [["a"] * 9, [f"text {i}" for i in range(30)], ["", "n/a", "x"]])
+    def test_nothing_to_learn(self, values: list[str]) -> None:
+        with pytest.raises(CasewiseError):
+            understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
+
+    def make(self, folder: Path) -> tuple[Path, Path]:
+        images = tiny(folder / "in", [f"{i}.png" for i in range(12)])
+        rows = [["image", "patient", "age", "tumour stage", "oedema", "centre"]]
+        rows += [[f"{i}.png", f"P{i}", str(50 + i % 5), f"T{i % 3}", "yn"[i % 2], f"c{i % 2}"] for i in range(12)]
+        return text_table(folder / "t.csv", rows), images
+
+    def test_the_likely_one_is_taken_and_the_others_are_named(self, tmp_path: Path) -> None:
+        table, images = self.make(tmp_path)
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Target")]
+        assert "'tumour stage'" in doubt
+        assert "'oedema'" in doubt
+        assert "\n# split: {leave_out: centre}\n" in plan.text
+        assert yaml.safe_load(plan.text)["targets"]["tumour_stage"]["column"] == "tumour stage"
+
+    def test_stated_and_mistyped(self, tmp_path: Path) -> None:
+        table, images = self.make(tmp_path)
+        plan = plan_study(table=table, images=images, target="age", folder=tmp_path / "study")
+        assert list(yaml.safe_load(plan.text)["targets"]) == ["age"]
+        with pytest.raises(CasewiseError, match="Did you mean 'oedema'"):
+            plan_study(table=table, images=images, target="odema", folder=tmp_path / "study")
+
+    def test_images_of_a_visit_with_other_labels_are_visits(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}{side}.png" for i in range(8) for side in "lr"])
+        rows = [["image", "patient", "grade"]]
+        rows += [[f"{i}{side}.png", f"P{i}", "ab"[(i + n) % 2]] for i in range(8) for n, side in enumerate("lr")]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        plan.write()
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert (len(cohort.cases), cohort.cases["subject"].nunique()) == (16, 8)
+
+
+class TestTheRecipe:
+    @pytest.mark.parametrize("weights", ["", "mobilenet_v2"])
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            DataFacts(subjects=6, images=6, rarest=2),
+            DataFacts(subjects=30, images=90, grey=True),
+            DataFacts(subjects=5_000, images=60_000, rarest=700, given_split=True),
+            DataFacts(subjects=40, images=80, rarest=9, scans=True),
+        ],
+    )
+    def test_is_a_study_with_fixed_epochs(self, facts: DataFacts, weights: str, tmp_path: Path) -> None:
+        lines = ["cohort: c.csv", "targets: {x: [a, b]}", *(["volumes: {sequences: [T1]}"] if facts.scans else [])]
+        file = tmp_path / "study.yaml"
+        file.write_text("\n".join([*lines, *default_recipe(facts, weights)]))
+        study = read_study(file)
+        assert study.recipe.early_stopping.monitor == "none"
+        assert 5 <= study.recipe.epochs <= 20
+        assert study.weights == ("pretrained" if weights else "random")
+        assert study.split.folds == (2 if facts.rarest == 2 else 5)
+
+    def test_pretrained_weights_of_this_computer_are_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chests: Path
+    ) -> None:
+        assert available_weights() == ""
+        (tmp_path / "resnet18.safetensors").write_bytes(b"x")
+        monkeypatch.setenv("CASEWISE_WEIGHTS", str(tmp_path))
+        assert available_weights() == "resnet18"
+        plan = plan_study(table=chests, images=None, folder=tmp_path / "study")
+        assert yaml.safe_load(plan.text)["backbones"] == ["resnet18"]
+
+
+class TestPeople:
+    def make(self, folder: Path, heads: list[str]) -> NewStudy:
+        names = [f"Anna-{'abcdefghijklmnop'[i]} Musterfrau" for i in range(12)]
+        images = tiny(folder / "in", [f"{i}.png" for i in range(12)])
+        rows = [["image", *heads, "grade"]]
+        cells = {"Patient name": names, "Date of birth": [f"19{i + 50}-02-03" for i in range(12)], "pid": None}
+        for i in range(12):
+            own = [(cells[head] or [f"P{i}" for i in range(12)])[i] for head in heads]
+            rows.append([f"{i}.png", *own, str(i % 2)])
+        plan = plan_study(table=text_table(folder / "t.csv", rows), images=images, folder=folder / "study")
+        plan.write()
+        return plan
+
+    @pytest.mark.parametrize("heads", [["pid", "Patient name", "Date of birth"], ["Patient name", "Date of birth"]])
+    def test_names_and_dates_of_birth_reach_no_file(self, heads: list[str], tmp_path: Path) -> None:
+        plan = self.make(tmp_path, heads)
+        written = b"".join(plan.files.values()).decode("utf-8-sig")
+        assert "Musterfrau" not in written
+        assert "-02-03" not in written
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert cohort.cases["subject"].nunique() == 12
+        assert not any(column in cohort.images for column in ("Patient name", "Date of birth"))
+        assert any("'Patient name'" in doubt for doubt in plan.doubts)
+
+    def test_names_in_file_names_are_said(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{c}_Musterfrau.png" for c in "abcdefgh"])
+        rows = [["image", "pid", "Surname", "grade"]]
+        rows += [[f"{c}_Musterfrau.png", f"P{i}", "Musterfrau", str(i % 2)] for i, c in enumerate("abcdefgh")]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert any(doubt.startswith("FILE NAMES") for doubt in plan.doubts)
+        assert "'Musterfrau'" not in " ".join(plan.doubts)
+
+
+class TestTheCommand:
+    def test_a_dry_run_writes_nothing_and_prints_all(self, chests: Path, tmp_path: Path) -> None:
+        done = casewise("init", "--table", str(chests), "--output", str(tmp_path / "new"), "--dry-run")
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "new").exists()
+        printed = yaml.safe_load(done.stdout.partition("study.yaml would be:")[2])
+        assert list(printed["targets"]) == ["label"]
+        assert all(len(line) <= 80 for line in done.stdout.partition("study.yaml would be:")[0].splitlines())
+
+    def test_written_and_validated(self, chests: Path, tmp_path: Path) -> None:
+        words = ["init", "--table", str(chests), "--output", str(tmp_path / "new")]
+        assert casewise(*words).returncode == 0
+        assert casewise("validate", str(tmp_path / "new" / "study.yaml")).returncode == 0
+        text = (tmp_path / "new" / "study.yaml").read_text()
+        again = casewise(*words)
+        assert again.returncode == 2
+        assert "exists already" in again.stderr
+        assert (tmp_path / "new" / "study.yaml").read_text() == text
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            [],
+            ["--table", "nowhere.csv", "--images", "."],
+            ["--images", "nowhere"],
+            ["onestep-pasi", "--table", "t.csv"],
+            ["--images", ".", "--target", "x"],
+            ["--table", "t.csv", "--pattern", "{label}.jpg"],
+        ],
+    )
+    def test_refused(self, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        done = casewise("init", *words)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert not list(tmp_path.iterdir())
