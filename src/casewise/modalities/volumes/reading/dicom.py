@@ -11,16 +11,13 @@ import numpy as np
 
 from casewise.cohort.table import names_text
 from casewise.errors import ImageError
+from casewise.modalities.store.dicom_file import damage_named, pydicom_module, text_of, whole_number
 from casewise.modalities.volumes.reading.dicom_pixels import Pixels
 from casewise.modalities.volumes.reading.dicom_series import (
     ACQUIRED,
     Series,
     choose,
-    damage_named,
     find_series,
-    pydicom_module,
-    text_of,
-    whole_number,
 )
 from casewise.modalities.volumes.reading.dicom_slices import Slice, Stack, stacked
 from casewise.modalities.volumes.reading.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
