@@ -174,6 +174,9 @@ def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
         raise ImageError(f"{path}: its pixels would measure {spacing[0]:g} x {spacing[1]:g} mm (PixelSpacing).")
     thickness = (numbers["SliceThickness"] or _numbers(header.get("SpacingBetweenSlices")) or [0.0])[0]
     slope, intercept = (numbers["RescaleSlope"] or [1.0])[0], (numbers["RescaleIntercept"] or [0.0])[0]
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        if _value(header, index, tag) not in (None, "") and not numbers[tag]:
+            raise ImageError(f"{path}: its {tag} is not a finite number. Export the scan again from its archive.")
     if slope == 0:
         raise ImageError(f"{path}: its RescaleSlope is 0, which makes all pixels equal. Export the scan again.")
     acquired = {tag: text_of(header, tag) for tag in ACQUIRED if text_of(header, tag)}
