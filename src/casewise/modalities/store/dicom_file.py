@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 from collections.abc import Iterator
@@ -31,6 +32,19 @@ def is_dicom(head: bytes) -> bool:
     return tag[:2] in (b"\x02\0", b"\x08\0") and tag[3:] == b"\0" and (kind.isupper() or length == b"\0\0")
 
 
+def quiet_pydicom() -> ModuleType:
+    """The package `pydicom`; its log, which quotes the values of tags, is no longer passed on.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    import pydicom
+
+    logging.getLogger("pydicom").propagate = False
+    module: ModuleType = pydicom
+    return module
+
+
 def pydicom_module() -> ModuleType:
     """Import the optional package.
 
@@ -38,13 +52,17 @@ def pydicom_module() -> ModuleType:
         CasewiseError: it is not installed.
     """
     try:
-        import pydicom
+        return quiet_pydicom()
     except ImportError as error:
         raise CasewiseError(
             f"DICOM files need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
         ) from error
-    module: ModuleType = pydicom
-    return module
+
+
+def name_of(uid: Any) -> str:
+    """The name of an identifier of the standard, such as a kind of image; never the text of the file itself."""
+    name = str(getattr(uid, "name", ""))
+    return name if name and name != str(uid) else "of no known kind"
 
 
 @cache

@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -161,7 +161,7 @@ class Source:
     width: int
     height: int
     mode: str
-    stream: IO[bytes]
+    stream: IO[bytes] = field(default_factory=io.BytesIO)
 
     def facts(self) -> dict[str, Any]:
         """Upright width and height, the stored mode, the format, bytes and EXIF orientation (1 if none)."""

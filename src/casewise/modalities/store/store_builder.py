@@ -29,6 +29,7 @@ from casewise.modalities.store.store import (
     hash_tile,
     open_store,
     publish,
+    stamp_of,
     sweep,
     unchanged,
 )
@@ -75,10 +76,10 @@ def prepare(
     """Build, continue, repair or open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
     an image file or a region of one.
 
-    A finished store whose sources have unchanged sizes and modification times is opened without reading an image.
-    Otherwise only new, changed and unfinished images are decoded, by `processes` workers (default: the number of
-    cores). `progress(done, total)` is called from this thread. Workers are threads, because decoding releases the
-    interpreter's lock.
+    A finished store whose sources have unchanged sizes and times is opened without reading an image. Otherwise the
+    content of files with new times is compared, and only new, changed and unfinished images are decoded, by
+    `processes` workers (default: the number of cores). `progress(done, total)` is called from this thread. Workers
+    are threads, because decoding releases the interpreter's lock.
 
     Raises:
         ImageError: images cannot be read; the message lists them, and the tiles of the others are kept.
@@ -250,7 +251,9 @@ def _row(
         return _tile_of_source(building, earlier, readers.of(path), row, path, preparation, status), True
     data = read_bytes(path)
     source = hashlib.sha256(data).hexdigest()
-    origin = {"path": str(path), "sha256": source, "bytes": len(data), "mtime_ns": status.st_mtime_ns if status else 0}
+    origin = _origin(path, source, status)
+    if status is None or len(data) != status.st_size:
+        origin["bytes"] = len(data)
     if earlier_tile := earlier.same_content(source):
         record, tile = earlier_tile
         building.write(row, tile)
@@ -276,11 +279,7 @@ def _tile_of_source(
     if status is None:
         tile_source.check()
     source = reader.sha256(tile_source)
-    origin = (
-        {"path": str(tile_source), "sha256": source, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        if status
-        else {}
-    )
+    origin = _origin(tile_source, source, status) if status else {}
     if earlier_tile := earlier.same_content(source):
         record, tile = earlier_tile
         building.write(row, tile)
@@ -289,6 +288,12 @@ def _tile_of_source(
     building.write(row, tile)
     facts = {"width": preparation.size, "height": preparation.size, "mode": "RGB", "format": "slide"}
     return origin | facts | {"tile_sha256": hash_tile(tile)}
+
+
+def _origin(source: ImageSource, sha256: str, status: os.stat_result | None) -> Record:
+    """The columns of a record that describe the file of a tile."""
+    stamp = stamp_of(status) if status else (0, 0, 0)
+    return {"path": str(source), "sha256": sha256, **dict(zip(("bytes", "mtime_ns", "ctime_ns"), stamp, strict=True))}
 
 
 def _discard_builds(folder: Path, keep: Building | None = None) -> None:

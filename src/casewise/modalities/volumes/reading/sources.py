@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from casewise.cohort.folder_layout import DICOM_SUFFIXES
 from casewise.errors import ImageError
-from casewise.modalities.store.dicom_file import DICOM_SUFFIXES, is_dicom
+from casewise.modalities.store.dicom_file import is_dicom
 from casewise.modalities.store.file_check import size_of
 
 # A DICOM file is marked after 128 bytes; its transfer syntax follows within the first thousand.
