@@ -32,6 +32,7 @@ from casewise.modalities.store.readers import Source, fit, read_image
 from casewise.modalities.store.resume import Building, read_journal
 from casewise.modalities.store.store import TileStore, open_store
 from casewise.modalities.store.store_builder import Budget, prepare
+from casewise.modalities.store.unreadable import PROBLEMS
 
 SMALL = Preparation(size=16)
 
@@ -437,8 +438,13 @@ def test_very_many_problems_are_counted(tmp_path: Path, folder: Path) -> None:
         prepare([tmp_path / f"{number}.jpg" for number in range(250)], SMALL, folder)
     lines = str(caught.value).splitlines()
     assert lines[0] == "250 of 250 images cannot be read."
-    assert len(lines) == 202
-    assert lines[-1] == "  … and 50 more like these."
+    assert len(lines) == 12
+    assert [line.split("/")[-1].split(":")[0] for line in lines[1:11]] == [f"{number}.jpg" for number in range(10)]
+    assert "240" in lines[-1]
+    assert len((folder / PROBLEMS).read_text().splitlines()) == 250
+    paths = [picture(tmp_path / f"{number}.jpg", number) for number in range(3)]
+    prepare(paths, SMALL, folder)
+    assert not (folder / PROBLEMS).exists()
 
 
 def no_space(*_: Any) -> Any:

@@ -328,7 +328,7 @@ class Modality(Protocol):
         ...
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        """Check the files before the preparation, as far as this is quick."""
+        """Open every file and check it before the preparation; volumes by their headers."""
         ...
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import filelock
 import numpy as np
 
 from casewise.errors import ImageError, RunError, StudyError
+from casewise.modalities.store.memory import MEMORY, Budget
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.store.resume import Building, EarlierTiles, Record, read_journal, stem_of
@@ -33,36 +33,9 @@ from casewise.modalities.store.store import (
     sweep,
     unchanged,
 )
+from casewise.modalities.store.unreadable import PROBLEMS, not_read
 
 Progress = Callable[[int, int], None]
-
-# Memory of all decoders together, in bytes; an image that needs more is decoded alone.
-MEMORY = 640 * 2**20
-# The number of problems that a message lists.
-SHOWN = 200
-
-
-class Budget:
-    """Keeps the memory of simultaneous decoding below a total, in bytes."""
-
-    def __init__(self, total: int) -> None:
-        """Begin with all memory free."""
-        self._total = self._free = total
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, amount: int) -> Iterator[None]:
-        """Wait until `amount` bytes are free; a larger amount waits until all memory is free."""
-        amount = min(amount, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= amount)
-            self._free -= amount
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += amount
-                self._changed.notify_all()
 
 
 def prepare(
@@ -120,7 +93,8 @@ def build(
         # All tiles of other builds that this list needs have been copied.
         _discard_builds(folder, keep=building)
         if problems:
-            raise ImageError(_message(problems, paths))
+            raise not_read(problems, paths, folder / PROBLEMS, kept=True)
+        (folder / PROBLEMS).unlink(missing_ok=True)
         publish(folder, building.tiles, rows, preparation)
         _discard_builds(folder)
         sweep(folder)
@@ -302,25 +276,3 @@ def _discard_builds(folder: Path, keep: Building | None = None) -> None:
     for path in folder.glob("building-*"):
         if path not in current_files:
             path.unlink(missing_ok=True)
-
-
-def _message(problems: dict[int, str], paths: Sequence[ImageSource]) -> str:
-    """All problems as one message, in the order of the rows; for regions of one file only the first is quoted."""
-    lines: list[str] = []
-    first: dict[Path, int] = {}
-    more: Counter[Path] = Counter()
-    for row in sorted(problems):
-        source = paths[row]
-        if not isinstance(source, Path):
-            if source.path in first:
-                more[source.path] += 1
-                continue
-            first[source.path] = len(lines)
-        lines.append(f"  {problems[row]}")
-    for path, count in more.items():
-        lines[first[path]] += f" The same applies to {count:,} more of its tiles."
-    if len(lines) > SHOWN:
-        lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
-    suffix = "" if len(problems) == len(paths) else " The other tiles are kept for the next run."
-    noun = "tiles" if first else "images"
-    return "\n".join([f"{len(problems):,} of {len(paths):,} {noun} cannot be read.{suffix}", *lines])
