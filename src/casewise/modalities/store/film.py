@@ -14,6 +14,7 @@ Only tags that describe pixels are read: names, identifiers and dates of birth n
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
@@ -120,7 +121,13 @@ def film_columns(path: Path) -> dict[str, str]:
         return {}
     if not text_of(header, "Rows"):
         return {}
-    return {name: next(filter(None, (text_of(header, tag) for tag in tags)), "") for name, tags in COLUMNS.items()}
+    return {name: next(filter(None, (_term(header, tag) for tag in tags)), "") for name, tags in COLUMNS.items()}
+
+
+def _term(header: Any, tag: str) -> str:
+    """The value of a tag of fixed terms, or of a manufacturer's name, '' if it is longer or has other signs."""
+    text = text_of(header, tag)
+    return text if re.fullmatch(r"\w[\w &./-]{0,63}", text) else ""
 
 
 @contextmanager
