@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import logging
+import sys
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +319,37 @@ def test_init_of_class_folders_of_films_offers_columns_and_names_nobody(tmp_path
     assert [rows[name]["view"] for name in ("0.dcm", "1.dcm", "9.png")] == ["PA", "AP", ""]
     # tags that no film states, or only with signs that spreadsheets compute, are left out
     assert not {"laterality", "manufacturer"} & set(rows["0.dcm"])
+
+
+def test_tags_of_the_frame_take_the_place_of_those_of_the_file() -> None:
+    item, group = pydicom.Dataset(), pydicom.Dataset()
+    item.WindowCenter, item.WindowWidth = 1500, 1000
+    group.FrameVOILUTSequence = [item]
+    read = grey(film_bytes(film(12), bits=12, PerFrameFunctionalGroupsSequence=[group], WindowCenter=1, WindowWidth=2))
+    assert np.array_equal(read, grey(film_bytes(film(12), bits=12, WindowCenter=1500, WindowWidth=1000)))
+
+
+def test_without_the_package_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_film(tmp_path / "film.dcm", film(8))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ImageError, match=r"casewise\[dicom\]") as caught:
+        read_image(path)
+    check_message(caught.value, path)
+    assert film_columns(path) == {}
+
+
+def test_many_films_at_once_warn_of_nothing(tmp_path: Path, root_log: list[str]) -> None:
+    """Tags that violate the standard, read by several threads."""
+    good = film_bytes(film(8))
+    place = good.index(b"MONOCHROME2")
+    bad = good.replace(b"1.2.840.10008.5.1.4.1.1.1.1\0", b"Plantedname^Zebulon^\xff\xff34567\0")
+    assert len(bad) == len(good)
+    assert place
+    paths = [tmp_path / f"{number}.dcm" for number in range(40)]
+    for path in paths:
+        path.write_bytes(bad)
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(8) as pool:
+        warnings.simplefilter("always")
+        list(pool.map(read_image, paths))
+    assert not [str(warning.message) for warning in caught]
+    assert not root_log

@@ -33,7 +33,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def quiet_pydicom() -> ModuleType:
-    """The package `pydicom`; its log, which quotes the values of tags, is no longer passed on.
+    """The package `pydicom`; its log and its warnings, which quote the values of tags, are no longer passed on.
 
     Raises:
         ImportError: it is not installed.
@@ -41,6 +41,9 @@ def quiet_pydicom() -> ModuleType:
     import pydicom
 
     logging.getLogger("pydicom").propagate = False
+    # not in a context, because contexts of several threads end each other's filters
+    if not any(getattr(module, "pattern", module) == "pydicom" for _, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", module="pydicom")
     module: ModuleType = pydicom
     return module
 

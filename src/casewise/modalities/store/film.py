@@ -15,7 +15,6 @@ Only tags that describe pixels are read: names, identifiers and dates of birth n
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +105,9 @@ class Film(ImageFile.ImageFile):
 
 
 def film_columns(path: Path) -> dict[str, str]:
-    """What a film states on how it was taken, for columns of a table; '' where it does not, empty if it is no film.
+    """What a film states on how it was taken, for columns of a table; '' where it does not.
+
+    Empty if the file is no film or cannot be read, also where the package is missing, which `validate` reports.
 
     Values are from tags of fixed terms and of the manufacturer; no tag of a person is read.
     """
@@ -117,7 +118,7 @@ def film_columns(path: Path) -> dict[str, str]:
                 return {}
             with _damage_stated():
                 header = _read(file, pixels=False, tags=(*tags, "Rows"))
-    except (FilmError, OSError):
+    except (FilmError, OSError, ImportError):
         return {}
     if not text_of(header, "Rows"):
         return {}
@@ -134,13 +135,8 @@ def _term(header: Any, tag: str) -> str:
 def _damage_stated() -> Iterator[None]:
     """Raise errors of pydicom as a `FilmError` without their text, which may quote the values of tags."""
     try:
-        with warnings.catch_warnings():
-            # Readable values that violate the standard need no warning.
-            warnings.simplefilter("ignore")
-            yield
-    except FilmError:
-        raise
-    except MemoryError:
+        yield
+    except (FilmError, MemoryError):
         raise
     except damage() as error:
         raise FilmError(
