@@ -31,6 +31,7 @@ from casewise.modalities.store.readers import (
     read_image,
     readers,
 )
+from tests.film_files import film_bytes
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "WebP": "webp"}
 
@@ -404,6 +405,9 @@ def test_damaged_bytes_never_raise_anything_else(name: str) -> None:
     stream = io.BytesIO()
     if name == "HEIC":
         pytest.importorskip("pillow_heif", reason="HEIC is optional").from_pillow(picture(48, 40)).save(stream)
+    elif name == "DICOM":
+        pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
+        stream.write(film_bytes(np.asarray(picture(48, 40).convert("L")), WindowCenter=120, WindowWidth=200))
     else:
         picture(48, 40).save(stream, name)
     rng = np.random.default_rng(0)
@@ -450,3 +454,38 @@ def test_real_images_scaled_and_whole_agree() -> None:
     assert paths
     for path in paths:
         assert difference(read_image(path, size=128), decoded_whole(path, 128)) < 1.5, path
+
+
+def claiming(data: bytes, width: int, height: int) -> bytes:
+    """A JPEG whose header claims another size."""
+    place = next(i for i in range(2, len(data)) if data[i : i + 2] in (b"\xff\xc0", b"\xff\xc2"))
+    return data[: place + 5] + struct.pack(">HH", height, width) + data[place + 9 :]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(17_000, 17_000), (17_000, 40), (60, 17_000), (60, 80)])
+def test_a_jpeg_that_claims_more_pixels_than_it_holds(size: tuple[int, int], mode: str, progressive: bool) -> None:
+    stream = io.BytesIO()
+    picture(60, 40).convert(mode).save(stream, "JPEG", progressive=progressive)
+    for target in (8, 32):
+        with pytest.raises(ImageError):
+            open_source(Path("a.jpg"), claiming(stream.getvalue(), *size)).tile(Preparation(target))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_ends_in_grey_is_whole(progressive: bool, tmp_path: Path) -> None:
+    """Grey as decoders fill it in, in an exif preview as well."""
+    grey = Image.new("RGB", (320, 240), (128, 128, 128))
+    grey.paste(picture(320, 90), (0, 0))
+    thumbnail = io.BytesIO()
+    grey.resize((32, 24)).save(thumbnail, "JPEG")
+    for options in ({}, {"comment": thumbnail.getvalue()}, {"restart_marker_blocks": 4}):
+        path = save(grey, tmp_path / "a.jpg", progressive=progressive, optimize=True, **options)
+        assert difference(read_image(path), np.asarray(grey)) < 5
+        # more data follows, such as the gain map of a phone
+        path.write_bytes(path.read_bytes() + thumbnail.getvalue())
+        assert difference(read_image(path), np.asarray(grey)) < 5
+    blank = save(Image.new("L", (5000, 4000), 128), tmp_path / "blank.jpg", optimize=True, progressive=progressive)
+    assert image_facts(blank)["width"] == 5000
+    assert np.unique(read_image(blank, size=64)).tolist() == [128]

@@ -32,6 +32,7 @@ from casewise.modalities.store.readers import Source, fit, read_image
 from casewise.modalities.store.resume import Building, read_journal
 from casewise.modalities.store.store import TileStore, open_store
 from casewise.modalities.store.store_builder import Budget, prepare
+from casewise.modalities.store.unreadable import PROBLEMS
 
 SMALL = Preparation(size=16)
 
@@ -136,14 +137,47 @@ def test_an_unchanged_store_is_opened_without_reading_an_image(
     paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(paths, SMALL, folder)
-    for path in paths:
-        found = path.stat()
-        path.write_bytes(bytes(found.st_size))
-        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+    def refuse(path: Path) -> bytes:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr(building_module, "read_bytes", refuse)
     calls: list[tuple[int, int]] = []
     again = prepare(paths, SMALL, folder, progress=lambda *call: calls.append(call))
     assert again.address == first.address
     assert calls == [(8, 8)]
+
+
+def test_a_file_replaced_by_one_of_equal_size_and_time_is_noticed(
+    paths: list[Path], folder: Path, decoded: list[str]
+) -> None:
+    before = prepare(paths, SMALL, folder)
+    status, (old, other) = paths[2].stat(), (paths[2].read_bytes(), paths[4].read_bytes())
+    size = max(len(old), len(other))
+    for path, data in ((paths[2], old), (paths[4], other)):
+        path.write_bytes(data + bytes(size - len(data)))
+    before = prepare(paths, SMALL, folder)
+    paths[2].write_bytes(paths[4].read_bytes())
+    os.utime(paths[2], ns=(status.st_atime_ns, int(before.index["mtime_ns"].iloc[2])))
+    assert paths[2].stat().st_size == before.index["bytes"].iloc[2]
+    after = prepare(paths, SMALL, folder)
+    assert (after.tiles[2] == after.tiles[4]).all()
+    assert after.address != before.address
+
+
+def test_a_store_without_change_times_is_compared_and_kept(
+    paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = tuple(name for name in store_module.COLUMNS if name != "ctime_ns")
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "COLUMNS", older)
+        before = prepare(paths, SMALL, folder)
+    assert (before.index["ctime_ns"] == store_module.UNKNOWN_TIME).all()
+    decoded.clear()
+    after = prepare(paths, SMALL, folder)
+    assert decoded == []
+    assert after.address == before.address
+    assert (after.index["ctime_ns"] > 0).all()
 
 
 def test_a_changed_source_is_noticed(paths: list[Path], folder: Path, decoded: list[str]) -> None:
@@ -404,8 +438,13 @@ def test_very_many_problems_are_counted(tmp_path: Path, folder: Path) -> None:
         prepare([tmp_path / f"{number}.jpg" for number in range(250)], SMALL, folder)
     lines = str(caught.value).splitlines()
     assert lines[0] == "250 of 250 images cannot be read."
-    assert len(lines) == 202
-    assert lines[-1] == "  … and 50 more like these."
+    assert len(lines) == 12
+    assert [line.split("/")[-1].split(":")[0] for line in lines[1:11]] == [f"{number}.jpg" for number in range(10)]
+    assert "240" in lines[-1]
+    assert len((folder / PROBLEMS).read_text().splitlines()) == 250
+    paths = [picture(tmp_path / f"{number}.jpg", number) for number in range(3)]
+    prepare(paths, SMALL, folder)
+    assert not (folder / PROBLEMS).exists()
 
 
 def no_space(*_: Any) -> Any:

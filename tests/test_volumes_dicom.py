@@ -552,3 +552,11 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(CasewiseError, match=r"pip install 'casewise\[volumes\]'"):
         read_dicom(path)
+
+
+@pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("value", ["1e400", "inf", "nan"])
+def test_a_scale_that_is_not_finite_is_refused(tmp_path: Path, tag: str, value: str) -> None:
+    series(tmp_path, **{tag: value})
+    with pytest.raises(ImageError, match=tag):
+        read_dicom(tmp_path)

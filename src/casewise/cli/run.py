@@ -31,12 +31,12 @@ def run(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None,
     print(f"report: {finished.report}")
 
 
-def validate(study: StudyFile) -> None:
-    """Check the study file, the cohort table and the split without training anything."""
+def validate(study: StudyFile, weights_dir: WeightsDir = None) -> None:
+    """Check the study file, the table, every image, the split and the weights without training anything."""
     from casewise.console import Terminal
     from casewise.pipeline.validate import validate as validate_study
 
-    for line in validate_study(_read(study, None, None), Terminal()):
+    for line in validate_study(_read(study, weights_dir, None), Terminal()):
         print(line)
 
 

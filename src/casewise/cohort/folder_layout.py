@@ -15,7 +15,8 @@ from casewise.errors import CasewiseError, cut
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
 SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
-ENDINGS = (*IMAGES, *SLIDES)
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+ENDINGS = (*IMAGES, *DICOM_SUFFIXES, *SLIDES)
 _WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
 _SIDES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),

@@ -6,9 +6,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
 
-from casewise.cohort.checks import NO_VALUE, iso_day, number
+from casewise.cohort.checks import NO_VALUE, number
+from casewise.cohort.dates import read_dates
 from casewise.cohort.table import names_text
 from casewise.initialise.image_files import stem_of
 from casewise.splits.predefined import side_of
@@ -260,35 +261,6 @@ def iso_dates(cells: Sequence[str]) -> list[str] | None:
     >>> iso_dates(["31.01.2024", ""]), iso_dates(["1/31/2024", "2/1/2024"]), iso_dates(["1/2/2024"])
     (['2024-01-31', ''], ['2024-01-31', '2024-02-01'], None)
     """
-    if all(not cell or iso_day(cell) is not None for cell in cells):
-        return list(cells)
-    if (named := _with_month_names(cells)) is not None:
-        return named
-    if all(not cell or re.fullmatch(r"(18|19|20)\d{6}", cell) for cell in cells):
-        orders = [[0, 1, 2]]
-        pieces = [[cell[:4], cell[4:6], cell[6:]] if cell else [] for cell in cells]
-    else:
-        pieces = [re.split(r"[./-]", cell.split(" ")[0].split("T")[0]) if cell else [] for cell in cells]
-        if any(p and (len(p) != 3 or not all(x.isdecimal() for x in p) or len(p[2]) != 4) for p in pieces):
-            return None
-        # points stand between day and month only in this order
-        orders = [[2, 1, 0]] if any("." in cell for cell in cells) else [[2, 1, 0], [2, 0, 1]]
-    results = [texts for order in orders if (texts := _in_order(pieces, order)) is not None]
-    return results[0] if len(results) == 1 or (results and results[0] == results[1]) else None
-
-
-def _with_month_names(cells: Sequence[str]) -> list[str] | None:
-    """Dates whose months are English words: `January 22, 2020`, `22 Jan 2020`, `22-Jan-2020`."""
-    for form in ("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%d-%b-%Y"):
-        try:
-            return [datetime.strptime(cell, form).date().isoformat() if cell else "" for cell in cells]
-        except ValueError:
-            continue
-    return None
-
-
-def _in_order(pieces: Sequence[Sequence[str]], order: Sequence[int]) -> list[str] | None:
-    try:
-        return [date(*(int(p[i]) for i in order)).isoformat() if p else "" for p in pieces]
-    except ValueError:
-        return None
+    days = read_dates(cell for cell in cells if cell)
+    texts = {"": ""} | {text: date.fromordinal(day).isoformat() for text, day in days.items()}
+    return [texts[cell] for cell in cells] if all(cell in texts for cell in cells) else None

@@ -23,6 +23,7 @@ from casewise.initialise.recipe import DataFacts, available_weights, default_rec
 from casewise.initialise.rows import (
     FOUND,
     ImageRows,
+    add_film_columns,
     fill_from_table,
     rows_of_names,
     rows_of_table,
@@ -137,6 +138,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     lines = _head(rows, roles, plan, cells if direct else {}, table if direct else None, root or files.folder, folder)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if not direct:
+        add_film_columns(rows, cells, files)
         if any("," in label for label in labels) and plan.cells is not None:
             labels = [label.replace(",", ".") for label in labels]
         text = table_text(rows, cells, roles, plan, labels)

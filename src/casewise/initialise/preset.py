@@ -7,6 +7,8 @@ import io
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from casewise.errors import CasewiseError
 from casewise.files import guarded, write_atomic
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
+from casewise.modalities.store.film import film_columns
 from casewise.study.loading import preset_text, read_study
 from casewise.study.schema import Study
 
@@ -59,7 +62,7 @@ def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Init
     layout = read_layout(source, regions=study.regions, classes=classes)
     start = modality.start([source / image.path for image in layout.images], study)
     study = start.study
-    text = _table_text(layout, study)
+    text = _table_text(layout, study, _film_columns([source / image.path for image in layout.images]))
     # without the mark, spreadsheets read the file in their own code page
     table = write_atomic(folder / TABLE, text.encode("utf-8" if text.isascii() else "utf-8-sig"))
     written = _study_text(preset, start, folder=folder, source=source, layout=layout)
@@ -110,7 +113,16 @@ def _has_dates(layout: Layout) -> bool:
     return all(iso_day(image.visit) is not None for image in layout.images)
 
 
-def _table_text(layout: Layout, study: Study) -> str:
+def _film_columns(files: Sequence[Path]) -> dict[str, list[str]]:
+    """What DICOM films state on how they were taken, as columns; those without any value are left out."""
+    with ThreadPoolExecutor() as pool:
+        stated = list(pool.map(film_columns, files))
+    names = dict.fromkeys(name for values in stated for name in values)
+    columns = {name: [values.get(name, "") for values in stated] for name in names}
+    return {name: values for name, values in columns.items() if any(values)}
+
+
+def _table_text(layout: Layout, study: Study, stated: Mapping[str, Sequence[str]]) -> str:
     columns = ["path", "subject"]
     columns += ["visit"] if layout.images[0].visit else []
     columns += ["date"] if _has_dates(layout) else []
@@ -119,6 +131,7 @@ def _table_text(layout: Layout, study: Study) -> str:
     label = _label_column(study) if layout.by_class else ""
     columns += [label] if label else []
     columns += [column for column in _value_columns(study) if column not in columns]
+    stated = {name: values for name, values in stated.items() if name not in columns}
 
     def cells(image: FolderImage) -> dict[str, str]:
         values = {name: getattr(image, name) for name in ("path", "subject", "visit", "region")}
@@ -126,8 +139,11 @@ def _table_text(layout: Layout, study: Study) -> str:
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(map(guarded, columns))
-    writer.writerows([[guarded(cells(image).get(column, "")) for column in columns] for image in layout.images])
+    writer.writerow(map(guarded, [*columns, *stated]))
+    for row, image in enumerate(layout.images):
+        values = cells(image)
+        line = [*(values.get(column, "") for column in columns), *(stated[name][row] for name in stated)]
+        writer.writerow(map(guarded, line))
     return buffer.getvalue()
 
 

@@ -6,17 +6,20 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from casewise.cohort.checks import STORED
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
+from casewise.files import guarded
 from casewise.initialise.columns import NO_TEXT, Column, Roles
 from casewise.initialise.image_files import ImageFiles, stem_of
 from casewise.initialise.matching import FileColumn, by_names_of_subjects, file_columns, mask_files, unmatched_text
 from casewise.initialise.patterns import Pattern, infer_pattern, read_all
 from casewise.initialise.target import TargetPlan
+from casewise.modalities.store.film import film_columns
 
 FOUND = "image_found"
 STANDARD = (*STORED, "date", FOUND)
@@ -316,6 +319,18 @@ def settle_sequences(rows: ImageRows, images: ImageFiles) -> list[str]:
     return sorted({row.sequence for row in rows.rows if row.path}, key=natural)
 
 
+def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: ImageFiles) -> None:
+    """What DICOM films state on how they were taken, as further columns that the table does not have."""
+    if images.scans:
+        return
+    with ThreadPoolExecutor() as pool:
+        stated = list(pool.map(lambda row: film_columns(images.folder / row.path) if row.path else {}, rows.rows))
+    rows.rows = [
+        replace(row, others={**{name: text for name, text in values.items() if name not in cells}, **row.others})
+        for row, values in zip(rows.rows, stated, strict=True)
+    ]
+
+
 def table_text(
     rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, target: TargetPlan, labels: Sequence[str]
 ) -> str:
@@ -334,12 +349,12 @@ def table_text(
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     heads = [*standard, *found, target.name, *others.values()]
-    writer.writerow([*heads, *(_free(name, heads) for name in extra)])
+    writer.writerow(map(guarded, [*heads, *(_free(name, heads) for name in extra)]))
     for row, label in zip(rows.rows, labels, strict=True):
         record = [getattr(row, name) for name in standard]
         record += ["yes" if row.path else "no"] if found else []
         record += [label, *(cells[name][row.source] for name in others), *(row.others.get(name, "") for name in extra)]
-        writer.writerow(record)
+        writer.writerow(map(guarded, record))
     return buffer.getvalue()
 
 

@@ -121,7 +121,8 @@ class ImageStore(StoreReference, Protocol):
     Attributes:
         folder, address: the folder with the input of networks, and a hash over this input.
         tiles: a picture of each row of the cohort's images, (N, C, H, W) `uint8`.
-        index: one row for each picture: path, sha256, bytes, mtime_ns, width, height, mode, format, tile_sha256.
+        index: one row for each picture: path, sha256, bytes, mtime_ns, ctime_ns, width, height, mode, format,
+            tile_sha256.
     """
 
     @property
@@ -327,7 +328,7 @@ class Modality(Protocol):
         ...
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        """Check the files before the preparation, as far as this is quick."""
+        """Open every file and check it before the preparation; volumes by their headers."""
         ...
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:

@@ -12,8 +12,9 @@ from torch.nn import functional
 from casewise.errors import WeightsError
 from casewise.files import checksum
 from casewise.models.backbones import Network, build_network
-from casewise.models.weights import load_weights, weights_file
+from casewise.models.weights import load_weights
 from casewise.study.backbones import TORCHVISION
+from casewise.study.weight_files import weights_file
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore

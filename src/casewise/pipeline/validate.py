@@ -1,10 +1,11 @@
-"""The check of a study file, its table and its split; nothing is trained."""
+"""The check of a study file, its table, its images, its split and its weights; nothing is trained."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from casewise.cohort.labels import panel_values
+from casewise.cohort.table import names_text
 from casewise.console import Silent
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import read_external
@@ -14,6 +15,7 @@ from casewise.report.formatting import counted
 from casewise.splits.grouped import Splits, split
 from casewise.splits.learnable import check_learnable
 from casewise.splits.predefined import TEST
+from casewise.study.weight_files import origin_of_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +44,21 @@ def validate(study: Study, show: Show) -> list[str]:
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
     of = f"{counted(len(study.networks), study.network_noun)} × {splits.folds} folds"
-    return [*lines, f"jobs       {of} = {networks} networks" + (total if inner else "")]
+    jobs = f"jobs       {of} = {networks} networks" + (total if inner else "")
+    return [*lines, *weight_lines(study), jobs]
+
+
+def weight_lines(study: Study) -> list[str]:
+    """A line for each group of networks with the same origin of their first weights, and networks without any.
+
+    Raises:
+        WeightsError: a file that the study names does not exist.
+    """
+    networks: dict[str, list[str]] = {}
+    for name in dict.fromkeys(network.partition("@")[0] for network in study.networks):
+        origin = origin_of_weights(name, study.weights_of(name), study.weights_dir)
+        networks.setdefault(origin, []).append(name)
+    return [f"{'weights':<10} {names_text(names, 5)}: {origin}" for origin, names in networks.items()]
 
 
 def _other_cohorts(study: Study, table: Cohort) -> list[tuple[Study, Cohort]]:
@@ -67,7 +83,7 @@ def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool
         source = f"{study.split.leave_out} {sources[number]}: " if sources and number != TEST else ""
         lines.append(f"{side:<10} {source}{', '.join(counts)}")
         side_rows = rows[rows["subject"].map(splits.side) == number]
-        for name in study.outputs if sources else []:
+        for name in study.outputs:
             for code, label in enumerate(study.classes_of(name)):
                 of_class = side_rows[panel_values(side_rows, study, name) == code]
                 subjects, cases = of_class["subject"].nunique(), of_class["case"].nunique()

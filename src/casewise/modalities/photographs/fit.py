@@ -12,7 +12,7 @@ import numpy as np
 from casewise.errors import RunError
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.readers import image_shape
-from casewise.modalities.store.store import open_store
+from casewise.modalities.store.store import open_store, stamp_of
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import ImageSource
@@ -68,11 +68,11 @@ def shapes(sources: Sequence[ImageSource], side: int, folder: Path) -> list[tupl
     Args:
         folder: of the tile store, whose index spares reading files that have not changed.
     """
-    stored: dict[tuple[str, int, int], tuple[int, int]] = {}
+    stored: dict[tuple[str, tuple[int, int, int]], tuple[int, int]] = {}
     try:
         index = open_store(folder).index
-        columns = (index[name].tolist() for name in ("path", "bytes", "mtime_ns", "width", "height"))
-        stored = {(path, size, time): (width, height) for path, size, time, width, height in zip(*columns, strict=True)}
+        columns = (index[name].tolist() for name in ("path", "bytes", "mtime_ns", "ctime_ns", "width", "height"))
+        stored = {(path, tuple(stamp)): (width, height) for path, *stamp, width, height in zip(*columns, strict=True)}
     except RunError:
         pass  # there is no store yet, or a damaged one, which is built again
 
@@ -83,7 +83,7 @@ def shapes(sources: Sequence[ImageSource], side: int, folder: Path) -> list[tupl
             status = source.stat()
         except OSError:
             return None
-        return stored.get((str(source), status.st_size, status.st_mtime_ns)) or image_shape(source)
+        return stored.get((str(source), stamp_of(status))) or image_shape(source)
 
     with ThreadPoolExecutor() as pool:
         return [size for size in pool.map(shape, sources) if size]

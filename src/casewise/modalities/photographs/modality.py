@@ -73,7 +73,21 @@ class Photographs:
         return cohort
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        """Image files are checked when they are prepared."""
+        """Decode every image once, at a reduced size.
+
+        Raises:
+            ImageError: images cannot be read; the message lists them.
+        """
+        from casewise.modalities.store.unreadable import PROBLEMS, check_images, not_read
+
+        paths = [Path(path) for path in cohort.images["path"]]
+        with show.bar("images") as bar:
+            problems = check_images(
+                paths, study.images.size, study.images.channels, progress=lambda done, total: bar(done, total)
+            )
+        if problems:
+            raise not_read(problems, paths, Path(PROBLEMS))
+        show.line("images", f"{len(paths):,} images can be read")
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         from casewise.modalities.photographs.fit import needs_plan, planned, shapes

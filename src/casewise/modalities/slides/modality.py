@@ -49,6 +49,9 @@ class Slides(Photographs):
 
         return without_tiles(study, cohort)
 
+    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
+        """Slides are opened when the table is read."""
+
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
         from casewise.modalities.slides.cohort import FOLDER, sweep
 

@@ -40,6 +40,24 @@ class UnknownRangeError(ValueError):
     """The range of the image's values is unknown, so black and white are undefined."""
 
 
+def depth_of(largest: int) -> int:
+    """The smallest of 8, 12 and 16 bits that holds a value.
+
+    >>> depth_of(255), depth_of(256), depth_of(4096)
+    (8, 12, 16)
+    """
+    return next(bits for bits in DEPTHS if largest < 2**bits)
+
+
+def fewest_bytes(width: int, height: int) -> int:
+    """The least number of bytes of a Huffman-coded JPEG of this size: one bit for each block of 8 x 8 pixels.
+
+    >>> fewest_bytes(17_000, 17_000)
+    564453
+    """
+    return -(-width // 8) * -(-height // 8) // 8
+
+
 def eight_bits(values: np.ndarray) -> np.ndarray:
     """Scale integers from 0 to 65535 to 0..255, by the smallest depth that holds them; same shape, `uint8`.
 
@@ -52,7 +70,7 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise UnknownRangeError(f"its values range from {low} to {high}, so the values of black and white are unknown")
-    depth = next(bits for bits in DEPTHS if high < 2**bits)
+    depth = depth_of(high)
     if depth == 8:
         return values.astype(np.uint8)
     white = 2**depth - 1

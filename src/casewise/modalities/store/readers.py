@@ -3,6 +3,7 @@
 A format is one `Reader`. To add one, write a function that opens a stream as a Pillow image without decoding it, and
 add its `Reader` to `readers()`. Only the first image of a JPEG is read, because phones append gain maps and
 previews. In the other formats a file with several pages or frames is refused, because a row is one image.
+`film` states how films in DICOM files become 8-bit images.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -23,10 +24,14 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPIma
 
 from casewise.errors import ImageError
 from casewise.modalities.store.content import name_content
+from casewise.modalities.store.dicom_file import is_dicom
+from casewise.modalities.store.film import Film, FilmError
+from casewise.modalities.store.jpeg_data import ends_early
 from casewise.modalities.store.pixels import (
     LANCZOS,
     UnknownRangeError,
     as_array,
+    fewest_bytes,
     fit,
     in_srgb,
     plain,
@@ -107,6 +112,7 @@ def readers() -> tuple[Reader, ...]:
         Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
         # the library applies the orientation itself
         Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic"),
+        Reader("DICOM", is_dicom, Film, extra="dicom"),
     )
 
 
@@ -127,6 +133,8 @@ def _damage_named(path: Path, kind: str) -> Iterator[None]:
     """Raise the errors of a decoder as an `ImageError` that names the file."""
     try:
         yield
+    except FilmError as error:
+        raise ImageError(f"{path}: {error}") from error
     except UnknownRangeError as error:
         raise ImageError(f"{path}: {error}. Save it with 8 or 16 bits a channel.") from error
     except Image.DecompressionBombError as error:
@@ -153,6 +161,7 @@ class Source:
     width: int
     height: int
     mode: str
+    stream: IO[bytes] = field(default_factory=io.BytesIO)
 
     def facts(self) -> dict[str, Any]:
         """Upright width and height, the stored mode, the format, bytes and EXIF orientation (1 if none)."""
@@ -204,6 +213,11 @@ class Source:
                 # The scaled image is rounded up to whole pixels; the box is the area that the photograph covers.
                 box = (0.0, 0.0, self.width / scale, self.height / scale)
             self.image.load()
+            if self.reader.scales and ends_early(self.stream, self.image):
+                raise ImageError(
+                    f"{self.path}: the {self.reader.name} claims {self.width:,} x {self.height:,} pixels, but its data "
+                    "end before its last pixels. It is damaged: copy it again from its source."
+                )
             if self.orientation == 1 and (late := self.image.info.get("exif")):
                 # A PNG may state its orientation after its pixels.
                 exif = Image.Exif()
@@ -287,12 +301,17 @@ def _opened(path: Path, stream: IO[bytes], head: bytes, n_bytes: int) -> Source:
                 f"{path}: it claims {width:,} x {height:,} = {width * height:,} pixels; at most {PIXEL_LIMIT:,} are "
                 "read. It is damaged or made to exhaust the memory; if it is genuine, save it smaller."
             )
+        if reader.scales and n_bytes and n_bytes < fewest_bytes(width, height):
+            raise ImageError(
+                f"{path}: it claims {width:,} x {height:,} pixels, which {n_bytes:,} bytes of {reader.name} cannot "
+                "hold. It is damaged, or made to exhaust the memory; copy it again from its source."
+            )
         if (frames := getattr(image, "n_frames", 1)) > 1:
             remedy = "Save the image to use in a separate file."
             raise ImageError(f"{path}: this {reader.name} holds {frames} images. {remedy}")
         # The method of the base class, because that of PNG decodes the image to find an orientation after the pixels.
         orientation = _orientation(Image.Image.getexif(image))
-    return Source(path, reader, image, n_bytes, orientation, width, height, image.mode)
+    return Source(path, reader, image, n_bytes, orientation, width, height, image.mode, stream)
 
 
 def _orientation(exif: Image.Exif) -> int:

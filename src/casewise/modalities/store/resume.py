@@ -24,7 +24,7 @@ import numpy as np
 from casewise.errors import RunError
 from casewise.files import NO_FOLLOW
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store import COLUMNS, hash_tile
+from casewise.modalities.store.store import COLUMNS, hash_tile, stamp_of
 
 Record = dict[str, Any]
 
@@ -151,7 +151,7 @@ class EarlierTiles:
                 self._by_content.setdefault(record["sha256"], (record, tiles[row]))
 
     def same_file(self, path: str, status: os.stat_result) -> tuple[Record, np.ndarray] | None:
-        """The tile of a file whose size and modification time are unchanged."""
+        """The tile of a file whose size and times are unchanged."""
         entry = self._by_path.get(path)
         return _intact(*entry) if entry and same_status(entry[0], status) else None
 
@@ -162,8 +162,8 @@ class EarlierTiles:
 
 
 def same_status(record: Record, status: os.stat_result) -> bool:
-    """Whether a file has the size and the modification time of its record."""
-    return bool((record["bytes"], record["mtime_ns"]) == (status.st_size, status.st_mtime_ns))
+    """Whether a file has the size and the times of its record."""
+    return bool((record["bytes"], record["mtime_ns"], record["ctime_ns"]) == stamp_of(status))
 
 
 def _intact(record: Record, tile: np.ndarray) -> tuple[Record, np.ndarray] | None:

@@ -35,7 +35,9 @@ log = logging.getLogger("casewise")
 
 MARKER = "store.json"
 # `tile_sha256` is the hash of the tile; the other columns describe the source file. Width and height are upright.
-COLUMNS = ("path", "sha256", "bytes", "mtime_ns", "width", "height", "mode", "format", "tile_sha256")
+COLUMNS = ("path", "sha256", "bytes", "mtime_ns", "ctime_ns", "width", "height", "mode", "format", "tile_sha256")
+# The change time of a source in a store that was built before change times were recorded.
+UNKNOWN_TIME = -1
 # A store may be replaced between reading its marker and opening its files; the new marker is then read.
 ATTEMPTS = 3
 
@@ -76,10 +78,10 @@ ImageSource: TypeAlias = Path | TileSource
 class TileStore:
     """A finished store: `tiles` (N, C, H, W) `uint8`, read-only, and `index` with a row for each, in the same order.
 
-    Index columns: `path` as in the cohort table, `sha256`, `bytes` and `mtime_ns` of the source file, upright `width`
-    and `height`, stored `mode`, `format`, and `tile_sha256` of the tile's bytes. `address` is a hash over the settings
-    and the sources. `overview`: the tiles are pictures for the audit alone, such as thumbnails of slides; networks see
-    other parts of the images, and never the padding. A pickle contains the folder, not the pixels.
+    Index columns: `path` as in the cohort table, `sha256`, `bytes`, `mtime_ns` and `ctime_ns` of the source file,
+    upright `width` and `height`, stored `mode`, `format`, and `tile_sha256` of the tile's bytes. `address` is a hash
+    over the settings and the sources. `overview`: the tiles are pictures for the audit alone, such as thumbnails of
+    slides; networks see other parts of the images, and never the padding. A pickle contains the folder, not the pixels.
     """
 
     tiles: np.memmap[Any, np.dtype[np.uint8]]
@@ -110,6 +112,14 @@ def _reopened(folder: Path, address: str) -> TileStore:
     if store.address != address:
         raise RunError(f"{folder}: the tile store was replaced while it was in use. Run the same command again.")
     return store
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes whenever a file is replaced: its size, and the times of its content and of its status.
+
+    The last cannot be set: it also changes where a file is replaced by one of the same size with its old time.
+    """
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def hash_tile(tile: np.ndarray) -> str:
@@ -174,6 +184,8 @@ def _opened(folder: Path) -> TileStore:
     if hashlib.sha256(packed).hexdigest() != marker["index_sha256"]:
         raise ValueError(f"{marker['index']} is not as written")
     index = pd.read_parquet(io.BytesIO(packed))
+    if "ctime_ns" not in index:
+        index.insert(index.columns.get_loc("mtime_ns") + 1, "ctime_ns", UNKNOWN_TIME)
     preparation = Preparation(**marker["preparation"])
     if preparation.address(index["sha256"]) != marker["address"]:
         raise ValueError("its address does not match its settings and sources")
@@ -250,7 +262,10 @@ def sweep(folder: Path) -> None:
 def unchanged(
     paths: Sequence[ImageSource], preparation: Preparation, folder: Path, *, report: bool = True
 ) -> TileStore | None:
-    """Return the finished store of `folder` if it has these settings and its source files are unchanged."""
+    """Return the finished store of `folder` if it has these settings and its source files are unchanged.
+
+    A source whose size or times differ counts as changed: the build compares its content and keeps an equal tile.
+    """
     if not (folder / MARKER).exists():
         return None
     try:
@@ -261,13 +276,14 @@ def unchanged(
     index = store.index
     if store.preparation != preparation or index["path"].tolist() != [str(path) for path in paths]:
         return None
-    for path, size, mtime in zip(paths, index["bytes"].tolist(), index["mtime_ns"].tolist(), strict=True):
+    stamps = zip(*(index[name].tolist() for name in ("bytes", "mtime_ns", "ctime_ns")), strict=True)
+    for path, stamp in zip(paths, stamps, strict=True):
         try:
             status = os.stat(path)
         except OSError:
             # The build reports a missing source together with all other problems.
             return None
-        if (status.st_size, status.st_mtime_ns) != (size, mtime):
+        if stamp_of(status) != stamp:
             return None
     if sentence := damage(store):
         if report:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import filelock
 import numpy as np
 
 from casewise.errors import ImageError, RunError, StudyError
+from casewise.modalities.store.memory import MEMORY, Budget
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.store.resume import Building, EarlierTiles, Record, read_journal, stem_of
@@ -29,39 +29,13 @@ from casewise.modalities.store.store import (
     hash_tile,
     open_store,
     publish,
+    stamp_of,
     sweep,
     unchanged,
 )
+from casewise.modalities.store.unreadable import PROBLEMS, not_read
 
 Progress = Callable[[int, int], None]
-
-# Memory of all decoders together, in bytes; an image that needs more is decoded alone.
-MEMORY = 640 * 2**20
-# The number of problems that a message lists.
-SHOWN = 200
-
-
-class Budget:
-    """Keeps the memory of simultaneous decoding below a total, in bytes."""
-
-    def __init__(self, total: int) -> None:
-        """Begin with all memory free."""
-        self._total = self._free = total
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, amount: int) -> Iterator[None]:
-        """Wait until `amount` bytes are free; a larger amount waits until all memory is free."""
-        amount = min(amount, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= amount)
-            self._free -= amount
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += amount
-                self._changed.notify_all()
 
 
 def prepare(
@@ -75,10 +49,10 @@ def prepare(
     """Build, continue, repair or open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
     an image file or a region of one.
 
-    A finished store whose sources have unchanged sizes and modification times is opened without reading an image.
-    Otherwise only new, changed and unfinished images are decoded, by `processes` workers (default: the number of
-    cores). `progress(done, total)` is called from this thread. Workers are threads, because decoding releases the
-    interpreter's lock.
+    A finished store whose sources have unchanged sizes and times is opened without reading an image. Otherwise the
+    content of files with new times is compared, and only new, changed and unfinished images are decoded, by
+    `processes` workers (default: the number of cores). `progress(done, total)` is called from this thread. Workers
+    are threads, because decoding releases the interpreter's lock.
 
     Raises:
         ImageError: images cannot be read; the message lists them, and the tiles of the others are kept.
@@ -119,7 +93,8 @@ def build(
         # All tiles of other builds that this list needs have been copied.
         _discard_builds(folder, keep=building)
         if problems:
-            raise ImageError(_message(problems, paths))
+            raise not_read(problems, paths, folder / PROBLEMS, kept=True)
+        (folder / PROBLEMS).unlink(missing_ok=True)
         publish(folder, building.tiles, rows, preparation)
         _discard_builds(folder)
         sweep(folder)
@@ -250,7 +225,9 @@ def _row(
         return _tile_of_source(building, earlier, readers.of(path), row, path, preparation, status), True
     data = read_bytes(path)
     source = hashlib.sha256(data).hexdigest()
-    origin = {"path": str(path), "sha256": source, "bytes": len(data), "mtime_ns": status.st_mtime_ns if status else 0}
+    origin = _origin(path, source, status)
+    if status is None or len(data) != status.st_size:
+        origin["bytes"] = len(data)
     if earlier_tile := earlier.same_content(source):
         record, tile = earlier_tile
         building.write(row, tile)
@@ -276,11 +253,7 @@ def _tile_of_source(
     if status is None:
         tile_source.check()
     source = reader.sha256(tile_source)
-    origin = (
-        {"path": str(tile_source), "sha256": source, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        if status
-        else {}
-    )
+    origin = _origin(tile_source, source, status) if status else {}
     if earlier_tile := earlier.same_content(source):
         record, tile = earlier_tile
         building.write(row, tile)
@@ -291,31 +264,15 @@ def _tile_of_source(
     return origin | facts | {"tile_sha256": hash_tile(tile)}
 
 
+def _origin(source: ImageSource, sha256: str, status: os.stat_result | None) -> Record:
+    """The columns of a record that describe the file of a tile."""
+    stamp = stamp_of(status) if status else (0, 0, 0)
+    return {"path": str(source), "sha256": sha256, **dict(zip(("bytes", "mtime_ns", "ctime_ns"), stamp, strict=True))}
+
+
 def _discard_builds(folder: Path, keep: Building | None = None) -> None:
     """Remove unfinished builds, except `keep`."""
     current_files = {keep.tiles, keep.journal} if keep else set()
     for path in folder.glob("building-*"):
         if path not in current_files:
             path.unlink(missing_ok=True)
-
-
-def _message(problems: dict[int, str], paths: Sequence[ImageSource]) -> str:
-    """All problems as one message, in the order of the rows; for regions of one file only the first is quoted."""
-    lines: list[str] = []
-    first: dict[Path, int] = {}
-    more: Counter[Path] = Counter()
-    for row in sorted(problems):
-        source = paths[row]
-        if not isinstance(source, Path):
-            if source.path in first:
-                more[source.path] += 1
-                continue
-            first[source.path] = len(lines)
-        lines.append(f"  {problems[row]}")
-    for path, count in more.items():
-        lines[first[path]] += f" The same applies to {count:,} more of its tiles."
-    if len(lines) > SHOWN:
-        lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
-    suffix = "" if len(problems) == len(paths) else " The other tiles are kept for the next run."
-    noun = "tiles" if first else "images"
-    return "\n".join([f"{len(problems):,} of {len(paths):,} {noun} cannot be read.{suffix}", *lines])

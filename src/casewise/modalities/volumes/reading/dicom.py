@@ -11,16 +11,13 @@ import numpy as np
 
 from casewise.cohort.table import names_text
 from casewise.errors import ImageError
+from casewise.modalities.store.dicom_file import damage_named, pydicom_module, text_of, whole_number
 from casewise.modalities.volumes.reading.dicom_pixels import Pixels
 from casewise.modalities.volumes.reading.dicom_series import (
     ACQUIRED,
     Series,
     choose,
-    damage_named,
     find_series,
-    pydicom_module,
-    text_of,
-    whole_number,
 )
 from casewise.modalities.volumes.reading.dicom_slices import Slice, Stack, stacked
 from casewise.modalities.volumes.reading.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
@@ -177,6 +174,9 @@ def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
         raise ImageError(f"{path}: its pixels would measure {spacing[0]:g} x {spacing[1]:g} mm (PixelSpacing).")
     thickness = (numbers["SliceThickness"] or _numbers(header.get("SpacingBetweenSlices")) or [0.0])[0]
     slope, intercept = (numbers["RescaleSlope"] or [1.0])[0], (numbers["RescaleIntercept"] or [0.0])[0]
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        if _value(header, index, tag) not in (None, "") and not numbers[tag]:
+            raise ImageError(f"{path}: its {tag} is not a finite number. Export the scan again from its archive.")
     if slope == 0:
         raise ImageError(f"{path}: its RescaleSlope is 0, which makes all pixels equal. Export the scan again.")
     acquired = {tag: text_of(header, tag) for tag in ACQUIRED if text_of(header, tag)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from casewise.errors import ImageError
-from casewise.modalities.volumes.reading.dicom_series import damage_named, pydicom_module, text_of
+from casewise.modalities.store.dicom_file import damage_named, pydicom_module, text_of
 from casewise.modalities.volumes.reading.dicom_slices import Slice
 
 DECODERS = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-import struct
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.volumes.reading.sources import checked_size, head_of, is_dicom
+from casewise.errors import ImageError
+from casewise.modalities.store.dicom_file import (
+    DEFLATED,
+    damage_named,
+    is_dicom,
+    pydicom_module,
+    text_of,
+    whole_number,
+)
+from casewise.modalities.volumes.reading.sources import checked_size, head_of
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-DEFLATED = b"1.2.840.10008.1.2.1.99"
 # The tags that are read: those that identify, order and scale a series.
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 PIXELS = (
@@ -69,49 +69,6 @@ class Series:
         images = self.images
         count = f"{images} slice{'s' if images != 1 else ''}"
         return f"series {number} {name or 'without description'!r} ({self.text('Modality') or '?'}, {count})"
-
-
-def pydicom_module() -> ModuleType:
-    """Import the optional package.
-
-    Raises:
-        CasewiseError: it is not installed.
-    """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise CasewiseError(
-            f"DICOM files need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
-        ) from error
-    module: ModuleType = pydicom
-    return module
-
-
-@cache
-def damage() -> tuple[type[Exception], ...]:
-    """The errors that pydicom raises on damaged files, determined by damaging files at random."""
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
-    plain = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
-    return (*plain, MemoryError, struct.error, BytesLengthException, InvalidDicomError)
-
-
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn an error of pydicom into an `ImageError` that names the file."""
-    try:
-        with warnings.catch_warnings():
-            # Readable values that violate the standard need no warning.
-            warnings.simplefilter("ignore")
-            yield
-    except RecursionError as error:
-        raise ImageError(
-            f"{path}: its DICOM sequences are nested too deeply to be read. The file is damaged or malicious; "
-            "leave it out, or copy it again from its source."
-        ) from error
-    except damage() as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ImageError(f"{path}: the DICOM file is damaged ({reason}). Copy it again from its source.") from error
 
 
 def read_header(path: Path) -> Any:
@@ -234,25 +191,3 @@ def _contains(text: list[str], words: list[str]) -> bool:
 def _begins(text: list[str], words: list[str]) -> bool:
     """Whether a word begins with the name: T1 matches T1W, but T2 does not match T2star."""
     return len(words) == 1 and any(word.startswith(words[0]) and "star" not in word for word in text)
-
-
-def text_of(header: Any, tag: str) -> str:
-    """The value of a tag as text; empty if there is none or it is unreadable."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            value = header.get(tag)
-    except damage():
-        return ""
-    if value is None:
-        return ""
-    text = "\\".join(map(str, value)) if type(value).__name__ == "MultiValue" else str(value)
-    return text.replace("\0", "").strip()
-
-
-def whole_number(header: Any, tag: str, default: int) -> int:
-    """The whole number of a tag; `default` if it is missing or not a number."""
-    try:
-        return int(float(text_of(header, tag)))
-    except (ValueError, OverflowError):
-        return default

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from casewise.errors import ImageError
+from casewise.modalities.store.dicom_file import is_dicom
 from casewise.modalities.volumes.reading.scans import Scan, unread
 from casewise.modalities.volumes.reading.sources import (
     checked_size,
     dicom_files,
     head_of,
-    is_dicom,
 )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from casewise.cohort.folder_layout import DICOM_SUFFIXES
 from casewise.errors import ImageError
+from casewise.modalities.store.dicom_file import is_dicom
 from casewise.modalities.store.file_check import size_of
 
 # A DICOM file is marked after 128 bytes; its transfer syntax follows within the first thousand.
 HEAD = 1024
-DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
 # More files than any scan has.
 MOST_FILES = 20_000
 
@@ -36,19 +37,6 @@ def head_of(path: Path) -> bytes:
             return file.read(HEAD)
     except OSError as error:
         raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-
-
-def is_dicom(head: bytes) -> bool:
-    r"""Whether a file with these first bytes is DICOM.
-
-    >>> is_dicom(bytes(128) + b"DICM"), is_dicom(b"path,subject\n")
-    (True, False)
-    """
-    if head[128:132] == b"DICM":
-        return True
-    # Old software wrote no preamble: the first element is of group 0002 or 0008, with its type or a short length.
-    tag, kind, length = head[:4], head[4:6], head[6:8]
-    return tag[:2] in (b"\x02\0", b"\x08\0") and tag[3:] == b"\0" and (kind.isupper() or length == b"\0\0")
 
 
 def dicom_files(path: Path) -> tuple[list[Path], list[Path]]:

@@ -1,0 +1,117 @@
+"""DICOM files: recognising them, reading tags as text and numbers, and the errors of damaged files."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import CasewiseError, ImageError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+
+
+def is_dicom(head: bytes) -> bool:
+    r"""Whether a file with these first bytes is DICOM.
+
+    >>> is_dicom(bytes(128) + b"DICM"), is_dicom(b"path,subject\n")
+    (True, False)
+    """
+    if head[128:132] == b"DICM":
+        return True
+    # Old software wrote no preamble: the first element is of group 0002 or 0008, with its type or a short length.
+    tag, kind, length = head[:4], head[4:6], head[6:8]
+    return tag[:2] in (b"\x02\0", b"\x08\0") and tag[3:] == b"\0" and (kind.isupper() or length == b"\0\0")
+
+
+def quiet_pydicom() -> ModuleType:
+    """The package `pydicom`; its log and its warnings, which quote the values of tags, are no longer passed on.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    import pydicom
+
+    logging.getLogger("pydicom").propagate = False
+    # not in a context, because contexts of several threads end each other's filters
+    if not any(getattr(module, "pattern", module) == "pydicom" for _, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", module="pydicom")
+    module: ModuleType = pydicom
+    return module
+
+
+def pydicom_module() -> ModuleType:
+    """Import the optional package.
+
+    Raises:
+        CasewiseError: it is not installed.
+    """
+    try:
+        return quiet_pydicom()
+    except ImportError as error:
+        raise CasewiseError(
+            f"DICOM files need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
+        ) from error
+
+
+def name_of(uid: Any) -> str:
+    """The name of an identifier of the standard, such as a kind of image; never the text of the file itself."""
+    name = str(getattr(uid, "name", ""))
+    return name if name and name != str(uid) else "of no known kind"
+
+
+@cache
+def damage() -> tuple[type[Exception], ...]:
+    """The errors that pydicom raises on damaged files, determined by damaging files at random."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    plain = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+    return (*plain, MemoryError, struct.error, BytesLengthException, InvalidDicomError)
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn an error of pydicom into an `ImageError` that names the file."""
+    try:
+        with warnings.catch_warnings():
+            # Readable values that violate the standard need no warning.
+            warnings.simplefilter("ignore")
+            yield
+    except RecursionError as error:
+        raise ImageError(
+            f"{path}: its DICOM sequences are nested too deeply to be read. The file is damaged or malicious; "
+            "leave it out, or copy it again from its source."
+        ) from error
+    except damage() as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ImageError(f"{path}: the DICOM file is damaged ({reason}). Copy it again from its source.") from error
+
+
+def text_of(header: Any, tag: str) -> str:
+    """The value of a tag as text; empty if there is none or it is unreadable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = header.get(tag)
+    except damage():
+        return ""
+    if value is None:
+        return ""
+    text = "\\".join(map(str, value)) if type(value).__name__ == "MultiValue" else str(value)
+    return text.replace("\0", "").strip()
+
+
+def whole_number(header: Any, tag: str, default: int) -> int:
+    """The whole number of a tag; `default` if it is missing or not a number."""
+    try:
+        return int(float(text_of(header, tag)))
+    except (ValueError, OverflowError):
+        return default

@@ -1,0 +1,79 @@
+"""Where the first weights of a network come from: the file that is used, or the download that is needed."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from casewise.errors import WeightsError, nearest
+from casewise.run_folder import JobFolder
+from casewise.study.backbones import TORCHVISION, UNTRAINED
+
+__all__ = ["environment_folder", "file_name", "origin_of_weights", "weights_file"]
+
+
+def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
+    """The file with the first weights of a network, or None if it needs none or downloads one."""
+    if weights == "random":
+        return None
+    if weights.startswith("bundle:"):
+        return JobFolder(Path(weights.removeprefix("bundle:"))).weights.path
+    if weights != "pretrained":
+        path = Path(weights)
+        return path / f"{file_name(name)}.safetensors" if path.is_dir() else path
+    candidates = [
+        candidate / f"{file_name(name)}.safetensors" for candidate in (folder, environment_folder()) if candidate
+    ]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def file_name(name: str) -> str:
+    """The name of a network as that of its file, without the ending."""
+    return name.removeprefix("timm:").replace("/", "_")
+
+
+def environment_folder() -> Path | None:
+    """The folder of weights that CASEWISE_WEIGHTS names."""
+    value = os.environ.get("CASEWISE_WEIGHTS")
+    return Path(value) if value else None
+
+
+def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
+    """A clause on the first weights of a network; nothing is loaded or downloaded.
+
+    Raises:
+        WeightsError: a stated file does not exist.
+
+    >>> origin_of_weights("resnet18", "random", None)
+    'random, as the study states'
+    """
+    file = weights_file(name, weights, folder)
+    if file is not None and file.is_file():
+        return f"from {file.parent}" if file.stem == file_name(name) else f"from {file}"
+    if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
+        return "random: there are no published weights"
+    if file is not None:
+        hint = nearest(file.name, [path.name for path in file.parent.glob("*")] if file.parent.is_dir() else [])
+        raise WeightsError(f"weights: there is no file {file}, which {name} needs.{hint}")
+    if weights == "random":
+        return "random, as the study states"
+    library = "torchvision" if name in TORCHVISION else "timm"
+    if _is_cached(name):
+        return f"downloaded earlier by {library}"
+    return f"will be downloaded by {library}, which needs a connection (or name a folder with --weights-dir)"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the library has a download of this network in its cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    if name in TORCHVISION:
+        checkpoints = Path(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints"
+        stems = [path.stem.partition("-")[0] for path in checkpoints.glob("*.pth")]
+        return _plain(name) in {_plain(re.sub(r"_rwightman$|_top1.*$", "", stem)) for stem in stems}
+    hub = Path(os.environ.get("HF_HUB_CACHE", Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"))
+    return any(hub.glob(f"models--timm--{file_name(name)}*"))

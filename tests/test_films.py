@@ -1,0 +1,358 @@
+"""Films as DICOM files: the same pixels as a PNG of the film, whatever the encoding, and every way to be no film."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from casewise.errors import ImageError
+from casewise.modalities.store.film import film_columns
+from casewise.modalities.store.readers import image_facts, image_shape, open_source, read_image
+from tests.film_files import PEOPLE, film_bytes, write_film
+
+pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
+
+
+def film(bits: int, width: int = 60, height: int = 50, seed: int = 0) -> np.ndarray:
+    """Stored values from 0 to the maximum of their depth, without symmetry."""
+    cells = np.random.default_rng(seed).integers(0, 255, (7, 9), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    values = (smooth - smooth.min()) / np.ptp(smooth) * (2**bits - 1)
+    return np.rint(values).astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def grey(data: bytes) -> np.ndarray:
+    return read_grey(open_source(Path("a.dcm"), data))
+
+
+def read_grey(source: Any) -> np.ndarray:
+    pixels: np.ndarray = source.read((source.width, source.height), "grey")[..., 0]
+    return pixels
+
+
+def as_png(pixels: np.ndarray, folder: Path) -> np.ndarray:
+    """What is read from a PNG with these pixels."""
+    path = folder / "copy.png"
+    Image.fromarray(pixels).save(path)
+    return read_image(path, channels="grey")[..., 0]
+
+
+@pytest.fixture
+def root_log() -> Iterator[list[str]]:
+    """What a log file of the program would contain, as a list that grows."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    yield lines
+    logging.getLogger().removeHandler(handler)
+
+
+@pytest.mark.parametrize("compression", ["", "rle", "jpeg_lossless", "jpeg2000"])
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_film_reads_as_its_png(bits: int, kind: str, compression: str, tmp_path: Path) -> None:
+    pixels = film(bits)
+    stored = pixels if kind == "MONOCHROME2" else ((2**bits - 1) - pixels).astype(pixels.dtype)
+    data = film_bytes(stored, bits=bits, compression=compression, PhotometricInterpretation=kind)
+    assert np.array_equal(grey(data), as_png(pixels, tmp_path))
+
+
+def test_stated_bits_are_the_depth_where_a_png_has_none() -> None:
+    for bits in (10, 14):
+        read = grey(film_bytes(film(bits), bits=bits))
+        assert (int(read.min()), int(read.max())) == (0, 255)
+    # 12 bits in a file that states 16: the smallest depth that holds them, as for PNG
+    assert int(grey(film_bytes(film(12), bits=16)).max()) == 255
+
+
+@pytest.mark.parametrize(
+    ("function", "black", "white"), [(None, 1000, 1999), ("LINEAR_EXACT", 1000, 2000), ("SIGMOID", None, None)]
+)
+def test_the_first_window_states_black_and_white(function: str | None, black: float, white: float) -> None:
+    pixels = film(12)
+    tags = {"WindowCenter": [1500, 300], "WindowWidth": [1000, 200], "VOILUTFunction": function}
+    read = grey(film_bytes(pixels, bits=12, **tags)).astype(float)
+    if black is None:
+        expected = 255 / (1 + np.exp(-4 * (pixels.astype(float) - 1500) / 1000))
+    else:
+        expected = np.clip((pixels.astype(float) - black) / (white - black), 0, 1) * 255
+    assert np.abs(read - expected).max() <= 0.5 + 1e-6
+    assert np.array_equal(
+        grey(film_bytes(pixels, bits=12, **tags, PhotometricInterpretation="MONOCHROME1")), 255 - read
+    ) or (
+        np.abs(grey(film_bytes(pixels, bits=12, **tags, PhotometricInterpretation="MONOCHROME1")) - (255 - read)).max()
+        <= 1
+    )
+
+
+def test_windows_are_of_rescaled_values() -> None:
+    pixels = film(12)
+    rescaled = grey(
+        film_bytes(pixels, bits=12, RescaleSlope=2, RescaleIntercept=-100, WindowCenter=2900, WindowWidth=2000)
+    )
+    plain = grey(film_bytes(pixels, bits=12, WindowCenter=1500.25, WindowWidth=1000.5))
+    assert np.abs(rescaled.astype(int) - plain).max() <= 1
+
+
+def test_a_window_without_width_does_not_count(tmp_path: Path) -> None:
+    pixels = film(12)
+    read = grey(film_bytes(pixels, bits=12, WindowCenter=0, WindowWidth=0))
+    assert np.array_equal(read, as_png(pixels, tmp_path))
+
+
+def test_a_table_of_values_precedes_a_window() -> None:
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [4096, 0, 8]
+    item["LUTDescriptor"].VR = "US"
+    item.LUTData = (np.arange(4096)[::-1] // 16).astype("<u2").tobytes()
+    item["LUTData"].VR = "OW"
+    pixels = film(12)
+    read = grey(film_bytes(pixels, bits=12, VOILUTSequence=[item], WindowCenter=1, WindowWidth=2))
+    assert np.array_equal(read, (4095 - pixels.astype(int)) // 16)
+
+
+def test_padding_is_black_and_does_not_set_the_depth() -> None:
+    pixels = film(12)
+    pixels[:5] = 65535
+    read = grey(film_bytes(pixels, PixelPaddingValue=65535))
+    assert not read[:5].any()
+    assert int(read.max()) == 255
+    inverted = grey(film_bytes(film(12), bits=12, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=0))
+    assert not inverted[film(12) == 0].any()
+
+
+def test_signed_values() -> None:
+    positive = film(12).astype(np.int16)
+    assert np.array_equal(grey(film_bytes(positive)), grey(film_bytes(film(12), bits=12)))
+    negative = grey(film_bytes((film(12).astype(np.int16) - 1024).astype(np.int16)))
+    assert (int(negative.min()), int(negative.max())) == (0, 255)
+
+
+def test_colours(tmp_path: Path) -> None:
+    rgb = np.stack([film(8, seed=seed) for seed in range(3)], axis=-1)
+    for tags, stored in (
+        ({}, rgb),
+        ({"PlanarConfiguration": 1}, rgb.transpose(2, 0, 1)),
+        ({"compression": "rle"}, rgb),
+    ):
+        sides = {"Rows": 50, "Columns": 60, "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}
+        path = write_film(tmp_path / "a.dcm", np.ascontiguousarray(stored), **sides, **tags)
+        assert np.array_equal(read_image(path), rgb)
+    ycbcr = np.asarray(Image.fromarray(rgb).convert("YCbCr"))
+    path = write_film(tmp_path / "a.dcm", ycbcr, PhotometricInterpretation="YBR_FULL")
+    assert np.abs(read_image(path).astype(int) - rgb).max() <= 3
+    image = Image.fromarray(rgb)
+    image.save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    path = write_film(
+        tmp_path / "a.dcm",
+        rgb,
+        compression="jpeg",
+        jpeg=(tmp_path / "a.jpg").read_bytes(),
+        PhotometricInterpretation="YBR_FULL",
+    )
+    assert np.abs(read_image(path).astype(int) - read_image(tmp_path / "a.jpg")).max() <= 4
+    wide = (rgb.astype(np.uint16) << 8) + 7
+    assert np.array_equal(read_image(write_film(tmp_path / "a.dcm", wide)), rgb)
+
+
+def test_overlays_are_not_drawn() -> None:
+    pixels = film(12)
+    assert np.array_equal(
+        # a retired kind of overlay is stored in the unused bits of the pixels
+        grey(film_bytes((pixels + (np.uint16(1) << 12)).astype(np.uint16), bits=12)),
+        grey(film_bytes(pixels, bits=12)),
+    )
+
+
+def test_a_film_without_a_preamble(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "no-suffix", film(12), bits=12, preamble=False)
+    assert np.array_equal(read_image(path, channels="grey")[..., 0], grey(film_bytes(film(12), bits=12)))
+    assert image_shape(path) == (60, 50)
+    assert image_facts(path)["format"] == "DICOM"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"RescaleSlope": "1e400"},
+        {"RescaleSlope": "inf"},
+        {"RescaleSlope": "nan"},
+        {"RescaleSlope": "0"},
+        {"RescaleSlope": "1e308", "RescaleIntercept": "1e308"},
+        {"RescaleIntercept": "1e400"},
+        {"WindowCenter": "nan", "WindowWidth": "20"},
+        {"PhotometricInterpretation": "CMYK"},
+        {"Rows": 500},
+        {"Rows": 0},
+        {"Rows": None},
+        {"Rows": 60000, "Columns": 60000},
+        {"NumberOfFrames": 3},
+        {"BitsStored": 4, "HighBit": 3, "BitsAllocated": 12},
+    ],
+    ids=str,
+)
+def test_impossible_films_are_refused(tags: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "film.dcm"
+    pydicom.config.settings.writing_validation_mode, before = 0, pydicom.config.settings.writing_validation_mode
+    try:
+        write_film(path, film(12), bits=12, **tags) if "BitsStored" not in tags else write_film(path, film(12), **tags)
+    finally:
+        pydicom.config.settings.writing_validation_mode = before
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    check_message(caught.value, path)
+
+
+def check_message(error: ImageError, path: Path) -> None:
+    """The message names the file, and nobody."""
+    text = str(error)
+    assert text.startswith(str(path))
+    assert len(text) < 400
+    assert not any(word in text for word in PEOPLE)
+
+
+@pytest.mark.parametrize("compression", ["", "rle", "jpeg_lossless"])
+def test_truncated_and_damaged_films(
+    compression: str, tmp_path: Path, root_log: list[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    data = film_bytes(film(12), bits=12, compression=compression)
+    path = tmp_path / "film.dcm"
+    for length in (140, 300, 600, len(data) // 2, len(data) - 200):
+        path.write_bytes(data[:length])
+        with pytest.raises(ImageError) as caught:
+            read_image(path)
+        check_message(caught.value, path)
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        damaged = bytearray(data)
+        for place in rng.integers(128, len(data), 8):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(bytes(damaged))
+        try:
+            read_image(path)
+        except ImageError as error:
+            check_message(error, path)
+    assert not root_log
+    assert not recwarn.list
+
+
+def test_files_without_pixels_and_unknown_compression(tmp_path: Path) -> None:
+    path = tmp_path / "film.dcm"
+    report = {"SOPClassUID": pydicom.uid.BasicTextSRStorage, "Rows": None, "Columns": None}
+    path.write_bytes(film_bytes(film(8), **report))
+    with pytest.raises(ImageError, match="no image"):
+        read_image(path)
+    data = pydicom.dcmread(write_film(path, film(8)))
+    del data.PixelData
+    data.save_as(path)
+    with pytest.raises(ImageError, match="no pixels"):
+        read_image(path)
+    data = pydicom.dcmread(write_film(path, film(8), compression="rle"))
+    data.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+    data.save_as(path)
+    with pytest.raises(ImageError, match=r"casewise\[dicom\]") as caught:
+        read_image(path)
+    check_message(caught.value, path)
+    data = pydicom.dcmread(write_film(path, film(8)))
+    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    data.save_as(path)
+    with pytest.raises(ImageError, match="deflated"):
+        read_image(path)
+
+
+def test_a_jpeg_in_a_film_that_claims_more_pixels_than_its_bytes_hold(tmp_path: Path) -> None:
+    image = Image.fromarray(film(8))
+    image.save(tmp_path / "a.jpg")
+    path = write_film(
+        tmp_path / "a.dcm",
+        film(8),
+        compression="jpeg",
+        jpeg=(tmp_path / "a.jpg").read_bytes(),
+        Rows=17000,
+        Columns=17000,
+    )
+    with pytest.raises(ImageError, match="cannot"):
+        read_image(path)
+
+
+def test_columns_of_a_film_name_nobody(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "film.dcm", film(8))
+    columns = film_columns(path)
+    assert columns["laterality"] == "L"
+    assert columns["view"] == "PA"
+    assert columns["modality"] == "DX"
+    assert columns["manufacturer"] == "Acme"
+    assert not any(word in str(columns) for word in PEOPLE)
+    Image.fromarray(film(8)).save(tmp_path / "a.png")
+    assert film_columns(tmp_path / "a.png") == {}
+    assert film_columns(tmp_path / "missing.dcm") == {}
+
+
+def test_colour_profiles_are_applied(tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    rgb = np.stack([film(8, seed=seed) for seed in range(3)], axis=-1)
+    assert np.array_equal(read_image(write_film(tmp_path / "a.dcm", rgb, ICCProfile=profile)), rgb)
+
+
+def test_init_of_class_folders_of_films_offers_columns_and_names_nobody(tmp_path: Path) -> None:
+    from casewise.initialise import initialise
+
+    for number, label in enumerate(("covid", "no_finding", "pneumonia", "covid")):
+        tags = {"ImageLaterality": None, "ViewPosition": "AP" if number else "PA", "Manufacturer": "=1+2"}
+        write_film(tmp_path / "in" / label / f"{number}.dcm", film(8, seed=number), **tags)
+    Image.fromarray(film(8)).save(tmp_path / "in" / "covid" / "9.png")
+    done = initialise("covid-cxr", source=tmp_path / "in", folder=tmp_path / "out")
+    written = "".join(path.read_text(encoding="utf-8-sig") for path in done.files) + "".join(done.understood)
+    assert not any(word in written for word in PEOPLE)
+    with (tmp_path / "out" / "cohort.csv").open(newline="") as file:
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+    assert [rows[name]["view"] for name in ("0.dcm", "1.dcm", "9.png")] == ["PA", "AP", ""]
+    # tags that no film states, or only with signs that spreadsheets compute, are left out
+    assert not {"laterality", "manufacturer"} & set(rows["0.dcm"])
+
+
+def test_tags_of_the_frame_take_the_place_of_those_of_the_file() -> None:
+    item, group = pydicom.Dataset(), pydicom.Dataset()
+    item.WindowCenter, item.WindowWidth = 1500, 1000
+    group.FrameVOILUTSequence = [item]
+    read = grey(film_bytes(film(12), bits=12, PerFrameFunctionalGroupsSequence=[group], WindowCenter=1, WindowWidth=2))
+    assert np.array_equal(read, grey(film_bytes(film(12), bits=12, WindowCenter=1500, WindowWidth=1000)))
+
+
+def test_without_the_package_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_film(tmp_path / "film.dcm", film(8))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ImageError, match=r"casewise\[dicom\]") as caught:
+        read_image(path)
+    check_message(caught.value, path)
+    assert film_columns(path) == {}
+
+
+def test_many_films_at_once_warn_of_nothing(tmp_path: Path, root_log: list[str]) -> None:
+    """Tags that violate the standard, read by several threads."""
+    good = film_bytes(film(8))
+    place = good.index(b"MONOCHROME2")
+    bad = good.replace(b"1.2.840.10008.5.1.4.1.1.1.1\0", b"Plantedname^Zebulon^\xff\xff34567\0")
+    assert len(bad) == len(good)
+    assert place
+    paths = [tmp_path / f"{number}.dcm" for number in range(40)]
+    for path in paths:
+        path.write_bytes(bad)
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(8) as pool:
+        warnings.simplefilter("always")
+        list(pool.map(read_image, paths))
+    assert not [str(warning.message) for warning in caught]
+    assert not root_log

@@ -1,0 +1,108 @@
+"""`validate`: every image is opened, weights are looked for, and the classes of every fold are counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from casewise.console import Silent
+from casewise.errors import ImageError, WeightsError
+from casewise.modalities.store.unreadable import PROBLEMS
+from casewise.pipeline.validate import validate, weight_lines
+from casewise.study.schema import Study
+from casewise.study.weight_files import origin_of_weights
+
+CASES = 24
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Two classes on 24 subjects, one image each."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(CASES):
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append({"path": f"{number}.png", "subject": f"s{number}", "label": "no" if number % 3 else "yes"})
+    pd.DataFrame(rows).to_csv(tmp_path / "cohort.csv", index=False)
+    return Study.model_validate(
+        {
+            "name": "v",
+            "cohort": tmp_path / "cohort.csv",
+            "targets": {"label": {"classes": ["no", "yes"]}},
+            "backbones": ["resnet18"],
+            "weights": "random",
+            "split": {"folds": 3},
+        }
+    )
+
+
+class Bars(Silent):
+    """Remembers the progress of each step."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[tuple[float, float]]] = {}
+
+    def bar(self, step: str):  # type: ignore[no-untyped-def]
+        from contextlib import nullcontext
+
+        calls = self.steps.setdefault(step, [])
+        return nullcontext(lambda done, total, text="": calls.append((done, total)))
+
+
+def test_all_images_are_opened_with_progress(study: Study) -> None:
+    show = Bars()
+    validate(study, show)
+    assert show.steps["images"] == [(number, CASES) for number in range(1, CASES + 1)]
+
+
+def test_damaged_images_are_listed_in_order(study: Study, tmp_path: Path) -> None:
+    for number in range(4, 7):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(ImageError) as caught:
+        validate(study, Silent())
+    lines = str(caught.value).splitlines()
+    assert [line.split(".png")[0].split("/")[-1] for line in lines[1:]] == ["4", "5", "6"]
+    assert not (tmp_path / PROBLEMS).exists()
+    for number in range(2, CASES):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(ImageError) as caught:
+        validate(study, Silent())
+    lines = str(caught.value).splitlines()
+    assert [line.split(".png")[0].split("/")[-1] for line in lines[1:11]] == [str(n) for n in range(2, 12)]
+    assert len(lines) == 12
+    assert len((tmp_path / PROBLEMS).read_text().splitlines()) == CASES - 2
+
+
+def test_classes_of_every_fold_are_shown(study: Study) -> None:
+    lines = validate(study, Silent())
+    counts = {"no": 0, "yes": 0}
+    for line in lines:
+        for label in counts:
+            if f"label {label}: " in line:
+                counts[label] += int(line.split(f"label {label}: ")[1].split(" ")[0])
+    assert counts == {"no": 16, "yes": 8}
+
+
+def test_weights_are_looked_for(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
+    missing = origin_of_weights("shufflenet_v2_x0_5", "pretrained", None)
+    checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "shufflenetv2_x0.5-f707e7126e.pth").touch()
+    cached = origin_of_weights("shufflenet_v2_x0_5", "pretrained", None)
+    (tmp_path / "shufflenet_v2_x0_5.safetensors").touch()
+    in_folder = origin_of_weights("shufflenet_v2_x0_5", "pretrained", tmp_path)
+    assert len({missing, cached, in_folder}) == 3
+    assert str(tmp_path) in in_folder
+    with pytest.raises(WeightsError):
+        weight_lines(study.model_copy(update={"weights": str(tmp_path / "none.safetensors")}))
+    with pytest.raises(WeightsError):
+        validate(study.model_copy(update={"weights": f"bundle:{tmp_path}/no-run"}), Silent())
+    assert len(weight_lines(study.model_copy(update={"backbones": ["resnet18", "resnet34", "cnn"]}))) == 1
