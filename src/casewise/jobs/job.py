@@ -243,9 +243,9 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     standardise(model.network, train.truth, model.outputs)
     before = epochs_inside(study)
 
-    def tell(done: int) -> None:
+    def tell(done: int, loss: float) -> None:
         planned.timer.note()
-        job.folder.write_progress(before + done, before + epochs_of(study))
+        job.folder.write_progress(before + done, before + epochs_of(study), loss=loss)
 
     context = TrainingContext(
         model.outputs,

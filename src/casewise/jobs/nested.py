@@ -148,7 +148,7 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
         plan,
         study.compute.save_every,
         "last",
-        lambda done: job.folder.write_progress(before + done, total, f"inner training {training.name}"),
+        lambda done, loss: job.folder.write_progress(before + done, total, f"inner training {training.name}", loss),
         study.compute.frozen_once,
     )
     record: dict[str, Any] = {

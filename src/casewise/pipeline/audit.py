@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with_noun, write_audit
+from casewise.console import shown
 from casewise.errors import BothSidesError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -44,6 +45,7 @@ NOT_AUDITED = (
 IMAGE_SPLIT = "image-level-split"
 
 
+@shown("audit")
 def audit(study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show) -> Audit:
     """Search for one person under two names, for leaks of the split and for shortcuts.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from casewise.cohort.cohort import Cohort
+from casewise.console import shown
 from casewise.errors import DamagedError, RunError
 from casewise.modalities.registry import modality_of
 from casewise.report.formatting import counted
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 
+@shown("split")
 def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits:
     """Split by subject and write the manifest; if the folder already has one, check that it is the same.
 
