@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import RunError
 from casewise.files import checksum
+from casewise.models.weights_files import weights_file
 from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 def first_weights_checksum(study: Study, model: str) -> str:
     """The SHA-256 of the file of first weights that `model` starts from; empty if there is no such file."""
-    from casewise.models.weights import weights_file
-
     file = weights_file(model.partition("@")[0], study.weights_of(model), study.weights_dir)
     return checksum(file) if file and file.is_file() else ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from casewise.cohort.identity import REFUSE, Declared, same_people, spelling_pai
 from casewise.errors import RunError, SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
+from casewise.models.weights_files import environment_folder, file_name, weights_file
 from casewise.run_folder import JobFolder, JsonFile, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
@@ -79,32 +79,8 @@ def load_weights(
     return (_from_file(network, loaded) if loaded else _downloaded(network, folder)), []
 
 
-def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
-    """The file that `load_weights` uses, or None if it needs none or downloads one."""
-    if weights == "random":
-        return None
-    if weights.startswith("bundle:"):
-        return JobFolder(Path(weights.removeprefix("bundle:"))).weights.path
-    if weights != "pretrained":
-        path = Path(weights)
-        return path / f"{_file_name(name)}.safetensors" if path.is_dir() else path
-    candidates = [
-        candidate / f"{_file_name(name)}.safetensors" for candidate in (folder, _environment_folder()) if candidate
-    ]
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _file_name(name: str) -> str:
-    return name.removeprefix("timm:").replace("/", "_")
-
-
-def _environment_folder() -> Path | None:
-    value = os.environ.get("CASEWISE_WEIGHTS")
-    return Path(value) if value else None
-
-
 def _from_folder(network: Network, folder: Path) -> str:
-    path = folder / f"{_file_name(network.name)}.safetensors"
+    path = folder / f"{file_name(network.name)}.safetensors"
     if not path.is_file():
         names = [p.stem for p in folder.glob("*.safetensors")]
         raise WeightsError(f"weights: there is no {path.name} in {folder}.{nearest(path.stem, names)}")
@@ -326,11 +302,11 @@ def _downloaded(network: Network, folder: Path | None) -> str:
     except WeightsError:
         raise
     except Exception as error:  # every network and hub library raises types of its own
-        folders = [str(path) for path in (folder, _environment_folder()) if path]
+        folders = [str(path) for path in (folder, environment_folder()) if path]
         raise WeightsError(
             f"There are no pretrained weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'}, "
             f"then tried the library's download, which failed ({_short(error)}). Four ways: (1) `weights: FILE`; "
-            f"(2) a folder with {_file_name(name)}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
+            f"(2) a folder with {file_name(name)}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
             "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine "
             "with a connection. Or state `weights: random` in the study."
         ) from error

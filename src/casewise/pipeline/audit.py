@@ -69,19 +69,27 @@ def current_audit(
 
     `splits` is None if the predefined split cannot be used; the audit then reports the reason.
     """
-    from casewise.audit.run import audit as run_audit
-    from casewise.models.embeddings import embedder
+    from casewise.models.weights_files import embedding_origin, embedding_weights
     from casewise.report.audit_page import write_audit_page
 
     modality, whole = modality_of(study), cohort
     cohort, store = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), store), show)
-    embed = embedder(study, store)
-    inputs_hash = _inputs_hash(study, cohort, store, splits, f"{embed.origin} {embed.weights_sha256}" if embed else "")
+    present = next((embedding_origin(name, file) for name, file in embedding_weights(study)), None)
     earlier = _earlier(folder)
+    inputs_hash = _inputs_hash(study, cohort, store, splits, " ".join(present) if present else "")
+    embed = None
+    if present and not (earlier and earlier.facts.get("inputs_hash") == inputs_hash):
+        from casewise.models.embeddings import embedder
+
+        embed = embedder(study, store)  # it passes over weights that do not fit
+        origin = f"{embed.origin} {embed.weights_sha256}" if embed else ""
+        inputs_hash = _inputs_hash(study, cohort, store, splits, origin)
     if earlier and earlier.facts.get("inputs_hash") == inputs_hash:
         write_audit(folder.audit, earlier, study.accept)  # the reasons may have changed
         write_audit_page(earlier, study.accept, cohort.images, store, folder.audit_page)
         return earlier
+    from casewise.audit.run import audit as run_audit
+
     with show.bar("audit") as bar:
         result = run_audit(
             study,

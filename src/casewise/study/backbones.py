@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module, util
+import json
+from contextlib import suppress
+from importlib import import_module, metadata, util
 
-from casewise.errors import StudyError, nearest
+from casewise.errors import RunError, StudyError, nearest
+from casewise.files import cache_folder, write_json
 
 ALL29 = [
     *["alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"],
@@ -31,15 +34,27 @@ def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
         name = stated.partition("@")[0]
         if name in TORCHVISION or name in UNTRAINED:
             continue
-        of_timm = timm_names()
+        of_timm = timm_names(str(name).removeprefix("timm:"))
         if str(name).removeprefix("timm:") not in of_timm:
             hint = nearest(name, [*TORCHVISION, *UNTRAINED]) or nearest(name, of_timm)
             raise StudyError(f"{source}: there is no backbone {name!r}.{hint} See `casewise backbones`.")
     return names
 
 
-def timm_names() -> list[str]:
-    """Names of the networks that timm offers, if it is installed."""
+def timm_names(expected: str = "") -> list[str]:
+    """Names of the networks that timm offers, if it is installed.
+
+    Loading timm takes seconds, so its names are kept in the cache folder; if `expected` is none of them, it is loaded.
+    """
     if util.find_spec("timm") is None:
         return []
-    return list(import_module("timm").list_models())
+    stored = cache_folder() / f"timm-{metadata.version('timm')}.json"
+    with suppress(OSError, ValueError):
+        names = json.loads(stored.read_text(encoding="utf-8"))
+        if expected in names:
+            return list(map(str, names))
+    names = list(import_module("timm").list_models())
+    with suppress(OSError, RunError):
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        write_json(stored, names, durable=False)
+    return names

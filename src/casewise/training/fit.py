@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,7 +26,6 @@ from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import MEMORY
 from casewise.training.module import Training
 from casewise.training.param_groups import HeadOnly
-
 
 Tell = Callable[[int, float], None]
 
@@ -73,7 +72,8 @@ class Ticker(Callback):
         self.tell = tell
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.tell(trainer.current_epoch + 1, module.history[-1]["train_loss"])  # type: ignore[index,union-attr]
+        history: Any = module.history
+        self.tell(trainer.current_epoch + 1, history[-1]["train_loss"])
 
 
 @dataclass(frozen=True)

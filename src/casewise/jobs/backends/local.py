@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, RunError, TrainingError
-from casewise.jobs.plan import Job
+from casewise.jobs.plan import Job, JobInputs
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
 from casewise.targets.registry import added_kinds, kind_names, register_kind
 
 if TYPE_CHECKING:
-    from casewise.jobs.job import JobInputs
     from casewise.metrics.registry import Metric
     from casewise.modalities.base import Modality
     from casewise.models.outputs import NetworkKind
@@ -43,10 +42,6 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
     Raises:
         CasewiseError: of the first job that failed; the results of finished jobs are kept.
     """
-    from joblib import Parallel, delayed
-
-    from casewise.jobs.compute_plans import compute_plans
-
     waiting: list[Job] = []
     for number, job in enumerate(jobs):
         if job.finished:
@@ -56,6 +51,10 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
     if not waiting:
         tell(len(jobs), f"{len(jobs)} networks, all trained before")
         return
+    from joblib import Parallel, delayed
+
+    from casewise.jobs.compute_plans import compute_plans
+
     tell(len(jobs) - len(waiting), "resolving weights, measuring this machine")
     workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
     plans = compute_plans(waiting, inputs, folder, threads)
