@@ -48,7 +48,7 @@ def test_a_log_gets_a_line_when_nothing_was_printed_for_a_while(
         bar(2, 4, "2 of 4 networks done\nresnet18, fold 1: epoch 2 of 9, loss 0.5")
         terminal.beat()
         # the detail has not changed
-        assert capsys.readouterr().out == "jobs       2 of 4 networks done, 10 s, about 10 s left\n"
+        assert capsys.readouterr().out == "jobs       2 of 4 networks done; 10 s, about 10 s left\n"
     clock.now += 60
     terminal.beat()
     assert capsys.readouterr().out == ""

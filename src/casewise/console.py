@@ -69,7 +69,7 @@ def shown(step: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 @dataclass
 class _Step:
-    """A step in progress: since when, and what it reported last; `first` is its first report."""
+    """A step in progress: since when, and what it reported last; `first`: when work began, and what was done before."""
 
     name: str
     start: float
@@ -80,8 +80,8 @@ class _Step:
     details: list[str] = field(default_factory=list)
 
     def left(self, now: float) -> float | None:
-        """The seconds left at the speed since the first report; None if nothing has been done since."""
-        if self.first is None or self.done <= self.first[1]:
+        """The seconds left at the speed since work began; None if less than a fiftieth has been done since."""
+        if self.first is None or self.done <= self.first[1] + 0.02 * (self.total - self.first[1]):
             return None
         return (now - self.first[0]) / (self.done - self.first[1]) * (self.total - self.done)
 
@@ -118,7 +118,8 @@ class Terminal:
         def update(done: float, total: float, text: str = "") -> None:
             with self._lock:
                 current.done, current.total = done, total
-                current.first = current.first or (self._clock(), done)
+                if current.first is None or (done <= current.first[1] and not current.details):
+                    current.first = (self._clock(), done)
                 current.text, *current.details = (text or f"{done:,.0f} of {total:,.0f}").split("\n")
 
         with self._lock:
@@ -146,9 +147,9 @@ class Terminal:
                 return []
             step, now = self._steps[-1], self._clock()
             left = step.left(now)
-            words = [step.text or "working", duration(now - step.start)]
-            words += [f"about {duration(left)} left"] if left is not None and left >= 1 else []
-            lines = self._laid_out(step.name, ", ".join(words))
+            words = duration(now - step.start)
+            words += f", about {duration(left)} left" if left is not None and left >= 1 else ""
+            lines = self._laid_out(step.name, f"{step.text or 'working'}; {words}")
             for detail in step.details:
                 if all_details or detail not in self._details:
                     lines += self._laid_out("", detail)

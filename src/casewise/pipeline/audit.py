@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ NOT_AUDITED = (
     "description",
 )
 IMAGE_SPLIT = "image-level-split"
+SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
 
 
 @shown("audit")
@@ -53,7 +55,8 @@ def audit(study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folde
         AuditError: naming the errors that the study does not accept; nothing was trained.
     """
     result = current_audit(study, cohort, store, splits, folder, show)
-    show.line("audit", result.verdict_with(study.accept))
+    verdict = result.verdict_with(study.accept)
+    show.line("audit", SENTENCE.split(verdict)[0] if result.findings else verdict)
     for note in result.notes(study.accept):
         show.line("", note)
     if result.findings:

@@ -68,9 +68,7 @@ def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> Non
     n_test = splits.record["n"]["test"]["subjects"]
     test = f"{counted(n_test, 'subject')} in the test set, the others" if n_test else "no test set, all subjects"
     balance = f", imbalance of {guide} {imbalance[guide]:.1%}" if guide in imbalance else ""
-    tried = f"{study.split.restarts:,}"
-    balanced = splits.record["how"] == "balanced"
-    how = f" (best of {tried} greedy and {tried} random assignments)" if balanced else " (predefined)"
+    how = "" if splits.record["how"] == "balanced" else " (predefined)"
     if study.split.column and validation_in(cohort.images[study.split.column]):
         how = " (predefined; the validation set is used for training)"
     show.line("split", f"{test} in {splits.folds} folds by subject{balance}{how}")
