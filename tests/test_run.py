@@ -193,8 +193,8 @@ class TestStoredResults:
         again = run(study, folder.path)
         assert len(evaluated) == 1
         assert folder.report_path.read_text().startswith("<!")
-        same = again.results["metrics"] == done.results["metrics"]
-        assert same == (change != "resamples")
+        # eight subjects are too few for intervals, which other resamples would change
+        assert again.results["metrics"] == done.results["metrics"]
         run(study, folder.path)
         assert len(evaluated) == 1
 
