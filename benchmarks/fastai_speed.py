@@ -106,7 +106,7 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
                 Path(temporary),
                 SEED,
                 choice,
-                tell=lambda _: ends.append(time.perf_counter()),
+                tell=lambda *_: ends.append(time.perf_counter()),
                 keep="last",
             ),
         )

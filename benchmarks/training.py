@@ -152,7 +152,7 @@ def train_with_casewise(network: str, material: TrainingPanels, panels: int, cho
                 Path(folder),
                 0,
                 choice,
-                tell=lambda _: ends.append(time.perf_counter()),
+                tell=lambda *_: ends.append(time.perf_counter()),
             ),
         )
     return {"rate": panels / (ends[1] - ends[0])}

@@ -203,7 +203,7 @@ def train_with_casewise(folder: str, backbone: str, steps: int, choice: ComputeP
             0,
             choice,
             keep="last",
-            tell=lambda _: ends.append(time.perf_counter()),
+            tell=lambda *_: ends.append(time.perf_counter()),
         )
         learn(network, recipe, data, data.subset([0]), names, context)
     return {"rate": steps * BATCH / (ends[1] - ends[0]), "weights": weights}

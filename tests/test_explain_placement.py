@@ -144,7 +144,7 @@ def masks_of(finished: Path) -> list[Path]:
     return [opened.study.cohort.parent / name for name in opened.cohort.images["lung_mask"] if name]
 
 
-def test_the_border_is_reported_without_masks(films: Path, tmp_path: Path) -> None:
+def test_the_border_is_reported_without_masks(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = chest_study(films, **FAST)
     folder = run(study, tmp_path / "run").folder
     done = explain_run(folder)
@@ -152,6 +152,14 @@ def test_the_border_is_reported_without_masks(films: Path, tmp_path: Path) -> No
     assert set(placement["regions"]) == set(placement["networks"]["test_resnet"]) == {"border"}
     (values,) = placement_values(placement)
     assert sentence("placement", values) in (done.report.read_text() if done.report else "")
+    # the placement of the maps is kept for other cases, and computed again for maps of another size
+    calls = []
+    monkeypatch.setattr("casewise.explain.run.placement", lambda *args, **kwargs: calls.append(kwargs) or placement)
+    explain_run(folder)
+    assert calls == []
+    assert json.loads((folder / "explanations.json").read_text())["placement"] == placement
+    explain_run(folder, map_size=1)
+    assert [call["map_size"] for call in calls] == [1]
     opened = open_finished(RunFolder(folder))
     with pytest.raises(RunError, match="names no masks"):
         mask_to_measure(opened)

@@ -131,6 +131,75 @@ def test_running_again_redoes_nothing(finished: tuple[Run, Path]) -> None:
     assert np.array_equal(again.rows["y_pred"], done.rows["y_pred"])
 
 
+class TestStoredResults:
+    """Results are computed again if and only if something that they depend on has changed."""
+
+    @pytest.fixture
+    def folder(self, finished: tuple[Run, Path], tmp_path: Path) -> RunFolder:
+        return RunFolder(Path(shutil.copytree(finished[0].folder, tmp_path / "copy")))
+
+    @pytest.fixture
+    def evaluated(self, monkeypatch: pytest.MonkeyPatch) -> list[Study]:
+        """The studies that are evaluated."""
+        import casewise.pipeline.evaluate as module
+
+        plain, studies = module.evaluate, list[Study]()
+
+        def evaluate(study: Study, *args: Any) -> Any:
+            studies.append(study)
+            return plain(study, *args)
+
+        monkeypatch.setattr(module, "evaluate", evaluate)
+        return studies
+
+    def test_nothing_has_changed(self, finished: tuple[Run, Path], folder: RunFolder, evaluated: list[Study]) -> None:
+        done, path = finished
+        before = {file: file.stat().st_mtime_ns for file in (folder.report_path, folder.metrics.path)}
+        again = run(read_study(path), folder.path)
+        assert evaluated == []
+        assert {file: file.stat().st_mtime_ns for file in before} == before
+        assert again.results == json.loads(json.dumps(done.results))
+        pd.testing.assert_frame_equal(again.predictions, done.predictions, check_dtype=False)
+        assert casewise.open_run(folder.path).headline == again.headline == done.headline
+
+    def test_no_network_library_is_loaded(self, finished: tuple[Run, Path], folder: RunFolder, tmp_path: Path) -> None:
+        code = (
+            "import sys, casewise; casewise.run(*sys.argv[1:]); "
+            "print([name for name in ('torch', 'lightning', 'timm', 'matplotlib') if name in sys.modules])"
+        )
+        words = [sys.executable, "-c", code, str(finished[1]), str(folder.path)]
+        subprocess.run(words, capture_output=True, check=True)  # keeps the names of timm
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+    @pytest.mark.parametrize("change", ["report", "metrics", "predictions", "stackers", "job", "mark", "resamples"])
+    def test_something_has_changed(
+        self, finished: tuple[Run, Path], folder: RunFolder, evaluated: list[Study], change: str
+    ) -> None:
+        done, path = finished
+        study = read_study(path)
+        if change == "report":
+            folder.report_path.write_text("edited")
+        elif change == "predictions":
+            folder.predictions.write(folder.predictions.read().iloc[::-1])
+        elif change == "job":
+            job = folder.finished_jobs()[0]
+            job.record.write(job.record.read() | {"seconds": 1234.5})
+        elif change == "resamples":
+            evaluation = study.evaluation.model_copy(update={"bootstrap_resamples": 150})
+            study = study.model_copy(update={"evaluation": evaluation})
+        else:
+            file = {"metrics": folder.metrics, "stackers": folder.stackers, "mark": folder.results_mark}[change]
+            file.path.write_bytes(file.path.read_bytes()[:40])
+        again = run(study, folder.path)
+        assert len(evaluated) == 1
+        assert folder.report_path.read_text().startswith("<!")
+        # eight subjects are too few for intervals, which other resamples would change
+        assert again.results["metrics"] == done.results["metrics"]
+        run(study, folder.path)
+        assert len(evaluated) == 1
+
+
 def test_damaged_files_are_set_aside_and_made_again(
     finished: tuple[Run, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -81,8 +81,8 @@ def learned(
     )
 
 
-def cut_after(epochs: int) -> Callable[[int], None]:
-    def tell(done: int) -> None:
+def cut_after(epochs: int) -> Callable[[int, float], None]:
+    def tell(done: int, loss: float) -> None:
         if done >= epochs:
             raise CutError
 
@@ -138,7 +138,7 @@ def test_a_killed_network_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str
         learned(tmp_path / "cut", recipe, tell=cut_after(2), keep=keep)
     assert (tmp_path / "cut" / "state.safetensors").is_file()
     told: list[int] = []
-    alike(whole, learned(tmp_path / "cut", recipe, tell=told.append, keep=keep))
+    alike(whole, learned(tmp_path / "cut", recipe, tell=lambda done, loss: told.append(done), keep=keep))
     assert told[0] > 1  # it went on, and did not begin again
     assert told[-1] == recipe["epochs"] == len(whole.history)
 

@@ -1,16 +1,33 @@
-"""Progress on the terminal: one line for each step, and a bar where a step takes longer; plain lines when piped."""
+"""Progress on the terminal: one line for each step, and what a longer step is doing; never silent for five seconds."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
+import textwrap
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+BEAT = 4.0  # seconds without a line after which a log gets one
+MARGIN = 11  # columns for the name of a step
+WIDEST = 100
+CODE = "    "  # lines that begin so are commands, YAML or paths, and are never broken
+# A command or a setting in backticks that ends its sentence.
+REMEDY = re.compile(r" *`((?:casewise |make |[\w.]+: ?)[^`\n]*)`(?:[.;] *|(?=\n|$))")
+SPAN = re.compile(r"`[^`\n]+`")
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Bar(Protocol):
-    """A step in progress."""
+    """A step in progress; further lines of `text` are details, such as what each process is doing."""
 
     def __call__(self, done: float, total: float, text: str = "") -> None: ...
 
@@ -24,7 +41,7 @@ class Show(Protocol):
 
 
 class Silent:
-    """Shows nothing: for use from Python and in tests."""
+    """Shows nothing: for use from Python, in tests and for `--quiet`."""
 
     def line(self, step: str, text: str) -> None:
         """Show nothing."""
@@ -35,48 +52,200 @@ class Silent:
         yield lambda done, total, text="": None
 
 
+def shown(step: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Show a function, whose last positional argument is a `Show`, as a step in progress while it runs."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def within(*args: P.args, **options: P.kwargs) -> R:
+            show: Any = options.get("show") or args[-1]
+            with show.bar(step):
+                return function(*args, **options)
+
+        return within
+
+    return decorate
+
+
+@dataclass
+class _Step:
+    """A step in progress: since when, and what it reported last; `first`: when work began, and what was done before."""
+
+    name: str
+    start: float
+    done: float = 0.0
+    total: float = 0.0
+    text: str = ""
+    first: tuple[float, float] | None = None
+    details: list[str] = field(default_factory=list)
+
+    def left(self, now: float) -> float | None:
+        """The seconds left at the speed since work began; None if less than a fiftieth has been done since."""
+        if self.first is None or self.done <= self.first[1] + 0.02 * (self.total - self.first[1]):
+            return None
+        return (now - self.first[0]) / (self.done - self.first[1]) * (self.total - self.done)
+
+
 class Terminal:
-    """Lines on standard output; bars only where standard output is a terminal."""
+    """Lines on standard output, with the step in progress below them if it is a terminal, else as a line now and then.
+
+    Args:
+        clock: seconds, from any start.
+        width: columns; by default those of the terminal, 80 for a file or a pipe.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, width: int | None = None) -> None:
+        self._clock, self._width = clock, width
+        self._steps: list[_Step] = []
+        self._lock = threading.RLock()
+        self._last = clock()
+        self._details: list[str] = []
+
+    @property
+    def width(self) -> int:
+        """The columns of a line."""
+        return self._width or min(shutil.get_terminal_size().columns if sys.stdout.isatty() else 80, WIDEST)
 
     def line(self, step: str, text: str) -> None:
-        first, *rest = text.splitlines() or [""]
-        print(f"{step:<10} {first}", flush=True)
-        for more in rest:
-            print(f"{'':<10} {more}", flush=True)
+        """Print a step and its text."""
+        self._print(self._laid_out(step, text))
 
     @contextmanager
     def bar(self, step: str) -> Iterator[Bar]:
-        if not sys.stdout.isatty():
-            yield self._plain(step)
-            return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = [
-            TextColumn("{task.description:<10}"),
-            TextColumn("{task.fields[text]:<44}"),
-            BarColumn(20),
-            TimeElapsedColumn(),
-            TextColumn("·"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-        ]
-        with Progress(*columns, transient=True) as progress:
-            task = progress.add_task(step, total=None, text="")
-            yield lambda done, total, text="": progress.update(
-                task, completed=done, total=total, text=text or f"{done:,.0f} of {total:,.0f}"
-            )
-
-    def _plain(self, step: str) -> Bar:
-        """Without a terminal: a line every half minute, so that a log shows progress."""
-        last = time.monotonic()
+        """Show that a step is in progress, until the block ends; of nested steps the innermost is shown."""
+        current = _Step(step, self._clock())
 
         def update(done: float, total: float, text: str = "") -> None:
-            nonlocal last
-            if time.monotonic() - last > 30 and done < total:
-                last = time.monotonic()
-                self.line(step, text or f"{done:,.0f} of {total:,.0f}")
+            with self._lock:
+                current.done, current.total = done, total
+                if current.first is None or (done <= current.first[1] and not current.details):
+                    current.first = (self._clock(), done)
+                current.text, *current.details = (text or f"{done:,.0f} of {total:,.0f}").split("\n")
 
-        return update
+        with self._lock:
+            self._steps.append(current)
+        try:
+            if len(self._steps) > 1:
+                yield update
+            else:
+                with self._live() if sys.stdout.isatty() else self._beating():
+                    yield update
+        finally:
+            with self._lock:
+                self._steps.remove(current)
+
+    def beat(self) -> None:
+        """Print what the present step is doing if nothing was printed for a while."""
+        with self._lock:
+            if self._steps and self._clock() - self._last >= BEAT:
+                self._print(self.status())
+
+    def status(self, *, all_details: bool = False) -> list[str]:
+        """The step in progress: how far, for how long, the time left, and the details that are new."""
+        with self._lock:
+            if not self._steps:
+                return []
+            step, now = self._steps[-1], self._clock()
+            left = step.left(now)
+            words = duration(now - step.start)
+            words += f", about {duration(left)} left" if left is not None and left >= 1 else ""
+            lines = self._laid_out(step.name, f"{step.text or 'working'}; {words}")
+            for detail in step.details:
+                if all_details or detail not in self._details:
+                    lines += self._laid_out("", detail)
+            self._details = list(step.details)
+            return lines
+
+    def _laid_out(self, step: str, text: str) -> list[str]:
+        first, *rest = readable(text, self.width - MARGIN).split("\n")
+        return [f"{step:<10} {first}".rstrip(), *(f"{'':<10} {more}".rstrip() for more in rest)]
+
+    def _print(self, lines: list[str]) -> None:
+        with self._lock:
+            print("\n".join(lines), flush=True)
+            self._last = self._clock()
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Without a terminal: a thread that prints a line when nothing else does."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.5):
+                self.beat()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    @contextmanager
+    def _live(self) -> Iterator[None]:
+        """On a terminal: the status below the last line, drawn anew four times a second."""
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        def status() -> Text:
+            return Text("\n".join(self.status(all_details=True)))
+
+        with Live(get_renderable=status, console=Console(), refresh_per_second=4, transient=True):
+            yield
+
+
+def duration(seconds: float) -> str:
+    """A rounded duration.
+
+    >>> duration(8.4), duration(89), duration(340), duration(9000)
+    ('8 s', '89 s', '6 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def error_text(message: str) -> str:
+    """An error as the command line prints it: wrapped on a terminal, whole lines in a log."""
+    width = min(shutil.get_terminal_size().columns, WIDEST) if sys.stderr.isatty() else None
+    return readable(f"error: {message}", width)
+
+
+def print_markdown(text: str) -> None:
+    """Print a page: with its tables fitted to the width of a terminal, as it is to a file or a pipe."""
+    if not sys.stdout.isatty():
+        print(text, end="")
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(text))
+
+
+def readable(text: str, width: int | None) -> str:
+    """Text for a terminal: wrapped at `width` (None: not wrapped), remedies on lines of their own, ready to be copied.
+
+    A command or setting in backticks that ends its sentence gets its own line; others, and lines that begin with four
+    spaces, are not broken.
+
+    >>> print(readable("The label is missing in two rows. Leave them out, or write `targets: {label: [a, b]}`.", 40))
+    The label is missing in two rows. Leave
+    them out, or write
+        targets: {label: [a, b]}
+    """
+    text = REMEDY.sub(lambda remedy: f"\n{CODE}{remedy[1]}\n", text).rstrip("\n")
+    return "\n".join(line for whole in text.split("\n") for line in _wrapped(whole, width))
+
+
+def _wrapped(line: str, width: int | None) -> list[str]:
+    if width is None or len(line) <= width or line.startswith(CODE):
+        return [line]
+    whole = SPAN.sub(lambda span: span[0].replace(" ", "\0"), line)
+    indent = line[: len(line) - len(line.lstrip())]
+    lines = textwrap.wrap(whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [piece.replace("\0", " ") for piece in lines]
 
 
 def default_show() -> Show:

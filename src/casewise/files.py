@@ -182,3 +182,9 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def cache_folder() -> Path:
+    """The folder for what casewise learned about this machine; it may be removed at any time."""
+    root = os.environ.get("CASEWISE_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "casewise"

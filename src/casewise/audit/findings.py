@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from casewise.audit.sentences import untested
 from casewise.cohort.checks import closest
+from casewise.console import readable
 from casewise.errors import AuditError, CohortError, RunError, nearest
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Audit:
                 reasons = ", ".join(dict.fromkeys(f'{finding.id}: "the reason"' for finding in stopping))
                 raise AuditError(
                     f"The audit found {count} (see above), so a run would stop here. Errors that cannot be corrected "
-                    f"can be accepted in the study, each with a reason:\n  accept: {{{reasons}}}"
+                    f"can be accepted in the study, each with a reason:\n    accept: {{{reasons}}}"
                 )
             details = "\n\n".join(_details(finding) for finding in stopping)
             raise AuditError(f"The audit found {count}, so nothing was trained.\n\n{details}")
@@ -343,7 +343,7 @@ def renamed(text: str, singular: str, plural: str) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return [f"{'':<10} {line}" for line in textwrap.wrap(text, WIDTH)]
+    return [f"{'':<10} {line}" for line in readable(text, WIDTH).split("\n")]
 
 
 def _details(finding: Finding) -> str:
@@ -353,7 +353,8 @@ def _details(finding: Finding) -> str:
     if (more := len(finding.pairs) - PAIRS_SHOWN) > 0:
         lines.append(f"  and {_counted(more, 'more pair')}")
     lines += [finding.remedy] * bool(finding.remedy)
-    lines.append(f'If it cannot be corrected, give the reason in the study:  accept: {{{finding.id}: "the reason"}}')
+    lines.append("If it cannot be corrected, give the reason in the study:")
+    lines.append(f'    accept: {{{finding.id}: "the reason"}}')
     return "\n".join(lines)
 
 

@@ -149,7 +149,7 @@ class Worker:
         )
         ends: list[float] = []
 
-        def record(_: int) -> None:
+        def record(_: int, __: float) -> None:
             ends.append(time.perf_counter())
 
         with TemporaryDirectory(dir=self.images) as folder:

@@ -43,7 +43,7 @@ app.command(short_help="Check study file, table and split; train nothing.")(vali
 app.command(short_help="Search for duplicates, leaks and shortcuts before training.")(audit)
 app.command(short_help="Write a study file, and a table from folders of images.")(init)
 app.command(short_help="Draw a synthetic cohort with known truth.")(phantom)
-app.command(short_help="Write a run's results as a Markdown page.")(results)
+app.command(short_help="Print a run's results, or write them as a Markdown page.")(results)
 app.command(short_help="Compute saliency maps of a run, and measure them.")(explain)
 app.command(short_help="Fill a reporting guideline's checklist from a run.")(checklist)
 app.add_typer(bench, name="bench", short_help="Measure the speed-up of the fast paths on this machine.")
@@ -57,7 +57,9 @@ def main() -> None:
     try:
         app()
     except CasewiseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from casewise.console import error_text
+
+        print(error_text(str(error)), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -7,16 +7,23 @@ from typing import Annotated
 
 import typer
 
+from casewise.cli.run import Quiet
+
 
 def results(
     run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    output: Annotated[Path, typer.Option(help="The Markdown page to write.")],
+    output: Annotated[Path | None, typer.Option(help="The Markdown page to write [default: print it].")] = None,
     compare: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
 ) -> None:
-    """Write the results of a run as a Markdown page, with the published metrics that the study lists as references."""
-    from casewise.report.markdown.page import write_results
+    """Print the results of a run as a Markdown page, with the published metrics that the study lists as references."""
+    from casewise.report.markdown.page import results_page, write_results
 
-    print(f"wrote {write_results(run_folder, output, beside=compare or [])}")
+    if output:
+        print(f"wrote {write_results(run_folder, output, beside=compare or [])}")
+    else:
+        from casewise.console import print_markdown
+
+        print_markdown(results_page(run_folder, beside=compare or []))
 
 
 def explain(
@@ -42,20 +49,26 @@ def explain(
             "last map].",
         ),
     ] = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Compute saliency maps of a run's networks on the original images, and add them to the report."""
-    from casewise.console import Terminal
-    from casewise.pipeline.explain import explain_run
+    from casewise.console import Silent, Terminal
 
-    outputs = explain_run(
-        run_folder,
-        cases=case or [],
-        networks=network or [],
-        output=output,
-        measure=measure,
-        map_size=map_size,
-        show=Terminal(),
-    )
+    show = Silent() if quiet else Terminal()
+    with show.bar("explain"):
+        from casewise.pipeline.explain import explain_run
+
+        outputs = explain_run(
+            run_folder,
+            cases=case or [],
+            networks=network or [],
+            output=output,
+            measure=measure,
+            map_size=map_size,
+            show=show,
+        )
+    if quiet:
+        return
     if outputs.figure:
         print(f"figure: {outputs.figure}")
     print(f"report: {outputs.report}")

@@ -14,21 +14,31 @@ if TYPE_CHECKING:
 StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).")]
 Output = Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")]
 WeightsDir = Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Networks trained in parallel [default: one for each core].")]
 
 
-def run(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None, jobs: Jobs = None) -> None:
+def run(
+    study: StudyFile,
+    output: Output = None,
+    weights_dir: WeightsDir = None,
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+) -> None:
     """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
-    from casewise.console import Terminal
+    from casewise.console import Silent, Terminal
     from casewise.run import run as run_study
 
-    plan = _read(study, weights_dir, jobs)
+    show = Silent() if quiet else Terminal()
     try:
-        finished = run_study(plan, output or Path("runs") / plan.name, show=Terminal())
+        with show.bar("run"):
+            plan = _read(study, weights_dir, jobs)
+            finished = run_study(plan, output or Path("runs") / plan.name, show=show)
     except KeyboardInterrupt:
         print("\nstopped; give the same command again to continue", file=sys.stderr)
         raise
-    print(f"report: {finished.report}")
+    if not quiet:
+        print(f"report: {finished.report}")
 
 
 def validate(study: StudyFile, weights_dir: WeightsDir = None) -> None:
@@ -36,7 +46,10 @@ def validate(study: StudyFile, weights_dir: WeightsDir = None) -> None:
     from casewise.console import Terminal
     from casewise.pipeline.validate import validate as validate_study
 
-    for line in validate_study(_read(study, weights_dir, None), Terminal()):
+    show = Terminal()
+    with show.bar("validate"):
+        lines = validate_study(_read(study, weights_dir, None), show)
+    for line in lines:
         print(line)
 
 
@@ -46,8 +59,9 @@ def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = Non
     from casewise.pipeline.audit import audit_alone
     from casewise.run_folder import RunFolder
 
-    plan = _read(study, weights_dir, None)
-    audit_alone(plan, RunFolder(output or Path("runs") / plan.name), Terminal(), print)
+    plan, show = _read(study, weights_dir, None), Terminal()
+    with show.bar("audit"):
+        audit_alone(plan, RunFolder(output or Path("runs") / plan.name), show, print)
 
 
 def _read(study: Path, weights_dir: Path | None, jobs: int | None) -> Study:

@@ -80,14 +80,13 @@ def prediction_of(run: FinishedRun, model: str, row: int) -> CasePrediction | No
     panel = run.cohort.panels.iloc[row]
     target = explain_target(run).target
     level = run.study.level_of(target)
-    table = run.final
-    match = (table["model"] == model) & (table["target"] == target) & (table["case"] == str(panel["case"]))
-    match &= table["stage"] != "external"
-    if level in ("region", "image") and (table.loc[match, "region"] != "").any():
-        match &= table["region"] == str(panel["region"])
+    rows = run.rows_by_case.get((model, target, str(panel["case"])))
+    if rows is None:
+        return None
+    if level in ("region", "image") and (rows["region"] != "").any():
+        rows = rows[rows["region"] == str(panel["region"])]
     if level == "image":
-        match &= table["image"] == str(run.cohort.images["path"].iloc[int(panel["tiles"][0])])
-    rows = table[match]
+        rows = rows[rows["image"] == str(run.cohort.images["path"].iloc[int(panel["tiles"][0])])]
     return _case_prediction(rows.iloc[0]) if len(rows) else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, CohortError, RunError, nearest
@@ -46,6 +47,13 @@ class FinishedRun:
     def cohort(self) -> Cohort:
         """The cohort of the run."""
         return self.prepared.cohort
+
+    @cached_property
+    def rows_by_case(self) -> dict[tuple[str, str, str], pd.DataFrame]:
+        """The rows of `final` of each learner, target and case, without those of external cases."""
+        own = self.final[self.final["stage"] != "external"]
+        groups = own.groupby([own[name].astype(str) for name in ("model", "target", "case")], sort=False)
+        return dict(iter(groups))  # type: ignore[arg-type]
 
     @property
     def modality(self) -> Modality:

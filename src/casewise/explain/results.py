@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,20 @@ def save_results(
         "measured": measures,
     }
     run.folder.explanations.write(_without_nan(results))
+
+
+def stored_placement(run: FinishedRun, models: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The placement of these networks' maps from an earlier explanation; None if it was made from other inputs."""
+    before = run.folder.explanations.read_or_none() or {}
+    placement = before.get("placement") or {}
+    earlier = placement.get("inputs") or {}
+    if before.get("fingerprint") != run.fingerprint or not run.folder.has_weights(before.get("weights_sha256")):
+        return None
+    if earlier.get("cells") != inputs["cells"] or not same_source(earlier.get("source") or {}, inputs["source"]):
+        return None
+    if not set(models) <= set(placement["networks"]):
+        return None
+    return {**placement, "networks": {name: placement["networks"][name] for name in models}}
 
 
 def read_results(folder: RunFolder) -> dict[str, Any] | None:

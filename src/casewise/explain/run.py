@@ -24,7 +24,7 @@ from casewise.explain.finished_run import FinishedRun, check_explainable, check_
 from casewise.explain.outputs import CaseExplanation, figure_rows, write_outputs
 from casewise.explain.overlays import FigureRow, save_side_by_side
 from casewise.explain.placement import placement
-from casewise.explain.results import save_results
+from casewise.explain.results import measurement_source, save_results, stored_placement
 from casewise.explain.saliency import (
     LoadedModel,
     SaliencyMap,
@@ -120,9 +120,12 @@ def explanations_of(
 
 
 def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -> dict[str, Any]:
-    """Where the maps of all networks lie, with a sentence for each network and region."""
-    with show.bar("placement") as bar:
-        places = placement(run, models, map_size=map_size, progress=bar)
+    """Where the maps of all networks lie, with a sentence for each network and region; a stored one is not repeated."""
+    inputs = {"cells": map_size, "source": measurement_source(run.study, run.cohort.images)}
+    places = stored_placement(run, models, inputs)
+    if places is None:
+        with show.bar("placement") as bar:
+            places = {"inputs": inputs, **placement(run, models, map_size=map_size, progress=bar)}
     for values in placement_values(places):
         show.line("placement", sentence("placement", values))
     return places

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from casewise.errors import RunError
 from casewise.files import checksum
 from casewise.study.loading import saved_study
+from casewise.study.weight_files import weights_file
 
 if TYPE_CHECKING:
     from casewise.run_folder import JobFolder, RunFolder
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 def first_weights_checksum(study: Study, model: str) -> str:
     """The SHA-256 of the file of first weights that `model` starts from; empty if there is no such file."""
-    from casewise.study.weight_files import weights_file
-
     file = weights_file(model.partition("@")[0], study.weights_of(model), study.weights_dir)
     return checksum(file) if file and file.is_file() else ""
 

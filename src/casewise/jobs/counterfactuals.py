@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.labels import label_table
-from casewise.inference.predictor import Predictor
-from casewise.inference.to_table import prediction_rows
 from casewise.modalities.alterations import UNALTERED
 from casewise.modalities.registry import modality_of
 from casewise.study.seeds import mixed_seed
@@ -91,6 +89,9 @@ def predict_altered(
 
     `tell` receives the number of networks that have predicted.
     """
+    from casewise.inference.predictor import Predictor
+    from casewise.inference.to_table import prediction_rows
+
     study, panels = prepared.study, prepared.cohort.panels
     modality = modality_of(study)
     names = (UNALTERED, *modality.alterations(study))

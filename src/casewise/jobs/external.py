@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from casewise.inference.predictor import Predictor
 from casewise.jobs.fingerprint import table_hash
 from casewise.predictions.table import check
 
@@ -27,6 +26,8 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
         file, mark = job.folder.external_predictions, job.folder.external_mark
         expected = f"{made_from} {job.fingerprint} {job.folder.weights_sha256()}"
         if not (mark.read_or_none() == expected and file.intact()):
+            from casewise.inference.predictor import Predictor
+
             mark.remove()
             predictor = Predictor.load(job.folder.path)
             file.write(check(predictor.predict_cases(study, panels, external.store, stage="external")))

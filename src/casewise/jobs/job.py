@@ -21,15 +21,15 @@ from casewise.inference.to_table import prediction_rows
 from casewise.jobs.distance import training_distance
 from casewise.jobs.fit_subjects import divided, fit_preprocessing
 from casewise.jobs.nested import choose_inside, epochs_inside
-from casewise.jobs.plan import Job, begin
-from casewise.jobs.pretraining import Pretrained, PretrainingSettings, pretrain
+from casewise.jobs.plan import Job, JobInputs, begin
+from casewise.jobs.pretraining import PretrainingSettings, pretrain
 from casewise.jobs.tiles import tile_rows, weight_rows
-from casewise.modalities.base import PanelDataset, StoreAddress
+from casewise.modalities.base import PanelDataset
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of
 from casewise.predictions.table import check
-from casewise.splits.grouped import Splits, check_apart
+from casewise.splits.grouped import check_apart
 from casewise.splits.image_split import training_subjects
 from casewise.study.schema import Study
 from casewise.study.seeds import mixed_seed
@@ -44,21 +44,9 @@ from casewise.training.timing import Timer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from casewise.cohort.cohort import Cohort
     from casewise.jobs.nested import InnerCVResult
     from casewise.models.backbones import Network
     from casewise.study.schema import Recipe
-
-
-@dataclass(frozen=True)
-class JobInputs:
-    """The inputs of all jobs of a run: a study, its cohort, split and images, and a cohort to pretrain on."""
-
-    study: Study
-    cohort: Cohort
-    splits: Splits
-    store: StoreAddress
-    pretraining: Pretrained | None = None
 
 
 @dataclass(frozen=True)
@@ -243,9 +231,9 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     standardise(model.network, train.truth, model.outputs)
     before = epochs_inside(study)
 
-    def tell(done: int) -> None:
+    def tell(done: int, loss: float) -> None:
         planned.timer.note()
-        job.folder.write_progress(before + done, before + epochs_of(study))
+        job.folder.write_progress(before + done, before + epochs_of(study), loss=loss)
 
     context = TrainingContext(
         model.outputs,

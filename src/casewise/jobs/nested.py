@@ -22,7 +22,7 @@ import torch
 from casewise.cohort.labels import label_table
 from casewise.errors import TrainingError
 from casewise.jobs.fit_subjects import fit_preprocessing
-from casewise.jobs.plan import Job
+from casewise.jobs.plan import Job, JobInputs
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_of
@@ -36,7 +36,6 @@ from casewise.training.losses import guess_loss
 from casewise.training.strategies import learn
 
 if TYPE_CHECKING:
-    from casewise.jobs.job import JobInputs
     from casewise.models.backbones import Network
     from casewise.study.schema import NestedCV, Study
     from casewise.training.compute_plan import ComputePlan
@@ -148,7 +147,7 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
         plan,
         study.compute.save_every,
         "last",
-        lambda done: job.folder.write_progress(before + done, total, f"inner training {training.name}"),
+        lambda done, loss: job.folder.write_progress(before + done, total, f"inner training {training.name}", loss),
         study.compute.frozen_once,
     )
     record: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The jobs of a study."""
+"""The jobs of a study, and their inputs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from casewise.inference.run_members import first_weights_checksum, job_fingerpri
 from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:
+    from casewise.cohort.cohort import Cohort
+    from casewise.jobs.pretraining import Pretrained
+    from casewise.modalities.base import StoreAddress
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
@@ -35,6 +38,17 @@ class Job:
     def intact(self) -> bool:
         """Whether the job is finished and its files are intact; damaged ones are set aside."""
         return self.folder.intact(self.fingerprint)
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """The inputs of all jobs of a run: a study, its cohort, split and images, and a cohort to pretrain on."""
+
+    study: Study
+    cohort: Cohort
+    splits: Splits
+    store: StoreAddress
+    pretraining: Pretrained | None = None
 
 
 def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:

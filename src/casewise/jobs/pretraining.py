@@ -85,7 +85,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
         settings.plan,
         study.compute.save_every,
         "last",
-        lambda done: job.folder.write_progress(done, study.recipe.epochs, stage="pretraining"),
+        lambda done, loss: job.folder.write_progress(done, study.recipe.epochs, "pretraining", loss),
     )
     # Lightning needs validation data; they have no effect.
     fitted = fit(whole, study.recipe, data, data.subset([0]), context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +9,9 @@ import torch
 from torch.nn import functional
 
 from casewise.errors import WeightsError
-from casewise.files import checksum
 from casewise.models.backbones import Network, build_network
 from casewise.models.weights import load_weights
-from casewise.study.backbones import TORCHVISION
-from casewise.study.weight_files import weights_file
+from casewise.study.weight_files import embedding_origin, embedding_weights
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
 
 SIDE = 128
 BATCH = 64
-# Fast networks first, because an embedding is computed for every image of the cohort.
-QUICK = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
 
 
 class Embedder:
@@ -57,23 +52,11 @@ def embedder(study: Study, store: TileStore) -> Embedder | None:
 
     Nothing is downloaded for it.
     """
-    if study.weights == "random":
-        return None
-    stated = study.weights
-    for name in _in_order(stated_name.partition("@")[0] for stated_name in study.backbones):
-        weights = stated if isinstance(stated, str) else stated.get(name, "pretrained")
-        file = weights_file(name, weights, study.weights_dir)
-        if file is None or not file.is_file() or weights.startswith("bundle:"):
-            continue
+    for name, file in embedding_weights(study):
         network: Any = build_network(name, 1)
         try:
             load_weights(network, str(file))
         except WeightsError:
             continue  # problems with the weights are reported when a training uses them
-        return Embedder(network, store, f"{name}, {file.name}", checksum(file))
+        return Embedder(network, store, *embedding_origin(name, file))
     return None
-
-
-def _in_order(backbones: Iterable[str]) -> list[str]:
-    preferred = [name for name in backbones if name in TORCHVISION]
-    return list(dict.fromkeys([*[name for name in QUICK if name in preferred], *QUICK, *preferred]))

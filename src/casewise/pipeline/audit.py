@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with_noun, write_audit
+from casewise.console import shown
 from casewise.errors import BothSidesError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -42,8 +44,10 @@ NOT_AUDITED = (
     "description",
 )
 IMAGE_SPLIT = "image-level-split"
+SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
 
 
+@shown("audit")
 def audit(study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show) -> Audit:
     """Search for one person under two names, for leaks of the split and for shortcuts.
 
@@ -51,7 +55,8 @@ def audit(study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folde
         AuditError: naming the errors that the study does not accept; nothing was trained.
     """
     result = current_audit(study, cohort, store, splits, folder, show)
-    show.line("audit", result.verdict_with(study.accept))
+    verdict = result.verdict_with(study.accept)
+    show.line("audit", SENTENCE.split(verdict)[0] if result.findings else verdict)
     for note in result.notes(study.accept):
         show.line("", note)
     if result.findings:
@@ -67,19 +72,27 @@ def current_audit(
 
     `splits` is None if the predefined split cannot be used; the audit then reports the reason.
     """
-    from casewise.audit.run import audit as run_audit
-    from casewise.models.embeddings import embedder
     from casewise.report.audit_page import write_audit_page
+    from casewise.study.weight_files import embedding_origin, embedding_weights
 
     modality, whole = modality_of(study), cohort
     cohort, store = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), store), show)
-    embed = embedder(study, store)
-    inputs_hash = _inputs_hash(study, cohort, store, splits, f"{embed.origin} {embed.weights_sha256}" if embed else "")
+    present = next((embedding_origin(name, file) for name, file in embedding_weights(study)), None)
     earlier = _earlier(folder)
+    inputs_hash = _inputs_hash(study, cohort, store, splits, " ".join(present) if present else "")
+    embed = None
+    if present and not (earlier and earlier.facts.get("inputs_hash") == inputs_hash):
+        from casewise.models.embeddings import embedder
+
+        embed = embedder(study, store)  # it passes over weights that do not fit
+        origin = f"{embed.origin} {embed.weights_sha256}" if embed else ""
+        inputs_hash = _inputs_hash(study, cohort, store, splits, origin)
     if earlier and earlier.facts.get("inputs_hash") == inputs_hash:
         write_audit(folder.audit, earlier, study.accept)  # the reasons may have changed
         write_audit_page(earlier, study.accept, cohort.images, store, folder.audit_page)
         return earlier
+    from casewise.audit.run import audit as run_audit
+
     with show.bar("audit") as bar:
         result = run_audit(
             study,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
+from casewise.console import shown
 from casewise.evaluation import results as evaluation
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 
+@shown("evaluate")
 def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> dict[str, Any]:
     """Evaluate every learner on every target with intervals by subject, and write all figures."""
     from casewise.evaluation.fold_summary import over_folds

@@ -11,6 +11,7 @@ from casewise.audit.findings import check_settings
 from casewise.cohort.cohort import Cohort, check_copied, read_cohort
 from casewise.cohort.flow import cases_step
 from casewise.cohort.labels import label_table
+from casewise.console import shown
 from casewise.errors import CohortError, StudyError, nearest
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, read_external
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 
+@shown("cohort")
 def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool = True) -> Cohort:
     """Read the cohort table, plan the tiles of slides, and check that the study can be carried out (in `folder`).
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
-from casewise.console import Show
+from casewise.console import Show, shown
 from casewise.files import checksum
 from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 
+@shown("report")
 def report(
     study: Study,
     cohort: Cohort,

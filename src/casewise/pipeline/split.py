@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from casewise.cohort.cohort import Cohort
+from casewise.console import shown
 from casewise.errors import DamagedError, RunError
 from casewise.modalities.registry import modality_of
 from casewise.report.formatting import counted
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 
+@shown("split")
 def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits:
     """Split by subject and write the manifest; if the folder already has one, check that it is the same.
 
@@ -66,9 +68,7 @@ def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> Non
     n_test = splits.record["n"]["test"]["subjects"]
     test = f"{counted(n_test, 'subject')} in the test set, the others" if n_test else "no test set, all subjects"
     balance = f", imbalance of {guide} {imbalance[guide]:.1%}" if guide in imbalance else ""
-    tried = f"{study.split.restarts:,}"
-    balanced = splits.record["how"] == "balanced"
-    how = f" (best of {tried} greedy and {tried} random assignments)" if balanced else " (predefined)"
+    how = "" if splits.record["how"] == "balanced" else " (predefined)"
     if study.split.column and validation_in(cohort.images[study.split.column]):
         how = " (predefined; the validation set is used for training)"
     show.line("split", f"{test} in {splits.folds} folds by subject{balance}{how}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from casewise.console import shown
 from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.nested_cv import chosen_networks, nested_rows
 from casewise.predictions.stacking import STACKERS
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 
+@shown("stack")
 def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
     """Add the rows of the study's stackers, and those of the network chosen within each fold."""
     nested = _nested(study, predictions, folder, show)

@@ -36,8 +36,7 @@ def train(
     """
     from casewise.jobs.backends.local import run_jobs
     from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images
-    from casewise.jobs.job import JobInputs
-    from casewise.jobs.plan import expand
+    from casewise.jobs.plan import JobInputs, expand
 
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
     if external:

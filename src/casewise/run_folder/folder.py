@@ -182,6 +182,11 @@ class RunFolder:
         return TextFile(self.path / "report-made-from", RETRY)
 
     @property
+    def results_mark(self) -> JsonFile:
+        """A hash of all inputs of the results and the report, and the checksum of the report."""
+        return JsonFile(self.path / "results-made-from.json", RETRY, required=("inputs", "report"))
+
+    @property
     def explanation_folder(self) -> ExplanationFolder:
         """The folder of explanations by default."""
         return ExplanationFolder(self.path / "explanations")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -201,9 +202,11 @@ class JobFolder(TrainingFolder):
         """The progress of the training, for the progress bar."""
         return self.path / "progress.json"
 
-    def write_progress(self, done: int, total: int, stage: str = "training") -> None:
-        """Record the progress of the training for the progress bar."""
-        write_json(self.progress_path, {"done": done, "total": total, "stage": stage}, durable=False)
+    def write_progress(self, done: int, total: int, stage: str = "training", loss: float | None = None) -> None:
+        """Record how many of the epochs are done, and the training loss of the last one."""
+        finite = loss if loss is not None and math.isfinite(loss) else None
+        progress = {"done": done, "total": total, "stage": stage, "loss": finite}
+        write_json(self.progress_path, progress, durable=False)
 
     def read_progress(self, since: float) -> dict[str, Any] | None:
         """The progress, if it was recorded after `since` (seconds since 1970)."""

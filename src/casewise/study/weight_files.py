@@ -1,16 +1,32 @@
-"""Where the first weights of a network come from: the file that is used, or the download that is needed."""
+"""Where first weights come from: the file that is used, or the download that is needed. No network is loaded."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from casewise.errors import WeightsError, nearest
+from casewise.files import checksum
 from casewise.run_folder import JobFolder
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
-__all__ = ["environment_folder", "file_name", "origin_of_weights", "weights_file"]
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
+__all__ = [
+    "embedding_origin",
+    "embedding_weights",
+    "environment_folder",
+    "file_name",
+    "origin_of_weights",
+    "weights_file",
+]
+
+# Fast networks first, because an embedding is computed for every image of the cohort.
+QUICK = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
 
 
 def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
@@ -77,3 +93,25 @@ def _is_cached(name: str) -> bool:
         return _plain(name) in {_plain(re.sub(r"_rwightman$|_top1.*$", "", stem)) for stem in stems}
     hub = Path(os.environ.get("HF_HUB_CACHE", Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"))
     return any(hub.glob(f"models--timm--{file_name(name)}*"))
+
+
+def embedding_weights(study: Study) -> Iterator[tuple[str, Path]]:
+    """Fast networks whose weights are at hand, with their files; those of the study first, none for random weights."""
+    if study.weights == "random":
+        return
+    stated = study.weights
+    for name in _in_order(stated_name.partition("@")[0] for stated_name in study.backbones):
+        weights = stated if isinstance(stated, str) else stated.get(name, "pretrained")
+        file = weights_file(name, weights, study.weights_dir)
+        if file is not None and file.is_file() and not weights.startswith("bundle:"):
+            yield name, file
+
+
+def embedding_origin(name: str, file: Path) -> tuple[str, str]:
+    """What an audit records of its embedding: the network with the file's name, and the file's checksum."""
+    return f"{name}, {file.name}", checksum(file)
+
+
+def _in_order(backbones: Iterable[str]) -> list[str]:
+    preferred = [name for name in backbones if name in TORCHVISION]
+    return list(dict.fromkeys([*[name for name in QUICK if name in preferred], *QUICK, *preferred]))

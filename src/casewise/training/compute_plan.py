@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import platform
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from casewise.errors import CasewiseError, RunError
-from casewise.files import write_json
+from casewise.files import cache_folder, write_json
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import Network
 from casewise.study.schema import Compute
@@ -225,5 +224,4 @@ def cpu_name() -> str:
 
 def memo_path() -> Path:
     """The file with the choices of this machine."""
-    root = os.environ.get("CASEWISE_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "casewise" / "speed.json"
+    return cache_folder() / "speed.json"

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import MEMORY
 from casewise.training.module import Training
 from casewise.training.param_groups import HeadOnly
+
+Tell = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,14 @@ class Saver(Callback):
 
 
 class Ticker(Callback):
-    """Reports the job's progress after each epoch."""
+    """Reports the number of epochs done and the training loss after each epoch."""
 
-    def __init__(self, tell: Any) -> None:
+    def __init__(self, tell: Tell) -> None:
         self.tell = tell
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.tell(trainer.current_epoch + 1)
+        history: Any = module.history
+        self.tell(trainer.current_epoch + 1, history[-1]["train_loss"])
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class TrainingContext:
         save_every: seconds between two saved states; 0 saves after every epoch.
         keep: `best` stops early and takes the weights of the best epoch; `last` trains all epochs and takes the weights
         of the last.
-        tell: called after each epoch with the number of epochs done.
+        tell: called after each epoch with the number of epochs done and the training loss.
         frozen_once: compute the output of frozen layers once instead of at every step.
         until: the epoch of the recipe after which training ends; the schedule is that of all epochs.
         memory: the bytes for values that are computed once (`casewise.training.feature_cache.Buffer`).
@@ -95,7 +98,7 @@ class TrainingContext:
     choice: ComputePlan
     save_every: float = 30.0
     keep: Literal["best", "last"] = "best"
-    tell: Callable[[int], None] | None = None
+    tell: Tell | None = None
     frozen_once: bool = True
     until: int | None = None
     memory: int = field(default=MEMORY, kw_only=True)
@@ -104,6 +107,11 @@ class TrainingContext:
     def files(self) -> TrainingFolder:
         """The files of the folder."""
         return TrainingFolder(self.folder)
+
+    def after(self, done: int) -> TrainingContext:
+        """The same context, whose progress includes the `done` epochs of earlier stages."""
+        tell = self.tell
+        return replace(self, tell=(lambda epoch, loss: tell(done + epoch, loss)) if tell else None)
 
 
 def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, context: TrainingContext) -> Fitted:

@@ -93,10 +93,10 @@ def _phase(
     learner, data, watched, method = _shortened(network, phase, recipe, train, stop, context, folder)
     timer.note()
 
-    def tell(epoch: int) -> None:
+    def tell(epoch: int, loss: float) -> None:
         timer.note()
         if context.tell:
-            context.tell(epoch)
+            context.tell(epoch, loss)
 
     fitted = fit(learner, phase_recipe, data, watched, replace(context, tell=tell, folder=folder.path))
     return {
@@ -159,6 +159,5 @@ def _shortened(
 
 def _from(context: TrainingContext, number: int, done: int, memory: int) -> TrainingContext:
     """The context of one phase: its seed, progress that includes the phases before, and the remaining memory."""
-    tell = context.tell
     seed = mixed_seed(context.seed, "phase", number) if number else context.seed
-    return replace(context, seed=seed, memory=memory, tell=(lambda epoch: tell(done + epoch)) if tell else None)
+    return replace(context.after(done), seed=seed, memory=memory)

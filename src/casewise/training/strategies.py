@@ -133,7 +133,7 @@ def _fine(
             network.load_state_dict(load_file(files.weights.path))
         else:
             stage_context = replace(
-                _context_from(context, len(history)),
+                context.after(len(history)),
                 folder=files.folder.path,
                 seed=mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed,
             )
@@ -160,9 +160,3 @@ def _fine(
             break
     network.requires_grad_(True)
     return Learned(network.eval(), history, best_epoch, best, search, stages)
-
-
-def _context_from(context: TrainingContext, done: int) -> TrainingContext:
-    """The same context with progress that includes the `done` epochs of earlier stages."""
-    tell = context.tell
-    return replace(context, tell=(lambda epoch: tell(done + epoch)) if tell else None)

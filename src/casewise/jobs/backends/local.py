@@ -7,18 +7,17 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, RunError, TrainingError
-from casewise.jobs.plan import Job
+from casewise.jobs.plan import Job, JobInputs
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
 from casewise.targets.registry import added_kinds, kind_names, register_kind
 
 if TYPE_CHECKING:
-    from casewise.jobs.job import JobInputs
     from casewise.metrics.metric import Metric
     from casewise.modalities.base import Modality
     from casewise.models.outputs import NetworkKind
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[[float, str], None]
 FAILED = "failed"
+JOBS_SHOWN = 8
 
 
 def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell: Tell) -> None:
@@ -36,15 +36,12 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
 
     Args:
         folder: the run folder, which keeps the compute plans (precision, memory format, threads).
-        tell: called about twice a second with the number of jobs done (fractions for running ones) and a sentence.
+        tell: called about twice a second with the number of jobs done (fractions for running ones), and a sentence
+            with a line for each running job.
 
     Raises:
         CasewiseError: of the first job that failed; the results of finished jobs are kept.
     """
-    from joblib import Parallel, delayed
-
-    from casewise.jobs.compute_plans import compute_plans
-
     waiting: list[Job] = []
     for number, job in enumerate(jobs):
         if job.finished:
@@ -54,6 +51,10 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
     if not waiting:
         tell(len(jobs), f"{len(jobs)} networks, all trained before")
         return
+    from joblib import Parallel, delayed
+
+    from casewise.jobs.compute_plans import compute_plans
+
     tell(len(jobs) - len(waiting), "resolving weights, measuring this machine")
     workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
     plans = compute_plans(waiting, inputs, folder, threads)
@@ -184,23 +185,45 @@ def _side_by_side(inputs: JobInputs, networks: int, waiting: int) -> tuple[int, 
 
 
 def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:
-    start = time.time()
+    start, finished = time.time(), set[int]()
     while not over.wait(0.5):
-        done, failed, running = 0, 0, []
-        for job in jobs:
-            if job.finished:
-                done += 1
-            elif (share := _share(job, start)) is not None:
-                failed += share < 0
-                running += [share] * (share >= 0)
-        waiting = len(jobs) - done - failed - len(running)
-        text = f"{done} done, {f'{failed} failed, ' if failed else ''}{len(running)} running, {waiting} waiting"
-        tell(done + failed + min(sum(running), len(running) * 0.99), text)
+        tell(*progress(jobs, start, finished))
 
 
-def _share(job: Job, start: float) -> float | None:
-    """Share of its epochs that a running job has done, -1 if it failed; early stopping makes it a lower bound."""
-    progress = job.folder.read_progress(start)
-    if progress is None:
-        return None
-    return -1.0 if progress["stage"] == FAILED else float(progress["done"]) / max(1, progress["total"])
+def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[float, str]:
+    """The number of jobs done, with fractions of running ones, and a sentence with a line for each running job.
+
+    Early stopping makes the fractions a lower bound.
+
+    Args:
+        start: when the jobs were started, in seconds since 1970; older records of progress do not count.
+        finished: numbers of the jobs that are known to be finished, to which others are added.
+    """
+    failed, shares, running = 0, 0.0, []
+    for number, job in enumerate(jobs):
+        if number in finished or job.finished:
+            finished.add(number)
+        elif (record := job.folder.read_progress(start)) is not None:
+            if record["stage"] == FAILED:
+                failed += 1
+                continue
+            share = float(record["done"]) / max(1, record["total"])
+            shares += min(share, 0.99)
+            running.append(f"{job.model}, fold {job.fold + 1}: {_now(record)}")
+    waiting = len(jobs) - len(finished) - failed - len(running)
+    counts = [
+        f"{len(finished)} of {len(jobs)} networks done",
+        *([f"{failed} failed"] if failed else []),
+        *([f"{waiting} waiting"] if waiting else []),
+    ]
+    more = [f"and {len(running) - JOBS_SHOWN} more"] if len(running) > JOBS_SHOWN else []
+    return len(finished) + failed + shares, "\n".join([", ".join(counts), *running[:JOBS_SHOWN], *more])
+
+
+def _now(record: Mapping[str, Any]) -> str:
+    """What a running job is doing."""
+    stage = "" if record["stage"] == "training" else f"{record['stage']}, "
+    if record["done"] >= record["total"]:
+        return f"{stage}predicting"
+    loss = record.get("loss")
+    return f"{stage}epoch {record['done'] + 1} of {record['total']}" + ("" if loss is None else f", loss {loss:.3g}")

@@ -37,7 +37,16 @@ from casewise.report.templating import templates
 
 
 def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path:
-    """Write the page for `run`; the tables also show the learners of the runs in `beside`.
+    """Write `results_page`.
+
+    Raises:
+        RunError: as `results_page`, or the file cannot be written.
+    """
+    return write_atomic(path, results_page(run, beside=beside))
+
+
+def results_page(run: Path, *, beside: Sequence[Path] = ()) -> str:
+    """The page for `run` in Markdown; the tables also show the learners of the runs in `beside`.
 
     Raises:
         RunError: a folder holds no finished run, one without figures of the stage that the page is about, or what was
@@ -49,7 +58,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     check_comparable(runs, stage)
     text = templates(html=False).get_template("results.md.j2").render(**values(runs, stage))
     lines = "\n".join(line.rstrip() for line in text.splitlines())
-    return write_atomic(path, without_html(re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n"))
+    return without_html(re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n")
 
 
 def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""Results and report of an earlier run, which are kept if nothing that they depend on has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.files import checksum, parquet_bytes
+from casewise.metrics.registry import added_metrics
+from casewise.modalities.registry import BUILT_IN
+from casewise.targets.registry import added_kinds
+from casewise.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.cohort.cohort import Cohort
+    from casewise.modalities.base import ImageStore
+    from casewise.run_folder import RunFolder
+    from casewise.study.schema import Study
+
+LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "matplotlib", "jinja2", "torch", "lightning")
+
+
+def inputs_of_results(
+    study: Study, cohort: Cohort, store: ImageStore, predictions: pd.DataFrame, folder: RunFolder
+) -> str | None:
+    """A hash of all that stacking, scores, metrics and report depend on; None for what is always computed again.
+
+    These are studies with several seeds or a comparison by image, which have networks of their own to verify, and those
+    with metrics, kinds of targets or modalities that others have registered.
+    """
+    registered = added_metrics() or added_kinds() or study.modality_name not in BUILT_IN
+    if registered or study.seeds > 1 or study.split.by == "image":
+        return None
+    from casewise.explain.results import read_results
+
+    files = [folder.audit, folder.splits, folder.external_cohort, folder.cohort_difference]
+    files += [folder.tile_predictions, folder.counterfactuals]
+    inputs = {
+        "study": study.model_dump(mode="json"),
+        "tables": [_hash(table.astype(str).to_json()) for table in (cohort.images, cohort.panels, cohort.cases)],
+        "cohort": [repr(cohort.notes), repr(cohort.flow)],
+        "images": store.address,
+        "predictions": hashlib.sha256(parquet_bytes(predictions)).hexdigest(),
+        "networks": {
+            str(job.path.relative_to(folder.path)): checksum(job.record.path)
+            for network in study.networks
+            for job in folder.finished_jobs(network)
+        },
+        "files": {file.path.name: checksum(file.path) for file in files if file.exists()},
+        "explanations": read_results(folder),
+        "pictures": _states(folder.explanation_folder.path),
+        "casewise": [__version__, *_states(Path(__file__).parents[1])],
+        "libraries": [metadata.version(name) for name in LIBRARIES],
+    }
+    return _hash(json.dumps(inputs, sort_keys=True, default=str))
+
+
+def stored_results(inputs: str | None, folder: RunFolder) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """The predictions and metrics of an earlier run with the same inputs, if these and its report are intact."""
+    if inputs is None:
+        return None
+    mark = folder.results_mark.read_or_none()
+    if not mark or mark["inputs"] != inputs or not folder.report_path.is_file():
+        return None
+    outputs = (folder.predictions, folder.metrics, folder.stackers, folder.report_mark)
+    if mark["report"] != checksum(folder.report_path) or not all(file.is_verified() for file in outputs):
+        return None
+    results = folder.metrics.read()
+    if results.get("made_from") != folder.evaluated_files():
+        return None
+    if folder.report_mark.read() != checksum(folder.metrics.path):
+        return None
+    return folder.predictions.read(), results
+
+
+def record_results(inputs: str | None, folder: RunFolder) -> None:
+    """Record that the present results and report were made from `inputs`."""
+    folder.results_mark.remove()
+    if inputs is not None:
+        folder.results_mark.write({"inputs": inputs, "report": checksum(folder.report_path)})
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _states(folder: Path) -> list[str]:
+    """Name, size and time of every file below a folder: they change whenever a file is written."""
+    states = [(path, path.stat()) for path in sorted(folder.rglob("*.*")) if path.is_file() and path.suffix != ".pyc"]
+    return [f"{path.relative_to(folder)} {state.st_size} {state.st_mtime_ns}" for path, state in states]

@@ -1,0 +1,177 @@
+"""What the command line prints: progress on a terminal and in a log, wrapped text, and remedies that can be copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from casewise.console import BEAT, CODE, Silent, Terminal, readable, shown
+from casewise.jobs.backends.local import FAILED, JOBS_SHOWN, progress
+from casewise.jobs.plan import Job
+from casewise.run_folder import RunFolder
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def terminal(clock: Clock) -> Terminal:
+    return Terminal(clock=clock, width=80)
+
+
+def test_a_log_gets_a_line_when_nothing_was_printed_for_a_while(
+    terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with terminal.bar("jobs") as bar:
+        bar(0, 4, "0 of 4 networks done\nresnet18, fold 1: epoch 2 of 9, loss 0.5")
+        terminal.beat()
+        assert capsys.readouterr().out == ""
+        clock.now += BEAT
+        terminal.beat()
+        first, second = capsys.readouterr().out.splitlines()
+        assert first.startswith("jobs       0 of 4 networks done")
+        assert second == "           resnet18, fold 1: epoch 2 of 9, loss 0.5"
+        clock.now += 6
+        bar(2, 4, "2 of 4 networks done\nresnet18, fold 1: epoch 2 of 9, loss 0.5")
+        terminal.beat()
+        # the detail has not changed
+        assert capsys.readouterr().out == "jobs       2 of 4 networks done; 10 s, about 10 s left\n"
+    clock.now += 60
+    terminal.beat()
+    assert capsys.readouterr().out == ""
+
+
+def test_the_beat_is_more_frequent_than_every_five_seconds_and_returns_no_carriage(
+    terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # the thread looks twice a second
+    assert BEAT + 0.5 < 5
+    with terminal.bar("evaluate"):
+        for _ in range(40):
+            clock.now += 0.5
+            terminal.beat()
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 20 // BEAT
+    assert "\r" not in out
+    assert "\x1b" not in out
+
+
+def test_of_nested_steps_the_innermost_is_shown(terminal: Terminal) -> None:
+    assert terminal.status() == []
+    with terminal.bar("run"):
+        with terminal.bar("audit") as bar:
+            bar(1, 3)
+            assert terminal.status()[0].startswith("audit      1 of 3")
+        assert terminal.status()[0].startswith("run")
+    assert terminal.status() == []
+
+
+def test_a_step_that_fails_is_no_longer_in_progress(terminal: Terminal) -> None:
+    with pytest.raises(ZeroDivisionError), terminal.bar("split"):
+        raise ZeroDivisionError
+    assert terminal.status() == []
+
+
+def test_lines_fit_eighty_columns(terminal: Terminal, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "A sentence that is longer than the line. " * 5
+    terminal.line("audit", words)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+    assert all(line.startswith(" " * 11) for line in lines[1:])
+    assert " ".join(line[11:] for line in lines).split() == words.split()
+
+
+@pytest.mark.parametrize("width", [None, 30, 60, 80])
+@pytest.mark.parametrize(
+    "remedy",
+    [
+        "recipe: {early_stopping: {monitor: none, val_fraction: 0.25}, epochs: 12}",
+        "casewise run studies/a-study-with-a-long-name.yaml --output runs/another-folder",
+    ],
+)
+def test_a_remedy_stands_on_a_line_of_its_own_unbroken(remedy: str, width: int | None) -> None:
+    text = f"Something is wrong with the table, and this is how it can be mended: `{remedy}`. Then run it again."
+    lines = readable(text, width).split("\n")
+    assert CODE + remedy in lines
+    assert lines[-1] == "Then run it again."
+    assert readable(f"{text}\n{CODE}{remedy} {remedy}", width).split("\n")[-1] == f"{CODE}{remedy} {remedy}"
+
+
+def test_code_within_a_sentence_is_not_broken() -> None:
+    lines = readable("Leave out the setting `split: {by: image}` to do without the comparison.", 34).split("\n")
+    assert any("`split: {by: image}`" in line for line in lines)
+
+
+def test_a_step_is_shown_while_its_function_runs(terminal: Terminal) -> None:
+    @shown("stack")
+    def step(number: int, show: Terminal) -> tuple[int, str]:
+        return number, show.status()[0].split()[0]
+
+    assert step(3, terminal) == (3, "stack")
+    assert step(number=3, show=terminal) == (3, "stack")
+    with Silent().bar("nothing") as bar:
+        bar(1, 2)
+
+
+class TestProgressOfJobs:
+    @pytest.fixture
+    def jobs(self, tmp_path: Path) -> list[Job]:
+        folder = RunFolder(tmp_path)
+        jobs = [Job("resnet18", fold, folder.job("resnet18", fold), "print") for fold in range(4)]
+        for job in jobs:
+            job.folder.path.mkdir(parents=True)
+        return jobs
+
+    def test_each_running_network_has_a_line_with_epoch_and_loss(self, jobs: list[Job]) -> None:
+        jobs[0].folder.record.write({"model": "resnet18", "fold": 1, "fingerprint": "print", "files": {}})
+        jobs[1].folder.write_progress(3, 12, loss=0.4321)
+        jobs[2].folder.write_progress(0, 12)
+        done, text = progress(jobs, 0.0, set())
+        assert done == pytest.approx(1 + 3 / 12)
+        assert text.split("\n") == [
+            "1 of 4 networks done, 1 waiting",
+            "resnet18, fold 2: epoch 4 of 12, loss 0.432",
+            "resnet18, fold 3: epoch 1 of 12",
+        ]
+
+    def test_a_failed_network_and_a_loss_that_is_no_number(self, jobs: list[Job]) -> None:
+        jobs[0].folder.write_progress(0, 1, FAILED)
+        jobs[1].folder.write_progress(2, 3, "pretraining", float("nan"))
+        done, text = progress(jobs, 0.0, set())
+        assert done == pytest.approx(1 + 2 / 3)
+        assert text.split("\n") == [
+            "0 of 4 networks done, 1 failed, 2 waiting",
+            "resnet18, fold 2: pretraining, epoch 3 of 3",
+        ]
+
+    def test_after_the_last_epoch_a_network_predicts_and_is_not_done(self, jobs: list[Job]) -> None:
+        jobs[0].folder.write_progress(12, 12, loss=0.1)
+        done, text = progress(jobs, 0.0, set())
+        assert done < 1
+        assert text.split("\n")[1] == "resnet18, fold 1: predicting"
+
+    def test_finished_networks_are_remembered_and_many_running_ones_counted(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path)
+        jobs = [Job("alexnet", fold, folder.job("alexnet", fold), "print") for fold in range(JOBS_SHOWN + 3)]
+        for job in jobs[1:]:
+            job.folder.path.mkdir(parents=True)
+            job.folder.write_progress(1, 2)
+        done, text = progress(jobs, 0.0, {0})
+        lines = text.split("\n")
+        assert done == pytest.approx(1 + (JOBS_SHOWN + 2) / 2)
+        assert len(lines) == 1 + JOBS_SHOWN + 1
+        assert lines[-1] == "and 2 more"
