@@ -30,8 +30,8 @@ from casewise.report.sections import (
     training,
     validation,
 )
-from casewise.report.sections import tiles as tile_figures
 from casewise.report.sections import classes as class_sections
+from casewise.report.sections import tiles as tile_figures
 from tests.report_contexts import (
     REASON,
     Page,
@@ -86,7 +86,7 @@ def changed(context: ReportContext, own: dict[str, Any], **entry: Any) -> Report
 
 def test_page_is_whole_and_has_the_sections_of_classes(three: ReportContext, text: str) -> None:
     page = check_page(text)
-    assert page.svgs == 10
+    assert page.svgs == 11
     assert {"classes", "external", "audit", "labels", "worst"} < set(page.ids)
     assert not {"agreement", "time"} & set(page.ids)
     own = figures(three)

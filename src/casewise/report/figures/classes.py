@@ -33,6 +33,17 @@ class Curve:
     points: list[tuple[float, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class RecallCurve:
+    """One class: recall and precision at each threshold, its AUPRC with its interval, and its share of the cases."""
+
+    name: str
+    recall: np.ndarray
+    precision: np.ndarray
+    auprc: dict[str, Any]
+    share: float
+
+
 def curves_of(entry: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
     """The curves to draw from an entry of `classes` and the figures beside it; at most eight."""
     curves = []
@@ -56,11 +67,15 @@ def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
     with canvas(WIDTH, height) as (figure, axes):
         set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
+        titles: dict[str, list[str]] = {}
         for i, curve in enumerate(curves):
             label = f"{shortened(curve.name, 24)}: {WRITE.text('auroc', curve.auroc.get('value'))}"
             label = f"{label} {WRITE.bounds('auroc', curve.auroc)}".strip()
             axes.plot(curve.fpr, curve.tpr, color=SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
             drawn = [(x, y) for x, y in curve.points if is_number(x) and is_number(y)]
+            titles[f"operating{i}"] = [
+                f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in drawn
+            ]
             axes.plot(
                 [x for x, _ in drawn],
                 [y for _, y in drawn],
@@ -70,10 +85,39 @@ def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
                 markeredgecolor="white",
                 markeredgewidth=1,
                 zorder=5,
+                gid=f"operating{i}",
             )
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set_xlabel("False positive rate (1 − specificity)")
         axes.set_ylabel("True positive rate (sensitivity)")
+        _percent(axes)
+        frame(axes)
+        _key(axes)
+        return svg(figure, name, titles)
+
+
+def precision_recall(curves: list[RecallCurve], *, name: str = "precision-recall") -> Drawing:
+    """One curve a class against the others, and, thin and dotted, its share of the cases, which is chance."""
+    below = 46 + LINE * len(curves)
+    height = SIDE + below
+    with canvas(WIDTH, height) as (figure, axes):
+        set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+        for i, curve in enumerate(curves):
+            label = f"{shortened(curve.name, 24)}: {WRITE.text('auprc', curve.auprc.get('value'))}"
+            label = f"{label} {WRITE.bounds('auprc', curve.auprc)}".strip() + f", share {100 * curve.share:.0f} %"
+            axes.axhline(curve.share, color=SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
+            axes.step(
+                np.append(0.0, curve.recall),
+                np.append(curve.precision[0], curve.precision),
+                where="pre",
+                color=SERIES[i],
+                linestyle=DASHES[i],
+                linewidth=1.9,
+                label=label,
+            )
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set_xlabel("Recall (sensitivity)")
+        axes.set_ylabel("Precision (positive predictive value)")
         _percent(axes)
         frame(axes)
         _key(axes)

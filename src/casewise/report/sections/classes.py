@@ -6,15 +6,17 @@ from math import pi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
+from casewise.metrics.roc import drawn_precision_recall
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import classes as draw
-from casewise.report.formatting import class_name, display_name, number, plain, probability
+from casewise.report.formatting import case_label, class_name, display_name, number, plain, probability
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import Cell, Counts, MetricFormat, Row, counts_line
 from casewise.report.target_kind_sections import kind_report
-from casewise.report.terms import case_label
 
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")
 # The metric whose format a further figure of an operating point has.
@@ -38,6 +40,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     if not entry:
         return None
     curves = draw.curves_of(entry, figures)
+    recalls = recall_curves(context, entry, figures)
     reliability = entry.get("reliability") or []
     errors = tuple(figures.get(name) for name in ("ece", "ece_calibrated"))
     drawn = any(b.get("n") for b in reliability)
@@ -45,6 +48,8 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     return {
         "matrix": matrix(entry),
         "roc": draw.roc(curves) if curves else None,
+        "precision_recall": draw.precision_recall(recalls) if recalls else None,
+        "recalls": [(curve.name, WRITE.text("auprc", curve.auprc.get("value")), curve.share) for curve in recalls],
         "curves": [(curve.name, WRITE.text("auroc", curve.auroc.get("value"))) for curve in curves],
         "not_drawn": max(0, len(entry.get("roc", {})) - len(curves)),
         "reliability": draw.reliability(reliability, entry.get("reliability_calibrated") or [], ece=errors)
@@ -63,6 +68,23 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "subjects": context.headline_rows["subject"].nunique(),
         "further": further(context),
     }
+
+
+def recall_curves(context: ReportContext, entry: dict[str, Any], figures: dict[str, Any]) -> list[draw.RecallCurve]:
+    """Precision against recall of each class that has a ROC curve, from the predictions; at most eight."""
+    rows, curves = context.headline_rows, []
+    for name in list(entry.get("roc", {}))[: draw.MOST_CURVES]:
+        column = f"p{context.classes.index(name)}" if name in context.classes else ""
+        if column not in rows.columns:
+            continue
+        of_class = rows["y_true"].to_numpy(int) == context.classes.index(name)
+        points = drawn_precision_recall(rows[column].to_numpy(float), of_class)
+        if points is None:
+            continue
+        auprc = figures.get(f"auprc[{name}]") or figures.get("auprc") or {}
+        values = (np.array(points[key], float) for key in ("recall", "precision"))
+        curves.append(draw.RecallCurve(plain(name), *values, auprc, float(of_class.mean())))
+    return curves
 
 
 def matrix(entry: dict[str, Any]) -> Counts:

@@ -74,6 +74,7 @@ def each_source(context: ReportContext, metric: str) -> list[tuple[str, dict[str
 
 def choice(context: ReportContext) -> dict[str, Any]:
     """Which learner is shown, how it was chosen, and which others do not differ from it."""
+    write, figure = metric_format(context.study, context.outcome), context.figures("oof", context.learner)
     networks = sum(job["model"] == context.learner for job in context.jobs)
     main = context.metrics.get("main") or {}
     if len(context.learners) < 2:
@@ -89,6 +90,7 @@ def choice(context: ReportContext) -> dict[str, Any]:
         "networks": networks,
         "oof": "oof" in context.stages,
         "untouched": context.stages == ["test", "oof"],
-        "merit": metric_format(context.study, context.outcome).phrase(context.merit),
+        "merit": write.phrase(context.merit),
+        "flat": write.flat(context.merit, figure.get(context.merit)),
         "comparison": comparison(context, context.stage),
     }

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from casewise.report.context import ReportContext, is_number
-from casewise.report.formatting import display_name, number
+from casewise.report.formatting import case_label, display_name, number
 from casewise.report.sections.agreement import responder_name, score_ranges
 from casewise.report.tables import split_key
-from casewise.report.terms import case_label
 
 MOST_RANGES = 6
 

@@ -45,9 +45,10 @@ def naive(context: ReportContext) -> dict[str, Any] | None:
         share = commonest(context)
         return share and {"code": "commonest", **share}
     for note in context.metrics.get("notes", []):
-        if not isinstance(note, str) and note["code"] == "guess_mean":
-            if (note["stage"], note["target"]) == (context.stage, context.outcome) and is_number(note["error"]):
-                return {"code": "mean", "name": "", "value": float(note["error"])}
+        if isinstance(note, str) or note["code"] != "guess_mean":
+            continue
+        if (note["stage"], note["target"]) == (context.stage, context.outcome) and is_number(note["error"]):
+            return {"code": "mean", "name": "", "value": float(note["error"])}
     return None
 
 
