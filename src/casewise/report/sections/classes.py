@@ -82,8 +82,8 @@ def recall_curves(context: ReportContext, entry: dict[str, Any], figures: dict[s
         if points is None:
             continue
         auprc = figures.get(f"auprc[{name}]") or figures.get("auprc") or {}
-        values = (np.array(points[key], float) for key in ("recall", "precision"))
-        curves.append(draw.RecallCurve(plain(name), *values, auprc, float(of_class.mean())))
+        recall, precision = np.array(points["recall"]), np.array(points["precision"])
+        curves.append(draw.RecallCurve(plain(name), recall, precision, auprc, float(of_class.mean())))
     return curves
 
 
