@@ -17,6 +17,7 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import number_calibration
 from casewise.metrics.roc import drawn_precision_recall
 from casewise.report.context import ReportContext
+from casewise.report.markdown.target_tables import figure
 from casewise.report.page import render
 from casewise.report.sections import agreement, participants, summary, summary_classes, tiles
 from casewise.report.sections import classes as class_sections
@@ -220,6 +221,8 @@ def test_the_concordance_of_a_constant_has_no_interval() -> None:
     assert write.bounds("ccc", flat, words=True) == ""
     assert write.cell("ccc", {"value": 0.0, "low": -0.1, "high": 0.1}).small == "[−0.10, 0.10]"
     assert write.cell("mae", flat).small == "[0.0, 0.0]"
+    assert "[" not in figure(flat, metric="ccc")
+    assert figure(flat, metric="mae") == "0.000 [0.000, 0.000]"
 
 
 def test_a_half_width_of_nothing_is_no_precision(of_numbers: ReportContext) -> None:

@@ -65,6 +65,20 @@ def split_key(key: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (key, "")
 
 
+def hardly_varies(figure: Figure, metric: str, digits: int = 2) -> bool:
+    """Whether a figure and both ends of its interval are written as the 0 that a constant prediction has.
+
+    Such an interval says that the predictions hardly vary, not that the figure is precise.
+
+    >>> hardly_varies({"value": 0.0, "low": 0.0, "high": 0.001}, "ccc"), hardly_varies({"value": 0.0}, "ccc")
+    (True, False)
+    """
+    ends = [(figure or {}).get(key) for key in ("value", "low", "high")]
+    if metric_of(metric).chance != 0.0 or not all(map(is_number, ends)):
+        return False
+    return all(abs(float(end)) < 0.5 * 10**-digits for end in ends if end is not None)
+
+
 @dataclass(frozen=True)
 class MetricFormat:
     """The format of the metrics of one target.
@@ -123,25 +137,12 @@ class MetricFormat:
         """
         if not figure or not (is_number(figure.get("low")) and is_number(figure.get("high"))):
             return ""
-        if self.flat(metric, figure):
+        if hardly_varies(figure, metric, self.digits(metric)):
             return ""
         scale = 100 if self.in_percent(metric) else 1
         ends = {key: scale * figure[key] for key in ("low", "high")}
         text = interval(ends, self.digits(metric, short=short), words=words)
         return f"{text} %" if words and scale == 100 else text
-
-    def flat(self, metric: str, figure: Figure) -> bool:
-        """Whether a figure and both ends of its interval are written as the 0 of a constant prediction.
-
-        Such an interval says that the predictions hardly vary, not that the figure is precise.
-
-        >>> MetricFormat().flat("ccc", {"value": 0.0, "low": 0.0, "high": 0.001})
-        True
-        """
-        ends = [(figure or {}).get(key) for key in ("value", "low", "high")]
-        if metric_of(metric).chance != 0.0 or not all(map(is_number, ends)):
-            return False
-        return all(abs(float(end)) < 0.5 * 10 ** -self.digits(metric) for end in ends if end is not None)
 
     def cell(self, metric: str, figure: Figure, *, words: bool = False) -> Cell:
         """A figure with its interval, which may be rough; the reason if either is undefined, a dash for the figure.
@@ -154,7 +155,7 @@ class MetricFormat:
         if not figure or not is_number(figure.get("value")):
             return Cell(MISSING, (figure or {}).get("reason") or "")
         value = float(figure["value"])
-        if self.flat(metric, figure):
+        if hardly_varies(figure, metric, self.digits(metric)):
             return Cell(self.text(metric, 0.0), "the predictions hardly vary", value)
         text = signed(value, self.digits(metric)) if metric == "bias" else self.text(metric, value)
         bounds = self.bounds(metric, figure, words=words)

@@ -136,7 +136,7 @@ def small_scatter(
         _dots(axes, truth, rows["y_pred"].to_numpy(), size=3.2)
         titles = {"dots": [_title(row) for row in rows.to_dict("records")]}
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-        axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=10.5)
+        axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=11)
         axes.set_xlabel("physician", fontsize=9.5, labelpad=1)
         axes.set_ylabel("model", fontsize=9.5, labelpad=1)
         axes.locator_params(nbins=5)

@@ -11,7 +11,7 @@ from casewise.report.sections.learners import comparison
 from casewise.report.sections.summary_classes import class_values
 from casewise.report.sections.summary_number import number_values
 from casewise.report.sections.tiles import external_tiles, naive, tiles
-from casewise.report.tables import metric_format
+from casewise.report.tables import hardly_varies, metric_format
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import judged_on
 
@@ -91,6 +91,6 @@ def choice(context: ReportContext) -> dict[str, Any]:
         "oof": "oof" in context.stages,
         "untouched": context.stages == ["test", "oof"],
         "merit": write.phrase(context.merit),
-        "flat": write.flat(context.merit, figure.get(context.merit)),
+        "flat": hardly_varies(figure.get(context.merit), context.merit),
         "comparison": comparison(context, context.stage),
     }
