@@ -26,7 +26,8 @@ from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
-from casewise.report.sections import classes, labels, learners, summary, validation
+from casewise.report.sections import classes, labels, learners, summary, summary_classes, validation
+from casewise.report.sections import tiles as tile_figures
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
@@ -272,14 +273,14 @@ def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
     mean = held_out.metrics["site_means"][held_out.learner]["auroc"]["value"]
     assert (lines[0]["metric"], lines[0]["mean"], lines[0]["chance"], lines[0]["count"]) == ("auroc", mean, 0.5, 5)
     assert [name for name, _ in lines[0]["each"]] == list("vwxyz")
-    assert summary.class_values(held_out)["discrimination"] is None
+    assert summary_classes.class_values(held_out)["discrimination"] is None
     assert summary.choice(held_out)["code"] == "by_site"
-    tiles = {tile["code"]: tile["cell"] for tile in summary.tiles(held_out)}
+    tiles = {tile["code"]: tile["cell"] for tile in tile_figures.tiles(held_out)}
     assert tiles["auroc"].value == mean
     for code, cell in tiles.items():
         assert cell.value == held_out.metrics["site_means"][held_out.learner][code]["value"]
         assert "pooled" in cell.small
-    assert summary.accuracy(held_out)["figure"]["value"] == tiles["accuracy"].value  # type: ignore[index]
+    assert summary_classes.accuracy(held_out)["figure"]["value"] == tiles["accuracy"].value  # type: ignore[index]
     text = render(held_out)
     assert text.index('data-code="by-site"') < text.index('data-code="accuracy"')
 
@@ -353,7 +354,7 @@ def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> 
     lazy = changed(two, constant_class="no_finding")
     row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
     assert row.cells[0].small == "no finding"
-    assert summary.accuracy(lazy)["only"] == "no finding"  # type: ignore[index]
+    assert summary_classes.accuracy(lazy)["only"] == "no finding"  # type: ignore[index]
     best = lazy.metrics["comparisons"]["oof"][lazy.study.primary_outcome]["accuracy"]["best"]
     metrics = {**two.metrics, "classes": {"oof": {best: {two.study.primary_outcome: {"constant_class": "covid"}}}}}
     marked = dataclasses.replace(two, metrics=metrics)

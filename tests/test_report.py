@@ -22,7 +22,7 @@ from casewise.report.figures.pictures import grid_picture
 from casewise.report.markdown.page import write_results
 from casewise.report.markdown.target_tables import figure
 from casewise.report.page import render, write_report
-from casewise.report.sections import agreement, labels, learners, summary
+from casewise.report.sections import agreement, labels, learners, summary, summary_number
 from casewise.study.schema import EarlyStopping
 from tests.report_contexts import (
     Page,
@@ -206,7 +206,7 @@ def test_missing_artefacts_are_left_out(report_of_numbers: ReportContext) -> Non
     )
     page = check_page(render(bare))
     assert "learners" not in page.ids
-    assert summary.number_values(bare)["error"] is not None
+    assert summary_number.number_values(bare)["error"] is not None
 
 
 def test_outcome_without_any_truth(report_of_numbers: ReportContext) -> None:
@@ -300,7 +300,7 @@ def test_a_region_is_called_weakest_only_beyond_the_intervals(
     by_key = {key: {"ccc": {"value": v, "low": lo, "high": hi, "rough": rough}} for key, (v, lo, hi) in figures.items()}
     main = {"target": "pasi", "learner": context.learner}
     metrics = {"metrics": {"test": {context.learner: by_key}}, "main": main}
-    found = summary.weakest_region(dataclasses.replace(context, metrics=metrics))
+    found = summary_number.weakest_region(dataclasses.replace(context, metrics=metrics))
     assert found is not None
     assert (found["code"], found["region"]) == (code, "upper")
 
@@ -311,13 +311,13 @@ def test_a_pull_to_the_middle_is_found_and_no_range_is_called_worst(shift: float
     table = context.predictions[context.predictions["target"] == "brixia"].copy()
     middle, noise = table["y_true"].median(), np.random.default_rng(0).normal(0, 0.2, len(table))
     table["y_pred"] = table["y_true"] + np.where(table["y_true"] < middle, shift, -shift) + noise
-    found = summary.errors_by_range(dataclasses.replace(context, predictions=table))
+    found = summary_number.errors_by_range(dataclasses.replace(context, predictions=table))
     assert found is not None
     ends = {part.name: part.side() for part in found["leaning"] if part in (found["each"][0], found["each"][-1])}
     assert list(ends.values()) == (["high", "low"] if shift > 0 else ["low", "high"])
     assert found["code"] == "not_shown"
     even = table.assign(y_pred=table["y_true"] + noise)
-    found = summary.errors_by_range(dataclasses.replace(context, predictions=even))
+    found = summary_number.errors_by_range(dataclasses.replace(context, predictions=even))
     assert found is not None
     assert (found["code"], found["leaning"]) == ("not_shown", [])
 
@@ -327,11 +327,11 @@ def test_a_range_has_the_largest_errors_only_beyond_the_intervals_and_with_ten_s
     table = context.predictions[context.predictions["target"] == "brixia"].copy()
     noise = np.random.default_rng(0).normal(0, 1, len(table))
     table["y_pred"] = table["y_true"] + noise * np.where(table["y_true"] > table["y_true"].quantile(0.7), 6.0, 0.3)
-    found = summary.errors_by_range(dataclasses.replace(context, predictions=table))
+    found = summary_number.errors_by_range(dataclasses.replace(context, predictions=table))
     assert found is not None
     assert (found["code"], found["worst"].name) == ("largest", found["each"][-1].name)
     few = table[table["subject"].isin(table["subject"].unique()[:15])]
-    found = summary.errors_by_range(dataclasses.replace(context, predictions=few))
+    found = summary_number.errors_by_range(dataclasses.replace(context, predictions=few))
     assert found is not None
     assert found["code"] == "few"
     assert {part.rough for part in found["each"]} == {True}
@@ -359,7 +359,7 @@ def test_a_bias_within_its_interval_is_not_systematic(
     by_learner = {**context.metrics["metrics"]["test"], context.learner: {"pasi": own}}
     metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], "test": by_learner}}
     changed = dataclasses.replace(context, metrics=metrics)
-    assert summary.bias(changed)["code"] == code  # type: ignore[index]
+    assert summary_number.bias(changed)["code"] == code  # type: ignore[index]
     assert agreement.agreement(changed)["bias"] == code  # type: ignore[index]
     check_page(render(changed))
 
@@ -390,7 +390,7 @@ def with_groups(context: ReportContext, *, bands: Any = None, response: Any = No
 def test_bands_used_by_one_side_only_are_said_to_be(
     report_of_numbers: ReportContext, bands: list[list[int]], code: str, only: str
 ) -> None:
-    found = summary.bands(with_groups(report_of_numbers, bands=bands))
+    found = summary_number.bands(with_groups(report_of_numbers, bands=bands))
     assert found is not None
     assert (found["code"], found["only"]) == (code, only)
 
@@ -407,7 +407,7 @@ def test_bands_used_by_one_side_only_are_said_to_be(
 def test_response_that_nobody_shows_cannot_be_judged(
     report_of_numbers: ReportContext, confusion: list[list[int]], code: str, every: bool
 ) -> None:
-    found = summary.response(with_groups(report_of_numbers, response=confusion))
+    found = summary_number.response(with_groups(report_of_numbers, response=confusion))
     assert found is not None
     assert (found["code"], found["all"], found["name"]) == (code, every, "PASI75")
 

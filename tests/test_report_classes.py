@@ -21,8 +21,17 @@ from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render, write_report
-from casewise.report.sections import audit, labels, learners, summary, training, validation
+from casewise.report.sections import (
+    audit,
+    labels,
+    learners,
+    summary,
+    summary_classes,
+    training,
+    validation,
+)
 from casewise.report.sections import classes as class_sections
+from casewise.report.sections import tiles as tile_figures
 from tests.report_contexts import (
     REASON,
     Page,
@@ -77,7 +86,7 @@ def changed(context: ReportContext, own: dict[str, Any], **entry: Any) -> Report
 
 def test_page_is_whole_and_has_the_sections_of_classes(three: ReportContext, text: str) -> None:
     page = check_page(text)
-    assert page.svgs == 10
+    assert page.svgs == 11
     assert {"classes", "external", "audit", "labels", "worst"} < set(page.ids)
     assert not {"agreement", "time"} & set(page.ids)
     own = figures(three)
@@ -92,13 +101,13 @@ def test_page_is_whole_and_has_the_sections_of_classes(three: ReportContext, tex
 def test_the_summary_names_the_commonest_class_and_the_class_missed_most(three: ReportContext) -> None:
     truth, names = three.headline_rows["y_true"].to_numpy(int), ["covid", "no finding", "pneumonia"]
     counts = np.bincount(truth)
-    accuracy = summary.accuracy(three)
+    accuracy = summary_classes.accuracy(three)
     assert accuracy is not None
     assert accuracy["commonest"] == names[counts.argmax()]
     assert accuracy["commonest_share"] == pytest.approx(counts.max() / len(truth))
     confusion = np.array(three.class_entry("test", three.learner)["confusion"])
     recall = np.diag(confusion) / confusion.sum(axis=1)
-    assert summary.missed(three)["worst"] == names[int(recall.argmin())]  # type: ignore[index]
+    assert summary_classes.missed(three)["worst"] == names[int(recall.argmin())]  # type: ignore[index]
     choice = summary.choice(three)
     assert (choice["code"], choice["untouched"], choice["oof"]) == ("best", True, True)
 
@@ -114,35 +123,35 @@ def confused(context: ReportContext, confusion: list[list[int]], **ends: tuple[f
 def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: ReportContext) -> None:
     apart = {"covid": (0.2, 0.4), "no_finding": (0.6, 0.8), "pneumonia": (0.7, 0.9)}
     counts = [[3, 1, 6], [1, 7, 2], [0, 2, 8]]
-    found = summary.missed(confused(three, counts, **apart))
+    found = summary_classes.missed(confused(three, counts, **apart))
     wanted = {"worst": "covid", "instead": "pneumonia", "count": 7, "total": 10, "most": 6, "uncertain": False}
     assert found is not None
     assert found.items() >= wanted.items()
-    assert summary.missed(confused(three, counts, **{**apart, "covid": (0.2, 0.65)}))["uncertain"]  # type: ignore[index]
+    assert summary_classes.missed(confused(three, counts, **{**apart, "covid": (0.2, 0.65)}))["uncertain"]  # type: ignore[index]
     missing = confused(three, counts, **apart)
     missing.metrics["metrics"][three.stage][three.learner][three.outcome]["recall[covid]"] |= {
         "low": None,
         "high": None,
     }
-    assert summary.missed(missing)["uncertain"]  # type: ignore[index]
-    one = summary.missed(confused(three, [[3, 0, 7], [1, 7, 2], [0, 2, 8]], **apart))
+    assert summary_classes.missed(missing)["uncertain"]  # type: ignore[index]
+    one = summary_classes.missed(confused(three, [[3, 0, 7], [1, 7, 2], [0, 2, 8]], **apart))
     assert one["all_alike"]  # type: ignore[index]
-    assert summary.missed(confused(three, [[9, 0, 0], [0, 9, 0], [0, 0, 9]])) == {
+    assert summary_classes.missed(confused(three, [[9, 0, 0], [0, 9, 0], [0, 0, 9]])) == {
         "code": "none",
         "classes": 3,
         "fewest": None,
     }
-    assert summary.missed(confused(three, [[9, 0, 0], [0, 2, 0], [0, 1, 1]])) is None
+    assert summary_classes.missed(confused(three, [[9, 0, 0], [0, 2, 0], [0, 1, 1]])) is None
 
 
 def test_two_classes_have_sensitivity_and_one_curve(two: ReportContext) -> None:
     page_of(two)
-    own, rates = figures(two), summary.rates(two)
+    own, rates = figures(two), summary_classes.rates(two)
     assert rates is not None
     assert (rates["positive"], rates["other"]) == ("covid", "no finding")
     assert all(rates[metric]["value"] == own[metric]["value"] for metric in ("sensitivity", "specificity"))
     assert len(curves_of(two.class_entry("oof", two.learner), own)) == 1
-    assert [tile["code"] for tile in summary.tiles(two)] == ["accuracy", "auroc", "sensitivity", "specificity"]
+    assert [tile["code"] for tile in tile_figures.tiles(two)] == ["accuracy", "auroc", "sensitivity", "specificity"]
     assert "top2_accuracy" not in two.columns("learners")
     assert class_sections.section(two)["chosen_on"] == "the other folds"  # type: ignore[index]
 
@@ -153,9 +162,9 @@ def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(grades: Rep
     best = max(grades.learners, key=lambda n: grades.metric("oof", n, "kappa_quadratic")["value"])  # type: ignore[index]
     assert grades.learner == best
     near = (grades.headline_rows["y_pred"] - grades.headline_rows["y_true"]).abs().le(1).mean()
-    assert summary.distance(grades)["near"] == pytest.approx(near)  # type: ignore[index]
-    assert summary.missed(grades)["worst"].startswith("retinopathy ")  # type: ignore[index]
-    assert summary.tiles(grades)[0]["code"] == "kappa_quadratic"
+    assert summary_classes.distance(grades)["near"] == pytest.approx(near)  # type: ignore[index]
+    assert summary_classes.missed(grades)["worst"].startswith("retinopathy ")  # type: ignore[index]
+    assert tile_figures.tiles(grades)[0]["code"] == "kappa_quadratic"
     assert "kappa_quadratic" in learners.section(grades)["columns"]  # type: ignore[index]
 
 
@@ -300,11 +309,11 @@ def test_a_figure_without_an_interval_says_why_on_the_first_screen(two: ReportCo
     why = "the same without any one of the subjects: no interval"
     figure = {"value": 0.5, "low": None, "high": None, "rough": True, "reason": why}
     own = changed(two, {**figures(two), "sensitivity": figure, "accuracy": figure, "auroc": figure})
-    assert {tile["code"]: tile["cell"].small for tile in summary.tiles(own)}["sensitivity"] == why
+    assert {tile["code"]: tile["cell"].small for tile in tile_figures.tiles(own)}["sensitivity"] == why
     # a tile, and a sentence
     assert section_of(render(own), "summary").count(why) >= 4
     rough = changed(two, {**figures(two), "sensitivity": {"value": 1.0, "low": 0.4, "high": 1.0, "rough": True}})
-    assert {tile["code"]: tile["cell"].small for tile in summary.tiles(rough)}["sensitivity"].endswith("rough")
+    assert {tile["code"]: tile["cell"].small for tile in tile_figures.tiles(rough)}["sensitivity"].endswith("rough")
 
 
 def test_the_audit_section_shows_the_evidence(three: ReportContext, text: str) -> None:
@@ -413,9 +422,9 @@ def test_each_source_left_out_has_its_line(three: ReportContext, tmp_path: Path)
 
 
 def test_the_external_test_stands_in_the_summary_and_among_the_tiles(three: ReportContext, two: ReportContext) -> None:
-    tile = summary.external_tiles(three)[0]
+    tile = tile_figures.external_tiles(three)[0]
     assert tile["cell"].value == figures(three, "external")["auroc"]["value"]
-    assert summary.external_tiles(two) == []
+    assert tile_figures.external_tiles(two) == []
     assert validation.external_summary(two) is None
 
 
@@ -425,7 +434,7 @@ def test_external_without_truth_says_so(three: ReportContext) -> None:
     text = render(context)
     check_page(text)
     assert {"external-unjudged", "unjudged"} <= codes(text)
-    assert summary.external_tiles(context) == []
+    assert tile_figures.external_tiles(context) == []
 
 
 @pytest.mark.parametrize("absent", [[0], [0, 1]])
@@ -449,7 +458,7 @@ def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportC
         int((outside["y_true"] == number).sum()) for number in range(3) if number not in absent
     ]
     assert found["classes"]["predicted"]["of"] == len(outside)
-    (tile,) = summary.external_tiles(context)
+    (tile,) = tile_figures.external_tiles(context)
     assert tile["cell"].value == found["outside"]
     text = render(context)
     check_page(text)
@@ -473,9 +482,8 @@ def test_what_is_said_of_calibration_is_of_its_stage(three: ReportContext) -> No
     assert outside is not None
     assert (inside["stage"], inside["code"]) == ("test", "good")
     assert (outside["stage"], outside["code"], outside["ece"]["value"]) == ("external", "over", 0.68)
-    first = section_of(render(context), "summary").partition('data-code="judged"')[0]
+    first = section_of(render(context), "summary").partition('data-code="discrimination"')[0]
     assert "overconfident" in first
-    assert "matches the share" not in first
 
 
 def test_operating_points_do_not_depend_on_external_labels(three: ReportContext) -> None:
@@ -564,7 +572,7 @@ def test_missing_artefacts_are_left_out(three: ReportContext, grades: ReportCont
             context, metrics={}, jobs=[], splits={}, notes=[], environment={}, audit=None, photograph=lambda n: None
         )
         assert "learners" not in page_of(bare).ids
-        assert summary.accuracy(bare) is not None
+        assert summary_classes.accuracy(bare) is not None
 
 
 def test_undefined_figures_say_why(three: ReportContext) -> None:

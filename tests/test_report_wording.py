@@ -23,7 +23,7 @@ from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections import classes as classes_section
-from casewise.report.sections import column_alone, summary
+from casewise.report.sections import column_alone, summary_classes
 from casewise.run_folder import RunFolder
 from tests.report_contexts import check_page, classes, finished
 
@@ -157,7 +157,7 @@ def test_the_lowest_recall_names_ties_and_the_classes_left_out(three: ReportCont
     metrics = copy.deepcopy(three.metrics)
     entry = metrics["classes"][three.stage][three.learner][three.outcome]
     entry["confusion"] = [[4, 6, 0], [2, 4, 4], [0, 0, 0]]
-    values = summary.missed(dataclasses.replace(three, metrics=metrics))
+    values = summary_classes.missed(dataclasses.replace(three, metrics=metrics))
     assert values is not None
     assert (values["ties"], values["fewest"], values["uncertain"]) == (["covid", "no finding"], 5, True)
 

@@ -70,17 +70,14 @@ class Plots:
         self, *, learner: str | None = None, target: str | None = None, stage: str | None = None
     ) -> Figure:
         """The precision-recall curve of each class, of all cases together, with the average precision."""
-        from casewise.report.figures.classes import precision_recall
+        from casewise.report.figures.classes import precision_recall, recall_curves
 
         chosen = self._chosen("precision_recall", learner, target, stage)
-        rows, names = chosen.rows, self.run.study.classes_of(chosen.target)
-        positive = self.run.study.positive_of(chosen.target)
-        curves = [
-            (name, (rows["y_true"] == code).to_numpy(), rows[f"p{code}"].to_numpy())
-            for code, name in enumerate(names)
-            if positive in (None, name)
-        ]
-        return _figure(partial(precision_recall, curves, chosen.estimates))
+        names = self.run.study.classes_of(chosen.target)
+        curves = recall_curves(chosen.rows, names, chosen.classes, chosen.estimates)
+        if not curves:
+            raise CasewiseError(f"{chosen.label}: there is no such curve, because the cases are all of one class.")
+        return _figure(partial(precision_recall, curves))
 
     def reliability(self, *, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Figure:
         """The share of correct predictions by probability, before and after temperature scaling."""

@@ -25,6 +25,8 @@ TAIL = 0.01
 FEW_OF_CLASS = 30
 # With a smaller standard deviation of the logits, such as probabilities of 49 to 51 %, a slope means nothing.
 LEAST_SPREAD = 0.05
+# The same for numbers: the least standard deviation of the predictions, in those of the reference.
+LEAST_SPREAD_OF_NUMBERS = 0.01
 SAME = 1e-9
 
 
@@ -64,17 +66,24 @@ def number_calibration(rows: pd.DataFrame, plan: Plan) -> dict[str, Any]:
     subjects, _, counts = _drawn(rows, plan)
     predicted, truth = rows["y_pred"].to_numpy(dtype=float), rows["y_true"].to_numpy(dtype=float)
 
+    least = LEAST_SPREAD_OF_NUMBERS * float(truth.std())
+    varying = float(predicted.std()) >= least
+
     def fitted(times: np.ndarray) -> dict[str, np.ndarray]:
-        intercept, slope = line(predicted, truth, subjects, times)
+        intercept, slope = line(predicted if varying else np.zeros_like(predicted), truth, subjects, times)
         return {"slope": slope[:, None], "intercept": intercept[:, None]}
 
-    entry = _with_intervals(fitted, counts, "the predictions are all the same", plan, rows)
+    entry = _with_intervals(fitted, counts, "the predictions are nearly all the same", plan, rows)
 
     def in_fold(mask: np.ndarray) -> float:
+        if predicted[mask].std() < least:
+            return float("nan")
         return float(line(predicted[mask], truth[mask], np.arange(mask.sum()), np.ones((1, int(mask.sum()))))[1][0])
 
     entry["slope_by_fold"] = _by_fold(rows, in_fold)
-    entry["curve"] = _curve(predicted, truth, subjects, counts, plan, bounds=(-np.inf, np.inf))
+    entry["curve"] = []
+    if varying:
+        entry["curve"] = _curve(predicted, truth, subjects, counts, plan, bounds=(-np.inf, np.inf))
     return entry
 
 

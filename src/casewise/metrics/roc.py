@@ -144,6 +144,30 @@ def drawn_curve(
     return {"fpr": fpr.tolist(), "tpr": tpr.tolist()}
 
 
+def drawn_precision_recall(
+    scores: np.ndarray, of_class: np.ndarray, *, most: int = 200
+) -> dict[str, list[float]] | None:
+    """Recall and precision at every distinct score, falling, with at most `most` points; None if undefined.
+
+    All cases are ranked together, as for the average precision (see `ranking`), which is the area below the steps.
+
+    >>> drawn_precision_recall(np.array([.9, .8, .8, .1]), np.array([1, 0, 1, 0]))
+    {'recall': [0.5, 1.0, 1.0], 'precision': [1.0, 0.6666666666666666, 0.5]}
+    """
+    order = np.argsort(-scores, kind="stable")
+    inside = np.asarray(of_class, dtype=bool)[order]
+    if not inside.any() or inside.all():
+        return None
+    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))
+    reached = np.cumsum(inside)[ends]
+    recall, precision = reached / inside.sum(), reached / (ends + 1)
+    if len(ends) > most:
+        length = np.cumsum(np.abs(np.diff(recall, prepend=0.0)) + np.abs(np.diff(precision, prepend=precision[0])))
+        shown = np.unique(np.searchsorted(length, np.linspace(0, length[-1], most)).clip(max=len(length) - 1))
+        recall, precision = recall[shown], precision[shown]
+    return {"recall": recall.tolist(), "precision": precision.tolist()}
+
+
 def _mean_curve(curves: list[tuple[np.ndarray, np.ndarray]], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The weighted mean of sensitivities at every false positive rate: at each its lowest value, then its highest."""
     grid = np.unique(np.concatenate([[0.0], *(fpr for fpr, _ in curves)]))

@@ -240,3 +240,16 @@ def shortened(text: Any, length: int) -> str:
     """
     whole = str(text)
     return whole if len(whole) <= length else whole[: length - 1] + "…"
+
+
+def case_label(row: Mapping[str, Any]) -> str:
+    """The case of a row within a sentence.
+
+    >>> case_label({"subject": "S1", "visit": "2", "region": "trunk"}), case_label({"subject": "S1", "visit": "week 4"})
+    ('subject S1, visit 2, trunk', 'subject S1, week 4')
+    """
+    names = [f"subject {shortened(row['subject'], 40)}"]
+    visit, region = shortened(row.get("visit", ""), 30), str(row.get("region", ""))
+    if visit not in ("", "nan"):
+        names.append(f"visit {visit}" if visit[0].isdigit() else visit)
+    return ", ".join([*names, region] if region not in ("", "nan") else names)

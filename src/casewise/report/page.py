@@ -69,7 +69,7 @@ def values(context: ReportContext) -> dict[str, Any]:
     write = metric_format(study, context.outcome)
     return {
         "style": Markup((FOLDER / "report.css").read_text()),  # noqa: S704 (our own file)
-        "script": Markup((FOLDER / "sort.js").read_text()),  # noqa: S704 (our own file)
+        "script": Markup((FOLDER / "page.js").read_text()),  # noqa: S704 (our own file)
         "context": context,
         "study": study,
         "site": context.site,

@@ -65,6 +65,20 @@ def split_key(key: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (key, "")
 
 
+def hardly_varies(figure: Figure, metric: str, digits: int = 2) -> bool:
+    """Whether a figure and both ends of its interval are written as the 0 that a constant prediction has.
+
+    Such an interval says that the predictions hardly vary, not that the figure is precise.
+
+    >>> hardly_varies({"value": 0.0, "low": 0.0, "high": 0.001}, "ccc"), hardly_varies({"value": 0.0}, "ccc")
+    (True, False)
+    """
+    ends = [(figure or {}).get(key) for key in ("value", "low", "high")]
+    if metric_of(metric).chance != 0.0 or not all(map(is_number, ends)):
+        return False
+    return all(abs(float(end)) < 0.5 * 10**-digits for end in ends if end is not None)
+
+
 @dataclass(frozen=True)
 class MetricFormat:
     """The format of the metrics of one target.
@@ -123,6 +137,8 @@ class MetricFormat:
         """
         if not figure or not (is_number(figure.get("low")) and is_number(figure.get("high"))):
             return ""
+        if hardly_varies(figure, metric, self.digits(metric)):
+            return ""
         scale = 100 if self.in_percent(metric) else 1
         ends = {key: scale * figure[key] for key in ("low", "high")}
         text = interval(ends, self.digits(metric, short=short), words=words)
@@ -139,6 +155,8 @@ class MetricFormat:
         if not figure or not is_number(figure.get("value")):
             return Cell(MISSING, (figure or {}).get("reason") or "")
         value = float(figure["value"])
+        if hardly_varies(figure, metric, self.digits(metric)):
+            return Cell(self.text(metric, 0.0), "the predictions hardly vary", value)
         text = signed(value, self.digits(metric)) if metric == "bias" else self.text(metric, value)
         bounds = self.bounds(metric, figure, words=words)
         if bounds and figure.get("rough"):

@@ -17,6 +17,7 @@ class KindReport:
         order_by: the metric that orders the learners' table.
         forests: the metrics drawn for all learners.
         by_site: the metrics of the summary where a source was left out in each fold.
+        headline: the metric of the one sentence at the top.
         tiles: metrics of the four figures to remember, the most important first.
         image_split: the metric drawn by subject and by image.
         compared: the metric by which learners are compared in pairs.
@@ -28,6 +29,7 @@ class KindReport:
     order_by: str
     forests: tuple[str, ...]
     by_site: tuple[str, ...]
+    headline: str
     tiles: tuple[str, ...]
     image_split: str
     compared: str
@@ -55,6 +57,7 @@ register_kind_report(
         order_by="mae",
         forests=("mae", "ccc"),
         by_site=("ccc", "mae"),
+        headline="mae",
         tiles=("mae", "ccc"),
         image_split="mae",
         compared="mae",
@@ -68,6 +71,7 @@ register_kind_report(
         order_by="auroc",
         forests=("accuracy", "auroc"),
         by_site=("auroc", "accuracy"),
+        headline="accuracy",
         tiles=("accuracy", "auroc", "sensitivity", "specificity", "f1", "ece"),
         image_split="accuracy",
         compared="auroc",
@@ -81,6 +85,7 @@ register_kind_report(
         order_by="kappa_quadratic",
         forests=("accuracy", "kappa_quadratic"),
         by_site=("kappa_quadratic", "accuracy"),
+        headline="accuracy",
         tiles=("kappa_quadratic", "accuracy", "sensitivity", "specificity", "auroc", "mae", "f1", "ece"),
         image_split="accuracy",
         compared="kappa_quadratic",

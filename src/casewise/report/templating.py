@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.metrics.registry import metric_of
 from casewise.report import formatting
 from casewise.report.modality_sections import modality_report
+from casewise.report.tables import hardly_varies
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def templates(*, html: bool) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
+    environment.filters["hardly_varies"] = hardly_varies
     environment.filters["metric_title"] = lambda name: metric_of(name).title
     environment.filters["image_noun"] = lambda study: modality_report(study).row_noun(study)
     environment.filters["kind_means"] = lambda kind: kind_named(kind).means

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.run_checks import constant_folds, no_better
 from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.formatting import capital, class_name, display_name, plain, shortened
+from casewise.report.formatting import capital, class_name, display_name, plain
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
@@ -123,19 +122,6 @@ def subject_matter(context: ReportContext) -> dict[str, Any]:
         "high": high,
         "ordered": kind_report(context.kind).ordered,
     }
-
-
-def case_label(row: Mapping[str, Any]) -> str:
-    """The case of a row within a sentence.
-
-    >>> case_label({"subject": "S1", "visit": "2", "region": "trunk"}), case_label({"subject": "S1", "visit": "week 4"})
-    ('subject S1, visit 2, trunk', 'subject S1, week 4')
-    """
-    names = [f"subject {shortened(row['subject'], 40)}"]
-    visit, region = shortened(row.get("visit", ""), 30), str(row.get("region", ""))
-    if visit not in ("", "nan"):
-        names.append(f"visit {visit}" if visit[0].isdigit() else visit)
-    return ", ".join([*names, region] if region not in ("", "nan") else names)
 
 
 def judged_on(context: ReportContext) -> dict[str, Any]:

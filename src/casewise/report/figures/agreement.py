@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from casewise.report.figures.drawing import (
     svg,
 )
 from casewise.report.figures.drawing import limits as around
-from casewise.report.formatting import shortened, signed
+from casewise.report.formatting import capital, case_label, shortened, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,18 +62,23 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         for shift in (limits.low, limits.high):
             axes.plot(line, line + shift, color=MODEL, linewidth=1.1, linestyle=(0, (4, 3)))
         axes.plot(line, line, color=INK, linewidth=1.1)
-        _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
+        titles = _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
         axes.locator_params(nbins=8, steps=[1, 2, 5, 10])
         axes.set_xlabel(f"{label}, physician (points)")
         axes.set_ylabel(f"{label}, model (points)")
         frame(axes)
         _legend(axes, rows)
-        return svg(figure, "scatter")
+        return svg(figure, "scatter", titles)
 
 
-def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str) -> Drawing:
-    """Difference model − physician over their mean, with the bias, its limits and their intervals as bands."""
+def bland_altman(
+    rows: pd.DataFrame, limits: Limits, *, digits: int, label: str, slope: Mapping[str, Any] | None = None
+) -> Drawing:
+    """Difference model − physician over their mean, with the bias, its limits and their intervals as bands.
+
+    `slope` is that of the difference on the mean, where it is shown; it is drawn as a dotted line.
+    """
     mean = (rows["y_true"].to_numpy() + rows["y_pred"].to_numpy()) / 2
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy()
     left, right = around(mean)
@@ -102,13 +108,17 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str)
                 linespacing=1.15,
                 annotation_clip=False,
             )
-        _points(axes, rows, mean, difference)
+        titles = _points(axes, rows, mean, difference)
+        if slope:
+            ends = np.array([mean.min(), mean.max()])
+            fitted = difference.mean() + slope["value"] * (ends - mean.mean())
+            axes.plot(ends, fitted, color=ACCENT, linewidth=1.6, linestyle=(0, (1.5, 1.5)))
         axes.set(xlim=(left, right), ylim=(bottom, top))
         axes.set_xlabel(f"Mean of model and physician ({label}, points)")
         axes.set_ylabel("Model − physician (points)")
         frame(axes)
         _legend(axes, rows)
-        return svg(figure, "bland-altman")
+        return svg(figure, "bland-altman", titles)
 
 
 def small_scatter(
@@ -124,13 +134,14 @@ def small_scatter(
         set_margins(axes, width, height, left=30, bottom=36, right=6, top=22)
         axes.plot([low, high], [low, high], color=INK, linewidth=1)
         _dots(axes, truth, rows["y_pred"].to_numpy(), size=3.2)
+        titles = {"dots": [_title(row) for row in rows.to_dict("records")]}
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-        axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=10.5)
+        axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=11)
         axes.set_xlabel("physician", fontsize=9.5, labelpad=1)
         axes.set_ylabel("model", fontsize=9.5, labelpad=1)
         axes.locator_params(nbins=5)
         frame(axes)
-        return svg(figure, name)
+        return svg(figure, name, titles)
 
 
 def few(rows: pd.DataFrame) -> bool:
@@ -148,17 +159,19 @@ def _alpha(count: int) -> float:
     return 0.75 if count <= 100 else 0.5 if count <= 600 else 0.3
 
 
-def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, *, size: float) -> None:
+def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, *, size: float, gid: str = "dots") -> None:
     """All cases in one colour; many cases are drawn as pixels, which keeps the page small."""
     look: dict[str, Any] = {"color": MODEL, "markersize": size, "alpha": _alpha(len(x)), "markeredgewidth": 0}
-    axes.plot(x, y, "o", rasterized=len(x) > MANY, **look)
+    axes.plot(x, y, "o", rasterized=len(x) > MANY, gid=gid, **look)
 
 
-def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> None:
-    """One colour and marker for each subject if there are few, else one for all."""
+def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> dict[str, list[str]]:
+    """One colour and marker for each subject if there are few, else one for all; returns the titles of the points."""
+    texts = np.array([_title(row) for row in rows.to_dict("records")], dtype=object)
     if not few(rows):
         _dots(axes, x, y, size=4.8)
-        return
+        return {"dots": list(texts)}
+    titles: dict[str, list[str]] = {}
     subjects = rows["subject"].to_numpy()
     for i, subject in enumerate(sorted(set(subjects), key=natural)):
         of_subject = subjects == subject
@@ -170,9 +183,17 @@ def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> Non
             markersize=6,
             alpha=0.85,
             label=shortened(subject, 12),
+            gid=f"points{i}",
             markeredgecolor="white",
             markeredgewidth=0.6,
         )
+        titles[f"points{i}"] = list(texts[of_subject])
+    return titles
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    """The case of a point with both scores."""
+    return f"{capital(case_label(row))}: physician {row['y_true']:.3g}, model {row['y_pred']:.3g}"
 
 
 def _legend(axes: Axes, rows: pd.DataFrame) -> None:

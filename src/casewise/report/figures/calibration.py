@@ -32,7 +32,7 @@ def curve(points: Sequence[Mapping[str, Any]], *, title: str, percent: bool, nam
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.set_xlabel("Predicted probability" if percent else "Prediction")
         axes.set_ylabel("Share of the class" if percent else "Reference")
-        figure.text(4 / WIDTH, 1 - 12 / HEIGHT, shortened(title, 34), fontsize=11.5, fontweight="bold", va="center")
+        figure.text(4 / WIDTH, 1 - 12 / HEIGHT, shortened(title, 34), fontsize=11, fontweight="bold", va="center")
         frame(axes)
         return svg(figure, name)
 
@@ -60,7 +60,7 @@ def decisions(points: Sequence[Mapping[str, Any]], *, title: str, name: str) -> 
         axes.set_xlabel("Threshold")
         axes.set_ylabel("Net benefit")
         figure.text(
-            4 / WIDTH, 1 - 12 / BENEFIT_HEIGHT, shortened(title, 34), fontsize=11.5, fontweight="bold", va="center"
+            4 / WIDTH, 1 - 12 / BENEFIT_HEIGHT, shortened(title, 34), fontsize=11, fontweight="bold", va="center"
         )
         frame(axes)
         figure.legend(loc="lower center", ncols=3, handlelength=2.2, columnspacing=1.2, borderaxespad=0.1)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.metrics.roc import drawn_precision_recall
 from casewise.report.context import is_number
 from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SERIES, Drawing, canvas, frame, set_margins, svg
 from casewise.report.formatting import plain, shortened
 from casewise.report.tables import MetricFormat
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 MOST_CURVES = len(SERIES)
@@ -34,6 +36,17 @@ class Curve:
     points: list[tuple[float, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class RecallCurve:
+    """One class: recall and precision at each threshold, its AUPRC with its interval, and its share of the cases."""
+
+    name: str
+    recall: np.ndarray
+    precision: np.ndarray
+    auprc: dict[str, Any]
+    share: float
+
+
 def curves_of(entry: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
     """The curves to draw from an entry of `classes` and the figures beside it; at most eight."""
     curves = []
@@ -50,6 +63,31 @@ def curves_of(entry: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
     return curves
 
 
+def recall_curves(
+    rows: pd.DataFrame, names: Sequence[str], entry: dict[str, Any], figures: dict[str, Any]
+) -> list[RecallCurve]:
+    """Precision against recall of each class that has a ROC curve; at most eight.
+
+    Args:
+        rows: predictions of one learner and stage, with `y_true` and the probabilities `p0`, `p1`, …
+        names: the classes in the order of the probabilities.
+        entry, figures: as of `curves_of`.
+    """
+    curves = []
+    for name in list(entry.get("roc", {}))[:MOST_CURVES]:
+        column = f"p{names.index(name)}" if name in names else ""
+        if column not in rows.columns:
+            continue
+        of_class = rows["y_true"].to_numpy(int) == names.index(name)
+        points = drawn_precision_recall(rows[column].to_numpy(float), of_class)
+        if points is None:
+            continue
+        auprc = figures.get(f"auprc[{name}]") or figures.get("auprc") or {}
+        recall, precision = np.array(points["recall"]), np.array(points["precision"])
+        curves.append(RecallCurve(plain(name), recall, precision, auprc, float(of_class.mean())))
+    return curves
+
+
 def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
     """One curve a class against the others, its AUROC and interval in the key, dots at the operating points."""
     below = 46 + LINE * len(curves)
@@ -57,11 +95,15 @@ def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
     with canvas(WIDTH, height) as (figure, axes):
         set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
+        titles: dict[str, list[str]] = {}
         for i, curve in enumerate(curves):
             label = f"{shortened(curve.name, 24)}: {WRITE.text('auroc', curve.auroc.get('value'))}"
             label = f"{label} {WRITE.bounds('auroc', curve.auroc)}".strip()
             axes.plot(curve.fpr, curve.tpr, color=SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
             drawn = [(x, y) for x, y in curve.points if is_number(x) and is_number(y)]
+            titles[f"operating{i}"] = [
+                f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in drawn
+            ]
             axes.plot(
                 [x for x, _ in drawn],
                 [y for _, y in drawn],
@@ -71,10 +113,39 @@ def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
                 markeredgecolor="white",
                 markeredgewidth=1,
                 zorder=5,
+                gid=f"operating{i}",
             )
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set_xlabel("False positive rate (1 − specificity)")
         axes.set_ylabel("True positive rate (sensitivity)")
+        _percent(axes)
+        frame(axes)
+        _key(axes)
+        return svg(figure, name, titles)
+
+
+def precision_recall(curves: list[RecallCurve], *, name: str = "precision-recall") -> Drawing:
+    """One curve a class against the others, and, thin and dotted, its share of the cases, which is chance."""
+    below = 46 + LINE * len(curves)
+    height = SIDE + below
+    with canvas(WIDTH, height) as (figure, axes):
+        set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+        for i, curve in enumerate(curves):
+            label = f"{shortened(curve.name, 24)}: {WRITE.text('auprc', curve.auprc.get('value'))}"
+            label = f"{label} {WRITE.bounds('auprc', curve.auprc)}".strip() + f", share {100 * curve.share:.0f} %"
+            axes.axhline(curve.share, color=SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
+            axes.step(
+                np.append(0.0, curve.recall),
+                np.append(curve.precision[0], curve.precision),
+                where="pre",
+                color=SERIES[i],
+                linestyle=DASHES[i],
+                linewidth=1.9,
+                label=label,
+            )
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set_xlabel("Recall (sensitivity)")
+        axes.set_ylabel("Precision (positive predictive value)")
         _percent(axes)
         frame(axes)
         _key(axes)
@@ -116,42 +187,6 @@ def reliability(
         axes.set(xlim=(left, 1.03), ylim=(-0.03, 1.04))
         axes.set_xlabel("Probability of the predicted class")
         axes.set_ylabel("Share that is correct")
-        _percent(axes)
-        frame(axes)
-        _key(axes)
-        return svg(figure, name)
-
-
-def precision_recall(
-    curves: Sequence[tuple[str, np.ndarray, np.ndarray]],
-    estimates: Mapping[str, Mapping[str, Any]],
-    *,
-    name: str = "precision-recall",
-) -> Drawing:
-    """One curve a class against the others; the dotted line is the share of the class, which guessing reaches.
-
-    Args:
-        curves: for each class its name, whether each case is of it (N,), and its score (N,); at most eight are drawn.
-        estimates: the metrics, of which `auprc` stands in the key.
-    """
-    from sklearn.metrics import precision_recall_curve
-
-    curves = [curve for curve in curves if np.unique(curve[1]).size == 2][:MOST_CURVES]
-    below = 46 + LINE * len(curves)
-    height = SIDE + below
-    with canvas(WIDTH, height) as (figure, axes):
-        set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
-        for number, (label, of_class, scores) in enumerate(curves):
-            # the last point, of no case and a precision of 1, is a convention
-            precision, recall = (values[:-1] for values in precision_recall_curve(of_class, scores)[:2])
-            area = estimates.get(f"auprc[{label}]") or estimates.get("auprc") or {}
-            text = f"{shortened(plain(label), 24)}: {WRITE.text('auprc', area.get('value'))}"
-            look: dict[str, Any] = {"color": SERIES[number], "linestyle": DASHES[number], "linewidth": 1.9}
-            axes.step(recall, precision, where="post", label=f"{text} {WRITE.bounds('auprc', area)}".strip(), **look)
-            axes.axhline(float(of_class.mean()), color=SERIES[number], linewidth=0.9, linestyle=(0, (1, 3)))
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.set_xlabel("Recall (sensitivity)")
-        axes.set_ylabel("Precision (positive predictive value)")
         _percent(axes)
         frame(axes)
         _key(axes)

@@ -66,7 +66,7 @@ def distribution(table: pd.DataFrame, column: str, *, scale: tuple[float, float]
         axes.yaxis.set_major_formatter("{x:.0f} %")
         axes.locator_params(axis="y", nbins=4, integer=True)
         frame(axes, grid="y")
-        figure.text(4 / WIDTH, 1 - 12 / HEIGHT, shortened(title, 34), fontsize=11.5, fontweight="bold", va="center")
+        figure.text(4 / WIDTH, 1 - 12 / HEIGHT, shortened(title, 34), fontsize=11, fontweight="bold", va="center")
         figure.text(
             1 - 4 / WIDTH, 1 - 12 / HEIGHT, f"n = {len(values):,}", fontsize=9.5, va="center", ha="right", color=SOFT
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -88,11 +88,12 @@ class Drawing:
         return Markup(f'{head}preserveAspectRatio="{self.position}">{self.body}</svg>')  # noqa: S704 (body is escaped)
 
 
-def svg(figure: Figure, name: str) -> Drawing:
+def svg(figure: Figure, name: str, titles: Mapping[str, Sequence[str]] | None = None) -> Drawing:
     """The figure as SVG.
 
     Args:
         name: unique on the page; prefixed to every identifier.
+        titles: by the `gid` of a line of markers, the text that each marker shows under the pointer.
     """
     buffer = io.StringIO()
     with warnings.catch_warnings():
@@ -100,7 +101,24 @@ def svg(figure: Figure, name: str) -> Drawing:
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     width, height = figure.get_size_inches() * 72
-    return Drawing(float(width), float(height), _inlined(buffer.getvalue(), name), figure=figure)
+    body = buffer.getvalue()
+    for gid, texts in (titles or {}).items():
+        body = _titled(body, gid, texts)
+    return Drawing(float(width), float(height), _inlined(body, name), figure=figure)
+
+
+def _titled(body: str, gid: str, texts: Sequence[str]) -> str:
+    """The markers of one line with their titles; unchanged where not every marker is drawn on its own."""
+    start = body.find(f'<g id="{gid}">')
+    end = body.find('<g id="', start + 1)
+    if start < 0:
+        return body
+    group = body[start:end] if end > 0 else body[start:]
+    if len(re.findall(r"<use [^>]*/>", group)) != len(texts):
+        return body
+    remaining = iter(texts)
+    titled = re.sub(r"<use ([^>]*)/>", lambda m: f"<use {m[1]}><title>{escape(next(remaining))}</title></use>", group)
+    return body.replace(group, titled, 1)
 
 
 def _inlined(text: str, name: str) -> str:

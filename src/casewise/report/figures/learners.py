@@ -15,7 +15,7 @@ from casewise.report.formatting import frozen_label, rate, shortened
 
 WIDTH = 440.0
 ROW = 21.0
-NAME = 26
+NAME = 40
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def forest(
     height = ROW * len(learners) + 62
     longest = max(len(shortened(learner, NAME)) for learner in learners)
     with canvas(WIDTH, height) as (figure, axes):
-        set_margins(axes, WIDTH, height, left=14 + 6.1 * longest, bottom=58, right=10, top=4)
+        set_margins(axes, WIDTH, height, left=14 + 5.6 * longest, bottom=58, right=10, top=4)
         if shown in learners:
             row = -learners.index(shown)
             axes.axhspan(row - 0.5, row + 0.5, color=MODEL, alpha=0.08, linewidth=0)

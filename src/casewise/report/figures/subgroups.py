@@ -9,7 +9,7 @@ from casewise.report.context import is_number
 from casewise.report.figures.drawing import INK, MODEL, SOFT, Drawing, canvas, frame, limits, set_margins, svg
 from casewise.report.formatting import capital, group_label, plain, shortened
 
-WIDTH, ROW, NAME = 440.0, 20.0, 24
+WIDTH, ROW, NAME = 440.0, 20.0, 34
 
 
 def forest(
@@ -31,7 +31,7 @@ def forest(
     height = ROW * len(lines) + 48
     longest = max(len(name) for name, _ in lines)
     with canvas(WIDTH, height) as (figure, axes):
-        set_margins(axes, WIDTH, height, left=14 + 5.9 * longest, bottom=44, right=12, top=4)
+        set_margins(axes, WIDTH, height, left=14 + 5.6 * longest, bottom=44, right=12, top=4)
         values: list[float] = [overall] if is_number(overall) else []
         for row, (_, group) in enumerate(lines):
             estimate = (group or {}).get("metrics", {}).get(metric) or {}

@@ -90,7 +90,7 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
         )
         frame(axes, grid="y")
         figure.text(
-            4 / WIDTH, 1 - 13 / height, shortened(track.subject, 24), fontsize=11.5, fontweight="bold", va="center"
+            4 / WIDTH, 1 - 13 / height, shortened(track.subject, 24), fontsize=11, fontweight="bold", va="center"
         )
         note = f"mean error {number(track.error, digits)}"
         figure.text(1 - 4 / WIDTH, 1 - 13 / height, note, fontsize=9.5, va="center", ha="right")

@@ -33,7 +33,7 @@ def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
         return None
     metrics = _columns_by_source(run, target)
     rows = [
-        (learner, split_by, [figure(figures.get(metric)) for metric in metrics])
+        (learner, split_by, [figure(figures.get(metric), metric=metric) for metric in metrics])
         for learner, targets in run.figures(stage).items()
         for split_by, figures in (("subject", targets.get(target)), ("image", by_image.get(learner, {}).get(target)))
         if figures
@@ -101,7 +101,7 @@ def left_out(run: FinishedStudy) -> dict[str, Any] | None:
     undefined: dict[str, list[str]] = {}
     for learner, by_metric in (run.metrics.get("site_means") or {}).items():
         figures = {metric: by_metric.get(metric) or {} for metric in metrics}
-        means.append((learner, [figure(figures[metric]) for metric in metrics]))
+        means.append((learner, [figure(figures[metric], metric=metric) for metric in metrics]))
         for metric in metrics:
             for source in figures[metric].get("undefined") or []:
                 undefined.setdefault(source, []).append(metric_of(metric).title)
@@ -111,7 +111,7 @@ def left_out(run: FinishedStudy) -> dict[str, Any] | None:
         "means": means,
         "undefined": [f"{', '.join(dict.fromkeys(titles))} in {source}" for source, titles in undefined.items()],
         "rows": [
-            (source, learner, case_count(figures), [figure(figures.get(metric)) for metric in metrics])
+            (source, learner, case_count(figures), [figure(figures.get(metric), metric=metric) for metric in metrics])
             for source, learners in by_source.items()
             for learner, figures in learners.items()
         ],
@@ -181,7 +181,7 @@ def _external_groups(run: FinishedStudy, learner: str) -> list[dict[str, Any]]:
                 for metric in metrics
             ],
             "rows": [
-                (group, case_count(figures), [figure(figures.get(metric)) for metric in metrics])
+                (group, case_count(figures), [figure(figures.get(metric), metric=metric) for metric in metrics])
                 for group, by_learner in by_group.items()
                 if (figures := by_learner.get(learner))
             ],

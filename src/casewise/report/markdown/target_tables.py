@@ -11,6 +11,7 @@ from casewise.metrics.registry import columns, metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.report.markdown.runs import FinishedStudy, pooled
 from casewise.report.sections import validation
+from casewise.report.tables import hardly_varies
 from casewise.report.target_kind_sections import kind_report
 
 DIGITS = {"number": 2, "classes": 3}
@@ -87,7 +88,7 @@ def learner_rows(
                         "name": f"{learner}{suffix}",
                         "count": count,
                         "unit": run.study.level_of(target),
-                        "cells": [figure(figures.get(metric), digits) for metric in metrics],
+                        "cells": [figure(figures.get(metric), digits, metric=metric) for metric in metrics],
                     }
                 )
     return rows
@@ -191,7 +192,7 @@ def spread(entry: Mapping[str, Any] | None, digits: int) -> str:
     return f"{entry['mean']:.{digits}f} ± {sd}{defined_folds}"
 
 
-def figure(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
+def figure(entry: Mapping[str, Any] | None, digits: int = 3, *, metric: str = "") -> str:
     """A figure with its interval, or the reason why it has none; a dash if it is undefined.
 
     >>> figure({"value": 0.9514, "low": 0.93, "high": 0.97}), figure(None), figure({"value": 0.5, "low": None})
@@ -200,11 +201,15 @@ def figure(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     '0.500 (one subject: no interval)'
     >>> figure({"value": -0.001, "low": -0.004, "high": 0.09}, 2)
     '0.00 [0.00, 0.09]'
+    >>> figure({"value": 0.0, "low": 0.0, "high": 0.0}, metric="ccc")
+    '0.000 (the predictions hardly vary)'
     """
     if not entry or entry.get("value") is None:
         return MISSING
     ends = entry.get("low"), entry.get("high")
     value = f"{entry['value']:z.{digits}f}"
+    if metric and hardly_varies(entry, metric, digits):
+        return f"{value} (the predictions hardly vary)"
     if None in ends:
         return value + (f" ({entry['reason']})" if entry.get("reason") else "")
     return f"{value} [{ends[0]:z.{digits}f}, {ends[1]:z.{digits}f}]" + (" (rough)" if entry.get("rough") else "")

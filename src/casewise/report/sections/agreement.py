@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.cohort.natural_sort import natural
+from casewise.evaluation.agreement import proportional_bias
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW, rough
 from casewise.report.context import ReportContext, is_number
@@ -37,13 +38,14 @@ def agreement(context: ReportContext) -> dict[str, Any] | None:
     if rows.empty or limits is None:
         return None
     digits, label = _digits(context), display_name(context.study, context.outcome)
+    slope = slope_of_differences(context)
     edges = (limits.low_interval, limits.bias_interval, limits.high_interval)
     is_biased = number(abs(limits.bias), digits) != number(0.0, digits)
     if limits.bias_interval and limits.bias_interval[0] <= 0 <= limits.bias_interval[1]:
         is_biased = False
     return {
         "scatter": draw.scatter(rows, limits, scale=context.range_of(context.outcome), label=label),
-        "bland_altman": draw.bland_altman(rows, limits, digits=digits, label=label),
+        "bland_altman": draw.bland_altman(rows, limits, digits=digits, label=label, slope=slope),
         "bias": ("higher" if limits.bias > 0 else "lower") if is_biased else "none",
         "limits": limits,
         "few": draw.few(rows),
@@ -51,7 +53,21 @@ def agreement(context: ReportContext) -> dict[str, Any] | None:
         "count": len(rows),
         "subjects": rows["subject"].nunique(),
         "rough": rough("loa_low", int(rows["subject"].nunique())),
+        "slope": slope,
     }
+
+
+def slope_of_differences(context: ReportContext) -> dict[str, Any] | None:
+    """The slope of the difference on the mean where it is shown: at least ten subjects, an interval without 0."""
+    rows, study = context.headline_rows, context.study
+    if rows["subject"].nunique() < ROUGH_BELOW:
+        return None
+    plan = Plan(confidence=study.evaluation.confidence, seed=study.seed)
+    figure = proportional_bias(
+        rows["y_true"].to_numpy(), rows["y_pred"].to_numpy(), rows["subject"].to_numpy(), plan
+    ).as_json()
+    low, high = figure["low"], figure["high"]
+    return figure if is_number(low) and is_number(high) and not low <= 0 <= high else None
 
 
 def _digits(context: ReportContext) -> int:

@@ -9,9 +9,8 @@ import pandas as pd
 
 from casewise.report.context import ReportContext
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
-from casewise.report.formatting import digits_of, display_name, number, signed
+from casewise.report.formatting import case_label, digits_of, display_name, number, signed
 from casewise.report.modality_sections import modality_report
-from casewise.report.terms import case_label
 
 MOST_PHOTOGRAPHS = 12
 MOST_PANELS = 8

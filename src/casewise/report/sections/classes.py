@@ -10,11 +10,10 @@ from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import classes as draw
-from casewise.report.formatting import class_name, display_name, number, plain, probability
+from casewise.report.formatting import case_label, class_name, display_name, number, plain, probability
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import Cell, Counts, MetricFormat, Row, counts_line
 from casewise.report.target_kind_sections import kind_report
-from casewise.report.terms import case_label
 
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")
 # The metric whose format a further figure of an operating point has.
@@ -38,6 +37,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     if not entry:
         return None
     curves = draw.curves_of(entry, figures)
+    recalls = draw.recall_curves(context.headline_rows, context.classes, entry, figures)
     reliability = entry.get("reliability") or []
     errors = tuple(figures.get(name) for name in ("ece", "ece_calibrated"))
     drawn = any(b.get("n") for b in reliability)
@@ -45,6 +45,8 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     return {
         "matrix": matrix(entry),
         "roc": draw.roc(curves) if curves else None,
+        "precision_recall": draw.precision_recall(recalls) if recalls else None,
+        "recalls": [(curve.name, WRITE.text("auprc", curve.auprc.get("value")), curve.share) for curve in recalls],
         "curves": [(curve.name, WRITE.text("auroc", curve.auroc.get("value"))) for curve in curves],
         "not_drawn": max(0, len(entry.get("roc", {})) - len(curves)),
         "reliability": draw.reliability(reliability, entry.get("reliability_calibrated") or [], ece=errors)

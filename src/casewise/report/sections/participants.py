@@ -104,13 +104,18 @@ def precision(study: Study, entry: Mapping[str, Any] | None) -> dict[str, Any] |
     if not entry:
         return None
     write = metric_format(study, entry["target"])
-    halves = []
+    halves, without = [], []
     for name, figure in entry["figures"].items():
         scale, unit = (100, " percentage points") if write.in_percent(name) else (1, "")
-        halves.append((write.phrase(name), number(scale * figure["half_width"], write.digits(name)) + unit))
+        half = number(scale * figure["half_width"], write.digits(name))
+        if half == number(0.0, write.digits(name)):
+            without.append(write.phrase(name))
+        else:
+            halves.append((write.phrase(name), half + unit))
     return {
         **entry,
         "halves": halves,
+        "without": without,
         "rough": any(figure["rough"] for figure in entry["figures"].values()),
         "classes": [(plain(name), count) for name, count in entry["subjects_by_class"].items()],
         "confidence": f"{100 * study.evaluation.confidence:g} %",

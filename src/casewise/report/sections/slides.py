@@ -12,10 +12,10 @@ import pandas as pd
 from casewise.report.context import ReportContext
 from casewise.report.figures import slides as draw
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.formatting import class_name, digits_of, display_name, number
+from casewise.report.formatting import case_label, class_name, digits_of, display_name, number
 from casewise.report.sections import cases
 from casewise.report.target_kind_sections import kind_report
-from casewise.report.terms import case_label, positive_and_other
+from casewise.report.terms import positive_and_other
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Overview

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from casewise.report.figures.pictures import data_uri
+from casewise.report.formatting import case_label
 from casewise.report.sections.cases import illustrated_case
-from casewise.report.terms import case_label
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext

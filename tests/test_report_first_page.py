@@ -1,0 +1,242 @@
+"""The top of the report: four figures, one sentence and what a guess reaches; folded parts, titles of points."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from casewise.evaluation.agreement import proportional_bias
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.calibration import number_calibration
+from casewise.metrics.roc import drawn_precision_recall
+from casewise.report.context import ReportContext
+from casewise.report.markdown.target_tables import figure
+from casewise.report.page import render
+from casewise.report.sections import agreement, participants, summary, summary_classes, tiles
+from casewise.report.sections import classes as class_sections
+from casewise.report.tables import MetricFormat
+from tests.report_contexts import check_page, classes, numbers, section_of
+
+
+@pytest.fixture(scope="module")
+def of_numbers() -> ReportContext:
+    return numbers(subjects=24, test=12)
+
+
+@pytest.fixture(scope="module")
+def of_classes() -> ReportContext:
+    return classes()
+
+
+def with_guess(context: ReportContext, **guess: Any) -> ReportContext:
+    notes = [{"stage": context.stage, "target": context.outcome, **guess}]
+    return dataclasses.replace(context, metrics={**context.metrics, "notes": notes})
+
+
+def shrunk(context: ReportContext, share: float) -> ReportContext:
+    """The context whose predictions are drawn towards 10 points, to this share of the distance."""
+    table = context.predictions.copy()
+    rows = table["target"].eq(context.outcome)
+    table.loc[rows, "y_pred"] = 10 + share * (table.loc[rows, "y_true"] - 10)
+    return dataclasses.replace(context, predictions=table)
+
+
+# ---------------------------------------------------------------------------------------- figures and one sentence
+
+
+def test_figures_and_one_sentence_stand_before_all_else(of_numbers: ReportContext, of_classes: ReportContext) -> None:
+    for context in (of_numbers, of_classes):
+        text = section_of(render(context), "summary")
+        order = ['class="tiles', 'data-code="headline"', 'class="banners"', "In plain words", "<details"]
+        places = [text.index(part) for part in order if part in text]
+        assert places == sorted(places)
+        assert text.count('data-code="headline"') == 1
+        assert text.count("data-metric=") == 4
+        assert set(re.findall(r'data-code="(choice|judged|comparison)"', text)) >= {"choice", "judged"}
+
+
+def test_a_guess_stands_beside_the_error(of_numbers: ReportContext) -> None:
+    assert tiles.naive(dataclasses.replace(of_numbers, metrics={**of_numbers.metrics, "notes": []})) is None
+    context = with_guess(of_numbers, code="guess_mean", error=12.34)
+    assert tiles.naive(context) == {"code": "mean", "name": "", "value": 12.34}
+    beside = {tile["code"]: tile["beside"] for tile in tiles.tiles(context)}
+    assert beside["mae"]["value"] == "12.3"
+    assert (beside["ccc"]["code"], beside["ccc"]["value"]) == ("chance", "0.00")
+    text = section_of(render(context), "summary")
+    sentence = re.search(r'data-code="headline">(.*?)</p>', text, re.DOTALL)
+    assert sentence is not None
+    assert "12.3 points" in sentence[1]
+    assert tiles.naive(with_guess(of_numbers, code="guess_mean", error=1.0, stage="oof")) is None
+
+
+def test_the_commonest_class_and_chance_stand_beside_accuracy_and_auroc(of_classes: ReportContext) -> None:
+    rows = of_classes.headline_rows
+    share = rows["y_true"].value_counts(normalize=True).max()
+    guess = tiles.naive(of_classes)
+    assert guess is not None
+    assert (guess["code"], guess["value"]) == ("commonest", pytest.approx(share))
+    beside = {tile["code"]: tile["beside"] for tile in tiles.tiles(of_classes)}
+    assert beside["accuracy"]["value"] == f"{100 * share:.1f} %"
+    assert beside["auroc"]["value"] == "0.50"
+
+
+def test_classes_are_ordered_by_auroc_only_as_far_as_intervals_go(of_classes: ReportContext) -> None:
+    def order(low: float | None, rough: bool = False) -> str:
+        metrics = copy.deepcopy(of_classes.metrics)
+        figures = metrics["metrics"][of_classes.stage][of_classes.learner][of_classes.outcome]
+        figures["auroc[covid]"] = {"value": 0.99, "low": low, "high": 1.0, "rough": rough}
+        figures["auroc[pneumonia]"] = {"value": 0.6, "low": 0.5, "high": 0.7, "rough": False}
+        values = summary_classes.discrimination(dataclasses.replace(of_classes, metrics=metrics))
+        assert values is not None
+        return str(values["order"])
+
+    assert [order(0.8), order(0.65), order(None), order(0.8, rough=True)] == ["apart", "overlap", "unknown", "unknown"]
+
+
+def test_long_parts_are_folded_and_say_what_they_hold(of_numbers: ReportContext, of_classes: ReportContext) -> None:
+    for context in (of_numbers, of_classes):
+        text = render(context)
+        check_page(text)
+        folds = re.findall(r"<details([^>]*)>\s*<summary>(.*?)</summary>", text, re.DOTALL)
+        assert len(folds) == text.count("<details") > 8
+        assert all(len(title.strip()) > 5 and "open" not in attributes for attributes, title in folds)
+        visible = re.sub(r"<details.*?</details>", "", text, flags=re.DOTALL)
+        assert visible.count("<table") < text.count("<table") / 3
+        assert "details::details-content" in text  # printing shows what is folded
+
+
+# ------------------------------------------------------------------------------------------------ proportional bias
+
+
+def test_the_slope_of_the_differences_is_that_of_least_squares() -> None:
+    random = np.random.default_rng(3)
+    truth = random.uniform(0, 40, 80)
+    predicted = 8 + 0.6 * truth + random.normal(0, 2, 80)
+    subjects = np.repeat(np.arange(20), 4).astype(str)
+    slope = proportional_bias(truth, predicted, subjects, Plan(500))
+    expected = np.polyfit((truth + predicted) / 2, predicted - truth, 1)[0]
+    assert slope.value == pytest.approx(expected)
+    assert slope.low is not None
+    assert slope.high is not None
+    assert slope.low < slope.value < slope.high < 0
+    assert proportional_bias(truth, truth + random.normal(0, 1, 80), subjects, Plan(500)).low < 0  # type: ignore[operator]
+    assert proportional_bias(np.ones(4), np.ones(4), np.array(list("abcd"))).value is None
+
+
+def test_proportional_bias_is_named_only_where_it_is_shown(of_numbers: ReportContext) -> None:
+    pulled = shrunk(of_numbers, 0.5)
+    values = agreement.agreement(pulled)
+    assert values is not None
+    assert values["slope"]["value"] == pytest.approx(-2 / 3)
+    assert 'data-code="proportional-bias"' in render(pulled)
+    few = pulled.predictions[pulled.predictions["subject"].isin(pulled.headline_rows["subject"].unique()[:9])]
+    assert agreement.slope_of_differences(dataclasses.replace(pulled, predictions=few)) is None
+    same = shrunk(of_numbers, 1.0)
+    assert agreement.slope_of_differences(same) is None
+    assert 'data-code="proportional-bias"' not in render(same)
+
+
+# ------------------------------------------------------------------------------------------- curves, titles, plots
+
+
+def test_the_precision_recall_curve_is_that_of_scikit_learn() -> None:
+    random = np.random.default_rng(1)
+    truth = random.uniform(size=150) < 0.3
+    scores = np.round(random.normal(truth, 1.0), 1)
+    drawn = drawn_precision_recall(scores, truth, most=10_000)
+    assert drawn is not None
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    # scikit-learn begins at the lowest threshold, and adds the point (0, 1) at the end
+    assert drawn["recall"] == pytest.approx(recall[:-1][::-1].tolist())
+    assert drawn["precision"] == pytest.approx(precision[:-1][::-1].tolist())
+    area = np.sum(np.diff(drawn["recall"], prepend=0.0) * np.array(drawn["precision"]))
+    assert area == pytest.approx(average_precision_score(truth, scores))
+    assert drawn_precision_recall(scores, np.zeros(150, bool)) is None
+    fewer = drawn_precision_recall(scores, truth, most=20)
+    assert fewer is not None
+    assert len(fewer["recall"]) <= 20
+    assert fewer["recall"][-1] == 1.0
+
+
+def test_every_class_has_a_precision_recall_curve_with_its_share(of_classes: ReportContext) -> None:
+    values = class_sections.section(of_classes)
+    assert values is not None
+    truth = of_classes.headline_rows["y_true"]
+    shares = [pytest.approx((truth == i).mean()) for i in range(3)]
+    assert [share for _, _, share in values["recalls"]] == shares
+    bare = of_classes.predictions.drop(columns=["p0", "p1", "p2"])
+    values = class_sections.section(dataclasses.replace(of_classes, predictions=bare))
+    assert values is not None
+    assert values["precision_recall"] is None
+
+
+def test_points_name_their_case(of_numbers: ReportContext) -> None:
+    values = agreement.agreement(of_numbers)
+    assert values is not None
+    rows = of_numbers.headline_rows
+    for drawing in (values["scatter"], values["bland_altman"]):
+        titles = re.findall(r"<use [^>]*><title>([^<]+)</title></use>", drawing.body)
+        assert len(titles) == len(rows)
+        assert len(set(titles)) == len(rows)
+        assert all(str(subject) in title for subject, title in zip(rows["subject"], titles, strict=True))
+
+
+# -------------------------------------------------------------------------------------- predictions that hardly vary
+
+
+def test_a_line_through_predictions_that_hardly_vary_has_no_slope() -> None:
+    random = np.random.default_rng(2)
+    truth = random.uniform(0, 40, 60)
+    rows = pd.DataFrame(
+        {
+            "subject": np.repeat(np.arange(20), 3).astype(str),
+            "case": np.arange(60).astype(str),
+            "y_true": truth,
+            "y_pred": 12 + 1e-3 * truth,
+            "outer_fold": np.tile([0, 1, 2], 20),
+        }
+    )
+    entry = number_calibration(rows, Plan(50))
+    assert (entry["slope"]["value"], entry["intercept"]["value"], entry["curve"]) == (None, None, [])
+    assert entry["slope"]["reason"]
+    assert set(entry["slope_by_fold"].values()) == {None}
+    entry = number_calibration(rows.assign(y_pred=12 + 0.1 * truth), Plan(50))
+    assert entry["slope"]["value"] == pytest.approx(10)
+
+
+def test_the_concordance_of_a_constant_has_no_interval() -> None:
+    write = MetricFormat(points=1)
+    flat = {"value": 0.0, "low": 0.0, "high": 0.0}
+    cell = write.cell("ccc", flat)
+    assert cell.text == "0.00"
+    assert "[" not in cell.small
+    assert cell.small
+    assert write.bounds("ccc", flat, words=True) == ""
+    assert write.cell("ccc", {"value": 0.0, "low": -0.1, "high": 0.1}).small == "[−0.10, 0.10]"
+    assert write.cell("mae", flat).small == "[0.0, 0.0]"
+    assert "[" not in figure(flat, metric="ccc")
+    assert figure(flat, metric="mae") == "0.000 [0.000, 0.000]"
+
+
+def test_a_half_width_of_nothing_is_no_precision(of_numbers: ReportContext) -> None:
+    figures = {"mae": {"half_width": 1.2, "rough": False}, "ccc": {"half_width": 0.0, "rough": False}}
+    entry = {"target": of_numbers.outcome, "figures": figures, "subjects_by_class": {}}
+    values = participants.precision(of_numbers.study, entry)
+    assert values is not None
+    assert [text for _, text in values["halves"]] == ["1.2"]
+    assert len(values["without"]) == 1
+
+
+def test_a_learner_that_hardly_varies_is_not_called_best(of_numbers: ReportContext) -> None:
+    assert not summary.choice(of_numbers)["flat"]
+    metrics = copy.deepcopy(of_numbers.metrics)
+    figures = metrics["metrics"]["oof"][of_numbers.learner][of_numbers.outcome]
+    figures["ccc"] = {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert summary.choice(dataclasses.replace(of_numbers, metrics=metrics))["flat"]
