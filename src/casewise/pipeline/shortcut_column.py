@@ -10,7 +10,7 @@ import pandas as pd
 from casewise.audit.leading_column import leading_column
 from casewise.cohort.groups import table_column
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.external import groups_of_rows
+from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
 from casewise.evaluation.subgroups import headline_rows
 from casewise.evaluation.within_column import within_column
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
-
-# Columns of more values, such as dates, are not a grouping.
-MOST_GROUPS = 12
 
 
 def within_shortcut_column(
@@ -36,7 +33,7 @@ def within_shortcut_column(
     if stored is None or rows.empty:
         return {}
     group_of, groups = groups_of_rows(rows, cohort.images, stored)
-    if not 2 <= len(groups) <= MOST_GROUPS:
+    if len(groups) < 2 or OTHER_VALUES in groups:  # a column of many values, such as dates, is not a grouping
         return {}
     figures = within_column(
         rows,
