@@ -58,7 +58,10 @@ def agreement(context: ReportContext) -> dict[str, Any] | None:
 
 
 def slope_of_differences(context: ReportContext) -> dict[str, Any] | None:
-    """The slope of the difference on the mean where it is shown: at least ten subjects, an interval without 0."""
+    """The slope of the difference on the mean where it is shown: at least ten subjects, an interval without 0.
+
+    The interval excludes 0 also as it is printed, with two decimals.
+    """
     rows, study = context.headline_rows, context.study
     if rows["subject"].nunique() < ROUGH_BELOW:
         return None
@@ -67,7 +70,7 @@ def slope_of_differences(context: ReportContext) -> dict[str, Any] | None:
         rows["y_true"].to_numpy(), rows["y_pred"].to_numpy(), rows["subject"].to_numpy(), plan
     ).as_json()
     low, high = figure["low"], figure["high"]
-    return figure if is_number(low) and is_number(high) and not low <= 0 <= high else None
+    return figure if is_number(low) and is_number(high) and not round(low, 2) <= 0 <= round(high, 2) else None
 
 
 def _digits(context: ReportContext) -> int:
