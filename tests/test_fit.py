@@ -29,7 +29,8 @@ from casewise.modalities.base import StoreAddress
 from casewise.modalities.panels import augmented
 from casewise.modalities.photographs.fit import planned
 from casewise.modalities.photographs.modality import Photographs
-from casewise.modalities.shape_variation import Bars, Stretch, open_shapes
+from casewise.modalities.dataset import PanelData
+from casewise.modalities.shape_variation import Bars, Stretch, open_shapes, stretches
 from casewise.modalities.store.pixels import content_box, fit
 from casewise.modalities.store.preparation import Fit, Padding, Preparation
 from casewise.modalities.store.store import TileStore
@@ -252,6 +253,24 @@ def test_a_square_image_gets_the_bars_of_another() -> None:
     assert {first for first, _ in heights} == {8, 16}
     assert {second for _, second in heights} == {8}
     assert len({tuple(draw[1, 0, :, 0].tolist()) for draw in draws}) > 4
+
+
+def test_shapes_vary_between_those_of_training_images_alone() -> None:
+    """Images that are held out do not decide how others are stretched."""
+    aspects = np.array([1.0, 1.2, 1.5, 9.0, 0.1])
+    store = torch.zeros((5, 1, 8, 8), dtype=torch.uint8)
+    shapes = stretches(aspects)
+    assert shapes is not None
+    panels = PanelData(store, [[row] for row in range(5)], torch.zeros(5, 1), Panels(by="image"), shapes=shapes)
+    training = panels.subset([0, 1, 2])
+    assert isinstance(training.shapes, Stretch)
+    expected = stretches(aspects[:3])
+    assert expected is not None
+    assert training.shapes.lowest == pytest.approx(expected.lowest)
+    assert training.shapes.highest == pytest.approx(expected.highest)
+    assert torch.equal(training.shapes.aspects, shapes.aspects), "rows are those of the store"
+    assert panels.subset([3]).shapes is None
+    assert panels.subset([]).shapes is None
 
 
 def test_without_bars_training_draws_what_it_drew_before() -> None:
