@@ -114,6 +114,26 @@ class TestImages:
         assert "b/0.png" in str(caught.value)
         assert "row 2" in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("cells", "names", "told"),
+        [
+            (["train/{}.png"], ["test/{}.png"], True),
+            (["a/{}.png", "b/{}.png"], ["{}.png"], True),
+            (["test/{}.png"], ["test/{}.png"], False),
+            (["{}"], ["test/{}.png"], False),
+            (["D:\\x\\{}.png"], ["{}.png"], False),
+            (["films/{}.png"], ["{}.png"], False),
+        ],
+    )
+    def test_files_of_other_folders_are_said(
+        self, cells: list[str], names: list[str], told: bool, tmp_path: Path
+    ) -> None:
+        images = tiny(tmp_path / "in", [names[0].format(i) for i in range(8)])
+        rows = [["file", "pid", "grade"]]
+        rows += [[cells[i % len(cells)].format(i), f"P{i}", str(i % 2)] for i in range(8)]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert any(doubt.startswith("CELLS") for doubt in plan.doubts) == told
+
     def test_two_endings_of_one_name_are_refused_only_without_the_ending(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{i}.{end}" for end in ("png", "jpg") for i in range(6)])
         heads = ["file", "pid", "grade"]
@@ -259,6 +279,12 @@ class TestTargets:
         file.write_text(f"cohort: c.csv\nbackbones: [alexnet]\ntargets: {{{plan.name}: {{{plan.setting}}}}}\n")
         assert read_study(file).kind_of("value") == kind
 
+    def test_decimal_commas_are_said(self) -> None:
+        subjects = [f"P{i}" for i in range(12)]
+        commas = understand_target("value", [f"{i},500" for i in range(12)], subjects, [])
+        points = understand_target("value", [f"{i}.500" for i in range(12)], subjects, [])
+        assert len(commas.doubts) == len(points.doubts) + 1
+
     def test_none_is_a_finding_but_no_number(self) -> None:
         texts = understand_target("value", ["none", "tumour", "n/a"] * 4, [f"P{i}" for i in range(12)], [])
         assert (texts.where_not, texts.setting) == (["n/a"], 'classes: ["none", tumour], positive: tumour')
@@ -357,6 +383,14 @@ class TestPeople:
         assert cohort.cases["subject"].nunique() == 12
         assert not any(column in cohort.images for column in ("Patient name", "Date of birth"))
         assert any("'Patient name'" in doubt for doubt in plan.doubts)
+
+    def test_names_of_people_without_an_image_are_not_written(self, tmp_path: Path) -> None:
+        names = [f"anna-{letter} musterfrau" for letter in "abcdefgh"]
+        images = tiny(tmp_path / "in", [f"{name}/1.png" for name in names[:-1]])
+        rows = [["Name", "grade"], *([name, str(i % 2)] for i, name in enumerate(names))]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert "row 9" in " ".join(plan.doubts)
+        assert "musterfrau" not in " ".join(plan.doubts)
 
     def test_names_in_file_names_are_said(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{c}_Musterfrau.png" for c in "abcdefgh"])

@@ -138,7 +138,7 @@ def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", 
     everything = [Column(name, [value.strip() for value in values]) for name, values in cells.items()]
     columns = [c for c in everything if c.name != target and c.values]
     roles = Roles()
-    roles.people = [c.name for c in columns if c.name not in files and _is_person(c)]
+    roles.people = [c.name for c in columns if c.name not in files and names_people(c)]
     columns = [c for c in columns if c.name not in roles.people]
     roles.subject = _subject(columns, files, roles.doubts)
     columns = [c for c in columns if c.name not in (*files, roles.subject)]
@@ -155,7 +155,12 @@ def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", 
     return roles
 
 
-def _is_person(column: Column) -> bool:
+def names_people(column: Column) -> bool:
+    """Whether a column has names, addresses or dates of birth of people.
+
+    >>> names_people(Column("Patient name", [])), names_people(Column("patient", ["P1"]))
+    (True, False)
+    """
     if column.exactly(rf"((patients?|subject) )?({_PERSON}|{_BIRTH})"):
         return True
     counts = column.counts

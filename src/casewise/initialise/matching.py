@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from casewise.cohort.checks import is_absolute
 from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError
 from casewise.initialise.image_files import ImageFiles, stem_of
@@ -91,6 +92,30 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
             raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))
         columns.append(column)
     return columns
+
+
+def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str, str]]:
+    """The cells that name another folder than that of their file, each with the file.
+
+    Absolute paths of another computer count only if the file lies in a folder that they do not name.
+
+    >>> in_other_folders(FileColumn("file", ["b/1.jpg", "b/2.jpg", "b/3.jpg"]), ["a/1.jpg", "D:/b/2.jpg", "3"])
+    [('a/1.jpg', 'b/1.jpg')]
+    """
+    contrary: list[tuple[str, str]] = []
+    beginnings: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for cell, path in zip(cells, column.paths, strict=True):
+        parts = [part for part in cell.strip().replace("\\", "/").casefold().split("/") if part not in ("", ".", "..")]
+        folders = path.casefold().split("/")[:-1]
+        rest = parts[:-1]
+        while rest and folders and rest[-1] == folders[-1]:
+            rest, folders = rest[:-1], folders[:-1]
+        if path and rest and folders:
+            contrary.append((cell.strip(), path))
+        elif path and rest and not is_absolute(cell):
+            beginnings["/".join(rest)].append((cell.strip(), path))
+    # files of several folders of the table that lie in one folder here
+    return contrary + [pair for pairs in beginnings.values() for pair in pairs if len(beginnings) > 1]
 
 
 def mask_files(cells: Mapping[str, Sequence[str]], images: ImageFiles) -> set[str]:
