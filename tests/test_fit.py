@@ -26,10 +26,10 @@ from casewise.errors import CohortError, StudyError
 from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import prepare_new_cases
 from casewise.modalities.base import StoreAddress
+from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import augmented
 from casewise.modalities.photographs.fit import planned
 from casewise.modalities.photographs.modality import Photographs
-from casewise.modalities.dataset import PanelData
 from casewise.modalities.shape_variation import Bars, Stretch, open_shapes, stretches
 from casewise.modalities.store.pixels import content_box, fit
 from casewise.modalities.store.preparation import Fit, Padding, Preparation
