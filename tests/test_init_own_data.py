@@ -167,6 +167,28 @@ class TestImages:
         cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
         assert (len(cohort.images), len(cohort.cases)) == (36, 12)
 
+    def test_a_number_of_an_image_is_no_subject(self, tmp_path: Path) -> None:
+        """Numbers of subjects, of visits and of images are the same: their places in the names tell them apart."""
+        names = [f"{subject}_{image}.png" for subject in range(1, 13) for image in (1, 2)]
+        table = text_table(tmp_path / "t.csv", [["nr", "grade"], *([str(i), "ab"[i % 2]] for i in range(1, 11))])
+        plan_study(table=table, images=tiny(tmp_path / "in", names), folder=tmp_path / "study").write()
+        read = {row["path"]: row["subject"] for row in table_of(tmp_path / "study")}
+        assert read == {name: name.partition("_")[0] for name in names[:20]}
+
+    def test_numbers_of_subjects_and_visits_are_told_apart(self, tmp_path: Path) -> None:
+        names = [f"{subject}_{visit}.png" for subject in range(1, 9) for visit in (1, 2)]
+        rows = [
+            ["subject", "visit", "grade"],
+            *([*name[:-4].split("_"), "ab"[i // 2 % 2]] for i, name in enumerate(names)),
+        ]
+        plan_study(
+            table=text_table(tmp_path / "t.csv", rows), images=tiny(tmp_path / "in", names), folder=tmp_path / "study"
+        ).write()
+        assert [f"{row['subject']}_{row['visit']}.png" for row in table_of(tmp_path / "study")] == [
+            row["path"] for row in table_of(tmp_path / "study")
+        ]
+        assert len(table_of(tmp_path / "study")) == 16
+
     def test_a_column_of_file_names_is_no_subject(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"f{i}.jpg" for i in range(12)])
         rows = [["case", "day", "null"], *([f"f{i}.jpg", f"{i},5", "ab"[i % 2]] for i in range(12))]

@@ -155,10 +155,12 @@ def by_names_of_subjects(
 ) -> tuple[list[str], dict[int, list[str]]]:
     """The images of each row where no column names files, but folders or words of the file names name its subject.
 
-    One column identifies the rows, or two do, such as subject and visit. Returns the columns, and for each row number
-    (from 0) its images; ([], {}) if no columns do.
+    One column identifies the rows, or two do, such as subject and visit. The word of the first one stands at the same
+    place of all paths: subject 1 is not that of `17_1.jpg`, whose first word is 17. Returns the columns, and for each
+    row number (from 0) its images; ([], {}) if no columns do.
     """
     words = {path: _words(path) for path in images.paths}
+    places = dict.fromkeys(place for of_path in words.values() for place in of_path)
     count = len(next(iter(cells.values())))
     best: tuple[int, list[str], dict[int, list[str]]] = (0, [], {})
     pairs = [[a] for a in allowed] + [[a, b] for a in allowed for b in cells if b != a]
@@ -169,27 +171,49 @@ def by_names_of_subjects(
         by_first: dict[str, list[int]] = defaultdict(list)
         for row, key in enumerate(keys):
             by_first[key[0]].append(row)
-        found: dict[int, list[str]] = defaultdict(list)
-        for path, names in words.items():
-            rows = [row for name in names for row in by_first.get(name, []) if set(keys[row][1:]) <= set(names)]
-            if len(set(rows)) == 1:
-                found[rows[0]].append(path)
-        matched = sum(map(len, found.values()))
-        if len(found) >= _ENOUGH * count and matched >= _ENOUGH * len(images.paths) and matched > best[0]:
-            best = (matched, columns, dict(found))
+        for place in places:
+            found: dict[int, list[str]] = defaultdict(list)
+            for path, of_path in words.items():
+                rows = {
+                    row
+                    for name, others in of_path.get(place, {}).items()
+                    for row in by_first.get(name, [])
+                    if set(keys[row][1:]) <= others
+                }
+                if len(rows) == 1:
+                    found[rows.pop()].append(path)
+            matched = sum(map(len, found.values()))
+            if len(found) >= _ENOUGH * count and matched >= _ENOUGH * len(images.paths) and matched > best[0]:
+                best = (matched, columns, dict(found))
     return best[1], best[2]
 
 
-def _words(path: str) -> list[str]:
-    """The folders of a path, its name without ending, and the beginnings of its name up to each separator.
+def _words(path: str) -> dict[str, dict[str, set[str]]]:
+    """The words at each place of a path, each with all words beside it: folders, beginnings and words of the name.
 
-    >>> _words("A/P_1-w2.jpg")
-    ['a', 'p_1-w2', 'p_1', 'p', '1', 'w2']
+    >>> {place: list(words) for place, words in _words("A/P_1-w2.jpg").items()}
+    {'folder 0': ['a'], 'start': ['p_1-w2', 'p_1', 'p'], 'word 0': ['p'], 'word 1': ['1'], 'word 2': ['w2']}
+    >>> sorted(_words("A/P_1-w2.jpg")["start"]["p_1"])
+    ['a', 'w2']
     """
     *folders, name = stem_of(path).casefold().split("/")
-    starts = [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]
-    pieces = "".join(c if c.isalnum() else " " for c in name).split()
-    return list(dict.fromkeys([*folders, *starts, *pieces]))
+    pieces = _pieces(name)
+    result: dict[str, dict[str, set[str]]] = {}
+    for level, folder in enumerate(folders):
+        result[f"folder {level}"] = {folder: {*folders[:level], *folders[level + 1 :], *_starts(name), *pieces}}
+    result["start"] = {start: {*folders, *_pieces(name[len(start) :])} for start in _starts(name)}
+    for number, piece in enumerate(pieces):
+        result[f"word {number}"] = {piece: {*folders, *pieces[:number], *pieces[number + 1 :]}}
+    return result
+
+
+def _starts(name: str) -> list[str]:
+    """A name, and its beginnings up to each separator."""
+    return [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]
+
+
+def _pieces(name: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in name).split()
 
 
 def unmatched_text(values: Sequence[str]) -> str:
