@@ -134,6 +134,13 @@ class TestImages:
         plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
         assert any(doubt.startswith("CELLS") for doubt in plan.doubts) == told
 
+    @pytest.mark.parametrize(("cell", "told"), [("{}", True), ("{}.png", False)])
+    def test_two_columns_that_may_name_the_files_are_said(self, cell: str, told: bool, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(1, 13)])
+        rows = [["pid", "scan_no", "grade"], *([str(i), cell.format(13 - i), "ab"[i % 2]] for i in range(1, 13))]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert any(doubt.startswith("WHICH COLUMN") for doubt in plan.doubts) == told
+
     def test_two_endings_of_one_name_are_refused_only_without_the_ending(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{i}.{end}" for end in ("png", "jpg") for i in range(6)])
         heads = ["file", "pid", "grade"]

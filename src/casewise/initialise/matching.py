@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from casewise.cohort.checks import is_absolute
 from casewise.cohort.table import names_text, rows_text
@@ -18,10 +18,14 @@ _AMBIGUOUS_SHOWN = 5
 
 @dataclass(frozen=True)
 class FileColumn:
-    """A column that names files: the path of each cell ('' if there is no such file)."""
+    """A column that names files: the path of each cell ('' if there is no such file).
+
+    `rivals` are columns that name files as well as this one does, but other ones in the same rows.
+    """
 
     name: str
     paths: list[str]
+    rivals: tuple[str, ...] = ()
 
     @property
     def matched(self) -> int:
@@ -83,10 +87,12 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
         return []
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
     columns: list[FileColumn] = []
-    for _, column, unclear in candidates:
+    for rank, column, unclear in candidates:
         used = [{c.paths[i] for c in columns} for i in range(len(column.paths))]
         same = sum(path in before for path, before in zip(column.paths, used, strict=True) if path)
         if columns and (same or set(column.paths) - {""} & {p for c in columns for p in c.paths}):
+            if rank[:2] == candidates[0][0][:2] and column.paths != columns[0].paths:
+                columns[0] = replace(columns[0], rivals=(*columns[0].rivals, column.name))
             continue
         if unclear:
             raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))

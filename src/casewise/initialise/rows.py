@@ -106,6 +106,11 @@ def rows_of_table(
         names = " and ".join(repr(column.name) for column in files)
         result.understood.append(f"Images: the column{'s' * (len(files) > 1)} {names} of the table.")
         lacking = [cells[files[0].name][i] for i in range(count) if i not in present]
+        if rivals := files[0].rivals:
+            result.doubts.append(
+                f"WHICH COLUMN NAMES THE {images.noun.upper()}S? {files[0].name!r} was taken; {names_text(rivals, 3)} "
+                f"would give the rows other {images.noun}s. Write the names with their endings into the right one."
+            )
         if elsewhere := [pair for column in files for pair in in_other_folders(column, cells[column.name])]:
             result.doubts.append(
                 f"CELLS THAT NAME ANOTHER FOLDER than that of their {images.noun}: {len(elsewhere):,}, such as "
