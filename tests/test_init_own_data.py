@@ -347,6 +347,14 @@ class TestTargets:
         with pytest.raises(CasewiseError, match="Did you mean 'oedema'"):
             plan_study(table=table, images=images, target="odema", folder=tmp_path / "study")
 
+    def test_a_date_that_is_not_read_is_the_one_that_is_shown(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(8)])
+        rows = [["image", "patient", "date", "grade"]]
+        rows += [[f"{i}.png", f"P{i}", "01/01/2024" if i < 4 else "02/03/2024", "ab"[i % 2]] for i in range(8)]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Date")]
+        assert "'02/03/2024'" in doubt
+
     def test_images_of_a_visit_with_other_labels_are_visits(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{i}{side}.png" for i in range(8) for side in "lr"])
         rows = [["image", "patient", "grade"]]
@@ -412,6 +420,18 @@ class TestPeople:
         assert cohort.cases["subject"].nunique() == 12
         assert not any(column in cohort.images for column in ("Patient name", "Date of birth"))
         assert any("'Patient name'" in doubt for doubt in plan.doubts)
+
+    def test_first_and_last_names_together_tell_people_apart(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
+        rows = [["image", "Vorname", "Nachname", "grade"]]
+        rows += [[f"{i}.png", "Anna", f"Muster{'abcdefghijkl'[i // 2]}", "ab"[i // 2 % 2]] for i in range(12)]
+        rows[-1][1:3] = ["", ""]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        plan.write()
+        subjects = [row["subject"] for row in table_of(tmp_path / "study")]
+        assert subjects == [*(f"S{i // 2 + 1:04}" for i in range(11)), ""]
+        assert any("row 13" in doubt for doubt in plan.doubts), "validate refuses a row of nobody"
+        assert plan.understood[0].startswith("12 images of 6 subjects")
 
     def test_names_of_people_without_an_image_are_not_written(self, tmp_path: Path) -> None:
         names = [f"anna-{letter} musterfrau" for letter in "abcdefgh"]

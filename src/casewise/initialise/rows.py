@@ -14,7 +14,7 @@ from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
 from casewise.files import guarded
-from casewise.initialise.columns import NO_TEXT, Column, Roles, names_people
+from casewise.initialise.columns import NO_TEXT, Column, Roles, columns_of_names, names_people
 from casewise.initialise.image_files import ImageFiles, stem_of
 from casewise.initialise.matching import (
     FileColumn,
@@ -238,16 +238,16 @@ def settle_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
     if rows.has("subject"):
         return
     rows.changed = True
-    people = next((name for name in roles.people if any(c.isalpha() for c in "".join(cells[name]))), "")
-    if people:
-        numbers: dict[str, str] = {}
-        for row in rows.rows:
-            numbers.setdefault(cells[people][row.source].strip().casefold(), f"S{len(numbers) + 1:04}")
-        rows.set(subject=[numbers[cells[people][row.source].strip().casefold()] for row in rows.rows])
-        rows.origins["subject"] = f"numbers for the values of {people}"
+    if people := columns_of_names(roles.people, cells):
+        names = [" ".join(cells[name][row.source].strip().casefold() for name in people).strip() for row in rows.rows]
+        # an empty cell is nobody's name, and is left for the person who knows whose it is
+        numbers = {"": ""} | {name: f"S{i:04}" for i, name in enumerate(dict.fromkeys(filter(None, names)), 1)}
+        rows.set(subject=[numbers[name] for name in names])
+        listed = " and ".join(map(repr, people))
+        rows.origins["subject"] = f"numbers for the values of {' and '.join(people)}"
         rows.doubts.append(
-            f"Subject: the only column of people is {people!r}. Each of its values became a number (S0001, …); the "
-            "values themselves are not in cohort.csv."
+            f"Subject: only {listed} tell people apart. Each name became a number (S0001, …), so that people of the "
+            "same name are one subject; the names themselves are not in cohort.csv."
         )
         return
     paths = [row.path for row in rows.rows if row.path]
