@@ -338,9 +338,12 @@ def test_the_letterbox_control_runs_on_a_finished_run(
 
     letterbox.main()
     rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("|")][2:]
-    counts = {way: [int(value) for value in values] for way, *values in rows}
-    assert list(counts) == [way.name for way in letterbox.WAYS]
-    assert counts["as they are"][1:] == [0, 0]
+    by_fold = {name: [row[1:] for row in rows if row[0] == name] for name in ("1", "2", "all")}
+    for of_fold in by_fold.values():
+        assert [way for way, *_ in of_fold] == [way.name for way in letterbox.WAYS]
+    counts = {way: [int(value) for value in values] for way, *values in by_fold["all"]}
+    assert counts["as they are"][0] == sum(int(by_fold[fold][0][1]) for fold in ("1", "2"))
+    assert counts["as they are"][2:] == [0, 0]
     # this run stretches, so its own preparation is the last way
     assert counts["cropped, prepared as in the study"] == counts["cropped and stretched"]
     held_out = letterbox.held_out_films(finished.folder, "test_resnet", 0, "no_finding", "label")
