@@ -26,10 +26,11 @@ from casewise.errors import CohortError, StudyError
 from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import prepare_new_cases
 from casewise.modalities.base import StoreAddress
+from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import augmented
 from casewise.modalities.photographs.fit import planned
 from casewise.modalities.photographs.modality import Photographs
-from casewise.modalities.shape_variation import Bars, Stretch, open_shapes
+from casewise.modalities.shape_variation import Bars, Stretch, open_shapes, stretches
 from casewise.modalities.store.pixels import content_box, fit
 from casewise.modalities.store.preparation import Fit, Padding, Preparation
 from casewise.modalities.store.store import TileStore
@@ -254,6 +255,24 @@ def test_a_square_image_gets_the_bars_of_another() -> None:
     assert len({tuple(draw[1, 0, :, 0].tolist()) for draw in draws}) > 4
 
 
+def test_shapes_vary_between_those_of_training_images_alone() -> None:
+    """Images that are held out do not decide how others are stretched."""
+    aspects = np.array([1.0, 1.2, 1.5, 9.0, 0.1])
+    store = torch.zeros((5, 1, 8, 8), dtype=torch.uint8)
+    shapes = stretches(aspects)
+    assert shapes is not None
+    panels = PanelData(store, [[row] for row in range(5)], torch.zeros(5, 1), Panels(by="image"), shapes=shapes)
+    training = panels.subset([0, 1, 2])
+    assert isinstance(training.shapes, Stretch)
+    expected = stretches(aspects[:3])
+    assert expected is not None
+    assert training.shapes.lowest == pytest.approx(expected.lowest)
+    assert training.shapes.highest == pytest.approx(expected.highest)
+    assert torch.equal(training.shapes.aspects, shapes.aspects), "rows are those of the store"
+    assert panels.subset([3]).shapes is None
+    assert panels.subset([]).shapes is None
+
+
 def test_without_bars_training_draws_what_it_drew_before() -> None:
     store = torch.randint(1, 256, (4, 3, 16, 16), dtype=torch.uint8)
     slots, settings = torch.tensor([[0], [1], [2]]), Panels(by="image", rotate=20, flip="both", contrast=0.1)
@@ -319,9 +338,12 @@ def test_the_letterbox_control_runs_on_a_finished_run(
 
     letterbox.main()
     rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("|")][2:]
-    counts = {way: [int(value) for value in values] for way, *values in rows}
-    assert list(counts) == [way.name for way in letterbox.WAYS]
-    assert counts["as they are"][1:] == [0, 0]
+    by_fold = {name: [row[1:] for row in rows if row[0] == name] for name in ("1", "2", "all")}
+    for of_fold in by_fold.values():
+        assert [way for way, *_ in of_fold] == [way.name for way in letterbox.WAYS]
+    counts = {way: [int(value) for value in values] for way, *values in by_fold["all"]}
+    assert counts["as they are"][0] == sum(int(by_fold[fold][0][1]) for fold in ("1", "2"))
+    assert counts["as they are"][2:] == [0, 0]
     # this run stretches, so its own preparation is the last way
     assert counts["cropped, prepared as in the study"] == counts["cropped and stretched"]
     held_out = letterbox.held_out_films(finished.folder, "test_resnet", 0, "no_finding", "label")

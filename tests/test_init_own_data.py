@@ -114,6 +114,33 @@ class TestImages:
         assert "b/0.png" in str(caught.value)
         assert "row 2" in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("cells", "names", "told"),
+        [
+            (["train/{}.png"], ["test/{}.png"], True),
+            (["a/{}.png", "b/{}.png"], ["{}.png"], True),
+            (["test/{}.png"], ["test/{}.png"], False),
+            (["{}"], ["test/{}.png"], False),
+            (["D:\\x\\{}.png"], ["{}.png"], False),
+            (["films/{}.png"], ["{}.png"], False),
+        ],
+    )
+    def test_files_of_other_folders_are_said(
+        self, cells: list[str], names: list[str], told: bool, tmp_path: Path
+    ) -> None:
+        images = tiny(tmp_path / "in", [names[0].format(i) for i in range(8)])
+        rows = [["file", "pid", "grade"]]
+        rows += [[cells[i % len(cells)].format(i), f"P{i}", str(i % 2)] for i in range(8)]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert any(doubt.startswith("CELLS") for doubt in plan.doubts) == told
+
+    @pytest.mark.parametrize(("cell", "told"), [("{}", True), ("{}.png", False)])
+    def test_two_columns_that_may_name_the_files_are_said(self, cell: str, told: bool, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(1, 13)])
+        rows = [["pid", "scan_no", "grade"], *([str(i), cell.format(13 - i), "ab"[i % 2]] for i in range(1, 13))]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert any(doubt.startswith("WHICH COLUMN") for doubt in plan.doubts) == told
+
     def test_two_endings_of_one_name_are_refused_only_without_the_ending(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{i}.{end}" for end in ("png", "jpg") for i in range(6)])
         heads = ["file", "pid", "grade"]
@@ -146,6 +173,28 @@ class TestImages:
         plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study").write()
         cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
         assert (len(cohort.images), len(cohort.cases)) == (36, 12)
+
+    def test_a_number_of_an_image_is_no_subject(self, tmp_path: Path) -> None:
+        """Numbers of subjects, of visits and of images are the same: their places in the names tell them apart."""
+        names = [f"{subject}_{image}.png" for subject in range(1, 13) for image in (1, 2)]
+        table = text_table(tmp_path / "t.csv", [["nr", "grade"], *([str(i), "ab"[i % 2]] for i in range(1, 11))])
+        plan_study(table=table, images=tiny(tmp_path / "in", names), folder=tmp_path / "study").write()
+        read = {row["path"]: row["subject"] for row in table_of(tmp_path / "study")}
+        assert read == {name: name.partition("_")[0] for name in names[:20]}
+
+    def test_numbers_of_subjects_and_visits_are_told_apart(self, tmp_path: Path) -> None:
+        names = [f"{subject}_{visit}.png" for subject in range(1, 9) for visit in (1, 2)]
+        rows = [
+            ["subject", "visit", "grade"],
+            *([*name[:-4].split("_"), "ab"[i // 2 % 2]] for i, name in enumerate(names)),
+        ]
+        plan_study(
+            table=text_table(tmp_path / "t.csv", rows), images=tiny(tmp_path / "in", names), folder=tmp_path / "study"
+        ).write()
+        assert [f"{row['subject']}_{row['visit']}.png" for row in table_of(tmp_path / "study")] == [
+            row["path"] for row in table_of(tmp_path / "study")
+        ]
+        assert len(table_of(tmp_path / "study")) == 16
 
     def test_a_column_of_file_names_is_no_subject(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"f{i}.jpg" for i in range(12)])
@@ -259,6 +308,12 @@ class TestTargets:
         file.write_text(f"cohort: c.csv\nbackbones: [alexnet]\ntargets: {{{plan.name}: {{{plan.setting}}}}}\n")
         assert read_study(file).kind_of("value") == kind
 
+    def test_decimal_commas_are_said(self) -> None:
+        subjects = [f"P{i}" for i in range(12)]
+        commas = understand_target("value", [f"{i},500" for i in range(12)], subjects, [])
+        points = understand_target("value", [f"{i}.500" for i in range(12)], subjects, [])
+        assert len(commas.doubts) == len(points.doubts) + 1
+
     def test_none_is_a_finding_but_no_number(self) -> None:
         texts = understand_target("value", ["none", "tumour", "n/a"] * 4, [f"P{i}" for i in range(12)], [])
         assert (texts.where_not, texts.setting) == (["n/a"], 'classes: ["none", tumour], positive: tumour')
@@ -291,6 +346,14 @@ class TestTargets:
         assert list(yaml.safe_load(plan.text)["targets"]) == ["age"]
         with pytest.raises(CasewiseError, match="Did you mean 'oedema'"):
             plan_study(table=table, images=images, target="odema", folder=tmp_path / "study")
+
+    def test_a_date_that_is_not_read_is_the_one_that_is_shown(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(8)])
+        rows = [["image", "patient", "date", "grade"]]
+        rows += [[f"{i}.png", f"P{i}", "01/01/2024" if i < 4 else "02/03/2024", "ab"[i % 2]] for i in range(8)]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Date")]
+        assert "'02/03/2024'" in doubt
 
     def test_images_of_a_visit_with_other_labels_are_visits(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{i}{side}.png" for i in range(8) for side in "lr"])
@@ -357,6 +420,26 @@ class TestPeople:
         assert cohort.cases["subject"].nunique() == 12
         assert not any(column in cohort.images for column in ("Patient name", "Date of birth"))
         assert any("'Patient name'" in doubt for doubt in plan.doubts)
+
+    def test_first_and_last_names_together_tell_people_apart(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
+        rows = [["image", "Vorname", "Nachname", "grade"]]
+        rows += [[f"{i}.png", "Anna", f"Muster{'abcdefghijkl'[i // 2]}", "ab"[i // 2 % 2]] for i in range(12)]
+        rows[-1][1:3] = ["", ""]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        plan.write()
+        subjects = [row["subject"] for row in table_of(tmp_path / "study")]
+        assert subjects == [*(f"S{i // 2 + 1:04}" for i in range(11)), ""]
+        assert any("row 13" in doubt for doubt in plan.doubts), "validate refuses a row of nobody"
+        assert plan.understood[0].startswith("12 images of 6 subjects")
+
+    def test_names_of_people_without_an_image_are_not_written(self, tmp_path: Path) -> None:
+        names = [f"anna-{letter} musterfrau" for letter in "abcdefgh"]
+        images = tiny(tmp_path / "in", [f"{name}/1.png" for name in names[:-1]])
+        rows = [["Name", "grade"], *([name, str(i % 2)] for i, name in enumerate(names))]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert "row 9" in " ".join(plan.doubts)
+        assert "musterfrau" not in " ".join(plan.doubts)
 
     def test_names_in_file_names_are_said(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{c}_Musterfrau.png" for c in "abcdefgh"])

@@ -295,6 +295,21 @@ def test_a_truncated_jpeg_is_not_filled_with_grey(
         read_image(path, size=size)
 
 
+@pytest.mark.parametrize("side", [400, 401, 403, 407])
+@pytest.mark.parametrize("size", [None, 16, 48])
+def test_a_whole_jpeg_with_a_grey_edge_is_read(tmp_path: Path, side: int, size: int | None) -> None:
+    """The grey that decoders fill in is also that of pictures; sides need not be multiples of the scale."""
+    pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    pixels[side // 2 :] = 128
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels).save(path, quality=90)
+    whole = path.read_bytes()
+    assert abs(int(read_image(path, size=size)[-1, 0, 0]) - 128) <= 1
+    path.write_bytes(whole[: len(whole) // 3] + whole[-2:])
+    with pytest.raises(ImageError):
+        read_image(path, size=size)
+
+
 @pytest.mark.parametrize("name", ["PNG", "TIFF", "WebP"])
 def test_other_formats_cut_short(tmp_path: Path, name: str) -> None:
     path = save(picture(200, 200), tmp_path / f"a.{FORMATS[name]}")

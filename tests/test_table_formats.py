@@ -87,9 +87,12 @@ def test_parquet_has_the_same_cells(tmp_path: Path) -> None:
 
 
 class TestText:
-    def test_windows_1252_is_noted_with_an_example(self, tmp_path: Path) -> None:
+    def test_windows_1252_is_noted_without_words_of_the_table(self, tmp_path: Path) -> None:
         (tmp_path / "cohort.csv").write_bytes(text().encode("cp1252"))
-        assert any("Windows-1252: row 2 has 'Müller'" in note for note in cohort(tmp_path).notes)
+        (note,) = [note for note in cohort(tmp_path).notes if "Windows-1252" in note]
+        assert "ü" in note
+        assert "row 2" in note
+        assert "Müller" not in note
 
     @pytest.mark.parametrize(
         "data",
@@ -140,6 +143,8 @@ class TestText:
         for cell in ("=1+1", "+x", "-x", "@x", "\tx", "-1", "+2.5", "-1e-3", "x", "", "'x"):
             assert unguarded(guarded(cell)) == cell
             assert guarded(cell)[:1] not in ("=", "@", "\t")
+        for cell in ("'=a.jpg", "''=a", "'-2.5", "'plain", "'"):
+            assert unguarded(guarded(cell)) == cell
         assert [guarded(cell) for cell in ("-1", "+2.5", "-1e-3")] == ["-1", "+2.5", "-1e-3"]
         (tmp_path / "t.csv").write_text("'=path,subject\n'=a.jpg,'-x\n")
         table, _ = read_text_table(tmp_path / "t.csv", Problems())
@@ -227,6 +232,15 @@ class TestPathsOfOtherComputers:
         assert paths == [str(tmp_path / "films" / end) for end in expected]
         assert not problems.by_kind
         assert any(note.startswith("3 absolute paths") for note in notes)
+
+    def test_a_folder_that_is_not_here_is_not_replaced_by_another(self, tmp_path: Path) -> None:
+        for name in ("a/1.jpg", "1.jpg", "2.jpg"):
+            (tmp_path / "films" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "films" / name).write_bytes(name.encode())
+        cells = ["/data/a/1.jpg", "/data/b/1.jpg", "/data/2.jpg"]
+        _, problems, _ = self.paths(tmp_path, cells, root=tmp_path / "films")
+        assert [row for row, _ in problems.by_kind["path elsewhere"]] == [3]
+        assert set(problems.by_kind) == {"path elsewhere"}
 
     def test_without_root_the_message_says_how_to_state_it(self, tmp_path: Path) -> None:
         (tmp_path / "a.jpg").write_bytes(b"a")

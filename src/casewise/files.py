@@ -114,16 +114,17 @@ def guarded(cell: str) -> str:
     >>> [guarded(cell) for cell in ("=1+1", "-2.5", "@home", "a=b")]
     ["'=1+1", '-2.5', "'@home", 'a=b']
     """
-    return f"'{cell}" if cell.startswith(FORMULA) and not PLAIN_NUMBER.fullmatch(cell) else cell
+    # a cell that begins with apostrophes gets one more, so that none of its own is lost when it is read
+    return f"'{cell}" if cell.lstrip("'").startswith(FORMULA) and not PLAIN_NUMBER.fullmatch(cell) else cell
 
 
 def unguarded(cell: str) -> str:
     """A cell without the apostrophe of `guarded`.
 
-    >>> unguarded("'=1+1"), unguarded("'a'")
-    ('=1+1', "'a'")
+    >>> unguarded("'=1+1"), unguarded("'a'"), unguarded(guarded("'=a.jpg"))
+    ('=1+1', "'a'", "'=a.jpg")
     """
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
+    return cell[1:] if cell[:1] == "'" and cell.lstrip("'").startswith(FORMULA) else cell
 
 
 def json_text(value: Any) -> str:

@@ -213,8 +213,8 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
     folder = (study.root or study.cohort.parent).absolute()
     paths: dict[int, str] = {}
     marks: dict[int, str] = {}
-    corrected = moved = 0
-    rebased: tuple[str, str] | None = None
+    corrected = 0
+    moved: dict[int, tuple[str, ...]] = {}
     reachable = os.path.isdir(folder)
     if not reachable:
         key = f"{problems.section}.root" if problems.section else "root"
@@ -229,10 +229,9 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         if not reachable:
             continue
         status, why = _stat(paths[row])
-        if not status and is_absolute(text) and study.root and (end := _ending_in(folder, text)):
-            paths[row], status = end, _stat(end)[0]
-            rebased = rebased or (text, end)
-            moved += 1
+        if not status and is_absolute(text) and study.root and (found := _ending_in(folder, text)):
+            paths[row], moved[row] = found
+            status = _stat(paths[row])[0]
         for other in () if status else (text.strip(), text.replace("\\", "/").strip()):
             if other != text and (status := _stat(path := os.path.abspath(os.path.join(folder, other)))[0]):
                 paths[row], corrected = path, corrected + 1
@@ -257,10 +256,12 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         else:
             # links and './' lead to the same inode
             marks[row] = f"{status.st_dev}:{status.st_ino}"
-    if rebased:
+    if moved:
+        _check_beginnings(raw, paths, moved, problems)
+        first = next(iter(moved))
         notes.append(
-            f"{moved:,} absolute paths do not exist here, and their ends were looked up in {folder}: "
-            f"{shortened(rebased[0])} is read as {shortened(rebased[1], 200)}."
+            f"{len(moved):,} absolute paths do not exist here, and their ends were looked up in {folder}: "
+            f"{shortened(raw[first])} is read as {shortened(paths[first], 200)}."
         )
     if corrected:
         notes.append(f"In {corrected:,} paths, spaces at the ends were removed or \\ was read as /.")
@@ -285,11 +286,31 @@ def is_absolute(path: str) -> bool:
     return bool(re.match(r"[A-Za-z]:[\\/]|\\\\|/", path.strip()))
 
 
-def _ending_in(folder: Path, text: str) -> str | None:
-    """The file below `folder` whose path is the longest end of an absolute path; None without one."""
-    pieces = [piece for piece in re.split(r"[\\/]+", text.strip()) if piece not in ("", ".", "..")][-_PIECES:]
-    ends = (os.path.join(folder, *pieces[start:]) for start in range(len(pieces)))
-    return next((path for path in ends if _stat(path)[0]), None)
+def _ending_in(folder: Path, text: str) -> tuple[str, tuple[str, ...]] | None:
+    """The file below `folder` whose path is the longest end of an absolute path, and the folders before this end."""
+    pieces = tuple(piece for piece in re.split(r"[\\/]+", text.strip()) if piece not in ("", ".", ".."))
+    starts = range(max(0, len(pieces) - _PIECES), len(pieces))
+    ends = ((os.path.join(folder, *pieces[start:]), pieces[:start]) for start in starts)
+    return next(((path, before) for path, before in ends if _stat(path)[0]), None)
+
+
+def _check_beginnings(
+    raw: pd.Series, paths: dict[int, str], moved: dict[int, tuple[str, ...]], problems: Problems
+) -> None:
+    """Refuse paths whose own folder is not here while that of other paths beside it is: the file is another one.
+
+    With `/data/a/1.jpg` as `a/1.jpg`, `/data/b/1.jpg` is not `1.jpg`.
+    """
+    beginnings = set(moved.values())
+    for row, before in moved.items():
+        if any(before[:count] in beginnings for count in range(len(before))):
+            problems.add(
+                "path elsewhere",
+                f"row {row}, path: {shortened(raw[row], _PATH)} has its end in {shortened(paths[row], _PATH)}, but its "
+                f"folder {cut(before[-1])} is not there, while folders of other rows beside it are. Copy this folder "
+                "too, or write the path from `root`.",
+                row=row,
+            )
 
 
 def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str:

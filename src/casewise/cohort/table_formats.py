@@ -94,10 +94,10 @@ def decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
         windows = None if name != "UTF-8" else _windows_1252(data)
         if windows is None:
             raise CohortError(_undecodable(path, data, name, error)) from None
-        text, row, example = windows
+        text, row, characters = windows
         notes.append(
-            f"The table is not UTF-8 and was read as Windows-1252: row {row} has {cut(example)}. If that is wrong, "
-            "save the table as 'CSV UTF-8'."
+            f"The table is not UTF-8 and was read as Windows-1252, with the characters {characters} (the first one in "
+            f"row {row}). If they are wrong, save the table as 'CSV UTF-8'."
         )
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -109,7 +109,10 @@ def decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
 
 
 def _windows_1252(data: bytes) -> tuple[str, int, str] | None:
-    """The text, and the row and word of the first character beyond ASCII; None if it is not Windows-1252."""
+    """The text, the row of its first character beyond ASCII, and these characters; None if it is not Windows-1252.
+
+    No words of the table are quoted, because notes stand in reports, and words may be names of people.
+    """
     if data.startswith(b"\xef\xbb\xbf") or set(re.findall(r"[^\x00-\x7f]", data.decode("utf-8", "replace"))) != {"�"}:
         return None
     if re.search(rb"\xed[\xa0-\xbf][\x80-\xbf]", data):
@@ -118,8 +121,8 @@ def _windows_1252(data: bytes) -> tuple[str, int, str] | None:
         text = data.decode("cp1252")
     except UnicodeDecodeError:
         return None
-    word = re.search(r"[^\s,;\t\"]{0,20}[^\x00-\x7f][^\s,;\t\"]{0,20}", text)
-    return (text, text.count("\n", 0, word.start()) + 1, word[0]) if word else None
+    found = re.findall(r"[^\x00-\x7f]", text)
+    return text, text.count("\n", 0, text.index(found[0])) + 1, " ".join(sorted(set(found))[:20])
 
 
 def _undecodable(path: Path, data: bytes, name: str, error: UnicodeDecodeError) -> str:

@@ -34,6 +34,7 @@ _PERSON = (
     r"vorname|nachname|familienname|geburtsname|patientname|e ?mail|phone|telephone|telefon|address|adresse|street|"
     r"strasse|ssn|social security( number)?|nhs( number)?|initials|initialen"
 )
+_NAME = r"names?|surname|lastname|firstname|forename|vorname|nachname|familienname|patientname"
 _BIRTH = (
     r"(date of )?birth( ?date| ?day)?|dob|birthdate|birthday|geburtsdatum|geburtstag|geb|geb ?datum|patient birth date"
 )
@@ -138,7 +139,7 @@ def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", 
     everything = [Column(name, [value.strip() for value in values]) for name, values in cells.items()]
     columns = [c for c in everything if c.name != target and c.values]
     roles = Roles()
-    roles.people = [c.name for c in columns if c.name not in files and _is_person(c)]
+    roles.people = [c.name for c in columns if c.name not in files and names_people(c)]
     columns = [c for c in columns if c.name not in roles.people]
     roles.subject = _subject(columns, files, roles.doubts)
     columns = [c for c in columns if c.name not in (*files, roles.subject)]
@@ -155,12 +156,23 @@ def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", 
     return roles
 
 
-def _is_person(column: Column) -> bool:
+def names_people(column: Column) -> bool:
+    """Whether a column has names, addresses or dates of birth of people.
+
+    >>> names_people(Column("Patient name", [])), names_people(Column("patient", ["P1"]))
+    (True, False)
+    """
     if column.exactly(rf"((patients?|subject) )?({_PERSON}|{_BIRTH})"):
         return True
     counts = column.counts
     alike = sum(count for value, count in counts.items() if _NAME_VALUE.fullmatch(value))
     return len(counts) > 10 and alike > 0.8 * len(column.values)
+
+
+def columns_of_names(people: Sequence[str], cells: Mapping[str, Sequence[str]]) -> list[str]:
+    """The columns that together name a person, such as first and last name; else the first one with letters."""
+    named = [name for name in people if Column(name, []).named(_NAME)]
+    return named or [name for name in people if any(c.isalpha() for c in "".join(cells[name]))][:1]
 
 
 def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str]) -> str:
@@ -248,9 +260,11 @@ def _date(columns: Sequence[Column], doubts: list[str]) -> tuple[str, list[str]]
         if iso is not None:
             return column.name, iso
         if any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values):
+            days = read_dates(column.values)
+            unread = next((value for value in column.values if value not in days), column.values[0])
             doubts.append(
-                f"Date: {column.name!r} is not used, because not all of its cells are dates, such as "
-                f"{column.values[0][:40]!r}. Write dates as 2024-01-31."
+                f"Date: {column.name!r} is not used, because not all of its cells are dates whose day and month can be "
+                f"told apart, such as {unread[:40]!r}. Write dates as 2024-01-31."
             )
     return "", []
 

@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from casewise.cohort.folder_layout import ENDINGS
+from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
+from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
 
 VOLUME_FILES = (".nii.gz", ".nii")
-DICOM_FILES = (".dcm", ".dicom", ".ima")
 # DICOM modalities whose files are single pictures; all others are slices of a scan.
 PLANAR = ("CR", "DX", "DR", "MG", "RG", "IO", "PX", "XC", "OP", "ES", "GM", "SM", "DMS")
 MASK_WORDS = ("mask", "seg", "segmentation", "lesion", "roi")
@@ -44,7 +44,7 @@ def stem_of(path: str) -> str:
     ('a/T1', 'P1.2', 'series1')
     """
     folded = path.casefold()
-    ending = next((e for e in (*VOLUME_FILES, *DICOM_FILES, *ENDINGS) if folded.endswith(e)), "")
+    ending = next((e for e in (*VOLUME_FILES, *DICOM_SUFFIXES, *ENDINGS) if folded.endswith(e)), "")
     return path[: len(path) - len(ending)]
 
 
@@ -79,7 +79,7 @@ def find_images(folder: Path) -> ImageFiles:
             elif folded.endswith(VOLUME_FILES):
                 is_mask = any(word in _words(stem_of(folded)) for word in MASK_WORDS)
                 (others if is_mask else scans).append(path)
-            elif folded.endswith(DICOM_FILES):
+            elif folded.endswith(DICOM_SUFFIXES):
                 slices.append(path)
             else:
                 (images if folded.endswith(ENDINGS) else others).append(path)
@@ -90,7 +90,7 @@ def find_images(folder: Path) -> ImageFiles:
     if not images and not scans:
         names = f" It contains {len(others):,} other files, such as {others[0]}." if others else ""
         raise CasewiseError(
-            f"{folder} contains no images ({', '.join([*ENDINGS, *VOLUME_FILES, *DICOM_FILES])}).{names}"
+            f"{folder} contains no images ({', '.join([*ENDINGS, *VOLUME_FILES, *DICOM_SUFFIXES])}).{names}"
         )
     volumes = len(scans) > len(images)
     paths, rest = (scans, images) if volumes else (images, scans)
@@ -111,18 +111,16 @@ def _are_slices(folder: Path, paths: list[str]) -> bool:
 def _dicom_value(path: Path, tag: str) -> str:
     """A value of the header of a DICOM file; empty if there is none or the file is damaged."""
     try:
-        import pydicom
-        from pydicom.errors import InvalidDicomError
+        pydicom = quiet_pydicom()
     except ImportError:
         raise CasewiseError(
             f"{path} is a DICOM file, and the package that reads it is missing: pip install 'casewise[volumes]'."
         ) from None
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[tag])
-    except (InvalidDicomError, OSError, ValueError):
+        return text_of(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[tag], force=True), tag)
+    except damage():
         # `validate` names damaged files; here only their kind matters.
         return ""
-    return str(header.get(tag, ""))
 
 
 def are_grey(images: ImageFiles) -> bool:
@@ -133,7 +131,7 @@ def are_grey(images: ImageFiles) -> bool:
         return False
     step = max(1, len(images.paths) // _SAMPLE)
     for path in images.paths[::step]:
-        if path.casefold().endswith(DICOM_FILES):
+        if path.casefold().endswith(DICOM_SUFFIXES):
             if _dicom_value(images.folder / path, "SamplesPerPixel") != "1":
                 return False
             continue

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from casewise.cohort.checks import is_absolute
 from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError
 from casewise.initialise.image_files import ImageFiles, stem_of
@@ -17,10 +18,14 @@ _AMBIGUOUS_SHOWN = 5
 
 @dataclass(frozen=True)
 class FileColumn:
-    """A column that names files: the path of each cell ('' if there is no such file)."""
+    """A column that names files: the path of each cell ('' if there is no such file).
+
+    `rivals` are columns that name files as well as this one does, but other ones in the same rows.
+    """
 
     name: str
     paths: list[str]
+    rivals: tuple[str, ...] = ()
 
     @property
     def matched(self) -> int:
@@ -82,15 +87,41 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
         return []
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
     columns: list[FileColumn] = []
-    for _, column, unclear in candidates:
+    for rank, column, unclear in candidates:
         used = [{c.paths[i] for c in columns} for i in range(len(column.paths))]
         same = sum(path in before for path, before in zip(column.paths, used, strict=True) if path)
         if columns and (same or set(column.paths) - {""} & {p for c in columns for p in c.paths}):
+            if rank[:2] == candidates[0][0][:2] and column.paths != columns[0].paths:
+                columns[0] = replace(columns[0], rivals=(*columns[0].rivals, column.name))
             continue
         if unclear:
             raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))
         columns.append(column)
     return columns
+
+
+def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str, str]]:
+    """The cells that name another folder than that of their file, each with the file.
+
+    Absolute paths of another computer count only if the file lies in a folder that they do not name.
+
+    >>> in_other_folders(FileColumn("file", ["b/1.jpg", "b/2.jpg", "b/3.jpg"]), ["a/1.jpg", "D:/b/2.jpg", "3"])
+    [('a/1.jpg', 'b/1.jpg')]
+    """
+    contrary: list[tuple[str, str]] = []
+    beginnings: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for cell, path in zip(cells, column.paths, strict=True):
+        parts = [part for part in cell.strip().replace("\\", "/").casefold().split("/") if part not in ("", ".", "..")]
+        folders = path.casefold().split("/")[:-1]
+        rest = parts[:-1]
+        while rest and folders and rest[-1] == folders[-1]:
+            rest, folders = rest[:-1], folders[:-1]
+        if path and rest and folders:
+            contrary.append((cell.strip(), path))
+        elif path and rest and not is_absolute(cell):
+            beginnings["/".join(rest)].append((cell.strip(), path))
+    # files of several folders of the table that lie in one folder here
+    return contrary + [pair for pairs in beginnings.values() for pair in pairs if len(beginnings) > 1]
 
 
 def mask_files(cells: Mapping[str, Sequence[str]], images: ImageFiles) -> set[str]:
@@ -130,10 +161,12 @@ def by_names_of_subjects(
 ) -> tuple[list[str], dict[int, list[str]]]:
     """The images of each row where no column names files, but folders or words of the file names name its subject.
 
-    One column identifies the rows, or two do, such as subject and visit. Returns the columns, and for each row number
-    (from 0) its images; ([], {}) if no columns do.
+    One column identifies the rows, or two do, such as subject and visit. The word of the first one stands at the same
+    place of all paths: subject 1 is not that of `17_1.jpg`, whose first word is 17. Returns the columns, and for each
+    row number (from 0) its images; ([], {}) if no columns do.
     """
     words = {path: _words(path) for path in images.paths}
+    places = dict.fromkeys(place for of_path in words.values() for place in of_path)
     count = len(next(iter(cells.values())))
     best: tuple[int, list[str], dict[int, list[str]]] = (0, [], {})
     pairs = [[a] for a in allowed] + [[a, b] for a in allowed for b in cells if b != a]
@@ -144,27 +177,49 @@ def by_names_of_subjects(
         by_first: dict[str, list[int]] = defaultdict(list)
         for row, key in enumerate(keys):
             by_first[key[0]].append(row)
-        found: dict[int, list[str]] = defaultdict(list)
-        for path, names in words.items():
-            rows = [row for name in names for row in by_first.get(name, []) if set(keys[row][1:]) <= set(names)]
-            if len(set(rows)) == 1:
-                found[rows[0]].append(path)
-        matched = sum(map(len, found.values()))
-        if len(found) >= _ENOUGH * count and matched >= _ENOUGH * len(images.paths) and matched > best[0]:
-            best = (matched, columns, dict(found))
+        for place in places:
+            found: dict[int, list[str]] = defaultdict(list)
+            for path, of_path in words.items():
+                rows = {
+                    row
+                    for name, others in of_path.get(place, {}).items()
+                    for row in by_first.get(name, [])
+                    if set(keys[row][1:]) <= others
+                }
+                if len(rows) == 1:
+                    found[rows.pop()].append(path)
+            matched = sum(map(len, found.values()))
+            if len(found) >= _ENOUGH * count and matched >= _ENOUGH * len(images.paths) and matched > best[0]:
+                best = (matched, columns, dict(found))
     return best[1], best[2]
 
 
-def _words(path: str) -> list[str]:
-    """The folders of a path, its name without ending, and the beginnings of its name up to each separator.
+def _words(path: str) -> dict[str, dict[str, set[str]]]:
+    """The words at each place of a path, each with all words beside it: folders, beginnings and words of the name.
 
-    >>> _words("A/P_1-w2.jpg")
-    ['a', 'p_1-w2', 'p_1', 'p', '1', 'w2']
+    >>> {place: list(words) for place, words in _words("A/P_1-w2.jpg").items()}
+    {'folder 0': ['a'], 'start': ['p_1-w2', 'p_1', 'p'], 'word 0': ['p'], 'word 1': ['1'], 'word 2': ['w2']}
+    >>> sorted(_words("A/P_1-w2.jpg")["start"]["p_1"])
+    ['a', 'w2']
     """
     *folders, name = stem_of(path).casefold().split("/")
-    starts = [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]
-    pieces = "".join(c if c.isalnum() else " " for c in name).split()
-    return list(dict.fromkeys([*folders, *starts, *pieces]))
+    pieces = _pieces(name)
+    result: dict[str, dict[str, set[str]]] = {}
+    for level, folder in enumerate(folders):
+        result[f"folder {level}"] = {folder: {*folders[:level], *folders[level + 1 :], *_starts(name), *pieces}}
+    result["start"] = {start: {*folders, *_pieces(name[len(start) :])} for start in _starts(name)}
+    for number, piece in enumerate(pieces):
+        result[f"word {number}"] = {piece: {*folders, *pieces[:number], *pieces[number + 1 :]}}
+    return result
+
+
+def _starts(name: str) -> list[str]:
+    """A name, and its beginnings up to each separator."""
+    return [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]
+
+
+def _pieces(name: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in name).split()
 
 
 def unmatched_text(values: Sequence[str]) -> str:

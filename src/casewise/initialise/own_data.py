@@ -144,7 +144,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
         text = table_text(rows, cells, roles, plan, labels)
         study.files[TABLE] = text.encode("utf-8" if text.isascii() else "utf-8-sig")
     facts = DataFacts(
-        subjects=len({row.subject for row in rows.rows if row.path}),
+        subjects=len({row.subject for row in rows.rows if row.path} - {""}),
         images=len(present),
         rarest=plan.rarest,
         scans=files.scans,

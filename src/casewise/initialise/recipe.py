@@ -5,9 +5,9 @@ A planned recipe would replace `default_recipe` here; nothing else of `casewise 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
+
+from casewise.study.weight_files import is_present
 
 # In order of preference: small enough to be trained on a CPU in minutes.
 SMALL_PRETRAINED = ("mobilenet_v2", "resnet18", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x1_0")
@@ -33,14 +33,7 @@ class DataFacts:
 
 def available_weights() -> str:
     """The first of the small networks whose pretrained weights are on this computer; '' if there are none."""
-    folder = os.environ.get("CASEWISE_WEIGHTS")
-    home = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch") / "hub" / "checkpoints"
-    for name in SMALL_PRETRAINED:
-        if folder and (Path(folder) / f"{name}.safetensors").is_file():
-            return name
-        if any(home.glob(f"{name}-*.pth")):
-            return name
-    return ""
+    return next((name for name in SMALL_PRETRAINED if is_present(name)), "")
 
 
 def default_recipe(facts: DataFacts, weights: str) -> list[str]:

@@ -14,9 +14,16 @@ from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
 from casewise.files import guarded
-from casewise.initialise.columns import NO_TEXT, Column, Roles
+from casewise.initialise.columns import NO_TEXT, Column, Roles, columns_of_names, names_people
 from casewise.initialise.image_files import ImageFiles, stem_of
-from casewise.initialise.matching import FileColumn, by_names_of_subjects, file_columns, mask_files, unmatched_text
+from casewise.initialise.matching import (
+    FileColumn,
+    by_names_of_subjects,
+    file_columns,
+    in_other_folders,
+    mask_files,
+    unmatched_text,
+)
 from casewise.initialise.patterns import Pattern, infer_pattern, read_all
 from casewise.initialise.target import TargetPlan
 from casewise.modalities.store.film import film_columns
@@ -99,23 +106,36 @@ def rows_of_table(
         names = " and ".join(repr(column.name) for column in files)
         result.understood.append(f"Images: the column{'s' * (len(files) > 1)} {names} of the table.")
         lacking = [cells[files[0].name][i] for i in range(count) if i not in present]
+        if rivals := files[0].rivals:
+            result.doubts.append(
+                f"WHICH COLUMN NAMES THE {images.noun.upper()}S? {files[0].name!r} was taken; {names_text(rivals, 3)} "
+                f"would give the rows other {images.noun}s. Write the names with their endings into the right one."
+            )
+        if elsewhere := [pair for column in files for pair in in_other_folders(column, cells[column.name])]:
+            result.doubts.append(
+                f"CELLS THAT NAME ANOTHER FOLDER than that of their {images.noun}: {len(elsewhere):,}, such as "
+                f"{elsewhere[0][0][:80]} for {elsewhere[0][1]}. Only the names of the files agree: check that they are "
+                f"the same {images.noun}s."
+            )
     else:
         plain = [name for name, values in cells.items() if _identifies(name, values)]
         columns, found = by_names_of_subjects(cells, images, plain)
         if not columns:
-            first = next((name for name in plain), next(iter(cells)))
+            first = next((name for name in plain or cells if not _of_people(name, cells[name])), "")
+            shown = names_text([v[:60] for v in dict.fromkeys(cells[first])], 3) if first else ""
             raise CasewiseError(
                 f"No column of the table names the images of {images.folder}, neither as files nor as their folders. "
-                f"Files are, for example, {names_text(images.paths, 3)}; cells of {first!r} are, for example, "
-                f"{names_text([v[:60] for v in dict.fromkeys(cells[first])], 3)}. Add a column with the file names, or "
-                "name another folder with --images."
+                f"Files are, for example, {names_text(images.paths, 3)}"
+                f"{f'; cells of {first!r} are, for example, {shown}' if first else ''}. Add a column with the file "
+                "names, or name another folder with --images."
             )
         rows = [ImageRow(i, path) for i in range(count) for path in found.get(i, [""])]
         result = ImageRows(rows, changed=True)
         result.understood.append(
             f"Images: no column names files; {' and '.join(map(repr, columns))} occur in the names of folders or files."
         )
-        lacking = [cells[columns[0]][i] for i in range(count) if i not in found]
+        name = next((name for name in columns if not _of_people(name, cells[name])), "")
+        lacking = [cells[name][i] if name else f"row {numbers[i]}" for i in range(count) if i not in found]
     used = Counter(row.path for row in result.rows if row.path)
     masks = mask_files(cells, images)
     unused = [path for path in images.paths if path not in used and path not in masks]
@@ -146,6 +166,10 @@ def rows_of_table(
 def _identifies(name: str, values: Sequence[str]) -> bool:
     column = Column(name, [value.strip() for value in values])
     return column.filled > 0.9 and len(column.counts) > 3 and column.exactly(r".*(date|datum|age|score).*") is False
+
+
+def _of_people(name: str, values: Sequence[str]) -> bool:
+    return names_people(Column(name, [value.strip() for value in values]))
 
 
 def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
@@ -214,16 +238,16 @@ def settle_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
     if rows.has("subject"):
         return
     rows.changed = True
-    people = next((name for name in roles.people if any(c.isalpha() for c in "".join(cells[name]))), "")
-    if people:
-        numbers: dict[str, str] = {}
-        for row in rows.rows:
-            numbers.setdefault(cells[people][row.source].strip().casefold(), f"S{len(numbers) + 1:04}")
-        rows.set(subject=[numbers[cells[people][row.source].strip().casefold()] for row in rows.rows])
-        rows.origins["subject"] = f"numbers for the values of {people}"
+    if people := columns_of_names(roles.people, cells):
+        names = [" ".join(cells[name][row.source].strip().casefold() for name in people).strip() for row in rows.rows]
+        # an empty cell is nobody's name, and is left for the person who knows whose it is
+        numbers = {"": ""} | {name: f"S{i:04}" for i, name in enumerate(dict.fromkeys(filter(None, names)), 1)}
+        rows.set(subject=[numbers[name] for name in names])
+        listed = " and ".join(map(repr, people))
+        rows.origins["subject"] = f"numbers for the values of {' and '.join(people)}"
         rows.doubts.append(
-            f"Subject: the only column of people is {people!r}. Each of its values became a number (S0001, …); the "
-            "values themselves are not in cohort.csv."
+            f"Subject: only {listed} tell people apart. Each name became a number (S0001, …), so that people of the "
+            "same name are one subject; the names themselves are not in cohort.csv."
         )
         return
     paths = [row.path for row in rows.rows if row.path]

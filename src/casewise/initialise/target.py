@@ -309,13 +309,22 @@ def _number(column: str, cells: Column, numbers: Sequence[float]) -> TargetPlan:
     low, high = min(numbers), max(numbers)
     if low == high:
         raise CasewiseError(f"{column}: a number needs two different values, found {low:g} only.")
-    texts = None
-    if any("," in value for value in cells.values):
+    texts, doubts = None, []
+    if comma := next((value for value in cells.values if "," in value), ""):
+        doubts.append(
+            f"{column}: commas were read as decimal commas: {comma} is {decimal(comma):.10g}. If they separate "
+            "thousands, remove them from the table."
+        )
         texts = [cell.replace(",", ".") if decimal(cell) is not None else cell for cell in cells.cells]
     doubt = (
         f"{column}: the range {low:.10g}..{high:.10g} is that of the table. Check it: predictions are clipped to it, "
         "so write the range that is possible."
     )
     return TargetPlan(
-        field_name(column), column, f"range: {low:.10g}..{high:.10g}", "CHECK the range", cells=texts, doubts=[doubt]
+        field_name(column),
+        column,
+        f"range: {low:.10g}..{high:.10g}",
+        "CHECK the range",
+        cells=texts,
+        doubts=[doubt, *doubts],
     )

@@ -102,9 +102,11 @@ class PanelData:
         return len(self.tiles)
 
     def subset(self, rows: Sequence[int]) -> PanelData:
-        """Some of the panels."""
+        """Some of the panels; the shapes of the other panels no longer decide how these vary."""
         names = [self.names[row] for row in rows] if self.names else []
-        return replace(self, tiles=[self.tiles[row] for row in rows], truth=self.truth[list(rows)], names=names)
+        tiles = [self.tiles[row] for row in rows]
+        shapes = self.shapes and self.shapes.among(sorted({number for panel in tiles for number in panel}))
+        return replace(self, tiles=tiles, truth=self.truth[list(rows)], names=names, shapes=shapes)
 
     def with_variations(self, changes: Mapping[str, Any]) -> PanelData:
         """The same panels with some settings of how they vary in training replaced."""

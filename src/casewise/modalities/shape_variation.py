@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -28,6 +29,9 @@ class ShapeVariation(Protocol):
         Args:
             numbers: (B,) the rows of the tiles in the store.
         """
+
+    def among(self, numbers: Sequence[int]) -> ShapeVariation | None:
+        """The variation for training on these rows of the store, which no other row decides; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,10 @@ class Bars:
             moved = torch.where(content, moved, mean.to(moved.dtype))
         return moved.contiguous()
 
+    def among(self, numbers: Sequence[int]) -> Bars:
+        """The same: bars are those of other tiles of a batch, and thereby of training."""
+        return self
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -97,6 +105,11 @@ class Stretch:
         grid = functional.affine_grid(matrices, list(tiles.shape), align_corners=False)
         return functional.grid_sample(tiles, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
+    def among(self, numbers: Sequence[int]) -> Stretch | None:
+        """The variation within the range of these rows; None if nearly all of them have one aspect ratio."""
+        lowest, highest = common_range(self.aspects[list(numbers)].numpy()) if len(numbers) else (0.0, 0.0)
+        return replace(self, lowest=lowest, highest=highest) if highest > lowest else None
+
 
 def open_shapes(folder: Path) -> ShapeVariation | None:
     """How the shapes of a finished tile store vary; None if all images have one shape, or show nothing of it.
@@ -123,5 +136,11 @@ def stretches(aspects: NDArray[np.floating]) -> Stretch | None:
     >>> stretches(np.array([1.0, 1.0, 1.5, 1.25])).highest.__round__(2)
     1.49
     """
-    lowest, highest = (float(value) for value in np.percentile(aspects, COMMON))
+    lowest, highest = common_range(aspects)
     return Stretch(torch.from_numpy(aspects).float(), lowest, highest) if highest > lowest else None
+
+
+def common_range(aspects: NDArray[np.floating]) -> tuple[float, float]:
+    """The aspect ratios between which images vary in training."""
+    lowest, highest = (float(value) for value in np.percentile(aspects, COMMON))
+    return lowest, highest

@@ -67,8 +67,7 @@ def stored_results(inputs: str | None, folder: RunFolder) -> tuple[pd.DataFrame,
     mark = folder.results_mark.read_or_none()
     if not mark or mark["inputs"] != inputs or not folder.report_path.is_file():
         return None
-    outputs = (folder.predictions, folder.metrics, folder.stackers, folder.report_mark)
-    if mark["report"] != checksum(folder.report_path) or not all(file.is_verified() for file in outputs):
+    if mark["report"] != checksum(folder.report_path) or _present(folder) != mark.get("outputs"):
         return None
     results = folder.metrics.read()
     if results.get("made_from") != folder.evaluated_files():
@@ -82,7 +81,14 @@ def record_results(inputs: str | None, folder: RunFolder) -> None:
     """Record that the present results and report were made from `inputs`."""
     folder.results_mark.remove()
     if inputs is not None:
-        folder.results_mark.write({"inputs": inputs, "report": checksum(folder.report_path)})
+        report = checksum(folder.report_path)
+        folder.results_mark.write({"inputs": inputs, "report": report, "outputs": _present(folder)})
+
+
+def _present(folder: RunFolder) -> list[str]:
+    """The names of the files of results that are there and intact."""
+    outputs = (folder.predictions, folder.metrics, folder.stackers, folder.nested, folder.report_mark)
+    return [file.path.name for file in outputs if file.is_verified()]
 
 
 def _hash(text: str) -> str:

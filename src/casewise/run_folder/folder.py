@@ -183,7 +183,7 @@ class RunFolder:
 
     @property
     def results_mark(self) -> JsonFile:
-        """A hash of all inputs of the results and the report, and the checksum of the report."""
+        """A hash of all inputs of results and report, the checksum of the report, and the files that were written."""
         return JsonFile(self.path / "results-made-from.json", RETRY, required=("inputs", "report"))
 
     @property

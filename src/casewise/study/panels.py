@@ -99,9 +99,9 @@ class Panels(StudyModel):
     vary_shape: bool = Field(
         True,
         description="Where images of different shapes are stretched to squares, whether each is cropped in training to "
-        "an aspect ratio drawn between the 1st and 99th percentile of all images, so that how an image is stretched "
-        "tells less of its source; where they are padded, whether bars that are not black vary. Without effect if all "
-        "images have one shape.",
+        "an aspect ratio drawn between the 1st and 99th percentile of the training images, so that how an image is "
+        "stretched tells less of its source; where they are padded, whether bars that are not black vary. Without "
+        "effect if all images have one shape.",
     )
     augmentation: Literal["as_stated", "fastai-default"] = Field(
         "as_stated",

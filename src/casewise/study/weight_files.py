@@ -21,6 +21,7 @@ __all__ = [
     "embedding_weights",
     "environment_folder",
     "file_name",
+    "is_present",
     "origin_of_weights",
     "weights_file",
 ]
@@ -78,6 +79,11 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
     if _is_cached(name):
         return f"downloaded earlier by {library}"
     return f"will be downloaded by {library}, which needs a connection (or name a folder with --weights-dir)"
+
+
+def is_present(name: str) -> bool:
+    """Whether pretrained weights of a network are on this computer: a file, or an earlier download."""
+    return weights_file(name, "pretrained", None) is not None or _is_cached(name)
 
 
 def _plain(name: str) -> str:

@@ -37,8 +37,13 @@ def ends_early(stream: IO[bytes], image: Image.Image) -> bool:
     if end is None:
         return False
     longer = JpegImagePlugin.JpegImageFile(io.BytesIO(data[:end] + MORE + data[end:]))
-    longer.draft(None, image.size)
-    return longer.size != image.size or not np.array_equal(np.asarray(longer), np.asarray(image))
+    width, height = longer.size
+    # scaled images are rounded up to whole pixels, but those that are asked for are rounded down
+    scale = next((s for s in (1, 2, 4, 8) if (-(-width // s), -(-height // s)) == image.size), None)
+    if scale is None:
+        return False
+    longer.draft(None, (width // scale, height // scale))
+    return not np.array_equal(np.asarray(longer), np.asarray(image))
 
 
 def end_of_data(data: bytes) -> int | None:
