@@ -108,10 +108,10 @@ def test_a_figure_shows_the_numbers_of_its_learner_and_stage(run: cw.Run) -> Non
         assert [int(text.split("\n")[0]) for text in texts] == np.ravel(entry["confusion"]).tolist()
     figure = run.plot.precision_recall(learner="cnn", stage="oof")
     rows = run.predictions.query("learner == 'cnn' and stage == 'oof'")
-    lines = figure.axes[0].get_lines()[::2]
+    lines = figure.axes[0].get_lines()[1::2]  # before each is the share of its class
     for name, line in zip(THREE, lines, strict=True):
         recall, precision = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-        area = float(-np.sum(np.diff(np.append(recall, 0)) * precision))
+        area = float(np.sum(np.diff(recall) * precision[1:]))
         truth, scores = (rows["reference"] == name).astype(int), rows[f"probability of {name}"]
         assert area == pytest.approx(average_precision_score(truth, scores))
 

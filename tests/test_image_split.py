@@ -234,7 +234,7 @@ class TestRun:
         (evaluated,) = [text for step, text in own if step == "evaluate"]
         assert "4 learners, intervals by subject, " in evaluated
         (evaluated,) = [text for step, text in other if step == "evaluate"]
-        assert evaluated.startswith("4 learners, 200 resamples of images")
+        assert evaluated.startswith("4 learners, intervals as if each image showed a different subject")
 
     def test_the_audit_warns(self, done: Run) -> None:
         audit = told(done.folder, "audit.json")

@@ -57,7 +57,7 @@ def kept(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*.bin")}
 
 
-def learned(folder: Path, memory: int, tell: Callable[[int], None] | None = None, **given: Any) -> Learned:
+def learned(folder: Path, memory: int, tell: Callable[[int, float], None] | None = None, **given: Any) -> Learned:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = build_network("resnet10t", 2)
@@ -121,20 +121,20 @@ def test_jobs_side_by_side_share_the_memory(tmp_path: Path, monkeypatch: pytest.
 
 def test_files_go_with_their_phase(tmp_path: Path) -> None:
     seen: list[set[str]] = []
-    filed = learned(tmp_path / "filed", 0, lambda epoch: seen.append(kept(tmp_path / "filed")))
+    filed = learned(tmp_path / "filed", 0, lambda *_: seen.append(kept(tmp_path / "filed")))
     assert seen == [{name for name in KEPT if "stage1" not in name}, {name for name in KEPT if "stage0" not in name}]
     assert not kept(tmp_path / "filed")
-    whole = learned(tmp_path / "memory", 2**30, lambda epoch: seen.append(kept(tmp_path / "memory")))
+    whole = learned(tmp_path / "memory", 2**30, lambda *_: seen.append(kept(tmp_path / "memory")))
     assert seen[2:] == [set(), set()]
     for one, other in zip(filed.network.parameters(), whole.network.parameters(), strict=True):
         assert torch.equal(one, other)
     # copies come first, and phases have what they leave: 16 panels of 3 × 32 × 32 bytes
-    learned(tmp_path / "some", 16 * 3 * 1024, lambda epoch: seen.append(kept(tmp_path / "some")))
+    learned(tmp_path / "some", 16 * 3 * 1024, lambda *_: seen.append(kept(tmp_path / "some")))
     assert seen[4] == {"stage0/train.bin", "stage0/stop.bin"}
 
 
 def test_files_that_a_kill_left_go_too(tmp_path: Path) -> None:
-    def kill(epoch: int) -> None:
+    def kill(epoch: int, _: float) -> None:
         if epoch == 2:
             raise KilledError
 
@@ -143,7 +143,7 @@ def test_files_that_a_kill_left_go_too(tmp_path: Path) -> None:
     for name in KEPT:
         (tmp_path / "cut" / name).write_bytes(b"of a lost machine")
     seen: list[set[str]] = []
-    learned(tmp_path / "cut", 0, lambda epoch: seen.append(kept(tmp_path / "cut")))
+    learned(tmp_path / "cut", 0, lambda *_: seen.append(kept(tmp_path / "cut")))
     assert not any("stage0" in name for found in seen for name in found)
     assert not kept(tmp_path / "cut")
 

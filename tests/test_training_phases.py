@@ -74,7 +74,7 @@ def learned(folder: Path, recipe: Recipe = RECIPE, settings: Panels = STEADY, *,
 def killed_and_continued(place: Path, recipe: Recipe, *, after: int, keep: Literal["best", "last"]) -> Learned:
     """What is learned where a kill came after so many epochs."""
 
-    def stop_at(done: int) -> None:
+    def stop_at(done: int, _: float) -> None:
         if done == after:
             raise KilledError
 

@@ -126,12 +126,12 @@ class Bench:
         return error
 
     def taken(self) -> str:
-        """What check and run say of a study that may be trained."""
+        """What `validate` and `run` say of a study that may be trained, without the breaks of lines."""
         code, out, error = self.told("validate")
         assert (code, error) == (0, ""), error
         code, more, error = self.told("run")
         assert TRAINED in error, error
-        return out + more
+        return " ".join((out + more).split())
 
 
 @pytest.fixture(scope="module")
@@ -459,7 +459,7 @@ def test_a_class_of_fewer_subjects_than_folds(bench: Bench) -> None:
     (bench.folder / "s.yaml").write_text(text.format(volumes="", more=""))
     code, out, error = bench.call("validate", str(bench.folder / "s.yaml"))
     assert code == 0, error
-    assert "grade: fewer subjects of a class than the 3 folds (high 2): some folds are evaluated without it" in out
+    assert "grade: fewer subjects of a class than the 3 folds (high 2): some folds are evaluated without it" in " ".join(out.split())
     (bench.folder / "s.yaml").write_text(text.format(volumes="", more="nested_cv: {folds: 2}"))
     code, out, error = bench.call("validate", str(bench.folder / "s.yaml"))
     assert code == 2

@@ -78,9 +78,9 @@ def stored_results(inputs: str | None, folder: RunFolder) -> tuple[pd.DataFrame,
 
 
 def record_results(inputs: str | None, folder: RunFolder) -> None:
-    """Record that the present results and report were made from `inputs`."""
+    """Record that the present results and report were made from `inputs`; nothing without a report."""
     folder.results_mark.remove()
-    if inputs is not None:
+    if inputs is not None and folder.report_path.is_file():
         report = checksum(folder.report_path)
         folder.results_mark.write({"inputs": inputs, "report": report, "outputs": _present(folder)})
 
