@@ -248,6 +248,19 @@ def test_numbers_have_a_section() -> None:
     assert len(sentences(counterfactual_caveats(found, "x"))) == 1
 
 
+def test_alterations_that_change_as_many_answers_are_all_named() -> None:
+    share = {"value": 0.3, "low": 0.1, "high": 0.5}
+    entry = {"cases": 10, "subjects": 10, "answers": 10, "changed": 3, "share": share, "changes": []}
+    fewer = {**entry, "changed": 1, "share": {**share, "value": 0.1}}
+    shown = section_values({"net": {"recompressed": entry, "brighter": entry, "darker": fewer}}, "mean_of_learners", 1)
+    assert shown is not None
+    assert shown["largest"]["tied"] == ["recompressed", "brighter"]
+    assert shown["apart"] == "mean_of_learners"
+    alone = section_values({"net": {"recompressed": entry, "darker": fewer}}, "net", 1)
+    assert alone is not None
+    assert (alone["largest"]["tied"], alone["apart"]) == ([], "")
+
+
 def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     store = SliceStore(

@@ -195,3 +195,16 @@ def test_the_pages_state_prevalence_combined_learners_the_split_and_p(tmp_path: 
     assert page.count(caveat) == report.count(caveat) == 1
     alone = write_results(finished(classes(networks=1), tmp_path / "one"), tmp_path / "one.md").read_text()
     assert caveat not in alone
+
+
+def test_cases_that_lack_images_are_not_denied(three: ReportContext) -> None:
+    size = {"subjects": 5, "cases": 5, "images": 5}
+    steps = [
+        {"code": "read", "rows": 0, "subjects": 0, "left": {"rows": 8, "subjects": 8}},
+        {"code": "images", "cases": 3, "subjects": 3, "left": {"cases": 5, "subjects": 5}},
+    ]
+    flow = {"steps": steps, "cohort": size, "external": None}
+    participants = {"flow": flow, "sides": [], "characteristics": [], "evaluated": {}, "precision": None}
+    text = check_page(render(dataclasses.replace(three, metrics={**three.metrics, "participants": participants}))).text
+    assert "3 cases were left out" in text
+    assert "none was left out for that reason" not in text
