@@ -335,7 +335,7 @@ def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str
     elif not scored.all():
         cases = names_text(scored.index[~scored].tolist(), 5)
         notes.append(
-            f"{(~scored).sum():,} of {len(scored):,} cases have no target; they can be predicted only: {cases}."
+            f"Without a target, so that they cannot be evaluated: {(~scored).sum():,} of {len(scored):,} cases ({cases})."
         )
     if len(empty):
         named = names_text([f"{c} {r}".strip() for c, r in zip(empty["case"], empty["region"], strict=True)], 5)

@@ -314,7 +314,7 @@ BUILT_IN = (
         CLASSES,
         title="NPV",
         phrase="negative predictive value",
-        glossary="Negative predictive value, with two classes: of the cases called negative, the share that is "
+        glossary="Negative predictive value, of two classes or of one class against the others: of the cases called negative, the share that is "
         "negative. It holds for the share of positive cases in this cohort.",
         percent=True,
         digits=1,
