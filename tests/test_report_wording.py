@@ -225,8 +225,6 @@ def test_a_learner_that_another_is_shown_to_beat_is_not_called_best_in_all(three
 
 def test_several_most_common_classes_are_all_named(three: ReportContext) -> None:
     rows = three.headline_rows.head(7).assign(y_true=[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 2.0])
-    context: Any = SimpleNamespace(
-        headline_rows=rows, classes=three.classes, study=three.study, outcome=three.outcome
-    )
+    context: Any = SimpleNamespace(headline_rows=rows, classes=three.classes, study=three.study, outcome=three.outcome)
     values = summary_classes.commonest(context)
     assert values == {"name": "covid or no finding", "value": pytest.approx(3 / 7)}

@@ -81,7 +81,8 @@ def with_shares(caveat: dict[str, Any], figures: dict[str, Any]) -> dict[str, An
     if caveat["code"] != "answers_altered":
         return caveat
     of_network = figures.get(caveat["network"], {})
-    return caveat | {"alterations": [a | {"share": of_network.get(a["name"], {}).get("share")} for a in caveat["alterations"]]}
+    shares = {name: entry.get("share") for name, entry in of_network.items()}
+    return caveat | {"alterations": [a | {"share": shares.get(a["name"])} for a in caveat["alterations"]]}
 
 
 def unlearned(context: ReportContext) -> dict[str, Any] | None:
