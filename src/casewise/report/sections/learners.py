@@ -148,7 +148,7 @@ def behind(context: ReportContext, stage: str) -> list[dict[str, Any]]:
     compared = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {})
     lines = []
     for metric, entry in compared.items():
-        figure = context.metric(stage, entry["best"], metric)
+        figure = None if entry.get("rough") else context.metric(stage, entry["best"], metric)
         if figure and shown in entry.get("differences", {}) and shown not in entry["indistinguishable"]:
             lines.append(
                 {"best": entry["best"], "phrase": write.phrase(metric), "value": write.text(metric, figure["value"])}
