@@ -26,6 +26,7 @@ from casewise.report.caveats import sentences
 from casewise.report.markdown.page import write_results
 from casewise.report.sections.counterfactuals import values as section_values
 from casewise.report.templating import templates
+from casewise.report.terms import with_shares
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
@@ -246,6 +247,29 @@ def test_numbers_have_a_section() -> None:
     macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
     assert "1.0 on average" in macro.largest(shown["largest"])
     assert len(sentences(counterfactual_caveats(found, "x"))) == 1
+
+
+def test_alterations_that_change_as_many_answers_are_all_named() -> None:
+    share = {"value": 0.3, "low": 0.1, "high": 0.5}
+    entry = {"cases": 10, "subjects": 10, "answers": 10, "changed": 3, "share": share, "changes": []}
+    fewer = {**entry, "changed": 1, "share": {**share, "value": 0.1}}
+    shown = section_values({"net": {"recompressed": entry, "brighter": entry, "darker": fewer}}, "mean_of_learners", 1)
+    assert shown is not None
+    assert shown["largest"]["tied"] == ["recompressed", "brighter"]
+    assert shown["apart"] == "mean_of_learners"
+    alone = section_values({"net": {"recompressed": entry, "darker": fewer}}, "net", 1)
+    assert alone is not None
+    assert (alone["largest"]["tied"], alone["apart"]) == ([], "")
+
+
+def test_the_caveat_gives_an_interval_where_one_is_known() -> None:
+    share = {"value": 0.3, "low": 0.1, "high": 0.5}
+    altered = {"name": "darker", "changed": 3, "answers": 10, "to": "", "to_answers": 0}
+    caveat = {"code": "answers_altered", "network": "net", "target": "x", "alterations": [altered], "others": 0}
+    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
+    assert "interval" not in macro.affected(caveat)
+    assert "interval 10" in macro.affected(with_shares(caveat, {"net": {"darker": {"share": share}}}))
+    assert "interval" not in macro.affected(with_shares(caveat, {}))
 
 
 def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:

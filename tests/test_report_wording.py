@@ -23,7 +23,7 @@ from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections import classes as classes_section
-from casewise.report.sections import column_alone, summary_classes
+from casewise.report.sections import column_alone, summary, summary_classes
 from casewise.run_folder import RunFolder
 from tests.report_contexts import check_page, classes, finished
 
@@ -195,3 +195,36 @@ def test_the_pages_state_prevalence_combined_learners_the_split_and_p(tmp_path: 
     assert page.count(caveat) == report.count(caveat) == 1
     alone = write_results(finished(classes(networks=1), tmp_path / "one"), tmp_path / "one.md").read_text()
     assert caveat not in alone
+
+
+def test_cases_that_lack_images_are_not_denied(three: ReportContext) -> None:
+    size = {"subjects": 5, "cases": 5, "images": 5}
+    steps = [
+        {"code": "read", "rows": 0, "subjects": 0, "left": {"rows": 8, "subjects": 8}},
+        {"code": "images", "cases": 3, "subjects": 3, "left": {"cases": 5, "subjects": 5}},
+    ]
+    flow = {"steps": steps, "cohort": size, "external": None}
+    participants = {"flow": flow, "sides": [], "characteristics": [], "evaluated": {}, "precision": None}
+    text = check_page(render(dataclasses.replace(three, metrics={**three.metrics, "participants": participants}))).text
+    assert "3 cases were left out" in text
+    assert "none was left out for that reason" not in text
+
+
+def test_a_learner_that_another_is_shown_to_beat_is_not_called_best_in_all(three: ReportContext) -> None:
+    metrics = copy.deepcopy(three.metrics)
+    other = next(name for name in three.learners if name != three.learner)
+    entry = metrics["comparisons"][three.stage][three.outcome]["accuracy"]
+    difference = {"difference": -0.1, "low": -0.2, "high": -0.01, "indistinguishable": False}
+    entry |= {"best": other, "indistinguishable": [other], "differences": {three.learner: difference}}
+    values = summary.choice(dataclasses.replace(three, metrics=metrics))["behind"]
+    assert other in [line["best"] for line in values if line["phrase"] == "accuracy"]
+    entry |= {"indistinguishable": [other, three.learner]}
+    values = summary.choice(dataclasses.replace(three, metrics=metrics))["behind"]
+    assert "accuracy" not in [line["phrase"] for line in values]
+
+
+def test_several_most_common_classes_are_all_named(three: ReportContext) -> None:
+    rows = three.headline_rows.head(7).assign(y_true=[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 2.0])
+    context: Any = SimpleNamespace(headline_rows=rows, classes=three.classes, study=three.study, outcome=three.outcome)
+    values = summary_classes.commonest(context)
+    assert values == {"name": "covid or no finding", "value": pytest.approx(3 / 7)}

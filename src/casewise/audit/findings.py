@@ -146,7 +146,9 @@ class Audit:
         among = f" among {' and '.join(examined)}" if examined else ""
         if why := untested(self.facts):
             return f"No problem with subjects or duplicates was found{among}; {why}."
-        return f"No problem with subjects, duplicates or shortcuts was found{among}."
+        notes = self.of("note")
+        rest = f" ({_counted(len(notes), 'note')})" if notes else ""
+        return f"No problem with subjects, duplicates or shortcuts was found{among}{rest}."
 
     def gate(self, accepted: Mapping[str, str], *, already_shown: bool = False) -> None:
         """Stop at errors that `accepted` (code: reason) does not name.

@@ -314,8 +314,8 @@ BUILT_IN = (
         CLASSES,
         title="NPV",
         phrase="negative predictive value",
-        glossary="Negative predictive value, with two classes: of the cases called negative, the share that is "
-        "negative. It holds for the share of positive cases in this cohort.",
+        glossary="Negative predictive value, with two classes or one class against the others: of the cases called "
+        "negative, the share that is negative. It holds for the share of positive cases in this cohort.",
         percent=True,
         digits=1,
         n_classes=(2, 2),
@@ -330,7 +330,8 @@ BUILT_IN = (
         CLASSES,
         title="LR+",
         phrase="positive likelihood ratio",
-        glossary="Positive likelihood ratio, with two classes: how many times as often a positive case is called "
+        glossary="Positive likelihood ratio, with two classes or one class against the others: how many "
+        "times as often a positive case is called "
         "positive as a negative one; sensitivity / (1 − specificity).",
         digits=2,
         n_classes=(2, 2),
@@ -346,7 +347,8 @@ BUILT_IN = (
         CLASSES,
         title="LR−",
         phrase="negative likelihood ratio",
-        glossary="Negative likelihood ratio, with two classes: how many times as often a positive case is called "
+        glossary="Negative likelihood ratio, with two classes or one class against the others: how many "
+        "times as often a positive case is called "
         "negative as a negative one; (1 − sensitivity) / specificity.",
         larger_is_better=False,
         digits=2,

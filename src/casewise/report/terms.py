@@ -65,11 +65,24 @@ def banners(context: ReportContext) -> list[dict[str, Any]]:
     shown = [{"code": code, "stage": context.stage, "subjects": subjects} for code, holds in limits.items() if holds]
     caveats = [note for note in context.metrics.get("notes", []) if not isinstance(note, str)]
     return shown + [
-        {"code": code, "caveat": caveat}
+        {"code": code, "caveat": with_shares(caveat, context.metrics.get("counterfactuals") or {})}
         for code, causes in CAVEATS_SHOWN.items()
         for caveat in caveats
         if caveat["code"] in causes
     ]
+
+
+def with_shares(caveat: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """A caveat on altered images with the share of changed answers and its interval; others as they are.
+
+    >>> with_shares({"code": "class_missing"}, {})
+    {'code': 'class_missing'}
+    """
+    if caveat["code"] != "answers_altered":
+        return caveat
+    of_network = figures.get(caveat["network"], {})
+    shares = {name: entry.get("share") for name, entry in of_network.items()}
+    return caveat | {"alterations": [a | {"share": shares.get(a["name"])} for a in caveat["alterations"]]}
 
 
 def unlearned(context: ReportContext) -> dict[str, Any] | None:

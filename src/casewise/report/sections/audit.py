@@ -83,6 +83,7 @@ def first_screen(context: ReportContext) -> dict[str, Any] | None:
         "tone": "error" if errors else "warning" if warnings else "neutral" if not_tested else "clean",
         "errors": errors[:MOST_FIRST],
         "error_count": len(errors),
+        "note_count": sum(row["level"] == "note" for row in rows),
         "more": max(0, len(errors) - MOST_FIRST),
         "warning_count": len(warnings),
         "warnings": warnings[:MOST_NAMED],

@@ -55,6 +55,7 @@ def beside_column(
                 "mean": mean.get("value"),
                 "count": len(mean.get("groups") or []),
                 "each": [groups[group]["metrics"].get(key) or {} for group in shown],
+                "within": [(plain(group), groups[group]["metrics"][key]) for group in mean.get("groups") or []],
             }
         )
     both = [row for row in rows if is_number(row["alone"]) and is_number(row["figure"].get("value"))]

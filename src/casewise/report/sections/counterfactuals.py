@@ -23,7 +23,10 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 
 
 def values(figures: Figures, learner: str, digits: int) -> dict[str, Any] | None:
-    """The shown learner, if it is a network, and others beside it; `digits` are those of a number's error."""
+    """The shown learner, if it is a network, and others beside it; `digits` are those of a number's error.
+
+    `apart` is the shown learner where it was not predicted with altered images, such as a combined one.
+    """
     networks = sorted(figures, key=lambda name: name != learner)
     if not networks or not figures[networks[0]]:
         return None
@@ -31,6 +34,7 @@ def values(figures: Figures, learner: str, digits: int) -> dict[str, Any] | None
     shown = networks[:MOST_NETWORKS]
     title = templates(html=False).get_template("counterfactual_sentences.j2").module.alteration  # type: ignore[attr-defined]
     return {
+        "apart": "" if learner in figures else learner,
         "largest": largest(networks[0], first, digits),
         "rows": [
             Row(str(title(name)).capitalize(), [_cell(figures[network][name], digits) for network in shown])
@@ -46,15 +50,16 @@ def values(figures: Figures, learner: str, digits: int) -> dict[str, Any] | None
 
 
 def largest(network: str, by_alteration: Mapping[str, Mapping[str, Any]], digits: int) -> dict[str, Any]:
-    """The alteration with the largest effect on a network, and its figures."""
+    """The alteration with the largest effect on a network, and its figures; `tied` are several that change as many."""
     classed = "changed" in next(iter(by_alteration.values()))
     size = effect if classed else _moved
     name = max(by_alteration, key=lambda key: size(by_alteration[key]))
+    alike = [key for key in by_alteration if size(by_alteration[key]) == size(by_alteration[name])]
     values = {**by_alteration[name], "network": network, "name": name, "digits": digits}
     if not classed:
         return {**values, "form": "number"}
     to, answers = commonest(values)
-    return {**values, "form": "classes", "to": to, "to_answers": answers}
+    return {**values, "form": "classes", "to": to, "to_answers": answers, "tied": alike if len(alike) > 1 else []}
 
 
 def _moved(entry: Mapping[str, Any]) -> float:

@@ -140,6 +140,22 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
     }
 
 
+def behind(context: ReportContext, stage: str) -> list[dict[str, Any]]:
+    """The metrics in which another learner is shown to be better than the shown one: its name and its figure."""
+    if stage == "oof" and context.metrics.get("site_means"):
+        return []
+    write, shown = metric_format(context.study, context.outcome), context.learner
+    compared = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {})
+    lines = []
+    for metric, entry in compared.items():
+        figure = None if entry.get("rough") else context.metric(stage, entry["best"], metric)
+        if figure and shown in entry.get("differences", {}) and shown not in entry["indistinguishable"]:
+            lines.append(
+                {"best": entry["best"], "phrase": write.phrase(metric), "value": write.text(metric, figure["value"])}
+            )
+    return lines
+
+
 def reports(context: ReportContext) -> list[tuple[str, list[Row], Counts]]:
     """Each learner's classification report (the published form) with its confusion matrix, the shown learner first."""
     stage, tables = context.stage, []

@@ -7,7 +7,7 @@ from typing import Any
 from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext
 from casewise.report.sections import validation
-from casewise.report.sections.learners import comparison
+from casewise.report.sections.learners import behind, comparison
 from casewise.report.sections.summary_classes import class_values
 from casewise.report.sections.summary_number import number_values
 from casewise.report.sections.tiles import external_tiles, naive, tiles
@@ -93,4 +93,5 @@ def choice(context: ReportContext) -> dict[str, Any]:
         "merit": write.phrase(context.merit),
         "flat": hardly_varies(figure.get(context.merit), context.merit),
         "comparison": comparison(context, context.stage),
+        "behind": behind(context, context.stage) if len(context.learners) > 1 else [],
     }

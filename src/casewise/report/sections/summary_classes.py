@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from casewise.report.context import ReportContext, is_number
-from casewise.report.formatting import class_name
+from casewise.report.formatting import class_name, listed
 from casewise.report.sections import classes
 from casewise.report.terms import positive_and_other
 
@@ -27,13 +27,16 @@ def class_values(context: ReportContext) -> dict[str, Any]:
 
 
 def commonest(context: ReportContext) -> dict[str, Any] | None:
-    """The most common class of the cases of the headline, `name`, and its share, `value`; None without cases."""
+    """The most common class of the cases of the headline, `name`, and its share, `value`; None without cases.
+
+    Where several are the most common, `name` has all of them.
+    """
     rows, names = context.headline_rows, context.classes
     if rows.empty:
         return None
     counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(names))
-    name = class_name(context.study, context.outcome, names[int(counts.argmax())])
-    return {"name": name, "value": float(counts.max() / counts.sum())}
+    most = [class_name(context.study, context.outcome, names[i]) for i in np.flatnonzero(counts == counts.max())]
+    return {"name": listed(most, "or"), "value": float(counts.max() / counts.sum())}
 
 
 def accuracy(context: ReportContext) -> dict[str, Any] | None:
@@ -136,6 +139,7 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
         "instead": class_name(study, context.outcome, names[commonest_error]),
         "count": total - counts[worst][worst],
         "total": total,
+        "figure": ends[worst],
         "most": most,
         "all_alike": len(errors) == 1,
         "uncertain": not is_number(high) or not all(is_number(low) and high < low for low in lows),
