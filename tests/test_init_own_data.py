@@ -486,3 +486,34 @@ class TestTheCommand:
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert not list(tmp_path.iterdir())
+
+
+def scored(folder: Path, cells: list[str], separator: str = ";") -> tuple[Path, Path]:
+    """A table with a score for each image and subject."""
+    images = tiny(folder / "in", [f"{i}.png" for i in range(len(cells))])
+    rows = [["image", "patient", "score"], *([f"{i}.png", f"P{i}", cell] for i, cell in enumerate(cells))]
+    return text_table(folder / "t.csv", rows, separator), images
+
+
+class TestMixedNumbers:
+    def test_commas_and_points_in_one_column_are_refused(self, tmp_path: Path) -> None:
+        cells = [f"{500 + 111 * i},0" for i in range(28)]
+        table, images = scored(tmp_path, [*cells[:9], "1.234", *cells[9:]])
+        with pytest.raises(CasewiseError) as caught:
+            plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert all(part in str(caught.value) for part in ("score", "row 2: '500,0'", "row 11: '1.234'"))
+
+    def test_decimal_commas_that_were_read_are_said_in_the_study(self, tmp_path: Path) -> None:
+        table, images = scored(tmp_path, [f"{i},5" for i in range(28)])
+        table.write_text(table.read_text().replace(".png;", ".PNG;"))
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert "cohort.csv" in plan.files
+        assert "decimal commas were read in score" in " ".join(plan.text.replace("\n#  ", "").split())
+
+    @pytest.mark.parametrize("bad", ["2,5,1", "n.b.", ">8", "0,37 cm"])
+    def test_a_cell_that_is_no_number_makes_no_classes(self, bad: str, tmp_path: Path) -> None:
+        cells = [f"{i % 10},{i % 4}" for i in range(27)]
+        table, images = scored(tmp_path, [*cells[:3], bad, *cells[3:]])
+        with pytest.raises(CasewiseError) as caught:
+            plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert all(part in str(caught.value) for part in ("27 of 28 cells of score", f"row 5: '{bad}'"))

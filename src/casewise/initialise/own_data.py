@@ -18,6 +18,7 @@ from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 from casewise.initialise.columns import Roles, understand_columns
 from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
+from casewise.initialise.mixed_numbers import check_numbers
 from casewise.initialise.patterns import stated_pattern
 from casewise.initialise.recipe import DataFacts, available_weights, default_recipe
 from casewise.initialise.rows import (
@@ -95,12 +96,14 @@ def plan_study(
         cells = {str(name): [str(value) for value in frame[name]] for name in frame.columns}
         rows, file_names = rows_of_table(cells, files, frame.index.tolist())
         rows.understood += notes
+        rows.notes = notes
         column = stated_target(target, cells) if target else ""
         roles = understand_columns(cells, target=column, files=file_names)
         candidates = likely_targets(cells, roles, file_names) if not column else []
         if not column and not candidates:
             raise no_target(cells)
         column = column or candidates[0]
+        check_numbers(column, cells[column], frame.index.tolist())
         fill_from_table(rows, cells, roles, scans=files.scans)
     return _planned(Sources(files, table, cells, roles, column, candidates[1:]), rows, folder)
 
@@ -202,6 +205,8 @@ def _head(
 ) -> list[str]:
     """The lines of the study file on cohort, columns and target. With `table` the study reads it as it is."""
     lines = ["# Written by `casewise init`: check it with `casewise validate`, then start `casewise run`."]
+    # a table that is written anew would no longer say how the original was read
+    lines += [f"# - {note}" for note in ([] if table else rows.notes)]
     lines += [f"# - {doubt}" for doubt in rows.doubts]
     lines += [
         f"name: {quoted(_run_name(folder.resolve().name))}",

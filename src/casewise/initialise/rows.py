@@ -55,12 +55,14 @@ class ImageRows:
         origins: the column of the table, or `file names`, that a standard column comes from.
         subjects_known: every image of a person has the same subject.
         files: the columns of the table that name images.
+        notes: sentences on how the table was read.
     """
 
     rows: list[ImageRow]
     origins: dict[str, str] = field(default_factory=dict)
     subjects_known: bool = True
     files: list[FileColumn] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     understood: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     changed: bool = False

@@ -14,6 +14,7 @@ from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
 from casewise.initialise.columns import Column, Roles, decimal
+from casewise.initialise.mixed_numbers import mostly_numbers
 
 _LIKELY = (
     r"labels?|class|classes|diagnos[ie]s|diagnose|diag|dx|grade|grading|grad|scores?|severity|outcome|target|findings?|"
@@ -91,7 +92,9 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
         if name in roles.used or name in files or not _usable(column):
             continue
         score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) else 1
-        ranked.append((-score, column.filled < 0.5, position, name))
+        # a column of numbers with other texts is refused, so it is taken only if its name says that it is meant
+        doubtful = mostly_numbers(column) and score < 2
+        ranked.append((-score, doubtful, column.filled < 0.5, position, name))
     ranked.sort()
     # columns of unlikely names count only where there are no others
     return [name for score, *_, name in ranked if score < 0] or [name for *_, name in ranked]
@@ -104,6 +107,9 @@ def _usable(column: Column) -> bool:
     if column.numbers is not None:
         # a running number predicts nothing
         return not (len(counts) == len(column.cells) and all(float(v).is_integer() for v in column.numbers))
+    if mostly_numbers(column):
+        parsed = [decimal(value) for value in column.values]
+        return len(counts) < len(column.cells) or any(v is not None and not v.is_integer() for v in parsed)
     return len(counts) <= min(MOST_CLASSES, len(column.values) / 2) and max(map(len, counts)) <= 60
 
 
