@@ -517,3 +517,16 @@ class TestMixedNumbers:
         with pytest.raises(CasewiseError) as caught:
             plan_study(table=table, images=images, folder=tmp_path / "study")
         assert all(part in str(caught.value) for part in ("27 of 28 cells of score", f"row 5: '{bad}'"))
+
+
+def test_another_spelling_of_a_class_changes_no_visit(tmp_path: Path) -> None:
+    images = tiny(tmp_path / "in", [f"{i}.png" for i in range(24)])
+    labels = ["COVID-19" if i < 12 else "none found" for i in range(24)]
+    labels[1] = "Covid-19"
+    rows = [["image", "patient", "label"], *([f"{i}.png", f"P{i // 2}", label] for i, label in enumerate(labels))]
+    plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+    assert not any(doubt.startswith("Visits") for doubt in plan.doubts)
+    classes = yaml.safe_load(plan.text)["targets"]["label"]["classes"]
+    assert sorted(classes["COVID-19"]) == ["COVID-19", "Covid-19"]
+    named = understand_target("value", ["covid"] * 4 + ["Covid", "no"] * 2, list("abcdefgh"), [])
+    assert "covid: [Covid, covid]" in named.setting

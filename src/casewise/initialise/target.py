@@ -155,7 +155,7 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     numbers = cells.numbers
     whole = numbers is not None and all(value.is_integer() for value in numbers)
     if numbers is not None and whole and len(by_value) == 2:
-        plan = _classes(column, by_value)
+        plan = _classes(column, by_value, cells.counts)
     elif (
         numbers is not None and whole and len(set(numbers)) <= MOST_GRADES and min(numbers) >= 0 and max(numbers) <= 20
     ):
@@ -163,7 +163,7 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     elif numbers is not None:
         plan = _number(column, cells, numbers)
     else:
-        plan = _classes(column, by_value)
+        plan = _classes(column, by_value, cells.counts)
     if words:
         plan.where_not = words
         plan.doubts.append(
@@ -206,7 +206,8 @@ def _listed(texts: Iterable[str]) -> str:
     return f"[{', '.join(map(quoted, texts))}]"
 
 
-def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
+def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str, int]) -> TargetPlan:
+    """Classes named after their most frequent spelling."""
     spellings: dict[str, list[str]] = defaultdict(list)
     for value in sorted(by_value, key=natural):
         spellings[plain(value)].append(value)
@@ -216,8 +217,9 @@ def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
         if len(group) > 1
     ]
     people = {key: set().union(*(by_value[value] for value in group)) for key, group in spellings.items()}
-    alone = [spellings[key][0] for key, subjects in people.items() if len(subjects) < 2]
-    classes = {spellings[key][0]: spellings[key] for key, subjects in people.items() if len(subjects) > 1}
+    names = {key: max(group, key=lambda value: counts.get(value, 0)) for key, group in spellings.items()}
+    alone = [names[key] for key, subjects in people.items() if len(subjects) < 2]
+    classes = {names[key]: spellings[key] for key, subjects in people.items() if len(subjects) > 1}
     if len(classes) > MOST_CLASSES:
         raise CasewiseError(
             f"{column}: {len(classes):,} different texts are too many for classes, such as "
@@ -253,9 +255,9 @@ def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
             "leave out `kind: ordinal`."
         )
     if len(classes) == 2:
-        names = list(classes)
-        negative = [name for name in names if _NEGATIVE.search(name)]
-        positive = next((name for name in names if name not in negative), names[-1]) if negative else names[-1]
+        both = list(classes)
+        negative = [name for name in both if _NEGATIVE.search(name)]
+        positive = next((name for name in both if name not in negative), both[-1]) if negative else both[-1]
         parts.append(f"positive: {quoted(positive)}")
         comment = f"sensitivity is that for {positive}"
         if not negative:
