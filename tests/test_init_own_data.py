@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from casewise.audit.metadata import audited_columns
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CasewiseError
@@ -530,3 +531,31 @@ def test_another_spelling_of_a_class_changes_no_visit(tmp_path: Path) -> None:
     assert sorted(classes["COVID-19"]) == ["COVID-19", "Covid-19"]
     named = understand_target("value", ["covid"] * 4 + ["Covid", "no"] * 2, list("abcdefgh"), [])
     assert "covid: [Covid, covid]" in named.setting
+
+
+class TestSources:
+    def make(self, folder: Path, column: str, cells: list[str]) -> NewStudy:
+        images = tiny(folder / "in", [f"{i}.png" for i in range(len(cells))])
+        rows = [["image", "patient", "visit", "grade", column, "remark"]]
+        rows += [[f"{i}.png", f"P{i // 2}", str(i % 2), "abba"[i % 4], c, f"text {i}"] for i, c in enumerate(cells)]
+        table = text_table(folder / "t.csv", rows)
+        return plan_study(table=table, images=images, target="grade", folder=folder / "study")
+
+    @pytest.mark.parametrize(("column", "audited"), [("Klinik", ["Klinik"]), ("Gerät", ["Gerät"]), ("hospital", None)])
+    def test_the_audit_is_told_of_sources_that_it_does_not_know(
+        self, column: str, audited: list[str] | None, tmp_path: Path
+    ) -> None:
+        plan = self.make(tmp_path, column, [f"H{i // 12}" for i in range(24)])
+        assert yaml.safe_load(plan.text).get("audit", {}).get("columns") == audited
+        (tmp_path / "study").mkdir()
+        study = read_study(plan.write()[-1])
+        assert column in audited_columns(study, read_cohort(study).images)
+        comments = " ".join(line.removeprefix("#").strip() for line in plan.text.splitlines() if line.startswith("#"))
+        assert "does not test: remark." in comments
+        assert "# split: {leave_out:" in plan.text
+
+    @pytest.mark.parametrize("cells", [["", *[f"H{i // 12}" for i in range(1, 24)]], [f"H{i % 2}" for i in range(24)]])
+    def test_no_split_is_offered_that_would_be_refused(self, cells: list[str], tmp_path: Path) -> None:
+        plan = self.make(tmp_path, "hospital", cells)
+        assert "# split: {leave_out:" not in plan.text
+        assert "hospital: " in plan.text

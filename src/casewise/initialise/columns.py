@@ -25,7 +25,8 @@ _VISIT = (
 _DAY = r"days?|study day|tag|day no|days? since \w+"
 _DATE = r"dates?|datum|day|when|acquired|acquisition date|visit date|exam date|study ?date|datetime|time"
 _SOURCE = (
-    r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik|zentrum|institution|scanner|device|manufacturer|camera"
+    r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik(um)?|krankenhaus|zentrum|"
+    r"standort|institution|institut|institute|scanner|device|ger(ä|ae)t|manufacturer|hersteller|vendor|camera|kamera"
 )
 _SPLIT = r"split|set|subset|partition|folds?|dataset split|usage|phase"
 _SEQUENCE = r"sequences?|modality|contrast|series|weighting|sequenz|seq"

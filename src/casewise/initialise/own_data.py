@@ -33,6 +33,7 @@ from casewise.initialise.rows import (
     settle_visits,
     table_text,
 )
+from casewise.initialise.sources import left_out_in_turn, untested_columns, unusual_sources
 from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_target, understand_target
 from casewise.modalities.registry import modality_of
 from casewise.study.loading import read_study
@@ -139,6 +140,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     root = _direct_root(rows, cells, files, table) if table and not rows.changed and plan.cells is None else None
     direct = root is not None
     lines = _head(rows, roles, plan, cells if direct else {}, table if direct else None, root or files.folder, folder)
+    lines += _source_lines(rows, roles, cells)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if not direct:
         add_film_columns(rows, cells, files)
@@ -231,11 +233,21 @@ def _head(
     )
     if rows.has("split"):
         lines.append(f"split: {{column: {quoted(roles.split if table else 'split')}}}  # the given split")
-    if roles.sources:
+    return lines
+
+
+def _source_lines(rows: ImageRows, roles: Roles, cells: Mapping[str, list[str]]) -> list[str]:
+    """The key `audit` with sources that it does not know by their names, and a split that leaves out one in turn."""
+    unusual = unusual_sources(roles.sources)
+    lines = [f"audit: {{columns: [{', '.join(map(quoted, unusual))}]}}"] if unusual else []
+    source, reasons = left_out_in_turn(roles.sources, rows, cells)
+    if source:
         lines += [
-            f"# To test on each {roles.sources[0]} with networks trained without it, replace `split` by:",
-            f"# split: {{leave_out: {quoted(roles.sources[0])}}}",
+            f"# To test on each {source} with networks trained without it, replace `split` by:",
+            f"# split: {{leave_out: {quoted(source)}}}",
         ]
+    if reasons:
+        lines.append(f"# Not for `split: {{leave_out: ...}}` as they are: {'; '.join(reasons)}.")
     return lines
 
 
@@ -306,7 +318,7 @@ def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows) -> None:
                 file.write_bytes(study.files[STUDY])
                 settings = read_study(file, **paths)
         try:
-            read_cohort(settings)
+            study.files[STUDY] += _wrapped(untested_columns(settings, read_cohort(settings))).encode("utf-8")
         except CasewiseError as error:
             study.doubts.append(
                 "`casewise validate` will refuse this table until it is corrected: "
@@ -316,6 +328,8 @@ def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows) -> None:
 
 def _wrapped(lines: list[str]) -> str:
     """The lines, with comments broken to fit 80 columns."""
+    if not lines:
+        return ""
     result: list[str] = []
     for line in lines:
         if line.startswith("#"):
