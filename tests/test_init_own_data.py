@@ -559,3 +559,34 @@ class TestSources:
         plan = self.make(tmp_path, "hospital", cells)
         assert "# split: {leave_out:" not in plan.text
         assert "hospital: " in plan.text
+
+
+class TestCandidates:
+    def make(self, folder: Path, further: int) -> tuple[Path, Path]:
+        images = tiny(folder / "in", [f"{i}.png" for i in range(24)])
+        names = [f"finding {chr(97 + i)}" for i in range(further)]
+        rows = [["image", "patient", "grade", "fold", "study_id", "opacity_mean", *names]]
+        for i in range(24):
+            opacity = "" if i < 5 else f"{i / 7:.2f}"
+            cells = [f"{i}.png", f"P{i // 2}", "ab"[i // 2 % 2], str(i % 3), f"s{i % 4}", opacity]
+            rows.append([*cells, *("xy"[i // 2 % 2] for _ in names)])
+        return text_table(folder / "t.csv", rows), images
+
+    @pytest.mark.parametrize(("further", "told"), [(9, "'finding i'"), (19, "20 in all")])
+    def test_all_others_are_named_or_counted(self, further: int, told: str, tmp_path: Path) -> None:
+        table, images = self.make(tmp_path, further)
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Target")]
+        assert told in doubt
+
+    def test_splits_and_ids_are_none(self, tmp_path: Path) -> None:
+        table, images = self.make(tmp_path, 1)
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Target")]
+        assert "'fold'" not in doubt
+        assert "'study_id'" not in doubt
+
+    def test_rows_without_a_value_are_counted(self, tmp_path: Path) -> None:
+        table, images = self.make(tmp_path, 1)
+        plan = plan_study(table=table, images=images, target="opacity_mean", folder=tmp_path / "study")
+        assert any("5 of 24 rows" in doubt for doubt in plan.doubts)

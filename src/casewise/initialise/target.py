@@ -13,8 +13,9 @@ from casewise.cohort.classes import plain
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
-from casewise.initialise.columns import Column, Roles, decimal
+from casewise.initialise.columns import SPLIT, Column, Roles, decimal
 from casewise.initialise.mixed_numbers import mostly_numbers
+from casewise.splits.predefined import side_of
 
 _LIKELY = (
     r"labels?|class|classes|diagnos[ie]s|diagnose|diag|dx|grade|grading|grad|scores?|severity|outcome|target|findings?|"
@@ -27,6 +28,7 @@ _UNLIKELY = (
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
     r"raw|origin|original|known|days?|datum|visits?|subjects?|patients?|code|survival"
 )
+_KEY = r"ids?|uid|guid|uuid|identifier|accession|accession (no|number)|mrn|pid|pseudonym"
 # Words in rising order; a column with three of them or more has grades.
 _SCALES = (
     (
@@ -89,7 +91,7 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     ranked = []
     for position, (name, values) in enumerate(cells.items()):
         column = Column(name, [value.strip() for value in values])
-        if name in roles.used or name in files or not _usable(column):
+        if name in roles.used or name in files or not _usable(column) or _is_key(column):
             continue
         score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) else 1
         # a column of numbers with other texts is refused, so it is taken only if its name says that it is meant
@@ -98,6 +100,17 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     ranked.sort()
     # columns of unlikely names count only where there are no others
     return [name for score, *_, name in ranked if score < 0] or [name for *_, name in ranked]
+
+
+def _is_key(column: Column) -> bool:
+    """Whether a column states sides of a split or numbers things, by its name and values.
+
+    >>> _is_key(Column("fold", ["1", "2"])), _is_key(Column("series_id", ["a"])), _is_key(Column("grade", ["1", "2"]))
+    (True, True, False)
+    """
+    folds = column.named(r"(cv ?)?folds?|split|partition|subset")
+    sides = column.named(SPLIT) and all(folds if v.isdecimal() else side_of(v) for v in column.values)
+    return sides or column.named(_KEY)
 
 
 def _usable(column: Column) -> bool:
@@ -170,9 +183,11 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
             f"{column}: rows with {', '.join(map(repr, words))} are left out (`where_not`), because this means "
             "no value."
         )
+    if unscored := sum(not cell for cell in cells.cells):
+        plan.doubts.append(f"{column}: {unscored:,} of {len(cells.cells):,} rows have no value and are not scored.")
     if others:
         plan.doubts.append(
-            f"Target: {column!r} was chosen. Other candidates: {', '.join(map(repr, others[:6]))}; "
+            f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; "
             f"to predict one of them, use --target."
         )
     return plan
