@@ -590,3 +590,33 @@ class TestCandidates:
         table, images = self.make(tmp_path, 1)
         plan = plan_study(table=table, images=images, target="opacity_mean", folder=tmp_path / "study")
         assert any("5 of 24 rows" in doubt for doubt in plan.doubts)
+
+
+class TestSheets:
+    @pytest.fixture
+    def made(self, tmp_path: Path) -> tuple[Path, Path]:
+        openpyxl = pytest.importorskip("openpyxl")
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
+        book = openpyxl.Workbook()
+        book.active.title = "Info"
+        book.active.append(["Made by", "the study group"])
+        book.active.append(["in", "2024"])
+        cases = book.create_sheet("Cases")
+        cases.append(["image", "patient", "grade"])
+        for i in range(12):
+            cases.append([f"{i}.png", f"P{i}", "ab"[i % 2]])
+        book.save(tmp_path / "t.xlsx")
+        return tmp_path / "t.xlsx", images
+
+    def test_an_error_names_the_sheets(self, made: tuple[Path, Path], tmp_path: Path) -> None:
+        table, images = made
+        with pytest.raises(CasewiseError) as caught:
+            plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
+
+    def test_a_sheet_can_be_named(self, made: tuple[Path, Path], tmp_path: Path) -> None:
+        table, images = made
+        plan = plan_study(table=table, images=images, sheet="Cases", folder=tmp_path / "study")
+        study = read_study(plan.write()[-1])
+        assert study.sheet == "Cases"
+        assert len(read_cohort(study).images) == 12

@@ -72,7 +72,7 @@ class NewStudy:
 
 
 def plan_study(
-    *, table: Path | None, images: Path | None, target: str = "", pattern: str = "", folder: Path
+    *, table: Path | None, images: Path | None, sheet: str = "", target: str = "", pattern: str = "", folder: Path
 ) -> NewStudy:
     """Understand a table, a folder of images or both, and plan the study; nothing is written.
 
@@ -85,28 +85,38 @@ def plan_study(
         raise CasewiseError("--pattern reads classes from file names, and --table has them in a column. State one.")
     if table is None and target:
         raise CasewiseError("--target names a column of the table; without --table, the class is {label} in --pattern.")
+    if table is None and sheet:
+        raise CasewiseError("--sheet names a sheet of the workbook that --table names. State both.")
     files = find_images(images or (table or Path()).parent)
-    cells: dict[str, list[str]] = {}
     if table is None:
-        rows, roles, column = rows_of_names(files, stated_pattern(pattern) if pattern else None), Roles(), "label"
-        candidates: list[str] = []
-    else:
-        problems = Problems()
-        frame, notes = read_text_table(table, problems)
-        problems.raise_any(table)
-        cells = {str(name): [str(value) for value in frame[name]] for name in frame.columns}
-        rows, file_names = rows_of_table(cells, files, frame.index.tolist())
-        rows.understood += notes
-        rows.notes = notes
-        column = stated_target(target, cells) if target else ""
-        roles = understand_columns(cells, target=column, files=file_names)
-        candidates = likely_targets(cells, roles, file_names) if not column else []
-        if not column and not candidates:
-            raise no_target(cells)
-        column = column or candidates[0]
-        check_numbers(column, cells[column], frame.index.tolist())
-        fill_from_table(rows, cells, roles, scans=files.scans)
-    return _planned(Sources(files, table, cells, roles, column, candidates[1:]), rows, folder)
+        rows = rows_of_names(files, stated_pattern(pattern) if pattern else None)
+        return _planned(Sources(files, None, {}, Roles(), "label", []), rows, folder)
+    problems = Problems()
+    try:
+        return _planned(*_read(table, sheet, target, files, problems), folder)
+    except CasewiseError as error:
+        if not problems.hint:
+            raise
+        raise CasewiseError(f"{error}\n  {problems.hint} Name another with --sheet.") from None
+
+
+def _read(table: Path, sheet: str, target: str, files: ImageFiles, problems: Problems) -> tuple[Sources, ImageRows]:
+    """What the table states, with a row for each image."""
+    frame, notes = read_text_table(table, problems, sheet=sheet)
+    problems.raise_any(table)
+    cells = {str(name): [str(value) for value in frame[name]] for name in frame.columns}
+    rows, file_names = rows_of_table(cells, files, frame.index.tolist())
+    rows.understood += notes
+    rows.notes = notes
+    column = stated_target(target, cells) if target else ""
+    roles = understand_columns(cells, target=column, files=file_names)
+    candidates = likely_targets(cells, roles, file_names) if not column else []
+    if not column and not candidates:
+        raise no_target(cells)
+    column = column or candidates[0]
+    check_numbers(column, cells[column], frame.index.tolist())
+    fill_from_table(rows, cells, roles, scans=files.scans)
+    return Sources(files, table, cells, roles, column, candidates[1:], sheet), rows
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,7 @@ class Sources:
     roles: Roles
     target: str
     other_targets: list[str]
+    sheet: str = ""
 
 
 def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
@@ -140,6 +151,8 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     root = _direct_root(rows, cells, files, table) if table and not rows.changed and plan.cells is None else None
     direct = root is not None
     lines = _head(rows, roles, plan, cells if direct else {}, table if direct else None, root or files.folder, folder)
+    if direct and sources.sheet:
+        lines.append(f"sheet: {quoted(sources.sheet)}")
     lines += _source_lines(rows, roles, cells)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if not direct:

@@ -29,9 +29,10 @@ def unusual_sources(sources: Sequence[str]) -> list[str]:
 
 def left_out_in_turn(sources: Sequence[str], rows: ImageRows, cells: Mapping[str, list[str]]) -> tuple[str, list[str]]:
     """The first source that every image and person has exactly one of ('' if none), and why others are none."""
-    reasons = []
+    reasons: list[str] = []
     for name in sources:
-        lacking, of_subject = 0, defaultdict(set)
+        lacking = 0
+        of_subject: dict[str, set[str]] = defaultdict(set)
         for row in rows.rows:
             cell = cells[name][row.source].strip()
             if row.path and (not cell or cell.casefold() in NO_VALUE):
