@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from casewise.audit.metadata import audited_columns
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CasewiseError
@@ -486,3 +487,136 @@ class TestTheCommand:
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert not list(tmp_path.iterdir())
+
+
+def scored(folder: Path, cells: list[str], separator: str = ";") -> tuple[Path, Path]:
+    """A table with a score for each image and subject."""
+    images = tiny(folder / "in", [f"{i}.png" for i in range(len(cells))])
+    rows = [["image", "patient", "score"], *([f"{i}.png", f"P{i}", cell] for i, cell in enumerate(cells))]
+    return text_table(folder / "t.csv", rows, separator), images
+
+
+class TestMixedNumbers:
+    def test_commas_and_points_in_one_column_are_refused(self, tmp_path: Path) -> None:
+        cells = [f"{500 + 111 * i},0" for i in range(28)]
+        table, images = scored(tmp_path, [*cells[:9], "1.234", *cells[9:]])
+        with pytest.raises(CasewiseError) as caught:
+            plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert all(part in str(caught.value) for part in ("score", "row 2: '500,0'", "row 11: '1.234'"))
+
+    def test_decimal_commas_that_were_read_are_said_in_the_study(self, tmp_path: Path) -> None:
+        table, images = scored(tmp_path, [f"{i},5" for i in range(28)])
+        table.write_text(table.read_text().replace(".png;", ".PNG;"))
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert "cohort.csv" in plan.files
+        assert "decimal commas were read in score" in " ".join(plan.text.replace("\n#  ", "").split())
+
+    @pytest.mark.parametrize("bad", ["2,5,1", "n.b.", ">8", "0,37 cm"])
+    def test_a_cell_that_is_no_number_makes_no_classes(self, bad: str, tmp_path: Path) -> None:
+        cells = [f"{i % 10},{i % 4}" for i in range(27)]
+        table, images = scored(tmp_path, [*cells[:3], bad, *cells[3:]])
+        with pytest.raises(CasewiseError) as caught:
+            plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert all(part in str(caught.value) for part in ("27 of 28 cells of score", f"row 5: '{bad}'"))
+
+
+def test_another_spelling_of_a_class_changes_no_visit(tmp_path: Path) -> None:
+    images = tiny(tmp_path / "in", [f"{i}.png" for i in range(24)])
+    labels = ["COVID-19" if i < 12 else "none found" for i in range(24)]
+    labels[1] = "Covid-19"
+    rows = [["image", "patient", "label"], *([f"{i}.png", f"P{i // 2}", label] for i, label in enumerate(labels))]
+    plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+    assert not any(doubt.startswith("Visits") for doubt in plan.doubts)
+    classes = yaml.safe_load(plan.text)["targets"]["label"]["classes"]
+    assert sorted(classes["COVID-19"]) == ["COVID-19", "Covid-19"]
+    named = understand_target("value", ["covid"] * 4 + ["Covid", "no"] * 2, list("abcdefgh"), [])
+    assert "covid: [Covid, covid]" in named.setting
+
+
+class TestSources:
+    def make(self, folder: Path, column: str, cells: list[str]) -> NewStudy:
+        images = tiny(folder / "in", [f"{i}.png" for i in range(len(cells))])
+        rows = [["image", "patient", "visit", "grade", column, "remark"]]
+        rows += [[f"{i}.png", f"P{i // 2}", str(i % 2), "abba"[i % 4], c, f"text {i}"] for i, c in enumerate(cells)]
+        table = text_table(folder / "t.csv", rows)
+        return plan_study(table=table, images=images, target="grade", folder=folder / "study")
+
+    @pytest.mark.parametrize(("column", "audited"), [("Klinik", ["Klinik"]), ("Gerät", ["Gerät"]), ("hospital", None)])
+    def test_the_audit_is_told_of_sources_that_it_does_not_know(
+        self, column: str, audited: list[str] | None, tmp_path: Path
+    ) -> None:
+        plan = self.make(tmp_path, column, [f"H{i // 12}" for i in range(24)])
+        assert yaml.safe_load(plan.text).get("audit", {}).get("columns") == audited
+        (tmp_path / "study").mkdir()
+        study = read_study(plan.write()[-1])
+        assert column in audited_columns(study, read_cohort(study).images)
+        comments = " ".join(line.removeprefix("#").strip() for line in plan.text.splitlines() if line.startswith("#"))
+        assert "does not test: remark." in comments
+        assert "# split: {leave_out:" in plan.text
+
+    @pytest.mark.parametrize("cells", [["", *[f"H{i // 12}" for i in range(1, 24)]], [f"H{i % 2}" for i in range(24)]])
+    def test_no_split_is_offered_that_would_be_refused(self, cells: list[str], tmp_path: Path) -> None:
+        plan = self.make(tmp_path, "hospital", cells)
+        assert "# split: {leave_out:" not in plan.text
+        assert "hospital: " in plan.text
+
+
+class TestCandidates:
+    def make(self, folder: Path, further: int) -> tuple[Path, Path]:
+        images = tiny(folder / "in", [f"{i}.png" for i in range(24)])
+        names = [f"finding {chr(97 + i)}" for i in range(further)]
+        rows = [["image", "patient", "grade", "fold", "study_id", "opacity_mean", *names]]
+        for i in range(24):
+            opacity = "" if i < 5 else f"{i / 7:.2f}"
+            cells = [f"{i}.png", f"P{i // 2}", "ab"[i // 2 % 2], str(i % 3), f"s{i % 4}", opacity]
+            rows.append([*cells, *("xy"[i // 2 % 2] for _ in names)])
+        return text_table(folder / "t.csv", rows), images
+
+    @pytest.mark.parametrize(("further", "told"), [(9, "'finding i'"), (19, "20 in all")])
+    def test_all_others_are_named_or_counted(self, further: int, told: str, tmp_path: Path) -> None:
+        table, images = self.make(tmp_path, further)
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Target")]
+        assert told in doubt
+
+    def test_splits_and_ids_are_none(self, tmp_path: Path) -> None:
+        table, images = self.make(tmp_path, 1)
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Target")]
+        assert "'fold'" not in doubt
+        assert "'study_id'" not in doubt
+
+    def test_rows_without_a_value_are_counted(self, tmp_path: Path) -> None:
+        table, images = self.make(tmp_path, 1)
+        plan = plan_study(table=table, images=images, target="opacity_mean", folder=tmp_path / "study")
+        assert any("5 of 24 rows" in doubt for doubt in plan.doubts)
+
+
+class TestSheets:
+    @pytest.fixture
+    def made(self, tmp_path: Path) -> tuple[Path, Path]:
+        openpyxl = pytest.importorskip("openpyxl")
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
+        book = openpyxl.Workbook()
+        book.active.title = "Info"
+        book.active.append(["Made by", "the study group"])
+        book.active.append(["in", "2024"])
+        cases = book.create_sheet("Cases")
+        cases.append(["image", "patient", "grade"])
+        for i in range(12):
+            cases.append([f"{i}.png", f"P{i}", "ab"[i % 2]])
+        book.save(tmp_path / "t.xlsx")
+        return tmp_path / "t.xlsx", images
+
+    def test_an_error_names_the_sheets(self, made: tuple[Path, Path], tmp_path: Path) -> None:
+        table, images = made
+        with pytest.raises(CasewiseError) as caught:
+            plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
+
+    def test_a_sheet_can_be_named(self, made: tuple[Path, Path], tmp_path: Path) -> None:
+        table, images = made
+        plan = plan_study(table=table, images=images, sheet="Cases", folder=tmp_path / "study")
+        study = read_study(plan.write()[-1])
+        assert study.sheet == "Cases"
+        assert len(read_cohort(study).images) == 12

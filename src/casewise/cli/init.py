@@ -27,6 +27,7 @@ def init(
     images: Annotated[
         Path | None, typer.Option(help="The folder of your images. Without it: the folder of the table.")
     ] = None,
+    sheet: Annotated[str, typer.Option(help="The sheet of an .xlsx table. Without it: the first visible one.")] = "",
     target: Annotated[
         str, typer.Option(help="The column of the table to predict. Without it: the most likely one.")
     ] = "",
@@ -56,14 +57,14 @@ def init(
     if preset is None:
         from casewise.initialise import plan_study
 
-        study = plan_study(table=table, images=images, target=target, pattern=pattern, folder=output)
+        study = plan_study(table=table, images=images, sheet=sheet, target=target, pattern=pattern, folder=output)
         _show(study)
         if dry_run:
             print(f"\nstudy.yaml would be:\n\n{study.text}")
             return
         paths = study.write()
     else:
-        stated = {"--table": table, "--target": target, "--pattern": pattern, "--dry-run": dry_run}
+        stated = {"--table": table, "--sheet": sheet, "--target": target, "--pattern": pattern, "--dry-run": dry_run}
         if extra := next((name for name, value in stated.items() if value), None):
             raise CasewiseError(
                 f"{extra} is for your own data and does not go with the preset {preset}. Leave out one."

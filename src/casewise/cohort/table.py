@@ -33,10 +33,12 @@ class Problems:
     """All problems of a table, collected by kind, so that one message shows all of them.
 
     `section` is the section of the study file that the table belongs to, such as external; '' is the study itself.
+    `hint` is a sentence on what was read if there was a choice, such as one of several sheets.
     """
 
     by_kind: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     section: str = ""
+    hint: str = ""
 
     def setting(self, text: str) -> str:
         """A setting as it is written in the study file for this table.

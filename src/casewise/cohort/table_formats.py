@@ -267,7 +267,8 @@ def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, 
     if len(names) == 1:
         return names[0], []
     other = problems.setting(f"sheet: {shortened(names[1])}")
-    return names[0], [f"The workbook has the sheets {listed}; the first one was read. {other} would read another."]
+    problems.hint = f"The workbook has the sheets {listed}; the first one, {cut(names[0])}, was read."
+    return names[0], [f"{problems.hint} {other} would read another."]
 
 
 def _sheet_rows(path: Path, sheet: Any) -> list[tuple[int, list[str]]]:

@@ -25,9 +25,10 @@ _VISIT = (
 _DAY = r"days?|study day|tag|day no|days? since \w+"
 _DATE = r"dates?|datum|day|when|acquired|acquisition date|visit date|exam date|study ?date|datetime|time"
 _SOURCE = (
-    r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik|zentrum|institution|scanner|device|manufacturer|camera"
+    r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik(um)?|krankenhaus|zentrum|"
+    r"standort|institution|institut|institute|scanner|device|ger(ä|ae)t|manufacturer|hersteller|vendor|camera|kamera"
 )
-_SPLIT = r"split|set|subset|partition|folds?|dataset split|usage|phase"
+SPLIT = r"split|set|subset|partition|folds?|dataset split|usage|phase"
 _SEQUENCE = r"sequences?|modality|contrast|series|weighting|sequenz|seq"
 _PERSON = (
     r"(patients? |full |first |last |sur ?|family |given |middle |maiden )?names?|surname|lastname|firstname|forename|"
@@ -144,7 +145,7 @@ def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", 
     roles.subject = _subject(columns, files, roles.doubts)
     columns = [c for c in columns if c.name not in (*files, roles.subject)]
     groups = next((c.cells for c in everything if c.name == roles.subject), [])
-    roles.split = next((c.name for c in columns if c.named(_SPLIT) and _is_split(c, groups, roles.doubts)), "")
+    roles.split = next((c.name for c in columns if c.named(SPLIT) and _is_split(c, groups, roles.doubts)), "")
     roles.sequence = next((c.name for c in columns if c.named(_SEQUENCE) and 1 <= len(c.counts) <= 12), "")
     columns = [c for c in columns if c.name not in (roles.split, roles.sequence)]
     roles.visit = next((c.name for c in columns if c.named(_VISIT) and not c.named(_DATE) and _is_visit(c, groups)), "")

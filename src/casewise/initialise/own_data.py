@@ -18,6 +18,7 @@ from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 from casewise.initialise.columns import Roles, understand_columns
 from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
+from casewise.initialise.mixed_numbers import check_numbers
 from casewise.initialise.patterns import stated_pattern
 from casewise.initialise.recipe import DataFacts, available_weights, default_recipe
 from casewise.initialise.rows import (
@@ -32,6 +33,7 @@ from casewise.initialise.rows import (
     settle_visits,
     table_text,
 )
+from casewise.initialise.sources import left_out_in_turn, untested_columns, unusual_sources
 from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_target, understand_target
 from casewise.modalities.registry import modality_of
 from casewise.study.loading import read_study
@@ -70,7 +72,7 @@ class NewStudy:
 
 
 def plan_study(
-    *, table: Path | None, images: Path | None, target: str = "", pattern: str = "", folder: Path
+    *, table: Path | None, images: Path | None, sheet: str = "", target: str = "", pattern: str = "", folder: Path
 ) -> NewStudy:
     """Understand a table, a folder of images or both, and plan the study; nothing is written.
 
@@ -83,26 +85,38 @@ def plan_study(
         raise CasewiseError("--pattern reads classes from file names, and --table has them in a column. State one.")
     if table is None and target:
         raise CasewiseError("--target names a column of the table; without --table, the class is {label} in --pattern.")
+    if table is None and sheet:
+        raise CasewiseError("--sheet names a sheet of the workbook that --table names. State both.")
     files = find_images(images or (table or Path()).parent)
-    cells: dict[str, list[str]] = {}
     if table is None:
-        rows, roles, column = rows_of_names(files, stated_pattern(pattern) if pattern else None), Roles(), "label"
-        candidates: list[str] = []
-    else:
-        problems = Problems()
-        frame, notes = read_text_table(table, problems)
-        problems.raise_any(table)
-        cells = {str(name): [str(value) for value in frame[name]] for name in frame.columns}
-        rows, file_names = rows_of_table(cells, files, frame.index.tolist())
-        rows.understood += notes
-        column = stated_target(target, cells) if target else ""
-        roles = understand_columns(cells, target=column, files=file_names)
-        candidates = likely_targets(cells, roles, file_names) if not column else []
-        if not column and not candidates:
-            raise no_target(cells)
-        column = column or candidates[0]
-        fill_from_table(rows, cells, roles, scans=files.scans)
-    return _planned(Sources(files, table, cells, roles, column, candidates[1:]), rows, folder)
+        rows = rows_of_names(files, stated_pattern(pattern) if pattern else None)
+        return _planned(Sources(files, None, {}, Roles(), "label", []), rows, folder)
+    problems = Problems()
+    try:
+        return _planned(*_read(table, sheet, target, files, problems), folder)
+    except CasewiseError as error:
+        if not problems.hint:
+            raise
+        raise CasewiseError(f"{error}\n  {problems.hint} Name another with --sheet.") from None
+
+
+def _read(table: Path, sheet: str, target: str, files: ImageFiles, problems: Problems) -> tuple[Sources, ImageRows]:
+    """What the table states, with a row for each image."""
+    frame, notes = read_text_table(table, problems, sheet=sheet)
+    problems.raise_any(table)
+    cells = {str(name): [str(value) for value in frame[name]] for name in frame.columns}
+    rows, file_names = rows_of_table(cells, files, frame.index.tolist())
+    rows.understood += notes
+    rows.notes = notes
+    column = stated_target(target, cells) if target else ""
+    roles = understand_columns(cells, target=column, files=file_names)
+    candidates = likely_targets(cells, roles, file_names) if not column else []
+    if not column and not candidates:
+        raise no_target(cells)
+    column = column or candidates[0]
+    check_numbers(column, cells[column], frame.index.tolist())
+    fill_from_table(rows, cells, roles, scans=files.scans)
+    return Sources(files, table, cells, roles, column, candidates[1:], sheet), rows
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,7 @@ class Sources:
     roles: Roles
     target: str
     other_targets: list[str]
+    sheet: str = ""
 
 
 def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
@@ -136,6 +151,9 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     root = _direct_root(rows, cells, files, table) if table and not rows.changed and plan.cells is None else None
     direct = root is not None
     lines = _head(rows, roles, plan, cells if direct else {}, table if direct else None, root or files.folder, folder)
+    if direct and sources.sheet:
+        lines.append(f"sheet: {quoted(sources.sheet)}")
+    lines += _source_lines(rows, roles, cells)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if not direct:
         add_film_columns(rows, cells, files)
@@ -202,6 +220,8 @@ def _head(
 ) -> list[str]:
     """The lines of the study file on cohort, columns and target. With `table` the study reads it as it is."""
     lines = ["# Written by `casewise init`: check it with `casewise validate`, then start `casewise run`."]
+    # a table that is written anew would no longer say how the original was read
+    lines += [f"# - {note}" for note in ([] if table else rows.notes)]
     lines += [f"# - {doubt}" for doubt in rows.doubts]
     lines += [
         f"name: {quoted(_run_name(folder.resolve().name))}",
@@ -226,11 +246,21 @@ def _head(
     )
     if rows.has("split"):
         lines.append(f"split: {{column: {quoted(roles.split if table else 'split')}}}  # the given split")
-    if roles.sources:
+    return lines
+
+
+def _source_lines(rows: ImageRows, roles: Roles, cells: Mapping[str, list[str]]) -> list[str]:
+    """The key `audit` with sources that it does not know by their names, and a split that leaves out one in turn."""
+    unusual = unusual_sources(roles.sources)
+    lines = [f"audit: {{columns: [{', '.join(map(quoted, unusual))}]}}"] if unusual else []
+    source, reasons = left_out_in_turn(roles.sources, rows, cells)
+    if source:
         lines += [
-            f"# To test on each {roles.sources[0]} with networks trained without it, replace `split` by:",
-            f"# split: {{leave_out: {quoted(roles.sources[0])}}}",
+            f"# To test on each {source} with networks trained without it, replace `split` by:",
+            f"# split: {{leave_out: {quoted(source)}}}",
         ]
+    if reasons:
+        lines.append(f"# Not for `split: {{leave_out: ...}}` as they are: {'; '.join(reasons)}.")
     return lines
 
 
@@ -301,7 +331,7 @@ def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows) -> None:
                 file.write_bytes(study.files[STUDY])
                 settings = read_study(file, **paths)
         try:
-            read_cohort(settings)
+            study.files[STUDY] += _wrapped(untested_columns(settings, read_cohort(settings))).encode("utf-8")
         except CasewiseError as error:
             study.doubts.append(
                 "`casewise validate` will refuse this table until it is corrected: "
@@ -311,6 +341,8 @@ def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows) -> None:
 
 def _wrapped(lines: list[str]) -> str:
     """The lines, with comments broken to fit 80 columns."""
+    if not lines:
+        return ""
     result: list[str] = []
     for line in lines:
         if line.startswith("#"):

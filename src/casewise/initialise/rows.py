@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from casewise.cohort.checks import STORED
+from casewise.cohort.classes import plain
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
 from casewise.files import guarded
-from casewise.initialise.columns import NO_TEXT, Column, Roles, columns_of_names, names_people
+from casewise.initialise.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
 from casewise.initialise.image_files import ImageFiles, stem_of
 from casewise.initialise.matching import (
     FileColumn,
@@ -55,12 +56,14 @@ class ImageRows:
         origins: the column of the table, or `file names`, that a standard column comes from.
         subjects_known: every image of a person has the same subject.
         files: the columns of the table that name images.
+        notes: sentences on how the table was read.
     """
 
     rows: list[ImageRow]
     origins: dict[str, str] = field(default_factory=dict)
     subjects_known: bool = True
     files: list[FileColumn] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     understood: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     changed: bool = False
@@ -118,10 +121,10 @@ def rows_of_table(
                 f"the same {images.noun}s."
             )
     else:
-        plain = [name for name, values in cells.items() if _identifies(name, values)]
-        columns, found = by_names_of_subjects(cells, images, plain)
+        unique = [name for name, values in cells.items() if _identifies(name, values)]
+        columns, found = by_names_of_subjects(cells, images, unique)
         if not columns:
-            first = next((name for name in plain or cells if not _of_people(name, cells[name])), "")
+            first = next((name for name in unique or cells if not _of_people(name, cells[name])), "")
             shown = names_text([v[:60] for v in dict.fromkeys(cells[first])], 3) if first else ""
             raise CasewiseError(
                 f"No column of the table names the images of {images.folder}, neither as files nor as their folders. "
@@ -293,10 +296,12 @@ def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
             rows.set(visit=[row.date for row in rows.rows])
             rows.origins["visit"] = rows.origins["date"]
             rows.understood.append("Visits: every date of a subject is a visit.")
-    by_case: dict[tuple[str, str], set[str]] = defaultdict(set)
+    by_case: dict[tuple[str, str], set[str | float | None]] = defaultdict(set)
+    are_numbers = Column("", list(labels)).numbers is not None
     for row, label in zip(rows.rows, labels, strict=True):
         if label and label.casefold() not in NO_TEXT:
-            by_case[row.subject, row.visit].add(label)
+            # spellings of one class are one value, as in the classes of the study
+            by_case[row.subject, row.visit].add(decimal(label) if are_numbers else plain(label))
     differing = [case for case, values in by_case.items() if len(values) > 1]
     twice = Counter((row.subject, row.visit, row.sequence) for row in rows.rows if row.sequence)
     repeated = [key for key, times in twice.items() if times > 1]

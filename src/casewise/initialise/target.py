@@ -13,7 +13,9 @@ from casewise.cohort.classes import plain
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
-from casewise.initialise.columns import Column, Roles, decimal
+from casewise.initialise.columns import SPLIT, Column, Roles, decimal
+from casewise.initialise.mixed_numbers import mostly_numbers
+from casewise.splits.predefined import side_of
 
 _LIKELY = (
     r"labels?|class|classes|diagnos[ie]s|diagnose|diag|dx|grade|grading|grad|scores?|severity|outcome|target|findings?|"
@@ -26,6 +28,7 @@ _UNLIKELY = (
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
     r"raw|origin|original|known|days?|datum|visits?|subjects?|patients?|code|survival"
 )
+_KEY = r"ids?|uid|guid|uuid|identifier|accession|accession (no|number)|mrn|pid|pseudonym"
 # Words in rising order; a column with three of them or more has grades.
 _SCALES = (
     (
@@ -88,13 +91,26 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     ranked = []
     for position, (name, values) in enumerate(cells.items()):
         column = Column(name, [value.strip() for value in values])
-        if name in roles.used or name in files or not _usable(column):
+        if name in roles.used or name in files or not _usable(column) or _is_key(column):
             continue
         score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) else 1
-        ranked.append((-score, column.filled < 0.5, position, name))
+        # a column of numbers with other texts is refused, so it is taken only if its name says that it is meant
+        doubtful = mostly_numbers(column) and score < 2
+        ranked.append((-score, doubtful, column.filled < 0.5, position, name))
     ranked.sort()
     # columns of unlikely names count only where there are no others
     return [name for score, *_, name in ranked if score < 0] or [name for *_, name in ranked]
+
+
+def _is_key(column: Column) -> bool:
+    """Whether a column states sides of a split or numbers things, by its name and values.
+
+    >>> _is_key(Column("fold", ["1", "2"])), _is_key(Column("series_id", ["a"])), _is_key(Column("grade", ["1", "2"]))
+    (True, True, False)
+    """
+    folds = column.named(r"(cv ?)?folds?|split|partition|subset")
+    sides = column.named(SPLIT) and all(folds if v.isdecimal() else side_of(v) for v in column.values)
+    return sides or column.named(_KEY)
 
 
 def _usable(column: Column) -> bool:
@@ -104,6 +120,9 @@ def _usable(column: Column) -> bool:
     if column.numbers is not None:
         # a running number predicts nothing
         return not (len(counts) == len(column.cells) and all(float(v).is_integer() for v in column.numbers))
+    if mostly_numbers(column):
+        parsed = [decimal(value) for value in column.values]
+        return len(counts) < len(column.cells) or any(v is not None and not v.is_integer() for v in parsed)
     return len(counts) <= min(MOST_CLASSES, len(column.values) / 2) and max(map(len, counts)) <= 60
 
 
@@ -149,7 +168,7 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     numbers = cells.numbers
     whole = numbers is not None and all(value.is_integer() for value in numbers)
     if numbers is not None and whole and len(by_value) == 2:
-        plan = _classes(column, by_value)
+        plan = _classes(column, by_value, cells.counts)
     elif (
         numbers is not None and whole and len(set(numbers)) <= MOST_GRADES and min(numbers) >= 0 and max(numbers) <= 20
     ):
@@ -157,16 +176,18 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     elif numbers is not None:
         plan = _number(column, cells, numbers)
     else:
-        plan = _classes(column, by_value)
+        plan = _classes(column, by_value, cells.counts)
     if words:
         plan.where_not = words
         plan.doubts.append(
             f"{column}: rows with {', '.join(map(repr, words))} are left out (`where_not`), because this means "
             "no value."
         )
+    if unscored := sum(not cell for cell in cells.cells):
+        plan.doubts.append(f"{column}: {unscored:,} of {len(cells.cells):,} rows have no value and are not scored.")
     if others:
         plan.doubts.append(
-            f"Target: {column!r} was chosen. Other candidates: {', '.join(map(repr, others[:6]))}; "
+            f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; "
             f"to predict one of them, use --target."
         )
     return plan
@@ -200,7 +221,8 @@ def _listed(texts: Iterable[str]) -> str:
     return f"[{', '.join(map(quoted, texts))}]"
 
 
-def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
+def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str, int]) -> TargetPlan:
+    """Classes named after their most frequent spelling."""
     spellings: dict[str, list[str]] = defaultdict(list)
     for value in sorted(by_value, key=natural):
         spellings[plain(value)].append(value)
@@ -210,8 +232,9 @@ def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
         if len(group) > 1
     ]
     people = {key: set().union(*(by_value[value] for value in group)) for key, group in spellings.items()}
-    alone = [spellings[key][0] for key, subjects in people.items() if len(subjects) < 2]
-    classes = {spellings[key][0]: spellings[key] for key, subjects in people.items() if len(subjects) > 1}
+    names = {key: max(group, key=lambda value: counts.get(value, 0)) for key, group in spellings.items()}
+    alone = [names[key] for key, subjects in people.items() if len(subjects) < 2]
+    classes = {names[key]: spellings[key] for key, subjects in people.items() if len(subjects) > 1}
     if len(classes) > MOST_CLASSES:
         raise CasewiseError(
             f"{column}: {len(classes):,} different texts are too many for classes, such as "
@@ -247,9 +270,9 @@ def _classes(column: str, by_value: Mapping[str, set[str]]) -> TargetPlan:
             "leave out `kind: ordinal`."
         )
     if len(classes) == 2:
-        names = list(classes)
-        negative = [name for name in names if _NEGATIVE.search(name)]
-        positive = next((name for name in names if name not in negative), names[-1]) if negative else names[-1]
+        both = list(classes)
+        negative = [name for name in both if _NEGATIVE.search(name)]
+        positive = next((name for name in both if name not in negative), both[-1]) if negative else both[-1]
         parts.append(f"positive: {quoted(positive)}")
         comment = f"sensitivity is that for {positive}"
         if not negative:
