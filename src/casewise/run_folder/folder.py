@@ -325,8 +325,11 @@ class RunFolder:
         """Check that there is such a folder.
 
         Raises:
-            RunError: there is not; the nearest name beside it is given.
+            RunError: there is not, or it is a file; the nearest name beside it is given.
         """
+        if self.path.is_file():
+            what = "a study file" if self.path.suffix.casefold() in (".yaml", ".yml") else "a file"
+            raise RunError(f"{self.path} is {what}, not a run folder. Give the folder that `casewise run` wrote.")
         if not self.path.is_dir():
             beside = self.path.parent
             names = [other.name for other in beside.iterdir() if other.is_dir()] if beside.is_dir() else []
