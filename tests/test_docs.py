@@ -250,3 +250,10 @@ def test_the_pages_stand_in_the_menu() -> None:
     named = set(re.findall(r": ([\w/-]+\.md)$", text, re.MULTILINE))
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} <= named
     assert yaml.safe_load(text)["validation"]["links"]["anchors"] == "warn"
+
+
+def test_the_python_guide_uses_only_names_that_import_casewise_gives() -> None:
+    import casewise
+
+    guide = (Path(__file__).parents[1] / "docs" / "howto-python.md").read_text()
+    assert set(re.findall(r"(?<!from )(?<![\w/.])casewise\.(\w+)(?=[.(])", guide)) <= set(casewise.__all__)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from casewise.evaluation import Outcomes, evaluate, intervals
 from casewise.evaluation.agreement import group_agreement
-from casewise.evaluation.bootstrap import Estimate, Plan, by_subject
+from casewise.evaluation.bootstrap import Estimate, Plan, by_subject, mean_by_subject
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
@@ -71,6 +71,16 @@ def test_the_interval_of_a_mean_of_single_cases_is_students() -> None:
     found = by_subject(truth, {"net": error}, np.arange(12))["net"]["bias"]
     expected = stats.t.interval(0.95, 11, loc=error.mean(), scale=stats.sem(error))
     assert [found.low, found.high] == pytest.approx(list(expected))
+
+
+def test_a_share_with_few_events_has_an_interval_between_none_and_more() -> None:
+    found = [mean_by_subject([1] * k + [0] * (51 - k), range(51), name="share") for k in range(9)]
+    for end in ("low", "high"):
+        assert np.all(np.diff([share[end] for share in found]) > 0)
+    exact = stats.binomtest(1, 51).proportion_ci(0.95, method="exact")
+    assert (found[1]["low"], found[1]["high"]) == pytest.approx((exact.low, exact.high), abs=0.005)
+    mirrored = mean_by_subject([0] + [1] * 50, range(51), name="share")
+    assert (mirrored["low"], mirrored["high"]) == pytest.approx((1 - found[1]["high"], 1 - found[1]["low"]))
 
 
 def test_the_figures_left_out_are_those_without_a_subject() -> None:

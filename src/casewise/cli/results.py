@@ -81,8 +81,11 @@ def checklist(
     output: Annotated[Path | None, typer.Option(help="The file to write [default: print the list].")] = None,
 ) -> None:
     """Fill a reporting guideline's checklist with what the run recorded; the other items are left to the author."""
-    from casewise.files import write_atomic
     from casewise.report.checklist import write_checklist
+    from casewise.run_folder.pages import write_page
 
     text = write_checklist(run_folder, of, format)
-    print(f"wrote {write_atomic(output, text)}" if output else text, end="\n" if output else "")
+    if output:
+        print(f"wrote {write_page(output, text, '.' + format)}")
+    else:
+        print(text, end="")

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit, ndtr, stdtrit
+from scipy.special import betaincinv, expit, logit, ndtr, stdtrit
 
 from casewise.metrics.registry import metric_of
 
@@ -30,6 +30,8 @@ _LEAST_RATIO = 0.25
 _NO_CHANGE = 1e-9
 # two subjects give one degree of freedom, and intervals that say nothing
 _FEWEST = 3
+# a share to which fewer subjects contribute has a standard error of almost no degrees of freedom
+_FEW_EVENTS = 5
 _UNREGISTERED = {"agreement": "share", "share": "share", "ppv_at_prevalence": "logit", "npv_at_prevalence": "logit"}
 
 
@@ -218,7 +220,21 @@ def _share(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     weight = np.where(error > _NO_CHANGE, t**2 * error**2 / variance, np.nan)
     middle = (point + weight / 2) / (1 + weight)
     half = np.sqrt(weight * (variance + weight / 4)) / (1 + weight)
-    return _within(name, points, basis, (middle - half, middle + half))
+    return _within(name, points, basis, _of_few_events(name, points, basis, (middle - half, middle + half)))
+
+
+def _of_few_events(name: str, points: Mapping[str, np.ndarray], basis: Basis, wilson: Ends) -> Ends:
+    """The narrower of Wilson's interval and that of Clopper and Pearson where few subjects are right, or few wrong."""
+    point, (error, _) = points[name], basis.spread(basis.left_out[name])
+    change = basis.left_out[name] - point
+    right, wrong = (change < -_NO_CHANGE).sum(axis=0), (change > _NO_CHANGE).sum(axis=0)
+    n = np.minimum(point * (1 - point) / error**2, basis.rests_on[name])
+    outside = (1 - basis.confidence) / 2
+    low = betaincinv(point * n, (1 - point) * n + 1, outside)
+    high = betaincinv(point * n + 1, (1 - point) * n, 1 - outside)
+    few = (np.where(point < 0.5, right, wrong) < _FEW_EVENTS) & (error > _NO_CHANGE)
+    taken = few & (high - low < wilson[1] - wilson[0])
+    return np.where(taken, low, wilson[0]), np.where(taken, high, wilson[1])
 
 
 def _within(name: str, points: Mapping[str, np.ndarray], basis: Basis, inner: Ends) -> Ends:

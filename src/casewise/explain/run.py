@@ -80,12 +80,14 @@ def explain(
     show = show or Silent()
     if map_size < 0:
         raise CasewiseError(f"--map-size: the number of cells must be at least 0, not {map_size}.")
+    folder = ExplanationFolder(output) if output else run.folder.explanation_folder
     check_explainable(run)
     models = check_networks(run, list(networks))
     if measure:
         mask_to_measure(run)
     selected, rule = (named_cases(run, list(cases)), "selected by name") if cases else select_cases(run, models)
-    folder = ExplanationFolder(output) if output else run.folder.explanation_folder
+    if output:
+        folder.begin()
     explanations = _explain_cases(run, models, selected, map_size, show)
     written = write_outputs(run, explanations, folder.path, show)
     folder.table.write(pd.DataFrame(written.table))

@@ -13,6 +13,7 @@ from casewise.errors import RunError, nearest
 from casewise.files import TEMPORARY, checksum, make_folder
 from casewise.run_folder.artefact import JsonFile, TableFile, TextFile
 from casewise.run_folder.job_folder import LOCK, JobFolder
+from casewise.run_folder.own_folder import check_folder
 
 RETRY = "Run the study again."
 
@@ -37,6 +38,17 @@ class ExplanationFolder:
     def figure_path(self) -> Path:
         """All cases and networks in one picture."""
         return self.path / "side-by-side.png"
+
+    def begin(self) -> None:
+        """Check that the folder is new, empty, or one of explanations, and mark it as one before it has a table.
+
+        Raises:
+            RunError: it has other files.
+        """
+        mark = self.path / ".explanations"
+        check_folder(self.path, {self.table.path.name, mark.name}, "the folder of explanations")
+        make_folder(self.path)
+        mark.touch()
 
 
 @dataclass(frozen=True)
@@ -291,12 +303,33 @@ class RunFolder:
         """The checksums of the files that the metrics depend on, which `metrics.json` keeps as `made_from`."""
         return {file.path.name: checksum(file.path) for file in (self.study, self.predictions)}
 
+    @property
+    def _own_names(self) -> set[str]:
+        """Names of which a folder that casewise has worked in has at least one."""
+        files = (self.study, self.cohort, self.audit, self.predictions, self.metrics, self.image_split_mark)
+        return {LOCK, self.jobs_folder.name, self.explanation_folder.path.name, *(file.path.name for file in files)}
+
+    def is_own(self) -> bool:
+        """Whether casewise has worked in the folder."""
+        return any((self.path / name).exists() for name in self._own_names)
+
+    def check_own(self) -> None:
+        """Check that the folder is new, empty, or one that casewise has worked in.
+
+        Raises:
+            RunError: it has other files.
+        """
+        check_folder(self.path, self._own_names, "a run folder")
+
     def check_exists(self) -> None:
         """Check that there is such a folder.
 
         Raises:
-            RunError: there is not; the nearest name beside it is given.
+            RunError: there is not, or it is a file; the nearest name beside it is given.
         """
+        if self.path.is_file():
+            what = "a study file" if self.path.suffix.casefold() in (".yaml", ".yml") else "a file"
+            raise RunError(f"{self.path} is {what}, not a run folder. Give the folder that `casewise run` wrote.")
         if not self.path.is_dir():
             beside = self.path.parent
             names = [other.name for other in beside.iterdir() if other.is_dir()] if beside.is_dir() else []
@@ -341,10 +374,11 @@ class RunFolder:
         """Lock the folder until the block or the process ends, and remove temporary files of killed processes.
 
         Raises:
-            RunError: another run is working there, or the folder cannot be written.
+            RunError: another run is working there, the folder has only other files, or it cannot be written.
         """
         from filelock import FileLock, Timeout
 
+        self.check_own()
         try:
             make_folder(self.path)
             lock = FileLock(self.path / LOCK, timeout=0)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from casewise.audit.probes import ALPHA
-from casewise.files import write_atomic
 from casewise.report.caveats import sentences
 from casewise.report.formatting import rate, without_html
 from casewise.report.markdown import compare
@@ -34,15 +33,16 @@ from casewise.report.sections import (
 )
 from casewise.report.tables import metric_format
 from casewise.report.templating import templates
+from casewise.run_folder.pages import write_page
 
 
 def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path:
     """Write `results_page`.
 
     Raises:
-        RunError: as `results_page`, or the file cannot be written.
+        RunError: as `results_page`, or as `write_page`.
     """
-    return write_atomic(path, results_page(run, beside=beside))
+    return write_page(path, results_page(run, beside=beside), ".md")
 
 
 def results_page(run: Path, *, beside: Sequence[Path] = ()) -> str:

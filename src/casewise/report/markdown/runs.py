@@ -92,10 +92,11 @@ def read_finished(folder: Path) -> FinishedStudy:
     """Read a finished run.
 
     Raises:
-        RunError: there is no finished run, its metrics are of other predictions, or it was split by image for
-            comparison only.
+        RunError: there is no such folder or no finished run, its metrics are of other predictions, or it was split by
+            image for comparison only.
     """
     files = RunFolder(folder)
+    files.check_exists()
     files.refuse_image_split()
     files.check_finished()
     contents = {name: getattr(files, name).read() for name in ("study", "metrics", "splits")}
