@@ -54,6 +54,28 @@ def test_a_log_gets_a_line_when_nothing_was_printed_for_a_while(
     assert capsys.readouterr().out == ""
 
 
+def test_the_time_left_falls_during_a_long_unit_and_is_left_out_where_it_keeps_growing(
+    terminal: Terminal, clock: Clock
+) -> None:
+    with terminal.bar("explain") as bar:
+        bar(0, 100)
+        clock.now += 5
+        bar(10, 100)
+        assert "left" not in terminal.status()[0]  # too early
+        clock.now += 5
+        bar(20, 100)
+        assert "about 40 s left" in terminal.status()[0]
+        clock.now += 10  # nothing is done meanwhile
+        assert "about 30 s left" in terminal.status()[0]
+        for done in (21, 22, 23):
+            clock.now += 10
+            bar(done, 100)
+        assert "left" not in terminal.status()[0]
+        clock.now += 1
+        bar(60, 100)
+        assert "left" in terminal.status()[0]
+
+
 def test_the_beat_is_more_frequent_than_every_five_seconds_and_returns_no_carriage(
     terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -235,3 +235,14 @@ def test_the_recorded_mean_and_deviation_of_the_input_are_taken(done: Run) -> No
     assert len(bundle.network["mean"]) == len(bundle.network["std"]) == 3
     other = replace(bundle, network={**bundle.network, "mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 4.0]}).load()
     assert other.std.flatten().tolist() == [1, 2, 4]
+
+
+def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(done: Run, new: Path) -> None:
+    image = next(path for path in sorted(new.parent.rglob("*")) if path.suffix in (".png", ".jpg"))
+    for cases in ([str(image)], str(image), 3, None, str(new / "nowhere")):
+        with pytest.raises(CasewiseError, match=r"^cases: "):
+            done.predict(cases)  # type: ignore[arg-type]
+    with pytest.raises(CasewiseError) as refused:
+        done.predict(pd.DataFrame({"file": [str(image)]}))
+    assert "new-cases" not in str(refused.value)
+    assert "external:" not in str(refused.value)

@@ -15,6 +15,8 @@ from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 BEAT = 4.0  # seconds without a line after which a log gets one
+SETTLED = 10.0  # seconds of work before which the time left is not known
+RISES = 3  # a time left that has grown so often in a row is not shown
 MARGIN = 11  # columns for the name of a step
 WIDEST = 100
 CODE = "    "  # lines that begin so are commands, YAML or paths, and are never broken
@@ -69,7 +71,11 @@ def shown(step: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 @dataclass
 class _Step:
-    """A step in progress: since when, and what it reported last; `first`: when work began, and what was done before."""
+    """A step in progress: since when, and what it reported last.
+
+    `first` is when work began, and what was done before; `last` is when something was done last, and the time that was
+    left then; `rises` is how often in a row that time has grown.
+    """
 
     name: str
     start: float
@@ -77,13 +83,29 @@ class _Step:
     total: float = 0.0
     text: str = ""
     first: tuple[float, float] | None = None
+    last: tuple[float, float] | None = None
+    rises: int = 0
     details: list[str] = field(default_factory=list)
 
+    def advance(self, now: float, done: float, total: float) -> None:
+        """Record what is done, and what time is left at the speed since work began."""
+        before, self.done, self.total = self.done, done, total
+        if self.first is None or (done <= self.first[1] and not self.details):
+            self.first, self.last, self.rises = (now, done), None, 0
+        began, earlier = self.first
+        if done == before or done <= earlier:
+            return
+        left = (now - began) / (done - earlier) * (total - done)
+        self.rises = self.rises + 1 if self.last and left > self.last[1] else 0
+        self.last = (now, left)
+
     def left(self, now: float) -> float | None:
-        """The seconds left at the speed since work began; None if less than a fiftieth has been done since."""
-        if self.first is None or self.done <= self.first[1] + 0.02 * (self.total - self.first[1]):
+        """The seconds left; None in the first ten, before a fiftieth is done, and where they keep growing."""
+        if self.first is None or self.last is None or self.rises >= RISES or now - self.first[0] < SETTLED:
             return None
-        return (now - self.first[0]) / (self.done - self.first[1]) * (self.total - self.done)
+        if self.done <= self.first[1] + 0.02 * (self.total - self.first[1]):
+            return None
+        return self.last[1] - (now - self.last[0])
 
 
 class Terminal:
@@ -117,9 +139,7 @@ class Terminal:
 
         def update(done: float, total: float, text: str = "") -> None:
             with self._lock:
-                current.done, current.total = done, total
-                if current.first is None or (done <= current.first[1] and not current.details):
-                    current.first = (self._clock(), done)
+                current.advance(self._clock(), done, total)
                 current.text, *current.details = (text or f"{done:,.0f} of {total:,.0f}").split("\n")
 
         with self._lock:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.console import Show, Silent
-from casewise.errors import RunError
+from casewise.errors import CasewiseError, RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import prepare_new_cases, write_table
 from casewise.inference.predictor import Predictor
@@ -17,6 +18,8 @@ from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
+
+IN_STUDY = re.compile(r", or write `[^`]*` in the study")
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,14 @@ class TrainedModel:
             if root is None:
                 root = Path.cwd() if table.is_relative_to(temporary) else table.parent
             study = self.members[0].study(table, Path(root).absolute())
-            new = prepare_new_cases(study, Path(store) if store else Path(temporary), show or Silent())
+            try:
+                new = prepare_new_cases(study, Path(store) if store else Path(temporary), show or Silent())
+            except CasewiseError as error:
+                # there is no study file to write into, and the file of a data frame is one that nobody has seen
+                text = IN_STUDY.sub("", str(error))
+                if table.is_relative_to(temporary):
+                    text = text.replace(str(table), "cases").replace(table.name, "cases")
+                raise type(error)(text) from error
             rows = [
                 Predictor.from_bundle(member).predict_cases(study, new.cohort.panels, new.store, stage="external")
                 for member in self.members

@@ -39,16 +39,31 @@ def write_table(cases: Path | str | pd.DataFrame, bundle: Bundle, folder: Path) 
 
     if isinstance(cases, pd.DataFrame):
         table = cases
+    elif not isinstance(cases, (str, Path)):
+        raise CasewiseError(
+            f"cases: must be the path of a table or of a folder of images, or a data frame, not a "
+            f"{type(cases).__name__}. A list of images is a data frame with the columns {_columns(bundle)}."
+        )
     else:
         path = Path(cases).absolute()
+        if path.is_file() and path.name.casefold().endswith(ENDINGS):
+            raise CasewiseError(
+                f"cases: {cases} is one image. Give its folder, or a data frame with the columns {_columns(bundle)} "
+                "and one row."
+            )
         if path.is_file():
             return path
         if not path.is_dir():
-            raise CasewiseError(f"{cases} is neither a table nor a folder of images.")
+            raise CasewiseError(f"cases: {cases} is neither a table nor a folder of images.")
         table = _table_of_folder(path, bundle)
     target = folder / "new-cases.csv"
     table.to_csv(target, index=False)
     return target
+
+
+def _columns(bundle: Bundle) -> str:
+    columns = bundle.settings["columns"]
+    return " and ".join(repr(str(columns.get(role) or role)) for role in ("path", "subject"))
 
 
 def _table_of_folder(folder: Path, bundle: Bundle) -> pd.DataFrame:
