@@ -96,12 +96,12 @@ def test_real_films_predict_as_their_png(film_run: tuple[Run, Path], tmp_path: P
 @pytest.mark.slow
 def test_eighty_real_films_predict_as_their_png(tmp_path: Path) -> None:
     pngs, dicoms = write_pairs(*real_films(80), tmp_path)
-    finished, again = (run(chest_study(table, **STUDY), tmp_path / table.stem) for table in (pngs, dicoms))
+    finished, again = (run(chest_study(table, **STUDY), tmp_path / f"run-{table.stem}") for table in (pngs, dicoms))
     by_network = differences(finished.folder / "jobs" / "cnn", pngs, dicoms)
     assert len(by_network) == 2
-    keys = [name for name in ("stage", "model", "target", "case") if name in finished.predictions]
-    both = finished.predictions.merge(again.predictions, on=keys, suffixes=("", "_dcm"), validate="one_to_one")
-    assert len(both) == len(finished.predictions) == len(again.predictions)
+    keys = [name for name in ("stage", "model", "target", "case") if name in finished.rows]
+    both = finished.rows.merge(again.rows, on=keys, suffixes=("", "_dcm"), validate="one_to_one")
+    assert len(both) == len(finished.rows) == len(again.rows)
     by_column = {name: float(np.abs(both[name] - both[f"{name}_dcm"]).max()) for name in ("y_pred", "p0", "p1", "p2")}
     print(f"largest differences of 80 films: {by_network} by network, {by_column} trained on each format")
     assert max(*by_network, *by_column.values()) <= CLOSE
