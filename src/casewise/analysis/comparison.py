@@ -49,13 +49,13 @@ def compare(
 
     first, second = (run if isinstance(run, Run) else Run.open(run) for run in (first, second))
     names = learner if isinstance(learner, tuple) else (learner, learner)
-    one = choose(first, names[0], target, stage)
-    other = choose(second, names[1], one.target, one.stage)
-    rows, study = _common_rows(one, other), first.study
+    first_choice = choose(first, names[0], target, stage)
+    second_choice = choose(second, names[1], first_choice.target, first_choice.stage)
+    rows, study = _common_rows(first_choice, second_choice), first.study
     settings = study.evaluation
     plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
-    classes = study.classes_of(one.target)
-    judgement = judge_of(rows, classes, study.positive_of(one.target)).judge(rows, plan, whole=True)
+    classes = study.classes_of(first_choice.target)
+    judgement = judge_of(rows, classes, study.positive_of(first_choice.target)).judge(rows, plan, whole=True)
     lines = []
     for metric, entry in judgement.comparison.items():
         gap = entry["differences"].get(FIRST) or entry["differences"].get(SECOND)
@@ -81,7 +81,7 @@ def compare(
     return pd.DataFrame(lines)
 
 
-def _common_rows(one: Choice, other: Choice) -> pd.DataFrame:
+def _common_rows(first_choice: Choice, second_choice: Choice) -> pd.DataFrame:
     """The rows of both choices on their common cases, as the learners `first` and `second`.
 
     Raises:
@@ -91,19 +91,21 @@ def _common_rows(one: Choice, other: Choice) -> pd.DataFrame:
 
     from casewise.predictions.table import SAMPLE_KEY
 
-    pair = f"{one.run.folder} and {other.run.folder}"
-    classes = [choice.run.study.classes_of(choice.target) for choice in (one, other)]
-    if one.kind != other.kind or classes[0] != classes[1]:
-        raise CasewiseError(f"{pair} cannot be compared: {one.target} is of another kind, or has other classes.")
-    tables = [one.rows.assign(model=FIRST), other.rows.assign(model=SECOND)]
+    pair = f"{first_choice.run.folder} and {second_choice.run.folder}"
+    classes = [choice.run.study.classes_of(choice.target) for choice in (first_choice, second_choice)]
+    if first_choice.kind != second_choice.kind or classes[0] != classes[1]:
+        raise CasewiseError(
+            f"{pair} cannot be compared: {first_choice.target} is of another kind, or has other classes."
+        )
+    tables = [first_choice.rows.assign(model=FIRST), second_choice.rows.assign(model=SECOND)]
     both = tables[0].merge(tables[1], on=list(SAMPLE_KEY), suffixes=("", "_other"))
     if both.empty:
-        raise CasewiseError(f"{pair} cannot be compared: they have predicted {one.target} for no common case.")
+        raise CasewiseError(f"{pair} cannot be compared: they have predicted {first_choice.target} for no common case.")
     different = both[(both["y_true"] - both["y_true_other"]).abs() > 1e-5 * both["y_true"].abs().clip(lower=1)]
     if len(different):
         raise CasewiseError(
-            f"{pair} cannot be compared: their reference values of {one.target} differ for {len(different)} cases, the "
-            f"first of which is {different['case'].iloc[0]}."
+            f"{pair} cannot be compared: their reference values of {first_choice.target} differ for {len(different)} "
+            f"cases, the first of which is {different['case'].iloc[0]}."
         )
     common = both[list(SAMPLE_KEY)]
     return pd.concat([table.merge(common, on=list(SAMPLE_KEY)) for table in tables], ignore_index=True)

@@ -127,9 +127,9 @@ def codes(
     >>> [codes(name, cells, labels, ["G2", "G3"], "grade", range(20)) for name in names]
     [True, False, False]
     """
-    known = ~np.isnan(labels)
-    cells, numbers = np.array(levels(text))[known], labels[known].astype(int)
-    people = np.asarray(subjects, str)[known]
+    labelled = ~np.isnan(labels)
+    cells, numbers = np.array(levels(text))[labelled], labels[labelled].astype(int)
+    people = np.asarray(subjects, str)[labelled]
     filled = cells != ""
     if not classes or not len(cells) or filled.mean() < PURE:
         return False

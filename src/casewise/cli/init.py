@@ -87,10 +87,10 @@ def _show(study: NewStudy) -> None:
     if study.doubts:
         print("\nPlease check:")
     for doubt in study.doubts:
-        for number, part in enumerate(doubt.splitlines()):
+        for number, line in enumerate(doubt.splitlines()):
             first, rest = ("- ", "  ") if not number else ("    ", "    ")
             text = textwrap.fill(
-                part.strip(), width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+                line.strip(), width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
             )
             print(text)
     print()

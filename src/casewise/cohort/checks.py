@@ -229,8 +229,8 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         if not reachable:
             continue
         status, why = _stat(paths[row])
-        if not status and is_absolute(text) and study.root and (found := _ending_in(folder, text)):
-            paths[row], moved[row] = found
+        if not status and is_absolute(text) and study.root and (relocated := _ending_in(folder, text)):
+            paths[row], moved[row] = relocated
             status = _stat(paths[row])[0]
         for other in () if status else (text.strip(), text.replace("\\", "/").strip()):
             if other != text and (status := _stat(path := os.path.abspath(os.path.join(folder, other)))[0]):

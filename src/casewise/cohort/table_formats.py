@@ -121,8 +121,8 @@ def _windows_1252(data: bytes) -> tuple[str, int, str] | None:
         text = data.decode("cp1252")
     except UnicodeDecodeError:
         return None
-    found = re.findall(r"[^\x00-\x7f]", text)
-    return text, text.count("\n", 0, text.index(found[0])) + 1, " ".join(sorted(set(found))[:20])
+    characters = re.findall(r"[^\x00-\x7f]", text)
+    return text, text.count("\n", 0, text.index(characters[0])) + 1, " ".join(sorted(set(characters))[:20])
 
 
 def _undecodable(path: Path, data: bytes, name: str, error: UnicodeDecodeError) -> str:

@@ -63,9 +63,11 @@ def _compared(internal: pd.DataFrame, external: pd.DataFrame, plan: Plan) -> dic
     ):
         figures = {name: (result[first][name], result[second][name]) for name in names}
         result[gap] = {
-            name: _gap(groups[first], groups[second], name, SimpleNamespace(**one), SimpleNamespace(**other), plan)
-            for name, (one, other) in figures.items()
-            if one["value"] is not None and other["value"] is not None
+            name: _gap(
+                groups[first], groups[second], name, SimpleNamespace(**of_first), SimpleNamespace(**of_second), plan
+            )
+            for name, (of_first, of_second) in figures.items()
+            if of_first["value"] is not None and of_second["value"] is not None
         }
         result[gap]["rough"] = result[first]["rough"] or result[second]["rough"]
     return result
@@ -83,17 +85,21 @@ def _figures(rows: pd.DataFrame, kind: str, plan: Plan) -> dict[str, Any]:
     return figures
 
 
-def _gap(first: pd.DataFrame, second: pd.DataFrame, name: str, one: Any, other: Any, plan: Plan) -> dict[str, Any]:
-    """The first group's figure `one` minus the second's, `other`, with its interval; subjects may be in both groups.
+def _gap(
+    first: pd.DataFrame, second: pd.DataFrame, name: str, first_figure: Any, second_figure: Any, plan: Plan
+) -> dict[str, Any]:
+    """The first group's figure minus the second's, with its interval; subjects may be in both groups.
 
     Where it is the same without any one of the subjects, such as between accuracies of 0 and 1, the interval is made
     from those of both figures.
     """
-    parts = [_measured(rows, name) for rows in (first, second)]
+    measured = [_measured(rows, name) for rows in (first, second)]
     subjects = pd.concat([rows["stage"] + "/" + rows["subject"].astype(str) for rows in (first, second)])
-    values, known = (np.concatenate([part[number] for part in parts]) for number in (0, 1))
+    values, scored = (np.concatenate([columns[number] for columns in measured]) for number in (0, 1))
     of_first = np.arange(len(subjects)) < len(first)
-    columns = [column for side in (of_first & known, ~of_first & known) for column in (np.where(side, values, 0), side)]
+    columns = [
+        column for side in (of_first & scored, ~of_first & scored) for column in (np.where(side, values, 0), side)
+    ]
     sums = sum_by_subject(np.stack(columns, axis=1).astype(float), subjects)[:, None, :]
     presence = sums[..., 1::2] > 0
 
@@ -106,16 +112,20 @@ def _gap(first: pd.DataFrame, second: pd.DataFrame, name: str, one: Any, other: 
         gap,
         lambda *_: "no cases",
         plan,
-        n_cases=int(known.sum()),
+        n_cases=int(scored.sum()),
         presence=presence,
         rests_on={"difference": presence.sum(axis=0).min(axis=-1)},
     )[0]["difference"]
-    ends = (estimate.low, estimate.high) if estimate.low is not None else difference(one, other) or (None, None)
-    return {"value": one.value - other.value, "low": ends[0], "high": ends[1]}
+    ends = (
+        (estimate.low, estimate.high)
+        if estimate.low is not None
+        else difference(first_figure, second_figure) or (None, None)
+    )
+    return {"value": first_figure.value - second_figure.value, "low": ends[0], "high": ends[1]}
 
 
 def _measured(rows: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values of which a figure is the mean, (N,), and which of them are known."""
+    """The values of which a figure is the mean, (N,), and which of them are scored."""
     _, values, confidence = _quality(rows, str(rows["kind"].iloc[0]))
     if name == "confidence" and confidence is not None:
         return confidence, np.ones(len(rows), dtype=bool)

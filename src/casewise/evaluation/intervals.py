@@ -85,11 +85,11 @@ class Basis:
         for stratum in np.unique(self.strata):
             members = self.strata == stratum
             size = np.broadcast_to(members.sum(axis=0), total.shape)
-            part, fourth = (squares * members).sum(axis=0), (squares**2 * members).sum(axis=0)
+            variation, fourth = (squares * members).sum(axis=0), (squares**2 * members).sum(axis=0)
             # the variance of a variance follows from the kurtosis; a sample of few cannot show that it is small
-            kurtosis = np.where(part > 0, size * fourth / np.where(part > 0, part, 1.0) ** 2, 1.0)
+            kurtosis = np.where(variation > 0, size * fourth / np.where(variation > 0, variation, 1.0) ** 2, 1.0)
             freedom = np.minimum(size - 1, 2 * size / np.maximum(kurtosis - 1, 1e-6))
-            uncertainty += part**2 / np.maximum(freedom, 0.5)
+            uncertainty += variation**2 / np.maximum(freedom, 0.5)
         freedom = np.where(uncertainty > 0, total**2 / np.where(uncertainty > 0, uncertainty, 1.0), n - 1)
         return np.sqrt((n - 1) / n * total), stdtrit(np.clip(freedom, 1, max(n - 1, 1)), (1 + self.confidence) / 2)
 
@@ -240,9 +240,9 @@ def _of_few_events(name: str, points: Mapping[str, np.ndarray], basis: Basis, wi
 def _within(name: str, points: Mapping[str, np.ndarray], basis: Basis, inner: Ends) -> Ends:
     """The ends of a figure from 0 to 1, exact at 0 and 1."""
     point, (lowest, highest) = points[name], _exact(name, basis)
-    zero, one = point <= _NO_CHANGE, point >= 1 - _NO_CHANGE
-    low = np.where(zero, 0.0, np.where(one, lowest, inner[0]))
-    return low, np.where(one, 1.0, np.where(zero, highest, inner[1]))
+    at_zero, at_one = point <= _NO_CHANGE, point >= 1 - _NO_CHANGE
+    low = np.where(at_zero, 0.0, np.where(at_one, lowest, inner[0]))
+    return low, np.where(at_one, 1.0, np.where(at_zero, highest, inner[1]))
 
 
 def _exact(name: str, basis: Basis) -> Ends:

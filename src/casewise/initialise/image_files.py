@@ -63,9 +63,9 @@ def find_images(folder: Path) -> ImageFiles:
     def unreadable(error: OSError) -> None:
         raise CasewiseError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
 
-    for place, inner, files in os.walk(folder, onerror=unreadable):
+    for directory, inner, files in os.walk(folder, onerror=unreadable):
         inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
-        here = Path(place).relative_to(folder).as_posix()
+        here = Path(directory).relative_to(folder).as_posix()
         slices: list[str] = []
         for name in sorted(files):
             path = name if here == "." else f"{here}/{name}"
@@ -74,7 +74,7 @@ def find_images(folder: Path) -> ImageFiles:
                 path.encode()
             except UnicodeEncodeError:
                 raise CasewiseError(f"The file name {path!r} is not UTF-8. Rename the file.") from None
-            if name.startswith(".") or os.path.islink(os.path.join(place, name)):
+            if name.startswith(".") or os.path.islink(os.path.join(directory, name)):
                 others.append(path)
             elif folded.endswith(VOLUME_FILES):
                 is_mask = any(word in _words(stem_of(folded)) for word in MASK_WORDS)
