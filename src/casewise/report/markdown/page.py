@@ -73,7 +73,6 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         # Not those of the first run, which do not include all learners of the table.
         compared = compare.comparisons(folders, studies, stage, comparable) or {}
         pairs = compared.get(stage, {})
-    learners = {name for by_learner in first.metrics["metrics"].values() for name in by_learner}
     explained = saliency.measured_values(first.measured) if first.measured else None
     return {
         "runs": runs,
@@ -102,7 +101,7 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
             str((first.metrics.get("main") or {}).get("learner")),
             metric_format(first.study, first.main_target),
         ),
-        "nested": validation.nested(first.study, first.jobs, learners, len(first.study.networks)),
+        "nested": validation.nested(first.study, first.jobs, set(first.learners), len(first.study.networks)),
         "networks": [row for run in runs for row in network_rows(run)],
         "finder": any(job.get("finder") for run in runs for job in run.jobs),
         "phases": [(run.name, phase) for run in runs for phase in _phases(run)],

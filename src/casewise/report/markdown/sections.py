@@ -22,7 +22,8 @@ def altered(run: FinishedStudy) -> dict[str, Any] | None:
     """How predictions change with altered images; None if there were none."""
     main = run.metrics.get("main") or {}
     digits = DIGITS[kind_report(run.study.kind_of(run.main_target)).template]
-    return counterfactuals.values(run.metrics.get("counterfactuals") or {}, str(main.get("learner")), digits)
+    figures = run.metrics.get("counterfactuals") or {}
+    return counterfactuals.values(figures, str(main.get("learner")), digits, learners=run.learners)
 
 
 def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
