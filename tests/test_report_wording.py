@@ -119,6 +119,18 @@ def test_a_model_exceeds_the_column_if_its_interval_lies_above(three: ReportCont
     assert values["not_above"] == ["covid", "pneumonia"]
 
 
+def test_the_auprc_stands_beside_its_chance_level(three: ReportContext, tmp_path: Path) -> None:
+    text = write_results(finished(three, tmp_path / "run"), tmp_path / "page.md").read_text()
+    rows = headline_rows(three.predictions, three.metrics["main"])
+    figures = three.metrics["metrics"][three.stage][three.learner][three.outcome]
+    for number, label in enumerate(three.classes):
+        area = figures[f"auprc[{label}]"]["value"]
+        share = (rows["y_true"] == number).mean()
+        assert re.search(rf"\| {area:.3f} \[[^|]*\]( \(rough\))? \(chance {share:.3f}\) \|", text)
+    assert "0.333 for 3 classes" in text
+    assert text.index("| AUPRC") < text.index("0.333 for 3 classes")
+
+
 def test_of_two_classes_the_positive_one_is_shown(tmp_path: Path) -> None:
     two = with_column(classes("binary"), {"covid": 0.9, "no_finding": 0.9})
     values = column_alone.section(two)

@@ -219,6 +219,7 @@ BUILT_IN = (
         "pooled over the cases of all folds, because within a fold of few cases it is above the share of the class "
         "even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between folds.",
         by_class=True,
+        chance_is_share=True,
         tables=("classes", "page"),
         interval="area",
         rests_on=lambda subjects: subjects.both,
