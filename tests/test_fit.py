@@ -339,17 +339,43 @@ def test_the_letterbox_control_runs_on_a_finished_run(
     letterbox.main()
     rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("|")][2:]
     by_fold = {name: [row[1:] for row in rows if row[0] == name] for name in ("1", "2", "all")}
+    images = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path).settings["images"]
+    ways = [way.name for way in letterbox.ways_of(images)]
+    # this run stretches, so its own preparation is no further way
+    assert len(ways) == len(set(ways)) == 5
     for of_fold in by_fold.values():
-        assert [way for way, *_ in of_fold] == [way.name for way in letterbox.WAYS]
-    counts = {way: [int(value) for value in values] for way, *values in by_fold["all"]}
-    assert counts["as they are"][0] == sum(int(by_fold[fold][0][1]) for fold in ("1", "2"))
-    assert counts["as they are"][2:] == [0, 0]
-    # this run stretches, so its own preparation is the last way
-    assert counts["cropped, prepared as in the study"] == counts["cropped and stretched"]
+        assert [way for way, *_ in of_fold] == ways
+    named = {fold: of_fold[0][1].split(" ") for fold, of_fold in by_fold.items()}
+    for word in (0, 2):
+        assert int(named["all"][word]) == sum(int(named[fold][word]) for fold in ("1", "2"))
+    assert by_fold["all"][0][2:] == ["–", "–"]
     held_out = letterbox.held_out_films(finished.folder, "test_resnet", 0, "no_finding", "label")
     learned = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path).subjects
     assert len(held_out) >= 5
     assert not learned & {path.parent.name for path in held_out}
+
+
+def test_the_letterbox_table_has_intervals_and_no_row_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import letterbox
+    from statsmodels.stats.proportion import proportion_confint
+
+    answers = {
+        letterbox.AS_THEY_ARE.name: ["covid"] * 2 + ["none"] * 8,
+        "cropped": ["covid", "none"] + ["covid"] * 3 + ["none"] * 5,
+    }
+    as_they_are, cropped = letterbox.counts_by_way(answers, "covid")
+    assert as_they_are == {"way": "as they are", "films": 10, "named": 2, "others": 8, "changed_to": 0, "changed": 0}
+    assert cropped == {"way": "cropped", "films": 10, "named": 4, "others": 8, "changed_to": 3, "changed": 4}
+    low, high = (100 * end for end in proportion_confint(3, 8, method="wilson"))
+    assert letterbox.cells({"fold": 1, **cropped})[3] == f"3 of 8 (38 % [{low:.0f}, {high:.0f}])"
+    facts = {"films": 10, "from": "none", "to": "covid", "network": "n", "study": "s", "fit": "stretch"}
+    for folds in ([1], [1, 2]):
+        counts = pd.DataFrame([{"fold": fold, **row} for fold in folds for row in (as_they_are, cropped)])
+        text = letterbox.page(counts, facts | {"folds": folds})
+        rows = [line.partition(" | ")[2] for line in text.splitlines() if line.startswith("| ")][1:]
+        assert len(rows) == (2 if folds == [1] else 6)
+        assert len(set(rows)) == (2 if folds == [1] else 4)
 
 
 def test_a_column_of_masks_that_does_not_exist_is_named_before_training(films: Path) -> None:

@@ -41,7 +41,14 @@ def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
     ]
     belief = {"one_value_each": one_value_each(run.predictions(), target)}
     classes = len(run.study.classes_of(target))
-    return {"columns": metrics, "classes": classes, "rows": rows, "entry": entry, "belief": belief, "unit": run.study.level_of(target)}
+    return {
+        "columns": metrics,
+        "classes": classes,
+        "rows": rows,
+        "entry": entry,
+        "belief": belief,
+        "unit": run.study.level_of(target),
+    }
 
 
 def _columns_by_source(run: FinishedStudy, target: str) -> list[str]:
