@@ -4,10 +4,10 @@
 
 From a run of the study covid-cxr, or another study of classes, it takes square films of one class (`--from`) that the
 network of a fold did not learn from, one of each subject, and counts how many of them the network names another class
-(`--to`): as they are; cropped to three quarters of their height and prepared as the study prepares its images; the same crop with black
-bars, with mirrored bars, and stretched to the square; and cropped to the same area on all four sides, which leaves them
-square. What a crop to another shape changes, and a square crop does not, comes from the shape. Every fold is examined,
-or the one that is named. Nothing is trained.
+(`--to`): as they are; cropped to three quarters of their height and prepared as the study prepares its images; the same
+crop with black bars, with mirrored bars, and stretched to the square; and cropped to the same area on all four sides,
+which leaves them square. What a crop to another shape changes, and a square crop does not, comes from the shape. Every
+fold is examined, or the one that is named. Nothing is trained.
 """
 
 from __future__ import annotations

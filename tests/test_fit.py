@@ -358,7 +358,6 @@ def test_the_letterbox_control_runs_on_a_finished_run(
 def test_the_letterbox_table_has_intervals_and_no_row_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     import letterbox
-    from statsmodels.stats.proportion import proportion_confint
 
     answers = {
         letterbox.AS_THEY_ARE.name: ["covid"] * 2 + ["none"] * 8,
@@ -367,8 +366,10 @@ def test_the_letterbox_table_has_intervals_and_no_row_twice(monkeypatch: pytest.
     as_they_are, cropped = letterbox.counts_by_way(answers, "covid")
     assert as_they_are == {"way": "as they are", "films": 10, "named": 2, "others": 8, "changed_to": 0, "changed": 0}
     assert cropped == {"way": "cropped", "films": 10, "named": 4, "others": 8, "changed_to": 3, "changed": 4}
-    low, high = (100 * end for end in proportion_confint(3, 8, method="wilson"))
-    assert letterbox.cells({"fold": 1, **cropped})[3] == f"3 of 8 (38 % [{low:.0f}, {high:.0f}])"
+    # Wilson 1927: the shares whose distance from 3/8 is 1.96 of their own standard errors
+    assert letterbox.cells({"fold": 1, **cropped})[3] == "3 of 8 (38 % [14, 69])"
+    for share in (0.1368, 0.6943):
+        assert abs(3 / 8 - share) == pytest.approx(1.96 * np.sqrt(share * (1 - share) / 8), abs=1e-3)
     facts = {"films": 10, "from": "none", "to": "covid", "network": "n", "study": "s", "fit": "stretch"}
     for folds in ([1], [1, 2]):
         counts = pd.DataFrame([{"fold": fold, **row} for fold in folds for row in (as_they_are, cropped)])
