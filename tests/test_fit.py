@@ -39,6 +39,7 @@ from casewise.pipeline.prepare import plan, prepare
 from casewise.pipeline.read import read
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
+from casewise.splits.grouped import TEST, Splits
 from casewise.study.images import Images
 from casewise.study.panels import Panels
 from casewise.study.schema import Study
@@ -64,7 +65,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(table: Path, folder: Path, **images: Any) -> tuple[Study, Cohort, TileStore]:
     study = chest_study(table, images={"size": SIZE, **images}, columns={"visit": "", "date": ""})
     cohort = read_cohort(study)
-    study = plan(study, cohort, RunFolder(folder), Silent())
+    study = plan(study, cohort, None, RunFolder(folder), Silent())
     store = prepare(study, cohort, RunFolder(folder), Silent())
     assert isinstance(store, TileStore)
     return study, cohort, store
@@ -136,6 +137,20 @@ def test_labels_do_not_change_the_plan(films: Path, tmp_path: Path) -> None:
     study, _, _ = prepared(films, tmp_path / "a")
     other, _, _ = prepared(tmp_path / "cases.csv", tmp_path / "b")
     assert study.images.fit == other.images.fit == "stretch"
+
+
+def test_the_test_set_takes_no_part_in_the_plan(films: Path, tmp_path: Path) -> None:
+    study = chest_study(films, images={"size": SIZE}, columns={"visit": "", "date": ""})
+    cohort = read_cohort(study)
+    covid = set(cohort.images.loc[cohort.images["label"] == 0, "subject"])
+    side = {
+        name: TEST if name in covid else number % 2 for number, name in enumerate(sorted(set(cohort.images["subject"])))
+    }
+    folder = RunFolder(tmp_path)
+    # all others are squares
+    assert plan(study, cohort, Splits(side, 2, {}), folder, Silent()).images.fit == "pad"
+    mixed = {name: TEST if number % 9 == 0 else number % 2 for number, name in enumerate(sorted(side))}
+    assert plan(study, cohort, Splits(mixed, 2, {}), folder, Silent()).images.fit == "stretch"
 
 
 def test_the_planned_default_leaves_no_bars_and_the_shape_is_told(films: Path, tmp_path: Path) -> None:
