@@ -407,8 +407,8 @@ def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
     assert len(searches) == 3
     # so does one that another algorithm, or the same with another limit, made
     for name, value in (("ALGORITHM", 0), ("ALIKE", 0.99)):
-        with monkeypatch.context() as changed_search, pytest.raises(CohortError):
-            changed_search.setattr(twins, name, value)
+        monkeypatch.setattr(twins, name, value)
+        with pytest.raises(CohortError):
             prepare_external(chest_study(here, **external(fewer)), cohort, tiles, folder, Silent())
     assert len(searches) == 5
 

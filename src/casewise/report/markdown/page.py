@@ -22,6 +22,7 @@ from casewise.report.markdown.runs import (
 from casewise.report.markdown.sections import altered, external, image_split, left_out, train_and_held_out
 from casewise.report.markdown.target_tables import MISSING, figure, target_values
 from casewise.report.sections import (
+    audit,
     calibration,
     column_alone,
     drift,
@@ -83,6 +84,7 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "how": [how(run) for run in runs],
         "audit": first.audit,
         "threshold": ALPHA,
+        "tested": audit.tested_subjects((first.audit or {}).get("facts") or {}),
         "column_alone": None if pooled(first, stage) else _beside_column(first, stage),
         "assignment": first.splits.get("assignment") or {},
         "targets": [target_values(runs, stage, name, pairs, reasons.get(name, "")) for name in targets],

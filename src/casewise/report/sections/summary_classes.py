@@ -64,8 +64,8 @@ def accuracy(context: ReportContext) -> dict[str, Any] | None:
 def discrimination(context: ReportContext) -> dict[str, Any] | None:
     """The AUROC; for more than two classes also the classes with the highest and the lowest.
 
-    `order`: the intervals of these two are `apart`, `overlap`, or are missing or rough (`unknown`). `to_chance`: whether
-    the interval lies `above` or `below` chance, `includes` it, or is missing (`unknown`).
+    `order`: the intervals of these two are `apart`, `overlap`, or are missing or rough (`unknown`). `to_chance`: where
+    the interval lies, see there.
     """
     auroc = context.metric(context.stage, context.learner, "auroc")
     if not auroc:

@@ -120,8 +120,8 @@ def errors_by_range(context: ReportContext) -> dict[str, Any] | None:
     """The error in each range of the physician's score, and what it shows; None for a single range.
 
     `code` is `few` if a range has fewer than ten subjects, `no_interval` if the error of one has no interval, `largest`
-    if the interval of the largest error lies above those of all others, else `not_shown`. `leaning` are the ranges, other than those of few subjects, whose mean
-    difference has an interval without 0.
+    if the interval of the largest error lies above those of all others, else `not_shown`. `leaning` are the ranges,
+    other than those of few subjects, whose mean difference has an interval without 0.
     """
     ranges = score_ranges(context)
     if len(ranges) < 2:
