@@ -63,7 +63,21 @@ def binary(truth: list[int], decided: list[int], subjects: list[str] | None = No
 def test_every_metric_names_a_scheme() -> None:
     for name in metric_names():
         assert metric_of(name).interval in {*intervals.SCHEMES, None}
-        assert metric_of(name).rough_below in (10, 30)
+        assert metric_of(name).rough_below in (10, 80)
+
+
+def test_limits_of_agreement_of_skewed_differences_miss_on_both_sides_alike() -> None:
+    rng = np.random.default_rng(5)
+    # mean and variance of a lognormal vary together, so that its upper limit varies more than the lower one
+    errors, missed = rng.lognormal(0, 0.6, (80, 600)), {}
+    mean, variance = np.exp(0.18), (np.exp(0.36) - 1) * np.exp(0.36)
+    truth = {"loa_low": mean - 1.96 * np.sqrt(variance), "loa_high": mean + 1.96 * np.sqrt(variance)}
+    found = by_subject(np.zeros(80), {str(n): errors[:, n] for n in range(600)}, np.arange(80))
+    for name, true in truth.items():
+        ends = np.array([[f[name].low, f[name].high] for f in found.values()], float)
+        missed[name] = float(np.mean((ends[:, 0] > true) | (ends[:, 1] < true)))
+    assert all(0.03 < share < 0.13 for share in missed.values())
+    assert abs(missed["loa_low"] - missed["loa_high"]) < 0.05
 
 
 def test_the_interval_of_a_mean_of_single_cases_is_students() -> None:

@@ -41,7 +41,7 @@ BUILT_IN = (
         compared=NUMBERS,
         tables=("learners", "page"),
         interval="ratio",
-        rough_below=30,
+        rough_below=80,
     ),
     Metric(
         "pcc",
@@ -117,7 +117,7 @@ BUILT_IN = (
         fewest_cases=3,
         tables=(),
         interval="limits",
-        rough_below=30,
+        rough_below=80,
     ),
     Metric(
         "loa_high",
@@ -131,7 +131,7 @@ BUILT_IN = (
         fewest_cases=3,
         tables=(),
         interval="limits",
-        rough_below=30,
+        rough_below=80,
     ),
     Metric(
         "accuracy",
