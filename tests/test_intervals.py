@@ -259,6 +259,11 @@ def test_the_page_of_the_benchmark(benchmark_file: Any) -> None:
     assert len(text.splitlines()) == 2 + 8
     assert all(line.count("|") == 8 for line in text.splitlines())
     assert "of 32 shares" in benchmark_file.finding([table])
+    # rough below 10 subjects, limits of agreement below 80
+    assert [cell.marked for cell in table["mae"]] == [True, True, False, False, False, False]
+    assert [cell.marked for cell in table["loa_high"]] == [True] * 5 + [False]
+    upper = next(line for line in text.splitlines() if line.startswith("| Upper limit"))
+    assert upper.count("†") == 5
 
 
 def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on() -> None:
