@@ -38,9 +38,9 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     show, run_folder = show or default_show(), RunFolder(Path(output or Path("runs") / study.name))
     with run_folder.lock():
         cohort = read(study, run_folder, show)
-        study = plan(study, cohort, run_folder, show)
-        store = prepare(study, cohort, run_folder, show)
         splits = split(study, cohort, run_folder, show)
+        study = plan(study, cohort, splits, run_folder, show)
+        store = prepare(study, cohort, run_folder, show)
         audit(study, cohort, store, splits, run_folder, show)
         predictions = train(study, cohort, store, splits, run_folder, show)
         counterfactuals(study, cohort, store, splits, run_folder, show)

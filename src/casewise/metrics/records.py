@@ -41,7 +41,7 @@ BUILT_IN = (
         compared=NUMBERS,
         tables=("learners", "page"),
         interval="ratio",
-        rough_below=30,
+        rough_below=80,
     ),
     Metric(
         "pcc",
@@ -117,7 +117,7 @@ BUILT_IN = (
         fewest_cases=3,
         tables=(),
         interval="limits",
-        rough_below=30,
+        rough_below=80,
     ),
     Metric(
         "loa_high",
@@ -131,7 +131,7 @@ BUILT_IN = (
         fewest_cases=3,
         tables=(),
         interval="limits",
-        rough_below=30,
+        rough_below=80,
     ),
     Metric(
         "accuracy",
@@ -219,6 +219,7 @@ BUILT_IN = (
         "pooled over the cases of all folds, because within a fold of few cases it is above the share of the class "
         "even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between folds.",
         by_class=True,
+        chance_is_share=True,
         tables=("classes", "page"),
         interval="area",
         rests_on=lambda subjects: subjects.both,

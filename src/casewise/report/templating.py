@@ -49,6 +49,7 @@ def templates(*, html: bool) -> Environment:
     )
     environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
     environment.filters["hardly_varies"] = hardly_varies
+    environment.filters["chance_is_share"] = lambda name: metric_of(name).chance_is_share
     environment.filters["metric_title"] = lambda name: metric_of(name).title
     environment.filters["image_noun"] = lambda study: modality_report(study).row_noun(study)
     environment.filters["kind_means"] = lambda kind: kind_named(kind).means

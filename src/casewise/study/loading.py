@@ -118,7 +118,7 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
         RunError: the study was saved by another version.
     """
     try:
-        return study_model(str(values.get("modality", ""))).model_validate(values)
+        return study_model(str(values.get("modality", ""))).model_validate(_without_unused(values))
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"])) or "the file"
@@ -126,6 +126,18 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
             f"{source} cannot be read by this version of casewise: {location}: {first['msg']}. Use the version that "
             "wrote it, or run the study again."
         ) from None
+
+
+def _without_unused(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without a setting that has no effect and that later versions refuse in a study file.
+
+    >>> _without_unused({"images": {"fit": "stretch", "padding": "black"}})
+    {'images': {'fit': 'stretch', 'padding': 'auto'}}
+    """
+    images = values.get("images")
+    if not isinstance(images, dict) or images.get("fit") not in ("crop", "stretch"):
+        return values
+    return {**values, "images": {**images, "padding": "auto"}}
 
 
 def _plain(value: Any) -> Any:
