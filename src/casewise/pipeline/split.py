@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import shown
-from casewise.errors import DamagedError, RunError
+from casewise.errors import DamagedError, RunError, counted
 from casewise.modalities.registry import modality_of
-from casewise.report.formatting import counted
 from casewise.splits import grouped
 from casewise.splits.grouped import Splits, read_splits, write_splits
 from casewise.splits.learnable import check_learnable

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
+from casewise.errors import counted
 from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
 from casewise.pipeline.cohort_comparison import cohort_difference, own_cohort
 from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
@@ -16,7 +17,6 @@ from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
 from casewise.predictions import table as predicted
 from casewise.predictions.tiles import gather_tiles
-from casewise.report.formatting import counted
 from casewise.splits.grouped import Splits, write_splits
 from casewise.study.schema import Study
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from casewise.cohort.labels import panel_values
 from casewise.cohort.table import names_text
 from casewise.console import Silent
+from casewise.errors import counted
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import read_external
 from casewise.pipeline.pretraining import read_pretraining
 from casewise.pipeline.read import read
-from casewise.report.formatting import counted
 from casewise.splits.grouped import Splits, split
 from casewise.splits.learnable import check_learnable
 from casewise.splits.predefined import TEST
