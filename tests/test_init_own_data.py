@@ -104,6 +104,17 @@ def tiny(folder: Path, names: list[str]) -> Path:
 
 
 class TestImages:
+    def test_a_folder_without_images_names_each_ending_once(self, tmp_path: Path) -> None:
+        for names in ([], ["a.docx"]):
+            folder = tiny(tmp_path / f"in{len(names)}", names)
+            folder.mkdir(exist_ok=True)
+            with pytest.raises(CasewiseError) as caught:
+                plan_study(table=None, images=folder, folder=tmp_path)
+            text = str(caught.value).partition("(")[2].partition(")")[0]
+            endings = text.split(", ")
+            assert len(endings) == len(set(endings)) > 10
+            assert {".jpg", ".dcm", ".nii.gz"} <= set(endings)
+
     def test_two_files_of_one_name_are_refused_with_both(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{side}/{i}.png" for side in ("a", "b") for i in range(6)])
         table = text_table(

@@ -129,6 +129,7 @@ class TestText:
             (["1.234,5", "1,5"], ["1.234,5", "1,5"]),
             (["1,2,3"], ["1,2,3"]),
             (["12"], ["12"]),
+            (["1,5", "unknown", "Missing", "nil"], ["1.5", "unknown", "Missing", "nil"]),
         ],
     )
     def test_decimal_commas_are_read_in_columns_of_numbers(

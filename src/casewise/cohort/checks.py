@@ -12,6 +12,7 @@ from casewise.cohort.dates import read_dates
 from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import cut, nearest, shortened
 from casewise.files import PLAIN_NUMBER
 from casewise.study.schema import Study
@@ -30,7 +31,6 @@ _OTHER_NAMES = {
 }
 # characters of a path in a message, and components of an absolute path that are looked up
 _PATH, _PIECES = 200, 20
-NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
 
 
 def closest(name: str, options: list[str]) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.cohort.checks import NO_VALUE, closest, number
+from casewise.cohort.checks import closest, number
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, names_text, rows_text, text_of
 from casewise.errors import cut

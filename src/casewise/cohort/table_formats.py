@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from casewise.cohort.table import Problems
 
 DELIMITERS = (",", ";", "\t")
+# Cells that mean no value, whatever their case.
+NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
 # Limits of a table: bytes of its file, bytes of its parts when uncompressed, cells, columns, and characters of a cell.
 LARGEST, LARGEST_UNPACKED, MOST_CELLS, MOST_COLUMNS, LONGEST_CELL = (
     200_000_000,
@@ -36,7 +38,6 @@ _FORMULA_WITHOUT_VALUE = re.compile(
     rb'<(?:\w+:)?c r="([A-Z]+\d+)"[^>]*>\s*<(?:\w+:)?f\b[^>]*(?:/>|>[^<]*</(?:\w+:)?f>)\s*'
     rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
-_NO_NUMBER = {"", "na", "n/a", "#n/a", "nan", "none", "null", "?", "-"}
 _DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError)
 _UNREADABLE = (*_DAMAGED, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -197,7 +198,7 @@ def _read_decimal_commas(cells: Cells) -> None:
     """Write 1,5 as 1.5 in every column that contains only numbers, none of them with a decimal point."""
     changed = []
     for position, column in enumerate(cells.columns):
-        values = {text for cell in column if (text := cell.strip()).casefold() not in _NO_NUMBER}
+        values = {text for cell in column if (text := cell.strip()) and text.casefold() not in NO_VALUE}
         commas = {text for text in values if _DECIMAL_COMMA.fullmatch(text)}
         if commas and all(text.lstrip("+-").isdecimal() for text in values - commas):
             cells.columns[position] = [c.replace(",", ".") if c.strip() in commas else c for c in column]

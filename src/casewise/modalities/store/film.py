@@ -26,6 +26,7 @@ from PIL import Image, ImageFile
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
     damage,
+    defect_of,
     is_dicom,
     name_of,
     quiet_pydicom,
@@ -140,7 +141,7 @@ def _damage_stated() -> Iterator[None]:
         raise
     except damage() as error:
         raise FilmError(
-            f"the DICOM file is damaged ({type(error).__name__}). Copy it again from its source."
+            f"the DICOM file is damaged: {defect_of(error)}. Copy it again from its source."
         ) from error
 
 
@@ -218,9 +219,7 @@ def _stored(header: Any) -> np.ndarray:
             raise _undecodable(syntax) from error
         if "less than expected" in str(error):
             raise FilmError("its pixels are cut short. Copy it again from its source.") from error
-        raise FilmError(
-            f"its pixels ({name_of(syntax)}) are damaged ({type(error).__name__}). Copy it again from its source."
-        ) from error
+        raise FilmError(f"its pixels ({name_of(syntax)}) are damaged. Copy it again from its source.") from error
     if pixels.shape[:2] != sides[::-1]:
         shape = f"{pixels.shape[1]} x {pixels.shape[0]}" if pixels.ndim > 1 else str(pixels.size)
         raise FilmError(
