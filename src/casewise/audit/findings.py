@@ -52,7 +52,6 @@ CODES = (
 )
 FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5
-WIDTH = 110
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 _OUTSIDE = " from outside-anatomy"
 # Evidence besides the columns of the table, by the names in findings.
@@ -345,7 +344,7 @@ def renamed(text: str, singular: str, plural: str) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return [f"{'':<10} {line}" for line in readable(text, WIDTH).split("\n")]
+    return [f"{'':<10} {line}" for line in readable(text, None).split("\n")]
 
 
 def _details(finding: Finding) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from casewise.cohort.checks import number
-from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.dates import read_dates
 from casewise.cohort.table import names_text
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.initialise.image_files import stem_of
 from casewise.splits.predefined import side_of
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from casewise.audit.columns import INTERNAL, STANDARD, further_columns
 from casewise.audit.metadata import audited_columns, columns_in_use, is_usual
-from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.table import names_text
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import shortened
 from casewise.initialise.rows import FOUND, ImageRows
 

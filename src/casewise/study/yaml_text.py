@@ -56,7 +56,9 @@ def _refuse_decimal_comma(before: yaml.Node | None, key: yaml.ScalarNode, value:
     adjacent = before.end_mark.index + 1 == key.start_mark.index
     if adjacent and re.fullmatch(r"[+-]?\d+", whole) and re.fullmatch(r"\d+(e[+-]?\d+)?", fraction, re.IGNORECASE):
         number = f"{whole},{fraction}"
-        raise _Refused(f"{cut(number)} has a decimal comma; write {shortened(whole)}.{shortened(fraction)}", key.start_mark)
+        raise _Refused(
+            f"{cut(number)} has a decimal comma; write {shortened(whole)}.{shortened(fraction)}", key.start_mark
+        )
 
 
 _Loader.yaml_constructors = {

@@ -140,9 +140,7 @@ def _damage_stated() -> Iterator[None]:
     except (FilmError, MemoryError):
         raise
     except damage() as error:
-        raise FilmError(
-            f"the DICOM file is damaged: {defect_of(error)}. Copy it again from its source."
-        ) from error
+        raise FilmError(f"the DICOM file is damaged: {defect_of(error)}. Copy it again from its source.") from error
 
 
 def _read(stream: IO[bytes], *, pixels: bool, tags: tuple[str, ...] = TAGS) -> Any:
