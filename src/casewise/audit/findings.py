@@ -299,7 +299,7 @@ def audit_text(audit: Audit, accepted: Mapping[str, str]) -> str:
             for first, second in finding.pairs[:PAIRS_SHOWN]:
                 lines.append(f"{'':<10}   {first} = {second}")
             if len(finding.pairs) > PAIRS_SHOWN:
-                lines.append(f"{'':<10}   and {len(finding.pairs) - PAIRS_SHOWN:,} more pairs")
+                lines.append(f"{'':<10}   and {_counted(len(finding.pairs) - PAIRS_SHOWN, 'more pair')}")
             if reason:
                 lines += _wrapped(f"Accepted: {reason}")
             elif finding.remedy:

@@ -14,7 +14,7 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CohortError, cut, shortened
+from casewise.errors import CohortError, counted, cut, shortened
 from casewise.files import unguarded
 
 if TYPE_CHECKING:
@@ -183,15 +183,22 @@ def _rectangle(
         if len(record) < width or any(map(str.strip, record[width:])):
             problems.add(
                 "cells",
-                f"row {number}: has {len(record)} cells where the heading has {width}. Quote cells that contain "
-                f"{separator}, and fill up short rows.",
+                f"row {number}: has {counted(len(record), 'cell')} where the heading has {width}. Quote cells that "
+                f"contain {separator}, and fill up short rows.",
                 row=number,
             )
         kept.append([unguarded(cell) for cell in record[:width]] + [""] * (width - len(record)))
         numbers.append(number)
-    notes = [f"{blank:,} blank rows of the table were skipped."] if blank else []
+    notes = (
+        [f"{counted(blank, 'blank row of the table was', 'blank rows of the table were')} skipped."] if blank else []
+    )
     columns = [list(column) for column in zip(*kept, strict=True)]
     return Cells([unguarded(cell) for cell in heading], columns, numbers, notes)
+
+
+def _skipped(blank: int) -> list[str]:
+    """A note on blank rows, if there are any."""
+    return [f"{counted(blank, 'blank row of the table was', 'blank rows of the table were')} skipped."] if blank else []
 
 
 def _read_decimal_commas(cells: Cells) -> None:
@@ -240,8 +247,8 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
         named = ", ".join(cell.decode() for cell in without_value[:8]) + (" …" if len(without_value) > 8 else "")
         problems.add(
             "formula",
-            f"cells {named}: {len(without_value):,} formulas have no value. Open the workbook in a spreadsheet "
-            "program, and save it; or save it as 'CSV UTF-8'.",
+            f"cells {named}: {counted(len(without_value), 'formula has', 'formulas have')} no value. Open the workbook "
+            "in a spreadsheet program, and save it; or save it as 'CSV UTF-8'.",
         )
     if not rows:
         return Cells([], [], [])
@@ -252,7 +259,14 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     numbered = [(number, record + [""] * (len(heading) - len(record))) for number, record in rows[1:]]
     cells = _rectangle(path, heading, numbered, problems, separator="several values")
     blank = rows[-1][0] - rows[0][0] + 1 - len(rows)
-    cells.notes = [*notes, *([f"{blank:,} blank rows of the table were skipped."] if blank else [])]
+    cells.notes = [
+        *notes,
+        *(
+            [f"{counted(blank, 'blank row of the table was', 'blank rows of the table were')} skipped."]
+            if blank
+            else []
+        ),
+    ]
     return cells
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.table import Problems, read_text_table
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, counted
 from casewise.files import write_atomic
 from casewise.initialise.columns import Roles, understand_columns
 from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
@@ -175,7 +175,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     study.files[STUDY] = _wrapped(lines).encode("utf-8")
     _add_modality(study, files, rows)
     study.understood.insert(
-        0, f"{len(present):,} {files.noun}s of {_subjects_text(rows, facts.subjects)}{skipped_text(files)}."
+        0, f"{counted(len(present), files.noun)} of {_subjects_text(rows, facts.subjects)}{skipped_text(files)}."
     )
     study.understood += _meaning(rows, plan)
     return study
@@ -195,7 +195,7 @@ def _named_files(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles) 
 
 
 def _subjects_text(rows: ImageRows, count: int) -> str:
-    return f"{count:,} subjects" if rows.subjects_known else "unknown subjects"
+    return counted(count, "subject") if rows.subjects_known else "unknown subjects"
 
 
 def _meaning(rows: ImageRows, plan: TargetPlan) -> list[str]:

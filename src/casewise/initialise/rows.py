@@ -13,7 +13,7 @@ from casewise.cohort.checks import STORED
 from casewise.cohort.classes import plain
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, counted
 from casewise.files import guarded
 from casewise.initialise.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
 from casewise.initialise.image_files import ImageFiles, stem_of
@@ -144,8 +144,8 @@ def rows_of_table(
     unused = [path for path in images.paths if path not in used and path not in masks]
     matched = len({row.source for row in result.rows if row.path})
     result.understood.append(
-        f"{matched:,} of {count:,} rows have an image; {len(used):,} of {len(images.paths):,} {images.noun}s of the "
-        "folder are used."
+        f"Rows with an image: {matched:,} of {count:,}. Used {images.noun}s of the folder: {len(used):,} of "
+        f"{len(images.paths):,}."
     )
     if lacking:
         result.changed = True
@@ -317,8 +317,8 @@ def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
         case = " ".join((differing or [key[:2] for key in repeated])[0]).strip()
         why = "images with different values of the target" if differing else "scans of one sequence"
         rows.doubts.append(
-            f"Visits: {len(differing or repeated):,} visits have several {why}, such as {case}. Every image therefore "
-            "counts as a visit of its own; the split is still by subject."
+            f"Visits: {counted(len(differing or repeated), 'visit has', 'visits have')} several {why}, such as {case}. "
+            "Every image therefore counts as a visit of its own; the split is still by subject."
         )
         return
     by_date: dict[tuple[str, str], set[str]] = defaultdict(set)

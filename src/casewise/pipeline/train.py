@@ -61,7 +61,10 @@ def train(
     inner = f"each after {study.nested_cv.folds * len(study.rates)} inner trainings, " if study.nested_cv else ""
     networks = counted(len(study.networks), study.network_noun)
     seconds = time.monotonic() - start
-    show.line("jobs", f"{len(jobs)} networks ({networks} × {splits.folds} folds), {inner}{seconds:.0f} s")
+    show.line(
+        "jobs",
+        f"{counted(len(jobs), 'network')} ({networks} × {counted(splits.folds, 'fold')}), {inner}{seconds:.0f} s",
+    )
     _write_tile_predictions(study, jobs, cohort, folder)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from casewise.errors import QUOTED, cut, nearest, shortened
+from casewise.errors import QUOTED, counted, cut, nearest, shortened
 from casewise.study.model import StudyModel
 
 # keys with problems that a message shows, and characters of each sentence
@@ -32,7 +32,7 @@ def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[Study
         point = decimal_point(several[0].get("input")) if any("number" in m or "integer" in m for m in messages) else ""
         lines += [shortened(message, _LINE) + point for message in messages]
     unshown = len(by_location) - _SHOWN
-    return sorted(set(lines)) + ([f"and {unshown:,} more keys with problems."] if unshown > 0 else [])
+    return sorted(set(lines)) + ([f"and {counted(unshown, 'more key')} with problems."] if unshown > 0 else [])
 
 
 def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:

@@ -118,7 +118,7 @@ class Photographs:
                 folder.of("tiles"),
                 progress=lambda done, total: bar(done, total),
             )
-        show.line(step, f"{len(store):,} tiles of {settings.size} px, {time.monotonic() - start:.1f} s")
+        show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {time.monotonic() - start:.1f} s")
         return store
 
     def sources(self, cohort: Cohort) -> Sequence[ImageSource]:

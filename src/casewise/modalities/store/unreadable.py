@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from casewise.errors import ImageError, RunError
+from casewise.errors import ImageError, RunError, counted
 from casewise.files import write_atomic
 from casewise.modalities.store.memory import MEMORY, Budget
 from casewise.modalities.store.preparation import Channels
@@ -83,8 +83,8 @@ def not_read(
     if len(lines) > SHOWN:
         listed.append(f"  … and {len(lines) - SHOWN:,} more{_written(lines, file)}.")
     suffix = " The other tiles are kept for the next run." if kept and len(problems) < len(paths) else ""
-    noun = "images" if all(isinstance(path, Path) for path in paths) else "tiles"
-    return ImageError("\n".join([f"{len(problems):,} of {len(paths):,} {noun} cannot be read.{suffix}", *listed]))
+    noun = "image" if all(isinstance(path, Path) for path in paths) else "tile"
+    return ImageError("\n".join([f"{len(problems):,} of {counted(len(paths), noun)} cannot be read.{suffix}", *listed]))
 
 
 def _lines(problems: Mapping[int, str], paths: Sequence[ImageSource]) -> list[str]:
