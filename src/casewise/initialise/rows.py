@@ -286,8 +286,11 @@ def _own_names(rows: ImageRows) -> list[str]:
     return [f"image {number}" for number in range(1, len(stems) + 1)]
 
 
-def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
-    """Visits from dates where no column states them; one for each image where images of a visit have other labels."""
+def settle_visits(rows: ImageRows, labels: Sequence[str], *, sliced: bool = False) -> None:
+    """Visits from dates where no column states them; one for each image where images of a visit have other labels.
+
+    `sliced`: the images are slices, of which a visit has several of one sequence.
+    """
     if not rows.has("visit") and rows.has("date") and all(row.date for row in rows.rows):
         dates: dict[str, set[str]] = defaultdict(set)
         for row in rows.rows:
@@ -304,7 +307,7 @@ def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
             by_case[row.subject, row.visit].add(decimal(label) if are_numbers else plain(label))
     differing = [case for case, values in by_case.items() if len(values) > 1]
     twice = Counter((row.subject, row.visit, row.sequence) for row in rows.rows if row.sequence)
-    repeated = [key for key, times in twice.items() if times > 1]
+    repeated = [key for key, times in twice.items() if times > 1 and not sliced]
     if differing or repeated:
         counts: Counter[tuple[str, str]] = Counter()
         visits = []

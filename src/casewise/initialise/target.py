@@ -115,7 +115,7 @@ def _is_key(column: Column) -> bool:
 
 def _usable(column: Column) -> bool:
     counts = Counter(column.labels)
-    if column.filled < 0.05 or len(counts) < 2:
+    if column.filled < 0.05 or len(counts) < 2 or column.are_dates:
         return False
     if column.numbers is not None:
         # a running number predicts nothing

@@ -253,8 +253,8 @@ def check_bundle_subjects(weights: str, held_out: Iterable[str], names: Declared
         raise SplitError(
             f"weights: by name, {weights.removeprefix('bundle:')} was trained on {counted(len(shared), 'subject')} "
             f"held out here, from training or for early stopping ({spelling_pairs(shared)}). Their figures would be "
-            "too optimistic. Pretrain without them (`pretrain:` does so for every fold). If they are other people with the "
-            "same names, state `bundle_subjects: distinct`."
+            "too optimistic. Pretrain without them (`pretrain:` does so for every fold). If they are other people with "
+            "the same names, state `bundle_subjects: distinct`."
         )
 
 
