@@ -252,6 +252,11 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
         )
     if not rows:
         return Cells([], [], [])
+    titles = _titles(rows)
+    if titles:
+        skipped = counted(titles, "row above the heading was", "rows above the heading were")
+        notes = [*notes, f"{skipped} skipped, because only one cell was filled (row {rows[0][0]})."]
+        rows = rows[titles:]
     heading = rows[0][1]
     while not heading[-1].strip():
         heading = heading[:-1]
@@ -300,6 +305,16 @@ def _sheet_rows(path: Path, sheet: Any) -> list[tuple[int, list[str]]]:
         if any(map(str.strip, texts)):
             rows.append((number, texts))
     return rows
+
+
+def _titles(rows: Sequence[tuple[int, list[str]]]) -> int:
+    """The number of rows above the heading, such as a title: one cell each, where rows below have several.
+
+    >>> _titles([(1, ["A study"]), (3, ["path", "subject"]), (4, ["a.png", "A"])]), _titles([(1, ["path"]), (2, ["a"])])
+    (1, 0)
+    """
+    widths = [sum(bool(text.strip()) for text in record) for _, record in rows[:20]]
+    return next((position for position, width in enumerate(widths) if width > 1), 0)
 
 
 def text_of_value(value: object) -> str:
