@@ -275,7 +275,7 @@ def test_each_source_is_held_out_once() -> None:
 def test_a_subject_in_two_sources_is_refused() -> None:
     part = of_sources()
     part.images.loc[[0, 14], "source"] = "west"
-    with pytest.raises(SplitError, match=r"subject 'S000' is in north and west \(and 1 more subjects in several\)"):
+    with pytest.raises(SplitError, match=r"subject 'S000' is in north and west \(and 1 more subject in several\)"):
         split(part, one_left_out())
 
 

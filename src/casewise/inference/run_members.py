@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from casewise.errors import RunError
+from casewise.errors import RunError, counted
 from casewise.files import checksum
 from casewise.study.loading import saved_study
 from casewise.study.weight_files import weights_file
@@ -62,7 +62,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
             members.append(job)
     if missing or stale:
         reasons = [
-            f"{len(names)} of {folds * len(study.networks)} networks {reason} ({'; '.join(names[:5])})"
+            f"{len(names)} of {counted(folds * len(study.networks), 'network')} {reason} ({'; '.join(names[:5])})"
             for names, reason in ((missing, "are not trained"), (stale, "have other inputs"))
             if names
         ]

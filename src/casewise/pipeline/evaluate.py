@@ -9,6 +9,7 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import shown
+from casewise.errors import counted
 from casewise.evaluation import results as evaluation
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
@@ -18,7 +19,6 @@ from casewise.pipeline.participants import participants_and_subgroups
 from casewise.pipeline.shortcut_column import within_shortcut_column
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
-from casewise.report.formatting import counted
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
+from casewise.errors import counted
 from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
 from casewise.pipeline.cohort_comparison import cohort_difference, own_cohort
 from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
@@ -16,7 +17,6 @@ from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
 from casewise.predictions import table as predicted
 from casewise.predictions.tiles import gather_tiles
-from casewise.report.formatting import counted
 from casewise.splits.grouped import Splits, write_splits
 from casewise.study.schema import Study
 
@@ -61,7 +61,10 @@ def train(
     inner = f"each after {study.nested_cv.folds * len(study.rates)} inner trainings, " if study.nested_cv else ""
     networks = counted(len(study.networks), study.network_noun)
     seconds = time.monotonic() - start
-    show.line("jobs", f"{len(jobs)} networks ({networks} × {splits.folds} folds), {inner}{seconds:.0f} s")
+    show.line(
+        "jobs",
+        f"{counted(len(jobs), 'network')} ({networks} × {counted(splits.folds, 'fold')}), {inner}{seconds:.0f} s",
+    )
     _write_tile_predictions(study, jobs, cohort, folder)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.cohort.labels import panel_values
-from casewise.errors import DamagedError, SplitError
+from casewise.errors import DamagedError, SplitError, counted
 from casewise.splits.assignment import assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.predefined import TEST, imported, one_source_a_fold
 from casewise.targets import kind_named
@@ -90,7 +90,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
             most = len(subjects) - tested
             remedy = f"Give split.folds at most {most}, or add subjects." if most >= 2 else "Add subjects."
             raise SplitError(
-                f"The cohort has {len(subjects)} subjects, {tested} of them for the test set: "
+                f"The cohort has {counted(len(subjects), 'subject')}, {tested} of them for the test set: "
                 f"too few for {folds} folds. {remedy}"
             )
         side = {}
@@ -102,7 +102,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
         side |= assigned
     missing = [f for f in range(folds) if f not in side.values()]
     if len(training) < folds or missing:
-        raise SplitError(f"{len(training)} subjects cannot fill {folds} folds. Lower split.folds.")
+        raise SplitError(f"{counted(len(training), 'subject')} cannot fill {folds} folds. Lower split.folds.")
     how = f"column {study.split.column}" if study.split.column else "balanced"
     record = {
         "how": f"leave out {study.split.leave_out}" if study.split.leave_out else how,

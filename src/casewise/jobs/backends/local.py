@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CasewiseError, RunError, TrainingError
+from casewise.errors import CasewiseError, RunError, TrainingError, counted
 from casewise.jobs.plan import Job, JobInputs
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
@@ -49,7 +49,7 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
         if not job.intact():
             waiting.append(job)
     if not waiting:
-        tell(len(jobs), f"{len(jobs)} networks, all trained before")
+        tell(len(jobs), f"{counted(len(jobs), 'network')}, all trained before")
         return
     from joblib import Parallel, delayed
 
@@ -86,7 +86,7 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
         raise TrainingError(
             f"{len(messages)} of {len(jobs)} networks could not be trained{others}.\n  " + "\n  ".join(messages)
         )
-    tell(len(jobs), f"{len(jobs)} networks trained")
+    tell(len(jobs), f"{counted(len(jobs), 'network')} trained")
 
 
 def _run(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> str:
