@@ -200,7 +200,8 @@ def test_agreement_of_numbers_beside_chance(of_numbers: ReportContext, entry: st
 
 def test_a_study_without_a_title_says_what_it_predicts() -> None:
     titles = {
-        name: report_title(study_of_numbers(name=name, title="")) for name in ("A", "study", "chest_films", "hand-films")
+        name: report_title(study_of_numbers(name=name, title=""))
+        for name in ("A", "study", "chest_films", "hand-films")
     }
     assert all("pasi" in title.lower() and "photographs" in title for title in titles.values())
     assert titles["A"] == titles["study"]

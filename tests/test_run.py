@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 
 import casewise
+from casewise.console import Silent
 from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError, StudyError
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs.fingerprint import changed_settings
-from casewise.console import Silent
 from casewise.pipeline.stored_results import record_results, stored_results
 from casewise.predictions.table import COLUMNS
 from casewise.report.markdown.page import write_results

@@ -158,7 +158,7 @@ def _begin_worker(parent: int, registrations: Registrations) -> None:
     # The parent process handles Ctrl-C: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    # Everything is on disk by then; tearing down the interpreter with torch would take ten seconds, while the run waits.
+    # Everything is on disk by then; the run would wait ten seconds while the interpreter with torch is torn down.
     atexit.register(_leave)
 
 

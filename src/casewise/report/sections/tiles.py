@@ -64,8 +64,8 @@ def beside(context: ReportContext, metric: str) -> dict[str, Any] | None:
     chance = metric_of(metric).chance
     if chance is None:
         return None
-    low = (context.headline_figure(metric) or {}).get("low")
-    not_shown = is_number(low) and float(low) <= chance
+    low: Any = (context.headline_figure(metric) or {}).get("low")
+    not_shown = is_number(low) and low <= chance
     return {"code": "chance", "name": "", "value": number(chance, 2), "not_shown": not_shown}
 
 
