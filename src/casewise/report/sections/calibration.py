@@ -125,9 +125,10 @@ def shape(entry: Mapping[str, Any]) -> str:
 
 
 def example(by_name: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """One point of the first drawn curve: the prediction, and the share of the class or the mean reference there.
+    """One point of the first curve that shows something: the prediction, and the share of the class or the mean reference there.
 
-    It is the point nearest to 70 %, of a number to three quarters of the curve. None without a curve or a band.
+    It is the point nearest to 70 %, of a number to three quarters of the curve. None without a curve, and where its band
+    is wider than half of what probabilities, or the predictions of the curve, can differ: it would say nothing.
 
     >>> points = [{"predicted": x, "observed": x / 2, "low": 0.1, "high": 0.5} for x in (0.2, 0.6, 0.9)]
     >>> example({"early_stage": {"curve": points, "slope": {"rough": False}}})["predicted"]
@@ -140,6 +141,8 @@ def example(by_name: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
         ends = [point["predicted"] for point in (points[0], points[-1])]
         aim = LIKELY if name else ends[0] + 0.75 * (ends[1] - ends[0])
         point = min(points, key=lambda point: abs(point["predicted"] - aim))
+        if point["high"] - point["low"] > 0.5 * (1.0 if name else ends[1] - ends[0]):
+            continue
         return {**point, "name": plain(name), "rough": bool(entry["slope"].get("rough"))}
     return None
 
