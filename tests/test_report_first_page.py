@@ -16,6 +16,7 @@ from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.calibration import number_calibration
 from casewise.metrics.roc import drawn_precision_recall
 from casewise.report.context import ReportContext
+from casewise.report.figures.agreement import Limits, bland_altman
 from casewise.report.markdown.target_tables import figure
 from casewise.report.page import render
 from casewise.report.sections import agreement, participants, summary, summary_classes, tiles
@@ -72,6 +73,8 @@ def test_figures_and_one_sentence_stand_before_all_else(of_numbers: ReportContex
         assert places == sorted(places)
         assert text.count('data-code="headline"') == 1
         assert text.count("data-metric=") == 4
+        assert text.count("<svg") == 1
+        assert text.index("<svg") < text.index("In plain words")
         assert set(re.findall(r'data-code="(choice|judged|comparison)"', text)) >= {"choice", "judged"}
 
 
@@ -156,6 +159,16 @@ def test_proportional_bias_is_named_only_where_it_is_shown(of_numbers: ReportCon
     same = shrunk(of_numbers, 1.0)
     assert agreement.slope_of_differences(same) is None
     assert 'data-code="proportional-bias"' not in render(same)
+
+
+def test_wide_intervals_do_not_flatten_the_points(of_numbers: ReportContext) -> None:
+    rows = of_numbers.headline_rows
+    for wide in (30.0, 3000.0):
+        limits = Limits(0.0, -10.0, 10.0, (-wide, -5.0), (-1.0, 1.0), (5.0, wide))
+        drawing = bland_altman(rows, limits, digits=1, label="PASI")
+        assert drawing.figure is not None
+        bottom, top = drawing.figure.axes[0].get_ylim()
+        assert top - bottom < 200
 
 
 # ------------------------------------------------------------------------------------------------ chance and titles

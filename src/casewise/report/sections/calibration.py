@@ -125,10 +125,10 @@ def shape(entry: Mapping[str, Any]) -> str:
 
 
 def example(by_name: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """One point of the first curve that shows something: the prediction, and the share of the class or the mean reference there.
+    """One point of the first curve that shows something: a prediction, and the share or mean reference there.
 
-    It is the point nearest to 70 %, of a number to three quarters of the curve. None without a curve, and where its band
-    is wider than half of what probabilities, or the predictions of the curve, can differ: it would say nothing.
+    It is the point nearest to 70 %, of a number to three quarters of the curve. None without a curve, and where its
+    band is wider than half of what probabilities, or the predictions of the curve, can differ: it would say nothing.
 
     >>> points = [{"predicted": x, "observed": x / 2, "low": 0.1, "high": 0.5} for x in (0.2, 0.6, 0.9)]
     >>> example({"early_stage": {"curve": points, "slope": {"rough": False}}})["predicted"]
