@@ -256,9 +256,9 @@ def test_the_page_of_the_benchmark(benchmark_file: Any) -> None:
     model = benchmark_file.NUMBERS[0]
     table, _ = benchmark_file.coverage(model, benchmark_file.SUBJECTS, 20)
     text = benchmark_file.markdown(table, [str(n) for n in benchmark_file.SUBJECTS])
-    assert len(text.splitlines()) == 2 + 8
+    assert len(text.splitlines()) == 2 + 9
     assert all(line.count("|") == 8 for line in text.splitlines())
-    assert "of 32 shares" in benchmark_file.finding([table])
+    assert "of 36 shares" in benchmark_file.finding([table])
     # rough below 10 subjects, limits of agreement below 80
     assert [cell.marked for cell in table["mae"]] == [True, True, False, False, False, False]
     assert [cell.marked for cell in table["loa_high"]] == [True] * 5 + [False]

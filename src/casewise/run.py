@@ -26,9 +26,15 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.console import default_show
     from casewise.pipeline.audit import audit
     from casewise.pipeline.counterfactuals import counterfactuals
+    from casewise.pipeline.evaluate import evaluate
+    from casewise.pipeline.image_split import image_split
     from casewise.pipeline.prepare import plan, prepare
     from casewise.pipeline.read import read
+    from casewise.pipeline.report import report
+    from casewise.pipeline.score import score
+    from casewise.pipeline.seeds import seeds
     from casewise.pipeline.split import split
+    from casewise.pipeline.stack import stack
     from casewise.pipeline.stored_results import inputs_of_results, record_results, stored_results
     from casewise.pipeline.train import train
     from casewise.run_folder import RunFolder
@@ -45,25 +51,18 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         predictions = train(study, cohort, store, splits, run_folder, show)
         counterfactuals(study, cohort, store, splits, run_folder, show)
         inputs = inputs_of_results(study, cohort, store, predictions, run_folder)
-        if stored := stored_results(inputs, run_folder):
-            show.line("results", "as computed before: nothing that they depend on has changed")
-            finished = Run(run_folder.path, *stored, run_folder.report_path)
-            show.line("result", finished.headline)
-            return finished
-        from casewise.pipeline.evaluate import evaluate
-        from casewise.pipeline.image_split import image_split
-        from casewise.pipeline.report import report
-        from casewise.pipeline.score import score
-        from casewise.pipeline.seeds import seeds
-        from casewise.pipeline.stack import stack
-
-        predictions = stack(study, predictions, run_folder, show)
-        predictions = score(study, predictions, run_folder)
-        results = evaluate(study, cohort, predictions, run_folder, show)
-        if study.seeds > 1:
-            results = seeds(study, cohort, store, splits, results, run_folder, show)
-        if study.split.by == "image":
-            results = image_split(study, cohort, store, splits, results, run_folder, show)
-        page = report(study, cohort, predictions, results, store, run_folder, show)
-        record_results(inputs, run_folder)
-    return Run(run_folder.path, predictions, results, page)
+        if stored := stored_results(inputs, run_folder, show):
+            predictions, results = stored
+        else:
+            predictions = stack(study, predictions, run_folder, show)
+            predictions = score(study, predictions, run_folder)
+            results = evaluate(study, cohort, predictions, run_folder, show)
+            if study.seeds > 1:
+                results = seeds(study, cohort, store, splits, results, run_folder, show)
+            if study.split.by == "image":
+                results = image_split(study, cohort, store, splits, results, run_folder, show)
+            report(study, cohort, predictions, results, store, run_folder, show)
+            record_results(inputs, run_folder)
+    finished = Run(run_folder.path, predictions, results, run_folder.report_path)
+    show.line("result", finished.headline or "nothing was evaluated")
+    return finished

@@ -134,6 +134,19 @@ BUILT_IN = (
         rough_below=80,
     ),
     Metric(
+        "proportional_bias",
+        lambda sums: sums.slope_of_differences,
+        NUMBERS,
+        title="Proportional bias",
+        phrase="proportional bias",
+        glossary="Slope of the difference, prediction minus reference, on the mean of both (Bland and Altman 1999): "
+        "above 0 where predictions vary more than the reference, below 0 where they vary less.",
+        larger_is_better=None,
+        digits=2,
+        fewest_cases=3,
+        tables=(),
+    ),
+    Metric(
         "accuracy",
         lambda sums: sums.right.sum(axis=-1) / sums.n,
         CLASSES,

@@ -10,6 +10,7 @@ from casewise.metrics.registry import metric_of
 from casewise.report import formatting
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import hardly_varies
+from casewise.report.terms import report_title
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def templates(*, html: bool) -> Environment:
     environment.filters["metric_title"] = lambda name: metric_of(name).title
     environment.filters["image_noun"] = lambda study: modality_report(study).row_noun(study)
     environment.filters["kind_means"] = lambda kind: kind_named(kind).means
+    environment.filters["report_title"] = report_title
     environment.filters["metric_phrase"] = lambda name: metric_of(name).phrase
     return environment
 

@@ -108,7 +108,10 @@ def checked_study(study: Study) -> Study:
     Raises:
         StudyError: lists every problem by field.
     """
-    return build_study(_plain(study), source="The study", folder=Path())
+    settings = _plain(study)
+    if not isinstance(settings, dict):
+        raise StudyError(f"A study, or the path of a study file, is needed, not {cut(study)}.")
+    return build_study(settings, source="The study", folder=Path())
 
 
 def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> Study:
