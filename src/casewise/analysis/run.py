@@ -184,8 +184,8 @@ class Run:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
+        if name.startswith("_") or hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # raises the error of the attribute itself
         from casewise.errors import nearest
 
         options = [option for option in dir(type(self)) if not option.startswith("_")]
