@@ -193,7 +193,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What was studied, the headline, the main figures and a link to the report, for notebooks."""
-        from casewise.report.formatting import counted
+        from casewise.errors import counted
         from casewise.report.tables import metric_format
 
         data = " (synthetic data)" if self.study.synthetic else ""
