@@ -77,6 +77,8 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     assert within["means"]["auroc[pneumonia]"]["groups"] == ["nih"]
     nih = within["groups"]["nih"]["metrics"]["auroc[pneumonia]"]["value"]
     assert by_name["pneumonia"]["mean"] == pytest.approx(nih)
+    assert 'data-code="column-not-beaten"' in render(three)
+    assert 'data-code="column-not-beaten"' not in render(dataclasses.replace(three, audit=None))
     for text in pages(three, tmp_path):
         assert f"covid with AUROC 0.97 (the model: {by_name['covid']['figure']['value']:.3f})" in text
         assert f"{nih:.3f} for pneumonia" in text
