@@ -184,7 +184,7 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
         "confidence": confidence,
         "correct": correct,
         "example": shown,
-        "illustrated": bool(shown)
+        "illustrated": shown is not None
         and (code != "good" or (agrees and abs(shown["right"] / shown["n"] - shown["confidence"]) < SURE)),
         "ece": ece,
         "median_decides": kind_report(context.kind).ordered,
