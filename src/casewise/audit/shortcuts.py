@@ -26,6 +26,7 @@ from casewise.audit.metadata import (
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
 from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
+from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.labels import panel_values
 from casewise.targets import kind_named
 
@@ -400,6 +401,8 @@ def _findings(
         reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)
         named = kind in ("column", "other-column")
         over = (column if column in images else f"table_{column}") if named else tabled
+        if named and reading == "levels" and over in images and numbers_in(recorded(images[over])) is not None:
+            reading = "codes"
         classes = study.classes_of(best.target)
         lone = _lone_class(images, over, best.target, labels[best.target], classes) if over and over in images else None
         advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask, lone=lone)
