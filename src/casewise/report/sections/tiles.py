@@ -88,7 +88,7 @@ def _source_tile(context: ReportContext, metric: str, cell: Cell) -> Cell:
     write = metric_format(context.study, context.outcome)
     over = f"mean of {counted(count, context.site)}" if count > 1 else f"one {context.site}"
     parts = [cell.small, over, f"pooled {write.text(metric, pooled['value'], short=True)}" if pooled else ""]
-    return Cell(cell.text, "; ".join(part for part in parts if part), cell.value)
+    return Cell(cell.text, "; ".join(filter(None, parts)), cell.value)
 
 
 def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
