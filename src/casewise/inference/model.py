@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # What the errors of a study say of its columns, and what is said in place of it where a table is predicted.
 COLUMN_HINTS = {
-    re.compile(r", or write `columns: \{(\w+): ([^`}]*)\}` in the study"): r', or give `columns={"\1": "\2"}`',
+    re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study"): r', or give `columns={"\1": "\2"}`',
     re.compile(r"columns: (\w+) is (.*?), which is not a column of the table\."): (
         r'columns: \1 is \2, which is not a column of the table. If it has another name there, give `columns={"\1": '
         r'"NAME"}`.'
