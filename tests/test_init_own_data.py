@@ -572,7 +572,6 @@ class TestSources:
         assert "# split: {leave_out:" not in plan.text
         assert "hospital: " in plan.text
 
-
     @pytest.mark.parametrize("name", ["score", "Dicke"])
     def test_a_column_of_numbers_stays_the_target(self, name: str, tmp_path: Path) -> None:
         """A few cells that are no numbers make no other column the target, whatever the name."""
@@ -602,6 +601,28 @@ class TestSources:
         table, images = scored(tmp_path, [*(str(i % 4) for i in range(24)), "zwei"])
         with pytest.raises(CasewiseError, match="row 26: 'zwei'"):
             plan_study(table=table, images=images, folder=tmp_path / "study")
+
+
+class TestMistyped:
+    def test_folders_and_files_are_suggested(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "Aufnahmen", [f"bild_{i:02}.png" for i in range(12)])
+        rows = [["image", "patient", "grade"], *([f"bild_{i:02}.png", f"P{i}", "ab"[i % 2]] for i in range(12))]
+        rows[4][0] = "bidl_03.png"
+        table = text_table(tmp_path / "t.csv", rows)
+        with pytest.raises(CasewiseError, match=r"Did you mean '.*Aufnahmen'"):
+            plan_study(table=table, images=tmp_path / "aufnahme", folder=tmp_path / "study")
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert any("Did you mean 'bild_03.png'" in doubt for doubt in plan.doubts)
+        plan.write()
+        file = tmp_path / "study" / "study.yaml"
+        file.write_text(file.read_text().replace("../Aufnahmen", "../aufnahme"))
+        with pytest.raises(CasewiseError, match=r"root: .*Did you mean '.*Aufnahmen'"):
+            read_cohort(read_study(file))
+
+    def test_an_image_is_no_table(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", ["film.jpg"])
+        with pytest.raises(CasewiseError, match="is an image"):
+            plan_study(table=images / "film.jpg", images=images, folder=tmp_path / "study")
 
 
 class TestCandidates:

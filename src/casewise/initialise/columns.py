@@ -48,7 +48,7 @@ _NAME_VALUE = re.compile(
 # Cells that state no value in tables of people; the study leaves such rows out by `where_not`.
 EMPTY = NO_VALUE | {
     *("k.a.", "k. a.", "k.a", "keine angabe", "keine angaben", "n.a.", "n. a.", "n.d.", "not available", "not done"),
-    *("not known", "unbekannt", "nicht erhoben", "entfällt", "--", "–", "—", "."),  # noqa: RUF001
+    *("not known", "unbekannt", "nicht erhoben", "entfällt", "--", "–", "—", "."),
 }
 # `none` is a finding, too; among numbers it means no value.
 NO_TEXT = EMPTY - {"none"}
@@ -310,8 +310,8 @@ def _date(
             usable.append(((not differ, not named), column, iso))
         elif iso is not None and not groups:
             doubts.append(
-                f"Date: {column.name!r} has dates and is not used, because its name is not that of a date of images and "
-                f"no column names the subjects. If it is theirs, rename it to `date` and repeat `casewise init`."
+                f"Date: {column.name!r} has dates and is not used, because its name does not say that they are those "
+                "of the images, and no column names the subjects. If they are, rename it to `date` and repeat this."
             )
         elif column.are_mostly_dates:
             doubts.append(_bad_dates(column, numbers))

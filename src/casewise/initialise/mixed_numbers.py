@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from casewise.errors import CasewiseError, counted, cut
 from casewise.cohort.table import rows_text
+from casewise.errors import CasewiseError, counted, cut
 from casewise.initialise.columns import MOSTLY, Column, decimal
 
 # A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
