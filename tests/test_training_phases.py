@@ -247,10 +247,10 @@ def test_nobody_of_a_class_leaves_its_figure_open() -> None:
         ({"epochs": 1, "freeze": None}, "must be none, all"),
         ({"freeze": "all"}, "epochs\n  Field required"),
         ({"epochs": 1, "variations": {"rotat": 3}}, "'rotat'.*Did you mean 'rotate'"),
-        ({"epochs": 1, "variations": {"rotate": "lots"}}, "rotate: must be a number.*found 'lots'"),
+        ({"epochs": 1, "variations": {"rotate": "lots"}}, "rotate: input should be a valid number.*found 'lots'"),
         ({"epochs": 1, "variations": {"offline_copies": 3}}, "'offline_copies'"),
         ({"epochs": 1, "variations": {"grid": "2x2"}}, "'grid'"),
-        ({"epochs": 1, "variations": {"flip": "up"}}, "flip: must be 'none'"),
+        ({"epochs": 1, "variations": {"flip": "up"}}, "flip: input should be 'none'"),
         ({"epochs": 1, "freeze": "120%"}, "between 0 and 1"),
     ],
 )

@@ -68,15 +68,19 @@ def _refuse_settings(words: list[str]) -> None:
             return
         if not name.startswith("--") or name in known:
             continue
-        from casewise.errors import cut, nearest
+        import difflib
 
-        if not (hint := nearest(name, known)):
+        from casewise.errors import cut
+
+        # short names of settings are alike to options by chance
+        alike = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        if not alike:
             raise CasewiseError(
                 f"`casewise {words[0]}` has no option {cut(name)}. Settings such as the number of epochs belong in the "
                 "study file, so that it states the whole study: `recipe: {epochs: 2}`. For a variant, write a second "
                 "file that begins with `extends: study.yaml`."
             )
-        raise CasewiseError(f"`casewise {words[0]}` has no option {cut(name)}.{hint}")
+        raise CasewiseError(f"`casewise {words[0]}` has no option {cut(name)}. Did you mean {alike[0]!r}?")
 
 
 def main() -> None:
