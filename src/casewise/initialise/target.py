@@ -196,8 +196,8 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     if words:
         plan.where_not = words
         plan.doubts.append(
-            f"{column}: rows with {', '.join(map(repr, words))} are left out (`where_not`), because this means "
-            "no value."
+            f"{column}: {counted(sum(cell in words for cell in cells.cells), 'row')} with "
+            f"{', '.join(map(repr, words))} left out (`where_not`), because this means no value."
         )
     if unscored := sum(not cell for cell in cells.cells):
         have = "has no value and is" if unscored == 1 else "have no value and are"
