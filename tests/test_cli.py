@@ -227,3 +227,11 @@ def test_lost_output_is_no_success() -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
         assert subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL, env=buffered).returncode == 1
+
+
+@pytest.mark.parametrize("words", [["--epochs", "2"], ["--set", "recipe.epochs=2"]])
+def test_settings_belong_in_the_study_file(words: list[str]) -> None:
+    failed = casewise("run", "study.yaml", *words)
+    assert (failed.returncode, "study file" in failed.stderr) == (2, True)
+    mistyped = casewise("run", "study.yaml", "--ouput", "x")
+    assert (mistyped.returncode, "'--output'" in mistyped.stderr) == (2, True)

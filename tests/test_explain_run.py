@@ -16,7 +16,7 @@ from PIL import Image
 
 from casewise.console import Silent
 from casewise.errors import CohortError, ImageError, RunError
-from casewise.explain.case_selection import explain_target, select_cases
+from casewise.explain.case_selection import case_hint, explain_target, select_cases
 from casewise.explain.finished_run import FinishedRun
 from casewise.explain.localisation import measure
 from casewise.explain.methods.dispatch import cell_maps
@@ -367,6 +367,17 @@ def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Fini
 def test_names_that_do_not_exist(planted: Path, options: dict[str, Any], error: type, said: str) -> None:
     with pytest.raises(error, match=said):
         explain_run(planted, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("F-1001/99", ["F-1001/1", "F-1001/2"]), ("F-1001", ["F-1001/1"]), ("F-1009/1", [])]
+)
+def test_cases_of_other_subjects_are_never_suggested(name: str, own: list[str]) -> None:
+    subjects = {"F-1001": ["F-1001/1", "F-1001/2"], "F-1019": ["F-1019/1", "F-1019/9"]}
+    hint = case_hint(name, subjects)
+    assert "F-1019" not in hint
+    assert all(case in hint for case in own)
+    assert bool(hint) == bool(own)
 
 
 def test_no_finished_run(planted: Path, tmp_path: Path) -> None:

@@ -572,8 +572,80 @@ class TestSources:
         assert "# split: {leave_out:" not in plan.text
         assert "hospital: " in plan.text
 
+    @pytest.mark.parametrize("name", ["score", "Dicke"])
+    def test_a_column_of_numbers_stays_the_target(self, name: str, tmp_path: Path) -> None:
+        """A few cells that are no numbers make no other column the target, whatever the name."""
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(57)])
+        rows = [["image", "patient", name, "Gruppe"]]
+        rows += [[f"{i}.png", f"P{i}", f"{i % 19}.5", "ab"[i % 2]] for i in range(57)]
+        rows[5][2], rows[9][2] = "zwei", "3 mm"
+        with pytest.raises(CasewiseError) as caught:
+            plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert all(part in str(caught.value) for part in ("55 of 57", name, "row 6: 'zwei'", "row 10: '3 mm'"))
+        rows[0][3] = "Befund"
+        table = text_table(tmp_path / "u.csv", rows)
+        if name == "Dicke":
+            plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+            assert any("'Dicke'" in doubt and "rows 6, 10" in doubt for doubt in plan.doubts)
+
+    @pytest.mark.parametrize("low", [True, False])
+    def test_missing_values_in_words_are_left_out_by_the_study(self, low: bool, tmp_path: Path) -> None:
+        cells = [str(i % 4) if low else f"{i}.5" for i in range(24)]
+        table, images = scored(tmp_path, ["k.A.", *cells, "n/a", "k.A."])
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert yaml.safe_load(plan.text)["where_not"] == {"score": ["k.A.", "n/a"]}
+        plan.write()
+        assert len(read_cohort(read_study(tmp_path / "study" / "study.yaml")).images) == 24
+
+    def test_grades_with_a_slip_are_no_classes(self, tmp_path: Path) -> None:
+        table, images = scored(tmp_path, [*(str(i % 4) for i in range(24)), "zwei"])
+        with pytest.raises(CasewiseError, match="row 26: 'zwei'"):
+            plan_study(table=table, images=images, folder=tmp_path / "study")
+
+
+class TestMistyped:
+    def test_folders_and_files_are_suggested(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "Aufnahmen", [f"bild_{i:02}.png" for i in range(12)])
+        rows = [["image", "patient", "grade"], *([f"bild_{i:02}.png", f"P{i}", "ab"[i % 2]] for i in range(12))]
+        rows[4][0] = "bidl_03.png"
+        table = text_table(tmp_path / "t.csv", rows)
+        with pytest.raises(CasewiseError, match=r"Did you mean '.*Aufnahmen'"):
+            plan_study(table=table, images=tmp_path / "aufnahme", folder=tmp_path / "study")
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert any("Did you mean 'bild_03.png'" in doubt for doubt in plan.doubts)
+        plan.write()
+        file = tmp_path / "study" / "study.yaml"
+        file.write_text(file.read_text().replace("../Aufnahmen", "../aufnahme"))
+        with pytest.raises(CasewiseError, match=r"root: .*Did you mean '.*Aufnahmen'"):
+            read_cohort(read_study(file))
+
+    def test_an_image_is_no_table(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", ["film.jpg"])
+        with pytest.raises(CasewiseError, match="is an image"):
+            plan_study(table=images / "film.jpg", images=images, folder=tmp_path / "study")
+
 
 class TestCandidates:
+    @pytest.mark.parametrize("sexes", [("m", "w"), ("Male", "Female")])
+    @pytest.mark.parametrize("head", ["Geschlecht", "G"])
+    def test_columns_that_describe_people_are_no_targets(
+        self, head: str, sexes: tuple[str, str], tmp_path: Path
+    ) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
+        rows = [["image", "patient", head, "Alter", "Klinik"]]
+        rows += [[f"{i}.png", f"P{i}", sexes[i % 2], str(40 + i % 7), f"K{i % 3}"] for i in range(12)]
+        table = text_table(tmp_path / "t.csv", rows)
+        with pytest.raises(CasewiseError, match="--target"):
+            plan_study(table=table, images=images, folder=tmp_path / "study")
+        assert plan_study(table=table, images=images, target=head, folder=tmp_path / "study").text
+
+    def test_columns_that_the_audit_does_not_test_are_said(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
+        rows = [["image", "patient", "grade", "Kommentar"]]
+        rows += [[f"{i}.png", f"P{i}", "ab"[i % 2], f"text {i}"] for i in range(12)]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        assert any("Kommentar" in doubt for doubt in plan.doubts)
+
     def make(self, folder: Path, further: int) -> tuple[Path, Path]:
         images = tiny(folder / "in", [f"{i}.png" for i in range(24)])
         names = [f"finding {chr(97 + i)}" for i in range(further)]
@@ -639,6 +711,19 @@ class TestDates:
         later = [f"{14 + i}.06.2024" for i in range(12)]
         plan = self.make(tmp_path, "Aufn.", dates, Befundung=later)
         assert any("'Aufn.'" in doubt and "'Befundung'" in doubt for doubt in plan.doubts)
+
+    @pytest.mark.parametrize("subject", ["patient", ""])
+    @pytest.mark.parametrize("head", ["Datum", "Aufnahme"])
+    def test_the_rows_of_cells_that_are_no_dates_are_named(self, head: str, subject: str, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"P{i // 2}_{i % 2}.png" for i in range(24)])
+        rows = [["image", *filter(None, [subject]), head, "grade"]]
+        for i in range(24):
+            date = "31.02.2020" if i in (3, 7) else f"{1 + i}.03.2020"
+            rows.append([f"P{i // 2}_{i % 2}.png", *([f"P{i // 2}"] if subject else []), date, "ab"[i // 2 % 2]])
+        table = text_table(tmp_path / "t.csv", rows)
+        plan = plan_study(table=table, images=images, folder=tmp_path / "study")
+        (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Date")]
+        assert "row 5: '31.02.2020'; row 9: '31.02.2020'" in doubt
 
     def test_numbers_are_no_dates(self, tmp_path: Path) -> None:
         plan = self.make(tmp_path, "key", [f"202401{i + 10}" for i in range(12)])

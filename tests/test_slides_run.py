@@ -505,8 +505,8 @@ class TestBadInput:
         ("tiles", "said"),
         [
             ({"mpp": 1.0, "level": 1}, "tiles: mpp and level are stated"),
-            ({"mpp": 0}, r"tiles\.mpp: .*greater than 0"),
-            ({"min_tissue": 1.5}, r"tiles\.min_tissue: .*less than or equal to 1"),
+            ({"mpp": 0}, r"tiles\.mpp: .*above 0"),
+            ({"min_tissue": 1.5}, r"tiles\.min_tissue: .*at most 1"),
             ({"overlapp": 0.5}, "Did you mean 'overlap'"),
         ],
     )

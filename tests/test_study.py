@@ -39,6 +39,46 @@ def test_the_published_protocol_is_the_preset(tmp_path: Path) -> None:
     assert study.primary_outcome == "pasi"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: Studie: Köln\n", 'line 1: .*quotes: name: "Studie: Köln"'),
+        ("name: a: b # c\n", 'name: "a: b"$'),
+        ("recipe:\n\tepochs: 2\n", "line 2: .*tab.*spaces"),
+        ("name: x\n  cohort: y\n", "line 2: 'cohort: y'"),
+    ],
+)
+def test_faults_of_yaml_are_told_with_what_to_change(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=said):
+        read_study(written(tmp_path, text))
+
+
+def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
+    written(tmp_path, GOOD)
+    for name, said in (("t.csv", "casewise init --table"), ("f.JPG", "is an image")):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(StudyError, match=said):
+            read_study(tmp_path / name)
+    with pytest.raises(StudyError, match=r"Did you mean .*study\.yaml"):
+        read_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recipe: {epochs: zwanzig}", r"recipe\.epochs: must be a whole number, found 'zwanzig'"),
+        ("recipe: {schedule: onecycle}", "Did you mean 'one-cycle'"),
+        ("recipe: {optimizer: adamW}", "Did you mean 'adamw'"),
+        ("images: {channels: gray}", "Did you mean 'grey'"),
+        ("split: {folds: 1}", "must be at least 2"),
+    ],
+)
+def test_values_of_another_kind_are_told_in_plain_words(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=said) as caught:
+        read_study(written(tmp_path, GOOD + text))
+    assert "unable to" not in str(caught.value)
+
+
 def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
     study = read_study(written(tmp_path, GOOD + "recipe: {early_stopping: {monitor: fold}}\noutputs: [composite]\n"))
     assert study.recipe.early_stopping.monitor == "fold"
@@ -59,27 +99,27 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("outputs: [erytema]", "Did you mean 'erythema'"),
         ("primary_outcome: psai", "Did you mean 'pasi'"),
         ("scores: pazi", "Did you mean 'pasi'"),
-        ("split: {test: 110%}", r"split\.test: input should be less than 1"),
-        ("seed: -1", "greater than or equal to 0"),
-        ("recipe: {batch_size: 1}", "greater than or equal to 2"),
-        ("backbones: []", "at least 1 item"),
+        ("split: {test: 110%}", r"split\.test: must be below 1"),
+        ("seed: -1", "at least 0"),
+        ("recipe: {batch_size: 1}", "at least 2"),
+        ("backbones: []", "at least 1 value"),
         ("cohort: [", "not valid YAML"),
         ("regions: []", "need the list of regions"),
         ("recipe: {early_stopping: {monitor: none}}", "plateau needs a validation loss"),
         ("evaluation: {references: {pazi: {}}}", "Did you mean 'pasi'"),
-        ("evaluation: {responders: [120]}", "less than or equal to 100"),
+        ("evaluation: {responders: [120]}", "at most 100"),
         ("evaluation: {bands: {clear: 0}}", "bands need two names or more"),
         ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "is not a metric"),
         ("outputs: [area]\nprimary_outcome: erythema", "primary_outcome: 'erythema' is neither predicted nor a score"),
         ("outputs: [pasi]", "outputs: .pasi."),
         ("split: {stratify_by: pasi}", "split.stratify_by: .pasi."),
-        ("compute: {jobs: 0}", "greater than or equal to 1"),
+        ("compute: {jobs: 0}", "at least 1"),
         ("targets: {a: {range: [0, .inf]}}", "finite"),
         ("seed: 1\nseed: 2", "the key 'seed' is repeated"),
         ("recipe: {lr: 0,0003}", "0.0003"),
         ("recipe: {epochs: 3, lr: 1,5e-3, batch_size: 4}", "1.5e-3"),
         ("recipe:\n  lr: 0,0003", "0.0003"),
-        ("backbones: [[a]]", "valid string"),
+        ("backbones: [[a]]", "must be a text"),
         ("targets: {a: 0...4}", "a range is written as two numbers"),
         ("name: ../../up", "name: string should match pattern"),
         ("extends: onestep-psai", "Did you mean 'onestep-pasi'"),
@@ -144,7 +184,7 @@ def test_on_is_a_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("recipe: {lr: -0.001}", r"recipe\.lr: input should be greater than 0 or 'find', found -0\.001\.$"),
+        ("recipe: {lr: -0.001}", r"recipe\.lr: must be above 0 or 'find', found -0\.001\.$"),
         ("external: other.csv", r"external: needs settings \(cohort, .*found 'other\.csv'"),
         ("targets: 3", r"targets: needs names with values, .*found 3"),
         ("accept: {shortcut-source: }", r"accept\.shortcut-source: needs a reason in words"),

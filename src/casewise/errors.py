@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
 from collections.abc import Iterable
+from pathlib import Path
 
 # Characters of a value that a message quotes, of one line of a message, and of a whole message on an input file.
 QUOTED, LINE, MESSAGE = 80, 700, 2000
@@ -66,14 +68,37 @@ def nearest(value: object, options: Iterable[str]) -> str:
 
     >>> nearest("resnet43", ["resnet34", "alexnet"])
     " Did you mean 'resnet34'?"
+    >>> nearest("BEFUND", ["Befunde"])
+    " Did you mean 'Befunde'?"
     >>> nearest("qqq", ["resnet34"])
     ''
     """
     text = str(value)
     if len(text) > QUOTED:
         return ""
-    matches = difflib.get_close_matches(text, list(options), n=1, cutoff=0.6)
+    names = list(options)
+    same = [name for name in names if name.casefold() == text.casefold()]
+    matches = same or difflib.get_close_matches(text, names, n=1, cutoff=0.6)
+    if not matches:
+        plain = {name.casefold(): name for name in names}
+        matches = [plain[name] for name in difflib.get_close_matches(text.casefold(), list(plain), n=1, cutoff=0.6)]
     return f" Did you mean {cut(matches[0])}?" if matches else ""
+
+
+def nearest_folder(folder: Path) -> str:
+    """A hint at the folder beside a missing one whose name is most similar; '' if there is none.
+
+    The first missing folder of the path counts: of a/b/c without a/b, those in a.
+    """
+    while not folder.parent.is_dir() and folder.parent != folder:
+        folder = folder.parent
+    try:
+        names = [inner.name for inner in os.scandir(folder.parent) if inner.is_dir()]
+    except (OSError, ValueError):
+        return ""
+    by_plain = {name.casefold(): name for name in names}
+    matches = difflib.get_close_matches(folder.name.casefold(), list(by_plain), n=1, cutoff=0.6)
+    return f" Did you mean {cut(str(folder.parent / by_plain[matches[0]]))}?" if matches else ""
 
 
 def plural(noun: str) -> str:

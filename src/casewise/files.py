@@ -102,6 +102,14 @@ def read_regular(path: Path, limit: int) -> bytes:
     return data
 
 
+# How names of tables and of pictures end, for messages on a file of another kind.
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".parquet", ".txt")
+PICTURES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".heic", ".dcm", ".dicom", ".nii", ".nii.gz"),
+    *(".svs", ".ndpi", ".mrxs"),
+)
+
+
 # How cells begin that a spreadsheet runs as a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -51,6 +51,38 @@ app.add_typer(bench, name="bench", short_help="Measure the speed-up of the fast 
 app.command(short_help="List the names of backbones.")(backbones)
 
 
+def _refuse_settings(words: list[str]) -> None:
+    """Refuse a setting of the study that is given as an option of `run`, `validate` or `audit`.
+
+    Raises:
+        CasewiseError: there is one; the message says where it belongs.
+    """
+    from casewise.errors import CasewiseError
+
+    if not words or words[0] not in ("run", "validate", "audit"):
+        return
+    known = ("--output", "--weights-dir", "--jobs", "--quiet", "--help")
+    for word in words[1:]:
+        name = word.partition("=")[0]
+        if word == "--":
+            return
+        if not name.startswith("--") or name in known:
+            continue
+        import difflib
+
+        from casewise.errors import cut
+
+        # short names of settings are alike to options by chance
+        alike = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        if not alike:
+            raise CasewiseError(
+                f"`casewise {words[0]}` has no option {cut(name)}. Settings such as the number of epochs belong in the "
+                "study file, so that it states the whole study: `recipe: {epochs: 2}`. For a variant, write a second "
+                "file that begins with `extends: study.yaml`."
+            )
+        raise CasewiseError(f"`casewise {words[0]}` has no option {cut(name)}. Did you mean {alike[0]!r}?")
+
+
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130."""
     from casewise.console import end_process, error_text
@@ -60,6 +92,7 @@ def main() -> None:
     if getattr(sys.modules["__main__"], "main", None) is main:  # not where another program calls it
         atexit.register(lambda: end_process(code))  # the last of all that is done at the exit
     try:
+        _refuse_settings(sys.argv[1:])
         app()
         code = 0
     except CasewiseError as error:

@@ -13,7 +13,7 @@ from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_on
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
 from casewise.cohort.table_formats import NO_VALUE
-from casewise.errors import counted, cut, nearest, shortened
+from casewise.errors import counted, cut, nearest, nearest_folder, shortened
 from casewise.files import PLAIN_NUMBER
 from casewise.study.schema import Study
 
@@ -219,7 +219,7 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
     reachable = os.path.isdir(folder)
     if not reachable:
         key = f"{problems.section}.root" if problems.section else "root"
-        problems.add("root", f"{key}: there is no folder {shortened(str(folder), _PATH)}.")
+        problems.add("root", f"{key}: there is no folder {shortened(str(folder), _PATH)}.{nearest_folder(folder)}")
     for row, text in each(raw):
         paths[row], marks[row] = os.path.abspath(os.path.join(folder, text)), ""
         if not text.strip():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from casewise.cohort.checks import natural
 from casewise.cohort.identity import alike
-from casewise.errors import CasewiseError, counted, cut
+from casewise.errors import CasewiseError, counted, cut, nearest_folder
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
 SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
@@ -108,7 +108,7 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str]) -> Layo
 def _image_files(source: Path) -> tuple[list[str], list[str]]:
     """Paths below `source`, with `/`, of images and of other files."""
     if not source.is_dir():
-        raise CasewiseError(f"There is no folder {source} to read images from.")
+        raise CasewiseError(f"There is no folder {source} to read images from.{nearest_folder(source)}")
 
     def unreadable(error: OSError) -> None:
         raise CasewiseError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error

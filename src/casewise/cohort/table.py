@@ -18,7 +18,7 @@ from casewise.cohort.table_formats import (
     workbook_cells,
 )
 from casewise.errors import MESSAGE, CohortError, cut, nearest, shortened
-from casewise.files import read_regular
+from casewise.files import PICTURES, read_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,6 +147,8 @@ def read_text_table(path: Path, problems: Problems, *, sheet: str = "") -> tuple
     Raises:
         CohortError: the file is missing, is no such table, exceeds a limit, or has no rows.
     """
+    if path.name.casefold().endswith(PICTURES) and os.path.isfile(path):
+        raise CohortError(f"{path} is an image and no table. Name a table (.csv, .tsv, .xlsx or .parquet).")
     data = _bytes(path)
     workbook = data.startswith(b"PK\x03\x04")
     if sheet and not workbook:

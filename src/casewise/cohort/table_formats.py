@@ -14,7 +14,7 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CohortError, counted, cut, shortened
+from casewise.errors import CohortError, counted, cut, nearest, shortened
 from casewise.files import unguarded
 
 if TYPE_CHECKING:
@@ -270,7 +270,9 @@ def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, 
     listed = ", ".join(cut(name) for name in names[:8]) + (" …" if len(names) > 8 else "")
     if sheet:
         if sheet not in [s.title for s in book.worksheets]:
-            raise CohortError(f"{path}: sheet: there is no sheet {cut(sheet)}; there are {listed}.")
+            raise CohortError(
+                f"{path}: sheet: there is no sheet {cut(sheet)}; there are {listed}." + nearest(sheet, names)
+            )
         return sheet, []
     if not names:
         raise CohortError(f"{path} is a workbook without a sheet.")

@@ -70,7 +70,10 @@ def _read_numbers(name: str, target: Target, cells: pd.DataFrame, problems: Prob
     import pandas as pd
 
     labels = {column: column if column == name else f"{column} (target {name})" for column in cells}
-    numbers = [_numbers(labels[column], target, cells[column].str.strip(), problems) for column in cells]
+    numbers = [
+        _numbers(labels[column], target, cells[column].str.strip(), problems, setting=f"targets.{name}.range")
+        for column in cells
+    ]
     return pd.concat(numbers, axis=1).mean(axis=1, skipna=False) if len(numbers) > 1 else numbers[0]
 
 
@@ -102,10 +105,14 @@ def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None
                 problems.add("columns", f"{key}: {cut(column)} is a reserved name. Rename the column.")
             else:
                 label = f"{column} (reader {reader} of {name})"
-                _numbers(label, Target(range=study.range_of(name)), cells[column].str.strip(), problems)
+                setting = f"{'targets' if name in study.targets else 'scores'}.{name}.range"
+                _numbers(
+                    label, Target(range=study.range_of(name)), cells[column].str.strip(), problems, setting=setting
+                )
 
 
-def _numbers(label: str, target: Target, text: pd.Series, problems: Problems) -> pd.Series:
+def _numbers(label: str, target: Target, text: pd.Series, problems: Problems, *, setting: str) -> pd.Series:
+    """The numbers of a column; `setting` is the key of the study file that states their range."""
     import pandas as pd
 
     low, high = target.range
@@ -126,8 +133,25 @@ def _numbers(label: str, target: Target, text: pd.Series, problems: Problems) ->
             wrong[value] = f"{value} is not whole"
         else:
             values[value] = parsed
+    outside = {value: parsed for value in wrong if (parsed := number(value)) is not None and not low <= parsed <= high}
+    cells = text[text.isin(list(outside))]
+    if len(cells) > 1:
+        found = [outside[value] for value in cells]
+        problems.add(
+            f"range {label}",
+            f"{rows_text(cells.index.tolist())}, {label}: {counted(len(cells), 'cell')} outside {low:g}..{high:g} "
+            f"({f'{min(found):g} to ' if min(found) < max(found) else ''}{max(found):g}). Correct them, or widen "
+            f"{setting}.",
+            row=cells.index[0],
+        )
+        wrong = {value: text for value, text in wrong.items() if value not in outside}
     for row, value in each(text[text.isin(list(wrong))]):
         allowed = f"Write {kind} in {low:g}..{high:g}, or leave it empty if it was not scored."
+        allowed += (
+            f" If such values are possible, widen {setting}."
+            if wrong[value].endswith(f"outside {low:g}..{high:g}")
+            else ""
+        )
         problems.add(f"value {label}", f"row {row}, {label}: {wrong[value]}. {allowed}", row=row)
     return pd.to_numeric(text.map(values), errors="coerce").astype(float)
 

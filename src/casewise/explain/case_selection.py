@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.cohort.identity import alike
 from casewise.errors import CohortError, RunError, nearest
 from casewise.explain.finished_run import FinishedRun
 from casewise.explain.methods.target import ExplainTarget
@@ -124,15 +125,26 @@ def named_cases(run: FinishedRun, names: list[str]) -> list[str]:
         elif len(subject_cases := by_subject.get(name, [])) == 1:
             selected.append(subject_cases[0])
         else:
-            hint = (
-                f" The subject has {', '.join(subject_cases[:8])}."
-                if subject_cases
-                else nearest(name, [*cases, *by_subject])
-            )
+            hint = case_hint(name, by_subject)
             problems.append(f"The run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
     if problems:
         raise CohortError("\n  ".join(problems))
     return list(dict.fromkeys(selected))
+
+
+def case_hint(name: str, by_subject: dict[str, list[str]]) -> str:
+    """The cases of the named subject; never those of another one, whose name is often alike.
+
+    >>> case_hint("P1/9", {"P1": ["P1/1", "P1/2"]}), case_hint("P2/1", {"P1": ["P1/1"]})
+    (" Did you mean 'P1/1'? The subject has P1/1, P1/2.", '')
+    """
+    named = alike(name)
+    subjects = [subject for subject in by_subject if named == alike(subject) or named.startswith(alike(subject) + "/")]
+    if not subjects:
+        return ""
+    own = by_subject[max(subjects, key=len)]
+    more = " …" if len(own) > 8 else ""
+    return f"{nearest(name, own) if '/' in name else ''} The subject has {', '.join(own[:8])}{more}."
 
 
 def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:

@@ -12,6 +12,7 @@ from casewise.cohort.checks import number
 from casewise.cohort.dates import read_dates
 from casewise.cohort.table import names_text
 from casewise.cohort.table_formats import NO_VALUE
+from casewise.errors import cut
 from casewise.initialise.image_files import stem_of
 from casewise.splits.predefined import side_of
 
@@ -44,8 +45,16 @@ _IMAGE = r"images?|file|files|photo|photos|picture|slide|scan|path|img|foto|bild
 _NAME_VALUE = re.compile(
     r"[A-ZÄÖÜÉ][a-zäöüßéèñ'’-]+(, ?| |\^)[A-ZÄÖÜÉ][\w'’.-]*( [A-ZÄÖÜÉ][\w'’.-]*)?|[A-Z]{2,}\^[A-Z^]+"
 )
+# Cells that state no value in tables of people; the study leaves such rows out by `where_not`.
+EMPTY = NO_VALUE | {
+    *("k.a.", "k. a.", "k.a", "keine angabe", "keine angaben", "n.a.", "n. a.", "n.d.", "not available", "not done"),
+    *("not known", "unbekannt", "nicht erhoben", "entfällt", "--", "–", "—", "."),
+}
 # `none` is a finding, too; among numbers it means no value.
-NO_TEXT = NO_VALUE - {"none"}
+NO_TEXT = EMPTY - {"none"}
+# A column is one of dates, or of numbers, if this share of its values are.
+MOSTLY = 0.8
+_SHOWN = 5
 _IDENTIFIER = re.compile(r"[A-Za-z]{1,8}[-_ ]?\d+[\w-]*|\d{2,}[-_]\d+")
 
 
@@ -76,7 +85,7 @@ class Column:
     @property
     def values(self) -> list[str]:
         """The cells with a value."""
-        return [cell for cell in self.cells if cell and cell.casefold() not in NO_VALUE]
+        return [cell for cell in self.cells if cell and cell.casefold() not in EMPTY]
 
     @property
     def labels(self) -> list[str]:
@@ -103,6 +112,17 @@ class Column:
             not value.isdecimal() and (value in days or re.fullmatch(r"\d\d?([-/])\d\d?\1\d{4}", value))
             for value in set(self.values)
         )
+
+    @property
+    def are_mostly_dates(self) -> bool:
+        """Whether most values are dates and a few are none, such as 31.02.2020.
+
+        >>> Column("", ["01.02.2024", "1.3.2024", "2.3.2024", "3.3.2024", "31.02.2024"]).are_mostly_dates
+        True
+        """
+        days = read_dates(self.values)
+        dates = sum(value in days and not value.isdecimal() for value in self.values)
+        return MOSTLY * len(self.values) <= dates < len(self.values)
 
     @property
     def numbers(self) -> list[float] | None:
@@ -149,8 +169,13 @@ class Roles:
         return (single | set(self.sources) | set(self.people)) - {""}
 
 
-def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", files: Sequence[str] = ()) -> Roles:
-    """The meaning of the columns, except the `files` that name images and the stated target."""
+def understand_columns(
+    cells: Mapping[str, Sequence[str]], *, target: str = "", files: Sequence[str] = (), numbers: Sequence[int] = ()
+) -> Roles:
+    """The meaning of the columns, except the `files` that name images and the stated target.
+
+    `numbers` are those of the rows, which sentences name.
+    """
     everything = [Column(name, [value.strip() for value in values]) for name, values in cells.items()]
     columns = [c for c in everything if c.name != target and c.values]
     roles = Roles()
@@ -167,7 +192,7 @@ def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", 
     columns = [c for c in columns if c.name != roles.visit]
     roles.day = next((c.name for c in columns if c.exactly(_DAY) and _are_days(c)), "")
     if not roles.day:
-        roles.date, roles.dates = _date(columns, groups, roles.doubts)
+        roles.date, roles.dates = _date(columns, groups, numbers, roles.doubts)
     roles.sources = [c.name for c in columns if c.named(_SOURCE) and 2 <= len(c.counts) <= 50 and c.name != roles.date]
     return roles
 
@@ -267,7 +292,9 @@ def _is_visit(column: Column, groups: Sequence[str]) -> bool:
     return column.filled > 0.95 and not fractions and any(len(cells) > 1 for cells in by_subject.values())
 
 
-def _date(columns: Sequence[Column], groups: Sequence[str], doubts: list[str]) -> tuple[str, list[str]]:
+def _date(
+    columns: Sequence[Column], groups: Sequence[str], numbers: Sequence[int], doubts: list[str]
+) -> tuple[str, list[str]]:
     """The column of dates whose order of day and month is clear, and its dates in ISO form.
 
     Dates that differ within subjects come before those that do not; of the latter only those of a usual name count.
@@ -275,12 +302,19 @@ def _date(columns: Sequence[Column], groups: Sequence[str], doubts: list[str]) -
     usable: list[tuple[tuple[bool, bool], Column, list[str]]] = []
     for column in columns:
         named = column.named(_DATE)
-        if column.filled < 0.5 or not (named or column.are_dates):
+        if column.filled < 0.5 or not (named or column.are_dates or column.are_mostly_dates):
             continue
         differ = any(len(set(cells)) > 1 for cells in _by_subject(column, groups).values())
-        iso = iso_dates([cell if cell.casefold() not in NO_VALUE else "" for cell in column.cells])
+        iso = iso_dates([cell if cell.casefold() not in EMPTY else "" for cell in column.cells])
         if iso is not None and (named or differ):
             usable.append(((not differ, not named), column, iso))
+        elif iso is not None and not groups:
+            doubts.append(
+                f"Date: {column.name!r} has dates and is not used, because its name does not say that they are those "
+                "of the images, and no column names the subjects. If they are, rename it to `date` and repeat this."
+            )
+        elif column.are_mostly_dates:
+            doubts.append(_bad_dates(column, numbers))
         elif iso is None and any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values):
             days = read_dates(column.values)
             unread = next((value for value in column.values if value not in days), column.values[0])
@@ -302,11 +336,28 @@ def _date(columns: Sequence[Column], groups: Sequence[str], doubts: list[str]) -
     return best.name, iso
 
 
+def _bad_dates(column: Column, numbers: Sequence[int]) -> str:
+    """The rows of a column of dates whose cells are none."""
+    days, values = read_dates(column.values), set(column.values)
+    rows = numbers or range(2, len(column.cells) + 2)
+    bad = [
+        f"row {row}: {cut(cell)}"
+        for row, cell in zip(rows, column.cells, strict=True)
+        if cell in values and cell not in days
+    ]
+    more = f"; and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
+    return (
+        f"Date: {column.name!r} IS NOT USED, because {len(bad):,} of its {len(column.values):,} cells "
+        f"{'is no date' if len(bad) == 1 else 'are no dates'} ({'; '.join(bad[:_SHOWN])}{more}). Correct or empty such "
+        "cells, and repeat `casewise init`."
+    )
+
+
 def _by_subject(column: Column, groups: Sequence[str]) -> dict[str, list[str]]:
     """The filled cells of each subject."""
     cells: dict[str, list[str]] = defaultdict(list)
     for group, cell in zip(groups, column.cells, strict=False):
-        if cell and cell.casefold() not in NO_VALUE:
+        if cell and cell.casefold() not in EMPTY:
             cells[group].append(cell)
     return cells
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError, counted
+from casewise.errors import CasewiseError, counted, nearest_folder
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
 
 VOLUME_FILES = (".nii.gz", ".nii")
@@ -55,7 +55,7 @@ def find_images(folder: Path) -> ImageFiles:
         CasewiseError: the folder is missing, cannot be read, or contains no images.
     """
     if not folder.is_dir():
-        raise CasewiseError(f"There is no folder {folder} to read images from.")
+        raise CasewiseError(_no_folder(folder))
     images: list[str] = []
     scans: list[str] = []
     others: list[str] = []
@@ -95,6 +95,12 @@ def find_images(folder: Path) -> ImageFiles:
     volumes = len(scans) > len(images)
     paths, rest = (scans, images) if volumes else (images, scans)
     return ImageFiles(folder, sorted(paths, key=natural), sorted([*others, *rest]), volumes)
+
+
+def _no_folder(folder: Path) -> str:
+    if folder.is_file():
+        return f"--images: {folder} is a file. Name the folder of the images, such as {folder.parent}."
+    return f"There is no folder {folder} to read images from.{nearest_folder(folder)}"
 
 
 def _words(text: str) -> list[str]:

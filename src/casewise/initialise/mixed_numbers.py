@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from casewise.cohort.table import rows_text
 from casewise.errors import CasewiseError, counted, cut
-from casewise.initialise.columns import Column, decimal
+from casewise.initialise.columns import MOSTLY, Column, decimal
 
-# A column is one of numbers if this share of its values are numbers, with this many different ones.
-MOSTLY, FEWEST = 0.8, 8
+# A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
+FEWEST, FEW = 8, 3
 _SHOWN = 5
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
@@ -20,9 +21,36 @@ def mostly_numbers(column: Column) -> bool:
 
     >>> mostly_numbers(Column("score", [*map(str, range(9)), ">8"])), mostly_numbers(Column("score", ["1", "2"] * 9))
     (True, False)
+
+    >>> mostly_numbers(Column("grade", [*"01201201", "x1"])), mostly_numbers(Column("stage", [*"12" * 9, "3a", "3a"]))
+    (True, False)
     """
     numbers = [value for text in column.values if (value := decimal(text)) is not None]
-    return MOSTLY * len(column.values) <= len(numbers) < len(column.values) and len(set(numbers)) >= FEWEST
+    if not MOSTLY * len(column.values) <= len(numbers) < len(column.values):
+        return False
+    texts = [count for text, count in column.counts.items() if decimal(text) is None]
+    return len(set(numbers)) >= (FEW if max(texts) == 1 else FEWEST)
+
+
+def not_chosen(names: Sequence[str], cells: Mapping[str, Sequence[str]], rows: Sequence[int]) -> list[str]:
+    """A doubt for each column of numbers that another target came before, although a few cells are no numbers."""
+    doubts = []
+    for name in names:
+        column = Column(name, [cell.strip() for cell in cells[name]])
+        if mostly_numbers(column):
+            bad = [row for row, cell in _bad_cells(column, rows)]
+            doubts.append(
+                f"Target: {name!r} was not chosen, because another column has a likelier name; the cells of its "
+                f"{rows_text(bad)} are no numbers."
+            )
+    return doubts
+
+
+def _bad_cells(column: Column, rows: Sequence[int]) -> list[tuple[int, str]]:
+    values = set(column.values)
+    return [
+        (row, cell) for row, cell in zip(rows, column.cells, strict=True) if cell in values and decimal(cell) is None
+    ]
 
 
 def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
@@ -33,12 +61,7 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
     """
     column = Column(name, [cell.strip() for cell in cells])
     if mostly_numbers(column):
-        values = set(column.values)
-        bad = [
-            (row, cell)
-            for row, cell in zip(rows, column.cells, strict=True)
-            if cell in values and decimal(cell) is None
-        ]
+        bad = _bad_cells(column, rows)
         count = len(column.values)
         listed = "; ".join(f"row {row}: {cut(cell)}" for row, cell in bad[:_SHOWN])
         more = f"; and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""

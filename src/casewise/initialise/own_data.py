@@ -18,7 +18,7 @@ from casewise.errors import CasewiseError, counted
 from casewise.files import write_atomic
 from casewise.initialise.columns import Roles, understand_columns
 from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
-from casewise.initialise.mixed_numbers import check_numbers
+from casewise.initialise.mixed_numbers import check_numbers, not_chosen
 from casewise.initialise.patterns import stated_pattern
 from casewise.initialise.recipe import DataFacts, available_weights, default_recipe
 from casewise.initialise.rows import (
@@ -110,12 +110,13 @@ def _read(table: Path, sheet: str, target: str, files: ImageFiles, problems: Pro
     rows.understood += notes
     rows.notes = notes
     column = stated_target(target, cells) if target else ""
-    roles = understand_columns(cells, target=column, files=file_names)
+    roles = understand_columns(cells, target=column, files=file_names, numbers=frame.index.tolist())
     candidates = likely_targets(cells, roles, file_names) if not column else []
     if not column and not candidates:
         raise no_target(cells)
     column = column or candidates[0]
     check_numbers(column, cells[column], frame.index.tolist())
+    roles.doubts += not_chosen(candidates[1:], cells, frame.index.tolist())
     fill_from_table(rows, cells, roles, scans=files.scans)
     return Sources(files, table, cells, roles, column, candidates[1:], sheet), rows
 
@@ -340,7 +341,9 @@ def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows, *, scans:
                 file.write_bytes(study.files[STUDY])
                 settings = read_study(file, **paths)
         try:
-            study.files[STUDY] += _wrapped(untested_columns(settings, read_cohort(settings))).encode("utf-8")
+            for sentence in untested_columns(settings, read_cohort(settings)):
+                study.files[STUDY] += _wrapped([f"# {sentence}"]).encode("utf-8")
+                study.doubts.append(sentence)
         except CasewiseError as error:
             study.doubts.append(
                 "`casewise validate` will refuse this table until it is corrected: "

@@ -13,7 +13,7 @@ from casewise.cohort.checks import STORED
 from casewise.cohort.classes import plain
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError, counted
+from casewise.errors import CasewiseError, counted, nearest
 from casewise.files import guarded
 from casewise.initialise.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
 from casewise.initialise.image_files import ImageFiles, stem_of
@@ -149,8 +149,10 @@ def rows_of_table(
     )
     if lacking:
         result.changed = True
+        unused_names = [path.rpartition("/")[2] for path in unused]
         result.doubts.append(
-            f"Rows without {images.noun} in {images.folder.name}: {len(lacking):,} ({unmatched_text(lacking)}). They "
+            f"Rows without {images.noun} in {images.folder.name}: {len(lacking):,} ({unmatched_text(lacking)})."
+            f"{nearest(_file_name(lacking[0]), unused_names)} They "
             f"are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
         )
     if unused:
@@ -164,6 +166,10 @@ def rows_of_table(
             "validate` refuses that: keep one row for each."
         )
     return result, [column.name for column in files]
+
+
+def _file_name(cell: str) -> str:
+    return cell.strip().replace("\\", "/").rpartition("/")[2]
 
 
 def _identifies(name: str, values: Sequence[str]) -> bool:

@@ -49,7 +49,7 @@ def left_out_in_turn(sources: Sequence[str], rows: ImageRows, cells: Mapping[str
 
 
 def untested_columns(study: Study, cohort: Cohort) -> list[str]:
-    """A comment for the study file that names the columns of the table that the audit does not test; [] if none."""
+    """A sentence that names the columns of the table that the audit does not test; [] if none."""
     images = cohort.images
     audited = audited_columns(study, images)
     tested = {*audited, *further_columns(study, images, audited)[0]}
@@ -62,6 +62,6 @@ def untested_columns(study: Study, cohort: Cohort) -> list[str]:
     if not untested:
         return []
     return [
-        f"# Columns that the audit does not test: {names_text(untested, 12)}. If one states where or how images were "
+        f"Columns that the audit does not test: {names_text(untested, 12)}. If one states where or how images were "
         "taken, name it under `audit: {columns: [...]}`."
     ]

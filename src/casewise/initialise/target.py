@@ -53,6 +53,14 @@ _SCALES = (
 _NUMBERED = re.compile(
     r"(grade|grad|stage|stadium|level|score|g|t|n|who|kl|birads)?[\W_]*(\d|i{1,3}|iv|v)", re.IGNORECASE
 )
+_SEXES = (
+    {"m", "w"},
+    {"m", "f"},
+    {"male", "female"},
+    {"männlich", "weiblich"},
+    {"mann", "frau"},
+    {"man", "woman"},
+)
 MOST_CLASSES = 20
 MOST_GRADES = 11
 _FEW = 5
@@ -93,13 +101,20 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
         column = Column(name, [value.strip() for value in values])
         if name in roles.used or name in files or not _usable(column) or _is_key(column):
             continue
-        score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) else 1
-        # a column of numbers with other texts is refused, so it is taken only if its name says that it is meant
-        doubtful = mostly_numbers(column) and score < 2
-        ranked.append((-score, doubtful, column.filled < 0.5, position, name))
-    ranked.sort()
-    # columns of unlikely names count only where there are no others
-    return [name for score, *_, name in ranked if score < 0] or [name for *_, name in ranked]
+        score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
+        ranked.append((-score, column.filled < 0.5, position, name))
+    # a column that describes people or images is no target unless it is stated
+    return [name for score, *_, name in sorted(ranked) if score < 0]
+
+
+def _are_sexes(column: Column) -> bool:
+    """Whether the values are the two sexes.
+
+    >>> _are_sexes(Column("g", ["m", "W"])), _are_sexes(Column("g", ["male", "female"])), _are_sexes(Column("g", ["m"]))
+    (True, True, False)
+    """
+    values = {value.casefold() for value in column.values}
+    return any(sexes <= values <= sexes | {"d", "divers", "diverse", "other"} for sexes in _SEXES)
 
 
 def _is_key(column: Column) -> bool:
@@ -115,7 +130,7 @@ def _is_key(column: Column) -> bool:
 
 def _usable(column: Column) -> bool:
     counts = Counter(column.labels)
-    if column.filled < 0.05 or len(counts) < 2 or column.are_dates:
+    if column.filled < 0.05 or len(counts) < 2 or column.are_dates or column.are_mostly_dates:
         return False
     if column.numbers is not None:
         # a running number predicts nothing
@@ -143,8 +158,9 @@ def stated_target(target: str, cells: Mapping[str, Sequence[str]]) -> str:
 
 def no_target(cells: Mapping[str, Sequence[str]]) -> CasewiseError:
     return CasewiseError(
-        "No column of the table looks like something to predict: a class, a grade or a measured number. State it with "
-        f"--target. There are: {names_text(list(cells), 12)}."
+        "No column of the table looks like something to predict: a class, a grade or a measured number. Columns that "
+        "describe people or images, such as sex and age, are not chosen. State the column with --target NAME. "
+        f"There are: {names_text(list(cells), 12)}."
     )
 
 
@@ -180,8 +196,8 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     if words:
         plan.where_not = words
         plan.doubts.append(
-            f"{column}: rows with {', '.join(map(repr, words))} are left out (`where_not`), because this means "
-            "no value."
+            f"{column}: {counted(sum(cell in words for cell in cells.cells), 'row')} with "
+            f"{', '.join(map(repr, words))} left out (`where_not`), because this means no value."
         )
     if unscored := sum(not cell for cell in cells.cells):
         have = "has no value and is" if unscored == 1 else "have no value and are"

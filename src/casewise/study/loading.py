@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from casewise.errors import RunError, StudyError, cut, nearest
-from casewise.files import read_regular
+from casewise.files import PICTURES, TABLES, read_regular
 from casewise.study.messages import sentences, with_origin
 from casewise.study.schema import Study, study_model
 from casewise.study.yaml_text import mapping
@@ -59,6 +59,7 @@ def read_study(path: Path | str, **changes: Any) -> Study:
         StudyError: the file is missing, is not YAML, or has invalid values; the message lists all problems.
     """
     path = Path(path)
+    _refuse_other_kinds(path)
     if not _is_file(path):
         if os.path.exists(path):
             raise StudyError(f"The study file {path} is not a regular file. Name a file with the text of a study.")
@@ -79,6 +80,32 @@ def read_study(path: Path | str, **changes: Any) -> Study:
         raise StudyError(
             "\n  ".join([first, *(with_origin(line, values, file_values, parent) for line in lines)])
         ) from None
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Refuse a table, an image or a folder in place of a study file.
+
+    Raises:
+        StudyError: the path is one; the message says what to write instead.
+    """
+    name = path.name.casefold()
+    if not os.path.exists(path):
+        return
+    if os.path.isdir(path):
+        studies = [inner for inner in ("study.yaml", "study.yml") if _is_file(path / inner)]
+        hint = f"Did you mean {path / studies[0]}?" if studies else "Name a file with the text of a study."
+        raise StudyError(f"The study file {path} is not a regular file but a folder. {hint}")
+    if not _is_file(path):
+        return
+    if name.endswith(TABLES):
+        raise StudyError(
+            f"{path} is a table and no study file. To write a study for it: `casewise init --table {path}`."
+        )
+    if name.endswith(PICTURES):
+        raise StudyError(
+            f"{path} is an image and no study file. To write a study for a folder of images: `casewise init --images "
+            "FOLDER`."
+        )
 
 
 def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:

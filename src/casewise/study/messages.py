@@ -30,9 +30,54 @@ def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[Study
             value = rest.partition(", found ")[2]
             messages = [f"{start}input should be {' or '.join(ends)}{f', found {value}' if value else '.'}"]
         point = decimal_point(several[0].get("input")) if any("number" in m or "integer" in m for m in messages) else ""
-        lines += [shortened(message, _LINE) + point for message in messages]
+        hint = _option_hint(several, messages)
+        lines += [shortened(_in_words(message), _LINE) + point + hint for message in messages]
     unshown = len(by_location) - _SHOWN
     return sorted(set(lines)) + ([f"and {counted(unshown, 'more key')} with problems."] if unshown > 0 else [])
+
+
+# The words of pydantic, and ours.
+_WORDS = (
+    (", unable to interpret input", ""),
+    ("a valid boolean", "true or false"),
+    ("a valid integer", "a whole number"),
+    ("a valid number", "a number"),
+    ("a valid string", "a text"),
+    ("a valid list", "a list"),
+    ("greater than or equal to ", "at least "),
+    ("less than or equal to ", "at most "),
+    ("greater than ", "above "),
+    ("less than ", "below "),
+)
+_ITEMS = re.compile(r"(list|tuple|dictionary) should have at (least|most) (\d+) items? after validation, not \d+")
+
+
+def _in_words(message: str) -> str:
+    """A message of pydantic in our words.
+
+    >>> _in_words("recipe.epochs: input should be greater than or equal to 1, found 0.")
+    'recipe.epochs: must be at least 1, found 0.'
+    """
+    start, says, rest = message.partition(": input should be ")
+    if not says:
+        return _ITEMS.sub(lambda found: f"needs at {found[2]} {counted(int(found[3]), 'value')}", message)
+    rule, found, value = rest.partition(", found ")
+    for theirs, ours in _WORDS:
+        rule = rule.replace(theirs, ours)
+    return f"{start}: must be {rule}{found}{value}"
+
+
+def _option_hint(several: Sequence[Any], messages: Sequence[str]) -> str:
+    """The option that a value is most similar to, of those that the messages list in quotes."""
+    value = several[0].get("input")
+    if not isinstance(value, str) or not any(problem["type"] == "literal_error" for problem in several):
+        return ""
+    options = [
+        option
+        for line in messages
+        for option in re.findall(r"'([^']+)'", line.partition("input should be ")[2].partition(", found ")[0])
+    ]
+    return "" if any("Did you mean" in line for line in messages) else nearest(value, options)
 
 
 def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:

@@ -90,8 +90,8 @@ def mapping(text: str, source: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-        raise StudyError(f"{source}{where}: not valid YAML: {problem}.") from None
+        problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read")
+        raise StudyError(f"{source}{where}: {_remedy(text, problem, mark) or f'not valid YAML: {problem}.'}") from None
     if not isinstance(values, dict):
         raise StudyError(f"{source}: a study file is a list of 'key: value' lines, found {type(values).__name__}.")
     for path, value in _leaves(values, ""):
@@ -100,6 +100,33 @@ def mapping(text: str, source: str) -> dict[str, Any]:
         if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
             raise StudyError(f"{source}: {path}: a number is at most {LARGEST_NUMBER - 1:,}; this one is larger.")
     return values
+
+
+_REMEDIES = {
+    "mapping values are not allowed": "begin the line in the same column as the line above, or put its text in quotes.",
+    "could not find expected ':'": "write `key: value`, with a colon and a space, in this line or the one above.",
+    "cannot start any token": "put the text that begins with this character in quotes.",
+    "expected ',' or": "a bracket above is not closed, or a text in it needs quotes.",
+}
+
+
+def _remedy(text: str, problem: str, mark: Any) -> str:
+    """What to change in the line of an error, in words; '' for errors that are not frequent."""
+    lines = text.splitlines()
+    if not mark or not mark.line < len(lines):
+        return ""
+    line = lines[mark.line]
+    if "\t" in line[: mark.column + 1] and not line[: mark.column].strip():
+        return "a line begins with a tab. Replace the tab by spaces."
+    # `name: Study: Cologne`: a second colon ends a text that has no quotes
+    found = re.fullmatch(r"\s*(?:- )?([\w.-]+): +([^\s\"'\[{#|>&*!][^#\"']*: .*|[^\s\"'\[{#|>&*!][^#\"']*:)\s*", line)
+    if not found:
+        return next((f"{cut(line.strip())}: {words}" for start, words in _REMEDIES.items() if start in problem), "")
+    value = re.sub(r"\s#.*", "", found[2]).strip()
+    return (
+        f"{cut(line.strip())} has two colons, so that YAML does not read it as one text. Put the text in quotes: "
+        f'{found[1]}: "{shortened(value)}"'
+    )
 
 
 def _check_size(text: str) -> None:
