@@ -28,6 +28,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.counterfactuals import counterfactuals
     from casewise.pipeline.prepare import plan, prepare
     from casewise.pipeline.read import read
+    from casewise.pipeline.recipe_plan import plan_recipe
     from casewise.pipeline.split import split
     from casewise.pipeline.stored_results import inputs_of_results, record_results, stored_results
     from casewise.pipeline.train import train
@@ -41,6 +42,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         study = plan(study, cohort, run_folder, show)
         store = prepare(study, cohort, run_folder, show)
         splits = split(study, cohort, run_folder, show)
+        study = plan_recipe(study, cohort, store, splits, run_folder, show)
         audit(study, cohort, store, splits, run_folder, show)
         predictions = train(study, cohort, store, splits, run_folder, show)
         counterfactuals(study, cohort, store, splits, run_folder, show)

@@ -134,7 +134,8 @@ def load_model(run: FinishedRun, model: str, fold: int) -> LoadedModel:
     bundle = Bundle.open(run.folder.job(model, fold).path)
     predictor = Predictor(bundle, bundle.load())  # on the CPU, where maps are computed
     labels = label_table(run.cohort.panels, run.study)
-    panels = run.modality.dataset(run.prepared.store, run.study, run.cohort.panels, labels, bundle.fitted)
+    study = run.study.of_learner(model)
+    panels = run.modality.dataset(run.prepared.store, study, run.cohort.panels, labels, bundle.fitted)
     return LoadedModel(model, fold, predictor, panels, sequences_of(run, model))
 
 

@@ -82,6 +82,7 @@ class Predictor:
             stage: the name of the rows' stage.
         """
         bundle = self.bundle
+        study = study.of_learner(bundle.model)
         dataset = modality_of(study).dataset(store, study, panels, None, bundle.fitted)
         values, features = self.predict_with_features(dataset)
         distances = self.distance.raw(features) if self.distance else None

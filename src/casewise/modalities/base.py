@@ -141,7 +141,7 @@ class PanelDataset(Protocol):
         truth: (P, T) `float32`, NaN where not recorded; (P, 0) where there are no labels.
         names: the case of each panel, for messages.
         settings: how panels are arranged and augmented.
-        bags: whether a view is a bag of tiles that attention pools; `bag` is the size of the largest one, else 1.
+        bags: whether a view is a bag of tiles; `bag` is the size of the largest one, else 1.
         varied: whether training panels differ from epoch to epoch.
         subsampled: whether a training panel shows a random part of its images.
         copyable: whether fixed augmented copies of panels can be made.

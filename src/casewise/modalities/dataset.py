@@ -43,6 +43,8 @@ class Batches(Protocol):
 
     def eval_batch_size(self, batch: int) -> int: ...
 
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor: ...
+
     @property
     def bags(self) -> bool: ...
 
@@ -73,6 +75,15 @@ class FeatureData:
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
         """Features (B, width) of the rows."""
         return self.features[slots[:, 0]].to(device)
+
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """Features (N, width) of the rows."""
+        return self.features[numbers].to(device)
+
+    def subset(self, rows: Sequence[int]) -> FeatureData:
+        """Some of the rows."""
+        names = [self.names[row] for row in rows] if self.names else []
+        return replace(self, features=self.features[list(rows)], truth=self.truth[list(rows)], names=names)
 
     def eval_batch_size(self, batch: int) -> int:
         """The number of rows that are evaluated together: four training batches."""
@@ -141,8 +152,8 @@ class PanelData:
 
     @property
     def bags(self) -> bool:
-        """Whether a view is a bag of tiles, which attention pools."""
-        return self.settings.pooling == "attention"
+        """Whether a view is a bag of tiles."""
+        return self.settings.bags
 
     @property
     def bag(self) -> int:
@@ -191,7 +202,7 @@ def encode_bags(
         empty: creates the tensor to fill, given shape and type; by default the result is on the device of the layers.
         flip: whether tiles are mirrored.
     """
-    assert isinstance(data, PanelData)  # no other data has bags
+    assert not isinstance(data, FeatureData)  # features are not bags
     result: Tensor | None = None
     for positions in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
         row, column = positions[:, 0], positions[:, 1]

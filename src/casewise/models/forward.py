@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from casewise.modalities.dataset import Batches, encode_bags
+from casewise.modalities.dataset import Batches, FeatureData, encode_bags
 from casewise.models.backbones import Network
 from casewise.models.outputs import Output, values_of
 
@@ -101,7 +101,9 @@ def _raw_and_features(
     if not isinstance(network, Network):
         raw = forward(network, data, slots, device, form)
         return raw, raw.new_zeros(len(raw), 0)
-    if data.bags:
+    if isinstance(data, FeatureData):
+        features = data.plain_batch(slots, device)
+    elif data.bags:
         features = encode_bags(network.features, data, slots, device, form)
     else:
         panels = data.plain_batch(slots, device)

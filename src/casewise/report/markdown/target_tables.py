@@ -48,7 +48,7 @@ def target_values(
         "columns": metrics,
         "units": {run.study.level_of(target) for run in runs if run.has(stage, target)},
         "rows": learner_rows(runs, stage, target, metrics, digits),
-        "combined": stage == "oof" and any(set(run.figures(stage)) - {*run.study.networks, NESTED} for run in runs),
+        "combined": stage == "oof" and any(set(run.figures(stage)) - {*run.study.learners, NESTED} for run in runs),
         "readers": _readers(first, stage, target, metrics, digits),
         "references": [
             (name, [f"{stated[metric]:.{digits}f}" if metric in stated else MISSING for metric in metrics])
