@@ -30,7 +30,7 @@ def against_baselines(
         `learner`, `baseline`, `stage`, `n_subjects`, `rough`, and `differences[metric]` = {difference, low, high,
         indistinguishable}; positive differences favour the learner if larger values of the metric are better.
     """
-    stage, learner, target = main.get("stage"), main.get("learner"), main["target"]
+    stage, learner, target = str(main.get("stage")), main.get("learner"), main["target"]
     fitted = [name for name in BASELINES if target in metrics.get(stage, {}).get(name, {})]
     if learner is None or learner in BASELINES or not fitted:
         return None

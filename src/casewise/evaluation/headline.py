@@ -21,8 +21,8 @@ def headline(
     """Choose the learner that the report is about by its merit out of fold, so that the test set takes no part.
 
     The merit and the tie-breaker are those of the target's `kind`. `metrics` are those of `evaluate`. If the learner is
-    chosen on the cases on which it is evaluated, a caveat is added to `notes`. The learner `stated` is not chosen: if it
-    was evaluated, the report is about it.
+    chosen on the cases on which it is evaluated, a caveat is added to `notes`. The learner `stated` is not chosen: if
+    it was evaluated, the report is about it.
     """
     headline_values: dict[str, Any] = {
         "target": main,

@@ -27,6 +27,7 @@ from casewise.jobs.plan import Job, JobInputs, begin
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import FeatureData
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of
@@ -92,7 +93,7 @@ class FittedModel:
 
     predictor: Predictor
     learned: Learned
-    panels: PanelDataset
+    panels: PanelDataset | FeatureData
     fit_rows: NDArray[np.intp]
     stop_rows: NDArray[np.intp]
     guess_loss: float | None
@@ -244,8 +245,8 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
             model.outputs,
         )
         learned = Learned(model.network.eval(), [], 0, math.nan, candidates=fitted_head.candidates)
-        dataset = replace(features, features=features.features[:, fitted_head.columns])
-        return _fitted(planned, model, learned, dataset, (fit_rows, stop_rows), preprocessing)
+        chosen = replace(features, features=features.features[:, fitted_head.columns])
+        return _fitted(planned, model, learned, chosen, (fit_rows, stop_rows), preprocessing)
     before = epochs_inside(study)
 
     def tell(done: int, loss: float) -> None:
@@ -273,7 +274,7 @@ def _fitted(
     planned: PlannedJob,
     model: StudyModel,
     learned: Learned,
-    dataset: PanelDataset,
+    dataset: PanelDataset | FeatureData,
     sides: tuple[NDArray[np.intp], NDArray[np.intp]],
     preprocessing: FittedPreprocessing,
 ) -> FittedModel:

@@ -191,6 +191,14 @@ class PanelDataset(Protocol):
 
     def eval_batch_size(self, batch: int) -> int: ...
 
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """(N, C, H, W) images in 0–1, by the numbers in the slots of bags."""
+        ...
+
+    def arranged(self, panels: Panels) -> PanelDataset:
+        """The same images in other panels."""
+        ...
+
 
 # From the values that a network's preprocessing derived from its training cases to its input.
 AlteredPanels = Callable[[FittedPreprocessing], PanelDataset]

@@ -43,10 +43,14 @@ class Batches(Protocol):
 
     def eval_batch_size(self, batch: int) -> int: ...
 
-    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor: ...
-
     @property
     def bags(self) -> bool: ...
+
+
+class SingleTiles(Protocol):
+    """Data whose images can be read one by one, as bags need it."""
+
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,6 @@ class FeatureData:
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
         """Features (B, width) of the rows."""
         return self.features[slots[:, 0]].to(device)
-
-    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
-        """Features (N, width) of the rows."""
-        return self.features[numbers].to(device)
 
     def subset(self, rows: Sequence[int]) -> FeatureData:
         """Some of the rows."""
@@ -118,6 +118,10 @@ class PanelData:
         tiles = [self.tiles[row] for row in rows]
         shapes = self.shapes and self.shapes.among(sorted({number for panel in tiles for number in panel}))
         return replace(self, tiles=tiles, truth=self.truth[list(rows)], names=names, shapes=shapes)
+
+    def arranged(self, panels: Panels) -> PanelData:
+        """The same images in other panels."""
+        return replace(self, settings=panels)
 
     def with_variations(self, changes: Mapping[str, Any]) -> PanelData:
         """The same panels with some settings of how they vary in training replaced."""
@@ -186,7 +190,7 @@ class PanelData:
 
 def encode_bags(
     layers: Callable[[Tensor], Tensor],
-    data: Batches,
+    data: Any,
     slots: Tensor,
     device: torch.device,
     form: torch.memory_format,
@@ -202,11 +206,11 @@ def encode_bags(
         empty: creates the tensor to fill, given shape and type; by default the result is on the device of the layers.
         flip: whether tiles are mirrored.
     """
-    assert not isinstance(data, FeatureData)  # features are not bags
+    images: SingleTiles = data
     result: Tensor | None = None
     for positions in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
         row, column = positions[:, 0], positions[:, 1]
-        tiles = data.single_tiles(slots[row, column], device)
+        tiles = images.single_tiles(slots[row, column], device)
         output = layers((tiles.flip(-1) if flip else tiles).contiguous(memory_format=form))
         if result is None:
             shape = (*slots.shape, *output.shape[1:])

@@ -31,7 +31,7 @@ STATISTICS_SIDE = 96
 SMALLEST = 128
 
 
-class _Reached(Exception):
+class _ReachedError(Exception):
     """Raised when the last needed module has run, so that the modules after it do not."""
 
 
@@ -130,7 +130,7 @@ def read_maps(
                 raise ValueError(f"{name} has no map for panels of this size")
             outputs[name] = maps
             if len(outputs) == len(modules):
-                raise _Reached
+                raise _ReachedError
 
         return hook
 
@@ -138,7 +138,7 @@ def read_maps(
     hooks = [body.get_submodule(name).register_forward_hook(keep(name)) for name in modules]
     try:
         (run or body)(inputs)
-    except _Reached:
+    except _ReachedError:
         pass
     finally:
         for registered in hooks:

@@ -44,7 +44,7 @@ def mean_over_views(predicted: list[tuple[Tensor, Tensor]], panels: int) -> Tens
 
 def predict(
     network: nn.Module,
-    data: PanelDataset,
+    data: PanelDataset | FeatureData,
     outputs: Sequence[Output],
     *,
     batch: int,
@@ -64,7 +64,7 @@ def predict(
 
 def predict_with_features(
     network: nn.Module,
-    data: PanelDataset,
+    data: PanelDataset | FeatureData,
     outputs: Sequence[Output],
     *,
     batch: int,

@@ -26,7 +26,8 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
 
     Args:
         bank: `encoder`, the name of the network whose maps are read, empty for pixels; `channels`, those of a panel;
-            `sequences`, how many of them are sequences and not colours; `specs`, the candidates as plain values, or None for all of them.
+            `sequences`, how many of them are sequences and not colours; `specs`, the candidates as plain values, or
+            None for all of them.
         options: of `NetworkOptions`: `side` and `maps`.
     """
     side, channels = int(options.get("side") or 224), int(bank["channels"])

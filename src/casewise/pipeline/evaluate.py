@@ -18,8 +18,8 @@ from casewise.pipeline.external import external_groups
 from casewise.pipeline.participants import participants_and_subgroups
 from casewise.pipeline.shortcut_column import within_shortcut_column
 from casewise.predictions.nested_cv import NESTED
-from casewise.predictions.stacking import STACKERS
 from casewise.predictions.scores import cases_with_missing_regions
+from casewise.predictions.stacking import STACKERS
 from casewise.report.formatting import counted
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores

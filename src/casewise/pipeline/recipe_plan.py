@@ -60,7 +60,7 @@ def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) 
         "budget": study.budget,
         "size": study.images.size,
         "flips": flips,
-        "noun": modality_of(study).noun.plural,
+        "noun": modality_of(study).noun(study).plural,
     }
 
 
@@ -133,9 +133,10 @@ def in_words(study: Study, facts: dict[str, Any]) -> str:
     flips = {"none": "no flips", "both": "flips and turns"}.get(facts["flips"], f"{facts['flips']} flips")
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
+    of = f"{facts['images']:,} {facts['noun']}, {facts['folds']} folds, {facts['cores']} cores"
     return (
-        f"planned: {', '.join(study.networks)}, {phase.epochs} epochs{frozen}, {head}, {flips}; for {facts['images']:,} "
-        f"{facts['noun']}, {facts['folds']} folds, {facts['cores']} cores and {facts['budget'] / 60:g} minutes"
+        f"planned: {', '.join(study.networks)}, {phase.epochs} epochs{frozen}, {head}, {flips}; for {of} and "
+        f"{facts['budget'] / 60:g} minutes"
     )
 
 

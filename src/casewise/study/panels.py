@@ -131,8 +131,8 @@ class Panels(StudyModel):
         BAG_SIZE,
         ge=2,
         le=1024,
-        description="With `pooling: attention` or `maps`, how many images of a case are drawn in a training step. Prediction "
-        "uses all of them.",
+        description="With `pooling: attention` or `maps`, how many images of a case are drawn in a training step. "
+        "Prediction uses all of them.",
     )
 
     @model_validator(mode="before")

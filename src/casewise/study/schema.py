@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 
+Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean", "weighted"]
 # What a study with a planned recipe has besides, where it does not state it.
 _AUTO: dict[str, Any] = {"stack": ["weighted"], "stack_baselines": True}
 _AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
@@ -211,8 +212,8 @@ class Study(StudyModel):
     )
     baselines: Baselines = Field(
         Baselines(),
-        description="Linear models on pixels and on frozen features of the first pretrained backbone, fitted and judged "
-        "beside the networks: [Baselines](explanation-baselines.md). `auto`, or `{off: the reason}`, which the report prints.",
+        description="Linear models on pixels and on frozen features of a pretrained network, fitted and judged beside "
+        "the networks: [Baselines](explanation-baselines.md). `auto`, or `{off: the reason}`, which the report prints.",
     )
     pretrain: Pretraining | None = Field(None, description="Another cohort to train on first.")
     recipe: Recipe = Field(Recipe(), description="How a network is trained.")
@@ -226,13 +227,11 @@ class Study(StudyModel):
         "in this section: [Nested cross-validation](explanation-nested.md). Default: the recipe is used unchanged.",
     )
     test_time_augmentation: bool = Field(False, description="Average each prediction with that of the mirrored panel.")
-    stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean", "weighted"]] = (
-        Field(
-            [],
-            description="Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `linear` "
-            "and `ridge` are for numbers, `logistic` for classes and grades, `mean` and `weighted` (weights of at least 0 "
-            "that sum to 1) for all.",
-        )
+    stack: list[Stacker] = Field(
+        [],
+        description="Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `linear` "
+        "and `ridge` are for numbers, `logistic` for classes and grades; `mean` and `weighted` (weights of at least "
+        "0 that sum to 1) for all.",
     )
     stack_baselines: bool = Field(
         False, description="Whether the meta learners combine the baselines as well as the networks."

@@ -7,7 +7,6 @@ of the time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,7 +89,8 @@ def linear_model(
     Numbers must be standardised labels; classes and grades are their numbers.
     """
     directions = Directions.of(values)
-    problem = by_form(output.kind, {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps})(output.classes)
+    problems: dict[str, type[_Ridge | _Logistic | _Steps]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
+    problem = by_form(output.kind, problems)(output.classes)
     losses = np.zeros(len(problem.penalties))
     for train, left_out in group_folds(groups):
         losses += problem.losses(directions.scores, labels, train, left_out)

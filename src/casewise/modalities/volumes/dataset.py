@@ -94,6 +94,10 @@ class SliceData:
         names = [self.names[row] for row in rows] if self.names else []
         return replace(self, cases=[self.cases[row] for row in rows], truth=self.truth[list(rows)], names=names)
 
+    def arranged(self, panels: Panels) -> SliceData:
+        """The same slices in other panels."""
+        return replace(self, settings=panels)
+
     def with_variations(self, changes: Mapping[str, Any]) -> SliceData:
         """Return the data unchanged: slices vary in the same way in all phases."""
         return self
@@ -128,7 +132,8 @@ class SliceData:
     ) -> tuple[Tensor, Tensor]:
         """Panels (B, S, rows·H, columns·W) in 0–1, each a window drawn at random, and their truth (B, T).
 
-        Bags are (B, K, S, H, W), NaN in empty slots; slices are drawn if a case has more than a bag holds. A flip and a quarter turn are drawn for each panel and apply to all its slices and sequences.
+        Bags are (B, K, S, H, W), NaN in empty slots; slices are drawn if a case has more than a bag holds. A flip and a
+        quarter turn are drawn for each panel and apply to all its slices and sequences.
         """
         drawn = torch.rand(len(rows), 3, generator=generator)
         if self.bags:
