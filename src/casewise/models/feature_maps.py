@@ -6,6 +6,7 @@ such a map is often the better input of a linear model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -37,7 +38,7 @@ class _ReachedError(Exception):
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A module of an encoder whose output is a map, with its stride and its number of channels."""
+    """A module of an encoder whose output is a map, with its stride (the nearest power of 2) and its channels."""
 
     module: str
     stride: int
@@ -55,7 +56,7 @@ def feature_maps(body: nn.Module, *, side: int = SIDE, channels: int = 3) -> lis
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
         maps = as_map(output, body) if isinstance(output, Tensor) else None
         if maps is not None:
-            maps_by_run.append(FeatureMap(names[module], round(side / maps.shape[-1]), maps.shape[1]))
+            maps_by_run.append(FeatureMap(names[module], 2 ** round(math.log2(side / maps.shape[-1])), maps.shape[1]))
 
     hooks = [module.register_forward_hook(note) for module in names]
     training = body.training

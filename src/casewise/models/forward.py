@@ -95,7 +95,7 @@ def predict_with_features(
 
 
 def _raw_and_features(
-    network: nn.Module, data: PanelDataset, slots: Tensor, device: torch.device, form: torch.memory_format
+    network: nn.Module, data: PanelDataset | FeatureData, slots: Tensor, device: torch.device, form: torch.memory_format
 ) -> tuple[Tensor, Tensor]:
     """Raw outputs of views as `forward` computes them, and the features that the last layer receives."""
     if not isinstance(network, Network):
