@@ -121,13 +121,17 @@ class Judged:
 
 @dataclass
 class Cell:
-    """Counts of studies: all with a figure, those with an interval, those whose interval contains the true value."""
+    """Counts of studies: all with a figure, those with an interval, those whose interval contains the true value.
+
+    `rough` are the intervals of now that are marked as rough.
+    """
 
     studies: int = 0
     old: int = 0
     old_covers: int = 0
     new: int = 0
     new_covers: int = 0
+    rough: int = 0
 
     def add(self, true: float, old: tuple[np.ndarray, np.ndarray], new: Sequence[Estimate]) -> None:
         """Add studies."""
@@ -140,6 +144,12 @@ class Cell:
             if figure.low is not None and figure.high is not None:
                 self.new += 1
                 self.new_covers += figure.low <= true <= figure.high
+                self.rough += figure.rough
+
+    @property
+    def marked(self) -> bool:
+        """Whether at least half of the intervals are marked as rough."""
+        return self.new > 0 and 2 * self.rough >= self.new
 
     @property
     def shares(self) -> tuple[float | None, float | None]:
@@ -207,9 +217,10 @@ def markdown(table: Table, columns: Sequence[str]) -> str:
         if not shown(name):
             continue
         entries = []
-        for old, new in (cell.shares for cell in cells):
-            texts = ["–" if share is None else f"{share:.0f}" for share in (old, new)]
-            entries.append(f"{texts[0]} → **{texts[1]}**" if texts != ["–", "–"] else "–")
+        for cell in cells:
+            texts = ["–" if share is None else f"{share:.0f}" for share in cell.shares]
+            mark = " †" if cell.marked and texts[1] != "–" else ""
+            entries.append(f"{texts[0]} → **{texts[1]}**{mark}" if texts != ["–", "–"] else "–")
         lines.append(f"| {metric_of(name).title} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
 
@@ -220,7 +231,8 @@ PAGE = """# How often intervals contain the true value
 and number of subjects. A subject has one to six cases; part of every error is the subject's own. A cell shows the share
 of nominal 95 % intervals, in percent, that contain the true value: first percentiles of resamples of subjects, as
 casewise gave formerly, then in bold the intervals that it gives now ([how](explanation-figures.md)). A dash
-means that fewer than a fifth of the studies have such an interval.
+means that fewer than a fifth of the studies have such an interval; a dagger (†), that at least half of the intervals
+are marked as rough, because they rest on too few subjects.
 
 {finding}
 
@@ -245,14 +257,15 @@ smallest class. Whether a figure is marked as rough depends on this number.
 
 
 def finding(tables: Sequence[Table]) -> str:
-    """The range of the new shares from ten subjects on."""
-    shares = [cell.shares[1] for table in tables for name, cells in table.items() if shown(name) for cell in cells[2:]]
-    defined = [share for share in shares if share is not None]
-    inside = sum(LEAST - 0.5 <= share <= MOST + 0.5 for share in defined)
-    low, high = (sum(compare) for compare in zip(*((s < LEAST - 0.5, s > MOST + 0.5) for s in defined), strict=True))
+    """The range of the new shares from ten subjects on, and the low ones that are not marked as rough."""
+    cells = [cell for table in tables for name, row in table.items() if shown(name) for cell in row[2:]]
+    defined = [(share, cell.marked) for cell in cells if (share := cell.shares[1]) is not None]
+    low = [marked for share, marked in defined if share < LEAST - 0.5]
+    high = sum(share > MOST + 0.5 for share, _ in defined)
     return (
-        f"From 10 subjects on, {inside} of {len(defined)} shares lie between {LEAST} and {MOST} %, {low} below and "
-        f"{high} above."
+        f"From 10 subjects on, {len(defined) - len(low) - high} of {len(defined)} shares lie between {LEAST} and "
+        f"{MOST} %, {len(low)} below and {high} above. Of those below, {sum(low)} are marked as rough and "
+        f"{len(low) - sum(low)} are not."
     )
 
 

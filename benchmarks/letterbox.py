@@ -3,18 +3,19 @@
     python benchmarks/letterbox.py RUN [--network mobilenet_v2] [--fold 1] [--films 50] [--output letterbox.md]
 
 From a run of the study covid-cxr, or another study of classes, it takes square films of one class (`--from`) that the
-network of a fold did not learn from, and counts how many of them the network names another class (`--to`): as they
-are; cropped to three quarters of their height and prepared as the study prepares its images; the same crop with black
-bars, with mirrored bars, and stretched to the square; and cropped to the same area on all four sides, which leaves them
-square. What a crop to another shape changes, and a square crop does not, comes from the shape. Every fold is examined,
-or the one that is named. Nothing is trained.
+network of a fold did not learn from, one of each subject, and counts how many of them the network names another class
+(`--to`): as they are; cropped to three quarters of their height and prepared as the study prepares its images; the same
+crop with black bars, with mirrored bars, and stretched to the square; and cropped to the same area on all four sides,
+which leaves them square. What a crop to another shape changes, and a square crop does not, comes from the shape. Every
+fold is examined, or the one that is named. Nothing is trained.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +39,27 @@ class Way:
     images: dict[str, str]
 
 
-WAYS = (
-    Way("as they are", (1, 1), {}),
-    Way("cropped, prepared as in the study", (KEPT, 1), {}),
+AS_THEY_ARE = Way("as they are", (1, 1), {})
+BY_FIT = (
     Way("cropped, with black bars", (KEPT, 1), {"fit": "pad", "padding": "black"}),
     Way("cropped, with mirrored bars", (KEPT, 1), {"fit": "pad", "padding": "reflect"}),
     Way("cropped and stretched", (KEPT, 1), {"fit": "stretch"}),
-    Way("cropped to a square of the same area", (KEPT**0.5, KEPT**0.5), {}),
 )
+TO_A_SQUARE = Way("cropped to a square of the same area", (KEPT**0.5, KEPT**0.5), {})
+
+
+def ways_of(images: Mapping[str, Any]) -> list[Way]:
+    """The ways of preparing films, with that of the study's settings `images` once.
+
+    >>> [way.name for way in ways_of({"fit": "stretch", "padding": "auto"})][-2:]
+    ['cropped and stretched, as in the study', 'cropped to a square of the same area']
+    >>> ways_of({"fit": "crop", "padding": "auto"})[1].name
+    'cropped, prepared as in the study'
+    """
+    of_study = [way for way in BY_FIT if all(images[name] == value for name, value in way.images.items())]
+    by_fit = [replace(way, name=f"{way.name}, as in the study") if way in of_study else way for way in BY_FIT]
+    other = [] if of_study else [Way("cropped, prepared as in the study", (KEPT, 1), {})]
+    return [AS_THEY_ARE, *other, *by_fit, TO_A_SQUARE]
 
 
 def held_out_films(run: Path, network: str, fold: int, label: str, target: str) -> list[Path]:
@@ -106,24 +120,57 @@ def answers(predictor: Predictor, bundle: Bundle, films: list[Path], way: Way, f
     return [classes[number] for number in found[columns].to_numpy().argmax(axis=1)]
 
 
+def counts_by_way(answers_by_way: Mapping[str, list[str]], to: str) -> list[dict[str, Any]]:
+    """For each way the films, how many are named `to`, how many change to it, of those that were others, or at all."""
+    plain = answers_by_way[AS_THEY_ARE.name]
+    rows = []
+    for name, named in answers_by_way.items():
+        changed = [new for new, old in zip(named, plain, strict=True) if new != old]
+        counts = {"films": len(named), "named": named.count(to), "others": len(plain) - plain.count(to)}
+        rows.append({"way": name, **counts, "changed_to": changed.count(to), "changed": len(changed)})
+    return rows
+
+
+def interval(count: int, of: int) -> str:
+    """A count with its share and Wilson's 95 % interval in percent, for films of different subjects.
+
+    >>> interval(16, 250), interval(0, 0)
+    ('16 of 250 (6 % [4, 10])', '0 of 0')
+    """
+    from scipy.stats import binomtest
+
+    if not of:
+        return f"{count} of {of}"
+    ends = binomtest(count, of).proportion_ci(method="wilson")
+    return f"{count} of {of} ({100 * count / of:.0f} % [{100 * ends.low:.0f}, {100 * ends.high:.0f}])"
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """One line of the table."""
+    first = [str(row["fold"]), row["way"], interval(row["named"], row["films"])]
+    if row["way"] == AS_THEY_ARE.name:
+        return [*first, "–", "–"]
+    return [*first, interval(row["changed_to"], row["others"]), interval(row["changed"], row["films"])]
+
+
 def page(counts: pd.DataFrame, facts: dict[str, Any]) -> str:
-    """The Markdown page."""
-    together = counts.drop(columns="fold").groupby("way", sort=False).sum().reset_index().assign(fold="all")
+    """The Markdown page: a row for each fold and way, and for several folds one of all together."""
+    tables = [counts]
+    if counts["fold"].nunique() > 1:
+        tables.append(counts.drop(columns="fold").groupby("way", sort=False).sum().reset_index().assign(fold="all"))
     lines = [
         "# The letterbox control",
         "",
         f"{facts['study']}, {facts['network']}, folds: {', '.join(map(str, facts['folds']))}. The network of each fold "
-        f"named up to {facts['films']} square films of {facts['from']} of subjects whom it did not learn from. "
-        f"The study prepares images with `fit: {facts['fit']}`. Cropped films keep the central {KEPT:.0%} of their "
-        "height, or the same area as a square. An answer changes if the network names another class than for the film "
-        "as it is.",
+        f"named up to {facts['films']} square films of {facts['from']}, each of another subject, whom it did not learn "
+        f"from. The study prepares images with `fit: {facts['fit']}`. Cropped films keep the central {KEPT:.0%} of "
+        "their height, or the same area as a square. An answer changes if the network names another class than for "
+        "the film as it is. In brackets: Wilson's 95 % intervals of the share. They are of single figures: the same "
+        "films are prepared in every way, so overlapping intervals do not show that two ways are alike.",
         "",
-        f"| fold | prepared | films | named {facts['to']} | changed to {facts['to']} | changed at all |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {row.fold} | {row.way} | {row.films} | {row.named} | {row.changed_to} | {row.changed} |"
-            for row in pd.concat([counts, together]).itertuples()
-        ),
+        f"| fold | prepared | named {facts['to']} | changed to {facts['to']}, of the others | changed at all |",
+        "|---|---|---|---|---|",
+        *(f"| {' | '.join(cells(row))} |" for table in tables for row in table.to_dict("records")),
         "",
     ]
     return "\n".join(lines)
@@ -159,13 +206,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             by_way = {
                 way.name: answers(predictor, bundle, films, way, Path(folder) / str(number))
-                for number, way in enumerate(WAYS)
+                for number, way in enumerate(ways_of(bundle.settings["images"]))
             }
-        plain = by_way[WAYS[0].name]
-        for name, named in by_way.items():
-            changed = [new for new, old in zip(named, plain, strict=True) if new != old]
-            row = {"fold": fold, "way": name, "films": len(films), "named": named.count(options.to)}
-            rows.append({**row, "changed_to": changed.count(options.to), "changed": len(changed)})
+        rows += [{"fold": fold, **row} for row in counts_by_way(by_way, options.to)]
     facts = {
         "films": options.films,
         "folds": folds,

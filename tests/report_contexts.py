@@ -496,6 +496,7 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
     """What an audit of the chest cohort may leave behind."""
     paths = images["path"].tolist()
     probe = {"target": "finding", "metric": "auroc", "p": 0.001, "p_adjusted": 0.001, "images": len(images)}
+    probe |= {"subjects": images["subject"].nunique(), "subjects_of_smallest": 9}
     twins = {"pairs": 4, "images": 8, "subjects": 8, "bytes": 1, "pixels": 0, "near": 3, "mirrored": 1}
     source = {**probe, "evidence": "source", "value": 0.914, "by_class": {"covid": 0.97}}
     within = {**probe, "evidence": "image", "value": 0.97, "within": "no_finding"}

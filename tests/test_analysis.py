@@ -156,6 +156,31 @@ def test_a_mistyped_name_gets_the_nearest_one(run: cw.Run, mistake: Any, meant: 
     assert "--" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("mistake", "error", "named"),
+    [
+        (lambda run: run.plot.rock(), AttributeError, ("roc", "calibration")),
+        (lambda run: run.metric, AttributeError, ("metrics",)),
+        (lambda run: cw.open_run(run.folder.parent), RunError, ("films",)),
+        (lambda run: cw.run(5), CasewiseError, ("path", "5")),
+    ],
+    ids=["figure", "attribute", "folder above", "no study"],
+)
+def test_a_mistake_in_python_is_answered_with_what_there_is(
+    run: cw.Run, mistake: Any, error: type[Exception], named: tuple[str, ...]
+) -> None:
+    with pytest.raises(error) as refused:
+        mistake(run)
+    assert all(name in str(refused.value) for name in named)
+    assert not hasattr(run, "_repr_svg_")
+    assert "roc()" in repr(run.plot)
+
+
+def test_a_number_has_one_calibration_curve(ages: cw.Run) -> None:
+    with pytest.raises(CasewiseError, match="covid"):
+        ages.plot.calibration("covid")
+
+
 def test_an_unfinished_run_is_refused(run: cw.Run, tmp_path: Path) -> None:
     copy = RunFolder(Path(shutil.copytree(run.folder, tmp_path / "copy")))
     copy.metrics.path.unlink()
@@ -232,7 +257,9 @@ def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
     shown = run._repr_html_()
     assert run.report.resolve().as_uri() in shown
     assert "synthetic" in shown
-    assert len(shown) < 1000
+    figures = run.results["main"]["metrics"]
+    assert 1 < shown.count("<tr>") <= 1 + len(figures)
+    assert len(shown) < 2500
 
 
 def test_progress_is_shown_in_interactive_sessions(monkeypatch: pytest.MonkeyPatch) -> None:

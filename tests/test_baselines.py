@@ -70,7 +70,8 @@ def test_directions_of_constant_features_are_finite() -> None:
     values[:, 0] = np.arange(10)
     directions = Directions.of(values)
     weight, bias = directions.in_own_units(np.ones((1, directions.scores.shape[1])), np.zeros(1))
-    assert np.isfinite(weight).all() and np.isfinite(bias).all()
+    assert np.isfinite(weight).all()
+    assert np.isfinite(bias).all()
     assert (weight[:, 1:] == 0).all()
 
 
@@ -91,9 +92,7 @@ def test_a_linear_model_prefers_features_that_tell_the_label() -> None:
     informative = noise.copy()
     informative[:, :20] += 2 * labels[:, None]
     output = Output("label", "classification", 2)
-    assert (
-        linear_model(informative, labels, subjects, output).loss < linear_model(noise, labels, subjects, output).loss
-    )
+    assert linear_model(informative, labels, subjects, output).loss < linear_model(noise, labels, subjects, output).loss
 
 
 def test_a_grid_over_a_map_keeps_where_things_are() -> None:
@@ -220,7 +219,8 @@ def test_few_subjects_are_not_compared() -> None:
     outcomes, plan = Outcomes("extent"), Plan(100, 0.95, 0)
     results = evaluate(table, outcomes, plan)
     compared = against_baselines(table, outcomes, results["metrics"], results["main"], plan)
-    assert compared is not None and compared["rough"]
+    assert compared is not None
+    assert compared["rough"]
     assert all(entry["indistinguishable"] for entry in compared["differences"].values())
 
 

@@ -86,7 +86,7 @@ def test_mistakes_end_with_code_2_and_no_traceback(
     monkeypatch.chdir(tmp_path)
     done = casewise(*words)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert said in " ".join(done.stderr.split())
 
 
 def test_check_tells_the_split_without_training(tiny: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_audit_tells_of_a_given_split_that_a_run_refuses(tmp_path: Path) -> 
     names = list(dict.fromkeys(rows["subject"]))[1:3]
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert f"puts 2 subjects on several sides: {names[0]} (test: " in done.stderr
+    assert f"puts 2 subjects on several sides: {names[0]} (test: " in " ".join(done.stderr.split())
     assert "error      subjects-across-splits" in done.stdout
     assert "error      twins-across-splits" in done.stdout
     found = {f["id"]: f for f in json.loads((tmp_path / "run" / "audit.json").read_text())["findings"]}
@@ -159,7 +159,7 @@ def test_the_audit_tells_of_a_given_split_that_a_run_refuses(tmp_path: Path) -> 
     )
     done = casewise("run", str(study), "--output", str(tmp_path / "run"))
     assert done.returncode == 2
-    assert "puts 2 subjects on several sides" in done.stderr
+    assert "puts 2 subjects on several sides" in " ".join(done.stderr.split())
     assert not (tmp_path / "run" / "jobs").exists()
 
 
@@ -184,4 +184,37 @@ def test_check_looks_at_what_is_accepted(tiny: Path, tmp_path: Path) -> None:
     ):
         study.write_text(f"extends: {tiny}\n{wrong}\n")
         done = casewise("validate", str(study))
-        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert (done.returncode, said in " ".join(done.stderr.split())) == (2, True), done.stderr
+
+
+TORN_DOWN = "class Late:\n    def __del__(self):\n        print('torn down')\n\nlate = Late()\n"
+AS_COMMAND = "import sys\nfrom casewise.cli.main import main\nsys.argv = ['casewise', *sys.argv[1:]]\n"
+AS_WORKER = """
+import os
+from casewise.jobs.backends import local
+
+class Nothing:
+    def register(self):
+        pass
+
+local._begin_worker(os.getppid(), Nothing())
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "returned", "torn_down"),
+    [
+        (f"{AS_COMMAND}{TORN_DOWN}main()", ["--version"], 0, False),
+        (f"{AS_COMMAND}{TORN_DOWN}main()", ["run", "nowhere.yaml"], 2, False),
+        (f"{AS_COMMAND}{TORN_DOWN}main()", ["frobnicate"], 2, False),
+        (f"{AS_COMMAND}called, main = main, None\n{TORN_DOWN}called()", ["--version"], 0, True),
+        (f"{TORN_DOWN}{AS_WORKER}print('worked')", [], 0, False),
+    ],
+    ids=["done", "mistake", "unknown", "within another program", "worker"],
+)
+def test_a_process_ends_with_its_last_line(code: str, arguments: list[str], returned: int, torn_down: bool) -> None:
+    # tearing down an interpreter with torch takes many seconds after the last line
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert ended.returncode == returned, ended.stderr
+    assert ("torn down" in ended.stdout) is torn_down
+    assert (ended.stdout + ended.stderr).strip()

@@ -230,7 +230,7 @@ class TestWhatIsRead:
         (folder / "cohort.csv").write_text("path,subject,grade\n d\\a.jpg ,A,1\nb .jpg,B,1\n")
         cohort = read_cohort(study(folder))
         assert cohort.images["path"].tolist() == [str(folder / "d" / "a.jpg"), str(folder / "b .jpg")]
-        assert any("1 paths" in note for note in cohort.notes)
+        assert any("1 path," in note for note in cohort.notes)
 
     def test_unknown_subjects_are_said(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,grade", "a.jpg,A,1")
@@ -257,7 +257,7 @@ class TestWhatIsRead:
         (regional / "cohort.csv").write_text("\n".join(x for x in lines if not x.startswith("S2_week2")))
         evaluation = {"baseline": "week2", "missing_baseline": "leave_out"}
         assert any(
-            "1 subjects have no visit" in n for n in read_cohort(regional_study(regional, evaluation=evaluation)).notes
+            "1 subject has no visit" in n for n in read_cohort(regional_study(regional, evaluation=evaluation)).notes
         )
 
     def test_blank_rows_and_unnamed_empty_columns_do_no_harm(self, write: Callable[..., Path]) -> None:

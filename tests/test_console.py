@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from casewise.console import BEAT, CODE, Silent, Terminal, readable, shown
+from casewise.console import BEAT, CODE, MARGIN, Silent, Terminal, error_text, fitted_lines, readable, shown
 from casewise.jobs.backends.local import FAILED, JOBS_SHOWN, progress
 from casewise.jobs.plan import Job
 from casewise.run_folder import RunFolder
@@ -197,3 +197,26 @@ class TestProgressOfJobs:
         assert done == pytest.approx(1 + (JOBS_SHOWN + 2) / 2)
         assert len(lines) == 1 + JOBS_SHOWN + 1
         assert lines[-1] == "and 2 more"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_lines_below_a_step_keep_its_column(width: int) -> None:
+    path = "/data/" + "a-long-folder-name/" * 5 + "film.png"
+    text = f"error      shortcut-border\n           {'It is so. ' * 15}\n             {path} = {path}\n"
+    text += f'               accept: {{a: "{"reason " * 20}"}}\n\naudit: {path}\nverdict    {"1 error. " * 20}'
+    lines = fitted_lines(text, width)
+    words = [word for line in lines for word in line.split()]
+    assert words == text.split()
+    assert sum(path in line for line in lines) == 3, "paths are whole"
+    short = [line for line in lines if path not in line and "accept" not in line]
+    assert max(map(len, short)) <= width
+    below = lines[lines.index("error      shortcut-border") + 1 : lines.index("")]
+    assert all(line.startswith(" " * MARGIN) for line in below)
+    assert len([line for line in lines if "accept" in line]) == 1, "what can be copied is on one line"
+
+
+def test_errors_fit_eighty_columns_without_a_terminal() -> None:
+    path = "/data/" + "a-long-folder-name/" * 6 + "film.png"
+    lines = error_text(f"{path}: {'it cannot be read. ' * 10}\n  row 2: {'so. ' * 50}").split("\n")
+    assert max(len(line) for line in lines if path not in line) <= 80
+    assert any(path in line for line in lines)

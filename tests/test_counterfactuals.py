@@ -234,6 +234,8 @@ def test_pages_show_it(with_shortcut: Run, without_shortcut: Run, tmp_path: Path
     text = write_results(with_shortcut.folder, tmp_path / "page.md").read_text()
     entry = figures(with_shortcut)["cropped_rows"]
     assert f"| {entry['changed']} of 40, " in text
+    assert entry["correct"]["before"] >= 36
+    assert entry["correct"]["after"] <= 31
 
 
 def test_numbers_have_a_section() -> None:
@@ -256,10 +258,46 @@ def test_alterations_that_change_as_many_answers_are_all_named() -> None:
     shown = section_values({"net": {"recompressed": entry, "brighter": entry, "darker": fewer}}, "mean_of_learners", 1)
     assert shown is not None
     assert shown["largest"]["tied"] == ["recompressed", "brighter"]
-    assert shown["apart"] == "mean_of_learners"
+    assert shown["apart"] == ["mean_of_learners"]
     alone = section_values({"net": {"recompressed": entry, "darker": fewer}}, "net", 1)
     assert alone is not None
-    assert (alone["largest"]["tied"], alone["apart"]) == ([], "")
+    assert (alone["largest"]["tied"], alone["apart"]) == ([], [])
+
+
+def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> None:
+    shares = {"p0": [0.9, 0.2, 0.6, 0.9] * 2, "p1": [0.1, 0.8, 0.4, 0.1] * 2}
+    table = answers([0, 1, 0, 0], [1, 1, 1, 0], "classification", y_true=[0, 1, 1, np.nan] * 2, **shares)
+    figures_by_network = counterfactual_figures(table, "x", classes=["a", "b"], plan=Plan(50))
+    found = figures_by_network["net"]["darker"]
+    assert found["before"] == {"a": 3, "b": 1}
+    assert found["correct"] == {"before": 2, "after": 2, "of": 3}
+    found["share"] = {"value": 0.5, "low": 0.2, "high": 0.8}
+    shown = section_values(figures_by_network, "mean", 1, learners=["net", "mean", "ridge"])
+    assert shown is not None
+    assert {name: shown["largest"][name] for name in ("to", "to_answers", "to_of")} == {
+        "to": "b",
+        "to_answers": 2,
+        "to_of": 3,
+    }
+    assert shown["apart"] == ["mean", "ridge"]
+    (cell,) = shown["rows"][0].cells
+    assert cell.text == "2 of 4, 2 of 3 to b"
+    assert cell.small.endswith("correct 2, then 2")
+    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
+    assert all(name in macro.method(shown) for name in ("mean", "ridge"))
+    assert "2 of the 3" in macro.largest(shown["largest"])
+
+
+def test_runs_without_the_answers_before_are_shown() -> None:
+    share = {"value": 0.5, "low": 0.2, "high": 0.8}
+    change = {"from": "a", "to": "b", "answers": 2}
+    entry = {"cases": 4, "subjects": 4, "answers": 4, "changed": 2, "share": share, "changes": [change]}
+    shown = section_values({"net": {"darker": entry}}, "net", 1)
+    assert shown is not None
+    assert (shown["largest"]["to_of"], shown["corrected"]) == (None, False)
+    assert shown["rows"][0].cells[0].text == "2 of 4, 2 to b"
+    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
+    assert macro.largest(shown["largest"])
 
 
 def test_the_caveat_gives_an_interval_where_one_is_known() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from casewise.console import Silent
 from casewise.errors import CohortError, ImageError, RunError
 from casewise.explain.case_selection import explain_target, select_cases
 from casewise.explain.finished_run import FinishedRun
@@ -488,6 +489,16 @@ def test_pictures(chests: Path, tmp_path: Path, monitor: str) -> None:
         explain_run(folder, measure=True)
 
 
+class Lines(Silent):
+    """Keeps the lines that are shown."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def line(self, step: str, text: str) -> None:
+        self.texts.append(text)
+
+
 def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
     """A panel of several photographs is carried back to each of them; of a number no case is right or wrong."""
     study = read_study(tiny).model_copy(update={"backbones": ["test_resnet"], "stack": []})
@@ -502,8 +513,20 @@ def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
     cohort = pd.read_parquet(folder / "cohort.parquet")
     assert len(files) == int((cohort["case"] == case).sum())
     assert all(Image.open(done.folder / name).size == (96, 64) for name in files)
-    rule = json.loads((folder / "explanations.json").read_text())["shown"]["rule"]
-    assert rule in done.report.read_text()
+    shown = json.loads((folder / "explanations.json").read_text())["shown"]
+    assert shown["rule"] in done.report.read_text()
+    first = [entry["case"] for entry in shown["cases"]]
+    further = next(name for name in cohort["case"] if name not in first)
+    explain_run(folder, cases=[further])
+    shown = json.loads((folder / "explanations.json").read_text())["shown"]
+    assert [entry["case"] for entry in shown["cases"]] == [further, *first]
+    assert len(shown["rule"].split("; ")) == 2
+    assert set(pd.read_parquet(done.table)["case"]) == {further, *first}
+    lines = Lines()
+    explain_run(folder, cases=[further], map_size=1, show=lines)
+    shown = json.loads((folder / "explanations.json").read_text())["shown"]
+    assert [entry["case"] for entry in shown["cases"]] == [further]
+    assert any(all(name in text for name in first) for text in lines.texts)
 
 
 def test_slides(tmp_path: Path) -> None:

@@ -379,7 +379,7 @@ def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Pat
 def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
     here: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from casewise.audit import twin_findings
+    from casewise.audit import twin_findings, twins
     from casewise.pipeline.prepare import prepare
     from casewise.pipeline.read import read
 
@@ -405,6 +405,12 @@ def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
         with pytest.raises(CohortError, match="in the cohort to be tested on"):
             prepare_external(chest_study(here, **external(fewer)), cohort, tiles, folder, Silent())
     assert len(searches) == 3
+    # so does one that another algorithm, or the same with another limit, made
+    for name, value in (("ALGORITHM", 0), ("ALIKE", 0.99)):
+        monkeypatch.setattr(twins, name, value)
+        with pytest.raises(CohortError):
+            prepare_external(chest_study(here, **external(fewer)), cohort, tiles, folder, Silent())
+    assert len(searches) == 5
 
 
 def test_what_is_missing_names_the_external_settings(here: Path, there: Path, tmp_path: Path) -> None:

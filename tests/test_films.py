@@ -356,3 +356,21 @@ def test_many_films_at_once_warn_of_nothing(tmp_path: Path, root_log: list[str])
         list(pool.map(read_image, paths))
     assert not [str(warning.message) for warning in caught]
     assert not root_log
+
+
+def test_lossless_jpeg_needs_no_further_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoders that are installed by default are enough; the plugin `libjpeg` has another licence."""
+    pytest.importorskip("SimpleITK", reason="it decodes lossless JPEG")
+    from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
+
+    monkeypatch.setattr(JPEGLosslessSV1Decoder, "_available", {})
+    monkeypatch.setattr(JPEGLosslessSV1Decoder, "_unavailable", {"pylibjpeg": ("pylibjpeg-libjpeg",)})
+    for bits in (8, 12, 16):
+        for kind in ("MONOCHROME1", "MONOCHROME2"):
+            pixels = film(bits)
+            stored = pixels if kind == "MONOCHROME2" else ((2**bits - 1) - pixels).astype(pixels.dtype)
+            tags = {"PhotometricInterpretation": kind, "RescaleSlope": 1, "RescaleIntercept": 0}
+            data = film_bytes(stored, bits=bits, compression="jpeg_lossless", **tags)
+            assert np.array_equal(grey(data), as_png(pixels, tmp_path))
+    with pytest.raises(ImageError):
+        grey(data[: len(data) // 2])

@@ -39,6 +39,7 @@ from casewise.pipeline.prepare import plan, prepare
 from casewise.pipeline.read import read
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
+from casewise.splits.grouped import TEST, Splits
 from casewise.study.images import Images
 from casewise.study.panels import Panels
 from casewise.study.schema import Study
@@ -64,7 +65,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(table: Path, folder: Path, **images: Any) -> tuple[Study, Cohort, TileStore]:
     study = chest_study(table, images={"size": SIZE, **images}, columns={"visit": "", "date": ""})
     cohort = read_cohort(study)
-    study = plan(study, cohort, RunFolder(folder), Silent())
+    study = plan(study, cohort, None, RunFolder(folder), Silent())
     store = prepare(study, cohort, RunFolder(folder), Silent())
     assert isinstance(store, TileStore)
     return study, cohort, store
@@ -136,6 +137,20 @@ def test_labels_do_not_change_the_plan(films: Path, tmp_path: Path) -> None:
     study, _, _ = prepared(films, tmp_path / "a")
     other, _, _ = prepared(tmp_path / "cases.csv", tmp_path / "b")
     assert study.images.fit == other.images.fit == "stretch"
+
+
+def test_the_test_set_takes_no_part_in_the_plan(films: Path, tmp_path: Path) -> None:
+    study = chest_study(films, images={"size": SIZE}, columns={"visit": "", "date": ""})
+    cohort = read_cohort(study)
+    covid = set(cohort.images.loc[cohort.images["label"] == 0, "subject"])
+    side = {
+        name: TEST if name in covid else number % 2 for number, name in enumerate(sorted(set(cohort.images["subject"])))
+    }
+    folder = RunFolder(tmp_path)
+    # all others are squares
+    assert plan(study, cohort, Splits(side, 2, {}), folder, Silent()).images.fit == "pad"
+    mixed = {name: TEST if number % 9 == 0 else number % 2 for number, name in enumerate(sorted(side))}
+    assert plan(study, cohort, Splits(mixed, 2, {}), folder, Silent()).images.fit == "stretch"
 
 
 def test_the_planned_default_leaves_no_bars_and_the_shape_is_told(films: Path, tmp_path: Path) -> None:
@@ -339,17 +354,44 @@ def test_the_letterbox_control_runs_on_a_finished_run(
     letterbox.main()
     rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("|")][2:]
     by_fold = {name: [row[1:] for row in rows if row[0] == name] for name in ("1", "2", "all")}
+    images = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path).settings["images"]
+    ways = [way.name for way in letterbox.ways_of(images)]
+    # this run stretches, so its own preparation is no further way
+    assert len(ways) == len(set(ways)) == 5
     for of_fold in by_fold.values():
-        assert [way for way, *_ in of_fold] == [way.name for way in letterbox.WAYS]
-    counts = {way: [int(value) for value in values] for way, *values in by_fold["all"]}
-    assert counts["as they are"][0] == sum(int(by_fold[fold][0][1]) for fold in ("1", "2"))
-    assert counts["as they are"][2:] == [0, 0]
-    # this run stretches, so its own preparation is the last way
-    assert counts["cropped, prepared as in the study"] == counts["cropped and stretched"]
+        assert [way for way, *_ in of_fold] == ways
+    named = {fold: of_fold[0][1].split(" ") for fold, of_fold in by_fold.items()}
+    for word in (0, 2):
+        assert int(named["all"][word]) == sum(int(named[fold][word]) for fold in ("1", "2"))
+    assert by_fold["all"][0][2:] == ["–", "–"]
     held_out = letterbox.held_out_films(finished.folder, "test_resnet", 0, "no_finding", "label")
     learned = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path).subjects
     assert len(held_out) >= 5
     assert not learned & {path.parent.name for path in held_out}
+
+
+def test_the_letterbox_table_has_intervals_and_no_row_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import letterbox
+
+    answers = {
+        letterbox.AS_THEY_ARE.name: ["covid"] * 2 + ["none"] * 8,
+        "cropped": ["covid", "none"] + ["covid"] * 3 + ["none"] * 5,
+    }
+    as_they_are, cropped = letterbox.counts_by_way(answers, "covid")
+    assert as_they_are == {"way": "as they are", "films": 10, "named": 2, "others": 8, "changed_to": 0, "changed": 0}
+    assert cropped == {"way": "cropped", "films": 10, "named": 4, "others": 8, "changed_to": 3, "changed": 4}
+    # Wilson 1927: the shares whose distance from 3/8 is 1.96 of their own standard errors
+    assert letterbox.cells({"fold": 1, **cropped})[3] == "3 of 8 (38 % [14, 69])"
+    for share in (0.1368, 0.6943):
+        assert abs(3 / 8 - share) == pytest.approx(1.96 * np.sqrt(share * (1 - share) / 8), abs=1e-3)
+    facts = {"films": 10, "from": "none", "to": "covid", "network": "n", "study": "s", "fit": "stretch"}
+    for folds in ([1], [1, 2]):
+        counts = pd.DataFrame([{"fold": fold, **row} for fold in folds for row in (as_they_are, cropped)])
+        text = letterbox.page(counts, facts | {"folds": folds})
+        rows = [line.partition(" | ")[2] for line in text.splitlines() if line.startswith("| ")][1:]
+        assert len(rows) == (2 if folds == [1] else 6)
+        assert len(set(rows)) == (2 if folds == [1] else 4)
 
 
 def test_a_column_of_masks_that_does_not_exist_is_named_before_training(films: Path) -> None:

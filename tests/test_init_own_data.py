@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from casewise.audit.metadata import audited_columns
 from casewise.cohort.cohort import read_cohort
@@ -104,6 +105,17 @@ def tiny(folder: Path, names: list[str]) -> Path:
 
 
 class TestImages:
+    def test_a_folder_without_images_names_each_ending_once(self, tmp_path: Path) -> None:
+        for names in ([], ["a.docx"]):
+            folder = tiny(tmp_path / f"in{len(names)}", names)
+            folder.mkdir(exist_ok=True)
+            with pytest.raises(CasewiseError) as caught:
+                plan_study(table=None, images=folder, folder=tmp_path)
+            text = str(caught.value).partition("(")[2].partition(")")[0]
+            endings = text.split(", ")
+            assert len(endings) == len(set(endings)) > 10
+            assert {".jpg", ".dcm", ".nii.gz"} <= set(endings)
+
     def test_two_files_of_one_name_are_refused_with_both(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{side}/{i}.png" for side in ("a", "b") for i in range(6)])
         table = text_table(
@@ -590,6 +602,91 @@ class TestCandidates:
         table, images = self.make(tmp_path, 1)
         plan = plan_study(table=table, images=images, target="opacity_mean", folder=tmp_path / "study")
         assert any("5 of 24 rows" in doubt for doubt in plan.doubts)
+
+
+class TestDates:
+    def make(self, folder: Path, head: str, dates: list[str], **others: list[str]) -> NewStudy:
+        """Six subjects with two images each, and a date for each image."""
+        images = tiny(folder / "in", [f"{i}.png" for i in range(12)])
+        rows = [["image", "patient", head, *others, "grade"]]
+        for i in range(12):
+            own = [cells[i] for cells in others.values()]
+            rows.append([f"{i}.png", f"P{i // 2}", dates[i], *own, "ab"[i // 2 % 2]])
+        plan = plan_study(table=text_table(folder / "t.csv", rows, ";"), images=images, folder=folder / "study")
+        plan.write()
+        return plan
+
+    @pytest.mark.parametrize("head", ["Untersuchungsdatum", "Datum", "Exam", "Aufn.", "Besuch"])
+    @pytest.mark.parametrize("form", ["{day:02}.0{month}.2024", "2024-0{month}-{day:02}", "{day}/{month}/2024"])
+    def test_dates_are_recognised_by_content(self, head: str, form: str, tmp_path: Path) -> None:
+        dates = [form.format(day=14 + i, month=1 + i % 2) for i in range(12)]
+        plan = self.make(tmp_path, head, dates)
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert cohort.cases["case"].nunique() == 12, "every date of a subject is a visit"
+        assert sorted(cohort.cases.loc[cohort.cases["subject"] == "P0", "day"]) == [0, 32]
+        assert any(repr(head) in line for line in plan.understood)
+
+    def test_a_date_of_each_subject_is_no_visit_and_no_target(self, tmp_path: Path) -> None:
+        once = [f"0{1 + i // 2}.03.2021" for i in range(12)]
+        plan = self.make(tmp_path, "Einschluss", once)
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert cohort.cases["case"].nunique() == 6
+        assert "grade" in plan.text
+        assert not any("Date:" in doubt for doubt in plan.doubts)
+
+    def test_of_two_columns_of_dates_the_other_is_named(self, tmp_path: Path) -> None:
+        dates = [f"{14 + i}.01.2024" for i in range(12)]
+        later = [f"{14 + i}.06.2024" for i in range(12)]
+        plan = self.make(tmp_path, "Aufn.", dates, Befundung=later)
+        assert any("'Aufn.'" in doubt and "'Befundung'" in doubt for doubt in plan.doubts)
+
+    def test_numbers_are_no_dates(self, tmp_path: Path) -> None:
+        plan = self.make(tmp_path, "key", [f"202401{i + 10}" for i in range(12)])
+        assert not any("Date" in line for line in [*plan.understood, *plan.doubts])
+
+
+class TestSlices:
+    def make(self, folder: Path, head: str, *, labels: str = "aabb", sequences: tuple[str, ...] = ()) -> NewStudy:
+        """Eight subjects with five slices each, which may be of two sequences."""
+        rows = [["image", "patient", head, *(["sequence"] if sequences else []), "label"]]
+        for subject in range(8):
+            for position in range(5):
+                for sequence in sequences or ("",):
+                    label = labels[(subject + (position if len(labels) > 4 else 0)) % len(labels)]
+                    name = f"{subject}{sequence}-{position}.png"
+                    own = [sequence] if sequences else []
+                    rows.append([name, f"P{subject}", str(position + 3), *own, label])
+        images = folder / "in"
+        images.mkdir()
+        for number, row in enumerate(rows[1:]):
+            Image.new("L", (24, 24), number % 200).save(images / row[0])
+        plan = plan_study(table=text_table(folder / "t.csv", rows), images=images, folder=folder / "study")
+        plan.write()
+        return plan
+
+    @pytest.mark.parametrize("sequences", [(), ("T1", "T2")])
+    @pytest.mark.parametrize("head", ["slice", "Slice No.", "Schichtnummer", "InstanceNumber"])
+    def test_numbered_slices_are_scans(self, head: str, sequences: tuple[str, ...], tmp_path: Path) -> None:
+        pytest.importorskip("SimpleITK", reason="volumes are optional")
+        plan = self.make(tmp_path, head, sequences=sequences)
+        study = read_study(tmp_path / "study" / "study.yaml")
+        assert study.volumes is not None
+        assert study.volumes.slice_index == head
+        assert study.volumes.sequences == list(sequences or ("scan",))
+        assert study.panels.by == "case"
+        assert any(repr(head) in doubt for doubt in plan.doubts)
+        assert len(read_cohort(study).cases) == 8
+        validate(study, Silent())
+
+    def test_slices_with_labels_of_their_own_are_images(self, tmp_path: Path) -> None:
+        plan = self.make(tmp_path, "slice", labels="abbba")
+        assert read_study(tmp_path / "study" / "study.yaml").volumes is None
+        assert any("'slice'" in doubt for doubt in plan.doubts)
+
+    def test_numbered_photographs_stay_photographs(self, tmp_path: Path) -> None:
+        plan = self.make(tmp_path, "Nr")
+        assert read_study(tmp_path / "study" / "study.yaml").volumes is None
+        assert any("slice_index: Nr" in doubt for doubt in plan.doubts)
 
 
 class TestSheets:

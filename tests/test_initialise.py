@@ -220,7 +220,7 @@ class TestWhatIsNotUnderstood:
     def test_no_images(self, tmp_path: Path) -> None:
         with pytest.raises(CasewiseError, match=r"There is no folder .*nowhere"):
             initialise("onestep-pasi", source=tmp_path / "nowhere", folder=tmp_path / "out")
-        with pytest.raises(CasewiseError, match=r"contains no images .*1 other files, such as a.txt"):
+        with pytest.raises(CasewiseError, match=r"contains no images .*1 other file, such as a.txt"):
             initialise("onestep-pasi", source=make(tmp_path / "in", "a.txt"), folder=tmp_path / "out")
 
     def test_file_names_that_are_no_text(self, tmp_path: Path) -> None:

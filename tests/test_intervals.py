@@ -63,7 +63,21 @@ def binary(truth: list[int], decided: list[int], subjects: list[str] | None = No
 def test_every_metric_names_a_scheme() -> None:
     for name in metric_names():
         assert metric_of(name).interval in {*intervals.SCHEMES, None}
-        assert metric_of(name).rough_below in (10, 30)
+        assert metric_of(name).rough_below in (10, 80)
+
+
+def test_limits_of_agreement_of_skewed_differences_miss_on_both_sides_alike() -> None:
+    rng = np.random.default_rng(5)
+    # mean and variance of a lognormal vary together, so that its upper limit varies more than the lower one
+    errors, missed = rng.lognormal(0, 0.6, (80, 600)), {}
+    mean, variance = np.exp(0.18), (np.exp(0.36) - 1) * np.exp(0.36)
+    truth = {"loa_low": mean - 1.96 * np.sqrt(variance), "loa_high": mean + 1.96 * np.sqrt(variance)}
+    found = by_subject(np.zeros(80), {str(n): errors[:, n] for n in range(600)}, np.arange(80))
+    for name, true in truth.items():
+        ends = np.array([[f[name].low, f[name].high] for f in found.values()], float)
+        missed[name] = float(np.mean((ends[:, 0] > true) | (ends[:, 1] < true)))
+    assert all(0.03 < share < 0.13 for share in missed.values())
+    assert abs(missed["loa_low"] - missed["loa_high"]) < 0.05
 
 
 def test_the_interval_of_a_mean_of_single_cases_is_students() -> None:
@@ -242,9 +256,14 @@ def test_the_page_of_the_benchmark(benchmark_file: Any) -> None:
     model = benchmark_file.NUMBERS[0]
     table, _ = benchmark_file.coverage(model, benchmark_file.SUBJECTS, 20)
     text = benchmark_file.markdown(table, [str(n) for n in benchmark_file.SUBJECTS])
-    assert len(text.splitlines()) == 2 + 8
+    assert len(text.splitlines()) == 2 + 9
     assert all(line.count("|") == 8 for line in text.splitlines())
-    assert "of 32 shares" in benchmark_file.finding([table])
+    assert "of 36 shares" in benchmark_file.finding([table])
+    # rough below 10 subjects, limits of agreement below 80
+    assert [cell.marked for cell in table["mae"]] == [True, True, False, False, False, False]
+    assert [cell.marked for cell in table["loa_high"]] == [True] * 5 + [False]
+    upper = next(line for line in text.splitlines() if line.startswith("| Upper limit"))
+    assert upper.count("†") == 5
 
 
 def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on() -> None:

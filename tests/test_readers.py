@@ -504,3 +504,68 @@ def test_a_jpeg_that_ends_in_grey_is_whole(progressive: bool, tmp_path: Path) ->
     blank = save(Image.new("L", (5000, 4000), 128), tmp_path / "blank.jpg", optimize=True, progressive=progressive)
     assert image_facts(blank)["width"] == 5000
     assert np.unique(read_image(blank, size=64)).tolist() == [128]
+
+
+def camera_picture(options: dict[str, Any]) -> bytes:
+    """A JPEG with detail everywhere, as cameras and scanners write it."""
+    stream = io.BytesIO()
+    rng = np.random.default_rng(5)
+    pixels = np.asarray(picture(480, 320), np.int16) + rng.integers(-12, 12, (320, 480, 1))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=88, **options)
+    return stream.getvalue()
+
+
+JPEGS = {"plain": {}, "optimised": {"optimize": True}, "progressive": {"progressive": True}, "restarts": {}}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("zeroed", [True, False])
+def test_a_jpeg_damaged_inside_its_data_is_refused(kind: str, zeroed: bool) -> None:
+    options = {"restart_marker_rows": 1} if kind == "restarts" else JPEGS[kind]
+    data = camera_picture(options)
+    assert open_source(Path("a.jpg"), data).tile(Preparation(64)).shape == (3, 64, 64)
+    refused = 0
+    for start in range(len(data) // 4, len(data) * 3 // 4, len(data) // 16):
+        damaged = data[:start] + (bytes(600) if zeroed else b"") + data[start + 600 :]
+        for size in (32, 480):
+            try:
+                open_source(Path("a.jpg"), damaged).tile(Preparation(size))
+            except ImageError:
+                refused += 1
+    assert refused >= (10 if kind == "progressive" else 15)
+
+
+def test_a_few_bytes_that_no_picture_needs_are_no_damage() -> None:
+    """As some cameras write them before the end; and fill bytes, which the standard allows."""
+    data = camera_picture({})
+    whole = open_source(Path("a.jpg"), data).tile(Preparation(64))
+    for more in (bytes(8), b"\xff" * 40):
+        padded = data[:-2] + more + data[-2:]
+        assert np.array_equal(open_source(Path("a.jpg"), padded).tile(Preparation(64)), whole)
+
+
+@pytest.mark.parametrize("quality", [50, 100])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_pictures_with_empty_parts_are_whole(kind: str, quality: int) -> None:
+    """Black, white or grey at the end, of which files hold next to nothing."""
+    options = {"restart_marker_rows": 1} if kind == "restarts" else JPEGS[kind]
+    for value in (0, 128, 255):
+        for mode in ("RGB", "L"):
+            whole = Image.new("RGB", (300, 200), (value, value, value))
+            whole.paste(picture(300, 60), (0, 0))
+            stream = io.BytesIO()
+            whole.convert(mode).save(stream, "JPEG", quality=quality, **options)
+            for size in (16, 300):
+                tile = open_source(Path("a.jpg"), stream.getvalue()).tile(Preparation(size))
+                assert tile.shape == (3, size, size)
+
+
+@pytest.mark.parametrize(("name", "ending"), [("PNG", "jpg"), ("JPEG", "png"), ("TIFF", "JPEG"), ("WebP", "tif")])
+def test_a_format_is_known_by_content_not_by_ending(tmp_path: Path, name: str, ending: str) -> None:
+    path = tmp_path / f"a.{FORMATS[name]}"
+    save(picture(60, 40), path)
+    plain = open_source(path, path.read_bytes())
+    renamed = open_source(tmp_path / f"b.{ending}", path.read_bytes())
+    assert (plain.misnamed, renamed.misnamed) == (False, True)
+    assert not open_source(tmp_path / "without", path.read_bytes()).misnamed
+    assert np.array_equal(renamed.read((60, 40), "rgb"), plain.read((60, 40), "rgb"))

@@ -84,6 +84,8 @@ def test_no_winner_inside_the_noise(report_of_numbers: ReportContext, alike: lis
     found = learners.comparison(dataclasses.replace(report_of_numbers, metrics=metrics), "test")
     assert found is not None
     assert (found["code"], found["alike"], found["others"], found["rough"]) == (code, alike, 2, True)
+    # these differences have no interval
+    assert found["without"] == bool(alike)
 
 
 def test_same_context_gives_the_same_bytes(report_of_numbers: ReportContext, text: str, tmp_path: Path) -> None:
@@ -290,10 +292,11 @@ def test_ranges_of_the_scale_hold_every_case(report_of_numbers: ReportContext) -
         (0.5, True, 0.4, "few_subjects"),
         (0.5, False, 0.8999, "hardly_different"),
         (0.85, False, 0.4, "intervals_overlap"),
+        (None, False, 0.4, "no_interval"),
     ],
 )
 def test_a_region_is_called_weakest_only_beyond_the_intervals(
-    report_of_numbers: ReportContext, high: float, rough: bool, least: float, code: str
+    report_of_numbers: ReportContext, high: float | None, rough: bool, least: float, code: str
 ) -> None:
     context = report_of_numbers
     figures = {"composite[upper]": (least, 0.3, high), "composite[trunk]": (0.9, 0.8, 0.95)}
@@ -335,6 +338,13 @@ def test_a_range_has_the_largest_errors_only_beyond_the_intervals_and_with_ten_s
     assert found is not None
     assert found["code"] == "few"
     assert {part.rough for part in found["each"]} == {True}
+    # where the error is the same in every case, it has no interval
+    same = table.assign(y_pred=table["y_true"] + 1.0)
+    page = render(without_interval := dataclasses.replace(context, predictions=same))
+    found = summary_number.errors_by_range(without_interval)
+    assert found is not None
+    assert found["code"] == "no_interval"
+    assert "overlap" not in section_of(page, "summary")
     assert not found["leaning"]
 
 

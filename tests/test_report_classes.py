@@ -379,16 +379,32 @@ def test_the_external_cohort_stands_beside_the_internal_one(three: ReportContext
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "code"), [(0.4, 0.6, "includes"), (0.3, 0.45, "below"), (0.6, 0.9, "above"), (0.6, None, "unknown")]
+)
+def test_a_model_is_not_said_to_beat_chance_without_an_interval(
+    three: ReportContext, low: float, high: float | None, code: str
+) -> None:
+    metrics = copy.deepcopy(three.metrics)
+    metrics["metrics"][three.stage][three.learner][three.outcome]["auroc"] |= {"low": low, "high": high}
+    context = dataclasses.replace(three, metrics=metrics)
+    found = summary_classes.discrimination(context)
+    assert found is not None
+    assert found["to_chance"] == code
+    assert ("it is not shown that the model" in check_page(render(context)).text) == (code in ("includes", "unknown"))
+
+
+@pytest.mark.parametrize(
     ("low", "high", "rough", "code"),
     [
         (-0.2, -0.01, False, "worse"),
         (-0.2, 0.01, False, "not_shown"),
         (-0.2, -0.01, True, "rough"),
         (0.1, 0.2, False, "better"),
+        (0.1, None, False, "no_interval"),
     ],
 )
 def test_a_drop_is_called_one_only_beyond_chance(
-    three: ReportContext, low: float, high: float, rough: bool, code: str
+    three: ReportContext, low: float, high: float | None, rough: bool, code: str
 ) -> None:
     inside, outside = (figures(three, stage)["auroc"]["value"] for stage in ("test", "external"))
     drop = {three.learner: {"auroc": {"difference": outside - inside, "low": low, "high": high, "rough": rough}}}

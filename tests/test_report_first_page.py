@@ -12,17 +12,18 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from casewise.evaluation.agreement import proportional_bias
-from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.calibration import number_calibration
 from casewise.metrics.roc import drawn_precision_recall
 from casewise.report.context import ReportContext
+from casewise.report.figures.agreement import Limits, bland_altman
 from casewise.report.markdown.target_tables import figure
 from casewise.report.page import render
 from casewise.report.sections import agreement, participants, summary, summary_classes, tiles
 from casewise.report.sections import classes as class_sections
 from casewise.report.tables import MetricFormat
-from tests.report_contexts import check_page, classes, numbers, section_of
+from casewise.report.terms import report_title
+from tests.report_contexts import check_page, classes, numbers, section_of, study_of_numbers
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,21 @@ def shrunk(context: ReportContext, share: float) -> ReportContext:
     """The context whose predictions are drawn towards 10 points, to this share of the distance."""
     table = context.predictions.copy()
     rows = table["target"].eq(context.outcome)
-    table.loc[rows, "y_pred"] = 10 + share * (table.loc[rows, "y_true"] - 10)
-    return dataclasses.replace(context, predictions=table)
+    jitter = np.random.default_rng(1).normal(0, 0.01, int(rows.sum()))
+    table.loc[rows, "y_pred"] = 10 + share * (table.loc[rows, "y_true"] - 10) + jitter
+    return judged_again(dataclasses.replace(context, predictions=table))
+
+
+def judged_again(context: ReportContext) -> ReportContext:
+    """The context with the figures of its predictions for the shown learner."""
+    rows = context.headline_rows
+    truth, predicted, subjects = (rows[name].to_numpy() for name in ("y_true", "y_pred", "subject"))
+    figures = by_subject(truth, {"shown": predicted}, subjects, Plan())["shown"]
+    of_learner = context.metrics["metrics"][context.stage][context.learner]
+    kept = {**of_learner, context.outcome: {name: figure.as_json() for name, figure in figures.items()}}
+    by_learner = {**context.metrics["metrics"][context.stage], context.learner: kept}
+    metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], context.stage: by_learner}}
+    return dataclasses.replace(context, metrics=metrics)
 
 
 # ---------------------------------------------------------------------------------------- figures and one sentence
@@ -59,6 +73,8 @@ def test_figures_and_one_sentence_stand_before_all_else(of_numbers: ReportContex
         assert places == sorted(places)
         assert text.count('data-code="headline"') == 1
         assert text.count("data-metric=") == 4
+        assert text.count("<svg") == 1
+        assert text.index("<svg") < text.index("In plain words")
         assert set(re.findall(r'data-code="(choice|judged|comparison)"', text)) >= {"choice", "judged"}
 
 
@@ -118,29 +134,106 @@ def test_long_parts_are_folded_and_say_what_they_hold(of_numbers: ReportContext,
 def test_the_slope_of_the_differences_is_that_of_least_squares() -> None:
     random = np.random.default_rng(3)
     truth = random.uniform(0, 40, 80)
-    predicted = 8 + 0.6 * truth + random.normal(0, 2, 80)
+    noisy = truth + random.normal(0, 1, 80)
     subjects = np.repeat(np.arange(20), 4).astype(str)
-    slope = proportional_bias(truth, predicted, subjects, Plan(500))
-    expected = np.polyfit((truth + predicted) / 2, predicted - truth, 1)[0]
-    assert slope.value == pytest.approx(expected)
-    assert slope.low is not None
-    assert slope.high is not None
-    assert slope.low < slope.value < slope.high < 0
-    assert proportional_bias(truth, truth + random.normal(0, 1, 80), subjects, Plan(500)).low < 0  # type: ignore[operator]
-    assert proportional_bias(np.ones(4), np.ones(4), np.array(list("abcd"))).value is None
+    learners = {"shrunk": 8 + 0.6 * truth + random.normal(0, 2, 80), "noisy": noisy}
+    slopes = {name: figures["proportional_bias"] for name, figures in by_subject(truth, learners, subjects).items()}
+    for name, predicted in learners.items():
+        expected = np.polyfit((truth + predicted) / 2, predicted - truth, 1)[0]
+        assert slopes[name].value == pytest.approx(expected)
+        assert slopes[name].low < slopes[name].value < slopes[name].high
+    assert slopes["shrunk"].high < 0
+    assert slopes["noisy"].low < 0 < slopes["noisy"].high
+    flat = by_subject(np.ones(4), {"flat": np.ones(4)}, np.array(list("abcd")))["flat"]["proportional_bias"]
+    assert (flat.value, bool(flat.reason)) == (None, True)
 
 
 def test_proportional_bias_is_named_only_where_it_is_shown(of_numbers: ReportContext) -> None:
     pulled = shrunk(of_numbers, 0.5)
     values = agreement.agreement(pulled)
     assert values is not None
-    assert values["slope"]["value"] == pytest.approx(-2 / 3)
+    assert values["slope"]["value"] == pytest.approx(-2 / 3, abs=0.01)
     assert 'data-code="proportional-bias"' in render(pulled)
     few = pulled.predictions[pulled.predictions["subject"].isin(pulled.headline_rows["subject"].unique()[:9])]
-    assert agreement.slope_of_differences(dataclasses.replace(pulled, predictions=few)) is None
+    assert agreement.slope_of_differences(judged_again(dataclasses.replace(pulled, predictions=few))) is None
     same = shrunk(of_numbers, 1.0)
     assert agreement.slope_of_differences(same) is None
     assert 'data-code="proportional-bias"' not in render(same)
+
+
+def test_wide_intervals_do_not_flatten_the_points(of_numbers: ReportContext) -> None:
+    rows = of_numbers.headline_rows
+    for wide in (30.0, 3000.0):
+        limits = Limits(0.0, -10.0, 10.0, (-wide, -5.0), (-1.0, 1.0), (5.0, wide))
+        drawing = bland_altman(rows, limits, digits=1, label="PASI")
+        assert drawing.figure is not None
+        bottom, top = drawing.figure.axes[0].get_ylim()
+        assert top - bottom < 200
+
+
+# ------------------------------------------------------------------------------------------------ chance and titles
+
+
+def with_figure(context: ReportContext, name: str, **changes: Any) -> ReportContext:
+    """The context with another figure of the shown learner."""
+    metrics = copy.deepcopy(context.metrics)
+    figure = metrics["metrics"][context.stage][context.learner][context.outcome].setdefault(name, {})
+    figure |= {"n_subjects": 30, "n_cases": 60, "rough": False} | changes
+    return dataclasses.replace(context, metrics=metrics)
+
+
+def test_agreement_that_includes_chance_is_said_not_to_be_shown() -> None:
+    graded = classes(kind="ordinal", test=0)
+    for low, expected in ((-0.1, True), (0.2, False)):
+        context = with_figure(graded, "kappa_quadratic", value=0.3, low=low, high=0.6)
+        beside = tiles.beside(context, "kappa_quadratic")
+        assert beside is not None
+        assert beside["not_shown"] is expected
+        distance = section_of(render(context), "summary").partition('data-code="distance"')[2].partition("</p>")[0]
+        assert ("includes chance" in distance) is expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "figure"), [("bands", "kappa"), ("response", "kappa"), ("agreement", "ccc")], ids=str
+)
+def test_agreement_of_numbers_beside_chance(of_numbers: ReportContext, entry: str, figure: str) -> None:
+    doubtful = {"value": 0.2, "low": -0.3, "high": 0.6, "n_subjects": 12, "n_cases": 60, "rough": False}
+    context = with_figure(of_numbers, "ccc", **(doubtful if entry == "agreement" else {"low": 0.5, "value": 0.8}))
+    metrics = copy.deepcopy(context.metrics)
+    if entry == "bands":
+        metrics["bands"]["stages"][context.stage][context.learner]["kappa"] = doubtful
+    if entry == "response":
+        for responders in metrics["response"][context.stage][context.learner]["responders"].values():
+            responders["kappa"] = doubtful
+    text = section_of(render(dataclasses.replace(context, metrics=metrics)), "summary")
+    paragraph = re.search(rf'data-code="{entry}[a-z-]*">(.*?)</p>', text, re.DOTALL)
+    assert paragraph is not None
+    assert "includes chance" in paragraph[1]
+
+
+def test_a_study_without_a_title_says_what_it_predicts() -> None:
+    titles = {
+        name: report_title(study_of_numbers(name=name, title=""))
+        for name in ("A", "study", "chest_films", "hand-films")
+    }
+    assert all("pasi" in title.lower() and "photographs" in title for title in titles.values())
+    assert titles["A"] == titles["study"]
+    assert titles["chest_films"].startswith("Chest films")
+    assert report_title(study_of_numbers(title="Ours")) == "Ours"
+
+
+@pytest.mark.parametrize(
+    ("bins", "expected"),
+    [
+        ([{"n": 40, "confidence": 0.7, "accuracy": 0.575}, {"n": 12, "confidence": 0.9, "accuracy": 1.0}], (40, 23)),
+        ([{"n": 9, "confidence": 0.7, "accuracy": 1.0}], None),
+        ([{"n": 0, "confidence": None, "accuracy": None}], None),
+        ([], None),
+    ],
+)
+def test_calibration_is_shown_on_the_fullest_bin(bins: list[dict[str, Any]], expected: tuple[int, int] | None) -> None:
+    example = class_sections.example(bins)
+    assert (example and (example["n"], example["right"])) == expected
 
 
 # ------------------------------------------------------------------------------------------- curves, titles, plots

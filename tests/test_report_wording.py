@@ -82,6 +82,55 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
         assert f"{nih:.3f} for pneumonia" in text
 
 
+def test_subjects_with_each_class_stand_beside_the_auroc_within_a_source(three: ReportContext, tmp_path: Path) -> None:
+    rows = headline_rows(three.predictions, three.metrics["main"])
+    source = groups_of_rows(rows, three.cohort_images, "source")[0]
+    for group, entry in three.metrics["within_column"]["groups"].items():
+        for number, label in enumerate(three.classes):
+            of_class = rows[(source == group) & (rows["y_true"] == number)]
+            counts = {"n_subjects": of_class["subject"].nunique(), "n_cases": of_class["case"].nunique()}
+            assert entry["classes"][label] == counts
+    values = column_alone.section(three)
+    assert values is not None
+    groups = three.metrics["within_column"]["groups"]
+    for row, label in zip(values["rows"], three.classes, strict=True):
+        expected = [(groups[g]["classes"][label]["n_subjects"], groups[g]["n_subjects"]) for g in values["groups"]]
+        assert row["counts"] == expected
+    some, every = values["rows"][0]["counts"][0]
+    for text in pages(three, tmp_path):
+        assert f"{some} of {every} subject" in text
+    without = copy.deepcopy(three.metrics)
+    for entry in without["within_column"]["groups"].values():
+        del entry["classes"]
+    earlier = dataclasses.replace(three, metrics=without)
+    values = column_alone.section(earlier)
+    assert values is not None
+    assert not values["counted"]
+    assert pages(earlier, tmp_path)
+
+
+def test_a_model_exceeds_the_column_if_its_interval_lies_above(three: ReportContext) -> None:
+    metrics = copy.deepcopy(three.metrics)
+    figures = metrics["metrics"][three.stage][three.learner][three.outcome]
+    for label, value, low in (("covid", 0.98, 0.96), ("no_finding", 0.78, 0.76), ("pneumonia", 0.8, None)):
+        figures[f"auroc[{label}]"] |= {"value": value, "low": low}
+    values = column_alone.section(dataclasses.replace(three, metrics=metrics))
+    assert values is not None
+    assert values["not_above"] == ["covid", "pneumonia"]
+
+
+def test_the_auprc_stands_beside_its_chance_level(three: ReportContext, tmp_path: Path) -> None:
+    text = write_results(finished(three, tmp_path / "run"), tmp_path / "page.md").read_text()
+    rows = headline_rows(three.predictions, three.metrics["main"])
+    figures = three.metrics["metrics"][three.stage][three.learner][three.outcome]
+    for number, label in enumerate(three.classes):
+        area = figures[f"auprc[{label}]"]["value"]
+        share = (rows["y_true"] == number).mean()
+        assert re.search(rf"\| {area:.3f} \[[^|]*\]( \(rough\))? \(chance {share:.3f}\) \|", text)
+    assert "0.333 for 3 classes" in text
+    assert text.index("| AUPRC") < text.index("0.333 for 3 classes")
+
+
 def test_of_two_classes_the_positive_one_is_shown(tmp_path: Path) -> None:
     two = with_column(classes("binary"), {"covid": 0.9, "no_finding": 0.9})
     values = column_alone.section(two)

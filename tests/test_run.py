@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 import casewise
+from casewise.console import Silent
 from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError, StudyError
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs.fingerprint import changed_settings
@@ -205,10 +206,10 @@ def test_results_are_kept_only_with_every_file_of_them(finished: tuple[Run, Path
     folder = RunFolder(Path(shutil.copytree(finished[0].folder, tmp_path / "copy")))
     folder.nested.write({"folds": {"1": {"network": "alexnet"}}})
     record_results("inputs", folder)
-    assert stored_results("inputs", folder) is not None
+    assert stored_results("inputs", folder, Silent()) is not None
     folder.nested.remove()
-    assert stored_results("inputs", folder) is None
-    assert stored_results("others", folder) is None
+    assert stored_results("inputs", folder, Silent()) is None
+    assert stored_results("others", folder, Silent()) is None
 
 
 def test_damaged_files_are_set_aside_and_made_again(

@@ -101,6 +101,24 @@ def test_imbalance_is_reported_for_every_target() -> None:
     assert record["n"]["test"]["subjects"] == 3
 
 
+def test_the_recorded_imbalance_is_that_by_which_the_split_was_chosen() -> None:
+    # subjects with few records make the sizes of the sides differ
+    uneven, few = cohort(30), {f"S{number:03}" for number in range(9)}
+    panels = uneven.panels
+    uneven.panels = panels[~panels["subject"].isin(few) | ~panels["subject"].duplicated()].reset_index(drop=True)
+    found = split(uneven, study(test=0.1, restarts=20))
+    assert set(found.record["assignment"]) == {"test", "folds"}
+    for which, how in found.record["assignment"].items():
+        assert found.record["imbalance"][which]["scaling"] == pytest.approx(how["imbalance"])
+
+
+def test_the_imbalance_of_a_predefined_split_counts_the_composition_only() -> None:
+    part = of_sources([0.0, 1.0] * 6)
+    part.images["part"] = np.repeat(["1", "2"], [48, 24])
+    found = split(part, one_left_out(("a", "b"), leave_out=None, column="part"))
+    assert found.record["imbalance"]["folds"] == {"label": 0.0}
+
+
 def test_the_seed_decides_the_split() -> None:
     one, two = split(cohort(30), study()), split(cohort(30), study())
     assert one.hash == two.hash
@@ -257,7 +275,7 @@ def test_each_source_is_held_out_once() -> None:
 def test_a_subject_in_two_sources_is_refused() -> None:
     part = of_sources()
     part.images.loc[[0, 14], "source"] = "west"
-    with pytest.raises(SplitError, match=r"subject 'S000' is in north and west \(and 1 more subjects in several\)"):
+    with pytest.raises(SplitError, match=r"subject 'S000' is in north and west \(and 1 more subject in several\)"):
         split(part, one_left_out())
 
 

@@ -76,6 +76,9 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("compute: {jobs: 0}", "greater than or equal to 1"),
         ("targets: {a: {range: [0, .inf]}}", "finite"),
         ("seed: 1\nseed: 2", "the key 'seed' is repeated"),
+        ("recipe: {lr: 0,0003}", "0.0003"),
+        ("recipe: {epochs: 3, lr: 1,5e-3, batch_size: 4}", "1.5e-3"),
+        ("recipe:\n  lr: 0,0003", "0.0003"),
         ("backbones: [[a]]", "valid string"),
         ("targets: {a: 0...4}", "a range is written as two numbers"),
         ("name: ../../up", "name: string should match pattern"),
@@ -254,3 +257,14 @@ def test_a_study_changed_in_python_is_checked_again(
 
 def test_a_study_that_nothing_changed_stays_as_it_is(tiny: Path) -> None:
     assert checked_study(read_study(tiny)) == read_study(tiny)
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_a_stored_study_with_padding_that_has_no_effect_opens(tiny: Path, fit: str) -> None:
+    values = json.loads(read_study(tiny, images={"fit": fit, "padding": "auto"}).model_dump_json())
+    values["images"]["padding"] = "black"
+    with pytest.raises(StudyError, match="padding"):
+        read_study(tiny, images={"fit": fit, "padding": "black"})
+    opened = saved_study(values)
+    assert (opened.images.fit, opened.images.padding) == (fit, "auto")
+    assert checked_study(opened) == opened

@@ -129,6 +129,7 @@ class TestText:
             (["1.234,5", "1,5"], ["1.234,5", "1,5"]),
             (["1,2,3"], ["1,2,3"]),
             (["12"], ["12"]),
+            (["1,5", "unknown", "Missing", "nil"], ["1.5", "unknown", "Missing", "nil"]),
         ],
     )
     def test_decimal_commas_are_read_in_columns_of_numbers(
@@ -152,6 +153,24 @@ class TestText:
 
 
 class TestWorkbooks:
+    def test_a_title_above_the_heading_is_skipped_and_noted(self, tmp_path: Path) -> None:
+        import openpyxl
+
+        book = openpyxl.Workbook()
+        for row in (["Skin study, May"], [], ["path", "subject"], ["a.png", "A"], ["b.png", "B"]):
+            book.active.append(row)
+        book.save(tmp_path / "t.xlsx")
+        table, notes = read_text_table(tmp_path / "t.xlsx", Problems())
+        assert table.to_dict("list") == {"path": ["a.png", "b.png"], "subject": ["A", "B"]}
+        assert table.index.tolist() == [4, 5], "rows are counted as the spreadsheet counts them"
+        assert len(notes) == 1
+        book = openpyxl.Workbook()
+        for row in (["path"], ["a.png"]):
+            book.active.append(row)
+        book.save(tmp_path / "t.xlsx")
+        table, notes = read_text_table(tmp_path / "t.xlsx", Problems())
+        assert (table.columns.tolist(), notes) == (["path"], [])
+
     def test_the_first_sheet_is_read_and_noted(self, tmp_path: Path) -> None:
         (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS], sheets=("Grades", "Notes")))
         read = cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")

@@ -106,3 +106,42 @@ def test_weights_are_looked_for(study: Study, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(WeightsError):
         validate(study.model_copy(update={"weights": f"bundle:{tmp_path}/no-run"}), Silent())
     assert len(weight_lines(study.model_copy(update={"backbones": ["resnet18", "resnet34", "cnn"]}))) == 1
+
+
+class Lines(Silent):
+    """Remembers the lines of each step."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def line(self, step: str, text: str) -> None:
+        self.lines.append((step, text))
+
+
+def test_a_file_with_the_ending_of_another_format_is_read_and_named(study: Study, tmp_path: Path) -> None:
+    show = Lines()
+    validate(study, show)
+    before = [step for step, _ in show.lines].count("images")
+    (tmp_path / "3.png").rename(tmp_path / "3.jpg")
+    table = tmp_path / "cohort.csv"
+    table.write_text(table.read_text().replace("3.png,s3,", "3.jpg,s3,").replace("13.jpg", "13.png"))
+    show = Lines()
+    validate(study, show)
+    texts = [text for step, text in show.lines if step == "images"]
+    assert len(texts) == before + 1
+    assert "3.jpg" in texts[-1]
+    assert "PNG" in texts[-1]
+
+
+def test_a_jpeg_with_lost_data_is_named(study: Study, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(tmp_path / "7.jpg")
+    data = (tmp_path / "7.jpg").read_bytes()
+    (tmp_path / "7.jpg").write_bytes(data[:3000] + bytes(900) + data[3900:])
+    table = tmp_path / "cohort.csv"
+    table.write_text(table.read_text().replace("\n7.png", "\n7.jpg"))
+    with pytest.raises(ImageError) as caught:
+        validate(study, Silent())
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert str(tmp_path / "7.jpg") in lines[1]

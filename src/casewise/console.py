@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import IO, Any, ParamSpec, Protocol, TypeVar
 
 BEAT = 4.0  # seconds without a line after which a log gets one
 SETTLED = 10.0  # seconds of work before which the time left is not known
@@ -126,7 +126,7 @@ class Terminal:
     @property
     def width(self) -> int:
         """The columns of a line."""
-        return self._width or min(shutil.get_terminal_size().columns if sys.stdout.isatty() else 80, WIDEST)
+        return self._width or columns(sys.stdout)
 
     def line(self, step: str, text: str) -> None:
         """Print a step and its text."""
@@ -227,10 +227,35 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
+def columns(stream: IO[str]) -> int:
+    """The columns of a line: those of the terminal, 80 for a file or a pipe."""
+    return min(shutil.get_terminal_size().columns if stream.isatty() else 80, WIDEST)
+
+
 def error_text(message: str) -> str:
-    """An error as the command line prints it: wrapped on a terminal, whole lines in a log."""
-    width = min(shutil.get_terminal_size().columns, WIDEST) if sys.stderr.isatty() else None
-    return readable(f"error: {message}", width)
+    """An error as the command line prints it; paths and other long words are never broken."""
+    return readable(f"error: {message}", columns(sys.stderr))
+
+
+def print_lines(text: str) -> None:
+    """Print lines, wrapped at the width of the terminal; what follows the name of a step stays in its column."""
+    print("\n".join(fitted_lines(text, columns(sys.stdout))))
+
+
+def fitted_lines(text: str, width: int) -> list[str]:
+    """The lines of a text, wrapped; remedies are not broken.
+
+    >>> print("\\n".join(fitted_lines("fold 1     12 subjects, 14 cases, 30 panels", 32)))
+    fold 1     12 subjects, 14
+               cases, 30 panels
+    """
+    lines: list[str] = []
+    for line in text.split("\n"):
+        # a line with the name of a step, or below one
+        margin = MARGIN if line[:MARGIN].endswith("  ") else 0
+        first, *more = _wrapped(line[margin:], width - margin)
+        lines += [line[:margin] + first, *(" " * margin + rest for rest in more)]
+    return lines
 
 
 def print_markdown(text: str) -> None:

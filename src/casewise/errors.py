@@ -76,6 +76,24 @@ def nearest(value: object, options: Iterable[str]) -> str:
     return f" Did you mean {cut(matches[0])}?" if matches else ""
 
 
+def plural(noun: str) -> str:
+    """A plain plural.
+
+    >>> plural("source"), plural("city")
+    ('sources', 'cities')
+    """
+    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
+
+
+def counted(count: int, noun: str, several: str = "") -> str:
+    """A count with its noun.
+
+    >>> counted(1, "visit"), counted(1200, "visit"), counted(2, "study", "studies")
+    ('1 visit', '1,200 visits', '2 studies')
+    """
+    return f"{count:,} {noun if count == 1 else several or plural(noun)}"
+
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = QUOTED
 

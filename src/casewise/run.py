@@ -26,10 +26,16 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.console import default_show
     from casewise.pipeline.audit import audit
     from casewise.pipeline.counterfactuals import counterfactuals
+    from casewise.pipeline.evaluate import evaluate
+    from casewise.pipeline.image_split import image_split
     from casewise.pipeline.prepare import plan, prepare
     from casewise.pipeline.read import read
     from casewise.pipeline.recipe_plan import plan_recipe
+    from casewise.pipeline.report import report
+    from casewise.pipeline.score import score
+    from casewise.pipeline.seeds import seeds
     from casewise.pipeline.split import split
+    from casewise.pipeline.stack import stack
     from casewise.pipeline.stored_results import inputs_of_results, record_results, stored_results
     from casewise.pipeline.train import train
     from casewise.run_folder import RunFolder
@@ -39,33 +45,26 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     show, run_folder = show or default_show(), RunFolder(Path(output or Path("runs") / study.name))
     with run_folder.lock():
         cohort = read(study, run_folder, show)
-        study = plan(study, cohort, run_folder, show)
-        store = prepare(study, cohort, run_folder, show)
         splits = split(study, cohort, run_folder, show)
+        study = plan(study, cohort, splits, run_folder, show)
+        store = prepare(study, cohort, run_folder, show)
         study = plan_recipe(study, cohort, store, splits, run_folder, show)
         audit(study, cohort, store, splits, run_folder, show)
         predictions = train(study, cohort, store, splits, run_folder, show)
         counterfactuals(study, cohort, store, splits, run_folder, show)
         inputs = inputs_of_results(study, cohort, store, predictions, run_folder)
-        if stored := stored_results(inputs, run_folder):
-            show.line("results", "as computed before: nothing that they depend on has changed")
-            finished = Run(run_folder.path, *stored, run_folder.report_path)
-            show.line("result", finished.headline)
-            return finished
-        from casewise.pipeline.evaluate import evaluate
-        from casewise.pipeline.image_split import image_split
-        from casewise.pipeline.report import report
-        from casewise.pipeline.score import score
-        from casewise.pipeline.seeds import seeds
-        from casewise.pipeline.stack import stack
-
-        predictions = stack(study, predictions, run_folder, show)
-        predictions = score(study, predictions, run_folder)
-        results = evaluate(study, cohort, predictions, run_folder, show)
-        if study.seeds > 1:
-            results = seeds(study, cohort, store, splits, results, run_folder, show)
-        if study.split.by == "image":
-            results = image_split(study, cohort, store, splits, results, run_folder, show)
-        page = report(study, cohort, predictions, results, store, run_folder, show)
-        record_results(inputs, run_folder)
-    return Run(run_folder.path, predictions, results, page)
+        if stored := stored_results(inputs, run_folder, show):
+            predictions, results = stored
+        else:
+            predictions = stack(study, predictions, run_folder, show)
+            predictions = score(study, predictions, run_folder)
+            results = evaluate(study, cohort, predictions, run_folder, show)
+            if study.seeds > 1:
+                results = seeds(study, cohort, store, splits, results, run_folder, show)
+            if study.split.by == "image":
+                results = image_split(study, cohort, store, splits, results, run_folder, show)
+            report(study, cohort, predictions, results, store, run_folder, show)
+            record_results(inputs, run_folder)
+    finished = Run(run_folder.path, predictions, results, run_folder.report_path)
+    show.line("result", finished.headline or "nothing was evaluated")
+    return finished

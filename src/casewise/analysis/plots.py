@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from casewise.analysis.choice import Choice, choose, named
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, nearest
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ BOTH = ("calibration",)
 DPI = 144
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plots:
     """The figures of a run; `learner`, `target` and `stage` are those of the headline unless they are named.
 
@@ -35,6 +35,23 @@ class Plots:
     """
 
     run: Run
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The figures of the primary outcome, the names of methods; further targets may have others."""
+        return (*FIGURES[kind_named(self.run.study.kind_of(self.run.study.primary_outcome)).form], *BOTH)
+
+    def __repr__(self) -> str:
+        return f"Plots of {str(self.run.folder)!r}: {', '.join(f'{name}()' for name in self.names)}"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"There is no figure {name[:80]!r}. The figures of {self.run.study.primary_outcome} are "
+            f"{', '.join(self.names)}.{nearest(name, self.names)}",
+            name=name,
+        )
 
     def agreement(self, *, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Figure:
         """Predicted against recorded values, with the identity and the limits of agreement."""
@@ -112,6 +129,8 @@ class Plots:
 
         chosen = self._chosen("calibration", learner, target, stage)
         entries = self._calibration(chosen)
+        if label is not None and list(entries) == [""]:
+            raise CasewiseError(f"{chosen.label}: a number has one calibration curve; leave out the label {label!r}.")
         name = named("calibration curve of", label, list(entries), self.run)
         if not entries[name]["curve"]:
             raise CasewiseError(f"{chosen.label}: there is no calibration curve, because the predictions do not vary.")

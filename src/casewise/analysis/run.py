@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
+MOST_FIGURES = 8
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
@@ -181,15 +183,35 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        from casewise.errors import nearest
+
+        options = [option for option in dir(type(self)) if not option.startswith("_")]
+        raise AttributeError(f"A run has no {name[:80]!r}.{nearest(name, options)}", name=name)
+
     def _repr_html_(self) -> str:
-        """What was studied, the headline and a link to the report, for notebooks."""
+        """What was studied, the headline, the main figures and a link to the report, for notebooks."""
         from casewise.report.formatting import counted
+        from casewise.report.tables import metric_format
 
         data = " (synthetic data)" if self.study.synthetic else ""
         numbers = {name: self.rows[name].nunique() for name in ("subject", "case")} | {"learner": len(self.learners)}
         counts = ", ".join(counted(number, noun) for noun, number in numbers.items())
         link = escape(self.report.resolve().as_uri(), quote=True)
+        write = metric_format(self.study, self.study.primary_outcome)
+        cells = [
+            (write.title(name), write.text(name, figure["value"]), write.bounds(name, figure, words=True))
+            for name, figure in self.results["main"]["metrics"].items()
+            if "[" not in name and figure["value"] is not None
+        ]
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in cells[:MOST_FIGURES]
+        )
+        head = f"<tr><th>{escape(str(self.results['main']['learner']))}</th><th>value</th><th>interval</th></tr>"
         return (
             f"<p><b>{escape(self.study.name)}</b>{data}: {counts}</p><p>{escape(self.headline)}</p>"
+            f"{f'<table>{head}{rows}</table>' if rows else ''}"
             f'<p><a href="{link}">{escape(str(self.report))}</a></p>'
         )

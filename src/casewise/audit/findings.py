@@ -52,7 +52,6 @@ CODES = (
 )
 FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5
-WIDTH = 110
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 _OUTSIDE = " from outside-anatomy"
 # Evidence besides the columns of the table, by the names in findings.
@@ -300,7 +299,7 @@ def audit_text(audit: Audit, accepted: Mapping[str, str]) -> str:
             for first, second in finding.pairs[:PAIRS_SHOWN]:
                 lines.append(f"{'':<10}   {first} = {second}")
             if len(finding.pairs) > PAIRS_SHOWN:
-                lines.append(f"{'':<10}   and {len(finding.pairs) - PAIRS_SHOWN:,} more pairs")
+                lines.append(f"{'':<10}   and {_counted(len(finding.pairs) - PAIRS_SHOWN, 'more pair')}")
             if reason:
                 lines += _wrapped(f"Accepted: {reason}")
             elif finding.remedy:
@@ -345,7 +344,7 @@ def renamed(text: str, singular: str, plural: str) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return [f"{'':<10} {line}" for line in readable(text, WIDTH).split("\n")]
+    return [f"{'':<10} {line}" for line in readable(text, None).split("\n")]
 
 
 def _details(finding: Finding) -> str:

@@ -51,6 +51,12 @@ class Labels:
         """(n,) one over the number of images of the subject, so that every subject counts once."""
         return 1.0 / np.bincount(self.subjects)[self.subjects]
 
+    @property
+    def of_smallest(self) -> int | None:
+        """The number of subjects of the class with the fewest; None for numbers."""
+        counts = [len(np.unique(self.subjects[self.values == number])) for number in range(len(self.names))]
+        return min(counts, default=None)
+
     @classmethod
     def of(
         cls, values: Floats, subjects: Sequence[object], names: Sequence[str], *, permutations: int, seed: int

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.audit.probes import FEWEST, ProbeResult
+from casewise.errors import counted
 
 __all__ = ["LoneClass", "Shortcut", "exclusion", "fill", "remedy", "shortcut_sentence", "untested"]
 
@@ -258,12 +259,13 @@ reach this by recognising it, without using the disease.'
     evidence = _EVIDENCE["filled" if shortcut.by_filling else kind].format(name=name)
     if by_class and len(by_class) < shortcut.classes:
         target = f"{target} ({' versus '.join(by_class)})"
+    among = f" among {counted(len(shortcut.result.scores), 'image')} with a mask"
     sentence = fill(
         "shortcut",
         evidence=evidence + (f" ({shortcut.how})" if shortcut.how else ""),
         target=target,
         value=value,
-        among=f" among {len(shortcut.result.scores):,} images with a mask" if kind == "outside-anatomy" else "",
+        among=among if kind == "outside-anatomy" else "",
         meaning=meaning,
     )
     if shortcut.as_it_is:

@@ -115,6 +115,7 @@ class TestedShortcut:
             "p_adjusted": self.p,
             "images": len(self.labels.values),
             "subjects": int(self.labels.subjects.max()) + 1,
+            "subjects_of_smallest": self.labels.of_smallest,
         }
         figures |= {"as_it_is": self.as_it_is.figures} if self.as_it_is else {}
         return figures | ({"within": self.within} if self.within else {})

@@ -14,7 +14,7 @@ import pandas as pd
 from casewise.audit.findings import Finding, Level
 from casewise.audit.sentences import exclusion, fill
 from casewise.audit.twins import Kind, Twin, find_twins, shown_by
-from casewise.errors import CohortError
+from casewise.errors import CohortError, counted
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -212,7 +212,7 @@ def refuse_twins(
         for images in (cohort.images, other.images)
     )
     lines = [f"\n  {own_names[i]} = {other_names[j]}" for i, j in pairs[:SHOWN]]
-    more = f"\n  and {len(pairs) - SHOWN} more pairs" if len(pairs) > SHOWN else ""
+    more = f"\n  and {counted(len(pairs) - SHOWN, 'more pair')}" if len(pairs) > SHOWN else ""
     remedy = (
         "Exclude all images of these people from one of the cohorts (`where_not`)."
         if other_people

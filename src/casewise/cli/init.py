@@ -72,8 +72,9 @@ def init(
         from casewise.initialise import initialise
 
         started = initialise(preset, source=images, folder=output)
-        for sentence in started.understood:
-            print(sentence)
+        from casewise.console import print_lines
+
+        print_lines("\n".join(started.understood))
         paths = started.files
     for path in paths:
         print(f"wrote {path}")

@@ -43,25 +43,24 @@ def run(
 
 def validate(study: StudyFile, weights_dir: WeightsDir = None) -> None:
     """Check the study file, the table, every image, the split and the weights without training anything."""
-    from casewise.console import Terminal
+    from casewise.console import Terminal, print_lines
     from casewise.pipeline.validate import validate as validate_study
 
     show = Terminal()
     with show.bar("validate"):
         lines = validate_study(_read(study, weights_dir, None), show)
-    for line in lines:
-        print(line)
+    print_lines("\n".join(lines))
 
 
 def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None) -> None:
     """Search for duplicates, leaks and shortcuts before anything is trained; every run begins with it."""
-    from casewise.console import Terminal
+    from casewise.console import Terminal, print_lines
     from casewise.pipeline.audit import audit_alone
     from casewise.run_folder import RunFolder
 
     plan, show = _read(study, weights_dir, None), Terminal()
     with show.bar("audit"):
-        audit_alone(plan, RunFolder(output or Path("runs") / plan.name), show, print)
+        audit_alone(plan, RunFolder(output or Path("runs") / plan.name), show, print_lines)
 
 
 def _read(study: Path, weights_dir: Path | None, jobs: int | None) -> Study:

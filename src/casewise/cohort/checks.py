@@ -12,7 +12,8 @@ from casewise.cohort.dates import read_dates
 from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
-from casewise.errors import cut, nearest, shortened
+from casewise.cohort.table_formats import NO_VALUE
+from casewise.errors import counted, cut, nearest, shortened
 from casewise.files import PLAIN_NUMBER
 from casewise.study.schema import Study
 
@@ -30,7 +31,6 @@ _OTHER_NAMES = {
 }
 # characters of a path in a message, and components of an absolute path that are looked up
 _PATH, _PIECES = 200, 20
-NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
 
 
 def closest(name: str, options: list[str]) -> str:
@@ -120,7 +120,8 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
         problems.add("where", f"where: none of the {len(cells):,} rows meets all conditions. Remove some of them.")
     if not selected.all():
         named = " and ".join(name for name in ("where", "where_not") if getattr(study, name))
-        notes.append(f"{(~selected).sum():,} of {len(cells):,} rows were left out by `{named}`.")
+        verb = "was" if (~selected).sum() == 1 else "were"
+        notes.append(f"{(~selected).sum():,} of {len(cells):,} rows {verb} left out by `{named}`.")
     return cells[selected]
 
 
@@ -169,7 +170,7 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
         )
     trimmed = int((raw != text).sum())
     if trimmed:
-        notes.append(f"Spaces around {field} were removed in {trimmed:,} rows.")
+        notes.append(f"Spaces around {field} were removed in {counted(trimmed, 'row')}.")
     return text
 
 
@@ -260,11 +261,12 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         _check_beginnings(raw, paths, moved, problems)
         first = next(iter(moved))
         notes.append(
-            f"{len(moved):,} absolute paths do not exist here, and their ends were looked up in {folder}: "
+            f"{counted(len(moved), 'absolute path does', 'absolute paths do')} not exist here, and the end was "
+            f"looked up in {folder}: "
             f"{shortened(raw[first])} is read as {shortened(paths[first], 200)}."
         )
     if corrected:
-        notes.append(f"In {corrected:,} paths, spaces at the ends were removed or \\ was read as /.")
+        notes.append(f"In {counted(corrected, 'path')}, spaces at the ends were removed or \\ was read as /.")
     return pd.Series(paths, dtype="str"), pd.Series(marks, dtype="str")
 
 

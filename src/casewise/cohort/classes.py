@@ -10,7 +10,7 @@ from casewise.cohort.checks import closest, number
 from casewise.cohort.identity import alike
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, names_text, rows_text
-from casewise.errors import cut
+from casewise.errors import counted, cut
 from casewise.study.schema import Study, Target
 from casewise.targets import kind_named
 
@@ -145,7 +145,9 @@ def keep_classes(
         if len(others) and not kind_named(target.kind).closed:
             counts = others.value_counts()
             listed = names_text([f"{value} ({count:,})" for value, count in counts.items()], 6)
-            notes.append(f"{len(others):,} rows of classes that the study does not list are left out: {listed}.")
+            rows = counted(len(others), "row of a class", "rows of classes")
+            verb = "is" if len(others) == 1 else "are"
+            notes.append(f"{rows} that the study does not list {verb} left out: {listed}.")
             selected &= ~text.index.isin(others.index)
             flow.leave_out("other_classes", selected, column=column, values=[str(value) for value in counts.index])
         _check_there(name, target, text, problems)

@@ -23,7 +23,7 @@ from casewise.cohort.identity import REFUSE, Declared
 from casewise.cohort.natural_sort import is_unsorted_date, natural
 from casewise.cohort.table import Problems, each, names_text, read_text_table, rows_text
 from casewise.cohort.targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
-from casewise.errors import CohortError, cut
+from casewise.errors import CohortError, counted, cut
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -202,7 +202,10 @@ def _check_regions(images: pd.DataFrame, study: Study, problems: Problems, notes
     ]
     if study.missing_regions == "allow" and lacking:
         named = names_text([f"{case} ({', '.join(missing)})" for case, missing, _ in lacking], 5)
-        notes.append(f"{len(lacking):,} cases lack a region and are predicted from the available ones: {named}.")
+        notes.append(
+            f"{counted(len(lacking), 'case lacks a region and is', 'cases lack a region and are')} predicted from the "
+            f"available ones: {named}."
+        )
         return
     for case, missing, rows in lacking:
         text = f"{rows_text(rows, 4)}: case {case} has no image of region {', '.join(missing)}. "
@@ -223,8 +226,8 @@ def _check_baseline(images: pd.DataFrame, study: Study, problems: Problems, note
     has = images["visit"].eq(baseline).groupby(images["subject"]).transform("any")
     lacking = sorted(images.loc[~has, "subject"].unique(), key=natural)
     if lacking and study.evaluation.missing_baseline == "leave_out":
-        text = f"{len(lacking):,} subjects have no visit {cut(baseline)} and are left out of the change from baseline"
-        notes.append(f"{text}: {names_text(lacking)}.")
+        text = f"{counted(len(lacking), 'subject has', 'subjects have')} no visit {cut(baseline)}"
+        notes.append(f"{text} and no change from baseline: {names_text(lacking)}.")
         return
     for subject in lacking:
         rows = images.index[images["subject"] == subject]
@@ -323,7 +326,7 @@ def _note_order(cases: pd.DataFrame, notes: list[str]) -> None:
     if len(undated):
         visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=natural), 12)
         count = undated["subject"].nunique()
-        notes.append(f"For {count:,} subjects without all days, visits are ordered by name: {visits}.")
+        notes.append(f"For {counted(count, 'subject')} without all days, visits are ordered by name: {visits}.")
 
 
 def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str], notes: list[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from casewise.cohort.checks import natural
 from casewise.cohort.identity import alike
-from casewise.errors import CasewiseError, cut
+from casewise.errors import CasewiseError, counted, cut
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
 SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
@@ -64,7 +64,7 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str]) -> Layo
     """
     paths, skipped = _image_files(source)
     if not paths:
-        names = f" It contains {len(skipped):,} other files, such as {skipped[0]}." if skipped else ""
+        names = f" It contains {counted(len(skipped), 'other file')}, such as {skipped[0]}." if skipped else ""
         raise CasewiseError(f"{source} contains no images ({', '.join(ENDINGS)}).{names}")
 
     def refuse(why: str, *examples: str) -> CasewiseError:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.cohort.checks import NO_VALUE, closest, number
+from casewise.cohort.checks import closest, number
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, names_text, rows_text, text_of
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import cut
 
 if TYPE_CHECKING:

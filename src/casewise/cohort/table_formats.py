@@ -14,13 +14,15 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CohortError, cut, shortened
+from casewise.errors import CohortError, counted, cut, shortened
 from casewise.files import unguarded
 
 if TYPE_CHECKING:
     from casewise.cohort.table import Problems
 
 DELIMITERS = (",", ";", "\t")
+# Cells that mean no value, whatever their case.
+NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
 # Limits of a table: bytes of its file, bytes of its parts when uncompressed, cells, columns, and characters of a cell.
 LARGEST, LARGEST_UNPACKED, MOST_CELLS, MOST_COLUMNS, LONGEST_CELL = (
     200_000_000,
@@ -36,7 +38,6 @@ _FORMULA_WITHOUT_VALUE = re.compile(
     rb'<(?:\w+:)?c r="([A-Z]+\d+)"[^>]*>\s*<(?:\w+:)?f\b[^>]*(?:/>|>[^<]*</(?:\w+:)?f>)\s*'
     rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
-_NO_NUMBER = {"", "na", "n/a", "#n/a", "nan", "none", "null", "?", "-"}
 _DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError)
 _UNREADABLE = (*_DAMAGED, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -182,22 +183,29 @@ def _rectangle(
         if len(record) < width or any(map(str.strip, record[width:])):
             problems.add(
                 "cells",
-                f"row {number}: has {len(record)} cells where the heading has {width}. Quote cells that contain "
-                f"{separator}, and fill up short rows.",
+                f"row {number}: has {counted(len(record), 'cell')} where the heading has {width}. Quote cells that "
+                f"contain {separator}, and fill up short rows.",
                 row=number,
             )
         kept.append([unguarded(cell) for cell in record[:width]] + [""] * (width - len(record)))
         numbers.append(number)
-    notes = [f"{blank:,} blank rows of the table were skipped."] if blank else []
+    notes = (
+        [f"{counted(blank, 'blank row of the table was', 'blank rows of the table were')} skipped."] if blank else []
+    )
     columns = [list(column) for column in zip(*kept, strict=True)]
     return Cells([unguarded(cell) for cell in heading], columns, numbers, notes)
+
+
+def _skipped(blank: int) -> list[str]:
+    """A note on blank rows, if there are any."""
+    return [f"{counted(blank, 'blank row of the table was', 'blank rows of the table were')} skipped."] if blank else []
 
 
 def _read_decimal_commas(cells: Cells) -> None:
     """Write 1,5 as 1.5 in every column that contains only numbers, none of them with a decimal point."""
     changed = []
     for position, column in enumerate(cells.columns):
-        values = {text for cell in column if (text := cell.strip()).casefold() not in _NO_NUMBER}
+        values = {text for cell in column if (text := cell.strip()) and text.casefold() not in NO_VALUE}
         commas = {text for text in values if _DECIMAL_COMMA.fullmatch(text)}
         if commas and all(text.lstrip("+-").isdecimal() for text in values - commas):
             cells.columns[position] = [c.replace(",", ".") if c.strip() in commas else c for c in column]
@@ -239,11 +247,16 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
         named = ", ".join(cell.decode() for cell in without_value[:8]) + (" …" if len(without_value) > 8 else "")
         problems.add(
             "formula",
-            f"cells {named}: {len(without_value):,} formulas have no value. Open the workbook in a spreadsheet "
-            "program, and save it; or save it as 'CSV UTF-8'.",
+            f"cells {named}: {counted(len(without_value), 'formula has', 'formulas have')} no value. Open the workbook "
+            "in a spreadsheet program, and save it; or save it as 'CSV UTF-8'.",
         )
     if not rows:
         return Cells([], [], [])
+    titles = _titles(rows)
+    if titles:
+        skipped = counted(titles, "row above the heading was", "rows above the heading were")
+        notes = [*notes, f"{skipped} skipped, because only one cell was filled (row {rows[0][0]})."]
+        rows = rows[titles:]
     heading = rows[0][1]
     while not heading[-1].strip():
         heading = heading[:-1]
@@ -251,7 +264,14 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     numbered = [(number, record + [""] * (len(heading) - len(record))) for number, record in rows[1:]]
     cells = _rectangle(path, heading, numbered, problems, separator="several values")
     blank = rows[-1][0] - rows[0][0] + 1 - len(rows)
-    cells.notes = [*notes, *([f"{blank:,} blank rows of the table were skipped."] if blank else [])]
+    cells.notes = [
+        *notes,
+        *(
+            [f"{counted(blank, 'blank row of the table was', 'blank rows of the table were')} skipped."]
+            if blank
+            else []
+        ),
+    ]
     return cells
 
 
@@ -285,6 +305,16 @@ def _sheet_rows(path: Path, sheet: Any) -> list[tuple[int, list[str]]]:
         if any(map(str.strip, texts)):
             rows.append((number, texts))
     return rows
+
+
+def _titles(rows: Sequence[tuple[int, list[str]]]) -> int:
+    """The number of rows above the heading, such as a title: one cell each, where rows below have several.
+
+    >>> _titles([(1, ["A study"]), (3, ["path", "subject"]), (4, ["a.png", "A"])]), _titles([(1, ["path"]), (2, ["a"])])
+    (1, 0)
+    """
+    widths = [sum(bool(text.strip()) for text in record) for _, record in rows[:20]]
+    return next((position for position, width in enumerate(widths) if width > 1), 0)
 
 
 def text_of_value(value: object) -> str:

@@ -9,7 +9,7 @@ from casewise.cohort.checks import STORED, closest, number
 from casewise.cohort.classes import read_classes
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
-from casewise.errors import cut
+from casewise.errors import counted, cut
 from casewise.study.schema import Level, Study, Target
 from casewise.targets import by_form, kind_named
 
@@ -147,7 +147,8 @@ def settle_target(name: str, study: Study, images: pd.DataFrame, problems: Probl
         _report_varying(name, images, keys, f"is at {level} level", study, problems)
         values = images.groupby(keys, sort=False)[name].transform("first")
         if filled := int((values.notna() & images[name].isna()).sum()):
-            notes.append(f"{name}: {filled:,} rows without a value take the value of other rows of their {level}.")
+            rows = counted(filled, "row without a value takes", "rows without a value take")
+            notes.append(f"{name}: {rows} the value of other rows of the same {level}.")
     if name in study.outputs and _LEVELS.index(level) < _LEVELS.index(panel):
         rule = f"is at {level} level, but is predicted for a whole {panel} (panels.by)"
         _report_varying(name, images, level_keys(panel), rule, study, problems)

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError, StudyError, nearest
-from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, by_subject, draw, estimates, with_intervals
+from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, by_subject, estimates
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.numbers import sum_by_subject
-from casewise.metrics.recalibration import line
 
 _KAPPAS = ("kappa", "kappa_quadratic")
 READER_COLUMNS = ("case", "subject", "region", "image", "target", "reader", "value")
@@ -66,34 +65,6 @@ def _one_sided(confusion: np.ndarray) -> str:
 
 def _one_group(_: str, sums: np.ndarray) -> str:
     return "no cases" if not sums.sum() else "all cases are in one group, on both sides"
-
-
-def proportional_bias(truth: np.ndarray, predicted: np.ndarray, subjects: np.ndarray, plan: Plan = PLAN) -> Estimate:
-    """The slope of the difference (predicted minus reference) on the mean of the two, with its interval by subject.
-
-    It is above 0 where predictions vary more than the reference, below 0 where they vary less (Bland and Altman 1999).
-
-    >>> truth = np.arange(40.0)
-    >>> slope = proportional_bias(truth, 0.5 * truth + np.tile([1.0, -1.0], 20), truth.astype(int).astype(str))
-    >>> round(slope.value, 2), slope.high < 0
-    (-0.66, True)
-    """
-    truth, predicted = np.asarray(truth, dtype=float), np.asarray(predicted, dtype=float)
-    names = np.asarray(subjects).astype(str)
-    n_subjects = len(np.unique(names))
-
-    def slope(counts: np.ndarray) -> dict[str, np.ndarray]:
-        return {"slope": line((truth + predicted) / 2, predicted - truth, names, counts)[1][:, None]}
-
-    (estimate,) = with_intervals(
-        {"slope": slope(np.ones((1, n_subjects)))["slope"][0]},
-        slope(draw(n_subjects, plan)),
-        lambda *_: "the means of model and physician are all the same",
-        plan,
-        n_subjects=n_subjects,
-        n_cases=len(truth),
-    )
-    return estimate["slope"]
 
 
 def check_bands(bands: Mapping[str, float]) -> dict[str, float]:

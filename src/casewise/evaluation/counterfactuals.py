@@ -31,7 +31,9 @@ def counterfactual_figures(
     Returns:
         network -> alteration -> values. All have `cases`, `subjects` and `answers` (predictions). Classes and grades:
         `changed` (how many answers), `share` with its interval, `changes` (from, to and number of answers, most
-        common first) and `confidence`, the mean change of the largest probability. Numbers: `moved`, the mean absolute
+        common first), `before` (answers by class for the unaltered images), `correct` (answers that agree with the
+        reference `before` and `after`, of those with one) and `confidence`, the mean change of the largest probability.
+        Numbers: `moved`, the mean absolute
         change, and `shift`, the mean change, with intervals; `mae` of the unaltered images, and `relative`, which is
         `moved` divided by it.
     """
@@ -63,7 +65,7 @@ def _changed(before: pd.DataFrame, after: pd.DataFrame, *, classes: Sequence[str
     changed = (before["y_pred"] != after["y_pred"]).to_numpy()
     pairs = pd.DataFrame({"from": before["y_pred"], "to": after["y_pred"]})[changed]
     counts = pairs.groupby(["from", "to"]).size().sort_values(ascending=False, kind="stable")
-    columns = probability_columns(before)
+    columns, named = probability_columns(before), before["y_pred"].value_counts()
     confidence = after[columns].max(axis=1) - before[columns].max(axis=1)
     return {
         "changed": int(changed.sum()),
@@ -72,6 +74,12 @@ def _changed(before: pd.DataFrame, after: pd.DataFrame, *, classes: Sequence[str
             {"from": classes[int(first)], "to": classes[int(second)], "answers": int(count)}
             for (first, second), count in counts.items()
         ],
+        "before": {name: int(named.get(number, 0)) for number, name in enumerate(classes)},
+        "correct": {
+            "before": int((before["y_pred"] == before["y_true"]).sum()),
+            "after": int((after["y_pred"] == before["y_true"]).sum()),
+            "of": int(before["y_true"].notna().sum()),
+        },
         "confidence": float(confidence.mean()),
     }
 
@@ -93,9 +101,9 @@ def counterfactual_caveats(figures: Mapping[str, Mapping[str, Mapping[str, Any]]
     """The network that alterations affect most, if they affect one more than they may.
 
     >>> values = {"cases": 10, "subjects": 10, "answers": 10, "changed": 4, "share": {"value": 0.4}}
-    >>> changes = {"changes": [{"from": "a", "to": "b", "answers": 4}]}
+    >>> changes = {"changes": [{"from": "a", "to": "b", "answers": 4}], "before": {"a": 7, "b": 3}}
     >>> counterfactual_caveats({"net": {"brighter": values | changes}}, "label")[0]["alterations"]
-    [{'name': 'brighter', 'changed': 4, 'answers': 10, 'to': 'b', 'to_answers': 4}]
+    [{'name': 'brighter', 'changed': 4, 'answers': 10, 'to': 'b', 'to_answers': 4, 'to_of': 7}]
     """
     affected = {
         network: {name: entry for name, entry in by_alteration.items() if affects(entry)}
@@ -127,19 +135,25 @@ def _summary(entry: Mapping[str, Any]) -> dict[str, Any]:
     if "changed" not in entry:
         values = {"moved": entry["moved"]["value"], "shift": entry["shift"]["value"], "relative": entry["relative"]}
         return values | {"answers": entry["answers"]}
-    to = commonest(entry)
-    return {"changed": entry["changed"], "answers": entry["answers"], "to": to[0], "to_answers": to[1]}
+    return {"changed": entry["changed"], "answers": entry["answers"], **commonest(entry)}
 
 
-def commonest(entry: Mapping[str, Any]) -> tuple[str, int]:
-    """The class that most changed answers become, and how many do; empty and 0 if none changed.
+def commonest(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The class that most changed answers become, how many do, and how many were another class before.
+
+    The class is empty if none changed; the last number is None in runs without it.
 
     >>> change = [{"from": "a", "to": "c", "answers": 2}, {"from": "b", "to": "c", "answers": 1}]
-    >>> commonest({"changes": [*change, {"from": "c", "to": "a", "answers": 2}]}), commonest({"changes": []})
-    (('c', 3), ('', 0))
+    >>> entry = {"answers": 9, "before": {"a": 3, "b": 2, "c": 4}}
+    >>> commonest(entry | {"changes": [*change, {"from": "c", "to": "a", "answers": 2}]})
+    {'to': 'c', 'to_answers': 3, 'to_of': 5}
+    >>> commonest(entry | {"changes": []})["to"]
+    ''
     """
     totals: dict[str, int] = {}
     for change in entry["changes"]:
         totals[change["to"]] = totals.get(change["to"], 0) + change["answers"]
     name = max(totals, key=lambda to: totals[to], default="")
-    return name, totals.get(name, 0)
+    before = entry.get("before")
+    others = entry["answers"] - before.get(name, 0) if before else None
+    return {"to": name, "to_answers": totals.get(name, 0), "to_of": others}

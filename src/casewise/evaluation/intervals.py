@@ -7,7 +7,8 @@ nothing varies, and the interval is that of Clopper and Pearson with one trial f
 
 Sources: Efron and Stein 1981 (jackknife); Satterthwaite 1946; Korn and Graubard 1998, Wilson 1927 (shares of clustered
 cases by an effective sample size); Clopper and Pearson 1934; Zou and Donner 2008 (limits of agreement and differences
-from the intervals of their parts). `benchmarks/coverage.py` simulates how often the intervals contain the true value.
+from the intervals of their parts, limits also from the correlation of both). `benchmarks/coverage.py` simulates how
+often the intervals contain the true value.
 """
 
 from __future__ import annotations
@@ -256,17 +257,30 @@ def _exact(name: str, basis: Basis) -> Ends:
 
 
 def _limits(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
-    bias, apart = points["bias"], points[name] - points["bias"]
+    apart = points[name] - points["bias"]
     error, t = basis.spread(basis.left_out["bias"])
-    changes = np.log(np.maximum((basis.left_out[name] - basis.left_out["bias"]) / apart, _LEAST_RATIO))
+    apart_left_out = basis.left_out[name] - basis.left_out["bias"]
+    changes = np.log(np.maximum(apart_left_out / apart, _LEAST_RATIO))
     relative, u = basis.spread(changes)
     relative = np.where(relative > _NO_CHANGE, relative, np.nan)
     # several cases of a subject vary less than those of several subjects, so that few subjects give narrow limits
     centre = -(len(changes) - 1) * changes.mean(axis=0)
-    shorter = np.hypot(t * error, np.maximum(1 - np.exp(centre - u * relative), 0) * apart)
-    longer = np.hypot(t * error, np.maximum(np.exp(centre + u * relative) - 1, 0) * apart)
+    shorter = np.maximum(1 - np.exp(centre - u * relative), 0) * np.abs(apart)
+    longer = np.maximum(np.exp(centre + u * relative) - 1, 0) * np.abs(apart)
     below, above = np.where(apart < 0, longer, shorter), np.where(apart < 0, shorter, longer)
-    return bias + apart - below, bias + apart + above
+    # where differences are skewed, the bias and the distance of a limit from it vary together
+    together = _correlated(basis.left_out["bias"], apart_left_out)
+    half = t * error
+    below = np.sqrt(np.maximum(half**2 + below**2 + 2 * together * half * below, 0))
+    above = np.sqrt(np.maximum(half**2 + above**2 + 2 * together * half * above, 0))
+    return points[name] - below, points[name] + above
+
+
+def _correlated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The correlation of two figures over the groups left out, (L,) from (G, L) each; 0 where one does not vary."""
+    x, y = first - first.mean(axis=0), second - second.mean(axis=0)
+    scale = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
+    return np.where(scale > 0, (x * y).sum(axis=0) / np.where(scale > 0, scale, 1.0), 0.0)
 
 
 SCHEMES: dict[str, Scheme] = {

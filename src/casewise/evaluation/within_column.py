@@ -32,7 +32,8 @@ def within_column(
         group_of: the group of each row.
 
     Returns:
-        `groups`: name -> `n_subjects`, `n_cases` and `metrics`; `means`: metric -> `value`, the groups that it is over
+        `groups`: name -> `n_subjects`, `n_cases`, `classes` (label -> `n_subjects` and `n_cases` with this reference
+        class) and `metrics`; `means`: metric -> `value`, the groups that it is over
         (`groups`), and the others (`undefined`). Every group has the same weight.
     """
     judge, names = judge_of(rows, classes, positive), ["auroc", *(f"auroc[{label}]" for label in classes)]
@@ -43,8 +44,8 @@ def within_column(
             continue
         (figures,) = judge.judge(group_rows, plan, whole=False).metrics.values()
         by_group[group] = {
-            "n_subjects": int(group_rows["subject"].nunique()),
-            "n_cases": int(group_rows["case"].nunique()),
+            **_counts(group_rows),
+            "classes": {label: _counts(group_rows[group_rows["y_true"] == n]) for n, label in enumerate(classes)},
             "metrics": {name: figures[name].as_json() for name in names if name in figures},
         }
     means = {}
@@ -57,3 +58,7 @@ def within_column(
             "undefined": [group for group in estimates if group not in defined],
         }
     return {"groups": by_group, "means": means}
+
+
+def _counts(rows: pd.DataFrame) -> dict[str, int]:
+    return {"n_subjects": int(rows["subject"].nunique()), "n_cases": int(rows["case"].nunique())}

@@ -77,7 +77,7 @@ def save_overlay(path: Path, picture: np.ndarray, values: np.ndarray) -> Path:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(overlay(picture, values)).save(buffer, "PNG")
+    Image.fromarray(overlay(picture, values)).save(buffer, "PNG", compress_level=4)
     return write_atomic(path, buffer.getvalue())
 
 

@@ -52,12 +52,15 @@ def placement(
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
     rows = sorted(set().union(*rows_by_region.values()))
     networks: dict[str, dict[str, Any]] = {}
-    folds = run.splits.folds
+    folds, loaded = run.splits.folds, None
     for number, model in enumerate(models):
         maps: dict[int, SaliencyMap] = {}
         for fold in range(folds):
             progress(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
-            maps |= _maps_of_fold(run, model, fold, rows, map_size)
+            groups = _rows_by_class(run, model, fold, rows)
+            if groups:
+                loaded = load_model(run, model, fold, instead_of=loaded)
+                maps |= _maps_of_fold(run, loaded, groups, map_size)
         networks[model] = {
             region: figures
             for region, region_rows in rows_by_region.items()
@@ -107,18 +110,21 @@ def random_order(run: FinishedRun, rows: Sequence[int]) -> list[int]:
     return [int(row) for row in drawn[np.argsort(turn, kind="stable")]]
 
 
-def _maps_of_fold(
-    run: FinishedRun, model: str, fold: int, rows: Sequence[int], map_size: int
-) -> dict[int, SaliencyMap]:
-    """The maps of the rows that the network of a fold predicted out of fold, each of its predicted class."""
-    groups: dict[int | None, list[tuple[int, CasePrediction]]] = {}
+Groups = dict[int | None, list[tuple[int, CasePrediction]]]
+
+
+def _rows_by_class(run: FinishedRun, model: str, fold: int, rows: Sequence[int]) -> Groups:
+    """The rows that the network of a fold predicted out of fold, with the prediction, by the predicted class."""
+    groups: Groups = {}
     for row in rows:
         prediction = prediction_of(run, model, row)
         if prediction is not None and prediction.fold == fold:
             groups.setdefault(prediction.class_index, []).append((row, prediction))
-    if not groups:
-        return {}
-    loaded: LoadedModel = load_model(run, model, fold)
+    return groups
+
+
+def _maps_of_fold(run: FinishedRun, loaded: LoadedModel, groups: Groups, map_size: int) -> dict[int, SaliencyMap]:
+    """The maps of the rows, each of its predicted class."""
     check_reproduces(run, loaded, [row for group in groups.values() for row, _ in group])
     maps: dict[int, SaliencyMap] = {}
     for group in groups.values():

@@ -68,6 +68,22 @@ def stored_placement(run: FinishedRun, models: Sequence[str], inputs: Mapping[st
     return {**placement, "networks": {name: placement["networks"][name] for name in models}}
 
 
+def earlier_cases(
+    run: FinishedRun, shown: Mapping[str, Any], selected: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str], str]:
+    """The entries of cases that an earlier explanation put into the report and that can stay beside `selected`.
+
+    They stay if networks, weights, target, folder and cells of the maps are the same. Returns these entries, the names
+    of cases that cannot stay, and the earlier rule.
+    """
+    before = run.folder.explanations.read_or_none() or {}
+    earlier = before.get("shown") or {}
+    others = [entry for entry in earlier.get("cases", []) if entry["case"] not in selected]
+    same = all(earlier.get(name) == shown[name] for name in ("folder", "target", "cells"))
+    same = same and before.get("fingerprint") == run.fingerprint and run.folder.has_weights(before["weights_sha256"])
+    return (others, [], earlier["rule"]) if same else ([], [entry["case"] for entry in others], "")
+
+
 def read_results(folder: RunFolder) -> dict[str, Any] | None:
     """The content of `explanations.json`; None if it is missing or describes other networks.
 

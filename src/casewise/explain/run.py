@@ -24,7 +24,7 @@ from casewise.explain.finished_run import FinishedRun, check_explainable, check_
 from casewise.explain.outputs import CaseExplanation, figure_rows, write_outputs
 from casewise.explain.overlays import FigureRow, save_side_by_side
 from casewise.explain.placement import placement
-from casewise.explain.results import measurement_source, save_results, stored_placement
+from casewise.explain.results import earlier_cases, measurement_source, save_results, stored_placement
 from casewise.explain.saliency import (
     LoadedModel,
     SaliencyMap,
@@ -89,21 +89,26 @@ def explain(
     if output:
         folder.begin()
     explanations = _explain_cases(run, models, selected, map_size, show)
-    written = write_outputs(run, explanations, folder.path, show)
-    folder.table.write(pd.DataFrame(written.table))
-    figure = save_side_by_side(folder.figure_path, written.figure) if written.figure else None
-    counts = f"{counted(len(selected), 'case')} ({rule}), {counted(len(models), 'network')}"
-    show.line("explain", f"{counts}, in {folder.path}")
-    places = _placement(run, models, map_size, show)
-    measures = _measure(run, models, map_size, folder, show) if measure else None
     shown = {
-        "rule": rule,
         "folder": _relative_to_run(folder.path, run.folder.path),
         "target": explain_target(run).target,
         "cells": map_size,
-        "cases": written.entries,
     }
-    save_results(run, shown, places, measures)
+    kept, dropped, earlier_rule = earlier_cases(run, shown, selected)
+    written = write_outputs(run, explanations, folder.path, show)
+    folder.table.write(_table(folder, written.table, [entry["case"] for entry in kept]))
+    figure = save_side_by_side(folder.figure_path, written.figure) if written.figure else None
+    counts = f"{counted(len(selected), 'case')} ({rule}), {counted(len(models), 'network')}"
+    show.line("explain", f"{counts}, in {folder.path}")
+    if kept:
+        show.line("explain", f"{counted(len(kept), 'case')} explained earlier stay in the report, after these")
+    if dropped:
+        listed = f"{', '.join(dropped[:6])}{', …' if len(dropped) > 6 else ''}"
+        show.line("explain", f"no longer in the report, because they were explained in another way: {listed}")
+    places = _placement(run, models, map_size, show)
+    measures = _measure(run, models, map_size, folder, show) if measure else None
+    rules = list(dict.fromkeys([*rule.split("; "), *(earlier_rule.split("; ") if kept else [])]))
+    save_results(run, {"rule": "; ".join(rules), **shown, "cases": [*written.entries, *kept]}, places, measures)
     return Explanation(folder.path, folder.table.path, figure, measures)
 
 
@@ -147,6 +152,15 @@ def _measure(
     return measures
 
 
+def _table(folder: ExplanationFolder, rows: list[dict[str, Any]], kept: list[str]) -> pd.DataFrame:
+    """The table of the explained cases, with the rows of those that were explained earlier and stay."""
+    table = pd.DataFrame(rows)
+    if not kept or not folder.table.exists():
+        return table
+    earlier = folder.table.read()
+    return pd.concat([table, earlier[earlier["case"].isin(kept)]], ignore_index=True)
+
+
 def _relative_to_run(output: Path, folder: Path) -> str:
     """The output folder, relative if it lies in the run folder, so that a run folder can be moved."""
     output, folder = output.resolve(), folder.resolve()
@@ -159,7 +173,7 @@ def _explain_cases(
     """The explanations of each case by each network; every network is loaded once."""
     explanations: dict[str, list[CaseExplanation]] = {case: [] for case in cases}
     rows = {case: _sample(panel_rows(run, case)) for case in cases}
-    folds = run.splits.folds
+    folds, loaded = run.splits.folds, None
     with show.bar("explain") as bar:
         for number, model in enumerate(models):
             maps: dict[str, list[list[SaliencyMap]]] = {}
@@ -170,7 +184,7 @@ def _explain_cases(
                 fold_cases = [case for case in cases if _is_predicted_by(predictions[case], fold)]
                 if not fold_cases:
                     continue
-                loaded = load_model(run, model, fold)
+                loaded = load_model(run, model, fold, instead_of=loaded)
                 method = loaded.method
                 check_reproduces(run, loaded, [row for case in fold_cases for row in rows[case]])
                 for case in fold_cases:

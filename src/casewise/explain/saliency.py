@@ -125,14 +125,20 @@ class LoadedModel:
         return [slots[owner == number].numpy() for number in range(len(rows))]
 
 
-def load_model(run: FinishedRun, model: str, fold: int) -> LoadedModel:
+def load_model(run: FinishedRun, model: str, fold: int, *, instead_of: LoadedModel | None = None) -> LoadedModel:
     """Load the network of a fold, with the panels of the run's cohort.
+
+    Args:
+        instead_of: a network that is no longer needed; if it is built alike, it gets the weights of the fold, which is
+            quicker than to build another one.
 
     Raises:
         RunError: its folder holds no usable network.
     """
     bundle = Bundle.open(run.folder.job(model, fold).path)
-    predictor = Predictor(bundle, bundle.load())  # on the CPU, where maps are computed
+    alike = instead_of if instead_of and instead_of.predictor.bundle.network == bundle.network else None
+    network = bundle.load(into=alike.network if alike else None)
+    predictor = Predictor(bundle, network)  # on the CPU, where maps are computed
     labels = label_table(run.cohort.panels, run.study)
     study = run.study.of_learner(model)
     panels = run.modality.dataset(run.prepared.store, study, run.cohort.panels, labels, bundle.fitted)

@@ -151,8 +151,11 @@ class Bundle:
         }
         return saved_study(values, source=str(JobFolder(self.folder).facts.path))
 
-    def load(self) -> Network:
+    def load(self, into: Network | None = None) -> Network:
         """The network with its trained weights, in evaluation mode, on the CPU.
+
+        Args:
+            into: a network of the same facts, whose weights are replaced; by default a new one is built.
 
         Raises:
             RunError: the weights do not belong to the facts, or do not fit them.
@@ -160,7 +163,7 @@ class Bundle:
         """
         weights = JobFolder(self.folder).weights
         check_weights(weights, self.origin["weights_sha256"])
-        network = network_from(self.network)
+        network = network_from(self.network) if into is None else into
         try:
             network.load_state_dict(read_tensors(weights.verified()))
         except RuntimeError as error:

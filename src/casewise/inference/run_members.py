@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from casewise.errors import RunError
+from casewise.errors import RunError, counted
 from casewise.files import checksum
 from casewise.study.baselines import BASELINES, FEATURES, encoder_of
 from casewise.study.loading import saved_study
@@ -70,7 +70,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
             members.append(job)
     if missing or stale:
         reasons = [
-            f"{len(names)} of {folds * len(study.learners)} networks {reason} ({'; '.join(names[:5])})"
+            f"{len(names)} of {counted(folds * len(study.learners), 'learner')} {reason} ({'; '.join(names[:5])})"
             for names, reason in ((missing, "are not trained"), (stale, "have other inputs"))
             if names
         ]

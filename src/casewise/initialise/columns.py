@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from casewise.cohort.checks import NO_VALUE, number
+from casewise.cohort.checks import number
 from casewise.cohort.dates import read_dates
 from casewise.cohort.table import names_text
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.initialise.image_files import stem_of
 from casewise.splits.predefined import side_of
 
@@ -91,6 +92,19 @@ class Column:
         return len(self.values) / max(1, len(self.cells))
 
     @property
+    def are_dates(self) -> bool:
+        """Whether all values are written as dates, perhaps with day and month in doubt; numbers are none.
+
+        >>> [Column("", [text]).are_dates for text in ("31.01.2024", "1/2/2024", "20240131")]
+        [True, True, False]
+        """
+        days = read_dates(self.values)
+        return bool(self.values) and all(
+            not value.isdecimal() and (value in days or re.fullmatch(r"\d\d?([-/])\d\d?\1\d{4}", value))
+            for value in set(self.values)
+        )
+
+    @property
     def numbers(self) -> list[float] | None:
         """The values as numbers, also with decimal commas; None if one is no number."""
         parsed = [decimal(value) for value in self.values]
@@ -148,11 +162,12 @@ def understand_columns(cells: Mapping[str, Sequence[str]], *, target: str = "", 
     roles.split = next((c.name for c in columns if c.named(SPLIT) and _is_split(c, groups, roles.doubts)), "")
     roles.sequence = next((c.name for c in columns if c.named(_SEQUENCE) and 1 <= len(c.counts) <= 12), "")
     columns = [c for c in columns if c.name not in (roles.split, roles.sequence)]
-    roles.visit = next((c.name for c in columns if c.named(_VISIT) and not c.named(_DATE) and _is_visit(c, groups)), "")
+    visits = [c for c in columns if c.named(_VISIT) and not c.named(_DATE) and not c.are_dates]
+    roles.visit = next((c.name for c in visits if _is_visit(c, groups)), "")
     columns = [c for c in columns if c.name != roles.visit]
     roles.day = next((c.name for c in columns if c.exactly(_DAY) and _are_days(c)), "")
     if not roles.day:
-        roles.date, roles.dates = _date(columns, roles.doubts)
+        roles.date, roles.dates = _date(columns, groups, roles.doubts)
     roles.sources = [c.name for c in columns if c.named(_SOURCE) and 2 <= len(c.counts) <= 50 and c.name != roles.date]
     return roles
 
@@ -252,22 +267,48 @@ def _is_visit(column: Column, groups: Sequence[str]) -> bool:
     return column.filled > 0.95 and not fractions and any(len(cells) > 1 for cells in by_subject.values())
 
 
-def _date(columns: Sequence[Column], doubts: list[str]) -> tuple[str, list[str]]:
-    """The first column of dates whose order of day and month is clear, and its dates in ISO form."""
+def _date(columns: Sequence[Column], groups: Sequence[str], doubts: list[str]) -> tuple[str, list[str]]:
+    """The column of dates whose order of day and month is clear, and its dates in ISO form.
+
+    Dates that differ within subjects come before those that do not; of the latter only those of a usual name count.
+    """
+    usable: list[tuple[tuple[bool, bool], Column, list[str]]] = []
     for column in columns:
-        if not column.named(_DATE) or column.filled < 0.5:
+        named = column.named(_DATE)
+        if column.filled < 0.5 or not (named or column.are_dates):
             continue
+        differ = any(len(set(cells)) > 1 for cells in _by_subject(column, groups).values())
         iso = iso_dates([cell if cell.casefold() not in NO_VALUE else "" for cell in column.cells])
-        if iso is not None:
-            return column.name, iso
-        if any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values):
+        if iso is not None and (named or differ):
+            usable.append(((not differ, not named), column, iso))
+        elif iso is None and any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values):
             days = read_dates(column.values)
             unread = next((value for value in column.values if value not in days), column.values[0])
             doubts.append(
                 f"Date: {column.name!r} is not used, because not all of its cells are dates whose day and month can be "
                 f"told apart, such as {unread[:40]!r}. Write dates as 2024-01-31."
             )
-    return "", []
+    if not usable:
+        return "", []
+    (_, unnamed), best, iso = min(usable, key=lambda candidate: candidate[0])
+    others = [column.name for _, column, _ in usable if column is not best]
+    if unnamed or others:
+        why = "because its cells are dates that differ within subjects" if unnamed else "because of its name"
+        more = f" {names_text([repr(name) for name in others], 5)} may be it as well." if others else ""
+        doubts.append(
+            f"Date: {best.name!r} was taken as the date of the images, {why}.{more} If it dates something else, leave "
+            'it unused with `columns: {date: ""}`.'
+        )
+    return best.name, iso
+
+
+def _by_subject(column: Column, groups: Sequence[str]) -> dict[str, list[str]]:
+    """The filled cells of each subject."""
+    cells: dict[str, list[str]] = defaultdict(list)
+    for group, cell in zip(groups, column.cells, strict=False):
+        if cell and cell.casefold() not in NO_VALUE:
+            cells[group].append(cell)
+    return cells
 
 
 def iso_dates(cells: Sequence[str]) -> list[str] | None:

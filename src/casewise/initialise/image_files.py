@@ -9,7 +9,7 @@ from pathlib import Path
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, counted
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
 
 VOLUME_FILES = (".nii.gz", ".nii")
@@ -88,9 +88,9 @@ def find_images(folder: Path) -> ImageFiles:
         else:
             images += slices
     if not images and not scans:
-        names = f" It contains {len(others):,} other files, such as {others[0]}." if others else ""
+        names = f" It contains {counted(len(others), 'other file')}, such as {others[0]}." if others else ""
         raise CasewiseError(
-            f"{folder} contains no images ({', '.join([*ENDINGS, *VOLUME_FILES, *DICOM_SUFFIXES])}).{names}"
+            f"{folder} contains no images ({', '.join(dict.fromkeys([*ENDINGS, *VOLUME_FILES]))}).{names}"
         )
     volumes = len(scans) > len(images)
     paths, rest = (scans, images) if volumes else (images, scans)
@@ -149,4 +149,4 @@ def skipped_text(images: ImageFiles) -> str:
     if not images.skipped:
         return ""
     names = names_text([path.rpartition("/")[2] for path in images.skipped], 3)
-    return f"; {len(images.skipped):,} other file{'s' * (len(images.skipped) > 1)} not used ({names})"
+    return f"; {counted(len(images.skipped), 'other file')} not used ({names})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from casewise.cohort.checks import is_absolute
 from casewise.cohort.table import names_text, rows_text
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, counted
 from casewise.initialise.image_files import ImageFiles, stem_of
 
 # The fraction of the filled cells of a column that must name files for the column to be one of file names.
@@ -147,8 +147,8 @@ def _ambiguous(
     return CasewiseError(
         "\n  ".join(
             [
-                f"{len(unclear):,} cells of the table may name several files of {images.folder}. Write more of their "
-                "path into the table, with the ending, or name a folder with one copy of each file.",
+                f"{counted(len(unclear), 'cell')} of the table may name several files of {images.folder}. Write more "
+                "of the path into the table, with the ending, or name a folder with one copy of each file.",
                 *lines,
                 *more,
             ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from casewise.errors import CasewiseError, cut
+from casewise.errors import CasewiseError, counted, cut
 from casewise.initialise.columns import Column, decimal
 
 # A column is one of numbers if this share of its values are numbers, with this many different ones.
@@ -52,7 +52,7 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
     if column.numbers is not None and commas and points:
         raise CasewiseError(
             f"{name} has decimal commas and points: row {commas[0][0]}: {cut(commas[0][1])}, row {points[0][0]}: "
-            f"{cut(points[0][1])} ({len(commas):,} cells with a comma, {len(points):,} with a point). The point may "
-            "separate thousands, so neither is read. Write all numbers of the column in one way, without separators of "
-            "thousands."
+            f"{cut(points[0][1])} ({counted(len(commas), 'cell')} with a comma, {len(points):,} with a point). The "
+            "point may separate thousands, so neither is read. Write all numbers of the column in one way, without "
+            "separators of thousands."
         )

@@ -14,7 +14,7 @@ import yaml
 
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.table import Problems, read_text_table
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, counted
 from casewise.files import write_atomic
 from casewise.initialise.columns import Roles, understand_columns
 from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
@@ -33,6 +33,7 @@ from casewise.initialise.rows import (
     settle_visits,
     table_text,
 )
+from casewise.initialise.slices import slice_column
 from casewise.initialise.sources import left_out_in_turn, untested_columns, unusual_sources
 from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_target, understand_target
 from casewise.modalities.registry import modality_of
@@ -137,8 +138,12 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     column, others = sources.target, sources.other_targets
     labels = [cells[column][row.source].strip() if cells else row.label for row in rows.rows]
     settle_subjects(rows, cells, roles, labels)
-    sequences = settle_sequences(rows, files) if files.scans else []
-    settle_visits(rows, labels)
+    slices = slice_column(rows, files, cells, roles, labels) if cells else ""
+    if slices and roles.sequence:
+        rows.set(sequence=[cells[roles.sequence][row.source].strip() for row in rows.rows])
+        rows.origins["sequence"] = roles.sequence
+    sequences = settle_sequences(rows, files) if files.scans or slices else []
+    settle_visits(rows, labels, sliced=bool(slices))
     present = [i for i, row in enumerate(rows.rows) if row.path]
     plan = understand_target(column, [labels[i] for i in present], [rows.rows[i].subject for i in present], others)
     rows.doubts += [*roles.doubts, *plan.doubts]
@@ -165,17 +170,17 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
         subjects=len({row.subject for row in rows.rows if row.path} - {""}),
         images=len(present),
         rarest=plan.rarest,
-        scans=files.scans,
+        scans=files.scans or bool(slices),
         grey=are_grey(files),
         given_split=rows.has("split"),
     )
-    if files.scans:
-        lines += _scan_lines(sequences, rows)
+    if facts.scans:
+        lines += _scan_lines(sequences, rows, slices)
     lines += ["", *default_recipe(facts, available_weights())]
     study.files[STUDY] = _wrapped(lines).encode("utf-8")
-    _add_modality(study, files, rows)
+    _add_modality(study, files, rows, scans=facts.scans)
     study.understood.insert(
-        0, f"{len(present):,} {files.noun}s of {_subjects_text(rows, facts.subjects)}{skipped_text(files)}."
+        0, f"{counted(len(present), files.noun)} of {_subjects_text(rows, facts.subjects)}{skipped_text(files)}."
     )
     study.understood += _meaning(rows, plan)
     return study
@@ -195,7 +200,7 @@ def _named_files(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles) 
 
 
 def _subjects_text(rows: ImageRows, count: int) -> str:
-    return f"{count:,} subjects" if rows.subjects_known else "unknown subjects"
+    return counted(count, "subject") if rows.subjects_known else "unknown subjects"
 
 
 def _meaning(rows: ImageRows, plan: TargetPlan) -> list[str]:
@@ -279,8 +284,10 @@ def _column_lines(rows: ImageRows, roles: Roles, cells: Mapping[str, list[str]])
     return [f"columns: {{{', '.join(f'{role}: {quoted(column)}' for role, column in named.items())}}}"]
 
 
-def _scan_lines(sequences: list[str], rows: ImageRows) -> list[str]:
+def _scan_lines(sequences: list[str], rows: ImageRows, slices: str) -> list[str]:
     settings = f"sequences: [{', '.join(map(quoted, sequences))}], in_plane_size: 128, bias: none, smoothing: none"
+    if slices:
+        settings += f", slice_index: {quoted(slices)}, pixel_mm: 1, slice_mm: 1"
     cases: dict[tuple[str, str], set[str]] = {}
     for row in rows.rows:
         cases.setdefault((row.subject, row.visit), set()).add(row.sequence)
@@ -289,7 +296,9 @@ def _scan_lines(sequences: list[str], rows: ImageRows) -> list[str]:
     if rows.origins.get("sequence") and not rows.changed:
         settings += f", column: {quoted(rows.origins['sequence'])}"
     return [
-        "# Scans are cut into slices. For MRI, `bias: n4` corrects the field of the coils and takes longer.",
+        "# Images are slices of scans. CHECK the distances in millimetres."
+        if slices
+        else "# Scans are cut into slices. For MRI, `bias: n4` corrects the field of the coils and takes longer.",
         f"volumes: {{{settings}}}",
     ]
 
@@ -307,7 +316,7 @@ def _direct_root(rows: ImageRows, cells: Mapping[str, list[str]], files: ImageFi
     return None
 
 
-def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows) -> None:
+def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows, *, scans: bool) -> None:
     """Read the planned study back: settings that its images need, such as tiles of slides, and what is refused."""
     with tempfile.TemporaryDirectory() as temporary:
         # the folder of the study may not exist yet, and its relative paths start there
@@ -323,7 +332,7 @@ def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows) -> None:
         if "root" not in paths and TABLE in study.files:
             paths["root"] = str(study.folder.resolve())
         settings = read_study(file, **paths)
-        if not files.scans:
+        if not scans:
             start = modality_of(settings).start([files.folder / row.path for row in rows.rows if row.path], settings)
             if start.lines:
                 study.files[STUDY] += _wrapped(start.lines).encode("utf-8")

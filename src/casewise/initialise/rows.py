@@ -13,7 +13,7 @@ from casewise.cohort.checks import STORED
 from casewise.cohort.classes import plain
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, counted
 from casewise.files import guarded
 from casewise.initialise.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
 from casewise.initialise.image_files import ImageFiles, stem_of
@@ -144,8 +144,8 @@ def rows_of_table(
     unused = [path for path in images.paths if path not in used and path not in masks]
     matched = len({row.source for row in result.rows if row.path})
     result.understood.append(
-        f"{matched:,} of {count:,} rows have an image; {len(used):,} of {len(images.paths):,} {images.noun}s of the "
-        "folder are used."
+        f"Rows with an image: {matched:,} of {count:,}. Used {images.noun}s of the folder: {len(used):,} of "
+        f"{len(images.paths):,}."
     )
     if lacking:
         result.changed = True
@@ -286,8 +286,11 @@ def _own_names(rows: ImageRows) -> list[str]:
     return [f"image {number}" for number in range(1, len(stems) + 1)]
 
 
-def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
-    """Visits from dates where no column states them; one for each image where images of a visit have other labels."""
+def settle_visits(rows: ImageRows, labels: Sequence[str], *, sliced: bool = False) -> None:
+    """Visits from dates where no column states them; one for each image where images of a visit have other labels.
+
+    `sliced`: the images are slices, of which a visit has several of one sequence.
+    """
     if not rows.has("visit") and rows.has("date") and all(row.date for row in rows.rows):
         dates: dict[str, set[str]] = defaultdict(set)
         for row in rows.rows:
@@ -304,7 +307,7 @@ def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
             by_case[row.subject, row.visit].add(decimal(label) if are_numbers else plain(label))
     differing = [case for case, values in by_case.items() if len(values) > 1]
     twice = Counter((row.subject, row.visit, row.sequence) for row in rows.rows if row.sequence)
-    repeated = [key for key, times in twice.items() if times > 1]
+    repeated = [key for key, times in twice.items() if times > 1 and not sliced]
     if differing or repeated:
         counts: Counter[tuple[str, str]] = Counter()
         visits = []
@@ -317,8 +320,8 @@ def settle_visits(rows: ImageRows, labels: Sequence[str]) -> None:
         case = " ".join((differing or [key[:2] for key in repeated])[0]).strip()
         why = "images with different values of the target" if differing else "scans of one sequence"
         rows.doubts.append(
-            f"Visits: {len(differing or repeated):,} visits have several {why}, such as {case}. Every image therefore "
-            "counts as a visit of its own; the split is still by subject."
+            f"Visits: {counted(len(differing or repeated), 'visit has', 'visits have')} several {why}, such as {case}. "
+            "Every image therefore counts as a visit of its own; the split is still by subject."
         )
         return
     by_date: dict[tuple[str, str], set[str]] = defaultdict(set)

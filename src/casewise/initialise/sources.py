@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from casewise.audit.columns import INTERNAL, STANDARD, further_columns
 from casewise.audit.metadata import audited_columns, columns_in_use, is_usual
-from casewise.cohort.checks import NO_VALUE
 from casewise.cohort.table import names_text
-from casewise.errors import shortened
+from casewise.cohort.table_formats import NO_VALUE
+from casewise.errors import counted, shortened
 from casewise.initialise.rows import FOUND, ImageRows
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def left_out_in_turn(sources: Sequence[str], rows: ImageRows, cells: Mapping[str
         several = sum(len(values) > 1 for values in of_subject.values())
         if not lacking and not several and len(set().union(*of_subject.values())) > 1:
             return name, reasons
-        found = [f"{lacking:,} images have no value"] if lacking else []
-        found += [f"{several:,} subjects have several"] if several else []
+        found = [f"{counted(lacking, 'image has', 'images have')} no value"] if lacking else []
+        found += [f"{counted(several, 'subject has', 'subjects have')} several"] if several else []
         reasons.append(f"{shortened(name)}: {' and '.join(found) or 'all images have the same value'}")
     return "", reasons
 

@@ -12,7 +12,7 @@ from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import plain
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, counted
 from casewise.initialise.columns import SPLIT, Column, Roles, decimal
 from casewise.initialise.mixed_numbers import mostly_numbers
 from casewise.splits.predefined import side_of
@@ -115,7 +115,7 @@ def _is_key(column: Column) -> bool:
 
 def _usable(column: Column) -> bool:
     counts = Counter(column.labels)
-    if column.filled < 0.05 or len(counts) < 2:
+    if column.filled < 0.05 or len(counts) < 2 or column.are_dates:
         return False
     if column.numbers is not None:
         # a running number predicts nothing
@@ -184,7 +184,8 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
             "no value."
         )
     if unscored := sum(not cell for cell in cells.cells):
-        plan.doubts.append(f"{column}: {unscored:,} of {len(cells.cells):,} rows have no value and are not scored.")
+        have = "has no value and is" if unscored == 1 else "have no value and are"
+        plan.doubts.append(f"{column}: {unscored:,} of {len(cells.cells):,} rows {have} not scored.")
     if others:
         plan.doubts.append(
             f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; "
@@ -254,8 +255,8 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
     if rarest < _FEW:
         name = min(classes, key=lambda name: len(people[plain(name)]))
         doubts.append(
-            f"{column}: the class {name!r} has {rarest} subjects only, so that its figures will be very uncertain. "
-            "Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
+            f"{column}: the class {name!r} has {counted(rarest, 'subject')} only, so that its figures will be very "
+            "uncertain. Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
         )
     order = _rising(list(classes))
     classes = {name: classes[name] for name in order or classes}

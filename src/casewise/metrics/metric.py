@@ -35,6 +35,7 @@ class Metric:
         of_decisions: it judges the class that was decided on, not the probabilities.
         compared: the kinds of target whose learners are compared by it, pair by pair.
         chance: its value for a guess, where that is one number.
+        chance_is_share: of a class, its value for a guess is about the share of the class among the cases.
         across_folds: `within`: out of fold it is a mean over the folds of its values within each; `pooled`: over the
             cases of all folds together, and given out of fold only.
         tables: the tables that show it, among `TABLES`.
@@ -61,6 +62,7 @@ class Metric:
     of_decisions: bool = False
     compared: tuple[str, ...] = ()
     chance: float | None = None
+    chance_is_share: bool = False
     across_folds: Literal["", "within", "pooled"] = ""
     tables: Collection[str] = ("learners", "page")
     interval: str | None = "mean"

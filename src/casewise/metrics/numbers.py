@@ -2,7 +2,7 @@
 
 Sources: Lin 1989 (concordance correlation coefficient, with the 1/n variances); Shrout and Fleiss 1979, case 2
 (ICC(2,1), two-way random effects, absolute agreement, one rater); Bland and Altman 1986 (limits: mean difference
-± 1.96 sd).
+± 1.96 sd) and 1999 (proportional bias: the slope of the difference on the mean).
 """
 
 from __future__ import annotations
@@ -76,6 +76,13 @@ class NumberSums:
         icc = (between - self.residual) / (between + self.residual + 2 * (raters - self.residual) / n)
         return np.where(self.var_x > 0, icc, np.nan)
 
+    @property
+    def slope_of_differences(self) -> np.ndarray:
+        """The least-squares slope of the difference on the mean of both; undefined unless the means vary."""
+        var_mean = (self.var_x + self.var_y + 2 * self.covariance) / 4
+        varying = var_mean > 1e-12 * (self.xx + self.yy) / self.n
+        return np.where(varying, (self.var_y - self.var_x) / 2 / np.where(varying, var_mean, 1.0), np.nan)
+
 
 def number_metrics(sums: np.ndarray, kind: str = "regression") -> dict[str, np.ndarray]:
     """Return every metric of a kind of number from sums (..., 8); NaN where it is undefined.
@@ -98,6 +105,8 @@ def reason(name: str, sums: np.ndarray) -> str:
     fewest = metric_of(name).fewest_cases
     if count < fewest:
         return f"{count} values; {fewest} are needed"
+    if name == "proportional_bias":
+        return "the means of true and predicted values are all the same"
     x, xx, yy = sums[1], sums[3], sums[4]
     constant = xx / count - (x / count) ** 2 <= 1e-12 * (xx + yy) / count
     return f"the {'true' if constant else 'predicted'} values are all the same"

@@ -41,7 +41,7 @@ BUILT_IN = (
         compared=NUMBERS,
         tables=("learners", "page"),
         interval="ratio",
-        rough_below=30,
+        rough_below=80,
     ),
     Metric(
         "pcc",
@@ -117,7 +117,7 @@ BUILT_IN = (
         fewest_cases=3,
         tables=(),
         interval="limits",
-        rough_below=30,
+        rough_below=80,
     ),
     Metric(
         "loa_high",
@@ -131,7 +131,20 @@ BUILT_IN = (
         fewest_cases=3,
         tables=(),
         interval="limits",
-        rough_below=30,
+        rough_below=80,
+    ),
+    Metric(
+        "proportional_bias",
+        lambda sums: sums.slope_of_differences,
+        NUMBERS,
+        title="Proportional bias",
+        phrase="proportional bias",
+        glossary="Slope of the difference, prediction minus reference, on the mean of both (Bland and Altman 1999): "
+        "above 0 where predictions vary more than the reference, below 0 where they vary less.",
+        larger_is_better=None,
+        digits=2,
+        fewest_cases=3,
+        tables=(),
     ),
     Metric(
         "accuracy",
@@ -219,6 +232,7 @@ BUILT_IN = (
         "pooled over the cases of all folds, because within a fold of few cases it is above the share of the class "
         "even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between folds.",
         by_class=True,
+        chance_is_share=True,
         tables=("classes", "page"),
         interval="area",
         rests_on=lambda subjects: subjects.both,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from casewise.cohort.identity import REFUSE, Declared, same_people, spelling_pairs
-from casewise.errors import RunError, SplitError, WeightsError, nearest
+from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.run_folder import JobFolder, JsonFile, WeightsFile
@@ -150,7 +150,7 @@ def _fitting(
         if kernels is not None and kernels.ndim == 4 and kernels.shape[1] == 3:
             tensors = tensors | {key: adapted(kernels, count)}
             changes.append(
-                f"its first layer ({name}) adapted to {count} sequence{'s' if count > 1 else ''}: each has the mean of "
+                f"its first layer ({name}) adapted to {counted(count, 'sequence')}: each has the mean of "
                 f"the weights for red, green and blue, times 3/{count}"
             )
     return tensors, changes
@@ -251,10 +251,10 @@ def check_bundle_subjects(weights: str, held_out: Iterable[str], names: Declared
     """
     if shared := same_people(sorted(held_out), bundle_subjects(weights), names):
         raise SplitError(
-            f"weights: by their names, {weights.removeprefix('bundle:')} was trained on {len(shared)} subjects that "
-            f"are held out here, from training or for early stopping ({spelling_pairs(shared)}). Their figures would "
-            "be too optimistic. Pretrain without them (`pretrain:` does so for every fold). If they are other people "
-            "with the same names, state `bundle_subjects: distinct`."
+            f"weights: by name, {weights.removeprefix('bundle:')} was trained on {counted(len(shared), 'subject')} "
+            f"held out here, from training or for early stopping ({spelling_pairs(shared)}). Their figures would be "
+            "too optimistic. Pretrain without them (`pretrain:` does so for every fold). If they are other people with "
+            "the same names, state `bundle_subjects: distinct`."
         )
 
 

@@ -123,13 +123,13 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
     refused: BothSidesError | None = None
     with folder.lock():
         cohort = read(study, folder, show)
-        study = plan(study, cohort, folder, show)
-        store = prepare(study, cohort, folder, show)
         try:
             splits = split(study, cohort, folder, show)
         except BothSidesError as error:
             refused = error
             show.line("split", "none that can be used: subjects are on several sides")
+        study = plan(study, cohort, splits, folder, show)
+        store = prepare(study, cohort, folder, show)
         result = current_audit(study, cohort, store, splits, folder, show)
     write(audit_text(result, study.accept))
     for note in result.notes(study.accept):

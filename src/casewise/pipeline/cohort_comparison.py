@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from casewise.audit import cohorts, hashes, keypoints, probes, registration, twins, verify
 from casewise.audit.cohorts import compare_cohorts
 from casewise.audit.twin_findings import refuse_twins, twins_between
 from casewise.audit.twins import shown_by
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.version import __version__
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
+
+
+# The modules whose constants decide on the result.
+OF_SEARCH, OF_COMPARISON = (twins, hashes, keypoints, registration, verify), (cohorts, probes)
 
 
 def own_cohort(study: Study, cohort: Cohort, store: ImageStore, folder: RunFolder) -> PreparedCohort:
@@ -30,7 +36,7 @@ def cohort_difference(own: PreparedCohort, external: PreparedCohort, folder: Run
     """Write how well simple features tell the study's own cohort from an external one."""
     first, second = _audited(own, show), _audited(external, show)
     permutations, seed = own.study.audit.permutations, own.study.seed
-    made_from = _inputs_hash(first, second, permutations, seed)
+    made_from = _inputs_hash(first, second, OF_COMPARISON, permutations, seed)
     earlier = folder.cohort_difference.read_or_none()
     if earlier and earlier["made_from"] == made_from:
         return
@@ -54,28 +60,40 @@ def check_no_twins(
     Raises:
         CohortError: names the pairs.
     """
-    cohorts = _audited(first, show), _audited(second, show)
-    made_from = _inputs_hash(*cohorts, other_people)
+    both = _audited(first, show), _audited(second, show)
+    made_from = _inputs_hash(*both, OF_SEARCH, other_people)
     searches = folder.cohort_twins.read_or_none() or {}
     name = f"{first.folder.suffix or 'own'} {second.folder.suffix or 'own'}"
     if searches.get(name, {}).get("made_from") != made_from:
-        pairs = twins_between(*cohorts[0], *cohorts[1], other_people=other_people)
+        pairs = twins_between(*both[0], *both[1], other_people=other_people)
         searches[name] = {"made_from": made_from, "pairs": [list(pair) for pair in pairs]}
         folder.cohort_twins.write(searches)
-    refuse_twins(searches[name]["pairs"], cohorts[0][0], cohorts[1][0], where=where, other_people=other_people)
+    refuse_twins(searches[name]["pairs"], both[0][0], both[1][0], where=where, other_people=other_people)
 
 
 def _audited(prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
     return modality_of(prepared.study).audited(prepared, show)
 
 
-def _inputs_hash(first: tuple[Cohort, TileStore], second: tuple[Cohort, TileStore], *settings: int) -> str:
-    """A hash of everything that a comparison of two cohorts depends on."""
+def _inputs_hash(
+    first: tuple[Cohort, TileStore], second: tuple[Cohort, TileStore], modules: Sequence[ModuleType], *settings: int
+) -> str:
+    """A hash of everything that a comparison of two cohorts depends on, also its constants and its `ALGORITHM`."""
     inputs = {
-        "casewise": __version__,
+        "constants": constants(modules),
         "images": [tiles.address for _, tiles in (first, second)],
         "files": [shown_by(cohort.images) for cohort, _ in (first, second)],
         "subjects": [cohort.images["subject"].astype(str).tolist() for cohort, _ in (first, second)],
         "settings": settings,
     }
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+def constants(modules: Sequence[ModuleType]) -> dict[str, str]:
+    """The public constants of modules, by their full name."""
+    return {
+        f"{module.__name__}.{name}": repr(value)
+        for module in modules
+        for name, value in sorted(vars(module).items())
+        if name.isupper() and not name.startswith("_") and not isinstance(value, bool)
+    }

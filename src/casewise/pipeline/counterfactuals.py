@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from casewise.errors import counted
 from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted
 from casewise.predictions.scores import apply_scores
-from casewise.report.formatting import counted
 from casewise.study.scores import study_scores
 
 if TYPE_CHECKING:

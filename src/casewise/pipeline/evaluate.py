@@ -9,6 +9,7 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import shown
+from casewise.errors import counted
 from casewise.evaluation import results as evaluation
 from casewise.evaluation.against_baselines import against_baselines
 from casewise.evaluation.caveats import Caveat
@@ -20,7 +21,6 @@ from casewise.pipeline.shortcut_column import within_shortcut_column
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
 from casewise.predictions.stacking import STACKERS
-from casewise.report.formatting import counted
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
 

@@ -11,7 +11,7 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import same_people, spelling_pairs
 from casewise.cohort.labels import label_table
 from casewise.console import Silent
-from casewise.errors import CohortError, SplitError, nearest
+from casewise.errors import CohortError, SplitError, counted, nearest
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.cohort_comparison import check_no_twins, own_cohort
@@ -105,7 +105,7 @@ def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunF
         for name, table in (("images", cohort.images), ("panels", cohort.panels), ("cases", cohort.cases))
     }
     subjects = cohort.cases["subject"].nunique()
-    show.line("external", f"{other.name}: {subjects:,} subjects, {modality.described(other, cohort.images)}")
+    show.line("external", f"{other.name}: {counted(subjects, 'subject')}, {modality.described(other, cohort.images)}")
     return replace(prepared, cohort=Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]))
 
 
@@ -155,7 +155,7 @@ def _check_subjects(study: Study, subjects: set[str], names: set[str], key: str,
         return
     if shared := same_people(sorted(subjects), names, study.subject_names):
         raise SplitError(
-            f"external: {len(shared)} subjects of {settings.cohort} have names of {WHOSE[key].format(of)} "
+            f"external: {counted(len(shared), 'subject has', 'subjects have')} names of {WHOSE[key].format(of)} "
             f"({spelling_pairs(shared)}). If they are the same people, leave them out with `external: {{where_not: …}}`"
             f"; if they are other people with the same numbers, state `external: {{{key}: distinct}}`."
         )

@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from casewise.console import Silent
+from casewise.errors import counted
 from casewise.pipeline.evaluate import evaluate
 from casewise.pipeline.train import train_again
-from casewise.report.formatting import counted
 from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.splits.learnable import check_learnable
 

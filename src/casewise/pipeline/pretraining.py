@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, same_people, spelling_pairs
-from casewise.errors import SplitError
+from casewise.errors import SplitError, counted
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.cohort_comparison import check_no_twins, own_cohort
-from casewise.report.formatting import counted
 
 if TYPE_CHECKING:
     from casewise.console import Show

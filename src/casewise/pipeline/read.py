@@ -12,7 +12,7 @@ from casewise.cohort.cohort import Cohort, check_copied, read_cohort
 from casewise.cohort.flow import cases_step
 from casewise.cohort.labels import label_table
 from casewise.console import shown
-from casewise.errors import CohortError, StudyError, nearest
+from casewise.errors import CohortError, StudyError, counted, nearest
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, read_external
 from casewise.pipeline.pretraining import described, read_pretraining
@@ -69,7 +69,7 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
     if external and not folder:  # a run reports it when its images are read
         other, external_cohort = external
         subjects, images = external_cohort.cases["subject"].nunique(), len(external_cohort.images)
-        show.line("external", f"{other.name}: {subjects:,} subjects, {images:,} images")
+        show.line("external", f"{other.name}: {counted(subjects, 'subject')}, {counted(images, 'image')}")
     if pretraining and not folder:
         show.line("pretrain", described(*pretraining))
     return cohort
@@ -119,9 +119,9 @@ def _check_labels(study: Study, cohort: Cohort) -> None:
 
 def _show_cohort(study: Study, cohort: Cohort, show: Show) -> None:
     images = modality_of(study).described(study, cohort.images)
-    counts = [f"{cohort.cases['subject'].nunique():,} subjects", f"{len(cohort.cases):,} cases", images]
+    counts = [counted(cohort.cases["subject"].nunique(), "subject"), counted(len(cohort.cases), "case"), images]
     if study.regions:
-        counts.append(f"{len(study.regions)} regions")
+        counts.append(counted(len(study.regions), "region"))
     show.line("cohort", ", ".join(counts) + (" (synthetic)" if study.synthetic else ""))
     for note in cohort.notes:
         show.line("", note)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.modalities.registry import modality_of
+from casewise.splits.predefined import TEST
 from casewise.study.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -51,23 +52,26 @@ def plan_recipe(
 
 
 def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) -> dict[str, Any]:
-    """What the plan depends on: counts, symmetry, cores and budget."""
-    flips = "none" if study.fusions else mirror_symmetry(np.asarray(store.tiles), study.seed)
+    """What the plan depends on: counts, symmetry, cores and budget; images of the test set take no part."""
+    subjects = cohort.images["subject"].astype(str)
+    training = np.flatnonzero(subjects.map(splits.side).to_numpy() != TEST)
     return {
-        "images": len(store),
+        "images": len(training),
         "folds": splits.folds,
         "cores": study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
         "budget": study.budget,
         "size": study.images.size,
-        "flips": flips,
+        "flips": "none" if study.fusions else mirror_symmetry(store.tiles, training, study.seed),
         "noun": modality_of(study).noun(study).plural,
     }
 
 
-def mirror_symmetry(tiles: np.ndarray, seed: int) -> str:
-    """The flips after which images (N, C, H, W) are hardly told from others by a linear model: a value of `flip`."""
-    random = np.random.default_rng(seed)
-    chosen = np.sort(random.permutation(len(tiles))[:MOST_IMAGES])
+def mirror_symmetry(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:
+    """The flips after which a linear model hardly distinguishes images (N, C, H, W) from others: a value of `flip`.
+
+    At most `MOST_IMAGES` of `rows` are examined.
+    """
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_IMAGES])
     small = np.stack([_reduced(np.asarray(tiles[number])) for number in chosen])
     across, down = _told_apart(small, small[..., ::-1]) < ALIKE, _told_apart(small, small[..., ::-1, :]) < ALIKE
     return {(True, True): "both", (True, False): "horizontal", (False, True): "vertical"}.get((across, down), "none")

@@ -15,7 +15,7 @@ from casewise.files import checksum
 from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.environment import environment
-from casewise.report.caveats import result_line, sentences
+from casewise.report.caveats import sentences
 from casewise.splits.grouped import read_splits
 from casewise.study.schema import Study
 
@@ -63,9 +63,6 @@ def report(
     )
     path = write_report(context, folder.report_path)
     folder.report_mark.write(checksum(folder.metrics.path))
-    sentence = result_line(study, results)
-    if sentence:
-        show.line("result", sentence)
     return path
 
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import shown
-from casewise.errors import DamagedError, RunError
+from casewise.errors import DamagedError, RunError, counted
 from casewise.modalities.registry import modality_of
-from casewise.report.formatting import counted
 from casewise.splits import grouped
 from casewise.splits.grouped import Splits, read_splits, write_splits
 from casewise.splits.learnable import check_learnable
@@ -71,4 +70,4 @@ def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> Non
     how = "" if splits.record["how"] == "balanced" else " (predefined)"
     if study.split.column and validation_in(cohort.images[study.split.column]):
         how = " (predefined; the validation set is used for training)"
-    show.line("split", f"{test} in {splits.folds} folds by subject{balance}{how}")
+    show.line("split", f"{test} in {counted(splits.folds, 'fold')} by subject{balance}{how}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
     from casewise.modalities.base import ImageStore
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
@@ -60,7 +61,7 @@ def inputs_of_results(
     return _hash(json.dumps(inputs, sort_keys=True, default=str))
 
 
-def stored_results(inputs: str | None, folder: RunFolder) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+def stored_results(inputs: str | None, folder: RunFolder, show: Show) -> tuple[pd.DataFrame, dict[str, Any]] | None:
     """The predictions and metrics of an earlier run with the same inputs, if these and its report are intact."""
     if inputs is None:
         return None
@@ -74,6 +75,7 @@ def stored_results(inputs: str | None, folder: RunFolder) -> tuple[pd.DataFrame,
         return None
     if folder.report_mark.read() != checksum(folder.metrics.path):
         return None
+    show.line("results", "as computed before: nothing that they depend on has changed")
     return folder.predictions.read(), results
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
+from casewise.errors import counted
 from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
 from casewise.pipeline.cohort_comparison import cohort_difference, own_cohort
 from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
@@ -16,7 +17,6 @@ from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
 from casewise.predictions import table as predicted
 from casewise.predictions.tiles import gather_tiles
-from casewise.report.formatting import counted
 from casewise.splits.grouped import Splits, write_splits
 from casewise.study.baselines import BASELINES
 from casewise.study.schema import Study
@@ -70,8 +70,9 @@ def train(
             run_jobs(networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text))
         nested = study.nested_cv
         inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
-        names, seconds = counted(len(study.networks), study.network_noun), time.monotonic() - start
-        show.line("jobs", f"{len(networks)} networks ({names} × {splits.folds} folds), {inner}{seconds:.0f} s")
+        names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
+        seconds = time.monotonic() - start
+        show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
     _write_tile_predictions(study, jobs, cohort, folder)
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)

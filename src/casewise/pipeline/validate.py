@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from casewise.cohort.labels import panel_values
 from casewise.cohort.table import names_text
 from casewise.console import Silent
+from casewise.errors import counted
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import read_external
 from casewise.pipeline.pretraining import read_pretraining
 from casewise.pipeline.read import read
-from casewise.report.formatting import counted
 from casewise.splits.grouped import Splits, split
 from casewise.splits.learnable import check_learnable
 from casewise.splits.predefined import TEST
@@ -43,8 +43,8 @@ def validate(study: Study, show: Show) -> list[str]:
     networks = len(study.networks) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
-    of = f"{counted(len(study.networks), study.network_noun)} × {splits.folds} folds"
-    jobs = f"jobs       {of} = {networks} networks" + (total if inner else "")
+    of = f"{counted(len(study.networks), study.network_noun)} × {counted(splits.folds, 'fold')}"
+    jobs = f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")
     return [*lines, *weight_lines(study), jobs]
 
 

@@ -220,6 +220,15 @@ class ReportContext:
         return str(self.class_entry(stage, learner).get("constant_class") or "")
 
 
+def has_interval(figure: Mapping[str, Any] | None) -> bool:
+    """Whether both ends of a figure's interval are known.
+
+    >>> has_interval({"low": 0.1, "high": 0.2}), has_interval({"low": 0.1, "high": None}), has_interval(None)
+    (True, False, False)
+    """
+    return all(is_number((figure or {}).get(end)) for end in ("low", "high"))
+
+
 def is_number(value: Any) -> bool:
     """Whether `value` is a finite number.
 

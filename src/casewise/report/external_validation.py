@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.metrics.registry import columns, metric_of
-from casewise.report.context import EXTERNAL, headline_figure, is_number
+from casewise.report.context import EXTERNAL, has_interval, headline_figure, is_number
 from casewise.report.formatting import class_name
 from casewise.targets import kind_named
 
@@ -73,7 +73,7 @@ def _defined(figures: Mapping[str, Any], name: str) -> bool:
 def _code(metric: str, inside: Mapping[str, Any], difference: Mapping[str, Any]) -> str:
     if not inside:
         return "not_inside"
-    if not is_number(difference.get("low")):
+    if not has_interval(difference):
         return "no_interval"
     if difference.get("rough"):
         return "rough"

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from casewise.errors import counted as counted
+from casewise.errors import plural as plural
 from casewise.report.context import is_number
 
 if TYPE_CHECKING:
@@ -97,24 +99,6 @@ def class_name(study: Study, target: str, name: str) -> str:
     if re.fullmatch(r"[\d._]+", name):
         return f"{display_name(study, target)} {plain(name)}"
     return plain(name)
-
-
-def plural(noun: str) -> str:
-    """A plain plural.
-
-    >>> plural("source"), plural("city")
-    ('sources', 'cities')
-    """
-    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
-
-
-def counted(count: int, noun: str, several: str = "") -> str:
-    """A count with its noun.
-
-    >>> counted(1, "visit"), counted(1200, "visit"), counted(2, "study", "studies")
-    ('1 visit', '1,200 visits', '2 studies')
-    """
-    return f"{count:,} {noun if count == 1 else several or plural(noun)}"
 
 
 def plain(name: Any) -> str:

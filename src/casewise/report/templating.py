@@ -10,6 +10,7 @@ from casewise.metrics.registry import metric_of
 from casewise.report import formatting
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import hardly_varies
+from casewise.report.terms import report_title
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -49,9 +50,11 @@ def templates(*, html: bool) -> Environment:
     )
     environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
     environment.filters["hardly_varies"] = hardly_varies
+    environment.filters["chance_is_share"] = lambda name: metric_of(name).chance_is_share
     environment.filters["metric_title"] = lambda name: metric_of(name).title
     environment.filters["image_noun"] = lambda study: modality_report(study).row_noun(study)
     environment.filters["kind_means"] = lambda kind: kind_named(kind).means
+    environment.filters["report_title"] = report_title
     environment.filters["metric_phrase"] = lambda name: metric_of(name).phrase
     return environment
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.run_checks import constant_folds, no_better
+from casewise.modalities.registry import modality_of
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.formatting import capital, class_name, display_name, plain
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
 
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
 # Caveats of metrics.json that are also shown on the first page, by the code of their warning there.
 CAVEATS_SHOWN = {
     "altered": ("answers_altered", "numbers_altered"),
     "drift": ("confident_outside", "external_outside"),
 }
+
+# Names of studies that say nothing in a title.
+NO_NAMES = ("study", "my study", "test", "test study", "untitled", "default", "config", "cohort", "data", "example")
+SHORTEST_NAME = 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,16 @@ def terms_of(context: ReportContext) -> Terms:
     digits = metric_format(study, context.outcome).digits("mae")
     confidence = f"{100 * study.evaluation.confidence:g} %"
     return Terms(label, capital(label), noun, case, modality_report(study).noun(study), digits, confidence)
+
+
+def report_title(study: Study) -> str:
+    """The study's title; without one, what is predicted from which images, after a name that says something."""
+    if study.title.strip():
+        return study.title.strip()
+    images = modality_of(study).picture_noun(study).plural
+    what = f"{display_name(study, study.primary_outcome)} predicted from {images}"
+    name = plain(study.name).replace("-", " ").strip()
+    return f"{capital(name)}: {what}" if len(name) > SHORTEST_NAME and name.lower() not in NO_NAMES else capital(what)
 
 
 def banners(context: ReportContext) -> list[dict[str, Any]]:

@@ -353,9 +353,11 @@ class RunFolder:
         """
         needed = (self.study, self.splits, self.predictions, self.metrics, self.fingerprint)
         if missing := next((file.path.name for file in needed if not file.exists()), None):
-            raise RunError(
-                f"{self.path} holds no finished run: {missing} is missing. Finish it with `casewise run` first."
-            )
+            inside = sorted(path.parent.name for path in self.path.glob(f"*/{self.metrics.path.name}"))
+            remedy = "Finish it with `casewise run` first."
+            if inside and not self.study.exists():
+                remedy = f"It contains the run folders {', '.join(inside[:12])}{', …' if len(inside) > 12 else ''}."
+            raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")
         present, recorded = self.evaluated_files(), self.metrics.read().get("made_from", {})
         if changed := [name for name in present if present[name] != recorded.get(name)]:
             raise RunError(

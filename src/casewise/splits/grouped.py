@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from casewise.cohort.labels import panel_values
-from casewise.errors import DamagedError, SplitError
-from casewise.splits.assignment import assign, greedy, needs_of_folds, needs_of_test
+from casewise.errors import DamagedError, SplitError, counted
+from casewise.splits.assignment import assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.predefined import TEST, imported, one_source_a_fold
 from casewise.targets import kind_named
 
@@ -90,7 +90,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
             most = len(subjects) - tested
             remedy = f"Give split.folds at most {most}, or add subjects." if most >= 2 else "Add subjects."
             raise SplitError(
-                f"The cohort has {len(subjects)} subjects, {tested} of them for the test set: "
+                f"The cohort has {counted(len(subjects), 'subject')}, {tested} of them for the test set: "
                 f"too few for {folds} folds. {remedy}"
             )
         side = {}
@@ -102,7 +102,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
         side |= assigned
     missing = [f for f in range(folds) if f not in side.values()]
     if len(training) < folds or missing:
-        raise SplitError(f"{len(training)} subjects cannot fill {folds} folds. Lower split.folds.")
+        raise SplitError(f"{counted(len(training), 'subject')} cannot fill {folds} folds. Lower split.folds.")
     how = f"column {study.split.column}" if study.split.column else "balanced"
     record = {
         "how": f"leave out {study.split.leave_out}" if study.split.leave_out else how,
@@ -112,7 +112,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
         "balance": guide_name(study),
         "restarts": study.split.restarts,
         "n": {_name(s): _counted(cohort.panels, {k for k, v in side.items() if v == s}) for s in [TEST, *range(folds)]},
-        "imbalance": measured_imbalance(cohort, study, side, folds),
+        "imbalance": measured_imbalance(cohort, study, side, folds, assignment_records),
         "assignment": assignment_records,
         "classes_lacking": classes_lacking(cohort.panels, study, side, folds),
     }
@@ -201,25 +201,28 @@ def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -
     return dict(zip(subjects, assigned.tolist(), strict=True)), how
 
 
-def measured_imbalance(cohort: Cohort, study: Study, side: dict[str, int], folds: int) -> dict[str, dict[str, float]]:
-    """Imbalance of every target: between the test set and the rest, and between the folds (widest gap)."""
+def measured_imbalance(
+    cohort: Cohort, study: Study, side: dict[str, int], folds: int, assigned: Collection[str]
+) -> dict[str, dict[str, float]]:
+    """The `imbalance` of every target: between the test set and the rest, and between the folds (widest gap).
+
+    `assigned`: which of both, `test` and `folds`, were chosen by it; their target sizes are shares of the subjects. The
+    target size of another, such as a predefined one, is its own, so that only the composition counts.
+    """
+    subjects, training = sorted(side), sorted(name for name in side if side[name] != TEST)
+    tested = len(subjects) - len(training)
     result: dict[str, dict[str, float]] = {"test": {}, "folds": {}}
-    subjects = sorted(side)
     for name in study.targets:
-        records = panel_records(cohort.panels, study, subjects, name)
-        by_side = {
-            s: records[[i for i, k in enumerate(subjects) if side[k] == s]].sum(axis=0) for s in {*side.values()}
-        }
-        training = [by_side[f] for f in range(folds) if f in by_side]
-        if TEST in by_side:
-            result["test"][name] = _share_gap([np.sum(training, axis=0), by_side[TEST]])
-        result["folds"][name] = _share_gap(training)
+        groups = {"folds": (training, [side[subject] for subject in training], [1 / folds] * folds)}
+        if tested:
+            shares = [(len(subjects) - tested) / len(subjects), tested / len(subjects)]
+            groups["test"] = (subjects, [int(side[subject] == TEST) for subject in subjects], shares)
+        for which, (members, sides, targets) in groups.items():
+            records = panel_records(cohort.panels, study, members, name)
+            counts = np.stack([records[np.array(sides) == s].sum(axis=0) for s in range(len(targets))])
+            sizes = np.asarray(targets) if which in assigned else counts.sum(axis=1) / max(counts.sum(), 1)
+            result[which][name] = float(imbalance(counts, sizes))
     return result
-
-
-def _share_gap(counts: list[np.ndarray]) -> float:
-    shares = np.array([c / max(c.sum(), 1) for c in counts])
-    return float((shares.max(axis=0) - shares.min(axis=0)).mean())
 
 
 def inner_stop(records: np.ndarray, subjects: list[str], *, share: float, seed: int) -> tuple[list[str], list[str]]:

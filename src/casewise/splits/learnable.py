@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.cohort.labels import panel_values
-from casewise.errors import SplitError
+from casewise.errors import SplitError, counted
 from casewise.splits.grouped import Splits
 from casewise.splits.inner import inner_folds
 from casewise.splits.predefined import TEST
@@ -55,8 +55,8 @@ def _not_learnable(splits: Splits, study: Study, name: str, label: str, holders:
         if column and (splits.record.get("numbered") or sides == [TEST]):
             remedy = f"Change column {column!r}, so that they are on several sides, or add subjects."
     return (
-        f"{name}: the class {label!r} has {len(holders)} subjects, and {where}: networks that are evaluated there "
-        f"could not learn it. {remedy}"
+        f"{name}: the class {label!r} has {counted(len(holders), 'subject')}, and {where}: networks that are evaluated "
+        f"there could not learn it. {remedy}"
     )
 
 
@@ -73,9 +73,9 @@ def _check_nested(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
             if len(holders) < splits.folds and not splits.record.get("left_out"):
                 outside = " outside the test set" if tested else ""
                 raise SplitError(
-                    f"{name}: the class {label!r} has {len(holders)} subjects{outside}, fewer than the {splits.folds} "
-                    "outer folds, so that some folds would be evaluated without it. Lower split.folds, merge the class "
-                    "with another, or add subjects."
+                    f"{name}: the class {label!r} has {counted(len(holders), 'subject')}{outside}, fewer than the "
+                    f"{splits.folds} outer folds: some folds would be evaluated without it. Lower "
+                    "split.folds, merge the class with another, or add subjects."
                 )
     for fold in range(splits.folds):
         inner_folds(panels, study, splits, fold, count=study.nested_cv.folds)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.cohort.natural_sort import natural
-from casewise.errors import BothSidesError, SplitError, cut, nearest
+from casewise.errors import BothSidesError, SplitError, counted, cut, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,13 +34,14 @@ def one_source_a_fold(images: pd.DataFrame, column: str) -> tuple[list[str], dic
     empty = images.loc[values.isin(["", "nan"]), "subject"]
     if len(empty):
         raise SplitError(
-            f"split.leave_out: {len(empty)} images have no {column}, the first of subject {cut(empty.iloc[0])}. "
+            f"split.leave_out: {counted(len(empty), 'image has', 'images have')} no {column}, the first of subject "
+            f"{cut(empty.iloc[0])}. "
             "Fill it in."
         )
     by_subject = values.groupby(images["subject"]).unique()
     several = [subject for subject, names in by_subject.items() if len(names) > 1]
     if several:
-        more = f" (and {len(several) - 1} more subjects in several)" if len(several) > 1 else ""
+        more = f" (and {counted(len(several) - 1, 'more subject')} in several)" if len(several) > 1 else ""
         raise SplitError(
             f"split.leave_out: subject {cut(several[0])} is in {' and '.join(sorted(by_subject[several[0]]))}{more}. "
             "Held out with one source, it would be trained on with the other. Leave such rows out with `where_not`."
@@ -100,7 +101,7 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
         named = ", ".join(f"{name} ({_placed(table[table['subject'] == name])})" for name in both[:FEW])
         more = f" … ({len(both):,} in all)" if len(both) > FEW else ""
         raise BothSidesError(
-            f"The imported split in column {cut(column)} puts {len(both):,} subject{'s' if len(both) > 1 else ''} on "
+            f"The imported split in column {cut(column)} puts {counted(len(both), 'subject')} on "
             f"several sides: {named}{more}. Images of one person on both sides make all results too optimistic. Give "
             "each subject one side. `casewise audit` lists all of them in audit.json, with pictures that are on "
             "two sides."

@@ -34,10 +34,10 @@ class Images(StudyModel):
         "auto",
         description="How an image that is not square becomes a square tile. `pad`: it keeps its aspect ratio and is "
         "centred, and bars fill the rest. `crop`: its central square. `stretch`: it is stretched to the square. "
-        "`auto`: planned from the shapes of the images, never from labels: `pad` if all have one shape; else "
-        "`stretch`, because bars would show the shape of an image, which often goes with its source; and `pad` with "
-        "reflection if more than one image in twenty is more than twice as long as wide. The plan is saved with the "
-        "run and its models.",
+        "`auto`: planned from the shapes of the images outside the test set, never from labels: `pad` if all have one "
+        "shape; else `stretch`, because bars would show the shape of an image, which often goes with its source; and "
+        "`pad` with reflection if more than one image in twenty is more than twice as long as wide. The plan is saved "
+        "with the run and its models.",
     )
     padding: Literal["auto", "reflect", "mean", "black"] = Field(
         "auto",

@@ -108,7 +108,10 @@ def checked_study(study: Study) -> Study:
     Raises:
         StudyError: lists every problem by field.
     """
-    return build_study(_plain(study), source="The study", folder=Path())
+    settings = _plain(study)
+    if not isinstance(settings, dict):
+        raise StudyError(f"A study, or the path of a study file, is needed, not {cut(study)}.")
+    return build_study(settings, source="The study", folder=Path())
 
 
 def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> Study:
@@ -118,7 +121,7 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
         RunError: the study was saved by another version.
     """
     try:
-        return study_model(str(values.get("modality", ""))).model_validate(values)
+        return study_model(str(values.get("modality", ""))).model_validate(_without_unused(values))
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"])) or "the file"
@@ -126,6 +129,18 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
             f"{source} cannot be read by this version of casewise: {location}: {first['msg']}. Use the version that "
             "wrote it, or run the study again."
         ) from None
+
+
+def _without_unused(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without a setting that has no effect and that later versions refuse in a study file.
+
+    >>> _without_unused({"images": {"fit": "stretch", "padding": "black"}})
+    {'images': {'fit': 'stretch', 'padding': 'auto'}}
+    """
+    images = values.get("images")
+    if not isinstance(images, dict) or images.get("fit") not in ("crop", "stretch"):
+        return values
+    return {**values, "images": {**images, "padding": "auto"}}
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from casewise.errors import cut, nearest, shortened
+from casewise.errors import QUOTED, counted, cut, nearest, shortened
 from casewise.study.model import StudyModel
 
 # keys with problems that a message shows, and characters of each sentence
@@ -29,9 +29,10 @@ def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[Study
             start, _, rest = messages[0].partition("input should be ")
             value = rest.partition(", found ")[2]
             messages = [f"{start}input should be {' or '.join(ends)}{f', found {value}' if value else '.'}"]
-        lines += [shortened(message, _LINE) for message in messages]
+        point = decimal_point(several[0].get("input")) if any("number" in m or "integer" in m for m in messages) else ""
+        lines += [shortened(message, _LINE) + point for message in messages]
     unshown = len(by_location) - _SHOWN
-    return sorted(set(lines)) + ([f"and {unshown:,} more keys with problems."] if unshown > 0 else [])
+    return sorted(set(lines)) + ([f"and {counted(unshown, 'more key')} with problems."] if unshown > 0 else [])
 
 
 def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
@@ -71,6 +72,16 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     # the value is placed before the hint, which ends with a question mark
     text, hint = re.fullmatch(r"(.*?)( Did you mean [^?]*\?)?", text, re.DOTALL).groups("")  # type: ignore[union-attr]
     return f"{loc}: {text[0].lower() + text[1:].rstrip('.')}{shown}.{hint}"
+
+
+def decimal_point(value: object) -> str:
+    """A hint for a number with a decimal comma; '' for other values.
+
+    >>> decimal_point("0,0003"), decimal_point("0.0003"), decimal_point("a,b")
+    (' Write 0.0003, with a decimal point.', '', '')
+    """
+    is_comma = isinstance(value, str) and len(value) <= QUOTED and re.fullmatch(r"[+-]?\d*,\d+(e[+-]?\d+)?", value)
+    return f" Write {str(value).replace(',', '.')}, with a decimal point." if is_comma else ""
 
 
 def location_text(loc: tuple[Any, ...]) -> str:

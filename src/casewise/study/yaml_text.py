@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from casewise.errors import StudyError, cut
+from casewise.errors import StudyError, cut, shortened
 
 # Levels of nesting, and values with repeated anchors counted each time, of the largest study file.
 DEEPEST, MOST_VALUES = 30, 30_000
@@ -35,14 +35,30 @@ class _Refused(yaml.constructor.ConstructorError):
 def _unique_keys(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     """A mapping without duplicate keys; YAML would silently keep the last one."""
     keys = set()
-    for key_node, _ in node.value:
+    before: yaml.Node | None = None
+    for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
             raise _Refused("a key must be a word or a number", key_node.start_mark)
+        _refuse_decimal_comma(before, key_node, value_node)
+        before = value_node
         key = "<<" if key_node.tag.endswith(":merge") else loader.construct_object(key_node, deep=True)
         if key in keys:
             raise _Refused(f"the key {cut(key)} is repeated", key_node.start_mark)
         keys.add(key)
     return dict(loader.construct_mapping(node, deep=True))
+
+
+def _refuse_decimal_comma(before: yaml.Node | None, key: yaml.ScalarNode, value: yaml.Node) -> None:
+    """Refuse `{lr: 0,0003}`, which YAML reads as `lr: 0` and a key 0003 without a value."""
+    if not isinstance(before, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode) or value.value:
+        return
+    whole, fraction = str(before.value), str(key.value)
+    adjacent = before.end_mark.index + 1 == key.start_mark.index
+    if adjacent and re.fullmatch(r"[+-]?\d+", whole) and re.fullmatch(r"\d+(e[+-]?\d+)?", fraction, re.IGNORECASE):
+        number = f"{whole},{fraction}"
+        raise _Refused(
+            f"{cut(number)} has a decimal comma; write {shortened(whole)}.{shortened(fraction)}", key.start_mark
+        )
 
 
 _Loader.yaml_constructors = {

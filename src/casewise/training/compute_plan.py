@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import CasewiseError, RunError, counted
 from casewise.files import cache_folder, write_json
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import Network
@@ -45,7 +45,7 @@ class ComputePlan:
         'fp32, channels-last, 1 thread on cpu'
         """
         form = "channels-last" if self.channels_last else "contiguous"
-        return f"{self.precision}, {form}, {self.threads} thread{'s' * (self.threads != 1)} on {self.device}"
+        return f"{self.precision}, {form}, {counted(self.threads, 'thread')} on {self.device}"
 
 
 def _glibc() -> ctypes.CDLL | None:
@@ -165,7 +165,7 @@ def _worth(seconds_by_option: dict[Option, float], usual: Option) -> Option:
 def _name(option: Option, with_threads: bool) -> str:
     precision, channels_last, threads = option
     name = f"{precision} {'channels-last' if channels_last else 'contiguous'}"
-    return f"{name}, {threads} thread{'s' * (threads != 1)}" if with_threads else name
+    return f"{name}, {counted(threads, 'thread')}" if with_threads else name
 
 
 def step_seconds(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -11,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CasewiseError, RunError, TrainingError
+from casewise.errors import CasewiseError, RunError, TrainingError, counted
 from casewise.jobs.plan import Job, JobInputs
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
@@ -49,7 +52,7 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
         if not job.intact():
             waiting.append(job)
     if not waiting:
-        tell(len(jobs), f"{len(jobs)} networks, all trained before")
+        tell(len(jobs), f"{counted(len(jobs), 'network')}, all trained before")
         return
     from joblib import Parallel, delayed
 
@@ -86,7 +89,7 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
         raise TrainingError(
             f"{len(messages)} of {len(jobs)} networks could not be trained{others}.\n  " + "\n  ".join(messages)
         )
-    tell(len(jobs), f"{len(jobs)} networks trained")
+    tell(len(jobs), f"{counted(len(jobs), 'network')} trained")
 
 
 def _run(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> str:
@@ -155,6 +158,16 @@ def _begin_worker(parent: int, registrations: Registrations) -> None:
     # The parent process handles Ctrl-C: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # Everything is on disk by then; the run would wait ten seconds while the interpreter with torch is torn down.
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """End this worker without tearing down the interpreter; what was registered after this has run before."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def _end_with(parent: int) -> None:

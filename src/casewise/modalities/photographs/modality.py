@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.errors import counted
 from casewise.modalities.base import (
     AlteredPanels,
     CaseMask,
@@ -82,12 +83,16 @@ class Photographs:
 
         paths = [Path(path) for path in cohort.images["path"]]
         with show.bar("images") as bar:
-            problems = check_images(
+            check = check_images(
                 paths, study.images.size, study.images.channels, progress=lambda done, total: bar(done, total)
             )
-        if problems:
-            raise not_read(problems, paths, Path(PROBLEMS))
-        show.line("images", f"{len(paths):,} images can be read")
+        if check.problems:
+            raise not_read(check.problems, paths, Path(PROBLEMS))
+        show.line("images", f"{counted(len(paths), 'image')} can be read")
+        if check.misnamed:
+            row = min(check.misnamed)
+            text = f"{counted(len(check.misnamed), 'file')} with the ending of another format, read by content: "
+            show.line("images", f"{text}{paths[row].name} is {check.misnamed[row]}")
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         from casewise.modalities.photographs.fit import needs_plan, planned, shapes
@@ -113,7 +118,7 @@ class Photographs:
                 folder.of("tiles"),
                 progress=lambda done, total: bar(done, total),
             )
-        show.line(step, f"{len(store):,} tiles of {settings.size} px, {time.monotonic() - start:.1f} s")
+        show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {time.monotonic() - start:.1f} s")
         return store
 
     def sources(self, cohort: Cohort) -> Sequence[ImageSource]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -77,6 +78,10 @@ def damage() -> tuple[type[Exception], ...]:
     return (*plain, MemoryError, struct.error, BytesLengthException, InvalidDicomError)
 
 
+class DefectError(ValueError):
+    """A defect of a DICOM file in our words: a clause without values of its tags."""
+
+
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
     """Turn an error of pydicom into an `ImageError` that names the file."""
@@ -91,8 +96,36 @@ def damage_named(path: Path) -> Iterator[None]:
             "leave it out, or copy it again from its source."
         ) from error
     except damage() as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ImageError(f"{path}: the DICOM file is damaged ({reason}). Copy it again from its source.") from error
+        raise ImageError(
+            f"{path}: the DICOM file is damaged: {defect_of(error)}. Copy it again from its source."
+        ) from error
+
+
+def defect_of(error: Exception) -> str:
+    """What an error of pydicom means for the file, without its text, which may quote the values of tags.
+
+    >>> defect_of(EOFError("b'Doe^Jane'")), defect_of(KeyError("Rows"))
+    ('it is cut short', 'a tag that describes its pixels is missing')
+    """
+    from pydicom.errors import InvalidDicomError
+
+    if isinstance(error, DefectError):
+        return str(error)
+    if re.search(r"could not convert|Invalid value .*must conform|invalid literal", str(error)):
+        return "a number in it cannot be read"
+    if isinstance(error, EOFError) or re.search(r"less than expected|truncated|end of (the )?(file|data)", str(error)):
+        return "it is cut short"
+    if isinstance(error, InvalidDicomError):
+        return "it does not begin as a DICOM file does"
+    if isinstance(error, MemoryError):
+        return "it states a length that no memory holds"
+    if isinstance(error, (LookupError, AttributeError)) and not isinstance(error, UnicodeError):
+        return "a tag that describes its pixels is missing"
+    if isinstance(error, RuntimeError):
+        return "its pixels cannot be decoded"
+    if isinstance(error, OSError):
+        return "it cannot be read to its end"
+    return "a value in it has another form than the standard allows"
 
 
 def text_of(header: Any, tag: str) -> str:

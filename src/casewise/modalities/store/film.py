@@ -15,6 +15,7 @@ Only tags that describe pixels are read: names, identifiers and dates of birth n
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from PIL import Image, ImageFile
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
     damage,
+    defect_of,
     is_dicom,
     name_of,
     quiet_pydicom,
@@ -53,6 +55,10 @@ TAGS = (
     "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
     "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
 )  # fmt: skip
+PIXEL_TAGS = (
+    *("Rows", "Columns", "SamplesPerPixel"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+)
 # The columns that a table may take from films. None of them identifies a person.
 COLUMNS = {
     "laterality": ("ImageLaterality", "Laterality"),
@@ -139,9 +145,7 @@ def _damage_stated() -> Iterator[None]:
     except (FilmError, MemoryError):
         raise
     except damage() as error:
-        raise FilmError(
-            f"the DICOM file is damaged ({type(error).__name__}). Copy it again from its source."
-        ) from error
+        raise FilmError(f"the DICOM file is damaged: {defect_of(error)}. Copy it again from its source.") from error
 
 
 def _read(stream: IO[bytes], *, pixels: bool, tags: tuple[str, ...] = TAGS) -> Any:
@@ -215,18 +219,51 @@ def _stored(header: Any) -> np.ndarray:
         raise _undecodable(syntax) from error
     except damage() as error:
         if isinstance(error, RuntimeError) and "missing" in str(error):
-            raise _undecodable(syntax) from error
+            return _by_simpleitk(header, sides)
         if "less than expected" in str(error):
             raise FilmError("its pixels are cut short. Copy it again from its source.") from error
-        raise FilmError(
-            f"its pixels ({name_of(syntax)}) are damaged ({type(error).__name__}). Copy it again from its source."
-        ) from error
+        raise FilmError(f"its pixels ({name_of(syntax)}) are damaged. Copy it again from its source.") from error
     if pixels.shape[:2] != sides[::-1]:
         shape = f"{pixels.shape[1]} x {pixels.shape[0]}" if pixels.ndim > 1 else str(pixels.size)
         raise FilmError(
             f"its header states {sides[0]} x {sides[1]} pixels, its data hold {shape}. Copy it again from its source."
         )
     return pixels
+
+
+def _by_simpleitk(header: Any, sides: tuple[int, int]) -> np.ndarray:
+    """Grey pixels as stored, (H, W), decoded by SimpleITK: JPEG (lossless, of 12 bits) and JPEG-LS."""
+    import pydicom
+
+    syntax = header.file_meta.TransferSyntaxUID
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise _undecodable(syntax) from error
+    if whole_number(header, "SamplesPerPixel", 1) != 1:
+        raise _undecodable(syntax)
+    # only what describes the pixels: SimpleITK reads files, and would apply the slope
+    plain = pydicom.Dataset()
+    plain.file_meta = pydicom.dataset.FileMetaDataset()
+    plain.file_meta.TransferSyntaxUID = syntax
+    plain.SOPClassUID, plain.SOPInstanceUID = pydicom.uid.SecondaryCaptureImageStorage, "1.2.3"
+    for tag in (*PIXEL_TAGS, "PixelData"):
+        if tag in header:
+            plain[tag] = header[tag]
+    plain.add_new("PhotometricInterpretation", "CS", GREY[1])  # MONOCHROME1 would be inverted
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "film.dcm")
+        pydicom.dcmwrite(path, plain, enforce_file_format=True)
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(path))
+        try:
+            pixels = SimpleITK.GetArrayFromImage(reader.Execute())
+        except RuntimeError as error:
+            raise FilmError(f"its pixels ({name_of(syntax)}) are damaged. Copy it again from its source.") from error
+    if pixels.size != sides[0] * sides[1]:
+        raise FilmError(f"its data do not hold {sides[0]} x {sides[1]} pixels. Copy it again from its source.")
+    return np.asarray(pixels.reshape(sides[::-1]))
 
 
 def _undecodable(syntax: Any) -> FilmError:

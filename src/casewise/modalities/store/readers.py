@@ -22,11 +22,12 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
+from casewise.cohort.folder_layout import DICOM_SUFFIXES
 from casewise.errors import ImageError
 from casewise.modalities.store.content import name_content
 from casewise.modalities.store.dicom_file import is_dicom
 from casewise.modalities.store.film import Film, FilmError
-from casewise.modalities.store.jpeg_data import ends_early
+from casewise.modalities.store.jpeg_data import has_lost_data
 from casewise.modalities.store.pixels import (
     LANCZOS,
     UnknownRangeError,
@@ -86,7 +87,7 @@ class Reader:
     """One image format: its first bytes, and the function that opens it without decoding.
 
     `turned`: the library applies the orientation itself. `scales`: `Image.draft` decodes at 1/2, 1/4 or 1/8.
-    `extra`: the optional part of casewise whose packages `open` imports.
+    `extra`: the optional part of casewise whose packages `open` imports. `endings`: those of its files.
     """
 
     name: str
@@ -95,24 +96,42 @@ class Reader:
     turned: bool = False
     scales: bool = False
     extra: str = ""
+    endings: tuple[str, ...] = ()
 
 
 @cache
 def readers() -> tuple[Reader, ...]:
     """Every format that can be read, in the order in which they are tried."""
     return (
-        Reader("JPEG", lambda head: head.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile, scales=True),
-        Reader("PNG", lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+        Reader(
+            "JPEG",
+            lambda head: head.startswith(b"\xff\xd8\xff"),
+            JpegImagePlugin.JpegImageFile,
+            scales=True,
+            endings=(".jpg", ".jpeg", ".jpe", ".jfif"),
+        ),
+        Reader(
+            "PNG",
+            lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
+            PngImagePlugin.PngImageFile,
+            endings=(".png",),
+        ),
         Reader(
             "TIFF",
             lambda head: head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
             TiffImagePlugin.TiffImageFile,
             turned=True,
+            endings=(".tif", ".tiff"),
         ),
-        Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
+        Reader(
+            "WebP",
+            lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
+            WebPImagePlugin.WebPImageFile,
+            endings=(".webp",),
+        ),
         # the library applies the orientation itself
-        Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic"),
-        Reader("DICOM", is_dicom, Film, extra="dicom"),
+        Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic", endings=(".heic", ".heif")),
+        Reader("DICOM", is_dicom, Film, extra="dicom", endings=DICOM_SUFFIXES),
     )
 
 
@@ -170,6 +189,12 @@ class Source:
         named = {"width": width, "height": height, "mode": self.mode, "format": self.reader.name}
         return named | {"bytes": self.n_bytes, "orientation": self.orientation}
 
+    @property
+    def misnamed(self) -> bool:
+        """Whether the name of the file ends like one of another format."""
+        ending = self.path.suffix.casefold()
+        return ending not in self.reader.endings and any(ending in reader.endings for reader in readers())
+
     def scale(self, target: tuple[int, int]) -> int:
         """The factor (1, 2, 4, 8) by which the decoder may reduce the image and still reach `SPARE` times `target`."""
         if not self.reader.scales:
@@ -181,7 +206,9 @@ class Source:
         """The approximate number of bytes in memory while decoding to `target`, including the file."""
         pixels = self.width * self.height
         coefficients = 6 * pixels if self.image.info.get("progressive") else 0
-        return self.n_bytes + coefficients + 10 * pixels // self.scale(target) ** 2
+        # of a JPEG the picture is compared with that of an altered copy
+        copies = self.n_bytes + 3 * pixels // self.scale(target) ** 2 if self.reader.scales else 0
+        return self.n_bytes + copies + coefficients + 10 * pixels // self.scale(target) ** 2
 
     def target(self, size: int | None) -> tuple[int, int]:
         """The `target` of `read`: width and height before turning, the longest side at most `size`."""
@@ -213,10 +240,10 @@ class Source:
                 # The scaled image is rounded up to whole pixels; the box is the area that the photograph covers.
                 box = (0.0, 0.0, self.width / scale, self.height / scale)
             self.image.load()
-            if self.reader.scales and ends_early(self.stream, self.image):
+            if self.reader.scales and has_lost_data(self.stream):
                 raise ImageError(
-                    f"{self.path}: the {self.reader.name} claims {self.width:,} x {self.height:,} pixels, but its data "
-                    "end before its last pixels. It is damaged: copy it again from its source."
+                    f"{self.path}: the {self.reader.name} has lost data: its {self.width:,} x {self.height:,} pixels "
+                    "cannot all be decoded. It is damaged: copy it again from its source."
                 )
             if self.orientation == 1 and (late := self.image.info.get("exif")):
                 # A PNG may state its orientation after its pixels.

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from casewise.errors import ImageError, RunError
+from casewise.errors import ImageError, RunError, counted
 from casewise.files import write_atomic
 from casewise.modalities.store.memory import MEMORY, Budget
 from casewise.modalities.store.preparation import Channels
 from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.store.store import ImageSource
 
-__all__ = ["PROBLEMS", "check_images", "not_read"]
+__all__ = ["PROBLEMS", "ImageCheck", "check_images", "not_read"]
 
 # The file with all problems, in the folder of the tile store or, after a check, in the current folder.
 PROBLEMS = "unreadable-images.txt"
@@ -22,10 +23,23 @@ PROBLEMS = "unreadable-images.txt"
 SHOWN = 10
 
 
+@dataclass
+class ImageCheck:
+    """What the check of all images shows, by row.
+
+    Attributes:
+        problems: messages on images that cannot be read.
+        misnamed: the formats of images whose names end like those of another format.
+    """
+
+    problems: dict[int, str] = field(default_factory=dict)
+    misnamed: dict[int, str] = field(default_factory=dict)
+
+
 def check_images(
     paths: Sequence[Path], size: int, channels: Channels, *, progress: Callable[[int, int], None] | None = None
-) -> dict[int, str]:
-    """Decode every image, reduced to `size` pixels, on all cores; return the problems by row.
+) -> ImageCheck:
+    """Decode every image, reduced to `size` pixels, on all cores.
 
     `progress(done, total)` is called from this thread.
     """
@@ -33,23 +47,25 @@ def check_images(
 
     budget = Budget(MEMORY)
 
-    def check(path: Path) -> None:
+    def check(path: Path) -> str:
         source = open_source(path, read_bytes(path))
         target = source.target(size)
         with budget.hold(source.memory(target)):
             source.read(target, channels)
+        return source.reader.name if source.misnamed else ""
 
-    problems: dict[int, str] = {}
+    result = ImageCheck()
     with ThreadPoolExecutor(cpu_count(), thread_name_prefix="images") as pool:
         jobs = {pool.submit(check, path): row for row, path in enumerate(paths)}
         for done, job in enumerate(as_completed(jobs), 1):
             try:
-                job.result()
+                if name := job.result():
+                    result.misnamed[jobs[job]] = name
             except ImageError as error:
-                problems[jobs[job]] = str(error)
+                result.problems[jobs[job]] = str(error)
             if progress:
                 progress(done, len(paths))
-    return problems
+    return result
 
 
 def not_read(
@@ -67,8 +83,8 @@ def not_read(
     if len(lines) > SHOWN:
         listed.append(f"  … and {len(lines) - SHOWN:,} more{_written(lines, file)}.")
     suffix = " The other tiles are kept for the next run." if kept and len(problems) < len(paths) else ""
-    noun = "images" if all(isinstance(path, Path) for path in paths) else "tiles"
-    return ImageError("\n".join([f"{len(problems):,} of {len(paths):,} {noun} cannot be read.{suffix}", *listed]))
+    noun = "image" if all(isinstance(path, Path) for path in paths) else "tile"
+    return ImageError("\n".join([f"{len(problems):,} of {counted(len(paths), noun)} cannot be read.{suffix}", *listed]))
 
 
 def _lines(problems: Mapping[int, str], paths: Sequence[ImageSource]) -> list[str]:

@@ -16,6 +16,7 @@ from casewise.cohort.checks import STORED
 from casewise.cohort.cohort import Cohort, with_panels
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, CohortError, ImageError, nearest
+from casewise.errors import counted as counted_of
 from casewise.modalities.volumes.case_table import (
     box_in,
     check_left,
@@ -167,7 +168,7 @@ def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) ->
 
 
 def _named(path: Path, count: int) -> str:
-    return f"{path} and {count - 1} more slices" if count > 1 else str(path)
+    return f"{path} and {counted_of(count - 1, 'more slice')}" if count > 1 else str(path)
 
 
 def summed(notes: Sequence[str], folder: Path) -> list[str]:
@@ -187,7 +188,7 @@ def summed(notes: Sequence[str], folder: Path) -> list[str]:
     ]
     if len(lines) > KINDS_SHOWN:
         lines[KINDS_SHOWN:] = [
-            f"There are {len(lines) - KINDS_SHOWN:,} further kinds of notes on scans; they are stored with the slices."
+            f"Notes on scans of {counted_of(len(lines) - KINDS_SHOWN, 'further kind')} are stored with the slices."
         ]
     return lines
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.cohort.table import names_text, text_of
-from casewise.errors import CohortError, nearest
+from casewise.errors import CohortError, counted, nearest
 from casewise.modalities.volumes.roi import Box
 from casewise.study.schema import Study
 
@@ -93,7 +93,7 @@ def check_regions(study: Study, images: pd.DataFrame, problems: list[str]) -> No
         for case, rows in images.groupby("case", sort=False):
             named = masks_in(rows, volumes.mask)
             if len(named) != 1:
-                masks_text = f"{len(named)} masks ({names_text(named, 3)})" if named else "none"
+                masks_text = f"{counted(len(named), 'mask')} ({names_text(named, 3)})" if named else "none"
                 problems.append(
                     f"case {case}: volumes.roi is mask, and column {volumes.mask!r} names {masks_text}. Name one "
                     "mask file for each case, or write another `roi`."
@@ -158,7 +158,7 @@ def _check_files(study: Study, images: pd.DataFrame, column: str, problems: list
             "there is no mask."
         )
     if len(gone) > SHOWN:
-        problems.append(f"{column}: {len(gone) - SHOWN:,} more files do not exist.")
+        problems.append(f"{column}: {counted(len(gone) - SHOWN, 'more file does', 'more files do')} not exist.")
 
 
 def masks_in(rows: pd.DataFrame, column: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.cohort.cohort import Cohort
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, counted
 from casewise.modalities.volumes.case_files import LoadedCase, gather, lesions_of, not_prepared, sources_of, summed
 from casewise.modalities.volumes.grid import Grid, check_shown, covered, plane_grid, to_ras
 from casewise.modalities.volumes.reading.scans import Scan
@@ -50,7 +50,10 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
             notes += dict.fromkeys(loaded.notes)
     if problems:
         raise not_prepared(problems, len(cases))
-    show.line("scans", f"headers of {len(cases):,} cases are in order, {slices:,} slices; a run checks the voxels")
+    show.line(
+        "scans",
+        f"headers of {counted(len(cases), 'case')} in order, {counted(slices, 'slice')}; a run checks the voxels",
+    )
     if short:
         text = f"{short:,} of {len(cases):,} cases have fewer than {study.panels.slots} slices"
         notes.insert(0, f"{text}; their first and last slices will be repeated around them.")

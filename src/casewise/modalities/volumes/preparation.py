@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from casewise.errors import counted
 from casewise.modalities.volumes.case_files import sources_of, summed
 from casewise.modalities.volumes.preprocess import Steps
 from casewise.modalities.volumes.preview import pictures
@@ -70,8 +71,8 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
     with show.bar("scans") as bar:
         slices = prepare_slices(cases, steps_of(study), folder, progress=lambda done, total: bar(done, total))
     size = study.images.size
-    text = f"{len(cases):,} cases, {len(slices.slices):,} slices of {size} px, {time.monotonic() - start:.1f} s"
-    show.line("scans", text)
+    text = f"{counted(len(cases), 'case')}, {counted(len(slices.slices), 'slice')} of {size} px"
+    show.line("scans", f"{text}, {time.monotonic() - start:.1f} s")
     if study.volumes and study.volumes.roi == "none":
         show.line("", "No region of interest is stated: networks see the whole plane.")
     for note in _notes(study, slices):

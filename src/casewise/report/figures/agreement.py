@@ -83,7 +83,11 @@ def bland_altman(
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy()
     left, right = around(mean)
     bands = [edge for edge in (limits.low_interval, limits.high_interval) if edge]
-    bottom, top = around(difference, [limits.low, limits.high, 0.0], *bands, margin=0.1)
+    bottom, top = around(difference, [limits.low, limits.high, 0.0], margin=0.1)
+    # intervals of few subjects can be so wide that the points would lie on one line
+    room = (top - bottom) / 2
+    wide_bottom, wide_top = around(difference, [limits.low, limits.high, 0.0], *bands, margin=0.1)
+    bottom, top = max(bottom - room, wide_bottom), min(top + room, wide_top)
     with canvas(WIDTH, HEIGHT) as (figure, axes):
         set_margins(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=74, top=14)
         axes.axhline(0, color=FAINT, linewidth=1.4)

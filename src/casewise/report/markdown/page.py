@@ -22,6 +22,7 @@ from casewise.report.markdown.runs import (
 from casewise.report.markdown.sections import altered, external, image_split, left_out, train_and_held_out
 from casewise.report.markdown.target_tables import MISSING, figure, target_values
 from casewise.report.sections import (
+    audit,
     calibration,
     column_alone,
     drift,
@@ -74,7 +75,6 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         # Not those of the first run, which do not include all learners of the table.
         compared = compare.comparisons(folders, studies, stage, comparable) or {}
         pairs = compared.get(stage, {})
-    learners = {name for by_learner in first.metrics["metrics"].values() for name in by_learner}
     explained = saliency.measured_values(first.measured) if first.measured else None
     return {
         "runs": runs,
@@ -87,6 +87,7 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "write": metric_format(first.study, first.main_target),
         "audit": first.audit,
         "threshold": ALPHA,
+        "tested": audit.tested_subjects((first.audit or {}).get("facts") or {}),
         "column_alone": None if pooled(first, stage) else _beside_column(first, stage),
         "assignment": first.splits.get("assignment") or {},
         "targets": [target_values(runs, stage, name, pairs, reasons.get(name, "")) for name in targets],
@@ -105,7 +106,7 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
             str((first.metrics.get("main") or {}).get("learner")),
             metric_format(first.study, first.main_target),
         ),
-        "nested": validation.nested(first.study, first.jobs, learners, len(first.study.networks)),
+        "nested": validation.nested(first.study, first.jobs, set(first.learners), len(first.study.networks)),
         "networks": [row for run in runs for row in network_rows(run)],
         "finder": any(job.get("finder") for run in runs for job in run.jobs),
         "phases": [(run.name, phase) for run in runs for phase in _phases(run)],

@@ -58,6 +58,11 @@ class FinishedStudy:
         how = str(self.splits.get("how") or "")
         return how.removeprefix("leave out ") if how.startswith("leave out ") else ""
 
+    @property
+    def learners(self) -> list[str]:
+        """All learners that were evaluated in any stage."""
+        return list(dict.fromkeys(name for by_learner in self.metrics["metrics"].values() for name in by_learner))
+
     def figures(self, stage: str) -> dict[str, Any]:
         """The figures of a stage by learner and target."""
         figures: dict[str, Any] = self.metrics["metrics"].get(stage) or {}

@@ -22,7 +22,8 @@ def altered(run: FinishedStudy) -> dict[str, Any] | None:
     """How predictions change with altered images; None if there were none."""
     main = run.metrics.get("main") or {}
     digits = DIGITS[kind_report(run.study.kind_of(run.main_target)).template]
-    return counterfactuals.values(run.metrics.get("counterfactuals") or {}, str(main.get("learner")), digits)
+    figures = run.metrics.get("counterfactuals") or {}
+    return counterfactuals.values(figures, str(main.get("learner")), digits, learners=run.learners)
 
 
 def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
@@ -39,7 +40,15 @@ def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
         if figures
     ]
     belief = {"one_value_each": one_value_each(run.predictions(), target)}
-    return {"columns": metrics, "rows": rows, "entry": entry, "belief": belief, "unit": run.study.level_of(target)}
+    classes = len(run.study.classes_of(target))
+    return {
+        "columns": metrics,
+        "classes": classes,
+        "rows": rows,
+        "entry": entry,
+        "belief": belief,
+        "unit": run.study.level_of(target),
+    }
 
 
 def _columns_by_source(run: FinishedStudy, target: str) -> list[str]:
@@ -108,6 +117,7 @@ def left_out(run: FinishedStudy) -> dict[str, Any] | None:
     return {
         "site": (run.study.split.leave_out or "source").replace("_", " "),
         "columns": metrics,
+        "classes": len(run.study.classes_of(target)),
         "means": means,
         "undefined": [f"{', '.join(dict.fromkeys(titles))} in {source}" for source, titles in undefined.items()],
         "rows": [

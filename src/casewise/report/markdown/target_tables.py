@@ -157,14 +157,14 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
                 "chosen_on": point.get("chosen_on"),
             }
         )
-    calibrated = figures.get("ece_calibrated") or {}
+    calibrated, total = figures.get("ece_calibrated") or {}, max(sum(entry["support"]), 1)
     return {
         "learner": learner,
         "names": names,
         "confusion": list(zip(names, entry["confusion"], strict=True)),
         "columns": metrics,
         "rows": [
-            (name, support, [figure(figures.get(f"{metric}[{name}]")) for metric in metrics])
+            (name, support, [_of_class(figures, metric, name, support / total) for metric in metrics])
             for name, support in zip(names, entry["support"], strict=True)
         ],
         "total": sum(entry["support"]),
@@ -176,6 +176,12 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
         "bound": temperatures_at_bound(entry),
         "points": points,
     }
+
+
+def _of_class(figures: Mapping[str, Any], metric: str, name: str, share: float) -> str:
+    """A figure of a class, with its value by chance where that is the share of the class."""
+    text = figure(figures.get(f"{metric}[{name}]"))
+    return f"{text} (chance {share:.3f})" if metric_of(metric).chance_is_share and text != MISSING else text
 
 
 def spread(entry: Mapping[str, Any] | None, digits: int) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.cohort.natural_sort import natural
-from casewise.evaluation.agreement import proportional_bias
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW, rough
 from casewise.report.context import ReportContext, is_number
@@ -62,13 +61,9 @@ def slope_of_differences(context: ReportContext) -> dict[str, Any] | None:
 
     The interval excludes 0 also as it is printed, with two decimals.
     """
-    rows, study = context.headline_rows, context.study
-    if rows["subject"].nunique() < ROUGH_BELOW:
+    figure = context.figures(context.stage, context.learner).get("proportional_bias")
+    if not figure or figure.get("rough"):
         return None
-    plan = Plan(confidence=study.evaluation.confidence, seed=study.seed)
-    figure = proportional_bias(
-        rows["y_true"].to_numpy(), rows["y_pred"].to_numpy(), rows["subject"].to_numpy(), plan
-    ).as_json()
     low, high = figure["low"], figure["high"]
     return figure if is_number(low) and is_number(high) and not round(low, 2) <= 0 <= round(high, 2) else None
 

@@ -129,6 +129,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "twins": twins(context),
         "pair_kinds": PAIR_KINDS,
         "tests": test_rows(facts),
+        "tested_subjects": tested_subjects(facts),
         "two_borders": any("without what its" in str(test.get("evidence")) for test in facts.get("tests") or []),
         "threshold": ALPHA,
         "untested": untested_code(facts),
@@ -152,8 +153,31 @@ def test_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         if test.get("within"):
             subject = {**subject, **subject_of(WITHIN, test), "detail": subject["detail"]}
         p = test.get("p_adjusted", test.get("p"))
-        rows.append({"subject": subject, **{k: test.get(k) for k in ("metric", "value", "images")}, "p": p})
+        numbers = ("metric", "value", "images", "subjects", "subjects_of_smallest")
+        rows.append({"subject": subject, **{k: test.get(k) for k in numbers}, "p": p})
     return rows
+
+
+def tested_subjects(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The fewest and the most subjects of the tests of the `label`, and of those of the `source` within a class.
+
+    `of_smallest` are those of the smallest class, or of the smallest source; empty for numbers and in earlier audits.
+
+    >>> tests = [{"subjects": 40, "subjects_of_smallest": 9}, {"subjects": 50, "subjects_of_smallest": 12}]
+    >>> tested_subjects({"tests": tests})
+    [{'code': 'label', 'subjects': [40, 50], 'of_smallest': [9, 12]}]
+    """
+    families = []
+    for code in ("label", "source"):
+        tests = [test for test in facts.get("tests") or [] if bool(test.get("within")) == (code == "source")]
+        ranges = {}
+        for name in ("subjects", "subjects_of_smallest"):
+            counts = [int(test[name]) for test in tests if is_number(test.get(name))]
+            ranges[name] = sorted({min(counts), max(counts)}) if counts else []
+        if ranges["subjects"]:
+            values = {"subjects": ranges["subjects"], "of_smallest": ranges["subjects_of_smallest"]}
+            families.append({"code": code, **values})
+    return families
 
 
 def twins(context: ReportContext) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 MOST_CLASSES = 8
+LIKELY = 0.7
 DIGITS, BENEFIT_DIGITS = 2, 3
 
 
@@ -61,6 +62,7 @@ def calibration(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | No
                 "entries": entries,
                 "rows": [row(name, entry, points) for name, entry in by_name.items()],
                 "by_fold": any(entry["slope_by_fold"] for entry in by_name.values()),
+                "example": example(by_name),
                 "shape": shape(next(iter(by_name.values()))) if len(by_name) == 1 else "",
                 "decisions": [{"name": name, "points": points_of} for name, points_of in decided.items()],
                 "decision_rows": [
@@ -120,6 +122,29 @@ def shape(entry: Mapping[str, Any]) -> str:
     if low <= 0:
         return "reversed" if high < 0 else "none"
     return "extreme" if high < 1 else "moderate" if low > 1 else "unclear"
+
+
+def example(by_name: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """One point of the first curve that shows something: a prediction, and the share or mean reference there.
+
+    It is the point nearest to 70 %, of a number to three quarters of the curve. None without a curve, and where its
+    band is wider than half of what probabilities, or the predictions of the curve, can differ: it would say nothing.
+
+    >>> points = [{"predicted": x, "observed": x / 2, "low": 0.1, "high": 0.5} for x in (0.2, 0.6, 0.9)]
+    >>> example({"early_stage": {"curve": points, "slope": {"rough": False}}})["predicted"]
+    0.6
+    """
+    for name, entry in by_name.items():
+        points = [point for point in entry["curve"] if all(map(is_number, point.values()))]
+        if not points:
+            continue
+        ends = [point["predicted"] for point in (points[0], points[-1])]
+        aim = LIKELY if name else ends[0] + 0.75 * (ends[1] - ends[0])
+        point = min(points, key=lambda point: abs(point["predicted"] - aim))
+        if point["high"] - point["low"] > 0.5 * (1.0 if name else ends[1] - ends[0]):
+            continue
+        return {**point, "name": plain(name), "rough": bool(entry["slope"].get("rough"))}
+    return None
 
 
 def decision_row(name: str, point: Mapping[str, Any], *, several: bool) -> Row:

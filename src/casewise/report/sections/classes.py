@@ -25,6 +25,8 @@ MOST_SHOWN = 8
 MOST_CLASSES = 8
 SURE = 0.03
 CHANCE_ECE = 0.05
+# The fewest cases of a bin that serve as an example.
+FEWEST_OF_EXAMPLE = 10
 # A calibration error or log loss that changes by less counts as unchanged.
 CHANGED = 0.005
 WRITE = MetricFormat()
@@ -179,6 +181,7 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
         "matches": abs(confidence - correct) < SURE,
         "confidence": confidence,
         "correct": correct,
+        "example": example(bins),
         "ece": ece,
         "median_decides": kind_report(context.kind).ordered,
         "scaling": scaling(figures),
@@ -198,6 +201,21 @@ def mean_confidence(bins: list[dict[str, Any]]) -> tuple[float, float] | None:
         return None
     confidence, correct = (sum(b["n"] * b[key] for b in filled) / total for key in ("confidence", "accuracy"))
     return float(round(confidence, 12)), float(round(correct, 12))
+
+
+def example(bins: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The bin of a reliability curve with the most cases: their number, mean probability, and how many are right.
+
+    None where every bin has fewer than ten.
+
+    >>> example([{"n": 40, "confidence": 0.7, "accuracy": 0.575}, {"n": 3, "confidence": 0.9, "accuracy": 1.0}])
+    {'n': 40, 'confidence': 0.7, 'right': 23}
+    """
+    filled = [b for b in bins if (b.get("n") or 0) >= FEWEST_OF_EXAMPLE and is_number(b.get("confidence"))]
+    if not filled:
+        return None
+    most = max(filled, key=lambda b: b["n"])
+    return {"n": most["n"], "confidence": most["confidence"], "right": round(most["n"] * most["accuracy"])}
 
 
 def scaling(figures: dict[str, Any]) -> dict[str, Any] | None:

@@ -12,8 +12,6 @@ from casewise.report.formatting import class_name, plain
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
-# The model does not clearly exceed the column where its AUROC is higher by less.
-CLOSE = 0.02
 MOST_SHOWN = 4
 
 
@@ -29,8 +27,9 @@ def beside_column(
 ) -> dict[str, Any] | None:
     """A row for each class (of two the positive one): the AUROC, that of the column alone, and those within its values.
 
-    `not_above`: the classes that the column alone predicts about as well as the learner, or better. `groups` are the
-    first values of the column, `of` the number of all; `more` are not shown.
+    `not_above`: the classes for which the interval of the learner's AUROC does not lie above the AUROC of the column
+    alone. `groups` are the first values of the column, `of` the number of all; `more` are not shown. `counts` are the
+    subjects with the class and all subjects of each value; None in runs without these numbers.
     """
     target = study.primary_outcome
     column = leading_column(audit, target, study.audit.columns)
@@ -54,6 +53,7 @@ def beside_column(
                 "alone": column["by_class"].get(str(label)),
                 "mean": mean.get("value"),
                 "count": len(mean.get("groups") or []),
+                "counts": [_counts(groups[group], str(label)) for group in shown],
                 "each": [groups[group]["metrics"].get(key) or {} for group in shown],
                 "within": [(plain(group), groups[group]["metrics"][key]) for group in mean.get("groups") or []],
             }
@@ -66,10 +66,26 @@ def beside_column(
         "learner": learner,
         "rows": rows,
         "stated": both,
-        "not_above": [row["name"] for row in both if row["figure"]["value"] - row["alone"] < CLOSE],
+        "not_above": [row["name"] for row in both if not _above(row["figure"], row["alone"])],
         "averaged": [row for row in rows if is_number(row["mean"])],
         "within": bool(groups),
+        "counted": any(count for row in rows for count in row["counts"]),
         "groups": [plain(group) for group in shown],
         "of": len(groups),
         "more": len(groups) - len(shown),
     }
+
+
+def _above(figure: Mapping[str, Any], alone: float) -> bool:
+    """Whether the interval of a figure lies above the value; not so without an interval.
+
+    >>> _above({"value": 0.95, "low": 0.93}, 0.92), _above({"value": 0.95, "low": None}, 0.7)
+    (True, False)
+    """
+    low = figure.get("low")
+    return is_number(low) and float(low or 0.0) > alone
+
+
+def _counts(group: Mapping[str, Any], label: str) -> tuple[int, int] | None:
+    of_class = (group.get("classes") or {}).get(label)
+    return (of_class["n_subjects"], group["n_subjects"]) if of_class else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from casewise.evaluation.counterfactuals import commonest, effect
@@ -19,13 +19,14 @@ Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
 def section(context: ReportContext) -> dict[str, Any] | None:
     """The values of the section; None if no altered image was predicted."""
     figures: Figures = context.metrics.get("counterfactuals") or {}
-    return values(figures, context.learner, metric_format(context.study, context.outcome).digits("mae"))
+    digits = metric_format(context.study, context.outcome).digits("mae")
+    return values(figures, context.learner, digits, learners=context.learners)
 
 
-def values(figures: Figures, learner: str, digits: int) -> dict[str, Any] | None:
+def values(figures: Figures, learner: str, digits: int, *, learners: Iterable[str] = ()) -> dict[str, Any] | None:
     """The shown learner, if it is a network, and others beside it; `digits` are those of a number's error.
 
-    `apart` is the shown learner where it was not predicted with altered images, such as a combined one.
+    `apart` are those of `learners` that were not predicted with altered images, because they combine networks.
     """
     networks = sorted(figures, key=lambda name: name != learner)
     if not networks or not figures[networks[0]]:
@@ -34,7 +35,8 @@ def values(figures: Figures, learner: str, digits: int) -> dict[str, Any] | None
     shown = networks[:MOST_NETWORKS]
     title = templates(html=False).get_template("counterfactual_sentences.j2").module.alteration  # type: ignore[attr-defined]
     return {
-        "apart": "" if learner in figures else learner,
+        "apart": sorted({*learners, learner} - set(figures), key=lambda name: (name != learner, name)),
+        "corrected": any("correct" in entry for entry in first.values()),
         "largest": largest(networks[0], first, digits),
         "rows": [
             Row(str(title(name)).capitalize(), [_cell(figures[network][name], digits) for network in shown])
@@ -58,8 +60,7 @@ def largest(network: str, by_alteration: Mapping[str, Mapping[str, Any]], digits
     values = {**by_alteration[name], "network": network, "name": name, "digits": digits}
     if not classed:
         return {**values, "form": "number"}
-    to, answers = commonest(values)
-    return {**values, "form": "classes", "to": to, "to_answers": answers, "tied": alike if len(alike) > 1 else []}
+    return {**values, "form": "classes", **commonest(values), "tied": alike if len(alike) > 1 else []}
 
 
 def _moved(entry: Mapping[str, Any]) -> float:
@@ -70,10 +71,14 @@ def _cell(entry: Mapping[str, Any], digits: int) -> Cell:
     if "changed" not in entry:
         text = f"{number(entry['moved']['value'], digits)} (mean change {signed(entry['shift']['value'], digits)})"
         return Cell(text, _bounds(entry["moved"], digits), float(entry["moved"]["value"]))
-    share = percent_cell(entry["share"])
-    to, answers = commonest(entry)
-    into = f", {answers} to {plain(to)}" if to else ""
-    return Cell(f"{entry['changed']} of {entry['answers']}{into}", f"{share.text} {share.small}", share.value)
+    share, into = percent_cell(entry["share"]), commonest(entry)
+    text = f"{entry['changed']} of {entry['answers']}"
+    if into["to"]:
+        of = f" of {into['to_of']}" if into["to_of"] else ""
+        text += f", {into['to_answers']}{of} to {plain(into['to'])}"
+    small, correct = f"{share.text} {share.small}".strip(), entry.get("correct")
+    small += f"; correct {correct['before']}, then {correct['after']}" if correct else ""
+    return Cell(text, small, share.value)
 
 
 def _bounds(figure: Mapping[str, Any], digits: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
-from casewise.report.context import ReportContext, is_number
+from casewise.report.context import ReportContext, has_interval, is_number
 from casewise.report.figures.drawing import ACCENT, MODEL
 from casewise.report.figures.learners import Series, forest
 from casewise.report.tables import Row, metric_format
@@ -104,7 +104,7 @@ def belief(context: ReportContext) -> dict[str, Any]:
     both = pair(context, merit)
     by_subject = both[0] if both else context.metric(context.stage, context.learner, merit)
     code = "plain"
-    if by_subject and is_number(by_subject.get("low")):
+    if by_subject and has_interval(by_subject):
         if chance is not None and by_subject["low"] <= chance:
             code = "covers_chance" if by_subject["high"] >= chance else "below_chance"
         elif both and by_subject["low"] <= both[1]["value"] <= by_subject["high"]:

@@ -9,7 +9,7 @@ import numpy as np
 from casewise.evaluation.headline import FITTED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
-from casewise.report.context import ReportContext, is_number
+from casewise.report.context import ReportContext, has_interval, is_number
 from casewise.report.figures import learners as draw
 from casewise.report.figures.drawing import MODEL, SOFT
 from casewise.report.formatting import display_name, plain, signed
@@ -123,7 +123,8 @@ def _forest(context: ReportContext, metric: str) -> dict[str, Any] | None:
 def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str, Any] | None:
     """The learner with the best figure of a stage, and those that do not differ from it beyond chance.
 
-    `code`: `ahead` of every other learner, `none_differs`, or `some_alike`.
+    `code`: `ahead` of every other learner, `none_differs`, or `some_alike`; `without`: whether one of these differences
+    has no interval.
     """
     metric = metric or kind_report(context.kind).compared
     entry = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {}).get(metric)
@@ -145,6 +146,7 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
         "count": len(alike),
         "more": max(0, len(alike) - MOST_ALIKE),
         "rough": bool(entry.get("rough")),
+        "without": not all(has_interval(entry["differences"].get(name)) for name in alike),
     }
 
 

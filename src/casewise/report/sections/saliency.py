@@ -40,6 +40,9 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     if not cases and not measured and not placement:
         return None
     facts = modality_of(context.study).report_facts(context.study)
+    places = placement_values(placement) if placement else []
+    networks = [values["name"] for values in places]
+    first = context.learner if context.learner in networks else next(iter(networks), "")
     return {
         **{name: facts[name] for name in ("order", "late", "sliced")},
         "cases": cases,
@@ -49,7 +52,8 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "map_size": shown["cells"],
         "methods": sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True),
         "classes": bool(context.study.classes_of(shown["target"])),
-        "placement": placement_values(placement) if placement else [],
+        "placement": [values for values in places if values["name"] == first],
+        "more_placement": [values for values in places if values["name"] != first],
         "regions": placement["regions"] if placement else {},
         "measured": measured_values(measured, drawn=True) if measured else None,
     }

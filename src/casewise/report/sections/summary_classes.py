@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from casewise.report.context import ReportContext, is_number
+from casewise.report.context import ReportContext, has_interval, is_number
 from casewise.report.formatting import class_name, listed
 from casewise.report.sections import classes
 from casewise.report.terms import positive_and_other
@@ -63,13 +64,15 @@ def accuracy(context: ReportContext) -> dict[str, Any] | None:
 def discrimination(context: ReportContext) -> dict[str, Any] | None:
     """The AUROC; for more than two classes also the classes with the highest and the lowest.
 
-    `order`: the intervals of these two are `apart`, `overlap`, or are missing or rough (`unknown`).
+    `order`: the intervals of these two are `apart`, `overlap`, or are missing or rough (`unknown`). `to_chance`: where
+    the interval lies, see there.
     """
     auroc = context.metric(context.stage, context.learner, "auroc")
     if not auroc:
         return None
+    values: dict[str, Any] = {"figure": auroc, "to_chance": to_chance(auroc), "positive": None, "other": None}
     if pair := positive_and_other(context):
-        return {"figure": auroc, "positive": pair[0], "other": pair[1], "best": None, "worst": None}
+        return values | {"positive": pair[0], "other": pair[1], "best": None, "worst": None}
     figures = context.figures(context.stage, context.learner)
     by_class = {
         name: figure
@@ -77,13 +80,24 @@ def discrimination(context: ReportContext) -> dict[str, Any] | None:
         if (figure := figures.get(f"auroc[{name}]")) and is_number(figure.get("value"))
     }
     if len(by_class) < 2:
-        return {"figure": auroc, "positive": None, "other": None, "best": None, "worst": None}
+        return values | {"best": None, "worst": None}
     high, low = (choose(by_class, key=lambda name: by_class[name]["value"]) for choose in (max, min))
     best, worst = ((class_name(context.study, context.outcome, name), by_class[name]["value"]) for name in (high, low))
     ends = by_class[high].get("low"), by_class[low].get("high")
     known = all(map(is_number, ends)) and not any(by_class[name].get("rough") for name in (high, low))
     order = ("apart" if ends[0] > ends[1] else "overlap") if known else "unknown"
-    return {"figure": auroc, "positive": None, "other": None, "best": best, "worst": worst, "order": order}
+    return values | {"best": best, "worst": worst, "order": order}
+
+
+def to_chance(auroc: Mapping[str, Any]) -> str:
+    """Where the interval of an AUROC lies: `above` or `below` chance, `includes` it, or `unknown` without one.
+
+    >>> [to_chance({"low": low, "high": high}) for low, high in ((0.6, 0.9), (0.4, 0.5), (0.1, 0.4), (0.6, None))]
+    ['above', 'includes', 'below', 'unknown']
+    """
+    if not has_interval(auroc):
+        return "unknown"
+    return "above" if auroc["low"] > 0.5 else "below" if auroc["high"] < 0.5 else "includes"
 
 
 def rates(context: ReportContext) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from casewise.report.context import ReportContext, is_number
+from casewise.report.context import ReportContext, has_interval, is_number
 from casewise.report.formatting import case_label, display_name, number
 from casewise.report.sections.agreement import responder_name, score_ranges
 from casewise.report.tables import split_key
@@ -119,9 +119,9 @@ def failures(context: ReportContext) -> dict[str, Any]:
 def errors_by_range(context: ReportContext) -> dict[str, Any] | None:
     """The error in each range of the physician's score, and what it shows; None for a single range.
 
-    `code` is `few` if a range has fewer than ten subjects, `largest` if the interval of the largest error lies above
-    those of all others, else `not_shown`. `leaning` are the ranges, other than those of few subjects, whose mean
-    difference has an interval without 0.
+    `code` is `few` if a range has fewer than ten subjects, `no_interval` if the error of one has no interval, `largest`
+    if the interval of the largest error lies above those of all others, else `not_shown`. `leaning` are the ranges,
+    other than those of few subjects, whose mean difference has an interval without 0.
     """
     ranges = score_ranges(context)
     if len(ranges) < 2:
@@ -130,6 +130,8 @@ def errors_by_range(context: ReportContext) -> dict[str, Any] | None:
     code = "not_shown"
     if any(part.rough for part in ranges):
         code = "few"
+    elif not all(has_interval(part.figures["mae"]) for part in ranges):
+        code = "no_interval"
     elif all(worst.separate(part) for part in ranges if part is not worst):
         code = "largest"
     return {
@@ -151,12 +153,14 @@ def weakest_region(context: ReportContext) -> dict[str, Any] | None:
         if len(defined) < 2:
             continue
         worst = min(defined, key=lambda region: defined[region]["value"])
-        high = defined[worst].get("high")
+        known = all(map(has_interval, defined.values()))
         others = [f for region, f in defined.items() if region != worst]
-        separate = is_number(high) and all(is_number(f.get("low")) and high < f["low"] for f in others)
+        separate = known and all(defined[worst]["high"] < f["low"] for f in others)
         values = sorted(f["value"] for f in defined.values())
         if any(f.get("rough") for f in defined.values()):
             code = "few_subjects"
+        elif not known:
+            code = "no_interval"
         elif not separate:
             code = "intervals_overlap"
         else:

@@ -55,13 +55,18 @@ def naive(context: ReportContext) -> dict[str, Any] | None:
 def beside(context: ReportContext, metric: str) -> dict[str, Any] | None:
     """What stands beside a tile's figure: that of a naive prediction, or chance; None where there is no such number.
 
-    Means within sources have no naive prediction of their own.
+    Means within sources have no naive prediction of their own. `not_shown`: the interval does not lie above chance.
     """
     guess = naive(context)
     if guess and not context.by_site and metric == {"mean": "mae", "commonest": "accuracy"}[guess["code"]]:
-        return {**guess, "value": metric_format(context.study, context.outcome).text(metric, guess["value"])}
+        text = metric_format(context.study, context.outcome).text(metric, guess["value"])
+        return {**guess, "value": text, "not_shown": False}
     chance = metric_of(metric).chance
-    return None if chance is None else {"code": "chance", "name": "", "value": number(chance, 2)}
+    if chance is None:
+        return None
+    low: Any = (context.headline_figure(metric) or {}).get("low")
+    not_shown = is_number(low) and low <= chance
+    return {"code": "chance", "name": "", "value": number(chance, 2), "not_shown": not_shown}
 
 
 def _source_tile(context: ReportContext, metric: str, cell: Cell) -> Cell:

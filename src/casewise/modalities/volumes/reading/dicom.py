@@ -11,7 +11,7 @@ import numpy as np
 
 from casewise.cohort.table import names_text
 from casewise.errors import ImageError
-from casewise.modalities.store.dicom_file import damage_named, pydicom_module, text_of, whole_number
+from casewise.modalities.store.dicom_file import DefectError, damage_named, pydicom_module, text_of, whole_number
 from casewise.modalities.volumes.reading.dicom_pixels import Pixels
 from casewise.modalities.volumes.reading.dicom_series import (
     ACQUIRED,
@@ -193,7 +193,7 @@ def _value(header: Any, frame: int, tag: str) -> Any:
     """A value of a frame: from its own groups, else from those of all frames, else from the header of the file."""
     per_frame, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
     if per_frame and frame >= len(per_frame):
-        raise ValueError(f"it has {len(per_frame)} functional groups, fewer than frames")
+        raise DefectError(f"it has {len(per_frame)} functional groups, fewer than frames")
     for groups in (per_frame[frame] if per_frame else None, shared[0] if shared else None):
         inner = groups.get(GROUP_OF[tag]) if groups is not None else None
         if inner and inner[0].get(tag) is not None:

@@ -11,7 +11,7 @@ from casewise.errors import ImageError
 from casewise.modalities.store.dicom_file import damage_named, pydicom_module, text_of
 from casewise.modalities.volumes.reading.dicom_slices import Slice
 
-DECODERS = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+DECODERS = "'casewise[dicom]'"
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import ImageError
+from casewise.errors import ImageError, counted
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
     damage_named,
@@ -67,7 +67,7 @@ class Series:
         """The series in words: number, description, slices."""
         number, name = self.text("SeriesNumber") or "?", self.text("SeriesDescription") or self.text("ProtocolName")
         images = self.images
-        count = f"{images} slice{'s' if images != 1 else ''}"
+        count = counted(images, "slice")
         return f"series {number} {name or 'without description'!r} ({self.text('Modality') or '?'}, {count})"
 
 
