@@ -299,7 +299,7 @@ def test_a_class_that_the_networks_do_not_know(done: Run, here: Path, there: Pat
 
 def test_names_of_the_studys_own_subjects(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
     said = refused(here, tmp_path / "run", done, **external(there, subjects="named_apart"))
-    assert "9 subjects of" in said
+    assert "9 subjects have names" in said
     assert "have names of the study's own subjects (C0001, C0002," in said
     assert "`external: {subjects: distinct}`" in said
     spelt = changed(there, tmp_path / "c.csv", subject=lambda names: names.str.lower())

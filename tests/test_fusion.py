@@ -447,7 +447,7 @@ class TestWeights:
         assert "adapted" not in said
         wanted = trained.body.state_dict()
         assert all(torch.equal(v, wanted[k]) for k, v in network.body.state_dict().items())
-        with pytest.raises(SplitError, match="trained on 1 subjects that are held out"):
+        with pytest.raises(SplitError, match="trained on 1 subject held out here"):
             load_weights(network, bundle, held_out=["c"])
 
     def test_a_trained_network_of_scans_needs_the_same_sequences(self, tmp_path: Path) -> None:

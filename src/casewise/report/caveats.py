@@ -30,7 +30,9 @@ def result_line(study: Study, results: Mapping[str, Any]) -> str:
 
     The result on an external cohort comes first.
     """
-    main = results["main"]
+    main = results.get("main")
+    if not main:
+        return ""
     stage, learner, figures = main["stage"], main["learner"], main["metrics"]
     if not figures:
         return ""
