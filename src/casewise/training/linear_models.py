@@ -23,8 +23,8 @@ INNER_FOLDS = 5
 # Directions of smaller variance hardly change a penalised model.
 MOST_DIRECTIONS = 400
 # Penalties relative to the mean squared length of a row: strengths of ridge, inverse strengths of logistic regression.
-RIDGE = np.logspace(-2, 3, 11)
-LOGISTIC = np.logspace(-1, 2, 7)
+RIDGE = np.logspace(-3, 3, 13)
+LOGISTIC = np.logspace(-1, 3, 9)
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ class SliceData:
         return replace(self, cases=[self.cases[row] for row in rows], truth=self.truth[list(rows)], names=names)
 
     def arranged(self, panels: Panels) -> SliceData:
-        """The same slices in other panels."""
-        return replace(self, settings=panels)
+        """The same slices in other panels; all of them if a panel shows a single one."""
+        return replace(self, settings=panels, all_windows=self.all_windows or panels.slots == 1)
 
     def with_variations(self, changes: Mapping[str, Any]) -> SliceData:
         """Return the data unchanged: slices vary in the same way in all phases."""
