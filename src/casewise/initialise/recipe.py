@@ -43,7 +43,9 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
         folds = max(2, min(_FOLDS, facts.rarest or facts.subjects))
         test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"
         lines.append(f"split: {{test: {test}, folds: {folds}}}  # by subject")
-    lines.append("budget: 30min  # network and training are planned from the images; the run writes the plan to plan.yaml")
+    lines.append(
+        "budget: 30min  # network and training are planned from the images; the run writes the plan to plan.yaml"
+    )
     if not weights:
         lines += [
             "# NO PRETRAINED WEIGHTS are on this computer: a small network starts from random weights. Pretrained ones "

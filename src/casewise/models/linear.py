@@ -15,9 +15,9 @@ from casewise.models.feature_maps import SMALLEST, FeatureBank, FeatureSpec, fea
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The sides of grids of pixel means, and the longest covariance that is a candidate.
+# The sides of grids of pixel means, and the most channels whose covariances are a candidate.
 PIXEL_CELLS = (8, 16, 32)
-MOST_COVARIANCES = 5000
+MOST_TEXTURE_CHANNELS = 100
 UNSCALED = ((0.0,), (1.0,))
 
 
@@ -66,17 +66,16 @@ def _of_pixels(side: int) -> list[FeatureSpec]:
 def _of_features(encoder: Network, side: int) -> list[FeatureSpec]:
     maps = feature_maps(encoder.body, side=max(side, SMALLEST))
     blocks = {block for block, _ in encoder.blocks}
-    wide16, wide8 = widest(maps, 16), widest(maps, 8)
-    block16 = last_block(maps, blocks, 16)
-    levels = tuple(dict.fromkeys(last_block(maps, blocks, stride).module for stride in (4, 8, 16, 32)))
+    by_stride = {stride: last_block(maps, blocks, stride) for stride in (4, 8, 16, 32)}
+    wide16, wide8, block16 = widest(maps, 16).module, widest(maps, 8).module, by_stride[16].module
+    levels = tuple(dict.fromkeys(block.module for block in by_stride.values()))
+    grids = [(wide16, 1), (wide16, 3), (wide8, 4), (block16, 4)]
+    textures = [block.module for block in by_stride.values() if block.channels <= MOST_TEXTURE_CHANNELS]
     specs = [
-        FeatureSpec("features", (), (wide16.module,), "grid", 3),
+        *[FeatureSpec("features", (), (module,), "grid", cells) for module, cells in grids],
         FeatureSpec("features", (), levels, "moments"),
-        FeatureSpec("features", (), (wide8.module,), "grid", 4),
-        FeatureSpec("features", (), (block16.module,), "grid", 4),
+        *[FeatureSpec("features", (), (module,), "covariance") for module in textures],
     ]
-    if block16.channels * (block16.channels + 3) / 2 <= MOST_COVARIANCES:
-        specs.append(FeatureSpec("features", (), (block16.module,), "covariance"))
     return list(dict.fromkeys(specs))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from casewise.models.outputs import Output
 
 # As many candidates as this are averaged: those with the smallest inner loss.
-AVERAGED = 3
+AVERAGED = 4
 
 
 @dataclass(frozen=True)
