@@ -25,7 +25,6 @@ synthetic: true
 cohort: {cohort}
 images: {{size: 32}}
 split: {{test: 25%, folds: 2, restarts: 20}}
-baselines: {{off: this is a test of networks}}
 backbones: [shufflenet_v2_x0_5, mobilenet_v3_small]
 weights: random
 recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}

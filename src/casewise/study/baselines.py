@@ -1,4 +1,4 @@
-"""The linear models that every run fits beside its networks, as floors that networks must be better than."""
+"""Linear models that a run fits beside its networks, as floors that networks must be better than."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ BASELINES = (PIXELS, FEATURES)
 
 
 class Baselines(StudyModel):
-    """Linear models on pixels and on the features of a pretrained network, in every run.
+    """Linear models on pixels and on the features of a pretrained network.
 
-    They take seconds. Which features are used and their penalty are chosen by inner folds of the training subjects.
+    Studies with a planned recipe and those without networks have them. Which features are used and their penalty are chosen by inner folds of the training subjects.
     """
 
-    off: str = Field(
-        "", description="The reason for which there are none; the report prints it. Empty: they are fitted."
+    on: bool = Field(
+        False,
+        description="Fit them in a study that states its networks and its recipe, too; `baselines: auto` is short for it.",
     )
+    off: str = Field("", description="The reason for which there are none; the report prints it.")
 
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, values: Any) -> Any:
         if values == "auto":
-            return {}
+            return {"on": True}
         if isinstance(values, str) or values in (None, False):
             raise ValueError("write `auto`, or `{off: the reason}`, which the report prints")
         return values
@@ -38,7 +40,8 @@ class Baselines(StudyModel):
 
 def baselines_of(study: Study) -> list[str]:
     """The names of a study's baselines; that on features needs a pretrained network of the study."""
-    if study.baselines.off:
+    wanted = study.baselines.on or study.recipe.auto or not study.backbones
+    if study.baselines.off or not wanted:
         return []
     return [PIXELS, *([FEATURES] if encoder_of(study) else [])]
 
