@@ -19,12 +19,13 @@ BASELINES = (PIXELS, FEATURES)
 class Baselines(StudyModel):
     """Linear models on pixels and on the features of a pretrained network.
 
-    Studies with a planned recipe and those without networks have them. Which features are used and their penalty are chosen by inner folds of the training subjects.
+    Studies with a planned recipe and those without networks have them. Which features are used and their penalty are
+    chosen by inner folds of the training subjects.
     """
 
     on: bool = Field(
         False,
-        description="Fit them in a study that states its networks and its recipe, too; `baselines: auto` is short for it.",
+        description="Fit them also in a study that states its networks and its recipe; `baselines: auto` is short for it.",
     )
     off: str = Field("", description="The reason for which there are none; the report prints it.")
 

@@ -213,8 +213,8 @@ class Study(StudyModel):
     baselines: Baselines = Field(
         Baselines(),
         description="Linear models on pixels and on frozen features of a pretrained network, evaluated beside the "
-        "networks: [Baselines](explanation-baselines.md). `auto`: they are fitted; `{off: the reason}`: they are not, and the "
-        "report says why. Default: fitted if the recipe is planned or there are no networks.",
+        "networks: [Baselines](explanation-baselines.md). `auto`: they are fitted; `{off: the reason}`: they are not, "
+        "and the report says why. Default: fitted if the recipe is planned or there are no networks.",
     )
     pretrain: Pretraining | None = Field(None, description="Another cohort to train on first.")
     recipe: Recipe = Field(Recipe(), description="How a network is trained.")
