@@ -25,7 +25,7 @@ class Baselines(StudyModel):
 
     on: bool = Field(
         False,
-        description="Fit them also in a study that states its networks and its recipe; `baselines: auto` is short for it.",
+        description="Fit them in studies that state networks and recipe, too; `baselines: auto` is short for it.",
     )
     off: str = Field("", description="The reason for which there are none; the report prints it.")
 
