@@ -114,10 +114,10 @@ def answers(predictor: Predictor, bundle: Bundle, films: list[Path], way: Way, f
     study = study.model_copy(update={"images": study.images.model_copy(update=way.images)})
     cases = prepare_new_cases(study, folder, Silent())
     address = StoreAddress(cases.store.folder, cases.store.address)
-    found = predictor.predict_cases(study, cases.cohort.panels, address, stage="new").sort_values("subject")
+    predictions = predictor.predict_cases(study, cases.cohort.panels, address, stage="new").sort_values("subject")
     classes = study.classes_of(study.primary_outcome)
     columns = [f"p{number}" for number in range(len(classes))]
-    return [classes[number] for number in found[columns].to_numpy().argmax(axis=1)]
+    return [classes[number] for number in predictions[columns].to_numpy().argmax(axis=1)]
 
 
 def counts_by_way(answers_by_way: Mapping[str, list[str]], to: str) -> list[dict[str, Any]]:

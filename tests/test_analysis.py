@@ -176,6 +176,16 @@ def test_a_mistake_in_python_is_answered_with_what_there_is(
     assert "roc()" in repr(run.plot)
 
 
+def test_an_error_within_an_attribute_is_not_hidden(run: cw.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object) -> None:
+        raise AttributeError("the true cause")
+
+    for owner, name in ((run, "headline"), (run.plot, "names")):
+        monkeypatch.setattr(type(owner), name, property(broken))
+        with pytest.raises(AttributeError, match="the true cause"):
+            getattr(owner, name)
+
+
 def test_a_number_has_one_calibration_curve(ages: cw.Run) -> None:
     with pytest.raises(CasewiseError, match="covid"):
         ages.plot.calibration("covid")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -218,3 +219,11 @@ def test_a_process_ends_with_its_last_line(code: str, arguments: list[str], retu
     assert ended.returncode == returned, ended.stderr
     assert ("torn down" in ended.stdout) is torn_down
     assert (ended.stdout + ended.stderr).strip()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+def test_lost_output_is_no_success() -> None:
+    command = [sys.executable, "-c", f"{AS_COMMAND}main()", "--version"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL, env=buffered).returncode == 1

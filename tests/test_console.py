@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
-from casewise.console import BEAT, CODE, MARGIN, Silent, Terminal, error_text, fitted_lines, readable, shown
+from casewise.console import BEAT, CODE, MARGIN, Silent, Terminal, columns, error_text, fitted_lines, readable, shown
 from casewise.jobs.backends.local import FAILED, JOBS_SHOWN, progress
 from casewise.jobs.plan import Job
 from casewise.run_folder import RunFolder
@@ -220,3 +221,10 @@ def test_errors_fit_eighty_columns_without_a_terminal() -> None:
     lines = error_text(f"{path}: {'it cannot be read. ' * 10}\n  row 2: {'so. ' * 50}").split("\n")
     assert max(len(line) for line in lines if path not in line) <= 80
     assert any(path in line for line in lines)
+
+
+def test_a_terminal_narrower_than_the_margin_still_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "8")
+    stream = io.StringIO()
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    assert fitted_lines("fold 1     12 subjects, 14 cases", columns(stream))

@@ -194,6 +194,7 @@ def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
     explanations = {"shown": shown | {"cases": [case | {"rows": [row | {"maps": maps}]}]}, "measured": measured}
     text = page.render(dataclasses.replace(classed, explanations=explanations))
     section = section_of(text, "saliency")
+    assert 'data-code="map-methods"' in section, "how maps are read does not depend on where they lie"
     assert section.count("<b>correct</b>") == 1
     assert section.count('class="wrong"') == 0
     assert "6 × 7 cells" in section

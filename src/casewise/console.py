@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -12,13 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import IO, Any, ParamSpec, Protocol, TypeVar
+from typing import IO, Any, NoReturn, ParamSpec, Protocol, TypeVar
 
 BEAT = 4.0  # seconds without a line after which a log gets one
 SETTLED = 10.0  # seconds of work before which the time left is not known
 RISES = 3  # a time left that has grown so often in a row is not shown
 MARGIN = 11  # columns for the name of a step
-WIDEST = 100
+NARROWEST, WIDEST = 40, 100
 CODE = "    "  # lines that begin so are commands, YAML or paths, and are never broken
 # A command or a setting in backticks that ends its sentence.
 REMEDY = re.compile(r" *`((?:casewise |make |[\w.]+: ?)[^`\n]*)`(?:[.;] *|(?=\n|$))")
@@ -228,8 +229,21 @@ def duration(seconds: float) -> str:
 
 
 def columns(stream: IO[str]) -> int:
-    """The columns of a line: those of the terminal, 80 for a file or a pipe."""
-    return min(shutil.get_terminal_size().columns if stream.isatty() else 80, WIDEST)
+    """The columns of a line: those of the terminal within limits, 80 for a file or a pipe."""
+    return min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST) if stream.isatty() else 80
+
+
+def end_process(code: int) -> NoReturn:
+    """End the process without tearing down the interpreter, which takes seconds with torch.
+
+    What the standard streams hold is written first; if that fails, the exit code is 1 in place of 0.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 1
+    os._exit(code)
 
 
 def error_text(message: str) -> str:

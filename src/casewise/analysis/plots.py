@@ -45,8 +45,8 @@ class Plots:
         return f"Plots of {str(self.run.folder)!r}: {', '.join(f'{name}()' for name in self.names)}"
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
+        if name.startswith("_") or hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # raises the error of the attribute itself
         raise AttributeError(
             f"There is no figure {name[:80]!r}. The figures of {self.run.study.primary_outcome} are "
             f"{', '.join(self.names)}.{nearest(name, self.names)}",

@@ -184,8 +184,8 @@ class Run:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
+        if name.startswith("_") or hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # raises the error of the attribute itself
         from casewise.errors import nearest
 
         options = [option for option in dir(type(self)) if not option.startswith("_")]
@@ -193,7 +193,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What was studied, the headline, the main figures and a link to the report, for notebooks."""
-        from casewise.report.formatting import counted
+        from casewise.errors import counted
         from casewise.report.tables import metric_format
 
         data = " (synthetic data)" if self.study.synthetic else ""

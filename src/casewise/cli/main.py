@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
-import os
 import sys
 from typing import Annotated
 
@@ -53,43 +51,27 @@ app.add_typer(bench, name="bench", short_help="Measure the speed-up of the fast 
 app.command(short_help="List the names of backbones.")(backbones)
 
 
-class _Leave:
-    """Ends the process with a code, last of all that is done at its exit.
-
-    Everything is written by then; tearing down the interpreter with torch would take seconds after the last line.
-    """
-
-    code = 1
-
-    def __call__(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(self.code)
-
-
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130."""
+    from casewise.console import end_process, error_text
     from casewise.errors import CasewiseError
 
-    leave = _Leave()
+    code = 1
     if getattr(sys.modules["__main__"], "main", None) is main:  # not where another program calls it
-        atexit.register(leave)
+        atexit.register(lambda: end_process(code))  # the last of all that is done at the exit
     try:
         app()
-        leave.code = 0
+        code = 0
     except CasewiseError as error:
-        from casewise.console import error_text
-
         print(error_text(str(error)), file=sys.stderr)
-        leave.code = 2
+        code = 2
     except KeyboardInterrupt:
-        leave.code = 130
+        code = 130
     except SystemExit as end:
-        leave.code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
-    if leave.code:
-        sys.exit(leave.code)
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

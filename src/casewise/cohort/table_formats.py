@@ -189,11 +189,8 @@ def _rectangle(
             )
         kept.append([unguarded(cell) for cell in record[:width]] + [""] * (width - len(record)))
         numbers.append(number)
-    notes = (
-        [f"{counted(blank, 'blank row of the table was', 'blank rows of the table were')} skipped."] if blank else []
-    )
     columns = [list(column) for column in zip(*kept, strict=True)]
-    return Cells([unguarded(cell) for cell in heading], columns, numbers, notes)
+    return Cells([unguarded(cell) for cell in heading], columns, numbers, _skipped(blank))
 
 
 def _skipped(blank: int) -> list[str]:
@@ -264,14 +261,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     numbered = [(number, record + [""] * (len(heading) - len(record))) for number, record in rows[1:]]
     cells = _rectangle(path, heading, numbered, problems, separator="several values")
     blank = rows[-1][0] - rows[0][0] + 1 - len(rows)
-    cells.notes = [
-        *notes,
-        *(
-            [f"{counted(blank, 'blank row of the table was', 'blank rows of the table were')} skipped."]
-            if blank
-            else []
-        ),
-    ]
+    cells.notes = [*notes, *_skipped(blank)]
     return cells
 
 

@@ -42,9 +42,9 @@ def left_out_in_turn(sources: Sequence[str], rows: ImageRows, cells: Mapping[str
         several = sum(len(values) > 1 for values in of_subject.values())
         if not lacking and not several and len(set().union(*of_subject.values())) > 1:
             return name, reasons
-        found = [f"{counted(lacking, 'image has', 'images have')} no value"] if lacking else []
-        found += [f"{counted(several, 'subject has', 'subjects have')} several"] if several else []
-        reasons.append(f"{shortened(name)}: {' and '.join(found) or 'all images have the same value'}")
+        defects = [f"{counted(lacking, 'image has', 'images have')} no value"] if lacking else []
+        defects += [f"{counted(several, 'subject has', 'subjects have')} several"] if several else []
+        reasons.append(f"{shortened(name)}: {' and '.join(defects) or 'all images have the same value'}")
     return "", reasons
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -14,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from casewise.console import end_process
 from casewise.errors import CasewiseError, RunError, TrainingError, counted
 from casewise.jobs.plan import Job, JobInputs
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
@@ -159,15 +158,7 @@ def _begin_worker(parent: int, registrations: Registrations) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Everything is on disk by then; the run would wait ten seconds while the interpreter with torch is torn down.
-    atexit.register(_leave)
-
-
-def _leave() -> None:
-    """End this worker without tearing down the interpreter; what was registered after this has run before."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(0)
+    atexit.register(end_process, 0)
 
 
 def _end_with(parent: int) -> None:

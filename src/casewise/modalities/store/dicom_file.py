@@ -105,7 +105,7 @@ def defect_of(error: Exception) -> str:
     """What an error of pydicom means for the file, without its text, which may quote the values of tags.
 
     >>> defect_of(EOFError("b'Doe^Jane'")), defect_of(KeyError("Rows"))
-    ('it is cut short', 'a tag that describes its pixels is missing')
+    ('it is cut short', 'a tag that describes its pixels is missing or empty')
     """
     from pydicom.errors import InvalidDicomError
 
@@ -120,7 +120,7 @@ def defect_of(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "it states a length that no memory holds"
     if isinstance(error, (LookupError, AttributeError)) and not isinstance(error, UnicodeError):
-        return "a tag that describes its pixels is missing"
+        return "a tag that describes its pixels is missing or empty"
     if isinstance(error, RuntimeError):
         return "its pixels cannot be decoded"
     if isinstance(error, OSError):

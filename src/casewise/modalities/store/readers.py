@@ -206,8 +206,8 @@ class Source:
         """The approximate number of bytes in memory while decoding to `target`, including the file."""
         pixels = self.width * self.height
         coefficients = 6 * pixels if self.image.info.get("progressive") else 0
-        # of a JPEG the picture is compared with that of an altered copy
-        copies = self.n_bytes + 3 * pixels // self.scale(target) ** 2 if self.reader.scales else 0
+        # a JPEG is read again and decoded at an eighth of its size, to see whether data are lost
+        copies = self.n_bytes + 3 * pixels // 64 if self.reader.scales else 0
         return self.n_bytes + copies + coefficients + 10 * pixels // self.scale(target) ** 2
 
     def target(self, size: int | None) -> tuple[int, int]:

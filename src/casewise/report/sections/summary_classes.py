@@ -84,8 +84,8 @@ def discrimination(context: ReportContext) -> dict[str, Any] | None:
     high, low = (choose(by_class, key=lambda name: by_class[name]["value"]) for choose in (max, min))
     best, worst = ((class_name(context.study, context.outcome, name), by_class[name]["value"]) for name in (high, low))
     ends = by_class[high].get("low"), by_class[low].get("high")
-    known = all(map(is_number, ends)) and not any(by_class[name].get("rough") for name in (high, low))
-    order = ("apart" if ends[0] > ends[1] else "overlap") if known else "unknown"
+    reliable = all(map(is_number, ends)) and not any(by_class[name].get("rough") for name in (high, low))
+    order = ("apart" if ends[0] > ends[1] else "overlap") if reliable else "unknown"
     return values | {"best": best, "worst": worst, "order": order}
 
 

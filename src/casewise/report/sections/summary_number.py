@@ -128,11 +128,11 @@ def errors_by_range(context: ReportContext) -> dict[str, Any] | None:
         return None
     worst = max(ranges, key=lambda part: part.error)
     code = "not_shown"
-    if any(part.rough for part in ranges):
+    if any(each.rough for each in ranges):
         code = "few"
-    elif not all(has_interval(part.figures["mae"]) for part in ranges):
+    elif not all(has_interval(each.figures["mae"]) for each in ranges):
         code = "no_interval"
-    elif all(worst.separate(part) for part in ranges if part is not worst):
+    elif all(worst.separate(each) for each in ranges if each is not worst):
         code = "largest"
     return {
         "code": code,
@@ -153,13 +153,13 @@ def weakest_region(context: ReportContext) -> dict[str, Any] | None:
         if len(defined) < 2:
             continue
         worst = min(defined, key=lambda region: defined[region]["value"])
-        known = all(map(has_interval, defined.values()))
+        have_intervals = all(map(has_interval, defined.values()))
         others = [f for region, f in defined.items() if region != worst]
-        separate = known and all(defined[worst]["high"] < f["low"] for f in others)
+        separate = have_intervals and all(defined[worst]["high"] < f["low"] for f in others)
         values = sorted(f["value"] for f in defined.values())
         if any(f.get("rough") for f in defined.values()):
             code = "few_subjects"
-        elif not known:
+        elif not have_intervals:
             code = "no_interval"
         elif not separate:
             code = "intervals_overlap"
