@@ -146,12 +146,8 @@ def in_words(study: Study, facts: dict[str, Any]) -> str:
 
 def as_yaml(study: Study, planned: dict[str, Any]) -> str:
     """The plan in words and as lines that can be pasted into a study file."""
-    from io import StringIO
+    import yaml
 
-    from ruamel.yaml import YAML
-
-    lines = StringIO()
-    lines.write(f"# {in_words(study, planned['facts'])}\n")
     stated = {"backbones": study.backbones, "recipe": planned["recipe"], "stack": list(study.stack)}
-    YAML(typ="safe", pure=True).dump(stated | {"stack_baselines": study.stack_baselines}, lines)
-    return lines.getvalue()
+    lines = yaml.safe_dump(stated | {"stack_baselines": study.stack_baselines}, sort_keys=False)
+    return f"# {in_words(study, planned['facts'])}\n{lines}"
