@@ -212,6 +212,40 @@ def test_numbers_move_by_units_and_by_errors() -> None:
     assert caveat["code"] == "numbers_altered"
 
 
+def test_the_interval_of_an_absolute_change_lies_above_zero() -> None:
+    rows = pd.DataFrame(
+        {
+            "case": [f"c{n}" for n in range(20)],
+            "subject": [f"s{n}" for n in range(20)],
+            "region": "",
+            "image": "",
+            "target": "score",
+            "kind": "regression",
+            "model": "net",
+            "y_true": 1.0,
+            "y_pred": 1.0,
+            "alteration": UNALTERED,
+        }
+    )
+    moved = rows.assign(alteration="darker", y_pred=[9.0, 7.0] + [1.01] * 18)
+    found = counterfactual_figures(pd.concat([rows, moved]), "score", classes=(), plan=Plan())["net"]["darker"]
+    assert 0 < found["moved"]["low"] < found["moved"]["value"] < found["moved"]["high"]
+    assert found["shift"]["low"] < 0
+
+
+def test_a_combined_learner_is_represented_by_the_most_affected_network() -> None:
+    def entry(moved: float) -> dict[str, Any]:
+        figure = {"value": moved, "low": None, "high": None}
+        return {"cases": 9, "subjects": 9, "answers": 9, "moved": figure, "shift": figure, "relative": moved}
+
+    figures = {name: {"darker": entry(moved)} for name, moved in (("a", 0.1), ("b", 0.2), ("c", 0.9))}
+    for learner, order in (("mean_of_learners", ["c", "b", "a"]), ("a", ["a", "c", "b"])):
+        shown = section_values(figures, learner, 1)
+        assert shown is not None
+        assert shown["networks_shown"] == order
+        assert shown["largest"]["network"] == order[0]
+
+
 def test_no_change_leaves_an_interval() -> None:
     shares = {"p0": [0.9, 0.2, 0.6, 0.1] * 2, "p1": [0.1, 0.8, 0.4, 0.9] * 2}
     table = answers([0, 1, 0, 1], [0, 1, 0, 1], "classification", y_true=0.0, **shares)

@@ -122,10 +122,10 @@ def planned(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
 
 def test_a_planned_run_reports_the_weighted_mean(planned: Any) -> None:
     folder = RunFolder(planned.folder)
-    assert planned.results["main"]["learner"] == "weighted_mean_of_learners"
+    assert planned.results["main"]["learner"] == "meta_learner_weighted"
     assert planned.results["main"]["chosen_on"] == "stated"
     assert planned.results["against_baselines"]["baseline"] == "linear_pixels"
-    weights = folder.stackers.read()["weighted_mean_of_learners"]["label"]["weights"]
+    weights = folder.stackers.read()["meta_learner_weighted"]["label"]["weights"]
     assert set(weights) == {"linear_pixels", "cnn"}
     assert np.isclose(sum(weights.values()), 1)
     text = planned.report.read_text()

@@ -88,6 +88,22 @@ def test_no_winner_inside_the_noise(report_of_numbers: ReportContext, alike: lis
     assert found["without"] == bool(alike)
 
 
+def test_the_learners_are_compared_by_the_figure_of_the_choice_as_well(report_of_numbers: ReportContext) -> None:
+    entry = {"best": "net00", "indistinguishable": ["net00"], "differences": {"net01": {}}}
+    other = {"best": "net00", "indistinguishable": ["net00", "net01"], "differences": {"net01": {}}}
+    metrics = {**report_of_numbers.metrics, "comparisons": {"test": {"pasi": {"mae": entry, "ccc": other}}}}
+    found = summary.choice(dataclasses.replace(report_of_numbers, metrics=metrics))
+    assert (found["comparison"]["metric"], found["comparison"]["code"]) == ("mean absolute error", "ahead")
+    assert (found["by_merit"]["metric"], found["by_merit"]["code"]) == (found["merit"], "none_differs")
+
+
+def test_combined_learners_with_fitted_weights_are_named(report_of_numbers: ReportContext) -> None:
+    shown = learners.section(report_of_numbers)
+    assert shown is not None
+    assert shown["combined"]
+    assert set(shown["combined"]) == {name for name in report_of_numbers.learners if name.startswith("meta_learner")}
+
+
 def test_same_context_gives_the_same_bytes(report_of_numbers: ReportContext, text: str, tmp_path: Path) -> None:
     path = write_report(report_of_numbers, tmp_path / "runs" / "report.html")
     assert path.read_text() == text

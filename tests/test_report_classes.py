@@ -203,7 +203,7 @@ def test_comparisons_of_losses_call_the_smallest_best(three: ReportContext) -> N
         (0.9, 0.7, 0.02, 1000, "over", "lowers"),
         (0.9, 0.7, 0.02, 10, "good", "lowers"),
         (0.6, 0.8, 0.3, 1000, "under", "no_help"),
-        (0.81, 0.8, 0.01, 1000, "good", "no_help"),
+        (0.81, 0.8, 0.01, 1000, "good", "unchanged"),
     ],
 )
 def test_calibration_says_which_way_it_errs(
@@ -237,7 +237,10 @@ def test_confidence_is_called_wrong_only_beyond_the_chance_of_subjects(
         (0.058, 0.059, 0.43, 0.4, "lowers_loss_only"),
         (0.05, 0.09, 0.43, 0.4, "raises_but_lowers_loss"),
         (0.09, 0.05, 0.4, 0.43, "lowers_but_raises_loss"),
-        (0.05, 0.05, 0.4, 0.4, "no_help"),
+        (0.05, 0.05, 0.4, 0.4, "unchanged"),
+        (0.024, 0.023, 0.497, 0.497, "unchanged"),
+        (0.05, 0.05, 0.4, 0.42, "no_help"),
+        (0.05, 0.06, 0.4, 0.4, "no_help"),
     ],
 )
 def test_temperature_scaling_is_judged_by_error_and_loss(

@@ -236,6 +236,22 @@ def test_calibration_is_shown_on_the_fullest_bin(bins: list[dict[str, Any]], exp
     assert (example and (example["n"], example["right"])) == expected
 
 
+def test_an_example_of_wrong_probabilities_is_wrong_in_the_same_way() -> None:
+    bins = [
+        {"n": 27, "confidence": 0.51, "accuracy": 14 / 27},
+        {"n": 20, "confidence": 0.63, "accuracy": 0.4},
+        {"n": 12, "confidence": 0.8, "accuracy": 1.0},
+    ]
+    found = {code: class_sections.example(bins, code) for code in ("good", "over", "under", "mean_only")}
+    assert {code: shown and shown["n"] for code, shown in found.items()} == {
+        "good": 27,
+        "over": 20,
+        "under": 12,
+        "mean_only": 20,
+    }
+    assert class_sections.example(bins[:1], "over") is None
+
+
 # ------------------------------------------------------------------------------------------- curves, titles, plots
 
 

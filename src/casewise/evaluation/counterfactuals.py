@@ -88,7 +88,7 @@ def _moved(before: pd.DataFrame, after: pd.DataFrame, *, plan: Plan) -> dict[str
     change = (after["y_pred"] - before["y_pred"]).to_numpy(dtype=float)
     error = (before["y_pred"] - before["y_true"]).abs().mean()
     mae = float(error) if np.isfinite(error) else None
-    moved = mean_by_subject(np.abs(change), before["subject"], plan)
+    moved = mean_by_subject(np.abs(change), before["subject"], plan, name="mae")
     return {
         "moved": moved,
         "shift": mean_by_subject(change, before["subject"], plan),

@@ -41,7 +41,7 @@ STACKERS: Mapping[str, Stacker] = {
     "ridge+intercept": Stacker("meta_learner_ridge_w_intercept", ridge=True, intercept=True),
     "logistic": Stacker("meta_learner_logistic", ridge=False, intercept=True),
     "mean": Stacker("mean_of_learners", ridge=False, intercept=False, equal=True),
-    "weighted": Stacker("weighted_mean_of_learners", ridge=False, intercept=False, weighted=True),
+    "weighted": Stacker("meta_learner_weighted", ridge=False, intercept=False, weighted=True),
 }
 META_LEARNERS = tuple(stacker.learner for stacker in STACKERS.values())
 

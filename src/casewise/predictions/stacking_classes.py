@@ -12,7 +12,7 @@ from casewise.errors import CasewiseError
 from casewise.predictions.table import probability_columns, with_decisions
 from casewise.predictions.weighted_mean import weights_of_classes
 
-LEARNERS = {"mean": "mean_of_learners", "weighted": "weighted_mean_of_learners", "logistic": "meta_learner_logistic"}
+LEARNERS = {"mean": "mean_of_learners", "weighted": "meta_learner_weighted", "logistic": "meta_learner_logistic"}
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
 _SAMPLE = ["case", "region", "image"]
 _LEAST = 1e-6

@@ -8,9 +8,9 @@ from typing import Any
 from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.metrics.registry import columns, metric_of
-from casewise.predictions.nested_cv import NESTED
 from casewise.report.markdown.runs import FinishedStudy, pooled
 from casewise.report.sections import validation
+from casewise.report.sections.learners import fitted_learners
 from casewise.report.tables import hardly_varies
 from casewise.report.target_kind_sections import kind_report
 
@@ -48,7 +48,9 @@ def target_values(
         "columns": metrics,
         "units": {run.study.level_of(target) for run in runs if run.has(stage, target)},
         "rows": learner_rows(runs, stage, target, metrics, digits),
-        "combined": stage == "oof" and any(set(run.figures(stage)) - {*run.study.learners, NESTED} for run in runs),
+        "combined": fitted_learners(list(dict.fromkeys(name for run in runs for name in run.figures(stage))))
+        if stage == "oof"
+        else [],
         "readers": _readers(first, stage, target, metrics, digits),
         "references": [
             (name, [f"{stated[metric]:.{digits}f}" if metric in stated else MISSING for metric in metrics])

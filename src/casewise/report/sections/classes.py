@@ -158,7 +158,8 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
 
     `code`: `mean_only` (right on average, single probabilities are not), `good`, `over` or `under` (confident).
     `matches`: the mean probability and the share of correct predictions are nearly equal; if they are not, and the code
-    is one of the first two, there are too few cases to distinguish them.
+    is one of the first two, there are too few cases to distinguish them. `illustrated`: the example shows what `code`
+    says.
     """
     stage = stage or context.stage
     figures = context.figures(stage, context.learner)
@@ -174,14 +175,17 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
         code = "mean_only" if ece_beyond_chance(bins, ece) else "good"
     else:
         code = "over" if confidence > correct else "under"
+    agrees, shown = abs(confidence - correct) < SURE, example(bins, code)
     return {
         "code": code,
         "stage": stage,
         "pooled": context.site if stage == context.stage and context.by_site else "",
-        "matches": abs(confidence - correct) < SURE,
+        "matches": agrees,
         "confidence": confidence,
         "correct": correct,
-        "example": example(bins),
+        "example": shown,
+        "illustrated": shown is not None
+        and (code != "good" or (agrees and abs(shown["right"] / shown["n"] - shown["confidence"]) < SURE)),
         "ece": ece,
         "median_decides": kind_report(context.kind).ordered,
         "scaling": scaling(figures),
@@ -203,15 +207,26 @@ def mean_confidence(bins: list[dict[str, Any]]) -> tuple[float, float] | None:
     return float(round(confidence, 12)), float(round(correct, 12))
 
 
-def example(bins: list[dict[str, Any]]) -> dict[str, Any] | None:
+def example(bins: list[dict[str, Any]], code: str = "good") -> dict[str, Any] | None:
     """The bin of a reliability curve with the most cases: their number, mean probability, and how many are right.
 
-    None where every bin has fewer than ten.
+    An example of probabilities that are wrong (`code`: `over`, `under` or `mean_only`) is a bin in which they are wrong
+    in this way. None where no such bin has ten cases.
 
-    >>> example([{"n": 40, "confidence": 0.7, "accuracy": 0.575}, {"n": 3, "confidence": 0.9, "accuracy": 1.0}])
+    >>> bins = [{"n": 40, "confidence": 0.7, "accuracy": 0.575}, {"n": 12, "confidence": 0.8, "accuracy": 1.0}]
+    >>> example(bins)
     {'n': 40, 'confidence': 0.7, 'right': 23}
+    >>> example(bins, "under")
+    {'n': 12, 'confidence': 0.8, 'right': 12}
     """
     filled = [b for b in bins if (b.get("n") or 0) >= FEWEST_OF_EXAMPLE and is_number(b.get("confidence"))]
+    shows = {
+        "over": lambda gap: gap >= SURE,
+        "under": lambda gap: gap <= -SURE,
+        "mean_only": lambda gap: abs(gap) >= SURE,
+    }
+    if code in shows:
+        filled = [b for b in filled if shows[code](b["confidence"] - b["accuracy"])]
     if not filled:
         return None
     most = max(filled, key=lambda b: b["n"])
@@ -221,13 +236,14 @@ def example(bins: list[dict[str, Any]]) -> dict[str, Any] | None:
 def scaling(figures: dict[str, Any]) -> dict[str, Any] | None:
     """What temperature scaling does to the calibration error, and to the log loss; None where it was not done.
 
-    `code`: `lowers`, `lowers_but_raises_loss`, `no_help`, `raises_but_lowers_loss` or `lowers_loss_only`.
+    `code`: `lowers`, `lowers_but_raises_loss`, `unchanged`, `no_help` (one of them rises and the other does not fall),
+    `raises_but_lowers_loss` or `lowers_loss_only`.
 
     >>> loss = {"log_loss": {"value": 0.43}, "log_loss_calibrated": {"value": 0.4}}
     >>> scaling({"ece": {"value": 0.058}, "ece_calibrated": {"value": 0.059}, **loss})["code"]
     'lowers_loss_only'
     >>> scaling({"ece": {"value": 0.058}, "ece_calibrated": {"value": 0.059}})["code"]
-    'no_help'
+    'unchanged'
     """
     after = (figures.get("ece_calibrated") or {}).get("value")
     if not is_number(after):
@@ -239,7 +255,7 @@ def scaling(figures: dict[str, Any]) -> dict[str, Any] | None:
     if change < -CHANGED:
         code = "lowers_but_raises_loss" if moved > CHANGED else "lowers"
     elif moved >= -CHANGED:
-        code = "no_help"
+        code = "no_help" if max(change, moved) > CHANGED else "unchanged"
     else:
         code = "raises_but_lowers_loss" if change > CHANGED else "lowers_loss_only"
     return {"code": code, "ece": after, "loss": loss, "loss_after": scaled}

@@ -24,11 +24,14 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 
 
 def values(figures: Figures, learner: str, digits: int, *, learners: Iterable[str] = ()) -> dict[str, Any] | None:
-    """The shown learner, if it is a network, and others beside it; `digits` are those of a number's error.
+    """The shown learner, if it is a network, and then the others, the most affected first.
 
-    `apart` are those of `learners` that were not predicted with altered images, because they combine networks.
+    `digits` are those of a number's error. `apart` are those of `learners` that were not predicted with altered images,
+    because they combine networks.
     """
-    networks = sorted(figures, key=lambda name: name != learner)
+    networks = sorted(
+        figures, key=lambda name: (name != learner, -max(map(effect, figures[name].values()), default=0.0))
+    )
     if not networks or not figures[networks[0]]:
         return None
     first = figures[networks[0]]

@@ -72,7 +72,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "forests": [plot for metric in kind.forests if several and (plot := _forest(context, metric))],
         "several": several,
         "comparisons": comparisons,
-        "combined": any(row.cells[0].text == "combined" for row in stages[0][1]),
+        "combined": fitted_learners(list(context.learners)),
         "weights": stacker_tables(context),
         "reports": reports(context) if several and context.classes else [],
         "more_reports": max(0, len(context.learners) - MOST_REPORTS),
@@ -196,7 +196,7 @@ def stacker_tables(context: ReportContext) -> list[tuple[str, list[str], list[Ro
 
 
 def fitted_learners(learners: list[str]) -> list[str]:
-    """The combinations that were fitted on predictions of other sources.
+    """The combinations whose weights were fitted on predictions, for other folds or sources.
 
     >>> fitted_learners(["net", "mean_of_learners"])
     []

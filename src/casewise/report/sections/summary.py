@@ -78,7 +78,7 @@ def choice(context: ReportContext) -> dict[str, Any]:
     """Which learner is shown, how it was chosen, and which others do not differ from it."""
     write, figure = metric_format(context.study, context.outcome), context.figures("oof", context.learner)
     networks = sum(job["model"] == context.learner for job in context.jobs)
-    main = context.metrics.get("main") or {}
+    main, compared = context.metrics.get("main") or {}, kind_report(context.kind).compared
     if len(context.learners) < 2:
         code = "single"
     elif main.get("learner") == context.learner and main.get("chosen_on") == "inner folds":
@@ -97,5 +97,6 @@ def choice(context: ReportContext) -> dict[str, Any]:
         "merit": write.phrase(context.merit),
         "flat": hardly_varies(figure.get(context.merit), context.merit),
         "comparison": comparison(context, context.stage),
+        "by_merit": comparison(context, context.stage, context.merit) if context.merit != compared else None,
         "behind": behind(context, context.stage) if len(context.learners) > 1 else [],
     }
