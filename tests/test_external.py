@@ -303,7 +303,7 @@ def test_names_of_the_studys_own_subjects(done: Run, here: Path, there: Path, tm
     assert "have names of the study's own subjects (C0001, C0002," in said
     assert "`external: {subjects: distinct}`" in said
     spelt = changed(there, tmp_path / "c.csv", subject=lambda names: names.str.lower())
-    assert "9 subjects of" in refused(here, tmp_path / "run2", done, **external(spelt, subjects="named_apart"))
+    assert "9 subjects have names" in refused(here, tmp_path / "run2", done, **external(spelt, subjects="named_apart"))
 
 
 def test_names_of_subjects_that_first_weights_were_trained_on(

@@ -143,7 +143,7 @@ def test_a_bundle_trained_on_the_subjects_that_stop_a_training_is_refused(chests
 
 
 def test_a_bundle_that_saw_a_held_out_subject_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SplitError, match=r"1 subjects.*\(b\)"):
+    with pytest.raises(SplitError, match=r"1 subject held out.*\(b\)"):
         load_weights(build_network(NAME, 1), f"bundle:{bundle(tmp_path, ['a', 'b'])}", held_out=["b", "c"])
 
 
