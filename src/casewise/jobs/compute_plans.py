@@ -43,15 +43,15 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
     for model in dict.fromkeys(job.model for job in waiting):
         # Measuring draws random numbers; the draws of a job must not depend on whether there was a measurement.
         torch.manual_seed(0)
-        study = inputs.of_learner(model).study
-        network = network_of(study, model)
         if model in BASELINES:
+            baseline = inputs.of_learner(model).study
             try:
-                load_first_weights(network, study, model, ())
+                load_first_weights(network_of(baseline, model), baseline, model, ())
             except WeightsError as error:
                 missing.append(str(error))
             plans_by_model[model] = ComputePlan(threads=threads, why="that of every baseline")
             continue
+        network = network_of(study, model)
         try_size(network, size * study.panels.rows, size * study.panels.columns)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:

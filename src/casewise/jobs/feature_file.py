@@ -60,10 +60,3 @@ def compute_features(network: Network, data: PanelDataset) -> Tensor:
                 features = network.features(data.plain_batch(view_slots, device))
             computed.append((network.pooled(features), panel_numbers))
     return mean_over_views(computed, len(data)).clone()
-
-
-def remove_feature_files(jobs: list[Job]) -> None:
-    """Remove the features of finished baselines."""
-    for folder in {job.folder.path.parent for job in jobs}:
-        for path in folder.glob("features-*"):
-            path.unlink(missing_ok=True)

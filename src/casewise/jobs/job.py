@@ -124,9 +124,10 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     Raises:
         SplitError: a held-out subject is among those trained on.
     """
-    inputs = inputs.of_learner(job.model)
     if inputs.study.compute.keep_memory:
         keep_memory()
+    if job.model in BASELINES:
+        inputs = inputs.of_learner(job.model)
     torch.set_num_threads(plan.threads)
     begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     timer = Timer(job.folder.path)

@@ -80,3 +80,10 @@ def begin(job: Job, how: str = "") -> None:
         job.folder.record.remove()
         job.folder.remove_training()
         job.folder.mark.write(made_from)
+
+
+def remove_feature_files(jobs: list[Job]) -> None:
+    """Remove the features that the baselines of a run shared."""
+    for folder in {job.folder.path.parent for job in jobs}:
+        for path in folder.glob("features-*"):
+            path.unlink(missing_ok=True)

@@ -37,9 +37,8 @@ def train(
         CasewiseError: a network cannot be trained, or the folder contains networks of another study.
     """
     from casewise.jobs.backends.local import run_jobs
-    from casewise.jobs.feature_file import remove_feature_files
     from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
-    from casewise.jobs.plan import JobInputs, expand
+    from casewise.jobs.plan import JobInputs, expand, remove_feature_files
 
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
     if external:
