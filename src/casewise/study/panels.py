@@ -195,6 +195,11 @@ class Panels(StudyModel):
         return self.bag if self.bags else self.rows * self.columns
 
     @property
+    def picture_grid(self) -> tuple[int, int]:
+        """Rows and columns of the picture of a panel for people; a bag of slices is shown by nine of them."""
+        return (3, 3) if self.bags else (self.rows, self.columns)
+
+    @property
     def bags(self) -> bool:
         """Whether a network takes bags of single images instead of grids."""
         return self.pooling in BAGS
