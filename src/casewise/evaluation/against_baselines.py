@@ -11,7 +11,7 @@ from casewise.study.baselines import BASELINES
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -19,9 +19,18 @@ if TYPE_CHECKING:
 
 
 def against_baselines(
-    predictions: pd.DataFrame, outcomes: Outcomes, metrics: Mapping[str, Any], main: Mapping[str, Any], plan: Plan
+    predictions: pd.DataFrame,
+    outcomes: Outcomes,
+    metrics: Mapping[str, Any],
+    main: Mapping[str, Any],
+    plan: Plan,
+    *,
+    networks: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """The differences of the headline's learner from the best baseline; None without one of them.
+
+    If the learner is none of the `networks`, it combines several; the best network by the merit is then compared as
+    well.
 
     The baseline is the best by the merit out of fold (or at the stage, if there is nothing out of fold), so it has the
     advantage of having been chosen; the differences are the learner's figures minus the baseline's.
@@ -29,7 +38,24 @@ def against_baselines(
     Returns:
         `learner`, `baseline`, `stage`, `n_subjects`, `rough`, and `differences[metric]` = {difference, low, high,
         indistinguishable}; positive differences favour the learner if larger values of the metric are better.
+        `network`: the same of the best network.
     """
+    compared = _compared(predictions, outcomes, metrics, main, plan)
+    if compared is None or main["learner"] in networks:
+        return compared
+    stage, target, merit = compared["stage"], main["target"], compared["merit"]
+    chosen_on = "oof" if "oof" in metrics else stage
+    values = {name: metrics[chosen_on].get(name, {}).get(target, {}).get(merit, {}).get("value") for name in networks}
+    defined = {name: value for name, value in values.items() if value is not None}
+    if defined:
+        best = max(defined, key=lambda name: defined[name])
+        compared["network"] = _compared(predictions, outcomes, metrics, {**main, "learner": best}, plan)
+    return compared
+
+
+def _compared(
+    predictions: pd.DataFrame, outcomes: Outcomes, metrics: Mapping[str, Any], main: Mapping[str, Any], plan: Plan
+) -> dict[str, Any] | None:
     stage, learner, target = str(main.get("stage")), main.get("learner"), main["target"]
     fitted = [name for name in BASELINES if target in metrics.get(stage, {}).get(name, {})]
     if learner is None or learner in BASELINES or not fitted:

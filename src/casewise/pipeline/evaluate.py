@@ -53,7 +53,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
     results["over_folds"] = evaluation.plain(over_folds(predictions, names, classes_by_target))
     if compared := against_baselines(
-        predictions, outcomes(study, predictions), results["metrics"], results["main"], plan
+        predictions, outcomes(study, predictions), results["metrics"], results["main"], plan, networks=study.networks
     ):
         results["against_baselines"] = evaluation.plain(compared)
     results["notes"] += _caveats(study, predictions, results, folder)

@@ -17,8 +17,9 @@ def against(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     """Values for one sentence; None where nothing was evaluated.
 
     `code` is `better`, `worse` or `open` (the interval of the difference includes 0) for the shown learner beside the
-    baseline, `few` without an interval, `itself` if the shown learner is a baseline, `off` with the stated reason, and
-    `absent` in results of earlier versions.
+    baseline, `same` where both have the same figures in every resample, `few` without an interval, `itself` if the
+    shown learner is a baseline, `off` with the stated reason, and `absent` where none was fitted. `network` has the
+    values of the best network, if the shown learner combines several.
     """
     main = metrics.get("main") or {}
     if main.get("learner") is None:
@@ -28,6 +29,13 @@ def against(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     compared = metrics.get("against_baselines")
     if compared is None:
         return {"code": "off", "reason": study.baselines.off} if study.baselines.off else {"code": "absent"}
+    return _values(study, metrics, compared) | {
+        "network": _values(study, metrics, compared["network"]) if compared.get("network") else None
+    }
+
+
+def _values(study: Study, metrics: Mapping[str, Any], compared: Mapping[str, Any]) -> dict[str, Any]:
+    main = metrics["main"]
     differences = compared["differences"]
     name = compared["merit"] if compared["merit"] in differences else next(iter(differences))
     difference = differences[name]
@@ -35,6 +43,8 @@ def against(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     figures = {key: stage[compared[key]][main["target"]][name] for key in ("learner", "baseline")}
     gain = difference["difference"] * (1 if metric_of(name).larger_is_better else -1)
     code = "few" if difference["low"] is None else "open" if difference["indistinguishable"] else ""
+    if difference["low"] == difference["high"] == 0:
+        code = "same"
     return {
         "code": code or ("better" if gain > 0 else "worse"),
         "learner": compared["learner"],
