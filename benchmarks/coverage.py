@@ -276,20 +276,20 @@ def main() -> None:
     settings = parser.parse_args()
     start = time.perf_counter()
     show = partial(print, flush=True)
-    found = {model.title: coverage(model, SUBJECTS, settings.studies, show) for model in (*NUMBERS, *CLASSES)}
+    coverage_of = {model.title: coverage(model, SUBJECTS, settings.studies, show) for model in (*NUMBERS, *CLASSES)}
     every = [f"{number} subjects" for number in SUBJECTS]
     bins = [f"{low} to {high - 1}" for low, high in itertools.pairwise(RESTS_ON[:-1])]
     bins.append(f"{RESTS_ON[-2]} or more")
 
     def section(models: Sequence[NumberModel | ClassModel], which: int, columns: Sequence[str]) -> str:
         return "\n\n".join(
-            f"### {model.title[0].upper()}{model.title[1:]}\n\n{markdown(found[model.title][which], columns)}"
+            f"### {model.title[0].upper()}{model.title[1:]}\n\n{markdown(coverage_of[model.title][which], columns)}"
             for model in models
         )
 
     page = PAGE.format(
         studies=settings.studies,
-        finding=finding([by_all for by_all, _ in found.values()]),
+        finding=finding([by_all for by_all, _ in coverage_of.values()]),
         numbers=section(NUMBERS, 0, every),
         classes=section(CLASSES, 0, every),
         rests_on=section(CLASSES, 1, bins),

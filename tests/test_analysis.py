@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, mean_absolute_error
 
 import casewise as cw
-from casewise.console import Silent, Terminal, default_show
+from casewise.console import Silent, Terminal, default_show, shown_at
 from casewise.errors import CasewiseError, RunError
 from casewise.report.figures.confusion import confusion
 from casewise.run_folder import RunFolder
@@ -275,8 +275,11 @@ def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
 def test_progress_is_shown_in_interactive_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("sys.ps1", raising=False)
     assert isinstance(default_show(), Silent)
+    assert isinstance(shown_at(True), Terminal)
     monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
     assert isinstance(default_show(), Terminal)
+    assert isinstance(shown_at(None), Terminal)
+    assert isinstance(shown_at(False), Silent)
 
 
 def test_a_run_goes_to_the_folder_of_its_name(chests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -540,3 +540,12 @@ def test_a_class_of_one_source_is_not_to_be_left_out() -> None:
     both = images.assign(site=["a", "b", "b", "a", "b"])
     assert _lone_class(both, "site", "label", np.array([0.0, 0.0, 1.0, 1.0, 1.0]), ["ill", "well"]) is None
     assert "leave_out: site" in remedy("column", "site")
+
+
+@pytest.mark.parametrize("kind", ["column", "other-column"])
+def test_a_quantity_is_not_left_out_as_a_source(kind: Any) -> None:
+    for reading in ("numbers", "codes"):
+        advice = remedy(kind, "haze", reading=reading)
+        assert "within one haze" not in advice
+        assert ("leave_out: haze" in advice) is (reading == "codes")
+    assert "leave_out: ward" in remedy(kind, "ward")

@@ -80,7 +80,7 @@ def test_filled_items_agree_with_the_run(alone: tuple[Path, Path]) -> None:
     accuracy = f"{main['metrics']['accuracy']['value']:.2f}"
     assert accuracy in items["38"].text
     page = (alone[0] / "report.html").read_text()
-    assert all(f'id="{item.place}"' in page for item in items.values() if item.place)
+    assert all(f'id="{item.section_id}"' in page for item in items.values() if item.section_id)
     assert {item.id for item in items.values() if item.text} < {item.id for item in items.values() if item.fact}
 
 
@@ -92,7 +92,7 @@ def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Pat
         items = facts_of(folder, name)
         for number in ids:
             assert items[number].fact
-            assert (items[number].by, items[number].text, items[number].place) == (lists.AUTHOR, "", "")
+            assert (items[number].by, items[number].text, items[number].section_id) == (lists.AUTHOR, "", "")
     other = make_chest(tmp_path / "there", subjects=6, size=(64, 64), seed=8)
     external = {"cohort": other, "name": "valley", "subjects": "distinct"}
     outside = run(chest_study(table, **FAST, external=external), folder).folder
@@ -103,7 +103,7 @@ def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Pat
     assert values["figures"][0][1] == figures["test_resnet"]["label"]["accuracy"]
     for name, number in (("claim", "33"), ("stard-ai", "29"), ("tripod-ai", "20c")):
         item = facts_of(outside, name)[number]
-        assert (item.by, item.place) == (lists.RUN, "external")
+        assert (item.by, item.section_id) == (lists.RUN, "external")
 
 
 def test_the_three_formats_hold_the_same_items(alone: tuple[Path, Path]) -> None:

@@ -101,7 +101,9 @@ def test_a_run_folder_predicts_by_the_mean_of_its_folds(done: Run, new: Path) ->
     assert len(mean) == len(pd.read_csv(new))
 
 
-def test_a_folder_of_photographs_and_a_data_frame_are_cases(done: Run, new: Path, tmp_path: Path) -> None:
+def test_a_folder_of_photographs_and_a_data_frame_are_cases(
+    done: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = load_bundle(done.folder / "jobs" / "cnn" / "fold1")
     table = pd.read_csv(new)
     by_table = model.predict(table, root=new.parent)
@@ -110,10 +112,24 @@ def test_a_folder_of_photographs_and_a_data_frame_are_cases(done: Run, new: Path
     folder.mkdir()
     for path in table["path"]:
         shutil.copy(new.parent / path, folder / path.replace("/", "-"))
-    by_folder = model.predict(folder)
+    with caplog.at_level("WARNING", logger="casewise"):
+        by_folder = model.predict(folder)
+    assert any("subject" in record.getMessage() for record in caplog.records)
     assert len(by_folder) == len(table)
     column = f"probability of {THREE[0]}"
     assert sorted(by_folder[column]) == sorted(by_table[column])
+
+
+def test_a_table_with_other_names_of_columns_is_read_with_their_names(done: Run, new: Path, tmp_path: Path) -> None:
+    model = load_bundle(done.folder / "jobs" / "cnn" / "fold1")
+    foreign = pd.read_csv(new).rename(columns={"path": "Datei", "subject": "Patientin"})
+    with pytest.raises(CasewiseError, match=r'columns=\{"path": "') as refused:
+        model.predict(foreign, root=new.parent)
+    assert "in the study" not in str(refused.value)
+    with pytest.raises(CasewiseError, match=r'columns=\{"path": "NAME"\}'):
+        model.predict(foreign, columns={"path": "Bild", "subject": "Patientin"}, root=new.parent)
+    columns = {"path": "Datei", "subject": "Patientin"}
+    pd.testing.assert_frame_equal(model.predict(foreign, columns=columns, root=new.parent), model.predict(new))
 
 
 def test_what_is_no_bundle_is_refused(done: Run, tmp_path: Path) -> None:

@@ -114,6 +114,14 @@ class TestCharacteristics:
         assert (ward["unit"], ward["sides"]["0"]["counts"]) == ("case", [2, 1])
         assert (sex["unit"], sex["sides"]["0"]["counts"]) == ("subject", [1, 1])
 
+    def test_german_names_and_columns_of_the_audit_are_described(self, table: Path) -> None:
+        study = chest_study(table, **settings(), audit={"columns": ["ward", "region"]})
+        images = pd.DataFrame({"subject": ["A"], "case": ["A/1"], "path": ["x"], "region": ["lung"]})
+        images = images.assign(
+            label=[0.0], Geschlecht=["w"], Patientenalter=["61"], Alter=["61"], Gerät=["X"], ward=["1"]
+        )
+        assert list(described_columns(study, images)) == ["ward", "Geschlecht", "Alter", "Gerät"]
+
 
 class TestColumnsOfSubgroups:
     def test_a_missing_column_is_named_with_the_nearest(self, table: Path) -> None:

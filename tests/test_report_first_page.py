@@ -20,9 +20,11 @@ from casewise.report.figures.agreement import Limits, bland_altman
 from casewise.report.markdown.target_tables import figure
 from casewise.report.page import render
 from casewise.report.sections import agreement, participants, summary, summary_classes, tiles
+from casewise.report.sections import audit as audit_sections
 from casewise.report.sections import classes as class_sections
 from casewise.report.tables import MetricFormat
 from casewise.report.terms import report_title
+from tests import report_contexts
 from tests.report_contexts import check_page, classes, numbers, section_of, study_of_numbers
 
 
@@ -65,6 +67,48 @@ def judged_again(context: ReportContext) -> ReportContext:
 # ---------------------------------------------------------------------------------------- figures and one sentence
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "not_shown"), [(1.4, 2.3, True), (1.4, 2.0, False), (2.2, 2.6, False), (None, None, False)]
+)
+def test_an_interval_that_includes_the_guess_shows_no_model_better_than_it(
+    low: float | None, high: float | None, not_shown: bool, of_numbers: ReportContext, of_classes: ReportContext
+) -> None:
+    """The tile and the headline say so for the error and for the accuracy, and nothing without an interval."""
+    for context, metric in ((of_numbers, "mae"), (of_classes, "accuracy")):
+        context = with_guess(context, code="guess_mean", error=2.07)
+        guess = tiles.naive(context)
+        assert guess is not None
+        shift = guess["value"] - 2.07
+        ends = [None if end is None else end + shift for end in (low, high)]
+        context = report_contexts.with_figure(context, metric, ends[0], 1.8 + shift, ends[1])  # type: ignore[arg-type]
+        guess = tiles.naive(context)
+        assert guess is not None
+        assert guess["not_shown"] is not_shown
+        tile = next(tile for tile in tiles.tiles(context) if tile["code"] == metric)
+        assert tile["beside"]["not_shown"] is not_shown
+        sentence = re.search(r'data-code="headline">(.*?)</p>', section_of(render(context), "summary"), re.DOTALL)
+        assert sentence is not None
+        assert ("not shown" in sentence[1]) is not_shown
+
+
+def test_contents_and_page_have_one_order(of_numbers: ReportContext, of_classes: ReportContext) -> None:
+    for context in (of_numbers, of_classes):
+        page = render(context)
+        contents = re.findall(r'<li><a href="#([\w-]+)">', page[: page.index("</nav>")])
+        assert contents == re.findall(r'<section id="([\w-]+)"', page)
+        assert len(contents) > 5
+
+
+def test_the_first_warning_of_the_audit_is_named(of_classes: ReportContext) -> None:
+    assert of_classes.audit is not None
+    warned = [finding for finding in of_classes.audit["findings"] if finding["level"] == "warning"]
+    context = dataclasses.replace(of_classes, audit={**of_classes.audit, "findings": warned})
+    first = audit_sections.first_screen(context)["warnings"][0]["subject"]  # type: ignore[index]
+    box = re.search(r'<div class="warned warning">.*?</div>', section_of(render(context), "summary"), re.DOTALL)
+    assert box is not None
+    assert first["name"] in box[0]
+
+
 def test_figures_and_one_sentence_stand_before_all_else(of_numbers: ReportContext, of_classes: ReportContext) -> None:
     for context in (of_numbers, of_classes):
         text = section_of(render(context), "summary")
@@ -81,7 +125,7 @@ def test_figures_and_one_sentence_stand_before_all_else(of_numbers: ReportContex
 def test_a_guess_stands_beside_the_error(of_numbers: ReportContext) -> None:
     assert tiles.naive(dataclasses.replace(of_numbers, metrics={**of_numbers.metrics, "notes": []})) is None
     context = with_guess(of_numbers, code="guess_mean", error=12.34)
-    assert tiles.naive(context) == {"code": "mean", "name": "", "value": 12.34}
+    assert tiles.naive(context) == {"code": "mean", "name": "", "value": 12.34, "not_shown": False}
     beside = {tile["code"]: tile["beside"] for tile in tiles.tiles(context)}
     assert beside["mae"]["value"] == "12.3"
     assert (beside["ccc"]["code"], beside["ccc"]["value"]) == ("chance", "0.00")

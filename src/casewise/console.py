@@ -307,6 +307,13 @@ def _wrapped(line: str, width: int | None) -> list[str]:
     return [piece.replace("\0", " ") for piece in lines]
 
 
+def shown_at(show: Show | bool | None) -> Show:
+    """Where progress is reported: True is the screen or terminal, False nowhere, None the default."""
+    if isinstance(show, bool):
+        return Terminal() if show else Silent()
+    return show or default_show()
+
+
 def default_show() -> Show:
     """Where functions report their progress: in a notebook or an interactive session on the screen, else nowhere."""
     return Terminal() if hasattr(sys, "ps1") else Silent()

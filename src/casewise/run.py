@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-def run(study: Study | Path | str, output: Path | str | None = None, *, show: Show | None = None) -> Run:
+def run(study: Study | Path | str, output: Path | str | None = None, *, show: Show | bool | None = None) -> Run:
     """Run a study, or that of a study file; run again, it continues and repeats nothing that is finished.
 
     Args:
         output: the run folder; by default `runs/` and the study's name.
         show: where progress is reported; by default the screen of a notebook or an interactive session, and nowhere
-            in a script.
+            in a script. `True`: on the screen or terminal; `False`: nowhere.
 
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
-    from casewise.console import default_show
+    from casewise.console import shown_at
     from casewise.pipeline.audit import audit
     from casewise.pipeline.counterfactuals import counterfactuals
     from casewise.pipeline.evaluate import evaluate
@@ -42,7 +42,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.study.loading import checked_study, read_study
 
     study = read_study(study) if isinstance(study, (str, Path)) else checked_study(study)
-    show, run_folder = show or default_show(), RunFolder(Path(output or Path("runs") / study.name))
+    show, run_folder = shown_at(show), RunFolder(Path(output or Path("runs") / study.name))
     with run_folder.lock():
         cohort = read(study, run_folder, show)
         splits = split(study, cohort, run_folder, show)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -166,7 +166,12 @@ class Run:
         return explain_case(self.files, case, networks, map_size=map_size)
 
     def predict(
-        self, cases: Path | str | pd.DataFrame, *, root: Path | str | None = None, store: Path | str | None = None
+        self,
+        cases: Path | str | pd.DataFrame,
+        *,
+        columns: Mapping[str, str] | None = None,
+        root: Path | str | None = None,
+        store: Path | str | None = None,
     ) -> pd.DataFrame:
         """Predict new cases with the run's networks; labels are neither needed nor read.
 
@@ -178,7 +183,7 @@ class Run:
         from casewise.console import default_show
         from casewise.inference.model import load_bundle
 
-        return load_bundle(self.folder).predict(cases, root=root, store=store, show=default_show())
+        return load_bundle(self.folder).predict(cases, columns=columns, root=root, store=store, show=default_show())
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"

@@ -147,9 +147,28 @@ _MEANINGS = {
 }
 _COLUMN_REMEDIES = {
     "levels": "Cross-validate with `split: {{leave_out: {name}}}`, or restrict the study to one {name} (`where:`)",
+    "codes": (
+        "If the numbers of {name} stand for sites, devices or other sources, cross-validate with `split: {{leave_out: "
+        "{name}}}`; if {name} is a quantity, match the classes by it, and report results in ranges of it "
+        "(`evaluation.subgroups`)"
+    ),
     "dates": "Compare classes from the same period (`where:`), or match them by {name}",
-    "numbers": "Match the classes by {name}, and report results at each {name}",
+    "numbers": "Match the classes by {name}, and report results in ranges of it (`evaluation.subgroups`)",
     "sizes": "Compare within one {name} (`where:`)",
+}
+# For columns with other than the usual names that are no levels.
+_QUANTITY_REMEDIES = {
+    "codes": (
+        "If the numbers of {name} stand for sites, devices or other sources, name it in `audit.columns` and "
+        "cross-validate with `split: {{leave_out: {name}}}`; if {name} is a quantity that describes how images were "
+        "taken, match the classes by it; if it describes the disease, accept the finding with that reason"
+    ),
+    **dict.fromkeys(
+        ("numbers", "dates", "sizes"),
+        "If {name} describes how images were taken, name it in `audit.columns`, match the classes by it, and report "
+        "results in ranges of it (`evaluation.subgroups`); if it describes the disease, accept the finding with that "
+        "reason",
+    ),
 }
 _REMEDIES = {
     "files": "Compare within one source (`where:`), {leave_out}, and save all images in the same way",
@@ -289,16 +308,18 @@ def remedy(
     """What to do, naming the study's key or the table's column.
 
     Args:
+        reading: the type of a column's cells: `levels`, `codes` (few different numbers), `numbers`, `dates`, `sizes`.
         lone: a class that occurs in one source only, so that no source can be left out and tested.
 
     >>> remedy("column", "site")
     'Cross-validate with `split: {leave_out: site}`, or restrict the study to one site (`where:`).'
     """
-    if kind != "other-column" and lone and (reading == "levels" or kind != "column"):
+    if kind != "other-column" and lone and (reading in ("levels", "codes") or kind != "column"):
         return _lone_remedy(kind, source or name, lone, mask)
     where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` on the column of the source"
     leave_out = f"cross-validate with {where}"
-    text = _COLUMN_REMEDIES[reading] if kind == "column" else _REMEDIES[kind]
+    by_reading = {"column": _COLUMN_REMEDIES, "other-column": _QUANTITY_REMEDIES}.get(kind, {})
+    text = by_reading.get(reading) or _REMEDIES[kind]
     return f"{text.format(name=name, mask=mask, source=source, leave_out=leave_out)}."
 
 

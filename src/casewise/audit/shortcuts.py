@@ -26,6 +26,7 @@ from casewise.audit.metadata import (
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
 from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
+from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.labels import panel_values
 from casewise.targets import kind_named
 
@@ -400,6 +401,8 @@ def _findings(
         reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)
         named = kind in ("column", "other-column")
         over = (column if column in images else f"table_{column}") if named else tabled
+        if named and over in images:
+            reading = _reading(reading, images[over])
         classes = study.classes_of(best.target)
         lone = _lone_class(images, over, best.target, labels[best.target], classes) if over and over in images else None
         advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask, lone=lone)
@@ -407,6 +410,16 @@ def _findings(
         ordered.append((rank, Finding(code, level, text, figures, remedy=advice)))
     # the source first, because it explains the others
     return [finding for _, finding in sorted(ordered, key=lambda pair: pair[0])]
+
+
+def _reading(reading: str, cells: pd.Series) -> str:
+    """How a remedy reads a column: levels that are all numbers are `codes` of sources or a quantity of few values.
+
+    >>> import pandas as pd
+    >>> [_reading("levels", pd.Series(cells)) for cells in (["0", "1", ""], ["A", "1"])]
+    ['codes', 'levels']
+    """
+    return "codes" if reading == "levels" and numbers_in(recorded(cells)) is not None else reading
 
 
 def _lone_class(images: pd.DataFrame, column: str, target: str, values: Floats, classes: list[str]) -> LoneClass | None:

@@ -21,14 +21,22 @@ COMMON = (
     *("age", "sex", "gender", "ethnicity", "race", "skintone", "skintype", "fitzpatrick", "country"),
     *("site", "centre", "center", "hospital", "institution", "clinic", "source", "dataset"),
     *("device", "manufacturer", "camera", "scanner"),
+    *("alter", "geschlecht", "ethnie", "herkunft", "hautton", "hauttyp", "land"),
+    *("standort", "zentrum", "klinik", "krankenhaus", "quelle", "datensatz", "gerät", "geraet", "hersteller", "kamera"),
 )
 SUBJECT, CASE = "subject", "case"
 
 
 def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
-    """The columns of the table to describe, with their names in the cohort's images: subgroups, then common ones."""
+    """The columns of the table to describe, with their names in the cohort's images.
+
+    Those of subgroups come first, then those that the study names for the audit, then common ones.
+    """
+    audited = [column for column in study.audit.columns or [] if table_column(study, images, column) not in STORED]
     named = {
-        column: stored for column in study.evaluation.subgroup_cuts if (stored := table_column(study, images, column))
+        column: stored
+        for column in dict.fromkeys([*study.evaluation.subgroup_cuts, *audited])
+        if (stored := table_column(study, images, column))
     }
     others = [str(column) for column in images if column not in STORED and column not in study.targets]
     common = {column: column for column in others if plain_name(column) in COMMON and column not in named.values()}
@@ -41,7 +49,7 @@ def plain_name(column: str) -> str:
     >>> plain_name("Patient Sex"), plain_name("skin_tone")
     ('sex', 'skintone')
     """
-    plain = re.sub(r"[^a-z]", "", column.removeprefix("table_").casefold())
+    plain = re.sub(r"[\W\d_]", "", column.removeprefix("table_").casefold())
     return re.sub("^(patient|subject)", "", plain)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,18 @@ from casewise.inference.run_members import members_of
 from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
+# What the errors of a study say of its columns, and what is said in place of it where a table is predicted.
+COLUMN_HINTS = {
+    re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study"): r', or give `columns={"\1": "\2"}`',
+    re.compile(r"columns: (\w+) is (.*?), which is not a column of the table\."): (
+        r'columns: \1 is \2, which is not a column of the table. If it has another name there, give `columns={"\1": '
+        r'"NAME"}`.'
+    ),
+}
 IN_STUDY = re.compile(r", or write `[^`]*` in the study")
 
 
@@ -38,6 +48,7 @@ class TrainedModel:
         self,
         cases: Path | str | pd.DataFrame,
         *,
+        columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
         store: Path | str | None = None,
         show: Show | None = None,
@@ -47,6 +58,8 @@ class TrainedModel:
         Args:
             cases: a table (CSV, Parquet or a data frame) with the columns of the training table other than the
                 labels, or a folder of photographs.
+            columns: standard name -> the table's column, such as `{"path": "file", "subject": "patient"}`; the others
+                are those of the study.
             root: the folder that paths in the table are relative to; by default the table's own, and for a data frame
                 the working directory.
             store: a folder for the prepared images, to be used again; by default a temporary one.
@@ -68,15 +81,19 @@ class TrainedModel:
         from casewise.study.scores import study_scores
 
         with tempfile.TemporaryDirectory() as temporary:
-            table = write_table(cases, self.members[0], Path(temporary))
+            bundle = _with_columns(self.members[0], columns or {})
+            table = write_table(cases, bundle, Path(temporary))
             if root is None:
                 root = Path.cwd() if table.is_relative_to(temporary) else table.parent
-            study = self.members[0].study(table, Path(root).absolute())
+            study = bundle.study(table, Path(root).absolute())
             try:
                 new = prepare_new_cases(study, Path(store) if store else Path(temporary), show or Silent())
             except CasewiseError as error:
                 # there is no study file to write into, and the file of a data frame is one that nobody has seen
-                text = IN_STUDY.sub("", str(error))
+                text = str(error)
+                for pattern, hint in COLUMN_HINTS.items():
+                    text = pattern.sub(hint, text)
+                text = IN_STUDY.sub("", text)
                 if table.is_relative_to(temporary):
                     text = text.replace(str(table), "cases").replace(table.name, "cases")
                 raise type(error)(text) from error
@@ -132,6 +149,11 @@ def load_bundle(folder: Path | str) -> TrainedModel:
     if different:
         raise RunError(f"{different.folder} and {first.folder} do not predict the same targets.")
     return TrainedModel(folder, members)
+
+
+def _with_columns(bundle: Bundle, columns: Mapping[str, str]) -> Bundle:
+    """The bundle that reads other columns of a table than its study did."""
+    return replace(bundle, settings={**bundle.settings, "columns": {**bundle.settings["columns"], **columns}})
 
 
 def _targets(bundle: Bundle) -> list[tuple[object, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.inference.bundle import Bundle
     from casewise.study.schema import Study
+
+log = logging.getLogger("casewise")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ def _table_of_folder(folder: Path, bundle: Bundle) -> pd.DataFrame:
         files = [path for path in folder.iterdir() if path.name.casefold().endswith(ENDINGS) and path.name[0] != "."]
         if not files:
             raise CasewiseError(f"{folder} contains no images ({', '.join(ENDINGS)}).")
+        if len(files) > 1:
+            log.warning(
+                "%s has no subfolders, so each of its %d images counts as a subject of its own. If subjects have "
+                "several images, give a table with the columns %s.",
+                folder,
+                len(files),
+                _columns(bundle),
+            )
         files.sort(key=lambda path: natural(path.name))
         return pd.DataFrame({heading("path"): map(str, files), heading("subject"): [path.name for path in files]})
     images = read_layout(folder, regions=regions, classes=[]).images

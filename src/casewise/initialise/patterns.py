@@ -102,8 +102,8 @@ def stated_pattern(text: str) -> Pattern:
 def read_all(pattern: Pattern, paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """What each path states, and the paths that do not match."""
     values = {path: pattern.read(path) for path in paths}
-    return {path: found for path, found in values.items() if found is not None}, [
-        path for path, found in values.items() if found is None
+    return {path: stated for path, stated in values.items() if stated is not None}, [
+        path for path, stated in values.items() if stated is None
     ]
 
 

@@ -114,15 +114,15 @@ def rows_of_table(
                 f"WHICH COLUMN NAMES THE {images.noun.upper()}S? {files[0].name!r} was taken; {names_text(rivals, 3)} "
                 f"would give the rows other {images.noun}s. Write the names with their endings into the right one."
             )
-        if elsewhere := [pair for column in files for pair in in_other_folders(column, cells[column.name])]:
+        if in_others := [pair for column in files for pair in in_other_folders(column, cells[column.name])]:
             result.doubts.append(
-                f"CELLS THAT NAME ANOTHER FOLDER than that of their {images.noun}: {len(elsewhere):,}, such as "
-                f"{elsewhere[0][0][:80]} for {elsewhere[0][1]}. Only the names of the files agree: check that they are "
+                f"CELLS THAT NAME ANOTHER FOLDER than that of their {images.noun}: {len(in_others):,}, such as "
+                f"{in_others[0][0][:80]} for {in_others[0][1]}. Only the names of the files agree: check that they are "
                 f"the same {images.noun}s."
             )
     else:
         unique = [name for name, values in cells.items() if _identifies(name, values)]
-        columns, found = by_names_of_subjects(cells, images, unique)
+        columns, paths_of_row = by_names_of_subjects(cells, images, unique)
         if not columns:
             first = next((name for name in unique or cells if not _of_people(name, cells[name])), "")
             shown = names_text([v[:60] for v in dict.fromkeys(cells[first])], 3) if first else ""
@@ -132,13 +132,13 @@ def rows_of_table(
                 f"{f'; cells of {first!r} are, for example, {shown}' if first else ''}. Add a column with the file "
                 "names, or name another folder with --images."
             )
-        rows = [ImageRow(i, path) for i in range(count) for path in found.get(i, [""])]
+        rows = [ImageRow(i, path) for i in range(count) for path in paths_of_row.get(i, [""])]
         result = ImageRows(rows, changed=True)
         result.understood.append(
             f"Images: no column names files; {' and '.join(map(repr, columns))} occur in the names of folders or files."
         )
         name = next((name for name in columns if not _of_people(name, cells[name])), "")
-        lacking = [cells[name][i] if name else f"row {numbers[i]}" for i in range(count) if i not in found]
+        lacking = [cells[name][i] if name else f"row {numbers[i]}" for i in range(count) if i not in paths_of_row]
     used = Counter(row.path for row in result.rows if row.path)
     masks = mask_files(cells, images)
     unused = [path for path in images.paths if path not in used and path not in masks]
@@ -199,10 +199,10 @@ def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
         ImageRow(
             -1,
             path,
-            **{name: found[name] for name in standard if name in found},  # type: ignore[arg-type]
-            others={name: text for name, text in found.items() if name not in standard},
+            **{name: stated_values[name] for name in standard if name in stated_values},  # type: ignore[arg-type]
+            others={name: text for name, text in stated_values.items() if name not in standard},
         )
-        for path, found in values.items()
+        for path, stated_values in values.items()
     ]
     result = ImageRows(rows, doubts=list(pattern.doubts), changed=True)
     result.origins = dict.fromkeys(pattern.fields, "file names")
@@ -371,7 +371,7 @@ def table_text(
     Columns that name people are left out.
     """
     standard = ["path", "subject", *(name for name in ("visit", "date", "sequence", "split") if rows.has(name))]
-    found = [FOUND] if rows.missing else []
+    image_column = [FOUND] if rows.missing else []
     consumed = {target.column, roles.subject, *roles.people, *(column.name for column in rows.files)}
     consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "split", "sequence")}
     others = {name: _free(name, [*standard, target.name]) for name in cells if name not in consumed}
@@ -380,11 +380,11 @@ def table_text(
     extra = list(dict.fromkeys(name for row in rows.rows for name in row.others))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    heads = [*standard, *found, target.name, *others.values()]
+    heads = [*standard, *image_column, target.name, *others.values()]
     writer.writerow(map(guarded, [*heads, *(_free(name, heads) for name in extra)]))
     for row, label in zip(rows.rows, labels, strict=True):
         record = [getattr(row, name) for name in standard]
-        record += ["yes" if row.path else "no"] if found else []
+        record += ["yes" if row.path else "no"] if image_column else []
         record += [label, *(cells[name][row.source] for name in others), *(row.others.get(name, "") for name in extra)]
         writer.writerow(map(guarded, record))
     return buffer.getvalue()

@@ -36,7 +36,7 @@ class Item:
     Attributes:
         topic: in our own words.
         fact: the name of what the run says about it; None where only the author can fill it in.
-        text, place: what the run says, and the section of the report where it stands; empty if it says nothing.
+        text, section_id: what the run says, and the section of the report where it stands; empty if it says nothing.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Item:
     topic: str
     fact: str | None = None
     text: str = ""
-    place: str = ""
+    section_id: str = ""
 
     @property
     def by(self) -> str:
@@ -96,8 +96,9 @@ def filled(checklist: Checklist, run: FinishedStudy) -> Checklist:
             items.append(item)
             continue
         text = " ".join(str(getattr(module, item.fact)(values)).split())
-        place = FACTS[item.fact][0]
-        items.append(replace(item, text=text, place=place if f'<section id="{place}"' in report else ""))
+        section_id = FACTS[item.fact][0]
+        shown = f'<section id="{section_id}"' in report
+        items.append(replace(item, text=text, section_id=section_id if shown else ""))
     return Checklist(checklist.name, checklist.source, checklist.main_items, tuple(items))
 
 
@@ -117,7 +118,7 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(("item", "section", "topic", "filled_in_by", "what_the_run_says", "place_in_the_report"))
         writer.writerows(
-            [guarded(cell) for cell in (i.id, i.section, i.topic, i.by, i.text, i.place)] for i in checklist.items
+            [guarded(cell) for cell in (i.id, i.section, i.topic, i.by, i.text, i.section_id)] for i in checklist.items
         )
         return buffer.getvalue()
     values = {"checklist": checklist, "study": run.study, "filled": sum(item.by == RUN for item in checklist.items)}

@@ -49,6 +49,7 @@ def templates(*, html: bool) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
+    environment.filters["format"] = formatting.formatted
     environment.filters["hardly_varies"] = hardly_varies
     environment.filters["chance_is_share"] = lambda name: metric_of(name).chance_is_share
     environment.filters["metric_title"] = lambda name: metric_of(name).title

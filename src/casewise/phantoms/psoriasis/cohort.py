@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -144,10 +142,18 @@ def _draw_all(cohort: CohortFolder, processes: int) -> Iterator[int]:
     if processes == 1:
         yield from map(draw_series, series)
         return
-    # A fork of a parent that has loaded torch, and therefore has threads, can deadlock.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(series)), context, cv2.setNumThreads, (1,)) as pool:
-        yield from pool.map(draw_series, series)
+    from joblib import Parallel, delayed
+
+    # A fork of a parent that has loaded torch, and therefore has threads, can deadlock; other new processes execute
+    # the script that calls this function once more, but those of loky do not.
+    workers = Parallel(
+        n_jobs=min(processes, len(series)),
+        backend="loky",
+        return_as="generator",
+        initializer=cv2.setNumThreads,
+        initargs=(1,),
+    )
+    yield from workers(delayed(draw_series)(photograph) for photograph in series)
 
 
 def _draw_series(cohort: CohortFolder, photograph: tuple[int, str, int]) -> int:

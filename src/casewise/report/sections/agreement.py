@@ -260,14 +260,14 @@ def range_rows(context: ReportContext) -> list[Row]:
     write = metric_format(context.study, context.outcome)
     return [
         Row(
-            part.name,
+            score_range.name,
             [
-                Cell(str(part.subjects)),
-                Cell(str(part.count)),
-                *(write.cell(metric, part.figures[metric]) for metric in ("mae", "bias")),
+                Cell(str(score_range.subjects)),
+                Cell(str(score_range.count)),
+                *(write.cell(metric, score_range.figures[metric]) for metric in ("mae", "bias")),
             ],
         )
-        for part in score_ranges(context)
+        for score_range in score_ranges(context)
     ]
 
 

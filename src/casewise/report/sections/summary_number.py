@@ -126,7 +126,7 @@ def errors_by_range(context: ReportContext) -> dict[str, Any] | None:
     ranges = score_ranges(context)
     if len(ranges) < 2:
         return None
-    worst = max(ranges, key=lambda part: part.error)
+    worst = max(ranges, key=lambda score_range: score_range.error)
     code = "not_shown"
     if any(each.rough for each in ranges):
         code = "few"
@@ -138,7 +138,7 @@ def errors_by_range(context: ReportContext) -> dict[str, Any] | None:
         "code": code,
         "each": ranges if len(ranges) <= MOST_RANGES else [],
         "worst": worst,
-        "leaning": [part for part in ranges if part.side() and not part.rough],
+        "leaning": [each for each in ranges if each.side() and not each.rough],
         "bands": bool(context.study.evaluation.bands),
     }
 

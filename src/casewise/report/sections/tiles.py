@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from casewise.metrics.registry import metric_of
-from casewise.report.context import EXTERNAL, ReportContext, is_number
+from casewise.report.context import EXTERNAL, ReportContext, has_interval, is_number
 from casewise.report.formatting import counted, number, signed
 from casewise.report.sections import validation
 from casewise.report.sections.summary_classes import commonest
@@ -39,28 +39,40 @@ def naive(context: ReportContext) -> dict[str, Any] | None:
     """What a guess without images reaches in the cases of the headline; None if the run has no record of it.
 
     `code`: `mean` (the mean error of always predicting the mean of the training subjects) or `commonest` (the share of
-    the most common class of these cases, `name`).
+    the most common class of these cases, `name`). `not_shown`: the interval of the model's figure includes `value`.
     """
     if context.classes:
         share = commonest(context)
-        return share and {"code": "commonest", **share}
+        return share and {"code": "commonest", **share, "not_shown": includes(context, "accuracy", share["value"])}
     for note in context.metrics.get("notes", []):
         if isinstance(note, str) or note["code"] != "guess_mean":
             continue
         if (note["stage"], note["target"]) == (context.stage, context.outcome) and is_number(note["error"]):
-            return {"code": "mean", "name": "", "value": float(note["error"])}
+            error = float(note["error"])
+            return {"code": "mean", "name": "", "value": error, "not_shown": includes(context, "mae", error)}
     return None
+
+
+def includes(context: ReportContext, metric: str, value: float) -> bool:
+    """Whether the interval of the headline's figure includes a value; False without an interval.
+
+    Means within sources have no naive prediction of their own, so their intervals are not compared with one.
+    """
+    figure = context.headline_figure(metric)
+    if context.by_site or not figure or not has_interval(figure):
+        return False
+    return bool(figure["low"] <= value <= figure["high"])
 
 
 def beside(context: ReportContext, metric: str) -> dict[str, Any] | None:
     """What stands beside a tile's figure: that of a naive prediction, or chance; None where there is no such number.
 
-    Means within sources have no naive prediction of their own. `not_shown`: the interval does not lie above chance.
+    Means within sources have no naive prediction of their own. `not_shown`: the interval does not exclude it.
     """
     guess = naive(context)
     if guess and not context.by_site and metric == {"mean": "mae", "commonest": "accuracy"}[guess["code"]]:
         text = metric_format(context.study, context.outcome).text(metric, guess["value"])
-        return {**guess, "value": text, "not_shown": False}
+        return {**guess, "value": text}
     chance = metric_of(metric).chance
     if chance is None:
         return None
@@ -76,7 +88,7 @@ def _source_tile(context: ReportContext, metric: str, cell: Cell) -> Cell:
     write = metric_format(context.study, context.outcome)
     over = f"mean of {counted(count, context.site)}" if count > 1 else f"one {context.site}"
     parts = [cell.small, over, f"pooled {write.text(metric, pooled['value'], short=True)}" if pooled else ""]
-    return Cell(cell.text, "; ".join(part for part in parts if part), cell.value)
+    return Cell(cell.text, "; ".join(filter(None, parts)), cell.value)
 
 
 def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
