@@ -389,13 +389,15 @@ class TestTheRecipe:
             DataFacts(subjects=40, images=80, rarest=9, scans=True),
         ],
     )
-    def test_is_a_study_with_fixed_epochs(self, facts: DataFacts, weights: str, tmp_path: Path) -> None:
+    def test_is_planned(self, facts: DataFacts, weights: str, tmp_path: Path) -> None:
         lines = ["cohort: c.csv", "targets: {x: [a, b]}", *(["volumes: {sequences: [T1]}"] if facts.scans else [])]
         file = tmp_path / "study.yaml"
         file.write_text("\n".join([*lines, *default_recipe(facts, weights)]))
         study = read_study(file)
-        assert study.recipe.early_stopping.monitor == "none"
-        assert 5 <= study.recipe.epochs <= 20
+        assert study.recipe.auto
+        assert study.stack_baselines
+        assert study.panels.pooling == ("maps" if facts.scans else "mean")
+        assert study.backbones == ["mobilenet_v2" if weights else "cnn"]
         assert study.weights == ("pretrained" if weights else "random")
         assert study.split.folds == (2 if facts.rarest == 2 else 5)
 

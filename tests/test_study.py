@@ -102,7 +102,6 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("split: {test: 110%}", r"split\.test: must be below 1"),
         ("seed: -1", "at least 0"),
         ("recipe: {batch_size: 1}", "at least 2"),
-        ("backbones: []", "at least 1 value"),
         ("cohort: [", "not valid YAML"),
         ("regions: []", "need the list of regions"),
         ("recipe: {early_stopping: {monitor: none}}", "plateau needs a validation loss"),
@@ -206,11 +205,11 @@ def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, sai
     [
         (
             {"by": "case", "pooling": "attention", "offline_copies": 2, "flip": "both"},
-            "attention draws new tiles in each step",
+            "attention draws new images in each step",
         ),
         ({"grid": "2x2", "shuffle": True, "offline_copies": 2}, "leave out shuffle or offline_copies"),
         ({"offline_copies": 2}, "without augmentation, 2 copies of a panel would equal the panel"),
-        ({"bag": 4}, "only pooling: attention draws bags, and pooling is mean"),
+        ({"bag": 4}, "only pooling: attention and maps draw bags, and pooling is mean"),
     ],
 )
 def test_panels_that_cannot_be_are_refused(panels: dict[str, object], said: str) -> None:

@@ -284,7 +284,7 @@ def test_a_job_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypat
     monkeypatch.setattr(network_jobs, "begin", begun)
     material: Any = SimpleNamespace(study=SimpleNamespace(compute=Compute(keep_memory=kept)))
     with pytest.raises(KeyboardInterrupt):
-        network_jobs.run_job(None, material, ComputePlan())  # type: ignore[arg-type]
+        network_jobs.run_job(SimpleNamespace(model="cnn"), material, ComputePlan())  # type: ignore[arg-type]
     assert told == ["kept"] * kept
 
 

@@ -30,6 +30,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.image_split import image_split
     from casewise.pipeline.prepare import plan, prepare
     from casewise.pipeline.read import read
+    from casewise.pipeline.recipe_plan import plan_recipe
     from casewise.pipeline.report import report
     from casewise.pipeline.score import score
     from casewise.pipeline.seeds import seeds
@@ -47,6 +48,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         splits = split(study, cohort, run_folder, show)
         study = plan(study, cohort, splits, run_folder, show)
         store = prepare(study, cohort, run_folder, show)
+        study = plan_recipe(study, cohort, store, splits, run_folder, show)
         audit(study, cohort, store, splits, run_folder, show)
         predictions = train(study, cohort, store, splits, run_folder, show)
         counterfactuals(study, cohort, store, splits, run_folder, show)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from casewise.evaluation.caveats import Caveat
 from casewise.metrics.registry import metric_of
+from casewise.study.baselines import BASELINES
 from casewise.targets import kind_named
 
 # the prefix of fitted meta learners
 FITTED = "meta_learner"
 
 
-def headline(metrics: Mapping[str, Any], main: str, kind: str, notes: list[Caveat]) -> dict[str, Any]:
+def headline(
+    metrics: Mapping[str, Any], main: str, kind: str, notes: list[Caveat], *, stated: str = ""
+) -> dict[str, Any]:
     """Choose the learner that the report is about by its merit out of fold, so that the test set takes no part.
 
     The merit and the tie-breaker are those of the target's `kind`. `metrics` are those of `evaluate`. If the learner is
-    chosen on the cases on which it is evaluated, a caveat is added to `notes`.
+    chosen on the cases on which it is evaluated, a caveat is added to `notes`. The learner `stated` is not chosen: if
+    it was evaluated, the report is about it.
     """
     headline_values: dict[str, Any] = {
         "target": main,
@@ -35,8 +39,16 @@ def headline(metrics: Mapping[str, Any], main: str, kind: str, notes: list[Cavea
     stage = next((stage for stage in ("test", "oof", "external") if figures_by_stage.get(stage)), None)
     if stage is None:
         return headline_values
+    if stated in figures_by_stage[stage]:
+        return headline_values | {
+            "stage": stage,
+            "learner": stated,
+            "chosen_on": "stated",
+            "metrics": figures_by_stage[stage][stated],
+        }
     chosen_on = "oof" if set(figures_by_stage.get("oof", {})) & set(figures_by_stage[stage]) else stage
     candidates = [learner for learner in figures_by_stage[chosen_on] if learner in figures_by_stage[stage]]
+    candidates = without_baselines(candidates)
     deciding = (kind_named(kind).merit, kind_named(kind).tie_breaker)
     learner = max(
         candidates, key=lambda name: _rank(*(figures_by_stage[chosen_on][name][key].value for key in deciding))
@@ -49,6 +61,15 @@ def headline(metrics: Mapping[str, Any], main: str, kind: str, notes: list[Cavea
         "chosen_on": chosen_on,
         "metrics": figures_by_stage[stage][learner],
     }
+
+
+def without_baselines(learners: Sequence[str]) -> list[str]:
+    """The learners that a report can be about: the study's own, or its baselines if it has no other.
+
+    >>> without_baselines(["linear_pixels", "resnet18"]), without_baselines(["linear_pixels"])
+    (['resnet18'], ['linear_pixels'])
+    """
+    return [learner for learner in learners if learner not in BASELINES] or list(learners)
 
 
 def headline_within(
@@ -68,6 +89,7 @@ def headline_within(
     """
     kind, target = main["kind"], main["target"]
     figures_by_learner = {learner: keys[target] for learner, keys in metrics.get("oof", {}).items() if target in keys}
+    figures_by_learner = {name: figures_by_learner[name] for name in without_baselines(list(figures_by_learner))}
     if main["stage"] != "oof" or not figures_by_learner or not left_out:
         return dict(main)
     merit, loss = kind_named(kind).merit, kind_named(kind).tie_breaker

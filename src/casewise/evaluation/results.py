@@ -52,6 +52,7 @@ class Outcomes:
         positive: of two classes, the one that sensitivity refers to; by default the first.
         sensitivities: the sensitivities that operating points aim at, besides Youden's.
         prevalence: the share of the positive class for which predictive values are also stated, by target.
+        learner: the learner of the headline, if it is stated before any result; empty: the best out of fold.
     """
 
     primary: str
@@ -60,6 +61,7 @@ class Outcomes:
     positive: Mapping[str, str] = field(default_factory=dict)
     sensitivities: Sequence[float] = (0.9,)
     prevalence: Mapping[str, float] = field(default_factory=dict)
+    learner: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def evaluate(
         notes.append(Caveat("outcome_by_region", target=primary))
     if not results["metrics"]:
         notes.append(Caveat("nothing_judged"))
-    results["main"] = headline(results["metrics"], primary, kind.name, notes)
+    results["main"] = headline(results["metrics"], primary, kind.name, notes, stated=outcomes.learner)
     notes += pooled_caveats(results["metrics"].get("oof", {}), list(classes))
     notes += lower_on_test(
         results["metrics"], primary, results["main"]["learner"], kind.merit, confidence=plan.confidence

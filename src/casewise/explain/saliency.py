@@ -20,6 +20,7 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
 from casewise.predictions.table import probability_columns
+from casewise.study.panels import Panels
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -86,7 +87,10 @@ class SaliencyMap:
 class LoadedModel:
     """The network of one fold and the run's panels as it sees them.
 
-    `sequences`: the names of its sequences; one empty name for images.
+    Attributes:
+        panels: those that are explained; of a bag its images one by one, because the features of all are averaged.
+        sequences: the names of its sequences; one empty name for images.
+        predicted: the panels of prediction.
     """
 
     model: str
@@ -94,6 +98,7 @@ class LoadedModel:
     predictor: Predictor
     panels: PanelDataset
     sequences: tuple[str, ...]
+    predicted: PanelDataset
 
     @property
     def network(self) -> Network:
@@ -140,8 +145,10 @@ def load_model(run: FinishedRun, model: str, fold: int, *, instead_of: LoadedMod
     network = bundle.load(into=alike.network if alike else None)
     predictor = Predictor(bundle, network)  # on the CPU, where maps are computed
     labels = label_table(run.cohort.panels, run.study)
-    panels = run.modality.dataset(run.prepared.store, run.study, run.cohort.panels, labels, bundle.fitted)
-    return LoadedModel(model, fold, predictor, panels, sequences_of(run, model))
+    study = run.study.of_learner(model)
+    panels = run.modality.dataset(run.prepared.store, study, run.cohort.panels, labels, bundle.fitted)
+    single = panels.arranged(Panels(by=study.panels.by)) if panels.bags else panels
+    return LoadedModel(model, fold, predictor, single, sequences_of(run, model), panels)
 
 
 def sequences_of(run: FinishedRun, model: str) -> tuple[str, ...]:
@@ -159,7 +166,7 @@ def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) 
     leaked = sorted(set(map(str, panels["subject"])) & (bundle.subjects - bundle.stop_subjects))
     if leaked:
         raise RunError(f"{model.label} was trained on subject {leaked[0]}, who must not be explained with it.")
-    values = model.predictor.predict(model.panels.subset(rows))
+    values = model.predictor.predict(model.predicted.subset(rows))
     repeated = prediction_rows(panels, study, values, stage="oof", model=model.model, fold=model.fold)
     recorded = run.folder.job(model.model, model.fold).predictions.read()
     ranges = {target: float(np.ptp(study.range_of(target))) for target in set(repeated["target"])}

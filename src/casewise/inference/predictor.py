@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from casewise.modalities.base import PanelDataset, StoreReference
+    from casewise.modalities.dataset import FeatureData
     from casewise.models.backbones import Network
     from casewise.study.schema import Study
 
@@ -55,11 +56,11 @@ class Predictor:
         """The predictor of the network in `folder`."""
         return cls.from_bundle(Bundle.open(folder))
 
-    def predict(self, dataset: PanelDataset) -> NDArray[np.floating]:
+    def predict(self, dataset: PanelDataset | FeatureData) -> NDArray[np.floating]:
         """(P, V) values of every panel: numbers in the targets' units, classes and grades as probabilities."""
         return self.predict_with_features(dataset)[0]
 
-    def predict_with_features(self, dataset: PanelDataset) -> tuple[NDArray[np.floating], Tensor]:
+    def predict_with_features(self, dataset: PanelDataset | FeatureData) -> tuple[NDArray[np.floating], Tensor]:
         """The values of `predict`, and the features (P, W) that the last layer receives."""
         bundle = self.bundle
         values, features = predict_with_features(
@@ -82,6 +83,7 @@ class Predictor:
             stage: the name of the rows' stage.
         """
         bundle = self.bundle
+        study = study.of_learner(bundle.model)
         dataset = modality_of(study).dataset(store, study, panels, None, bundle.fitted)
         values, features = self.predict_with_features(dataset)
         distances = self.distance.raw(features) if self.distance else None

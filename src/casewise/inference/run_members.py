@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import RunError, counted
 from casewise.files import checksum
+from casewise.study.baselines import BASELINES, FEATURES, encoder_of
 from casewise.study.loading import saved_study
 from casewise.study.weight_files import weights_file
 
@@ -17,12 +18,19 @@ if TYPE_CHECKING:
 
 def first_weights_checksum(study: Study, model: str) -> str:
     """The SHA-256 of the file of first weights that `model` starts from; empty if there is no such file."""
+    if model in BASELINES:
+        model_name = encoder_of(study) if model == FEATURES else ""
+        file = weights_file(model_name, "pretrained", study.weights_dir) if model_name else None
+        return checksum(file) if file and file.is_file() else ""
     file = weights_file(model.partition("@")[0], study.weights_of(model), study.weights_dir)
     return checksum(file) if file and file.is_file() else ""
 
 
 def job_fingerprint(fingerprint: str, study: Study, model: str, first_weights: str) -> str:
     """The run's fingerprint with the fusion of `model`, and the checksum of the first weights that it starts from."""
+    if model in BASELINES:
+        text = f"{fingerprint} {model} {encoder_of(study) if model == FEATURES else ''} {first_weights}"
+        return hashlib.sha256(text.encode()).hexdigest()
     # If all networks have the same fusion, their names do not state it.
     fusion = study.fusion_of(model)
     stated = f"{model}@{fusion}" if fusion and "@" not in model else model
@@ -48,7 +56,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
     study = saved_study(folder.study.read(), source=str(folder.study.path))
     folds, fingerprint = folder.splits.read()["folds"], folder.fingerprint.read()["fingerprint"]
     members, missing, stale = [], [], []
-    for network in study.networks:
+    for network in study.learners:
         expected = ""
         for fold in range(folds):
             job, name = folder.job(network, fold), f"{network}, fold {fold + 1}"
@@ -62,7 +70,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
             members.append(job)
     if missing or stale:
         reasons = [
-            f"{len(names)} of {counted(folds * len(study.networks), 'network')} {reason} ({'; '.join(names[:5])})"
+            f"{len(names)} of {counted(folds * len(study.learners), 'learner')} {reason} ({'; '.join(names[:5])})"
             for names, reason in ((missing, "are not trained"), (stale, "have other inputs"))
             if names
         ]

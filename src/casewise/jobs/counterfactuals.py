@@ -100,8 +100,9 @@ def predict_altered(
         inputs = {name: modality.altered(prepared, rows, name) for name in names}
         for job in (job for job in jobs if job.fold == fold):
             predictor = Predictor.load(job.folder.path)
+            learner_panels = study.of_learner(job.model).panels
             for name, dataset in inputs.items():
-                values = predictor.predict(dataset(predictor.bundle.fitted))
+                values = predictor.predict(dataset(predictor.bundle.fitted).arranged(learner_panels))
                 table = prediction_rows(panels.iloc[rows], study, values, stage="oof", model=job.model, fold=fold)
                 tables.append(table.drop(columns="distance").assign(alteration=name))
             done += 1

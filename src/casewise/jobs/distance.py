@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
     from casewise.inference.predictor import Predictor
     from casewise.modalities.base import PanelDataset
+    from casewise.modalities.dataset import FeatureData
 
 # Training panels whose features are computed once more after training.
 MOST_PANELS = 1000
 
 
 def training_distance(
-    predictor: Predictor, panels: PanelDataset, fit_rows: np.ndarray, subjects: pd.Series, seed: int
+    predictor: Predictor, panels: PanelDataset | FeatureData, fit_rows: np.ndarray, subjects: pd.Series, seed: int
 ) -> FeatureDistance | None:
     """The distance from the training panels `fit_rows`, at most a thousand of them, without its scale."""
     rows = evenly(fit_rows, subjects.iloc[fit_rows].to_numpy(), MOST_PANELS, seed)

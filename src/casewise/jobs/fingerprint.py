@@ -15,7 +15,7 @@ from casewise.errors import DamagedError, RunError
 from casewise.inference.run_members import job_fingerprint
 from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import guide_name
-from casewise.study.schema import Study
+from casewise.study.schema import Recipe, Study
 from casewise.version import __version__
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
     """The inputs that determine a network before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}
+    if study.recipe.auto:
+        decided["recipe"] = Recipe(auto=True).model_dump(mode="json")  # the plan follows when it is made
+        decided["budget"] = study.budget
     if not isinstance(study.weights, str):
         # The weights of each network are in its own fingerprint, so that another network may be added.
         decided["weights"] = "by backbone"
@@ -66,6 +69,11 @@ def with_images(
     """The same with the split, the tiles, and the cohort to pretrain on."""
     other = f"{table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None
     return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other}
+
+
+def with_plan(decided: dict[str, Any], study: Study) -> dict[str, Any]:
+    """The same with the planned recipe, if the study states none."""
+    return decided | ({"plan": study.recipe.model_dump(mode="json")} if study.recipe.auto else {})
 
 
 def table_hash(cohort: Cohort, study: Study) -> str:
@@ -111,7 +119,7 @@ def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
         RunError: a network has other inputs, or there are networks and none can be compared.
     """
     compared = False
-    for network in study.networks:
+    for network in study.learners:
         for job in folder.finished_jobs(network):
             record = job.record.read_or_none()
             if record is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,24 +20,28 @@ from casewise.inference.distance import FeatureDistance
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
 from casewise.jobs.distance import training_distance
+from casewise.jobs.feature_file import feature_data
 from casewise.jobs.fit_subjects import divided, fit_preprocessing
 from casewise.jobs.nested import choose_inside, epochs_inside
 from casewise.jobs.plan import Job, JobInputs, begin
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import FeatureData
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of
 from casewise.predictions.table import check
 from casewise.splits.grouped import check_apart
 from casewise.splits.image_split import training_subjects
+from casewise.study.baselines import BASELINES
 from casewise.study.schema import Study
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan, keep_memory
 from casewise.training.feature_cache import MEMORY
 from casewise.training.fit import TrainingContext, standardise
+from casewise.training.linear_head import fit_head
 from casewise.training.losses import class_counts, guess_loss
 from casewise.training.strategies import Learned, learn
 from casewise.training.timing import Timer
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from casewise.jobs.nested import InnerCVResult
+    from casewise.modalities.base import FittedPreprocessing
     from casewise.models.backbones import Network
     from casewise.study.schema import Recipe
 
@@ -87,7 +93,7 @@ class FittedModel:
 
     predictor: Predictor
     learned: Learned
-    panels: PanelDataset
+    panels: PanelDataset | FeatureData
     fit_rows: NDArray[np.intp]
     stop_rows: NDArray[np.intp]
     guess_loss: float | None
@@ -120,6 +126,8 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     """
     if inputs.study.compute.keep_memory:
         keep_memory()
+    if job.model in BASELINES:
+        inputs = inputs.of_learner(job.model)
     torch.set_num_threads(plan.threads)
     begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     timer = Timer(job.folder.path)
@@ -229,6 +237,17 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     where = f"{job.model}, fold {job.fold + 1}"
     _check_labels(study, train, stop, where=where)
     standardise(model.network, train.truth, model.outputs)
+    if job.model in BASELINES:
+        features = feature_data(job, inputs, model.network, dataset, preprocessing)
+        fitted_head = fit_head(
+            model.network,
+            features.subset(fit_rows.tolist()),
+            [str(subjects.iloc[row]) for row in fit_rows],
+            model.outputs,
+        )
+        learned = Learned(model.network.eval(), [], 0, math.nan, candidates=fitted_head.candidates)
+        chosen = replace(features, features=features.features[:, fitted_head.columns])
+        return _fitted(planned, model, learned, chosen, (fit_rows, stop_rows), preprocessing)
     before = epochs_inside(study)
 
     def tell(done: int, loss: float) -> None:
@@ -249,6 +268,21 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     )
     learned = learn(model.network, choice.recipe, train, stop, [str(subjects.iloc[r]) for r in fit_rows], context)
     learned.network.to("cuda" if plan.device == "cuda" else "cpu")
+    return _fitted(planned, model, learned, dataset, (fit_rows, stop_rows), preprocessing)
+
+
+def _fitted(
+    planned: PlannedJob,
+    model: StudyModel,
+    learned: Learned,
+    dataset: PanelDataset | FeatureData,
+    sides: tuple[NDArray[np.intp], NDArray[np.intp]],
+    preprocessing: FittedPreprocessing,
+) -> FittedModel:
+    """The trained network with the facts of its bundle; `sides` are the rows of training and of early stopping."""
+    job, inputs, plan, study = planned.job, planned.inputs, planned.plan, planned.inputs.study
+    panels, (fit_rows, stop_rows) = inputs.cohort.panels, sides
+    train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
     guess = (
         guess_loss(train.truth, stop.truth, model.outputs, study.recipe)
         if study.recipe.early_stopping.monitor != "none"
@@ -360,6 +394,7 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
         "phases": learned.phases,
         **({"inner": choice.inner.record} if choice.inner else {}),
         **predictions.train_metrics,
+        **({"candidates": learned.candidates} if learned.candidates else {}),
         "history": learned.history,
     }
     job.folder.finish(facts)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
 from casewise.run_folder import JobFolder, RunFolder
+from casewise.study.baselines import BASELINES
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -50,11 +51,17 @@ class JobInputs:
     store: StoreAddress
     pretraining: Pretrained | None = None
 
+    def of_learner(self, name: str) -> JobInputs:
+        """The inputs as a learner sees them: baselines have panels of their own and are not pretrained."""
+        if name not in BASELINES:
+            return self
+        return replace(self, study=self.study.of_learner(name), pretraining=None)
+
 
 def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:
     """All jobs of a study, backbone by backbone; each with the checksum of the weights file that it starts from."""
     jobs = []
-    for model in study.networks:
+    for model in study.learners:
         first_weights = first_weights_checksum(study, model)
         made_from = job_fingerprint(fingerprint, study, model, first_weights)
         jobs += [Job(model, fold, folder.job(model, fold), made_from, first_weights) for fold in range(splits.folds)]
@@ -73,3 +80,10 @@ def begin(job: Job, how: str = "") -> None:
         job.folder.record.remove()
         job.folder.remove_training()
         job.folder.mark.write(made_from)
+
+
+def remove_feature_files(jobs: list[Job]) -> None:
+    """Remove the features that the baselines of a run shared."""
+    for folder in {job.folder.path.parent for job in jobs}:
+        for path in folder.glob("features-*"):
+            path.unlink(missing_ok=True)

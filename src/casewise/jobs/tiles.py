@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from casewise.inference.predictor import Predictor
     from casewise.modalities.base import PanelDataset
+    from casewise.modalities.dataset import FeatureData
     from casewise.study.schema import Study
 
 # If a stage has more panels, an evenly spaced subset is kept.
@@ -48,7 +49,9 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
     return _small(pd.concat(tables, ignore_index=True)) if tables else None
 
 
-def weight_rows(predictor: Predictor, data: PanelDataset, panels: pd.DataFrame, *, stage: str) -> pd.DataFrame | None:
+def weight_rows(
+    predictor: Predictor, data: PanelDataset | FeatureData, panels: pd.DataFrame, *, stage: str
+) -> pd.DataFrame | None:
     """The weight of each tile of a bag in the prediction of its case, summing to 1; None without attention.
 
     Columns: image (number), case, stage, target ('', because all targets share it), weight; `float32`.

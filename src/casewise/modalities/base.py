@@ -141,7 +141,7 @@ class PanelDataset(Protocol):
         truth: (P, T) `float32`, NaN where not recorded; (P, 0) where there are no labels.
         names: the case of each panel, for messages.
         settings: how panels are arranged and augmented.
-        bags: whether a view is a bag of tiles that attention pools; `bag` is the size of the largest one, else 1.
+        bags: whether a view is a bag of tiles; `bag` is the size of the largest one, else 1.
         varied: whether training panels differ from epoch to epoch.
         subsampled: whether a training panel shows a random part of its images.
         copyable: whether fixed augmented copies of panels can be made.
@@ -190,6 +190,14 @@ class PanelDataset(Protocol):
         ...
 
     def eval_batch_size(self, batch: int) -> int: ...
+
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """(N, C, H, W) images in 0–1, by the numbers in the slots of bags."""
+        ...
+
+    def arranged(self, panels: Panels) -> PanelDataset:
+        """The same images in other panels."""
+        ...
 
 
 # From the values that a network's preprocessing derived from its training cases to its input.

@@ -47,6 +47,12 @@ class Batches(Protocol):
     def bags(self) -> bool: ...
 
 
+class SingleTiles(Protocol):
+    """Data whose images can be read one by one, as bags need it."""
+
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class FeatureData:
     """Features of panels computed once, (P, width), or of bags (P, K, width), for training a head alone."""
@@ -73,6 +79,11 @@ class FeatureData:
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
         """Features (B, width) of the rows."""
         return self.features[slots[:, 0]].to(device)
+
+    def subset(self, rows: Sequence[int]) -> FeatureData:
+        """Some of the rows."""
+        names = [self.names[row] for row in rows] if self.names else []
+        return replace(self, features=self.features[list(rows)], truth=self.truth[list(rows)], names=names)
 
     def eval_batch_size(self, batch: int) -> int:
         """The number of rows that are evaluated together: four training batches."""
@@ -108,6 +119,10 @@ class PanelData:
         shapes = self.shapes and self.shapes.among(sorted({number for panel in tiles for number in panel}))
         return replace(self, tiles=tiles, truth=self.truth[list(rows)], names=names, shapes=shapes)
 
+    def arranged(self, panels: Panels) -> PanelData:
+        """The same images in other panels."""
+        return replace(self, settings=panels)
+
     def with_variations(self, changes: Mapping[str, Any]) -> PanelData:
         """The same panels with some settings of how they vary in training replaced."""
         return replace(self, settings=self.settings.model_copy(update=dict(changes))) if changes else self
@@ -141,8 +156,8 @@ class PanelData:
 
     @property
     def bags(self) -> bool:
-        """Whether a view is a bag of tiles, which attention pools."""
-        return self.settings.pooling == "attention"
+        """Whether a view is a bag of tiles."""
+        return self.settings.bags
 
     @property
     def bag(self) -> int:
@@ -175,7 +190,7 @@ class PanelData:
 
 def encode_bags(
     layers: Callable[[Tensor], Tensor],
-    data: Batches,
+    data: Any,
     slots: Tensor,
     device: torch.device,
     form: torch.memory_format,
@@ -191,11 +206,11 @@ def encode_bags(
         empty: creates the tensor to fill, given shape and type; by default the result is on the device of the layers.
         flip: whether tiles are mirrored.
     """
-    assert isinstance(data, PanelData)  # no other data has bags
+    images: SingleTiles = data
     result: Tensor | None = None
     for positions in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
         row, column = positions[:, 0], positions[:, 1]
-        tiles = data.single_tiles(slots[row, column], device)
+        tiles = images.single_tiles(slots[row, column], device)
         output = layers((tiles.flip(-1) if flip else tiles).contiguous(memory_format=form))
         if result is None:
             shape = (*slots.shape, *output.shape[1:])

@@ -76,8 +76,8 @@ def plain(store: Tensor, slots: Tensor, settings: Panels) -> Tensor:
 
 
 def arrange(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
-    """Arrange tiles (B, S, C, H, W) in a grid; with attention pooling return them as a bag, NaN in empty slots."""
-    if settings.pooling == "attention":
+    """Arrange tiles (B, S, C, H, W) in a grid; or return them as a bag, NaN in empty slots."""
+    if settings.bags:
         return tiles.masked_fill((slots == EMPTY).view(*slots.shape, 1, 1, 1).to(tiles.device), torch.nan)
     return fold(tiles, settings)
 

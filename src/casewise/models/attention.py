@@ -1,4 +1,4 @@
-"""Gated attention: the learned weights with which the tiles of a case are averaged.
+"""How the images of a bag become one vector: by their mean, or by weights that are learned.
 
 Gated attention of Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
 """
@@ -7,6 +7,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+
+class MeanOfBag(nn.Module):
+    """The mean of a bag's features (B, K, W), where a row of NaN is an empty slot: (B, W)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, K, W) → (B, W); features of single tiles (B, W) are returned unchanged."""
+        return features if features.ndim == 2 else features.nanmean(dim=1)
 
 
 class GatedAttention(nn.Module):

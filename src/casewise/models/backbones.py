@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, nearest
-from casewise.models.attention import GatedAttention
+from casewise.models.attention import GatedAttention, MeanOfBag
+from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
 from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
@@ -23,11 +24,15 @@ SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class Body:
-    """A library's network without its last layer, the width of its features, and its input's mean and deviation."""
+    """A library's network without its last layer, the width of its features, and its input's mean and deviation.
+
+    `read_map` is the module whose map is read instead of the output; empty for the output.
+    """
 
     module: nn.Module
     width: int
     normal: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD)
+    read_map: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,15 @@ class NetworkOptions:
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
         attention: whether panels are bags of tiles, which gated attention weighs.
+        maps: whether panels are bags of tiles, whose features are averaged.
         fusion: how the sequences of a panel are combined (see `casewise.models.fusion.Fused`); None for pictures. A
             single sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one
             number, the mean over red, green and blue of the library's mean, and of its standard deviation.
         missing: what a missing sequence is: an error (`require`, and `drop`, where such cases were left out before), or
             replaced by a learned value (`mask`).
         side: height and width of the panels in pixels, for which transformers are built.
+        map_cells: the side of the grid of means over the widest map at `map_stride` that the head receives, so that it
+            knows where things are; 0 for the average over the last map. What follows that map is not used.
         mean, std: the input's mean and standard deviation, one number a channel, as a trained network recorded them; by
             default those that belong to `scaling`.
     """
@@ -53,10 +61,13 @@ class NetworkOptions:
     dropout: float = 0.0
     scaling: Scaling = "library"
     attention: bool = False
+    maps: bool = False
     fusion: Fusion | None = None
     sequences: int = 3
     missing: MissingPolicy = "require"
     side: int | None = None
+    map_cells: int = 0
+    map_stride: int = 16
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -64,7 +75,7 @@ class NetworkOptions:
 class Network(nn.Module):
     """A backbone with a linear head.
 
-    Input: panels (B, C, H, W) in 0–1 (one or three channels); with attention, bags of tiles (B, K, C, H, W); with a
+    Input: panels (B, C, H, W) in 0–1 (one or three channels); or bags of tiles (B, K, C, H, W); with a
     fused body, panels (B, S, H, W) of S sequences, NaN where one is missing. Output: (B, outputs) in the units of the
     targets. The head predicts standardised targets; their mean and standard deviation in the training folds are
     buffers of the network.
@@ -80,7 +91,8 @@ class Network(nn.Module):
         self.name, self.width, self.side, self.scaling = name, body.width, options.side, options.scaling
         self.frozen_eval: frozenset[str] = frozenset()
         self.body = body.module
-        pooling = [GatedAttention(body.width)] if options.attention else []
+        self.map_cells, self.read_map = options.map_cells, body.read_map
+        pooling = [GatedAttention(body.width)] if options.attention else [MeanOfBag()] if options.maps else []
         self.head = nn.Sequential(*pooling, nn.Dropout(options.dropout), nn.Linear(body.width, outputs))
         mean, std = body.normal
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -91,8 +103,13 @@ class Network(nn.Module):
     def features(self, panels: Tensor) -> Tensor:
         """(B, C, H, W) in 0–1 → (B, width); bags (B, K, C, H, W), NaN in empty slots, → (B, K, width)."""
         if panels.ndim == 4:
-            return self.body((panels - self.mean) / self.std)
-        occupied = ~panels[:, :, 0, 0, 0].isnan()
+            scaled = (panels - self.mean) / self.std
+            if not self.read_map:
+                return self.body(scaled)
+            return gridded(
+                read_maps(self.bodies[0], [self.read_map], scaled, run=self.body)[self.read_map], self.map_cells
+            )
+        occupied = ~panels[..., 0, 0].isnan().all(dim=2)
         tiles = panels[occupied]
         # without gradients, tiles need not be in memory at once
         chunks = [tiles] if self.training else tiles.split(TILES_AT_ONCE)
@@ -111,7 +128,7 @@ class Network(nn.Module):
             return self.head(features.float()) * self.target_std + self.target_mean
 
     def pooled(self, features: Tensor) -> Tensor:
-        """What the last layer receives of these features, (B, width); attention pools those of a bag."""
+        """What the last layer receives of these features, (B, width); those of a bag pooled."""
         with torch.autocast(features.device.type, enabled=False):
             pooled: Tensor = self.head[:-1](features.float())
             return pooled
@@ -171,6 +188,8 @@ class Network(nn.Module):
         Bodies are in the order of the sequences. With `late-shared` there is one for all; `Fused.by_sequence` assigns
         its rows to sequences.
         """
+        if self.read_map:
+            return [body.get_submodule(self.read_map) for body in self.bodies]
         if self.name in EXPLAIN:
             return [body.get_submodule(EXPLAIN[self.name]) for body in self.bodies]
         first = self._last_spatial()
@@ -250,7 +269,7 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
     if scaling not in ("library", "symmetric"):
         hint = nearest(scaling, ("library", "symmetric"))
         raise StudyError(f"scaling: must be library or symmetric, got {scaling!r}.{hint}")
-    check_fusion(fusion, sequences, network_options.missing, attention=network_options.attention)
+    check_fusion(fusion, sequences, network_options.missing, bags=network_options.attention or network_options.maps)
     if fusion and name == "googlenet":
         scaling = "symmetric"  # equal to the conversion of red, green and blue in the network
     channels = sequences if fusion == "early" else 3
@@ -266,9 +285,24 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
         )
         mean, std = ((sum(values) / len(values),) for values in body.normal)
         body = Body(fused, fused.width, (mean, std))
+    if network_options.map_cells:
+        body = _with_map(body, bodies[0].module, network_options)
     if network_options.mean is not None and network_options.std is not None:
         body = replace(body, normal=(tuple(network_options.mean), tuple(network_options.std)))
     return Network(name, body, outputs, network_options)
+
+
+def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
+    """A body of which the head receives a grid over an inner map.
+
+    Raises:
+        StudyError: every sequence has a body of its own, or there is no map.
+    """
+    if options.fusion in ("late", "late-shared"):
+        raise StudyError(f"recipe.pool: map needs one body for all sequences, and the fusion is {options.fusion}.")
+    channels = options.sequences if options.fusion == "early" else 3
+    chosen = widest(feature_maps(library, side=options.side or 224, channels=channels), options.map_stride)
+    return replace(body, width=chosen.channels * options.map_cells**2, read_map=chosen.module)
 
 
 def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:

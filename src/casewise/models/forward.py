@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from casewise.modalities.dataset import Batches, encode_bags
+from casewise.modalities.dataset import Batches, FeatureData, encode_bags
 from casewise.models.backbones import Network
 from casewise.models.outputs import Output, values_of
 
@@ -44,7 +44,7 @@ def mean_over_views(predicted: list[tuple[Tensor, Tensor]], panels: int) -> Tens
 
 def predict(
     network: nn.Module,
-    data: PanelDataset,
+    data: PanelDataset | FeatureData,
     outputs: Sequence[Output],
     *,
     batch: int,
@@ -64,7 +64,7 @@ def predict(
 
 def predict_with_features(
     network: nn.Module,
-    data: PanelDataset,
+    data: PanelDataset | FeatureData,
     outputs: Sequence[Output],
     *,
     batch: int,
@@ -95,13 +95,15 @@ def predict_with_features(
 
 
 def _raw_and_features(
-    network: nn.Module, data: PanelDataset, slots: Tensor, device: torch.device, form: torch.memory_format
+    network: nn.Module, data: PanelDataset | FeatureData, slots: Tensor, device: torch.device, form: torch.memory_format
 ) -> tuple[Tensor, Tensor]:
     """Raw outputs of views as `forward` computes them, and the features that the last layer receives."""
     if not isinstance(network, Network):
         raw = forward(network, data, slots, device, form)
         return raw, raw.new_zeros(len(raw), 0)
-    if data.bags:
+    if isinstance(data, FeatureData):
+        features = data.plain_batch(slots, device)
+    elif data.bags:
         features = encode_bags(network.features, data, slots, device, form)
     else:
         panels = data.plain_batch(slots, device)

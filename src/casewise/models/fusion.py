@@ -124,7 +124,7 @@ def _alone(body: nn.Module, rows: int) -> Iterator[None]:
             norm.training = True
 
 
-def check_fusion(fusion: str | None, sequences: int, missing: str, *, attention: bool = False) -> None:
+def check_fusion(fusion: str | None, sequences: int, missing: str, *, bags: bool = False) -> None:
     """Check the fusion of a network.
 
     Raises:
@@ -136,10 +136,10 @@ def check_fusion(fusion: str | None, sequences: int, missing: str, *, attention:
         raise StudyError(f"missing: must be one of {', '.join(MISSING)}, got {missing!r}.{nearest(missing, MISSING)}")
     if sequences < 1:
         raise StudyError(f"sequences: there must be one at least, got {sequences}.")
-    if fusion and attention:
+    if fusion not in (None, "early") and bags:
         raise StudyError(
-            f"fusion: {fusion} fuses the sequences of panels, and `panels.pooling: attention` makes bags of tiles; "
-            "leave one of them out."
+            f"fusion: {fusion} encodes every sequence by itself, and `panels.pooling` every slice; use early fusion or "
+            "single sequences, or another pooling."
         )
 
 

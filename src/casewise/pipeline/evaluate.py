@@ -11,6 +11,7 @@ from casewise.cohort.cohort import Cohort
 from casewise.console import shown
 from casewise.errors import counted
 from casewise.evaluation import results as evaluation
+from casewise.evaluation.against_baselines import against_baselines
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
 from casewise.pipeline.calibrate import calibration_and_decisions
@@ -19,6 +20,7 @@ from casewise.pipeline.participants import participants_and_subgroups
 from casewise.pipeline.shortcut_column import within_shortcut_column
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
+from casewise.predictions.stacking import STACKERS
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
 
@@ -50,6 +52,10 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     _finish_headline(study, predictions, results)
     classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
     results["over_folds"] = evaluation.plain(over_folds(predictions, names, classes_by_target))
+    if compared := against_baselines(
+        predictions, outcomes(study, predictions), results["metrics"], results["main"], plan, networks=study.networks
+    ):
+        results["against_baselines"] = evaluation.plain(compared)
     results["notes"] += _caveats(study, predictions, results, folder)
     results |= evaluation.plain(calibration_and_decisions(study, predictions, results["main"]))
     results |= evaluation.plain(within_shortcut_column(study, cohort, predictions, results, folder))
@@ -81,6 +87,7 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> evaluation.Outcomes:
         positive={name: label for name in names if (label := study.positive_of(name)) is not None},
         sensitivities=tuple(study.evaluation.target_sensitivities),
         prevalence=study.evaluation.prevalence,
+        learner=STACKERS["weighted"].learner if study.recipe.auto and "weighted" in study.stack else "",
     )
 
 
@@ -89,7 +96,7 @@ def _finish_headline(study: Study, predictions: pd.DataFrame, results: dict[str,
     from casewise.evaluation.external import one_class_by_source
     from casewise.evaluation.headline import headline_inside, headline_within
 
-    if "by_site" in results:
+    if "by_site" in results and results["main"]["chosen_on"] != "stated":
         column = study.split.leave_out or "source"
         results["main"] = headline_within(
             results["main"], results["metrics"], results["by_site"], column, results["notes"]

@@ -49,7 +49,7 @@ def inputs_of_results(
         "predictions": hashlib.sha256(parquet_bytes(predictions)).hexdigest(),
         "networks": {
             str(job.path.relative_to(folder.path)): checksum(job.record.path)
-            for network in study.networks
+            for network in study.learners
             for job in folder.finished_jobs(network)
         },
         "files": {file.path.name: checksum(file.path) for file in files if file.exists()},

@@ -18,7 +18,9 @@ from casewise.pipeline.stack import stack
 from casewise.predictions import table as predicted
 from casewise.predictions.tiles import gather_tiles
 from casewise.splits.grouped import Splits, write_splits
+from casewise.study.baselines import BASELINES
 from casewise.study.schema import Study
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.console import Show
@@ -35,8 +37,8 @@ def train(
         CasewiseError: a network cannot be trained, or the folder contains networks of another study.
     """
     from casewise.jobs.backends.local import run_jobs
-    from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images
-    from casewise.jobs.plan import JobInputs, expand
+    from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
+    from casewise.jobs.plan import JobInputs, expand, remove_feature_files
 
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
     if external:
@@ -44,7 +46,7 @@ def train(
     pretraining = prepare_pretraining(study, cohort, store, folder, show) if study.pretrain else None
     if external and pretraining:
         check_apart_from_pretraining(study, external, pretraining, folder, show)
-    decided = with_images(deciding_settings(study, cohort), splits, store, pretraining)
+    decided = with_plan(with_images(deciding_settings(study, cohort), splits, store, pretraining), study)
     fingerprint = lock_fingerprint(folder, decided, study)
     folder.study.write(study.model_dump(mode="json"))
     folder.cohort.write(cohort.images)
@@ -56,16 +58,22 @@ def train(
     jobs = expand(study, splits, folder, fingerprint)
     start = time.monotonic()
     inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)
-    with show.bar("jobs") as bar:
-        run_jobs(jobs, inputs, folder, tell=lambda done, text: bar(done, len(jobs), text))
-    inner = f"each after {study.nested_cv.folds * len(study.rates)} inner trainings, " if study.nested_cv else ""
-    networks = counted(len(study.networks), study.network_noun)
-    seconds = time.monotonic() - start
-    show.line(
-        "jobs",
-        f"{counted(len(jobs), 'network')} ({networks} × {counted(splits.folds, 'fold')}), {inner}{seconds:.0f} s",
-    )
+    baselines = [job for job in jobs if job.model in BASELINES]
+    if baselines:
+        with show.bar("baselines") as bar:
+            run_jobs(baselines, inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
+        show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
+    networks = [job for job in jobs if job.model not in BASELINES]
+    if networks:
+        with show.bar("jobs") as bar:
+            run_jobs(networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text))
+        nested = study.nested_cv
+        inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
+        names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
+        seconds = time.monotonic() - start
+        show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
     _write_tile_predictions(study, jobs, cohort, folder)
+    remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]
     if external:
@@ -74,6 +82,26 @@ def train(
     tested = table[table["stage"] != "oof"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
     return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
+
+
+def _first_figures(study: Study, baselines: list[Job]) -> str:
+    """The merit of every baseline out of fold, the first figures of a run; their intervals follow with the report."""
+    from casewise.evaluation.judges import judge_of
+    from casewise.evaluation.results import Plan
+    from casewise.report.tables import metric_format
+
+    target = study.primary_outcome if study.primary_outcome in study.outputs else study.outputs[0]
+    merit, write = kind_named(study.kind_of(target)).merit, metric_format(study, target)
+    table = pd.concat([job.folder.predictions.read() for job in baselines], ignore_index=True)
+    rows = table[(table["target"] == target) & (table["stage"] == "oof") & table["y_true"].notna()]
+    if rows.empty:
+        return "no case has a reference value"
+    judge = judge_of(rows, study.classes_of(target) or None, study.positive_of(target))
+    metrics = judge.judge(rows, Plan(20, study.evaluation.confidence, study.seed), whole=False).metrics
+    figures = [
+        f"{name} {write.text(merit, of_learner[merit].value, short=True)}" for name, of_learner in metrics.items()
+    ]
+    return f"{write.phrase(merit)} of {target} out of fold: {', '.join(figures)}"
 
 
 def train_again(

@@ -19,6 +19,7 @@ import pandas as pd
 from casewise.errors import CasewiseError, SplitError, StudyError, nearest
 from casewise.predictions.stacking_classes import stack_classes
 from casewise.predictions.table import COLUMNS, final_rows
+from casewise.predictions.weighted_mean import weights_of_numbers
 from casewise.targets import by_form, kind_named
 
 
@@ -30,6 +31,7 @@ class Stacker:
     ridge: bool
     intercept: bool
     equal: bool = False
+    weighted: bool = False
 
 
 STACKERS: Mapping[str, Stacker] = {
@@ -39,6 +41,7 @@ STACKERS: Mapping[str, Stacker] = {
     "ridge+intercept": Stacker("meta_learner_ridge_w_intercept", ridge=True, intercept=True),
     "logistic": Stacker("meta_learner_logistic", ridge=False, intercept=True),
     "mean": Stacker("mean_of_learners", ridge=False, intercept=False, equal=True),
+    "weighted": Stacker("meta_learner_weighted", ridge=False, intercept=False, weighted=True),
 }
 META_LEARNERS = tuple(stacker.learner for stacker in STACKERS.values())
 
@@ -166,6 +169,8 @@ def _fit(
     choice: dict[str, Any] = {}
     if stacker.equal:
         weights, intercept = np.full(features.shape[1], 1 / features.shape[1]), 0.0
+    elif stacker.weighted:
+        weights, intercept = weights_of_numbers(features, truth), 0.0
     elif stacker.ridge:
         penalty, folds = _penalty(stacker, features, truth, subjects)
         choice = {"penalty": float(penalty), "penalty_chosen_over": folds}

@@ -10,8 +10,9 @@ import pandas as pd
 
 from casewise.errors import CasewiseError
 from casewise.predictions.table import probability_columns, with_decisions
+from casewise.predictions.weighted_mean import weights_of_classes
 
-LEARNERS = {"mean": "mean_of_learners", "logistic": "meta_learner_logistic"}
+LEARNERS = {"mean": "mean_of_learners", "weighted": "meta_learner_weighted", "logistic": "meta_learner_logistic"}
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
 _SAMPLE = ["case", "region", "image"]
 _LEAST = 1e-6
@@ -43,6 +44,19 @@ def stack_classes(
         if name == "mean":
             crossed, others = probabilities.mean(axis=1), [new.mean(axis=1) for _, new in unseen]
             coefficients[name] = {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
+        elif name == "weighted":
+            crossed = np.empty(probabilities.shape[::2])
+            for fold in set(folds):
+                train = scored & (folds != fold)
+                fold_weights = weights_of_classes(probabilities[train], truth[train])
+                crossed[folds == fold] = np.einsum("nlk,l->nk", probabilities[folds == fold], fold_weights)
+            weights = weights_of_classes(probabilities[scored], truth[scored])
+            coefficients[name] = {
+                "weights": dict(zip(learners, weights.tolist(), strict=True)),
+                "intercept": 0.0,
+                "n_rows": int(scored.sum()),
+            }
+            others = [np.einsum("nlk,l->nk", new, weights) for _, new in unseen]
         else:
             crossed = np.empty(probabilities.shape[::2])
             for fold in set(folds):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.metrics.registry import columns
+from casewise.study.baselines import BASELINES
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ class ReportContext:
 
     @cached_property
     def learners(self) -> list[str]:
-        """Learners with predictions, networks in the study's order first."""
+        """Learners with predictions: networks in the study's order, baselines, then combined ones."""
         names = list(dict.fromkeys(self.predictions["model"]))
-        networks = [name for name in self.study.networks if name in names]
+        networks = [name for name in (*self.study.networks, *BASELINES) if name in names]
         return networks + [name for name in names if name not in networks]
 
     @cached_property

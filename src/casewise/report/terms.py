@@ -122,7 +122,7 @@ def unlearned(context: ReportContext) -> dict[str, Any] | None:
         if verdict is not None:
             failed.setdefault(str(job["model"]), []).append(verdict)
     every = [bad for verdicts in failed.values() for bad in verdicts]
-    learner_verdicts, combined = failed.get(context.learner, []), context.learner not in context.study.networks
+    learner_verdicts, combined = failed.get(context.learner, []), context.learner not in context.study.learners
     if learner_verdicts and 2 * sum(learner_verdicts) >= len(learner_verdicts):
         whose, counts = "own", learner_verdicts
     elif 2 * sum(every) > len(every):

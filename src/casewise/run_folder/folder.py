@@ -131,6 +131,16 @@ class RunFolder:
         """For each network, its precision, memory format and threads on this machine."""
         return JsonFile(self.path / "compute.json", RETRY)
 
+    @property
+    def recipe_plan(self) -> JsonFile:
+        """The recipe that was planned for the study, and what it depends on."""
+        return JsonFile(self.path / "plan.json", RETRY, required=("facts", "recipe"))
+
+    @property
+    def plan_page(self) -> TextFile:
+        """The planned recipe in words and as lines of a study file."""
+        return TextFile(self.path / "plan.yaml")
+
     # Results.
 
     @property

@@ -259,7 +259,8 @@ class Volumes(StudyModel):
             )
         if panels.rows != panels.columns:
             raise ValueError(f"panels.grid: slices fill a square, such as 3x3; found {cut(panels.grid)}")
-        allowed_panels = Panels(by="case", grid=panels.grid, flip=panels.flip, quarter_turns=panels.quarter_turns)
+        kept = {name: getattr(panels, name) for name in ("grid", "flip", "quarter_turns", "bag")}
+        allowed_panels = Panels(by="case", pooling="maps" if panels.pooling == "maps" else "mean", **kept)
         if key := _first_difference(panels, allowed_panels, list(Panels.model_fields)):
             raise ValueError(
                 f"panels.{key}: slices are augmented by `flip` and `quarter_turns` only, all slices of a panel "

@@ -89,3 +89,19 @@ Range = Annotated[tuple[float, float], BeforeValidator(parse_range)]
 Fraction = Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, lt=1)]
 MetricName = Annotated[str, AfterValidator(check_metric), WithJsonSchema({"enum": metric_names(), "type": "string"})]
 Level = Literal["image", "region", "case", "subject"]
+
+
+def read_duration(value: Any) -> Any:
+    """Seconds from a text such as `30min`; anything else is returned unchanged.
+
+    >>> read_duration("30min"), read_duration("1.5 h"), read_duration("90s"), read_duration(60)
+    (1800.0, 5400.0, 90.0, 60)
+    """
+    stated = (
+        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|seconds?|min|minutes?|h|hours?)\s*", value)
+        if isinstance(value, str)
+        else None
+    )
+    if isinstance(value, str) and stated is None:
+        raise ValueError("write a number and its unit, such as 30min, 2h or 90s")
+    return float(stated[1]) * {"s": 1, "m": 60, "h": 3600}[stated[2][0]] if stated else value

@@ -25,15 +25,18 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
 STRENGTHS = ("rotate", "translate", "zoom", "zoom_in", "perspective", "brightness", "contrast")
 # Augmentations that a phase of training may change.
 AUGMENTATION_KEYS = ("shuffle", "rotate", "flip", *STRENGTHS[1:], "probability", "padding_mode")
-# Default number of tiles of a case in a training step with attention pooling.
+# Default number of images of a case in a training step if they pass through the network one by one.
 BAG_SIZE = 16
+# Ways of pooling for which a network takes a bag of single images instead of a grid.
+BAGS = ("attention", "maps")
 
 
 class Panels(StudyModel):
     """Which images a network sees at once, and their augmentation in training. Inference is deterministic.
 
-    If several panels show one case, `pooling` combines them: the `mean` or the largest (`max`) of their predictions, or
-    learned weights over features (`attention`, over all images of a case; `bag` of them are drawn in a training step).
+    If several panels show one case, `pooling` combines them: the `mean` or the largest (`max`) of their predictions.
+    With `maps` and `attention` every image of a case passes through the network by itself, and their features are
+    averaged, or weighted by learned weights; `bag` of them are drawn in a training step.
     """
 
     by: Literal["region", "case", "image"] = Field(
@@ -117,18 +120,19 @@ class Panels(StudyModel):
         "in every epoch. A copy stays on the same side of every split as its panel. `0`: none. Needs `recipe.phases` "
         "and at least one augmentation; not with `shuffle` or `pooling: attention`.",
     )
-    pooling: Literal["mean", "max", "attention"] = Field(
+    pooling: Literal["mean", "max", "maps", "attention"] = Field(
         "mean",
         description="How several panels of one case are combined: `mean` of their predictions; `max`, the largest "
-        "number, highest grade or highest probability of the positive class (with `by: image`); `attention`, learned "
-        "weights over all images of a case or region (with `by: case` or `region`).",
+        "number, highest grade or highest probability of the positive class (with `by: image`); `maps`, the mean of "
+        "the features of all images of a case or region, which keeps positions where `recipe.pool` is `map`; "
+        "`attention`, learned weights over them (both with `by: case` or `region`).",
     )
     bag: int = Field(
         BAG_SIZE,
         ge=2,
         le=1024,
-        description="With `pooling: attention`, how many images of a case are drawn in a training step. Prediction "
-        "uses all of them.",
+        description="With `pooling: attention` or `maps`, how many images of a case are drawn in a training step. "
+        "Prediction uses all of them.",
     )
 
     @model_validator(mode="before")
@@ -140,25 +144,27 @@ class Panels(StudyModel):
 
     @model_validator(mode="after")
     def _check_pooling(self) -> Panels:
-        if self.pooling == "attention" and (self.by == "image" or self.grid != "1x1" or self.shuffle):
+        if self.bags and (self.by == "image" or self.grid != "1x1" or self.shuffle):
             raise ValueError(
-                "pooling: attention weights all tiles of a case or region; it needs `by: case` (or region), "
+                f"pooling: {self.pooling} combines all images of a case or region; it needs `by: case` (or region), "
                 "without grid or shuffle"
             )
         if self.pooling == "max" and self.by != "image":
             raise ValueError("pooling: max takes the largest prediction over single images; it needs `by: image`")
-        if self.pooling != "attention" and self.bag != BAG_SIZE:
-            raise ValueError(f"bag: only pooling: attention draws bags, and pooling is {self.pooling}; leave out bag")
+        if not self.bags and self.bag != BAG_SIZE:
+            raise ValueError(
+                f"bag: only pooling: attention and maps draw bags, and pooling is {self.pooling}; leave out bag"
+            )
         return self
 
     @model_validator(mode="after")
     def _check_copies(self) -> Panels:
         if not self.offline_copies:
             return self
-        if self.pooling == "attention":
+        if self.bags:
             raise ValueError(
-                "offline_copies: attention draws new tiles in each step, so copies cannot be fixed; leave out "
-                "offline_copies or pooling"
+                f"offline_copies: pooling: {self.pooling} draws new images in each step, so copies cannot be fixed; "
+                "leave out offline_copies or pooling"
             )
         if self.shuffle:
             raise ValueError("offline_copies: fixed copies do not permute tiles; leave out shuffle or offline_copies")
@@ -185,5 +191,15 @@ class Panels(StudyModel):
 
     @property
     def slots(self) -> int:
-        """The number of tiles in a training panel; with attention, in a bag."""
-        return self.bag if self.pooling == "attention" else self.rows * self.columns
+        """The number of tiles in a training panel, or in a bag."""
+        return self.bag if self.bags else self.rows * self.columns
+
+    @property
+    def picture_grid(self) -> tuple[int, int]:
+        """Rows and columns of the picture of a panel for people; a bag of slices is shown by nine of them."""
+        return (3, 3) if self.bags else (self.rows, self.columns)
+
+    @property
+    def bags(self) -> bool:
+        """Whether a network takes bags of single images instead of grids."""
+        return self.pooling in BAGS

@@ -117,6 +117,11 @@ class Phase(StudyModel):
 class Recipe(StudyModel):
     """How a network is trained. The phases are trained one after another, each continuing from the one before."""
 
+    auto: bool = Field(
+        False,
+        description="Whether the recipe is planned from the images and `budget`; `recipe: auto` is short for it, and "
+        "the default of a study that states neither `recipe` nor `backbones`: [Planned recipes](explanation-plan.md).",
+    )
     loss: Literal["mse", "huber", "l1"] = Field(
         "mse",
         description="Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. "
@@ -212,6 +217,12 @@ class Recipe(StudyModel):
         description="Momentum of the running statistics. Default: that of the library. For MNASNet (0.0003) and "
         "MobileNetV3 (0.01) it is too small to train small cohorts from random weights; use 0.1.",
     )
+    pool: Literal["average", "map"] = Field(
+        "average",
+        description="What the head receives. `average`: the mean over the last map of the network, which does not say "
+        "where things are. `map`: the means over a grid of `map_cells` × `map_cells` of its widest map at stride 16.",
+    )
+    map_cells: int = Field(3, ge=2, le=8, description="Rows and columns of the grid of `pool: map`.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the head.")
     scaling: Literal["library", "symmetric"] = Field(
         "library",
@@ -223,6 +234,11 @@ class Recipe(StudyModel):
         description="Phases of training, one after another, each with its own epochs and frozen layers. Default: one "
         "phase of `epochs`.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _planned(cls, values: Any) -> Any:
+        return {"auto": True} if values == "auto" else values
 
     @model_validator(mode="after")
     def _check_phases(self) -> Recipe:

@@ -7,13 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from casewise.errors import cut
+from casewise.study.baselines import BASELINES, FEATURES, Baselines, baselines_of
 from casewise.study.checks import SECTIONS, check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, Tiles, Volumes
-from casewise.study.model import Level, Range, RowFilter, StudyModel
+from casewise.study.model import Level, Range, RowFilter, StudyModel, read_duration
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
 from casewise.study.panels import Panels
 from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
@@ -47,6 +48,12 @@ __all__ = [
     "register_settings",
     "study_model",
 ]
+
+
+Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean", "weighted"]
+# What a study with a planned recipe has besides, where it does not state it.
+_AUTO: dict[str, Any] = {"stack": ["weighted"], "stack_baselines": True}
+_AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
 
 
 def network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]:
@@ -180,7 +187,7 @@ class Study(StudyModel):
         "come from two hospitals}`. The report prints both on its first screen.",
     )
     backbones: list[str] = Field(
-        min_length=1,
+        [],
         description="Networks to train, as a list or separated by commas (`casewise backbones`). `all29` stands for "
         "the 29 of One-Step PASI; any timm name is allowed, with the prefix `timm:` if torchvision has a network of "
         "the same name. With `volumes`, `BACKBONE@FUSION` is trained with that fusion only, and a name without `@` "
@@ -203,18 +210,32 @@ class Study(StudyModel):
         description="Folder of `<backbone>.safetensors`, where `pretrained` weights are looked up first. The same as "
         "`--weights-dir`.",
     )
+    baselines: Baselines = Field(
+        Baselines(),
+        description="Linear models on pixels and on frozen features of a pretrained network, evaluated beside the "
+        "networks: [Baselines](explanation-baselines.md). `auto`: they are fitted; `{off: the reason}`: they are not, "
+        "and the report says why. Default: fitted if the recipe is planned or there are no networks.",
+    )
     pretrain: Pretraining | None = Field(None, description="Another cohort to train on first.")
     recipe: Recipe = Field(Recipe(), description="How a network is trained.")
+    budget: Annotated[float, BeforeValidator(read_duration), Field(ge=60)] = Field(
+        1800.0,
+        description="The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number.",
+    )
     nested_cv: NestedCV | None = Field(
         None,
         description="Nested cross-validation: inner folds of each fold's training subjects choose the settings named "
         "in this section: [Nested cross-validation](explanation-nested.md). Default: the recipe is used unchanged.",
     )
     test_time_augmentation: bool = Field(False, description="Average each prediction with that of the mirrored panel.")
-    stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean"]] = Field(
+    stack: list[Stacker] = Field(
         [],
         description="Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `linear` "
-        "and `ridge` are for numbers, `logistic` for classes and grades, `mean` for all.",
+        "and `ridge` are for numbers, `logistic` for classes and grades; `mean` and `weighted` (weights of at least "
+        "0 that sum to 1) for all.",
+    )
+    stack_baselines: bool = Field(
+        False, description="Whether the meta learners combine the baselines as well as the networks."
     )
     external: External | None = Field(
         None,
@@ -242,6 +263,13 @@ class Study(StudyModel):
     @model_validator(mode="before")
     @classmethod
     def _resolve_defaults(cls, values: Any) -> Any:
+        if "recipe" not in values and "backbones" not in values:
+            values = {**values, "recipe": "auto"}
+        if values.get("recipe") in ("auto", {"auto": True}):
+            values = {**_AUTO, **values}
+            values["backbones"] = values.get("backbones", [_AUTO_BACKBONE[values.get("weights") == "random"]])
+            if values.get("volumes") and "panels" not in values:
+                values["panels"] = {"pooling": "maps"}
         targets, scores = values.get("targets"), values.get("scores")
         outputs = values.get("outputs") or (list(targets) if isinstance(targets, dict) else None)
         if not isinstance(outputs, (list, tuple)) or not outputs:
@@ -281,12 +309,23 @@ class Study(StudyModel):
         return network_names(self.backbones, self.fusions)
 
     @property
+    def learners(self) -> list[str]:
+        """The baselines, then the networks: everything that is fitted on every fold."""
+        return [*baselines_of(self), *self.networks]
+
+    def of_learner(self, name: str) -> Study:
+        """The study as a learner sees it: baselines read single images without variation, and have no recipe."""
+        return _as_baseline(self) if name in BASELINES else self
+
+    @property
     def fusions(self) -> list[str]:
         """The ways of combining sequences; empty for a modality without sequences."""
         return list(getattr(self.modality_settings, "fusion", []))
 
     def weights_of(self, network: str) -> str:
         """The initial weights of a network: those of the study, or those stated for its backbone."""
+        if network in BASELINES:
+            return "pretrained" if network == FEATURES else "random"
         return self.weights if isinstance(self.weights, str) else self.weights[network.partition("@")[0]]
 
     @property
@@ -305,7 +344,9 @@ class Study(StudyModel):
         """How a network combines the sequences: a fusion, or one sequence alone; None without volumes."""
         if not self.fusions:
             return None
-        alone = self.backbones[0].partition("@")[2] or self.fusions[0]
+        if network in BASELINES:
+            return "early"
+        alone = next((name.partition("@")[2] for name in self.backbones), "") or self.fusions[0]
         return network.partition("@")[2] or alone
 
     @property
@@ -339,6 +380,27 @@ class Study(StudyModel):
     def level_of(self, name: str) -> Level:
         """The level of a target or score."""
         return self.scores[name].level if name in self.scores else (self.targets[name].level or self.target_level)
+
+
+def _as_baseline(study: Study) -> Study:
+    panels = study.panels
+    pooling = (
+        "mean"
+        if panels.by == "image" and panels.pooling != "max"
+        else panels.pooling
+        if panels.by == "image"
+        else "maps"
+    )
+    recipe = Recipe(schedule="constant", early_stopping=EarlyStopping(monitor="none"), epochs=1)
+    return study.model_copy(
+        update={
+            "panels": Panels(by=panels.by, pooling=pooling, vary_shape=False),
+            "recipe": recipe,
+            "nested_cv": None,
+            "pretrain": None,
+            "test_time_augmentation": False,
+        }
+    )
 
 
 _SETTINGS: dict[str, type[StudyModel]] = {}

@@ -24,7 +24,7 @@ class Classes:
     means = "discrimination"
     closed = False
     guess: Literal["mean", "shares"] = "shares"
-    stackers: tuple[str, ...] = ("mean", "logistic")
+    stackers: tuple[str, ...] = ("mean", "weighted", "logistic")
     rank_correlation = False
     arithmetic = False
     balanced = True

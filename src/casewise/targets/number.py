@@ -26,7 +26,7 @@ class Number:
     means = "agreement"
     closed = True
     guess: Literal["mean", "shares"] = "mean"
-    stackers: tuple[str, ...] = ("linear", "linear+intercept", "ridge", "ridge+intercept", "mean")
+    stackers: tuple[str, ...] = ("linear", "linear+intercept", "ridge", "ridge+intercept", "mean", "weighted")
     rank_correlation = False
     arithmetic = True
     balanced = False

@@ -27,7 +27,10 @@ from casewise.training.phases import in_phases
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained network, its history, the curve of the rate search, the stages of gradual unfreezing, the phases."""
+    """A trained network, its history, the curve of the rate search, the stages of gradual unfreezing, the phases.
+
+    `candidates` are those of a linear model, with their inner losses.
+    """
 
     network: Network
     history: list[dict[str, float]]
@@ -36,6 +39,7 @@ class Learned:
     finder: dict[str, Any] | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     phases: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[dict[str, Any]] = field(default_factory=list)
 
 
 def learn(

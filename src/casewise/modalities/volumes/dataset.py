@@ -1,4 +1,7 @@
-"""The data of training on volumes: windows of consecutive slices in grids, one channel for each sequence."""
+"""The data of training on volumes: windows of consecutive slices in grids, or bags of single slices.
+
+A panel has one channel for each sequence.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.modalities.panels import fold
+from casewise.modalities.panels import EMPTY, fold
 
 if TYPE_CHECKING:
     from casewise.modalities.volumes.slice_store import SliceStore
@@ -65,7 +68,7 @@ def slices_of(store: SliceStore, sequences: list[int], standard: Sequence[Sequen
 
 @dataclass(frozen=True)
 class SliceData:
-    """Cases of a subset of the cohort; a panel shows a window of the slices of a case.
+    """Cases of a subset of the cohort; a panel shows a window of the slices of a case, or all of them as a bag.
 
     Attributes:
         slices: of all cases.
@@ -91,19 +94,23 @@ class SliceData:
         names = [self.names[row] for row in rows] if self.names else []
         return replace(self, cases=[self.cases[row] for row in rows], truth=self.truth[list(rows)], names=names)
 
+    def arranged(self, panels: Panels) -> SliceData:
+        """The same slices in other panels; all of them if a panel shows a single one."""
+        return replace(self, settings=panels, all_windows=self.all_windows or panels.slots == 1)
+
     def with_variations(self, changes: Mapping[str, Any]) -> SliceData:
         """Return the data unchanged: slices vary in the same way in all phases."""
         return self
 
     @property
     def bags(self) -> bool:
-        """False: a view is a grid of slices."""
-        return False
+        """Whether a view is a bag of the case's slices instead of a grid."""
+        return self.settings.bags
 
     @property
     def bag(self) -> int:
-        """1: a view is not a bag."""
-        return 1
+        """The number of slices of the largest bag; 1 if views are grids."""
+        return max(int(self.slices.count[case]) for case in self.cases) if self.bags else 1
 
     @property
     def varied(self) -> bool:
@@ -125,9 +132,13 @@ class SliceData:
     ) -> tuple[Tensor, Tensor]:
         """Panels (B, S, rows·H, columns·W) in 0–1, each a window drawn at random, and their truth (B, T).
 
-        A flip and a quarter turn are drawn for each panel and apply to all its slices and sequences.
+        Bags are (B, K, S, H, W), NaN in empty slots; slices are drawn if a case has more than a bag holds. A flip and a
+        quarter turn are drawn for each panel and apply to all its slices and sequences.
         """
         drawn = torch.rand(len(rows), 3, generator=generator)
+        if self.bags:
+            panels = self._drawn_bags([self.cases[row] for row in rows], drawn[:, 1:], generator)
+            return panels.to(device), self.truth[rows].to(device)
         starts = []
         for row, chance in zip(rows, drawn[:, 0].tolist(), strict=True):
             windows = self._windows(self.cases[row])
@@ -140,7 +151,16 @@ class SliceData:
         return panels.to(device), self.truth[rows].to(device)
 
     def views(self) -> tuple[Tensor, Tensor]:
-        """Every case as windows (V, 2), case and first slice, and (V,) the row each belongs to."""
+        """Every case as windows (V, 2), case and first slice, and (V,) the row each belongs to.
+
+        A bag is one view of all slices of the case by their rows in the store, (V, K), padded to the largest bag.
+        """
+        if self.bags:
+            padded = torch.full((len(self), self.bag), EMPTY)
+            for row, case in enumerate(self.cases):
+                numbers = self._rows_of(case)
+                padded[row, : len(numbers)] = numbers
+            return padded, torch.arange(len(self))
         views, owner = [], []
         for row, case in enumerate(self.cases):
             windows = self._windows(case)
@@ -150,14 +170,26 @@ class SliceData:
         return torch.tensor(views), torch.tensor(owner)
 
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
-        """Unvaried panels (B, S, rows·H, columns·W) of windows (B, 2)."""
+        """Unvaried panels (B, S, rows·H, columns·W) of windows (B, 2); of bags (B, K) as `training_batch`."""
+        if self.bags:
+            tiles = self.single_tiles(slots.clamp(min=0).flatten(), device).unflatten(0, slots.shape)
+            return tiles.masked_fill((slots == EMPTY).view(*slots.shape, 1, 1, 1).to(device), torch.nan)
         return fold(self._tiles(slots), self.settings).to(device)
+
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """Unvaried slices (N, S, H, W) in 0–1 by their rows in the store; an absent sequence is NaN."""
+        starts, order = self.slices.first.sort()
+        cases = order[torch.searchsorted(starts, numbers, right=True) - 1]
+        return self._values(numbers.unsqueeze(1), cases)[:, 0].to(device)
 
     def slots_of(self, windows: Tensor) -> Tensor:
         """The slices, counted within the case, in the slots of windows (B, 2): (B, K).
 
         If a case has fewer slices than slots, its first and last slices are repeated around them.
         """
+        if self.bags:
+            cases = torch.tensor(self.cases)[:, None]
+            return torch.where(windows == EMPTY, EMPTY, windows - self.slices.first[cases])
         cases, starts = windows[:, 0], windows[:, 1]
         count, slots = self.slices.count[cases], self.settings.slots
         lead = ((slots - count).clamp(min=0) // 2).unsqueeze(1)
@@ -165,8 +197,8 @@ class SliceData:
         return torch.minimum(slices, (count - 1).unsqueeze(1))
 
     def eval_batch_size(self, batch: int) -> int:
-        """The number of views that are evaluated together: four training batches."""
-        return 4 * batch
+        """The number of views that are evaluated together: four training batches, fewer if bags are large."""
+        return max(1, 4 * batch // self.bag)
 
     def _windows(self, case: int) -> list[int]:
         """The first slices of a case's windows, counted within the case; one if it has no more slices than slots."""
@@ -175,7 +207,30 @@ class SliceData:
     def _tiles(self, windows: Tensor) -> Tensor:
         """Windows (B, 2) → their slices (B, K, S, H, W) in 0–1; an absent sequence is NaN."""
         cases = windows[:, 0]
-        rows = self.slices.first[cases].unsqueeze(1) + self.slots_of(windows)
+        return self._values(self.slices.first[cases].unsqueeze(1) + self.slots_of(windows), cases)
+
+    def _rows_of(self, case: int) -> Tensor:
+        """The rows in the store of a case's slices, in order."""
+        return int(self.slices.first[case]) + torch.arange(int(self.slices.count[case]))
+
+    def _drawn_bags(self, cases: list[int], drawn: Tensor, generator: torch.Generator) -> Tensor:
+        """Bags (B, K, S, H, W) of slices in their order, drawn where there are more than a bag holds, NaN if empty."""
+        numbers = []
+        for case in cases:
+            rows = self._rows_of(case)
+            kept = torch.randperm(len(rows), generator=generator)[: self.settings.bag].sort().values
+            numbers.append(rows[kept])
+        most = max(map(len, numbers))
+        slots = torch.stack([torch.nn.functional.pad(rows, (0, most - len(rows)), value=EMPTY) for rows in numbers])
+        tiles = turned(self.plain_batch(slots, torch.device("cpu")), drawn, self.settings)
+        if not self.drop:
+            return tiles
+        # a sequence that is left out is left out of all slices of the case
+        whole = drop_sequences(tiles.transpose(1, 2).flatten(2, 3), self.drop, generator)
+        return whole.unflatten(2, tiles.shape[1:2] + tiles.shape[3:4]).transpose(1, 2)
+
+    def _values(self, rows: Tensor, cases: Tensor) -> Tensor:
+        """Slices (B, K, S, H, W) in 0–1 by their rows (B, K) in the store and their cases (B,)."""
         stored = self.slices.stored[rows]
         size, channels = len(cases), stored.shape[2]
         scans = (cases * channels).view(size, 1, 1) + torch.arange(channels).view(1, 1, -1)

@@ -46,7 +46,7 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
             elif scans:
                 count = to_ras(scans[0]).shape[2]
                 slices += count
-                short += count < study.panels.slots
+                short += not study.panels.bags and count < study.panels.slots
             notes += dict.fromkeys(loaded.notes)
     if problems:
         raise not_prepared(problems, len(cases))

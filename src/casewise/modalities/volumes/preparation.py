@@ -87,7 +87,7 @@ def _notes(study: Study, slices: SliceStore) -> list[str]:
     """Notes on the cases: too few slices, and notes of reading and preparing, each kind once."""
     notes = summed([note for notes in slices.notes for note in notes], (study.root or study.cohort.parent).absolute())
     short = int((slices.count < study.panels.slots).sum())
-    if short:
+    if short and not study.panels.bags:
         notes.insert(
             0,
             f"{short:,} of {len(slices.count):,} cases have fewer than {study.panels.slots} slices; their first and "

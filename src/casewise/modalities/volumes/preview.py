@@ -32,7 +32,8 @@ def central_panels(study: Study, store: SliceStore, row: int, fitted: FittedPrep
     """
     volumes = study.volumes
     assert volumes is not None
-    central_slices = central(int(store.count[row]), study.panels.slots) + int(store.first[row])
+    rows, columns = study.panels.picture_grid
+    central_slices = central(int(store.count[row]), rows * columns) + int(store.first[row])
     pictures = []
     scales = fitted["standard"] or [None] * len(fitted["sequences"])
     for name, scale in zip(fitted["sequences"], scales, strict=True):
@@ -41,7 +42,7 @@ def central_panels(study: Study, store: SliceStore, row: int, fitted: FittedPrep
             continue
         lookup = plain_tables(1) if scale is None else tables(store.landmarks[[row], number], np.asarray(scale))
         planes = lookup[0][np.asarray(store.slices[central_slices, number])]
-        panel = grid(planes, rows=study.panels.rows, columns=study.panels.columns)
+        panel = grid(planes, rows=rows, columns=columns)
         pictures.append(Picture(name, np.asarray(np.rint(panel * 255), dtype=np.uint8)))
     return pictures
 
@@ -76,7 +77,7 @@ def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, sho
     volumes = study.volumes
     assert volumes is not None
     # Small single slices of different people can look alike; a whole window does not.
-    side = study.images.size * (1 if volumes.slice_index else study.panels.rows)
+    side = study.images.size * (1 if volumes.slice_index else study.panels.picture_grid[0])
     preparation = Preparation(size=side, channels="grey")
     paths = [Path(path) for path in cohort.images["path"]]
     files = paths if volumes.slice_index else _drawn(study, cohort, slices, folder / "pictures")
@@ -91,15 +92,15 @@ def _drawn(study: Study, cohort: Cohort, slices: SliceStore, folder: Path) -> li
     from PIL import Image
 
     assert study.volumes is not None
-    panels = study.panels
+    rows, columns = study.panels.picture_grid
     number_of = {case: number for number, case in enumerate(cohort.panels["case"])}
     files = []
     folder.mkdir(parents=True, exist_ok=True)
     for case, sequence in zip(cohort.images["case"], cohort.images["sequence"], strict=True):
         number = number_of[case]
-        rows = int(slices.first[number]) + central(int(slices.count[number]), panels.slots)
-        planes = np.asarray(slices.slices[rows, study.volumes.sequences.index(sequence)])
-        picture = grid((planes >> 7).astype(np.uint8), rows=panels.rows, columns=panels.columns)
+        numbers = int(slices.first[number]) + central(int(slices.count[number]), rows * columns)
+        planes = np.asarray(slices.slices[numbers, study.volumes.sequences.index(sequence)])
+        picture = grid((planes >> 7).astype(np.uint8), rows=rows, columns=columns)
         packed = io.BytesIO()
         Image.fromarray(picture).save(packed, format="PNG")
         # Two scans that look alike are two files with different names.

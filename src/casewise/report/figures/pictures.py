@@ -63,7 +63,7 @@ def panel_uri(material: ReportContext, numbers: list[int], *, longest: int) -> s
     if not shown:
         return None
     rows, columns = panels.rows, panels.columns
-    if panels.pooling == "attention":
+    if panels.bags:
         columns = math.ceil(math.sqrt(len(shown)))
         rows = math.ceil(len(shown) / columns)
     picture = grid_picture(material.tiles(shown), rows=rows, columns=columns)

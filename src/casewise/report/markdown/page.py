@@ -32,6 +32,7 @@ from casewise.report.sections import (
     training,
     validation,
 )
+from casewise.report.sections.baselines import against
 from casewise.report.tables import metric_format
 from casewise.report.templating import templates
 from casewise.run_folder.pages import write_page
@@ -82,6 +83,8 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "stage": stage,
         "pooled": pooled(first, stage),
         "how": [how(run) for run in runs],
+        "baseline": against(first.study, first.metrics),
+        "write": metric_format(first.study, first.main_target),
         "audit": first.audit,
         "threshold": ALPHA,
         "tested": audit.tested_subjects((first.audit or {}).get("facts") or {}),

@@ -25,7 +25,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         return None
     case_panels = panels[panels["case"] == illustrated_case(context)]
     grid = context.study.panels
-    bag = grid.pooling == "attention"
+    bag = grid.bags
     slots, shown = 1 if bag else grid.slots, []
     for row in case_panels.head(MOST_PANELS).itertuples():
         numbers = [int(n) for n in row.tiles if int(n) >= 0]

@@ -16,6 +16,7 @@ from casewise.report.formatting import display_name, plain, signed
 from casewise.report.sections import classes
 from casewise.report.tables import Cell, Counts, Row, metric_format
 from casewise.report.target_kind_sections import kind_report
+from casewise.study.baselines import BASELINES
 
 MOST_REPORTS = 16
 MOST_STACKERS, MOST_STACKED = 6, 10
@@ -32,7 +33,7 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
         figures = context.figures(stage, learner)
         if not figures:
             continue
-        code = "network" if learner in context.study.networks else "nested" if learner == NESTED else "combined"
+        code = _code(context, learner)
         only = plain(context.constant_class(stage, learner))
         cells = [write.cell(metric, figures.get(metric)) for metric in context.columns("learners", stage)]
         rows.append(Row(learner, [Cell(code, only, code), *cells], mark=learner == context.learner))
@@ -42,6 +43,13 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
         value = (figure or {}).get("value")
         order[learner] = sign * float(value) if value is not None and is_number(value) else np.inf
     return sorted(rows, key=lambda row: (order[row.name], row.name))
+
+
+def _code(context: ReportContext, learner: str) -> str:
+    """What kind of learner this is: network, baseline, nested or combined."""
+    if learner in BASELINES:
+        return "baseline"
+    return "network" if learner in context.study.networks else "nested" if learner == NESTED else "combined"
 
 
 def section(context: ReportContext) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext
 from casewise.report.sections import validation
+from casewise.report.sections.baselines import against
 from casewise.report.sections.learners import behind, comparison
 from casewise.report.sections.summary_classes import class_values
 from casewise.report.sections.summary_number import number_values
@@ -27,6 +28,7 @@ def section(context: ReportContext) -> dict[str, Any]:
         "judged": judged_on(context),
         "empty": context.headline_rows.empty,
         "naive": naive(context),
+        "baseline": against(context.study, context.metrics),
         "sources": len(context.mean_within(context.learner, kind_report(context.kind).headline).get("sources") or []),
         "by_site": within_sources(context) if context.by_site else None,
         "external": validation.external_summary(context),
@@ -81,6 +83,8 @@ def choice(context: ReportContext) -> dict[str, Any]:
         code = "single"
     elif main.get("learner") == context.learner and main.get("chosen_on") == "inner folds":
         code = "inner"
+    elif main.get("learner") == context.learner and main.get("chosen_on") == "stated":
+        code = "stated"
     else:
         code = "by_site" if context.by_site else "best"
     return {

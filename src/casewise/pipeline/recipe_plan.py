@@ -1,0 +1,153 @@
+"""Planning the recipe of a study that states none, from the number and the symmetry of its images and a time budget.
+
+No label is used, so the plan cannot depend on the cases that are judged.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.modalities.registry import modality_of
+from casewise.splits.predefined import TEST
+from casewise.study.recipe import Recipe
+
+if TYPE_CHECKING:
+    from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
+    from casewise.modalities.base import ImageStore
+    from casewise.run_folder import RunFolder
+    from casewise.splits.grouped import Splits
+    from casewise.study.schema import Study
+
+# Images of 224×224 pixels that one core trains in a second, with the first stages frozen; a guess that is on the low
+# side for MobileNetV2, and that is the same on every machine, so that the plan is.
+IMAGES_A_SECOND = 25
+# The share of the budget for training; preparation, audit, baselines and evaluation take the rest.
+SHARE = 0.6
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 16
+# Images and their mirror images are alike if a linear model tells them apart with an AUROC below this.
+ALIKE = 0.6
+MOST_IMAGES, CELLS = 600, 16
+
+
+def plan_recipe(
+    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
+) -> Study:
+    """The study with its planned recipe; unchanged if it states one. The plan of an earlier run is used again."""
+    if not study.recipe.auto or not study.networks:
+        return study
+    planned = folder.recipe_plan.read_or_none()
+    if planned is None:
+        facts = plan_facts(study, cohort, store, splits)
+        planned = {"facts": facts, "recipe": recipe_of(study, facts)}
+        folder.recipe_plan.write(planned)
+    study = study.model_copy(update={"recipe": Recipe.model_validate({**planned["recipe"], "auto": True})})
+    folder.plan_page.write(as_yaml(study, planned))
+    show.line("recipe", in_words(study, planned["facts"]))
+    return study
+
+
+def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) -> dict[str, Any]:
+    """What the plan depends on: counts, symmetry, cores and budget; images of the test set take no part."""
+    subjects = cohort.images["subject"].astype(str)
+    training = np.flatnonzero(subjects.map(splits.side).to_numpy() != TEST)
+    return {
+        "images": len(training),
+        "folds": splits.folds,
+        "cores": study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
+        "budget": study.budget,
+        "size": study.images.size,
+        "flips": "none" if study.fusions else mirror_symmetry(store.tiles, training, study.seed),
+        "noun": modality_of(study).noun(study).plural,
+    }
+
+
+def mirror_symmetry(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:
+    """The flips after which a linear model hardly distinguishes images (N, C, H, W) from others: a value of `flip`.
+
+    At most `MOST_IMAGES` of `rows` are examined.
+    """
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_IMAGES])
+    small = np.stack([_reduced(np.asarray(tiles[number])) for number in chosen])
+    across, down = _told_apart(small, small[..., ::-1]) < ALIKE, _told_apart(small, small[..., ::-1, :]) < ALIKE
+    return {(True, True): "both", (True, False): "horizontal", (False, True): "vertical"}.get((across, down), "none")
+
+
+def _reduced(tile: np.ndarray) -> np.ndarray:
+    """Means (C, CELLS, CELLS) over cells of a tile."""
+    rows, columns = (np.linspace(0, side, CELLS + 1).astype(int)[:-1] for side in tile.shape[1:])
+    sums = np.add.reduceat(np.add.reduceat(tile.astype(float), rows, axis=1), columns, axis=2)
+    return np.asarray(sums / sums.mean() if sums.mean() else sums)
+
+
+def _told_apart(images: np.ndarray, mirrored: np.ndarray) -> float:
+    """The AUROC with which a linear model distinguishes images from mirrored ones, each image in one fold only."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    if len(images) < 10:
+        return 1.0
+    values = np.concatenate([images, mirrored]).reshape(2 * len(images), -1)
+    values = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-9)
+    labels, groups = np.repeat([0, 1], len(images)), np.tile(np.arange(len(images)), 2)
+    model = LogisticRegression(C=0.01, max_iter=200)
+    predicted = cross_val_predict(model, values, labels, groups=groups, cv=GroupKFold(5), method="decision_function")
+    return float(roc_auc_score(labels, predicted))
+
+
+def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
+    """The planned recipe as a study file states it."""
+    pretrained = study.weights != "random"
+    seconds = facts["images"] * (facts["folds"] - 1) * (facts["size"] / 224) ** 2 / IMAGES_A_SECOND
+    epochs = math.floor(SHARE * facts["budget"] * facts["cores"] / max(seconds * len(study.networks), 1e-9))
+    epochs = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
+    free = facts["flips"] == "both"
+    variations: dict[str, Any] = {"flip": facts["flips"], "rotate": 180 if free else 10, "zoom": 0.1}
+    variations |= {
+        "translate": 0.05,
+        "brightness": 0.1,
+        "contrast": 0.1,
+        "padding_mode": "reflect" if free else "black",
+    }
+    phase: dict[str, Any] = {"epochs": epochs if pretrained else 2 * epochs, "freeze": "30%" if pretrained else "none"}
+    if not study.fusions:
+        phase["variations"] = variations
+    return {
+        "optimizer": "adamw",
+        "lr": 0.0009,
+        "weight_decay": 0.01,
+        "schedule": "one-cycle",
+        "batch_size": 16,
+        "batch_norm": "keep_statistics" if pretrained else "update",
+        "pool": "average" if free else "map",
+        "dropout": 0.2,
+        "early_stopping": {"monitor": "none"},
+        "phases": [phase],
+    }
+
+
+def in_words(study: Study, facts: dict[str, Any]) -> str:
+    """The plan in a sentence."""
+    phase, recipe = study.recipe.phases[0], study.recipe
+    flips = {"none": "no flips", "both": "flips and turns"}.get(facts["flips"], f"{facts['flips']} flips")
+    head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
+    frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
+    of = f"{facts['images']:,} {facts['noun']}, {facts['folds']} folds, {facts['cores']} cores"
+    return (
+        f"planned: {', '.join(study.networks)}, {phase.epochs} epochs{frozen}, {head}, {flips}; for {of} and "
+        f"{facts['budget'] / 60:g} minutes"
+    )
+
+
+def as_yaml(study: Study, planned: dict[str, Any]) -> str:
+    """The plan in words and as lines that can be pasted into a study file."""
+    import yaml
+
+    stated = {"backbones": study.backbones, "recipe": planned["recipe"], "stack": list(study.stack)}
+    lines = yaml.safe_dump(stated | {"stack_baselines": study.stack_baselines}, sort_keys=False)
+    return f"# {in_words(study, planned['facts'])}\n{lines}"

@@ -1,0 +1,63 @@
+"""How the shown learner compares with the best linear baseline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from casewise.metrics.registry import metric_of
+from casewise.study.baselines import BASELINES, PIXELS, encoder_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from casewise.study.schema import Study
+
+
+def against(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Values for one sentence; None where nothing was evaluated.
+
+    `code` is `better`, `worse` or `open` (the interval of the difference includes 0) for the shown learner beside the
+    baseline, `same` where both have the same figures in every resample, `few` without an interval, `itself` if the
+    shown learner is a baseline, `off` with the stated reason, and `absent` where none was fitted. `network` has the
+    values of the best network, if the shown learner combines several.
+    """
+    main = metrics.get("main") or {}
+    if main.get("learner") is None:
+        return None
+    if main["learner"] in BASELINES:
+        return {"code": "itself", "what": what_is(study, main["learner"])}
+    compared = metrics.get("against_baselines")
+    if compared is None:
+        return {"code": "off", "reason": study.baselines.off} if study.baselines.off else {"code": "absent"}
+    return _values(study, metrics, compared) | {
+        "network": _values(study, metrics, compared["network"]) if compared.get("network") else None
+    }
+
+
+def _values(study: Study, metrics: Mapping[str, Any], compared: Mapping[str, Any]) -> dict[str, Any]:
+    main = metrics["main"]
+    differences = compared["differences"]
+    name = compared["merit"] if compared["merit"] in differences else next(iter(differences))
+    difference = differences[name]
+    stage = metrics["metrics"][compared["stage"]]
+    figures = {key: stage[compared[key]][main["target"]][name] for key in ("learner", "baseline")}
+    gain = difference["difference"] * (1 if metric_of(name).larger_is_better else -1)
+    code = "few" if difference["low"] is None else "open" if difference["indistinguishable"] else ""
+    if difference["low"] == difference["high"] == 0:
+        code = "same"
+    return {
+        "code": code or ("better" if gain > 0 else "worse"),
+        "learner": compared["learner"],
+        "baseline": compared["baseline"],
+        "what": what_is(study, compared["baseline"]),
+        "metric": name,
+        "figure": figures["learner"],
+        "beside": figures["baseline"],
+        "difference": difference,
+        "subjects": compared["n_subjects"],
+    }
+
+
+def what_is(study: Study, baseline: str) -> str:
+    """What a baseline is, in words."""
+    return "a linear model on pixels" if baseline == PIXELS else f"a linear model on features of {encoder_of(study)}"

@@ -1,0 +1,225 @@
+"""Linear models on features that do not change: ridge for numbers, logistic for classes and for the steps of grades.
+
+The penalty, and the candidates among several sets of features, are chosen by inner folds of the training subjects. With
+more features than rows the models are fitted in the coordinates of the rows, which gives the same models in a fraction
+of the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.targets import by_form
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from casewise.models.outputs import Output
+
+INNER_FOLDS = 5
+# Directions of smaller variance hardly change a penalised model.
+MOST_DIRECTIONS = 400
+# Penalties relative to the mean squared length of a row: strengths of ridge, inverse strengths of logistic regression.
+RIDGE = np.logspace(-3, 3, 13)
+LOGISTIC = np.logspace(-1, 3, 9)
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """A linear model of one target: raw outputs are `values @ weight.T + bias`.
+
+    Attributes:
+        weight, bias: (O, W) and (O,) for features in their own units.
+        loss: the mean loss over inner folds at the chosen penalty: squared error in variances, or the negative
+            log-likelihood.
+        penalty: the chosen one, relative to the mean squared length of a standardised row.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    loss: float
+    penalty: float
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Standardised features in at most `MOST_DIRECTIONS` orthogonal directions, and the way back.
+
+    `scores` is (N, R), scaled so that a row has a mean squared length of 1; `back` is (R, W).
+    """
+
+    scores: NDArray[np.float64]
+    back: NDArray[np.float64]
+    centre: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Directions:
+        """The directions of features (N, W)."""
+        centre, spread = values.mean(axis=0), values.std(axis=0)
+        steady = spread <= 1e-6 * max(1.0, float(np.abs(centre).max(initial=0.0)))
+        scale = np.where(steady, 0.0, 1.0 / np.where(steady, 1.0, spread))
+        standardised = (values - centre) * scale
+        if values.shape[1] > values.shape[0]:
+            squares, left = np.linalg.eigh(standardised @ standardised.T)
+            squares, left = squares[::-1][:MOST_DIRECTIONS], left[:, ::-1][:, :MOST_DIRECTIONS]
+            kept = squares > 1e-8 * max(float(squares[0]), 1e-12)
+            lengths, left = np.sqrt(squares[kept]), left[:, kept]
+            scores, back = left * lengths, (left / lengths).T @ standardised
+        else:
+            squares, right = np.linalg.eigh(standardised.T @ standardised)
+            right = right[:, ::-1][:, :MOST_DIRECTIONS]
+            scores, back = standardised @ right, right.T
+        length = float(np.sqrt((scores**2).sum(axis=1).mean())) or 1.0
+        return cls(scores / length, back * scale / length, centre)
+
+    def in_own_units(self, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (O, R) of the directions as weights (O, W) and biases (O,) of the features."""
+        own = weight @ self.back
+        return own, bias - own @ self.centre
+
+
+def linear_model(
+    values: NDArray[np.float64], labels: NDArray[np.float64], groups: NDArray[np.object_], output: Output
+) -> LinearModel:
+    """Fit the model of one target to features (N, W) of rows with labels (N,), of the subjects `groups` (N,).
+
+    Numbers must be standardised labels; classes and grades are their numbers.
+    """
+    directions = Directions.of(values)
+    problems: dict[str, type[_Ridge | _Logistic | _Steps]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
+    problem = by_form(output.kind, problems)(output.classes)
+    losses = np.zeros(len(problem.penalties))
+    for train, left_out in group_folds(groups):
+        losses += problem.losses(directions.scores, labels, train, left_out)
+    chosen = int(losses.argmin())
+    every = np.arange(len(labels))
+    weight, bias = problem.fit(directions.scores, labels, every, problem.penalties[chosen])
+    own_weight, own_bias = directions.in_own_units(weight, bias)
+    return LinearModel(own_weight, own_bias, float(losses[chosen]) / len(labels), float(problem.penalties[chosen]))
+
+
+def group_folds(groups: NDArray[np.object_]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Inner folds that keep the rows of a subject together; none for a single subject."""
+    from sklearn.model_selection import GroupKFold
+
+    folds = min(INNER_FOLDS, len(set(groups)))
+    return list(GroupKFold(folds).split(groups, groups=groups)) if folds > 1 else []
+
+
+class _Ridge:
+    """One number: all penalties from one decomposition."""
+
+    penalties = RIDGE
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def _weights(
+        self, scores: np.ndarray, labels: np.ndarray, penalties: np.ndarray
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(P, R) and (P,)."""
+        centre, mean = scores.mean(axis=0), float(labels.mean())
+        left, lengths, right = np.linalg.svd(scores - centre, full_matrices=False)
+        projected = left.T @ (labels - mean)
+        shrunk = lengths[:, None] / (lengths[:, None] ** 2 + penalties) * projected[:, None]
+        weight = (right.T @ shrunk).T
+        return weight, mean - weight @ centre
+
+    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+        """The summed squared error of the left-out rows at each penalty, in variances of all labels."""
+        weight, bias = self._weights(scores[train], labels[train], self.penalties)
+        errors = scores[left_out] @ weight.T + bias - labels[left_out, None]
+        squared: np.ndarray = (errors**2).sum(axis=0) / max(float(labels.var()), 1e-12)
+        return squared
+
+    def fit(
+        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (1, R) and bias (1,)."""
+        return self._weights(scores[rows], labels[rows], np.array([penalty]))
+
+
+class _Logistic:
+    """Classes by multinomial regression; a class without rows keeps a bias that never chooses it."""
+
+    penalties = LOGISTIC
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def fit(
+        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (K, R) and biases (K,); of two classes, each has half of the line between them."""
+        from sklearn.linear_model import LogisticRegression
+
+        weight, bias = np.zeros((self.classes, scores.shape[1])), np.full(self.classes, ABSENT)
+        present = sorted(set(labels[rows].astype(int).tolist()))
+        if len(present) == 1:
+            bias[present[0]] = 0.0
+            return weight, bias
+        model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3).fit(scores[rows], labels[rows].astype(int))
+        coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
+        if len(present) == 2:
+            coefficients = np.stack([-coefficients[0] / 2, coefficients[0] / 2])
+            intercepts = np.array([-intercepts[0] / 2, intercepts[0] / 2])
+        weight[present], bias[present] = coefficients, intercepts
+        return weight, bias
+
+    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+        """The summed negative log-likelihood of the left-out rows at each penalty."""
+        return np.array([self._loss(scores, labels, train, left_out, penalty) for penalty in self.penalties])
+
+    def _loss(
+        self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray, penalty: float
+    ) -> float:
+        from scipy.special import log_softmax
+
+        weight, bias = self.fit(scores, labels, train, penalty)
+        likelihood = log_softmax(scores[left_out] @ weight.T + bias, axis=1)
+        chosen = likelihood[np.arange(len(left_out)), labels[left_out].astype(int)]
+        return float(-np.maximum(chosen, ABSENT).sum())
+
+
+class _Steps:
+    """Grades: one line for each step, fitted on the rows that reach it."""
+
+    penalties = LOGISTIC
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.step = _Logistic(2)
+
+    def fit(
+        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (K − 1, R) and biases (K − 1,) of the logits of passing each grade."""
+        weights, biases = [], []
+        for step in range(self.classes - 1):
+            reached = rows[labels[rows] >= step]
+            weight, bias = np.zeros((2, scores.shape[1])), np.zeros(2)
+            if len(reached):
+                weight, bias = self.step.fit(scores, (labels > step).astype(float), reached, penalty)
+            weights.append(weight[1] - weight[0])
+            biases.append(float(np.clip(bias[1] - bias[0], ABSENT, -ABSENT)))
+        return np.stack(weights), np.array(biases)
+
+    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+        """The summed negative log-likelihood of the left-out grades at each penalty."""
+        return np.array([self._loss(scores, labels, train, left_out, penalty) for penalty in self.penalties])
+
+    def _loss(
+        self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray, penalty: float
+    ) -> float:
+        weight, bias = self.fit(scores, labels, train, penalty)
+        logits = scores[left_out] @ weight.T + bias
+        steps, grade = np.arange(self.classes - 1), labels[left_out, None]
+        signed = np.where(steps < grade, logits, -logits)
+        return float((np.logaddexp(0.0, -signed) * (steps <= grade)).sum())
+
+
+# The logit of a class without training rows, and the least log-likelihood that is counted.
+ABSENT = -12.0

@@ -1,0 +1,231 @@
+"""Linear baselines: their models, their jobs, and what the report says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+import casewise
+from casewise.evaluation.against_baselines import against_baselines
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.results import Outcomes, evaluate
+from casewise.models.backbones import build_network
+from casewise.models.feature_maps import FeatureSpec, feature_maps, widest
+from casewise.models.linear import build_linear, keep_only
+from casewise.models.outputs import Output
+from casewise.predictions.table import COLUMNS
+from casewise.report.sections.baselines import against
+from casewise.study.loading import read_study
+from casewise.training.linear_models import RIDGE, Directions, linear_model
+
+STUDY = """
+name: floors
+synthetic: true
+cohort: {cohort}
+images: {{size: 32}}
+targets: {{label: [no_finding, covid, pneumonia]}}
+split: {{test: 0, folds: 2, restarts: 20}}
+backbones: []
+weights: random
+audit: {{permutations: 99}}
+evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 6}}
+"""
+
+
+def write_study(folder: Path, cohort: Path, **changes: str) -> Path:
+    text = STUDY.format(cohort=cohort)
+    for key, value in changes.items():
+        lines = [line for line in text.splitlines() if not line.startswith(f"{key}:")]
+        text = "\n".join([*lines, f"{key}: {value}"])
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def labels_of(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    return random.normal(size=(count, 300)), np.array([f"s{number // 2}" for number in range(count)], dtype=object)
+
+
+def test_more_features_than_rows_give_the_same_ridge_model() -> None:
+    """The model in the coordinates of the rows is that of the standardised features."""
+    random = np.random.default_rng(0)
+    values, subjects = labels_of(random, 60)
+    labels = values[:, 0] + 0.1 * random.normal(size=60)
+    model = linear_model(values, labels, subjects, Output("extent"))
+    standardised = (values - values.mean(axis=0)) / values.std(axis=0)
+    strength = model.penalty * (standardised**2).sum(axis=1).mean()
+    expected = Ridge(alpha=strength).fit(standardised, labels)
+    assert np.allclose(values @ model.weight[0] + model.bias[0], expected.predict(standardised), atol=1e-6)
+    assert model.penalty in RIDGE
+
+
+def test_directions_of_constant_features_are_finite() -> None:
+    values = np.zeros((10, 4))
+    values[:, 0] = np.arange(10)
+    directions = Directions.of(values)
+    weight, bias = directions.in_own_units(np.ones((1, directions.scores.shape[1])), np.zeros(1))
+    assert np.isfinite(weight).all()
+    assert np.isfinite(bias).all()
+    assert (weight[:, 1:] == 0).all()
+
+
+@pytest.mark.parametrize("output", [Output("label", "classification", 3), Output("grade", "ordinal", 3)])
+def test_a_class_without_training_rows_is_never_predicted_above_others(output: Output) -> None:
+    random = np.random.default_rng(1)
+    values, subjects = labels_of(random, 40)
+    model = linear_model(values, random.integers(0, 2, 40).astype(float), subjects, output)
+    raw = torch.from_numpy(values @ model.weight.T + model.bias)
+    decided = output.network_kind.decided(raw)
+    assert set(decided.tolist()) <= {0, 1}
+
+
+def test_a_linear_model_prefers_features_that_tell_the_label() -> None:
+    random = np.random.default_rng(2)
+    noise, subjects = labels_of(random, 80)
+    labels = random.integers(0, 2, 80).astype(float)
+    informative = noise.copy()
+    informative[:, :20] += 2 * labels[:, None]
+    output = Output("label", "classification", 2)
+    assert linear_model(informative, labels, subjects, output).loss < linear_model(noise, labels, subjects, output).loss
+
+
+def test_a_grid_over_a_map_keeps_where_things_are() -> None:
+    torch.manual_seed(0)
+    average, grid = (build_network("resnet18", 1, map_cells=cells).eval() for cells in (0, 3))
+    grid.load_state_dict({k: v for k, v in average.state_dict().items() if "head" not in k}, strict=False)
+    panels = torch.zeros(2, 3, 96, 96)
+    panels[0, :, 20:40, 20:40] = panels[1, :, 20:40, 52:72] = 1
+    with torch.no_grad():
+        apart = [float((f[0] - f[1]).norm() / f.norm()) for f in (average.features(panels), grid.features(panels))]
+    assert apart[1] > 2 * apart[0]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "squeezenet1_1", "vit_tiny_patch16_224"])
+def test_maps_of_encoders_are_read_at_a_stride(name: str) -> None:
+    encoder = build_network(name, 1, side=224)
+    found = widest(feature_maps(encoder.body), 16)
+    assert found.stride == 16
+    network = build_network(name, 2, map_cells=3, side=224).eval()
+    with torch.no_grad():
+        features = network.features(torch.rand(1, 3, 224, 224))
+    assert features.shape == (1, found.channels * 9)
+    assert network.explain_layers == [network.body.get_submodule(found.module)]
+
+
+def test_keeping_some_candidates_keeps_their_features() -> None:
+    network = build_linear("linear_pixels", 1, {"encoder": "", "channels": 3, "specs": None}, {"side": 32})
+    panels = torch.rand(2, 3, 32, 32)
+    before = network.features(panels)
+    columns = keep_only(network, [FeatureSpec("pixels", cells=16), FeatureSpec("statistics")])
+    assert torch.equal(network.features(panels), before[:, columns])
+    assert network(panels).shape == (2, 1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
+    folder = tmp_path_factory.mktemp("floors")
+    return casewise.run(write_study(folder, chests), folder / "run")
+
+
+def test_a_study_without_networks_reports_its_baseline(finished: Any) -> None:
+    assert set(finished.rows["model"]) == {"linear_pixels"}
+    assert finished.results["main"]["learner"] == "linear_pixels"
+    assert 'data-code="baseline-itself"' in finished.report.read_text()
+
+
+def test_a_stored_baseline_predicts_as_in_the_run(finished: Any) -> None:
+    """From its weights and facts, on panels instead of features computed once."""
+    from casewise.inference.predictor import Predictor
+    from casewise.pipeline.explain import open_finished
+    from casewise.run_folder import RunFolder
+
+    folder = RunFolder(finished.folder)
+    predictor, run = Predictor.load(folder.job("linear_pixels", 0).path), open_finished(folder)
+    rows = predictor.predict_cases(run.study, run.cohort.panels, run.prepared.store, stage="oof")
+    recorded = folder.job("linear_pixels", 0).predictions.read().set_index("case")["p0"]
+    repeated = rows.set_index("case")["p0"].reindex(recorded.index)
+    assert np.abs(recorded - repeated).max() < 1e-5
+
+
+def test_labels_of_the_held_out_fold_change_nothing(tmp_path: Path, chests: Path, finished: Any) -> None:
+    """Neither the candidates, nor the penalties, nor a bit of the weights."""
+    from casewise.run_folder import RunFolder
+
+    first = RunFolder(finished.folder)
+    held_out = {s for s, side in first.splits.read()["subjects"].items() if side == 1}
+    table = pd.read_csv(chests)
+    table["path"] = [str(chests.parent / path) for path in table["path"]]
+    rows = table["subject"].astype(str).isin(held_out)
+    assert rows.any()
+    table["fold"] = [1 if held else 2 for held in rows]
+    jobs = []
+    for name, seed in (("a", None), ("b", 0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        changed = table.copy()
+        if seed is not None:
+            noise = np.random.default_rng(seed).permutation(changed.loc[rows, "label"])
+            assert (noise != changed.loc[rows, "label"]).any()
+            changed.loc[rows, "label"] = noise
+        changed.to_csv(folder / "cohort.csv", index=False)
+        study = write_study(folder, folder / "cohort.csv", split="{column: fold, test: 0}")
+        jobs.append(RunFolder(casewise.run(study, folder / "run").folder).job("linear_pixels", 0))
+    assert jobs[0].weights.path.read_bytes() == jobs[1].weights.path.read_bytes()
+    assert jobs[0].record.read()["candidates"] == jobs[1].record.read()["candidates"]
+
+
+def table_of(truth: np.ndarray, predictions: dict[str, np.ndarray]) -> pd.DataFrame:
+    rows = []
+    for model, values in predictions.items():
+        for number, (true, value) in enumerate(zip(truth, values, strict=True)):
+            rows.append(
+                dict.fromkeys(COLUMNS, None)
+                | {
+                    "subject": f"s{number}", "visit": "1", "case": f"s{number}/1", "region": "", "image": "",
+                    "target": "extent", "kind": "regression", "stage": "oof", "model": model,
+                    "outer_fold": number % 2 + 1, "y_true": true, "y_pred": value, "day": np.nan, "distance": np.nan,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("good", "code"), [("net", "better"), ("linear_pixels", "worse")])
+def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -> None:
+    random = np.random.default_rng(3)
+    truth = random.normal(size=60)
+    bad = "linear_pixels" if good == "net" else "net"
+    predictions = {good: truth + 0.1 * random.normal(size=60), bad: truth + random.normal(size=60)}
+    table = table_of(truth, predictions)
+    outcomes, plan = Outcomes("extent"), Plan(200, 0.95, 0)
+    results = evaluate(table, outcomes, plan)
+    assert results["main"]["learner"] == "net"
+    results["against_baselines"] = against_baselines(table, outcomes, results["metrics"], results["main"], plan)
+    study: Any = type("Study", (), {"baselines": type("B", (), {"off": ""})(), "backbones": ["cnn"]})()
+    values = against(study, results)
+    assert values is not None
+    assert values["code"] == code
+    assert values["difference"]["low"] <= values["difference"]["difference"] <= values["difference"]["high"]
+
+
+def test_few_subjects_are_not_compared() -> None:
+    truth = np.arange(6.0)
+    table = table_of(truth, {"net": truth, "linear_pixels": truth[::-1].copy()})
+    outcomes, plan = Outcomes("extent"), Plan(100, 0.95, 0)
+    results = evaluate(table, outcomes, plan)
+    compared = against_baselines(table, outcomes, results["metrics"], results["main"], plan)
+    assert compared is not None
+    assert compared["rough"]
+    assert all(entry["indistinguishable"] for entry in compared["differences"].values())
+
+
+def test_baselines_are_switched_off_with_a_reason(tmp_path: Path, chests: Path) -> None:
+    study = read_study(write_study(tmp_path, chests, baselines="{off: as published}", backbones="[cnn]"))
+    assert study.learners == ["cnn"]
+    with pytest.raises(casewise.CasewiseError, match="reason"):
+        read_study(write_study(tmp_path, chests, baselines="none"))

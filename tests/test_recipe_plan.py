@@ -1,0 +1,189 @@
+"""Planned recipes: when there is one, what it depends on, and the weighted mean that a planned study reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import casewise
+from casewise.jobs.fingerprint import deciding_settings
+from casewise.models.build_model import network_of
+from casewise.pipeline.recipe_plan import mirror_symmetry, recipe_of
+from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
+from casewise.run_folder import RunFolder
+from casewise.study.loading import read_study
+from casewise.study.schema import Recipe, Study
+
+STUDY = """
+name: planned
+synthetic: true
+cohort: {cohort}
+images: {{size: 32}}
+targets: {{label: [no_finding, covid, pneumonia]}}
+split: {{test: 0, folds: 2, restarts: 20}}
+weights: random
+budget: 1min
+audit: {{permutations: 99}}
+evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 6}}
+compute: {{precision: fp32, memory_format: channels_last}}
+"""
+
+
+def study_of(**values: Any) -> Study:
+    return Study.model_validate({"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4"}}, **values})
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    usual = {"images": 1000, "folds": 5, "cores": 2, "budget": 1800, "size": 224, "flips": "none", "noun": "images"}
+    return usual | changes
+
+
+def test_a_study_without_recipe_and_networks_is_planned() -> None:
+    study = study_of()
+    assert study.recipe.auto
+    assert (study.backbones, study.stack, study.stack_baselines) == (["mobilenet_v2"], ["weighted"], True)
+    assert study.learners == ["linear_pixels", "linear_features", "mobilenet_v2"]
+    assert study_of(weights="random").learners == ["linear_pixels", "cnn"]
+    assert not study_of(backbones=["resnet18"]).recipe.auto
+    assert study_of(backbones=["resnet18"], recipe="auto").recipe.auto
+    assert study_of(backbones=["resnet18"]).learners == ["resnet18"]
+    assert study_of(backbones=["resnet18"], baselines="auto").learners == [
+        "linear_pixels",
+        "linear_features",
+        "resnet18",
+    ]
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("30min", 1800), ("2 h", 7200), ("90s", 90), (120, 120)])
+def test_a_budget_has_a_unit(written: Any, seconds: float) -> None:
+    assert study_of(budget=written).budget == seconds
+
+
+@pytest.mark.parametrize("wrong", ["soon", "30 parsecs", "10s", -5])
+def test_other_budgets_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="budget"):
+        study_of(budget=wrong)
+
+
+def test_more_time_or_fewer_images_give_more_epochs() -> None:
+    study = study_of()
+    epochs = [recipe_of(study, facts(**c))["phases"][0]["epochs"] for c in ({}, {"budget": 7200}, {"images": 9000})]
+    assert epochs[2] <= epochs[0] <= epochs[1]
+    assert min(epochs) >= 4
+    assert Recipe.model_validate(recipe_of(study, facts()))
+
+
+def test_images_without_an_orientation_are_flipped() -> None:
+    random = np.random.default_rng(0)
+    texture = random.integers(0, 255, (400, 1, 32, 32), dtype=np.uint8)
+    ramp = np.broadcast_to(np.linspace(0, 200, 32).astype(np.uint8), (400, 1, 32, 32))
+    across = (texture // 6 + ramp).astype(np.uint8)
+    rows = np.arange(400)
+    assert mirror_symmetry(texture, rows, 0) == "both"
+    assert mirror_symmetry(across, rows, 0) == "vertical"
+    assert mirror_symmetry(across.transpose(0, 1, 3, 2), rows, 0) == "horizontal"
+    assert mirror_symmetry(texture[:5], np.arange(5), 0) == "none"
+    assert recipe_of(study_of(), facts(flips="both"))["pool"] == "average"
+    assert recipe_of(study_of(), facts(flips="vertical"))["pool"] == "map"
+
+
+def test_a_head_on_a_map_is_wider() -> None:
+    study = study_of(weights="random")
+    widths = [
+        network_of(study.model_copy(update={"recipe": Recipe(pool=pool)}), "cnn").width for pool in ("average", "map")
+    ]
+    assert widths[1] > widths[0]
+
+
+def test_weights_are_a_mixture() -> None:
+    random = np.random.default_rng(1)
+    truth = random.normal(size=200)
+    predicted = np.stack([truth + random.normal(size=200), truth + random.normal(size=200), random.normal(size=200)], 1)
+    weights = weights_of_numbers(predicted, truth)
+    assert np.isclose(weights.sum(), 1)
+    assert (weights >= 0).all()
+    assert weights[2] < weights[:2].min()
+    labels = random.integers(0, 2, 200)
+    sure = np.where(labels[:, None] == np.arange(2), 0.8, 0.2)
+    weights = weights_of_classes(np.stack([sure, np.full_like(sure, 0.5)], axis=1), labels)
+    assert weights[0] > 0.95
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
+    folder = tmp_path_factory.mktemp("planned")
+    (folder / "study.yaml").write_text(STUDY.format(cohort=chests))
+    return casewise.run(folder / "study.yaml", folder / "run")
+
+
+def test_a_planned_run_reports_the_weighted_mean(planned: Any) -> None:
+    folder = RunFolder(planned.folder)
+    assert planned.results["main"]["learner"] == "meta_learner_weighted"
+    assert planned.results["main"]["chosen_on"] == "stated"
+    assert planned.results["against_baselines"]["baseline"] == "linear_pixels"
+    weights = folder.stackers.read()["meta_learner_weighted"]["label"]["weights"]
+    assert set(weights) == {"linear_pixels", "cnn"}
+    assert np.isclose(sum(weights.values()), 1)
+    text = planned.report.read_text()
+    assert 'data-code="baseline-' in text
+    pasted = casewise.read_study(folder.path.parent / "study.yaml")
+    assert pasted.recipe.auto
+
+
+def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chests: Path) -> None:
+    plan = RunFolder(planned.folder).plan_page.path.read_text()
+    (tmp_path / "study.yaml").write_text(STUDY.format(cohort=chests) + plan)
+    study = read_study(tmp_path / "study.yaml")
+    assert not study.recipe.auto
+    assert (
+        study.recipe.phases[0].epochs == RunFolder(planned.folder).recipe_plan.read()["recipe"]["phases"][0]["epochs"]
+    )
+
+
+def test_a_second_run_follows_the_plan_of_the_first(planned: Any) -> None:
+    folder = RunFolder(planned.folder)
+    weights = folder.job("cnn", 0).weights.path
+    before = weights.stat().st_mtime_ns
+    plan = folder.recipe_plan.read()
+    again = casewise.run(planned.folder.parent / "study.yaml", planned.folder)
+    assert again.results["metrics"] == planned.results["metrics"]
+    assert weights.stat().st_mtime_ns == before
+    assert folder.recipe_plan.read() == plan
+    study = read_study(planned.folder.parent / "study.yaml")
+    assert deciding_settings(study, _cohort(study))["recipe"]["auto"]
+
+
+def _cohort(study: Study) -> Any:
+    from casewise.console import Silent
+    from casewise.pipeline.read import read
+
+    return read(study, None, Silent())
+
+
+def test_slices_of_a_case_are_a_bag(tmp_path: Path) -> None:
+    from casewise.modalities.volumes.dataset import SliceData, Slices
+    from casewise.study.panels import Panels
+
+    random = torch.Generator().manual_seed(0)
+    stored = torch.randint(0, 32767, (7, 2, 8, 8), generator=random, dtype=torch.int16)
+    tables = torch.linspace(0, 1, 32768).repeat(4, 1)
+    present = torch.tensor([[True, True], [True, False]])
+    slices = Slices(stored, torch.tensor([0, 3]), torch.tensor([3, 4]), present, tables)
+    data = SliceData(slices, [0, 1], torch.zeros(2, 1), Panels(pooling="maps"))
+    views, owner = data.views()
+    assert views.tolist() == [[0, 1, 2, -1], [3, 4, 5, 6]]
+    assert owner.tolist() == [0, 1]
+    batch = data.plain_batch(views, torch.device("cpu"))
+    assert batch.shape == (2, 4, 2, 8, 8)
+    assert batch[0, 3].isnan().all()
+    assert batch[1, :, 1].isnan().all()
+    assert torch.allclose(batch[0, 1], stored[1].float() / 32767, atol=1e-4)
+    assert data.slots_of(views).tolist() == [[0, 1, 2, -1], [0, 1, 2, 3]]
+    single = data.arranged(Panels())
+    assert len(single.views()[0]) == 7
+    drawn, _ = data.training_batch([0, 1], random, torch.device("cpu"))
+    assert drawn.shape == (2, 4, 2, 8, 8)
