@@ -61,19 +61,19 @@ def _refuse_settings(words: list[str]) -> None:
 
     if not words or words[0] not in ("run", "validate", "audit"):
         return
-    known = ("--output", "--weights-dir", "--jobs", "--quiet", "--help")
+    options = ("--output", "--weights-dir", "--jobs", "--quiet", "--help")
     for word in words[1:]:
         name = word.partition("=")[0]
         if word == "--":
             return
-        if not name.startswith("--") or name in known:
+        if not name.startswith("--") or name in options:
             continue
         import difflib
 
         from casewise.errors import cut
 
         # short names of settings are alike to options by chance
-        alike = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        alike = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
         if not alike:
             raise CasewiseError(
                 f"`casewise {words[0]}` has no option {cut(name)}. Settings such as the number of epochs belong in the "

@@ -136,11 +136,11 @@ def _numbers(label: str, target: Target, text: pd.Series, problems: Problems, *,
     outside = {value: parsed for value in wrong if (parsed := number(value)) is not None and not low <= parsed <= high}
     cells = text[text.isin(list(outside))]
     if len(cells) > 1:
-        found = [outside[value] for value in cells]
+        values_outside = [outside[value] for value in cells]
         problems.add(
             f"range {label}",
             f"{rows_text(cells.index.tolist())}, {label}: {counted(len(cells), 'cell')} outside {low:g}..{high:g} "
-            f"({f'{min(found):g} to ' if min(found) < max(found) else ''}{max(found):g}). Correct them, or widen "
+            f"({f'{min(values_outside):g} to ' if min(values_outside) < max(values_outside) else ''}{max(values_outside):g}). Correct them, or widen "
             f"{setting}.",
             row=cells.index[0],
         )

@@ -135,7 +135,7 @@ def named_cases(run: FinishedRun, names: list[str]) -> list[str]:
 def case_hint(name: str, by_subject: dict[str, list[str]]) -> str:
     """The cases of the named subject; never those of another one, whose name is often alike.
 
-    >>> case_hint("P1/9", {"P1": ["P1/1", "P1/2"]}), case_hint("P2/1", {"P1": ["P1/1"]})
+    >>> case_hint("P1/11", {"P1": ["P1/1", "P1/2"]}), case_hint("P2/1", {"P1": ["P1/1"]})
     (" Did you mean 'P1/1'? The subject has P1/1, P1/2.", '')
     """
     named = alike(name)

@@ -119,13 +119,15 @@ def _remedy(text: str, problem: str, mark: Any) -> str:
     if "\t" in line[: mark.column + 1] and not line[: mark.column].strip():
         return "a line begins with a tab. Replace the tab by spaces."
     # `name: Study: Cologne`: a second colon ends a text that has no quotes
-    found = re.fullmatch(r"\s*(?:- )?([\w.-]+): +([^\s\"'\[{#|>&*!][^#\"']*: .*|[^\s\"'\[{#|>&*!][^#\"']*:)\s*", line)
-    if not found:
+    two_colons = re.fullmatch(
+        r"\s*(?:- )?([\w.-]+): +([^\s\"'\[{#|>&*!][^#\"']*: .*|[^\s\"'\[{#|>&*!][^#\"']*:)\s*", line
+    )
+    if not two_colons:
         return next((f"{cut(line.strip())}: {words}" for start, words in _REMEDIES.items() if start in problem), "")
-    value = re.sub(r"\s#.*", "", found[2]).strip()
+    value = re.sub(r"\s#.*", "", two_colons[2]).strip()
     return (
         f"{cut(line.strip())} has two colons, so that YAML does not read it as one text. Put the text in quotes: "
-        f'{found[1]}: "{shortened(value)}"'
+        f'{two_colons[1]}: "{shortened(value)}"'
     )
 
 
