@@ -136,12 +136,12 @@ def _numbers(label: str, target: Target, text: pd.Series, problems: Problems, *,
     outside = {value: parsed for value in wrong if (parsed := number(value)) is not None and not low <= parsed <= high}
     cells = text[text.isin(list(outside))]
     if len(cells) > 1:
-        values_outside = [outside[value] for value in cells]
+        least, most = min(outside[value] for value in cells), max(outside[value] for value in cells)
+        span = f"{least:g} to {most:g}" if least < most else f"{most:g}"
         problems.add(
             f"range {label}",
             f"{rows_text(cells.index.tolist())}, {label}: {counted(len(cells), 'cell')} outside {low:g}..{high:g} "
-            f"({f'{min(values_outside):g} to ' if min(values_outside) < max(values_outside) else ''}{max(values_outside):g}). Correct them, or widen "
-            f"{setting}.",
+            f"({span}). Correct them, or widen {setting}.",
             row=cells.index[0],
         )
         wrong = {value: text for value, text in wrong.items() if value not in outside}
