@@ -129,8 +129,10 @@ def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject(name: str)
     after = learned(stack(changed, [name], ranges=RANGES).rows, name, "oof")
     same = before["outer_fold"] == 3
     np.testing.assert_array_equal(before.loc[same, "y_pred"], after.loc[same, "y_pred"])
-    # predictions at the end of the range stay there
-    assert (before.loc[~same, "y_pred"] != after.loc[~same, "y_pred"]).mean() > 0.9
+    differs = before.loc[~same, "y_pred"] != after.loc[~same, "y_pred"]
+    # weights that sum to 1 leave a prediction where all learners are at the same end of the range
+    at_an_end = before.loc[~same, "y_pred"].isin([0, 6]) if name == "weighted" else False
+    assert (differs | at_an_end).all()
 
 
 def test_an_out_of_fold_row_is_the_other_folds_fit() -> None:

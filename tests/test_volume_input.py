@@ -173,9 +173,9 @@ def bench(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         except SystemExit as ended:
             code = int(ended.code or 0)
         said = capsys.readouterr()
-        # lines are wrapped
-        return code, said.out, " ".join(said.err.split())
+        return code, said.out, said.err
 
+    monkeypatch.setattr("casewise.console.columns", lambda stream: 100_000)  # a line for each problem
     monkeypatch.setattr("casewise.pipeline.train.train", begin)
     monkeypatch.setattr("casewise.audit.findings.Audit.gate", lambda *_, **__: None)
     return Bench(tmp_path, pd.DataFrame(rows).astype(str), call)
@@ -209,6 +209,7 @@ def test_headers_that_cannot_be_are_all_told_before_a_run(bench: Bench) -> None:
         "huge.nii: its header claims 32767 x 32767 x 32767",
         "nowhere.nii: it does not state its position in the patient",
     )
+    assert len(error.splitlines()) == 7
     assert "The others are kept for the next run." in error
 
 
@@ -478,7 +479,7 @@ def test_inner_trainings_are_counted(bench: Bench) -> None:
     bench.more = "nested_cv: {folds: 2, lr: [0.001, 0.01, 0.1]}"
     code, out, error = bench.told("validate")
     assert code == 0, error
-    assert "2 pairings × 2 folds = 4 networks, after 24 inner trainings: 28 trainings in all" in " ".join(out.split())
+    assert "2 pairings × 2 folds = 4 networks, after 24 inner trainings: 28 trainings in all" in out
 
 
 def test_a_fusion_that_is_none(bench: Bench) -> None:

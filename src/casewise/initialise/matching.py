@@ -53,7 +53,7 @@ class FileIndex:
         (['b/2.PNG'], ['a/1.jpg', 'b/1.jpg'])
         """
         text = cell.strip().replace("\\", "/").rstrip("/")
-        parts = [part for part in text.casefold().split("/") if part not in ("", ".", "..")]
+        parts = [name for name in text.casefold().split("/") if name not in ("", ".", "..")]
         for form in ("/".join, lambda names: stem_of("/".join(names))):
             for start in range(len(parts)):
                 if paths := self._by_key.get(form(parts[start:])):
@@ -111,7 +111,7 @@ def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str
     contrary: list[tuple[str, str]] = []
     beginnings: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for cell, path in zip(cells, column.paths, strict=True):
-        parts = [part for part in cell.strip().replace("\\", "/").casefold().split("/") if part not in ("", ".", "..")]
+        parts = [name for name in cell.strip().replace("\\", "/").casefold().split("/") if name not in ("", ".", "..")]
         folders = path.casefold().split("/")[:-1]
         rest = parts[:-1]
         while rest and folders and rest[-1] == folders[-1]:
@@ -166,7 +166,7 @@ def by_names_of_subjects(
     row number (from 0) its images; ([], {}) if no columns do.
     """
     words = {path: _words(path) for path in images.paths}
-    places = dict.fromkeys(place for of_path in words.values() for place in of_path)
+    positions = dict.fromkeys(position for of_path in words.values() for position in of_path)
     count = len(next(iter(cells.values())))
     best: tuple[int, list[str], dict[int, list[str]]] = (0, [], {})
     pairs = [[a] for a in allowed] + [[a, b] for a in allowed for b in cells if b != a]
@@ -177,27 +177,27 @@ def by_names_of_subjects(
         by_first: dict[str, list[int]] = defaultdict(list)
         for row, key in enumerate(keys):
             by_first[key[0]].append(row)
-        for place in places:
-            found: dict[int, list[str]] = defaultdict(list)
+        for position in positions:
+            paths_by_row: dict[int, list[str]] = defaultdict(list)
             for path, of_path in words.items():
                 rows = {
                     row
-                    for name, others in of_path.get(place, {}).items()
+                    for name, others in of_path.get(position, {}).items()
                     for row in by_first.get(name, [])
                     if set(keys[row][1:]) <= others
                 }
                 if len(rows) == 1:
-                    found[rows.pop()].append(path)
-            matched = sum(map(len, found.values()))
-            if len(found) >= _ENOUGH * count and matched >= _ENOUGH * len(images.paths) and matched > best[0]:
-                best = (matched, columns, dict(found))
+                    paths_by_row[rows.pop()].append(path)
+            matched = sum(map(len, paths_by_row.values()))
+            if len(paths_by_row) >= _ENOUGH * count and matched >= _ENOUGH * len(images.paths) and matched > best[0]:
+                best = (matched, columns, dict(paths_by_row))
     return best[1], best[2]
 
 
 def _words(path: str) -> dict[str, dict[str, set[str]]]:
     """The words at each place of a path, each with all words beside it: folders, beginnings and words of the name.
 
-    >>> {place: list(words) for place, words in _words("A/P_1-w2.jpg").items()}
+    >>> {position: list(words) for position, words in _words("A/P_1-w2.jpg").items()}
     {'folder 0': ['a'], 'start': ['p_1-w2', 'p_1', 'p'], 'word 0': ['p'], 'word 1': ['1'], 'word 2': ['w2']}
     >>> sorted(_words("A/P_1-w2.jpg")["start"]["p_1"])
     ['a', 'w2']

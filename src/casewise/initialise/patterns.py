@@ -64,14 +64,14 @@ class Pattern:
     @property
     def _expression(self) -> str:
         pieces = re.split(r"(\{\w+\}|\*\*/|\*)", stem_of(self.text))
-        seen: set[str] = set()
+        named: set[str] = set()
         expression = ""
         for piece in pieces:
             name = piece[1:-1] if piece.startswith("{") else ""
             if name:
                 own = r"\d{4}-\d\d-\d\d|[^/]+?" if name == "date" else "[^/]+?"
-                expression += f"(?P={name})" if name in seen else f"(?P<{name}>{own})"
-                seen.add(name)
+                expression += f"(?P={name})" if name in named else f"(?P<{name}>{own})"
+                named.add(name)
             else:
                 expression += {"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece))
         return expression

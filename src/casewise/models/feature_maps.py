@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -138,9 +139,8 @@ def read_maps(
     # registered last, so that the hooks of explanations run before them
     hooks = [body.get_submodule(name).register_forward_hook(keep(name)) for name in modules]
     try:
-        (run or body)(inputs)
-    except _ReachedError:
-        pass
+        with suppress(_ReachedError):  # what follows is not needed
+            (run or body)(inputs)
     finally:
         for registered in hooks:
             registered.remove()

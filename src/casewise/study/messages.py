@@ -60,11 +60,11 @@ def _in_words(message: str) -> str:
     """
     start, says, rest = message.partition(": input should be ")
     if not says:
-        return _ITEMS.sub(lambda found: f"needs at {found[2]} {counted(int(found[3]), 'value')}", message)
-    rule, found, value = rest.partition(", found ")
+        return _ITEMS.sub(lambda match: f"needs at {match[2]} {counted(int(match[3]), 'value')}", message)
+    rule, before, value = rest.partition(", found ")
     for theirs, ours in _WORDS:
         rule = rule.replace(theirs, ours)
-    return f"{start}: must be {rule}{found}{value}"
+    return f"{start}: must be {rule}{before}{value}"
 
 
 def _option_hint(several: Sequence[Any], messages: Sequence[str]) -> str:

@@ -142,10 +142,29 @@ class _Ridge:
         return self._weights(scores[rows], labels[rows], np.array([penalty]))
 
 
-class _Logistic:
-    """Classes by multinomial regression; a class without rows keeps a bias that never chooses it."""
+class _Likelihood:
+    """Models that are fitted anew for each penalty and judged by their likelihood."""
 
     penalties = LOGISTIC
+
+    def fit(
+        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (O, R) and biases (O,)."""
+        raise NotImplementedError
+
+    def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
+        """The summed negative log-likelihood of raw outputs (N, O)."""
+        raise NotImplementedError
+
+    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+        """The loss of the left-out rows at each penalty."""
+        models = [self.fit(scores, labels, train, penalty) for penalty in self.penalties]
+        return np.array([self.loss(scores[left_out] @ weight.T + bias, labels[left_out]) for weight, bias in models])
+
+
+class _Logistic(_Likelihood):
+    """Classes by multinomial regression; a class without rows keeps a bias that never chooses it."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -169,25 +188,16 @@ class _Logistic:
         weight[present], bias[present] = coefficients, intercepts
         return weight, bias
 
-    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-        """The summed negative log-likelihood of the left-out rows at each penalty."""
-        return np.array([self._loss(scores, labels, train, left_out, penalty) for penalty in self.penalties])
-
-    def _loss(
-        self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray, penalty: float
-    ) -> float:
+    def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
+        """The summed negative log-likelihood of classes (N,), each counted up to `ABSENT`."""
         from scipy.special import log_softmax
 
-        weight, bias = self.fit(scores, labels, train, penalty)
-        likelihood = log_softmax(scores[left_out] @ weight.T + bias, axis=1)
-        chosen = likelihood[np.arange(len(left_out)), labels[left_out].astype(int)]
+        chosen = log_softmax(raw, axis=1)[np.arange(len(labels)), labels.astype(int)]
         return float(-np.maximum(chosen, ABSENT).sum())
 
 
-class _Steps:
+class _Steps(_Likelihood):
     """Grades: one line for each step, fitted on the rows that reach it."""
-
-    penalties = LOGISTIC
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -207,17 +217,10 @@ class _Steps:
             biases.append(float(np.clip(bias[1] - bias[0], ABSENT, -ABSENT)))
         return np.stack(weights), np.array(biases)
 
-    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-        """The summed negative log-likelihood of the left-out grades at each penalty."""
-        return np.array([self._loss(scores, labels, train, left_out, penalty) for penalty in self.penalties])
-
-    def _loss(
-        self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray, penalty: float
-    ) -> float:
-        weight, bias = self.fit(scores, labels, train, penalty)
-        logits = scores[left_out] @ weight.T + bias
-        steps, grade = np.arange(self.classes - 1), labels[left_out, None]
-        signed = np.where(steps < grade, logits, -logits)
+    def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
+        """The summed negative log-likelihood of grades (N,)."""
+        steps, grade = np.arange(self.classes - 1), labels[:, None]
+        signed = np.where(steps < grade, raw, -raw)
         return float((np.logaddexp(0.0, -signed) * (steps <= grade)).sum())
 
 
