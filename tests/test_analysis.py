@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,13 @@ def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
     assert "synthetic" in shown
     figures = run.results["main"]["metrics"]
     assert 1 < shown.count("<tr>") <= 1 + len(figures)
-    assert len(shown) < 2500
+    assert len(shown) < 1000
+
+
+def test_a_run_without_figures_is_shown_without_them(run: cw.Run) -> None:
+    nothing = {"target": "label", "stage": None, "learner": None, "metrics": None}
+    bare = replace(run, results={**run.results, "main": nothing})
+    assert "<table>" not in bare._repr_html_()
 
 
 def test_progress_is_shown_in_interactive_sessions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
-MOST_FIGURES = 8
+MOST_FIGURES = 6
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -205,16 +205,16 @@ class Run:
         numbers = {name: self.rows[name].nunique() for name in ("subject", "case")} | {"learner": len(self.learners)}
         counts = ", ".join(counted(number, noun) for noun, number in numbers.items())
         link = escape(self.report.resolve().as_uri(), quote=True)
-        write = metric_format(self.study, self.study.primary_outcome)
+        write, main = metric_format(self.study, self.study.primary_outcome), self.results.get("main") or {}
         cells = [
             (write.title(name), write.text(name, figure["value"]), write.bounds(name, figure, words=True))
-            for name, figure in self.results["main"]["metrics"].items()
+            for name, figure in (main.get("metrics") or {}).items()
             if "[" not in name and figure["value"] is not None
         ]
         rows = "".join(
             f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in cells[:MOST_FIGURES]
         )
-        head = f"<tr><th>{escape(str(self.results['main']['learner']))}</th><th>value</th><th>interval</th></tr>"
+        head = f"<tr><th>{escape(str(main.get('learner')))}</th><th>value</th><th>interval</th></tr>"
         return (
             f"<p><b>{escape(self.study.name)}</b>{data}: {counts}</p><p>{escape(self.headline)}</p>"
             f"{f'<table>{head}{rows}</table>' if rows else ''}"
