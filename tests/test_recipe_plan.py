@@ -12,6 +12,7 @@ import torch
 import casewise
 from casewise.jobs.fingerprint import deciding_settings
 from casewise.models.build_model import network_of
+from casewise.modalities.photographs.fit import planned_size
 from casewise.pipeline.recipe_plan import mirror_symmetry, recipe_of
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.run_folder import RunFolder
@@ -88,7 +89,26 @@ def test_images_without_an_orientation_are_flipped() -> None:
     assert mirror_symmetry(across.transpose(0, 1, 3, 2), rows, 0) == "horizontal"
     assert mirror_symmetry(texture[:5], np.arange(5), 0) == "none"
     assert recipe_of(study_of(), facts(flips="both"))["pool"] == "average"
-    assert recipe_of(study_of(), facts(flips="vertical"))["pool"] == "map"
+    scans = study_of(columns={"visit": ""}, volumes={"sequences": ["t1"]})
+    pools = [
+        recipe_of(study, facts(flips=flips))["pool"]
+        for study, flips in (
+            (study_of(), "vertical"),
+            (scans, "none"),
+            (scans, "both"),
+            (study_of(weights="random"), "none"),
+        )
+    ]
+    assert pools == ["average", "map", "average", "map"]
+
+
+def test_images_are_as_large_as_their_files_and_the_time_allow() -> None:
+    assert planned_size([(320, 280)] * 3) == 224
+    assert planned_size([(90, 100)] * 3) == 96
+    assert planned_size([(12, 10)]) == 32
+    assert planned_size([]) == 224
+    assert planned_size([(512, 340)] * 1000) == 384
+    assert planned_size([(512, 340)] * 1001) == 224
 
 
 def test_a_head_on_a_map_is_wider() -> None:

@@ -28,7 +28,9 @@ class Images(StudyModel):
         ge=16,
         le=1024,
         description="Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For "
-        "volumes, the side of a slice as the network sees it; the other settings of `images` then have no effect.",
+        "volumes, the side of a slice as the network sees it; the other settings of `images` then have no effect. "
+        "A study with a planned recipe that states no size has 224 for photographs and films, less for smaller ones "
+        "and 384 for at most 1,000 images whose long sides have a median of 448 pixels or more.",
     )
     fit: Literal["auto", "pad", "crop", "stretch"] = Field(
         "auto",

@@ -143,23 +143,29 @@ class _Ridge:
 
 
 class _Likelihood:
-    """Models that are fitted anew for each penalty and judged by their likelihood."""
+    """Models that are fitted penalty by penalty, each from the one before, and judged by their likelihood."""
 
     penalties = LOGISTIC
 
-    def fit(
-        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (O, R) and biases (O,)."""
+    def path(
+        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Weights (O, R) and biases (O,) at each of the rising inverse strengths."""
         raise NotImplementedError
 
     def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
         """The summed negative log-likelihood of raw outputs (N, O)."""
         raise NotImplementedError
 
+    def fit(
+        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (O, R) and biases (O,)."""
+        return self.path(scores, labels, rows, np.array([penalty]))[0]
+
     def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> np.ndarray:
         """The loss of the left-out rows at each penalty."""
-        models = [self.fit(scores, labels, train, penalty) for penalty in self.penalties]
+        models = self.path(scores, labels, train, self.penalties)
         return np.array([self.loss(scores[left_out] @ weight.T + bias, labels[left_out]) for weight, bias in models])
 
 
@@ -169,24 +175,28 @@ class _Logistic(_Likelihood):
     def __init__(self, classes: int) -> None:
         self.classes = classes
 
-    def fit(
-        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def path(
+        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weights (K, R) and biases (K,); of two classes, each has half of the line between them."""
         from sklearn.linear_model import LogisticRegression
 
-        weight, bias = np.zeros((self.classes, scores.shape[1])), np.full(self.classes, ABSENT)
         present = sorted(set(labels[rows].astype(int).tolist()))
+        absent = np.full(self.classes, ABSENT)
         if len(present) == 1:
-            bias[present[0]] = 0.0
-            return weight, bias
-        model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3).fit(scores[rows], labels[rows].astype(int))
-        coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
-        if len(present) == 2:
-            coefficients = np.stack([-coefficients[0] / 2, coefficients[0] / 2])
-            intercepts = np.array([-intercepts[0] / 2, intercepts[0] / 2])
-        weight[present], bias[present] = coefficients, intercepts
-        return weight, bias
+            absent[present[0]] = 0.0
+            return [(np.zeros((self.classes, scores.shape[1])), absent)] * len(penalties)
+        model, models = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True), []
+        for penalty in penalties:
+            model.set_params(C=penalty).fit(scores[rows], labels[rows].astype(int))
+            coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
+            if len(present) == 2:
+                coefficients = np.stack([-coefficients[0] / 2, coefficients[0] / 2])
+                intercepts = np.array([-intercepts[0] / 2, intercepts[0] / 2])
+            weight, bias = np.zeros((self.classes, scores.shape[1])), absent.copy()
+            weight[present], bias[present] = coefficients, intercepts
+            models.append((weight, bias))
+        return models
 
     def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
         """The summed negative log-likelihood of classes (N,), each counted up to `ABSENT`."""
@@ -203,19 +213,22 @@ class _Steps(_Likelihood):
         self.classes = classes
         self.step = _Logistic(2)
 
-    def fit(
-        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def path(
+        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weights (K − 1, R) and biases (K − 1,) of the logits of passing each grade."""
-        weights, biases = [], []
+        by_step = []
         for step in range(self.classes - 1):
             reached = rows[labels[rows] >= step]
-            weight, bias = np.zeros((2, scores.shape[1])), np.zeros(2)
-            if len(reached):
-                weight, bias = self.step.fit(scores, (labels > step).astype(float), reached, penalty)
-            weights.append(weight[1] - weight[0])
-            biases.append(float(np.clip(bias[1] - bias[0], ABSENT, -ABSENT)))
-        return np.stack(weights), np.array(biases)
+            passed = (labels > step).astype(float)
+            by_step.append(self.step.path(scores, passed, reached, penalties) if len(reached) else None)
+        nothing = np.zeros((2, scores.shape[1])), np.zeros(2)
+        models = []
+        for number in range(len(penalties)):
+            lines = [line[number] if line else nothing for line in by_step]
+            biases = np.clip([bias[1] - bias[0] for _, bias in lines], ABSENT, -ABSENT)
+            models.append((np.stack([weight[1] - weight[0] for weight, _ in lines]), biases))
+        return models
 
     def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
         """The summed negative log-likelihood of grades (N,)."""

@@ -1,4 +1,4 @@
-"""The plan of how images of different shapes become square tiles, from their shapes alone: labels are never read."""
+"""The plan of the size of tiles and of how images become square, from their shapes alone: labels are never read."""
 
 from __future__ import annotations
 
@@ -18,15 +18,34 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import ImageSource
     from casewise.study.images import Images
 
-__all__ = ["needs_plan", "planned", "shapes"]
+__all__ = ["needs_plan", "planned", "planned_size", "shapes"]
 
 # Images are stretched to a square unless more than this share is longer than this number of times its width.
 LONG, FEW = 2.0, 0.05
+# Planned sides of a tile: the usual one, and a larger one for at most this many images of at least this long side.
+SIZE, LARGE_SIZE, MOST_LARGE, LARGE_FROM = 224, 384, 1000, 448
+# Planned sides are multiples of this, which is the coarsest stride of most networks.
+STRIDE = 32
 
 
 def needs_plan(images: Images) -> bool:
     """Whether the shapes of the images decide a setting that affects tiles."""
     return images.fit == "auto" or (images.fit == "pad" and images.padding == "auto")
+
+
+def planned_size(sizes: Sequence[tuple[int, int]]) -> int:
+    """The side of a tile for images of these widths and heights: 224 pixels, fewer for smaller images.
+
+    For at most 1,000 images whose long sides have a median of 448 pixels or more it is 384, since more detail is there
+    and the time for it as well.
+
+    >>> [planned_size([size]) for size in ((4000, 3000), (320, 240), (100, 80))]
+    [384, 224, 96]
+    """
+    long = float(np.median([max(size) for size in sizes])) if sizes else SIZE
+    if long >= LARGE_FROM and len(sizes) <= MOST_LARGE:
+        return LARGE_SIZE
+    return max(STRIDE, min(SIZE, int(long) // STRIDE * STRIDE))
 
 
 def planned(images: Images, sizes: Sequence[tuple[int, int]]) -> tuple[Images, str]:

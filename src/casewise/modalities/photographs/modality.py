@@ -95,11 +95,15 @@ class Photographs:
             show.line("images", f"{text}{paths[row].name} is {check.misnamed[row]}")
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
-        from casewise.modalities.photographs.fit import needs_plan, planned, shapes
+        from casewise.modalities.photographs.fit import needs_plan, planned, planned_size, shapes
 
-        if not needs_plan(study.images):
+        size_open = study.recipe.auto and not study.tiles and "size" not in study.images.model_fields_set
+        if not size_open and not needs_plan(study.images):
             return study
-        images, reason = planned(study.images, shapes(self.sources(cohort), study.images.size, folder.of("tiles")))
+        sizes, images = shapes(self.sources(cohort), study.images.size, folder.of("tiles")), study.images
+        if size_open:
+            images = images.model_copy(update={"size": planned_size(sizes)})
+        images, reason = planned(images, sizes)
         if reason:
             show.line("plan", reason)
         return study.model_copy(update={"images": images})
