@@ -11,9 +11,9 @@ import torch
 
 import casewise
 from casewise.jobs.fingerprint import deciding_settings
-from casewise.models.build_model import network_of
 from casewise.modalities.photographs.fit import planned_size
-from casewise.pipeline.recipe_plan import mirror_symmetry, recipe_of
+from casewise.models.build_model import network_of
+from casewise.pipeline.recipe_plan import planned_flips, recipe_of
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
@@ -78,16 +78,16 @@ def test_more_time_or_fewer_images_give_more_epochs() -> None:
     assert Recipe.model_validate(recipe_of(study, facts()))
 
 
-def test_images_without_an_orientation_are_flipped() -> None:
+def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
     random = np.random.default_rng(0)
     texture = random.integers(0, 255, (400, 1, 32, 32), dtype=np.uint8)
     ramp = np.broadcast_to(np.linspace(0, 200, 32).astype(np.uint8), (400, 1, 32, 32))
     across = (texture // 6 + ramp).astype(np.uint8)
     rows = np.arange(400)
-    assert mirror_symmetry(texture, rows, 0) == "both"
-    assert mirror_symmetry(across, rows, 0) == "vertical"
-    assert mirror_symmetry(across.transpose(0, 1, 3, 2), rows, 0) == "horizontal"
-    assert mirror_symmetry(texture[:5], np.arange(5), 0) == "none"
+    assert planned_flips(texture, rows, 0) == "both"
+    assert planned_flips(across, rows, 0) == "both"
+    assert planned_flips(across.transpose(0, 1, 3, 2), rows, 0) == "horizontal"
+    assert planned_flips(texture[:5], np.arange(5), 0) == "horizontal"
     assert recipe_of(study_of(), facts(flips="both"))["pool"] == "average"
     scans = study_of(columns={"visit": ""}, volumes={"sequences": ["t1"]})
     pools = [

@@ -1,4 +1,4 @@
-"""Planning the recipe of a study that states none, from the number and the symmetry of its images and a time budget.
+"""Planning the recipe of a study that states none, from the number and the position of its images and a time budget.
 
 No label is used, so the plan cannot depend on the cases that are judged.
 """
@@ -29,9 +29,9 @@ IMAGES_A_SECOND = 40
 # The share of the budget for training; preparation, audit, baselines and evaluation take the rest.
 SHARE = 0.6
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 16
-# Images and their mirror images are alike if a linear model tells them apart with an AUROC below this.
-ALIKE = 0.6
-MOST_IMAGES, CELLS = 600, 16
+# Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
+NO_UPRIGHT = 0.9
+FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
 
 
 def plan_recipe(
@@ -52,7 +52,7 @@ def plan_recipe(
 
 
 def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) -> dict[str, Any]:
-    """What the plan depends on: counts, symmetry, cores and budget; images of the test set take no part."""
+    """What the plan depends on: counts, flips, cores and budget; images of the test set take no part."""
     subjects = cohort.images["subject"].astype(str)
     training = np.flatnonzero(subjects.map(splits.side).to_numpy() != TEST)
     return {
@@ -61,20 +61,21 @@ def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) 
         "cores": study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
         "budget": study.budget,
         "size": study.images.size,
-        "flips": "none" if study.fusions else mirror_symmetry(store.tiles, training, study.seed),
+        "flips": "none" if study.fusions else planned_flips(store.tiles, training, study.seed),
         "noun": modality_of(study).noun(study).plural,
     }
 
 
-def mirror_symmetry(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:
-    """The flips after which a linear model hardly distinguishes images (N, C, H, W) from others: a value of `flip`.
+def planned_flips(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:
+    """A value of `flip` for images (N, C, H, W): `both` if they have no upright position, else `horizontal`.
 
     At most `MOST_IMAGES` of `rows` are examined.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_IMAGES])
+    if len(chosen) < FEWEST_IMAGES:
+        return "horizontal"
     small = np.stack([_reduced(np.asarray(tiles[number])) for number in chosen])
-    across, down = _told_apart(small, small[..., ::-1]) < ALIKE, _told_apart(small, small[..., ::-1, :]) < ALIKE
-    return {(True, True): "both", (True, False): "horizontal", (False, True): "vertical"}.get((across, down), "none")
+    return "both" if _told_apart(small, small[..., ::-1, :]) < NO_UPRIGHT else "horizontal"
 
 
 def _reduced(tile: np.ndarray) -> np.ndarray:
@@ -90,8 +91,6 @@ def _told_apart(images: np.ndarray, mirrored: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    if len(images) < 10:
-        return 1.0
     values = np.concatenate([images, mirrored]).reshape(2 * len(images), -1)
     values = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-9)
     labels, groups = np.repeat([0, 1], len(images)), np.tile(np.arange(len(images)), 2)
