@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 IMAGES_A_SECOND = 40
 # The share of the budget for training; preparation, audit, baselines and evaluation take the rest.
 SHARE = 0.6
-FEWEST_EPOCHS, MOST_EPOCHS = 4, 16
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 12
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
 NO_UPRIGHT = 0.9
 FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
