@@ -18,7 +18,7 @@ from casewise.pipeline.stack import stack
 from casewise.predictions import table as predicted
 from casewise.predictions.tiles import gather_tiles
 from casewise.splits.grouped import Splits, write_splits
-from casewise.study.baselines import BASELINES
+from casewise.study.learners import learner_named
 from casewise.study.schema import Study
 from casewise.targets import kind_named
 
@@ -58,12 +58,12 @@ def train(
     jobs = expand(study, splits, folder, fingerprint)
     start = time.monotonic()
     inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)
-    baselines = [job for job in jobs if job.model in BASELINES]
+    baselines = [job for job in jobs if not learner_named(job.model).by_steps]
     if baselines:
         with show.bar("baselines") as bar:
             run_jobs(baselines, inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
         show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
-    networks = [job for job in jobs if job.model not in BASELINES]
+    networks = [job for job in jobs if learner_named(job.model).by_steps]
     if networks:
         with show.bar("jobs") as bar:
             run_jobs(networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text))
