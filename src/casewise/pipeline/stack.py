@@ -30,10 +30,11 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
             show.line("stack", "omitted: a single network is not combined")
         return pd.concat([predictions, *nested], ignore_index=True)
     ranges = {name: study.range_of(name) for name in study.outputs}
-    stacked = fit_stackers(predictions[predictions["model"].isin(combined)], study.stack, ranges=ranges)
+    single = predictions[predictions["model"].isin(combined)]
+    stacked = fit_stackers(single, study.stack, ranges=ranges)
     folder.stackers.write(stacked.coefficients)
     show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
-    rows = with_mean_distances(stacked.rows, predictions)
+    rows = with_mean_distances(stacked.rows, single)
     return pd.concat([predictions, rows, *nested], ignore_index=True)
 
 

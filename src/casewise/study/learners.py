@@ -132,6 +132,16 @@ def register_learner(learner: Learner) -> None:
     _REGISTERED[learner.name] = learner
 
 
+def unregister_learner(name: str) -> None:
+    """Forget a learner."""
+    del _REGISTERED[name]
+
+
+def registered_learners() -> list[Learner]:
+    """All learners other than the networks of a study."""
+    return list(_REGISTERED.values())
+
+
 def learner_named(name: str) -> Learner:
     """The record of a learner; a name that is not registered is that of a network."""
     return _REGISTERED.get(name) or Learner(name)
