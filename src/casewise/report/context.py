@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.metrics.registry import columns
-from casewise.study.learners import baselines_among, without_baselines
+from casewise.study.learners import in_order, without_baselines
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ class ReportContext:
     @cached_property
     def learners(self) -> list[str]:
         """Learners with predictions: networks in the study's order, baselines, then combined ones."""
-        names = list(dict.fromkeys(self.predictions["model"]))
-        networks = [name for name in self.study.networks if name in names] + baselines_among(names)
-        return networks + [name for name in names if name not in networks]
+        return in_order(self.study, self.predictions["model"])
 
     @property
     def candidates(self) -> list[str]:

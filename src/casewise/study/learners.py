@@ -157,6 +157,13 @@ def is_baseline(name: str) -> bool:
     return learner_named(name).is_baseline
 
 
+def in_order(study: Study, names: Iterable[str]) -> list[str]:
+    """These learners: networks in the study's order, then baselines, then learners that combine others."""
+    present = dict.fromkeys(names)
+    first = [name for name in study.networks if name in present] + baselines_among(present)
+    return first + [name for name in present if name not in first]
+
+
 def baselines_among(names: Iterable[str]) -> list[str]:
     """The baselines among these learners, in the order of the registry.
 
