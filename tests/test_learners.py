@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,18 +136,16 @@ def test_new_cases_are_read_by_the_settings_of_the_networks(runs: dict[bool, cas
 
 def test_a_run_of_an_earlier_version_opens(runs: dict[bool, casewise.Run], tmp_path: Path) -> None:
     """It has no baselines, and its study does not say why."""
-    folder = RunFolder(runs[False].folder)
-    values = folder.study.read()
-    for changed in ({**values, "baselines": {"on": False, "off": ""}}, {**values}):
-        if "on" not in changed["baselines"]:
-            del changed["baselines"]
-        folder.study.write(changed)
-        assert {member.path.parent.name for member in members_of(folder)} == {
-            "shufflenet_v2_x0_5",
-            "mobilenet_v3_small",
-        }
-        assert casewise.open_run(runs[False].folder).results["main"] == runs[False].results["main"]
-    folder.study.write(values)
+    folder = RunFolder(shutil.copytree(runs[False].folder, tmp_path / "run"))
+    values = {name: value for name, value in folder.study.read().items() if name != "baselines"}
+    for saved in (values, {**values, "baselines": {"on": False, "off": ""}}):
+        folder.study.write(saved)
+        folder.metrics.write({**folder.metrics.read(), "made_from": folder.evaluated_files()})
+        opened = casewise.open_run(folder.path)
+        assert opened.results["main"] == runs[False].results["main"]
+        assert opened.study.baselines.off == EARLIER
+        names = {member.path.parent.name for member in members_of(folder)}
+        assert names == {"shufflenet_v2_x0_5", "mobilenet_v3_small"}
 
 
 @dataclass(frozen=True)

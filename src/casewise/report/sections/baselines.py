@@ -19,7 +19,8 @@ def against(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     `code` is `better`, `worse` or `open` (the interval of the difference includes 0) for the shown learner beside the
     baseline, `same` where both have the same figures in every resample, `few` without an interval, `itself` if the
     shown learner is a baseline, `off` with the stated reason, and `absent` where none was fitted. `network` has the
-    values of the best network, if the shown learner combines several.
+    values of the best network, if the shown learner combines several. `pooled`: the figures are those of all cases,
+    while the headline is the mean within the sources that were left out.
     """
     main = metrics.get("main") or {}
     if main.get("learner") is None:
@@ -55,4 +56,5 @@ def _values(study: Study, metrics: Mapping[str, Any], compared: Mapping[str, Any
         "beside": figures["baseline"],
         "difference": difference,
         "subjects": compared["n_subjects"],
+        "pooled": compared["stage"] == "oof" and bool(metrics.get("site_means")),
     }
