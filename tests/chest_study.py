@@ -15,6 +15,7 @@ SMALL: dict[str, Any] = {
     "images": {"size": 64, "channels": "grey"},
     "panels": {"by": "image"},
     "split": {"test": 0.25, "folds": 2, "restarts": 20},
+    "baselines": {"off": "tests of networks"},
     "backbones": ["test_resnet"],
     "weights": "random",
     "recipe": {"epochs": 2, "batch_size": 8, "optimizer": "radam", "schedule": "one-cycle", "label_smoothing": 0.1},

@@ -53,6 +53,8 @@ WAYS: dict[str, Way] = {
     "explanation": Way("Saliency maps", {}),
     "new-cases": Way("Prediction of new cases by the trained model alone", {}),
 }
+# Of the others the runs are quicker without.
+WITH_BASELINES = ("several", "attention", "new-cases")
 MODALITIES = {"photographs": "Photographs", "slides": "Whole slides", "volumes": "Volumes"}
 REFUSED: dict[tuple[str, str], Refused] = {
     ("volumes", "attention"): Refused("a panel shows a window of consecutive slices, and windows are averaged"),
@@ -271,6 +273,8 @@ def settings(modality: str, kind: str, table: Path, way: str) -> dict[str, Any]:
             values |= {"regions": ["upper", "lower"], "panels": {"by": "region"}}
         if modality == "volumes":
             values["volumes"] |= {"sequences": ["T1", "T2"], "fusion": ["early", "late"]}
+    if way not in WITH_BASELINES:
+        values["baselines"] = {"off": "tests of networks"}
     for key, stated in WAYS[way].settings.items():
         values[key] = {**values.get(key, {}), **stated} if isinstance(stated, dict) else stated
     if "phases" in values["recipe"]:

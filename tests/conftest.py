@@ -27,6 +27,7 @@ images: {{size: 32}}
 split: {{test: 25%, folds: 2, restarts: 20}}
 backbones: [shufflenet_v2_x0_5, mobilenet_v3_small]
 weights: random
+baselines: {{off: tests of networks}}
 recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}
 stack: [ridge+intercept]
 audit: {{permutations: 99}}

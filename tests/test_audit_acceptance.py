@@ -34,6 +34,7 @@ def prepared(table: Path, folder: Path, size: int) -> tuple[Study, Cohort, TileS
         "panels": {"by": "image"},
         "targets": {"label": ["covid", "no_finding", "pneumonia"]},
         "audit": {"mask": "lung_mask"},
+        "baselines": {"off": "tests of networks"},
         "backbones": ["test_resnet"],
         "weights": "random",
         "evaluation": {"response": False},

@@ -98,6 +98,7 @@ def test_the_page_is_there_when_the_run_stops(tmp_path: Path) -> None:
         {
             "name": "stops", "cohort": str(table), "columns": {"visit": "", "date": ""}, "panels": {"by": "image"},
             "images": {"size": 96, "channels": "grey"}, "targets": {"label": ["covid", "no_finding", "pneumonia"]},
+            "baselines": {"off": "tests of networks"},
             "backbones": ["test_resnet"], "weights": "random", "evaluation": {"response": False},
         },
         source="test", folder=tmp_path,

@@ -58,6 +58,7 @@ VOLUMES = {
     "panels": {"by": "case", "grid": "3x3"},
     "targets": {"grade": {"classes": ["normal", "high"], "positive": "high"}},
     "split": {"test": 0.2, "folds": 2, "restarts": 20},
+    "baselines": {"off": "tests of networks"},
     "backbones": ["test_resnet", "test_vit"],
     "recipe": {
         "epochs": 1,
@@ -447,6 +448,7 @@ def test_slice_images(tmp_path: Path) -> None:
         "volumes": {**volumes, "lesion": "mask", "inference_windows": "all"},
         "panels": {"by": "case", "grid": "2x2"},
         "targets": {"tumour": {"classes": ["no", "yes"], "positive": "yes"}},
+        "baselines": {"off": "tests of networks"},
         "backbones": ["test_resnet"],
         "split": {"test": 0, "folds": 2, "restarts": 20},
     }

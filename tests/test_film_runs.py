@@ -33,6 +33,7 @@ KINDS = [
 ]
 CLOSE = 1e-3
 STUDY: dict[str, Any] = {
+    "baselines": {"off": "tests of networks"},
     "backbones": ["cnn"],
     "recipe": {"epochs": 1},
     "accept": {"shortcut-files": "real films are of two sources, whose shapes differ"},

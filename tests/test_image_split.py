@@ -146,6 +146,7 @@ def regional(folder: Path, *, primary_outcome: str) -> tuple[Any, Any]:
         },
         "primary_outcome": primary_outcome,
         "split": {"by": "image", "test": 0, "folds": 2, "stratify_by": "red"},
+        "baselines": {"off": "tests of networks"},
         "backbones": ["test_resnet"],
         "evaluation": {"response": False},
     }

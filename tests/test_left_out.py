@@ -76,6 +76,7 @@ def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> di
             "panels": {"by": "image"},
             "targets": {"dx": {"classes": CLASSES, "positive": "covid"}},
             "split": {"leave_out": "source"},
+            "baselines": {"off": "tests of networks"},
             "backbones": ["test_resnet"],
             "weights": "random",
             "recipe": {"schedule": "constant", "early_stopping": {"monitor": "none"}},

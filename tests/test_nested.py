@@ -51,6 +51,7 @@ SMALL: dict[str, Any] = {
     "targets": {"label": ["a", "b"], "size": "0..10"},
     "primary_outcome": "label",
     "split": {"column": "fold"},
+    "baselines": {"off": "tests of networks"},
     "backbones": ["test_resnet"],
     "weights": "random",
     "recipe": {**RECIPE, "batch_size": 4, "lr": 0.01, "optimizer": "adam", "imbalance": "weights"},
@@ -115,6 +116,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
         "images": {"size": 32},
         "recipe": RECIPE,
         "nested_cv": {"folds": 2, "lr": RATES},
+        "baselines": {"off": "tests of networks"},
         "backbones": NETWORKS,
         "stack": ["mean"],
     }

@@ -51,12 +51,8 @@ def test_a_study_without_recipe_and_networks_is_planned() -> None:
     assert study_of(weights="random").learners == ["linear_pixels", "cnn"]
     assert not study_of(backbones=["resnet18"]).recipe.auto
     assert study_of(backbones=["resnet18"], recipe="auto").recipe.auto
-    assert study_of(backbones=["resnet18"]).learners == ["resnet18"]
-    assert study_of(backbones=["resnet18"], baselines="auto").learners == [
-        "linear_pixels",
-        "linear_features",
-        "resnet18",
-    ]
+    assert study_of(backbones=["resnet18"]).learners == ["linear_pixels", "linear_features", "resnet18"]
+    assert not study_of(backbones=["resnet18"]).stack_baselines
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("30min", 1800), ("2 h", 7200), ("90s", 90), (120, 120)])

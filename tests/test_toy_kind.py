@@ -176,7 +176,8 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
     finished = run(build_study(values, source="the toy kind", folder=tmp_path), tmp_path / "run")
     rows = finished.rows
     assert set(rows["kind"]) == {"counts"}
-    assert set(rows["model"]) == {"test_resnet", "test_byobnet", "mean_of_learners", "meta_learner_ridge"}
+    networks, combined = {"test_resnet", "test_byobnet"}, {"mean_of_learners", "meta_learner_ridge"}
+    assert set(rows["model"]) == {"linear_pixels", *networks, *combined}
     assert rows["y_pred"].between(0, 9).all()
     assert finished.results["main"]["kind"] == "counts"
 

@@ -36,6 +36,7 @@ targets: {{grade: [normal, high]}}
 split: {{test: 0, folds: 2, restarts: 10}}
 backbones: [test_resnet]
 weights: random
+baselines: {{off: tests of networks}}
 recipe: {{epochs: 1, batch_size: 4, schedule: cosine, early_stopping: {{monitor: none}}}}
 evaluation: {{bootstrap_resamples: 100, response: false}}
 {more}

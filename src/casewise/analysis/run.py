@@ -72,8 +72,10 @@ class Run:
 
     @property
     def learners(self) -> list[str]:
-        """The names of the networks and of the learners that combine them."""
-        return list(dict.fromkeys(map(str, self.rows["model"])))
+        """The names of the networks, of the baselines, and of the learners that combine them."""
+        from casewise.study.learners import in_order
+
+        return in_order(self.study, map(str, self.rows["model"]))
 
     @property
     def targets(self) -> list[str]:

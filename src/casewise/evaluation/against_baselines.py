@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.evaluation.judges import judge_of, shared_truth
 from casewise.evaluation.results import Outcomes
 from casewise.predictions.table import final_rows
-from casewise.study.baselines import BASELINES
+from casewise.study.learners import baselines_among, is_baseline
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def _compared(
     predictions: pd.DataFrame, outcomes: Outcomes, metrics: Mapping[str, Any], main: Mapping[str, Any], plan: Plan
 ) -> dict[str, Any] | None:
     stage, learner, target = str(main.get("stage")), main.get("learner"), main["target"]
-    fitted = [name for name in BASELINES if target in metrics.get(stage, {}).get(name, {})]
-    if learner is None or learner in BASELINES or not fitted:
+    fitted = baselines_among(name for name, figures in metrics.get(stage, {}).items() if target in figures)
+    if learner is None or is_baseline(learner) or not fitted:
         return None
     chosen_on = "oof" if all(target in metrics.get("oof", {}).get(name, {}) for name in fitted) else stage
     merit = kind_named(main["kind"]).merit

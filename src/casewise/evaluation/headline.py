@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from casewise.evaluation.caveats import Caveat
 from casewise.metrics.registry import metric_of
-from casewise.study.baselines import BASELINES
+from casewise.study.learners import without_baselines
 from casewise.targets import kind_named
 
 # the prefix of fitted meta learners
@@ -61,15 +61,6 @@ def headline(
         "chosen_on": chosen_on,
         "metrics": figures_by_stage[stage][learner],
     }
-
-
-def without_baselines(learners: Sequence[str]) -> list[str]:
-    """The learners that a report can be about: the study's own, or its baselines if it has no other.
-
-    >>> without_baselines(["linear_pixels", "resnet18"]), without_baselines(["linear_pixels"])
-    (['resnet18'], ['linear_pixels'])
-    """
-    return [learner for learner in learners if learner not in BASELINES] or list(learners)
 
 
 def headline_within(

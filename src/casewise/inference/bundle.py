@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
 from casewise.modalities.registry import modality_of
-from casewise.models.build_model import network_from
+from casewise.models.build_model import backbone_of, network_from
 from casewise.models.outputs import Output
 from casewise.models.weights import FORMAT, check_weights, read_tensors
 from casewise.run_folder import JobFolder
-from casewise.study.baselines import BASELINES
 from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ class Bundle:
             "name": "new cases",
             "cohort": Path(table),
             "root": root,
-            "backbones": [self.network.get("bank", {}).get("encoder") or _backbone(self.network["name"])],
+            "backbones": [backbone_of(self.network)],
             "weights": "random",
             "evaluation": {"response": False},
         }
@@ -172,11 +171,6 @@ class Bundle:
                 f"({str(error).splitlines()[-1].strip()}). Use the version of casewise that wrote it, or train again."
             ) from None
         return network.eval()
-
-
-def _backbone(name: str) -> str:
-    """The backbone of a study that reads new cases; a linear model on pixels has none, and any name will do."""
-    return "cnn" if name in BASELINES else name
 
 
 def settings_of(study: Study, model: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from casewise.inference.new_cases import prepare_new_cases, write_table
 from casewise.inference.predictor import Predictor
 from casewise.inference.run_members import members_of
 from casewise.run_folder import JobFolder, RunFolder
+from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +44,11 @@ class TrainedModel:
     def outputs(self) -> list[str]:
         """The names of the predicted targets."""
         return [str(output["name"]) for output in self.members[0].outputs]
+
+    @property
+    def _reader(self) -> Bundle:
+        """The network by whose settings new cases are read; other learners derive their own from these."""
+        return next((member for member in self.members if learner_named(member.model).by_steps), self.members[0])
 
     def predict(
         self,
@@ -81,7 +87,7 @@ class TrainedModel:
         from casewise.study.scores import study_scores
 
         with tempfile.TemporaryDirectory() as temporary:
-            bundle = _with_columns(self.members[0], columns or {})
+            bundle = _with_columns(self._reader, columns or {})
             table = write_table(cases, bundle, Path(temporary))
             if root is None:
                 root = Path.cwd() if table.is_relative_to(temporary) else table.parent

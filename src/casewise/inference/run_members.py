@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import RunError, counted
 from casewise.files import checksum
-from casewise.study.baselines import BASELINES, FEATURES, encoder_of
+from casewise.study.learners import learner_named
 from casewise.study.loading import saved_study
 from casewise.study.weight_files import weights_file
 
@@ -18,24 +18,15 @@ if TYPE_CHECKING:
 
 def first_weights_checksum(study: Study, model: str) -> str:
     """The SHA-256 of the file of first weights that `model` starts from; empty if there is no such file."""
-    if model in BASELINES:
-        model_name = encoder_of(study) if model == FEATURES else ""
-        file = weights_file(model_name, "pretrained", study.weights_dir) if model_name else None
-        return checksum(file) if file and file.is_file() else ""
-    file = weights_file(model.partition("@")[0], study.weights_of(model), study.weights_dir)
+    encoder = learner_named(model).encoder(study)
+    file = weights_file(encoder, study.weights_of(model), study.weights_dir) if encoder else None
     return checksum(file) if file and file.is_file() else ""
 
 
 def job_fingerprint(fingerprint: str, study: Study, model: str, first_weights: str) -> str:
-    """The run's fingerprint with the fusion of `model`, and the checksum of the first weights that it starts from."""
-    if model in BASELINES:
-        text = f"{fingerprint} {model} {encoder_of(study) if model == FEATURES else ''} {first_weights}"
-        return hashlib.sha256(text.encode()).hexdigest()
-    # If all networks have the same fusion, their names do not state it.
-    fusion = study.fusion_of(model)
-    stated = f"{model}@{fusion}" if fusion and "@" not in model else model
-    stated += "" if isinstance(study.weights, str) else f" from {study.weights_of(model)}"
-    return hashlib.sha256(f"{fingerprint} {stated} {first_weights}".encode()).hexdigest()
+    """The run's fingerprint with what identifies `model`, and the checksum of the first weights that it starts from."""
+    text = f"{fingerprint} {learner_named(model).identity(study)} {first_weights}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def members_of(folder: RunFolder) -> list[JobFolder]:

@@ -16,7 +16,7 @@ from casewise.jobs.plan import Job, JobInputs
 from casewise.models.backbones import Network
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.run_folder import RunFolder
-from casewise.study.baselines import BASELINES
+from casewise.study.learners import learner_named
 from casewise.study.recipe import NetworkPlan
 from casewise.study.schema import Compute, Study
 from casewise.training.compute_plan import ComputePlan, choose, give_memory_back, keep_memory, memo_path
@@ -43,13 +43,13 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
     for model in dict.fromkeys(job.model for job in waiting):
         # Measuring draws random numbers; the draws of a job must not depend on whether there was a measurement.
         torch.manual_seed(0)
-        if model in BASELINES:
-            baseline = inputs.of_learner(model).study
+        if not learner_named(model).by_steps:
+            view = inputs.of_learner(model).study
             try:
-                load_first_weights(network_of(baseline, model), baseline, model, ())
+                load_first_weights(network_of(view, model), view, model, ())
             except WeightsError as error:
                 missing.append(str(error))
-            plans_by_model[model] = ComputePlan(threads=threads, why="that of every baseline")
+            plans_by_model[model] = ComputePlan(threads=threads, why="that of every learner without gradient steps")
             continue
         network = network_of(study, model)
         try_size(network, size * study.panels.rows, size * study.panels.columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,8 @@ from casewise.inference.distance import FeatureDistance
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
 from casewise.jobs.distance import training_distance
-from casewise.jobs.feature_file import feature_data
 from casewise.jobs.fit_subjects import divided, fit_preprocessing
+from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob, epochs_of
 from casewise.jobs.nested import choose_inside, epochs_inside
 from casewise.jobs.plan import Job, JobInputs, begin
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
@@ -34,41 +33,21 @@ from casewise.models.outputs import Output, outputs_of
 from casewise.predictions.table import check
 from casewise.splits.grouped import check_apart
 from casewise.splits.image_split import training_subjects
-from casewise.study.baselines import BASELINES
+from casewise.study.learners import learner_named
 from casewise.study.schema import Study
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan, keep_memory
 from casewise.training.feature_cache import MEMORY
-from casewise.training.fit import TrainingContext, standardise
-from casewise.training.linear_head import fit_head
+from casewise.training.fit import standardise
 from casewise.training.losses import class_counts, guess_loss
-from casewise.training.strategies import Learned, learn
+from casewise.training.strategies import Learned
 from casewise.training.timing import Timer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from casewise.jobs.nested import InnerCVResult
-    from casewise.modalities.base import FittedPreprocessing
     from casewise.models.backbones import Network
-    from casewise.study.schema import Recipe
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The choices of a job: its training subjects, those for early stopping (if any), and its recipe."""
-
-    held_out: list[str]
-    fit_subjects: list[str]
-    stop_subjects: list[str]
-    recipe: Recipe
-    inner: InnerCVResult | None
-
-    @property
-    def excluded_subjects(self) -> list[str]:
-        """Subjects that must not be used by first weights and pretraining, sorted."""
-        return sorted({*self.held_out, *self.stop_subjects})
 
 
 @dataclass(frozen=True)
@@ -126,8 +105,7 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     """
     if inputs.study.compute.keep_memory:
         keep_memory()
-    if job.model in BASELINES:
-        inputs = inputs.of_learner(job.model)
+    inputs = inputs.of_learner(job.model)
     torch.set_num_threads(plan.threads)
     begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     timer = Timer(job.folder.path)
@@ -137,18 +115,6 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     fitted = fit(PlannedJob(job, inputs, plan, choice, timer, MEMORY // side_by_side), model)
     predictions = predict(job, inputs, fitted)
     record(PlannedJob(job, inputs, plan, choice, timer), model, fitted, predictions)
-
-
-@dataclass(frozen=True)
-class PlannedJob:
-    """A job with its choices; `memory` is its number of bytes for values that are computed once."""
-
-    job: Job
-    inputs: JobInputs
-    plan: ComputePlan
-    choice: Choice
-    timer: Timer
-    memory: int = MEMORY
 
 
 def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:
@@ -220,7 +186,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     Raises:
         SplitError: one of the two sides has no recorded target, or no training subject has one of the classes.
     """
-    job, inputs, plan, choice = planned.job, planned.inputs, planned.plan, planned.choice
+    job, inputs, choice = planned.job, planned.inputs, planned.choice
     study, panels = inputs.study, inputs.cohort.panels
     labels = label_table(panels, study)
     subjects = panels["subject"].astype(str)
@@ -237,38 +203,9 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     where = f"{job.model}, fold {job.fold + 1}"
     _check_labels(study, train, stop, where=where)
     standardise(model.network, train.truth, model.outputs)
-    if job.model in BASELINES:
-        features = feature_data(job, inputs, model.network, dataset, preprocessing)
-        fitted_head = fit_head(
-            model.network,
-            features.subset(fit_rows.tolist()),
-            [str(subjects.iloc[row]) for row in fit_rows],
-            model.outputs,
-        )
-        learned = Learned(model.network.eval(), [], 0, math.nan, candidates=fitted_head.candidates)
-        chosen = replace(features, features=features.features[:, fitted_head.columns])
-        return _fitted(planned, model, learned, chosen, (fit_rows, stop_rows), preprocessing)
-    before = epochs_inside(study)
-
-    def tell(done: int, loss: float) -> None:
-        planned.timer.note()
-        job.folder.write_progress(before + done, before + epochs_of(study), loss=loss)
-
-    context = TrainingContext(
-        model.outputs,
-        job.folder.path,
-        mixed_seed(study.seed, job.model, job.fold),
-        plan,
-        study.compute.save_every,
-        "last" if study.recipe.early_stopping.monitor == "none" else "best",
-        tell,
-        study.compute.frozen_once,
-        choice.inner.params.epochs if choice.inner else None,
-        memory=planned.memory,
-    )
-    learned = learn(model.network, choice.recipe, train, stop, [str(subjects.iloc[r]) for r in fit_rows], context)
-    learned.network.to("cuda" if plan.device == "cuda" else "cpu")
-    return _fitted(planned, model, learned, dataset, (fit_rows, stop_rows), preprocessing)
+    data = FoldData(dataset, fit_rows, stop_rows, [str(subjects.iloc[row]) for row in fit_rows], preprocessing)
+    learned, predicted_from = FITTERS[learner_named(job.model).kind](planned, model.network, model.outputs, data)
+    return _fitted(planned, model, learned, predicted_from, data)
 
 
 def _fitted(
@@ -276,12 +213,11 @@ def _fitted(
     model: StudyModel,
     learned: Learned,
     dataset: PanelDataset | FeatureData,
-    sides: tuple[NDArray[np.intp], NDArray[np.intp]],
-    preprocessing: FittedPreprocessing,
+    data: FoldData,
 ) -> FittedModel:
-    """The trained network with the facts of its bundle; `sides` are the rows of training and of early stopping."""
+    """The trained network with the facts of its bundle; it predicts from `dataset`."""
     job, inputs, plan, study = planned.job, planned.inputs, planned.plan, planned.inputs.study
-    panels, (fit_rows, stop_rows) = inputs.cohort.panels, sides
+    panels, fit_rows, stop_rows = inputs.cohort.panels, data.fit_rows, data.stop_rows
     train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
     guess = (
         guess_loss(train.truth, stop.truth, model.outputs, study.recipe)
@@ -297,7 +233,7 @@ def _fitted(
         network=scaled_facts(network_facts(study, job.model), learned.network),
         outputs=output_facts(study, model.outputs, learned.network),
         settings=settings_of(study, job.model),
-        fitted=preprocessing,
+        fitted=data.preprocessing,
         compute=ComputeFacts.of(plan),
         batch_size=study.recipe.batch_size,
         stop_subjects=frozenset(people["subjects"]) - frozenset(trained_on),
@@ -433,15 +369,3 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
 def memory_format(plan: ComputePlan) -> str:
     """The name of a plan's memory format in records."""
     return "channels-last" if plan.channels_last else "contiguous"
-
-
-def epochs_of(study: Study) -> int:
-    """The largest number of epochs of a network of the study."""
-    recipe = study.recipe
-    if recipe.phases:
-        return sum(phase.epochs for phase in recipe.phases)
-    return (
-        recipe.epochs
-        if recipe.tuning != "gradual_unfreezing"
-        else recipe.gradual_unfreezing.epochs * (recipe.gradual_unfreezing.groups + 1)
-    )

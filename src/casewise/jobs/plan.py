@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
 from casewise.run_folder import JobFolder, RunFolder
-from casewise.study.baselines import BASELINES
+from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -52,10 +52,9 @@ class JobInputs:
     pretraining: Pretrained | None = None
 
     def of_learner(self, name: str) -> JobInputs:
-        """The inputs as a learner sees them: baselines have panels of their own and are not pretrained."""
-        if name not in BASELINES:
-            return self
-        return replace(self, study=self.study.of_learner(name), pretraining=None)
+        """The inputs as a learner sees them; only those that are trained by steps are pretrained."""
+        pretraining = self.pretraining if learner_named(name).by_steps else None
+        return replace(self, study=self.study.of_learner(name), pretraining=pretraining)
 
 
 def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:

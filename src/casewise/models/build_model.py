@@ -3,56 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
-from casewise.models.linear import bank_facts, build_linear
+from casewise.models.linear import LinearBuilder
 from casewise.models.outputs import outputs_of, width_of
 from casewise.models.weights import load_weights
-from casewise.study.baselines import BASELINES, FEATURES, encoder_of
+from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.study.schema import Study
 
 
-def network_facts(study: Study, model: str) -> dict[str, Any]:
-    """The arguments of `build_network` for a learner of the study, as JSON."""
-    if model in BASELINES:
-        options = modality_of(study).network_options(study, model)
-        bank = {
-            "encoder": encoder_of(study) if model == FEATURES else "",
-            "channels": options.get("sequences", 3),
-            "sequences": options.get("sequences", 0),
-        }
-        side = study.images.size
-        maps = study.panels.pooling == "maps"
+class Builder(Protocol):
+    """How the networks of one kind of learner are built."""
+
+    def facts(self, study: Study, model: str) -> dict[str, Any]:
+        """The arguments of `build`, as JSON; they are stored with the weights."""
+
+    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
+        """The facts with what was determined when the network was built or fitted."""
+
+    def build(self, facts: dict[str, Any]) -> Network:
+        """A network of random weights from its facts."""
+
+    def backbone(self, facts: dict[str, Any]) -> str:
+        """The backbone that a study names which only reads new cases."""
+
+    def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
+        """Fill it with its first weights; return their origin and the subjects that they were trained on."""
+
+
+class NetworkBuilder:
+    """Networks of the study: a backbone with a head."""
+
+    def facts(self, study: Study, model: str) -> dict[str, Any]:
+        """See `Builder`."""
         return {
-            "name": model,
+            "name": model.partition("@")[0],
             "outputs": width_of(outputs_of(study)),
-            "side": side,
-            "maps": maps,
-            "bank": bank | {"specs": None},
+            "dropout": study.recipe.dropout,
+            "scaling": study.recipe.scaling,
+            "attention": study.panels.pooling == "attention",
+            **({"map_cells": study.recipe.map_cells} if study.recipe.pool == "map" else {}),
+            **({"maps": True} if study.panels.pooling == "maps" else {}),
+            **modality_of(study).network_options(study, model),
         }
-    return {
-        "name": model.partition("@")[0],
-        "outputs": width_of(outputs_of(study)),
-        "dropout": study.recipe.dropout,
-        "scaling": study.recipe.scaling,
-        "attention": study.panels.pooling == "attention",
-        **({"map_cells": study.recipe.map_cells} if study.recipe.pool == "map" else {}),
-        **({"maps": True} if study.panels.pooling == "maps" else {}),
-        **modality_of(study).network_options(study, model),
-    }
+
+    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
+        """The facts with mean and standard deviation of the network's input, which libraries may change."""
+        return facts | {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
+
+    def build(self, facts: dict[str, Any]) -> Network:
+        """See `Builder`."""
+        return build_network(**facts)
+
+    def backbone(self, facts: dict[str, Any]) -> str:
+        """See `Builder`."""
+        return str(facts["name"])
+
+    def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
+        """See `Builder` and `casewise.models.weights.load_weights`."""
+        return load_weights(
+            network,
+            study.weights_of(model),
+            folder=study.weights_dir,
+            held_out=() if study.bundle_subjects == "distinct" else held_out,
+            names=study.subject_names,
+            channels=modality_of(study).channels(study, model),
+        )
+
+
+# How the networks of each kind are built (`casewise.study.learners.Learner.kind`).
+BUILDERS: dict[str, Builder] = {"network": NetworkBuilder(), "linear": LinearBuilder()}
+
+
+def _builder(model: str) -> Builder:
+    return BUILDERS[learner_named(model).kind]
+
+
+def network_facts(study: Study, model: str) -> dict[str, Any]:
+    """The facts of a learner of the study, with which `network_from` builds it again."""
+    return _builder(model).facts(study, model)
 
 
 def scaled_facts(facts: dict[str, Any], network: Network) -> dict[str, Any]:
-    """The facts with the mean and standard deviation of the network's input, which libraries may change."""
-    if network.name in BASELINES:
-        return facts | {"bank": bank_facts(network)}
-    return facts | {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
+    """The facts with what was determined when the network was built or fitted."""
+    return _builder(facts["name"]).scaled(facts, network)
 
 
 def network_of(study: Study, model: str) -> Network:
@@ -62,27 +102,17 @@ def network_of(study: Study, model: str) -> Network:
 
 def network_from(facts: dict[str, Any]) -> Network:
     """A network of random weights from its facts."""
-    if facts["name"] in BASELINES:
-        return build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
-    return build_network(**facts)
+    return _builder(facts["name"]).build(facts)
+
+
+def backbone_of(facts: dict[str, Any]) -> str:
+    """The backbone that a study names which only reads new cases for the network of these facts."""
+    return _builder(facts["name"]).backbone(facts)
 
 
 def load_first_weights(network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
-    """Fill a network with the first weights that the study states (see `casewise.models.weights.load_weights`)."""
-    if model in BASELINES:
-        encoder: Any = network.body.encoder
-        if encoder is None:
-            return "none: a linear model on pixels", []
-        origin, _ = load_weights(encoder, "pretrained", folder=study.weights_dir)
-        return f"{encoder.name}, frozen: {origin}", []
-    return load_weights(
-        network,
-        study.weights_of(model),
-        folder=study.weights_dir,
-        held_out=() if study.bundle_subjects == "distinct" else held_out,
-        names=study.subject_names,
-        channels=modality_of(study).channels(study, model),
-    )
+    """Fill a network with the first weights of the study; return their origin and the subjects behind them."""
+    return _builder(model).load(network, study, model, held_out)
 
 
 def check_freeze_points(study: Study) -> None:

@@ -9,16 +9,66 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Body, Network, NetworkOptions, build_network
 from casewise.models.feature_maps import SMALLEST, FeatureBank, FeatureSpec, feature_maps, last_block, widest
+from casewise.models.outputs import outputs_of, width_of
+from casewise.models.weights import load_weights
+from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from casewise.study.schema import Study
 
 # The sides of grids of pixel means, and the most channels whose covariances are a candidate.
 PIXEL_CELLS = (8, 16, 32)
 MOST_TEXTURE_CHANNELS = 100
 UNSCALED = ((0.0,), (1.0,))
+
+
+class LinearBuilder:
+    """Linear models on a bank of fixed features; see `casewise.models.build_model.Builder`."""
+
+    def facts(self, study: Study, model: str) -> dict[str, Any]:
+        """The encoder, the channels and the size of what is read; all candidates."""
+        options = modality_of(study).network_options(study, model)
+        bank = {
+            "encoder": learner_named(model).encoder(study),
+            "channels": options.get("sequences", 3),
+            "sequences": options.get("sequences", 0),
+            "specs": None,
+        }
+        return {
+            "name": model,
+            "outputs": width_of(outputs_of(study)),
+            "side": study.images.size,
+            "maps": study.panels.pooling == "maps",
+            "bank": bank,
+        }
+
+    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
+        """The facts with the candidates that the fitted model uses."""
+        bank: Any = network.body
+        encoder = bank.encoder.name if bank.encoder is not None else ""
+        specs = [spec.as_json() for spec in bank.specs]
+        return facts | {"bank": {"encoder": encoder, "channels": bank.channels, "specs": specs}}
+
+    def build(self, facts: dict[str, Any]) -> Network:
+        """A linear model with random weights in its encoder and its head."""
+        return build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
+
+    def backbone(self, facts: dict[str, Any]) -> str:
+        """The encoder; a linear model on pixels has none, and any name will do."""
+        return str(facts["bank"]["encoder"] or "cnn")
+
+    def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
+        """Fill the encoder with its pretrained weights, which no subject of a study influenced."""
+        encoder: Any = network.body.encoder
+        if encoder is None:
+            return "none: a linear model on pixels", []
+        origin, _ = load_weights(encoder, "pretrained", folder=study.weights_dir)
+        return f"{encoder.name}, frozen: {origin}", []
 
 
 def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapping[str, Any]) -> Network:
@@ -90,10 +140,3 @@ def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
     network.width = bank.width
     network.head[-1] = nn.Linear(bank.width, network.target_mean.numel())
     return columns
-
-
-def bank_facts(network: Network) -> dict[str, Any]:
-    """The features of a linear model as plain values, with which `build_linear` builds it again."""
-    bank: Any = network.body
-    encoder = bank.encoder.name if bank.encoder is not None else ""
-    return {"encoder": encoder, "channels": bank.channels, "specs": [spec.as_json() for spec in bank.specs]}

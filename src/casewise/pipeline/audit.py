@@ -36,6 +36,8 @@ NOT_AUDITED = (
     "compute",
     "recipe",
     "stack",
+    "baselines",
+    "stack_baselines",
     "external",
     "evaluation",
     "seeds",

@@ -11,7 +11,7 @@ from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.nested_cv import chosen_networks, nested_rows
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
-from casewise.study.baselines import BASELINES
+from casewise.study.learners import is_baseline
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
     """Add the rows of the study's stackers, and those of the network chosen within each fold."""
     nested = _nested(study, predictions, folder, show)
-    combined = study.learners if study.stack_baselines else study.networks
+    combined = [name for name in study.learners if study.stack_baselines or not is_baseline(name)]
     if not study.stack or len(combined) < 2:
         folder.stackers.write({})
         if study.stack:
             show.line("stack", "omitted: a single network is not combined")
         return pd.concat([predictions, *nested], ignore_index=True)
     ranges = {name: study.range_of(name) for name in study.outputs}
-    left_out = () if study.stack_baselines else BASELINES
-    stacked = fit_stackers(predictions[~predictions["model"].isin(left_out)], study.stack, ranges=ranges)
+    single = predictions[predictions["model"].isin(combined)]
+    stacked = fit_stackers(single, study.stack, ranges=ranges)
     folder.stackers.write(stacked.coefficients)
     show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
-    rows = with_mean_distances(stacked.rows, predictions)
+    rows = with_mean_distances(stacked.rows, single)
     return pd.concat([predictions, rows, *nested], ignore_index=True)
 
 

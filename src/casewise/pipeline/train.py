@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -18,14 +18,18 @@ from casewise.pipeline.stack import stack
 from casewise.predictions import table as predicted
 from casewise.predictions.tiles import gather_tiles
 from casewise.splits.grouped import Splits, write_splits
-from casewise.study.baselines import BASELINES
+from casewise.study.learners import learner_named
 from casewise.study.schema import Study
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.jobs.plan import Job
+    from casewise.report.tables import MetricFormat
     from casewise.run_folder import RunFolder
+
+# Resamples of the first figures, which those of the report replace.
+FIRST_RESAMPLES = 1000
 
 
 def train(
@@ -58,12 +62,12 @@ def train(
     jobs = expand(study, splits, folder, fingerprint)
     start = time.monotonic()
     inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)
-    baselines = [job for job in jobs if job.model in BASELINES]
+    baselines = [job for job in jobs if not learner_named(job.model).by_steps]
     if baselines:
         with show.bar("baselines") as bar:
             run_jobs(baselines, inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
         show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
-    networks = [job for job in jobs if job.model not in BASELINES]
+    networks = [job for job in jobs if learner_named(job.model).by_steps]
     if networks:
         with show.bar("jobs") as bar:
             run_jobs(networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text))
@@ -85,7 +89,7 @@ def train(
 
 
 def _first_figures(study: Study, baselines: list[Job]) -> str:
-    """The merit of every baseline out of fold, the first figures of a run; their intervals follow with the report."""
+    """The merit of every baseline out of fold with its interval: the first figures of a run."""
     from casewise.evaluation.judges import judge_of
     from casewise.evaluation.results import Plan
     from casewise.report.tables import metric_format
@@ -97,11 +101,19 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
     if rows.empty:
         return "no case has a reference value"
     judge = judge_of(rows, study.classes_of(target) or None, study.positive_of(target))
-    metrics = judge.judge(rows, Plan(20, study.evaluation.confidence, study.seed), whole=False).metrics
+    plan = Plan(min(study.evaluation.bootstrap_resamples, FIRST_RESAMPLES), study.evaluation.confidence, study.seed)
+    metrics = judge.judge(rows, plan, whole=False).metrics
     figures = [
-        f"{name} {write.text(merit, of_learner[merit].value, short=True)}" for name, of_learner in metrics.items()
+        " ".join(filter(None, [name, write.text(merit, figure["value"], short=True), _interval(write, merit, figure)]))
+        for name, of_learner in metrics.items()
+        for figure in [of_learner[merit].as_json()]
     ]
     return f"{write.phrase(merit)} of {target} out of fold: {', '.join(figures)}"
+
+
+def _interval(write: MetricFormat, metric: str, figure: dict[str, Any]) -> str:
+    bounds = write.bounds(metric, figure, short=True)
+    return f"{bounds} rough" if bounds and figure["rough"] else bounds
 
 
 def train_again(

@@ -20,6 +20,7 @@ from casewise.report.caveats import result_line
 from casewise.report.formatting import without_html
 from casewise.report.markdown.runs import FinishedStudy, read_finished, stage_of
 from casewise.report.templating import templates
+from casewise.study.learners import without_baselines
 from casewise.targets import kind_named
 
 FOLDER = Path(__file__).parent / "checklists"
@@ -219,7 +220,7 @@ def selection(run: FinishedStudy) -> dict[str, Any] | None:
     main = _main(run)
     if not main or not main.get("chosen_on"):
         return None
-    learners = list(run.figures(main["stage"]))
+    learners = without_baselines(run.figures(main["stage"]))
     return {"learner": main["learner"], "chosen_on": main["chosen_on"], "learners": learners}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.metrics.registry import columns
-from casewise.study.baselines import BASELINES
+from casewise.study.learners import in_order, without_baselines
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -135,9 +135,12 @@ class ReportContext:
     @cached_property
     def learners(self) -> list[str]:
         """Learners with predictions: networks in the study's order, baselines, then combined ones."""
-        names = list(dict.fromkeys(self.predictions["model"]))
-        networks = [name for name in (*self.study.networks, *BASELINES) if name in names]
-        return networks + [name for name in names if name not in networks]
+        return in_order(self.study, self.predictions["model"])
+
+    @property
+    def candidates(self) -> list[str]:
+        """The learners that the report can be about: all but the baselines, unless there are no others."""
+        return without_baselines(self.learners)
 
     @cached_property
     def learner(self) -> str:
@@ -145,8 +148,10 @@ class ReportContext:
         main = self.metrics.get("main") or {}
         if main.get("target") == self.outcome and main.get("learner") in self.learners:
             return str(main["learner"])
-        scored = [(figure["value"], name) for name in self.learners if (figure := self.metric("oof", name, self.merit))]
-        return max(scored, key=lambda pair: pair[0])[1] if scored else self.learners[0]
+        scored = [
+            (figure["value"], name) for name in self.candidates if (figure := self.metric("oof", name, self.merit))
+        ]
+        return max(scored, key=lambda pair: pair[0])[1] if scored else self.candidates[0]
 
     def metric(self, stage: str, learner: str, metric: str, target: str | None = None) -> dict[str, Any] | None:
         """One figure of `metrics.json` with its interval, or None if it is missing or undefined."""

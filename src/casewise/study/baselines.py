@@ -2,58 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from casewise.study.backbones import UNTRAINED
 from casewise.study.model import StudyModel
 
-if TYPE_CHECKING:
-    from casewise.study.schema import Study
-
-PIXELS, FEATURES = "linear_pixels", "linear_features"
-BASELINES = (PIXELS, FEATURES)
+# What a study says of a run that an earlier version made without baselines.
+EARLIER = "the run was made by a version of casewise that did not fit them beside a stated recipe"
 
 
 class Baselines(StudyModel):
-    """Linear models on pixels and on the features of a pretrained network.
+    """Linear models on pixels and on the features of a pretrained network, fitted in every study.
 
-    Studies with a planned recipe and those without networks have them. Which features are used and their penalty are
-    chosen by inner folds of the training subjects.
+    Which features are used and their penalty are chosen by inner folds of the training subjects.
     """
 
-    on: bool = Field(
-        False,
-        description="Fit them in studies that state networks and recipe, too; `baselines: auto` is short for it.",
-    )
     off: str = Field("", description="The reason for which there are none; the report prints it.")
 
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, values: Any) -> Any:
         if values == "auto":
-            return {"on": True}
-        if isinstance(values, str) or values in (None, False):
+            return {}
+        if isinstance(values, str) or values in (None, False, True):
             raise ValueError("write `auto`, or `{off: the reason}`, which the report prints")
         return values
 
 
-def baselines_of(study: Study) -> list[str]:
-    """The names of a study's baselines; that on features needs a pretrained network of the study."""
-    wanted = study.baselines.on or study.recipe.auto or not study.backbones
-    if study.baselines.off or not wanted:
-        return []
-    return [PIXELS, *([FEATURES] if encoder_of(study) else [])]
+def baselines_of_earlier(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a study that an earlier version saved, with the baselines that its run has.
 
+    They were fitted where the study said so, where the recipe was planned, and where there were no networks.
 
-def encoder_of(study: Study) -> str:
-    """The pretrained network whose frozen features a linear model uses; empty if the study has none.
-
-    It is MobileNetV2 if the study has it or no network at all, else the study's first pretrained backbone.
+    >>> baselines_of_earlier({"backbones": ["cnn"], "baselines": {"on": True, "off": ""}})["baselines"]
+    {}
+    >>> baselines_of_earlier({"backbones": [], "baselines": {"on": False, "off": ""}})["baselines"]
+    {}
     """
-    if not study.backbones:
-        return "mobilenet_v2" if study.weights == "pretrained" else ""
-    names = [name.partition("@")[0] for name in study.backbones]
-    pretrained = [name for name in names if name not in UNTRAINED and study.weights_of(name) == "pretrained"]
-    return next((name for name in ("mobilenet_v2", *pretrained) if name in pretrained), "")
+    stated = values.get("baselines")
+    if isinstance(stated, dict) and "on" not in stated:
+        return values
+    stated = stated if isinstance(stated, dict) else {}
+    planned = isinstance(recipe := values.get("recipe"), dict) and recipe.get("auto")
+    had = stated.get("on") or (stated and (planned or not values.get("backbones")))
+    reason = stated.get("off") or ("" if had else EARLIER)
+    return {**values, "baselines": {"off": reason} if reason else {}}

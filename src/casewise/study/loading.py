@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from casewise.errors import RunError, StudyError, cut, nearest
 from casewise.files import PICTURES, TABLES, read_regular
+from casewise.study.baselines import baselines_of_earlier
 from casewise.study.messages import sentences, with_origin
 from casewise.study.schema import Study, study_model
 from casewise.study.yaml_text import mapping
@@ -148,7 +149,9 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
         RunError: the study was saved by another version.
     """
     try:
-        return study_model(str(values.get("modality", ""))).model_validate(_without_unused(values))
+        return study_model(str(values.get("modality", ""))).model_validate(
+            baselines_of_earlier(_without_unused(values))
+        )
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"])) or "the file"

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from casewise.errors import cut
-from casewise.study.baselines import BASELINES, FEATURES, Baselines, baselines_of
+from casewise.study.baselines import Baselines
 from casewise.study.checks import SECTIONS, check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, Tiles, Volumes
+from casewise.study.learners import learner_named, learners_beside
 from casewise.study.model import Level, Range, RowFilter, StudyModel, read_duration
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
 from casewise.study.panels import Panels
@@ -213,8 +214,8 @@ class Study(StudyModel):
     baselines: Baselines = Field(
         Baselines(),
         description="Linear models on pixels and on frozen features of a pretrained network, evaluated beside the "
-        "networks: [Baselines](explanation-baselines.md). `auto`: they are fitted; `{off: the reason}`: they are not, "
-        "and the report says why. Default: fitted if the recipe is planned or there are no networks.",
+        "networks: [Baselines](explanation-baselines.md). `auto` (default): they are fitted; `{off: the reason}`: they "
+        "are not, and the report says why.",
     )
     pretrain: Pretraining | None = Field(None, description="Another cohort to train on first.")
     recipe: Recipe = Field(Recipe(), description="How a network is trained.")
@@ -311,11 +312,11 @@ class Study(StudyModel):
     @property
     def learners(self) -> list[str]:
         """The baselines, then the networks: everything that is fitted on every fold."""
-        return [*baselines_of(self), *self.networks]
+        return [*learners_beside(self), *self.networks]
 
     def of_learner(self, name: str) -> Study:
-        """The study as a learner sees it: baselines read single images without variation, and have no recipe."""
-        return _as_baseline(self) if name in BASELINES else self
+        """The study as a learner sees it."""
+        return learner_named(name).view(self)
 
     @property
     def fusions(self) -> list[str]:
@@ -324,9 +325,7 @@ class Study(StudyModel):
 
     def weights_of(self, network: str) -> str:
         """The initial weights of a network: those of the study, or those stated for its backbone."""
-        if network in BASELINES:
-            return "pretrained" if network == FEATURES else "random"
-        return self.weights if isinstance(self.weights, str) else self.weights[network.partition("@")[0]]
+        return learner_named(network).weights(self)
 
     @property
     def rates(self) -> list[float]:
@@ -342,12 +341,7 @@ class Study(StudyModel):
 
     def fusion_of(self, network: str) -> str | None:
         """How a network combines the sequences: a fusion, or one sequence alone; None without volumes."""
-        if not self.fusions:
-            return None
-        if network in BASELINES:
-            return "early"
-        alone = next((name.partition("@")[2] for name in self.backbones), "") or self.fusions[0]
-        return network.partition("@")[2] or alone
+        return learner_named(network).fusion(self)
 
     @property
     def target_level(self) -> Level:
@@ -380,27 +374,6 @@ class Study(StudyModel):
     def level_of(self, name: str) -> Level:
         """The level of a target or score."""
         return self.scores[name].level if name in self.scores else (self.targets[name].level or self.target_level)
-
-
-def _as_baseline(study: Study) -> Study:
-    panels = study.panels
-    pooling = (
-        "mean"
-        if panels.by == "image" and panels.pooling != "max"
-        else panels.pooling
-        if panels.by == "image"
-        else "maps"
-    )
-    recipe = Recipe(schedule="constant", early_stopping=EarlyStopping(monitor="none"), epochs=1)
-    return study.model_copy(
-        update={
-            "panels": Panels(by=panels.by, pooling=pooling, vary_shape=False),
-            "recipe": recipe,
-            "nested_cv": None,
-            "pretrain": None,
-            "test_time_augmentation": False,
-        }
-    )
 
 
 _SETTINGS: dict[str, type[StudyModel]] = {}

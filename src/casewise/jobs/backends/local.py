@@ -17,13 +17,17 @@ from casewise.errors import CasewiseError, RunError, TrainingError, counted
 from casewise.jobs.plan import Job, JobInputs
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
+from casewise.study.learners import register_learner, registered_learners
 from casewise.targets.registry import added_kinds, kind_names, register_kind
 
 if TYPE_CHECKING:
+    from casewise.jobs.fitting import Fitter
     from casewise.metrics.metric import Metric
     from casewise.modalities.base import Modality
+    from casewise.models.build_model import Builder
     from casewise.models.outputs import NetworkKind
     from casewise.run_folder import RunFolder
+    from casewise.study.learners import Learner
     from casewise.study.schema import Study
     from casewise.targets.protocol import TargetKind
     from casewise.training.compute_plan import ComputePlan
@@ -128,21 +132,34 @@ class Registrations:
     kinds: list[TargetKind]
     network_kinds: dict[str, NetworkKind]
     metrics: list[Metric]
+    learners: list[Learner]
+    builders: dict[str, Builder]
+    fitters: dict[str, Fitter]
 
     @classmethod
     def of(cls, study: Study) -> Registrations:
         """Collect the registrations of this process."""
+        from casewise.jobs.fitting import FITTERS
+        from casewise.models.build_model import BUILDERS
         from casewise.models.outputs import NETWORK_KINDS
 
-        kinds = added_kinds()
+        kinds, learners = added_kinds(), registered_learners()
         network_kinds = {kind.name: NETWORK_KINDS[kind.name] for kind in kinds if kind.name in NETWORK_KINDS}
-        return cls(modality_of(study), kinds, network_kinds, added_metrics())
+        builders = {learner.kind: BUILDERS[learner.kind] for learner in learners}
+        fitters = {learner.kind: FITTERS[learner.kind] for learner in learners}
+        return cls(modality_of(study), kinds, network_kinds, added_metrics(), learners, builders, fitters)
 
     def register(self) -> None:
         """Repeat the registrations in another process, except those that importing their modules has made."""
+        from casewise.jobs.fitting import FITTERS
+        from casewise.models.build_model import BUILDERS
         from casewise.models.outputs import NETWORK_KINDS
 
         register(self.modality)
+        BUILDERS.update(self.builders)
+        FITTERS.update(self.fitters)
+        for learner in self.learners:
+            register_learner(learner)
         for kind in self.kinds:
             if kind.name not in kind_names():
                 register_kind(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
-from casewise.study.baselines import BASELINES, PIXELS, encoder_of
+from casewise.study.learners import is_baseline, learner_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,13 +19,14 @@ def against(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     `code` is `better`, `worse` or `open` (the interval of the difference includes 0) for the shown learner beside the
     baseline, `same` where both have the same figures in every resample, `few` without an interval, `itself` if the
     shown learner is a baseline, `off` with the stated reason, and `absent` where none was fitted. `network` has the
-    values of the best network, if the shown learner combines several.
+    values of the best network, if the shown learner combines several. `pooled`: the figures are those of all cases,
+    while the headline is the mean within the sources that were left out.
     """
     main = metrics.get("main") or {}
     if main.get("learner") is None:
         return None
-    if main["learner"] in BASELINES:
-        return {"code": "itself", "what": what_is(study, main["learner"])}
+    if is_baseline(main["learner"]):
+        return {"code": "itself", "what": learner_named(main["learner"]).title(study)}
     compared = metrics.get("against_baselines")
     if compared is None:
         return {"code": "off", "reason": study.baselines.off} if study.baselines.off else {"code": "absent"}
@@ -49,15 +50,11 @@ def _values(study: Study, metrics: Mapping[str, Any], compared: Mapping[str, Any
         "code": code or ("better" if gain > 0 else "worse"),
         "learner": compared["learner"],
         "baseline": compared["baseline"],
-        "what": what_is(study, compared["baseline"]),
+        "what": learner_named(compared["baseline"]).title(study),
         "metric": name,
         "figure": figures["learner"],
         "beside": figures["baseline"],
         "difference": difference,
         "subjects": compared["n_subjects"],
+        "pooled": compared["stage"] == "oof" and bool(metrics.get("site_means")),
     }
-
-
-def what_is(study: Study, baseline: str) -> str:
-    """What a baseline is, in words."""
-    return "a linear model on pixels" if baseline == PIXELS else f"a linear model on features of {encoder_of(study)}"

@@ -16,6 +16,7 @@ from casewise.report.formatting import case_label, class_name, digits_of, displa
 from casewise.report.sections import cases
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import positive_and_other
+from casewise.study.learners import without_baselines
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Overview
@@ -104,7 +105,7 @@ def maps(context: ReportContext) -> dict[str, Any] | None:
     table = context.tile_predictions
     if table is None or table.empty:
         return None
-    model = _model(context, set(table["model"]))
+    model = _model(context, set(without_baselines(table["model"].unique())))
     if model is None:
         return None
     predictions = table[(table["model"] == model) & (table["stage"] == "oof")]

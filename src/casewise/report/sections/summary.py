@@ -79,7 +79,8 @@ def choice(context: ReportContext) -> dict[str, Any]:
     write, figure = metric_format(context.study, context.outcome), context.figures("oof", context.learner)
     networks = sum(job["model"] == context.learner for job in context.jobs)
     main, compared = context.metrics.get("main") or {}, kind_report(context.kind).compared
-    if len(context.learners) < 2:
+    candidates = context.candidates
+    if len(candidates) < 2:
         code = "single"
     elif main.get("learner") == context.learner and main.get("chosen_on") == "inner folds":
         code = "inner"
@@ -90,7 +91,7 @@ def choice(context: ReportContext) -> dict[str, Any]:
     return {
         "code": code,
         "learner": context.learner,
-        "learners": len(context.learners),
+        "learners": len(candidates),
         "networks": networks,
         "oof": "oof" in context.stages,
         "untouched": context.stages == ["test", "oof"],

@@ -1,0 +1,132 @@
+"""How a learner is fitted to the training subjects of a fold: one function for each kind of learner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from casewise.jobs.feature_file import feature_data
+from casewise.jobs.nested import epochs_inside
+from casewise.study.seeds import mixed_seed
+from casewise.training.feature_cache import MEMORY
+from casewise.training.fit import TrainingContext
+from casewise.training.linear_head import fit_head
+from casewise.training.strategies import Learned, learn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from casewise.jobs.nested import InnerCVResult
+    from casewise.jobs.plan import Job, JobInputs
+    from casewise.modalities.base import FittedPreprocessing, PanelDataset
+    from casewise.modalities.dataset import FeatureData
+    from casewise.models.backbones import Network
+    from casewise.models.outputs import Output
+    from casewise.study.schema import Recipe, Study
+    from casewise.training.compute_plan import ComputePlan
+    from casewise.training.timing import Timer
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choices of a job: its training subjects, those for early stopping (if any), and its recipe."""
+
+    held_out: list[str]
+    fit_subjects: list[str]
+    stop_subjects: list[str]
+    recipe: Recipe
+    inner: InnerCVResult | None
+
+    @property
+    def excluded_subjects(self) -> list[str]:
+        """Subjects that must not be used by first weights and pretraining, sorted."""
+        return sorted({*self.held_out, *self.stop_subjects})
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job with its choices; `memory` is its number of bytes for values that are computed once."""
+
+    job: Job
+    inputs: JobInputs
+    plan: ComputePlan
+    choice: Choice
+    timer: Timer
+    memory: int = MEMORY
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """All panels as a learner of one fold sees them, with the rows of training and of early stopping.
+
+    `subjects` are those of the training rows; no other row may influence a fit.
+    """
+
+    panels: PanelDataset
+    fit_rows: NDArray[np.intp]
+    stop_rows: NDArray[np.intp]
+    subjects: list[str]
+    preprocessing: FittedPreprocessing
+
+
+Fitter: TypeAlias = Callable[
+    ["PlannedJob", "Network", "tuple[Output, ...]", FoldData], "tuple[Learned, PanelDataset | FeatureData]"
+]
+
+
+def fit_by_steps(
+    planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
+) -> tuple[Learned, PanelDataset | FeatureData]:
+    """Train a network by its recipe; it predicts from panels."""
+    job, plan, choice, study = planned.job, planned.plan, planned.choice, planned.inputs.study
+    before = epochs_inside(study)
+
+    def tell(done: int, loss: float) -> None:
+        planned.timer.note()
+        job.folder.write_progress(before + done, before + epochs_of(study), loss=loss)
+
+    context = TrainingContext(
+        outputs,
+        job.folder.path,
+        mixed_seed(study.seed, job.model, job.fold),
+        plan,
+        study.compute.save_every,
+        "last" if study.recipe.early_stopping.monitor == "none" else "best",
+        tell,
+        study.compute.frozen_once,
+        choice.inner.params.epochs if choice.inner else None,
+        memory=planned.memory,
+    )
+    train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
+    learned = learn(network, choice.recipe, train, stop, data.subjects, context)
+    learned.network.to("cuda" if plan.device == "cuda" else "cpu")
+    return learned, data.panels
+
+
+def fit_linear(
+    planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
+) -> tuple[Learned, PanelDataset | FeatureData]:
+    """Fit a linear model; it predicts from the features that are computed once for all folds."""
+    features = feature_data(planned.job, planned.inputs, network, data.panels, data.preprocessing)
+    fitted = fit_head(network, features.subset(data.fit_rows.tolist()), data.subjects, outputs)
+    learned = Learned(network.eval(), [], 0, math.nan, candidates=fitted.candidates)
+    return learned, replace(features, features=features.features[:, fitted.columns])
+
+
+# How the learners of each kind are fitted (`casewise.study.learners.Learner.kind`).
+FITTERS: dict[str, Fitter] = {"network": fit_by_steps, "linear": fit_linear}
+
+
+def epochs_of(study: Study) -> int:
+    """The largest number of epochs of a network of the study."""
+    recipe = study.recipe
+    if recipe.phases:
+        return sum(phase.epochs for phase in recipe.phases)
+    return (
+        recipe.epochs
+        if recipe.tuning != "gradual_unfreezing"
+        else recipe.gradual_unfreezing.epochs * (recipe.gradual_unfreezing.groups + 1)
+    )

@@ -1,0 +1,196 @@
+"""What a study, its evaluation and its report know of a learner: one record for each, without torch.
+
+The networks of a study need no entry. Every other learner is an entry of the registry here. How its `kind` is built is
+an entry of `casewise.models.build_model.BUILDERS`, and how it is fitted one of `casewise.jobs.fitting.FITTERS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from casewise.study.backbones import UNTRAINED
+from casewise.study.panels import Panels
+from casewise.study.recipe import EarlyStopping, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from casewise.study.schema import Study
+
+PIXELS, FEATURES = "linear_pixels", "linear_features"
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network of the study, and what other learners have in common with one.
+
+    Attributes:
+        name: the learner in tables and folders; of a network its backbone, with `@` and a fusion if there are several.
+        kind: how it is built and fitted.
+        is_baseline: whether it is a floor for the networks: never the headline while there are networks, and combined
+            with them only if the study states so.
+        by_steps: whether it is trained by gradient steps, which need a recipe and a measured compute plan.
+    """
+
+    name: str
+    kind: ClassVar[str] = "network"
+    is_baseline: ClassVar[bool] = False
+    by_steps: ClassVar[bool] = True
+
+    def belongs_to(self, study: Study) -> bool:
+        """Whether the study fits it."""
+        return self.name in study.networks
+
+    def title(self, study: Study) -> str:
+        """What it is, in a sentence of the report."""
+        return self.name
+
+    def encoder(self, study: Study) -> str:
+        """The network whose first weights it uses; empty if it uses none."""
+        return self.name.partition("@")[0]
+
+    def weights(self, study: Study) -> str:
+        """Its initial weights: those of the study, or those stated for its backbone."""
+        return study.weights if isinstance(study.weights, str) else study.weights[self.encoder(study)]
+
+    def fusion(self, study: Study) -> str | None:
+        """How it combines the sequences: a fusion, or one sequence alone; None without volumes."""
+        if not study.fusions:
+            return None
+        alone = next((name.partition("@")[2] for name in study.backbones), "") or study.fusions[0]
+        return self.name.partition("@")[2] or alone
+
+    def identity(self, study: Study) -> str:
+        """What distinguishes it from other learners of the same study; a part of the fingerprint of its jobs."""
+        # If all networks have the same fusion, their names do not state it.
+        fusion = self.fusion(study)
+        stated = f"{self.name}@{fusion}" if fusion and "@" not in self.name else self.name
+        return stated + ("" if isinstance(study.weights, str) else f" from {self.weights(study)}")
+
+    def view(self, study: Study) -> Study:
+        """The study as this learner sees it."""
+        return study
+
+
+@dataclass(frozen=True)
+class LinearLearner(Learner):
+    """A linear model on pixels or on frozen features; it reads single images without variation, and has no recipe."""
+
+    on_features: bool = False
+    kind: ClassVar[str] = "linear"
+    is_baseline: ClassVar[bool] = True
+    by_steps: ClassVar[bool] = False
+
+    def belongs_to(self, study: Study) -> bool:
+        return not study.baselines.off and (not self.on_features or bool(self.encoder(study)))
+
+    def title(self, study: Study) -> str:
+        return (
+            f"a linear model on features of {self.encoder(study)}" if self.on_features else "a linear model on pixels"
+        )
+
+    def encoder(self, study: Study) -> str:
+        return pretrained_encoder(study) if self.on_features else ""
+
+    def weights(self, study: Study) -> str:
+        return "pretrained" if self.on_features else "random"
+
+    def fusion(self, study: Study) -> str | None:
+        return "early" if study.fusions else None
+
+    def identity(self, study: Study) -> str:
+        return f"{self.name} {self.encoder(study)}"
+
+    def view(self, study: Study) -> Study:
+        by, pooling = study.panels.by, study.panels.pooling
+        if by != "image":
+            pooling = "maps"
+        elif pooling != "max":
+            pooling = "mean"
+        return study.model_copy(
+            update={
+                "panels": Panels(by=by, pooling=pooling, vary_shape=False),
+                "recipe": Recipe(schedule="constant", early_stopping=EarlyStopping(monitor="none"), epochs=1),
+                "nested_cv": None,
+                "pretrain": None,
+                "test_time_augmentation": False,
+            }
+        )
+
+
+_REGISTERED: dict[str, Learner] = {
+    learner.name: learner for learner in (LinearLearner(PIXELS), LinearLearner(FEATURES, on_features=True))
+}
+
+
+def register_learner(learner: Learner) -> None:
+    """Let every study fit this learner to which it belongs (`Learner.belongs_to`).
+
+    Its kind needs a builder and a fitter (see the head of this file).
+    """
+    _REGISTERED[learner.name] = learner
+
+
+def unregister_learner(name: str) -> None:
+    """Forget a learner."""
+    del _REGISTERED[name]
+
+
+def registered_learners() -> list[Learner]:
+    """All learners other than the networks of a study."""
+    return list(_REGISTERED.values())
+
+
+def learner_named(name: str) -> Learner:
+    """The record of a learner; a name that is not registered is that of a network."""
+    return _REGISTERED.get(name) or Learner(name)
+
+
+def learners_beside(study: Study) -> list[str]:
+    """The registered learners that a study fits before its networks."""
+    return [name for name, learner in _REGISTERED.items() if learner.belongs_to(study)]
+
+
+def is_baseline(name: str) -> bool:
+    """Whether the learner is a floor that networks must be better than."""
+    return learner_named(name).is_baseline
+
+
+def in_order(study: Study, names: Iterable[str]) -> list[str]:
+    """These learners: networks in the study's order, then baselines, then learners that combine others."""
+    present = dict.fromkeys(names)
+    first = [name for name in study.networks if name in present] + baselines_among(present)
+    return first + [name for name in present if name not in first]
+
+
+def baselines_among(names: Iterable[str]) -> list[str]:
+    """The baselines among these learners, in the order of the registry.
+
+    >>> baselines_among(["resnet18", "linear_features", "linear_pixels"])
+    ['linear_pixels', 'linear_features']
+    """
+    present = set(names)
+    return [name for name in _REGISTERED if name in present and is_baseline(name)]
+
+
+def without_baselines(learners: Iterable[str]) -> list[str]:
+    """The learners that a report can be about: the study's own, or its baselines if it has no other.
+
+    >>> without_baselines(["linear_pixels", "resnet18"]), without_baselines(["linear_pixels"])
+    (['resnet18'], ['linear_pixels'])
+    """
+    names = list(learners)
+    return [name for name in names if not is_baseline(name)] or names
+
+
+def pretrained_encoder(study: Study) -> str:
+    """The pretrained network whose frozen features a linear model uses; empty if the study has none.
+
+    It is MobileNetV2 if the study has it or no network at all, else the study's first pretrained backbone.
+    """
+    if not study.backbones:
+        return "mobilenet_v2" if study.weights == "pretrained" else ""
+    names = [name.partition("@")[0] for name in study.backbones]
+    pretrained = [name for name in names if name not in UNTRAINED and study.weights_of(name) == "pretrained"]
+    return next((name for name in ("mobilenet_v2", *pretrained) if name in pretrained), "")

@@ -1,0 +1,205 @@
+"""Learners: their record, baselines beside stated networks, runs of earlier versions, and a third kind of learner."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import casewise
+from casewise.inference.model import load_bundle
+from casewise.inference.run_members import members_of
+from casewise.jobs import fitting
+from casewise.models import build_model
+from casewise.models.linear import LinearBuilder
+from casewise.run_folder import RunFolder
+from casewise.study.baselines import EARLIER
+from casewise.study.learners import (
+    LinearLearner,
+    is_baseline,
+    learner_named,
+    register_learner,
+    unregister_learner,
+)
+from casewise.study.loading import read_study, saved_study
+from casewise.study.schema import Study
+from casewise.training.strategies import Learned
+
+WITHOUT = "baselines: {off: tests of networks}\n"
+
+
+def study_of(**values: Any) -> Study:
+    return Study.model_validate({"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4"}}, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "baselines"),
+    [
+        ({"backbones": ["resnet18"]}, ["linear_pixels", "linear_features"]),
+        ({"backbones": ["resnet18"], "weights": "random"}, ["linear_pixels"]),
+        ({"backbones": ["cnn"]}, ["linear_pixels"]),
+        ({"backbones": ["resnet18"], "baselines": "auto"}, ["linear_pixels", "linear_features"]),
+        ({"backbones": ["resnet18"], "baselines": {"off": "as published"}}, []),
+        ({"backbones": []}, ["linear_pixels", "linear_features"]),
+        ({}, ["linear_pixels", "linear_features"]),
+    ],
+)
+def test_every_study_has_baselines_unless_it_states_why_not(values: dict[str, Any], baselines: list[str]) -> None:
+    study = study_of(**values)
+    assert [name for name in study.learners if is_baseline(name)] == baselines
+    assert study.learners[len(baselines) :] == study.networks
+    assert Study.model_validate(study.model_dump(mode="json")) == study
+
+
+@pytest.mark.parametrize("wrong", ["none", False, True, {"on": False}])
+def test_baselines_are_not_left_out_without_a_reason(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="baselines"):
+        study_of(backbones=["resnet18"], baselines=wrong)
+
+
+@pytest.mark.parametrize(
+    ("saved", "learners", "reason"),
+    [
+        ({"backbones": ["cnn"]}, ["cnn"], EARLIER),
+        ({"backbones": ["cnn"], "baselines": {"on": False, "off": ""}}, ["cnn"], EARLIER),
+        ({"backbones": ["cnn"], "baselines": {"on": True, "off": ""}}, ["linear_pixels", "cnn"], ""),
+        ({"backbones": ["cnn"], "baselines": {"on": False, "off": "as published"}}, ["cnn"], "as published"),
+        ({"backbones": ["cnn"], "recipe": {"auto": True}, "baselines": {"on": False, "off": ""}},
+         ["linear_pixels", "cnn"], ""),
+        ({"backbones": [], "weights": "random", "baselines": {"on": False, "off": ""}}, ["linear_pixels"], ""),
+        ({"backbones": ["cnn"], "baselines": {"off": ""}}, ["linear_pixels", "cnn"], ""),
+    ],
+)  # fmt: skip
+def test_a_study_saved_by_an_earlier_version_has_the_learners_of_its_run(
+    saved: dict[str, Any], learners: list[str], reason: str
+) -> None:
+    study = saved_study({"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4"}}, **saved})
+    assert study.learners == learners
+    assert study.baselines.off == reason
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> dict[bool, casewise.Run]:
+    """One preset, with baselines (True) and without; their stacker is fitted on the predictions of two networks."""
+    from tests.conftest import TINY
+
+    folder, finished = tmp_path_factory.mktemp("preset"), {}
+    text = TINY.format(cohort=phantom)
+    assert WITHOUT in text
+    for on in (True, False):
+        path = folder / f"{on}.yaml"
+        path.write_text(text.replace(WITHOUT, "") if on else text)
+        finished[on] = casewise.run(path, folder / str(on))
+    return finished
+
+
+def test_baselines_change_no_bit_of_a_preset(runs: dict[bool, casewise.Run]) -> None:
+    """Neither the predictions of networks and stackers, nor their figures, nor the headline."""
+    rows = {on: run.rows for on, run in runs.items()}
+    assert set(rows[True]["model"]) - set(rows[False]["model"]) == {"linear_pixels"}
+    beside = rows[True][rows[True]["model"] != "linear_pixels"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(beside, rows[False].reset_index(drop=True), check_exact=True)
+    folders = {on: RunFolder(run.folder) for on, run in runs.items()}
+    assert folders[True].stackers.read() == folders[False].stackers.read()
+    for network in ("shufflenet_v2_x0_5", "mobilenet_v3_small"):
+        weights = [folders[on].job(network, 0).weights.path.read_bytes() for on in (True, False)]
+        assert weights[0] == weights[1]
+    results = {on: run.results for on, run in runs.items()}
+    assert results[True]["main"] == results[False]["main"]
+    for stage, by_learner in results[False]["metrics"].items():
+        assert {name: results[True]["metrics"][stage][name] for name in by_learner} == by_learner
+
+
+def test_the_first_screen_compares_with_the_best_baseline(runs: dict[bool, casewise.Run]) -> None:
+    compared = runs[True].results["against_baselines"]
+    assert compared["baseline"] == "linear_pixels"
+    assert compared["learner"] == runs[True].results["main"]["learner"]
+    assert 'data-code="baseline-off"' in runs[False].report.read_text()
+    assert 'data-code="baseline-' in runs[True].report.read_text().split('data-code="baseline-off"')[0]
+
+
+def test_new_cases_are_read_by_the_settings_of_the_networks(runs: dict[bool, casewise.Run], phantom: Path) -> None:
+    """A baseline has panels of its own, and stands first in a bundle."""
+    rows = {on: load_bundle(run.folder).predict(phantom) for on, run in runs.items()}
+    assert set(rows[True]["learner"]) - set(rows[False]["learner"]) == {"linear_pixels"}
+    of_networks = rows[True][rows[True]["learner"] != "linear_pixels"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of_networks, rows[False].reset_index(drop=True), check_exact=True)
+
+
+def test_a_run_of_an_earlier_version_opens(runs: dict[bool, casewise.Run], tmp_path: Path) -> None:
+    """It has no baselines, and its study does not say why."""
+    folder = RunFolder(shutil.copytree(runs[False].folder, tmp_path / "run"))
+    values = {name: value for name, value in folder.study.read().items() if name != "baselines"}
+    for saved in (values, {**values, "baselines": {"on": False, "off": ""}}):
+        folder.study.write(saved)
+        folder.metrics.write({**folder.metrics.read(), "made_from": folder.evaluated_files()})
+        opened = casewise.open_run(folder.path)
+        assert opened.results["main"] == runs[False].results["main"]
+        assert opened.study.baselines.off == EARLIER
+        names = {member.path.parent.name for member in members_of(folder)}
+        assert names == {"shufflenet_v2_x0_5", "mobilenet_v3_small"}
+
+
+@dataclass(frozen=True)
+class MeanColour(LinearLearner):
+    """A third kind of learner, for the test: the nearest mean colour of a class."""
+
+    kind: ClassVar[str] = "mean_colour"
+
+    def title(self, study: Study) -> str:
+        return "the nearest mean colour"
+
+
+class MeanColourBuilder(LinearBuilder):
+    """A linear model whose only candidate is the mean of each colour."""
+
+    def facts(self, study: Study, model: str) -> dict[str, Any]:
+        facts = super().facts(study, model)
+        spec = {"source": "pixels", "channels": [], "modules": [], "summary": "grid", "cells": 1}
+        return facts | {"bank": {**facts["bank"], "specs": [spec]}}
+
+
+def fit_mean_colour(planned: Any, network: Any, outputs: Any, data: Any) -> Any:
+    """The distances from the means of the classes are linear in the colours, up to a term that is equal for all."""
+    features = fitting.feature_data(planned.job, planned.inputs, network, data.panels, data.preprocessing)
+    train = features.subset(data.fit_rows.tolist())
+    means = torch.stack([train.features[train.truth[:, 0] == code].mean(0) for code in range(outputs[0].classes)])
+    with torch.no_grad():
+        network.head[-1].weight.copy_(2 * means)
+        network.head[-1].bias.copy_(-(means**2).sum(1))
+    return Learned(network.eval(), [], 0, math.nan), replace(features)
+
+
+@pytest.fixture
+def mean_colour(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setitem(build_model.BUILDERS, "mean_colour", MeanColourBuilder())
+    monkeypatch.setitem(fitting.FITTERS, "mean_colour", fit_mean_colour)
+    register_learner(MeanColour("mean_colour"))
+    yield
+    unregister_learner("mean_colour")
+
+
+@pytest.mark.usefixtures("mean_colour")
+def test_a_third_kind_of_learner_is_one_file(tmp_path: Path, chests: Path) -> None:
+    from tests.test_baselines import write_study
+
+    path = write_study(tmp_path, chests, compute="{jobs: 1, precision: fp32, memory_format: channels_last}")
+    run = casewise.run(path, tmp_path / "run")
+    assert read_study(path).learners == ["linear_pixels", "mean_colour"]
+    rows = run.rows[run.rows["model"] == "mean_colour"]
+    assert np.allclose(rows[["p0", "p1", "p2"]].sum(axis=1), 1)
+    assert run.results["metrics"]["oof"]["mean_colour"]["label"]["auroc"]["value"] is not None
+    new = load_bundle(run.folder).predict(chests)
+    assert set(new["learner"]) == {"linear_pixels", "mean_colour"}
+    assert learner_named("mean_colour").is_baseline
+    assert "mean_colour" in run.report.read_text()
+    facts = json.loads(RunFolder(run.folder).job("mean_colour", 0).facts.path.read_text())
+    assert len(facts["network"]["bank"]["specs"]) == 1
