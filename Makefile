@@ -1,11 +1,11 @@
-# Everything a person needs: make setup | demo | test | test-all | lint | docs | bench
+# Everything a person needs: make setup | demo | test | test-all | lint | docs | bench | auto
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 export CASEWISE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: golden setup demo test test-all lint docs bench results clean
+.PHONY: golden setup demo test test-all lint docs bench auto results clean
 
 setup: $(VENV)/.done
 
@@ -53,6 +53,11 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/multiplicity.py
 	$(BIN)/python benchmarks/fastai_speed.py
 	$(BIN)/python benchmarks/fastai_cxr.py
+
+# Planned recipes on the packs of studies/auto; DATA and WEIGHTS: their folders, if not ../shared/data and ../shared/weights
+auto: setup
+	$(BIN)/python benchmarks/auto.py $(AUTO) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
+		--handwritten runs --output docs/results/auto.md
 
 results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-cxr.yaml

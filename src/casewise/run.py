@@ -37,13 +37,14 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.split import split
     from casewise.pipeline.stack import stack
     from casewise.pipeline.stored_results import inputs_of_results, record_results, stored_results
+    from casewise.pipeline.timing import timed
     from casewise.pipeline.train import train
     from casewise.run_folder import RunFolder
     from casewise.study.loading import checked_study, read_study
 
     study = read_study(study) if isinstance(study, (str, Path)) else checked_study(study)
     show, run_folder = shown_at(show), RunFolder(Path(output or Path("runs") / study.name))
-    with run_folder.lock():
+    with run_folder.lock(), timed(run_folder):
         cohort = read(study, run_folder, show)
         splits = split(study, cohort, run_folder, show)
         study = plan(study, cohort, splits, run_folder, show)

@@ -15,6 +15,7 @@ from casewise.pipeline.external import check_apart_from_pretraining, prepare_ext
 from casewise.pipeline.pretraining import prepare_pretraining
 from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
+from casewise.pipeline.timing import record_first_figures
 from casewise.predictions import table as predicted
 from casewise.predictions.tiles import gather_tiles
 from casewise.splits.grouped import Splits, write_splits
@@ -66,6 +67,7 @@ def train(
     if baselines:
         with show.bar("baselines") as bar:
             run_jobs(baselines, inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
+        record_first_figures(folder)
         show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
     networks = [job for job in jobs if learner_named(job.model).by_steps]
     if networks:

@@ -141,6 +141,11 @@ class RunFolder:
         """The planned recipe in words and as lines of a study file."""
         return TextFile(self.path / "plan.yaml")
 
+    @property
+    def timing(self) -> JsonFile:
+        """The seconds until the first figures and until the report."""
+        return JsonFile(self.path / "timing.json", RETRY, required=("begun", "continued", "first_figures", "seconds"))
+
     # Results.
 
     @property

@@ -1,0 +1,389 @@
+"""Planned recipes on real packs: run the studies of `studies/auto`, and write how they compare with simple models.
+
+    python benchmarks/auto.py [NAME ...] [--data ../shared/data] [--runs runs/auto] [--handwritten runs] [--output FILE]
+
+Each study runs in `--runs`/NAME; a finished one is not run again. The page has all studies that are finished. Figures
+are compared with the aims of the project and never asserted. `--handwritten` has the run folders of the studies with a
+recipe, by their names; without one, the figures of its page in docs/results are shown if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from casewise.analysis.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+MISSING = "–"
+# The studies with a recipe of the same pack.
+HANDWRITTEN = {
+    "laterality": ["lgg"],
+    "tumour": ["lgg-tumour"],
+    "grade": ["lgg-grade"],
+    "severity": ["covid-severity", "covid-severity-pretrained"],
+    "idrid": ["idrid"],
+    "oral": ["oral"],
+    "hpylori": ["hpylori", "hpylori-cnn"],
+    "covid-cxr": ["covid-cxr"],
+}
+# What the project wants to reach: study, target, metric, figure; None: at chance, as a negative control.
+AIMS: list[tuple[str, str, str, float | None]] = [
+    ("laterality", "side", "auroc", 0.98),
+    ("tumour", "tumour", "auroc", 0.91),
+    ("grade", "grade", "auroc", None),
+    ("severity", "extent", "mae", 0.95),
+    ("severity", "opacity", "mae", 0.70),
+    ("severity", "brixia", "mae", 2.10),
+    ("idrid", "dr_grade", "kappa_quadratic", 0.74),
+    ("idrid-folds", "dr_grade", "kappa_quadratic", 0.80),
+    ("oral", "label", "auroc", 0.95),
+    ("oral", "label", "accuracy", 0.89),
+    ("hpylori", "label", "auroc", 0.985),
+    ("covid-cxr", "label", "auroc", 0.94),
+    ("covid-cxr", "label", "accuracy", 0.83),
+]
+SHOWN = {"classification": ("auroc", "accuracy"), "ordinal": ("kappa_quadratic",), "regression": ("mae",)}
+
+# TO EDIT before the page is published: on which packs the candidates and settings of the plan were chosen.
+CHOSEN_ON = """The candidates of the linear models were chosen on the packs oral and severity. The settings of the short
+training (learning rate, epochs, frozen layers) were chosen on severity, idrid and oral. The figures of these packs are
+therefore optimistic; nothing was chosen on the other packs."""
+
+HEAD = """# Planned recipes on real packs
+
+Each study is at most ten lines long and states no recipe, no network and no image size
+([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of fold, or from
+the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported learner was stated
+in advance. The best baseline and the best network were chosen by their figures out of fold, which is to their
+advantage. Differences are paired: both learners on the same cases and resamples of subjects.
+
+## What was chosen on these packs
+
+{chosen_on}
+
+## Planned recipe, linear baselines and network
+
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric of a target of a finished run, for the learner that the run reports."""
+
+    name: str
+    run: Run
+    target: str
+    metric: str
+
+    @property
+    def stage(self) -> str:
+        """The test set if there is one, else out of fold."""
+        return str(self.run.results["main"]["stage"])
+
+    @property
+    def learner(self) -> str:
+        """The learner of the headline, which is stated in advance and the same for all targets."""
+        return str(self.run.results["main"]["learner"])
+
+    @property
+    def estimate(self) -> dict[str, Any]:
+        """Value and interval."""
+        return self.of(self.learner) or {"value": None}
+
+    @property
+    def chance(self) -> str:
+        """Whether the interval of the metric by which learners are chosen includes the value of guessing, in words."""
+        from casewise.metrics.registry import metric_of
+        from casewise.targets import kind_named
+
+        merit = kind_named(self.run.study.kind_of(self.target)).merit
+        entry, chance = self.of(self.learner, merit) or {}, metric_of(merit).chance
+        low, high = entry.get("low"), entry.get("high")
+        if chance is None or low is None or high is None:
+            return "not known"
+        if low <= chance <= high:
+            return "at chance"
+        return "above chance" if low > chance else "below chance"
+
+    def of(self, learner: str, metric: str = "", stage: str = "") -> dict[str, Any] | None:
+        """Value and interval of a learner; None if it was not evaluated."""
+        by_learner = self.run.results["metrics"].get(stage or self.stage, {})
+        entry = by_learner.get(learner, {}).get(self.target, {}).get(metric or self.metric)
+        return entry if entry and entry.get("value") is not None else None
+
+    def best(self, learners: Sequence[str]) -> str | None:
+        """The best of the learners by the merit out of fold, or at the stage if nothing is out of fold."""
+        from casewise.targets import kind_named
+
+        merit = kind_named(self.run.study.kind_of(self.target)).merit
+        chosen_on = "oof" if "oof" in self.run.results["metrics"] else self.stage
+        values = {name: entry["value"] for name in learners if (entry := self.of(name, merit, chosen_on))}
+        return max(values, key=lambda name: values[name]) if values else None
+
+
+def figures(name: str, run: Run) -> Iterator[Figure]:
+    """Every target that was evaluated, in the metrics of its kind."""
+    for target in run.targets:
+        for metric in SHOWN[run.study.kind_of(target)]:
+            if (figure := Figure(name, run, target, metric)).of(figure.learner):
+                yield figure
+
+
+def with_interval(entry: dict[str, Any] | None, metric: str, *, key: str = "value", sign: str = "") -> str:
+    """A figure and its interval as text; `key`: where the figure is."""
+    if not entry or entry.get(key) is None:
+        return MISSING
+    form = f"{sign}.{2 if metric == 'mae' else 3}f"
+    ends = [entry.get("low"), entry.get("high")]
+    if None in ends or any(end != end for end in ends):  # NaN: no interval
+        return f"{entry[key]:{form}} (no interval)"
+    return f"{entry[key]:{form}} [{ends[0]:{form}}, {ends[1]:{form}}]"
+
+
+def paired(first: Run, second: Run, figure: Figure, learners: tuple[str, str]) -> dict[str, Any] | None:
+    """The second run's learner minus the first run's, on their common cases; None if the metric is not compared."""
+    from casewise.analysis.comparison import compare
+
+    table = compare(first, second, learner=learners, target=figure.target, stage=figure.stage)
+    rows = table[table["metric"] == figure.metric]
+    return None if rows.empty else dict(rows.iloc[0])
+
+
+def baseline_rows(found: Sequence[Figure]) -> Iterator[list[str]]:
+    """For each figure the planned run beside its best baseline and its best network."""
+    from casewise.study.baselines import BASELINES
+
+    for figure in found:
+        baseline, network = figure.best(BASELINES), figure.best(figure.run.study.networks)
+        difference = paired(figure.run, figure.run, figure, (baseline, figure.learner)) if baseline else None
+        yield [
+            figure.name,
+            figure.target,
+            title(figure.metric),
+            with_interval(figure.estimate, figure.metric),
+            named(baseline, with_interval(figure.of(baseline or ""), figure.metric)),
+            named(network, with_interval(figure.of(network or ""), figure.metric)),
+            with_interval(difference, figure.metric, key="difference", sign="+"),
+            worse(difference, figure.metric),
+            figure.chance,
+        ]
+
+
+def worse(difference: dict[str, Any] | None, metric: str) -> str:
+    """Whether the interval of a difference shows that the planned run is better or worse, in words."""
+    from casewise.metrics.registry import metric_of
+
+    if not difference or difference["low"] is None or difference["low"] != difference["low"]:
+        return "not known"
+    if not difference["distinguishable"]:
+        return "not shown to differ"
+    return "better" if (difference["difference"] > 0) == bool(metric_of(metric).larger_is_better) else "**worse**"
+
+
+def handwritten_rows(found: Sequence[Figure], folder: Path | None, pages: Path) -> Iterator[list[str]]:
+    """For each figure the studies with a recipe: from their run folders, else from their pages."""
+    from casewise.analysis.run import Run
+    from casewise.errors import CasewiseError
+
+    for figure in found:
+        for name in HANDWRITTEN.get(figure.name, []):
+            start = [figure.name, figure.target, title(figure.metric), with_interval(figure.estimate, figure.metric)]
+            try:
+                other = Run.open((folder or Path("?")) / name) if folder else None
+            except CasewiseError:
+                other = None
+            if other is None or figure.target not in other.targets:
+                value = on_page(pages / f"{name}.md", figure)
+                source = f"best learner of [its page]({name}.md)" if value else "no run folder and no page"
+                yield [*start, name, value or MISSING, source, MISSING, "not known"]
+                continue
+            learner = str(other.results["main"]["learner"])
+            entry = Figure(name, other, figure.target, figure.metric).of(learner)
+            try:
+                difference = paired(other, figure.run, figure, (learner, figure.learner))
+                note = worse(difference, figure.metric)
+            except CasewiseError as error:
+                difference, note = None, f"not comparable: {error}"
+            text = with_interval(difference, figure.metric, key="difference", sign="+")
+            yield [*start, name, with_interval(entry, figure.metric), learner, text, note]
+
+
+def on_page(page: Path, figure: Figure) -> str:
+    """The best figure of the learners of a results page, with its interval; empty if the page does not have it."""
+    from casewise.metrics.registry import metric_of
+
+    lines = page.read_text().splitlines() if page.is_file() else []
+    heads = [n for n, line in enumerate(lines) if line == f"## {figure.target}"]
+    tables = [n for n in range(heads[0], len(lines)) if lines[n].startswith("| learner |")] if heads else []
+    if not tables:
+        return ""
+    titles = [cell.strip().casefold() for cell in lines[tables[0]].split("|")]
+    name = metric_of(figure.metric).title.casefold()
+    values = []
+    for line in lines[tables[0] + 2 :] if name in titles else []:
+        if not line.startswith("|"):
+            break
+        cells = [cell.strip() for cell in line.split("|")]
+        # references, in italics, are not learners of the study
+        if not cells[1].startswith("*") and cells[titles.index(name)] != MISSING:
+            values.append(cells[titles.index(name)])
+    best = max if metric_of(figure.metric).larger_is_better else min
+    return best(values, key=lambda text: float(text.split()[0]), default="")
+
+
+def aim_rows(found: Sequence[Figure]) -> Iterator[list[str]]:
+    """Every aim, beside the figure that was reached."""
+    from casewise.metrics.registry import metric_of
+
+    by_key = {(figure.name, figure.target, figure.metric): figure for figure in found}
+    for name, target, metric, aim in AIMS:
+        larger = metric_of(metric).larger_is_better
+        text = "at chance" if aim is None else f"{'≥' if larger else '≤'} {aim:g}"
+        figure = by_key.get((name, target, metric))
+        if figure is None:
+            yield [name, target, title(metric), text, MISSING, "not run"]
+            continue
+        value = figure.estimate["value"]
+        reached = figure.chance == "at chance" if aim is None else (value >= aim if larger else value <= aim)
+        yield [name, target, title(metric), text, with_interval(figure.estimate, metric), "yes" if reached else "no"]
+
+
+def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:
+    """Sizes, wall-clock time and the plan of every run."""
+    for name, run in runs.items():
+        timing = run.files.timing.read_if_exists() or {}
+        plan = run.files.plan_page.path
+        words = plan.read_text().splitlines()[0].removeprefix("# ") if plan.is_file() else MISSING
+        images, table = run.files.cohort.read(), run.rows
+        yield [
+            name,
+            f"{len(images):,}",
+            f"{table['subject'].nunique():,}",
+            clock(timing.get("first_figures")),
+            clock(timing.get("seconds")),
+            words,
+        ]
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as minutes and seconds.
+
+    >>> clock(83.4), clock(None)
+    ('1:23', 'not measured')
+    """
+    return "not measured" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def named(name: str | None, figure: str) -> str:
+    """A figure and the learner that it is of."""
+    return f"{name}: {figure}" if name else MISSING
+
+
+def title(metric: str) -> str:
+    """The metric's name above a column."""
+    from casewise.metrics.registry import metric_of
+
+    return metric_of(metric).title
+
+
+def table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(head), ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines) + "\n"
+
+
+def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None, pages: Path) -> str:
+    """The page on all finished runs."""
+    found = [figure for name, run in runs.items() for figure in figures(name, run)]
+    text = HEAD.format(chosen_on=CHOSEN_ON)
+    head = ["pack", "target", "metric", "planned", "best baseline", "best network alone", "planned − baseline"]
+    text += table([*head, "", "planned and guessing"], baseline_rows(found))
+    text += (
+        "\n“At chance” means that the interval of the AUROC includes 0.5, or that of kappa (grades) or of the "
+        "concordance (numbers) includes 0: nothing is shown to be learned.\n"
+    )
+    text += "\n## Studies with a recipe\n\n"
+    head = ["pack", "target", "metric", "planned", "study", "its figure", "of", "planned − study", ""]
+    text += table(head, handwritten_rows(found, handwritten, pages))
+    text += "\n## Aims\n\n" + table(["pack", "target", "metric", "aim", "planned", "reached"], aim_rows(found))
+    text += "\n## Time\n\nMinutes and seconds of wall clock, from the start of the run.\n\n"
+    head = ["pack", "images", "subjects", "baselines evaluated", "report written", "plan"]
+    text += table(head, cost_rows(runs))
+    if failed:
+        text += "\n## Not finished\n\n" + "".join(f"- {name}: {reason}\n" for name, reason in failed.items())
+    return text + "\nMade by `make auto`.\n"
+
+
+def is_finished(folder: Path, study: Path) -> bool:
+    """Whether a study has been run since its file was last written."""
+    from casewise.run_folder import RunFolder
+
+    files = RunFolder(folder)
+    done = files.metrics.exists() and files.report_path.is_file()
+    return done and files.metrics.path.stat().st_mtime >= study.stat().st_mtime
+
+
+def run_studies(names: Sequence[str], options: argparse.Namespace) -> tuple[dict[str, Run], dict[str, str]]:
+    """Run the studies that are not finished; return all finished runs of `--studies`, and why others failed."""
+    import casewise
+    from casewise.errors import CasewiseError
+    from casewise.study.loading import read_study
+
+    runs, failed = {}, {}
+    for path in sorted(options.studies.glob("*.yaml")):
+        folder = options.runs / path.stem
+        if is_finished(folder, path):
+            print(f"{path.stem}: {folder} is finished")
+        elif path.stem not in names:
+            failed[path.stem] = "not run"
+            continue
+        else:
+            print(f"{path.stem}: {path}", flush=True)
+            try:
+                study = read_study(path)
+                if options.data:
+                    cohort = options.data.resolve() / study.cohort.parent.name / study.cohort.name
+                    study = read_study(path, cohort=cohort, weights_dir=options.weights)
+                casewise.run(study, folder, show=True)
+            except CasewiseError as error:
+                print(f"{path.stem}: {error}", file=sys.stderr, flush=True)
+                failed[path.stem] = " ".join(str(error).split())[:300]
+                continue
+        runs[path.stem] = casewise.Run.open(folder)
+    return runs, failed
+
+
+def main() -> None:
+    """Run the studies, write and print the page."""
+    from casewise.files import write_atomic
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="the studies to run, by the names of their files; by default all")
+    parser.add_argument("--studies", type=Path, default=ROOT / "studies" / "auto", help="the folder of study files")
+    parser.add_argument("--data", type=Path, help="the folder of the packs, if not the one that the studies state")
+    parser.add_argument("--weights", type=Path, help="with --data: the folder of weights (WEIGHTS/mobilenet_v2.…)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/auto"))
+    parser.add_argument("--handwritten", type=Path, help="the folder of the runs of the studies with a recipe")
+    parser.add_argument("--output", type=Path, help="the page (Markdown); by default it is printed only")
+    options = parser.parse_args()
+    known = sorted(path.stem for path in options.studies.glob("*.yaml"))
+    if unknown := sorted(set(options.names) - set(known)):
+        raise SystemExit(f"There is no study {unknown[0]} in {options.studies}; there are {', '.join(known)}.")
+    runs, failed = run_studies(options.names or known, options)
+    text = page(runs, failed, options.handwritten, ROOT / "docs" / "results")
+    print(text)
+    if options.output:
+        write_atomic(options.output, text)
+        print(f"page: {options.output}")
+    if any(reason != "not run" for reason in failed.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

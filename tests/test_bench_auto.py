@@ -1,0 +1,122 @@
+"""The page on planned recipes: its figures are those of the runs, and a finished study is not run again."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casewise.metrics.registry import metric_of
+
+PLACE = Path(__file__).resolve().parents[1] / "benchmarks"
+STUDY = """
+cohort: {cohort}
+synthetic: true
+images: {{size: 32}}
+targets: {{label: [no_finding, covid, pneumonia]}}
+split: {{test: 0, folds: 2, restarts: 20}}
+weights: random
+budget: 1min
+audit: {{permutations: 99}}
+evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 6}}
+compute: {{precision: fp32, memory_format: channels_last}}
+"""
+PAGE = """
+## label
+
+| learner | images | accuracy | AUROC |
+|---|---|---|---|
+| one | 24 | 0.700 [0.600, 0.800] | 0.800 [0.700, 0.900] |
+| two | 24 | 0.650 [0.600, 0.700] | – |
+| three | 24 | 0.750 [0.600, 0.900] | 0.700 [0.600, 0.800] |
+| *reference* | – | 0.990 | 0.990 |
+"""
+
+
+@pytest.fixture(scope="module")
+def auto() -> Any:
+    sys.path.insert(0, str(PLACE))
+    yield importlib.import_module("auto")
+    sys.path.remove(str(PLACE))
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> argparse.Namespace:
+    folder = tmp_path_factory.mktemp("auto")
+    (folder / "studies").mkdir()
+    (folder / "studies" / "oral.yaml").write_text(STUDY.format(cohort=chests))
+    (folder / "studies" / "unreadable.yaml").write_text("cohort: none.csv\ntargets: {a: 0..4}\n")
+    return argparse.Namespace(studies=folder / "studies", runs=folder / "runs", data=None, weights=None)
+
+
+@pytest.fixture(scope="module")
+def finished(auto: Any, options: argparse.Namespace) -> Any:
+    return auto.run_studies(["oral", "unreadable"], options)
+
+
+def test_a_study_that_fails_does_not_stop_the_others(finished: Any) -> None:
+    runs, failed = finished
+    assert list(runs) == ["oral"]
+    assert list(failed) == ["unreadable"]
+
+
+def test_a_finished_study_is_not_run_again(auto: Any, options: argparse.Namespace, finished: Any) -> None:
+    files = finished[0]["oral"].files
+    before = files.metrics.path.stat().st_mtime_ns, files.study.path.stat().st_mtime_ns
+    runs, failed = auto.run_studies([], options)
+    assert (list(runs), failed) == (["oral"], {"unreadable": "not run"})
+    assert (files.metrics.path.stat().st_mtime_ns, files.study.path.stat().st_mtime_ns) == before
+
+
+def test_a_run_is_timed(finished: Any) -> None:
+    timing = finished[0]["oral"].files.timing.read()
+    assert not timing["continued"]
+    assert 0 < timing["first_figures"] < timing["seconds"]
+
+
+def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path: Path) -> None:
+    run = finished[0]["oral"]
+    found = list(auto.figures("oral", run))
+    assert [figure.metric for figure in found] == ["auroc", "accuracy"]
+    figure = found[0]
+    assert figure.learner == "meta_learner_weighted"
+    assert figure.estimate == run.results["main"]["metrics"]["auroc"]
+    differences = run.results["against_baselines"]["differences"]
+    again = auto.paired(run, run, figure, (figure.best(["linear_pixels"]), figure.learner))
+    assert again["difference"] == pytest.approx(differences["auroc"]["difference"], abs=1e-5)
+    assert again["low"] == pytest.approx(differences["auroc"]["low"], abs=1e-5)
+    chance = metric_of("auroc").chance
+    includes = figure.estimate["low"] <= chance <= figure.estimate["high"]
+    assert (figure.chance == "at chance") == includes
+    (tmp_path / "oral.md").write_text(PAGE)
+    text = auto.page(*finished, None, tmp_path)
+    assert auto.with_interval(figure.estimate, "auroc") in text
+    assert text.count("not run") == sum(1 for aim in auto.AIMS if aim[0] != "oral")
+    assert [row[5] for row in auto.handwritten_rows(found, None, tmp_path)] == [
+        "0.800 [0.700, 0.900]",
+        "0.750 [0.600, 0.900]",
+    ]
+
+
+def test_a_run_folder_of_the_other_study_is_compared(auto: Any, finished: Any, tmp_path: Path) -> None:
+    runs = finished[0]
+    rows = list(auto.handwritten_rows(list(auto.figures("oral", runs["oral"])), runs["oral"].folder.parent, tmp_path))
+    assert [row[7] for row in rows] == ["+0.000 [+0.000, +0.000]"] * 2
+
+
+@pytest.mark.parametrize(
+    ("difference", "metric", "words"),
+    [
+        ({"difference": 0.1, "low": 0.05, "high": 0.15, "distinguishable": True}, "auroc", "better"),
+        ({"difference": 0.1, "low": 0.05, "high": 0.15, "distinguishable": True}, "mae", "**worse**"),
+        ({"difference": -0.1, "low": -0.2, "high": 0.1, "distinguishable": False}, "mae", "not shown to differ"),
+        ({"difference": -0.1, "low": None, "high": None, "distinguishable": False}, "mae", "not known"),
+        (None, "mae", "not known"),
+    ],
+)
+def test_a_difference_in_words(auto: Any, difference: Any, metric: str, words: str) -> None:
+    assert auto.worse(difference, metric) == words
