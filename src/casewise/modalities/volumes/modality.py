@@ -110,7 +110,9 @@ class VolumesModality:
     def settings(self, study: Study) -> dict[str, Any]:
         # further fusions are further networks, as further backbones are, and lesions are only measured against
         stated = volumes_of(study).model_dump(mode="json")
-        return {"volumes": {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}}
+        plain = {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}
+        # networks of earlier versions had the landmarks of single slices
+        return {"volumes": plain | ({"landmarks": "subject"} if study.slice_is_case else {})}
 
     def facts(self, study: Study, network: str) -> dict[str, Any]:
         return {
@@ -135,15 +137,20 @@ class VolumesModality:
 
     def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
         """The network's sequences and, of each, the standard scale of intensities (None: not standardised)."""
-        from casewise.modalities.volumes.slice_store import open_slices
+        from casewise.modalities.volumes.slice_store import BY_SUBJECT, open_slices
         from casewise.modalities.volumes.standardise import standard_scales
 
         sequences = self.channels(study, network) if network else tuple(volumes_of(study).sequences)
         if volumes_of(study).standardise == "none":
             return {"sequences": list(sequences), "standard": None}
-        landmarks = open_slices(store.folder, store.address).landmarks
+        slices = open_slices(store.folder, store.address)
         numbers = [volumes_of(study).sequences.index(name) for name in sequences]
-        return {"sequences": list(sequences), "standard": standard_scales(landmarks, rows, numbers)}
+        fitted: FittedPreprocessing = {"sequences": list(sequences)}
+        if slices.subjects is not None:
+            # every subject counts once, however many of its slices are cases
+            rows, fitted["landmarks"] = slices.subjects.one_case_each(rows), BY_SUBJECT
+        landmarks, _ = slices.scale_of(rows, fitted)
+        return fitted | {"standard": standard_scales(landmarks, numbers)}
 
     def dataset(
         self,
@@ -229,7 +236,7 @@ def _slice_data(
     volumes = volumes_of(study)
     numbers = [volumes.sequences.index(name) for name in fitted["sequences"]]
     return SliceData(
-        slices_of(slices, numbers, fitted["standard"]),
+        slices_of(slices, numbers, fitted),
         [int(number) for number in panels["panel"]],
         truth,
         study.panels,
