@@ -32,7 +32,7 @@ class SubjectScans:
         first: (P,) the first case of each case's subject.
         landmarks: (P, S, L) `float32`, of all slices of the case's subject, in levels from 0 to 32767 of the range of
             them all; NaN where none of them shows anything.
-        spans: (P, S, 2) `float32`, the levels of the case's stored values 0 and 32767; NaN where the case shows nothing.
+        spans: (P, S, 2) `float32`, the levels of the case's stored values 0 and 32767; NaN where it shows nothing.
     """
 
     first: np.ndarray
