@@ -10,13 +10,17 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from casewise.audit.file_order import streak_findings
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, SplitError
+from casewise.initialise.own_data import plan_study
 from casewise.pipeline.validate import number_lines
 from casewise.splits.assignment import needs_of_folds
 from casewise.splits.file_numbers import assign_runs, file_series
 from casewise.splits.grouped import split
+from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
 LABELS = ["a", "b"]
@@ -135,3 +139,45 @@ def test_every_side_has_files_and_every_file_a_side(count: int, folds: int, seed
     assert borders(side.tolist()) < how["runs"]
     (rows,) = file_series(paths)
     assert rows.tolist() == list(range(count))
+
+
+def test_streaks_are_reported_where_folds_are_random(tmp_path: Path) -> None:
+    names = [f"IDRiD_{n:03}.jpg" for n in range(120)]
+    cohort, study = cohort_of(tmp_path, names, streaks(120, 5), split={"by": "subject"})
+    (finding,) = streak_findings(study, cohort)
+    assert (finding.id, finding.level) == ("label-streaks", "warning")
+    assert finding.figures["agreement"] == pytest.approx(96 / 119)
+    assert finding.figures["expected"] == pytest.approx(0.5, abs=0.02)
+    assert finding.figures["p"] == 0.001
+    assert "by: number" in finding.remedy
+    assert streak_findings(study, cohort)[0].figures == finding.figures
+    by_number = study.model_copy(update={"split": study.split.model_copy(update={"by": "number"})})
+    assert streak_findings(by_number, cohort) == []
+    assert streak_findings(study.model_copy(update={"subjects_known": True}), cohort) == []
+
+
+def test_labels_without_an_order_are_not_reported(tmp_path: Path) -> None:
+    labels = [LABELS[label] for label in np.random.default_rng(3).integers(0, 2, 120)]
+    cohort, study = cohort_of(tmp_path, [f"{n}.jpg" for n in range(120)], labels, split={"by": "subject"})
+    assert streak_findings(study, cohort) == []
+
+
+def test_folders_of_classes_are_no_streaks(tmp_path: Path) -> None:
+    names = [f"{label}/{n}.jpg" for label in LABELS for n in range(40)]
+    cohort, study = cohort_of(tmp_path, names, [name[0] for name in names], split={"by": "subject"})
+    assert streak_findings(study, cohort) == []
+
+
+@pytest.mark.parametrize(("pattern", "by"), [("f{}.png", "number"), ("{}", "subject")])
+def test_a_new_study_of_numbered_images_keeps_neighbours_together(tmp_path: Path, pattern: str, by: str) -> None:
+    (tmp_path / "in").mkdir()
+    names = [pattern.format(n) if by == "number" else f"{chr(97 + n)}{chr(122 - n)}.png" for n in range(24)]
+    for n, name in enumerate(names):
+        Image.new("L", (16, 16), 10 * n).save(tmp_path / "in" / name)
+    rows = ["file,grade", *(f"{name},{'ab'[n // 3 % 2]}" for n, name in enumerate(names))]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    plan_study(table=tmp_path / "t.csv", images=tmp_path / "in", folder=tmp_path / "study").write()
+    study = read_study(tmp_path / "study" / "study.yaml")
+    assert not study.subjects_known
+    assert study.split.by == by
+    assert split(read_cohort(study), study).folds == 5

@@ -151,6 +151,24 @@ def test_a_network_of_an_earlier_version_keeps_its_landmarks(both: tuple[Prepare
     assert modality_of(single.study).settings(single.study)["volumes"]["landmarks"] == "subject"
 
 
+@pytest.mark.parametrize(
+    ("sequences", "weights", "kept"), [(2, "pretrained", False), (3, "pretrained", True), (3, "random", False)]
+)
+def test_networks_of_three_sequences_are_not_mixed_with_those_of_earlier_versions(
+    sequences: int, weights: str, kept: bool
+) -> None:
+    study = Study(
+        name="t",
+        cohort=Path("c.csv"),
+        volumes={"sequences": ["a", "b", "c"][:sequences]},
+        panels={"by": "case", "grid": "2x2"},
+        targets={"label": {"classes": ["x", "y"]}},
+        backbones=["resnet18"],
+        weights=weights,
+    )
+    assert (modality_of(study).settings(study)["volumes"].get("first_layer") == "colours") == kept
+
+
 def test_altered_slices_keep_the_landmarks_of_their_subject(both: tuple[PreparedCohort, PreparedCohort]) -> None:
     single, _ = both
     store = stored(single)

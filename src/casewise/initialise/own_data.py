@@ -37,6 +37,7 @@ from casewise.initialise.slices import slice_column
 from casewise.initialise.sources import left_out_in_turn, untested_columns, unusual_sources
 from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_target, understand_target
 from casewise.modalities.registry import modality_of
+from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
 
 TABLE, STUDY = "cohort.csv", "study.yaml"
@@ -252,6 +253,8 @@ def _head(
     )
     if rows.has("split"):
         lines.append(f"split: {{column: {quoted(roles.split if table else 'split')}}}  # the given split")
+    elif not rows.subjects_known and file_series([row.path for row in rows.rows if row.path]):
+        lines.append("split: {by: number}  # neighbouring files may show one person: they are in one fold")
     return lines
 
 

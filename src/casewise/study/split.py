@@ -23,8 +23,8 @@ class Split(StudyModel):
         "subject",
         description="`subject`: all images of a subject are on one side. `number`, only with `subjects_known: false`: "
         "images with neighbouring file numbers are on one side, in runs as long as possible, because they often show "
-        "the same person; [more](howto-split.md#subjects-that-are-not-known). `image` adds a split by image, as in many "
-        "publications, for comparison only: every network is trained once more with images of one subject on both "
+        "the same person; [more](howto-split.md#subjects-that-are-not-known). `image` adds a split by image, as in "
+        "many publications, for comparison only: every network is trained once more with images of one subject on both "
         "sides, and the report shows the figures that this would have given.",
     )
     test: Fraction = Field(

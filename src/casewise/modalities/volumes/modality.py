@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from casewise.study.schema import Panels, Study, Volumes
 
 
+# Early fusion of so many sequences keeps the kernels of colours (see `casewise.models.fusion.adapted`).
+COLOURS = 3
+
+
 def volumes_of(study: Study) -> Volumes:
     """The study's settings of volumes."""
     assert study.volumes is not None
@@ -111,8 +115,11 @@ class VolumesModality:
         # further fusions are further networks, as further backbones are, and lesions are only measured against
         stated = volumes_of(study).model_dump(mode="json")
         plain = {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}
-        # networks of earlier versions had the landmarks of single slices
-        return {"volumes": plain | ({"landmarks": "subject"} if study.slice_is_case else {})}
+        # networks of earlier versions had the landmarks of single slices, and mean kernels for three sequences
+        plain |= {"landmarks": "subject"} if study.slice_is_case else {}
+        pretrained = any(study.weights_of(network) != "random" for network in study.networks)
+        plain |= {"first_layer": "colours"} if pretrained and len(volumes_of(study).sequences) == COLOURS else {}
+        return {"volumes": plain}
 
     def facts(self, study: Study, network: str) -> dict[str, Any]:
         return {
