@@ -48,8 +48,8 @@ def streak_findings(study: Study, cohort: Cohort) -> list[Finding]:
 def neighbours(series: list[np.ndarray], seed: int) -> tuple[float, float, float]:
     """How often neighbours have the same label, how often if each series is shuffled, and the p-value.
 
-    >>> neighbours([np.repeat([0, 1, 0, 1], 10)], 0)
-    (0.9230769230769231, 0.487..., 0.001)
+    >>> [round(figure, 3) for figure in neighbours([np.repeat([0, 1, 0, 1], 10)], 0)]
+    [0.923, 0.489, 0.001]
     >>> neighbours([np.zeros(5, int), np.ones(5, int)], 0)  # folders of classes
     (1.0, 1.0, 1.0)
     """

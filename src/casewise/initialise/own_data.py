@@ -170,6 +170,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
         study.files[TABLE] = text.encode("utf-8" if text.isascii() else "utf-8-sig")
     facts = DataFacts(
         subjects=len({row.subject for row in rows.rows if row.path} - {""}),
+        numbered=not rows.subjects_known and bool(file_series([row.path for row in rows.rows if row.path])),
         images=len(present),
         rarest=plan.rarest,
         scans=files.scans or bool(slices),
@@ -253,8 +254,6 @@ def _head(
     )
     if rows.has("split"):
         lines.append(f"split: {{column: {quoted(roles.split if table else 'split')}}}  # the given split")
-    elif not rows.subjects_known and file_series([row.path for row in rows.rows if row.path]):
-        lines.append("split: {by: number}  # neighbouring files may show one person: they are in one fold")
     return lines
 
 
