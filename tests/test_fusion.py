@@ -24,7 +24,7 @@ from casewise.models.frozen_split import split_at
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.outputs import Output
 from casewise.models.weights import load_weights
-from casewise.study.schema import Recipe
+from casewise.study.schema import Recipe, Study
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import TrainingContext, fit
 from casewise.training.param_groups import layer_groups, unfreeze
@@ -650,3 +650,13 @@ def test_every_backbone_of_the_study_learns_at_192(name: str, kind: str) -> None
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
+
+
+def test_a_planned_study_fuses_early_and_may_name_single_sequences() -> None:
+    stated: dict[str, Any] = {"name": "t", "cohort": Path("c.csv"), "volumes": {"sequences": ["t1", "flair", "post"]}}
+    stated |= {"panels": {"by": "case", "grid": "2x2"}, "targets": {"label": {"classes": ["x", "y"]}}}
+    planned = Study(**stated)
+    assert planned.recipe.auto
+    assert [planned.fusion_of(network) for network in planned.networks] == ["early"]
+    named = Study(**stated, recipe="auto", backbones=["mobilenet_v2@early", "mobilenet_v2@flair"])
+    assert [named.fusion_of(network) for network in named.networks] == ["early", "flair"]
