@@ -105,7 +105,8 @@ def assign_runs(
 
 def _runs(paths: Sequence[str], pieces: int) -> np.ndarray:
     """(files,) the run of each: every long series is cut into `pieces`, the short ones together."""
-    series = file_series(paths) or [np.arange(len(paths))]
+    # too few files of each series may be left beside the test set
+    series = file_series(paths) or [np.array(sorted(range(len(paths)), key=lambda row: natural(paths[row])))]
     long = [rows for rows in series if len(rows) >= 2 * pieces]
     short = [rows for rows in series if len(rows) < 2 * pieces]
     run, number = np.zeros(len(paths), int), 0
