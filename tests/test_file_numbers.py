@@ -119,10 +119,8 @@ def test_files_without_numbers_are_refused(tmp_path: Path, names: list[str]) -> 
 
 def test_known_subjects_and_left_out_sources_are_refused() -> None:
     stated: dict[str, Any] = {"name": "t", "cohort": Path("c.csv"), "targets": {"label": {"classes": LABELS}}}
-    for more in (
-        {"split": {"by": "number"}},
-        {"split": {"by": "number", "leave_out": "site"}, "subjects_known": False},
-    ):
+    sources: dict[str, Any] = {"split": {"by": "number", "leave_out": "site"}, "subjects_known": False}
+    for more in ({"split": {"by": "number"}}, sources):
         with pytest.raises((CasewiseError, ValueError), match="number"):
             Study(**stated, **more)
 

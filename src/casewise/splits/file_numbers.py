@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def file_series(paths: Sequence[str]) -> list[np.ndarray]:
     >>> file_series(["3f7a.png", "a01.png", "9cc2.png", "b.png"])
     []
     """
-    rows = defaultdict(list)
+    rows: dict[str, list[int]] = defaultdict(list)
     for row, path in enumerate(paths):
         rows[series_of(path)].append(row)
     if "" in rows or len(paths) < LEAST_SERIES * len(rows):
@@ -74,7 +75,7 @@ def assign_runs(
     *,
     restarts: int,
     seed: int,
-) -> tuple[np.ndarray, dict[str, object]]:
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Assign runs of neighbouring file numbers to sides: (subjects,) the side of each, and how it was chosen.
 
     As few runs as possible: more of them are tried only if a side would lack a class that it could have. The record is
@@ -84,7 +85,7 @@ def assign_runs(
         paths: the file of each subject.
         records, shares, needs: as of `casewise.splits.assignment.assign`, by subject.
     """
-    best = None
+    best: tuple[np.ndarray, dict[str, Any]] | None = None
     for factor in RUNS:
         run = _runs(paths, round(1 / min(shares)) * factor)
         count = int(run.max()) + 1

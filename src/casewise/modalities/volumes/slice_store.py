@@ -311,10 +311,10 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percen
             del array
     except OSError as error:
         raise RunError(f"{target} could not be written: {error.strerror or error}.") from error
-    of_subjects = {}
+    of_subjects: dict[str, np.ndarray] = {}
     if any(subjects):
-        histograms = (np.stack([arrays[name] for arrays in cases_read]) for name in HISTOGRAM)
-        scans = subject_scans(list(subjects), *histograms, percentiles)
+        ranges, quantiles, voxels = (np.stack([arrays[name] for arrays in cases_read]) for name in HISTOGRAM)
+        scans = subject_scans(list(subjects), ranges, quantiles, voxels, percentiles)
         of_subjects = {f"subject_{name}": getattr(scans, name) for name in OF_SUBJECTS}
     index = io.BytesIO()
     np.savez(

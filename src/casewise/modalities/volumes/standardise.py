@@ -88,7 +88,7 @@ def _percentiles(values: np.ndarray, weights: np.ndarray, percentiles: tuple[flo
     order = np.argsort(values, kind="stable")
     values, weights = values[order], weights[order]
     ranks = (np.cumsum(weights) - weights / 2) / weights.sum()
-    return np.interp(np.asarray(percentiles) / 100, ranks, values)
+    return np.asarray(np.interp(np.asarray(percentiles) / 100, ranks, values))
 
 
 def fit(landmarks: np.ndarray) -> np.ndarray:
