@@ -148,7 +148,7 @@ def data_of(store: SliceStore, panels: int) -> SliceData:
     from casewise.study.schema import Panels
 
     cases = len(store.count)
-    slices = slices_of(store, [0, 1], standard_scales(store.landmarks, np.arange(cases), [0, 1]))
+    slices = slices_of(store, [0, 1], {"standard": standard_scales(store.landmarks, [0, 1])})
     truth = torch.arange(panels).remainder(CLASSES).float().unsqueeze(1)
     settings = Panels(grid=f"{GRID}x{GRID}", flip="horizontal", quarter_turns=True)
     return SliceData(slices, [row % cases for row in range(panels)], truth, settings)
@@ -239,11 +239,11 @@ def measure_tables(folder: str, backbone: str, steps: int, choice: ComputePlan) 
     every = np.arange(len(store.count))
 
     def scales() -> list[list[float]]:
-        return standard_scales(store.landmarks, every, [0, 1])
+        return standard_scales(store.landmarks, [0, 1])
 
     fitted = [
         statistics.median(
-            timed(lambda nyul=nyul: slices_of(store, [0, 1], scales() if nyul else None))[0]  # type: ignore[misc]
+            timed(lambda nyul=nyul: slices_of(store, [0, 1], {"standard": scales() if nyul else None}))[0]  # type: ignore[misc]
             for _ in range(3)
         )
         for nyul in (True, False)

@@ -94,7 +94,7 @@ def test_both_sides_lay_slices_out_alike(benchmark_files: Any, slices: Path) -> 
 
     own, user = sys.modules["volumes_casewise"], sys.modules["volumes_user"]
     store = own.store_of(slices)
-    unstandardised = slices_of(store, [0, 1], None)
+    unstandardised = slices_of(store, [0, 1], {"standard": None})
     data = replace(own.data_of(store, 8), slices=unstandardised)
     stacks = [np.load(path) for path in sorted(slices.glob("*.npy"))]
     panel = data.plain_batch(torch.tensor([[1, 4]]), torch.device("cpu"))[0]

@@ -115,7 +115,7 @@ def test_central_panels_are_those_of_the_fold(classed: ReportContext) -> None:
     assert np.abs(found[0].pixels - wanted).max() <= 0.51
     assert [shown.name for shown in central_panels(study, store, 1, plain)] == ["T1"]
     nyul = of_volumes(classed, missing="mask").study
-    scales = (standard_scales(marks, np.array([row]), [0]) for row in (0, 1))
+    scales = (standard_scales(marks[[row]], [0]) for row in (0, 1))
     first, other = (central_panels(nyul, store, 0, {"sequences": ["T1"], "standard": scale}) for scale in scales)
     assert not np.array_equal(first[0].pixels, other[0].pixels)
 

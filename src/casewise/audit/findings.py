@@ -49,6 +49,7 @@ CODES = (
     "subjects-across-splits",
     "image-level-split",
     "subject-suffixes",
+    "label-streaks",
 )
 FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5

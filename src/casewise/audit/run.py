@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from casewise.audit.file_order import streak_findings
 from casewise.audit.findings import Audit
 from casewise.audit.predefined_splits import imported_findings
 from casewise.audit.shortcuts import find_shortcuts
@@ -70,6 +71,7 @@ def audit(
             twins, images, targets, sides, naming=ImageNaming(images, column, root.absolute()), classes=classes
         )
     findings += suffix_findings(images["subject"].astype(str)) if study.subjects_known else []
+    findings += streak_findings(study, cohort)
     with _timed(seconds, "imported splits"):
         codes = {finding.id for finding in findings}
         # a split column that the study uses is the split itself, whose twins are already reported

@@ -67,6 +67,12 @@ TEMPLATES = {
         "If they are one person, write the same subject in the table and put the ending into another column; if they "
         "are different people, accept the finding with that reason."
     ),
+    "label-streaks": (
+        "The labels of {target} run in streaks along the file numbers: {agreement:.0%} of neighbouring files have the "
+        "same label, and {expected:.0%} would by chance (p = {p:.3f}). Neighbouring files may show one person or one "
+        "day, and the folds are random, so results may be too optimistic."
+    ),
+    "label-streaks remedy": "Keep neighbouring files in one fold with `split: {{by: number}}`, or name the subjects.",
     "shortcut": "{evidence} predicts {target} with {value}{among}. {meaning}.",
     "source-predictable": "Within {target} {within}, the image predicts {source} with {value}. {meaning}.",
     "restated": (

@@ -37,6 +37,7 @@ from casewise.initialise.slices import slice_column
 from casewise.initialise.sources import left_out_in_turn, untested_columns, unusual_sources
 from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_target, understand_target
 from casewise.modalities.registry import modality_of
+from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
 
 TABLE, STUDY = "cohort.csv", "study.yaml"
@@ -169,6 +170,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
         study.files[TABLE] = text.encode("utf-8" if text.isascii() else "utf-8-sig")
     facts = DataFacts(
         subjects=len({row.subject for row in rows.rows if row.path} - {""}),
+        numbered=not rows.subjects_known and bool(file_series([row.path for row in rows.rows if row.path])),
         images=len(present),
         rarest=plan.rarest,
         scans=files.scans or bool(slices),

@@ -16,7 +16,10 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What decides the recipe: numbers of subjects, of images, and of the subjects of the rarest class (or 0)."""
+    """What decides the recipe: numbers of subjects, of images, and of the subjects of the rarest class (or 0).
+
+    `numbered`: subjects are not known, and the files have numbers.
+    """
 
     subjects: int
     images: int
@@ -24,6 +27,7 @@ class DataFacts:
     scans: bool = False
     grey: bool = False
     given_split: bool = False
+    numbered: bool = False
 
 
 def available_weights() -> str:
@@ -42,7 +46,10 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
     if not facts.given_split:
         folds = max(2, min(_FOLDS, facts.rarest or facts.subjects))
         test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"
-        lines.append(f"split: {{test: {test}, folds: {folds}}}  # by subject")
+        by, comment = "", "by subject"
+        if facts.numbered:
+            by, comment = "by: number, ", "neighbouring file numbers may show one person: they are on one side"
+        lines.append(f"split: {{{by}test: {test}, folds: {folds}}}  # {comment}")
     lines.append(
         "budget: 30min  # network and training are planned from the images; the run writes the plan to plan.yaml"
     )

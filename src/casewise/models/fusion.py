@@ -176,11 +176,13 @@ def take_channels(body: nn.Module, name: str, channels: int) -> None:
 def adapted(kernels: Tensor, channels: int) -> Tensor:
     """Kernels over red, green and blue (O, 3, h, w) for `channels` sequences (O, channels, h, w).
 
-    Every channel has the mean over the three, times 3/channels: the same picture in all channels gives what it gives
-    in red, green and blue.
+    Three sequences keep the kernels of red, green and blue, one each. Other numbers of channels have the mean over the
+    three, times 3/channels. Either way the same picture in all channels gives what it gives in red, green and blue.
 
     >>> adapted(torch.tensor([1.0, 2.0, 6.0]).view(1, 3, 1, 1), 2).flatten().tolist()
     [4.5, 4.5]
     """
     count = kernels.shape[1]
+    if channels == count:
+        return kernels
     return kernels.mean(dim=1, keepdim=True).mul(count / channels).repeat(1, channels, 1, 1)

@@ -149,10 +149,10 @@ def _fitting(
         # weights with as many channels as sequences are of sequences, except with three channels, which are colours
         if kernels is not None and kernels.ndim == 4 and kernels.shape[1] == 3:
             tensors = tensors | {key: adapted(kernels, count)}
-            changes.append(
-                f"its first layer ({name}) adapted to {counted(count, 'sequence')}: each has the mean of "
-                f"the weights for red, green and blue, times 3/{count}"
-            )
+            how = f"each has the mean of the weights for red, green and blue, times 3/{count}"
+            if count == 3:
+                how = "they have the weights for red, green and blue, in this order"
+            changes.append(f"its first layer ({name}) adapted to {counted(count, 'sequence')}: {how}")
     return tensors, changes
 
 

@@ -70,4 +70,6 @@ def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> Non
     how = "" if splits.record["how"] == "balanced" else " (predefined)"
     if study.split.column and validation_in(cohort.images[study.split.column]):
         how = " (predefined; the validation set is used for training)"
+    if study.split.by == "number":
+        how += ", neighbouring file numbers together"
     show.line("split", f"{test} in {counted(splits.folds, 'fold')} by subject{balance}{how}")

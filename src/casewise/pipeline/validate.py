@@ -39,7 +39,8 @@ def validate(study: Study, show: Show) -> list[str]:
         modality.check_files(other, modality.whole(other, modality.read(other, rows, None, Silent())), show)
     splits = split(cohort, study)
     check_learnable(splits, cohort.panels, study)
-    lines = side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
+    lines = number_lines(splits)
+    lines += side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
     networks = len(study.networks) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
@@ -65,6 +66,14 @@ def _other_cohorts(study: Study, table: Cohort) -> list[tuple[Study, Cohort]]:
     """The external cohort and that for pretraining, as far as the study names them."""
     cohorts = [read_external(study, table)] if study.external else []
     return [*cohorts, *([read_pretraining(study, table)[:2]] if study.pretrain else [])]
+
+
+def number_lines(splits: Splits) -> list[str]:
+    """A line on a split by file numbers."""
+    runs = [
+        f"{side} {counted(how['runs'], 'run')}" for side, how in splits.record["assignment"].items() if "runs" in how
+    ]
+    return [f"{'split':<10} neighbouring file numbers are on one side: {', '.join(runs)}"] if runs else []
 
 
 def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:

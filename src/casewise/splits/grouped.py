@@ -12,7 +12,8 @@ import numpy as np
 
 from casewise.cohort.labels import panel_values
 from casewise.errors import DamagedError, SplitError, counted
-from casewise.splits.assignment import assign, greedy, imbalance, needs_of_folds, needs_of_test
+from casewise.splits.assignment import ClassNeeds, assign, greedy, imbalance, needs_of_folds, needs_of_test
+from casewise.splits.file_numbers import assign_runs, check_numbers
 from casewise.splits.predefined import TEST, imported, one_source_a_fold
 from casewise.targets import kind_named
 
@@ -67,10 +68,17 @@ def split(cohort: Cohort, study: Study) -> Splits:
     subjects = sorted(set(cohort.panels["subject"]))
     settings = study.split.model_dump()
     numbered, assignment_records = False, {}
+    if study.split.by == "number":
+        check_numbers(cohort.images["path"].astype(str).tolist())
     if study.split.column:
         side = imported(cohort.images, study.split.column)
         folds = len({s for s in side.values() if s != TEST})
         numbered = folds > 1
+        if numbered and study.split.by == "number":
+            raise SplitError(
+                f"The column {study.split.column!r} numbers the folds, so `split.by: number` has no effect. Leave out "
+                "one of them."
+            )
         if TEST in side.values() and not any(s != TEST for s in side.values()):
             raise SplitError(
                 f"The column {study.split.column!r} puts every subject in the test set, so there is none to train on."
@@ -188,17 +196,27 @@ def _into_test(
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """The subjects of the test set and the others, and how they were assigned."""
     needs = needs_of_test(class_holders(cohort.panels, study, subjects)[0], study.split.folds)
-    records = panel_records(cohort.panels, study, subjects)
-    assigned, how = assign(records, [1 - share, share], needs, restarts=study.split.restarts, seed=study.seed)
+    assigned, how = _assigned(cohort, study, subjects, [1 - share, share], needs, study.seed)
     return {subject: (0, TEST)[s] for subject, s in zip(subjects, assigned.tolist(), strict=True)}, how
 
 
 def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -> tuple[dict[str, int], dict[str, Any]]:
     """The fold of each training subject, and how they were assigned."""
     needs = needs_of_folds(class_holders(cohort.panels, study, subjects)[0], folds)
-    records = panel_records(cohort.panels, study, subjects)
-    assigned, how = assign(records, [1 / folds] * folds, needs, restarts=study.split.restarts, seed=study.seed + 1)
+    assigned, how = _assigned(cohort, study, subjects, [1 / folds] * folds, needs, study.seed + 1)
     return dict(zip(subjects, assigned.tolist(), strict=True)), how
+
+
+def _assigned(
+    cohort: Cohort, study: Study, subjects: list[str], shares: list[float], needs: ClassNeeds, seed: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The side of each subject, balanced on the guiding label; by runs of file numbers if the study states so."""
+    records, restarts = panel_records(cohort.panels, study, subjects), study.split.restarts
+    if study.split.by != "number":
+        return assign(records, shares, needs, restarts=restarts, seed=seed)
+    path_of = cohort.images.groupby(cohort.images["subject"].astype(str))["path"].first()
+    paths = [str(path_of[subject]) for subject in subjects]
+    return assign_runs(paths, records, shares, needs, restarts=restarts, seed=seed)
 
 
 def measured_imbalance(

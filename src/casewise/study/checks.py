@@ -99,7 +99,11 @@ def check_names(study: Study) -> None:
 
 
 def check_image_split(study: Study) -> None:
-    """A comparison with a split by image needs panels of single images and known subjects."""
+    """A comparison with a split by image needs panels of single images and known subjects; `number` unknown ones."""
+    if study.split.by == "number" and study.subjects_known:
+        raise ValueError(
+            "split.by: 'number' is for images whose subjects are not known (`subjects_known: false`); write 'subject'"
+        )
     if study.split.by != "image":
         return
     if study.panels.by != "image":

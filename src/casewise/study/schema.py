@@ -295,6 +295,12 @@ class Study(StudyModel):
         return self.volumes is not None and self.volumes.slice_index is None
 
     @property
+    def slice_is_case(self) -> bool:
+        """Whether every slice of a subject's scan is a case of its own: its position is its visit."""
+        position = self.volumes.slice_index if self.volumes else None
+        return position is not None and self.columns.get("visit", "visit") == position
+
+    @property
     def modality_name(self) -> str:
         """Which modality the images have."""
         return self.modality or ("volumes" if self.volumes else "slides" if self.tiles else "photographs")

@@ -15,13 +15,16 @@ class Split(StudyModel):
     """Test set and folds, by subject.
 
     `by: image` adds a split by image, as in many publications, for comparison only: the study is trained once more with
-    images of one subject on both sides, and the report shows the figures that this would have given.
+    images of one subject on both sides, and the report shows the figures that this would have given. `by: number` keeps
+    neighbouring file numbers on one side where subjects are not known.
     """
 
-    by: Literal["subject", "image"] = Field(
+    by: Literal["subject", "image", "number"] = Field(
         "subject",
-        description="`subject`: all images of a subject are on one side. `image` adds a split by image, as in many "
-        "publications, for comparison only: every network is trained once more with images of one subject on both "
+        description="`subject`: all images of a subject are on one side. `number`, only with `subjects_known: false`: "
+        "images with neighbouring file numbers are on one side, in runs as long as possible, because they often show "
+        "the same person; [more](howto-split.md#subjects-that-are-not-known). `image` adds a split by image, as in "
+        "many publications, for comparison only: every network is trained once more with images of one subject on both "
         "sides, and the report shows the figures that this would have given.",
     )
     test: Fraction = Field(
@@ -63,10 +66,11 @@ class Split(StudyModel):
     @field_validator("by", mode="before")
     @classmethod
     def _check_by(cls, value: Any) -> Any:
-        if value not in ("subject", "image"):
+        if value not in ("subject", "image", "number"):
             raise ValueError(
                 f"a split by {cut(value)} puts images of one subject on both sides, and all its results are too "
-                "optimistic. Write 'subject'; 'image' adds such results for comparison only"
+                "optimistic. Write 'subject'; 'image' adds such results for comparison only, and 'number' is for "
+                "images whose subjects are not known"
             )
         return value
 
@@ -74,6 +78,8 @@ class Split(StudyModel):
     def _check_source(self) -> Split:
         if self.leave_out and self.column:
             raise ValueError("leave_out and column both state the held-out subjects; give one")
+        if self.leave_out and self.by == "number":
+            raise ValueError("leave_out states the held-out subjects; leave out `by: number`")
         return self
 
 

@@ -48,7 +48,8 @@ class CaseSources:
     """The files of one case.
 
     `paths`: for each of the study's sequences its volume, or its slice images from the feet to the head; empty if the
-    case lacks the sequence. `spacing`: of slice images, mm between pixels and between slices.
+    case lacks the sequence. `spacing`: of slice images, mm between pixels and between slices. `subject`: where a slice
+    is a case, its subject, with whose other slices its intensities are standardised; else empty.
     """
 
     case: str
@@ -57,6 +58,7 @@ class CaseSources:
     mask: Path | None = None
     box: Box | None = None
     spacing: tuple[float, float] | None = None
+    subject: str = ""
 
 
 @dataclass(eq=False)
@@ -257,7 +259,11 @@ def sources_of(study: Study, cohort: Cohort) -> list[CaseSources]:
     volumes = study.volumes
     assert volumes is not None
     groups = dict(iter(cohort.images.groupby("case", sort=False)))
-    return [_sources(study, volumes, str(case), groups[case]) for case in cohort.panels["case"]]
+    sources = [_sources(study, volumes, str(case), groups[case]) for case in cohort.panels["case"]]
+    if not study.slice_is_case:
+        return sources
+    subjects = cohort.panels["subject"].astype(str)
+    return [dataclasses.replace(source, subject=name) for source, name in zip(sources, subjects, strict=True)]
 
 
 def source_of(study: Study, cohort: Cohort, row: int) -> CaseSources:

@@ -38,24 +38,27 @@ class Slices:
     tables: Tensor
 
 
-def slices_of(store: SliceStore, sequences: list[int], standard: Sequence[Sequence[float]] | None) -> Slices:
+def slices_of(store: SliceStore, sequences: list[int], fitted: Mapping[str, Any]) -> Slices:
     """The slices of all cases with their intensities standardised.
 
     Args:
         sequences: the numbers of the stored sequences that become channels.
-        standard: of each of them the standard scale, as `casewise.modalities.volumes.standardise.fit` computes it from
-            training cases; None leaves intensities as they are.
+        fitted: `standard` is the standard scale of each of them, as `casewise.modalities.volumes.standardise.fit`
+            computes it from training cases, and None leaves intensities as they are; `landmarks` says whose landmarks
+            are mapped to it.
     """
     from casewise.modalities.volumes.standardise import plain_tables, tables
 
-    marks = store.landmarks[:, sequences]
-    cases, channels = marks.shape[:2]
+    standard = fitted["standard"]
+    marks, spans = store.scale_of(np.arange(len(store.count)), fitted)
+    cases, channels = len(marks), len(sequences)
     mappings = np.empty((cases, channels, 32768), dtype=np.float32)
-    for channel in range(channels):
+    for channel, number in enumerate(sequences):
         if standard is None:
             mappings[:, channel] = plain_tables(cases)
         else:
-            mappings[:, channel] = tables(marks[:, channel], np.asarray(standard[channel], dtype=np.float64))
+            scale = np.asarray(standard[channel], dtype=np.float64)
+            mappings[:, channel] = tables(marks[:, number], scale, None if spans is None else spans[:, number])
     stored = np.ascontiguousarray(store.slices[:, sequences]).view(np.int16)
     return Slices(
         torch.from_numpy(stored),

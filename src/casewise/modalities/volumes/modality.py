@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from casewise.study.schema import Panels, Study, Volumes
 
 
+# Early fusion of so many sequences keeps the kernels of colours (see `casewise.models.fusion.adapted`).
+COLOURS = 3
+
+
 def volumes_of(study: Study) -> Volumes:
     """The study's settings of volumes."""
     assert study.volumes is not None
@@ -110,7 +114,12 @@ class VolumesModality:
     def settings(self, study: Study) -> dict[str, Any]:
         # further fusions are further networks, as further backbones are, and lesions are only measured against
         stated = volumes_of(study).model_dump(mode="json")
-        return {"volumes": {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}}
+        plain = {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}
+        # networks of earlier versions had the landmarks of single slices, and mean kernels for three sequences
+        plain |= {"landmarks": "subject"} if study.slice_is_case else {}
+        pretrained = any(study.weights_of(network) != "random" for network in study.networks)
+        plain |= {"first_layer": "colours"} if pretrained and len(volumes_of(study).sequences) == COLOURS else {}
+        return {"volumes": plain}
 
     def facts(self, study: Study, network: str) -> dict[str, Any]:
         return {
@@ -135,15 +144,20 @@ class VolumesModality:
 
     def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
         """The network's sequences and, of each, the standard scale of intensities (None: not standardised)."""
-        from casewise.modalities.volumes.slice_store import open_slices
+        from casewise.modalities.volumes.slice_store import BY_SUBJECT, open_slices
         from casewise.modalities.volumes.standardise import standard_scales
 
         sequences = self.channels(study, network) if network else tuple(volumes_of(study).sequences)
         if volumes_of(study).standardise == "none":
             return {"sequences": list(sequences), "standard": None}
-        landmarks = open_slices(store.folder, store.address).landmarks
+        slices = open_slices(store.folder, store.address)
         numbers = [volumes_of(study).sequences.index(name) for name in sequences]
-        return {"sequences": list(sequences), "standard": standard_scales(landmarks, rows, numbers)}
+        fitted: FittedPreprocessing = {"sequences": list(sequences)}
+        if slices.subjects is not None:
+            # every subject counts once, however many of its slices are cases
+            rows, fitted["landmarks"] = slices.subjects.one_case_each(rows), BY_SUBJECT
+        landmarks, _ = slices.scale_of(rows, fitted)
+        return fitted | {"standard": standard_scales(landmarks, numbers)}
 
     def dataset(
         self,
@@ -229,7 +243,7 @@ def _slice_data(
     volumes = volumes_of(study)
     numbers = [volumes.sequences.index(name) for name in fitted["sequences"]]
     return SliceData(
-        slices_of(slices, numbers, fitted["standard"]),
+        slices_of(slices, numbers, fitted),
         [int(number) for number in panels["panel"]],
         truth,
         study.panels,

@@ -34,6 +34,8 @@ DECILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 DARKEST, BRIGHTEST = 0.1, 99.9
 # The smallest range relative to the largest value; a smaller one is rounding error.
 FLAT = 1e-6
+# The number of values that describe the histogram of a body.
+QUANTILES = 1000
 SMALLEST, LARGEST = 8, 1024
 THICK = 2.0
 
@@ -107,6 +109,9 @@ class Prepared:
             and 32767; NaN if absent.
         landmarks: (S, L) `float32` in stored units; NaN if a sequence is absent or
             shows nothing.
+        quantiles: (S, Q) `float32`, values of the body that stand for equal parts of its voxels, in the units of
+            `ranges`; NaN where landmarks are. With them the percentiles of several slices together are computed.
+        voxels: (S,) `int64`, the number of voxels of the body.
         facts: of the preparation, for the index of a store: `reference`, `plane_mm`, `pixel_mm` (of the slices),
             `slice_mm`, `roi` and its `region` (x, y, side, first, end on the plane in RAS), `seconds` by step, and by
             sequence `orientations` and `covered` (share of the first one's field that it shows).
@@ -118,6 +123,8 @@ class Prepared:
     affine: np.ndarray
     ranges: np.ndarray
     landmarks: np.ndarray
+    quantiles: np.ndarray
+    voxels: np.ndarray
     facts: dict[str, object]
     notes: tuple[str, ...] = ()
 
@@ -147,6 +154,8 @@ def prepare_case(
     slices = np.zeros(shape, dtype=np.uint16)
     ranges = np.full((len(scans), 2), np.nan, dtype=np.float32)
     landmarks = np.full((len(scans), len(steps.landmarks)), np.nan, dtype=np.float32)
+    quantiles = np.full((len(scans), QUANTILES), np.nan, dtype=np.float32)
+    voxels = np.zeros(len(scans), dtype=np.int64)
     notes = [*(f"{reference.path}: {note}" for note in region.notes), *_thick(reference)]
     shares: list[float | None] = []
     field = covered(reference.shape, reference.affine, grid)
@@ -161,6 +170,7 @@ def prepare_case(
         if not resampled_scan.flat:
             with clock("slices"):
                 landmarks[n] = resampled_scan.landmarks
+                quantiles[n], voxels[n] = resampled_scan.quantiles, resampled_scan.voxels
                 slices[:, n] = _region_slices(resampled_scan, grid, affine, shape)
             if not slices[:, n].any():
                 notes.append(f"{scan.path}: does not cover the region of interest; all its pixels are stored as 0")
@@ -177,7 +187,7 @@ def prepare_case(
         "seconds": {name: round(seconds, 4) for name, seconds in clock.seconds.items()},
     }
     present = np.array([scan is not None for scan in scans])
-    return Prepared(slices, present, affine, ranges, landmarks, facts, tuple(notes))
+    return Prepared(slices, present, affine, ranges, landmarks, quantiles, voxels, facts, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +199,8 @@ class _ResampledScan:
     share: float
     range: tuple[float, float]
     landmarks: np.ndarray
+    quantiles: np.ndarray
+    voxels: int
     notes: tuple[str, ...] = ()
     flat: bool = False
 
@@ -207,7 +219,8 @@ def _prepare_scan(
         straight = to_ras(scan)
         values = resampled(straight.values, straight.affine, grid, fill=float(scan.values.min()))
         bright, filled = body(values, shown)
-    blank = _ResampledScan(values, shown, share, (float(values.min()),) * 2, np.empty(0), notes, flat=True)
+    none = np.empty(0)
+    blank = _ResampledScan(values, shown, share, (float(values.min()),) * 2, none, none, 0, notes, flat=True)
     if not bright.any():
         return replace(blank, notes=(*notes, f"{scan.path}: all voxels are equal; it shows nothing and is stored as 0"))
     spacing = np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0))
@@ -221,12 +234,13 @@ def _prepare_scan(
         # The lower end is a percentile of the field of view, which depends on no threshold, so nothing dark is clipped.
         low = float(np.percentile(values[shown], DARKEST))
         *marks, high = np.percentile(values[filled], [*steps.landmarks, BRIGHTEST])
+        quantiles = np.percentile(values[filled], (np.arange(QUANTILES) + 0.5) / QUANTILES * 100)
     if high - low <= FLAT * max(abs(high), abs(low)):
         return replace(
             blank, notes=(*notes, f"{scan.path}: hardly two voxels differ; it shows nothing and is stored as 0")
         )
     stored = ((np.array(marks) - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
-    return _ResampledScan(values, shown, share, (low, float(high)), stored, notes)
+    return _ResampledScan(values, shown, share, (low, float(high)), stored, quantiles, int(filled.sum()), notes)
 
 
 def _region_slices(

@@ -40,7 +40,9 @@ def central_panels(study: Study, store: SliceStore, row: int, fitted: FittedPrep
         number = volumes.sequences.index(name)
         if not store.present[row, number]:
             continue
-        lookup = plain_tables(1) if scale is None else tables(store.landmarks[[row], number], np.asarray(scale))
+        marks, spans = store.scale_of(np.array([row]), fitted)
+        span = None if spans is None else spans[:, number]
+        lookup = plain_tables(1) if scale is None else tables(marks[:, number], np.asarray(scale), span)
         planes = lookup[0][np.asarray(store.slices[central_slices, number])]
         panel = grid(planes, rows=rows, columns=columns)
         pictures.append(Picture(name, np.asarray(np.rint(panel * 255), dtype=np.uint8)))

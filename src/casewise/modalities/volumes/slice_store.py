@@ -13,9 +13,9 @@ import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,16 @@ from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum, replacing, write_atomic, write_json
 from casewise.modalities.volumes.case_files import CaseSources, doubled_in, empty_in, gather, not_prepared
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.modalities.volumes.standardise import SubjectScans, subject_scans
 
 log = logging.getLogger("casewise")
 
 MARKER = "slices.json"
+HISTOGRAM = ("ranges", "quantiles", "voxels")
+OF_SUBJECTS = tuple(field.name for field in fields(SubjectScans))
 HIGHEST = 32767
+# In the fitted preprocessing of a network: intensities are standardised by all slices of a subject.
+BY_SUBJECT = "subject"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +49,7 @@ class SliceStore:
         affines: (P, 4, 4), from (row, column, slice) to RAS mm.
         facts, notes: of each case.
         address: a hash of the slices, in the cases' order.
+        subjects: where every slice is a case, the landmarks of all slices of each subject.
     """
 
     slices: np.ndarray
@@ -56,6 +62,16 @@ class SliceStore:
     notes: list[list[str]]
     address: str
     folder: Path
+    subjects: SubjectScans | None = None
+
+    def scale_of(self, cases: np.ndarray, fitted: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
+        """The landmarks of these cases (P, S, L), and their spans if landmarks are of subjects (see `tables`).
+
+        `fitted`: of the network. One that an earlier version trained on single slices has landmarks of single slices.
+        """
+        if self.subjects is None or fitted.get("landmarks") != BY_SUBJECT:
+            return self.landmarks[cases], None
+        return self.subjects.landmarks[cases], self.subjects.spans[cases]
 
 
 def prepare_slices(
@@ -104,7 +120,7 @@ def prepare_slices(
         more = "" if len(problems) == len(cases) else " The others are kept for the next run."
         named = {cases[number].case: problems[number] for number in sorted(problems)}
         raise not_prepared(named, len(cases), more)
-    return _joined(folder, [case_folder / name for name in names])
+    return _joined(folder, [case_folder / name for name in names], [case.subject for case in cases], steps.landmarks)
 
 
 def open_slices(folder: Path, address: str | None = None) -> SliceStore:
@@ -118,6 +134,7 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
         slices = np.load(Path(folder) / marker["slices"], mmap_mode="r", allow_pickle=False)
         with np.load(Path(folder) / marker["index"], allow_pickle=False) as index:
             arrays = {name: index[name] for name in ("first", "count", "present", "landmarks", "affines")}
+            of_subjects = [index[f"subject_{name}"] for name in OF_SUBJECTS if f"subject_{name}" in index]
     except (OSError, ValueError, LookupError) as error:
         raise RunError(f"{folder}: there are no finished slices here ({error}). Prepare the volumes first.") from error
     if address and marker["address"] != address:
@@ -125,7 +142,13 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
     if slices.dtype != np.uint16 or len(slices) != int(arrays["count"].sum()):
         raise RunError(f"{folder}: the slices are damaged. Delete {Path(folder) / MARKER} and run again.")
     return SliceStore(
-        slices, **arrays, facts=marker["facts"], notes=marker["notes"], address=marker["address"], folder=Path(folder)
+        slices,
+        **arrays,
+        facts=marker["facts"],
+        notes=marker["notes"],
+        address=marker["address"],
+        folder=Path(folder),
+        subjects=SubjectScans(*of_subjects) if of_subjects else None,
     )
 
 
@@ -154,6 +177,7 @@ def altered_slices(store: SliceStore, cases: Sequence[int], alteration: str) -> 
         affines=store.affines[list(cases)],
         facts=[store.facts[case] for case in cases],
         notes=[store.notes[case] for case in cases],
+        subjects=store.subjects and store.subjects.of(np.asarray(cases)),
     )
 
 
@@ -165,6 +189,8 @@ def _name(case: CaseSources, steps: Steps) -> str:
 
     digest = hashlib.sha256(steps.fingerprint().encode())
     digest.update(json.dumps([case.sequences, asdict(case.box) if case.box else None, case.spacing]).encode())
+    if case.subject:
+        digest.update(b"quantiles")  # which files of earlier versions lack
     try:
         for paths in (*case.paths, (case.mask,) if case.mask else ()):
             digest.update(b"|")
@@ -223,14 +249,20 @@ def _packed(prepared: Prepared) -> bytes:
         affine=prepared.affine,
         ranges=prepared.ranges,
         landmarks=prepared.landmarks,
+        quantiles=prepared.quantiles,
+        voxels=prepared.voxels,
         told=np.frombuffer(text.encode(), dtype=np.uint8),
     )
     return packed.getvalue()
 
 
-def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
-    """Join the cases' files into one array and its index, or open an array that is current."""
-    made_from = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
+def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percentiles: tuple[float, ...]) -> SliceStore:
+    """Join the cases' files into one array and its index, or open an array that is current.
+
+    `subjects`: of the cases, whose slices are standardised together; or empty texts.
+    """
+    listed = "\n".join(f"{file.name} {subject}".strip() for file, subject in zip(files, subjects, strict=True))
+    made_from = hashlib.sha256(listed.encode()).hexdigest()
     marker = Path(folder) / MARKER
     if marker.is_file():
         try:
@@ -255,7 +287,8 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
     records: list[dict[str, Any]] = []
     for file in files:
         with _case_file(file) as arrays:
-            cases_read.append({name: arrays[name] for name in ("present", "landmarks", "affine")})
+            names = ("present", "landmarks", "affine", *(HISTOGRAM if any(subjects) else ()))
+            cases_read.append({name: arrays[name] for name in names})
             for name in ("slices", "present", "landmarks"):
                 content.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
                 content.update(np.ascontiguousarray(arrays[name]).tobytes())
@@ -278,9 +311,15 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
             del array
     except OSError as error:
         raise RunError(f"{target} could not be written: {error.strerror or error}.") from error
+    of_subjects: dict[str, np.ndarray] = {}
+    if any(subjects):
+        ranges, quantiles, voxels = (np.stack([arrays[name] for arrays in cases_read]) for name in HISTOGRAM)
+        scans = subject_scans(list(subjects), ranges, quantiles, voxels, percentiles)
+        of_subjects = {f"subject_{name}": getattr(scans, name) for name in OF_SUBJECTS}
     index = io.BytesIO()
     np.savez(
         index,
+        **of_subjects,
         first=np.concatenate([[0], counts[:-1].cumsum()]).astype(np.int64),
         count=counts.astype(np.int64),
         present=np.stack([arrays["present"] for arrays in cases_read]),
