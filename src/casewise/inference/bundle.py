@@ -145,7 +145,7 @@ class Bundle:
             "name": "new cases",
             "cohort": Path(table),
             "root": root,
-            "backbones": [self.network.get("bank", {}).get("encoder") or _backbone(self.network["name"])],
+            "backbones": [_backbone(self.network["name"])],
             "weights": "random",
             "evaluation": {"response": False},
         }
@@ -175,7 +175,7 @@ class Bundle:
 
 
 def _backbone(name: str) -> str:
-    """The backbone of a study that reads new cases; a linear model on pixels has none, and any name will do."""
+    """The backbone of a study that reads new cases; linear models have none, and any name will do."""
     return "cnn" if name in BASELINES else name
 
 

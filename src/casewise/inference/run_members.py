@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import RunError, counted
 from casewise.files import checksum
-from casewise.study.baselines import BASELINES, FEATURES, encoder_of
+from casewise.study.baselines import BASELINES, FEATURES, encoders_of
 from casewise.study.loading import saved_study
-from casewise.study.weight_files import weights_file
+from casewise.study.weight_files import encoder_files, weights_file
 
 if TYPE_CHECKING:
     from casewise.run_folder import JobFolder, RunFolder
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 def first_weights_checksum(study: Study, model: str) -> str:
     """The SHA-256 of the file of first weights that `model` starts from; empty if there is no such file."""
     if model in BASELINES:
-        model_name = encoder_of(study) if model == FEATURES else ""
-        file = weights_file(model_name, "pretrained", study.weights_dir) if model_name else None
-        return checksum(file) if file and file.is_file() else ""
+        encoders = encoders_of(study) if model == FEATURES else []
+        return " ".join(checksum(file) for name in encoders for file in encoder_files(name, study.weights_dir))
     file = weights_file(model.partition("@")[0], study.weights_of(model), study.weights_dir)
     return checksum(file) if file and file.is_file() else ""
 
@@ -29,7 +28,8 @@ def first_weights_checksum(study: Study, model: str) -> str:
 def job_fingerprint(fingerprint: str, study: Study, model: str, first_weights: str) -> str:
     """The run's fingerprint with the fusion of `model`, and the checksum of the first weights that it starts from."""
     if model in BASELINES:
-        text = f"{fingerprint} {model} {encoder_of(study) if model == FEATURES else ''} {first_weights}"
+        encoders = ", ".join(encoders_of(study)) if model == FEATURES else ""
+        text = f"{fingerprint} {model} {encoders} {first_weights}"
         return hashlib.sha256(text.encode()).hexdigest()
     # If all networks have the same fusion, their names do not state it.
     fusion = study.fusion_of(model)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
+from casewise.models.encoders import encoder_facts, load_encoders
 from casewise.models.linear import bank_facts, build_linear
 from casewise.models.outputs import outputs_of, width_of
 from casewise.models.weights import load_weights
-from casewise.study.baselines import BASELINES, FEATURES, encoder_of
+from casewise.study.baselines import BASELINES, FEATURES, encoders_of
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
@@ -23,7 +24,9 @@ def network_facts(study: Study, model: str) -> dict[str, Any]:
     if model in BASELINES:
         options = modality_of(study).network_options(study, model)
         bank = {
-            "encoder": encoder_of(study) if model == FEATURES else "",
+            "encoders": [
+                encoder_facts(name, study.weights_dir) for name in (encoders_of(study) if model == FEATURES else ())
+            ],
             "channels": options.get("sequences", 3),
             "sequences": options.get("sequences", 0),
         }
@@ -70,11 +73,8 @@ def network_from(facts: dict[str, Any]) -> Network:
 def load_first_weights(network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
     """Fill a network with the first weights that the study states (see `casewise.models.weights.load_weights`)."""
     if model in BASELINES:
-        encoder: Any = network.body.encoder
-        if encoder is None:
-            return "none: a linear model on pixels", []
-        origin, _ = load_weights(encoder, "pretrained", folder=study.weights_dir)
-        return f"{encoder.name}, frozen: {origin}", []
+        bank: Any = network.body
+        return load_encoders(bank, study.weights_dir) or "none: a linear model on pixels", []
     return load_weights(
         network,
         study.weights_of(model),

@@ -41,14 +41,19 @@ class Baselines(StudyModel):
 
 def baselines_of(study: Study) -> list[str]:
     """The names of a study's baselines; that on features needs a pretrained network of the study."""
-    wanted = study.baselines.on or study.recipe.auto or not study.backbones
+    wanted = study.baselines.on or study.recipe.auto or not study.backbones or study.encoders
     if study.baselines.off or not wanted:
         return []
-    return [PIXELS, *([FEATURES] if encoder_of(study) else [])]
+    return [PIXELS, *([FEATURES] if encoders_of(study) else [])]
+
+
+def encoders_of(study: Study) -> list[str]:
+    """The pretrained networks whose frozen features the linear model on features uses: the stated ones, else one."""
+    return list(study.encoders) or [name for name in [encoder_of(study)] if name]
 
 
 def encoder_of(study: Study) -> str:
-    """The pretrained network whose frozen features a linear model uses; empty if the study has none.
+    """The encoder of a study that states none; empty if it has no pretrained network.
 
     It is MobileNetV2 if the study has it or no network at all, else the study's first pretrained backbone.
     """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from casewise.cohort.table import names_text
 from casewise.metrics.registry import metric_of
-from casewise.study.baselines import BASELINES, PIXELS, encoder_of
+from casewise.study.baselines import BASELINES, PIXELS, encoders_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,4 +61,6 @@ def _values(study: Study, metrics: Mapping[str, Any], compared: Mapping[str, Any
 
 def what_is(study: Study, baseline: str) -> str:
     """What a baseline is, in words."""
-    return "a linear model on pixels" if baseline == PIXELS else f"a linear model on features of {encoder_of(study)}"
+    if baseline == PIXELS:
+        return "a linear model on pixels"
+    return f"a linear model on features of {names_text(encoders_of(study), 3)}"
