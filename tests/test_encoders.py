@@ -117,7 +117,7 @@ def test_the_normalisation_is_the_encoder_s(folder: Path) -> None:
 def test_a_head_over_a_map_reads_blocks_of_transformers() -> None:
     """And neither the hidden layers of their perceptrons nor attention maps."""
     body = build_encoder({"name": "timm:test_vit"}, 160).network.body
-    assert widest(feature_maps(body, side=128), 16).module == "blocks.5"
+    assert widest(feature_maps(body, side=160), 16).module == "blocks.5"
 
 
 def test_one_stated_encoder_has_the_candidates_of_the_default() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casewise.errors import StudyError, WeightsError, cut, nearest
-from casewise.models.backbones import Body, Network, NetworkOptions, build_network
+from casewise.models.backbones import MEAN, STD, Body, Network, NetworkOptions, build_network
 from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
 from casewise.models.transformers import fitting_side, timm_body
 from casewise.models.weights import file_or_download, hub_file
@@ -52,9 +52,10 @@ class Encoder:
     def maps(self, modules: Sequence[str], panels: Tensor) -> dict[str, Tensor]:
         """The maps (B, C, h, w) of modules for panels (B, C, H, W) in 0–1."""
         colours = as_colours(panels)
-        if self.side is not None and tuple(colours.shape[-2:]) != (self.side, self.side):
-            size = (self.side, self.side)
-            colours = functional.interpolate(colours, size=size, mode="bilinear", antialias=True)
+        if self.side is not None:
+            if tuple(colours.shape[-2:]) != (self.side, self.side):
+                size = (self.side, self.side)
+                colours = functional.interpolate(colours, size=size, mode="bilinear", antialias=True)
         elif colours.shape[-1] < SMALLEST:
             colours = functional.interpolate(colours, size=(SMALLEST, SMALLEST), mode="bilinear")
         scaled = (colours - self.network.mean) / self.network.std
@@ -124,7 +125,7 @@ def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
         if "side" not in facts:
             fixed = fitting_side(architecture, max(side, SMALLEST), arguments)
         module, width, config = timm_body(architecture, side=fixed or max(side, SMALLEST), arguments=arguments)
-        mean, std = (tuple(facts.get(key) or config[key]) for key in ("mean", "std"))
+        mean, std = (tuple(facts.get(key) or config.get(key, usual)) for key, usual in (("mean", MEAN), ("std", STD)))
         network = Network(name, Body(module, width, (mean, std)), 1, NetworkOptions(side=fixed or max(side, SMALLEST)))
     if "mean" in facts:
         shape = network.mean.shape

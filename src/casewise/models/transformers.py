@@ -75,7 +75,7 @@ def fitting_side(name: str, side: int, arguments: Mapping[str, Any]) -> int | No
             return published
     tensors, _ = with_positions(other, body.state_dict())
     shapes = {key: value.shape for key, value in other.state_dict().items()}
-    uniform = len({info["reduction"] for info in other.feature_info}) == 1
+    uniform = len({info["reduction"] for info in getattr(other, "feature_info", ())}) == 1
     return multiple if uniform and shapes == {key: value.shape for key, value in tensors.items()} else published
 
 
