@@ -119,7 +119,7 @@ def test_maps_of_encoders_are_read_at_a_stride(name: str) -> None:
 
 
 def test_keeping_some_candidates_keeps_their_features() -> None:
-    network = build_linear("linear_pixels", 1, {"encoder": "", "channels": 3, "specs": None}, {"side": 32})
+    network = build_linear("linear_pixels", 1, {"encoders": [], "channels": 3, "specs": None}, {"side": 32})
     panels = torch.rand(2, 3, 32, 32)
     before = network.features(panels)
     columns = keep_only(network, [FeatureSpec("pixels", cells=16), FeatureSpec("statistics")])

@@ -9,7 +9,6 @@ from casewise.errors import RunError, counted
 from casewise.files import checksum
 from casewise.study.learners import learner_named
 from casewise.study.loading import saved_study
-from casewise.study.weight_files import weights_file
 
 if TYPE_CHECKING:
     from casewise.run_folder import JobFolder, RunFolder
@@ -17,10 +16,8 @@ if TYPE_CHECKING:
 
 
 def first_weights_checksum(study: Study, model: str) -> str:
-    """The SHA-256 of the file of first weights that `model` starts from; empty if there is no such file."""
-    encoder = learner_named(model).encoder(study)
-    file = weights_file(encoder, study.weights_of(model), study.weights_dir) if encoder else None
-    return checksum(file) if file and file.is_file() else ""
+    """The SHA-256 of the files of first weights that `model` starts from; empty if there is no such file."""
+    return " ".join(checksum(file) for file in learner_named(model).weight_files(study))
 
 
 def job_fingerprint(fingerprint: str, study: Study, model: str, first_weights: str) -> str:

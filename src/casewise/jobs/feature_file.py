@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
     from casewise.models.backbones import Network
+    from casewise.models.feature_maps import FeatureBank
 
 # Panels of one file, and views that pass through the encoder together.
 PART, BATCH = 128, 32
@@ -34,8 +35,9 @@ def feature_data(
     They are written to files of `PART` panels beside the jobs of the baseline, which other folds with the same
     preprocessing read. Folds that run side by side compute different files.
     """
+    encoders = [[encoder.facts, _digest(encoder.network)] for encoder in _bank(network).encoders]
     key = hashlib.sha256(
-        json.dumps([job.fingerprint, inputs.store.address, fitted], sort_keys=True).encode()
+        json.dumps([job.fingerprint, inputs.store.address, fitted, encoders], sort_keys=True).encode()
     ).hexdigest()
     rows = [list(range(first, min(first + PART, len(data)))) for first in range(0, len(data), PART)]
     folder = job.folder.path.parent
@@ -49,6 +51,20 @@ def feature_data(
 
     features = torch.cat([load_file(file.path)["features"] for file in files])
     return FeatureData(features, data.truth, data.names)
+
+
+def _bank(network: Network) -> FeatureBank:
+    bank: Any = network.body
+    return bank
+
+
+def _digest(network: Network) -> str:
+    """A hash of a network's weights, since those of a download may change."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def compute_features(network: Network, data: PanelDataset) -> Tensor:

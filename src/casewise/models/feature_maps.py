@@ -7,7 +7,7 @@ such a map is often the better input of a linear model.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -19,7 +19,7 @@ from torch.nn import functional
 from casewise.errors import StudyError
 
 if TYPE_CHECKING:
-    from casewise.models.backbones import Network
+    from casewise.models.encoders import Encoder
 
 Summary: TypeAlias = Literal["grid", "moments", "covariance"]
 STRIDES = (4, 8, 16, 32)
@@ -45,21 +45,52 @@ class FeatureMap:
     stride: int
     channels: int
 
+    @classmethod
+    def of(cls, module: str, side: int, maps: Tensor) -> FeatureMap:
+        """The record of a module's maps (B, C, h, w) for panels of `side` pixels."""
+        return cls(module, 2 ** round(math.log2(side / maps.shape[-1])), maps.shape[1])
+
 
 def feature_maps(body: nn.Module, *, side: int = SIDE, channels: int = 3) -> list[FeatureMap]:
     """All maps of a network's body in the order in which they are computed, for panels of `side` pixels.
 
-    The tokens of a transformer count as the map of their patches.
+    The tokens of a transformer count as the map of their patches. Of a transformer only the blocks are maps, not the
+    layers inside them, such as the hidden layer of a block.
     """
     maps_by_run: list[FeatureMap] = []
-    names = {module: name for name, module in body.named_modules() if name}
+    token_modules: set[str] = set()
 
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+    def note(name: str, output: Any) -> None:
         maps = as_map(output, body) if isinstance(output, Tensor) else None
         if maps is not None:
-            maps_by_run.append(FeatureMap(names[module], 2 ** round(math.log2(side / maps.shape[-1])), maps.shape[1]))
+            maps_by_run.append(FeatureMap.of(name, side, maps))
+        if _is_tokens(output):
+            token_modules.add(name)
 
-    hooks = [module.register_forward_hook(note) for module in names]
+    _watch(body, note, side, channels)
+    blocks = {str(info["module"]) for info in getattr(body, "feature_info", ())} if token_modules else set()
+    return [entry for entry in maps_by_run if entry.module in blocks] or maps_by_run
+
+
+def has_tokens(body: nn.Module, *, side: int) -> bool:
+    """Whether modules of a network give tokens (B, N, C), or maps with the channels last, as in transformers."""
+    outputs: list[bool] = []
+    _watch(body, lambda name, output: outputs.append(_is_tokens(output)), side, 3)
+    return any(outputs)
+
+
+def _is_tokens(output: Any) -> bool:
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+        return False
+    if output.ndim == 4:
+        return output.shape[1] == output.shape[2] != output.shape[3]
+    return output.shape[1] > 1 < output.shape[2]
+
+
+def _watch(body: nn.Module, note: Callable[[str, Any], None], side: int, channels: int) -> None:
+    """Call `note` with the name and output of every module of a body, for one panel of `side` pixels."""
+    names = {module: name for name, module in body.named_modules() if name}
+    hooks = [module.register_forward_hook(lambda m, _, output: note(names[m], output)) for module in names]
     training = body.training
     try:
         body.eval()
@@ -69,7 +100,6 @@ def feature_maps(body: nn.Module, *, side: int = SIDE, channels: int = 3) -> lis
         body.train(training)
         for hook in hooks:
             hook.remove()
-    return maps_by_run
 
 
 def as_map(output: Tensor, body: Any) -> Tensor | None:
@@ -176,6 +206,7 @@ class FeatureSpec:
         channels: the numbers of the panel's channels; empty for all of them.
         modules: the encoder's modules whose maps are read; empty for pixels and statistics.
         summary, cells: how a map becomes a vector; `cells` is the side of the grid.
+        encoder: the name of the encoder, if the linear model has several.
     """
 
     source: Literal["pixels", "statistics", "features"]
@@ -183,6 +214,7 @@ class FeatureSpec:
     modules: tuple[str, ...] = ()
     summary: Summary = "grid"
     cells: int = 1
+    encoder: str = ""
 
     @property
     def name(self) -> str:
@@ -192,13 +224,14 @@ class FeatureSpec:
         'features.13 in 4×4 cells'
         """
         how = {"grid": f"in {self.cells}×{self.cells} cells", "moments": "moments", "covariance": "covariances"}
-        read = ", ".join(self.modules) or self.source
+        read = (f"{self.encoder}: " if self.encoder else "") + (", ".join(self.modules) or self.source)
         text = "statistics" if self.source == "statistics" else f"{read} {how[self.summary]}"
         return text + (f" of channel {', '.join(str(number + 1) for number in self.channels)}" if self.channels else "")
 
     def as_json(self) -> dict[str, Any]:
         """The candidate as plain values."""
-        return {**asdict(self), "channels": list(self.channels), "modules": list(self.modules)}
+        values = {**asdict(self), "channels": list(self.channels), "modules": list(self.modules)}
+        return {key: value for key, value in values.items() if key != "encoder" or value}
 
     @classmethod
     def of(cls, values: FeatureSpec | dict[str, Any]) -> FeatureSpec:
@@ -234,19 +267,28 @@ class FeatureBank(nn.Module):
     A missing sequence (NaN) counts as black.
 
     Attributes:
-        encoder: the network whose maps are read; None if only pixels are.
+        encoders: the networks whose maps are read; empty if only pixels are.
         specs: the candidates, in the order of their vectors.
         widths: the width of each vector; known after the first panels.
     """
 
-    def __init__(self, encoder: Network | None, specs: Sequence[FeatureSpec], channels: int, side: int) -> None:
+    def __init__(self, encoders: Sequence[Encoder], specs: Sequence[FeatureSpec], channels: int, side: int) -> None:
         super().__init__()
-        self.encoder, self.specs, self.channels = encoder, tuple(specs), channels
-        if encoder is not None:
-            encoder.requires_grad_(False)
+        self.specs, self.channels = tuple(specs), channels
+        self.encoders: tuple[Encoder, ...] = ()
+        self.keep_encoders(encoders)
         with torch.no_grad():
             parts = self.parts(torch.zeros(1, channels, side, side))
         self.widths = tuple(vector.shape[1] for vector in parts)
+
+    def keep_encoders(self, encoders: Sequence[Encoder]) -> None:
+        """Replace the encoders. Their weights are named `encoder`, `encoder2`, and so on."""
+        names = ["encoder" if number == 0 else f"encoder{number + 1}" for number in range(len(self.encoders))]
+        for name in names:
+            delattr(self, name)
+        self.encoders = tuple(encoders)
+        for number, encoder in enumerate(self.encoders):
+            self.add_module("encoder" if number == 0 else f"encoder{number + 1}", encoder.network)
 
     @property
     def width(self) -> int:
@@ -263,19 +305,16 @@ class FeatureBank(nn.Module):
         for channels in dict.fromkeys(spec.channels for spec in self.specs):
             chosen = panels[:, list(channels)] if channels else panels
             specs = [spec for spec in self.specs if spec.channels == channels]
-            modules = list(dict.fromkeys(name for spec in specs for name in spec.modules))
-            maps = self._maps(modules, chosen) if modules else {}
-            for spec in specs:
-                parts[spec] = self._vector(spec, chosen, maps)
+            for name in dict.fromkeys(spec.encoder for spec in specs):
+                of_encoder = [spec for spec in specs if spec.encoder == name]
+                modules = list(dict.fromkeys(module for spec in of_encoder for module in spec.modules))
+                maps = self._encoder(name).maps(modules, chosen) if modules else {}
+                parts |= {spec: self._vector(spec, chosen, maps) for spec in of_encoder}
         return [parts[spec] for spec in self.specs]
 
-    def _maps(self, modules: Sequence[str], panels: Tensor) -> dict[str, Tensor]:
-        encoder = self.encoder
-        assert encoder is not None  # only its candidates have modules
-        colours = as_colours(panels)
-        if colours.shape[-1] < SMALLEST:
-            colours = functional.interpolate(colours, size=(SMALLEST, SMALLEST), mode="bilinear")
-        return read_maps(encoder.body, modules, (colours - encoder.mean) / encoder.std)
+    def _encoder(self, name: str) -> Encoder:
+        """The encoder of this name; the only one if candidates name none."""
+        return next(encoder for encoder in self.encoders if name in ("", encoder.name))
 
     def _vector(self, spec: FeatureSpec, panels: Tensor, maps: dict[str, Tensor]) -> Tensor:
         if spec.source == "pixels":

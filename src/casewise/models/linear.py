@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from casewise.modalities.registry import modality_of
-from casewise.models.backbones import Body, Network, NetworkOptions, build_network
+from casewise.models.backbones import Body, Network, NetworkOptions
+from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
 from casewise.models.feature_maps import SMALLEST, FeatureBank, FeatureSpec, feature_maps, last_block, widest
 from casewise.models.outputs import outputs_of, width_of
-from casewise.models.weights import load_weights
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # The sides of grids of pixel means, and the most channels whose covariances are a candidate.
 PIXEL_CELLS = (8, 16, 32)
 MOST_TEXTURE_CHANNELS = 100
+# The sides of grids over the tokens of transformers.
+TOKEN_CELLS = (1, 3, 4)
 UNSCALED = ((0.0,), (1.0,))
 
 
@@ -34,7 +36,7 @@ class LinearBuilder:
         """The encoder, the channels and the size of what is read; all candidates."""
         options = modality_of(study).network_options(study, model)
         bank = {
-            "encoder": learner_named(model).encoder(study),
+            "encoders": [encoder_facts(name, study.weights_dir) for name in learner_named(model).encoders(study)],
             "channels": options.get("sequences", 3),
             "sequences": options.get("sequences", 0),
             "specs": None,
@@ -49,60 +51,54 @@ class LinearBuilder:
 
     def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
         """The facts with the candidates that the fitted model uses."""
-        bank: Any = network.body
-        encoder = bank.encoder.name if bank.encoder is not None else ""
-        specs = [spec.as_json() for spec in bank.specs]
-        return facts | {"bank": {"encoder": encoder, "channels": bank.channels, "specs": specs}}
+        return facts | {"bank": bank_facts(network)}
 
     def build(self, facts: dict[str, Any]) -> Network:
         """A linear model with random weights in its encoder and its head."""
         return build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
 
     def backbone(self, facts: dict[str, Any]) -> str:
-        """The encoder; a linear model on pixels has none, and any name will do."""
-        return str(facts["bank"]["encoder"] or "cnn")
+        """Linear models have none, and any name will do."""
+        return "cnn"
 
     def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
-        """Fill the encoder with its pretrained weights, which no subject of a study influenced."""
-        encoder: Any = network.body.encoder
-        if encoder is None:
-            return "none: a linear model on pixels", []
-        origin, _ = load_weights(encoder, "pretrained", folder=study.weights_dir)
-        return f"{encoder.name}, frozen: {origin}", []
+        """Fill the encoders with their pretrained weights, which no subject of a study influenced."""
+        bank: Any = network.body
+        return load_encoders(bank, study.weights_dir) or "none: a linear model on pixels", []
 
 
 def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapping[str, Any]) -> Network:
     """A linear model with random weights in its encoder and its head.
 
     Args:
-        bank: `encoder`, the name of the network whose maps are read, empty for pixels; `channels`, those of a panel;
+        bank: `encoders`, the facts of the networks whose maps are read, none for pixels; `channels`, those of a panel;
             `sequences`, how many of them are sequences and not colours; `specs`, the candidates as plain values, or
-            None for all of them.
+            None for all of them. Bundles of earlier versions have the name of one network as `encoder`.
         options: of `NetworkOptions`: `side` and `maps`.
     """
     side, channels = int(options.get("side") or 224), int(bank["channels"])
-    encoder = _encoder(bank["encoder"], max(side, SMALLEST)) if bank["encoder"] else None
+    earlier = [{"name": bank["encoder"], "side": None, "blocks": []}] if bank.get("encoder") else []
+    encoders = [build_encoder(facts, side) for facts in bank.get("encoders", earlier)]
     stated = [FeatureSpec.of(values) for values in bank["specs"] or ()]
-    specs = stated or candidates(encoder, int(bank.get("sequences", 0)), side)
-    features = FeatureBank(encoder, specs, channels, side)
+    specs = stated or candidates(encoders, int(bank.get("sequences", 0)), side)
+    features = FeatureBank(encoders, specs, channels, side)
     body = Body(features, features.width, UNSCALED)
     return Network(name, body, outputs, NetworkOptions(side=side, maps=bool(options.get("maps"))))
 
 
-def _encoder(name: str, side: int) -> Network:
-    encoder = build_network(name, 1, side=side)
-    encoder.head = nn.Sequential()
-    return encoder
-
-
-def candidates(encoder: Network | None, sequences: int, side: int) -> list[FeatureSpec]:
-    """The inputs among which a linear model chooses: those of pixels and, with an encoder, of its maps.
+def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[FeatureSpec]:
+    """The inputs among which a linear model chooses: those of pixels and of the maps of every encoder.
 
     Sequences are candidates one by one and, if there are three of them or for pixels, together.
     """
     single: list[tuple[int, ...]] = [(number,) for number in range(sequences)] if sequences > 1 else []
     specs: list[FeatureSpec] = []
-    for spec in [*_of_pixels(side), *(_of_features(encoder, side) if encoder else [])]:
+    of_maps = [
+        replace(spec, encoder=encoder.name if len(encoders) > 1 else "")
+        for encoder in encoders
+        for spec in (_of_tokens(encoder) if encoder.blocks else _of_features(encoder, side))
+    ]
+    for spec in [*_of_pixels(side), *of_maps]:
         together = spec.source != "features" or sequences in (0, 1, 3)
         specs += [replace(spec, channels=channels) for channels in [*([()] if together else []), *single]]
     return specs
@@ -113,9 +109,26 @@ def _of_pixels(side: int) -> list[FeatureSpec]:
     return [*[FeatureSpec("pixels", cells=count) for count in cells], FeatureSpec("statistics")]
 
 
-def _of_features(encoder: Network, side: int) -> list[FeatureSpec]:
-    maps = feature_maps(encoder.body, side=max(side, SMALLEST))
-    blocks = {block for block, _ in encoder.blocks}
+def _of_tokens(encoder: Encoder) -> list[FeatureSpec]:
+    """The tokens of a transformer's last block and of one before it, and the moments of both.
+
+    If all blocks have the same stride, the other block is that in the middle; else the last with a smaller stride.
+    """
+    maps = encoder.block_maps()
+    by_stride = list({entry.stride: entry for entry in maps}.values())
+    last = maps[-1]
+    before = by_stride[-2] if len(by_stride) > 1 else maps[(len(maps) - 1) // 2]
+    blocks = list(dict.fromkeys([before.module, last.module]))
+    levels = tuple(entry.module for entry in by_stride) if len(by_stride) > 1 else tuple(blocks)
+    return [
+        *[FeatureSpec("features", (), (module,), "grid", cells) for module in blocks for cells in TOKEN_CELLS],
+        FeatureSpec("features", (), levels, "moments"),
+    ]
+
+
+def _of_features(encoder: Encoder, side: int) -> list[FeatureSpec]:
+    maps = feature_maps(encoder.network.body, side=encoder.side or max(side, SMALLEST))
+    blocks = {block for block, _ in encoder.network.blocks}
     by_stride = {stride: last_block(maps, blocks, stride) for stride in (4, 8, 16, 32)}
     wide16, wide8, block16 = widest(maps, 16).module, widest(maps, 8).module, by_stride[16].module
     levels = tuple(dict.fromkeys(block.module for block in by_stride.values()))
@@ -130,13 +143,29 @@ def _of_features(encoder: Network, side: int) -> list[FeatureSpec]:
 
 
 def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
-    """Reduce the network to some of its candidates, with a new head; return the kept columns of its features."""
+    """Reduce the network to some of its candidates, with a new head; return the kept columns of its features.
+
+    Of several encoders, those that no candidate reads are removed.
+    """
     bank: Any = network.body
     starts = [sum(bank.widths[:number]) for number in range(len(bank.widths))]
     kept = [number for number, spec in enumerate(bank.specs) if spec in specs]
     columns = torch.cat([torch.arange(starts[number], starts[number] + bank.widths[number]) for number in kept])
     bank.specs = tuple(bank.specs[number] for number in kept)
     bank.widths = tuple(bank.widths[number] for number in kept)
+    if len(bank.encoders) > 1:
+        used = {spec.encoder for spec in bank.specs}
+        bank.keep_encoders([encoder for encoder in bank.encoders if encoder.name in used])
     network.width = bank.width
     network.head[-1] = nn.Linear(bank.width, network.target_mean.numel())
     return columns
+
+
+def bank_facts(network: Network) -> dict[str, Any]:
+    """The features of a linear model as plain values, with which `build_linear` builds it again."""
+    bank: Any = network.body
+    return {
+        "encoders": [encoder.facts for encoder in bank.encoders],
+        "channels": bank.channels,
+        "specs": [spec.as_json() for spec in bank.specs],
+    }

@@ -7,6 +7,7 @@ as the panel has patches; a panel whose side is not a multiple of the patch is p
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ from casewise.errors import StudyError
 POSITIONS = "pos_embed"
 
 
-def timm_body(name: str, *, side: int | None = None, channels: int = 3) -> tuple[nn.Module, int, Any]:
+def timm_body(
+    name: str, *, side: int | None = None, channels: int = 3, arguments: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, int, Any]:
     """A network of timm with random weights and without its head, the width of its features, and its configuration.
 
     Args:
         side: the panel's height and width in pixels; by default the size of the published network.
+        arguments: further arguments of the network, as a hub repository states them.
 
     Raises:
         StudyError: the network cannot be built for panels of this size.
@@ -29,7 +33,7 @@ def timm_body(name: str, *, side: int | None = None, channels: int = 3) -> tuple
     import timm
 
     timm_name = name.removeprefix("timm:")
-    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    options: dict[str, Any] = {**(arguments or {}), "pretrained": False, "num_classes": 0}
     if channels != 3:
         options["in_chans"] = channels
     config: Any = timm.get_pretrained_cfg(timm_name) if side else None
@@ -45,6 +49,34 @@ def timm_body(name: str, *, side: int | None = None, channels: int = 3) -> tuple
             ) from error
     normal = body.pretrained_cfg or {}
     return body, int(getattr(body, "head_hidden_size", None) or body.num_features), normal
+
+
+def fitting_side(name: str, side: int, arguments: Mapping[str, Any]) -> int | None:
+    """The side of panels for which a network of timm is built with its published weights; None if it reads any side.
+
+    It is the multiple of the patch that is nearest to `side`, if only position embeddings depend on it, which are
+    interpolated; else the published side.
+    """
+    import timm
+
+    name = name.removeprefix("timm:")
+    config: Any = timm.get_pretrained_cfg(name)
+    if config is None or not config.fixed_input_size:
+        return None
+    published = int(config.input_size[-1])
+    options = {**arguments, "pretrained": False, "num_classes": 0}
+    with torch.device("meta"):
+        body: Any = timm.create_model(name, **options)
+        patch = _patch(body)
+        multiple = max(1, round(side / patch)) * patch if patch else published
+        try:
+            other: Any = timm.create_model(name, **options, img_size=multiple)
+        except (TypeError, AssertionError, ValueError, RuntimeError):
+            return published
+    tensors, _ = with_positions(other, body.state_dict())
+    shapes = {key: value.shape for key, value in other.state_dict().items()}
+    uniform = len({info["reduction"] for info in getattr(other, "feature_info", ())}) == 1
+    return multiple if uniform and shapes == {key: value.shape for key, value in tensors.items()} else published
 
 
 def _sized(name: str, side: int, options: dict[str, Any]) -> nn.Module:

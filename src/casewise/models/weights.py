@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,10 @@ from casewise.cohort.identity import REFUSE, Declared, same_people, spelling_pai
 from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
+from casewise.models.transformers import POSITIONS, with_positions
 from casewise.run_folder import JobFolder, JsonFile, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
-from casewise.study.weight_files import environment_folder, file_name, weights_file
+from casewise.study.weight_files import HUB, environment_folder, file_name, weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,8 +77,18 @@ def load_weights(
         if not path.is_file():
             raise WeightsError(f"weights: there is no file {path}.")
         return _from_file(network, path), []
-    loaded = weights_file(name, weights, folder)
-    return (_from_file(network, loaded) if loaded else _downloaded(network, folder)), []
+    return _downloaded(network, folder), []
+
+
+def file_or_download(network: Network, folder: Path | None) -> str:
+    """Fill a network with its published weights, from a file or by its library; return a clause on their origin.
+
+    Raises:
+        WeightsError: the weights belong to another network.
+        Exception: any of the library's own, where it finds none.
+    """
+    loaded = weights_file(network.name, "pretrained", folder)
+    return _from_file(network, loaded) if loaded else _of_library(network)
 
 
 def _from_folder(network: Network, folder: Path) -> str:
@@ -127,18 +139,41 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
     first = network.bodies[0]
     fitting, changes = _fitting(network, first, tensors)
     for body in network.bodies:
-        _put(body, fitting, heads, f"{source} does not belong to {network.name}")
+        try:
+            _put(body, fitting, heads, f"{source} does not belong to {network.name}")
+        except WeightsError as error:
+            converted = _converted(body, fitting)
+            if converted is None:
+                raise
+            try:
+                _put(body, converted, heads, "")
+            except WeightsError:
+                raise error from None
     if len(network.bodies) > 1:
         changes.append(f"the same weights in each of {len(network.bodies)} bodies")
     return "".join(f"; {change}" for change in changes)
+
+
+def _converted(body: torch.nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """The weights of a network of timm as timm converts those of its earlier versions; None if it does not.
+
+    Weights with patches of another size, or that many positions, belong to another network and are not converted.
+    """
+    convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
+    state = body.state_dict()
+    embedding = [key for key in state if key.startswith(("patch_embed.", POSITIONS))]
+    if convert is None or any(key not in tensors or tensors[key].shape != state[key].shape for key in embedding):
+        return None
+    try:
+        return dict(convert(dict(tensors), body))
+    except (RuntimeError, KeyError, ValueError, AttributeError, AssertionError):
+        return None
 
 
 def _fitting(
     network: Network, body: torch.nn.Module, tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """A library's weights adapted to a body for sequences or for another panel size, and clauses on the adaptations."""
-    from casewise.models.transformers import with_positions
-
     tensors, change = with_positions(body, tensors)
     changes = [change] if change else []
     if isinstance(network.body, Fused) and network.fusion == "early":
@@ -287,18 +322,7 @@ def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -
 def _downloaded(network: Network, folder: Path | None) -> str:
     name = network.name
     try:
-        with _patience(20):
-            if name in TORCHVISION:
-                from torchvision.models import get_model_weights
-
-                choice = get_model_weights(name)["IMAGENET1K_V1"]
-                source = f"torchvision {choice}"
-                return source + _fill(network, choice.get_state_dict(progress=False, check_hash=True), source)
-            import timm
-
-            model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
-            changed = _fill(network, model.state_dict(), f"timm {name}")
-            return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}{changed}"
+        return file_or_download(network, folder)
     except WeightsError:
         raise
     except Exception as error:  # every network and hub library raises types of its own
@@ -310,6 +334,44 @@ def _downloaded(network: Network, folder: Path | None) -> str:
             "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine "
             "with a connection. Or state `weights: random` in the study."
         ) from error
+
+
+def _of_library(network: Network) -> str:
+    name = network.name
+    with _patience(20):
+        if name in TORCHVISION:
+            from torchvision.models import get_model_weights
+
+            choice = get_model_weights(name)["IMAGENET1K_V1"]
+            source = f"torchvision {choice}"
+            return source + _fill(network, choice.get_state_dict(progress=False, check_hash=True), source)
+        if name.startswith(HUB):
+            path = hub_weights(name)
+            return f"{name}, {path.name}" + _fill(network, read_tensors(path), name)
+        import timm
+
+        model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
+        changed = _fill(network, model.state_dict(), f"timm {name}")
+        return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}{changed}"
+
+
+def hub_file(name: str, file: str) -> Path:
+    """A file of a hub repository, from the cache or by download."""
+    from huggingface_hub import hf_hub_download
+
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    with _patience(20):
+        return Path(hf_hub_download(repository, file, revision=revision or None))
+
+
+def hub_weights(name: str) -> Path:
+    """The weights of a hub repository: its model.safetensors, else a PyTorch file of tensors."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return hub_file(name, "model.safetensors")
+    except EntryNotFoundError:
+        return hub_file(name, "pytorch_model.bin")
 
 
 @contextmanager

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NOT_AUDITED = (
     "accept",
     "compute",
+    "encoders",
     "recipe",
     "stack",
     "baselines",

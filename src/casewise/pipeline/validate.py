@@ -15,7 +15,8 @@ from casewise.pipeline.read import read
 from casewise.splits.grouped import Splits, split
 from casewise.splits.learnable import check_learnable
 from casewise.splits.predefined import TEST
-from casewise.study.weight_files import origin_of_weights
+from casewise.study.learners import FEATURES, encoders_of
+from casewise.study.weight_files import encoder_origin, origin_of_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ def validate(study: Study, show: Show) -> list[str]:
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
     of = f"{counted(len(study.networks), study.network_noun)} × {counted(splits.folds, 'fold')}"
     jobs = f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")
-    return [*lines, *weight_lines(study), jobs]
+    return [*lines, *weight_lines(study), *encoder_lines(study), jobs]
 
 
 def weight_lines(study: Study) -> list[str]:
@@ -60,6 +61,16 @@ def weight_lines(study: Study) -> list[str]:
         origin = origin_of_weights(name, study.weights_of(name), study.weights_dir)
         networks.setdefault(origin, []).append(name)
     return [f"{'weights':<10} {names_text(names, 5)}: {origin}" for origin, names in networks.items()]
+
+
+def encoder_lines(study: Study) -> list[str]:
+    """A line for each encoder of the baseline on features, with the origin of its weights.
+
+    Raises:
+        WeightsError: one of two files of an encoder is missing.
+    """
+    names = encoders_of(study) if FEATURES in study.learners else []
+    return [f"{'encoder':<10} {name}: {encoder_origin(name, study.weights_dir)}" for name in names]
 
 
 def _other_cohorts(study: Study, table: Cohort) -> list[tuple[Study, Cohort]]:

@@ -20,6 +20,8 @@ ALL29 = [
 TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
 # networks of casewise, without published weights (`casewise.models.plain_cnn`)
 UNTRAINED = ["cnn", "unet_encoder"]
+# a repository of timm's hub, perhaps with a revision
+_HUB = re.compile(r"^hf-hub:[\w.-]+/[\w.-]+(?:@[\w.-]+)?$")
 # a model function of timm: the line of its decorator, and perhaps others, before its name
 _REGISTERED = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)\(", re.MULTILINE)
 
@@ -43,13 +45,62 @@ def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
     return names
 
 
+def check_encoders(names: list[str], source: str = "encoders") -> list[str]:
+    """Return `names` if each is a network of torchvision or timm, or written as one of timm's hub.
+
+    timm's names may state the weights after a dot: `timm:vit_small_patch14_dinov2.lvd142m`.
+
+    Raises:
+        StudyError: names the unknown encoder and the nearest existing one.
+    """
+    for name in names:
+        if name in TORCHVISION:
+            continue
+        if name in UNTRAINED:
+            raise StudyError(
+                f"{source}: encoders: {name} has no published weights, and the weights of an encoder are not trained."
+            )
+        if not timm_names():
+            raise StudyError(
+                f"{source}: encoders: {cut(name)} is read with timm, which is not installed. Install casewise with its "
+                "dependencies, or `pip install 'timm>=1.0,<2'`."
+            )
+        if name.startswith("hf-hub:") or "/" in name:
+            if not _HUB.match(name):
+                hint = nearest(name, [f"hf-hub:{name}"]) if _HUB.match(f"hf-hub:{name}") else ""
+                raise StudyError(f"{source}: encoders: {cut(name)} is not written as `hf-hub:owner/name`.{hint}")
+            continue
+        architecture, _, tag = name.removeprefix("timm:").partition(".")
+        if architecture not in timm_names():
+            timm = [f"timm:{other}" if name.startswith("timm:") else other for other in timm_names()]
+            hint = nearest(name.partition(".")[0], TORCHVISION) or nearest(name.partition(".")[0], timm)
+            raise StudyError(f"{source}: encoders: there is no network {cut(name)}.{hint} See `casewise backbones`.")
+        if tag and tag not in (tags := timm_tags(architecture)):
+            full = [f"{name.partition('.')[0]}.{other}" for other in tags]
+            hint = nearest(name, full) or (f" There are {', '.join(tags[:5])}." if tags else "")
+            raise StudyError(f"{source}: encoders: {architecture} has no weights {cut(tag)}.{hint}")
+    return names
+
+
 @cache
 def timm_names() -> list[str]:
     """Names of the networks that timm offers, if it is installed; read from its source, since to load it takes long."""
+    return sorted({name for text in _timm_sources() for name in _REGISTERED.findall(text)})
+
+
+def timm_tags(architecture: str) -> list[str]:
+    """The names of the published weights of one of timm's networks.
+
+    >>> "lvd142m" in timm_tags("vit_small_patch14_dinov2")
+    True
+    """
+    stated = re.compile(rf"[\"']{re.escape(architecture)}\.([\w-]+)[\"']\s*:")
+    return sorted({tag for text in _timm_sources() for tag in stated.findall(text)})
+
+
+def _timm_sources() -> list[str]:
     spec = util.find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
         return []
-    names: set[str] = set()
-    for file in Path(spec.submodule_search_locations[0], "models").glob("*.py"):
-        names |= set(_REGISTERED.findall(file.read_text(encoding="utf-8")))
-    return sorted(names)
+    files = Path(spec.submodule_search_locations[0], "models").glob("*.py")
+    return [file.read_text(encoding="utf-8") for file in files]

@@ -27,6 +27,7 @@ def check_study(study: Study) -> None:
         check_offline_copies,
         check_modality,
         check_weights,
+        check_encoders_used,
         check_nested_cv,
         check_kinds,
         check_pretraining,
@@ -206,6 +207,15 @@ def check_weights(study: Study) -> None:
     missing = next((name for name in names if name not in study.weights), None)
     if missing is not None:
         raise ValueError(f"weights: nothing is stated for {missing}; write pretrained, random or a file")
+
+
+def check_encoders_used(study: Study) -> None:
+    """Encoders are for a baseline, which must not be switched off."""
+    if study.encoders and study.baselines.off:
+        raise ValueError(
+            "encoders: only the baseline linear_features uses them, and `baselines: {off: ...}` leaves it out; remove "
+            "one of the two"
+        )
 
 
 def check_kinds(study: Study) -> None:

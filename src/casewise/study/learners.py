@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 from casewise.study.backbones import UNTRAINED
 from casewise.study.panels import Panels
 from casewise.study.recipe import EarlyStopping, Recipe
+from casewise.study.weight_files import encoder_files, weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from casewise.study.schema import Study
 
@@ -46,13 +48,18 @@ class Learner:
         """What it is, in a sentence of the report."""
         return self.name
 
-    def encoder(self, study: Study) -> str:
-        """The network whose first weights it uses; empty if it uses none."""
-        return self.name.partition("@")[0]
+    def encoders(self, study: Study) -> list[str]:
+        """The networks whose first weights it uses."""
+        return [self.name.partition("@")[0]]
 
     def weights(self, study: Study) -> str:
         """Its initial weights: those of the study, or those stated for its backbone."""
-        return study.weights if isinstance(study.weights, str) else study.weights[self.encoder(study)]
+        return study.weights if isinstance(study.weights, str) else study.weights[self.encoders(study)[0]]
+
+    def weight_files(self, study: Study) -> list[Path]:
+        """The files of these weights that are there."""
+        file = weights_file(self.encoders(study)[0], self.weights(study), study.weights_dir)
+        return [file] if file and file.is_file() else []
 
     def fusion(self, study: Study) -> str | None:
         """How it combines the sequences: a fusion, or one sequence alone; None without volumes."""
@@ -83,24 +90,26 @@ class LinearLearner(Learner):
     by_steps: ClassVar[bool] = False
 
     def belongs_to(self, study: Study) -> bool:
-        return not study.baselines.off and (not self.on_features or bool(self.encoder(study)))
+        return not study.baselines.off and (not self.on_features or bool(self.encoders(study)))
 
     def title(self, study: Study) -> str:
-        return (
-            f"a linear model on features of {self.encoder(study)}" if self.on_features else "a linear model on pixels"
-        )
+        read = f"features of {', '.join(self.encoders(study))}" if self.on_features else "pixels"
+        return f"a linear model on {read}"
 
-    def encoder(self, study: Study) -> str:
-        return pretrained_encoder(study) if self.on_features else ""
+    def encoders(self, study: Study) -> list[str]:
+        return encoders_of(study) if self.on_features else []
 
     def weights(self, study: Study) -> str:
         return "pretrained" if self.on_features else "random"
+
+    def weight_files(self, study: Study) -> list[Path]:
+        return [file for name in self.encoders(study) for file in encoder_files(name, study.weights_dir)]
 
     def fusion(self, study: Study) -> str | None:
         return "early" if study.fusions else None
 
     def identity(self, study: Study) -> str:
-        return f"{self.name} {self.encoder(study)}"
+        return f"{self.name} {', '.join(self.encoders(study))}"
 
     def view(self, study: Study) -> Study:
         by, pooling = study.panels.by, study.panels.pooling
@@ -184,8 +193,13 @@ def without_baselines(learners: Iterable[str]) -> list[str]:
     return [name for name in names if not is_baseline(name)] or names
 
 
-def pretrained_encoder(study: Study) -> str:
-    """The pretrained network whose frozen features a linear model uses; empty if the study has none.
+def encoders_of(study: Study) -> list[str]:
+    """The pretrained networks whose frozen features the linear model on features uses: the stated ones, else one."""
+    return list(study.encoders) or [name for name in [encoder_of(study)] if name]
+
+
+def encoder_of(study: Study) -> str:
+    """The encoder of a study that states none; empty if it has no pretrained network.
 
     It is MobileNetV2 if the study has it or no network at all, else the study's first pretrained backbone.
     """

@@ -259,6 +259,13 @@ def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
 
         names = [n for name in names for n in (ALL29 if name == "all29" else [name])]
         values["backbones"] = check_backbones(list(dict.fromkeys(names)), source)
+    encoders = values.get("encoders")
+    if isinstance(encoders, str):
+        encoders = [name.strip() for name in encoders.split(",") if name.strip()]
+    if isinstance(encoders, list) and all(isinstance(name, str) for name in encoders):
+        from casewise.study.backbones import check_encoders
+
+        values["encoders"] = check_encoders(list(dict.fromkeys(encoders)), source)
     return values
 
 

@@ -217,6 +217,14 @@ class Study(StudyModel):
         "networks: [Baselines](explanation-baselines.md). `auto` (default): they are fitted; `{off: the reason}`: they "
         "are not, and the report says why.",
     )
+    encoders: list[str] = Field(
+        [],
+        description="The pretrained networks whose frozen features the baseline `linear_features` uses: names of "
+        "torchvision (`mobilenet_v2`), of timm (`timm:vit_small_patch14_dinov2`, perhaps with the published weights, "
+        "`timm:vit_small_patch14_dinov2.lvd142m`), or timm's names of hub repositories (`hf-hub:owner/name`). Their "
+        "weights are files in `weights_dir` or downloads: [Encoders](explanation-baselines.md#encoders). Default: "
+        "MobileNetV2 if the study has it or no network, else its first pretrained backbone.",
+    )
     pretrain: Pretraining | None = Field(None, description="Another cohort to train on first.")
     recipe: Recipe = Field(Recipe(), description="How a network is trained.")
     budget: Annotated[float, BeforeValidator(read_duration), Field(ge=60)] = Field(

@@ -17,15 +17,21 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 __all__ = [
+    "HUB",
     "embedding_origin",
     "embedding_weights",
+    "encoder_files",
+    "encoder_origin",
     "environment_folder",
     "file_name",
+    "hub_config",
     "is_present",
     "origin_of_weights",
     "weights_file",
 ]
 
+# How names of repositories begin, as in timm.
+HUB = "hf-hub:"
 # Fast networks first, because an embedding is computed for every image of the cohort.
 QUICK = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
 
@@ -46,8 +52,12 @@ def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
 
 
 def file_name(name: str) -> str:
-    """The name of a network as that of its file, without the ending."""
-    return name.removeprefix("timm:").replace("/", "_")
+    """The name of a network as that of its file, without the ending.
+
+    >>> file_name("hf-hub:owner/name")
+    'owner_name'
+    """
+    return name.removeprefix("timm:").removeprefix(HUB).replace("/", "_")
 
 
 def environment_folder() -> Path | None:
@@ -81,6 +91,34 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
     return f"will be downloaded by {library}, which needs a connection (or name a folder with --weights-dir)"
 
 
+def hub_config(name: str, folder: Path | None) -> Path | None:
+    """The config.json of a hub repository in a folder of weights, as `owner_name.json`; None if there is none."""
+    paths = [other / f"{file_name(name)}.json" for other in (folder, environment_folder()) if other]
+    return next((path for path in paths if path.is_file()), None) if name.startswith(HUB) else None
+
+
+def encoder_files(name: str, folder: Path | None) -> list[Path]:
+    """The files in folders of weights that an encoder is read from; empty if it is downloaded."""
+    return [path for path in (weights_file(name, "pretrained", folder), hub_config(name, folder)) if path]
+
+
+def encoder_origin(name: str, folder: Path | None) -> str:
+    """A clause on the weights of an encoder; nothing is loaded or downloaded.
+
+    Raises:
+        WeightsError: one of the two files of a hub repository is in a folder and the other is not.
+    """
+    files = encoder_files(name, folder)
+    if name.startswith(HUB) and len(files) == 1 and not _is_cached(name):
+        kind, original = (
+            (".json", "config.json") if files[0].suffix != ".json" else (".safetensors", "model.safetensors")
+        )
+        raise WeightsError(
+            f"encoders: {name} needs {file_name(name)}{kind} (the repository's {original}) beside {files[0]}."
+        )
+    return origin_of_weights(name, "pretrained", folder)
+
+
 def is_present(name: str) -> bool:
     """Whether pretrained weights of a network are on this computer: a file, or an earlier download."""
     return weights_file(name, "pretrained", None) is not None or _is_cached(name)
@@ -98,6 +136,9 @@ def _is_cached(name: str) -> bool:
         stems = [path.stem.partition("-")[0] for path in checkpoints.glob("*.pth")]
         return _plain(name) in {_plain(re.sub(r"_rwightman$|_top1.*$", "", stem)) for stem in stems}
     hub = Path(os.environ.get("HF_HUB_CACHE", Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"))
+    if name.startswith(HUB):
+        repository = name.removeprefix(HUB).partition("@")[0].replace("/", "--")
+        return any(hub.glob(f"models--{repository}/snapshots/*/config.json"))
     return any(hub.glob(f"models--timm--{file_name(name)}*"))
 
 

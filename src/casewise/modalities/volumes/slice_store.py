@@ -311,7 +311,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percen
             del array
     except OSError as error:
         raise RunError(f"{target} could not be written: {error.strerror or error}.") from error
-    of_subjects: dict[str, np.ndarray] = {}
+    of_subjects: dict[str, Any] = {}
     if any(subjects):
         ranges, quantiles, voxels = (np.stack([arrays[name] for arrays in cases_read]) for name in HISTOGRAM)
         scans = subject_scans(list(subjects), ranges, quantiles, voxels, percentiles)

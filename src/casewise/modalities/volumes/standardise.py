@@ -152,7 +152,8 @@ def tables(landmarks: np.ndarray, standard: np.ndarray, spans: np.ndarray | None
         if spans is None:
             out[number] = mapped
         elif np.isfinite(spans[number]).all():
-            out[number] = np.interp(np.linspace(*spans[number], LEVELS), levels, mapped)
+            low, high = spans[number]
+            out[number] = np.interp(np.linspace(low, high, LEVELS), levels, mapped)
     return out
 
 

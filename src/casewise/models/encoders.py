@@ -1,0 +1,199 @@
+"""Pretrained networks whose frozen maps a linear model reads: of torchvision, of timm, or of timm's hub.
+
+Convolutional networks are read through their modules at any size of panel. Transformers are read through their blocks,
+whose tokens timm arranges as maps; panels are resized to a side that their patches divide.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from casewise.errors import StudyError, WeightsError, cut, nearest
+from casewise.models.backbones import MEAN, STD, Body, Network, NetworkOptions, build_network
+from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
+from casewise.models.transformers import fitting_side, timm_body
+from casewise.models.weights import file_or_download, hub_file
+from casewise.study.backbones import TORCHVISION, UNTRAINED, timm_names
+from casewise.study.weight_files import HUB, environment_folder, file_name, hub_config
+
+if TYPE_CHECKING:
+    from casewise.models.feature_maps import FeatureBank
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen network and how its maps are read.
+
+    Attributes:
+        facts: with which `build_encoder` builds it again, as plain values.
+        side: the side to which panels are resized; None if it reads panels of any side from `SMALLEST` on.
+        blocks: the names of a transformer's blocks, whose tokens are read as maps; empty for a convolutional network,
+            of which any module with a map is read.
+    """
+
+    network: Network
+    facts: dict[str, Any]
+    side: int | None = None
+    blocks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name as the study states it."""
+        return self.network.name
+
+    def maps(self, modules: Sequence[str], panels: Tensor) -> dict[str, Tensor]:
+        """The maps (B, C, h, w) of modules for panels (B, C, H, W) in 0–1."""
+        colours = as_colours(panels)
+        if self.side is not None:
+            if tuple(colours.shape[-2:]) != (self.side, self.side):
+                size = (self.side, self.side)
+                colours = functional.interpolate(colours, size=size, mode="bilinear", antialias=True)
+        elif colours.shape[-1] < SMALLEST:
+            colours = functional.interpolate(colours, size=(SMALLEST, SMALLEST), mode="bilinear")
+        scaled = (colours - self.network.mean) / self.network.std
+        if not self.blocks:
+            return read_maps(self.network.body, modules, scaled)
+        return self._tokens(modules, scaled)
+
+    def _tokens(self, modules: Sequence[str], scaled: Tensor) -> dict[str, Tensor]:
+        body: Any = self.network.body
+        numbers = sorted(self.blocks.index(name) for name in modules)
+        # the last norm applies where all blocks have the same width, as DINOv2's intermediate layers are read
+        norm = len({info["num_chs"] for info in body.feature_info}) == 1
+        maps = body.forward_intermediates(
+            scaled, indices=numbers, norm=norm, stop_early=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return dict(zip([self.blocks[number] for number in numbers], maps, strict=True))
+
+    def block_maps(self) -> list[FeatureMap]:
+        """The maps of a transformer's blocks, in the order in which they are computed."""
+        side = self.side or SMALLEST
+        with torch.no_grad():
+            maps = self.maps(self.blocks, torch.zeros(1, 3, side, side, device=self.network.mean.device))
+        return [FeatureMap.of(name, side, tokens) for name, tokens in maps.items()]
+
+
+def encoder_facts(name: str, folder: Path | None) -> dict[str, Any]:
+    """The facts of an encoder before it is built; of a hub repository also what its config.json states.
+
+    Raises:
+        WeightsError: the config.json of a repository was not found, or is not one of timm.
+    """
+    if not name.startswith(HUB):
+        return {"name": name}
+    path = hub_config(name, folder) or _downloaded(name, "config.json", folder)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"encoders: {path} cannot be read as the config.json of {name}: {error}.") from error
+    architecture = str(config.get("architecture", "")) if isinstance(config, dict) else ""
+    if architecture not in timm_names():
+        raise WeightsError(
+            f"encoders: {path} states the architecture {cut(architecture)}, which timm does not have."
+            f"{nearest(architecture, timm_names())} Only repositories in the format of timm can be encoders."
+        )
+    stated = config.get("pretrained_cfg") or config
+    facts = {"name": name, "architecture": architecture, "arguments": dict(config.get("model_args") or {})}
+    return facts | {key: list(stated[key]) for key in ("mean", "std") if key in stated}
+
+
+def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
+    """An encoder with random weights, frozen and without a head.
+
+    Args:
+        facts: of `encoder_facts`, or those that a bundle recorded.
+        side: the side of the panels in pixels.
+
+    Raises:
+        StudyError: the network has no maps that could be read.
+    """
+    name = str(facts["name"])
+    architecture = str(facts.get("architecture", name))
+    arguments = {key: value for key, value in (facts.get("arguments") or {}).items() if key != "img_size"}
+    fixed: int | None = facts.get("side")
+    if name in (*TORCHVISION, *UNTRAINED):
+        network = build_network(name, 1, side=max(side, SMALLEST))
+    else:
+        if "side" not in facts:
+            fixed = fitting_side(architecture, max(side, SMALLEST), arguments)
+        module, width, config = timm_body(architecture, side=fixed or max(side, SMALLEST), arguments=arguments)
+        mean, std = (tuple(facts.get(key) or config.get(key, usual)) for key, usual in (("mean", MEAN), ("std", STD)))
+        network = Network(name, Body(module, width, (mean, std)), 1, NetworkOptions(side=fixed or max(side, SMALLEST)))
+    if "mean" in facts:
+        shape = network.mean.shape
+        network.mean, network.std = (torch.tensor(facts[key]).view(shape) for key in ("mean", "std"))
+    network.head = nn.Sequential()
+    network.requires_grad_(False)
+    blocks = tuple(facts["blocks"]) if "blocks" in facts else _blocks(network, fixed or max(side, SMALLEST))
+    recorded = {
+        **{key: facts[key] for key in ("name", "architecture", "arguments") if key in facts},
+        "side": fixed,
+        "blocks": list(blocks),
+        "mean": network.mean.flatten().tolist(),
+        "std": network.std.flatten().tolist(),
+    }
+    return Encoder(network, recorded, fixed, blocks)
+
+
+def _blocks(network: Network, side: int) -> tuple[str, ...]:
+    """The blocks of a network with tokens, of which timm gives the maps; empty for convolutional networks."""
+    body: Any = network.body
+    if network.name in (*TORCHVISION, *UNTRAINED) or not has_tokens(body, side=side):
+        return ()
+    if not hasattr(body, "forward_intermediates"):
+        if not feature_maps(body, side=side):
+            raise StudyError(f"encoders: {network.name} has no maps of its tokens that timm could give.")
+        return ()
+    return tuple(str(info["module"]) for info in body.feature_info)
+
+
+def load_encoders(bank: FeatureBank, folder: Path | None) -> str:
+    """Fill the encoders of a bank with their published weights; return a clause on the origin of each.
+
+    Weights come from `<name>.safetensors` in `folder` or CASEWISE_WEIGHTS, else from the library's cache or download.
+
+    Raises:
+        WeightsError: an encoder has none; the message names each way to get them.
+    """
+    return "; ".join(f"{encoder.name}, frozen: {_load(encoder, folder)}" for encoder in bank.encoders)
+
+
+def _load(encoder: Encoder, folder: Path | None) -> str:
+    try:
+        return file_or_download(encoder.network, folder)
+    except WeightsError:
+        raise
+    except Exception as error:  # every network and hub library raises types of its own
+        raise _absent(encoder.name, folder, error) from error
+
+
+def _downloaded(name: str, file: str, folder: Path | None) -> Path:
+    try:
+        return hub_file(name, file)
+    except Exception as error:  # as above
+        raise _absent(name, folder, error) from error
+
+
+def _absent(name: str, folder: Path | None, error: Exception) -> WeightsError:
+    """The error for an encoder without weights, with each way to get them."""
+    folders = [str(path) for path in (folder, environment_folder()) if path]
+    files = f"{file_name(name)}.safetensors"
+    if name.startswith(HUB):
+        files += f" and {file_name(name)}.json (the repository's model.safetensors and config.json)"
+    cached = "TORCH_HOME" if name in TORCHVISION else "HF_HOME"
+    reason = (str(error) or type(error).__name__).splitlines()[0][:160].rstrip(".")
+    return WeightsError(
+        f"encoders: there are no weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'} and the "
+        f"library's cache, then tried its download, which failed ({reason}). Ways to get them: (1) put {files} into a "
+        "folder, and name it by `weights_dir`, --weights-dir or CASEWISE_WEIGHTS; (2) run once with a connection, "
+        f"which keeps the download; (3) copy the cache of a machine that has it, and set {cached}; (4) state another "
+        "encoder, such as `encoders: [mobilenet_v2]`, or none."
+    )

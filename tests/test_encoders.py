@@ -1,0 +1,371 @@
+"""The encoders of the baseline on features: their maps, weights, bundles, and what is said where weights are missing.
+
+Their weights are random, in files as users place them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import casewise
+from casewise.errors import StudyError, WeightsError
+from casewise.jobs.feature_file import feature_data
+from casewise.models.build_model import network_facts, network_from
+from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
+from casewise.models.feature_maps import FeatureSpec, feature_maps, widest
+from casewise.models.linear import bank_facts, build_linear, candidates, keep_only
+from casewise.pipeline.validate import encoder_lines
+from casewise.study import backbones
+from casewise.study.backbones import check_encoders
+from casewise.study.learners import encoders_of
+from casewise.study.loading import read_study
+from casewise.study.weight_files import file_name
+
+HUB = "hf-hub:hospital/dino"
+# a transformer with register tokens and patches of 14 pixels, as DINOv2 has them
+CONFIG = {
+    "architecture": "test_vit",
+    "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 140, 140]},
+    "model_args": {"patch_size": 14, "reg_tokens": 4, "img_size": 140},
+}
+SMALL = ["timm:test_vit", "timm:test_resnet"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def weights_of(facts: dict[str, Any], folder: Path, side: int = 140) -> None:
+    torch.manual_seed(5)
+    body = build_encoder(facts, side).network.body
+    state = {key: value.contiguous() for key, value in body.state_dict().items()}
+    save_file(state, folder / f"{file_name(facts['name'])}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights with three encoders."""
+    weights = tmp_path_factory.mktemp("weights")
+    (weights / "hospital_dino.json").write_text(json.dumps(CONFIG))
+    for name in [*SMALL, HUB]:
+        weights_of(encoder_facts(name, weights), weights)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "read_at", "cells", "stages"),
+    [
+        ("timm:vit_small_patch14_dinov2", 224, 224, 16, False),
+        ("timm:vit_small_patch14_reg4_dinov2", 100, 126, 9, False),
+        ("timm:test_vit", 100, 128, 8, False),
+        ("timm:swin_tiny_patch4_window7_224", 128, 224, 7, True),
+        ("timm:test_convnext", 64, None, 4, True),
+        ("timm:levit_128s", 64, 224, 4, True),
+    ],
+)
+def test_tokens_of_blocks_are_maps(name: str, side: int, read_at: int | None, cells: int, stages: bool) -> None:
+    """At a side that the patches divide, without class and register tokens, wherever the channels are."""
+    encoder = build_encoder({"name": name}, side)
+    assert encoder.side == read_at
+    maps = encoder.block_maps()
+    body: Any = encoder.network.body
+    assert [entry.module for entry in maps] == [info["module"] for info in body.feature_info]
+    assert [entry.channels for entry in maps] == [info["num_chs"] for info in body.feature_info]
+    last = maps[-1].module
+    with torch.no_grad():
+        tokens = encoder.maps([last], torch.rand(1, 3, side, side))[last]
+    assert tokens.shape == (1, maps[-1].channels, cells, cells)
+    specs = [spec for spec in candidates([encoder], 0, side) if spec.source == "features"]
+    assert {spec.cells for spec in specs if spec.summary == "grid" and spec.modules == (last,)} == {1, 3, 4}
+    assert sum(spec.summary == "moments" for spec in specs) == 1
+    named = {module for spec in specs for module in spec.modules}
+    assert named <= set(encoder.blocks)
+    assert (len(named) == 2) != stages
+
+
+def test_tokens_are_where_their_patches_are() -> None:
+    """A bright square changes its own cell of the map most, also if panels are resized to the patches."""
+    torch.manual_seed(0)
+    encoder = build_encoder({"name": "test_vit", "architecture": "test_vit", "arguments": CONFIG["model_args"]}, 128)
+    assert encoder.side == 126
+    panels = torch.zeros(2, 3, 128, 128)
+    panels[1, :, 100:124, 4:28] = 1
+    with torch.no_grad():
+        maps = encoder.maps(["blocks.0"], panels)["blocks.0"]
+    change = torch.nn.functional.adaptive_avg_pool2d((maps[1] - maps[0]).abs().mean(0, keepdim=True), 3)[0]
+    assert int(change.argmax()) == 6
+
+
+def test_the_normalisation_is_the_encoder_s(folder: Path) -> None:
+    encoder = build_encoder(encoder_facts(HUB, folder), 128)
+    assert encoder.network.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert build_encoder({"name": "timm:test_vit"}, 64).network.std.flatten().tolist() == [0.5] * 3
+    assert build_encoder({"name": "mobilenet_v2"}, 64).network.mean.flatten()[0] == pytest.approx(0.485)
+
+
+def test_a_head_over_a_map_reads_blocks_of_transformers() -> None:
+    """And neither the hidden layers of their perceptrons nor attention maps."""
+    body = build_encoder({"name": "timm:test_vit"}, 160).network.body
+    assert widest(feature_maps(body, side=160), 16).module == "blocks.5"
+
+
+def test_one_stated_encoder_has_the_candidates_of_the_default() -> None:
+    """Which are those of its modules by stride, as before there were several."""
+    encoder = build_encoder({"name": "mobilenet_v2"}, 64)
+    specs = [spec for spec in candidates([encoder], 0, 64) if spec.source == "features"]
+    read = [(spec.modules[0], spec.cells) for spec in specs if spec.summary == "grid"]
+    assert read[:2] == [("features.14.conv.0", 1), ("features.14.conv.0", 3)]
+    assert {spec.encoder for spec in specs} == {""}
+    assert "encoder" not in specs[0].as_json()
+
+
+def linear(folder: Path, names: list[str], side: int = 64) -> Any:
+    facts = [encoder_facts(name, folder) for name in names]
+    return build_linear("linear_features", 1, {"encoders": facts, "channels": 3, "specs": None}, {"side": side})
+
+
+def test_candidates_of_all_encoders_stand_side_by_side(folder: Path) -> None:
+    network = linear(folder, [*SMALL, HUB])
+    origin = load_encoders(network.body, folder)
+    assert origin.count(str(folder)) == 3
+    specs = network.body.specs
+    assert {spec.encoder for spec in specs if spec.source == "features"} == {*SMALL, HUB}
+    assert len({spec.name for spec in specs}) == len(specs)
+    panels = torch.rand(2, 3, 64, 64)
+    features = network.features(panels)
+    assert features.shape == (2, sum(network.body.widths))
+    alone = linear(folder, [HUB])
+    load_encoders(alone.body, folder)
+    starts = np.cumsum([0, *network.body.widths])
+    first = next(number for number, spec in enumerate(specs) if spec.encoder == HUB)
+    own = sum(
+        width for spec, width in zip(alone.body.specs, alone.body.widths, strict=True) if spec.source == "features"
+    )
+    assert torch.equal(features[:, starts[first] :], alone.features(panels)[:, -own:])
+
+
+def test_encoders_without_a_chosen_candidate_are_removed(folder: Path) -> None:
+    network = linear(folder, [*SMALL, HUB])
+    load_encoders(network.body, folder)
+    panels = torch.rand(2, 3, 64, 64)
+    before = network.features(panels)
+    chosen = [spec for spec in network.body.specs if spec.encoder == HUB][:2]
+    columns = keep_only(network, [FeatureSpec("statistics"), *chosen])
+    assert torch.equal(network.features(panels), before[:, columns])
+    assert [encoder.name for encoder in network.body.encoders] == [HUB]
+    again = build_linear("linear_features", 1, json.loads(json.dumps(bank_facts(network))), {"side": 64})
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.features(panels), network.features(panels))
+
+
+def test_a_bundle_of_an_earlier_version_is_read() -> None:
+    specs = [FeatureSpec("features", (), ("features.13",), "grid", 2).as_json()]
+    bank = {"encoder": "mobilenet_v2", "channels": 3, "specs": specs}
+    network: Any = build_linear("linear_features", 1, bank, {"side": 64})
+    assert network.width == 96 * 4
+    assert any(key.startswith("body.encoder.body.") for key in network.state_dict())
+
+
+STUDY = """
+name: encoders
+synthetic: true
+cohort: {cohort}
+images: {{size: 32}}
+targets: {{label: [no_finding, covid, pneumonia]}}
+split: {{test: 0, folds: 2, restarts: 20}}
+backbones: []
+encoders: {encoders}
+weights_dir: {folder}
+audit: {{permutations: 99}}
+evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 6}}
+"""
+
+
+def study_file(place: Path, cohort: Path, folder: Path, encoders: str) -> Path:
+    path = place / "study.yaml"
+    path.write_text(STUDY.format(cohort=cohort, folder=folder, encoders=encoders))
+    return path
+
+
+PREDICT = """
+import sys
+from casewise.inference.predictor import Predictor
+from casewise.pipeline.explain import open_finished
+from casewise.run_folder import RunFolder
+from pathlib import Path
+folder = RunFolder(Path(sys.argv[1]))
+run = open_finished(folder)
+rows = Predictor.load(folder.job("linear_features", 0).path).predict_cases(
+    run.study, run.cohort.panels, run.prepared.store, stage="oof")
+rows[["case", "p0"]].to_csv(sys.argv[2], index=False)
+"""
+
+
+def test_a_run_with_several_encoders_and_its_bundle_in_another_process(
+    tmp_path: Path, chests: Path, folder: Path
+) -> None:
+    """Which has neither the weights nor a repository, and gives the same predictions."""
+    from casewise.run_folder import RunFolder
+
+    finished = casewise.run(study_file(tmp_path, chests, folder, f"[timm:test_resnet, '{HUB}']"), tmp_path / "run")
+    runs = RunFolder(finished.folder)
+    job = runs.job("linear_features", 0)
+    losses = job.record.read()["candidates"][0]["losses"]
+    assert {name.partition(": ")[0] for name in losses if ": " in name} == {"timm:test_resnet", HUB}
+    script, out = tmp_path / "predict.py", tmp_path / "out.csv"
+    script.write_text(PREDICT)
+    moved = folder.rename(folder.parent / "moved")
+    try:
+        subprocess.run([sys.executable, str(script), str(runs.path), str(out)], check=True, timeout=300)
+    finally:
+        moved.rename(folder)
+    repeated = pd.read_csv(out, dtype={"case": str}).set_index("case")["p0"]
+    recorded = job.predictions.read().set_index("case")["p0"]
+    assert np.abs(recorded - repeated.reindex(recorded.index)).max() < 1e-5
+
+
+def test_stored_features_belong_to_an_encoder_and_its_weights(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folds share a file; other weights, or another encoder, have another one."""
+    from types import SimpleNamespace
+
+    from casewise.run_folder import JobFolder
+
+    computed: list[str] = []
+
+    def compute(network: Any, data: Any) -> torch.Tensor:
+        computed.append(network.body.encoders[0].name)
+        return torch.zeros(2, 3)
+
+    monkeypatch.setattr("casewise.jobs.feature_file.compute_features", compute)
+    (tmp_path / "fold1").mkdir()
+    job: Any = SimpleNamespace(fingerprint="f", folder=JobFolder(tmp_path / "fold1"))
+    inputs: Any = SimpleNamespace(store=SimpleNamespace(address="a"))
+    data: Any = SimpleNamespace(truth=torch.zeros(2, 1), names=["a", "b"])
+    network = linear(folder, [HUB])
+    load_encoders(network.body, folder)
+    for _ in range(2):
+        feature_data(job, inputs, network, data, {})
+    with torch.no_grad():
+        next(network.body.encoders[0].network.body.parameters()).add_(1)
+    feature_data(job, inputs, network, data, {})
+    feature_data(job, inputs, linear(folder, [SMALL[0]]), data, {})
+    assert computed == [HUB, HUB, SMALL[0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("timm:vit_small_patch14_dinov", "timm:vit_small_patch14_dinov2"),
+        ("mobilnet_v2", "mobilenet_v2"),
+        ("timm:vit_small_patch14_dinov2.lvd142", "timm:vit_small_patch14_dinov2.lvd142m"),
+        ("hospital/dino", HUB),
+    ],
+)
+def test_a_mistyped_encoder_gets_a_suggestion(name: str, nearest: str) -> None:
+    with pytest.raises(StudyError, match=f"'{nearest}'"):
+        check_encoders([name])
+
+
+def test_encoders_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["mobilenet_v2", "timm:vit_small_patch14_dinov2.lvd142m", "resnet10t", HUB, f"{HUB}@v1"]
+    assert check_encoders(names) == names
+    with pytest.raises(StudyError, match="cnn"):
+        check_encoders(["cnn"])
+    monkeypatch.setattr(backbones, "timm_names", list)
+    with pytest.raises(StudyError, match="pip install"):
+        check_encoders(["timm:test_vit"])
+    assert check_encoders(["mobilenet_v2"]) == ["mobilenet_v2"]
+
+
+def offline(*args: Any, **kwargs: Any) -> None:
+    raise OSError("Name or service not known")
+
+
+@pytest.mark.parametrize("name", [HUB, "timm:test_vit.r160_in1k", "mobilenet_v2"])
+def test_a_missing_download_names_each_way(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the encoder keeps no random weights in silence."""
+    import huggingface_hub
+    import timm
+    import torchvision
+
+    facts: dict[str, Any] = {"name": name, "architecture": "test_vit"} if name == HUB else {"name": name}
+    network = build_linear("linear_features", 1, {"encoders": [facts], "channels": 3, "specs": None}, {"side": 64})
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
+    cache = "TORCH_HOME" if name == "mobilenet_v2" else "HF_HOME"
+    bank: Any = network.body
+    with pytest.raises(WeightsError) as error:
+        load_encoders(bank, tmp_path)
+    for way in (f"{file_name(name)}.safetensors", str(tmp_path), "weights_dir", "connection", cache, "encoders: ["):
+        assert way in str(error.value)
+    if name == HUB:
+        with pytest.raises(WeightsError, match=r"hospital_dino\.json"):
+            encoder_facts(name, tmp_path)
+
+
+def test_a_repository_that_is_not_of_timm_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "hospital_dino.json").write_text(json.dumps({"architectures": ["Dinov2Model"]}))
+    with pytest.raises(WeightsError, match="format of timm"):
+        encoder_facts(HUB, tmp_path)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "hospital_dino.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "hospital_dino.safetensors").write_bytes((folder / "test_resnet.safetensors").read_bytes())
+    bank: Any = linear(tmp_path, [HUB]).body
+    with pytest.raises(WeightsError, match="does not belong"):
+        load_encoders(bank, tmp_path)
+
+
+def test_a_study_names_its_encoders(tmp_path: Path, chests: Path, folder: Path) -> None:
+    study = read_study(study_file(tmp_path, chests, folder, "mobilenet_v2, timm:test_vit"))
+    assert encoders_of(study) == ["mobilenet_v2", "timm:test_vit"]
+    assert "linear_features" in study.learners
+    lines = encoder_lines(study)
+    assert len(lines) == 2
+    assert str(folder) in lines[1]
+    assert str(folder) not in lines[0]
+    default = study.model_copy(update={"encoders": []})
+    assert encoders_of(default) == ["mobilenet_v2"]
+    assert [facts["name"] for facts in network_facts(default, "linear_features")["bank"]["encoders"]] == [
+        "mobilenet_v2"
+    ]
+    text = (tmp_path / "study.yaml").read_text().replace("backbones: []", "backbones: [cnn]")
+    (tmp_path / "study.yaml").write_text(text + "baselines: {off: none wanted}\n")
+    with pytest.raises(StudyError, match="encoders"):
+        read_study(tmp_path / "study.yaml")
+
+
+def test_validation_misses_half_of_a_repository(tmp_path: Path, chests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    (tmp_path / "hospital_dino.safetensors").touch()
+    study = read_study(study_file(tmp_path, chests, tmp_path, f"['{HUB}']"))
+    with pytest.raises(WeightsError, match=r"hospital_dino\.json"):
+        encoder_lines(study)
+    (tmp_path / "hospital_dino.json").touch()
+    assert len(encoder_lines(study)) == 1
+
+
+def test_networks_are_built_from_recorded_facts_alone(folder: Path) -> None:
+    network = linear(folder, [HUB])
+    facts = {"name": "linear_features", "outputs": 1, "side": 64, "maps": False, "bank": bank_facts(network)}
+    again: Any = network_from(json.loads(json.dumps(facts)))
+    encoder: Encoder = again.body.encoders[0]
+    assert encoder.facts == network.body.encoders[0].facts
+    assert [tuple(v.shape) for v in again.state_dict().values()] == [
+        tuple(v.shape) for v in network.state_dict().values()
+    ]
