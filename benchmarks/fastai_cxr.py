@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,8 +74,13 @@ def read_run(run: Path, data: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFram
     }
 
 
-def folds_of_fastai(table: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
-    """Train the folds that are not finished; return the predictions of all requested ones."""
+def folds_of_fastai(
+    table: pd.DataFrame, options: argparse.Namespace, folds: Sequence[int], *, numbers: bool = False
+) -> tuple[pd.DataFrame, float]:
+    """Train the folds that are not finished; return the predictions of all requested ones, and the seconds.
+
+    `numbers`: labels are numbers, else classes.
+    """
     import pandas as pd
 
     from casewise.files import parquet_bytes, write_atomic, write_json
@@ -91,9 +97,10 @@ def folds_of_fastai(table: pd.DataFrame, options: argparse.Namespace) -> pd.Data
         "batch": BATCH,
         "side": SIDE,
         "seed": SEED,
+        **({"numbers": True} if numbers else {}),
     }
-    tables = []
-    for fold in range(1, options.folds + 1):
+    tables, seconds = [], 0.0
+    for fold in folds:
         facts, predictions = options.out / f"fold-{fold}.json", options.out / f"fold-{fold}.parquet"
         if facts.is_file():
             record = json.loads(facts.read_text())
@@ -113,7 +120,8 @@ def folds_of_fastai(table: pd.DataFrame, options: argparse.Namespace) -> pd.Data
             }
             write_json(facts, record)
         tables.append(pd.read_parquet(predictions))
-    return pd.concat(tables, ignore_index=True)
+        seconds += record["seconds"]
+    return pd.concat(tables, ignore_index=True), seconds
 
 
 def figures(truth: np.ndarray, values: np.ndarray, counts: np.ndarray | None = None) -> tuple[float, float]:
@@ -205,7 +213,7 @@ def main() -> None:
         print(f"{options.run} is not a finished run (casewise run studies/covid-cxr.yaml). Accuracy was not measured.")
         return
     table, learners = read_run(options.run, options.data)
-    predictions = folds_of_fastai(table, options)
+    predictions, _ = folds_of_fastai(table, options, range(1, options.folds + 1))
     samples = resample(predictions, learners)
     head = HEAD.format(
         network=options.network,

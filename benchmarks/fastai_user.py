@@ -46,8 +46,10 @@ def in_own_process(script: str, task: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def make_learner(rows: Any, data: str, network: str, weights: str | None, *, flip_vert: bool) -> Any:
-    """A fastai user's learner from a table with the columns path, label and is_valid."""
+def make_learner(
+    rows: Any, data: str, network: str, weights: str | None, *, flip_vert: bool, numbers: bool = False
+) -> Any:
+    """A fastai user's learner from a table with the columns path, label and is_valid; labels are classes or numbers."""
     from fastai.vision import all as fastai
     from torchvision import models
 
@@ -68,12 +70,13 @@ def make_learner(rows: Any, data: str, network: str, weights: str | None, *, fli
         fn_col="path",
         label_col="label",
         valid_col="is_valid",
+        y_block=fastai.RegressionBlock() if numbers else None,
         item_tfms=fastai.Resize(SIDE),
         batch_tfms=[*fastai.aug_transforms(flip_vert=flip_vert), fastai.Normalize.from_stats(*fastai.imagenet_stats)],
         bs=BATCH,
         seed=SEED,
     )
-    metrics = [fastai.accuracy, fastai.RocAuc()]
+    metrics = [fastai.mae] if numbers else [fastai.accuracy, *([fastai.RocAuc()] if loaders.c > 2 else [])]
     return fastai.vision_learner(loaders, network_of, pretrained=bool(weights), metrics=metrics)
 
 
@@ -102,14 +105,17 @@ def train(task: dict[str, Any]) -> dict[str, Any]:
     table = pd.read_parquet(task["table"])
     rows = table.assign(is_valid=table["fold"] == task["fold"])
     start = time.perf_counter()
-    learner = make_learner(rows, task["data"], task["network"], task["weights"], flip_vert=task["flip_vert"])
+    numbers = task.get("numbers", False)
+    learner = make_learner(
+        rows, task["data"], task["network"], task["weights"], flip_vert=task["flip_vert"], numbers=numbers
+    )
     clock = Clock()
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(task["epochs"], cbs=clock)
         values, _ = learner.get_preds(ds_idx=1)
     seconds = time.perf_counter() - start
     held_out = learner.dls.valid_ds.items[["path", "subject", "fold", "label"]].reset_index(drop=True)
-    names = [f"p_{name}" for name in learner.dls.vocab]
+    names = ["prediction"] if numbers else [f"p_{name}" for name in learner.dls.vocab]
     predictions = held_out.join(pd.DataFrame(values.numpy(), columns=names))[[*held_out, *names]]
     write_atomic(Path(task["predictions"]), parquet_bytes(predictions))
     trained = len(learner.dls.train) * BATCH
