@@ -73,7 +73,8 @@ def expected_grades(rows: pd.DataFrame) -> tuple[NDArray[np.float64], int]:
     while (name := kind.columns(grades + 1)[-1]) in rows and rows[name].notna().any():
         grades += 1
     values = rows[kind.columns(grades)].to_numpy(dtype=float)
-    return values @ np.arange(grades, dtype=float), grades - 1
+    expected: NDArray[np.float64] = np.asarray(values @ np.arange(grades), dtype=np.float64)
+    return expected, grades - 1
 
 
 def half_way(steps: int) -> NDArray[np.float64]:
@@ -150,7 +151,8 @@ def best_thresholds(expected: NDArray[np.float64], truth: NDArray[np.float64], s
         moved = False
         for number in range(steps):
             base = passed(values, np.delete(thresholds, number))
-            kappas = _kappa(*(_after(sums, cuts) for sums in _steps(base, labels)), labels)
+            total, squares, products = (_after(sums, cuts) for sums in _steps(base, labels))
+            kappas = _kappa(total, squares, products, labels)
             if not len(kappas) or not kappas.max() > best + ROUNDING:
                 continue
             equal = np.flatnonzero(kappas >= kappas.max() - ROUNDING)
