@@ -83,7 +83,7 @@ def half_way(steps: int) -> NDArray[np.float64]:
     >>> half_way(2)
     array([0.5, 1.5])
     """
-    return np.arange(steps) + 0.5
+    return np.arange(steps, dtype=np.float64) + np.float64(0.5)
 
 
 def passed(expected: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:

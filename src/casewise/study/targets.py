@@ -74,7 +74,7 @@ class Target(StudyModel):
         None,
         description="How the probabilities of grades become one grade: the `median` (default), the rounded `mean`, or "
         "`kappa`, by thresholds on the mean that give the highest quadratic kappa on out-of-fold predictions of other "
-        "folds. No network depends on it. [More](explanation-grades.md).",
+        "folds. No network depends on it. [More](howto-classify.md#grades).",
     )
 
     @model_validator(mode="before")
