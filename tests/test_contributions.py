@@ -26,7 +26,8 @@ from casewise.phantoms.pancreas import make_pancreas
 from casewise.pipeline.explain import explain_run, open_finished
 from casewise.report.sections.saliency import placed_shares
 from casewise.run_folder import RunFolder
-from casewise.study.loading import build_study
+from casewise.study.loading import build_study, read_study
+from tests.chest_study import SMALL
 from tests.test_baselines import write_study
 
 OUTPUTS = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
@@ -164,7 +165,7 @@ def sums_of(run: Any, model: str, fold: int, rows: list[int]) -> list[tuple[Sali
         views, _ = data.views()
         with torch.no_grad():
             raw = loaded.network(data.plain_batch(views, torch.device("cpu"))).double()
-        number = int(target.decide(raw)[0])
+        number = int(target.decide(raw)[0]) if target.output.classes else None
         toward = directions(
             loaded.network, torch.zeros(1, 3, 4, 4), ExplainTarget(target.outputs, target.target, number)
         )
@@ -229,6 +230,41 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) ->
     assert explained.measures is not None
     assert explained.measures["networks"]["linear_pixels"]["method"] == "contributions"
     assert any(explained.folder.rglob("*.nii.gz"))
+
+
+@pytest.mark.slow
+def test_photographs_of_a_region_share_the_map_of_a_number(tiny: Path, tmp_path: Path) -> None:
+    """The output of a region with several photographs is that of their mean features."""
+    update = {"backbones": [], "weights": "random", "stack": []}
+    run = open_finished(RunFolder(casewise.run(read_study(tiny).model_copy(update=update), tmp_path / "run").folder))
+    views = 0
+    for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1, 2, 3]):
+        assert saliency.output_sum is not None
+        assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
+        views = max(views, len(saliency.slots))
+    assert views > 1
+
+
+@pytest.mark.slow
+def test_tiles_of_a_slide_lie_on_its_picture(tmp_path: Path) -> None:
+    pytest.importorskip("openslide", reason="the package that reads slides is optional")
+    from casewise.phantoms.slides import make_slide_phantom
+
+    table = make_slide_phantom(tmp_path, subjects=6, classes=("normal", "late"), size=(640, 520), mpp=2.0, seed=3)
+    values = {
+        **SMALL, "cohort": table, "images": {"size": 32}, "tiles": {"mpp": 4.0, "max_tiles": 4}, "backbones": [],
+        "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
+        "split": {"test": 0.0, "folds": 2, "restarts": 20},
+    }  # fmt: skip
+    study = build_study(values, source="the test's study", folder=tmp_path)
+    folder = casewise.run(study, tmp_path / "run").folder
+    run = open_finished(RunFolder(folder))
+    for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1]):
+        assert saliency.output_sum is not None
+        assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
+    done = explain_run(folder)
+    table = pd.read_parquet(done.table)
+    assert all((done.folder / name).is_file() for line in table["files"] for name in json.loads(line))
 
 
 def test_parts_are_a_record() -> None:
