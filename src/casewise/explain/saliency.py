@@ -92,7 +92,7 @@ class SaliencyMap:
     contrast: np.ndarray
     map_size: tuple[int, int]
     peaks: tuple[np.ndarray, np.ndarray]
-    grid: tuple[int, int] = (1, 1)
+    grid: tuple[int, int]
     output_sum: OutputSum | None = None
 
     @property
