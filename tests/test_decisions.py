@@ -13,6 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 import casewise
 from casewise.errors import CasewiseError, RunError
 from casewise.jobs.fingerprint import _with_defaults, deciding_settings
+from casewise.pipeline.audit import EXCLUDED
 from casewise.predictions.decisions import ALL, apply_thresholds, best_thresholds, decide, half_way, passed
 from casewise.predictions.table import COLUMNS
 from casewise.run_folder import JobFolder, RunFolder
@@ -189,3 +190,15 @@ def test_no_network_depends_on_the_rule(severities: Any, tmp_path: Path, chests:
         decided.append(deciding_settings(study, read(study, RunFolder(tmp_path / name / "run"), Silent())))
     assert decided[0] == decided[1]
     assert _with_defaults(decided[0])["targets"] == decided[0]["targets"]
+
+
+def test_the_audit_does_not_depend_on_the_rule(tmp_path: Path, chests: Path) -> None:
+    target = "{{label: {{kind: ordinal, classes: [no_finding, covid, pneumonia]{more}}}}}"
+    studies = [
+        read_study(write_study(tmp_path, chests, targets=target.format(more=more))) for more in ("", ", decision: mean")
+    ]
+    assert studies[0].decisions == {"label": "median"}
+    assert studies[1].decisions == {"label": "mean"}
+    first, second = (study.model_dump(mode="json", exclude=EXCLUDED) for study in studies)
+    assert first == second
+    assert "seeds" not in first
