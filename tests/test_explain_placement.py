@@ -40,7 +40,8 @@ FAST: dict[str, Any] = {
 def saliency_of(values: np.ndarray, slots: list[int]) -> SaliencyMap:
     maps = values[None]
     peaks = (np.eye(2), np.eye(2))
-    return SaliencyMap(0, np.array([slots]), maps[:, None], maps, maps[:, None], maps, np.ones(1), (2, 2), peaks)
+    arrays = (np.array([slots]), maps[:, None], maps, maps[:, None], maps, np.ones(1))
+    return SaliencyMap(0, *arrays, (2, 2), peaks, (1, 2))
 
 
 def test_the_border_is_the_outer_eighth() -> None:
@@ -59,13 +60,13 @@ def test_shares_are_of_each_image_of_a_panel_and_empty_slots_do_not_count() -> N
     tile[0, 0] = 3.0
     tile[8, 8] = 1.0
     panel = np.concatenate([tile, np.ones((16, 16))], axis=1)
-    assert shares_of(saliency_of(panel, [5, -1]), 0, None, (1, 2)) == (0.75, 0.4375)
+    assert shares_of(saliency_of(panel, [5, -1]), 0, None) == (0.75, 0.4375)
     planes = np.zeros((1, 16, 16), bool)
     planes[0, 8, 8] = True
     mask = CaseMask(np.array([5]), planes, marked=True)
     # the second image has no mask: only the first one counts
-    assert shares_of(saliency_of(panel, [5, 9]), 0, mask, (1, 2)) == (0.25, 1 / 256)
-    assert shares_of(saliency_of(panel, [9, -1]), 0, mask, (1, 2)) is None
+    assert shares_of(saliency_of(panel, [5, 9]), 0, mask) == (0.25, 1 / 256)
+    assert shares_of(saliency_of(panel, [9, -1]), 0, mask) is None
 
 
 def test_planes_belong_to_the_slots_of_their_images() -> None:

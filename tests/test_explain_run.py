@@ -322,7 +322,7 @@ def test_a_lesion_is_carried_back_to_itself(opened: FinishedRun, tmp_path: Path)
     each = np.stack([mask, mask])[None]
     peaks = peak_pixels((3, 3), (96, 96))
     saliency = SaliencyMap(
-        row, slots[None], np.zeros_like(each), mask[None], each, mask[None], np.ones(1), (3, 3), peaks
+        row, slots[None], np.zeros_like(each), mask[None], each, mask[None], np.ones(1), (3, 3), peaks, (3, 3)
     )
     files = write_native(opened, [saliency], ("T1", "T2"), tmp_path)
     subject = opened.cohort.panels["subject"].iloc[row]

@@ -26,6 +26,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.console import shown_at
     from casewise.pipeline.audit import audit
     from casewise.pipeline.counterfactuals import counterfactuals
+    from casewise.pipeline.decide import decide
     from casewise.pipeline.evaluate import evaluate
     from casewise.pipeline.image_split import image_split
     from casewise.pipeline.prepare import plan, prepare
@@ -58,6 +59,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
             predictions, results = stored
         else:
             predictions = stack(study, predictions, run_folder, show)
+            predictions = decide(study, predictions, run_folder)
             predictions = score(study, predictions, run_folder)
             results = evaluate(study, cohort, predictions, run_folder, show)
             if study.seeds > 1:

@@ -35,7 +35,7 @@ class CaseMaps:
     rows: list[FigureRow]
 
     def map(self, network: str | None = None, panel: int = 0, sequence: str = "") -> np.ndarray:
-        """The map (H, W) of a network on one panel, from 0 to 1; of volumes, on the named sequence."""
+        """The map (H, W) on one panel, from 0 to 1, of a baseline from −1 to 1; of volumes, on the named sequence."""
         explained = self._network(network)
         return explained.map_of(self._panel(explained, panel), sequence or explained.sequences[0])
 

@@ -156,7 +156,7 @@ class Run:
 
         Args:
             case: as `SUBJECT/VISIT`, or a subject who has one case.
-            learners: the networks to explain; by default all of the study.
+            learners: the networks and baselines to explain; by default all of the study.
             map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels.
 
         Raises:

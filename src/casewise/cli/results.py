@@ -33,7 +33,7 @@ def explain(
         typer.Option(help="SUBJECT/VISIT; repeat for more [default: a few correct and erroneous ones]."),
     ] = None,
     network: Annotated[
-        list[str] | None, typer.Option(help="Name of a network; repeat for more [default: all].")
+        list[str] | None, typer.Option(help="Name of a network or baseline; repeat for more [default: all].")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The output folder [default: explanations in the run folder].")
@@ -51,7 +51,7 @@ def explain(
     ] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Compute saliency maps of a run's networks on the original images, and add them to the report."""
+    """Compute saliency maps of a run's networks and linear baselines, and add them to the report."""
     from casewise.console import Silent, Terminal
 
     show = Silent() if quiet else Terminal()

@@ -37,11 +37,11 @@ def deletion_curves(
         values = explain(model.network, panels, target=target, map_size=map_size)[0].numpy()
         shape = (values.shape[0], values.shape[1])
         seed = np.random.SeedSequence([run.study.seed, *case.case.encode()]).generate_state(1)[0]
-        panel = panels[0].numpy()
+        panel, settings = panels[0].numpy(), model.panels.settings
         orders = {
             "map": values,
             "random": random_map(shape, seed=int(seed)),
-            "centre": centre_prior(shape, grid=(run.study.panels.rows, run.study.panels.columns)),
+            "centre": centre_prior(shape, grid=(settings.rows, settings.columns)),
             "brightness": panel[~np.isnan(panel).all(axis=(1, 2))].mean(axis=0),
         }
 

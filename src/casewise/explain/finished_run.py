@@ -48,6 +48,15 @@ class FinishedRun:
         """The cohort of the run."""
         return self.prepared.cohort
 
+    @property
+    def learners(self) -> list[str]:
+        """What is explained by default: the networks, then the linear baselines.
+
+        Networks that take bags of tiles are left out: their attention weights already give the influence of each tile.
+        """
+        networks = [] if self.study.panels.pooling == "attention" else self.study.networks
+        return [*networks, *(name for name in self.study.learners if name not in self.study.networks)]
+
     @cached_property
     def rows_by_case(self) -> dict[tuple[str, str, str], pd.DataFrame]:
         """The rows of `final` of each learner, target and case, without those of external cases."""
@@ -62,12 +71,12 @@ class FinishedRun:
 
 
 def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
-    """The networks of these names, by default all of the study, after checking that their files exist.
+    """The learners of these names, by default all of `learners`, after checking that their files exist.
 
     Raises:
         RunError: the study has no such network, or its files are missing or belong to another split.
     """
-    networks = run.study.networks
+    networks = run.learners
     wrong = [name for name in dict.fromkeys(names) if name not in networks]
     if wrong:
         hints = "".join(dict.fromkeys(nearest(name, networks) for name in wrong))
@@ -94,12 +103,12 @@ def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
 
 
 def check_explainable(run: FinishedRun) -> None:
-    """Stop if networks take bags of tiles: their attention weights already give the influence of each tile.
+    """Stop if there is nothing to explain but networks that take bags of tiles (see `FinishedRun.learners`).
 
     Raises:
         CasewiseError: the study's networks pool tiles by attention.
     """
-    if run.study.panels.pooling == "attention":
+    if not run.learners:
         raise CasewiseError(
             f"The networks of {run.study.name} weight all tiles of a case by attention (panels: pooling: attention). "
             "The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."

@@ -149,7 +149,6 @@ def _measure_cases(
     run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int
 ) -> tuple[list[dict[str, Any]], tuple[int, int]]:
     """The measures of each case, the mean over views that show the mask, in order; and the size of a map."""
-    grid = (run.study.panels.rows, run.study.panels.columns)
     measures: dict[int, dict[str, Any]] = {}
     size = (0, 0)
     for group in _by_class(cases):
@@ -158,7 +157,7 @@ def _measure_cases(
         for case, saliency in zip(group, maps, strict=True):
             size = saliency.map_size
             views = [
-                measure_map(values, case.mask, slots, grid=grid, peaks=saliency.peaks)
+                measure_map(values, case.mask, slots, grid=saliency.grid, peaks=saliency.peaks)
                 for values, slots in zip(saliency.raw, case.slots, strict=True)
             ]
             visible = [view for view in views if not np.isnan(view["mask_share"])]

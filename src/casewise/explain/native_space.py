@@ -11,7 +11,7 @@ import numpy as np
 
 from casewise.errors import CasewiseError
 from casewise.explain.finished_run import FinishedRun
-from casewise.explain.overlays import MEANING, save_overlay
+from casewise.explain.overlays import MEANING, SIGNED_MEANING, save_overlay
 from casewise.explain.saliency import SaliencyMap
 from casewise.files import write_atomic
 from casewise.modalities.base import SlotMaps
@@ -31,14 +31,16 @@ def write_native(
 ) -> dict[str, list[Path]]:
     """Write the maps of one network of one case into `folder`; the files by channel."""
     files: dict[str, list[Path]] = {}
-    grid = (run.study.panels.rows, run.study.panels.columns)
+    signed = any(saliency.signed for saliency in maps)
     for number, channel in enumerate(channels):
         if all(np.isnan(saliency.by_sequence[:, number]).all() for saliency in maps):
             continue
         slot_maps = [
             SlotMaps(
                 saliency.row,
-                np.concatenate(to_slots(saliency.by_sequence[:, number], rows=grid[0], columns=grid[1])),
+                np.concatenate(
+                    to_slots(saliency.by_sequence[:, number], rows=saliency.grid[0], columns=saliency.grid[1])
+                ),
                 saliency.slots.reshape(-1),
             )
             for saliency in maps
@@ -47,9 +49,11 @@ def write_native(
         for native in run.modality.to_native(run.prepared, slot_maps, channel):
             name = file_name(native.name)
             if native.picture is not None:
-                files[channel].append(save_overlay(folder / f"{name}.png", native.picture, native.values))
+                files[channel].append(
+                    save_overlay(folder / f"{name}.png", native.picture, native.values, signed=signed)
+                )
             elif native.affine is not None:
-                files[channel].append(save_scan(folder / f"{name}.nii.gz", native.values, native.affine))
+                files[channel].append(save_scan(folder / f"{name}.nii.gz", native.values, native.affine, signed=signed))
     return files
 
 
@@ -73,7 +77,7 @@ def to_slots(maps: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
     )
 
 
-def save_scan(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
+def save_scan(path: Path, values: np.ndarray, affine: np.ndarray, *, signed: bool = False) -> Path:
     """Write a map (X, Y, Z) as NIfTI in the geometry of its scan, atomically; equal maps give equal bytes.
 
     Args:
@@ -91,6 +95,6 @@ def save_scan(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
         raise CasewiseError(f"{path}: a map must be a volume (X, Y, Z) of finite numbers, not {values.shape}.")
     image = nibabel.Nifti1Image(np.asarray(values, dtype=np.float32), np.asarray(affine, dtype=float))
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = MEANING.encode()
+    image.header["descrip"] = (SIGNED_MEANING if signed else MEANING).encode()
     content = image.to_bytes()
     return write_atomic(path, gzip.compress(content, 6, mtime=0) if path.suffix.lower() == ".gz" else content)

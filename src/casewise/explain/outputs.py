@@ -137,9 +137,10 @@ def _table_rows(
                     "views": len(saliency.slots),
                     "slots": json.dumps(saliency.slots.tolist()),
                     "missing": missing,
-                    "empty": not missing and not bool(np.nanmax(maps) > 0),
+                    "empty": not missing and not bool(np.nanmax(np.abs(maps)) > 0),
                     "contrast": float(saliency.contrast.mean()),
                     "map_size": f"{saliency.map_size[0]} x {saliency.map_size[1]}",
+                    **(saliency.output_sum.as_json() if saliency.output_sum else {}),
                     "files": json.dumps([str(file.relative_to(folder)) for file in files.get(name, [])]),
                 }
             )
@@ -164,9 +165,9 @@ def _side_by_side(
         maps = []
         for network in shown:
             values, saliency, prediction = network.map_of(index, name), network.maps[index], network.predictions[index]
-            overlaid = outlined(overlay(network.picture_of(index, name), values), mask)
+            overlaid = outlined(overlay(network.picture_of(index, name), values, signed=saliency.signed), mask)
             file = _save(case_folder / file_name(network.model) / f"{label}.png", overlaid)
-            empty = not bool(values.max() > 0)
+            empty = not bool(np.abs(values).max() > 0)
             maps.append(
                 {
                     "network": network.model,
@@ -178,6 +179,7 @@ def _side_by_side(
                     "predicted": _value_text(run, target, prediction.y_pred),
                     "probability": prediction.probability,
                     "correct": prediction.correct,
+                    "sum": saliency.output_sum.as_json() if saliency.output_sum else None,
                 }
             )
         row = _figure_row(run, case, shown, index, name)
@@ -220,6 +222,8 @@ def _figure_row(run: FinishedRun, case: str, shown: list[CaseExplanation], index
         {model: prediction.correct for model, prediction in predictions.items()},
         _value_text(run, target, first.predictions[index].y_true),
         {model: _value_text(run, target, prediction.y_pred) for model, prediction in predictions.items()},
+        signed=frozenset(network.model for network in shown if network.maps[index].signed),
+        pictures={network.model: outlined(network.picture_of(index, name), None) for network in shown[1:]},
     )
 
 
@@ -234,7 +238,6 @@ def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str]]:
 
 def _mask_on_panel(run: FinishedRun, saliency: SaliencyMap) -> tuple[MaskMeaning | None, np.ndarray | None]:
     """What the first mask on the middle view marks, and this mask (H, W); None if there is none."""
-    grid = (run.study.panels.rows, run.study.panels.columns)
     for meaning, column in run.modality.mask_columns(run.study).items():
         if column not in run.cohort.images:
             continue
@@ -242,7 +245,7 @@ def _mask_on_panel(run: FinishedRun, saliency: SaliencyMap) -> tuple[MaskMeaning
         positions = mask.positions(saliency.slots[saliency.middle_view])
         if mask.planes[positions[positions >= 0]].any():
             shown = positions >= 0
-            return meaning, as_panel(mask.planes[positions.clip(0)] & shown[:, None, None], grid)
+            return meaning, as_panel(mask.planes[positions.clip(0)] & shown[:, None, None], saliency.grid)
     return None, None
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,10 @@ COLOURS = "inferno"
 # The picture stays visible under the highest values of a map.
 STRONGEST = 0.5
 MEANING = "higher = more influence"
+# Contributions have a sign: red for those in favour of the output, blue for those against it, over a grey picture.
+FAVOUR, AGAINST = (230, 38, 30), (30, 100, 240)
+SIGNED_MEANING = "contributions: above 0 in favour, below 0 against"
+SIGNED_STRONGEST = 0.75
 CELL, GAP, LEFT, TOP, BOTTOM, RIGHT, BAR = 150.0, 8.0, 110.0, 26.0, 34.0, 64.0, 10.0
 
 
@@ -35,6 +39,8 @@ class FigureRow:
         correct: title → whether the prediction was correct (None: unknown), shown by the frame and in words.
         reference: the reference value in words.
         predicted: title → the prediction in words.
+        signed: the titles of the maps with a sign, which go from −1 to 1.
+        pictures: title → the picture under the map, where it is not `picture`.
     """
 
     name: str
@@ -43,14 +49,17 @@ class FigureRow:
     correct: Mapping[str, bool | None]
     reference: str
     predicted: Mapping[str, str]
+    signed: frozenset[str] = frozenset()
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
+def overlay(picture: np.ndarray, values: np.ndarray, *, signed: bool = False) -> np.ndarray:
     """A map over a picture, more opaque at higher values: (H, W, 3) `uint8`. NaN is transparent.
 
     Args:
         picture: (H, W) or (H, W, 3) `uint8`.
-        values: (H, W) from 0 to 1.
+        values: (H, W) from 0 to 1, from −1 to 1 if `signed`.
+        signed: red above 0 and blue below, over the picture in grey.
 
     Raises:
         CasewiseError: the sizes do not match.
@@ -66,18 +75,27 @@ def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
             "picture must be (H, W) or (H, W, 3) uint8, its map (H, W)."
         )
     base = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+    if signed:
+        return _signed_overlay(base, np.clip(np.nan_to_num(values), -1, 1)[..., None])
     clipped = np.clip(np.nan_to_num(values), 0, 1)
     paint = mpl.colormaps[COLOURS](clipped)[..., :3] * 255
     opacity = clipped[..., None] * STRONGEST
     return np.asarray(np.rint(base * (1 - opacity) + paint * opacity), dtype=np.uint8)
 
 
-def save_overlay(path: Path, picture: np.ndarray, values: np.ndarray) -> Path:
+def _signed_overlay(base: np.ndarray, values: np.ndarray) -> np.ndarray:
+    grey = base @ np.array([0.299, 0.587, 0.114])
+    opacity = np.abs(values) * SIGNED_STRONGEST
+    paint = np.where(values > 0, np.array(FAVOUR, dtype=float), np.array(AGAINST, dtype=float))
+    return np.asarray(np.rint(grey[..., None] * (1 - opacity) + paint * opacity), dtype=np.uint8)
+
+
+def save_overlay(path: Path, picture: np.ndarray, values: np.ndarray, *, signed: bool = False) -> Path:
     """Write `overlay` as a PNG, atomically."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(overlay(picture, values)).save(buffer, "PNG", compress_level=4)
+    Image.fromarray(overlay(picture, values, signed=signed)).save(buffer, "PNG", compress_level=4)
     return write_atomic(path, buffer.getvalue())
 
 
@@ -117,11 +135,13 @@ def _style() -> AbstractContextManager[None]:
 def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
 
     from casewise.report.figures.drawing import ACCENT, MODEL, PALE, SOFT
 
-    width = LEFT + (CELL + GAP) * (len(titles) + 1) + RIGHT
+    both_scales = len({title in row.signed for row in rows for title in row.maps}) > 1
+    width = LEFT + (CELL + GAP) * (len(titles) + 1) + RIGHT * (2 if both_scales else 1)
     height = TOP + (CELL + BOTTOM) * len(rows)
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
     FigureCanvasAgg(figure)
@@ -138,7 +158,10 @@ def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]) -> Figure:
             axes = figure.add_axes((left / width, bottom / height, CELL / width, CELL / height))
             axes.set_xticks([])
             axes.set_yticks([])
-            image = overlay(row.picture, row.maps[title]) if title else row.picture
+            image = row.picture
+            if title:
+                picture = row.pictures.get(title, row.picture)
+                image = overlay(picture, row.maps[title], signed=title in row.signed)
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             correct = row.correct.get(title) if title else None
             colour = PALE if correct is None else MODEL if correct else ACCENT
@@ -155,8 +178,18 @@ def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]) -> Figure:
             else:
                 axes.set_xlabel(f"reference: {row.reference}", color=SOFT, fontsize=9, labelpad=3)
         figure.text((LEFT - 8) / width, (bottom + CELL / 2) / height, row.name, ha="right", va="center", wrap=True)
-    box = ((width - RIGHT + 8) / width, (BOTTOM + 4) / height, BAR / width, (height - TOP - BOTTOM - 4) / height)
-    scale = figure.colorbar(ScalarMappable(cmap=COLOURS), cax=figure.add_axes(box), ticks=[0, 0.5, 1])
-    scale.set_label(MEANING, color=SOFT, fontsize=9)
-    scale.ax.tick_params(length=0, labelsize=8)
+    signed = set().union(*(row.signed for row in rows))
+    scales: list[tuple[Any, str, list[float]]] = []
+    if set(titles) - signed:
+        scales.append((ScalarMappable(cmap=COLOURS), MEANING, [0, 0.5, 1]))
+    if signed:
+        colours = [np.array(colour) / 255 for colour in (AGAINST, (200, 200, 200), FAVOUR)]
+        diverging = LinearSegmentedColormap.from_list("contributions", [tuple(colour) for colour in colours])
+        scales.append((ScalarMappable(Normalize(-1, 1), diverging), "red: in favour, blue: against", [-1, 0, 1]))
+    for number, (mappable, meaning, ticks) in enumerate(scales):
+        left = width - RIGHT * (len(scales) - number) + 8
+        box = (left / width, (BOTTOM + 4) / height, BAR / width, (height - TOP - BOTTOM - 4) / height)
+        scale = figure.colorbar(mappable, cax=figure.add_axes(box), ticks=ticks)
+        scale.set_label(meaning, color=SOFT, fontsize=9)
+        scale.ax.tick_params(length=0, labelsize=8)
     return figure

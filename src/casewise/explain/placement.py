@@ -142,12 +142,11 @@ def _figures(
     plan: Plan,
 ) -> dict[str, Any] | None:
     """The mean shares of one network and region; None if no map shows the region."""
-    grid = (run.study.panels.rows, run.study.panels.columns)
     terms, subjects, empty = [], [], 0
     for row in rows:
         if row not in maps:
             continue
-        shares = [shares_of(maps[row], view, masks[row] if masks else None, grid) for view in range(len(maps[row].raw))]
+        shares = [shares_of(maps[row], view, masks[row] if masks else None) for view in range(len(maps[row].raw))]
         visible = np.array([pair for pair in shares if pair is not None])
         if len(visible):
             terms.append([1.0, *visible.mean(axis=0)])
@@ -165,11 +164,9 @@ def _figures(
     return {**{name: estimate.as_json() for name, estimate in figures.items()}, "empty_maps": empty}
 
 
-def shares_of(
-    saliency: SaliencyMap, view: int, mask: CaseMask | None, grid: tuple[int, int]
-) -> tuple[float, float] | None:
+def shares_of(saliency: SaliencyMap, view: int, mask: CaseMask | None) -> tuple[float, float] | None:
     """The share of a map and of the area inside a mask, or at the border of each image; None if it shows no mask."""
     slots = saliency.slots[view] if mask is None else mask.positions(saliency.slots[view])
-    slot_maps, planes = by_slice(saliency.raw[view], slots, grid=grid)
+    slot_maps, planes = by_slice(saliency.raw[view], slots, grid=saliency.grid)
     inside = np.broadcast_to(border(slot_maps.shape[1:]), slot_maps.shape) if mask is None else mask.planes[planes]
     return (share_inside(slot_maps, inside), float(inside.mean())) if inside.any() else None

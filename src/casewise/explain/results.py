@@ -30,7 +30,7 @@ def save_results(
 ) -> None:
     """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
     before = run.folder.explanations.read_or_none() or {}
-    weights = run.folder.weights_sha256(run.study.networks)
+    weights = run.folder.weights_sha256(run.learners)
     source = measurement_source(run.study, run.cohort.images)
     same_weights = run.folder.has_weights(before.get("weights_sha256"))
     same_networks = before.get("fingerprint") == run.fingerprint and same_weights
@@ -43,7 +43,7 @@ def save_results(
         measures = earlier
     elif earlier and measures and earlier["cells"] == measures["cells"]:
         merged = {**earlier["networks"], **measures["networks"]}
-        measures = {**measures, "networks": {name: merged[name] for name in run.study.networks if name in merged}}
+        measures = {**measures, "networks": {name: merged[name] for name in run.learners if name in merged}}
     results = {
         "fingerprint": run.fingerprint,
         "weights_sha256": weights,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +13,16 @@ import torch
 from casewise.cohort.labels import label_table
 from casewise.errors import RunError
 from casewise.explain.finished_run import FinishedRun
+from casewise.explain.methods.contributions import Contributions, centre_at, contributions, is_linear
 from casewise.explain.methods.dispatch import CellMaps, cell_maps, method_for, scaled
 from casewise.explain.methods.receptive_field import peak_pixels
 from casewise.explain.methods.target import ExplainTarget
 from casewise.inference.bundle import Bundle
+from casewise.inference.distance import read_distance
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
 from casewise.predictions.table import probability_columns
+from casewise.run_folder import JobFolder
 from casewise.study.panels import Panels
 from casewise.targets import kind_named
 
@@ -34,6 +37,31 @@ BATCH = 8
 MIN_CONTRAST = 0.1
 
 
+@dataclass(frozen=True)
+class OutputSum:
+    """The explained output of a linear model as a sum: `average` + what is on the map + `unplaced`.
+
+    Attributes:
+        output: the raw output: a number in its units, the logit of a class minus the mean of the others, or the sum of
+            the steps of a grade.
+        average: the output for the mean features of the training images.
+        unplaced: what features without a place add, and missing sequences.
+    """
+
+    output: float
+    average: float
+    unplaced: float
+
+    @property
+    def placed(self) -> float:
+        """The sum of the map."""
+        return self.output - self.average - self.unplaced
+
+    def as_json(self) -> dict[str, float]:
+        """The output and its terms."""
+        return {**asdict(self), "placed": self.placed}
+
+
 @dataclass(frozen=True, eq=False)
 class SaliencyMap:
     """The panels of one panel row as a network sees them, and its maps.
@@ -42,13 +70,17 @@ class SaliencyMap:
         row: of the cohort's panels.
         slots: (V, K) the tiles of every view by number, −1 for an empty slot; for volumes slice numbers in the case.
         panels: (V, C, H, W) `float32` in 0–1; NaN where a sequence is missing.
-        maps: (V, H, W) from 0 to 1; Grad-CAM uses one scale for all views.
+        maps: (V, H, W) from 0 to 1; all methods but rollout use one scale for all views. Of contributions, those in
+            favour of the explained output.
         by_sequence: (V, C, H, W), with late fusion a map for each sequence, else the same map for all; NaN for a
-            missing sequence. Grad-CAM uses one scale for all, rollout one for each.
+            missing sequence. Grad-CAM uses one scale for all, rollout one for each. Contributions have a sign: they
+            go from −1 to 1, on one scale for all.
         raw: (V, H, W), `maps` before they were scaled to 0–1.
         contrast: (V,), see `CellMaps.contrast`.
         map_size: rows and columns of the network's map.
         peaks: see `casewise.explain.methods.receptive_field.peak_pixels`.
+        grid: rows and columns of images on a panel.
+        output_sum: of contributions, the explained output as a sum; None for other methods.
     """
 
     row: int
@@ -60,6 +92,13 @@ class SaliencyMap:
     contrast: np.ndarray
     map_size: tuple[int, int]
     peaks: tuple[np.ndarray, np.ndarray]
+    grid: tuple[int, int]
+    output_sum: OutputSum | None = None
+
+    @property
+    def signed(self) -> bool:
+        """Whether `by_sequence` has a sign."""
+        return self.output_sum is not None
 
     @property
     def middle_view(self) -> int:
@@ -143,6 +182,9 @@ def load_model(run: FinishedRun, model: str, fold: int, *, instead_of: LoadedMod
     bundle = Bundle.open(run.folder.job(model, fold).path)
     alike = instead_of if instead_of and instead_of.predictor.bundle.network == bundle.network else None
     network = bundle.load(into=alike.network if alike else None)
+    if is_linear(network):
+        distance = read_distance(JobFolder(bundle.folder), bundle.distance)
+        centre_at(network, distance.mean if distance else None)
     predictor = Predictor(bundle, network)  # on the CPU, where maps are computed
     labels = label_table(run.cohort.panels, run.study)
     study = run.study.of_learner(model)
@@ -162,7 +204,11 @@ def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) 
     Raises:
         RunError: predictions differ, or the network was trained on one of the subjects.
     """
-    study, panels, bundle = run.study, run.cohort.panels.iloc[list(rows)], model.predictor.bundle
+    study, panels, bundle = (
+        run.study.of_learner(model.model),
+        run.cohort.panels.iloc[list(rows)],
+        model.predictor.bundle,
+    )
     leaked = sorted(set(map(str, panels["subject"])) & (bundle.subjects - bundle.stop_subjects))
     if leaked:
         raise RunError(f"{model.label} was trained on subject {leaked[0]}, who must not be explained with it.")
@@ -224,6 +270,8 @@ def saliency_maps(
     model: LoadedModel, rows: Sequence[int], target: ExplainTarget, *, map_size: int = 0
 ) -> list[SaliencyMap]:
     """The maps of every view of these panel rows."""
+    if is_linear(model.network):
+        return [contribution_map(model, row, target) for row in rows]
     data = model.panels.subset(rows)
     slots, owner = data.views()
     late = model.network.fusion in ("late", "late-shared")
@@ -257,8 +305,52 @@ def saliency_maps(
                 maps[:, None].expand(-1, by_sequence.shape[1], -1, -1).masked_fill(by_sequence.isnan(), torch.nan)
             )
         arrays = [values.numpy() for values in (slot_tiles, panels, maps, separate, raw, contrast)]
-        results.append(SaliencyMap(int(row), *arrays, size, peaks))  # type: ignore[arg-type,call-arg]
+        results.append(SaliencyMap(int(row), *arrays, size, peaks, _grid(data)))  # type: ignore[arg-type,call-arg]
     return results
+
+
+def contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> SaliencyMap:
+    """The contributions of a panel row to the output of a linear model; of several views, to their mean."""
+    data = model.panels.subset([row])
+    views, _ = data.views()
+    parts: list[Contributions] = []
+    panels = []
+    for batch in views.split(BATCH):
+        panels.append(data.plain_batch(batch, torch.device("cpu")))
+        parts.append(contributions(model.network, panels[-1], target))
+    panel = torch.cat(panels)
+    # the output is that of the mean features of all views
+    maps = torch.cat([part.maps for part in parts]) / len(views)
+    total = OutputSum(
+        float(torch.cat([part.output for part in parts]).mean()),
+        float(parts[0].average[0]),
+        float(torch.cat([part.unplaced for part in parts]).mean()),
+    )
+    by_channel = maps if model.sequences != ("",) else maps.sum(dim=1, keepdim=True)
+    if model.sequences != ("",):
+        missing = panel[:, :, :1, :1].isnan()
+        total = replace(total, unplaced=total.unplaced + float(maps.masked_fill(~missing, 0.0).sum()))
+        by_channel = by_channel.masked_fill(missing, torch.nan)
+    raw = by_channel.nansum(dim=1).clamp(min=0)
+    largest = float(by_channel.abs().nan_to_num().max()) or 1.0
+    shape = (int(raw.shape[1]), int(raw.shape[2]))
+    return SaliencyMap(
+        int(row),
+        data.slots_of(views).numpy(),
+        panel.numpy(),
+        scaled(raw[None], "contributions")[0].numpy(),
+        (by_channel / largest).float().numpy(),
+        raw.numpy(),
+        CellMaps(raw[:, None], shape, None, "contributions").contrast().numpy(),
+        shape,
+        peak_pixels(shape, shape),
+        _grid(data),
+        total,
+    )
+
+
+def _grid(data: PanelDataset) -> tuple[int, int]:
+    return data.settings.rows, data.settings.columns
 
 
 def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
@@ -270,7 +362,7 @@ def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
             name: np.mean([getattr(saliency, name) for saliency in of_row], axis=0)
             for name in ("maps", "by_sequence", "raw", "contrast")
         }
-        averages.append(
-            SaliencyMap(first.row, first.slots, first.panels, **means, map_size=first.map_size, peaks=first.peaks)
-        )
+        sums = [saliency.output_sum for saliency in of_row if saliency.output_sum]
+        total = OutputSum(*np.mean([astuple(each) for each in sums], axis=0).tolist()) if sums else None
+        averages.append(replace(first, **means, output_sum=total))
     return averages

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, RunError
@@ -14,7 +14,7 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import prepare_new_cases, write_table
 from casewise.inference.predictor import Predictor
 from casewise.inference.run_members import members_of
-from casewise.run_folder import JobFolder, RunFolder
+from casewise.run_folder import JobFolder, JsonFile, RunFolder
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
@@ -35,10 +35,14 @@ IN_STUDY = re.compile(r", or write `[^`]*` in the study")
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The trained networks of a study; each network predicts the mean over its folds."""
+    """The trained networks of a study; each network predicts the mean over its folds.
+
+    `decisions` are the rules of grades with their thresholds by learner (see `casewise.predictions.decisions`).
+    """
 
     folder: Path
     members: tuple[Bundle, ...]
+    decisions: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def outputs(self) -> list[str]:
@@ -82,6 +86,7 @@ class TrainedModel:
         """
         import pandas as pd
 
+        from casewise.predictions.decisions import apply_thresholds
         from casewise.predictions.scores import apply_scores
         from casewise.predictions.table import mean_over_folds
         from casewise.study.scores import study_scores
@@ -107,8 +112,12 @@ class TrainedModel:
                 Predictor.from_bundle(member).predict_cases(study, new.cohort.panels, new.store, stage="external")
                 for member in self.members
             ]
+            decided = mean_over_folds(pd.concat(rows, ignore_index=True))
+            for target, record in self.decisions.items():
+                if "thresholds" in record:
+                    apply_thresholds(decided, target, record["thresholds"])
             means = apply_scores(
-                mean_over_folds(pd.concat(rows, ignore_index=True)),
+                decided,
                 study_scores(study),
                 missing_regions=study.missing_regions,
                 regions=study.regions,
@@ -154,7 +163,31 @@ def load_bundle(folder: Path | str) -> TrainedModel:
     different = next((m for m in members if _targets(m) != _targets(first)), None)
     if different:
         raise RunError(f"{different.folder} and {first.folder} do not predict the same targets.")
-    return TrainedModel(folder, members)
+    return TrainedModel(folder, members, _decisions(job.decisions if is_job else RunFolder(folder).decisions, members))
+
+
+def _decisions(file: JsonFile, members: tuple[Bundle, ...]) -> dict[str, Any]:
+    """The rules of grades with their thresholds; without a file, those that need none.
+
+    Raises:
+        RunError: a rule has tuned thresholds, and their file is missing or damaged.
+    """
+    from casewise.predictions.decisions import ALL, half_way
+
+    if file.exists():
+        return file.read()
+    records: dict[str, Any] = {}
+    for output in members[0].outputs:
+        rule = members[0].settings["targets"].get(output["name"], {}).get("decision")
+        if rule == "kappa":
+            raise RunError(
+                f"{file.path} is missing: the grades of {output['name']} are decided by thresholds that it holds. Copy "
+                "it from the folder of the run."
+            )
+        if rule == "mean":
+            limits = {ALL: half_way(len(output["classes"]) - 1).tolist()}
+            records[output["name"]] = {"rule": rule, "thresholds": {member.model: limits for member in members}}
+    return records
 
 
 def _with_columns(bundle: Bundle, columns: Mapping[str, str]) -> Bundle:

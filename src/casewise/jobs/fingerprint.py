@@ -43,6 +43,7 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
     """The inputs that determine a network before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}
+    decided["targets"] = _without_decisions(plain["targets"])
     if study.recipe.auto:
         decided["recipe"] = Recipe(auto=True).model_dump(mode="json")  # the plan follows when it is made
         decided["budget"] = study.budget
@@ -61,6 +62,11 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
     decided |= modality_of(study).settings(study)
     decided["cohort"] = table_hash(cohort, study)
     return decided
+
+
+def _without_decisions(targets: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The targets without the rules by which grades are decided after training."""
+    return {name: {key: v for key, v in values.items() if key != "decision"} for name, values in targets.items()}
 
 
 def with_images(
@@ -211,6 +217,7 @@ def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
             except ValidationError:
                 continue  # a value that is no longer allowed is kept as it was written, and reported as a change
             filled[name] = kind.dump_python(value, mode="json")
+    filled["targets"] = _without_decisions(filled["targets"])
     return filled
 
 

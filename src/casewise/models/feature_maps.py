@@ -7,7 +7,7 @@ such a map is often the better input of a linear model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -233,6 +233,24 @@ class FeatureSpec:
         values = {**asdict(self), "channels": list(self.channels), "modules": list(self.modules)}
         return {key: value for key, value in values.items() if key != "encoder" or value}
 
+    def width(self, channels: int) -> int:
+        """The width of the vector of one map with so many channels.
+
+        >>> FeatureSpec("features", summary="covariance").width(3)
+        9
+        """
+        grid, pairs = channels * self.cells**2, channels * (channels + 1) // 2
+        return {"grid": grid, "moments": 3 * channels, "covariance": channels + pairs}[self.summary]
+
+    def vector(self, panels: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
+        """The candidate's vector (B, W) of its panels and of the maps of its modules."""
+        if self.source == "pixels":
+            return gridded(panels, self.cells)
+        if self.source == "statistics":
+            return image_statistics(panels)
+        summarised = {"grid": lambda m: gridded(m, self.cells), "moments": moments, "covariance": covariance}
+        return torch.cat([summarised[self.summary](maps[name].float()) for name in self.modules], dim=1)
+
     @classmethod
     def of(cls, values: FeatureSpec | dict[str, Any]) -> FeatureSpec:
         """The candidate from its plain values."""
@@ -300,8 +318,12 @@ class FeatureBank(nn.Module):
 
     def parts(self, panels: Tensor) -> list[Tensor]:
         """The vector of each candidate."""
+        parts = {spec: spec.vector(chosen, maps) for spec, chosen, maps in self.read(panels)}
+        return [parts[spec] for spec in self.specs]
+
+    def read(self, panels: Tensor) -> Iterator[tuple[FeatureSpec, Tensor, dict[str, Tensor]]]:
+        """Each candidate with the channels of the panels that it reads, and the encoder's maps of them."""
         panels = panels.nan_to_num(0.0)
-        parts: dict[FeatureSpec, Tensor] = {}
         for channels in dict.fromkeys(spec.channels for spec in self.specs):
             chosen = panels[:, list(channels)] if channels else panels
             specs = [spec for spec in self.specs if spec.channels == channels]
@@ -309,20 +331,11 @@ class FeatureBank(nn.Module):
                 of_encoder = [spec for spec in specs if spec.encoder == name]
                 modules = list(dict.fromkeys(module for spec in of_encoder for module in spec.modules))
                 maps = self._encoder(name).maps(modules, chosen) if modules else {}
-                parts |= {spec: self._vector(spec, chosen, maps) for spec in of_encoder}
-        return [parts[spec] for spec in self.specs]
+                yield from ((spec, chosen, maps) for spec in of_encoder)
 
     def _encoder(self, name: str) -> Encoder:
         """The encoder of this name; the only one if candidates name none."""
         return next(encoder for encoder in self.encoders if name in ("", encoder.name))
-
-    def _vector(self, spec: FeatureSpec, panels: Tensor, maps: dict[str, Tensor]) -> Tensor:
-        if spec.source == "pixels":
-            return gridded(panels, spec.cells)
-        if spec.source == "statistics":
-            return image_statistics(panels)
-        summarised = {"grid": lambda m: gridded(m, spec.cells), "moments": moments, "covariance": covariance}
-        return torch.cat([summarised[spec.summary](maps[name].float()) for name in spec.modules], dim=1)
 
 
 def as_colours(panels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -46,6 +46,8 @@ NOT_AUDITED = (
     "title",
     "description",
 )
+# Nor does the rule by which grades are decided.
+EXCLUDED: Any = dict.fromkeys(NOT_AUDITED, True) | {"targets": {"__all__": {"decision"}}}
 IMAGE_SPLIT = "image-level-split"
 SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
 
@@ -169,7 +171,7 @@ def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits
         "columns": cohort.images.astype(str).to_json(),
         "tiles": store.address,
         "split": splits.hash if splits else "",
-        "study": study.model_dump(mode="json", exclude=set(NOT_AUDITED)),
+        "study": study.model_dump(mode="json", exclude=EXCLUDED),
         "network": network,
         "masks": _mask_files(study, cohort),
         "noun": dataclasses.asdict(modality_of(study).noun(study)),

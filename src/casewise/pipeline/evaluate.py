@@ -56,6 +56,8 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         predictions, outcomes(study, predictions), results["metrics"], results["main"], plan, networks=study.networks
     ):
         results["against_baselines"] = evaluation.plain(compared)
+    if study.decisions:
+        results["decisions"] = folder.decisions.read()
     results["notes"] += _caveats(study, predictions, results, folder)
     results |= evaluation.plain(calibration_and_decisions(study, predictions, results["main"]))
     results |= evaluation.plain(within_shortcut_column(study, cohort, predictions, results, folder))
@@ -118,6 +120,7 @@ def _caveats(study: Study, predictions: pd.DataFrame, results: dict[str, Any], f
     return [
         *one_class_caveats(results["classes"], nouns),
         *([Caveat("external_by_all_folds")] if by_all_folds else []),
+        *[Caveat("grades_decided", target=name, rule=rule) for name, rule in study.decisions.items()],
         Caveat("conditional_on_networks", seeds=1),
         *guess(predictions, target, study.classes_of(target)),
         *hopeless(study, folder),

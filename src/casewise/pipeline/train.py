@@ -11,11 +11,13 @@ from casewise.cohort.cohort import Cohort
 from casewise.errors import counted
 from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
 from casewise.pipeline.cohort_comparison import cohort_difference, own_cohort
+from casewise.pipeline.decide import decide
 from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
 from casewise.pipeline.pretraining import prepare_pretraining
 from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
 from casewise.pipeline.timing import record_first_figures
+from casewise.predictions import decisions
 from casewise.predictions import table as predicted
 from casewise.predictions.tiles import gather_tiles
 from casewise.splits.grouped import Splits, write_splits
@@ -99,6 +101,7 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
     target = study.primary_outcome if study.primary_outcome in study.outputs else study.outputs[0]
     merit, write = kind_named(study.kind_of(target)).merit, metric_format(study, target)
     table = pd.concat([job.folder.predictions.read() for job in baselines], ignore_index=True)
+    table = decisions.decide(table, {name: rule for name, rule in study.decisions.items() if name == target}).rows
     rows = table[(table["target"] == target) & (table["stage"] == "oof") & table["y_true"].notna()]
     if rows.empty:
         return "no case has a reference value"
@@ -121,10 +124,10 @@ def _interval(write: MetricFormat, metric: str, figure: dict[str, Any]) -> str:
 def train_again(
     study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
 ) -> pd.DataFrame:
-    """Train, stack and score a variant of a study in a folder of its own; return its predictions."""
+    """Train, stack, decide and score a variant of a study in a folder of its own; return its predictions."""
     write_splits(splits, folder.splits)
     predictions = train(study, cohort, store, splits, folder, show)
-    return score(study, stack(study, predictions, folder, show), folder)
+    return score(study, decide(study, stack(study, predictions, folder, show), folder), folder)
 
 
 def _write_tile_predictions(study: Study, jobs: list[Job], cohort: Cohort, folder: RunFolder) -> None:

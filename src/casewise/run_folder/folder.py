@@ -154,6 +154,11 @@ class RunFolder:
         return JsonFile(self.path / "stackers.json", RETRY)
 
     @property
+    def decisions(self) -> JsonFile:
+        """The rule by which each grade is decided, with the thresholds of every learner."""
+        return JsonFile(self.path / "decisions.json", RETRY)
+
+    @property
     def nested(self) -> JsonFile:
         """The network that inner folds chose for each fold."""
         return JsonFile(self.path / "nested.json", RETRY, required=("folds",))

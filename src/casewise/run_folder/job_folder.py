@@ -138,6 +138,11 @@ class JobFolder(TrainingFolder):
         """The training features in a few numbers, for the distance of other cases from them."""
         return WeightsFile(self.path / "distance.safetensors", portable=True)
 
+    @property
+    def decisions(self) -> JsonFile:
+        """The rule of each grade for cases that the network predicts alone, with its thresholds."""
+        return JsonFile(self.path / "decisions.json", portable=True)
+
     def weights_sha256(self) -> str:
         """The checksum of the trained weights, as the facts record it.
 

@@ -21,6 +21,7 @@ from casewise.study.panels import Panels
 from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
 from casewise.study.split import NestedCV, Split
 from casewise.study.targets import Kind, ScoreFormula, Target
+from casewise.targets.registry import kind_named
 
 __all__ = [
     "Audit",
@@ -375,6 +376,12 @@ class Study(StudyModel):
     def kind_of(self, name: str) -> str:
         """The name of the kind of a target; a score is a number."""
         return self.targets[name].kind if name in self.targets else "regression"
+
+    @property
+    def decisions(self) -> dict[str, str]:
+        """The rule by which each predicted grade is decided; empty without grades."""
+        rules = {name: kind_named(self.kind_of(name)).decisions for name in self.outputs}
+        return {name: self.targets[name].decision or names[0] for name, names in rules.items() if names}
 
     def positive_of(self, name: str) -> str | None:
         """The class that sensitivity refers to, for a target with two classes: as stated, else the first."""

@@ -70,6 +70,13 @@ class Target(StudyModel):
         "empty if it is empty.",
     )
 
+    decision: Literal["median", "mean", "kappa"] | None = Field(
+        None,
+        description="How the probabilities of grades become one grade: the `median` (default), the rounded `mean`, or "
+        "`kappa`, by thresholds on the mean that give the highest quadratic kappa on out-of-fold predictions of other "
+        "folds. No network depends on it. [More](howto-classify.md#grades).",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in_classes(cls, values: Any) -> Any:
@@ -81,6 +88,12 @@ class Target(StudyModel):
         if not value[0] < value[1]:
             raise ValueError(f"a range goes from low to high, found {value[0]:g}..{value[1]:g}")
         return value
+
+    @model_validator(mode="after")
+    def _check_decision(self) -> Target:
+        if self.decision and self.decision not in kind_named(self.kind).decisions:
+            raise ValueError(f"decision: {self.decision} is a rule for grades, and this is a {self.kind}")
+        return self
 
     @model_validator(mode="after")
     def _check_positive(self) -> Target:

@@ -28,6 +28,7 @@ class Classes:
     rank_correlation = False
     arithmetic = False
     balanced = True
+    decisions: tuple[str, ...] = ()
 
     def width(self, n_classes: int) -> int:
         """A raw output for each class."""

@@ -1,4 +1,4 @@
-"""Grades: classes in rising order, learned step by step; the prediction is the median grade."""
+"""Grades: classes in rising order, learned step by step; the prediction is the median grade by default."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Grades(Classes):
     means = "agreement"
     closed = True
     rank_correlation = True
+    decisions: tuple[str, ...] = ("median", "mean", "kappa")
 
     def width(self, n_classes: int) -> int:
         """A raw output for each step between grades."""

@@ -30,6 +30,7 @@ class Number:
     rank_correlation = False
     arithmetic = True
     balanced = False
+    decisions: tuple[str, ...] = ()
 
     def width(self, n_classes: int) -> int:
         """One raw output."""

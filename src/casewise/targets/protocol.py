@@ -26,6 +26,8 @@ class TargetKind(Protocol):
         stackers: the stackers that combine it.
         rank_correlation: whether the audit adds the rank correlation of expected and recorded label.
         arithmetic: whether formulas, severity bands, readers and change from baseline apply to it.
+        decisions: the rules by which its values can be decided, the default first (see
+            `casewise.predictions.decisions`); empty where `decide` is the only one.
         balanced: whether `recipe.imbalance` can balance its classes in training.
     """
 
@@ -42,6 +44,7 @@ class TargetKind(Protocol):
     rank_correlation: bool
     arithmetic: bool
     balanced: bool
+    decisions: tuple[str, ...]
 
     def width(self, n_classes: int) -> int:
         """The number of raw outputs of a network."""

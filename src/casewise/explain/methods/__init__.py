@@ -1,1 +1,1 @@
-"""Saliency methods: attention rollout for transformers, Grad-CAM for all other networks."""
+"""Saliency methods: contributions of linear models, attention rollout of transformers, Grad-CAM of other networks."""

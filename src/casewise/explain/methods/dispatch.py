@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from casewise.errors import CasewiseError, nearest
+from casewise.explain.methods.contributions import contributions, is_linear
 from casewise.explain.methods.gradcam import gradcam_by_sequence, layers_of
 from casewise.explain.methods.no_side_effects import without_side_effects
 from casewise.explain.methods.receptive_field import Centres, cell_centres, patch_centres, upsampled, zero_to_one
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from casewise.explain.methods.target import ExplainTarget
     from casewise.models.backbones import Network
 
-Method: TypeAlias = Literal["rollout", "grad-cam"]
+Method: TypeAlias = Literal["contributions", "rollout", "grad-cam"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 
@@ -30,7 +31,8 @@ class CellMaps:
         maps: (B, S, h, w), at least 0; NaN for a missing sequence. Without late fusion S is 1.
         shape: height and width of the panels.
         centres: positions of the cells on the panel (see `casewise.explain.methods.receptive_field`).
-        method: rollout maps each sum to 1; Grad-CAM maps are comparable between sequences.
+        method: rollout maps each sum to 1; Grad-CAM maps are comparable between sequences; of contributions, those in
+            favour of the explained output.
     """
 
     maps: Tensor
@@ -62,14 +64,16 @@ class CellMaps:
 
 
 def scaled(maps: Tensor, method: str) -> Tensor:
-    """Maps (B, S, H, W) scaled to 0–1: Grad-CAM on one scale for all S, rollout each map separately."""
-    if method == "grad-cam":
+    """Maps (B, S, H, W) scaled to 0–1: rollout each map separately, other methods on one scale for all S."""
+    if method != "rollout":
         return zero_to_one(maps)
     return zero_to_one(maps.flatten(0, 1)).reshape(maps.shape)
 
 
 def method_for(network: Network) -> Method:
-    """Attention rollout for transformers that attend over all their patches, Grad-CAM for every other network."""
+    """Contributions for linear models, rollout for transformers that attend over all patches, Grad-CAM for others."""
+    if is_linear(network):
+        return "contributions"
     body = network.bodies[0]
     return "rollout" if is_transformer(body) and not pools_by_attention(body) else "grad-cam"
 
@@ -104,9 +108,14 @@ def cell_maps(
         raise CasewiseError(
             f"explain: panels must be grids (B, C, H, W), not {tuple(panels.shape)}; bags have attention weights."
         )
+    if (method_name == "contributions") != is_linear(network):
+        raise CasewiseError(f"explain: {network.name} is explained by {method_for(network)}, not by {method_name}.")
     # with late fusion all backbones have the same architecture
     body: Any = network.bodies[0]
     shape = (int(panels.shape[-2]), int(panels.shape[-1]))
+    if method_name == "contributions":
+        in_favour = contributions(network, panels, target).maps.sum(dim=1, keepdim=True).clamp(min=0)
+        return CellMaps(in_favour, shape, None, method_name)
     if method_name == "rollout":
         maps = rollout_by_sequence(network, panels)
     else:

@@ -74,6 +74,11 @@ class ExplainTarget:
         score = self.output.network_kind.score(self._logits(raw), self.decide(raw))
         return -score if self.negative else score
 
+    @property
+    def start(self) -> int:
+        """The number of the first raw output of the target."""
+        return width_of(self.outputs[: self._position])
+
     def _logits(self, raw: Tensor) -> Tensor:
         """The raw outputs of the explained target."""
         if raw.shape[1] != width_of(self.outputs):

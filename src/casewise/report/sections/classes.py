@@ -13,7 +13,6 @@ from casewise.report.figures import classes as draw
 from casewise.report.formatting import case_label, class_name, display_name, number, plain, probability
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import Cell, Counts, MetricFormat, Row, counts_line
-from casewise.report.target_kind_sections import kind_report
 
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")
 # The metric whose format a further figure of an operating point has.
@@ -187,7 +186,7 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
         "illustrated": shown is not None
         and (code != "good" or (agrees and abs(shown["right"] / shown["n"] - shown["confidence"]) < SURE)),
         "ece": ece,
-        "median_decides": kind_report(context.kind).ordered,
+        "decision": context.study.decisions.get(context.outcome),
         "scaling": scaling(figures),
         "bound": temperatures_at_bound(context.class_entry(stage, context.learner)) if scaling(figures) else None,
     }

@@ -12,6 +12,7 @@ from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
 from casewise.report.tables import Cell, Row
 from casewise.report.templating import sentence
+from casewise.targets import by_form
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -25,6 +26,8 @@ HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
 NEAR = ("near", "random_weights_near", "near_over_random_weights", "chance_near")
 SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
 GROUPS = ("correct", "erroneous", "all")
+# What a map of contributions explains, by the kind of target.
+FORMS = {"number": "number", "classes": "classes", "ordinal": "ordinal"}
 ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each image", "brightness": "brightness"}
 
 
@@ -43,6 +46,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     places = placement_values(placement) if placement else []
     networks = [values["name"] for values in places]
     first = context.learner if context.learner in networks else next(iter(networks), "")
+    methods = sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True)
     return {
         **{name: facts[name] for name in ("order", "late", "sliced")},
         "cases": cases,
@@ -50,13 +54,37 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "rule": shown["rule"],
         "outlined": sorted({row["outlined"] for case in cases for row in case["rows"] if row["outlined"]}),
         "map_size": shown["cells"],
-        "methods": sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True),
+        "methods": methods,
+        "unsigned": [name for name in methods if name != "contributions"],
+        "form": by_form(context.study.kind_of(shown["target"]), FORMS),
+        "placed": placed_shares(cases),
         "classes": bool(context.study.classes_of(shown["target"])),
         "placement": [values for values in places if values["name"] == first],
         "more_placement": [values for values in places if values["name"] != first],
         "regions": placement["regions"] if placement else {},
         "measured": measured_values(measured, drawn=True) if measured else None,
     }
+
+
+def placed_shares(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each linear model the mean share of its contributions that has a place, over the maps that are shown.
+
+    The share of a map is |placed| / (|placed| + |unplaced|).
+
+    >>> rows = [{"maps": [{"network": "a", "sum": {"placed": -3.0, "unplaced": 1.0}}]}]
+    >>> placed_shares([{"rows": rows}])
+    [{'name': 'a', 'share': 0.75, 'count': 1}]
+    """
+    shares: dict[str, dict[tuple[float, float], float]] = {}
+    for case in cases:
+        for entry in (entry for row in case["rows"] for entry in row["maps"] if entry.get("sum")):
+            # a case has the same sum for each of its sequences
+            placed, unplaced = abs(entry["sum"]["placed"]), abs(entry["sum"]["unplaced"])
+            if placed + unplaced > 0:
+                shares.setdefault(entry["network"], {})[placed, unplaced] = placed / (placed + unplaced)
+    return [
+        {"name": name, "share": sum(each.values()) / len(each), "count": len(each)} for name, each in shares.items()
+    ]
 
 
 def placement_values(placement: dict[str, Any]) -> list[dict[str, Any]]:

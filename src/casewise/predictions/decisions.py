@@ -1,0 +1,189 @@
+"""The rule by which the probabilities of grades become one grade: the median, the rounded mean, or tuned thresholds.
+
+Thresholds lie on the expected grade: as many grades as thresholds below it are passed. `mean` has them half way between
+grades. `kappa` chooses those with the highest quadratic kappa of out-of-fold predictions: for a fold those of the other
+folds, and for the test set and new cases those of all folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from casewise.targets import kind_named
+
+# The key of the thresholds for cases of no fold: those of the test set, of an external cohort, and new ones.
+ALL = "all"
+# An expected grade on a threshold counts as below it, in spite of rounding.
+ROUNDING = 1e-9
+# Rounds of coordinate search; it ends earlier when no threshold moves.
+MOST_ROUNDS = 50
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Rows with the grades that the rules decide.
+
+    `records`: for each target with a rule its `rule` and, unless it is the median, `thresholds`: by learner and then
+    by fold (`1`, …, `all`) the thresholds on the expected grade; `kappa` adds `rows`, on how many they were tuned.
+    """
+
+    rows: pd.DataFrame
+    records: dict[str, dict[str, Any]]
+
+
+def decide(table: pd.DataFrame, rules: Mapping[str, str]) -> Decided:
+    """Decide the grades of the predictions table by the rule of each target; the median leaves its rows as they are."""
+    table = table.reset_index(drop=True)
+    records: dict[str, dict[str, Any]] = {}
+    for target, rule in rules.items():
+        records[target] = {"rule": rule}
+        if rule == "median":
+            continue
+        thresholds: dict[str, dict[str, list[float]]] = {}
+        counts: dict[str, dict[str, int]] = {}
+        for model, rows in table[table["target"] == target].groupby("model", sort=False):
+            expected, steps = expected_grades(rows)
+            fitted = _fitted(rows, expected, steps, rule)
+            thresholds[str(model)] = {fold: limits.tolist() for fold, (limits, _) in fitted.items()}
+            counts[str(model)] = {fold: count for fold, (_, count) in fitted.items()}
+            table.loc[rows.index, "y_pred"] = decided_grades(rows, expected, thresholds[str(model)])
+        records[target]["thresholds"] = thresholds
+        if rule == "kappa":
+            records[target]["rows"] = counts
+    return Decided(table, records)
+
+
+def apply_thresholds(rows: pd.DataFrame, target: str, by_learner: Mapping[str, Mapping[str, list[float]]]) -> None:
+    """Decide the grades of a target in rows of new cases, in place, by the stored thresholds of each learner."""
+    for model, learner_rows in rows[rows["target"] == target].groupby("model", sort=False):
+        expected, _ = expected_grades(learner_rows)
+        rows.loc[learner_rows.index, "y_pred"] = passed(expected, np.array(by_learner[str(model)][ALL]))
+
+
+def expected_grades(rows: pd.DataFrame) -> tuple[NDArray[np.float64], int]:
+    """The expected grade of each row of one target, (N,), and the number of steps between grades."""
+    kind = kind_named(str(rows["kind"].iloc[0]))
+    grades = 0
+    while (name := kind.columns(grades + 1)[-1]) in rows and rows[name].notna().any():
+        grades += 1
+    values = rows[kind.columns(grades)].to_numpy(dtype=float)
+    expected: NDArray[np.float64] = np.asarray(values @ np.arange(grades), dtype=np.float64)
+    return expected, grades - 1
+
+
+def half_way(steps: int) -> NDArray[np.float64]:
+    """The thresholds of the rounded mean.
+
+    >>> half_way(2)
+    array([0.5, 1.5])
+    """
+    return np.arange(steps, dtype=np.float64) + np.float64(0.5)
+
+
+def passed(expected: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The grades (N,): how many thresholds lie below each expected grade.
+
+    >>> passed(np.array([0.4, 0.5, 1.7]), np.array([0.5, 1.5]))
+    array([0., 0., 2.])
+    """
+    return (expected[:, None] > thresholds + ROUNDING).sum(axis=1).astype(float)
+
+
+def decided_grades(
+    rows: pd.DataFrame, expected: NDArray[np.float64], thresholds: Mapping[str, list[float]]
+) -> NDArray[np.float64]:
+    """The grades (N,) of rows of one learner and target, each by the thresholds of its fold."""
+    grades = np.empty(len(rows))
+    folds = _fold_names(rows)
+    for fold in set(folds):
+        members = folds == fold
+        grades[members] = passed(expected[members], np.array(thresholds[str(fold)]))
+    return grades
+
+
+def _fold_names(rows: pd.DataFrame) -> NDArray[np.object_]:
+    """The fold of each out-of-fold row as text, `ALL` for rows of other stages."""
+    out_of_fold = ((rows["stage"] == "oof") & rows["outer_fold"].notna()).to_numpy()
+    names = rows["outer_fold"].astype(object).map(str).to_numpy(dtype=object)
+    return np.where(out_of_fold, names, ALL)
+
+
+def _fitted(
+    rows: pd.DataFrame, expected: NDArray[np.float64], steps: int, rule: str
+) -> dict[str, tuple[NDArray[np.float64], int]]:
+    """For each fold and for all of them the thresholds, and the number of rows by which they were tuned."""
+    names = _fold_names(rows)
+    folds = sorted({str(name) for name in names if name != ALL}, key=int)
+    truth = rows["y_true"].to_numpy(dtype=float)
+    scored = (names != ALL) & ~np.isnan(truth)
+    fitted = {}
+    for fold in [*folds, ALL]:
+        members = scored & (names != fold)
+        tuned = rule == "kappa" and bool(members.any())
+        limits = best_thresholds(expected[members], truth[members], steps) if tuned else half_way(steps)
+        fitted[fold] = (limits, int(members.sum()) if tuned else 0)
+    return fitted
+
+
+def best_thresholds(expected: NDArray[np.float64], truth: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+    """Thresholds (steps,) on expected grades (N,) with the highest quadratic kappa, in rising order.
+
+    Coordinate search from half way between the grades: each threshold in turn moves to the best middle between two
+    neighbouring expected grades, the nearest of several equal ones, until none moves. Without a spread of the reference
+    kappa is undefined, and the thresholds stay.
+    """
+    thresholds = half_way(steps)
+    if not len(truth) or np.ptp(truth) == 0:
+        return thresholds
+    order = np.argsort(expected, kind="stable")
+    values, labels = expected[order], truth[order]
+    # a threshold between two equal values would separate nothing
+    cuts = np.flatnonzero(np.diff(values) > 2 * ROUNDING) + 1
+    middles = (values[cuts - 1] + values[cuts]) / 2
+    best = _kappa(*_sums(passed(values, thresholds), labels), labels)
+    for _ in range(MOST_ROUNDS):
+        moved = False
+        for number in range(steps):
+            base = passed(values, np.delete(thresholds, number))
+            total, squares, products = (_after(sums, cuts) for sums in _steps(base, labels))
+            kappas = _kappa(total, squares, products, labels)
+            if not len(kappas) or not kappas.max() > best + ROUNDING:
+                continue
+            equal = np.flatnonzero(kappas >= kappas.max() - ROUNDING)
+            chosen = equal[np.argmin(np.abs(middles[equal] - thresholds[number]))]
+            thresholds[number], best, moved = middles[chosen], float(kappas[chosen]), True
+        if not moved:
+            break
+    return np.sort(thresholds)
+
+
+def _sums(grades: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[Any, Any, Any]:
+    """The sums of grades, of their squares, and of their products with the labels."""
+    return grades.sum(), (grades**2).sum(), (grades * labels).sum()
+
+
+def _steps(base: NDArray[np.float64], labels: NDArray[np.float64]) -> list[tuple[float, NDArray[np.float64]]]:
+    """Each sum without a further threshold, and what every value above that threshold adds to it."""
+    totals = _sums(base, labels)
+    return list(zip(totals, (np.ones_like(base), 2 * base + 1, labels), strict=True))
+
+
+def _after(sums: tuple[float, NDArray[np.float64]], cuts: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The sum for each cut, at which all later values pass the threshold."""
+    total, added = sums
+    from_here = np.append(np.cumsum(added[::-1])[::-1], 0.0)
+    return total + from_here[cuts]
+
+
+def _kappa(total: Any, squares: Any, products: Any, labels: NDArray[np.float64]) -> Any:
+    """Quadratic kappa from the sums of predicted grades; it needs no table of counts."""
+    n, label_total, label_squares = len(labels), labels.sum(), (labels**2).sum()
+    disagreement = squares + label_squares - 2 * products
+    by_chance = squares + label_squares - 2 * total * label_total / n
+    return 1 - disagreement / by_chance

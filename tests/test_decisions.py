@@ -1,0 +1,204 @@
+"""The rules by which the probabilities of grades become one grade."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+import casewise
+from casewise.errors import CasewiseError, RunError
+from casewise.jobs.fingerprint import _with_defaults, deciding_settings
+from casewise.pipeline.audit import EXCLUDED
+from casewise.predictions.decisions import ALL, apply_thresholds, best_thresholds, decide, half_way, passed
+from casewise.predictions.table import COLUMNS
+from casewise.run_folder import JobFolder, RunFolder
+from casewise.study.loading import read_study
+from casewise.targets import kind_named
+from tests.test_baselines import write_study
+
+GRADES = 4
+
+
+def graded(count: int = 240, *, seed: int = 0, stages: tuple[str, ...] = ("oof", "test")) -> pd.DataFrame:
+    """Predictions of a model that is shy of high grades, so that thresholds half way are not the best."""
+    random = np.random.default_rng(seed)
+    tables = []
+    for stage in stages:
+        truth = random.integers(0, GRADES, count).astype(float)
+        centre = 0.45 * truth + 0.3 * random.normal(size=count)
+        logits = -2 * (np.arange(GRADES) - centre[:, None]) ** 2
+        values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        table = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(count))
+        table["subject"] = [f"{stage}{number}" for number in range(count)]
+        folds = [number % 3 + 1 if stage == "oof" else pd.NA for number in range(count)]
+        table = table.assign(
+            case=table["subject"] + "/1", model="cnn", target="grade", kind="ordinal", stage=stage, y_true=truth,
+            day=np.nan, outer_fold=pd.array(folds, dtype="Int64"),
+            inner_fold=pd.array([pd.NA] * count, dtype="Int64"), y_pred=kind_named("ordinal").decide(values),
+        )  # fmt: skip
+        tables.append(table.assign(**{f"p{number}": values[:, number] for number in range(GRADES)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def kappa(rows: pd.DataFrame) -> float:
+    return float(cohen_kappa_score(rows["y_true"].astype(int), rows["y_pred"].astype(int), weights="quadratic"))
+
+
+def test_the_median_leaves_every_bit_as_it_was() -> None:
+    table = graded()
+    decided = decide(table, {"grade": "median"})
+    pd.testing.assert_frame_equal(decided.rows, table)
+    assert decided.records == {"grade": {"rule": "median"}}
+
+
+def test_the_mean_is_rounded() -> None:
+    table = graded()
+    decided = decide(table, {"grade": "mean"})
+    expected = table[[f"p{number}" for number in range(GRADES)]].to_numpy() @ np.arange(GRADES)
+    assert (decided.rows["y_pred"] == np.floor(expected + 0.5)).all()
+    assert decided.records["grade"]["thresholds"]["cnn"][ALL] == [0.5, 1.5, 2.5]
+
+
+def test_tuned_thresholds_have_a_higher_kappa_on_other_cases() -> None:
+    table = graded()
+    tuned = decide(table, {"grade": "kappa"})
+    halved = decide(table, {"grade": "mean"})
+    for stage in ("oof", "test"):
+        rows = tuned.rows["stage"] == stage
+        assert kappa(tuned.rows[rows]) > kappa(halved.rows[rows]) + 0.02
+    counts = tuned.records["grade"]["rows"]["cnn"]
+    assert counts == {"1": 160, "2": 160, "3": 160, ALL: 240}
+
+
+def test_labels_of_a_held_out_fold_do_not_influence_its_own_thresholds() -> None:
+    """Nor do those of the test set influence any; those of the other folds do."""
+    table = graded()
+    before = decide(table, {"grade": "kappa"})
+    for stage, fold, same in (("oof", 2, {"2"}), ("test", None, {"1", "2", "3", ALL})):
+        changed = table.copy()
+        rows = (changed["stage"] == stage) & ((changed["outer_fold"] == fold) if fold else True)
+        noise = np.random.default_rng(5).integers(0, GRADES, int(rows.sum())).astype(float)
+        changed.loc[rows, "y_true"] = noise
+        after = decide(changed, {"grade": "kappa"})
+        first, second = (each.records["grade"]["thresholds"]["cnn"] for each in (before, after))
+        assert {name for name in first if first[name] == second[name]} == same
+        assert (before.rows.loc[rows, "y_pred"] == after.rows.loc[rows, "y_pred"]).all()
+
+
+def test_best_thresholds_are_as_good_as_a_search_over_all() -> None:
+    """For two thresholds every pair of middles is tried."""
+    random = np.random.default_rng(1)
+    truth = random.integers(0, 3, 40).astype(float)
+    expected = np.round(0.5 * truth + 0.4 * random.random(40), 2)
+    values = np.unique(expected)
+    middles = (values[:-1] + values[1:]) / 2
+
+    def score(limits: Any) -> float:
+        return float(
+            cohen_kappa_score(truth.astype(int), passed(expected, np.array(limits)).astype(int), weights="quadratic")
+        )
+
+    best = max(score([low, high]) for low in middles for high in middles[middles >= low])
+    found = best_thresholds(expected, truth, 2)
+    assert score(found) == pytest.approx(best, abs=0.01)
+    assert (np.diff(found) >= 0).all()
+
+
+@pytest.mark.parametrize(("truth", "expected"), [([1.0, 1.0], [0.2, 1.4]), ([], []), ([0.0, 2.0], [1.0, 1.0])])
+def test_thresholds_stay_half_way_where_nothing_can_be_tuned(truth: list[float], expected: list[float]) -> None:
+    assert best_thresholds(np.array(expected), np.array(truth), 3).tolist() == half_way(3).tolist()
+
+
+def test_rows_without_a_reference_are_decided_and_not_tuned_on() -> None:
+    table = graded(30, stages=("oof",))
+    table.loc[table["outer_fold"] != 1, "y_true"] = np.nan
+    decided = decide(table, {"grade": "kappa"})
+    record = decided.records["grade"]
+    assert record["rows"]["cnn"] == {"1": 0, "2": 10, "3": 10, ALL: 10}
+    assert record["thresholds"]["cnn"]["1"] == half_way(3).tolist()
+    assert decided.rows["y_pred"].notna().all()
+
+
+def test_only_grades_have_a_rule(tmp_path: Path, chests: Path) -> None:
+    with pytest.raises(CasewiseError, match="decision"):
+        read_study(write_study(tmp_path, chests, targets="{label: {classes: [covid, pneumonia], decision: kappa}}"))
+
+
+@pytest.fixture(scope="module")
+def severities(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
+    """A run of linear models whose grades are decided by tuned thresholds."""
+    folder = tmp_path_factory.mktemp("grades")
+    target = "{label: {kind: ordinal, classes: [no_finding, covid, pneumonia], decision: kappa}}"
+    return casewise.run(
+        write_study(folder, chests, targets=target, split="{test: 0.25, folds: 2, restarts: 20}"), folder / "run"
+    )
+
+
+def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: Path, tmp_path: Path) -> None:
+    folder = RunFolder(severities.folder)
+    record = severities.results["decisions"]["label"]
+    assert record["rule"] == "kappa"
+    assert set(record["thresholds"]["linear_pixels"]) == {"1", "2", ALL}
+    assert any(note["code"] == "grades_decided" and note["rule"] == "kappa" for note in severities.results["notes"])
+    table = pd.read_parquet(folder.predictions.path)
+    expected = table["p1"] + 2 * table["p2"]
+    for fold, rows in table.groupby(table["outer_fold"].astype(object).map(lambda f: ALL if pd.isna(f) else str(f))):
+        limits = np.array(record["thresholds"]["linear_pixels"][fold])
+        assert (rows["y_pred"] == passed(expected[rows.index].to_numpy(), limits)).all()
+    tested = table[table["stage"] == "test"].set_index("case")
+    cases = pd.read_csv(chests)
+    cases["path"] = [str(chests.parent / path) for path in cases["path"]]
+    new = casewise.load_bundle(folder.path).predict(cases.drop(columns="label"), root=tmp_path).set_index("case")
+    names = ["no_finding", "covid", "pneumonia"]
+    assert new.loc[tested.index, "prediction"].tolist() == [names[int(grade)] for grade in tested["y_pred"]]
+
+
+def test_the_network_of_a_fold_has_the_thresholds_of_its_fold(severities: Any, tmp_path: Path) -> None:
+    folder = RunFolder(severities.folder)
+    job = folder.job("linear_pixels", 1)
+    stored = severities.results["decisions"]["label"]["thresholds"]["linear_pixels"]["2"]
+    model = casewise.load_bundle(job.path)
+    assert model.decisions["label"]["thresholds"]["linear_pixels"][ALL] == stored
+    copied = JobFolder(tmp_path)
+    for file in (job.weights, job.facts, job.distance):
+        (tmp_path / file.path.name).write_bytes(file.path.read_bytes())
+    with pytest.raises(RunError, match="decisions"):
+        casewise.load_bundle(copied.path)
+
+
+def test_new_cases_are_decided_by_the_thresholds_of_all_folds() -> None:
+    rows = graded(5, stages=("external",))
+    apply_thresholds(rows, "grade", {"cnn": {ALL: [-1.0, -1.0, 9.0]}})
+    assert (rows["y_pred"] == 2).all()
+
+
+def test_no_network_depends_on_the_rule(severities: Any, tmp_path: Path, chests: Path) -> None:
+    """The fingerprint is the same, also that of a folder whose record has no such key."""
+    target = "{{label: {{kind: ordinal, classes: [no_finding, covid, pneumonia]{more}}}}}"
+    from casewise.console import Silent
+    from casewise.pipeline.read import read
+
+    decided = []
+    for name, more in (("a", ""), ("b", ", decision: mean")):
+        (tmp_path / name).mkdir()
+        study = read_study(write_study(tmp_path / name, chests, targets=target.format(more=more)))
+        decided.append(deciding_settings(study, read(study, RunFolder(tmp_path / name / "run"), Silent())))
+    assert decided[0] == decided[1]
+    assert _with_defaults(decided[0])["targets"] == decided[0]["targets"]
+
+
+def test_the_audit_does_not_depend_on_the_rule(tmp_path: Path, chests: Path) -> None:
+    target = "{{label: {{kind: ordinal, classes: [no_finding, covid, pneumonia]{more}}}}}"
+    studies = [
+        read_study(write_study(tmp_path, chests, targets=target.format(more=more))) for more in ("", ", decision: mean")
+    ]
+    assert studies[0].decisions == {"label": "median"}
+    assert studies[1].decisions == {"label": "mean"}
+    first, second = (study.model_dump(mode="json", exclude=EXCLUDED) for study in studies)
+    assert first == second
+    assert "seeds" not in first
