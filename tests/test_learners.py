@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import casewise
+from casewise.files import checksum
 from casewise.inference.model import load_bundle
 from casewise.inference.run_members import members_of
 from casewise.jobs import fitting
@@ -141,6 +142,7 @@ def test_a_run_of_an_earlier_version_opens(runs: dict[bool, casewise.Run], tmp_p
     for saved in (values, {**values, "baselines": {"on": False, "off": ""}}):
         folder.study.write(saved)
         folder.metrics.write({**folder.metrics.read(), "made_from": folder.evaluated_files()})
+        folder.report_mark.write(checksum(folder.metrics.path))
         opened = casewise.open_run(folder.path)
         assert opened.results["main"] == runs[False].results["main"]
         assert opened.study.baselines.off == EARLIER
