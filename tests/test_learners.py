@@ -15,11 +15,14 @@ import pytest
 import torch
 
 import casewise
+from casewise.files import checksum
 from casewise.inference.model import load_bundle
 from casewise.inference.run_members import members_of
 from casewise.jobs import fitting
+from casewise.jobs.backends.local import Registrations
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
+from casewise.report.sections.summary import choice
 from casewise.run_folder import RunFolder
 from casewise.study.baselines import EARLIER
 from casewise.study.learners import (
@@ -32,6 +35,7 @@ from casewise.study.learners import (
 from casewise.study.loading import read_study, saved_study
 from casewise.study.schema import Study
 from casewise.training.strategies import Learned
+from tests.report_contexts import numbers
 
 WITHOUT = "baselines: {off: tests of networks}\n"
 
@@ -141,6 +145,7 @@ def test_a_run_of_an_earlier_version_opens(runs: dict[bool, casewise.Run], tmp_p
     for saved in (values, {**values, "baselines": {"on": False, "off": ""}}):
         folder.study.write(saved)
         folder.metrics.write({**folder.metrics.read(), "made_from": folder.evaluated_files()})
+        folder.report_mark.write(checksum(folder.metrics.path))
         opened = casewise.open_run(folder.path)
         assert opened.results["main"] == runs[False].results["main"]
         assert opened.study.baselines.off == EARLIER
@@ -203,3 +208,23 @@ def test_a_third_kind_of_learner_is_one_file(tmp_path: Path, chests: Path) -> No
     assert "mean_colour" in run.report.read_text()
     facts = json.loads(RunFolder(run.folder).job("mean_colour", 0).facts.path.read_text())
     assert len(facts["network"]["bank"]["specs"]) == 1
+
+
+@pytest.mark.usefixtures("mean_colour")
+def test_processes_that_train_know_a_learner_that_the_user_registered() -> None:
+    registrations = Registrations.of(study_of(backbones=["cnn"]))
+    unregister_learner("mean_colour")
+    builder, fitter = build_model.BUILDERS.pop("mean_colour"), fitting.FITTERS.pop("mean_colour")
+    registrations.register()
+    assert learner_named("mean_colour").kind == "mean_colour"
+    assert build_model.BUILDERS["mean_colour"] is builder
+    assert fitting.FITTERS["mean_colour"] is fitter
+
+
+def test_a_network_beside_its_baselines_is_the_only_model() -> None:
+    context = numbers(learners=1, metas=0)
+    beside = context.predictions.assign(model="linear_pixels")
+    context = replace(context, predictions=pd.concat([beside, context.predictions], ignore_index=True))
+    assert context.learners == [*context.candidates, "linear_pixels"]
+    assert choice(context)["code"] == "single"
+    assert context.learner == context.candidates[0]

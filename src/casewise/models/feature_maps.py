@@ -141,7 +141,10 @@ def last_block(maps: Sequence[FeatureMap], blocks: Container[str], stride: int) 
 def _at_hand(maps: Sequence[FeatureMap], stride: int) -> int:
     strides = sorted({entry.stride for entry in maps})
     if not strides:
-        raise StudyError("This network has no feature maps, which `pool: map` and linear models on features need.")
+        raise StudyError(
+            "This network has no feature maps, which `pool: map` and linear models on features need. Write `pool: "
+            "average`, or `baselines: {off: the reason}`, or choose another network."
+        )
     return next((present for present in strides if present >= stride), strides[-1])
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.files import checksum, parquet_bytes
 from casewise.metrics.registry import added_metrics
 from casewise.modalities.registry import BUILT_IN
+from casewise.study.learners import added_learners
 from casewise.targets.registry import added_kinds
 from casewise.version import __version__
 
@@ -32,9 +33,9 @@ def inputs_of_results(
     """A hash of all that stacking, scores, metrics and report depend on; None for what is always computed again.
 
     These are studies with several seeds or a comparison by image, which have networks of their own to verify, and those
-    with metrics, kinds of targets or modalities that others have registered.
+    with metrics, kinds of targets, learners or modalities that others have registered.
     """
-    registered = added_metrics() or added_kinds() or study.modality_name not in BUILT_IN
+    registered = added_metrics() or added_kinds() or added_learners() or study.modality_name not in BUILT_IN
     if registered or study.seeds > 1 or study.split.by == "image":
         return None
     from casewise.explain.results import read_results

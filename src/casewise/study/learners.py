@@ -146,9 +146,9 @@ def unregister_learner(name: str) -> None:
     del _REGISTERED[name]
 
 
-def registered_learners() -> list[Learner]:
-    """All learners other than the networks of a study."""
-    return list(_REGISTERED.values())
+def added_learners() -> list[Learner]:
+    """The learners that others have registered."""
+    return [learner for name, learner in _REGISTERED.items() if name not in (PIXELS, FEATURES)]
 
 
 def learner_named(name: str) -> Learner:

@@ -17,7 +17,7 @@ from casewise.errors import CasewiseError, RunError, TrainingError, counted
 from casewise.jobs.plan import Job, JobInputs
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
-from casewise.study.learners import register_learner, registered_learners
+from casewise.study.learners import added_learners, register_learner
 from casewise.targets.registry import added_kinds, kind_names, register_kind
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Registrations:
         from casewise.models.build_model import BUILDERS
         from casewise.models.outputs import NETWORK_KINDS
 
-        kinds, learners = added_kinds(), registered_learners()
+        kinds, learners = added_kinds(), added_learners()
         network_kinds = {kind.name: NETWORK_KINDS[kind.name] for kind in kinds if kind.name in NETWORK_KINDS}
         builders = {learner.kind: BUILDERS[learner.kind] for learner in learners}
         fitters = {learner.kind: FITTERS[learner.kind] for learner in learners}
