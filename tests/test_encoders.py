@@ -317,6 +317,40 @@ def test_a_missing_download_names_each_way(name: str, tmp_path: Path, monkeypatc
             encoder_facts(name, tmp_path)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_repository_is_read_from_the_hub(
+    file: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration, and its weights in one of two formats, of which both hold tensors alone."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "hospital_dino.safetensors")
+    if file.endswith(".bin"):
+        torch.save(tensors, tmp_path / file)
+    else:
+        save_file(tensors, tmp_path / file)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    revisions = set()
+
+    def download(repository: str, name: str, *, revision: str | None) -> str:
+        assert repository == "hospital/dino"
+        revisions.add(revision)
+        if not (tmp_path / name).is_file():
+            raise EntryNotFoundError(name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    bank: Any = linear(tmp_path / "none", [f"{HUB}@v1"]).body
+    assert file in load_encoders(bank, tmp_path / "none")
+    assert torch.equal(
+        bank.encoders[0].network.body.state_dict()["blocks.0.norm1.weight"], tensors["blocks.0.norm1.weight"]
+    )
+    assert bank.encoders[0].facts["mean"] == pytest.approx([0.1, 0.2, 0.3])
+    assert revisions == {"v1"}
+
+
 def test_a_repository_that_is_not_of_timm_is_refused(tmp_path: Path) -> None:
     (tmp_path / "hospital_dino.json").write_text(json.dumps({"architectures": ["Dinov2Model"]}))
     with pytest.raises(WeightsError, match="format of timm"):
@@ -327,6 +361,24 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, folder: Path) ->
     (tmp_path / "hospital_dino.json").write_text(json.dumps(CONFIG))
     (tmp_path / "hospital_dino.safetensors").write_bytes((folder / "test_resnet.safetensors").read_bytes())
     bank: Any = linear(tmp_path, [HUB]).body
+    with pytest.raises(WeightsError, match="does not belong"):
+        load_encoders(bank, tmp_path)
+
+
+SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}
+
+
+def test_tables_that_earlier_versions_of_timm_stored_are_left_out(tmp_path: Path) -> None:
+    """Timm converts its own weights; weights with patches of another size stay refused."""
+    config = {"architecture": "swin_tiny_patch4_window7_224", "model_args": SWIN}
+    (tmp_path / "hospital_dino.json").write_text(json.dumps(config))
+    bank: Any = linear(tmp_path, [HUB]).body
+    state = {key: value.contiguous() for key, value in bank.encoders[0].network.body.state_dict().items()}
+    table = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49)}
+    save_file(state | table, tmp_path / "hospital_dino.safetensors")
+    assert str(tmp_path) in load_encoders(bank, tmp_path)
+    first = "patch_embed.proj.weight"
+    save_file(state | table | {first: torch.zeros(16, 3, 8, 8)}, tmp_path / "hospital_dino.safetensors")
     with pytest.raises(WeightsError, match="does not belong"):
         load_encoders(bank, tmp_path)
 
