@@ -241,6 +241,7 @@ def test_stored_features_belong_to_an_encoder_and_its_weights(
     """Folds share a file; other weights, or another encoder, have another one."""
     from types import SimpleNamespace
 
+    from casewise.modalities.dataset import FeatureData
     from casewise.run_folder import JobFolder
 
     computed: list[str] = []
@@ -253,7 +254,7 @@ def test_stored_features_belong_to_an_encoder_and_its_weights(
     (tmp_path / "fold1").mkdir()
     job: Any = SimpleNamespace(fingerprint="f", folder=JobFolder(tmp_path / "fold1"))
     inputs: Any = SimpleNamespace(store=SimpleNamespace(address="a"))
-    data: Any = SimpleNamespace(truth=torch.zeros(2, 1), names=["a", "b"])
+    data: Any = FeatureData(torch.zeros(2, 1), torch.zeros(2, 1), ["a", "b"])
     network = linear(folder, [HUB])
     load_encoders(network.body, folder)
     for _ in range(2):
