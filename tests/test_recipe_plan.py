@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import casewise
 from casewise.jobs.fingerprint import deciding_settings
@@ -171,6 +173,30 @@ def test_a_second_run_follows_the_plan_of_the_first(planned: Any) -> None:
     assert folder.recipe_plan.read() == plan
     study = read_study(planned.folder.parent / "study.yaml")
     assert deciding_settings(study, _cohort(study))["recipe"]["auto"]
+
+
+def test_labels_of_a_held_out_fold_do_not_affect_its_learners(tmp_path: Path, chests: Path) -> None:
+    """With noise for labels of a fold, its plan, baseline and network are the same to the bit; others are not."""
+    table = pd.read_csv(chests, dtype=str, keep_default_na=False)
+    table["path"] = [str(chests.parent / path) for path in table["path"]]
+    table["side"] = ["1" if number % 2 else "2" for number in range(len(table))]
+    runs = []
+    for name in ("told", "noise"):
+        held_out = table.index[table["side"] == "1"]
+        if name == "noise":
+            labels = table.loc[held_out, "label"].to_numpy()
+            table.loc[held_out, "label"] = np.roll(labels, 1)
+            assert (table.loc[held_out, "label"].to_numpy() != labels).any()
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        text = STUDY.format(cohort=tmp_path / f"{name}.csv").replace("test: 0, folds: 2, restarts: 20", "column: side")
+        (tmp_path / f"{name}.yaml").write_text(text)
+        casewise.run(tmp_path / f"{name}.yaml", tmp_path / name)
+        runs.append(RunFolder(tmp_path / name))
+    assert runs[0].recipe_plan.read() == runs[1].recipe_plan.read()
+    for learner in ("linear_pixels", "cnn"):
+        for fold, same in ((0, True), (1, False)):
+            first, second = (load_file(run.job(learner, fold).weights.path) for run in runs)
+            assert all(torch.equal(first[key], second[key]) for key in first) == same
 
 
 def _cohort(study: Study) -> Any:
