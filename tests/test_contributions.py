@@ -26,6 +26,7 @@ from casewise.phantoms.pancreas import make_pancreas
 from casewise.pipeline.explain import explain_run, open_finished
 from casewise.report.sections.saliency import placed_shares
 from casewise.run_folder import RunFolder
+from casewise.study.baselines import Baselines
 from casewise.study.loading import build_study, read_study
 from tests.chest_study import SMALL
 from tests.test_baselines import write_study
@@ -235,7 +236,7 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) ->
 @pytest.mark.slow
 def test_photographs_of_a_region_share_the_map_of_a_number(tiny: Path, tmp_path: Path) -> None:
     """The output of a region with several photographs is that of their mean features."""
-    update = {"backbones": [], "weights": "random", "stack": []}
+    update = {"backbones": [], "weights": "random", "stack": [], "baselines": Baselines()}
     run = open_finished(RunFolder(casewise.run(read_study(tiny).model_copy(update=update), tmp_path / "run").folder))
     views = 0
     for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1, 2, 3]):
@@ -253,6 +254,7 @@ def test_tiles_of_a_slide_lie_on_its_picture(tmp_path: Path) -> None:
     table = make_slide_phantom(tmp_path, subjects=6, classes=("normal", "late"), size=(640, 520), mpp=2.0, seed=3)
     values = {
         **SMALL, "cohort": table, "images": {"size": 32}, "tiles": {"mpp": 4.0, "max_tiles": 4}, "backbones": [],
+        "baselines": {},
         "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
         "split": {"test": 0.0, "folds": 2, "restarts": 20},
     }  # fmt: skip

@@ -210,6 +210,7 @@ class FeatureSpec:
         modules: the encoder's modules whose maps are read; empty for pixels and statistics.
         summary, cells: how a map becomes a vector; `cells` is the side of the grid.
         encoder: the name of the encoder, if the linear model has several.
+        side: the side to which panels are reduced before an encoder reads them; 0: they are read as they are.
     """
 
     source: Literal["pixels", "statistics", "features"]
@@ -218,6 +219,7 @@ class FeatureSpec:
     summary: Summary = "grid"
     cells: int = 1
     encoder: str = ""
+    side: int = 0
 
     @property
     def name(self) -> str:
@@ -229,12 +231,13 @@ class FeatureSpec:
         how = {"grid": f"in {self.cells}×{self.cells} cells", "moments": "moments", "covariance": "covariances"}
         read = (f"{self.encoder}: " if self.encoder else "") + (", ".join(self.modules) or self.source)
         text = "statistics" if self.source == "statistics" else f"{read} {how[self.summary]}"
+        text += f" at {self.side} px" if self.side else ""
         return text + (f" of channel {', '.join(str(number + 1) for number in self.channels)}" if self.channels else "")
 
     def as_json(self) -> dict[str, Any]:
         """The candidate as plain values."""
         values = {**asdict(self), "channels": list(self.channels), "modules": list(self.modules)}
-        return {key: value for key, value in values.items() if key != "encoder" or value}
+        return {key: value for key, value in values.items() if key not in ("encoder", "side") or value}
 
     def width(self, channels: int) -> int:
         """The width of the vector of one map with so many channels.
@@ -330,15 +333,22 @@ class FeatureBank(nn.Module):
         for channels in dict.fromkeys(spec.channels for spec in self.specs):
             chosen = panels[:, list(channels)] if channels else panels
             specs = [spec for spec in self.specs if spec.channels == channels]
-            for name in dict.fromkeys(spec.encoder for spec in specs):
-                of_encoder = [spec for spec in specs if spec.encoder == name]
+            for name, side in dict.fromkeys((spec.encoder, spec.side) for spec in specs):
+                of_encoder = [spec for spec in specs if (spec.encoder, spec.side) == (name, side)]
                 modules = list(dict.fromkeys(module for spec in of_encoder for module in spec.modules))
-                maps = self._encoder(name).maps(modules, chosen) if modules else {}
+                maps = self._encoder(name).maps(modules, reduced(chosen, side)) if modules else {}
                 yield from ((spec, chosen, maps) for spec in of_encoder)
 
     def _encoder(self, name: str) -> Encoder:
         """The encoder of this name; the only one if candidates name none."""
         return next(encoder for encoder in self.encoders if name in ("", encoder.name))
+
+
+def reduced(panels: Tensor, side: int) -> Tensor:
+    """Panels (B, C, H, W) with a smaller side; as they are if `side` is 0 or not smaller."""
+    if not 0 < side < panels.shape[-1]:
+        return panels
+    return functional.interpolate(panels, size=(side, side), mode="bilinear", antialias=True)
 
 
 def as_colours(panels: Tensor) -> Tensor:

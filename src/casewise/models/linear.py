@@ -26,6 +26,8 @@ PIXEL_CELLS = (8, 16, 32)
 MOST_TEXTURE_CHANNELS = 100
 # The sides of grids over the tokens of transformers.
 TOKEN_CELLS = (1, 3, 4)
+# Panels whose side is larger by half are also read at this one, at which an encoder sees more of a panel at once.
+REDUCED_SIDE = 128
 UNSCALED = ((0.0,), (1.0,))
 
 
@@ -134,8 +136,13 @@ def _of_features(encoder: Encoder, side: int) -> list[FeatureSpec]:
     levels = tuple(dict.fromkeys(block.module for block in by_stride.values()))
     grids = [(wide16, 1), (wide16, 3), (wide8, 4), (block16, 4)]
     textures = [block.module for block in by_stride.values() if block.channels <= MOST_TEXTURE_CHANNELS]
+    sides = (0, REDUCED_SIDE) if 2 * side >= 3 * REDUCED_SIDE and encoder.side is None else (0,)
     specs = [
-        *[FeatureSpec("features", (), (module,), "grid", cells) for module, cells in grids],
+        *[
+            FeatureSpec("features", (), (module,), "grid", cells, side=side)
+            for side in sides
+            for module, cells in grids
+        ],
         FeatureSpec("features", (), levels, "moments"),
         *[FeatureSpec("features", (), (module,), "covariance") for module in textures],
     ]

@@ -120,7 +120,8 @@ def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
         phase["variations"] = variations
     return {
         "optimizer": "adamw",
-        "lr": 0.0009,
+        "lr": 0.0003,
+        "head_lr": 3,
         "weight_decay": 0.01,
         "schedule": "one-cycle",
         "batch_size": 16,
