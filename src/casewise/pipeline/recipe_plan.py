@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.errors import counted
 from casewise.modalities.registry import modality_of
 from casewise.splits.predefined import TEST
 from casewise.study.recipe import Recipe
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # side for MobileNetV2, and that is the same on every machine, so that the plan is.
 IMAGES_A_SECOND = 40
 # The share of the budget for training; preparation, audit, baselines and evaluation take the rest.
-SHARE = 0.6
+SHARE = 0.4
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 12
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
 NO_UPRIGHT = 0.9
@@ -139,10 +140,11 @@ def in_words(study: Study, facts: dict[str, Any]) -> str:
     flips = {"none": "no flips", "both": "flips and turns"}.get(facts["flips"], f"{facts['flips']} flips")
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
-    of = f"{facts['images']:,} {facts['noun']}, {facts['folds']} folds, {facts['cores']} cores"
+    of = f"{facts['images']:,} {facts['noun']}, {facts['folds']} folds, {counted(facts['cores'], 'core')}"
+    minutes = facts["budget"] / 60
     return (
         f"planned: {', '.join(study.networks)}, {phase.epochs} epochs{frozen}, {head}, {flips}; for {of} and "
-        f"{facts['budget'] / 60:g} minutes"
+        f"{minutes:g} {'minute' if minutes == 1 else 'minutes'}"
     )
 
 

@@ -28,6 +28,7 @@ def check_study(study: Study) -> None:
         check_modality,
         check_weights,
         check_encoders_used,
+        check_learners,
         check_nested_cv,
         check_kinds,
         check_pretraining,
@@ -207,6 +208,15 @@ def check_weights(study: Study) -> None:
     missing = next((name for name in names if name not in study.weights), None)
     if missing is not None:
         raise ValueError(f"weights: nothing is stated for {missing}; write pretrained, random or a file")
+
+
+def check_learners(study: Study) -> None:
+    """A study needs a network or a baseline."""
+    if not study.learners:
+        raise ValueError(
+            "backbones: there is none, and `baselines` are off, so nothing would be fitted; name a network, or leave "
+            "out `baselines`"
+        )
 
 
 def check_encoders_used(study: Study) -> None:
