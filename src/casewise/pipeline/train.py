@@ -68,6 +68,7 @@ def train(
             run_jobs(baselines, inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
         show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
     networks = [job for job in jobs if learner_named(job.model).by_steps]
+    start = time.monotonic()
     if networks:
         with show.bar("jobs") as bar:
             run_jobs(networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text))
