@@ -117,7 +117,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_new_modality_goes_from_the_table_to_the_report(finished: Run) -> None:
     assert json.loads((finished.folder / "splits.json").read_text())["folds"] == 2
     assert set(finished.rows["target"]) == {"murmur"}
-    assert len(finished.rows[finished.rows["stage"] == "oof"]) == 32
+    rows = finished.rows[finished.rows["stage"] == "oof"]
+    assert rows["model"].value_counts().to_dict() == {"linear_pixels": 32, "shufflenet_v2_x0_5": 32}
     page = finished.report.read_text()
     assert "32 signals" in page
     assert "photograph" not in page
@@ -129,7 +130,10 @@ def test_a_bundle_predicts_new_cases(finished: Run, tmp_path: Path) -> None:
     table = write_signals(tmp_path / "new", 3, 5)
     pd.read_csv(table).drop(columns="murmur").to_csv(table, index=False)
     found = model.predict(table)
-    assert sorted(found["case"]) == sorted(f"S5{n:02}/{side}" for n in range(3) for side in ("left", "right"))
+    cases = sorted(f"S5{n:02}/{side}" for n in range(3) for side in ("left", "right"))
+    for learner in ("linear_pixels", "shufflenet_v2_x0_5"):
+        assert sorted(found.loc[found["learner"] == learner, "case"]) == cases
+    assert len(found) == 2 * len(cases)
     assert np.allclose(found[["probability of none", "probability of present"]].sum(axis=1), 1)
 
 

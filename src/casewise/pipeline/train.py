@@ -72,6 +72,7 @@ def train(
         record_first_figures(folder)
         show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
     networks = [job for job in jobs if learner_named(job.model).by_steps]
+    start = time.monotonic()
     if networks:
         with show.bar("jobs") as bar:
             run_jobs(networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text))
