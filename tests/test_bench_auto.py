@@ -96,7 +96,7 @@ def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path:
     text = auto.page(*finished, None, tmp_path)
     assert auto.with_interval(figure.estimate, "auroc") in text
     assert text.count("not run") == sum(1 for aim in auto.AIMS if aim[0] != "oral")
-    assert [row[5] for row in auto.handwritten_rows(found, None, tmp_path)] == [
+    assert [row[6] for row in auto.handwritten_rows(found, None, tmp_path)] == [
         "0.800 [0.700, 0.900]",
         "0.750 [0.600, 0.900]",
     ]
@@ -105,7 +105,7 @@ def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path:
 def test_a_run_folder_of_the_other_study_is_compared(auto: Any, finished: Any, tmp_path: Path) -> None:
     runs = finished[0]
     rows = list(auto.handwritten_rows(list(auto.figures("oral", runs["oral"])), runs["oral"].folder.parent, tmp_path))
-    assert [row[7] for row in rows] == ["+0.000 [+0.000, +0.000]"] * 2
+    assert [row[8] for row in rows] == ["+0.000 [+0.000, +0.000]"] * 2
 
 
 @pytest.mark.parametrize(
