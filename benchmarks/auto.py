@@ -61,10 +61,10 @@ tumour, grade, idrid and covid-cxr by their labels, but earlier studies of the s
 
 HEAD = """# Planned recipes on real packs
 
-Each study is at most ten lines long and states no recipe, no network and no image size
-([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of fold, or from
-the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported learner was stated
-in advance. The best baseline and the best network were chosen by their figures out of fold, which is to their
+Each study is at most ten lines long and states no recipe, no network and no size of images, except that of the planes
+of scans ([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of fold,
+or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported learner was
+stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is to their
 advantage. Differences are paired: both learners on the same cases and resamples of subjects.
 
 ## What was chosen on these packs
@@ -145,7 +145,7 @@ def with_interval(entry: dict[str, Any] | None, metric: str, *, key: str = "valu
     """A figure and its interval as text; `key`: where the figure is."""
     if not entry or entry.get(key) is None:
         return MISSING
-    form = f"{sign}.{2 if metric == 'mae' else 3}f"
+    form = f"{sign}.3f"
     ends = [entry.get("low"), entry.get("high")]
     if None in ends or any(end != end for end in ends):  # NaN: no interval
         return f"{entry[key]:{form}} (no interval)"
@@ -161,11 +161,11 @@ def paired(first: Run, second: Run, figure: Figure, learners: tuple[str, str]) -
     return None if rows.empty else dict(rows.iloc[0])
 
 
-def baseline_rows(found: Sequence[Figure]) -> Iterator[list[str]]:
+def baseline_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
     """For each figure the planned run beside its best baseline and its best network."""
     from casewise.study.learners import baselines_among
 
-    for figure in found:
+    for figure in shown:
         baselines = baselines_among(figure.run.results["metrics"][figure.stage])
         baseline, network = figure.best(baselines), figure.best(figure.run.study.networks)
         difference = paired(figure.run, figure.run, figure, (baseline, figure.learner)) if baseline else None
@@ -194,12 +194,12 @@ def worse(difference: dict[str, Any] | None, metric: str) -> str:
     return "better" if (difference["difference"] > 0) == bool(metric_of(metric).larger_is_better) else "**worse**"
 
 
-def handwritten_rows(found: Sequence[Figure], folder: Path | None, pages: Path) -> Iterator[list[str]]:
+def handwritten_rows(shown: Sequence[Figure], folder: Path | None, pages: Path) -> Iterator[list[str]]:
     """For each figure the studies with a recipe: from their run folders, else from their pages."""
     from casewise.analysis.run import Run
     from casewise.errors import CasewiseError
 
-    for figure in found:
+    for figure in shown:
         for name in HANDWRITTEN.get(figure.name, []):
             start = [
                 figure.name,
@@ -254,11 +254,11 @@ def on_page(page: Path, figure: Figure) -> str:
     return best(values, key=lambda text: float(text.split()[0]), default="")
 
 
-def aim_rows(found: Sequence[Figure]) -> Iterator[list[str]]:
+def aim_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
     """Every aim, beside the figure that was reached."""
     from casewise.metrics.registry import metric_of
 
-    by_key = {(figure.name, figure.target, figure.metric, figure.stage): figure for figure in found}
+    by_key = {(figure.name, figure.target, figure.metric, figure.stage): figure for figure in shown}
     for name, target, metric, stage, aim in AIMS:
         larger = metric_of(metric).larger_is_better
         text = "at chance" if aim is None else f"{'≥' if larger else '≤'} {aim:g}"
@@ -325,18 +325,18 @@ def table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
 
 def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None, pages: Path) -> str:
     """The page on all finished runs."""
-    found = [figure for name, run in runs.items() for figure in figures(name, run)]
+    shown = [figure for name, run in runs.items() for figure in figures(name, run)]
     text = HEAD.format(chosen_on=CHOSEN_ON)
     head = ["pack", "target", "cases", "metric", "planned", "best baseline", "best network alone", "planned − baseline"]
-    text += table([*head, "", "planned and guessing"], baseline_rows(found))
+    text += table([*head, "", "planned and guessing"], baseline_rows(shown))
     text += (
         "\n“At chance” means that the interval of the AUROC includes 0.5, or that of kappa (grades) or of the "
         "concordance (numbers) includes 0: nothing is shown to be learned.\n"
     )
     text += "\n## Studies with a recipe\n\n"
     head = ["pack", "target", "cases", "metric", "planned", "study", "its figure", "of", "planned − study", ""]
-    text += table(head, handwritten_rows(found, handwritten, pages))
-    text += "\n## Aims\n\n" + table(["pack", "target", "cases", "metric", "aim", "planned", "reached"], aim_rows(found))
+    text += table(head, handwritten_rows(shown, handwritten, pages))
+    text += "\n## Aims\n\n" + table(["pack", "target", "cases", "metric", "aim", "planned", "reached"], aim_rows(shown))
     text += "\n## Time\n\nMinutes and seconds of wall clock, from the start of the run.\n\n"
     head = ["pack", "images", "subjects", "baselines evaluated", "report written", "plan"]
     text += table(head, cost_rows(runs))
@@ -397,10 +397,10 @@ def main() -> None:
     parser.add_argument("--handwritten", type=Path, help="the folder of the runs of the studies with a recipe")
     parser.add_argument("--output", type=Path, help="the page (Markdown); by default it is printed only")
     options = parser.parse_args()
-    known = sorted(path.stem for path in options.studies.glob("*.yaml"))
-    if unknown := sorted(set(options.names) - set(known)):
-        raise SystemExit(f"There is no study {unknown[0]} in {options.studies}; there are {', '.join(known)}.")
-    runs, failed = run_studies(options.names or known, options)
+    studies = sorted(path.stem for path in options.studies.glob("*.yaml"))
+    if unknown := sorted(set(options.names) - set(studies)):
+        raise SystemExit(f"There is no study {unknown[0]} in {options.studies}; there are {', '.join(studies)}.")
+    runs, failed = run_studies(options.names or studies, options)
     text = page(runs, failed, options.handwritten, ROOT / "docs" / "results")
     print(text)
     if options.output:

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import casewise
 from casewise.jobs.fingerprint import deciding_settings
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.build_model import network_of
-from casewise.pipeline.recipe_plan import planned_flips, recipe_of
+from casewise.pipeline.recipe_plan import as_yaml, planned_flips, recipe_of
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
@@ -91,7 +92,7 @@ def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
     pools = [
         recipe_of(study, facts(flips=flips))["pool"]
         for study, flips in (
-            (study_of(), "vertical"),
+            (study_of(), "horizontal"),
             (scans, "none"),
             (scans, "both"),
             (study_of(weights="random"), "none"),
@@ -153,13 +154,30 @@ def test_a_planned_run_reports_the_weighted_mean(planned: Any) -> None:
 
 
 def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chests: Path) -> None:
-    plan = RunFolder(planned.folder).plan_page.path.read_text()
-    (tmp_path / "study.yaml").write_text(STUDY.format(cohort=chests) + plan)
+    plan = yaml.safe_load(RunFolder(planned.folder).plan_page.path.read_text())
+    stated = yaml.safe_load(STUDY.format(cohort=chests))
+    del stated["images"]  # so that its size comes from the plan
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(stated | plan))
     study = read_study(tmp_path / "study.yaml")
     assert not study.recipe.auto
-    assert (
-        study.recipe.phases[0].epochs == RunFolder(planned.folder).recipe_plan.read()["recipe"]["phases"][0]["epochs"]
-    )
+    pasted, ran = (each.model_dump(mode="json") for each in (study, planned.study))
+    ran["recipe"]["auto"] = False
+    assert pasted == ran
+
+
+def test_the_plan_of_volumes_states_their_panels() -> None:
+    study = study_of(columns={"visit": ""}, volumes={"sequences": ["t1"]})
+    planned = {"facts": facts(flips="none"), "recipe": recipe_of(study, facts())}
+    study = study.model_copy(update={"recipe": Recipe.model_validate({**planned["recipe"], "auto": True})})
+    assert yaml.safe_load(as_yaml(study, planned))["panels"] == {"pooling": "maps"}
+
+
+def test_networks_without_pretrained_weights_are_trained_longer_and_whole() -> None:
+    for study in (study_of(backbones=["cnn"], recipe="auto"), study_of(weights="random")):
+        recipe = recipe_of(study, facts())
+        assert recipe["phases"][0]["freeze"] == "none"
+        assert recipe["pool"] == "map"
+        assert recipe["phases"][0]["epochs"] > recipe_of(study_of(), facts())["phases"][0]["epochs"]
 
 
 def test_a_second_run_follows_the_plan_of_the_first(planned: Any) -> None:

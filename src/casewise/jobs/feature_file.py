@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.models.feature_maps import FeatureBank
 
-# Panels of one file, and views that pass through the encoder together.
-PART, BATCH = 128, 32
+# Panels of one file, and views of 224×224 pixels that pass through the encoder together; of larger ones fewer.
+ROWS, BATCH = 128, 32
 
 
 def feature_data(
@@ -32,24 +31,33 @@ def feature_data(
 ) -> FeatureData:
     """The features of all candidates for every panel of `data`, which has no variation.
 
-    They are written to files of `PART` panels beside the jobs of the baseline, which other folds with the same
+    They are written to files of `ROWS` panels beside the jobs of the baseline, which other folds with the same
     preprocessing read. Folds that run side by side compute different files.
     """
-    encoders = [[encoder.facts, _digest(encoder.network)] for encoder in _bank(network).encoders]
-    key = hashlib.sha256(
-        json.dumps([job.fingerprint, inputs.store.address, fitted, encoders], sort_keys=True).encode()
-    ).hexdigest()
-    rows = [list(range(first, min(first + PART, len(data)))) for first in range(0, len(data), PART)]
+    bank = _bank(network)
+    encoders = [[encoder.facts, _digest(encoder.network)] for encoder in bank.encoders]
+    made_from = [job.fingerprint, inputs.store.address, fitted, encoders, [spec.as_json() for spec in bank.specs]]
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    rows_by_file = [list(range(first, min(first + ROWS, len(data)))) for first in range(0, len(data), ROWS)]
     folder = job.folder.path.parent
-    files = [WeightsFile(folder / f"features-{key[:16]}-{number}.safetensors") for number in range(len(rows))]
+    files = [WeightsFile(folder / f"features-{key[:16]}-{number}.safetensors") for number in range(len(rows_by_file))]
     for wait in (0, -1):  # first those that no other fold is computing, then the rest
-        for file, part in zip(files, rows, strict=True):
-            with suppress(Timeout), FileLock(file.path.with_suffix(".lock"), timeout=wait):
+        for file, rows in zip(files, rows_by_file, strict=True):
+            try:
+                acquired = FileLock(file.path.with_suffix(".lock")).acquire(timeout=wait)
+            except Timeout:
+                continue
+            with acquired:
                 if not file.intact():
-                    write_tensors(file, {"features": compute_features(network, data.subset(part))}, {"format": "pt"})
+                    write_tensors(file, {"features": compute_features(network, data.subset(rows))}, {"format": "pt"})
     from safetensors.torch import load_file
 
-    features = torch.cat([load_file(file.path)["features"] for file in files])
+    features = None
+    for file, rows in zip(files, rows_by_file, strict=True):
+        of_file = load_file(file.path)["features"]
+        features = of_file.new_empty(len(data), of_file.shape[1]) if features is None else features
+        features[rows] = of_file
+    assert features is not None  # a fold has panels
     return FeatureData(features, data.truth, data.names)
 
 
@@ -72,9 +80,10 @@ def compute_features(network: Network, data: PanelDataset) -> Tensor:
     form, device = torch.channels_last, torch.device("cpu")
     network.eval().to(memory_format=form)  # type: ignore[call-overload]
     slots, owner = data.views()
+    batch = max(1, min(BATCH, int(BATCH * (224 / (network.side or 224)) ** 2)))
     computed = []
     with torch.inference_mode():
-        for view_slots, panel_numbers in zip(slots.split(BATCH), owner.split(BATCH), strict=True):
+        for view_slots, panel_numbers in zip(slots.split(batch), owner.split(batch), strict=True):
             if data.bags:
                 features = encode_bags(network.features, data, view_slots, device, form)
             else:

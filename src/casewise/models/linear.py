@@ -152,7 +152,7 @@ def _of_features(encoder: Encoder, side: int) -> list[FeatureSpec]:
 def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
     """Reduce the network to some of its candidates, with a new head; return the kept columns of its features.
 
-    Of several encoders, those that no candidate reads are removed.
+    Encoders that no kept candidate reads are removed.
     """
     bank: Any = network.body
     starts = [sum(bank.widths[:number]) for number in range(len(bank.widths))]
@@ -160,9 +160,8 @@ def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
     columns = torch.cat([torch.arange(starts[number], starts[number] + bank.widths[number]) for number in kept])
     bank.specs = tuple(bank.specs[number] for number in kept)
     bank.widths = tuple(bank.widths[number] for number in kept)
-    if len(bank.encoders) > 1:
-        used = {spec.encoder for spec in bank.specs}
-        bank.keep_encoders([encoder for encoder in bank.encoders if encoder.name in used])
+    used = {spec.encoder or bank.encoders[0].name for spec in bank.specs if spec.modules}
+    bank.keep_encoders([encoder for encoder in bank.encoders if encoder.name in used])
     network.width = bank.width
     network.head[-1] = nn.Linear(bank.width, network.target_mean.numel())
     return columns

@@ -14,6 +14,7 @@ import numpy as np
 from casewise.errors import counted
 from casewise.modalities.registry import modality_of
 from casewise.splits.predefined import TEST
+from casewise.study.backbones import UNTRAINED
 from casewise.study.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def planned_flips(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:
     if len(chosen) < FEWEST_IMAGES:
         return "horizontal"
     small = np.stack([_reduced(np.asarray(tiles[number])) for number in chosen])
-    return "both" if _told_apart(small, small[..., ::-1, :]) < NO_UPRIGHT else "horizontal"
+    return "both" if _mirror_auroc(small, small[..., ::-1, :]) < NO_UPRIGHT else "horizontal"
 
 
 def _reduced(tile: np.ndarray) -> np.ndarray:
@@ -86,7 +87,7 @@ def _reduced(tile: np.ndarray) -> np.ndarray:
     return np.asarray(sums / sums.mean() if sums.mean() else sums)
 
 
-def _told_apart(images: np.ndarray, mirrored: np.ndarray) -> float:
+def _mirror_auroc(images: np.ndarray, mirrored: np.ndarray) -> float:
     """The AUROC with which a linear model distinguishes images from mirrored ones, each image in one fold only."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
@@ -102,7 +103,9 @@ def _told_apart(images: np.ndarray, mirrored: np.ndarray) -> float:
 
 def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
     """The planned recipe as a study file states it."""
-    pretrained = study.weights != "random"
+    pretrained = all(name.partition("@")[0] not in UNTRAINED for name in study.networks) and all(
+        study.weights_of(name) != "random" for name in study.networks
+    )
     seconds = facts["images"] * (facts["folds"] - 1) * (facts["size"] / 224) ** 2 / IMAGES_A_SECOND
     epochs = math.floor(SHARE * facts["budget"] * facts["cores"] / max(seconds * len(study.networks), 1e-9))
     epochs = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
@@ -149,9 +152,17 @@ def in_words(study: Study, facts: dict[str, Any]) -> str:
 
 
 def as_yaml(study: Study, planned: dict[str, Any]) -> str:
-    """The plan in words and as lines that can be pasted into a study file."""
+    """The plan in words and as lines with which a study file states it."""
     import yaml
 
-    stated = {"backbones": study.backbones, "recipe": planned["recipe"], "stack": list(study.stack)}
-    lines = yaml.safe_dump(stated | {"stack_baselines": study.stack_baselines}, sort_keys=False)
-    return f"# {in_words(study, planned['facts'])}\n{lines}"
+    stated = {
+        "images": study.images.model_dump(mode="json", exclude_unset=True),
+        "panels": study.panels.model_dump(mode="json", exclude_unset=True),
+        "backbones": study.backbones,
+        "recipe": planned["recipe"],
+        "stack": list(study.stack),
+        "stack_baselines": study.stack_baselines,
+    }
+    lines = yaml.safe_dump({key: value for key, value in stated.items() if value not in ({}, [])}, sort_keys=False)
+    head = f"# {in_words(study, planned['facts'])}\n# These lines replace those of the same keys in the study file.\n"
+    return head + lines

@@ -47,7 +47,7 @@ def fit_head(network: Network, train: FeatureData, subjects: Sequence[str], outp
         subjects: the subject of each row; inner folds keep the rows of a subject together.
     """
     bank: Any = network.body
-    blocks = np.split(train.features.double().numpy(), np.cumsum(bank.widths)[:-1], axis=1)
+    blocks = np.split(train.features.numpy(), np.cumsum(bank.widths)[:-1], axis=1)
     groups = np.asarray(subjects, dtype=object)
     used: dict[int, dict[FeatureSpec, LinearModel]] = {}
     records, start = [], 0
@@ -56,7 +56,7 @@ def fit_head(network: Network, train: FeatureData, subjects: Sequence[str], outp
         scored = ~np.isnan(labels)
         if output.network_kind.standardised:
             labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
-        models = [linear_model(block[scored], labels[scored], groups[scored], output) for block in blocks]
+        models = [linear_model(block[scored].astype(float), labels[scored], groups[scored], output) for block in blocks]
         order = sorted(range(len(models)), key=lambda candidate: models[candidate].loss)[:AVERAGED]
         used[number] = {bank.specs[candidate]: models[candidate] for candidate in order}
         losses = {spec.name: model.loss for spec, model in zip(bank.specs, models, strict=True)}

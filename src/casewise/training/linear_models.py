@@ -62,6 +62,8 @@ class Directions:
         steady = spread <= 1e-6 * max(1.0, float(np.abs(centre).max(initial=0.0)))
         scale = np.where(steady, 0.0, 1.0 / np.where(steady, 1.0, spread))
         standardised = (values - centre) * scale
+        if not standardised.any():
+            return cls(np.zeros((len(values), 1)), np.zeros((1, values.shape[1])), centre)
         if values.shape[1] > values.shape[0]:
             squares, left = np.linalg.eigh(standardised @ standardised.T)
             squares, left = squares[::-1][:MOST_DIRECTIONS], left[:, ::-1][:, :MOST_DIRECTIONS]
