@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import casewise
 from casewise.jobs.fingerprint import deciding_settings
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.build_model import network_of
+from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.recipe_plan import as_yaml, planned_flips, recipe_of
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.run_folder import RunFolder
@@ -194,27 +195,44 @@ def test_a_second_run_follows_the_plan_of_the_first(planned: Any) -> None:
 
 
 def test_labels_of_a_held_out_fold_do_not_affect_its_learners(tmp_path: Path, chests: Path) -> None:
-    """With noise for labels of a fold, its plan, baseline and network are the same to the bit; others are not."""
+    """With permuted labels of a fold, its plan, baseline and network are the same to the bit; others are not."""
+    first, second = _told_and_permuted(STUDY, ["linear_pixels", "cnn"], tmp_path, chests)
+    assert first.recipe_plan.read() == second.recipe_plan.read()
+
+
+def test_labels_of_a_held_out_fold_do_not_affect_the_choice_among_features(tmp_path: Path, chests: Path) -> None:
+    torch.manual_seed(0)
+    body = build_encoder(encoder_facts("timm:test_resnet", tmp_path), 128).network.body
+    save_file(
+        {name: value.contiguous() for name, value in body.state_dict().items()}, tmp_path / "test_resnet.safetensors"
+    )
+    study = f"{STUDY}encoders: [timm:test_resnet]\nweights_dir: {tmp_path}\nbackbones: []\n"
+    _told_and_permuted(study, ["linear_features"], tmp_path, chests)
+
+
+def _told_and_permuted(study: str, learners: list[str], tmp_path: Path, chests: Path) -> list[RunFolder]:
+    """Two runs, the second with permuted labels of fold 1; compares the weights of both folds."""
     table = pd.read_csv(chests, dtype=str, keep_default_na=False)
     table["path"] = [str(chests.parent / path) for path in table["path"]]
     table["side"] = ["1" if number % 2 else "2" for number in range(len(table))]
     runs = []
-    for name in ("told", "noise"):
+    for name in ("told", "permuted"):
         held_out = table.index[table["side"] == "1"]
-        if name == "noise":
+        if name == "permuted":
             labels = table.loc[held_out, "label"].to_numpy()
             table.loc[held_out, "label"] = np.roll(labels, 1)
             assert (table.loc[held_out, "label"].to_numpy() != labels).any()
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-        text = STUDY.format(cohort=tmp_path / f"{name}.csv").replace("test: 0, folds: 2, restarts: 20", "column: side")
+        text = study.format(cohort=tmp_path / f"{name}.csv").replace("test: 0, folds: 2, restarts: 20", "column: side")
         (tmp_path / f"{name}.yaml").write_text(text)
         casewise.run(tmp_path / f"{name}.yaml", tmp_path / name)
         runs.append(RunFolder(tmp_path / name))
-    assert runs[0].recipe_plan.read() == runs[1].recipe_plan.read()
-    for learner in ("linear_pixels", "cnn"):
+    for learner in learners:
         for fold, same in ((0, True), (1, False)):
             first, second = (load_file(run.job(learner, fold).weights.path) for run in runs)
-            assert all(torch.equal(first[key], second[key]) for key in first) == same
+            equal = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+            assert equal == same
+    return runs
 
 
 def _cohort(study: Study) -> Any:
