@@ -97,16 +97,16 @@ def of_scikit_learn(table: pd.DataFrame, folds: list[int], weights: Path, *, num
 
     values, tables = features(table["path"].tolist(), weights), []
     for fold in folds:
-        held = (table["fold"] == fold).to_numpy()
+        judged = (table["fold"] == fold).to_numpy()
         # a fold is predicted by models of the other folds, never of the test set
-        train = ~held & (table["fold"] != TEST).to_numpy()
+        train = ~judged & (table["fold"] != TEST).to_numpy()
         model = make_pipeline(StandardScaler(), RidgeCV() if numbers else LogisticRegressionCV(max_iter=1000))
         model.fit(values[train], table["label"][train])
-        rows = table[held].reset_index(drop=True)
+        rows = table[judged].reset_index(drop=True)
         if numbers:
-            columns = {"prediction": model.predict(values[held])}
+            columns = {"prediction": model.predict(values[judged])}
         else:
-            probabilities = model.predict_proba(values[held])
+            probabilities = model.predict_proba(values[judged])
             columns = {f"p_{name}": probabilities[:, n] for n, name in enumerate(model.classes_)}
         tables.append(rows.join(pd.DataFrame(columns)))
     return pd.concat(tables, ignore_index=True).fillna({f"p_{name}": 0.0 for name in set(table["label"])})
