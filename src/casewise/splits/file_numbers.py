@@ -155,7 +155,7 @@ def _lines(paths: Sequence[str], holders: np.ndarray) -> list[tuple[np.ndarray, 
     What identifies people has several values for each class; folders of classes have one.
     """
     found = identities(paths)
-    several = [identity for identity in found if _values_of_classes(identity, holders) >= 2]  # noqa: PLR2004
+    several = [identity for identity in found if _values_of_classes(identity, holders) >= 2]
     identity = (several or found[-1:])[0]
     of_series: dict[str, list[int]] = defaultdict(list)
     for row, path in enumerate(paths):
