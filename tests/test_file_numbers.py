@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,82 @@ def test_more_runs_where_a_fold_would_lack_a_class(tmp_path: Path) -> None:
     assert borders([splits.side[f"x{n}"] for n in range(100)]) < 40
 
 
-def test_every_folder_is_cut_by_itself(tmp_path: Path) -> None:
+def test_folders_of_the_same_numbers_are_cut_at_the_same_numbers(tmp_path: Path) -> None:
     names = [f"a/{n}.png" for n in range(50)] + [f"b/{n}.png" for n in range(50)]
     cohort, study = cohort_of(tmp_path, names, ["a"] * 50 + ["b"] * 50)
     splits = split(cohort, study)
-    for folder in (0, 50):
-        sides = [splits.side[f"x{n}"] for n in range(folder, folder + 50)]
+    of_folders = [[splits.side[f"x{n}"] for n in range(first, first + 50)] for first in (0, 50)]
+    assert of_folders[0] == of_folders[1]
+    assert sorted(np.bincount(of_folders[0]).tolist()) == [10] * 5
+    assert borders(of_folders[0]) == 4
+
+
+def test_folders_of_other_numbers_are_cut_by_themselves(tmp_path: Path) -> None:
+    names = [f"{'ab'[n // 50]}/{n}.png" for n in range(100)]
+    cohort, study = cohort_of(tmp_path, names, ["a"] * 50 + ["b"] * 50)
+    splits = split(cohort, study)
+    for first in (0, 50):
+        sides = [splits.side[f"x{n}"] for n in range(first, first + 50)]
         assert sorted(np.bincount(sides).tolist()) == [10] * 5
         assert borders(sides) == 4
+
+
+PAIRS = [
+    ("{0:03}_left", "{0:03}_right"),
+    ("left/{0}", "right/{0}"),
+    ("Normal_100x_{0}", "Normal_400x_{0}"),
+    ("100x/{0}", "400x/{0}"),
+    ("p{0}_i1", "p{0}_i2"),
+]
+
+
+@pytest.mark.parametrize("test", [0, 0.1])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_files_with_the_same_number_are_on_one_side(tmp_path: Path, pair: tuple[str, str], test: float) -> None:
+    # a class of eight persons far apart needs many short runs
+    labels = ["b" if person % 13 == 0 else "a" for person in range(100)]
+    names = [f"{name.format(person)}.png" for person in range(100) for name in pair]
+    cohort, study = cohort_of(tmp_path, names, [str(label) for label in np.repeat(labels, 2)], split={"test": test})
+    splits = split(cohort, study)
+    side = np.array([splits.side[f"x{row}"] for row in range(200)])
+    assert (side[::2] == side[1::2]).all()
+    assert set(range(5)) <= set(side.tolist())
+    assert borders(side[::2].tolist()) < 60
+
+
+def sides_of(paths: list[str], labels: Sequence[str] | np.ndarray, folds: int = 5) -> np.ndarray:
+    records = np.array([[label == known for known in LABELS] for label in labels])
+    needs = needs_of_folds(records, folds)
+    side, how = assign_runs(paths, records.astype(float), [1 / folds] * folds, needs, restarts=20, seed=0)
+    assert how["shortfall"] == 0
+    return side
+
+
+@pytest.mark.parametrize("name", ["p{0}_i{1}", "p{0}/{1}", "{2}/{1}", "{2}{2}_{1}"])
+def test_persons_with_many_numbered_files_are_on_one_side(name: str) -> None:
+    letters = [chr(97 + person) + chr(122 - person) for person in range(20)]
+    paths = [f"{name.format(person, n, letters[person])}.png" for person in range(20) for n in range(9)]
+    side = sides_of(paths, np.repeat([LABELS[person % 2] for person in range(20)], 9)).reshape(20, 9)
+    assert (side == side[:, :1]).all()
+    assert np.bincount(side[:, 0]).tolist() == [4] * 5
+
+
+def test_a_small_series_is_with_the_numbers_of_a_large_one() -> None:
+    paths = [f"left/{n}.png" for n in range(200)] + [f"right/{n}.png" for n in range(40)]
+    side = sides_of(paths, ["a"] * 200 + ["b"] * 40)
+    assert (side[:40] == side[200:]).all()
+    assert borders(side[:200].tolist()) < 60
+
+
+def test_folders_of_classes_are_divided() -> None:
+    paths = [f"{label}{label}/{n}.png" for label in LABELS for n in range(2)] + [f"a/{n}.png" for n in range(30)]
+    paths += [f"{folder}/{n}.png" for folder in "bcdefgh" for n in range(6)]
+    classes = np.array([Path(path).parent.name for path in paths])
+    records = classes[:, None] == np.unique(classes)
+    needs = needs_of_folds(records, 2)
+    side, how = assign_runs(paths, records.astype(float), [0.5, 0.5], needs, restarts=20, seed=0)
+    assert how["shortfall"] == 0
+    assert all(set(side[classes == name].tolist()) == {0, 1} for name in np.unique(classes))
 
 
 def test_a_test_set_is_of_neighbours_too(tmp_path: Path) -> None:

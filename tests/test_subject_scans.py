@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from PIL import Image
 
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
+from casewise.errors import CasewiseError, CohortError
 from casewise.modalities.base import FittedPreprocessing, ImageFolder, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.modalities.volumes.slice_store import SliceStore, altered_slices, open_slices
 from casewise.modalities.volumes.standardise import SubjectScans, subject_scans, tables
+from casewise.pipeline.external import read_external
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
@@ -151,19 +154,57 @@ def test_a_network_of_an_earlier_version_keeps_its_landmarks(both: tuple[Prepare
     assert modality_of(single.study).settings(single.study)["volumes"]["landmarks"] == "subject"
 
 
-@pytest.mark.parametrize(
-    ("sequences", "weights", "kept"), [(2, "pretrained", False), (3, "pretrained", True), (3, "random", False)]
-)
-def test_networks_of_three_sequences_are_not_mixed_with_those_of_earlier_versions(
-    sequences: int, weights: str, kept: bool
+def test_landmarks_of_single_slices_never_replace_those_of_subjects(
+    both: tuple[PreparedCohort, PreparedCohort],
 ) -> None:
+    single, whole = both
+    fitted = fitted_on(single, np.arange(2 * SLICES))
+    with pytest.raises(CasewiseError, match="visit"):
+        inputs(whole, fitted)
+    with pytest.raises(CasewiseError, match="visit"):
+        modality_of(whole.study).preview(whole, 0, fitted)
+
+
+@pytest.mark.parametrize(("columns", "refused"), [({}, True), ({"visit": "position"}, False)])
+def test_slices_of_an_external_cohort_are_cases_too(
+    both: tuple[PreparedCohort, PreparedCohort], columns: dict[str, str], refused: bool
+) -> None:
+    main = both[0].study
+    settings = {"cohort": main.cohort, "columns": columns, "subjects": "distinct"}
+    study = Study.model_validate(main.model_dump() | {"external": settings})
+    with pytest.raises(CohortError, match="visit: position") if refused else nullcontext():
+        read_external(study, read_cohort(study))
+    # without standardised intensities there are no landmarks to be mixed up
+    plain = main.model_dump()["volumes"] | {"standardise": "none"}
+    assert study.landmarks_of_subjects
+    assert not Study.model_validate(main.model_dump() | {"volumes": plain}).landmarks_of_subjects
+
+
+@pytest.mark.parametrize(
+    ("sequences", "backbones", "fusion", "weights", "kept"),
+    [
+        (2, ["resnet18"], "early", "pretrained", False),
+        (3, ["resnet18"], "early", "pretrained", True),
+        (3, ["resnet18"], "early", "random", False),
+        (3, ["resnet18"], "late", "pretrained", False),
+        (3, ["resnet18"], ["late", "a"], "pretrained", False),
+        (3, ["resnet18"], ["late", "early"], "pretrained", True),
+        (3, ["cnn"], "early", "pretrained", False),
+        (3, ["cnn", "resnet18"], "early", {"cnn": "pretrained", "resnet18": "random"}, False),
+        (3, ["cnn", "resnet18@late"], "early", "pretrained", False),
+    ],
+)
+def test_networks_with_kernels_of_colours_are_not_mixed_with_those_of_earlier_versions(
+    sequences: int, backbones: list[str], fusion: Any, weights: Any, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
     study = Study(
         name="t",
         cohort=Path("c.csv"),
-        volumes={"sequences": ["a", "b", "c"][:sequences]},
+        volumes={"sequences": ["a", "b", "c"][:sequences], "fusion": fusion},
         panels={"by": "case", "grid": "2x2"},
         targets={"label": {"classes": ["x", "y"]}},
-        backbones=["resnet18"],
+        backbones=backbones,
         weights=weights,
     )
     assert (modality_of(study).settings(study)["volumes"].get("first_layer") == "colours") == kept

@@ -48,7 +48,7 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
         test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"
         by, comment = "", "by subject"
         if facts.numbered:
-            by, comment = "by: number, ", "neighbouring file numbers may show one person: they are on one side"
+            by, comment = "by: number, ", "neighbouring file numbers may show one person: runs of them are on one side"
         lines.append(f"split: {{{by}test: {test}, folds: {folds}}}  # {comment}")
     lines.append(
         "budget: 30min  # network and training are planned from the images; the run writes the plan to plan.yaml"

@@ -58,6 +58,12 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     settings = study.external
     assert settings is not None
     other = external_study(study)
+    if study.landmarks_of_subjects and not other.landmarks_of_subjects:
+        position = study.columns.get("visit", "visit")
+        raise CohortError(
+            f"external: every slice of the study is a case, and those of {settings.cohort} are not. State `external: "
+            f"{{columns: {{visit: {position}}}}}` with the column of the slices' positions."
+        )
     cohort = read_cohort(other, to_learn=False)
     if np.isnan(label_table(cohort.panels, other)).all():
         raise CohortError(f"external: {settings.cohort} has none of {', '.join(study.outputs)} recorded.")

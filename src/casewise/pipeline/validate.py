@@ -84,7 +84,7 @@ def number_lines(splits: Splits) -> list[str]:
     runs = [
         f"{side} {counted(how['runs'], 'run')}" for side, how in splits.record["assignment"].items() if "runs" in how
     ]
-    return [f"{'split':<10} neighbouring file numbers are on one side: {', '.join(runs)}"] if runs else []
+    return [f"{'split':<10} runs of neighbouring file numbers are on one side: {', '.join(runs)}"] if runs else []
 
 
 def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:

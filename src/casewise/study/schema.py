@@ -310,6 +310,11 @@ class Study(StudyModel):
         return position is not None and self.columns.get("visit", "visit") == position
 
     @property
+    def landmarks_of_subjects(self) -> bool:
+        """Whether the intensities of a slice are standardised by all slices of its subject."""
+        return self.slice_is_case and self.volumes is not None and self.volumes.standardise != "none"
+
+    @property
     def modality_name(self) -> str:
         """Which modality the images have."""
         return self.modality or ("volumes" if self.volumes else "slides" if self.tiles else "photographs")

@@ -16,16 +16,16 @@ class Split(StudyModel):
 
     `by: image` adds a split by image, as in many publications, for comparison only: the study is trained once more with
     images of one subject on both sides, and the report shows the figures that this would have given. `by: number` keeps
-    neighbouring file numbers on one side where subjects are not known.
+    runs of neighbouring file numbers on one side where subjects are not known.
     """
 
     by: Literal["subject", "image", "number"] = Field(
         "subject",
         description="`subject`: all images of a subject are on one side. `number`, only with `subjects_known: false`: "
-        "images with neighbouring file numbers are on one side, in runs as long as possible, because they often show "
-        "the same person; [more](howto-split.md#subjects-that-are-not-known). `image` adds a split by image, as in "
-        "many publications, for comparison only: every network is trained once more with images of one subject on both "
-        "sides, and the report shows the figures that this would have given.",
+        "images with neighbouring file numbers, which often show the same person, are on one side, except where two "
+        "runs of numbers meet; runs are as long as possible; [more](howto-split.md#subjects-that-are-not-known). "
+        "`image` adds a split by image, as in many publications, for comparison only: every network is trained once "
+        "more with images of one subject on both sides, and the report shows the figures that this would have given.",
     )
     test: Fraction = Field(
         0.1,

@@ -26,6 +26,8 @@ from casewise.modalities.base import (
     Start,
     StoreReference,
 )
+from casewise.study.backbones import UNTRAINED
+from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,8 +119,7 @@ class VolumesModality:
         plain = {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}
         # networks of earlier versions had the landmarks of single slices, and mean kernels for three sequences
         plain |= {"landmarks": "subject"} if study.slice_is_case else {}
-        pretrained = any(study.weights_of(network) != "random" for network in study.networks)
-        plain |= {"first_layer": "colours"} if pretrained and len(volumes_of(study).sequences) == COLOURS else {}
+        plain |= {"first_layer": "colours"} if any(_keeps_colours(study, name) for name in study.networks) else {}
         return {"volumes": plain}
 
     def facts(self, study: Study, network: str) -> dict[str, Any]:
@@ -232,6 +233,15 @@ class VolumesModality:
         from casewise.modalities.volumes.native_space import read_lesion
 
         return read_lesion(prepared, row)
+
+
+def _keeps_colours(study: Study, network: str) -> bool:
+    """Whether the first layer of a network starts from kernels of three colours, one for each sequence."""
+    learner = learner_named(network)
+    if study.fusion_of(network) != "early" or len(volumes_of(study).sequences) != COLOURS:
+        return False
+    published = learner.encoders(study)[0] not in UNTRAINED
+    return study.weights_of(network) != "random" and (published or bool(learner.weight_files(study)))
 
 
 def _slice_data(

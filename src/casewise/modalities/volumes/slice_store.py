@@ -68,9 +68,19 @@ class SliceStore:
         """The landmarks of these cases (P, S, L), and their spans if landmarks are of subjects (see `tables`).
 
         `fitted`: of the network. One that an earlier version trained on single slices has landmarks of single slices.
+
+        Raises:
+            CasewiseError: the network has landmarks of subjects, and these slices were prepared without them.
         """
-        if self.subjects is None or fitted.get("landmarks") != BY_SUBJECT:
+        if fitted.get("landmarks") != BY_SUBJECT:
             return self.landmarks[cases], None
+        if self.subjects is None:
+            raise CasewiseError(
+                "The network was trained with every slice as a case, its intensities standardised by all slices of its "
+                "subject, and in this cohort a slice is not a case. State `columns: {visit: …}` with the column of "
+                "the slices' positions (`volumes.slice_index`), for an external cohort under `external:`, and in a "
+                'prediction as `columns={"visit": …}`.'
+            )
         return self.subjects.landmarks[cases], self.subjects.spans[cases]
 
 
