@@ -14,7 +14,7 @@ import torch
 import casewise
 from casewise.errors import CasewiseError
 from casewise.explain.case_selection import explain_target
-from casewise.explain.methods.contributions import Contributions, centre_at, contributions, directions, spread
+from casewise.explain.methods.contributions import centre_at, contributions, directions, spread
 from casewise.explain.methods.dispatch import cell_maps, explain, method_for
 from casewise.explain.methods.target import ExplainTarget
 from casewise.explain.overlays import overlay
@@ -70,9 +70,9 @@ def test_the_map_the_average_and_the_rest_add_up_to_the_output(
     }
     for name, output in expected.items():
         target = ExplainTarget(OUTPUTS, name, class_index=1 if name == "label" else None)
-        parts = contributions(network, panels, target)
-        assert parts.maps.shape == panels.shape
-        assert torch.allclose(parts.output, output, atol=1e-4)
+        explained = contributions(network, panels, target)
+        assert explained.maps.shape == panels.shape
+        assert torch.allclose(explained.output, output, atol=1e-4)
 
 
 def test_the_average_image_has_no_contributions() -> None:
@@ -81,9 +81,9 @@ def test_the_average_image_has_no_contributions() -> None:
     with torch.no_grad():
         centre_at(network, network.features(panels)[0])
         raw = network(panels)
-    parts = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
-    assert float(parts.maps.abs().max()) < 1e-9
-    assert float(parts.average) == pytest.approx(float(raw[0, 0]), abs=1e-5)
+    explained = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
+    assert float(explained.maps.abs().max()) < 1e-9
+    assert float(explained.average) == pytest.approx(float(raw[0, 0]), abs=1e-5)
 
 
 def test_a_pixel_of_weight_stands_where_it_is() -> None:
@@ -93,12 +93,12 @@ def test_a_pixel_of_weight_stands_where_it_is() -> None:
         network.head[-1].weight.zero_()
         network.head[-1].weight[0, 16 + 6] = -2.0  # green, second row, third column
         centre_at(network, torch.zeros(48))
-    parts = contributions(network, torch.ones(1, 3, 48, 48), ExplainTarget(OUTPUTS, "extent"))
+    explained = contributions(network, torch.ones(1, 3, 48, 48), ExplainTarget(OUTPUTS, "extent"))
     expected = torch.zeros(3, 48, 48, dtype=torch.float64)
     expected[1, 12:24, 24:36] = -2.0 * float(network.target_std[0]) / 144
-    assert torch.allclose(parts.maps[0], expected, atol=1e-7)
+    assert torch.allclose(explained.maps[0], expected, atol=1e-7)
     against = contributions(network, torch.ones(1, 3, 48, 48), ExplainTarget(OUTPUTS, "extent", negative=True))
-    assert torch.allclose(against.maps, -parts.maps)
+    assert torch.allclose(against.maps, -explained.maps)
 
 
 @pytest.mark.parametrize("summary", ["grid", "moments", "covariance"])
@@ -110,10 +110,10 @@ def test_positions_of_a_map_are_its_own(summary: Any) -> None:
         centre_at(network, torch.zeros(network.width))
     panels = network.body.encoder.mean.expand(1, 3, 128, 128).clone()  # 0 for the encoder
     panels[:, :, :32, :32] = torch.rand(3, 32, 32)
-    parts = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
-    inside = parts.maps[..., :40, :40].abs().sum() / parts.maps.abs().sum()
+    explained = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
+    inside = explained.maps[..., :40, :40].abs().sum() / explained.maps.abs().sum()
     assert float(inside) > 0.5  # of a tenth of the area
-    assert bool((parts.unplaced != 0).any()) == (summary == "moments")
+    assert bool((explained.unplaced != 0).any()) == (summary == "moments")
 
 
 def test_cells_are_those_of_the_means_and_keep_their_sums() -> None:
@@ -267,8 +267,3 @@ def test_tiles_of_a_slide_lie_on_its_picture(tmp_path: Path) -> None:
     done = explain_run(folder)
     table = pd.read_parquet(done.table)
     assert all((done.folder / name).is_file() for line in table["files"] for name in json.loads(line))
-
-
-def test_parts_are_a_record() -> None:
-    parts = Contributions(torch.ones(1, 1, 2, 2), torch.tensor([2.0]), torch.tensor([-1.0]))
-    assert parts.output.tolist() == [5.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from sklearn.metrics import cohen_kappa_score
 
 import casewise
 from casewise.errors import CasewiseError, RunError
+from casewise.inference.model import TrainedModel
 from casewise.jobs.fingerprint import _with_defaults, deciding_settings
 from casewise.pipeline.audit import EXCLUDED
-from casewise.predictions.decisions import ALL, apply_thresholds, best_thresholds, decide, half_way, passed
+from casewise.predictions.decisions import ALL, apply_thresholds, best_thresholds, decide_grades, half_way, passed
 from casewise.predictions.table import COLUMNS
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.loading import read_study
@@ -51,14 +53,14 @@ def kappa(rows: pd.DataFrame) -> float:
 
 def test_the_median_leaves_every_bit_as_it_was() -> None:
     table = graded()
-    decided = decide(table, {"grade": "median"})
+    decided = decide_grades(table, {"grade": "median"})
     pd.testing.assert_frame_equal(decided.rows, table)
     assert decided.records == {"grade": {"rule": "median"}}
 
 
 def test_the_mean_is_rounded() -> None:
     table = graded()
-    decided = decide(table, {"grade": "mean"})
+    decided = decide_grades(table, {"grade": "mean"})
     expected = table[[f"p{number}" for number in range(GRADES)]].to_numpy() @ np.arange(GRADES)
     assert (decided.rows["y_pred"] == np.floor(expected + 0.5)).all()
     assert decided.records["grade"]["thresholds"]["cnn"][ALL] == [0.5, 1.5, 2.5]
@@ -66,8 +68,8 @@ def test_the_mean_is_rounded() -> None:
 
 def test_tuned_thresholds_have_a_higher_kappa_on_other_cases() -> None:
     table = graded()
-    tuned = decide(table, {"grade": "kappa"})
-    halved = decide(table, {"grade": "mean"})
+    tuned = decide_grades(table, {"grade": "kappa"})
+    halved = decide_grades(table, {"grade": "mean"})
     for stage in ("oof", "test"):
         rows = tuned.rows["stage"] == stage
         assert kappa(tuned.rows[rows]) > kappa(halved.rows[rows]) + 0.02
@@ -78,13 +80,13 @@ def test_tuned_thresholds_have_a_higher_kappa_on_other_cases() -> None:
 def test_labels_of_a_held_out_fold_do_not_influence_its_own_thresholds() -> None:
     """Nor do those of the test set influence any; those of the other folds do."""
     table = graded()
-    before = decide(table, {"grade": "kappa"})
+    before = decide_grades(table, {"grade": "kappa"})
     for stage, fold, same in (("oof", 2, {"2"}), ("test", None, {"1", "2", "3", ALL})):
         changed = table.copy()
         rows = (changed["stage"] == stage) & ((changed["outer_fold"] == fold) if fold else True)
         noise = np.random.default_rng(5).integers(0, GRADES, int(rows.sum())).astype(float)
         changed.loc[rows, "y_true"] = noise
-        after = decide(changed, {"grade": "kappa"})
+        after = decide_grades(changed, {"grade": "kappa"})
         first, second = (each.records["grade"]["thresholds"]["cnn"] for each in (before, after))
         assert {name for name in first if first[name] == second[name]} == same
         assert (before.rows.loc[rows, "y_pred"] == after.rows.loc[rows, "y_pred"]).all()
@@ -117,7 +119,7 @@ def test_thresholds_stay_half_way_where_nothing_can_be_tuned(truth: list[float],
 def test_rows_without_a_reference_are_decided_and_not_tuned_on() -> None:
     table = graded(30, stages=("oof",))
     table.loc[table["outer_fold"] != 1, "y_true"] = np.nan
-    decided = decide(table, {"grade": "kappa"})
+    decided = decide_grades(table, {"grade": "kappa"})
     record = decided.records["grade"]
     assert record["rows"]["cnn"] == {"1": 0, "2": 10, "3": 10, ALL: 10}
     assert record["thresholds"]["cnn"]["1"] == half_way(3).tolist()
@@ -173,8 +175,8 @@ def test_the_network_of_a_fold_has_the_thresholds_of_its_fold(severities: Any, t
 
 def test_new_cases_are_decided_by_the_thresholds_of_all_folds() -> None:
     rows = graded(5, stages=("external",))
-    apply_thresholds(rows, "grade", {"cnn": {ALL: [-1.0, -1.0, 9.0]}})
-    assert (rows["y_pred"] == 2).all()
+    decided = apply_thresholds(rows, {"grade": {"rule": "kappa", "thresholds": {"cnn": {ALL: [-1.0, -1.0, 9.0]}}}})
+    assert (decided["y_pred"] == 2).all()
 
 
 def test_no_network_depends_on_the_rule(severities: Any, tmp_path: Path, chests: Path) -> None:
@@ -202,3 +204,74 @@ def test_the_audit_does_not_depend_on_the_rule(tmp_path: Path, chests: Path) -> 
     first, second = (study.model_dump(mode="json", exclude=EXCLUDED) for study in studies)
     assert first == second
     assert "seeds" not in first
+
+
+def by_stored_thresholds(table: pd.DataFrame, record: Any) -> np.ndarray:
+    """The grades of rows by the thresholds that the run recorded, one by one."""
+    grades = []
+    for row in table.itertuples():
+        fold = str(row.outer_fold) if row.stage == "oof" else ALL
+        limits = record["thresholds"][row.model][fold]
+        grades.append(sum(row.p1 + 2 * row.p2 > limit + 1e-9 for limit in limits))
+    return np.array(grades, dtype=float)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
+    """A run in which each case has two photographs, predicted one by one."""
+    folder = tmp_path_factory.mktemp("several")
+    cases = pd.read_csv(chests).sort_values("label", kind="stable", ignore_index=True)
+    cases["path"] = [str(chests.parent / path) for path in cases["path"]]
+    cases["subject"] = [f"P{number // 2:02}" for number in range(len(cases))]
+    cases.drop(columns="date").to_csv(folder / "cases.csv", index=False)
+    target = "{label: {kind: ordinal, classes: [no_finding, covid, pneumonia], decision: kappa, level: case}}"
+    study = write_study(
+        folder, folder / "cases.csv", targets=target, split="{test: 0.25, folds: 2, restarts: 20}",
+        panels="{by: image}", evaluation="{bootstrap_resamples: 200, response: false, counterfactual_cases: 20}",
+    )  # fmt: skip
+    return casewise.run(study, folder / "run")
+
+
+@pytest.mark.parametrize("name", ["counterfactuals", "tile_predictions"])
+def test_altered_images_and_tiles_are_decided_by_the_rule(several: Any, name: str) -> None:
+    table = getattr(RunFolder(several.folder), name).read()
+    record = several.results["decisions"]["label"]
+    assert (table["y_pred"] == by_stored_thresholds(table, record)).all()
+    median = kind_named("ordinal").decide(table[["p0", "p1", "p2"]].to_numpy(dtype=float))
+    assert (table["y_pred"] != median).any()
+
+
+def test_correct_answers_before_an_alteration_are_those_of_the_predictions(several: Any) -> None:
+    folder = RunFolder(several.folder)
+    altered, predictions = folder.counterfactuals.read(), folder.predictions.read()
+    for model, by_alteration in several.results["counterfactuals"].items():
+        rows = predictions[(predictions["model"] == model) & (predictions["stage"] == "oof")]
+        rows = rows[rows["case"].isin(altered["case"])]
+        correct = int((rows["y_pred"] == rows["y_true"]).sum())
+        assert {entry["correct"]["before"] for entry in by_alteration.values()} == {correct}
+
+
+def test_without_probabilities_there_is_no_grade() -> None:
+    assert np.isnan(passed(np.array([np.nan, 1.0]), half_way(3))).tolist() == [True, False]
+    columns = [f"p{number}" for number in range(GRADES)]
+    for missing in (slice(0, 0), slice(None)):
+        rows = graded(6, stages=("external",))
+        rows.loc[missing, columns] = np.nan
+        decided = apply_thresholds(rows, {"grade": {"rule": "mean", "thresholds": {"cnn": {ALL: [0.5, 1.5, 2.5]}}}})
+        assert (decided["y_pred"].isna() == rows["p0"].isna()).all()
+
+
+def test_a_row_without_probabilities_does_not_tune() -> None:
+    table = graded(30, stages=("oof",))
+    table.loc[0, [f"p{number}" for number in range(GRADES)]] = np.nan
+    decided = decide_grades(table, {"grade": "kappa"})
+    assert decided.records["grade"]["rows"]["cnn"] == {"1": 20, "2": 19, "3": 19, ALL: 29}
+    assert decided.rows["y_pred"].isna().tolist() == [True] + [False] * 29
+
+
+def test_a_case_without_a_grade_has_no_name_for_it() -> None:
+    member: Any = SimpleNamespace(outputs=[{"name": "grade", "classes": ["none", "mild", "late", "worst"]}])
+    rows = graded(2, stages=("external",)).assign(y_pred=[np.nan, 2.0], distance=np.nan)
+    named = TrainedModel(Path(), (member,))._named(rows)
+    assert named["prediction"].isna().tolist() == [True, False]
+    assert named["prediction"].iloc[1] == "late"

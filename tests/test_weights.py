@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
+import huggingface_hub.errors as hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,6 +19,7 @@ from casewise.jobs.job import JobInputs, build, choose
 from casewise.jobs.plan import Job
 from casewise.modalities.base import StoreAddress
 from casewise.models.backbones import build_network
+from casewise.models.downloads import download_of
 from casewise.models.embeddings import embedder
 from casewise.models.weights import load_weights
 from casewise.pipeline.read import read
@@ -105,6 +109,32 @@ def test_nothing_found_names_all_four_ways(monkeypatch: pytest.MonkeyPatch, tmp_
         load_weights(build_network(NAME, 1), "pretrained", folder=tmp_path)
     for way in (f"{NAME}.safetensors", "CASEWISE_WEIGHTS", "bundle:PATH", "download", "weights: random", str(tmp_path)):
         assert way in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [URLError("offline"), RuntimeError("invalid hash value"), hub.HFValidationError("a/b/c"),
+     hub.EntryNotFoundError("none"), hub.HTTPError("refused"), IncompleteRead(b"")],  # type: ignore[attr-defined]
+)  # fmt: skip
+def test_whatever_a_download_raises_becomes_one_error(error: Exception) -> None:
+    name, ways = "hf-hub:owner/net", "put {file}.safetensors into a folder"
+    with pytest.raises(WeightsError, match=r"owner_net\.safetensors") as raised, download_of(name, None, ways):
+        raise error
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, AttributeError])
+def test_a_fault_of_the_program_is_not_taken_for_a_failed_download(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torchvision
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise error("a fault")
+
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", broken)
+    with pytest.raises(error):
+        load_weights(build_network(NAME, 1), "pretrained", folder=tmp_path)
 
 
 def bundle(folder: Path, subjects: list[str], name: str = NAME) -> Path:

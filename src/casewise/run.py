@@ -53,7 +53,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         study = plan_recipe(study, cohort, store, splits, run_folder, show)
         audit(study, cohort, store, splits, run_folder, show)
         predictions = train(study, cohort, store, splits, run_folder, show)
-        counterfactuals(study, cohort, store, splits, run_folder, show)
+        counterfactuals(study, cohort, store, splits, predictions, run_folder, show)
         inputs = inputs_of_results(study, cohort, store, predictions, run_folder)
         if stored := stored_results(inputs, run_folder, show):
             predictions, results = stored

@@ -54,7 +54,7 @@ def neighbours(series: list[np.ndarray], seed: int) -> tuple[float, float, float
     (1.0, 1.0, 1.0)
     """
     labels = np.concatenate([np.zeros(0, int), *series])
-    number = np.repeat(np.arange(len(series)), [len(part) for part in series])
+    number = np.repeat(np.arange(len(series)), list(map(len, series)))
     pairs = np.flatnonzero(np.diff(number) == 0)
     if not len(pairs):
         return 0.0, 0.0, 1.0

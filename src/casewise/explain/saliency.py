@@ -313,18 +313,18 @@ def contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> Sal
     """The contributions of a panel row to the output of a linear model; of several views, to their mean."""
     data = model.panels.subset([row])
     views, _ = data.views()
-    parts: list[Contributions] = []
+    by_batch: list[Contributions] = []
     panels = []
-    for batch in views.split(BATCH):
-        panels.append(data.plain_batch(batch, torch.device("cpu")))
-        parts.append(contributions(model.network, panels[-1], target))
+    for batch_views in views.split(BATCH):
+        panels.append(data.plain_batch(batch_views, torch.device("cpu")))
+        by_batch.append(contributions(model.network, panels[-1], target))
     panel = torch.cat(panels)
     # the output is that of the mean features of all views
-    maps = torch.cat([part.maps for part in parts]) / len(views)
+    maps = torch.cat([batch.maps for batch in by_batch]) / len(views)
     total = OutputSum(
-        float(torch.cat([part.output for part in parts]).mean()),
-        float(parts[0].average[0]),
-        float(torch.cat([part.unplaced for part in parts]).mean()),
+        float(torch.cat([batch.output for batch in by_batch]).mean()),
+        float(by_batch[0].average[0]),
+        float(torch.cat([batch.unplaced for batch in by_batch]).mean()),
     )
     by_channel = maps if model.sequences != ("",) else maps.sum(dim=1, keepdim=True)
     if model.sequences != ("",):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -112,12 +113,8 @@ class TrainedModel:
                 Predictor.from_bundle(member).predict_cases(study, new.cohort.panels, new.store, stage="external")
                 for member in self.members
             ]
-            decided = mean_over_folds(pd.concat(rows, ignore_index=True))
-            for target, record in self.decisions.items():
-                if "thresholds" in record:
-                    apply_thresholds(decided, target, record["thresholds"])
             means = apply_scores(
-                decided,
+                apply_thresholds(mean_over_folds(pd.concat(rows, ignore_index=True)), self.decisions),
                 study_scores(study),
                 missing_regions=study.missing_regions,
                 regions=study.regions,
@@ -133,7 +130,7 @@ class TrainedModel:
             columns={"model": "learner"}
         )
         table["prediction"] = [
-            classes[target][int(value)] if classes.get(target) else value
+            classes[target][int(value)] if classes.get(target) and not math.isnan(value) else value
             for target, value in zip(rows["target"], rows["y_pred"], strict=True)
         ]
         for target, names in classes.items():

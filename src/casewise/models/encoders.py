@@ -18,11 +18,12 @@ from torch.nn import functional
 
 from casewise.errors import StudyError, WeightsError, cut, nearest
 from casewise.models.backbones import MEAN, STD, Body, Network, NetworkOptions, build_network
+from casewise.models.downloads import download_of, hub_file
 from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
 from casewise.models.transformers import fitting_side, timm_body
-from casewise.models.weights import file_or_download, hub_file
+from casewise.models.weights import file_or_download
 from casewise.study.backbones import TORCHVISION, UNTRAINED, timm_names
-from casewise.study.weight_files import HUB, environment_folder, file_name, hub_config
+from casewise.study.weight_files import HUB, hub_config
 
 if TYPE_CHECKING:
     from casewise.models.feature_maps import FeatureBank
@@ -89,7 +90,10 @@ def encoder_facts(name: str, folder: Path | None) -> dict[str, Any]:
     """
     if not name.startswith(HUB):
         return {"name": name}
-    path = hub_config(name, folder) or _downloaded(name, "config.json", folder)
+    path = hub_config(name, folder)
+    if path is None:
+        with download_of(name, folder, _ways(name)):
+            path = hub_file(name, "config.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -167,33 +171,18 @@ def load_encoders(bank: FeatureBank, folder: Path | None) -> str:
 
 
 def _load(encoder: Encoder, folder: Path | None) -> str:
-    try:
+    with download_of(encoder.name, folder, _ways(encoder.name)):
         return file_or_download(encoder.network, folder)
-    except WeightsError:
-        raise
-    except Exception as error:  # every network and hub library raises types of its own
-        raise _absent(encoder.name, folder, error) from error
 
 
-def _downloaded(name: str, file: str, folder: Path | None) -> Path:
-    try:
-        return hub_file(name, file)
-    except Exception as error:  # as above
-        raise _absent(name, folder, error) from error
-
-
-def _absent(name: str, folder: Path | None, error: Exception) -> WeightsError:
-    """The error for an encoder without weights, with each way to get them."""
-    folders = [str(path) for path in (folder, environment_folder()) if path]
-    files = f"{file_name(name)}.safetensors"
+def _ways(name: str) -> str:
+    """The ways to get the weights of an encoder other than its download now."""
+    files = "{file}.safetensors"
     if name.startswith(HUB):
-        files += f" and {file_name(name)}.json (the repository's model.safetensors and config.json)"
+        files += " and {file}.json (the repository's model.safetensors and config.json)"
     cached = "TORCH_HOME" if name in TORCHVISION else "HF_HOME"
-    reason = (str(error) or type(error).__name__).splitlines()[0][:160].rstrip(".")
-    return WeightsError(
-        f"encoders: there are no weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'} and the "
-        f"library's cache, then tried its download, which failed ({reason}). Ways to get them: (1) put {files} into a "
-        "folder, and name it by `weights_dir`, --weights-dir or CASEWISE_WEIGHTS; (2) run once with a connection, "
-        f"which keeps the download; (3) copy the cache of a machine that has it, and set {cached}; (4) state another "
-        "encoder, such as `encoders: [mobilenet_v2]`, or none."
+    return (
+        f"Ways to get them: (1) put {files} into a folder, and name it by `weights_dir`, --weights-dir or "
+        "CASEWISE_WEIGHTS; (2) run once with a connection, which keeps the download; (3) copy the cache of a machine "
+        f"that has it, and set {cached}; (4) state another encoder, such as `encoders: [mobilenet_v2]`, or none."
     )

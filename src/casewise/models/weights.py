@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +13,12 @@ from torch import Tensor
 from casewise.cohort.identity import REFUSE, Declared, same_people, spelling_pairs
 from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
 from casewise.models.backbones import Network, library_head
+from casewise.models.downloads import download_of, first_line, hub_weights, patience
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.transformers import POSITIONS, with_positions
 from casewise.run_folder import JobFolder, JsonFile, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
-from casewise.study.weight_files import HUB, environment_folder, file_name, weights_file
+from casewise.study.weight_files import HUB, file_name, weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
 
 # Increased whenever the facts of a trained network change their meaning; older facts are then refused.
 FORMAT = 1
+WAYS = (
+    "Four ways: (1) `weights: FILE`; (2) a folder with {file}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
+    "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine with a "
+    "connection. Or state `weights: random` in the study."
+)
 NO_WEIGHTS = "random: this network has no published weights"
 
 
@@ -77,7 +81,8 @@ def load_weights(
         if not path.is_file():
             raise WeightsError(f"weights: there is no file {path}.")
         return _from_file(network, path), []
-    return _downloaded(network, folder), []
+    with download_of(network.name, folder, WAYS):
+        return file_or_download(network, folder), []
 
 
 def file_or_download(network: Network, folder: Path | None) -> str:
@@ -85,7 +90,7 @@ def file_or_download(network: Network, folder: Path | None) -> str:
 
     Raises:
         WeightsError: the weights belong to another network.
-        Exception: any of the library's own, where it finds none.
+        Exception: one of `download_errors`, where the library finds none; see `download_of`.
     """
     loaded = weights_file(network.name, "pretrained", folder)
     return _from_file(network, loaded) if loaded else _of_library(network)
@@ -113,14 +118,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise WeightsError(f"weights: {path} cannot be read as network weights: {_short(error)}.") from error
+        raise WeightsError(f"weights: {path} cannot be read as network weights: {first_line(error)}.") from error
     except Exception as error:  # torch raises pickle.UnpicklingError, which is not a public type of torch
-        raise WeightsError(f"weights: {path} holds more than tensors and is not opened: {_short(error)}.") from error
+        raise WeightsError(
+            f"weights: {path} holds more than tensors and is not opened: {first_line(error)}."
+        ) from error
     return {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
-
-
-def _short(error: Exception) -> str:
-    return str(error).splitlines()[0][:160].rstrip(".") if str(error) else type(error).__name__
 
 
 def _from_file(network: Network, path: Path) -> str:
@@ -319,26 +322,9 @@ def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -
     return f"bundle {path}, itself from {values['weights']}{changed}", sorted(bundle_subjects(f"bundle:{path}"))
 
 
-def _downloaded(network: Network, folder: Path | None) -> str:
-    name = network.name
-    try:
-        return file_or_download(network, folder)
-    except WeightsError:
-        raise
-    except Exception as error:  # every network and hub library raises types of its own
-        folders = [str(path) for path in (folder, environment_folder()) if path]
-        raise WeightsError(
-            f"There are no pretrained weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'}, "
-            f"then tried the library's download, which failed ({_short(error)}). Four ways: (1) `weights: FILE`; "
-            f"(2) a folder with {file_name(name)}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
-            "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine "
-            "with a connection. Or state `weights: random` in the study."
-        ) from error
-
-
 def _of_library(network: Network) -> str:
     name = network.name
-    with _patience(20):
+    with patience(20):
         if name in TORCHVISION:
             from torchvision.models import get_model_weights
 
@@ -353,33 +339,3 @@ def _of_library(network: Network) -> str:
         model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
         changed = _fill(network, model.state_dict(), f"timm {name}")
         return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}{changed}"
-
-
-def hub_file(name: str, file: str) -> Path:
-    """A file of a hub repository, from the cache or by download."""
-    from huggingface_hub import hf_hub_download
-
-    repository, _, revision = name.removeprefix(HUB).partition("@")
-    with _patience(20):
-        return Path(hf_hub_download(repository, file, revision=revision or None))
-
-
-def hub_weights(name: str) -> Path:
-    """The weights of a hub repository: its model.safetensors, else a PyTorch file of tensors."""
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        return hub_file(name, "model.safetensors")
-    except EntryNotFoundError:
-        return hub_file(name, "pytorch_model.bin")
-
-
-@contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    """Give up on a silent connection instead of waiting for ever behind a firewall."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

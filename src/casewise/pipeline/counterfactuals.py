@@ -14,6 +14,7 @@ from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted
+from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.scores import apply_scores
 from casewise.study.scores import study_scores
 
@@ -26,9 +27,18 @@ if TYPE_CHECKING:
 
 
 def counterfactuals(
-    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
+    study: Study,
+    cohort: Cohort,
+    store: ImageStore,
+    splits: Splits,
+    predictions: pd.DataFrame,
+    folder: RunFolder,
+    show: Show,
 ) -> None:
     """Predict altered images of some held-out cases of each network, and write all predictions; stored ones are kept.
+
+    Args:
+        predictions: of the unaltered images, by which the thresholds of grades are tuned.
 
     Raises:
         ImageError: an image cannot be read.
@@ -55,6 +65,14 @@ def counterfactuals(
         "scores": [str(score) for score in study_scores(study)],
         "networks": [[job.model, job.fold, job.folder.weights_sha256()] for job in jobs],
     }
+    # new rules decide again; the records of the median are left out, because older runs have none
+    decisions = {
+        target: record
+        for target, record in decide_grades(predictions, study.decisions).records.items()
+        if "thresholds" in record
+    }
+    if decisions:
+        inputs["decisions"] = decisions
     made_from = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     if mark.read_or_none() == made_from and table.intact():
         return
@@ -63,6 +81,7 @@ def counterfactuals(
     prepared = PreparedCohort(study, cohort, folder.images(study.images.store), store)
     with show.bar("altered") as bar:
         rows = predict_altered(jobs, prepared, rows_by_fold, tell=lambda done: bar(done, len(jobs)))
+    rows = apply_thresholds(rows, decisions)
     table.write(pd.concat([_with_scores(study, rows, name) for name in (UNALTERED, *alterations)], ignore_index=True))
     mark.write(made_from)
     cases = counted(rows["case"].nunique(), "held-out case")

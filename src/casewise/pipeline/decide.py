@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from casewise.predictions.decisions import ALL
-from casewise.predictions.decisions import decide as decide_grades
+from casewise.predictions.decisions import ALL, decide_grades
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,8 +17,8 @@ from casewise.pipeline.pretraining import prepare_pretraining
 from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
 from casewise.pipeline.timing import record_first_figures
-from casewise.predictions import decisions
 from casewise.predictions import table as predicted
+from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.tiles import gather_tiles
 from casewise.splits.grouped import Splits, write_splits
 from casewise.study.learners import learner_named
@@ -81,7 +81,6 @@ def train(
         names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
         seconds = time.monotonic() - start
         show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
-    _write_tile_predictions(study, jobs, cohort, folder)
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]
@@ -90,7 +89,9 @@ def train(
     table = pd.concat(tables, ignore_index=True)
     tested = table[table["stage"] != "oof"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
-    return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
+    table = predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
+    _write_tile_predictions(study, jobs, cohort, table, folder)
+    return table
 
 
 def _first_figures(study: Study, baselines: list[Job]) -> str:
@@ -102,7 +103,7 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
     target = study.primary_outcome if study.primary_outcome in study.outputs else study.outputs[0]
     merit, write = kind_named(study.kind_of(target)).merit, metric_format(study, target)
     table = pd.concat([job.folder.predictions.read() for job in baselines], ignore_index=True)
-    table = decisions.decide(table, {name: rule for name, rule in study.decisions.items() if name == target}).rows
+    table = decide_grades(table, {name: rule for name, rule in study.decisions.items() if name == target}).rows
     rows = table[(table["target"] == target) & (table["stage"] == "oof") & table["y_true"].notna()]
     if rows.empty:
         return "no case has a reference value"
@@ -131,14 +132,18 @@ def train_again(
     return score(study, decide(study, stack(study, predictions, folder, show), folder), folder)
 
 
-def _write_tile_predictions(study: Study, jobs: list[Job], cohort: Cohort, folder: RunFolder) -> None:
+def _write_tile_predictions(
+    study: Study, jobs: list[Job], cohort: Cohort, predictions: pd.DataFrame, folder: RunFolder
+) -> None:
+    """Gather the predictions of single tiles; grades of tiles are decided by the thresholds of the cases."""
     tables = [
         job.folder.tile_predictions.read().assign(model=job.model, outer_fold=job.fold + 1)
         for job in jobs
         if job.folder.tile_predictions.exists()
     ]
     if tables:
-        folder.tile_predictions.write(gather_tiles(study, tables, cohort))
+        records = decide_grades(predictions, study.decisions).records
+        folder.tile_predictions.write(apply_thresholds(gather_tiles(study, tables, cohort), records))
     else:
         folder.tile_predictions.remove()
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from casewise.targets import kind_named
+from casewise.predictions.table import probability_columns
 
 # The key of the thresholds for cases of no fold: those of the test set, of an external cohort, and new ones.
 ALL = "all"
@@ -37,7 +37,7 @@ class Decided:
     records: dict[str, dict[str, Any]]
 
 
-def decide(table: pd.DataFrame, rules: Mapping[str, str]) -> Decided:
+def decide_grades(table: pd.DataFrame, rules: Mapping[str, str]) -> Decided:
     """Decide the grades of the predictions table by the rule of each target; the median leaves its rows as they are."""
     table = table.reset_index(drop=True)
     records: dict[str, dict[str, Any]] = {}
@@ -52,29 +52,35 @@ def decide(table: pd.DataFrame, rules: Mapping[str, str]) -> Decided:
             fitted = _fitted(rows, expected, steps, rule)
             thresholds[str(model)] = {fold: limits.tolist() for fold, (limits, _) in fitted.items()}
             counts[str(model)] = {fold: count for fold, (_, count) in fitted.items()}
-            table.loc[rows.index, "y_pred"] = decided_grades(rows, expected, thresholds[str(model)])
+            table.loc[rows.index, "y_pred"] = _by_fold(rows, expected, thresholds[str(model)])
         records[target]["thresholds"] = thresholds
         if rule == "kappa":
             records[target]["rows"] = counts
     return Decided(table, records)
 
 
-def apply_thresholds(rows: pd.DataFrame, target: str, by_learner: Mapping[str, Mapping[str, list[float]]]) -> None:
-    """Decide the grades of a target in rows of new cases, in place, by the stored thresholds of each learner."""
-    for model, learner_rows in rows[rows["target"] == target].groupby("model", sort=False):
-        expected, _ = expected_grades(learner_rows)
-        rows.loc[learner_rows.index, "y_pred"] = passed(expected, np.array(by_learner[str(model)][ALL]))
+def apply_thresholds(table: pd.DataFrame, records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Decide the grades of further rows, such as altered images, tiles or new cases, by the records of `Decided`.
+
+    Out-of-fold rows get the thresholds of their learner and fold, others those of all folds.
+    """
+    table = table.reset_index(drop=True)
+    for target, record in records.items():
+        if "thresholds" not in record:
+            continue
+        for model, rows in table[table["target"] == target].groupby("model", sort=False):
+            expected, _ = expected_grades(rows)
+            table.loc[rows.index, "y_pred"] = _by_fold(rows, expected, record["thresholds"][str(model)])
+    return table
 
 
 def expected_grades(rows: pd.DataFrame) -> tuple[NDArray[np.float64], int]:
-    """The expected grade of each row of one target, (N,), and the number of steps between grades."""
-    kind = kind_named(str(rows["kind"].iloc[0]))
-    grades = 0
-    while (name := kind.columns(grades + 1)[-1]) in rows and rows[name].notna().any():
-        grades += 1
-    values = rows[kind.columns(grades)].to_numpy(dtype=float)
-    expected: NDArray[np.float64] = np.asarray(values @ np.arange(grades), dtype=np.float64)
-    return expected, grades - 1
+    """The expected grade of each row of one target, (N,), NaN without probabilities, and the steps between grades."""
+    columns = [name for name in probability_columns(rows) if rows[name].notna().any()]
+    if not columns:
+        return np.full(len(rows), np.nan), 0
+    expected: NDArray[np.float64] = rows[columns].to_numpy(dtype=float) @ np.arange(len(columns), dtype=np.float64)
+    return expected, len(columns) - 1
 
 
 def half_way(steps: int) -> NDArray[np.float64]:
@@ -87,15 +93,16 @@ def half_way(steps: int) -> NDArray[np.float64]:
 
 
 def passed(expected: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The grades (N,): how many thresholds lie below each expected grade.
+    """The grades (N,): how many thresholds lie below each expected grade; NaN where there is none.
 
-    >>> passed(np.array([0.4, 0.5, 1.7]), np.array([0.5, 1.5]))
-    array([0., 0., 2.])
+    >>> passed(np.array([0.4, 0.5, 1.7, np.nan]), np.array([0.5, 1.5]))
+    array([ 0.,  0.,  2., nan])
     """
-    return (expected[:, None] > thresholds + ROUNDING).sum(axis=1).astype(float)
+    grades = (expected[:, None] > thresholds + ROUNDING).sum(axis=1)
+    return np.where(np.isnan(expected), np.nan, grades)
 
 
-def decided_grades(
+def _by_fold(
     rows: pd.DataFrame, expected: NDArray[np.float64], thresholds: Mapping[str, list[float]]
 ) -> NDArray[np.float64]:
     """The grades (N,) of rows of one learner and target, each by the thresholds of its fold."""
@@ -121,7 +128,7 @@ def _fitted(
     names = _fold_names(rows)
     folds = sorted({str(name) for name in names if name != ALL}, key=int)
     truth = rows["y_true"].to_numpy(dtype=float)
-    scored = (names != ALL) & ~np.isnan(truth)
+    scored = (names != ALL) & ~np.isnan(truth) & ~np.isnan(expected)
     fitted = {}
     for fold in [*folds, ALL]:
         members = scored & (names != fold)

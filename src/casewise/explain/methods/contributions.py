@@ -1,9 +1,9 @@
 """Contributions: what each place of an image adds to the output of a linear model, exactly and with sign.
 
 The output of a linear model is a sum over its features. A mean over a map, a cell of a grid, a product of centred
-channels and, by its share of the variance, a standard deviation are sums over positions, so their part of the output
-has a place. Maxima and statistics of the whole image have none; their part is stated. Contributions are centred at the
-mean features of the training images: they state how the output differs from that of the average training image.
+channels and, by its share of the variance, a standard deviation are sums over positions, so what they add to the output
+has a place. Maxima and statistics of the whole image have none; what they add is stated. Contributions are centred at
+the mean features of the training images: they state how the output differs from that of the average training image.
 """
 
 from __future__ import annotations

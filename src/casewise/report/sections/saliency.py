@@ -11,8 +11,9 @@ from casewise.modalities.registry import modality_of
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
 from casewise.report.tables import Cell, Row
+from casewise.report.target_kind_sections import kind_report
 from casewise.report.templating import sentence
-from casewise.targets import by_form
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -26,8 +27,6 @@ HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
 NEAR = ("near", "random_weights_near", "near_over_random_weights", "chance_near")
 SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
 GROUPS = ("correct", "erroneous", "all")
-# What a map of contributions explains, by the kind of target.
-FORMS = {"number": "number", "classes": "classes", "ordinal": "ordinal"}
 ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each image", "brightness": "brightness"}
 
 
@@ -42,6 +41,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     placement = explanations.get("placement")
     if not cases and not measured and not placement:
         return None
+    kind = context.study.kind_of(shown["target"])
     facts = modality_of(context.study).report_facts(context.study)
     places = placement_values(placement) if placement else []
     networks = [values["name"] for values in places]
@@ -56,7 +56,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "map_size": shown["cells"],
         "methods": methods,
         "unsigned": [name for name in methods if name != "contributions"],
-        "form": by_form(context.study.kind_of(shown["target"]), FORMS),
+        "form": "ordinal" if kind_report(kind).ordered else kind_named(kind).form,
         "placed": placed_shares(cases),
         "classes": bool(context.study.classes_of(shown["target"])),
         "placement": [values for values in places if values["name"] == first],
@@ -67,9 +67,9 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 
 
 def placed_shares(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each linear model the mean share of its contributions that has a place, over the maps that are shown.
+    """For each linear model how much of its net contributions has a place, as a mean over the maps that are shown.
 
-    The share of a map is |placed| / (|placed| + |unplaced|).
+    The share of a map is |placed| / (|placed| + |unplaced|), of the two sums: what cancels within one counts as 0.
 
     >>> rows = [{"maps": [{"network": "a", "sum": {"placed": -3.0, "unplaced": 1.0}}]}]
     >>> placed_shares([{"rows": rows}])
