@@ -180,9 +180,10 @@ def _ways(name: str) -> str:
     files = "{file}.safetensors"
     if name.startswith(HUB):
         files += " and {file}.json (the repository's model.safetensors and config.json)"
+    another = "mobilenet_v2" if name != "mobilenet_v2" else "resnet18"
     cached = "TORCH_HOME" if name in TORCHVISION else "HF_HOME"
     return (
         f"Ways to get them: (1) put {files} into a folder, and name it by `weights_dir`, --weights-dir or "
         "CASEWISE_WEIGHTS; (2) run once with a connection, which keeps the download; (3) copy the cache of a machine "
-        f"that has it, and set {cached}; (4) state another encoder, such as `encoders: [mobilenet_v2]`, or none."
+        f"that has it, and set {cached}; (4) state another encoder, such as `encoders: [{another}]`, or none."
     )

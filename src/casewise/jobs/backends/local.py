@@ -17,7 +17,7 @@ from casewise.errors import CasewiseError, RunError, TrainingError, counted
 from casewise.jobs.plan import Job, JobInputs
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
-from casewise.study.learners import added_learners, register_learner
+from casewise.study.learners import added_learners, learner_named, register_learner
 from casewise.targets.registry import added_kinds, kind_names, register_kind
 
 if TYPE_CHECKING:
@@ -232,8 +232,9 @@ def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[flo
             shares += min(share, 0.99)
             running.append(f"{job.model}, fold {job.fold + 1}: {_now(record)}")
     waiting = len(jobs) - len(finished) - failed - len(running)
+    noun = "networks" if any(learner_named(job.model).by_steps for job in jobs) else "baselines"
     counts = [
-        f"{len(finished)} of {len(jobs)} networks done",
+        f"{len(finished)} of {len(jobs)} {noun} done",
         *([f"{failed} failed"] if failed else []),
         *([f"{waiting} waiting"] if waiting else []),
     ]
