@@ -78,8 +78,8 @@ class SliceStore:
             raise CasewiseError(
                 "The network was trained with every slice as a case, its intensities standardised by all slices of its "
                 "subject, and in this cohort a slice is not a case. State `columns: {visit: …}` with the column of "
-                "the slices' positions (`volumes.slice_index`), for an external cohort under `external:`, and in a "
-                'prediction as `columns={"visit": …}`.'
+                "the slices' positions, the same as `volumes.slice_index`: for an external cohort under `external:`, "
+                'for a prediction as `columns={"visit": …}`, or nothing there.'
             )
         return self.subjects.landmarks[cases], self.subjects.spans[cases]
 
