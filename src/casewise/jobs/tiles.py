@@ -29,6 +29,7 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
     """The prediction of each panel and target; None if panels are not single images of larger units.
 
     Columns: image (number), case, stage, target, y_pred, and p0, p1, … of classes; `float32`. `values` is (P, V).
+    Grades are the median here; the rule of the study decides them when the tables of all networks are gathered.
     """
     if study.panels.by != "image" or not panels["case"].duplicated().any():
         return None
