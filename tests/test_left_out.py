@@ -389,7 +389,7 @@ def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
 
 
 def test_grades_say_which_grade_their_calibration_counts() -> None:
-    assert classes.calibration(toy("ordinal", subjects=100, networks=2))["median_decides"]  # type: ignore[index]
+    assert classes.calibration(toy("ordinal", subjects=100, networks=2))["decision"] == "median"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("subjects", "code"), [(40, "good"), (400, "mean_only")])

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
+
+# The record of the run that is under way.
+_RUNNING: ContextVar[dict[str, Any] | None] = ContextVar("timing", default=None)
 
 
 @contextmanager
@@ -21,19 +25,23 @@ def timed(folder: RunFolder) -> Iterator[None]:
     if before.get("seconds") is not None:
         yield
         return
-    continued = folder.jobs_folder.exists()
-    first = before.get("first_figures")
-    folder.timing.write({"begun": _now(), "continued": continued, "first_figures": first, "seconds": None})
-    yield
-    record = folder.timing.read()
+    first, continued = before.get("first_figures"), folder.jobs_folder.exists()
+    # not written yet, since a run that is refused leaves the folder as it is
+    record = {"begun": _now(), "continued": continued, "first_figures": first, "seconds": None}
+    token = _RUNNING.set(record)
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
     folder.timing.write(record | {"seconds": None if continued else _seconds_since(record)})
 
 
 def record_first_figures(folder: RunFolder) -> None:
     """Record that the baselines are evaluated, the first figures of a run; nothing in a run that is not timed."""
-    record = folder.timing.read_or_none()
-    if record and record["first_figures"] is None and record["seconds"] is None and not record["continued"]:
-        folder.timing.write(record | {"first_figures": _seconds_since(record)})
+    record = _RUNNING.get()
+    if record and record["first_figures"] is None and not record["continued"]:
+        record["first_figures"] = _seconds_since(record)
+        folder.timing.write(record)
 
 
 def _now() -> str:
