@@ -10,7 +10,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 from casewise.errors import WeightsError
-from casewise.study.weight_files import HUB, environment_folder, file_name
+from casewise.study.weight_files import HUB, environment_folder, file_name, in_repository
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def hub_weights(name: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return hub_file(name, "model.safetensors")
+        return hub_file(name, in_repository(".safetensors"))
     except EntryNotFoundError:
         return hub_file(name, "pytorch_model.bin")
 

@@ -21,27 +21,25 @@ def timed(folder: RunFolder) -> Iterator[None]:
 
     A run that continues with the networks of another has no total.
     """
-    before = folder.timing.read_or_none() or {}
-    if before.get("seconds") is not None:
-        yield
-        return
-    first, continued = before.get("first_figures"), folder.jobs_folder.exists()
-    # not written yet, since a run that is refused leaves the folder as it is
-    record = {"begun": _now(), "continued": continued, "first_figures": first, "seconds": None}
+    # nothing is read or written yet, since a run that is refused leaves the folder as it is
+    record = {"begun": _now(), "continued": folder.jobs_folder.exists(), "first_figures": None, "seconds": None}
     token = _RUNNING.set(record)
     try:
         yield
     finally:
         _RUNNING.reset(token)
-    folder.timing.write(record | {"seconds": None if continued else _seconds_since(record)})
+    before = folder.timing.read_or_none() or {}
+    if before.get("seconds") is None:
+        first = before.get("first_figures")
+        seconds = None if record["continued"] else _seconds_since(record)
+        folder.timing.write(record | {"first_figures": first, "seconds": seconds})
 
 
 def record_first_figures(folder: RunFolder) -> None:
     """Record that the baselines are evaluated, the first figures of a run; nothing in a run that is not timed."""
     record = _RUNNING.get()
-    if record and record["first_figures"] is None and not record["continued"]:
-        record["first_figures"] = _seconds_since(record)
-        folder.timing.write(record)
+    if record and not record["continued"]:
+        folder.timing.write(record | {"first_figures": _seconds_since(record)})
 
 
 def _now() -> str:

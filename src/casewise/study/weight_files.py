@@ -25,6 +25,7 @@ __all__ = [
     "environment_folder",
     "file_name",
     "hub_config",
+    "in_repository",
     "is_present",
     "origin_of_weights",
     "weights_file",
@@ -32,6 +33,8 @@ __all__ = [
 
 # How names of repositories begin, as in timm.
 HUB = "hf-hub:"
+# The names of a repository's files, by their endings.
+_HUB_NAMES = {".json": "config", ".safetensors": "model"}
 # Fast networks first, because an embedding is computed for every image of the cohort.
 QUICK = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
 
@@ -58,6 +61,15 @@ def file_name(name: str) -> str:
     'owner_name'
     """
     return name.removeprefix("timm:").removeprefix(HUB).replace("/", "_")
+
+
+def in_repository(ending: str) -> str:
+    """The name of a repository's file of weights or of its configuration.
+
+    >>> in_repository(".json")
+    'config.json'
+    """
+    return _HUB_NAMES[ending] + ending
 
 
 def environment_folder() -> Path | None:
@@ -110,12 +122,9 @@ def encoder_origin(name: str, folder: Path | None) -> str:
     """
     files = encoder_files(name, folder)
     if name.startswith(HUB) and len(files) == 1 and not _is_cached(name):
-        kind, original = (
-            (".json", "config.json") if files[0].suffix != ".json" else (".safetensors", "model.safetensors")
-        )
-        raise WeightsError(
-            f"encoders: {name} needs {file_name(name)}{kind} (the repository's {original}) beside {files[0]}."
-        )
+        kind = ".json" if files[0].suffix != ".json" else ".safetensors"
+        needed = f"{file_name(name)}{kind} (the repository's {in_repository(kind)})"
+        raise WeightsError(f"encoders: {name} needs {needed} beside {files[0]}.")
     return origin_of_weights(name, "pretrained", folder)
 
 
