@@ -195,7 +195,7 @@ def worse(difference: dict[str, Any] | None, metric: str) -> str:
 
 
 def handwritten_rows(shown: Sequence[Figure], folder: Path | None, pages: Path) -> Iterator[list[str]]:
-    """For each figure the studies with a recipe: from their run folders, else from their pages."""
+    """For each figure the studies with a recipe that have it: from their run folders, else from their pages."""
     from casewise.analysis.run import Run
     from casewise.errors import CasewiseError
 
@@ -213,9 +213,8 @@ def handwritten_rows(shown: Sequence[Figure], folder: Path | None, pages: Path) 
             except CasewiseError:
                 other = None
             if other is None or figure.target not in other.targets:
-                value = on_page(pages / f"{name}.md", figure)
-                source = f"best learner of [its page]({name}.md)" if value else "no run folder and no page"
-                yield [*start, name, value or MISSING, source, MISSING, "not known"]
+                if value := on_page(pages / f"{name}.md", figure):
+                    yield [*start, name, value, f"best learner of [its page]({name}.md)", MISSING, "not known"]
                 continue
             learner = str(other.results["main"]["learner"])
             entry = Figure(name, other, figure.target, figure.metric, figure.stage).of(learner)
