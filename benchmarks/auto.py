@@ -336,7 +336,8 @@ def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None,
     head = ["pack", "target", "cases", "metric", "planned", "study", "its figure", "of", "planned − study", ""]
     text += table(head, handwritten_rows(shown, handwritten, pages))
     text += "\n## Aims\n\n" + table(["pack", "target", "cases", "metric", "aim", "planned", "reached"], aim_rows(shown))
-    text += "\n## Time\n\nMinutes and seconds of wall clock, from the start of the run; longer\nwhere the machine did other work at the same time.\n\n"
+    text += "\n## Time\n\nMinutes and seconds of wall clock, from the start of the run; longer\n"
+    text += "where the machine did other work at the same time.\n\n"
     head = ["pack", "images", "subjects", "baselines evaluated", "report written", "plan"]
     text += table(head, cost_rows(runs))
     if failed:
