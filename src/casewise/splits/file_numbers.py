@@ -124,15 +124,15 @@ def identities(paths: Sequence[str]) -> list[np.ndarray]:
         counts = [len(set(values)) for values in zip(*(row for row in numbers if len(row) == length), strict=True)]
         enough = [position for position, count in enumerate(counts) if count >= LEAST_VALUES]
         positions[length] = enough or [counts.index(max(counts))]
-    found = []
+    rankings = []
     for level in range(max(map(len, positions.values()), default=1)):
         values = [row[positions[len(row)][min(level, len(positions[len(row)]) - 1)]] if row else 0 for row in numbers]
-        found.append(_ranks(values))
+        rankings.append(_ranks(values))
     series = [_shape(path) for path in paths]
-    pairs = len(set(zip(series, found[0].tolist(), strict=True)))
+    pairs = len(set(zip(series, rankings[0].tolist(), strict=True)))
     if len(set(series)) ** 2 > pairs:  # more series than numbers in each of them
-        found.insert(0, _ranks([natural(name) for name in series]))
-    return found
+        rankings.insert(0, _ranks([natural(name) for name in series]))
+    return rankings
 
 
 def _stem(path: str) -> str:
@@ -154,9 +154,9 @@ def _lines(paths: Sequence[str], holders: np.ndarray) -> list[tuple[np.ndarray, 
 
     What identifies people has several values for each class; folders of classes have one.
     """
-    found = identities(paths)
-    several = [identity for identity in found if _values_of_classes(identity, holders) >= 2]
-    identity = (several or found[-1:])[0]
+    rankings = identities(paths)
+    several = [identity for identity in rankings if _values_of_classes(identity, holders) >= 2]
+    identity = (several or rankings[-1:])[0]
     of_series: dict[str, list[int]] = defaultdict(list)
     for row, path in enumerate(paths):
         of_series[_shape(path)].append(row)
