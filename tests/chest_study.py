@@ -33,3 +33,18 @@ def chest_study(table: Path, label: Any = None, **changes: Any) -> Study:
     }
     values = {**SMALL, "cohort": table, "targets": {"label": label or THREE}, **merged}
     return build_study(values, source="the test's study", folder=table.parent)
+
+
+# A study without recipe and networks, to be formatted with its `cohort`.
+PLANNED = """
+cohort: {cohort}
+synthetic: true
+images: {{size: 32}}
+targets: {{label: [no_finding, covid, pneumonia]}}
+split: {{test: 0, folds: 2, restarts: 20}}
+weights: random
+budget: 1min
+audit: {{permutations: 99}}
+evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 6}}
+compute: {{precision: fp32, memory_format: channels_last}}
+"""

@@ -11,20 +11,9 @@ from typing import Any
 import pytest
 
 from casewise.metrics.registry import metric_of
+from tests.chest_study import PLANNED
 
 PLACE = Path(__file__).resolve().parents[1] / "benchmarks"
-STUDY = """
-cohort: {cohort}
-synthetic: true
-images: {{size: 32}}
-targets: {{label: [no_finding, covid, pneumonia]}}
-split: {{test: 0, folds: 2, restarts: 20}}
-weights: random
-budget: 1min
-audit: {{permutations: 99}}
-evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 6}}
-compute: {{precision: fp32, memory_format: channels_last}}
-"""
 PAGE = """
 ## label
 
@@ -48,7 +37,7 @@ def auto() -> Any:
 def options(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> argparse.Namespace:
     folder = tmp_path_factory.mktemp("auto")
     (folder / "studies").mkdir()
-    (folder / "studies" / "oral.yaml").write_text(STUDY.format(cohort=chests))
+    (folder / "studies" / "oral.yaml").write_text(PLANNED.format(cohort=chests))
     (folder / "studies" / "unreadable.yaml").write_text("cohort: none.csv\ntargets: {a: 0..4}\n")
     return argparse.Namespace(studies=folder / "studies", runs=folder / "runs", data=None, weights=None)
 

@@ -22,20 +22,9 @@ from casewise.predictions.weighted_mean import weights_of_classes, weights_of_nu
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Recipe, Study
+from tests.chest_study import PLANNED
 
-STUDY = """
-name: planned
-synthetic: true
-cohort: {cohort}
-images: {{size: 32}}
-targets: {{label: [no_finding, covid, pneumonia]}}
-split: {{test: 0, folds: 2, restarts: 20}}
-weights: random
-budget: 1min
-audit: {{permutations: 99}}
-evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 6}}
-compute: {{precision: fp32, memory_format: channels_last}}
-"""
+STUDY = f"name: planned{PLANNED}"
 
 
 def study_of(**values: Any) -> Study:

@@ -7,6 +7,7 @@ of the time.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -144,20 +145,20 @@ class _Ridge:
         return self._weights(scores[rows], labels[rows], np.array([penalty]))
 
 
-class _Likelihood:
+class _Likelihood(ABC):
     """Models that are fitted penalty by penalty, each from the one before, and judged by their likelihood."""
 
     penalties = LOGISTIC
 
+    @abstractmethod
     def path(
         self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weights (O, R) and biases (O,) at each of the rising inverse strengths."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
         """The summed negative log-likelihood of raw outputs (N, O)."""
-        raise NotImplementedError
 
     def fit(
         self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
