@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
     from casewise.models.backbones import Network
-    from casewise.models.feature_maps import FeatureBank
+    from casewise.models.feature_bank import FeatureBank
 
 # Panels of one file, and views of 224×224 pixels that pass through the encoder together; of larger ones fewer.
 ROWS, BATCH = 128, 32

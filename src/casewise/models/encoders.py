@@ -26,7 +26,7 @@ from casewise.study.backbones import TORCHVISION, UNTRAINED, timm_names
 from casewise.study.weight_files import HUB, hub_config
 
 if TYPE_CHECKING:
-    from casewise.models.feature_maps import FeatureBank
+    from casewise.models.feature_bank import FeatureBank
 
 
 @dataclass(frozen=True)

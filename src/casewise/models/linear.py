@@ -12,7 +12,8 @@ from torch import nn
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Body, Network, NetworkOptions
 from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
-from casewise.models.feature_maps import SMALLEST, FeatureBank, FeatureSpec, feature_maps, last_block, widest
+from casewise.models.feature_bank import FeatureBank, FeatureSpec
+from casewise.models.feature_maps import SMALLEST, feature_maps, last_block, widest
 from casewise.models.outputs import outputs_of, width_of
 from casewise.study.learners import learner_named
 
@@ -91,7 +92,8 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
 def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[FeatureSpec]:
     """The inputs among which a linear model chooses: those of pixels and of the maps of every encoder.
 
-    Sequences are candidates one by one and, if there are three of them or for pixels, together.
+    Sequences are candidates one by one and, if there are three of them or for pixels, together. In volumes, whose
+    planes are nearly symmetric, the differences between mirrored cells are candidates too.
     """
     single: list[tuple[int, ...]] = [(number,) for number in range(sequences)] if sequences > 1 else []
     specs: list[FeatureSpec] = []
@@ -100,7 +102,11 @@ def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[F
         for encoder in encoders
         for spec in (_of_tokens(encoder) if encoder.blocks else _of_features(encoder, side))
     ]
-    for spec in [*_of_pixels(side), *of_maps]:
+    every = [*_of_pixels(side), *of_maps]
+    if sequences:
+        mirrored = [spec for spec in every if spec.summary == "grid" and spec.cells > 1 and spec.source != "statistics"]
+        every += [replace(spec, summary="asymmetry") for spec in mirrored]
+    for spec in every:
         together = spec.source != "features" or sequences in (0, 1, 3)
         specs += [replace(spec, channels=channels) for channels in [*([()] if together else []), *single]]
     return specs

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from casewise.modalities.dataset import FeatureData
     from casewise.models.backbones import Network
-    from casewise.models.feature_maps import FeatureSpec
+    from casewise.models.feature_bank import FeatureSpec
     from casewise.models.outputs import Output
 
 # As many candidates as this are averaged: those with the smallest inner loss.
