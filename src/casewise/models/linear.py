@@ -15,6 +15,7 @@ from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load
 from casewise.models.feature_bank import FeatureBank, FeatureSpec
 from casewise.models.feature_maps import SMALLEST, feature_maps, last_block, widest
 from casewise.models.outputs import outputs_of, width_of
+from casewise.models.radial import RadialHead
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
@@ -68,6 +69,23 @@ class LinearBuilder:
         """Fill the encoders with their pretrained weights, which no subject of a study influenced."""
         bank: Any = network.body
         return load_encoders(bank, study.weights_dir) or "none: a linear model on pixels", []
+
+
+class RadialBuilder(LinearBuilder):
+    """Models with a radial kernel on a bank of fixed features; see `casewise.models.build_model.Builder`."""
+
+    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
+        """The facts with the candidates that the fitted model uses, and the size of its head."""
+        head: Any = network.head[-1]
+        return {**super().scaled(facts, network), "radial": head.facts}
+
+    def build(self, facts: dict[str, Any]) -> Network:
+        """A model with random weights in its encoder and its head; before it is fitted, its head is linear."""
+        network = super().build(facts)
+        if radial := facts.get("radial"):
+            bank: Any = network.body
+            network.head[-1] = RadialHead(bank.widths, radial["directions"], radial["frequencies"], facts["outputs"])
+        return network
 
 
 def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapping[str, Any]) -> Network:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from casewise.study.schema import Study
 
-PIXELS, FEATURES = "linear_pixels", "linear_features"
+PIXELS, FEATURES, KERNEL = "linear_pixels", "linear_features", "kernel_features"
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,22 @@ class LinearLearner(Learner):
         )
 
 
-_REGISTERED: dict[str, Learner] = {
-    learner.name: learner for learner in (LinearLearner(PIXELS), LinearLearner(FEATURES, on_features=True))
-}
+@dataclass(frozen=True)
+class KernelLearner(LinearLearner):
+    """A model with a radial kernel on the frozen features of linear models, where no published recipe is repeated."""
+
+    on_features: bool = True
+    kind: ClassVar[str] = "radial"
+
+    def belongs_to(self, study: Study) -> bool:
+        return super().belongs_to(study) and (study.recipe.auto or not study.networks)
+
+    def title(self, study: Study) -> str:
+        return f"a model with a radial kernel on features of {', '.join(self.encoders(study))}"
+
+
+_OWN = (LinearLearner(PIXELS), LinearLearner(FEATURES, on_features=True), KernelLearner(KERNEL))
+_REGISTERED: dict[str, Learner] = {learner.name: learner for learner in _OWN}
 
 
 def register_learner(learner: Learner) -> None:
@@ -148,7 +161,7 @@ def unregister_learner(name: str) -> None:
 
 def added_learners() -> list[Learner]:
     """The learners that others have registered."""
-    return [learner for name, learner in _REGISTERED.items() if name not in (PIXELS, FEATURES)]
+    return [learner for name, learner in _REGISTERED.items() if learner not in _OWN]
 
 
 def learner_named(name: str) -> Learner:

@@ -1,4 +1,4 @@
-"""Contributions: what each place of an image adds to the output of a linear model, exactly and with sign.
+"""Contributions: what each place of an image adds to the output of a model on fixed features, exactly and with sign.
 
 The output of a linear model is a sum over its features. A mean over a map, a cell of a grid, a product of centred
 channels and, by its share of the variance, a standard deviation are sums over positions, so what they add to the output
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from casewise.models.feature_bank import FeatureBank
 from casewise.models.feature_maps import gridded
+from casewise.models.radial import RadialHead
 from casewise.targets import by_form
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Contributions:
 
 
 def is_linear(network: Network) -> bool:
-    """Whether a network is a linear model on a bank of features."""
+    """Whether a network is a model on a bank of features: linear, or linear on the line from their centre."""
     return isinstance(network.body, FeatureBank)
 
 
@@ -61,18 +62,33 @@ def centre_at(network: Network, features: Tensor | None) -> None:
     network.register_buffer(REFERENCE, features, persistent=False)
 
 
-def contributions(network: Network, panels: Tensor, target: ExplainTarget) -> Contributions:
-    """The contributions to the output that `directions` states, for panels (B, C, H, W) in 0–1."""
+def contributions(
+    network: Network, panels: Tensor, target: ExplainTarget, *, at: Tensor | None = None
+) -> Contributions:
+    """The contributions to the output that `directions` states, for panels (B, C, H, W) in 0–1.
+
+    With a radial kernel, the weight of a feature is its mean slope on the line from the centre to the features of the
+    panel, with which the contributions add up to the output as well.
+
+    Args:
+        at: (W,) the features of the end of this line, if the output is that of the mean features of several views;
+            by default those of each panel. The outputs of linear models do not depend on it.
+    """
     bank: Any = network.body
-    linear: Any = network.head[-1]
-    weight, bias = linear.weight.double(), linear.bias.double()
+    head: Any = network.head[-1]
     std, mean = network.target_std.double(), network.target_mean.double()
     reference: Tensor | None = getattr(network, REFERENCE, None)
-    centre = weight.new_zeros(weight.shape[1]) if reference is None else reference.double()
+    centre = std.new_zeros(bank.width) if reference is None else reference.double()
     with torch.no_grad():
         toward = directions(network, panels, target)
-        rows = toward @ (weight * std[:, None])  # (B, W)
-        average = toward @ ((weight @ centre + bias) * std + mean)
+        if isinstance(head, RadialHead):
+            values = bank(panels) if at is None else at.expand(len(panels), -1)
+            rows = head.mean_slopes(toward * std, values, centre)  # (B, W)
+            of_centre = head(centre[None].float())[0].double()
+        else:
+            rows = toward @ (head.weight.double() * std[:, None])
+            of_centre = head.weight.double() @ centre + head.bias.double()
+        average = toward @ (of_centre * std + mean)
         maps = torch.zeros(panels.shape, dtype=torch.float64, device=panels.device)
         unplaced = torch.zeros_like(average)
         ends = dict(zip(bank.specs, accumulate(bank.widths), strict=True))
