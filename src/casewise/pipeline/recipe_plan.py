@@ -103,9 +103,7 @@ def _mirror_auroc(images: np.ndarray, mirrored: np.ndarray) -> float:
 
 def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
     """The planned recipe as a study file states it."""
-    pretrained = all(name.partition("@")[0] not in UNTRAINED for name in study.networks) and all(
-        study.weights_of(name) != "random" for name in study.networks
-    )
+    pretrained = _all_pretrained(study)
     seconds = facts["images"] * (facts["folds"] - 1) * (facts["size"] / 224) ** 2 / IMAGES_A_SECOND
     epochs = math.floor(SHARE * facts["budget"] * facts["cores"] / max(seconds * len(study.networks), 1e-9))
     epochs = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
@@ -137,6 +135,16 @@ def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _all_pretrained(study: Study) -> bool:
+    return all(name.partition("@")[0] not in UNTRAINED for name in study.networks) and all(
+        study.weights_of(name) != "random" for name in study.networks
+    )
+
+
+def _fewest_epochs(study: Study) -> int:
+    return FEWEST_EPOCHS * (1 if _all_pretrained(study) else 2)
+
+
 def in_words(study: Study, facts: dict[str, Any]) -> str:
     """The plan in a sentence."""
     phase, recipe = study.recipe.phases[0], study.recipe
@@ -149,6 +157,30 @@ def in_words(study: Study, facts: dict[str, Any]) -> str:
         f"planned: {', '.join(study.networks)}, {phase.epochs} epochs{frozen}, {head}, {flips}; for {of} and "
         f"{minutes:g} {'minute' if minutes == 1 else 'minutes'}"
     )
+
+
+def spent_budget(study: Study, seconds: float) -> dict[str, Any]:
+    """The time of the training beside the budget, in seconds, and whether the plan has as few epochs as it can have."""
+    epochs = sum(phase.epochs for phase in study.recipe.phases)
+    return {
+        "seconds": seconds,
+        "budget": study.budget,
+        "over": seconds > study.budget,
+        "epochs": epochs,
+        "fewest": epochs <= _fewest_epochs(study),
+    }
+
+
+def plan_of_report(study: Study, folder: RunFolder) -> dict[str, Any] | None:
+    """The plan in words, and what of the budget was spent (None if it was not recorded); None without a plan."""
+    planned = folder.recipe_plan.read_or_none() if study.recipe.auto else None
+    if not planned or not study.recipe.phases:
+        return None
+    seconds = (folder.timing.read_or_none() or {}).get("training")
+    return {
+        "words": in_words(study, planned["facts"]),
+        "spent": spent_budget(study, seconds) if seconds is not None else None,
+    }
 
 
 def as_yaml(study: Study, planned: dict[str, Any]) -> str:
