@@ -483,6 +483,12 @@ def test_display_name_takes_the_spelling_of_the_description() -> None:
     assert formatting.display_name(study, "pasi") == "PASI"
     assert formatting.display_name(study, "some_target") == "some target"
     assert formatting.display_name(study, "pas") == "pas"
+    values = {"name": "a", "cohort": "a.csv", "targets": {"Befund_0_8": {"range": "0..8", "column": "Befund (0-8)"}}}
+    headed = Study.model_validate(values | {"title": "befund 0 8"})
+    assert formatting.display_name(headed, "Befund_0_8") == "Befund (0-8)"
+    other = Study.model_validate({**values, "targets": {"extent": {"range": "0..8", "column": "x_0 (8)"}}})
+    assert formatting.display_name(other, "extent") == "extent"
+    assert formatting.own_heading(study, "pasi") == ""
     described = study_of_numbers(description="Extent and the Brixia score.")
     assert formatting.display_name(described, "extent") == "extent"
     assert formatting.display_name(described, "brixia") == "Brixia"

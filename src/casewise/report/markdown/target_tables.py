@@ -8,6 +8,7 @@ from typing import Any
 from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.metrics.registry import columns, metric_of
+from casewise.report.formatting import own_heading
 from casewise.report.markdown.runs import FinishedStudy, pooled
 from casewise.report.sections import validation
 from casewise.report.sections.learners import code_names, fitted_learners
@@ -43,6 +44,7 @@ def target_values(
     only = {learner: (by_target.get(target) or {}).get("constant_class") for learner, by_target in entries.items()}
     return {
         "name": target,
+        "heading": own_heading(study, target) or target,
         "kind": kind,
         "classes": names,
         "unit": study.level_of(target),
