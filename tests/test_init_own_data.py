@@ -301,9 +301,8 @@ class TestPatterns:
             f"{'ab'[i % 2]}/P{i:02}_v{v}_{side}.png" for i in range(8) for v in (1, 2) for side in ("left", "right")
         ]
         images = tiny(tmp_path / "in", names)
-        plan = plan_study(
-            table=None, images=images, pattern=f"{{label}}/{{{name}}}_v{{visit}}_{{side}}.png", folder=tmp_path / "s"
-        )
+        pattern = f"{{label}}/{{{name}}}_v{{visit}}_{{side}}.png"
+        plan = plan_study(table=None, images=images, pattern=pattern, folder=tmp_path / "s")
         plan.write()
         cohort = read_cohort(read_study(tmp_path / "s" / "study.yaml"))
         assert cohort.cases["subject"].nunique() == 8
