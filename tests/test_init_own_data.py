@@ -407,7 +407,7 @@ class TestHeadings:
     def test_the_heading_of_the_user_is_kept(self, missing: bool, tmp_path: Path) -> None:
         """In the report, and in the table if it is written anew because an image is missing."""
         images = tiny(tmp_path / "in", [f"{i}.png" for i in range(11 if missing else 12)])
-        rows = [["image", "patient", "Befund (0-8)"], *([f"{i}.png", f"P{i // 2}", str(i % 3)] for i in range(12))]
+        rows = [["image", "patient", "Befund (0-8)"], *([f"{i}.png", f"P{i // 2}", str(i // 2 % 3)] for i in range(12))]
         plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
         study = read_study(plan.write()[-1])
         assert (tmp_path / "study" / "cohort.csv").exists() == missing
