@@ -17,7 +17,7 @@ from casewise.jobs.fingerprint import deciding_settings
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.build_model import network_of
 from casewise.models.encoders import build_encoder, encoder_facts
-from casewise.pipeline.recipe_plan import as_yaml, planned_flips, recipe_of, spent_budget
+from casewise.pipeline.recipe_plan import as_yaml, mirrored, planned_flips, recipe_of, spent_budget
 from casewise.pipeline.timing import record_training, timed
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.report.formatting import duration
@@ -35,7 +35,16 @@ def study_of(**values: Any) -> Study:
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    usual = {"images": 1000, "folds": 5, "cores": 2, "budget": 1800, "size": 224, "flips": "none", "noun": "images"}
+    usual = {
+        "images": 1000,
+        "panels": 1000,
+        "folds": 5,
+        "cores": 2,
+        "budget": 1800,
+        "size": 224,
+        "flips": "none",
+        "noun": "images",
+    }
     return usual | changes
 
 
@@ -68,6 +77,21 @@ def test_more_time_or_fewer_images_give_more_epochs() -> None:
     assert epochs[2] <= epochs[0] <= epochs[1]
     assert min(epochs) >= 4
     assert Recipe.model_validate(recipe_of(study, facts()))
+
+
+def test_few_steps_have_a_larger_rate_within_bounds() -> None:
+    rates = [recipe_of(study_of(), facts(images=count, panels=count))["lr"] for count in (100, 300, 20_000)]
+    assert rates[0] == 6e-4
+    assert 3e-4 < rates[1] < 6e-4
+    assert rates[2] == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("stated", "flips", "expected"),
+    [({}, "horizontal", True), ({}, "none", False), ({"test_time_augmentation": False}, "both", False)],
+)
+def test_predictions_are_mirrored_where_training_is(stated: dict[str, Any], flips: str, expected: bool) -> None:
+    assert mirrored(study_of(**stated), facts(flips=flips)) is expected
 
 
 def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
