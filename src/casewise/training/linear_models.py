@@ -197,7 +197,7 @@ class _Logistic(_Likelihood):
         if len(present) == 1:
             absent[present[0]] = 0.0
             return [(np.zeros((self.classes, scores.shape[1])), absent)] * len(penalties)
-        model, models = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True), []
+        model, models = LogisticRegression(max_iter=300, tol=1e-4, warm_start=True), []
         for penalty in penalties:
             model.set_params(C=penalty).fit(scores[rows], labels[rows].astype(int))
             coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
