@@ -7,6 +7,7 @@ of the time.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ MOST_DIRECTIONS = 400
 # Penalties relative to the mean squared length of a row: strengths of ridge, inverse strengths of logistic regression.
 RIDGE = np.logspace(-3, 3, 13)
 LOGISTIC = np.logspace(-1, 3, 9)
+# The most steps of the solver from one inverse strength to the next.
+MOST_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,7 @@ class _Logistic(_Likelihood):
         self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weights (K, R) and biases (K,); of two classes, each has half of the line between them."""
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         present = sorted(set(labels[rows].astype(int).tolist()))
@@ -197,9 +201,12 @@ class _Logistic(_Likelihood):
         if len(present) == 1:
             absent[present[0]] = 0.0
             return [(np.zeros((self.classes, scores.shape[1])), absent)] * len(penalties)
-        model, models = LogisticRegression(max_iter=300, tol=1e-4, warm_start=True), []
+        model, models = LogisticRegression(max_iter=MOST_STEPS, tol=1e-4, warm_start=True), []
         for penalty in penalties:
-            model.set_params(C=penalty).fit(scores[rows], labels[rows].astype(int))
+            with warnings.catch_warnings():
+                # weak penalties need more steps, and stopping early is a penalty of its own
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.set_params(C=penalty).fit(scores[rows], labels[rows].astype(int))
             coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
             if len(present) == 2:
                 coefficients = np.stack([-coefficients[0] / 2, coefficients[0] / 2])
