@@ -260,7 +260,7 @@ def test_labels_of_a_held_out_fold_do_not_affect_the_choice_among_features(tmp_p
         {name: value.contiguous() for name, value in body.state_dict().items()}, tmp_path / "test_resnet.safetensors"
     )
     study = f"{STUDY}encoders: [timm:test_resnet]\nweights_dir: {tmp_path}\nbackbones: []\n"
-    _told_and_permuted(study, ["linear_features"], tmp_path, chests)
+    _told_and_permuted(study, ["linear_features", "kernel_features"], tmp_path, chests)
 
 
 def _told_and_permuted(study: str, learners: list[str], tmp_path: Path, chests: Path) -> list[RunFolder]:
