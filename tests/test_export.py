@@ -26,12 +26,16 @@ from casewise.export.operators import PORTABLE
 from casewise.export.parity import TOLERANCE, Sample, check_parity, random_sample, reference, with_gaps
 from casewise.inference.bundle import Bundle, ComputeFacts, output_facts, settings_of
 from casewise.inference.model import load_bundle
+from casewise.modalities.registry import modality_of
 from casewise.models.build_model import network_of, scaled_facts
 from casewise.models.outputs import outputs_of
+from casewise.pipeline.explain import open_finished
 from casewise.pipeline.export import export
 from casewise.run import Run, run
+from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.chest_study import THREE, chest_study
+from tests.combinations import make_table, settings
 
 SIDE = 32
 TARGETS: dict[str, Any] = {
@@ -92,7 +96,7 @@ class UntrainedBundle(Bundle):
 
 
 def learner_of(kind: str, folds: int = 2) -> TrainedLearner:
-    """A learner of random networks with random means of the labels, whose folds have different preparations of scans."""
+    """A learner of random networks with random means of the labels; folds have different preparations of scans."""
     model, changes = KINDS[kind]
     values: dict[str, Any] = {
         "name": "export",
@@ -105,7 +109,9 @@ def learner_of(kind: str, folds: int = 2) -> TrainedLearner:
         "recipe": {"epochs": 1, "dropout": 0.5},
         "evaluation": {"response": False},
     }
-    values |= {key: {**values.get(key, {}), **value} if isinstance(value, dict) else value for key, value in changes.items()}
+    values |= {
+        key: {**values.get(key, {}), **value} if isinstance(value, dict) else value for key, value in changes.items()
+    }
     study = build_study(values, source="the test's study", folder=Path())
     assert model in study.learners
     view, members = study.of_learner(model), []
@@ -144,7 +150,9 @@ def test_a_graph_gives_the_values_of_casewise_for_any_number_of_panels(kind: str
     graph_format = format_named(to)
     graph_format.write(learner.graph(), random_sample(learner).panels, learner.names, written)
     compute = graph_format.open(written, learner.names)
-    checked = check_parity(learner, compute, with_gaps(random_sample(learner), sequences=learner.may_lack_sequences), "")
+    checked = check_parity(
+        learner, compute, with_gaps(random_sample(learner), sequences=learner.may_lack_sequences), ""
+    )
     assert 0 <= checked.largest <= TOLERANCE
     generator = torch.Generator().manual_seed(7)
     for count in (1, 2, 7):
@@ -222,16 +230,13 @@ def test_an_exported_run_predicts_images_prepared_by_the_page_like_casewise(
     assert (stated["name"], stated["shape"]) == ("panels", ["batch", 3, 64, 64])
     assert (stated["dtype"], stated["range"], stated["channels"]) == ("float32", [0.0, 1.0], ["red", "green", "blue"])
     assert entry["in_graph"]["mirrored_panels"]
-    # phantoms of 96 pixels, by area to 64; grey is repeated
-    rows = pd.read_csv(chests).head(5)
-    tiles = done_tiles(done)
-    panels = torch.from_numpy(tiles).float().div(255).expand(-1, 3, -1, -1).contiguous()
+    panels = torch.from_numpy(done_tiles(done)).float().div(255).expand(-1, 3, -1, -1).contiguous()
     names = formats.Names(("panels",), ("label",))
     (values,) = format_named(to).open(output / entry["file"], names)([panels])
     table = load_bundle(done.folder).predict(chests)
     table = table[table["learner"] == "test_resnet"]
     own = table[[f"probability of {name}" for name in THREE]].to_numpy()
-    assert len(own) == len(values) > len(rows)
+    assert len(own) == len(values) == 24
     np.testing.assert_allclose(values.numpy(), own, atol=1e-4)
     page = (output / "README.md").read_text()
     assert all(text in page for text in ("float32", "(batch, 3, 64, 64)", "red, green, blue", *THREE))
@@ -239,18 +244,48 @@ def test_an_exported_run_predicts_images_prepared_by_the_page_like_casewise(
 
 def done_tiles(done: Run) -> np.ndarray:
     """The prepared images of a run, (N, 1, 64, 64) `uint8`, in the order of its table."""
-    from casewise.pipeline.explain import open_finished
-    from casewise.run_folder import RunFolder
-
     return np.array(open_finished(RunFolder(done.folder)).prepared.store.tiles)
 
 
 def test_prepared_panels_are_the_images_as_the_page_describes(done: Run, chests: Path) -> None:
-    paths = pd.read_csv(chests)["path"].head(3)
-    for tile, path in zip(done_tiles(done), paths, strict=False):
-        picture = Image.open(chests.parent / path)
-        reduced = np.asarray(picture.convert("L").resize((64, 64), Image.Resampling.BOX), dtype=float)
-        assert np.abs(tile[0].astype(float) - reduced).mean() < 2
+    paths = pd.read_csv(chests)["path"]
+    for tile, path in zip(done_tiles(done), paths, strict=True):
+        picture = Image.open(chests.parent / path).convert("L").resize((64, 64), Image.Resampling.LANCZOS)
+        assert np.abs(tile[0].astype(int) - np.asarray(picture).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(("modality", "way"), [("volumes", "several"), ("photographs", "attention")])
+def test_every_learner_of_a_run_gives_the_predictions_of_casewise(modality: str, way: str, tmp_path: Path) -> None:
+    table = make_table(tmp_path, modality, "here", seed=3)
+    values = settings(modality, "classes", table, way) | {"baselines": {}}
+    done = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run")
+    written = export(done.folder, tmp_path / "out", to="torchscript")
+    prepared = open_finished(RunFolder(done.folder)).prepared
+    predicted = load_bundle(done.folder).predict(table)
+    description = json.loads((written.folder / "preprocessing.json").read_text())
+    assert len(description["learners"]) == (3 if modality == "volumes" else 2)
+    for entry in description["learners"]:
+        assert entry["parity"]["source"] == "cases"
+        study = prepared.study.of_learner(entry["learner"])
+        panels = []
+        for stated in entry["inputs"]:
+            dataset = modality_of(study).dataset(prepared.store, study, prepared.cohort.panels, None, stated["fitted"])
+            slots, owner = dataset.views()
+            panels.append(dataset.plain_batch(slots, torch.device("cpu")))
+            # numbers in the statement of the shape, names where any size will do
+            fixed = [size for size in stated["shape"] if isinstance(size, int)]
+            assert list(panels[-1].shape[-len(fixed) :]) == fixed
+            assert len(stated["shape"]) == panels[-1].ndim
+        names = formats.Names(tuple(stated["name"] for stated in entry["inputs"]), ("classes",))
+        (graph_values,) = format_named("torchscript").open(written.folder / entry["file"], names)(panels)
+        rows = pd.DataFrame(graph_values.numpy(), columns=["probability of healthy", "probability of ill"])
+        rows = rows.groupby(np.array(prepared.cohort.panels["case"].astype(str))[owner.numpy()]).mean()
+        own = predicted[predicted["learner"] == entry["learner"]].set_index("case")[list(rows.columns)]
+        assert len(own) == len(rows) == 16
+        np.testing.assert_allclose(rows.loc[own.index].to_numpy(), own.to_numpy(), atol=1e-4)
+    if modality == "volumes":
+        assert all(len(entry["inputs"]) == 2 for entry in description["learners"])
+        assert description["learners"][0]["inputs"][0]["channels"] == ["T1", "T2"]
 
 
 def test_all_learners_are_exported_and_the_coefficients_of_those_that_combine_them(done: Run, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def export(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write each learner as one graph from prepared panels to its mean over the folds, and check it against casewise."""
+    """Write each learner as one graph, from prepared panels to the mean over its folds, and check it."""
     from casewise.console import Silent, Terminal
 
     show = Silent() if quiet else Terminal()

@@ -104,7 +104,9 @@ def _features(network: Network, panels: Tensor) -> Tensor:
         return _fused(body, scaled) if isinstance(body, Fused) else body(scaled)
     if isinstance(body, Fused):  # early fusion, the only one with maps
         scaled, body = _filled(body, scaled), body.bodies[0]
-    return gridded(read_maps(network.bodies[0], [network.read_map], scaled, run=body)[network.read_map], network.map_cells)
+    return gridded(
+        read_maps(network.bodies[0], [network.read_map], scaled, run=body)[network.read_map], network.map_cells
+    )
 
 
 def _fused(body: Fused, panels: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +64,11 @@ class TrainedLearner:
 
     @cached_property
     def study(self) -> Study:
-        """The settings of reading and preparation, as this learner sees them."""
-        return self.members[0].study(Path("cases.csv")).of_learner(self.name)
+        """The settings of reading and preparation, as this learner sees them; those of augmentation are left out."""
+        settings = self.members[0].settings
+        panels = {key: settings["panels"][key] for key in ("by", "grid", "pooling")}
+        member = replace(self.members[0], settings={**settings, "panels": panels})
+        return member.study(Path("cases.csv")).of_learner(self.name)
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -152,7 +155,5 @@ def selected_members(members: Sequence[Bundle], names: Sequence[str]) -> list[li
                 "coefficients by which their outputs are combined."
             )
         if name not in by_learner:
-            raise CasewiseError(
-                f"--learner: {name!r} is none of {', '.join(by_learner)}.{nearest(name, by_learner)}"
-            )
+            raise CasewiseError(f"--learner: {name!r} is none of {', '.join(by_learner)}.{nearest(name, by_learner)}")
     return [by_learner[name] for name in by_learner if not names or name in names]

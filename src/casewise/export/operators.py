@@ -1,7 +1,7 @@
 """Operators that a format lacks or limits, written with ones that it has.
 
-While a graph is recorded, calls of these operators are replaced, also those in the code of timm and torchvision. Resizing
-and adaptive pooling are linear along each axis, so each is one product with a fixed matrix for rows and one for columns.
+While a graph is recorded, calls of these operators are replaced, also those in the code of timm and torchvision.
+Resizing and adaptive pooling are linear along each axis: a product with a fixed matrix for rows and one for columns.
 """
 
 from __future__ import annotations
