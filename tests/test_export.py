@@ -24,6 +24,7 @@ from casewise.export.graph import LearnerGraph
 from casewise.export.learner import TrainedLearner, selected_members
 from casewise.export.operators import PORTABLE
 from casewise.export.parity import TOLERANCE, Sample, check_parity, random_sample, reference, with_gaps
+from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, output_facts, settings_of
 from casewise.inference.model import load_bundle
 from casewise.modalities.registry import modality_of
@@ -295,6 +296,20 @@ def test_all_learners_are_exported_and_the_coefficients_of_those_that_combine_th
     assert description["stackers"]["mean_of_learners"]["label"]["weights"] == {"test_resnet": 0.5, "cnn": 0.5}
     # again, into the same folder
     assert set(export(done.folder, tmp_path / "all", to="torchscript").graphs) == {"test_resnet", "cnn"}
+
+
+@needs_onnx
+def test_weights_of_large_graphs_are_in_a_second_file(
+    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "LARGEST_ONNX_FILE", 0)
+    written = export(done.folder / "jobs" / "test_resnet" / "fold1", tmp_path / "large", to="onnx")
+    (entry,) = json.loads((written.folder / "preprocessing.json").read_text())["learners"]
+    assert set(entry["sha256"]) == {"test_resnet.onnx", "test_resnet.onnx.data"}
+    assert {name: checksum(written.folder / name) for name in entry["sha256"]} == entry["sha256"]
+    names = formats.Names(("panels",), ("label",))
+    (values,) = format_named("onnx").open(written.graphs["test_resnet"], names)([torch.rand(2, 3, 64, 64)])
+    assert torch.allclose(values.sum(dim=1), torch.ones(2), atol=1e-5)
 
 
 def test_a_network_alone_is_checked_on_random_panels_and_says_so(done: Run, tmp_path: Path) -> None:

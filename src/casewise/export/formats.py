@@ -23,7 +23,7 @@ from casewise.export.operators import PortableOperators
 if TYPE_CHECKING:
     from casewise.export.graph import LearnerGraph
 
-# One file of ONNX holds at most 2 GiB; the weights of larger graphs are in a second file.
+# One file of ONNX holds at most 2 GiB; the weights of graphs above this size are in a second file.
 LARGEST_ONNX_FILE = 3 * 2**29
 # Libraries that report the steps of their work as messages.
 TALKATIVE = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._export", "torch.fx")

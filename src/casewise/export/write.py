@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -133,7 +134,8 @@ def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, A
     return {
         "learner": learner.name,
         "file": path.name,
-        "sha256": checksum(path),
+        # large ONNX graphs have a second file with their weights, named after the first
+        "sha256": {file.name: checksum(file) for file in sorted(path.parent.glob(f"{glob.escape(path.name)}*"))},
         "folds": [member.fold + 1 for member in learner.members],
         "inputs": [
             {
