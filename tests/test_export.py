@@ -24,6 +24,7 @@ from casewise.export.graph import LearnerGraph
 from casewise.export.learner import TrainedLearner, selected_members
 from casewise.export.operators import PORTABLE
 from casewise.export.parity import TOLERANCE, Sample, check_parity, random_sample, reference, with_gaps
+from casewise.export.write import describe, page
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, output_facts, settings_of
 from casewise.inference.model import load_bundle
@@ -391,3 +392,20 @@ def test_a_number_is_compared_in_deviations_of_its_labels() -> None:
     assert learner.units[0] == pytest.approx(float(learner.networks[0].target_std[0]))
     assert learner.units[1:] == [1.0, 1.0]
     assert parity.TOLERANCE == 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_of_every_kind_states_its_inputs_and_outputs(kind: str, tmp_path: Path) -> None:
+    learner = learner_of(kind)
+    graph = tmp_path / "graph.pt"
+    graph.write_bytes(b"")
+    checked = parity.Parity(1e-7, 4, "random", "torch.jit.load")
+    entry = describe(learner, graph, checked)
+    assert list(entry["sha256"]) == ["graph.pt"]
+    text = page({"casewise": "1", "graphs": "torchscript", "learners": [entry], "decisions": {}, "stackers": {}}, "")
+    for stated in [*entry["inputs"], *entry["outputs"]]:
+        assert f"`{stated['name']}`: `float32`, shape ({', '.join(map(str, stated['shape']))})" in text
+    assert ("NaN is an empty slot" in text) == learner.bags
+    assert ("missing sequence" in text) == learner.may_lack_sequences
+    assert "mild, severe" in text
+    assert max(map(len, text.splitlines())) < 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,8 +107,7 @@ def export_model(
         make_folder(output)
         for file in sorted(Path(temporary).iterdir()):
             os.replace(file, output / file.name)
-    page = _page().render(export=description, why_random=facts.why_random if facts.cases is None else "")
-    write_atomic(output / PAGE, page)
+    write_atomic(output / PAGE, page(description, facts.why_random if facts.cases is None else ""))
     write_json(output / DESCRIPTION, description)
     graphs = {record["learner"]: output / record["file"] for record in records}
     return Export(output, graphs, parity)
@@ -191,8 +191,14 @@ def _missing(learner: TrainedLearner) -> str:
     return "; ".join(text for text in (empty, absent) if text) or "nothing may be NaN"
 
 
+def page(description: Mapping[str, Any], why_random: str) -> str:
+    """The page for people of a description, in Markdown; `why_random` is why no cases of a run were compared."""
+    text = _template().render(export=description, why_random=why_random)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
 @cache
-def _page() -> Template:
+def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
