@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from casewise.cli.bench import backbones, bench
+from casewise.cli.export import export
 from casewise.cli.init import init
 from casewise.cli.phantom import phantom
 from casewise.cli.results import checklist, explain, results
@@ -47,6 +48,7 @@ app.command(short_help="Draw a synthetic cohort with known truth.")(phantom)
 app.command(short_help="Print a run's results, or write them as a Markdown page.")(results)
 app.command(short_help="Compute saliency maps of a run, and measure them.")(explain)
 app.command(short_help="Fill a reporting guideline's checklist from a run.")(checklist)
+app.command(short_help="Write trained learners as ONNX or TorchScript graphs.")(export)
 app.add_typer(bench, name="bench", short_help="Measure the speed-up of the fast paths on this machine.")
 app.command(short_help="List the names of backbones.")(backbones)
 
