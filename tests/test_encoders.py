@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 import casewise
 from casewise.errors import StudyError, WeightsError
 from casewise.jobs.feature_file import feature_data
+from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import network_facts, network_from
 from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
 from casewise.models.feature_bank import FeatureSpec
@@ -236,13 +237,19 @@ def test_a_run_with_several_encoders_and_its_bundle_in_another_process(
     assert np.abs(recorded - repeated.reindex(recorded.index)).max() < 1e-5
 
 
+class Regrouped(FeatureData):
+    """Both images in one panel."""
+
+    def views(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.arange(2)[:, None], torch.zeros(2, dtype=torch.int64)
+
+
 def test_stored_features_belong_to_an_encoder_and_its_weights(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Folds share a file; other weights, or another encoder, have another one."""
+    """Folds and learners share a file; another study, preparation, grouping, encoder or weights have another one."""
     from types import SimpleNamespace
 
-    from casewise.modalities.dataset import FeatureData
     from casewise.run_folder import JobFolder
 
     computed: list[str] = []
@@ -252,19 +259,32 @@ def test_stored_features_belong_to_an_encoder_and_its_weights(
         return torch.zeros(2, 3)
 
     monkeypatch.setattr("casewise.jobs.feature_file.compute_features", compute)
-    (tmp_path / "fold1").mkdir()
-    job: Any = SimpleNamespace(fingerprint="f", folder=JobFolder(tmp_path / "fold1"))
-    inputs: Any = SimpleNamespace(store=SimpleNamespace(address="a"))
+    jobs: list[Any] = []
+    for learner in ("linear_features", "kernel_features"):
+        (tmp_path / "jobs" / learner / "fold1").mkdir(parents=True)
+        jobs.append(SimpleNamespace(folder=JobFolder(tmp_path / "jobs" / learner / "fold1")))
+    job = jobs[0]
+    inputs, other = (
+        SimpleNamespace(
+            store=SimpleNamespace(address="a"), study=SimpleNamespace(model_dump=lambda mode, text=text: {"name": text})
+        )
+        for text in ("one", "another")
+    )
     data: Any = FeatureData(torch.zeros(2, 1), torch.zeros(2, 1), ["a", "b"])
     network = linear(folder, [HUB])
     load_encoders(network.body, folder)
-    for _ in range(2):
-        feature_data(job, inputs, network, data, {})
+    for one in jobs:
+        feature_data(one, inputs, network, data, {})
+    assert computed == [HUB]
+    feature_data(job, other, network, data, {})
+    feature_data(job, inputs, network, data, {"landmarks": [1.0]})
+    feature_data(job, inputs, network, Regrouped(data.features, data.truth, data.names), {})
+    assert computed == [HUB] * 4
     with torch.no_grad():
         next(network.body.encoders[0].network.body.parameters()).add_(1)
     feature_data(job, inputs, network, data, {})
     feature_data(job, inputs, linear(folder, [SMALL[0]]), data, {})
-    assert computed == [HUB, HUB, SMALL[0]]
+    assert computed == [*[HUB] * 5, SMALL[0]]
 
 
 @pytest.mark.parametrize(

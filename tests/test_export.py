@@ -28,6 +28,7 @@ from casewise.export.write import describe, page
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, output_facts, settings_of
 from casewise.inference.model import load_bundle
+from casewise.modalities.dataset import FeatureData
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import network_of, scaled_facts
 from casewise.models.outputs import outputs_of
@@ -36,6 +37,7 @@ from casewise.pipeline.export import export
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
+from casewise.training.radial_head import fit_radial_head
 from tests.chest_study import THREE, chest_study
 from tests.combinations import make_table, settings
 
@@ -70,6 +72,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "pixels": ("linear_pixels", {}),
     "features": ("linear_features", {"encoders": ["test_resnet"], "images": {"size": 200}}),
     "features of a transformer": ("linear_features", {"encoders": ["test_vit"]}),
+    "a radial kernel on features": ("kernel_features", {"encoders": ["test_resnet"]}),
 }
 # Recording ONNX takes seconds; these are the kinds whose graphs have the most different operators.
 QUICK_IN_ONNX = ("cnn", "late with missing sequences", "attention")
@@ -106,7 +109,7 @@ def learner_of(kind: str, folds: int = 2) -> TrainedLearner:
         "images": {"size": SIDE},
         "panels": {"by": "case"},
         "targets": TARGETS,
-        "backbones": [] if model.startswith("linear") else [model.partition("@")[0]],
+        "backbones": [] if model.endswith(("_pixels", "_features")) else [model.partition("@")[0]],
         "weights": "random",
         "recipe": {"epochs": 1, "dropout": 0.5},
         "evaluation": {"response": False},
@@ -126,6 +129,11 @@ def learner_of(kind: str, folds: int = 2) -> TrainedLearner:
             if name.endswith("missing_token"):
                 torch.nn.init.normal_(parameter)
         outputs = outputs_of(view)
+        if model == "kernel_features":
+            truth = torch.stack([torch.rand(24), torch.arange(24.0) % 3, torch.arange(24.0) % 4], dim=1)
+            with torch.no_grad():
+                data = FeatureData(network.eval().features(torch.rand(24, 3, SIDE, SIDE)), truth)
+            fit_radial_head(network, data, [str(number) for number in range(24)], outputs, seed=fold)
         members.append(
             UntrainedBundle(
                 Path(),

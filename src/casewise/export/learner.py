@@ -13,7 +13,7 @@ from casewise.errors import CasewiseError, nearest
 from casewise.export.formats import Names
 from casewise.export.graph import LearnerGraph
 from casewise.modalities.registry import modality_of
-from casewise.models.feature_maps import FeatureBank
+from casewise.models.feature_bank import FeatureBank
 from casewise.models.fusion import Fused
 from casewise.predictions.stacking import META_LEARNERS
 

@@ -36,9 +36,9 @@ def feature_data(
     """
     bank = _bank(network)
     encoders = [[encoder.facts, _digest(encoder.network)] for encoder in bank.encoders]
-    tiles = hashlib.sha256(data.views()[0].numpy().tobytes()).hexdigest()
+    views = [[list(part.shape), hashlib.sha256(part.numpy().tobytes()).hexdigest()] for part in data.views()]
     specs = [spec.as_json() for spec in bank.specs]
-    made_from = [inputs.study.model_dump(mode="json"), inputs.store.address, tiles, fitted, encoders, specs]
+    made_from = [inputs.study.model_dump(mode="json"), inputs.store.address, views, fitted, encoders, specs]
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     rows_by_file = [list(range(first, min(first + ROWS, len(data)))) for first in range(0, len(data), ROWS)]
     folder = job.folder.path.parent.parent

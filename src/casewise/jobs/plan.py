@@ -84,5 +84,5 @@ def begin(job: Job, how: str = "") -> None:
 def remove_feature_files(jobs: list[Job]) -> None:
     """Remove the features that the baselines of a run shared."""
     for folder in {job.folder.path.parent.parent for job in jobs}:
-        for path in folder.glob("features-*"):
+        for path in folder.glob("features-*.*"):
             path.unlink(missing_ok=True)

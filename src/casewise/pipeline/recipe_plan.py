@@ -42,18 +42,19 @@ FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
 def plan_recipe(
     study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
 ) -> Study:
-    """The study with its planned recipe; unchanged if it states one. The plan of an earlier run is used again."""
+    """The study with its planned recipe; unchanged if it states one.
+
+    A plan is used again as soon as the run has a finished learner, also on a machine with more cores.
+    """
     if not study.recipe.auto or not study.networks:
         return study
-    planned = folder.recipe_plan.read_or_none()
+    planned = folder.recipe_plan.read_or_none() if folder.finished_jobs() else None
     if planned is None:
         facts = plan_facts(study, cohort, store, splits)
-        planned = {"facts": facts, "recipe": recipe_of(study, facts), "mirrored": mirrored(study, facts)}
+        planned = {"facts": facts, "recipe": recipe_of(study, facts)}
         folder.recipe_plan.write(planned)
     recipe = Recipe.model_validate({**planned["recipe"], "auto": True})
-    study = study.model_copy(
-        update={"recipe": recipe, "test_time_augmentation": planned.get("mirrored", study.test_time_augmentation)}
-    )
+    study = study.model_copy(update={"recipe": recipe, "test_time_augmentation": mirrored(study, planned["facts"])})
     folder.plan_page.write(as_yaml(study, planned))
     show.line("recipe", in_words(study, planned["facts"]))
     return study

@@ -25,7 +25,7 @@ def weights(study: Study, folder: RunFolder, show: Show) -> None:
             and encoder without weights, and the ways to provide them.
     """
     networks, encoders = missing_weights(study)
-    if folder.jobs_folder.exists() or not networks + encoders:
+    if folder.has_networks() or not networks + encoders:
         return
     from casewise.models.downloads import download_of
     from casewise.models.encoders import download_encoder

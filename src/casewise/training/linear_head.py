@@ -55,11 +55,11 @@ def fit_head(network: Network, train: FeatureData, subjects: Sequence[str], outp
     return LinearFit(columns, chosen.records)
 
 
-def blocks_of(network: Network, train: FeatureData) -> dict[FeatureSpec, NDArray[np.float64]]:
-    """The features (N, W) of each candidate."""
+def blocks_of(network: Network, train: FeatureData) -> dict[FeatureSpec, NDArray[np.float32]]:
+    """The features (N, W) `float32` of each candidate."""
     bank: Any = network.body
     blocks = np.split(train.features.numpy(), np.cumsum(bank.widths)[:-1], axis=1)
-    return {spec: block.astype(float) for spec, block in zip(bank.specs, blocks, strict=True)}
+    return dict(zip(bank.specs, blocks, strict=True))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Chosen:
 
 def choose_candidates(
     network: Network,
-    blocks: Mapping[FeatureSpec, NDArray[np.float64]],
+    blocks: Mapping[FeatureSpec, NDArray[np.float32]],
     train: FeatureData,
     subjects: Sequence[str],
     outputs: Sequence[Output],
@@ -95,7 +95,9 @@ def choose_candidates(
         if output.network_kind.standardised:
             labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
         models = {
-            spec: linear_model(block[scored], labels[scored], groups[scored], output, standardise=standardise)
+            spec: linear_model(
+                block[scored].astype(float), labels[scored], groups[scored], output, standardise=standardise
+            )
             for spec, block in blocks.items()
         }
         order = sorted(models, key=lambda spec: models[spec].loss)[:averaged]

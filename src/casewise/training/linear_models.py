@@ -157,7 +157,11 @@ class _Ridge:
 
 
 class _Likelihood(ABC):
-    """Models that are fitted penalty by penalty, each from the one before, and judged by their likelihood."""
+    """Models that are judged by their likelihood.
+
+    The inner losses are those of a path from strong to weak penalties, each model fitted from the one before; the model
+    of the chosen penalty is fitted from zero.
+    """
 
     penalties = LOGISTIC
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from casewise.models.feature_bank import FeatureSpec
     from casewise.models.outputs import Output
 
+Values = TypeVar("Values")
 # As many candidates as this are averaged: those with the smallest inner loss.
 AVERAGED = 6
 # Directions of the features of a candidate, between whose points distances are measured.
@@ -29,19 +30,17 @@ def fit_radial_head(
 ) -> LinearFit:
     """Replace the head of a network with a bank of features by one with a radial kernel, and reduce the bank to it.
 
-    Candidates are the features that do not say where things are, of all channels together. See
+    Candidates are the features that do not say where things are (`radial_candidates`). See
     `casewise.training.linear_head.fit_head` for the arguments.
     """
-    blocks = {spec: block for spec, block in blocks_of(network, train).items() if is_candidate(spec)}
+    blocks = radial_candidates(blocks_of(network, train))
     fourier: dict[FeatureSpec, RadialBlock] = {}
     for spec, block in blocks.items():
-        directions = Directions.of(block, most=MOST_DIRECTIONS)
+        directions = Directions.of(block.astype(float), most=MOST_DIRECTIONS)
         fourier[spec] = RadialBlock(block.shape[1], len(directions.back), FREQUENCIES)
         fourier[spec].fill(directions.centre, directions.back, seed)
     with torch.no_grad():
-        values = {
-            spec: fourier[spec](torch.from_numpy(block).float()).double().numpy() for spec, block in blocks.items()
-        }
+        values = {spec: fourier[spec](torch.from_numpy(block)).numpy() for spec, block in blocks.items()}
     chosen = choose_candidates(network, values, train, subjects, outputs, averaged=AVERAGED, standardise=False)
     columns = keep_only(network, chosen.specs)
     bank: Any = network.body
@@ -54,13 +53,20 @@ def fit_radial_head(
     return LinearFit(columns, chosen.records)
 
 
-def is_candidate(spec: FeatureSpec) -> bool:
-    """Whether a radial kernel may read a candidate: no grid, and all channels.
+def radial_candidates(blocks: Mapping[FeatureSpec, Values]) -> dict[FeatureSpec, Values]:
+    """The features that a radial kernel may read: no grids; of single channels only if no encoder reads all of them.
 
     >>> from casewise.models.feature_bank import FeatureSpec
-    >>> [is_candidate(spec) for spec in (FeatureSpec("statistics"), FeatureSpec("pixels", cells=8))]
-    [True, False]
+    >>> specs = [FeatureSpec("statistics"), FeatureSpec("pixels", cells=8), FeatureSpec("features", (1,), ("conv1",))]
+    >>> [spec.name for spec in radial_candidates(dict.fromkeys(specs))]
+    ['statistics', 'conv1 in 1×1 cells of channel 2']
+    >>> [spec.name for spec in radial_candidates(dict.fromkeys([*specs, FeatureSpec("features", (), ("conv1",))]))]
+    ['statistics', 'conv1 in 1×1 cells']
     """
-    return (
-        not spec.channels and spec.source != "pixels" and (spec.summary in ("moments", "covariance") or spec.cells == 1)
-    )
+    without_place = {
+        spec: values
+        for spec, values in blocks.items()
+        if spec.source != "pixels" and (spec.summary in ("moments", "covariance") or spec.cells == 1)
+    }
+    together = {spec: values for spec, values in without_place.items() if not spec.channels}
+    return together if any(spec.source == "features" for spec in together) else without_place
