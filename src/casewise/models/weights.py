@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from casewise.cohort.identity import REFUSE, Declared, same_people, spelling_pairs
+from casewise.cohort.identity import REFUSE, Declared, spelling_pairs
+from casewise.cohort.pseudonyms import same_subjects
 from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.downloads import download_of, first_line, hub_weights, patience
@@ -287,7 +288,7 @@ def check_bundle_subjects(weights: str, held_out: Iterable[str], names: Declared
         SplitError: by their names it was; the message shows the names.
         WeightsError: as `bundle_subjects`.
     """
-    if shared := same_people(sorted(held_out), bundle_subjects(weights), names):
+    if shared := same_subjects(sorted(held_out), bundle_subjects(weights), names):
         raise SplitError(
             f"weights: by name, {weights.removeprefix('bundle:')} was trained on {counted(len(shared), 'subject')} "
             f"held out here, from training or for early stopping ({spelling_pairs(shared)}). Their figures would be "
