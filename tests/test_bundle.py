@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from casewise.console import Silent
-from casewise.errors import CasewiseError, RunError, SplitError
+from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.inference.model import load_bundle
 from casewise.inference.prediction_file import predict_to_file
 from casewise.models.weights import check_bundle_subjects
@@ -25,6 +25,7 @@ from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.combinations import KINDS, MODALITIES, make_table, settings
+from tests.test_cli import casewise
 
 LABELS = [*KINDS, "site"]
 
@@ -233,6 +234,8 @@ def test_a_study_that_holds_out_a_subject_of_the_bundle_is_refused(runs: dict[st
     with pytest.raises(SplitError, match=trained):
         check_bundle_subjects(f"bundle:{member}", [trained.upper(), "other", trained])
     check_bundle_subjects(f"bundle:{member}", [held_out, "other"])
+    with pytest.raises(WeightsError, match="members/"):
+        check_bundle_subjects(f"bundle:{result.folder / 'bundle'}", ["other"])
 
 
 def test_weights_are_shared_with_the_run_and_an_unchanged_bundle_is_kept(runs: dict[str, Run]) -> None:
@@ -290,3 +293,33 @@ def test_files_that_are_no_predictions_are_not_replaced(runs: dict[str, Run], tm
     predict_to_file(model, tmp_path / "cases.csv", tmp_path / "new.csv")
     with pytest.raises(RunError, match="zip"):
         archive_run(runs["photographs"].folder, tmp_path / "model.tar", Silent())
+
+
+def test_one_picture_of_two_people_is_predicted_for_both(runs: dict[str, Run]) -> None:
+    """As a table of a study it would be refused."""
+    model, table = load_bundle(runs["photographs"].folder), table_of(runs["photographs"]).head(1)
+    twice = pd.concat([table.assign(subject="A"), table.assign(subject="B")], ignore_index=True)
+    with pytest.raises(CasewiseError):
+        model.predict(twice)
+    new = pd.concat(model.predict_in_chunks(twice))
+    assert (new["problem"] == "").all()
+    values = new.pivot(index="target", columns="case", values="probability of ill").loc["classes"]
+    assert values["A/1"] == pytest.approx(values["B/1"], abs=1e-6)
+
+
+def test_the_command_line_says_what_is_wrong(runs: dict[str, Run], tmp_path: Path) -> None:
+    bundle, table = str(runs["photographs"].folder / "bundle"), tmp_path / "cases.csv"
+    table_of(runs["photographs"]).head(2).rename(columns={"subject": "patient"}).to_csv(table, index=False)
+    words = ["predict", bundle, str(table), "--output", str(tmp_path / "new.csv"), "--quiet"]
+    refused = casewise(*words)
+    assert refused.returncode == 2
+    assert "--column subject=patient" in refused.stderr
+    for option in (["--column", "patient"], ["--learner", "resnet18"], ["--output", str(tmp_path / "new.txt")]):
+        assert casewise(*words, "--column", "subject=patient", *option).returncode == 2
+    assert not (tmp_path / "new.csv").exists()
+    assert casewise(*words, "--column", "subject=patient").returncode == 0
+    assert len(pd.read_csv(tmp_path / "new.csv")) == 3
+    pd.DataFrame({"path": ["no.png"], "subject": ["A"], "region": ["upper"]}).to_csv(table, index=False)
+    failed = casewise(*words)
+    assert failed.returncode == 1
+    assert "no.png" in failed.stderr

@@ -17,7 +17,7 @@ from casewise.models.backbones import Network, library_head
 from casewise.models.downloads import download_of, first_line, hub_weights, patience
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.transformers import POSITIONS, with_positions
-from casewise.run_folder import JobFolder, JsonFile, WeightsFile
+from casewise.run_folder import BundleFolder, JobFolder, JsonFile, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 from casewise.study.weight_files import HUB, file_name, weights_file
 
@@ -301,7 +301,10 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     folder = JobFolder(path)
     if not (folder.weights.exists() and folder.facts.exists()):
         names = f"{folder.weights.path.name} and {folder.facts.path.name}"
-        raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).")
+        bundle = BundleFolder(path)
+        example = next((f for f in sorted(path.rglob(folder.weights.path.name)) if bundle.exists()), None)
+        hint = f" It contains several networks. Name one, such as bundle:{example.parent}." if example else ""
+        raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).{hint}")
     return _facts_of(path, folder.facts)
 
 
