@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 from casewise.console import shown
 from casewise.errors import RunError, counted
 from casewise.files import checksum, write_atomic, write_json
-from casewise.inference.bundle import Bundle
-from casewise.inference.combination import Combination
 from casewise.inference.run_members import members_of
 from casewise.inference.shared_networks import share_networks, without_paths
 from casewise.run_folder import RunFolder
@@ -27,6 +25,7 @@ from casewise.version import __version__
 
 if TYPE_CHECKING:
     from casewise.console import Show
+    from casewise.inference.bundle import Bundle
     from casewise.run_folder import BundleFolder, JobFolder
     from casewise.study.schema import Study
 
@@ -38,11 +37,13 @@ _WITHIN_FIGURE = {"cases", "subjects"}
 
 @shown("bundle")
 def write_bundle(folder: RunFolder, show: Show) -> None:
-    """Write the bundle of a finished run into its folder; one of the same inputs is kept.
+    """Write the bundle of an evaluated run into its folder; an intact one of the same inputs is kept.
 
     Raises:
         RunError: a network is missing, or a file of the run is damaged.
     """
+    if not folder.metrics.exists():
+        return
     members = members_of(folder)
     made_from = _inputs(folder, members)
     if folder.bundle.is_made_from(made_from):
@@ -96,6 +97,9 @@ def _inputs(folder: RunFolder, members: list[JobFolder]) -> str:
 
 def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[JobFolder]) -> None:
     """Write every file of the bundle but its manifest."""
+    # a run that keeps its bundle loads no network library
+    from casewise.inference.bundle import Bundle
+    from casewise.inference.combination import Combination
     from casewise.report.model_card import model_card
 
     # not random, so that equal runs have equal bundles

@@ -116,14 +116,14 @@ class BundleFolder:
                 raise RunError(f"{path} was changed or damaged after it was written. {REMEDY}")
 
     def is_made_from(self, made_from: str) -> bool:
-        """Whether the folder has a bundle of these inputs whose files have the recorded sizes."""
+        """Whether the folder has an intact bundle of these inputs."""
         try:
-            manifest = self.manifest()
-            sizes = {name: (self.path / name).stat().st_size for name in manifest["files"]}
-        except (RunError, OSError):
+            if self.manifest()["made_from"] != made_from:
+                return False
+            self.verify()
+        except RunError:
             return False
-        recorded = {name: entry["bytes"] for name, entry in manifest["files"].items()}
-        return bool(manifest["made_from"] == made_from and sizes == recorded)
+        return True
 
     @contextmanager
     def replacing(self) -> Iterator[BundleFolder]:
