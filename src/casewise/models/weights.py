@@ -301,8 +301,8 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     folder = JobFolder(path)
     if not (folder.weights.exists() and folder.facts.exists()):
         names = f"{folder.weights.path.name} and {folder.facts.path.name}"
-        bundle = BundleFolder(path)
-        example = next((f for f in sorted(path.rglob(folder.weights.path.name)) if bundle.exists()), None)
+        members = sorted(path.rglob(folder.weights.path.name)) if BundleFolder(path).exists() else []
+        example = next(iter(members), None)
         hint = f" It contains several networks. Name one, such as bundle:{example.parent}." if example else ""
         raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).{hint}")
     return _facts_of(path, folder.facts)
