@@ -16,7 +16,7 @@ from casewise.cli.main import main
 from casewise.phantoms.chest import make_chest
 from casewise.study.backbones import ALL29, TORCHVISION
 
-COMMANDS = ["run", "validate", "audit", "init", "phantom", "results", "explain", "backbones"]
+COMMANDS = ["run", "validate", "audit", "init", "phantom", "results", "predict", "bundle", "explain", "backbones"]
 CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
 
 

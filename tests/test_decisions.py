@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.metrics import cohen_kappa_score
 
 import casewise
 from casewise.errors import CasewiseError, RunError
-from casewise.inference.model import TrainedModel
+from casewise.inference.output_table import OutputTable
 from casewise.jobs.fingerprint import _with_defaults, deciding_settings
 from casewise.pipeline.audit import EXCLUDED
 from casewise.predictions.decisions import ALL, apply_thresholds, best_thresholds, decide_grades, half_way, passed
@@ -270,8 +269,8 @@ def test_a_row_without_probabilities_does_not_tune() -> None:
 
 
 def test_a_case_without_a_grade_has_no_name_for_it() -> None:
-    member: Any = SimpleNamespace(outputs=[{"name": "grade", "classes": ["none", "mild", "late", "worst"]}])
-    rows = graded(2, stages=("external",)).assign(y_pred=[np.nan, 2.0], distance=np.nan)
-    named = TrainedModel(Path(), (member,))._named(rows)
+    rows = graded(2, stages=("external",)).assign(y_pred=[np.nan, 2.0], distance=np.nan, spread=np.nan)
+    named = OutputTable({"grade": ["none", "mild", "late", "worst"]}, []).of_rows(rows)
     assert named["prediction"].isna().tolist() == [True, False]
+    assert [bool(problem) for problem in named["problem"]] == [True, False]
     assert named["prediction"].iloc[1] == "late"

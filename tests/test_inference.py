@@ -255,7 +255,8 @@ def test_the_recorded_mean_and_deviation_of_the_input_are_taken(done: Run) -> No
 
 def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(done: Run, new: Path) -> None:
     image = next(path for path in sorted(new.parent.rglob("*")) if path.suffix in (".png", ".jpg"))
-    for cases in ([str(image)], str(image), 3, None, str(new / "nowhere")):
+    assert set(done.predict([str(image)])["subject"]) == set(done.predict(image)["subject"]) == {image.name}
+    for cases in ([3], [], [str(new), str(image)], 3, None, str(new / "nowhere")):
         with pytest.raises(CasewiseError, match=r"^cases: "):
             done.predict(cases)  # type: ignore[arg-type]
     with pytest.raises(CasewiseError) as refused:

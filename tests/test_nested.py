@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from casewise.cohort.cohort import Cohort
 from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
+from casewise.inference.model import load_bundle
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs import nested
 from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint
@@ -39,7 +40,7 @@ from casewise.splits.learnable import check_learnable
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
 from casewise.training.compute_plan import ComputePlan
-from tests.chest_study import chest_study
+from tests.chest_study import THREE, chest_study
 
 RECIPE = {"epochs": 3, "schedule": "cosine", "early_stopping": {"monitor": "none"}, "label_smoothing": 0.0}
 NETWORKS = ["test_resnet", "test_efficientnet"]
@@ -178,6 +179,16 @@ class TestRun:
         table = done.rows[done.rows["stage"] == "oof"].set_index(["model", "case"])
         mean = (table.loc[NETWORKS[0], "p0"] + table.loc[NETWORKS[1], "p0"]) / 2
         assert np.allclose(table.loc["mean_of_learners", "p0"], mean.loc[table.loc["mean_of_learners"].index])
+
+    def test_the_bundle_predicts_with_the_network_chosen_inside(self, done: Run, chests: Path) -> None:
+        model = load_bundle(done.folder / "bundle")
+        assert model.headline == "nested"
+        tested = done.rows[(done.rows["stage"] == "test") & (done.rows["model"] == "nested")]
+        cases = pd.read_csv(chests)
+        cases = cases[cases["subject"].astype(str).isin(set(tested["subject"]))]
+        new = model.predict(cases, learner="headline", root=chests.parent).set_index("case")
+        for code, name in enumerate(THREE):
+            assert np.allclose(new.loc[tested["case"], f"probability of {name}"], tested[f"p{code}"], atol=1e-6)
 
     def test_the_headline_is_of_the_learner_chosen_inside(self, done: Run) -> None:
         main = done.results["main"]

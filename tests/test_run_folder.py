@@ -15,7 +15,7 @@ import pytest
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import TEMPORARY, replacing, write_atomic
-from casewise.run_folder import ExplanationFolder, JobFolder, JsonFile, RunFolder
+from casewise.run_folder import BundleFolder, ExplanationFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.artefact import CHECKSUMS
 from casewise.run_folder.job_folder import PretrainingFolder
 
@@ -25,6 +25,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "casewise"
 def file_names() -> set[str]:
     """The name of every file and folder that the run folder owns."""
     own = [RunFolder(Path()), JobFolder(Path()), PretrainingFolder(Path()), ExplanationFolder(Path())]
+    own.append(BundleFolder(Path()))
     names = {CHECKSUMS, "jobs", ".lock"}
     for folder in own:
         for name in [name for name in dir(type(folder)) if isinstance(getattr(type(folder), name), property)]:

@@ -52,10 +52,10 @@ def open_run(folder: Path | str) -> Run:
 
 
 def load_bundle(folder: Path | str) -> TrainedModel:
-    """Load the trained networks of a run folder, or the one network of a job's folder, to predict new cases.
+    """Load a bundle (a folder or zip file), the networks of a run folder, or one network's folder, for new cases.
 
     Raises:
-        RunError: there is no trained network, or the networks do not predict the same targets.
+        RunError: there is no trained network, a file was changed, or the networks do not predict the same targets.
     """
     from casewise.inference.model import load_bundle as load
 

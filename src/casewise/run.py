@@ -25,6 +25,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     """
     from casewise.console import shown_at
     from casewise.pipeline.audit import audit
+    from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.counterfactuals import counterfactuals
     from casewise.pipeline.decide import decide
     from casewise.pipeline.evaluate import evaluate
@@ -70,6 +71,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
                 results = image_split(study, cohort, store, splits, results, run_folder, show)
             report(study, cohort, predictions, results, store, run_folder, show)
             record_results(inputs, run_folder)
+        write_bundle(run_folder, show)
     finished = Run(run_folder.path, predictions, results, run_folder.report_path)
     show.line("result", finished.headline or "nothing was evaluated")
     return finished

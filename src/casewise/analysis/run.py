@@ -169,8 +169,9 @@ class Run:
 
     def predict(
         self,
-        cases: Path | str | pd.DataFrame,
+        cases: Path | str | Sequence[Path | str] | pd.DataFrame,
         *,
+        learner: str = "networks",
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
         store: Path | str | None = None,
@@ -185,7 +186,9 @@ class Run:
         from casewise.console import default_show
         from casewise.inference.model import load_bundle
 
-        return load_bundle(self.folder).predict(cases, columns=columns, root=root, store=store, show=default_show())
+        return load_bundle(self.folder).predict(
+            cases, learner=learner, columns=columns, root=root, store=store, show=default_show()
+        )
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"

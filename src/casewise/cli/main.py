@@ -12,6 +12,7 @@ from casewise.cli.bench import backbones, bench
 from casewise.cli.export import export
 from casewise.cli.init import init
 from casewise.cli.phantom import phantom
+from casewise.cli.predict import bundle, predict
 from casewise.cli.results import checklist, explain, results
 from casewise.cli.run import audit, run, validate
 from casewise.version import __version__
@@ -46,6 +47,8 @@ app.command(short_help="Search for duplicates, leaks and shortcuts before traini
 app.command(short_help="Write a study file, and a table from folders of images.")(init)
 app.command(short_help="Draw a synthetic cohort with known truth.")(phantom)
 app.command(short_help="Print a run's results, or write them as a Markdown page.")(results)
+app.command(short_help="Predict new cases with a trained model.")(predict)
+app.command(short_help="Write a run's trained model as one file.")(bundle)
 app.command(short_help="Compute saliency maps of a run, and measure them.")(explain)
 app.command(short_help="Fill a reporting guideline's checklist from a run.")(checklist)
 app.command(short_help="Write trained learners as ONNX or TorchScript graphs.")(export)

@@ -52,17 +52,22 @@ class Cohort:
     flow: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -> Cohort:
+def read_cohort(
+    study: Study, *, to_learn: bool = True, labelled: bool = True, cells: pd.DataFrame | None = None
+) -> Cohort:
     """Read and check the cohort table of a study (text, workbook or Parquet, one row for each image).
 
     With `to_learn` false the cohort is used for testing only: it may lack classes, and a class that the study does not
-    name is a problem. With `labelled` false the labels of the table are not read: every target is NaN.
+    name is a problem. With `labelled` false the labels of the table are not read: every target is NaN. `cells` are
+    rows of the table that were read before, by their numbers; by default all are read.
 
     Raises:
         CohortError: with every problem of the table, each with its row (as a spreadsheet shows it) and remedy.
     """
     problems = Problems(section="" if to_learn else "external")
-    cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)
+    notes: list[str] = []
+    if cells is None:
+        cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)
     flow = Flow.of(cells, study)
     cells = keep_rows(cells, study, problems, notes, flow)
     if "where" in problems.by_kind:

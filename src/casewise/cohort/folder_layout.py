@@ -52,12 +52,12 @@ class Layout:
         return self.shape.startswith("class")
 
 
-def read_layout(source: Path, *, regions: list[str], classes: list[str]) -> Layout:
+def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) -> Layout:
     """Read the images below `source` in one of the supported layouts.
 
     Args:
         regions: the regions of the study, searched in names of folders and files; may be empty.
-        classes: names of classes.
+        classes: names of classes; None where folders are never classes, as of new cases.
 
     Raises:
         CasewiseError: the folder is missing, has no images, or has another layout.
@@ -129,6 +129,25 @@ def _image_files(source: Path) -> tuple[list[str], list[str]]:
     return sorted(images, key=natural), sorted(others)
 
 
+def read_new_layout(source: Path, *, regions: list[str]) -> Layout:
+    """The images of new cases below `source`: in a layout of `read_layout` without classes, or all in one folder.
+
+    In one folder each image is a subject of its own, named by its file; or, if each name contains a region, all are of
+    one subject, named by the folder.
+
+    Raises:
+        CasewiseError: as `read_layout`.
+    """
+    paths, skipped = _image_files(source)
+    if not paths or any("/" in path for path in paths):
+        return read_layout(source, regions=regions, classes=None)
+    if regions and all(find_region(path, regions) for path in paths):
+        images = [FolderImage(path, source.resolve().name, region=find_region(path, regions)) for path in paths]
+        return Layout("subject/*.jpg", images, skipped)
+    images = [FolderImage(path, path, region=find_region(path, regions) if regions else "") for path in paths]
+    return Layout("*.jpg", images, skipped)
+
+
 def find_region(name: str, regions: list[str]) -> str:
     """The region that a name contains, as a word or else within a word; '' if it contains none or several.
 
@@ -145,7 +164,7 @@ def _by_depth(
     paths: list[str],
     tails: list[tuple[str, ...]],
     regions: list[str],
-    classes: list[str],
+    classes: list[str] | None,
     refuse: Callable[..., CasewiseError],
 ) -> tuple[str, list[FolderImage]]:
     depth = len(tails[0]) - 1
@@ -156,7 +175,7 @@ def _by_depth(
     lowest = {tail[-2] for tail in tails}
     if depth == 1 and regions and all(find_region(name, regions) for name in lowest):
         raise refuse("the folders are regions, so the subjects are not known")
-    if depth == 1 and _are_classes({tail[0] for tail in tails}, classes, refuse):
+    if depth == 1 and classes is not None and _are_classes({tail[0] for tail in tails}, classes, refuse):
         shape = "class/*.jpg"
     elif depth == 3 or (depth == 2 and regions and all(find_region(name, regions) for name in lowest)):
         shape = "subject/visit/region/*.jpg" if depth == 3 else "subject/region/*.jpg"

@@ -134,6 +134,34 @@ def same_people(names: Iterable[str], others: Iterable[str], declared: Declared 
     return spellings
 
 
+def own_marks(name: str) -> list[str]:
+    """Texts by which `marks_of_same` recognises this person; hashed, they stand for the name (see `pseudonyms`)."""
+    letters, joined = sum(map(_visible(name).count, "oil")), alike(name).isalnum()
+    conditions = {_READ_AS_DIGITS: f" {letters}", _JOINED: f" {joined}"}
+    return [
+        key + next((text for ending, text in conditions.items() if key.endswith(ending)), "")
+        for key in sorted(identity(name))
+    ]
+
+
+def marks_of_same(name: str) -> list[str]:
+    """Texts of which `own_marks` of another name has one exactly if both may mean one person.
+
+    >>> bool(set(own_marks("001")) & set(marks_of_same("1"))), bool(set(own_marks("2")) & set(marks_of_same("1")))
+    (True, False)
+    """
+    letters, joined = sum(map(_visible(name).count, "oil")), alike(name).isalnum()
+    marks = []
+    for key in sorted(identity(name)):
+        if key.endswith(_READ_AS_DIGITS):
+            marks += [f"{key} {count}" for count in range(len(key) + 1) if count != letters]
+        elif key.endswith(_JOINED):
+            marks += [f"{key} {other}" for other in (True, False) if joined or other]
+        else:
+            marks.append(key)
+    return marks
+
+
 def spelling_pairs(similar: dict[str, str], most: int = 5) -> str:
     """The result of `same_people` for a message: each name, and its other spelling if it differs.
 

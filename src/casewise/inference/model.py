@@ -1,54 +1,81 @@
-"""A trained model for new cases: all networks and folds of a run folder, or the network of one folder."""
+"""A trained model for new cases: a bundle, all networks of a run folder, or the network of one folder."""
 
 from __future__ import annotations
 
-import math
-import re
 import tempfile
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import RunError, nearest
 from casewise.inference.bundle import Bundle
-from casewise.inference.new_cases import prepare_new_cases, write_table
-from casewise.inference.predictor import Predictor
+from casewise.inference.chunks import LEFT_OUT, ROWS, cases_of, in_chunks, settle
+from casewise.inference.combination import Combination
+from casewise.inference.ensemble import HEADLINE, NETWORKS, Ensemble
+from casewise.inference.new_cases import new_table
+from casewise.inference.output_table import OutputTable
 from casewise.inference.run_members import members_of
-from casewise.run_folder import JobFolder, JsonFile, RunFolder
+from casewise.run_folder import BundleFolder, JobFolder, RunFolder
+from casewise.run_folder.bundle_archive import extract, is_archive
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
-# What the errors of a study say of its columns, and what is said in place of it where a table is predicted.
-COLUMN_HINTS = {
-    re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study"): r', or give `columns={"\1": "\2"}`',
-    re.compile(r"columns: (\w+) is (.*?), which is not a column of the table\."): (
-        r'columns: \1 is \2, which is not a column of the table. If it has another name there, give `columns={"\1": '
-        r'"NAME"}`.'
-    ),
-}
-IN_STUDY = re.compile(r", or write `[^`]*` in the study")
+    from casewise.inference.new_cases import NewCases
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """The trained networks of a study; each network predicts the mean over its folds.
 
-    `decisions` are the rules of grades with their thresholds by learner (see `casewise.predictions.decisions`).
+    Attributes:
+        folder: the folder of the bundle, of the run, or of the network.
+        members: the networks of all folds.
+        combination: the stackers, the rules of decisions, and the headline.
+        about: the facts of the bundle; empty for a network alone, and for a run without a bundle.
+        card: the model card of the bundle, in Markdown; empty without one.
     """
 
     folder: Path
     members: tuple[Bundle, ...]
-    decisions: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    combination: Combination = field(default_factory=Combination)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    card: str = ""
+    # The folder of an unpacked zip file, which is removed with this object.
+    unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     @property
     def outputs(self) -> list[str]:
         """The names of the predicted targets."""
         return [str(output["name"]) for output in self.members[0].outputs]
+
+    @property
+    def learners(self) -> list[str]:
+        """The names of the networks, of the baselines, and of the learners that combine them."""
+        return self.combination.learners(list(dict.fromkeys(member.model for member in self.members)))
+
+    @property
+    def headline(self) -> str:
+        """The learner that the study's report is about; empty if nothing was evaluated."""
+        return self.combination.headline
+
+    @property
+    def decisions(self) -> Mapping[str, Any]:
+        """The rules of grades with their thresholds by learner (see `casewise.predictions.decisions`)."""
+        return self.combination.decisions
+
+    @property
+    def table(self) -> OutputTable:
+        """The columns of predictions."""
+        first = self.members[0]
+        return OutputTable(
+            {str(output["name"]): output["classes"] for output in first.outputs}, list(first.settings["scores"])
+        )
 
     @property
     def _reader(self) -> Bundle:
@@ -57,18 +84,23 @@ class TrainedModel:
 
     def predict(
         self,
-        cases: Path | str | pd.DataFrame,
+        cases: Path | str | Sequence[Path | str] | pd.DataFrame,
         *,
+        learner: str = NETWORKS,
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
         store: Path | str | None = None,
         show: Show | None = None,
     ) -> pd.DataFrame:
-        """Predict new cases; labels are neither needed nor read.
+        """Predict new cases; labels are neither needed nor read. All cases are prepared at once, and all must be good.
+
+        `predict_in_chunks` needs less memory, and gives cases that cannot be read a row with the reason.
 
         Args:
             cases: a table (CSV, Parquet or a data frame) with the columns of the training table other than the
-                labels, or a folder of photographs.
+                labels, an image, a folder of images, or a list of images and folders.
+            learner: the name of a learner; `headline`, the one that the report is about; `networks`, every network and
+                baseline; `all`, these and the stackers.
             columns: standard name -> the table's column, such as `{"path": "file", "subject": "patient"}`; the others
                 are those of the study.
             root: the folder that paths in the table are relative to; by default the table's own, and for a data frame
@@ -77,119 +109,128 @@ class TrainedModel:
             show: where progress is reported.
 
         Returns:
-            One row for each network, case, region or image, and target or score of the study: `learner` (the network),
-            `case`, `subject`, `visit`, `region`, `image`, `target`, `prediction`, for classes the probability of each,
-            by name, and `distance` from the training features: 1 is the distance that one in twenty held-out cases of
-            the study exceeds. NaN where a network gives none; a warning then says why.
+            One row for each learner, case, region or image, and target or score of the study: `learner`, `case`,
+            `subject`, `visit`, `region`, `image`, `target`, `prediction`, for classes the probability of each, by name;
+            `spread`, the standard deviation over the networks of the folds (of a number, of the expected grade, or of
+            the probability of the predicted class; NaN for a single network); `distance` from the training features: 1
+            is the distance that one in twenty held-out cases of the study exceeds, NaN where a network gives none (a
+            warning then says why); `beyond`, whether it is above 1; and `problem`, empty if there is none.
 
         Raises:
             CasewiseError: the table has problems, or images cannot be read; every problem is named.
+            RunError: there is no such learner.
+        """
+        ensemble = Ensemble(self.members, self.combination, learner)
+        with tempfile.TemporaryDirectory() as temporary:
+            table = new_table(cases, self._reader, Path(temporary), columns=columns or {}, root=root)
+            new = table.prepared(Path(store) if store else Path(temporary), show or Silent())
+            return self.table.of_rows(with_paths(ensemble.predict(table.study, new), new))
+
+    def predict_in_chunks(
+        self,
+        cases: Path | str | Sequence[Path | str] | pd.DataFrame,
+        *,
+        learner: str = HEADLINE,
+        columns: Mapping[str, str] | None = None,
+        root: Path | str | None = None,
+        size: int = ROWS,
+        show: Show | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Predict new cases in chunks of about `size` rows of the table, in its order; yield the table of each.
+
+        A case that cannot be read has one row for each learner and target, with the reason as `problem` and without a
+        prediction. The other arguments and the columns are those of `predict`.
+
+        Raises:
+            CasewiseError: the table as a whole cannot be read, such as one without the column of the images.
+            RunError: there is no such learner.
         """
         import pandas as pd
 
-        from casewise.predictions.decisions import apply_thresholds
-        from casewise.predictions.scores import apply_scores
-        from casewise.predictions.table import mean_over_folds
-        from casewise.study.scores import study_scores
-
-        with tempfile.TemporaryDirectory() as temporary:
-            bundle = _with_columns(self._reader, columns or {})
-            table = write_table(cases, bundle, Path(temporary))
-            if root is None:
-                root = Path.cwd() if table.is_relative_to(temporary) else table.parent
-            study = bundle.study(table, Path(root).absolute())
-            try:
-                new = prepare_new_cases(study, Path(store) if store else Path(temporary), show or Silent())
-            except CasewiseError as error:
-                # there is no study file to write into, and the file of a data frame is one that nobody has seen
-                text = str(error)
-                for pattern, hint in COLUMN_HINTS.items():
-                    text = pattern.sub(hint, text)
-                text = IN_STUDY.sub("", text)
-                if table.is_relative_to(temporary):
-                    text = text.replace(str(table), "cases").replace(table.name, "cases")
-                raise type(error)(text) from error
-            rows = [
-                Predictor.from_bundle(member).predict_cases(study, new.cohort.panels, new.store, stage="external")
-                for member in self.members
-            ]
-            means = apply_scores(
-                apply_thresholds(mean_over_folds(pd.concat(rows, ignore_index=True)), self.decisions),
-                study_scores(study),
-                missing_regions=study.missing_regions,
-                regions=study.regions,
-            )
-            paths = new.cohort.images.set_index(new.cohort.images["image"].astype(str))["path"].astype(str)
-        means["image"] = means["image"].where(means["image"] == "", means["image"].map(paths))
-        return self._named(means)
-
-    def _named(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Predictions with names of classes instead of their numbers."""
-        classes = {output["name"]: output["classes"] for output in self.members[0].outputs}
-        table = rows[["model", "case", "subject", "visit", "region", "image", "target"]].rename(
-            columns={"model": "learner"}
-        )
-        table["prediction"] = [
-            classes[target][int(value)] if classes.get(target) and not math.isnan(value) else value
-            for target, value in zip(rows["target"], rows["y_pred"], strict=True)
-        ]
-        for target, names in classes.items():
-            target_rows = rows["target"] == target
-            for code, name in enumerate(names):
-                table.loc[target_rows, f"probability of {name}"] = rows.loc[target_rows, f"p{code}"]
-        return table.assign(distance=rows["distance"])
+        ensemble, output = Ensemble(self.members, self.combination, learner), self.table
+        with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
+            table = new_table(cases, self._reader, Path(temporary), columns=columns or {}, root=root)
+            cells = table.cells()
+            raw_cases = cases_of(cells, table.study)
+            done = 0
+            for chunk in in_chunks(raw_cases, size):
+                bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
+                with tempfile.TemporaryDirectory(dir=temporary) as folder:
+                    settled = settle(table, cells, chunk, Path(folder))
+                    tables = [
+                        output.of_rows(with_paths(ensemble.predict(table.study, new), new)) for new in settled.prepared
+                    ]
+                problems = settled.problems
+                answered = {name for predicted in tables for name in predicted["case"]}
+                answered |= {case.name for case, _ in problems}
+                problems = [*problems, *((case, LEFT_OUT) for case in chunk if case.name not in answered)]
+                if problems:
+                    tables.append(output.of_problems(problems, ensemble.learners))
+                done += len(chunk)
+                yield tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+            bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
 
 
-def load_bundle(folder: Path | str) -> TrainedModel:
-    """Load the trained networks of a run folder, or the one network in a folder of weights and facts.
+def with_paths(rows: pd.DataFrame, new: NewCases) -> pd.DataFrame:
+    """Rows with the paths of images in place of their numbers."""
+    paths = new.cohort.images.set_index(new.cohort.images["image"].astype(str))["path"].astype(str)
+    return rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
+
+
+def load_bundle(path: Path | str) -> TrainedModel:
+    """Load a bundle (a folder or a zip file), the trained networks of a run folder, or one network's folder.
 
     Raises:
-        RunError: there is no trained network, networks of a run are missing or do not predict the same, or it is a
-            comparison by image.
+        RunError: there is no trained network, a file is missing or was changed, networks of a run are missing or do not
+            predict the same, or it is a comparison by image.
     """
-    folder = Path(folder)
-    job = JobFolder(folder)
-    is_job = job.facts.exists() or job.weights.exists()
-    members = tuple(Bundle.open(member.path) for member in ([job] if is_job else members_of(RunFolder(folder))))
+    path = Path(path)
+    if is_archive(path):
+        unpacked = tempfile.TemporaryDirectory(prefix="casewise-bundle-")
+        return _of_bundle(extract(path, Path(unpacked.name)), path, unpacked)
+    if path.is_file():
+        raise RunError(f"{path} is a file, and neither a bundle as `casewise bundle` writes it nor a run folder.")
+    if not path.is_dir():
+        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise RunError(f"There is no bundle or run folder {path}.{nearest(path.name, names)}")
+    if BundleFolder(path).exists():
+        return _of_bundle(BundleFolder(path), path, None)
+    job, run = JobFolder(path), RunFolder(path)
+    if job.facts.exists() or job.weights.exists():
+        member = Bundle.open(job.path)
+        _check((member,), path)
+        return TrainedModel(path, (member,), Combination.of_network(job, member))
+    members = tuple(Bundle.open(member.path) for member in members_of(run))
+    _check(members, path)
+    return TrainedModel(path, members, Combination.of_run(run, members))
+
+
+def _of_bundle(folder: BundleFolder, path: Path, unpacked: tempfile.TemporaryDirectory[str] | None) -> TrainedModel:
+    if unpacked is None:
+        folder.verify()
+    about = folder.facts.read()
+    try:
+        folders = [folder.member(entry["learner"], entry["fold"] - 1) for entry in about["members"]]
+        combination = Combination(**about["combination"])
+    except (LookupError, TypeError) as error:
+        raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
+    members = tuple(Bundle.open(member.path) for member in folders)
+    _check(members, path)
+    return TrainedModel(path, members, combination, about, folder.card_path.read_text(encoding="utf-8"), unpacked)
+
+
+def _check(members: tuple[Bundle, ...], path: Path) -> None:
+    """Refuse networks that do not belong together, and those of a comparison by image."""
+    if not members:
+        raise RunError(f"{path} contains no trained networks.")
     if any(member.origin.get("comparison_only") for member in members):
         raise RunError(
-            f"{folder} holds a comparison of splits by image: its networks were trained on subjects that they are "
+            f"{path} holds a comparison of splits by image: its networks were trained on subjects that they are "
             "tested on. Take the networks of the study itself."
         )
     first = members[0]
-    different = next((m for m in members if _targets(m) != _targets(first)), None)
-    if different:
+    if different := next((member for member in members if _targets(member) != _targets(first)), None):
         raise RunError(f"{different.folder} and {first.folder} do not predict the same targets.")
-    return TrainedModel(folder, members, _decisions(job.decisions if is_job else RunFolder(folder).decisions, members))
-
-
-def _decisions(file: JsonFile, members: tuple[Bundle, ...]) -> dict[str, Any]:
-    """The rules of grades with their thresholds; without a file, those that need none.
-
-    Raises:
-        RunError: a rule has tuned thresholds, and their file is missing or damaged.
-    """
-    from casewise.predictions.decisions import ALL, half_way
-
-    if file.exists():
-        return file.read()
-    records: dict[str, Any] = {}
-    for output in members[0].outputs:
-        rule = members[0].settings["targets"].get(output["name"], {}).get("decision")
-        if rule == "kappa":
-            raise RunError(
-                f"{file.path} is missing: the grades of {output['name']} are decided by thresholds that it holds. Copy "
-                "it from the folder of the run."
-            )
-        if rule == "mean":
-            limits = {ALL: half_way(len(output["classes"]) - 1).tolist()}
-            records[output["name"]] = {"rule": rule, "thresholds": {member.model: limits for member in members}}
-    return records
-
-
-def _with_columns(bundle: Bundle, columns: Mapping[str, str]) -> Bundle:
-    """The bundle that reads other columns of a table than its study did."""
-    return replace(bundle, settings={**bundle.settings, "columns": {**bundle.settings["columns"], **columns}})
 
 
 def _targets(bundle: Bundle) -> list[tuple[object, ...]]:

@@ -309,6 +309,14 @@ class Modality(Protocol):
         """
         ...
 
+    def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
+        """The table of new cases in these image files and folders, with the study's names of columns.
+
+        Raises:
+            CasewiseError: a folder has no images of this modality, or their subjects cannot be told apart.
+        """
+        ...
+
     def columns(self, study: Study) -> dict[str, str]:
         """Descriptions of the table columns that only this modality has."""
         ...

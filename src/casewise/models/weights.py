@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from casewise.cohort.identity import REFUSE, Declared, same_people, spelling_pairs
+from casewise.cohort.identity import REFUSE, Declared, spelling_pairs
+from casewise.cohort.pseudonyms import same_subjects
 from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.downloads import download_of, first_line, hub_weights, patience
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.transformers import POSITIONS, with_positions
-from casewise.run_folder import JobFolder, JsonFile, WeightsFile
+from casewise.run_folder import BundleFolder, JobFolder, JsonFile, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 from casewise.study.weight_files import HUB, file_name, weights_file
 
@@ -287,7 +288,7 @@ def check_bundle_subjects(weights: str, held_out: Iterable[str], names: Declared
         SplitError: by their names it was; the message shows the names.
         WeightsError: as `bundle_subjects`.
     """
-    if shared := same_people(sorted(held_out), bundle_subjects(weights), names):
+    if shared := same_subjects(sorted(held_out), bundle_subjects(weights), names):
         raise SplitError(
             f"weights: by name, {weights.removeprefix('bundle:')} was trained on {counted(len(shared), 'subject')} "
             f"held out here, from training or for early stopping ({spelling_pairs(shared)}). Their figures would be "
@@ -300,7 +301,10 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     folder = JobFolder(path)
     if not (folder.weights.exists() and folder.facts.exists()):
         names = f"{folder.weights.path.name} and {folder.facts.path.name}"
-        raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).")
+        members = sorted(path.rglob(folder.weights.path.name)) if BundleFolder(path).exists() else []
+        example = next(iter(members), None)
+        hint = f" It contains several networks. Name one, such as bundle:{example.parent}." if example else ""
+        raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).{hint}")
     return _facts_of(path, folder.facts)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.identity import same_people, spelling_pairs
+from casewise.cohort.identity import spelling_pairs
 from casewise.cohort.labels import label_table
+from casewise.cohort.pseudonyms import same_subjects
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError, counted, nearest
 from casewise.modalities.base import ImageStore, PreparedCohort
@@ -159,7 +160,7 @@ def _check_subjects(study: Study, subjects: set[str], names: set[str], key: str,
     assert settings is not None
     if getattr(settings, key) == "distinct":
         return
-    if shared := same_people(sorted(subjects), names, study.subject_names):
+    if shared := same_subjects(sorted(subjects), names, study.subject_names):
         raise SplitError(
             f"external: {counted(len(shared), 'subject has', 'subjects have')} names of {WHOSE[key].format(of)} "
             f"({spelling_pairs(shared)}). If they are the same people, leave them out with `external: {{where_not: …}}`"

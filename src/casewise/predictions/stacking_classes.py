@@ -73,6 +73,19 @@ def stack_classes(
     return tables, coefficients
 
 
+def combine_classes(coefficients: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
+    """The probabilities (N, K) of a meta learner, from an entry of `StackingResult.coefficients` of classes.
+
+    `probabilities` is (N, learners, K), the learners in the order of the entry's `weights` or `learners`.
+
+    >>> combine_classes({"weights": {"a": 0.5, "b": 0.5}}, np.array([[[0.2, 0.8], [0.6, 0.4]]]))
+    array([[0.4, 0.6]])
+    """
+    if "weights" in coefficients:
+        return np.asarray(np.einsum("nlk,l->nk", probabilities, np.array(list(coefficients["weights"].values()))))
+    return _combined(coefficients, probabilities)
+
+
 def _combined(fitted: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
     """Probabilities (N, K) of a logistic stacker from the learners' (N, learners, K)."""
     scores = _features(probabilities) @ np.array(fitted["coefficients"]).T + np.array(fitted["intercepts"])

@@ -12,6 +12,7 @@ from typing import Any
 from casewise.errors import RunError, nearest
 from casewise.files import TEMPORARY, checksum, make_folder
 from casewise.run_folder.artefact import JsonFile, TableFile, TextFile
+from casewise.run_folder.bundle_folder import BundleFolder, remove_leftovers
 from casewise.run_folder.job_folder import LOCK, JobFolder
 from casewise.run_folder.own_folder import check_folder
 
@@ -219,6 +220,11 @@ class RunFolder:
         return JsonFile(self.path / "results-made-from.json", RETRY, required=("inputs", "report"))
 
     @property
+    def bundle(self) -> BundleFolder:
+        """The trained networks with everything needed to use them elsewhere."""
+        return BundleFolder(self.path / "bundle")
+
+    @property
     def explanation_folder(self) -> ExplanationFolder:
         """The folder of explanations by default."""
         return ExplanationFolder(self.path / "explanations")
@@ -420,6 +426,7 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Remove temporary files of killed processes; unfinished jobs sweep their folders under their own locks."""
+        remove_leftovers(self.bundle.path)
         folders = [self, self.image_split, *map(RunFolder, sorted(self.path.glob("seeds/*")))]
         for folder in folders:
             for job in folder.finished_jobs():

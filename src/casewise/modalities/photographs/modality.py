@@ -55,6 +55,11 @@ class Photographs:
 
         return start_with_slides(files or [], study) or Start(study, [], [], "image")
 
+    def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
+        from casewise.modalities.photographs.new_files import new_images
+
+        return new_images(study, paths)
+
     def columns(self, study: Study) -> dict[str, str]:
         return {}
 

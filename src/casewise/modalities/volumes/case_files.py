@@ -232,10 +232,11 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
         notes.append(f"{len(left_out):,} {subject} ({others}) and {verb} left out.")
         images = images[listed]
     notes += check_rows(study, images, problems)
-    images, missing_notes = _with_missing(volumes, images, left_out, problems)
+    labelled = bool(images[[name for name in study.targets if name in images]].notna().any(axis=None))
+    images, missing_notes = _with_missing(volumes, images, left_out, problems, labelled=labelled)
     check_regions(study, images, problems)
     notes += [*missing_notes, *check_lesions(study, images, problems)]
-    if not problems and images["case"].nunique() < cohort.images["case"].nunique():
+    if not problems and labelled and images["case"].nunique() < cohort.images["case"].nunique():
         check_left(study, images, problems)
     if problems:
         count = f"{len(problems):,} {'problem' if len(problems) == 1 else 'problems'}"
@@ -314,7 +315,7 @@ def _as_listed(volumes: Volumes, images: pd.DataFrame, problems: list[str]) -> p
 
 
 def _with_missing(
-    volumes: Volumes, images: pd.DataFrame, left_out: pd.DataFrame, problems: list[str]
+    volumes: Volumes, images: pd.DataFrame, left_out: pd.DataFrame, problems: list[str], *, labelled: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """Handle cases that lack a sequence; `left_out` are rows of sequences that the study does not list."""
     by_case = images.groupby("case", sort=False)["sequence"].agg(set)
@@ -325,7 +326,7 @@ def _with_missing(
     if not lacking:
         return images, []
     nowhere = sorted(required - set().union(*by_case)) if len(by_case) else []
-    if nowhere:
+    if nowhere and labelled:  # of a few new cases, all may lack one
         present_names = sorted({str(name) for name in images["sequence"]})
         problems.append(
             f"volumes.sequences: no row shows {names_text(nowhere, 3)}; the table has {', '.join(present_names)}. "

@@ -66,6 +66,11 @@ class VolumesModality:
             )
         return Start(study, [], [], "scan")
 
+    def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
+        from casewise.modalities.volumes.new_scans import new_scans
+
+        return new_scans(study, paths)
+
     def columns(self, study: Study) -> dict[str, str]:
         volumes = volumes_of(study)
         columns = {

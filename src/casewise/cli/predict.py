@@ -1,0 +1,92 @@
+"""Commands for trained networks: bundle and predict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from casewise.cli.run import Quiet
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle (folder or .zip), or a run folder.")],
+    cases: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="A table, a folder laid out by subject, visit and region, or image files (photographs, DICOM, NIfTI, "
+            "slides).",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="The file to write, .csv or .parquet.")],
+    learner: Annotated[
+        str,
+        typer.Option(
+            help="A learner by name; headline: the one of the report; networks: every network and baseline; all: also "
+            "the stackers."
+        ),
+    ] = "headline",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=COLUMN: the table's column for path, subject, visit, …; repeat for more."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder that paths are relative to [default: the table's].")
+    ] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="How many images are prepared at a time.")] = 64,
+    quiet: Quiet = False,
+) -> None:
+    """Predict new cases. Labels are not needed; a case that cannot be read is a row with the reason."""
+    from casewise.console import Silent, Terminal
+    from casewise.errors import CasewiseError, counted
+
+    show = Silent() if quiet else Terminal()
+    columns = {}
+    for text in column or []:
+        name, separator, heading = text.partition("=")
+        if not (name and separator):
+            raise CasewiseError(f"--column: {text!r} is not NAME=COLUMN, such as path=file.")
+        columns[name] = heading
+    with show.bar("predict"):
+        from casewise.inference.model import load_bundle
+        from casewise.inference.prediction_file import predict_to_file
+
+        written = predict_to_file(
+            load_bundle(bundle),
+            list(cases),
+            output,
+            learner=learner,
+            columns=columns,
+            root=root,
+            size=chunk,
+            show=show,
+        )
+    if not quiet:
+        print(f"wrote {written.path}: {counted(written.cases, 'case')}")
+    if written.without:
+        verb = "has" if written.without == 1 else "have"
+        print(
+            f"{written.without:,} of {counted(written.cases, 'case')} {verb} no prediction; the column problem says "
+            f"why. The first: {written.first_reason}",
+            file=sys.stderr,
+        )
+    if written.without == written.cases:
+        raise typer.Exit(1)
+
+
+def bundle(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    output: Annotated[Path, typer.Option(help="The .zip file to write.")],
+) -> None:
+    """Write a run's trained networks as one file that predicts elsewhere, without the names of its subjects."""
+    from casewise.console import Terminal
+
+    show = Terminal()
+    with show.bar("bundle"):
+        from casewise.pipeline.bundle import archive_run
+
+        path = archive_run(run_folder, output, show)
+    print(f"wrote {path}: {path.stat().st_size / 2**20:,.1f} MiB")

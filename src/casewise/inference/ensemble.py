@@ -1,0 +1,150 @@
+"""The networks of a study that predict together: means over folds, stackers, decisions, scores, and their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import RunError, nearest
+from casewise.inference.predictor import Predictor
+from casewise.predictions.combined import with_combined
+from casewise.predictions.decisions import apply_thresholds
+from casewise.predictions.nested_cv import NESTED
+from casewise.predictions.scores import apply_scores
+from casewise.predictions.table import SAMPLE_KEY, mean_over_folds, probability_columns
+from casewise.study.scores import study_scores
+from casewise.targets import by_form
+
+if TYPE_CHECKING:
+    from casewise.inference.bundle import Bundle
+    from casewise.inference.combination import Combination
+    from casewise.inference.new_cases import NewCases
+    from casewise.study.schema import Study
+
+# Predictors of so many networks stay in memory between calls; those of larger ensembles are loaded for each call.
+KEPT = 16
+# What `learner` may say besides the name of a learner.
+HEADLINE, NETWORKS, ALL_LEARNERS = "headline", "networks", "all"
+
+
+class Ensemble:
+    """The networks behind some learners, which predict prepared cases as the run predicted its test set.
+
+    Args:
+        members: the networks of all folds.
+        combination: what was fitted beside them.
+        learner: the name of a learner; `headline`, the one that the report is about; `networks`, every network and
+            baseline; or `all`, these and the stackers.
+
+    Raises:
+        RunError: there is no such learner.
+    """
+
+    def __init__(self, members: Sequence[Bundle], combination: Combination, learner: str) -> None:
+        self._combination = combination
+        self.learners = chosen_learners(members, combination, learner)
+        needed = {name for chosen in self.learners for name in combination.networks_of(chosen)}
+        self.members = [member for member in members if member.model in needed]
+        if lacking := needed - {member.model for member in self.members}:
+            raise RunError(f"{self.learners[0]} needs the network {min(lacking)}, which is not there.")
+        self._stackers = {name: combination.stackers[name] for name in self.learners if name in combination.stackers}
+        self._nested = combination.nested if NESTED in self.learners else ""
+        self._loaded: dict[tuple[str, int], Predictor] = {}
+
+    def predict(self, study: Study, new: NewCases) -> pd.DataFrame:
+        """Rows of the predictions table at stage 'external', means over the folds, with the column `spread`.
+
+        The spread is the standard deviation (n - 1) over the networks of the folds: of a number, of the expected grade,
+        or of the probability of the predicted class; NaN for a single network. Scores are computed for each fold, too.
+        """
+        rows = pd.concat(
+            [
+                self._predictor(member).predict_cases(study, new.cohort.panels, new.store, stage="external")
+                for member in self.members
+            ],
+            ignore_index=True,
+        )
+        by_fold = [self._combined(fold_rows) for _, fold_rows in rows.groupby("outer_fold", sort=True)]
+        means = self._scored(apply_thresholds(self._combined(mean_over_folds(rows)), self._decisions), study)
+        means = with_spread(means, self._scored(pd.concat(by_fold, ignore_index=True), study))
+        return means[means["model"].isin(self.learners)].reset_index(drop=True)
+
+    def _combined(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return with_combined(rows, self._stackers, self._nested)
+
+    def _scored(self, rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+        scores = study_scores(study)
+        return apply_scores(rows, scores, missing_regions=study.missing_regions, regions=study.regions)
+
+    @property
+    def _decisions(self) -> Mapping[str, Any]:
+        return self._combination.decisions
+
+    def _predictor(self, member: Bundle) -> Predictor:
+        key = (member.model, member.fold)
+        if key in self._loaded:
+            return self._loaded[key]
+        predictor = Predictor.from_bundle(member)
+        if len(self.members) <= KEPT:
+            self._loaded[key] = predictor
+        return predictor
+
+
+def chosen_learners(members: Sequence[Bundle], combination: Combination, learner: str) -> list[str]:
+    """The learners that `learner` names (see `Ensemble`).
+
+    Raises:
+        RunError: there is no such learner, or no headline.
+    """
+    networks = list(dict.fromkeys(member.model for member in members))
+    options = combination.learners(networks)
+    if learner in options:
+        return [learner]
+    if learner == NETWORKS:
+        return networks
+    if learner == ALL_LEARNERS:
+        return options
+    if learner != HEADLINE:
+        raise RunError(
+            f"There is no learner {learner!r}.{nearest(learner, options)} There are: {', '.join(options)}; "
+            f"`{HEADLINE}` is the one that the report is about, and `{ALL_LEARNERS}` means all."
+        )
+    if combination.headline in options:
+        return [combination.headline]
+    if len(options) == 1:
+        return options
+    raise RunError(
+        f"The run names no headline, because nothing was evaluated. Name one of its learners: {', '.join(options)}."
+    )
+
+
+def with_spread(means: pd.DataFrame, by_fold: pd.DataFrame) -> pd.DataFrame:
+    """The means with the column `spread`, from the rows of each fold (see `Ensemble.predict`)."""
+    key = ["model", *SAMPLE_KEY]
+    shares = probability_columns(by_fold)
+    expected = by_fold[shares].fillna(0).to_numpy(dtype=float) @ np.arange(len(shares), dtype=float)
+    deviations = by_fold.assign(expected=expected).groupby(key, sort=False)[["y_pred", "expected", *shares]].std(ddof=1)
+    deviations = deviations.reindex(pd.MultiIndex.from_frame(means[key])).reset_index(drop=True)
+    means = means.reset_index(drop=True)
+    spread = np.full(len(means), np.nan)
+    for kind, rows in means.groupby("kind", sort=False):
+        positions = rows.index.to_numpy()
+        columns = (
+            by_form(
+                str(kind),
+                {
+                    "number": ["y_pred"] * len(rows),
+                    "ordinal": ["expected"] * len(rows),
+                    "classes": ["y_pred" if np.isnan(value) else f"p{int(value)}" for value in rows["y_pred"]],
+                },
+            )
+            if shares
+            else ["y_pred"] * len(rows)
+        )
+        for column in set(columns):
+            chosen = positions[np.array(columns) == column]
+            spread[chosen] = deviations[column].to_numpy(dtype=float)[chosen]
+    return means.assign(spread=spread)

@@ -1,0 +1,191 @@
+"""The bundle of a finished run: its networks with everything needed to use them elsewhere, and no subject's data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.console import shown
+from casewise.errors import RunError, counted
+from casewise.files import checksum, write_atomic, write_json
+from casewise.inference.run_members import members_of
+from casewise.inference.shared_networks import share_networks, without_paths
+from casewise.run_folder import RunFolder
+from casewise.run_folder.bundle_archive import write_archive
+from casewise.run_folder.bundle_folder import FORMAT
+from casewise.study.loading import saved_study
+from casewise.version import __version__
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.inference.bundle import Bundle
+    from casewise.run_folder import BundleFolder, JobFolder
+    from casewise.study.schema import Study
+
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pandas")
+# Of metrics.json what contains figures only, and no names of cases.
+FIGURES = ("metrics", "main", "calibration", "classes", "over_folds", "against_baselines", "seeds")
+_WITHIN_FIGURE = {"cases", "subjects"}
+
+
+@shown("bundle")
+def write_bundle(folder: RunFolder, show: Show) -> None:
+    """Write the bundle of an evaluated run into its folder; an intact one of the same inputs is kept.
+
+    Raises:
+        RunError: a network is missing, or a file of the run is damaged.
+    """
+    if not folder.metrics.exists():
+        return
+    members = members_of(folder)
+    made_from = _inputs(folder, members)
+    if folder.bundle.is_made_from(made_from):
+        return
+    study = saved_study(folder.study.read(), source=str(folder.study.path))
+    with folder.bundle.replacing() as target:
+        _fill(target, study, folder, members)
+        target.write_manifest(__version__, made_from)
+    weights = sum(member.weights.path.stat().st_size for member in members) / 2**20
+    show.line("bundle", f"{counted(len(members), 'network')}, {weights:,.1f} MiB of weights, shared with jobs")
+
+
+def archive_run(run: Path, output: Path, show: Show) -> Path:
+    """Write the bundle of a finished run as a zip file; the run's own bundle is made first where it is missing.
+
+    Raises:
+        RunError: the run is not finished, or the file cannot be written.
+    """
+    folder = RunFolder(run)
+    folder.check_exists()
+    folder.refuse_image_split()
+    folder.check_finished()
+    if output.suffix.casefold() != ".zip":
+        raise RunError(f"--output: {output} must end in .zip.")
+    if output.exists() and not output.is_file():
+        raise RunError(f"--output: {output} is a folder. Give the name of a file.")
+    with folder.lock():
+        write_bundle(folder, show)
+    return write_archive(folder.bundle, output)
+
+
+def _inputs(folder: RunFolder, members: list[JobFolder]) -> str:
+    """A hash of all that the bundle is made from."""
+    files = (
+        folder.study,
+        folder.metrics,
+        folder.splits,
+        folder.audit,
+        folder.stackers,
+        folder.nested,
+        folder.decisions,
+    )
+    inputs = {
+        "format": FORMAT,
+        "casewise": __version__,
+        "files": {file.path.name: checksum(file.path) for file in files if file.exists()},
+        "networks": [checksum(member.facts.path) for member in members],
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[JobFolder]) -> None:
+    """Write every file of the bundle but its manifest."""
+    # a run that keeps its bundle loads no network library
+    from casewise.inference.bundle import Bundle
+    from casewise.inference.combination import Combination
+    from casewise.report.model_card import model_card
+
+    # not random, so that equal runs have equal bundles
+    fingerprint = str(folder.fingerprint.read()["fingerprint"])
+    salt = hashlib.sha256(f"subjects of {fingerprint}".encode()).hexdigest()[:32]
+    entries = share_networks(target, members, salt)
+    bundles = [Bundle.open(member.path) for member in members]
+    combination, results = Combination.of_run(folder, bundles), folder.metrics.read()
+    reader = next((bundle for bundle in bundles if bundle.model in study.networks), bundles[0])
+    about = {
+        "format": FORMAT,
+        "name": study.name,
+        "title": study.title,
+        "synthetic": study.synthetic,
+        "modality": study.modality_name,
+        "primary_outcome": study.primary_outcome,
+        "outputs": [{key: value for key, value in output.items() if key[:7] != "target_"} for output in reader.outputs],
+        "scores": reader.settings["scores"],
+        "learners": combination.learners(list(dict.fromkeys(entry["learner"] for entry in entries))),
+        "folds": len({entry["fold"] for entry in entries}),
+        "members": entries,
+        "combination": asdict(combination),
+        "settings": reader.settings,
+    }
+    figures = {name: _without_names(results[name]) for name in FIGURES if results.get(name)}
+    audit = _verdict(folder.audit.read_if_exists() or {}, study)
+    provenance = _provenance(study, folder, bundles, fingerprint)
+    write_json(target.facts.path, about)
+    write_json(target.metrics.path, figures)
+    write_json(target.audit.path, audit)
+    write_json(target.provenance.path, provenance)
+    write_atomic(target.card_path, model_card(study, about, figures, audit, provenance))
+
+
+def _without_names(value: Any) -> Any:
+    """Figures without lists of cases or subjects, of which only the counts remain."""
+    if isinstance(value, Mapping):
+        return {
+            key: _without_names(inner)
+            for key, inner in value.items()
+            if not (key in _WITHIN_FIGURE and isinstance(inner, (list, Mapping)))
+        }
+    return [_without_names(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    """The codes and levels of the audit's findings, and the reasons by which the study accepts errors."""
+    findings = [{"id": str(f["id"]), "level": str(f["level"])} for f in audit.get("findings", [])]
+    levels = {
+        level: sum(f["level"] == level for f in findings) for level in dict.fromkeys(f["level"] for f in findings)
+    }
+    accepted = {f["id"]: study.accept[f["id"]] for f in findings if f["id"] in study.accept}
+    return {"audited": bool(audit), "levels": levels, "findings": findings, "accepted": accepted}
+
+
+def _provenance(study: Study, folder: RunFolder, bundles: list[Bundle], fingerprint: str) -> dict[str, Any]:
+    """Versions, hashes and counts; no names of subjects or files."""
+    splits, rows = folder.splits.read(), folder.predictions.read(["case", "subject", "stage"])
+    sides = list(splits["subjects"].values())
+    stages = rows.groupby("stage", sort=False).nunique()
+    files = (folder.cohort, folder.splits, folder.predictions, folder.metrics)
+    return {
+        "written": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "casewise": __version__,
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "fingerprint": fingerprint,
+        "split": splits["hash"],
+        "files_sha256": {file.path.name: checksum(file.path) for file in files if file.exists()},
+        "seed": study.seed,
+        "subjects": {
+            "training_and_validation": sum(s != "test" for s in sides),
+            "test": sum(s == "test" for s in sides),
+        },
+        "predicted": {
+            str(stage): {"subjects": int(counts["subject"]), "cases": int(counts["case"])}
+            for stage, counts in stages.iterrows()
+        },
+        "networks": [
+            {
+                "learner": bundle.model,
+                "fold": bundle.fold + 1,
+                "subjects": len(bundle.subjects),
+                "first_weights": without_paths(str(bundle.origin["weights"])),
+                "weights_sha256": bundle.origin["weights_sha256"],
+            }
+            for bundle in bundles
+        ],
+    }

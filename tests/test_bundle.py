@@ -1,0 +1,325 @@
+"""The bundle of a run: alone and elsewhere, it predicts what the run predicted of its test set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.console import Silent
+from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
+from casewise.inference.model import load_bundle
+from casewise.inference.prediction_file import predict_to_file
+from casewise.models.weights import check_bundle_subjects
+from casewise.pipeline.bundle import archive_run, write_bundle
+from casewise.run import Run, run
+from casewise.run_folder import RunFolder
+from casewise.study.loading import build_study
+from tests.combinations import KINDS, MODALITIES, make_table, settings
+from tests.test_cli import casewise
+
+LABELS = [*KINDS, "site"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A run of each modality that predicts a number, classes and grades, with stackers and a test set."""
+    finished = {}
+    for number, modality in enumerate(MODALITIES):
+        folder = tmp_path_factory.mktemp(modality)
+        table = make_table(folder, modality, "here", seed=number)
+        values = settings(modality, "number", table, "new-cases")
+        values["targets"] = {**KINDS, "grades": {**KINDS["grades"], "decision": "kappa"}}
+        values |= {"split": {"test": 0.25, "folds": 2, "restarts": 5}, "synthetic": True}
+        values |= {"stack": ["mean", "weighted"], "stack_baselines": True}
+        finished[modality] = run(build_study(values, source="the study", folder=folder), folder / "run")
+    return finished
+
+
+def table_of(result: Run) -> pd.DataFrame:
+    """The cohort table with absolute paths and without labels."""
+    table = pd.read_csv(result.study.cohort)
+    root = result.study.cohort.parent
+    return table.drop(columns=LABELS).assign(path=[str(root / path) for path in table["path"]])
+
+
+def held_out_rows(result: Run) -> pd.DataFrame:
+    return result.rows[result.rows["stage"] == "test"]
+
+
+def check_equal(new: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """New predictions are those of a run to 1e-6, for every learner, case and target."""
+    new = new.set_index(["learner", "case", "target"])
+    assert set(new.index) == set(zip(rows["model"], rows["case"], rows["target"], strict=True))
+    for row in rows.to_dict("records"):
+        found = new.loc[(row["model"], row["case"], row["target"])]
+        if row["target"] == "number":
+            assert float(found["prediction"]) == pytest.approx(row["y_pred"], abs=1e-6)
+            continue
+        names = ["healthy", "ill"] if row["target"] == "classes" else ["0", "1", "2"]
+        assert str(found["prediction"]) == names[int(row["y_pred"])]
+        for code, name in enumerate(names):
+            assert float(found[f"probability of {name}"]) == pytest.approx(row[f"p{code}"], abs=1e-6)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_copy_of_the_bundle_predicts_the_test_set_of_its_run_in_another_process(
+    runs: dict[str, Run], tmp_path: Path, modality: str
+) -> None:
+    result, rows = runs[modality], held_out_rows(runs[modality])
+    away = tmp_path / "away"
+    away.mkdir()
+    archive_run(result.folder, away / "model.zip", Silent())
+    table = table_of(result)
+    table[table["subject"].isin(set(rows["subject"]))].to_csv(away / "cases.csv", index=False)
+    command = [sys.executable, "-m", "casewise.cli.main", "predict", "model.zip", "cases.csv", "--output", "new.csv"]
+    done = subprocess.run(
+        [*command, "--learner", "all", "--chunk", "2"],
+        cwd=away,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    new = pd.read_csv(away / "new.csv", dtype={"prediction": str})
+    assert set(new["learner"]) == {"linear_pixels", "test_resnet", "mean_of_learners", "meta_learner_weighted"}
+    check_equal(new, rows)
+    assert new["problem"].isna().all()
+    assert sorted(path.name for path in away.iterdir()) == ["cases.csv", "model.zip", "new.csv"]
+
+
+def test_folder_run_and_zip_are_the_same_model(runs: dict[str, Run], tmp_path: Path) -> None:
+    result = runs["photographs"]
+    zipped = load_bundle(archive_run(result.folder, tmp_path / "model.zip", Silent()))
+    here, shared = load_bundle(result.folder), load_bundle(result.folder / "bundle")
+    assert here.learners == shared.learners == zipped.learners == shared.about["learners"]
+    assert here.headline == shared.headline == result.results["main"]["learner"]
+    table = table_of(result).head(6)
+    expected = here.predict(table, learner="all")
+    for model in (shared, zipped):
+        pd.testing.assert_frame_equal(model.predict(table, learner="all"), expected)
+    headline = shared.predict(table, learner="headline")
+    assert set(headline["learner"]) == {here.headline}
+    with pytest.raises(RunError, match="test_resnet"):
+        shared.predict(table, learner="test_resnt")
+
+
+def test_the_spread_is_that_of_the_networks_of_the_folds(runs: dict[str, Run]) -> None:
+    result = runs["photographs"]
+    table, folder = table_of(result).head(8), RunFolder(result.folder)
+    rows = load_bundle(result.folder).predict(table, learner="all")
+    each = [load_bundle(folder.job("test_resnet", fold).path).predict(table) for fold in range(2)]
+    own = rows[rows["learner"] == "test_resnet"].reset_index(drop=True)
+    assert all(single["spread"].isna().all() for single in each)
+    values = {
+        "number": "prediction",
+        "classes": [f"probability of {name}" for name in own.loc[own["target"] == "classes", "prediction"]],
+    }
+    for target, column in values.items():
+        here = (own["target"] == target).to_numpy()
+        pairs = []
+        for single in each:
+            single_rows = single[here].reset_index(drop=True)
+            names = [column] * len(single_rows) if isinstance(column, str) else column
+            pairs.append([float(single_rows[name][row]) for row, name in enumerate(names)])
+        assert np.allclose(own.loc[here, "spread"], np.std(pairs, axis=0, ddof=1), atol=1e-9)
+    assert rows["spread"].notna().all()
+    stacked = rows[(rows["learner"] == "mean_of_learners") & (rows["target"] == "number")]
+    assert (stacked["spread"] > 0).any()
+    assert rows["beyond"].eq(rows["distance"] > 1).all()
+
+
+def test_a_bad_case_is_a_row_with_its_reason(runs: dict[str, Run], tmp_path: Path) -> None:
+    result = runs["photographs"]
+    model, good = load_bundle(result.folder / "bundle"), table_of(result).head(8)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (tmp_path / "text.png").write_text("no picture")
+    bad = pd.DataFrame(
+        {"path": [str(tmp_path / name) for name in ("broken.png", "text.png", "nowhere.png")]}
+        | {"subject": ["B1", "B2", "B3"], "region": "upper"}
+    )
+    nobody = good.head(1).assign(subject="")
+    table = pd.concat([good.head(4), bad, nobody, good.tail(4)], ignore_index=True)
+    expected = model.predict(good, learner="headline")
+    for size in (3, 64):
+        written = predict_to_file(model, table, tmp_path / f"{size}.parquet", size=size)
+        new = pd.read_parquet(written.path)
+        cases = good["subject"].nunique()
+        assert (written.cases, written.without) == (cases + 4, 4)
+        assert new.groupby("target").size().tolist() == [cases + 4] * 3
+        problems = new[new["problem"] != ""].drop_duplicates(["case", "problem"]).set_index("case")["problem"]
+        assert set(problems.index) == {"B1/1", "B2/1", "B3/1", ""}
+        assert "nowhere.png" in problems["B3/1"]
+        assert "broken.png" in problems["B1/1"]
+        assert "row 9" in problems[""]
+        answered = new[new["problem"] == ""].sort_values(["target", "case"])
+        one = expected.sort_values(["target", "case"])
+        assert answered["case"].tolist() == one["case"].tolist()
+        columns = ["probability of ill", "spread", "distance"]
+        assert np.allclose(answered[columns].astype(float), one[columns].astype(float), atol=1e-6, equal_nan=True)
+    with pytest.raises(CasewiseError, match="subject"):
+        predict_to_file(model, table.drop(columns="subject"), tmp_path / "none.csv")
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_table_of_bad_cases_alone_gives_their_rows(runs: dict[str, Run], tmp_path: Path) -> None:
+    model = load_bundle(runs["photographs"].folder / "bundle")
+    table = pd.DataFrame({"path": ["a.png", "b.png"], "subject": ["=1+1", "B"], "region": "upper"})
+    written = predict_to_file(model, table, tmp_path / "new.csv", root=tmp_path)
+    assert (written.cases, written.without) == (2, 2)
+    new = pd.read_csv(written.path)
+    assert len(new) == 2 * 3
+    assert set(new["subject"]) == {"'=1+1", "B"}  # no spreadsheet runs it
+    assert new["prediction"].isna().all()
+
+
+def test_folders_and_single_images_are_cases(
+    runs: dict[str, Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, table = load_bundle(runs["photographs"].folder / "bundle"), table_of(runs["photographs"]).head(4)
+    expected = model.predict(table, learner="headline")
+    for path, subject in zip(table["path"], table["subject"], strict=True):
+        (tmp_path / "new" / subject / "first").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "new" / subject / "first")
+    (tmp_path / "new" / "notes.txt").write_text("not an image")
+    laid_out = model.predict(tmp_path / "new", learner="headline")
+    assert any("notes.txt" in record.getMessage() for record in caplog.records)
+    assert laid_out["case"].tolist() == [f"{case.split('/')[0]}/first" for case in expected["case"]]
+    assert np.allclose(laid_out["probability of ill"], expected["probability of ill"], atol=1e-6, equal_nan=True)
+    images = [Path(path) for path in table["path"]]
+    single = model.predict(images, learner="headline")
+    assert set(single["subject"]) == {image.name for image in images}
+    assert set(model.predict(images[0])["subject"]) == {images[0].name}
+
+
+def test_scans_without_a_table(runs: dict[str, Run], tmp_path: Path) -> None:
+    model, table = load_bundle(runs["volumes"].folder / "bundle"), table_of(runs["volumes"])
+    table = table[table["sequence"] == "T1"].head(2)
+    expected = model.predict(table, learner="headline")
+    for path, subject in zip(table["path"], table["subject"], strict=True):
+        (tmp_path / "new" / subject).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "new" / subject / "scan.nii")
+    laid_out = model.predict(tmp_path / "new", learner="headline")
+    assert laid_out["case"].tolist() == expected["case"].tolist()
+    assert np.allclose(laid_out["probability of ill"], expected["probability of ill"], atol=1e-6, equal_nan=True)
+    assert len(model.predict(Path(table["path"].iloc[0]), learner="headline")) == 3
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_bundle_contains_no_name_of_a_subject_and_no_path(runs: dict[str, Run], modality: str) -> None:
+    result = runs[modality]
+    files = [path for path in (result.folder / "bundle").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
+    for path in files:
+        data = path.read_bytes()
+        assert not re.search(rb"\bhere\d+\b", data), path
+        assert str(result.folder.parent).encode() not in data, path
+
+
+def test_a_study_that_holds_out_a_subject_of_the_bundle_is_refused(runs: dict[str, Run]) -> None:
+    result = runs["photographs"]
+    member = result.folder / "bundle" / "members" / "test_resnet" / "fold1"
+    folds = result.splits.set_index("subject")["fold"]
+    trained, held_out = folds.index[folds == 2][0], folds.index[folds == 1][0]
+    with pytest.raises(SplitError, match=trained):
+        check_bundle_subjects(f"bundle:{member}", [trained.upper(), "other", trained])
+    check_bundle_subjects(f"bundle:{member}", [held_out, "other"])
+    with pytest.raises(WeightsError, match="members/"):
+        check_bundle_subjects(f"bundle:{result.folder / 'bundle'}", ["other"])
+
+
+def test_weights_are_shared_with_the_run_and_an_unchanged_bundle_is_kept(runs: dict[str, Run]) -> None:
+    folder = RunFolder(runs["photographs"].folder)
+    for fold in range(2):
+        weights = [owner("test_resnet", fold).weights.path for owner in (folder.job, folder.bundle.member)]
+        assert os.stat(weights[0]).st_ino == os.stat(weights[1]).st_ino
+    before = os.stat(folder.bundle.manifest_path).st_ino
+    write_bundle(folder, Silent())
+    assert os.stat(folder.bundle.manifest_path).st_ino == before
+    (folder.bundle.path / "MODEL_CARD.md").unlink()
+    write_bundle(folder, Silent())
+    folder.bundle.verify()
+
+
+@pytest.mark.parametrize(
+    "name", ["bundle.json", "metrics.json", "MODEL_CARD.md", "members/test_resnet/fold2/model.safetensors"]
+)
+def test_a_changed_or_incomplete_bundle_is_refused(runs: dict[str, Run], tmp_path: Path, name: str) -> None:
+    copy = Path(shutil.copytree(runs["photographs"].folder / "bundle", tmp_path / "copy"))
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(bytes(data))
+    with pytest.raises(RunError, match=re.escape(name)):
+        load_bundle(copy)
+    (copy / name).unlink()
+    with pytest.raises(RunError, match=re.escape(name)):
+        load_bundle(copy)
+
+
+def test_the_card_states_the_figures_of_the_run(runs: dict[str, Run]) -> None:
+    result = runs["photographs"]
+    card = (result.folder / "bundle" / "MODEL_CARD.md").read_text()
+    main = result.results["main"]
+    assert main["learner"] in card
+    assert "synthetic" in card
+    figure = main["metrics"]["mae"]
+    assert f"| {figure['value']:.2f} |" in card
+    assert "| test set | classes |" in card
+    assert "{{" not in card
+    provenance: dict[str, Any] = json.loads((result.folder / "bundle" / "provenance.json").read_text())
+    assert provenance["subjects"] == {"training_and_validation": 12, "test": 4}
+    assert provenance["split"] == json.loads((result.folder / "splits.json").read_text())["hash"]
+    metrics = json.loads((result.folder / "bundle" / "metrics.json").read_text())
+    assert metrics["main"]["metrics"]["mae"] == figure
+
+
+def test_files_that_are_no_predictions_are_not_replaced(runs: dict[str, Run], tmp_path: Path) -> None:
+    model, table = load_bundle(runs["photographs"].folder / "bundle"), table_of(runs["photographs"]).head(2)
+    table.to_csv(tmp_path / "cases.csv", index=False)
+    for output in ("cases.csv", "cases.xlsx", "."):
+        with pytest.raises(RunError, match="--output"):
+            predict_to_file(model, tmp_path / "cases.csv", tmp_path / output)
+    predict_to_file(model, tmp_path / "cases.csv", tmp_path / "new.csv")
+    predict_to_file(model, tmp_path / "cases.csv", tmp_path / "new.csv")
+    with pytest.raises(RunError, match="zip"):
+        archive_run(runs["photographs"].folder, tmp_path / "model.tar", Silent())
+
+
+def test_one_picture_of_two_people_is_predicted_for_both(runs: dict[str, Run]) -> None:
+    """As a table of a study it would be refused."""
+    model, table = load_bundle(runs["photographs"].folder), table_of(runs["photographs"]).head(1)
+    twice = pd.concat([table.assign(subject="A"), table.assign(subject="B")], ignore_index=True)
+    with pytest.raises(CasewiseError):
+        model.predict(twice)
+    new = pd.concat(model.predict_in_chunks(twice))
+    assert (new["problem"] == "").all()
+    values = new.pivot(index="target", columns="case", values="probability of ill").loc["classes"]
+    assert values["A/1"] == pytest.approx(values["B/1"], abs=1e-6)
+
+
+def test_the_command_line_says_what_is_wrong(runs: dict[str, Run], tmp_path: Path) -> None:
+    bundle, table = str(runs["photographs"].folder / "bundle"), tmp_path / "cases.csv"
+    table_of(runs["photographs"]).head(2).rename(columns={"subject": "patient"}).to_csv(table, index=False)
+    words = ["predict", bundle, str(table), "--output", str(tmp_path / "new.csv"), "--quiet"]
+    refused = casewise(*words)
+    assert refused.returncode == 2
+    assert "--column subject=patient" in refused.stderr
+    for option in (["--column", "patient"], ["--learner", "resnet18"], ["--output", str(tmp_path / "new.txt")]):
+        assert casewise(*words, "--column", "subject=patient", *option).returncode == 2
+    assert not (tmp_path / "new.csv").exists()
+    assert casewise(*words, "--column", "subject=patient").returncode == 0
+    assert len(pd.read_csv(tmp_path / "new.csv")) == 3
+    pd.DataFrame({"path": ["no.png"], "subject": ["A"], "region": ["upper"]}).to_csv(table, index=False)
+    failed = casewise(*words)
+    assert failed.returncode == 1
+    assert "no.png" in failed.stderr

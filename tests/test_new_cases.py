@@ -1,0 +1,132 @@
+"""Reading new cases: chunks, layouts of folders, and cases that lack what others have. No network is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from casewise.cohort.cohort import read_cohort
+from casewise.cohort.folder_layout import read_new_layout
+from casewise.errors import CasewiseError, CohortError
+from casewise.inference.chunks import cases_of, in_chunks, reason_of
+from casewise.inference.output_table import OutputTable
+from casewise.inference.prediction_file import opened
+from casewise.modalities.registry import modality_of
+from casewise.study.loading import build_study
+from casewise.study.schema import Study
+from tests.combinations import settings
+
+
+def study_of(modality: str, **changes: Any) -> Study:
+    values = settings(modality, "classes", Path("new.csv"), "new-cases")
+    for key, value in changes.items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    return build_study(values, source="the study", folder=Path())
+
+
+def cells_of(**columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(columns, index=pd.RangeIndex(2, 2 + len(next(iter(columns.values())))), dtype="str")
+
+
+def test_rows_become_cases_in_their_order() -> None:
+    study = study_of("photographs")
+    cells = cells_of(path=list("abcde"), subject=["P2", "P1", "P2", "", ""], visit=["1", " 2", "1 ", "1", "1"])
+    cases = cases_of(cells, study)
+    assert [(case.name, case.rows) for case in cases] == [("P2/1", (2, 4)), ("P1/2", (3,)), ("", (5,)), ("", (6,))]
+    assert [bool(case.problem) for case in cases] == [False, False, True, True]
+    assert [case.name for case in cases_of(cells.drop(columns="visit"), study)][:2] == ["P2/1", "P1/1"]
+    partly = cases_of(cells.assign(visit=["1", "", "1", "1", "1"]), study)
+    assert "row 3, visit" in partly[1].problem
+
+
+def test_the_visits_of_a_subject_stay_together() -> None:
+    cells = cells_of(path=list("abcdef"), subject=list("ABABCC"), visit=list("112211"))
+    chunks = list(in_chunks(cases_of(cells, study_of("photographs")), 3))
+    assert [[case.name for case in chunk] for chunk in chunks] == [["A/1", "A/2"], ["B/1", "B/2"], ["C/1"]]
+
+
+def test_folders_of_new_cases_are_never_classes(tmp_path: Path) -> None:
+    for folder in ("anna", "ben"):
+        (tmp_path / "people" / folder).mkdir(parents=True)
+        (tmp_path / "people" / folder / "1.jpg").write_bytes(b"")
+    assert [image.subject for image in read_new_layout(tmp_path / "people", regions=[]).images] == ["anna", "ben"]
+    assert [image.subject for image in read_new_layout(tmp_path / "people" / "anna", regions=[]).images] == ["1.jpg"]
+    (tmp_path / "people" / "ben" / "1.jpg").unlink()
+    assert [image.subject for image in read_new_layout(tmp_path / "people", regions=[]).images] == ["anna"]
+    (tmp_path / "P7").mkdir()
+    for region in ("upper", "lower"):
+        (tmp_path / "P7" / f"{region}.jpg").write_bytes(b"")
+    layout = read_new_layout(tmp_path / "P7", regions=["upper", "lower"])
+    assert {(image.subject, image.region) for image in layout.images} == {("P7", "upper"), ("P7", "lower")}
+    with pytest.raises(CasewiseError, match="no images"):
+        read_new_layout(tmp_path / "people" / "ben", regions=[])
+
+
+def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study = study_of("volumes", volumes={"sequences": ["T1", "T1c", "T2"], "missing": "mask"})
+    for name in ("P1/w0/T1.nii", "P1/w0/x_T1c.nii.gz", "P1/w4/t2_tse.nii", "P1/w4/readme.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    series = tmp_path / "P2" / "w0" / "T2 axial"
+    series.mkdir(parents=True)
+    (series / "1.dcm").write_bytes(b"")
+    (series / "IM0002").write_bytes(bytes(128) + b"DICM")
+    table = modality_of(study).new_table(study, [tmp_path])
+    rows = {(row.subject, row.visit, row.sequence, Path(row.path).name) for row in table.itertuples()}
+    assert rows == {
+        ("P1", "w0", "T1", "T1.nii"),
+        ("P1", "w0", "T1c", "x_T1c.nii.gz"),
+        ("P1", "w4", "T2", "t2_tse.nii"),
+        ("P2", "w0", "T2", "T2 axial"),
+    }
+    assert "readme.txt" in caplog.text
+    boxed = study_of("volumes", volumes={"roi": "box"})
+    with pytest.raises(CasewiseError, match="box"):
+        modality_of(boxed).new_table(boxed, [tmp_path])
+
+
+def test_new_cases_may_all_lack_a_sequence(tmp_path: Path) -> None:
+    """In a training table that is a mistake; a single new case without it has a stand-in."""
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "new.csv").write_text("path,subject,sequence,classes\na.nii,P1,T1,ill\n")
+    volumes = {"sequences": ["T1", "T2"], "missing": "mask", "fusion": ["early"]}
+    study = study_of("volumes", volumes=volumes).model_copy(update={"cohort": tmp_path / "new.csv"})
+    new = read_cohort(study, to_learn=False, labelled=False)
+    assert modality_of(study).read(study, new, None, None).cases["case"].tolist() == ["P1/1"]  # type: ignore[arg-type]
+    with pytest.raises(CohortError, match="T2"):
+        modality_of(study).read(study, read_cohort(study, to_learn=False), None, None)  # type: ignore[arg-type]
+
+
+def test_the_reason_of_one_case_is_one_line() -> None:
+    assert reason_of(CohortError("new.csv: 1 problem.\n  row 2, path: is empty.")) == "row 2, path: is empty."
+    assert reason_of(CohortError("one line")) == "one line"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_file_that_is_not_finished_does_not_appear(tmp_path: Path, ending: str) -> None:
+    table = OutputTable({"label": ["yes, no", "@b"]}, [])
+    path = tmp_path / f"new{ending}"
+    with pytest.raises(KeyError):
+        half_written(path, table)
+    assert list(tmp_path.iterdir()) == []
+    with opened(path, table) as writer:
+        writer.write(rows_of(table))
+        writer.write(rows_of(table))
+    read = pd.read_csv(path) if ending == ".csv" else pd.read_parquet(path)
+    assert len(read) == 2
+    assert list(read) == table.columns
+
+
+def rows_of(table: OutputTable) -> pd.DataFrame:
+    values = {name: [""] for name in ("learner", "case", "subject", "visit", "region", "image", "target", "problem")}
+    frame = pd.DataFrame({name: values.get(name, [0.5]) for name in table.columns})
+    return frame.assign(prediction=["yes, no"], beyond=pd.array([True], dtype="boolean"))
+
+
+def half_written(path: Path, table: OutputTable) -> None:
+    with opened(path, table) as writer:
+        writer.write(rows_of(table))
+        raise KeyError
