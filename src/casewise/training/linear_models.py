@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ MOST_DIRECTIONS = 400
 # Penalties relative to the mean squared length of a row: strengths of ridge, inverse strengths of logistic regression.
 RIDGE = np.logspace(-3, 3, 13)
 LOGISTIC = np.logspace(-1, 3, 9)
+# Penalties that are tried after the one with the smallest loss so far.
+PATIENCE = 2
 # The most steps of the solver from one inverse strength to the next.
 MOST_STEPS = 100
 
@@ -105,14 +108,27 @@ def linear_model(
     directions = Directions.of(values, standardise=standardise)
     problems: dict[str, type[_Ridge | _Logistic | _Steps]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
     problem = by_form(output.kind, problems)(output.classes)
-    losses = np.zeros(len(problem.penalties))
-    for train, left_out in group_folds(groups):
-        losses += problem.losses(directions.scores, labels, train, left_out)
-    chosen = int(losses.argmin())
+    folds = [problem.losses(directions.scores, labels, train, left_out) for train, left_out in group_folds(groups)]
+    losses = losses_until_they_rise(folds) or [0.0]
+    chosen = int(np.argmin(losses))
     every = np.arange(len(labels))
     weight, bias = problem.fit(directions.scores, labels, every, problem.penalties[chosen])
     own_weight, own_bias = directions.in_own_units(weight, bias)
     return LinearModel(own_weight, own_bias, float(losses[chosen]) / len(labels), float(problem.penalties[chosen]))
+
+
+def losses_until_they_rise(folds: Sequence[Iterable[float]]) -> list[float]:
+    """The sums over folds of the losses at one penalty after another, up to `PATIENCE` after the smallest.
+
+    >>> losses_until_they_rise([[3.0, 1.0, 2.0, 2.5, 9.0], [3.0, 1.0, 2.0, 2.5, 9.0]])
+    [6.0, 2.0, 4.0, 5.0]
+    """
+    sums: list[float] = []
+    for of_folds in zip(*folds, strict=True):
+        sums.append(float(sum(of_folds)))
+        if len(sums) > PATIENCE + int(np.argmin(sums)):
+            break
+    return sums
 
 
 def group_folds(groups: NDArray[np.object_]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -142,11 +158,11 @@ class _Ridge:
         weight = (right.T @ shrunk).T
         return weight, mean - weight @ centre
 
-    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> list[float]:
         """The summed squared error of the left-out rows at each penalty, in variances of all labels."""
         weight, bias = self._weights(scores[train], labels[train], self.penalties)
         errors = scores[left_out] @ weight.T + bias - labels[left_out, None]
-        squared: np.ndarray = (errors**2).sum(axis=0) / max(float(labels.var()), 1e-12)
+        squared: list[float] = ((errors**2).sum(axis=0) / max(float(labels.var()), 1e-12)).tolist()
         return squared
 
     def fit(
@@ -168,8 +184,8 @@ class _Likelihood(ABC):
     @abstractmethod
     def path(
         self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Weights (O, R) and biases (O,) at each of the rising inverse strengths."""
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Weights (O, R) and biases (O,) at one of the rising inverse strengths after another."""
 
     @abstractmethod
     def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
@@ -179,12 +195,14 @@ class _Likelihood(ABC):
         self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Weights (O, R) and biases (O,)."""
-        return self.path(scores, labels, rows, np.array([penalty]))[0]
+        return next(self.path(scores, labels, rows, np.array([penalty])))
 
-    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-        """The loss of the left-out rows at each penalty."""
-        models = self.path(scores, labels, train, self.penalties)
-        return np.array([self.loss(scores[left_out] @ weight.T + bias, labels[left_out]) for weight, bias in models])
+    def losses(
+        self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray
+    ) -> Iterator[float]:
+        """The loss of the left-out rows at one penalty after another."""
+        for weight, bias in self.path(scores, labels, train, self.penalties):
+            yield self.loss(scores[left_out] @ weight.T + bias, labels[left_out])
 
 
 class _Logistic(_Likelihood):
@@ -195,7 +213,7 @@ class _Logistic(_Likelihood):
 
     def path(
         self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Weights (K, R) and biases (K,); of two classes, each has half of the line between them."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -204,8 +222,9 @@ class _Logistic(_Likelihood):
         absent = np.full(self.classes, ABSENT)
         if len(present) == 1:
             absent[present[0]] = 0.0
-            return [(np.zeros((self.classes, scores.shape[1])), absent)] * len(penalties)
-        model, models = LogisticRegression(max_iter=MOST_STEPS, tol=1e-4, warm_start=True), []
+            yield from [(np.zeros((self.classes, scores.shape[1])), absent)] * len(penalties)
+            return
+        model = LogisticRegression(max_iter=MOST_STEPS, tol=1e-4, warm_start=True)
         for penalty in penalties:
             with warnings.catch_warnings():
                 # weak penalties need more steps, and stopping early is a penalty of its own
@@ -217,8 +236,7 @@ class _Logistic(_Likelihood):
                 intercepts = np.array([-intercepts[0] / 2, intercepts[0] / 2])
             weight, bias = np.zeros((self.classes, scores.shape[1])), absent.copy()
             weight[present], bias[present] = coefficients, intercepts
-            models.append((weight, bias))
-        return models
+            yield weight, bias
 
     def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
         """The summed negative log-likelihood of classes (N,), each counted up to `ABSENT`."""
@@ -237,20 +255,17 @@ class _Steps(_Likelihood):
 
     def path(
         self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Weights (K − 1, R) and biases (K − 1,) of the logits of passing each grade."""
-        by_step = []
+        paths: list[Iterable[tuple[np.ndarray, np.ndarray]]] = []
         for step in range(self.classes - 1):
             reached = rows[labels[rows] >= step]
             passed = (labels > step).astype(float)
-            by_step.append(self.step.path(scores, passed, reached, penalties) if len(reached) else None)
-        nothing = np.zeros((2, scores.shape[1])), np.zeros(2)
-        models = []
-        for number in range(len(penalties)):
-            lines = [line[number] if line else nothing for line in by_step]
+            nothing = [(np.zeros((2, scores.shape[1])), np.zeros(2))] * len(penalties)
+            paths.append(self.step.path(scores, passed, reached, penalties) if len(reached) else nothing)
+        for lines in zip(*paths, strict=True):
             biases = np.clip([bias[1] - bias[0] for _, bias in lines], ABSENT, -ABSENT)
-            models.append((np.stack([weight[1] - weight[0] for weight, _ in lines]), biases))
-        return models
+            yield np.stack([weight[1] - weight[0] for weight, _ in lines]), biases
 
     def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
         """The summed negative log-likelihood of grades (N,)."""
