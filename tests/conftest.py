@@ -111,3 +111,11 @@ def report_of_grades() -> ReportContext:
     from tests.report_contexts import classes
 
     return classes("ordinal", subjects=100, networks=2)
+
+
+@pytest.fixture(scope="session")
+def report_of_a_kernel(tmp_path_factory: pytest.TempPathFactory) -> ReportContext:
+    """The same of a planned study of two classes, whose best baseline is the model with a radial kernel."""
+    from tests.kernel_context import kernel_study
+
+    return kernel_study(tmp_path_factory.mktemp("explained"))

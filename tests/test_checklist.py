@@ -27,6 +27,14 @@ FAST = {
 PARTS = {"tripod-ai": 52, "claim": 44, "stard-ai": 48}
 
 
+@pytest.mark.parametrize("baselines", [True, False])
+def test_predictions_of_baselines_are_not_called_means_over_mirror_images(baselines: bool) -> None:
+    module = templates(html=False).get_template("checklist_facts.j2").module
+    text = str(module.prediction({"test": 0, "augmented": True, "baselines": baselines, "site": ""}))  # type: ignore[attr-defined]
+    assert ("baselines" in text) == ("of a network" in text) == baselines
+    assert "mirror image" in text
+
+
 @pytest.mark.parametrize("name", lists.names())
 def test_every_item_stands_once_and_in_order(name: str) -> None:
     checklist = lists.read_checklist(name)

@@ -69,7 +69,7 @@ def test_every_study_has_baselines_unless_it_states_why_not(values: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "name", [*META_LEARNERS, *STACKED_CLASSES.values(), NESTED, "linear_pixels", "linear_features"]
+    "name", [*META_LEARNERS, *STACKED_CLASSES.values(), NESTED, "linear_pixels", "linear_features", "kernel_features"]
 )
 def test_every_learner_that_is_no_network_has_a_readable_name(name: str) -> None:
     assert "_" not in learner_name(name)

@@ -204,7 +204,21 @@ def test_an_interrupted_training_counts_towards_the_budget(tmp_path: Path) -> No
     folder.timing.write(first)
     with timed(folder):
         assert record_training(folder, 20.0) == 100, "the run was finished before"
-    assert record_training(folder, 7.0) == 7
+    assert record_training(folder, 7.0) is None, "the run is not timed"
+
+
+def test_a_sum_that_is_not_known_is_not_recorded(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with timed(folder):
+        assert record_training(RunFolder(folder.path / "seed"), 5.0) is None, "a further training of the run"
+        assert record_training(folder, 100.0) == 100
+    folder.jobs_folder.mkdir()
+    first = folder.timing.read()
+    for seconds in (None, 130.0):  # interrupted, or finished, before a version recorded the training
+        folder.timing.write({**first, "seconds": seconds, "training": None})
+        with timed(folder):
+            assert record_training(folder, 20.0) is None
+        assert folder.timing.read()["training"] is None
 
 
 def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chests: Path) -> None:

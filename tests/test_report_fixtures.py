@@ -37,6 +37,12 @@ def test_stackers_predict_what_their_weights_give(report_of_numbers: ReportConte
         assert (by_target["area"]["intercept"] != 0) is ("intercept" in meta)
 
 
+def test_the_best_baseline_of_the_planned_study_is_the_kernel(report_of_a_kernel: ReportContext) -> None:
+    compared = report_of_a_kernel.metrics["against_baselines"]
+    assert (compared["baseline"], compared["learner"]) == ("kernel_features", report_of_a_kernel.learner)
+    assert compared["network"]["baseline"] == "kernel_features"
+
+
 def test_phases_and_the_split_by_image_agree_with_the_cohort(report_of_two_classes: ReportContext) -> None:
     context = split_by_image(in_phases(report_of_two_classes), 0.985)
     for job in context.jobs:

@@ -15,6 +15,7 @@ from tests.report_contexts import finished, in_phases, outline, split_by_image
 
 GOLDEN = Path(__file__).parent / "golden"
 REPORTS = {"number": "report_of_numbers", "classes": "report_of_classes", "grades": "report_of_grades"}
+REPORTS["kernel"] = "report_of_a_kernel"
 
 
 def compare(text: str, name: str) -> None:
@@ -30,7 +31,7 @@ def test_the_report_reads_as_its_golden_page(kind: str, request: pytest.FixtureR
     compare(outline(render(request.getfixturevalue(REPORTS[kind]))), f"report-{kind}.txt")
 
 
-CODE_NAMES = re.compile(r"\b(meta_learner\w*|mean_of_learners|linear_(?:pixels|features))\b")
+CODE_NAMES = re.compile(r"\b(meta_learner\w*|mean_of_learners|linear_(?:pixels|features)|kernel_features)\b")
 
 
 @pytest.mark.parametrize("kind", REPORTS)

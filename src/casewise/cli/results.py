@@ -51,7 +51,7 @@ def explain(
     ] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Compute saliency maps of a run's networks and linear baselines, and add them to the report."""
+    """Compute saliency maps of a run's networks and baselines, and add them to the report."""
     from casewise.console import Silent, Terminal
 
     show = Silent() if quiet else Terminal()

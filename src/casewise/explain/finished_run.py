@@ -50,7 +50,7 @@ class FinishedRun:
 
     @property
     def learners(self) -> list[str]:
-        """What is explained by default: the networks, then the linear baselines.
+        """What is explained by default: the networks, then the baselines.
 
         Networks that take bags of tiles are left out: their attention weights already give the influence of each tile.
         """

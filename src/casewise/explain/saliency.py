@@ -13,7 +13,7 @@ import torch
 from casewise.cohort.labels import label_table
 from casewise.errors import RunError
 from casewise.explain.finished_run import FinishedRun
-from casewise.explain.methods.contributions import Contributions, centre_at, contributions, is_linear
+from casewise.explain.methods.contributions import Contributions, centre_at, contributions, reads_features
 from casewise.explain.methods.dispatch import CellMaps, cell_maps, method_for, scaled
 from casewise.explain.methods.receptive_field import peak_pixels
 from casewise.explain.methods.target import ExplainTarget
@@ -39,7 +39,7 @@ MIN_CONTRAST = 0.1
 
 @dataclass(frozen=True)
 class OutputSum:
-    """The explained output of a linear model as a sum: `average` + what is on the map + `unplaced`.
+    """The explained output of a baseline as a sum: `average` + what is on the map + `unplaced`.
 
     Attributes:
         output: the raw output: a number in its units, the logit of a class minus the mean of the others, or the sum of
@@ -182,7 +182,7 @@ def load_model(run: FinishedRun, model: str, fold: int, *, instead_of: LoadedMod
     bundle = Bundle.open(run.folder.job(model, fold).path)
     alike = instead_of if instead_of and instead_of.predictor.bundle.network == bundle.network else None
     network = bundle.load(into=alike.network if alike else None)
-    if is_linear(network):
+    if reads_features(network):
         distance = read_distance(JobFolder(bundle.folder), bundle.distance)
         centre_at(network, distance.mean if distance else None)
     predictor = Predictor(bundle, network)  # on the CPU, where maps are computed
@@ -270,7 +270,7 @@ def saliency_maps(
     model: LoadedModel, rows: Sequence[int], target: ExplainTarget, *, map_size: int = 0
 ) -> list[SaliencyMap]:
     """The maps of every view of these panel rows."""
-    if is_linear(model.network):
+    if reads_features(model.network):
         return [contribution_map(model, row, target) for row in rows]
     data = model.panels.subset(rows)
     slots, owner = data.views()

@@ -111,7 +111,7 @@ def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[F
     """The inputs among which a linear model chooses: those of pixels and of the maps of every encoder.
 
     Sequences are candidates one by one and, if there are three of them or for pixels, together. In volumes, whose
-    planes are nearly symmetric, the differences between mirrored cells are candidates too.
+    axial and coronal planes are nearly symmetric, the differences between mirrored cells are candidates too.
     """
     single: list[tuple[int, ...]] = [(number,) for number in range(sequences)] if sequences > 1 else []
     specs: list[FeatureSpec] = []

@@ -84,7 +84,7 @@ def train(
         seconds = time.monotonic() - start
         show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
     spent = record_training(folder, time.monotonic() - begun)
-    if study.recipe.auto and networks:
+    if spent is not None and study.recipe.auto and networks:
         show.line("budget", sentence("budget_spent", spent_budget(study, spent)))
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)

@@ -20,7 +20,7 @@ from casewise.report.caveats import result_line
 from casewise.report.formatting import without_html
 from casewise.report.markdown.runs import FinishedStudy, read_finished, stage_of
 from casewise.report.templating import templates
-from casewise.study.learners import without_baselines
+from casewise.study.learners import baselines_among, without_baselines
 from casewise.targets import kind_named
 
 FOLDER = Path(__file__).parent / "checklists"
@@ -235,7 +235,12 @@ def imbalance(run: FinishedStudy) -> dict[str, Any] | None:
 
 
 def prediction(run: FinishedStudy) -> dict[str, Any]:
-    return {"test": partition(run)["test"], "augmented": run.study.test_time_augmentation, "site": run.site}
+    return {
+        "test": partition(run)["test"],
+        "augmented": run.study.test_time_augmentation,
+        "baselines": bool(baselines_among(run.figures(stage_of(run)))),
+        "site": run.site,
+    }
 
 
 def output(run: FinishedStudy) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Linear models that a run fits beside its networks, as floors that networks must be better than."""
+"""Simple models that a run fits beside its networks, as floors that networks must be better than."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EARLIER = "the run was made by a version of casewise that did not fit them besid
 
 
 class Baselines(StudyModel):
-    """Linear models on pixels and on the features of a pretrained network, fitted in every study.
+    """Simple models on pixels and on the features of a pretrained network, fitted in every study.
 
     Which features are used and their penalty are chosen by inner folds of the training subjects.
     """

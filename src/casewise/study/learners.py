@@ -44,12 +44,17 @@ class Learner:
         is_baseline: whether it is a floor for the networks: never the headline while there are networks, and combined
             with them only if the study states so.
         by_steps: whether it is trained by gradient steps, which need a recipe and a measured compute plan.
+        noun: what the table of learners calls its kind.
+        is_curved: whether its output is not linear in the features that it reads, so that contributions hold for one
+            image only.
     """
 
     name: str
     kind: ClassVar[str] = "network"
     is_baseline: ClassVar[bool] = False
     by_steps: ClassVar[bool] = True
+    noun: ClassVar[str] = "network"
+    is_curved: ClassVar[bool] = False
 
     @property
     def display_name(self) -> str:
@@ -104,10 +109,11 @@ class LinearLearner(Learner):
     kind: ClassVar[str] = "linear"
     is_baseline: ClassVar[bool] = True
     by_steps: ClassVar[bool] = False
+    noun: ClassVar[str] = "linear model"
 
     @property
     def display_name(self) -> str:
-        return "linear model on image features" if self.on_features else "linear model on pixels"
+        return f"{self.noun} on {'image features' if self.on_features else 'pixels'}"
 
     def belongs_to(self, study: Study) -> bool:
         return not study.baselines.off and (not self.on_features or bool(self.encoders(study)))
@@ -154,10 +160,8 @@ class KernelLearner(LinearLearner):
 
     on_features: bool = True
     kind: ClassVar[str] = "radial"
-
-    @property
-    def display_name(self) -> str:
-        return "kernel model on image features"
+    noun: ClassVar[str] = "kernel model"
+    is_curved: ClassVar[bool] = True
 
     def belongs_to(self, study: Study) -> bool:
         return super().belongs_to(study) and (study.recipe.auto or not study.networks)
@@ -252,7 +256,7 @@ def without_baselines(learners: Iterable[str]) -> list[str]:
 
 
 def encoders_of(study: Study) -> list[str]:
-    """The pretrained networks whose frozen features the linear model on features uses: the stated ones, else one."""
+    """The pretrained networks whose frozen features the baselines use: the stated ones, else one."""
     return list(study.encoders) or [name for name in [encoder_of(study)] if name]
 
 

@@ -214,13 +214,15 @@ class Study(StudyModel):
     )
     baselines: Baselines = Field(
         Baselines(),
-        description="Linear models on pixels and on frozen features of a pretrained network, evaluated beside the "
-        "networks: [Baselines](explanation-baselines.md). `auto` (default): they are fitted; `{off: the reason}`: they "
-        "are not, and the report says why.",
+        description="Simple models on pixels and on frozen features of a pretrained network (linear ones; in planned "
+        "studies and those without networks also one with a radial kernel), evaluated beside the networks: "
+        "[Baselines](explanation-baselines.md). `auto` (default): they are fitted; `{off: the reason}`: they are not, "
+        "and the report says why.",
     )
     encoders: list[str] = Field(
         [],
-        description="The pretrained networks whose frozen features the baseline `linear_features` uses: names of "
+        description="The pretrained networks whose frozen features the baselines `linear_features` and "
+        "`kernel_features` use: names of "
         "torchvision (`mobilenet_v2`), of timm (`timm:vit_small_patch14_dinov2`, perhaps with the published weights, "
         "`timm:vit_small_patch14_dinov2.lvd142m`), or timm's names of hub repositories (`hf-hub:owner/name`). Their "
         "weights are files in `weights_dir` or downloads: [Encoders](explanation-baselines.md#encoders). Default: "

@@ -1,1 +1,1 @@
-"""Saliency methods: contributions of linear models, attention rollout of transformers, Grad-CAM of other networks."""
+"""Saliency methods: contributions of baselines, attention rollout of transformers, Grad-CAM of other networks."""

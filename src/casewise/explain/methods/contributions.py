@@ -52,13 +52,13 @@ class Contributions:
         return self.average + self.maps.sum(dim=(1, 2, 3)) + self.unplaced
 
 
-def is_linear(network: Network) -> bool:
+def reads_features(network: Network) -> bool:
     """Whether a network is a model on a bank of features: linear, or linear on the line from their centre."""
     return isinstance(network.body, FeatureBank)
 
 
 def centre_at(network: Network, features: Tensor | None) -> None:
-    """Set the features (W,) at which the contributions of a linear model are centred; None for zeros."""
+    """Set the features (W,) at which the contributions of such a model are centred; None for zeros."""
     network.register_buffer(REFERENCE, features, persistent=False)
 
 

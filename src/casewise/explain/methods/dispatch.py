@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from casewise.errors import CasewiseError, nearest
-from casewise.explain.methods.contributions import contributions, is_linear
+from casewise.explain.methods.contributions import contributions, reads_features
 from casewise.explain.methods.gradcam import gradcam_by_sequence, layers_of
 from casewise.explain.methods.no_side_effects import without_side_effects
 from casewise.explain.methods.receptive_field import Centres, cell_centres, patch_centres, upsampled, zero_to_one
@@ -71,8 +71,8 @@ def scaled(maps: Tensor, method: str) -> Tensor:
 
 
 def method_for(network: Network) -> Method:
-    """Contributions for linear models, rollout for transformers that attend over all patches, Grad-CAM for others."""
-    if is_linear(network):
+    """Contributions for baselines, rollout for transformers that attend over all patches, Grad-CAM for others."""
+    if reads_features(network):
         return "contributions"
     body = network.bodies[0]
     return "rollout" if is_transformer(body) and not pools_by_attention(body) else "grad-cam"
@@ -108,7 +108,7 @@ def cell_maps(
         raise CasewiseError(
             f"explain: panels must be grids (B, C, H, W), not {tuple(panels.shape)}; bags have attention weights."
         )
-    if (method_name == "contributions") != is_linear(network):
+    if (method_name == "contributions") != reads_features(network):
         raise CasewiseError(f"explain: {network.name} is explained by {method_for(network)}, not by {method_name}.")
     # with late fusion all backbones have the same architecture
     body: Any = network.bodies[0]

@@ -1,4 +1,4 @@
-"""How the shown learner compares with the best linear baseline."""
+"""How the shown learner compares with the best baseline."""
 
 from __future__ import annotations
 

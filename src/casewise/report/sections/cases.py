@@ -11,6 +11,7 @@ from casewise.report.context import ReportContext
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import case_label, digits_of, display_name, number, signed
 from casewise.report.modality_sections import modality_report
+from casewise.study.learners import baselines_among
 
 MOST_PHOTOGRAPHS = 12
 MOST_PANELS = 8
@@ -42,6 +43,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "bag": bag,
         "missing": sum(len(panel["tiles"]) - len(panel["photographs"]) for panel in shown),
         "left_out": max(0, len(case_panels) - MOST_PANELS),
+        "baselines": bool(baselines_among(context.learners)),
         "more": not bag and any(len(list(row.tiles)) > slots for row in case_panels.itertuples()),
     }
 

@@ -17,7 +17,7 @@ from casewise.report.formatting import display_name, plain, signed
 from casewise.report.sections import classes
 from casewise.report.tables import Cell, Counts, Row, metric_format
 from casewise.report.target_kind_sections import kind_report
-from casewise.study.learners import is_baseline, learner_name
+from casewise.study.learners import is_baseline, learner_name, learner_named
 
 MOST_REPORTS = 16
 MOST_STACKERS, MOST_STACKED = 6, 10
@@ -47,9 +47,9 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
 
 
 def _code(context: ReportContext, learner: str) -> str:
-    """What kind of learner this is: network, baseline, nested or combined."""
+    """What kind of learner this is: network, nested, combined, or the noun of a baseline."""
     if is_baseline(learner):
-        return "baseline"
+        return learner_named(learner).noun
     return "network" if learner in context.study.networks else "nested" if learner == NESTED else "combined"
 
 

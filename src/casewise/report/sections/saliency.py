@@ -13,6 +13,7 @@ from casewise.report.formatting import interval, number
 from casewise.report.tables import Cell, Row
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.templating import sentence
+from casewise.study.learners import learner_named
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "unsigned": [name for name in methods if name != "contributions"],
         "form": "ordinal" if kind_report(kind).ordered else kind_named(kind).form,
         "placed": placed_shares(cases),
+        "curved": _curved(cases),
         "classes": bool(context.study.classes_of(shown["target"])),
         "placement": [values for values in places if values["name"] == first],
         "more_placement": [values for values in places if values["name"] != first],
@@ -67,7 +69,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 
 
 def placed_shares(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each linear model how much of its net contributions has a place, as a mean over the maps that are shown.
+    """For each baseline how much of its net contributions has a place, as a mean over the maps that are shown.
 
     The share of a map is |placed| / (|placed| + |unplaced|), of the two sums: what cancels within one counts as 0.
 
@@ -85,6 +87,12 @@ def placed_shares(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"name": name, "share": sum(each.values()) / len(each), "count": len(each)} for name, each in shares.items()
     ]
+
+
+def _curved(cases: list[dict[str, Any]]) -> list[str]:
+    """The learners with a map whose contributions hold for one image only."""
+    shown = {entry["network"] for case in cases for row in case["rows"] for entry in row["maps"]}
+    return sorted(name for name in shown if learner_named(name).is_curved)
 
 
 def placement_values(placement: dict[str, Any]) -> list[dict[str, Any]]:

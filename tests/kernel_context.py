@@ -1,0 +1,93 @@
+"""A made-up planned study of two classes in which the model with a radial kernel is the best baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from casewise.evaluation import Plan, evaluate
+from casewise.evaluation.against_baselines import against_baselines
+from casewise.pipeline.evaluate import outcomes
+from casewise.pipeline.recipe_plan import spent_budget
+from casewise.report.caveats import sentences
+from casewise.report.context import ReportContext
+from tests.report_contexts import classes, predictions_of
+
+# Predictions of later learners have more noise.
+LEARNERS = ["linear_pixels", "linear_features", "kernel_features", "mobilenet_v2", "mean_of_learners"]
+WEIGHTED = "meta_learner_weighted"
+
+
+def altered(changed: int) -> dict[str, Any]:
+    """Figures of an alteration that changes this many of 80 answers."""
+    return {
+        "changed": changed,
+        "answers": 80,
+        "cases": 80,
+        "subjects": 80,
+        "changes": [{"from": "covid", "to": "no_finding", "answers": changed}],
+        "before": {"covid": 40, "no_finding": 40},
+        "share": {"value": changed / 80, "low": 0.05, "high": 0.4},
+    }
+
+
+def kernel_study(folder: Path) -> ReportContext:
+    """One network, three baselines and their weighted mean; predictions are averaged with the mirrored image.
+
+    Args:
+        folder: of the pictures of the explained case.
+    """
+    context = classes(
+        "binary",
+        backbones=["mobilenet_v2"],
+        networks=1,
+        stack=["weighted"],
+        stack_baselines=True,
+        test_time_augmentation=True,
+        external=None,
+        recipe={"auto": True, "phases": [{"epochs": 4, "freeze": "all"}, {"epochs": 6, "freeze": "none"}]},
+    )
+    study = context.study
+    predictions = predictions_of(study, 120, LEARNERS, test=0, outside=0).replace(
+        {"model": {"mean_of_learners": WEIGHTED}}
+    )
+    primary, plan = outcomes(study, predictions), Plan(50)
+    metrics: dict[str, Any] = evaluate(predictions, primary, plan)
+    metrics["against_baselines"] = against_baselines(
+        predictions, primary, metrics["metrics"], metrics["main"], plan, networks=study.networks
+    )
+    metrics["counterfactuals"] = {
+        name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]
+    }
+    return dataclasses.replace(
+        context,
+        predictions=predictions,
+        metrics=metrics,
+        notes=sentences(metrics["notes"]),
+        explanations=_explained(folder, study.primary_outcome),
+        plan={"words": "made-up plan: 10 epochs", "spent": spent_budget(study, 2.0 * study.budget)},
+    )
+
+
+def _explained(folder: Path, target: str) -> dict[str, Any]:
+    """Contributions of a linear model and of the model with a kernel for one case."""
+    Image.new("RGB", (8, 8)).save(folder / "picture.png")
+    maps = [
+        {
+            "network": name,
+            "method": "contributions",
+            "file": "picture.png",
+            "predicted": "covid",
+            "probability": 0.9,
+            "correct": True,
+            "sum": {"output": 1.0, "average": 0.2, "placed": 0.6, "unplaced": 0.2},
+        }
+        for name in ("linear_features", "kernel_features")
+    ]
+    row = {"name": "", "input": "picture.png", "outlined": None, "reference": "covid", "maps": maps}
+    case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["contributions"], "rows": [row]}
+    shown = {"rule": "cases named", "folder": str(folder), "target": target, "cells": 0, "cases": [case]}
+    return {"shown": shown, "measured": None}
