@@ -52,12 +52,13 @@ STAGES = {"test": "test set", "oof": "out of fold"}
 SHOWN = {"classification": ("auroc", "accuracy"), "ordinal": ("kappa_quadratic",), "regression": ("mae",)}
 
 CHOSEN_ON = """These figures are not those of untouched data. The candidates of the linear models were compared on oral
-and severity, and the second, smaller side at which panels are read on severity. Of the short training, the number of
-epochs and the average over positions were chosen on severity, the learning rate after a fold of hpylori in which a
-higher one had failed, the head of volumes on two folds of laterality. The rule for flips was made with the images of
-oral, hpylori, idrid, severity and covid-cxr in view, without labels. Each choice was one of two or three values, by
-figures out of fold, so expect a little optimism on severity, oral, hpylori and laterality. Nothing was chosen on
-tumour, grade, idrid and covid-cxr by their labels, but earlier studies of the same packs were known."""
+and severity, the second, smaller side at which panels are read on severity, the mirror differences of volumes on
+laterality, and the width of the radial kernel and the number of its candidates on oral and hpylori. Of the short
+training, the number of epochs and the average over positions were chosen on severity, the learning rate and flips as
+the only variation on severity, oral and hpylori, the head of volumes on two folds of laterality. The rule for flips was
+made with the images of oral, hpylori, idrid, severity and covid-cxr in view, without labels. Each choice was one of two
+to five values, by figures out of fold, so expect a little optimism on severity, oral, hpylori and laterality. Nothing
+was chosen on tumour, grade, idrid and covid-cxr by their labels, but earlier studies of the same packs were known."""
 
 HEAD = """# Planned recipes on real packs
 

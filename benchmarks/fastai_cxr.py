@@ -75,11 +75,16 @@ def read_run(run: Path, data: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFram
 
 
 def folds_of_fastai(
-    table: pd.DataFrame, options: argparse.Namespace, folds: Sequence[int], *, numbers: bool = False
+    table: pd.DataFrame,
+    options: argparse.Namespace,
+    folds: Sequence[int],
+    *,
+    numbers: bool = False,
+    one_process: bool = False,
 ) -> tuple[pd.DataFrame, float]:
     """Train the folds that are not finished; return the predictions of all requested ones, and the seconds.
 
-    `numbers`: labels are numbers, else classes.
+    `numbers`: labels are numbers, else classes. `one_process`: images are read by the process that trains.
     """
     import pandas as pd
 
@@ -111,6 +116,7 @@ def folds_of_fastai(
             write_atomic(options.out / "table.parquet", parquet_bytes(table))
             task = settings | {"way": "train", "fold": fold, "weights": str(weights), "data": str(options.data)}
             task |= {"table": str(options.out / "table.parquet"), "predictions": str(predictions)}
+            task |= {"workers": 0} if one_process else {}
             load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
             record = {
                 "fold": fold,

@@ -47,9 +47,19 @@ def in_own_process(script: str, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_learner(
-    rows: Any, data: str, network: str, weights: str | None, *, flip_vert: bool, numbers: bool = False
+    rows: Any,
+    data: str,
+    network: str,
+    weights: str | None,
+    *,
+    flip_vert: bool,
+    numbers: bool = False,
+    workers: int | None = None,
 ) -> Any:
-    """A fastai user's learner from a table with the columns path, label and is_valid; labels are classes or numbers."""
+    """A fastai user's learner from a table with the columns path, label and is_valid; labels are classes or numbers.
+
+    `workers`: the processes that read images, fastai's default if None.
+    """
     from fastai.vision import all as fastai
     from torchvision import models
 
@@ -75,6 +85,7 @@ def make_learner(
         batch_tfms=[*fastai.aug_transforms(flip_vert=flip_vert), fastai.Normalize.from_stats(*fastai.imagenet_stats)],
         bs=BATCH,
         seed=SEED,
+        **({} if workers is None else {"num_workers": workers}),
     )
     metrics = [fastai.mae] if numbers else [fastai.accuracy, *([fastai.RocAuc()] if loaders.c > 2 else [])]
     return fastai.vision_learner(loaders, network_of, pretrained=bool(weights), metrics=metrics)
@@ -83,6 +94,7 @@ def make_learner(
 def train(task: dict[str, Any]) -> dict[str, Any]:
     """Train one fold, write the held-out predictions, and return the seconds and the images a second."""
     import pandas as pd
+    import torch
     from fastai.vision.all import Callback, set_seed
 
     from casewise.files import parquet_bytes, write_atomic
@@ -105,9 +117,17 @@ def train(task: dict[str, Any]) -> dict[str, Any]:
     table = pd.read_parquet(task["table"])
     rows = table.assign(is_valid=table["fold"] == task["fold"])
     start = time.perf_counter()
-    numbers = task.get("numbers", False)
+    numbers, workers = task.get("numbers", False), task.get("workers")
+    if workers == 0:
+        torch.set_num_threads(CORES)
     learner = make_learner(
-        rows, task["data"], task["network"], task["weights"], flip_vert=task["flip_vert"], numbers=numbers
+        rows,
+        task["data"],
+        task["network"],
+        task["weights"],
+        flip_vert=task["flip_vert"],
+        numbers=numbers,
+        workers=workers,
     )
     clock = Clock()
     with learner.no_bar(), learner.no_logging():

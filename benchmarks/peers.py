@@ -1,26 +1,30 @@
 """The planned recipe beside fastai and scikit-learn, on the folds of finished runs of benchmarks/auto.py.
 
     python benchmarks/auto.py severity oral hpylori idrid
-    python benchmarks/peers.py [--runs runs/auto] [--output docs/results/auto-peers.md]
+    python benchmarks/peers.py [NAME[:TARGET] ...] [--without-fastai] [--output docs/results/auto-peers.md]
 
-fastai is used as its users do: `vision_learner`, `fine_tune(5)`. The other peer is a linear model of default penalties
-on the pooled features of a frozen MobileNetV2. Both start from the same weights and train on the same subjects as the
-run. fastai's folds are kept in `--out` and not trained again. Figures are printed, never asserted.
+fastai is used as its users do: `vision_learner`, `fine_tune(5)`. The other peer is a linear model on the pooled
+features of a frozen MobileNetV2 (linear_peer.py). Both start from the same weights and train on the same subjects as
+the run. Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import auto
 import fastai_cxr
 import fastai_user
+import linear_peer
+from linear_peer import TEST
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from casewise.analysis.run import Run
@@ -28,14 +32,18 @@ if TYPE_CHECKING:
 # The runs by default, with a target; the primary outcome where none is stated.
 PACKS = {"severity": "extent", "oral": "", "hpylori": "", "idrid": ""}
 EPOCHS = 5
-SIDE, BATCH = 224, 32
-TEST = 0  # the fold of the test set in the table of a peer
+# Columns that are text, and the settings of the linear peer that its predictions depend on.
+TEXT = ("path", "subject", "case", "image")
+SETTINGS = ("SIDE", "INNER_FOLDS", "INVERSE_STRENGTHS", "STRENGTHS", "MAX_ITER", "TOLERANCE")
+COLUMNS = ["pack", "target", "metric", "planned", "peer", "its figure", "planned − peer", "the planned run is"]
+COLUMNS += ["time, planned", "time, peer"]
 HEAD = """# Planned recipes beside fastai and scikit-learn
 
 The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
-the same weights, `Resize(224)`, `aug_transforms()`, `fine_tune({epochs})`. scikit-learn: `StandardScaler`, then
-`LogisticRegressionCV` (numbers: `RidgeCV`) with default penalties, on the pooled features of the frozen MobileNetV2.
-For grades both predict the most probable one. On a test set, each peer is trained once on all other subjects.
+the same weights, `Resize(224)`, `aug_transforms()`, `fine_tune({epochs})`. scikit-learn: `StandardScaler` and
+`LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
+four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
+all other subjects.
 
 In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Minutes and
 seconds of wall clock are of training and prediction; those of the planned run include its audit, baselines and report.
@@ -62,54 +70,36 @@ def held_out(table: pd.DataFrame, stage: str) -> list[int]:
     return [TEST] if stage == "test" else sorted(set(table["fold"]) - {TEST})
 
 
-def features(paths: list[str], weights: Path) -> np.ndarray:
-    """The pooled features (N, 1280) of a frozen MobileNetV2."""
-    import numpy as np
-    import torch
-    from PIL import Image
-    from safetensors.torch import load_file
-    from torchvision import models, transforms
+def kept(
+    file: Path, settings: dict[str, Any], make: Callable[[], tuple[pd.DataFrame, float]]
+) -> tuple[pd.DataFrame, float]:
+    """The predictions in `file` (CSV) and the seconds they took; made and written if there are none of these settings.
 
-    network = models.mobilenet_v2(weights=None)
-    network.load_state_dict(load_file(str(weights)))
-    network.eval()
-    steps = transforms.Compose(
-        [
-            transforms.Resize((SIDE, SIDE)),
-            transforms.ToTensor(),
-            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-        ]
-    )
-    values = []
-    with torch.inference_mode():
-        for start in range(0, len(paths), BATCH):
-            images = [steps(Image.open(f"/{path}").convert("RGB")) for path in paths[start : start + BATCH]]
-            values.append(network.features(torch.stack(images)).mean(dim=(2, 3)).numpy())
-    return np.concatenate(values)
-
-
-def of_scikit_learn(table: pd.DataFrame, folds: list[int], weights: Path, *, numbers: bool) -> pd.DataFrame:
-    """Predictions of the held-out images of `folds`, with the columns of fastai's."""
+    The settings and seconds are in a JSON file beside it.
+    """
     import pandas as pd
-    from sklearn.linear_model import LogisticRegressionCV, RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    values, tables = features(table["path"].tolist(), weights), []
-    for fold in folds:
-        judged = (table["fold"] == fold).to_numpy()
-        # a fold is predicted by models of the other folds, never of the test set
-        train = ~judged & (table["fold"] != TEST).to_numpy()
-        model = make_pipeline(StandardScaler(), RidgeCV() if numbers else LogisticRegressionCV(max_iter=1000))
-        model.fit(values[train], table["label"][train])
-        rows = table[judged].reset_index(drop=True)
-        if numbers:
-            columns = {"prediction": model.predict(values[judged])}
-        else:
-            probabilities = model.predict_proba(values[judged])
-            columns = {f"p_{name}": probabilities[:, n] for n, name in enumerate(model.classes_)}
-        tables.append(rows.join(pd.DataFrame(columns)))
-    return pd.concat(tables, ignore_index=True).fillna({f"p_{name}": 0.0 for name in set(table["label"])})
+    from casewise.files import write_atomic, write_json
+
+    facts = file.with_suffix(".json")
+    record = json.loads(facts.read_text()) if facts.is_file() and file.is_file() else {}
+    if record.get("settings") != settings:
+        predictions, seconds = make()
+        write_atomic(file, predictions.to_csv(index=False))
+        record = {"settings": settings, "seconds": seconds}
+        write_json(facts, record)
+    # subjects and labels are text even if they look like numbers
+    return pd.read_csv(file, dtype=dict.fromkeys(TEXT, str)), record["seconds"]
+
+
+def of_scikit_learn(
+    table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool
+) -> tuple[pd.DataFrame, float]:
+    """Predictions of the held-out images of `folds`, with the columns of fastai's, and the seconds they took."""
+    start = time.perf_counter()
+    values = linear_peer.features(table["path"].tolist(), weights)
+    predictions = linear_peer.out_of_fold(table, values, folds, numbers=numbers)
+    return predictions, time.perf_counter() - start
 
 
 def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -120,7 +110,9 @@ def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFr
     target = str(reference["target"].iloc[0])
     names = run.study.classes_of(target)
     columns = [f"p_{name}" for name in names] if names else ["prediction"]
-    predictions = predictions.merge(table[["path", "case", "image"]], on="path", suffixes=("", "_table"))
+    # a class without training images has no column
+    predictions = predictions.set_index("path").reindex(columns=columns).fillna(0.0)
+    predictions = table[["path", "case", "image"]].join(predictions, on="path", how="inner")
     keys = ["case", "image"] if (reference["image"] != "").all() else ["case"]
     means = predictions.groupby(keys)[columns].mean().reset_index()
     rows = reference.drop(columns="distance", errors="ignore").merge(means, on=keys, validate="one_to_one")
@@ -171,8 +163,43 @@ def difference(entry: dict[str, Any] | None, peer: str) -> dict[str, Any] | None
     }
 
 
+def peers_of(
+    table: pd.DataFrame, stage: str, folder: Path, options: argparse.Namespace, *, numbers: bool
+) -> dict[str, tuple[pd.DataFrame, float]]:
+    """The predictions and seconds of every requested peer, kept in `folder`."""
+    weights, folds = options.weights / "mobilenet_v2.safetensors", held_out(table, stage)
+    peers: dict[str, tuple[pd.DataFrame, float]] = {}
+    split = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+    origin = hashlib.sha256(weights.read_bytes()).hexdigest()
+    settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
+    if options.scikit_learn:
+        own = {name: getattr(linear_peer, name) for name in SETTINGS}
+        peers["scikit-learn"] = kept(
+            folder / "scikit-learn.csv",
+            settings | own,
+            lambda: of_scikit_learn(table, folds, weights, numbers=numbers),
+        )
+    if options.fastai:
+        # out of fold, subjects of the test set are not used
+        used = table if stage == "test" else table[table["fold"] != TEST].reset_index(drop=True)
+        task = argparse.Namespace(
+            network="mobilenet_v2",
+            weights=options.weights,
+            epochs=options.epochs,
+            data=Path("/"),
+            flip_vert=False,
+            out=folder,
+        )
+        peers["fastai"] = kept(
+            folder / "fastai.csv",
+            settings | {"epochs": options.epochs},
+            lambda: fastai_cxr.folds_of_fastai(used, task, folds, numbers=numbers, one_process=True),
+        )
+    return peers
+
+
 def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[list[str]]:
-    """The lines of the page on one finished run."""
+    """The lines of the page on one finished run: a line for each metric and peer."""
     from casewise.analysis.choice import choose
     from casewise.analysis.run import Run
 
@@ -181,27 +208,28 @@ def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[li
         raise SystemExit(f"{name} has {run.study.modality_name}; the peers read single images.")
     chosen = choose(run, target=target or None)
     table, reference = table_of(run, chosen.target), chosen.rows
-    folds, numbers = held_out(table, chosen.stage), not run.study.classes_of(chosen.target)
-    weights = options.weights / "mobilenet_v2.safetensors"
-    rows, seconds = {"planned": reference}, {"planned": (run.files.timing.read_if_exists() or {}).get("seconds")}
-    start = time.perf_counter()
-    predictions = of_scikit_learn(table, folds, weights, numbers=numbers)
-    seconds["scikit-learn"] = time.perf_counter() - start
-    rows["scikit-learn"] = as_rows(predictions, table, reference, run)
-    if options.fastai:
-        # out of fold, subjects of the test set are not used
-        used = table if chosen.stage == "test" else table[table["fold"] != TEST].reset_index(drop=True)
-        settings = {"network": "mobilenet_v2", "weights": options.weights, "epochs": options.epochs, "data": Path("/")}
-        task = argparse.Namespace(**settings, flip_vert=False, out=options.out / name)
-        predictions, seconds["fastai"] = fastai_cxr.folds_of_fastai(used, task, folds, numbers=numbers)
-        rows["fastai"] = as_rows(predictions, table, reference, run)
+    numbers = not run.study.classes_of(chosen.target)
+    peers = peers_of(table, chosen.stage, options.out / name / chosen.target, options, numbers=numbers)
+    rows = {peer: as_rows(predictions, table, reference, run) for peer, (predictions, _) in peers.items()}
+    figures = compared({"planned": reference, **rows}, run, chosen.target)
+    planned_seconds = (run.files.timing.read_if_exists() or {}).get("seconds")
     lines = []
-    for (learner, metric), (figure, gap) in compared(rows, run, chosen.target).items():
-        beside = auto.with_interval(gap, metric, key="difference", sign="+")
-        note = "" if learner == "planned" else auto.worse(gap, metric)
-        text = auto.with_interval(figure, metric)
+    for (peer, metric), (figure, gap) in figures.items():
+        if peer == "planned":
+            continue
         lines.append(
-            [name, chosen.target, auto.title(metric), learner, text, beside, note, auto.clock(seconds[learner])]
+            [
+                name,
+                chosen.target,
+                auto.title(metric),
+                auto.with_interval(figures["planned", metric][0], metric),
+                peer,
+                auto.with_interval(figure, metric),
+                auto.with_interval(gap, metric, key="difference", sign="+"),
+                auto.worse(gap, metric),
+                auto.clock(planned_seconds),
+                auto.clock(peers[peer][1]),
+            ]
         )
     return lines
 
@@ -211,32 +239,38 @@ def main() -> None:
     from casewise.files import write_atomic
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"the runs; by default {', '.join(PACKS)}")
+    parser.add_argument(
+        "names", nargs="*", help=f"the runs, as NAME or NAME:TARGET; by default {', '.join(PACKS)}", metavar="NAME"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/auto"), help="the folder of finished runs")
     parser.add_argument("--weights", type=Path, default=fastai_cxr.SHARED / "weights")
     parser.add_argument(
         "--epochs", type=int, default=EPOCHS, help="epochs of fine_tune after the one of the head alone"
     )
-    parser.add_argument("--fastai", action=argparse.BooleanOptionalAction, default=True, help="train fastai's networks")
-    parser.add_argument("--out", type=Path, default=Path("runs/auto-peers"), help="where fastai's folds are kept")
+    parser.add_argument("--without-fastai", dest="fastai", action="store_false", help="leave fastai out")
+    parser.add_argument("--without-scikit-learn", dest="scikit_learn", action="store_false", help="leave it out")
+    parser.add_argument("--out", type=Path, default=Path("runs/auto-peers"), help="where predictions are kept")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page to write (Markdown)")
+    parser.add_argument("--part", type=Path, metavar="FILE", help="a file for the table alone (Markdown)")
     options = parser.parse_args()
     options.fastai = options.fastai and fastai_user.ready()
-    head = ["pack", "target", "metric", "", "figure", "planned − peer", "the planned run is", "time"]
     lines, missing = [], []
-    for name in options.names or PACKS:
+    for spec in options.names or PACKS:
+        name, _, target = spec.partition(":")
         if not (options.runs / name / "metrics.json").is_file():
             missing.append(name)
             continue
-        lines += rows_of_pack(name, PACKS.get(name, ""), options)
-    page = HEAD.format(epochs=options.epochs) + auto.table(head, iter(lines))
+        lines += rows_of_pack(name, target or PACKS.get(name, ""), options)
+    part = auto.table(COLUMNS, iter(lines))
+    page = HEAD.format(epochs=options.epochs) + part
     page += "".join(f"\n{name} is not a finished run in {options.runs}.\n" for name in missing)
     page += "" if options.fastai else "\nfastai was not trained.\n"
     page += "\nMade by `python benchmarks/peers.py --output docs/results/auto-peers.md`.\n"
     print(page)
-    if options.output:
-        write_atomic(options.output, page)
-        print(f"page: {options.output}")
+    for file, text in ((options.output, page), (options.part, part)):
+        if file:
+            write_atomic(file, text)
+            print(f"page: {file}")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from casewise.explain.methods.dispatch import cell_maps, explain, method_for
 from casewise.explain.methods.target import ExplainTarget
 from casewise.explain.overlays import overlay
 from casewise.explain.saliency import SaliencyMap, load_model, saliency_maps
-from casewise.models.feature_maps import FeatureSpec
-from casewise.models.linear import build_linear
+from casewise.models.feature_bank import FeatureSpec
+from casewise.models.linear import build_linear, candidates
 from casewise.models.outputs import Output
 from casewise.phantoms.pancreas import make_pancreas
 from casewise.pipeline.explain import explain_run, open_finished
@@ -101,7 +101,27 @@ def test_a_pixel_of_weight_stands_where_it_is() -> None:
     assert torch.allclose(against.maps, -explained.maps)
 
 
-@pytest.mark.parametrize("summary", ["grid", "moments", "covariance"])
+def test_a_mirror_difference_contributes_on_both_sides_with_opposite_signs() -> None:
+    network = linear([FeatureSpec("pixels", (), (), "asymmetry", 4)], channels=1)
+    with torch.no_grad():
+        network.head[-1].weight.zero_()
+        network.head[-1].weight[0, 3] = 2.0  # second row, second column of two
+        centre_at(network, torch.zeros(8))
+    panel = torch.rand(1, 1, 48, 48)
+    left, right = panel[0, 0, 12:24, 12:24].mean(), panel[0, 0, 12:24, 24:36].mean()
+    explained = contributions(network, panel, ExplainTarget(OUTPUTS, "extent")).maps[0, 0]
+    scale = 2.0 * float(network.target_std[0])
+    assert float(explained[12:24, 12:24].sum()) == pytest.approx(scale * float(left), rel=1e-5)
+    assert float(explained[12:24, 24:36].sum()) == pytest.approx(-scale * float(right), rel=1e-5)
+    assert int((explained != 0).sum()) == 2 * 144
+
+
+def test_mirror_differences_are_candidates_of_volumes_only() -> None:
+    assert any(spec.summary == "asymmetry" for spec in candidates([], 3, 64))
+    assert not any(spec.summary == "asymmetry" for spec in candidates([], 0, 64))
+
+
+@pytest.mark.parametrize("summary", ["grid", "asymmetry", "moments", "covariance"])
 def test_positions_of_a_map_are_its_own(summary: Any) -> None:
     """What is bright in one corner of the map contributes there, for each summary that has places."""
     network = linear([FeatureSpec("features", (), ("conv1",), summary, 2)], encoder="resnet18", side=128)

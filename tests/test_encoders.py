@@ -22,7 +22,8 @@ from casewise.errors import StudyError, WeightsError
 from casewise.jobs.feature_file import feature_data
 from casewise.models.build_model import network_facts, network_from
 from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
-from casewise.models.feature_maps import FeatureSpec, feature_maps, widest
+from casewise.models.feature_bank import FeatureSpec
+from casewise.models.feature_maps import feature_maps, widest
 from casewise.models.linear import bank_facts, build_linear, candidates, keep_only
 from casewise.pipeline.validate import encoder_lines
 from casewise.study import backbones

@@ -18,6 +18,7 @@ from casewise.initialise.patterns import infer_pattern, stated_pattern
 from casewise.initialise.recipe import DataFacts, available_weights, default_recipe
 from casewise.initialise.target import understand_target
 from casewise.pipeline.validate import validate
+from casewise.report.formatting import display_name
 from casewise.study.loading import read_study
 from tests.own_data import CASES, EDIT, Film, OwnData, films_of, text_table
 from tests.test_cli import casewise
@@ -294,6 +295,29 @@ class TestPatterns:
         plan.write()
         assert not read_study(tmp_path / "study" / "study.yaml").subjects_known
 
+    @pytest.mark.parametrize("name", ["patient", "patient_id", "PatientID", "pid", "patient_name", "Proband"])
+    def test_another_name_of_the_subject_is_one(self, name: str, tmp_path: Path) -> None:
+        names = [
+            f"{'ab'[i % 2]}/P{i:02}_v{v}_{side}.png" for i in range(8) for v in (1, 2) for side in ("left", "right")
+        ]
+        images = tiny(tmp_path / "in", names)
+        pattern = f"{{label}}/{{{name}}}_v{{visit}}_{{side}}.png"
+        plan = plan_study(table=None, images=images, pattern=pattern, folder=tmp_path / "s")
+        plan.write()
+        cohort = read_cohort(read_study(tmp_path / "s" / "study.yaml"))
+        assert cohort.cases["subject"].nunique() == 8
+        assert not any("SUBJECTS ARE NOT KNOWN" in doubt for doubt in plan.doubts)
+
+    def test_without_a_subject_the_other_fields_are_named(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{'ab'[i % 2]}/P{i:02}_{s}.png" for i in range(8) for s in "lr"])
+        plan = plan_study(table=None, images=images, pattern="{label}/{person_key}_{eye}.png", folder=tmp_path / "s")
+        assert not any("SUBJECTS ARE NOT KNOWN" in doubt for doubt in plan.doubts)
+        plan = plan_study(table=None, images=images, pattern="{label}/{who}_{eye}.png", folder=tmp_path / "s")
+        (doubt,) = [doubt for doubt in plan.doubts if "SUBJECTS ARE NOT KNOWN" in doubt]
+        assert "{who} or {eye}" in doubt
+        assert "{subject}" in doubt
+        assert "No column" not in doubt
+
 
 class TestTargets:
     @pytest.mark.parametrize(
@@ -378,6 +402,21 @@ class TestTargets:
         assert (len(cohort.cases), cohort.cases["subject"].nunique()) == (16, 8)
 
 
+class TestHeadings:
+    @pytest.mark.parametrize("missing", [False, True])
+    def test_the_heading_of_the_user_is_kept(self, missing: bool, tmp_path: Path) -> None:
+        """In the report, and in the table if it is written anew because an image is missing."""
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(11 if missing else 12)])
+        rows = [["image", "patient", "Befund (0-8)"], *([f"{i}.png", f"P{i // 2}", str(i // 2 % 3)] for i in range(12))]
+        plan = plan_study(table=text_table(tmp_path / "t.csv", rows), images=images, folder=tmp_path / "study")
+        study = read_study(plan.write()[-1])
+        assert (tmp_path / "study" / "cohort.csv").exists() == missing
+        (target,) = study.outputs
+        assert read_cohort(study).cases[target].notna().all()
+        assert display_name(study, target) == "Befund (0-8)"
+        assert not missing or "Befund (0-8)" in table_of(tmp_path / "study")[0]
+
+
 class TestTheRecipe:
     @pytest.mark.parametrize("weights", ["", "mobilenet_v2"])
     @pytest.mark.parametrize(
@@ -398,6 +437,7 @@ class TestTheRecipe:
         assert study.stack_baselines
         assert study.panels.pooling == ("maps" if facts.scans else "mean")
         assert study.backbones == ["mobilenet_v2" if weights else "cnn"]
+        assert ("size" in study.images.model_fields_set) == bool(weights or facts.scans)
         assert study.weights == ("pretrained" if weights else "random")
         assert study.split.folds == (2 if facts.rarest == 2 else 5)
 
@@ -699,6 +739,26 @@ class TestDates:
         assert cohort.cases["case"].nunique() == 12, "every date of a subject is a visit"
         assert sorted(cohort.cases.loc[cohort.cases["subject"] == "P0", "day"]) == [0, 32]
         assert any(repr(head) in line for line in plan.understood)
+
+    @pytest.mark.parametrize("head", ["Aufnahme Tag", "Aufnahmetag", "Tag", "Untersuchungstag Nr.", "Visit day"])
+    def test_days_are_recognised_by_their_heading(self, head: str, tmp_path: Path) -> None:
+        plan = self.make(tmp_path, head, [str(28 * (i % 2)) for i in range(12)])
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert cohort.cases["case"].nunique() == 12, "every day of a subject is a visit"
+        assert sorted(cohort.cases.loc[cohort.cases["subject"] == "P0", "day"]) == [0, 28]
+        assert any(repr(head) in line for line in plan.understood)
+
+    def test_a_day_of_each_subject_is_a_date_by_its_heading(self, tmp_path: Path) -> None:
+        self.make(tmp_path, "Aufnahme Tag", [f"0{1 + i // 2}.03.2021" for i in range(12)])
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert cohort.cases["case"].nunique() == 6
+        assert cohort.cases["day"].notna().all()
+
+    @pytest.mark.parametrize("head", ["Geburtstag", "Wochentag", "Montag"])
+    def test_other_days_are_none_of_the_images(self, head: str, tmp_path: Path) -> None:
+        self.make(tmp_path, head, [str(1 + i % 2) for i in range(12)])
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert cohort.cases["day"].isna().all()
 
     def test_a_date_of_each_subject_is_no_visit_and_no_target(self, tmp_path: Path) -> None:
         once = [f"0{1 + i // 2}.03.2021" for i in range(12)]

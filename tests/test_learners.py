@@ -22,14 +22,19 @@ from casewise.jobs import fitting
 from casewise.jobs.backends.local import Registrations
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
+from casewise.predictions.nested_cv import NESTED
+from casewise.predictions.stacking import META_LEARNERS
+from casewise.predictions.stacking_classes import LEARNERS as STACKED_CLASSES
 from casewise.report.sections.summary import choice
 from casewise.run_folder import RunFolder
 from casewise.study.baselines import EARLIER
 from casewise.study.learners import (
     LinearLearner,
     is_baseline,
+    learner_name,
     learner_named,
     register_learner,
+    the_learner,
     unregister_learner,
 )
 from casewise.study.loading import read_study, saved_study
@@ -52,8 +57,8 @@ def study_of(**values: Any) -> Study:
         ({"backbones": ["cnn"]}, ["linear_pixels"]),
         ({"backbones": ["resnet18"], "baselines": "auto"}, ["linear_pixels", "linear_features"]),
         ({"backbones": ["resnet18"], "baselines": {"off": "as published"}}, []),
-        ({"backbones": []}, ["linear_pixels", "linear_features"]),
-        ({}, ["linear_pixels", "linear_features"]),
+        ({"backbones": []}, ["linear_pixels", "linear_features", "kernel_features"]),
+        ({}, ["linear_pixels", "linear_features", "kernel_features"]),
     ],
 )
 def test_every_study_has_baselines_unless_it_states_why_not(values: dict[str, Any], baselines: list[str]) -> None:
@@ -61,6 +66,15 @@ def test_every_study_has_baselines_unless_it_states_why_not(values: dict[str, An
     assert [name for name in study.learners if is_baseline(name)] == baselines
     assert study.learners[len(baselines) :] == study.networks
     assert Study.model_validate(study.model_dump(mode="json")) == study
+
+
+@pytest.mark.parametrize(
+    "name", [*META_LEARNERS, *STACKED_CLASSES.values(), NESTED, "linear_pixels", "linear_features"]
+)
+def test_every_learner_that_is_no_network_has_a_readable_name(name: str) -> None:
+    assert "_" not in learner_name(name)
+    assert the_learner(name) == f"the {learner_name(name)}"
+    assert learner_name("timm:vit_small") == the_learner("timm:vit_small") == "timm:vit_small"
 
 
 @pytest.mark.parametrize("wrong", ["none", False, True, {"on": False}])

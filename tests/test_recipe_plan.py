@@ -17,8 +17,11 @@ from casewise.jobs.fingerprint import deciding_settings
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.build_model import network_of
 from casewise.models.encoders import build_encoder, encoder_facts
-from casewise.pipeline.recipe_plan import as_yaml, planned_flips, recipe_of
+from casewise.pipeline.recipe_plan import as_yaml, mirrored, planned_flips, recipe_of, spent_budget
+from casewise.pipeline.timing import record_training, timed
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
+from casewise.report.formatting import duration
+from casewise.report.templating import sentence
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Recipe, Study
@@ -32,7 +35,16 @@ def study_of(**values: Any) -> Study:
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    usual = {"images": 1000, "folds": 5, "cores": 2, "budget": 1800, "size": 224, "flips": "none", "noun": "images"}
+    usual = {
+        "images": 1000,
+        "panels": 1000,
+        "folds": 5,
+        "cores": 2,
+        "budget": 1800,
+        "size": 224,
+        "flips": "none",
+        "noun": "images",
+    }
     return usual | changes
 
 
@@ -40,7 +52,7 @@ def test_a_study_without_recipe_and_networks_is_planned() -> None:
     study = study_of()
     assert study.recipe.auto
     assert (study.backbones, study.stack, study.stack_baselines) == (["mobilenet_v2"], ["weighted"], True)
-    assert study.learners == ["linear_pixels", "linear_features", "mobilenet_v2"]
+    assert study.learners == ["linear_pixels", "linear_features", "kernel_features", "mobilenet_v2"]
     assert study_of(weights="random").learners == ["linear_pixels", "cnn"]
     assert not study_of(backbones=["resnet18"]).recipe.auto
     assert study_of(backbones=["resnet18"], recipe="auto").recipe.auto
@@ -65,6 +77,21 @@ def test_more_time_or_fewer_images_give_more_epochs() -> None:
     assert epochs[2] <= epochs[0] <= epochs[1]
     assert min(epochs) >= 4
     assert Recipe.model_validate(recipe_of(study, facts()))
+
+
+def test_few_steps_have_a_larger_rate_within_bounds() -> None:
+    rates = [recipe_of(study_of(), facts(images=count, panels=count))["lr"] for count in (100, 300, 20_000)]
+    assert rates[0] == 6e-4
+    assert 3e-4 < rates[1] < 6e-4
+    assert rates[2] == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("stated", "flips", "expected"),
+    [({}, "horizontal", True), ({}, "none", False), ({"test_time_augmentation": False}, "both", False)],
+)
+def test_predictions_are_mirrored_where_training_is(stated: dict[str, Any], flips: str, expected: bool) -> None:
+    assert mirrored(study_of(**stated), facts(flips=flips)) is expected
 
 
 def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
@@ -143,6 +170,43 @@ def test_a_planned_run_reports_the_weighted_mean(planned: Any) -> None:
     assert pasted.recipe.auto
 
 
+def test_a_planned_run_records_its_training_beside_the_budget(planned: Any) -> None:
+    timing = RunFolder(planned.folder).timing.read()
+    assert 0 < timing["training"] < timing["seconds"]
+    text = planned.report.read_text()
+    assert text.count('data-code="plan"') == 1
+    assert f"of a budget of {duration(60)}" in text
+
+
+@pytest.mark.parametrize(("seconds", "over"), [(1700.0, False), (2460.0, True)])
+def test_a_training_over_the_budget_is_reported(seconds: float, over: bool) -> None:
+    study = study_of(budget="30min")
+    slow, fast = (recipe_of(study, facts(images=images)) for images in (100_000, 100))
+    for recipe, fewest in ((slow, True), (fast, False)):
+        planned = study.model_copy(update={"recipe": Recipe.model_validate({**recipe, "auto": True})})
+        spent = spent_budget(planned, seconds)
+        assert (spent["over"], spent["fewest"]) == (over, fewest)
+        text = sentence("budget_spent", spent)
+        assert duration(seconds) in text
+        assert duration(1800) in text
+
+
+def test_an_interrupted_training_counts_towards_the_budget(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with timed(folder):
+        assert record_training(folder, 100.0) == 100
+        folder.jobs_folder.mkdir()
+    first = folder.timing.read()
+    folder.timing.write(first | {"seconds": None})
+    with timed(folder):
+        assert record_training(folder, 20.0) == 120
+    assert folder.timing.read()["training"] == 120
+    folder.timing.write(first)
+    with timed(folder):
+        assert record_training(folder, 20.0) == 100, "the run was finished before"
+    assert record_training(folder, 7.0) == 7
+
+
 def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chests: Path) -> None:
     plan = yaml.safe_load(RunFolder(planned.folder).plan_page.path.read_text())
     stated = yaml.safe_load(STUDY.format(cohort=chests))
@@ -196,7 +260,7 @@ def test_labels_of_a_held_out_fold_do_not_affect_the_choice_among_features(tmp_p
         {name: value.contiguous() for name, value in body.state_dict().items()}, tmp_path / "test_resnet.safetensors"
     )
     study = f"{STUDY}encoders: [timm:test_resnet]\nweights_dir: {tmp_path}\nbackbones: []\n"
-    _told_and_permuted(study, ["linear_features"], tmp_path, chests)
+    _told_and_permuted(study, ["linear_features", "kernel_features"], tmp_path, chests)
 
 
 def _told_and_permuted(study: str, learners: list[str], tmp_path: Path, chests: Path) -> list[RunFolder]:

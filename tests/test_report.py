@@ -23,7 +23,7 @@ from casewise.report.markdown.page import write_results
 from casewise.report.markdown.target_tables import figure
 from casewise.report.page import render, write_report
 from casewise.report.sections import agreement, labels, learners, summary, summary_number
-from casewise.study.schema import EarlyStopping
+from casewise.study.schema import EarlyStopping, Study
 from tests.report_contexts import (
     Page,
     check_page,
@@ -203,6 +203,18 @@ def test_days_are_those_of_the_table() -> None:
     tracks = draw_time.tracks(rows.assign(y_pred=rows["y_true"]), baseline="first")
     assert tracks[0].days.tolist() == [5, 33]
     assert not draw_time.spaced_evenly(tracks)
+
+
+def test_visits_without_days_are_no_change_over_time() -> None:
+    """Visits may be counted (1, 2, 3), so that the order of their names is not one in time."""
+    context = numbers(visits=3, subjects=20, test=5, learners=1)
+    undated = dataclasses.replace(context, predictions=context.predictions.assign(day=np.nan))
+    with_days, without_days = render(context), render(undated)
+    assert "<h2>Change over time</h2>" in with_days
+    assert 'id="time"' in without_days
+    assert "Change over time" not in without_days
+    assert "which may not be their order in time" in without_days
+    assert "which may not be their order in time" not in with_days
 
 
 def test_without_repeated_visits_there_is_no_change_over_time() -> None:
@@ -483,6 +495,12 @@ def test_display_name_takes_the_spelling_of_the_description() -> None:
     assert formatting.display_name(study, "pasi") == "PASI"
     assert formatting.display_name(study, "some_target") == "some target"
     assert formatting.display_name(study, "pas") == "pas"
+    values = {"name": "a", "cohort": "a.csv", "targets": {"Befund_0_8": {"range": "0..8", "column": "Befund (0-8)"}}}
+    headed = Study.model_validate(values | {"title": "befund 0 8"})
+    assert formatting.display_name(headed, "Befund_0_8") == "Befund (0-8)"
+    other = Study.model_validate({**values, "targets": {"extent": {"range": "0..8", "column": "x_0 (8)"}}})
+    assert formatting.display_name(other, "extent") == "extent"
+    assert formatting.own_heading(study, "pasi") == ""
     described = study_of_numbers(description="Extent and the Brixia score.")
     assert formatting.display_name(described, "extent") == "extent"
     assert formatting.display_name(described, "brixia") == "Brixia"

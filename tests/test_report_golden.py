@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
+from casewise.study.learners import learner_name
 from tests.report_contexts import finished, in_phases, outline, split_by_image
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,6 +28,20 @@ def compare(text: str, name: str) -> None:
 @pytest.mark.parametrize("kind", REPORTS)
 def test_the_report_reads_as_its_golden_page(kind: str, request: pytest.FixtureRequest) -> None:
     compare(outline(render(request.getfixturevalue(REPORTS[kind]))), f"report-{kind}.txt")
+
+
+CODE_NAMES = re.compile(r"\b(meta_learner\w*|mean_of_learners|linear_(?:pixels|features))\b")
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_a_report_has_the_code_name_of_a_learner_once(kind: str, request: pytest.FixtureRequest) -> None:
+    """In the note that says what reports call it; the settings at the end of the page are those of the study file."""
+    context = request.getfixturevalue(REPORTS[kind])
+    names = [name for name in context.learners if CODE_NAMES.fullmatch(name)]
+    assert names
+    text = outline(render(context)).partition("Study file as run")[0]
+    assert sorted(CODE_NAMES.findall(text)) == sorted(names)
+    assert all(learner_name(name) in text for name in names)
 
 
 @pytest.mark.parametrize("kind", [*REPORTS, "phases"])

@@ -13,6 +13,9 @@ from casewise.console import Silent
 from casewise.errors import ImageError, WeightsError
 from casewise.modalities.store.unreadable import PROBLEMS
 from casewise.pipeline.validate import validate, weight_lines
+from casewise.pipeline.weights import missing_weights, weights
+from casewise.run import run
+from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from casewise.study.weight_files import origin_of_weights
 
@@ -106,6 +109,52 @@ def test_weights_are_looked_for(study: Study, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(WeightsError):
         validate(study.model_copy(update={"weights": f"bundle:{tmp_path}/no-run"}), Silent())
     assert len(weight_lines(study.model_copy(update={"backbones": ["resnet18", "resnet34", "cnn"]}))) == 1
+
+
+def test_missing_weights_stop_a_run_before_it_prepares_images(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+    import torchvision
+
+    def offline(*_: object, **__: object) -> None:
+        tried.append(len(tried))
+        raise OSError("Name or service not known")
+
+    tried: list[int] = []
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
+    changes = {"weights": "pretrained", "backbones": ["resnet18", "resnet34"], "encoders": ["timm:test_vit"]}
+    pretrained = Study.model_validate({**study.model_dump(exclude_unset=True), **changes})
+    assert missing_weights(pretrained) == (["resnet18", "resnet34"], ["timm:test_vit"])
+    assert any("NOT on this computer" in line for line in weight_lines(pretrained))
+    with pytest.raises(WeightsError) as error:
+        run(pretrained, tmp_path / "run")
+    for way in ("resnet18.safetensors", "CASEWISE_WEIGHTS", "bundle:PATH", "weights: random", "resnet34", "test_vit"):
+        assert way in str(error.value)
+    assert tried == [0]
+    folder = RunFolder(tmp_path / "run")
+    assert not folder.audit.exists()
+    assert not folder.images(None).of("tiles").exists()
+
+
+def test_weights_of_trained_networks_are_not_needed_again(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
+    pretrained = study.model_copy(update={"weights": "pretrained"})
+    folder = RunFolder(tmp_path / "run")
+    folder.jobs_folder.mkdir(parents=True)
+    assert missing_weights(pretrained)[0] == ["resnet18"]
+    show = Lines()
+    weights(pretrained, folder, show)
+    assert show.lines == []
+    with pytest.raises(WeightsError, match="none"):
+        weights(pretrained.model_copy(update={"weights": str(tmp_path / "none.safetensors")}), folder, show)
 
 
 class Lines(Silent):

@@ -41,6 +41,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.stored_results import inputs_of_results, record_results, stored_results
     from casewise.pipeline.timing import timed
     from casewise.pipeline.train import train
+    from casewise.pipeline.weights import weights
     from casewise.run_folder import RunFolder
     from casewise.study.loading import checked_study, read_study
 
@@ -49,6 +50,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     with run_folder.lock(), timed(run_folder):
         cohort = read(study, run_folder, show)
         splits = split(study, cohort, run_folder, show)
+        weights(study, run_folder, show)
         study = plan(study, cohort, splits, run_folder, show)
         store = prepare(study, cohort, run_folder, show)
         study = plan_recipe(study, cohort, store, splits, run_folder, show)

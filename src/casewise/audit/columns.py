@@ -176,7 +176,8 @@ def sides_in(name: str, text: Sequence[str]) -> list[str]:
     (['fold 1', 'fold 2'], ['fold 0', 'fold 1', 'fold 2'], [])
     """
     cells = levels(text)
-    sides = [_side(cell) for cell in cells]
+    side_by_cell = {cell: _side(cell) for cell in set(cells)}
+    sides = [side_by_cell[cell] for cell in cells]
     filled = [side for cell, side in zip(cells, sides, strict=True) if cell]
     if len(set(filled)) >= 2 and all(filled):
         return sides
@@ -202,10 +203,11 @@ def possible_folds(text: Sequence[str], subjects: Sequence[object]) -> list[str]
 
 
 def _folds(cells: Sequence[str]) -> list[str]:
-    matches = [re.fullmatch(r"(\d{1,2})(\.0)?", cell) for cell in cells]
-    if not all(match or not cell for match, cell in zip(matches, cells, strict=True)):
+    matches = {cell: re.fullmatch(r"(\d{1,2})(\.0)?", cell) for cell in set(cells)}
+    if not all(match or not cell for cell, match in matches.items()):
         return []
-    numbers = [int(match[1]) if match else -1 for match in matches]
+    number_by_cell = {cell: int(match[1]) if match else -1 for cell, match in matches.items()}
+    numbers = [number_by_cell[cell] for cell in cells]
     present = sorted({*numbers} - {-1})
     if not FEWEST_FOLDS <= len(present) <= MOST_FOLDS or present[0] > 1 or present[-1] - present[0] >= len(present):
         return []

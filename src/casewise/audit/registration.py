@@ -10,6 +10,7 @@ texture up to the level of camera grain.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from joblib import cpu_count
 
 from casewise.audit.hashes import Candidates, flip, grey
 from casewise.audit.verify import SIDE, Register, in_pixels, registered
@@ -91,7 +93,8 @@ def look_closer(
     longest = store.index[["width", "height"]].max(axis=1).to_numpy()
     most_similar = np.argsort([-register.likeness for register in registers], kind="stable")[:MOST]
     in_files = np.isin(np.arange(len(pairs)), most_similar)
-    for number in range(len(pairs)):
+
+    def look(number: int) -> CloserLook:
         i, j = int(pairs.i[number]), int(pairs.j[number])
         pixels = int(min(longest[i], longest[j]))
         first, second = (of_file(i), of_file(j)) if in_files[number] else (None, None)
@@ -101,9 +104,13 @@ def look_closer(
         flipped = flip(first.astype(np.float32), int(pairs.flip[number]))
         least = LEAST_BLURRED if blurred else LEAST
         register = texture_likeness(flipped, second.astype(np.float32), registers[number].warp, least=least)
-        yield CloserLook(register, pixels, blurred)
-        if progress:
-            progress(number + 1)
+        return CloserLook(register, pixels, blurred)
+
+    with ThreadPoolExecutor(int(cpu_count())) as pool:
+        for number, closer_look in enumerate(pool.map(look, range(len(pairs)))):
+            yield closer_look
+            if progress:
+                progress(number + 1)
 
 
 def texture_likeness(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from casewise.audit import appearance, regions
@@ -170,11 +172,14 @@ def find_shortcuts(
     ]
     answers: list[TestedShortcut] = []
     not_tested = [f"{target} from {name}" for target in labels for name in too_many]
-    for number, (target, item) in enumerate(questions):
-        report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
-        answer = _test(study, images, item, target, labels[target])
-        answers += [answer] if answer else []
-        not_tested += [] if answer else [f"{target} from {item.name}"]
+    with ThreadPoolExecutor(int(cpu_count())) as pool:
+        results = pool.map(
+            lambda question: _test(study, images, question[1], question[0], labels[question[0]]), questions
+        )
+        for number, ((target, item), answer) in enumerate(zip(questions, results, strict=True)):
+            report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
+            answers += [answer] if answer else []
+            not_tested += [] if answer else [f"{target} from {item.name}"]
     # another variant of the evidence may have been tested
     answered = {f"{answer.target} from {answer.evidence.name}" for answer in answers}
     not_tested = [text for text in not_tested if text not in answered]

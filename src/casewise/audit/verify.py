@@ -11,12 +11,14 @@ compared at a higher resolution in `casewise.audit.registration`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from joblib import cpu_count
 from scipy.fft import irfft2, rfft2
 
 from casewise.audit.hashes import FLIPS, INSET, NEGATIVE, Candidates, flip, grey
@@ -135,13 +137,17 @@ def compare(
     def square(row: int) -> np.ndarray:
         return grey(store, row, side)
 
-    for number in range(len(pairs)):
+    def register(number: int) -> Register | None:
         first = flip(square(int(pairs.i[number])), int(pairs.flip[number]))
         # a copy of the inset or of the whole image
         scale = 1 - 2 * INSET if pairs.inset[number] else 1.0
-        yield likeness(first, square(int(pairs.j[number])), scale=scale, shift=peaks[number, 1:])
-        if progress:
-            progress(number + 1)
+        return likeness(first, square(int(pairs.j[number])), scale=scale, shift=peaks[number, 1:])
+
+    with ThreadPoolExecutor(int(cpu_count())) as pool:
+        for number, registered_pair in enumerate(pool.map(register, range(len(pairs)))):
+            yield registered_pair
+            if progress:
+                progress(number + 1)
 
 
 def likeness(

@@ -310,14 +310,13 @@ def saliency_maps(
 
 
 def contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> SaliencyMap:
-    """The contributions of a panel row to the output of a linear model; of several views, to their mean."""
+    """The contributions of a panel row to the output of a model on fixed features; of several views, to their mean."""
     data = model.panels.subset([row])
     views, _ = data.views()
-    by_batch: list[Contributions] = []
-    panels = []
-    for batch_views in views.split(BATCH):
-        panels.append(data.plain_batch(batch_views, torch.device("cpu")))
-        by_batch.append(contributions(model.network, panels[-1], target))
+    panels = [data.plain_batch(batch_views, torch.device("cpu")) for batch_views in views.split(BATCH)]
+    with torch.no_grad():
+        at = torch.cat([model.network.features(batch) for batch in panels]).mean(dim=0) if len(views) > 1 else None
+    by_batch: list[Contributions] = [contributions(model.network, batch, target, at=at) for batch in panels]
     panel = torch.cat(panels)
     # the output is that of the mean features of all views
     maps = torch.cat([batch.maps for batch in by_batch]) / len(views)

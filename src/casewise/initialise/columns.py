@@ -16,16 +16,21 @@ from casewise.errors import cut
 from casewise.initialise.image_files import stem_of
 from casewise.splits.predefined import side_of
 
-_STRONG_SUBJECT = (
-    r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in)?|usubjid"
-)
+STRONG_SUBJECT = r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in)?|usubjid"
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
 _VISIT = (
     r"visits?|visite|timepoint|time point|session|ses|weeks?|months?|follow ?up|fu|besuch|examination|exam|tp|wave|"
     r"termin"
 )
-_DAY = r"days?|study day|tag|day no|days? since \w+"
-_DATE = r"dates?|datum|day|when|acquired|acquisition date|visit date|exam date|study ?date|datetime|time"
+_OF_IMAGES = (
+    r"aufnahme|untersuchungs?|studien|bild|foto|visiten?|besuchs?|behandlungs?|therapie|scan|study|visit|exam|"
+    r"examination|acquisition|recording|image|photo|treatment"
+)
+_DAY = rf"(({_OF_IMAGES}) ?)?(days?|tage?)( (no|nr|number))?|days? since \w+|tage? (seit|nach) \w+"
+_DATE = (
+    rf"dates?|datum|day|tag|when|acquired|acquisition date|visit date|exam date|study ?date|datetime|time|"
+    rf"({_OF_IMAGES})(datum|tag)"
+)
 _SOURCE = (
     r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik(um)?|krankenhaus|zentrum|"
     r"standort|institution|institut|institute|scanner|device|ger(ä|ae)t|manufacturer|hersteller|vendor|camera|kamera"
@@ -220,7 +225,7 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
     """The column that most likely identifies people; '' if none does."""
     ranked = []
     for position, column in enumerate(columns):
-        score = 2 if column.named(_STRONG_SUBJECT) else 1 if column.named(_WEAK_SUBJECT) else 0
+        score = 2 if column.named(STRONG_SUBJECT) else 1 if column.named(_WEAK_SUBJECT) else 0
         numbers = column.numbers
         fractions = numbers is not None and any(not value.is_integer() for value in numbers)
         if not score or column.named(_IMAGE) or column.filled < 0.5 or len(column.counts) < 2 or fractions:
@@ -235,7 +240,7 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
         if re.search(r"age|sex|gender|weight|height|alter|position|date|group", column.header):
             continue
         repeats = len(column.counts) < len(column.values)
-        exact = column.exactly(rf"(({_STRONG_SUBJECT}|{_WEAK_SUBJECT}) ?)+")
+        exact = column.exactly(rf"(({STRONG_SUBJECT}|{_WEAK_SUBJECT}) ?)+")
         ranked.append(((score, exact, column.name not in files, repeats, -position), column))
     if ranked:
         ranked.sort(key=lambda item: item[0], reverse=True)

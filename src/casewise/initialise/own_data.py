@@ -28,14 +28,13 @@ from casewise.initialise.rows import (
     fill_from_table,
     rows_of_names,
     rows_of_table,
-    settle_sequences,
     settle_subjects,
-    settle_visits,
     table_text,
 )
 from casewise.initialise.slices import slice_column
 from casewise.initialise.sources import left_out_in_turn, untested_columns, unusual_sources
 from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_target, understand_target
+from casewise.initialise.visits import settle_sequences, settle_visits
 from casewise.modalities.registry import modality_of
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
@@ -145,7 +144,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
         rows.set(sequence=[cells[roles.sequence][row.source].strip() for row in rows.rows])
         rows.origins["sequence"] = roles.sequence
     sequences = settle_sequences(rows, files) if files.scans or slices else []
-    settle_visits(rows, labels, sliced=bool(slices))
+    settle_visits(rows, labels, sliced=bool(slices), day=roles.day, days=cells[roles.day] if roles.day else ())
     present = [i for i, row in enumerate(rows.rows) if row.path]
     plan = understand_target(column, [labels[i] for i in present], [rows.rows[i].subject for i in present], others)
     rows.doubts += [*roles.doubts, *plan.doubts]
@@ -242,12 +241,12 @@ def _head(
         lines += _column_lines(rows, roles, cells)
     if not rows.subjects_known:
         lines.append("subjects_known: false  # fill in `subject` and delete this line if you know who is on each image")
-    name, words = plan.column if table else plan.name, plan.where_not
+    heading, words = plan.column if table else plan.heading, plan.where_not
     if rows.missing:
         lines.append(f'where: {{{FOUND}: "yes"}}  # rows without an image are left out, and counted')
     if words:
-        lines.append(f"where_not: {{{quoted(name)}: [{', '.join(map(quoted, words))}]}}  # no value")
-    stated = f", column: {quoted(plan.column)}" if table and plan.column != plan.name else ""
+        lines.append(f"where_not: {{{quoted(heading)}: [{', '.join(map(quoted, words))}]}}  # no value")
+    stated = f", column: {quoted(heading)}" if heading != plan.name else ""
     lines.append(
         f"targets: {{{quoted(plan.name)}: {{{plan.setting}{stated}}}}}"
         + (f"  # {plan.comment}" if plan.comment else "")

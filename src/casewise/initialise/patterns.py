@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from casewise.cohort.identity import alike
 from casewise.errors import CasewiseError, nearest
+from casewise.initialise.columns import STRONG_SUBJECT, Column
 from casewise.initialise.image_files import stem_of
 
 FIELDS = ("label", "subject", "visit", "date", "sequence", "split", "view")
@@ -31,6 +32,8 @@ _GRADE = re.compile(
     r"(grade|class|stage|score|level|label|severity|type|category|grad|stadium)[\W_]*\d+", re.IGNORECASE
 )
 _SEPARATORS = re.compile(r"([_\-. ]+)")
+# Other names of the field {subject}.
+_PEOPLE = rf"(({STRONG_SUBJECT}) ?(id|code|nr|no|number|name|key)?)"
 _MOST_CLASSES = 20
 # The fraction of subjects with images of several classes above which a number counts images, not people.
 _MIXED = 1 / 3
@@ -78,7 +81,10 @@ class Pattern:
 
 
 def stated_pattern(text: str) -> Pattern:
-    """A pattern that the user states.
+    """A pattern that the user states; a field such as {patient} is {subject}.
+
+    >>> stated_pattern("{label}/{patient_id}_{visit}.jpg").text
+    '{label}/{subject}_{visit}.jpg'
 
     Raises:
         CasewiseError: it names no field, a field is misspelt, or braces are not closed.
@@ -96,7 +102,10 @@ def stated_pattern(text: str) -> Pattern:
             raise CasewiseError(
                 f"--pattern: {{{name}}} is none of {', '.join(FIELDS)}.{hint} Another column needs a name of its own."
             )
-    return Pattern(text)
+    people = [name for name in fields if Column(name, []).exactly(_PEOPLE)]
+    if "subject" in fields or len(set(people)) != 1:
+        return Pattern(text)
+    return Pattern(text.replace(f"{{{people[0]}}}", "{subject}"))
 
 
 def read_all(pattern: Pattern, paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:

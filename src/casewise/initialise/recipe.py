@@ -40,9 +40,10 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
 
     Network and recipe are planned when the study is run.
     """
-    images = [f"size: {96 if facts.scans or not weights else 224}"]
+    # The plan chooses the size of photographs that no pretrained network reads.
+    images = ["size: 96"] if facts.scans else ["size: 224"] if weights else []
     images += ["channels: grey"] if facts.grey and not facts.scans else []
-    lines = [f"images: {{{', '.join(images)}}}"]
+    lines = [f"images: {{{', '.join(images)}}}"] if images else []
     if not facts.given_split:
         folds = max(2, min(_FOLDS, facts.rarest or facts.subjects))
         test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from casewise.cohort.checks import STORED
-from casewise.cohort.classes import plain
-from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError, counted, nearest
+from casewise.errors import CasewiseError, nearest
 from casewise.files import guarded
-from casewise.initialise.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
+from casewise.initialise.columns import Column, Roles, columns_of_names, names_people
 from casewise.initialise.image_files import ImageFiles, stem_of
 from casewise.initialise.matching import (
     FileColumn,
@@ -25,7 +23,7 @@ from casewise.initialise.matching import (
     mask_files,
     unmatched_text,
 )
-from casewise.initialise.patterns import Pattern, infer_pattern, read_all
+from casewise.initialise.patterns import FIELDS, Pattern, infer_pattern, read_all
 from casewise.initialise.target import TargetPlan
 from casewise.modalities.store.film import film_columns
 
@@ -57,6 +55,7 @@ class ImageRows:
         subjects_known: every image of a person has the same subject.
         files: the columns of the table that name images.
         notes: sentences on how the table was read.
+        stated_fields: the fields of a pattern that the user states.
     """
 
     rows: list[ImageRow]
@@ -67,6 +66,7 @@ class ImageRows:
     understood: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     changed: bool = False
+    stated_fields: list[str] = field(default_factory=list)
 
     @property
     def missing(self) -> list[ImageRow]:
@@ -212,6 +212,7 @@ def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
     ]
     result = ImageRows(rows, doubts=list(pattern.doubts), changed=True)
     result.origins = dict.fromkeys(pattern.fields, "file names")
+    result.stated_fields = pattern.fields if stated else []
     stated_text = "stated" if stated else "inferred"
     result.understood.append(f"Pattern ({stated_text}): {pattern.text}")
     result.understood += examples(values)
@@ -276,11 +277,15 @@ def settle_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
             return
     rows.subjects_known = False
     rows.set(subject=_own_names(rows))
+    others = [f"{{{name}}}" for name in rows.stated_fields if name not in FIELDS]
+    reason = "No column and no part of the file names identifies people"
+    if rows.stated_fields:
+        reason = "The pattern has no {subject}"
+        reason += f" (if {' or '.join(others)} identifies people, write {{subject}} for it)" if others else ""
     rows.doubts.insert(
         0,
-        "WARNING: SUBJECTS ARE NOT KNOWN. No column and no part of the file names identifies people, so every image "
-        "counts as a person of its own (`subjects_known: false`). Images of one person may be on both sides of a "
-        "split, and all results may be too optimistic.",
+        f"WARNING: SUBJECTS ARE NOT KNOWN. {reason}, so every image counts as a person of its own (`subjects_known: "
+        "false`). Images of one person may be on both sides of a split, and all results may be too optimistic.",
     )
 
 
@@ -290,71 +295,6 @@ def _own_names(rows: ImageRows) -> list[str]:
     if len({stem.casefold() for stem in stems}) == len(stems):
         return stems
     return [f"image {number}" for number in range(1, len(stems) + 1)]
-
-
-def settle_visits(rows: ImageRows, labels: Sequence[str], *, sliced: bool = False) -> None:
-    """Visits from dates where no column states them; one for each image where images of a visit have other labels.
-
-    `sliced`: the images are slices, of which a visit has several of one sequence.
-    """
-    if not rows.has("visit") and rows.has("date") and all(row.date for row in rows.rows):
-        dates: dict[str, set[str]] = defaultdict(set)
-        for row in rows.rows:
-            dates[row.subject].add(row.date)
-        if any(len(of_subject) > 1 for of_subject in dates.values()):
-            rows.set(visit=[row.date for row in rows.rows])
-            rows.origins["visit"] = rows.origins["date"]
-            rows.understood.append("Visits: every date of a subject is a visit.")
-    by_case: dict[tuple[str, str], set[str | float | None]] = defaultdict(set)
-    are_numbers = Column("", list(labels)).numbers is not None
-    for row, label in zip(rows.rows, labels, strict=True):
-        if label and label.casefold() not in NO_TEXT:
-            # spellings of one class are one value, as in the classes of the study
-            by_case[row.subject, row.visit].add(decimal(label) if are_numbers else plain(label))
-    differing = [case for case, values in by_case.items() if len(values) > 1]
-    twice = Counter((row.subject, row.visit, row.sequence) for row in rows.rows if row.sequence)
-    repeated = [key for key, times in twice.items() if times > 1 and not sliced]
-    if differing or repeated:
-        counts: Counter[tuple[str, str]] = Counter()
-        visits = []
-        for row in rows.rows:
-            counts[row.subject, row.visit] += 1
-            visits.append(f"{row.visit} {counts[row.subject, row.visit]}".strip())
-        rows.set(visit=visits)
-        rows.origins["visit"] = "the images of a subject, counted"
-        rows.changed = True
-        case = " ".join((differing or [key[:2] for key in repeated])[0]).strip()
-        why = "images with different values of the target" if differing else "scans of one sequence"
-        rows.doubts.append(
-            f"Visits: {counted(len(differing or repeated), 'visit has', 'visits have')} several {why}, such as {case}. "
-            "Every image therefore counts as a visit of its own; the split is still by subject."
-        )
-        return
-    by_date: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in rows.rows:
-        by_date[row.subject, row.visit].add(row.date)
-    if any(len(dates) > 1 for dates in by_date.values()):
-        rows.doubts.append(
-            f"Date: {rows.origins['date']!r} is not used, because images of one visit have different dates."
-        )
-        rows.set(date=[""] * len(rows.rows))
-        del rows.origins["date"]
-
-
-def settle_sequences(rows: ImageRows, images: ImageFiles) -> list[str]:
-    """The sequences of scans in natural order; without names of sequences all scans are of the sequence `scan`."""
-    if not rows.has("sequence"):
-        rows.changed = True
-        names = [""] * len(rows.rows)
-        if len(rows.files) > 1:
-            by_path = {path: column.name for column in rows.files for path in column.paths if path}
-            names = [by_path.get(row.path, "") for row in rows.rows]
-        elif paths := [row.path for row in rows.rows if row.path]:
-            pattern = infer_pattern(paths, labels=dict.fromkeys(paths, ""))
-            values, _ = read_all(pattern, paths)
-            names = [values[row.path].get("sequence", "") if row.path else "" for row in rows.rows]
-        rows.set(sequence=[name or "scan" for name in names])
-    return sorted({row.sequence for row in rows.rows if row.path}, key=natural)
 
 
 def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: ImageFiles) -> None:
@@ -380,13 +320,13 @@ def table_text(
     image_column = [FOUND] if rows.missing else []
     consumed = {target.column, roles.subject, *roles.people, *(column.name for column in rows.files)}
     consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "split", "sequence")}
-    others = {name: _free(name, [*standard, target.name]) for name in cells if name not in consumed}
+    others = {name: _free(name, [*standard, target.heading]) for name in cells if name not in consumed}
     if roles.day and not rows.has("date"):
         others[roles.day] = "day"
     extra = list(dict.fromkeys(name for row in rows.rows for name in row.others))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    heads = [*standard, *image_column, target.name, *others.values()]
+    heads = [*standard, *image_column, target.heading, *others.values()]
     writer.writerow(map(guarded, [*heads, *(_free(name, heads) for name in extra)]))
     for row, label in zip(rows.rows, labels, strict=True):
         record = [getattr(row, name) for name in standard]

@@ -13,6 +13,7 @@ from casewise.cohort.classes import plain
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, counted
+from casewise.files import guarded
 from casewise.initialise.columns import SPLIT, Column, Roles, decimal
 from casewise.initialise.mixed_numbers import mostly_numbers
 from casewise.splits.predefined import side_of
@@ -92,6 +93,15 @@ class TargetPlan:
     cells: list[str] | None = None
     where_not: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+
+    @property
+    def heading(self) -> str:
+        """Its column in a table that is written anew: the user's own heading, if no other column must have this name.
+
+        >>> TargetPlan("Befund_0_8", "Befund (0-8)", "", "").heading, TargetPlan("target_case", "case", "", "").heading
+        ('Befund (0-8)', 'target_case')
+        """
+        return self.name if self.column in (*STORED, "date") or guarded(self.column) != self.column else self.column
 
 
 def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:

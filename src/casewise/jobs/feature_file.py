@@ -1,4 +1,4 @@
-"""The features of all panels of a run, computed once for all folds of a baseline, and by all of them together."""
+"""The features of all panels of a run, computed once for all folds of its baselines, and by all of them together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
     from casewise.models.backbones import Network
-    from casewise.models.feature_maps import FeatureBank
+    from casewise.models.feature_bank import FeatureBank
 
 # Panels of one file, and views of 224×224 pixels that pass through the encoder together; of larger ones fewer.
 ROWS, BATCH = 128, 32
@@ -31,15 +31,17 @@ def feature_data(
 ) -> FeatureData:
     """The features of all candidates for every panel of `data`, which has no variation.
 
-    They are written to files of `ROWS` panels beside the jobs of the baseline, which other folds with the same
-    preprocessing read. Folds that run side by side compute different files.
+    They are written to files of `ROWS` panels beside the jobs of the run, which other folds with the same preprocessing
+    read, and other baselines with the same candidates. Folds that run side by side compute different files.
     """
     bank = _bank(network)
     encoders = [[encoder.facts, _digest(encoder.network)] for encoder in bank.encoders]
-    made_from = [job.fingerprint, inputs.store.address, fitted, encoders, [spec.as_json() for spec in bank.specs]]
+    tiles = hashlib.sha256(data.views()[0].numpy().tobytes()).hexdigest()
+    specs = [spec.as_json() for spec in bank.specs]
+    made_from = [inputs.study.model_dump(mode="json"), inputs.store.address, tiles, fitted, encoders, specs]
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     rows_by_file = [list(range(first, min(first + ROWS, len(data)))) for first in range(0, len(data), ROWS)]
-    folder = job.folder.path.parent
+    folder = job.folder.path.parent.parent
     files = [WeightsFile(folder / f"features-{key[:16]}-{number}.safetensors") for number in range(len(rows_by_file))]
     for wait in (0, -1):  # first those that no other fold is computing, then the rest
         for file, rows in zip(files, rows_by_file, strict=True):

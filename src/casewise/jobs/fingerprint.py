@@ -45,7 +45,8 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
     decided = {name: plain[name] for name in SETTINGS}
     decided["targets"] = _without_decisions(plain["targets"])
     if study.recipe.auto:
-        decided["recipe"] = Recipe(auto=True).model_dump(mode="json")  # the plan follows when it is made
+        # the plan follows when it is made
+        decided |= {"recipe": Recipe(auto=True).model_dump(mode="json"), "test_time_augmentation": "planned"}
         decided["budget"] = study.budget
     if not isinstance(study.weights, str):
         # The weights of each network are in its own fingerprint, so that another network may be added.
@@ -79,7 +80,9 @@ def with_images(
 
 def with_plan(decided: dict[str, Any], study: Study) -> dict[str, Any]:
     """The same with the planned recipe, if the study states none."""
-    return decided | ({"plan": study.recipe.model_dump(mode="json")} if study.recipe.auto else {})
+    if not study.recipe.auto:
+        return decided
+    return decided | {"plan": study.recipe.model_dump(mode="json"), "mirrored": study.test_time_augmentation}
 
 
 def table_hash(cohort: Cohort, study: Study) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from casewise.jobs.feature_file import feature_data
@@ -12,7 +13,8 @@ from casewise.jobs.nested import epochs_inside
 from casewise.study.seeds import mixed_seed
 from casewise.training.feature_cache import MEMORY
 from casewise.training.fit import TrainingContext
-from casewise.training.linear_head import fit_head
+from casewise.training.linear_head import LinearFit, fit_head
+from casewise.training.radial_head import fit_radial_head
 from casewise.training.strategies import Learned, learn
 
 if TYPE_CHECKING:
@@ -110,14 +112,32 @@ def fit_linear(
     planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
 ) -> tuple[Learned, PanelDataset | FeatureData]:
     """Fit a linear model; it predicts from the features that are computed once for all folds."""
+    return _fit_on_features(planned, network, outputs, data, fit_head)
+
+
+def fit_radial(
+    planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
+) -> tuple[Learned, PanelDataset | FeatureData]:
+    """Fit a model with a radial kernel; it predicts from the same features as linear models."""
+    seed = mixed_seed(planned.inputs.study.seed, planned.job.model, planned.job.fold)
+    return _fit_on_features(planned, network, outputs, data, partial(fit_radial_head, seed=seed))
+
+
+def _fit_on_features(
+    planned: PlannedJob,
+    network: Network,
+    outputs: tuple[Output, ...],
+    data: FoldData,
+    fit: Callable[[Network, FeatureData, list[str], tuple[Output, ...]], LinearFit],
+) -> tuple[Learned, FeatureData]:
     features = feature_data(planned.job, planned.inputs, network, data.panels, data.preprocessing)
-    fitted = fit_head(network, features.subset(data.fit_rows.tolist()), data.subjects, outputs)
+    fitted = fit(network, features.subset(data.fit_rows.tolist()), data.subjects, outputs)
     learned = Learned(network.eval(), [], 0, math.nan, candidates=fitted.candidates)
     return learned, replace(features, features=features.features[:, fitted.columns])
 
 
 # How the learners of each kind are fitted (`casewise.study.learners.Learner.kind`).
-FITTERS: dict[str, Fitter] = {"network": fit_by_steps, "linear": fit_linear}
+FITTERS: dict[str, Fitter] = {"network": fit_by_steps, "linear": fit_linear, "radial": fit_radial}
 
 
 def epochs_of(study: Study) -> int:

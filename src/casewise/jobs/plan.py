@@ -83,6 +83,6 @@ def begin(job: Job, how: str = "") -> None:
 
 def remove_feature_files(jobs: list[Job]) -> None:
     """Remove the features that the baselines of a run shared."""
-    for folder in {job.folder.path.parent for job in jobs}:
+    for folder in {job.folder.path.parent.parent for job in jobs}:
         for path in folder.glob("features-*"):
             path.unlink(missing_ok=True)

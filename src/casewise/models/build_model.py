@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
-from casewise.models.linear import LinearBuilder
+from casewise.models.linear import LinearBuilder, RadialBuilder
 from casewise.models.outputs import outputs_of, width_of
 from casewise.models.weights import load_weights
 from casewise.study.learners import learner_named
@@ -78,7 +78,7 @@ class NetworkBuilder:
 
 
 # How the networks of each kind are built (`casewise.study.learners.Learner.kind`).
-BUILDERS: dict[str, Builder] = {"network": NetworkBuilder(), "linear": LinearBuilder()}
+BUILDERS: dict[str, Builder] = {"network": NetworkBuilder(), "linear": LinearBuilder(), "radial": RadialBuilder()}
 
 
 def _builder(model: str) -> Builder:

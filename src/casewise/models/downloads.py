@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,13 +72,22 @@ def hub_weights(name: str) -> Path:
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Give up on a silent connection instead of waiting for ever behind a firewall."""
+    """Give up on a silent connection instead of waiting for ever behind a firewall.
+
+    The libraries' own lines on each retry are left out, because the error that follows says all of them.
+    """
     before = socket.getdefaulttimeout()
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    levels = [logger.level for logger in loggers]
     socket.setdefaulttimeout(seconds)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def first_line(error: Exception) -> str:

@@ -21,12 +21,12 @@ from casewise.models.backbones import MEAN, STD, Body, Network, NetworkOptions, 
 from casewise.models.downloads import download_of, hub_file
 from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
 from casewise.models.transformers import fitting_side, timm_body
-from casewise.models.weights import file_or_download
+from casewise.models.weights import download_weights, file_or_download
 from casewise.study.backbones import TORCHVISION, UNTRAINED, timm_names
 from casewise.study.weight_files import HUB, hub_config
 
 if TYPE_CHECKING:
-    from casewise.models.feature_maps import FeatureBank
+    from casewise.models.feature_bank import FeatureBank
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,17 @@ def _blocks(network: Network, side: int) -> tuple[str, ...]:
             raise StudyError(f"encoders: {network.name} has no maps of its tokens that timm could give.")
         return ()
     return tuple(str(info["module"]) for info in body.feature_info)
+
+
+def download_encoder(name: str, folder: Path | None) -> None:
+    """Put the weights of an encoder, and its configuration if it has one, into its library's cache.
+
+    Raises:
+        WeightsError: the download failed; the message names each way to get them.
+    """
+    encoder_facts(name, folder)
+    with download_of(name, folder, _ways(name)):
+        download_weights(name)
 
 
 def load_encoders(bank: FeatureBank, folder: Path | None) -> str:

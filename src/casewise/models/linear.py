@@ -12,8 +12,10 @@ from torch import nn
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Body, Network, NetworkOptions
 from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
-from casewise.models.feature_maps import SMALLEST, FeatureBank, FeatureSpec, feature_maps, last_block, widest
+from casewise.models.feature_bank import FeatureBank, FeatureSpec
+from casewise.models.feature_maps import SMALLEST, feature_maps, last_block, widest
 from casewise.models.outputs import outputs_of, width_of
+from casewise.models.radial import RadialHead
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
@@ -69,6 +71,23 @@ class LinearBuilder:
         return load_encoders(bank, study.weights_dir) or "none: a linear model on pixels", []
 
 
+class RadialBuilder(LinearBuilder):
+    """Models with a radial kernel on a bank of fixed features; see `casewise.models.build_model.Builder`."""
+
+    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
+        """The facts with the candidates that the fitted model uses, and the size of its head."""
+        head: Any = network.head[-1]
+        return {**super().scaled(facts, network), "radial": head.facts}
+
+    def build(self, facts: dict[str, Any]) -> Network:
+        """A model with random weights in its encoder and its head; before it is fitted, its head is linear."""
+        network = super().build(facts)
+        if radial := facts.get("radial"):
+            bank: Any = network.body
+            network.head[-1] = RadialHead(bank.widths, radial["directions"], radial["frequencies"], facts["outputs"])
+        return network
+
+
 def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapping[str, Any]) -> Network:
     """A linear model with random weights in its encoder and its head.
 
@@ -91,7 +110,8 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
 def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[FeatureSpec]:
     """The inputs among which a linear model chooses: those of pixels and of the maps of every encoder.
 
-    Sequences are candidates one by one and, if there are three of them or for pixels, together.
+    Sequences are candidates one by one and, if there are three of them or for pixels, together. In volumes, whose
+    planes are nearly symmetric, the differences between mirrored cells are candidates too.
     """
     single: list[tuple[int, ...]] = [(number,) for number in range(sequences)] if sequences > 1 else []
     specs: list[FeatureSpec] = []
@@ -100,7 +120,11 @@ def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[F
         for encoder in encoders
         for spec in (_of_tokens(encoder) if encoder.blocks else _of_features(encoder, side))
     ]
-    for spec in [*_of_pixels(side), *of_maps]:
+    every = [*_of_pixels(side), *of_maps]
+    if sequences:
+        mirrored = [spec for spec in every if spec.summary == "grid" and spec.cells > 1 and spec.source != "statistics"]
+        every += [replace(spec, summary="asymmetry") for spec in mirrored]
+    for spec in every:
         together = spec.source != "features" or sequences in (0, 1, 3)
         specs += [replace(spec, channels=channels) for channels in [*([()] if together else []), *single]]
     return specs

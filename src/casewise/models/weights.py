@@ -327,19 +327,32 @@ def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -
 
 
 def _of_library(network: Network) -> str:
-    name = network.name
+    source, prefix, tensors = _library_tensors(network.name)
+    return source + _fill(network, tensors, prefix)
+
+
+def _library_tensors(name: str) -> tuple[str, str, dict[str, Tensor]]:
+    """The published weights of a network, from its library's cache or download: origin, name in errors, tensors."""
     with patience(20):
         if name in TORCHVISION:
             from torchvision.models import get_model_weights
 
             choice = get_model_weights(name)["IMAGENET1K_V1"]
             source = f"torchvision {choice}"
-            return source + _fill(network, choice.get_state_dict(progress=False, check_hash=True), source)
+            return source, source, dict(choice.get_state_dict(progress=False, check_hash=True))
         if name.startswith(HUB):
             path = hub_weights(name)
-            return f"{name}, {path.name}" + _fill(network, read_tensors(path), name)
+            return f"{name}, {path.name}", name, read_tensors(path)
         import timm
 
         model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
-        changed = _fill(network, model.state_dict(), f"timm {name}")
-        return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}{changed}"
+        return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}", f"timm {name}", dict(model.state_dict())
+
+
+def download_weights(name: str) -> None:
+    """Put the published weights of a network into its library's cache.
+
+    Raises:
+        Exception: one of `download_errors`; see `download_of`.
+    """
+    _library_tensors(name)

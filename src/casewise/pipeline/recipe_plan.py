@@ -31,6 +31,9 @@ IMAGES_A_SECOND = 40
 # The share of the budget for training; preparation, audit, baselines and evaluation take the rest.
 SHARE = 0.4
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 12
+BATCH = 16
+# The highest learning rate times the number of steps, and the bounds of the rate: few steps need larger ones.
+RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
 NO_UPRIGHT = 0.9
 FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
@@ -45,9 +48,12 @@ def plan_recipe(
     planned = folder.recipe_plan.read_or_none()
     if planned is None:
         facts = plan_facts(study, cohort, store, splits)
-        planned = {"facts": facts, "recipe": recipe_of(study, facts)}
+        planned = {"facts": facts, "recipe": recipe_of(study, facts), "mirrored": mirrored(study, facts)}
         folder.recipe_plan.write(planned)
-    study = study.model_copy(update={"recipe": Recipe.model_validate({**planned["recipe"], "auto": True})})
+    recipe = Recipe.model_validate({**planned["recipe"], "auto": True})
+    study = study.model_copy(
+        update={"recipe": recipe, "test_time_augmentation": planned.get("mirrored", study.test_time_augmentation)}
+    )
     folder.plan_page.write(as_yaml(study, planned))
     show.line("recipe", in_words(study, planned["facts"]))
     return study
@@ -59,6 +65,7 @@ def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) 
     training = np.flatnonzero(subjects.map(splits.side).to_numpy() != TEST)
     return {
         "images": len(training),
+        "panels": int((cohort.panels["subject"].astype(str).map(splits.side) != TEST).sum()),
         "folds": splits.folds,
         "cores": study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
         "budget": study.budget,
@@ -101,46 +108,56 @@ def _mirror_auroc(images: np.ndarray, mirrored: np.ndarray) -> float:
     return float(roc_auc_score(labels, predicted))
 
 
+def mirrored(study: Study, facts: dict[str, Any]) -> bool:
+    """Whether predictions are averaged with those of mirrored panels: where training mirrors, unless the study says."""
+    if "test_time_augmentation" in study.model_fields_set:
+        return study.test_time_augmentation
+    return bool(facts["flips"] != "none")
+
+
 def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
     """The planned recipe as a study file states it."""
-    pretrained = all(name.partition("@")[0] not in UNTRAINED for name in study.networks) and all(
-        study.weights_of(name) != "random" for name in study.networks
-    )
+    pretrained = _all_pretrained(study)
     seconds = facts["images"] * (facts["folds"] - 1) * (facts["size"] / 224) ** 2 / IMAGES_A_SECOND
     epochs = math.floor(SHARE * facts["budget"] * facts["cores"] / max(seconds * len(study.networks), 1e-9))
     epochs = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
-    free = facts["flips"] == "both"
+    steps = epochs * math.ceil(facts["panels"] * (facts["folds"] - 1) / facts["folds"] / BATCH)
+    rate = min(max(RATE_TIMES_STEPS / steps, LOWEST_RATE), HIGHEST_RATE)
     # Pretrained networks predicted films much better from the average over their last map.
-    positions = not free and (bool(study.fusions) or not pretrained)
-    variations: dict[str, Any] = {"flip": facts["flips"], "rotate": 180 if free else 10, "zoom": 0.1}
-    variations |= {
-        "translate": 0.05,
-        "brightness": 0.1,
-        "contrast": 0.1,
-        "padding_mode": "reflect" if free else "black",
-    }
+    positions = facts["flips"] != "both" and (bool(study.fusions) or not pretrained)
     phase: dict[str, Any] = {"epochs": epochs if pretrained else 2 * epochs, "freeze": "30%" if pretrained else "none"}
     if not study.fusions:
-        phase["variations"] = variations
+        # Within so few epochs, turns, shifts and changes of brightness made predictions worse.
+        phase["variations"] = {"flip": facts["flips"]}
     return {
         "optimizer": "adamw",
-        "lr": 0.0003,
-        "head_lr": 3,
+        "lr": round(rate, 5),
         "weight_decay": 0.01,
         "schedule": "one-cycle",
-        "batch_size": 16,
+        "batch_size": BATCH,
         "batch_norm": "keep_statistics" if pretrained else "update",
         "pool": "map" if positions else "average",
         "dropout": 0.2,
+        "clip_gradients": 1.0,
         "early_stopping": {"monitor": "none"},
         "phases": [phase],
     }
 
 
+def _all_pretrained(study: Study) -> bool:
+    return all(name.partition("@")[0] not in UNTRAINED for name in study.networks) and all(
+        study.weights_of(name) != "random" for name in study.networks
+    )
+
+
+def _fewest_epochs(study: Study) -> int:
+    return FEWEST_EPOCHS * (1 if _all_pretrained(study) else 2)
+
+
 def in_words(study: Study, facts: dict[str, Any]) -> str:
     """The plan in a sentence."""
     phase, recipe = study.recipe.phases[0], study.recipe
-    flips = {"none": "no flips", "both": "flips and turns"}.get(facts["flips"], f"{facts['flips']} flips")
+    flips = {"none": "no flips", "both": "flips in both directions"}.get(facts["flips"], f"{facts['flips']} flips")
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
     of = f"{facts['images']:,} {facts['noun']}, {facts['folds']} folds, {counted(facts['cores'], 'core')}"
@@ -149,6 +166,30 @@ def in_words(study: Study, facts: dict[str, Any]) -> str:
         f"planned: {', '.join(study.networks)}, {phase.epochs} epochs{frozen}, {head}, {flips}; for {of} and "
         f"{minutes:g} {'minute' if minutes == 1 else 'minutes'}"
     )
+
+
+def spent_budget(study: Study, seconds: float) -> dict[str, Any]:
+    """The time of the training beside the budget, in seconds, and whether the plan has as few epochs as it can have."""
+    epochs = sum(phase.epochs for phase in study.recipe.phases)
+    return {
+        "seconds": seconds,
+        "budget": study.budget,
+        "over": seconds > study.budget,
+        "epochs": epochs,
+        "fewest": epochs <= _fewest_epochs(study),
+    }
+
+
+def plan_of_report(study: Study, folder: RunFolder) -> dict[str, Any] | None:
+    """The plan in words, and what of the budget was spent (None if it was not recorded); None without a plan."""
+    planned = folder.recipe_plan.read_or_none() if study.recipe.auto else None
+    if not planned or not study.recipe.phases:
+        return None
+    seconds = (folder.timing.read_or_none() or {}).get("training")
+    return {
+        "words": in_words(study, planned["facts"]),
+        "spent": spent_budget(study, seconds) if seconds is not None else None,
+    }
 
 
 def as_yaml(study: Study, planned: dict[str, Any]) -> str:
@@ -160,6 +201,7 @@ def as_yaml(study: Study, planned: dict[str, Any]) -> str:
         "panels": study.panels.model_dump(mode="json", exclude_unset=True),
         "backbones": study.backbones,
         "recipe": planned["recipe"],
+        "test_time_augmentation": study.test_time_augmentation,
         "stack": list(study.stack),
         "stack_baselines": study.stack_baselines,
     }

@@ -15,6 +15,7 @@ from casewise.files import checksum
 from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.environment import environment
+from casewise.pipeline.recipe_plan import plan_of_report
 from casewise.report.caveats import sentences
 from casewise.splits.grouped import read_splits
 from casewise.study.schema import Study
@@ -60,6 +61,7 @@ def report(
         tile_predictions=folder.tile_predictions.read() if folder.tile_predictions.exists() else None,
         grids=_grids(prepared, folder),
         explanations=read_results(folder),
+        plan=plan_of_report(study, folder),
     )
     path = write_report(context, folder.report_path)
     folder.report_mark.write(checksum(folder.metrics.path))

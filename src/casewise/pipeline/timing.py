@@ -1,4 +1,4 @@
-"""The wall-clock time of a run: until its baselines are evaluated, and until its report is written."""
+"""The wall-clock time of a run: until its baselines are evaluated, of its training, and until its report is written."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def timed(folder: RunFolder) -> Iterator[None]:
         _RUNNING.reset(token)
     before = folder.timing.read_or_none() or {}
     if before.get("seconds") is None:
-        first = before.get("first_figures")
         seconds = None if record["continued"] else _seconds_since(record)
-        folder.timing.write(record | {"first_figures": first, "seconds": seconds})
+        kept = {"first_figures": before.get("first_figures"), "training": before.get("training")}
+        folder.timing.write(record | kept | {"seconds": seconds})
 
 
 def record_first_figures(folder: RunFolder) -> None:
@@ -40,6 +40,23 @@ def record_first_figures(folder: RunFolder) -> None:
     record = _RUNNING.get()
     if record and not record["continued"]:
         folder.timing.write(record | {"first_figures": _seconds_since(record)})
+
+
+def record_training(folder: RunFolder, seconds: float) -> float:
+    """Add the wall-clock seconds of a training to those of earlier, interrupted ones; return the sum.
+
+    Nothing is recorded in a run that is not timed, or that was finished before.
+    """
+    record = _RUNNING.get()
+    if record is None:
+        return seconds
+    before = folder.timing.read_or_none() or {}
+    if record["continued"] and before.get("seconds") is not None:
+        return float(before.get("training") or seconds)
+    total = round(seconds + (before.get("training") or 0.0 if record["continued"] else 0.0), 1)
+    kept = before if record["continued"] or before.get("begun") == record["begun"] else {}
+    folder.timing.write(record | kept | {"training": total})
+    return total
 
 
 def _now() -> str:

@@ -14,9 +14,10 @@ from casewise.pipeline.cohort_comparison import cohort_difference, own_cohort
 from casewise.pipeline.decide import decide
 from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
 from casewise.pipeline.pretraining import prepare_pretraining
+from casewise.pipeline.recipe_plan import spent_budget
 from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
-from casewise.pipeline.timing import record_first_figures
+from casewise.pipeline.timing import record_first_figures, record_training
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.tiles import gather_tiles
@@ -46,6 +47,7 @@ def train(
     from casewise.jobs.backends.local import run_jobs
     from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
     from casewise.jobs.plan import JobInputs, expand, remove_feature_files
+    from casewise.report.templating import sentence
 
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
     if external:
@@ -63,7 +65,7 @@ def train(
         folder.external_cohort.remove()
         folder.cohort_difference.remove()
     jobs = expand(study, splits, folder, fingerprint)
-    start = time.monotonic()
+    begun = start = time.monotonic()
     inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)
     baselines = [job for job in jobs if not learner_named(job.model).by_steps]
     if baselines:
@@ -81,6 +83,9 @@ def train(
         names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
         seconds = time.monotonic() - start
         show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
+    spent = record_training(folder, time.monotonic() - begun)
+    if study.recipe.auto and networks:
+        show.line("budget", sentence("budget_spent", spent_budget(study, spent)))
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]

@@ -93,8 +93,11 @@ def interval(figure: Mapping[str, Any] | None, digits: int, *, words: bool = Fal
 def display_name(study: Study, name: str) -> str:
     """A target's or score's name as spelt in the study's title and description, else with blanks for underscores.
 
-    `pasi` becomes `PASI` if the description contains PASI.
+    `pasi` becomes `PASI` if the description contains PASI. A target whose name is its column in plain letters has the
+    heading of that column: `Befund_0_8` becomes `Befund (0-8)`.
     """
+    if heading := own_heading(study, name):
+        return heading
     plain_name = plain(name)
     for text in (study.description, study.title):
         for match in re.finditer(rf"(?<!\w){re.escape(plain_name)}(?!\w)", text, re.IGNORECASE):
@@ -102,6 +105,13 @@ def display_name(study: Study, name: str) -> str:
             if not re.search(r"(^|[.:!?]\s+)$", text[: match.start()]) or match[0][1:] != match[0][1:].lower():
                 return match[0]
     return plain_name
+
+
+def own_heading(study: Study, name: str) -> str:
+    """The heading of a target's column, if its name has the same letters and digits; empty if they are the same."""
+    column = study.targets[name].column if name in study.targets else None
+    alike = isinstance(column, str) and re.sub(r"[\W_]+", "", column) == re.sub(r"[\W_]+|^target_", "", name)
+    return column if isinstance(column, str) and alike and plain(column) != plain(name) else ""
 
 
 def class_name(study: Study, target: str, name: str) -> str:

@@ -11,6 +11,7 @@ from casewise.report import formatting
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import hardly_varies
 from casewise.report.terms import report_title
+from casewise.study.learners import learner_name, the_learner
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def templates(*, html: bool) -> Environment:
     )
     environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
     environment.filters["format"] = formatting.formatted
+    environment.filters |= {"learner_name": learner_name, "the_learner": the_learner}
     environment.filters["hardly_varies"] = hardly_varies
     environment.filters["chance_is_share"] = lambda name: metric_of(name).chance_is_share
     environment.filters["metric_title"] = lambda name: metric_of(name).title

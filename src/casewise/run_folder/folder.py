@@ -144,7 +144,7 @@ class RunFolder:
 
     @property
     def timing(self) -> JsonFile:
-        """The seconds until the first figures and until the report."""
+        """The seconds until the first figures, of the training, and until the report."""
         return JsonFile(self.path / "timing.json", RETRY, required=("begun", "continued", "first_figures", "seconds"))
 
     # Results.

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
     from casewise.study.schema import Study
 
-PIXELS, FEATURES = "linear_pixels", "linear_features"
+PIXELS, FEATURES, KERNEL = "linear_pixels", "linear_features", "kernel_features"
+# What reports call the learners that combine others; metrics.json and tables keep their names.
+COMBINED = {
+    "mean_of_learners": "mean of the learners",
+    "meta_learner_weighted": "weighted mean",
+    "meta_learner": "linear combination",
+    "meta_learner_w_intercept": "linear combination with intercept",
+    "meta_learner_ridge": "ridge combination",
+    "meta_learner_ridge_w_intercept": "ridge combination with intercept",
+    "meta_learner_logistic": "logistic combination",
+    "nested": "nested choice",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,11 @@ class Learner:
     kind: ClassVar[str] = "network"
     is_baseline: ClassVar[bool] = False
     by_steps: ClassVar[bool] = True
+
+    @property
+    def display_name(self) -> str:
+        """What reports call it; networks keep their names."""
+        return self.name
 
     def belongs_to(self, study: Study) -> bool:
         """Whether the study fits it."""
@@ -89,6 +105,10 @@ class LinearLearner(Learner):
     is_baseline: ClassVar[bool] = True
     by_steps: ClassVar[bool] = False
 
+    @property
+    def display_name(self) -> str:
+        return "linear model on image features" if self.on_features else "linear model on pixels"
+
     def belongs_to(self, study: Study) -> bool:
         return not study.baselines.off and (not self.on_features or bool(self.encoders(study)))
 
@@ -128,9 +148,26 @@ class LinearLearner(Learner):
         )
 
 
-_REGISTERED: dict[str, Learner] = {
-    learner.name: learner for learner in (LinearLearner(PIXELS), LinearLearner(FEATURES, on_features=True))
-}
+@dataclass(frozen=True)
+class KernelLearner(LinearLearner):
+    """A model with a radial kernel on the frozen features of linear models, where no published recipe is repeated."""
+
+    on_features: bool = True
+    kind: ClassVar[str] = "radial"
+
+    @property
+    def display_name(self) -> str:
+        return "kernel model on image features"
+
+    def belongs_to(self, study: Study) -> bool:
+        return super().belongs_to(study) and (study.recipe.auto or not study.networks)
+
+    def title(self, study: Study) -> str:
+        return f"a model with a radial kernel on features of {', '.join(self.encoders(study))}"
+
+
+_OWN = (LinearLearner(PIXELS), LinearLearner(FEATURES, on_features=True), KernelLearner(KERNEL))
+_REGISTERED: dict[str, Learner] = {learner.name: learner for learner in _OWN}
 
 
 def register_learner(learner: Learner) -> None:
@@ -148,12 +185,33 @@ def unregister_learner(name: str) -> None:
 
 def added_learners() -> list[Learner]:
     """The learners that others have registered."""
-    return [learner for name, learner in _REGISTERED.items() if name not in (PIXELS, FEATURES)]
+    return [learner for name, learner in _REGISTERED.items() if learner not in _OWN]
 
 
 def learner_named(name: str) -> Learner:
     """The record of a learner; a name that is not registered is that of a network."""
     return _REGISTERED.get(name) or Learner(name)
+
+
+def learner_name(name: str) -> str:
+    """What reports call a learner; the study in brackets, which tables of several runs add, is kept.
+
+    >>> learner_name("meta_learner_weighted"), learner_name("linear_pixels (second)"), learner_name("resnet18")
+    ('weighted mean', 'linear model on pixels (second)', 'resnet18')
+    """
+    code, bracket, rest = str(name).partition(" (")
+    return (COMBINED.get(code) or learner_named(code).display_name) + bracket + rest
+
+
+def the_learner(name: str, *, start: bool = False) -> str:
+    """What reports call a learner within a sentence, or at its `start`.
+
+    >>> the_learner("linear_features"), the_learner("nested", start=True), the_learner("resnet18", start=True)
+    ('the linear model on image features', 'The nested choice', 'resnet18')
+    """
+    displayed = learner_name(name)
+    article = "The " if start else "the "
+    return displayed if displayed == name else article + displayed
 
 
 def learners_beside(study: Study) -> list[str]:

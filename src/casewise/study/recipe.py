@@ -224,6 +224,11 @@ class Recipe(StudyModel):
     )
     map_cells: int = Field(3, ge=2, le=8, description="Rows and columns of the grid of `pool: map`.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the head.")
+    clip_gradients: float | None = Field(
+        None,
+        gt=0,
+        description="Largest norm of the gradient of a step; a larger one is scaled down to it. Default: no limit.",
+    )
     scaling: Literal["library", "symmetric"] = Field(
         "library",
         description="How pixels are scaled before the first layer. `library`: as the backbone's published weights "

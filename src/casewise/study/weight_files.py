@@ -27,6 +27,7 @@ __all__ = [
     "hub_config",
     "in_repository",
     "is_present",
+    "needs_download",
     "origin_of_weights",
     "weights_file",
 ]
@@ -89,7 +90,7 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
     """
     file = weights_file(name, weights, folder)
     if file is not None and file.is_file():
-        return f"from {file.parent}" if file.stem == file_name(name) else f"from {file}"
+        return f"on this computer, in {file.parent}" if file.stem == file_name(name) else f"on this computer, {file}"
     if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
         return "random: there are no published weights"
     if file is not None:
@@ -99,8 +100,22 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
         return "random, as the study states"
     library = "torchvision" if name in TORCHVISION else "timm"
     if _is_cached(name):
-        return f"downloaded earlier by {library}"
-    return f"will be downloaded by {library}, which needs a connection (or name a folder with --weights-dir)"
+        return f"on this computer, downloaded earlier by {library}"
+    return (
+        f"NOT on this computer; a run first downloads them by {library}, which needs a connection (or name a folder "
+        "with them by --weights-dir or CASEWISE_WEIGHTS)"
+    )
+
+
+def needs_download(name: str, weights: str, folder: Path | None) -> bool:
+    """Whether the first weights of a network are published ones that are not on this computer.
+
+    >>> needs_download("resnet18", "random", None), needs_download("cnn", "pretrained", None)
+    (False, False)
+    """
+    if weights != "pretrained" or name in UNTRAINED:
+        return False
+    return weights_file(name, weights, folder) is None and not _is_cached(name)
 
 
 def hub_config(name: str, folder: Path | None) -> Path | None:

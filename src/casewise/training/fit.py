@@ -147,6 +147,7 @@ def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batch
         enable_model_summary=False,
         enable_checkpointing=False,
         num_sanity_val_steps=0,
+        gradient_clip_val=recipe.clip_gradients,
         plugins=[SafetensorsCheckpoints()],
         default_root_dir=context.folder,
         callbacks=[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ from casewise.models.linear import keep_only
 from casewise.training.linear_models import LinearModel, linear_model
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from casewise.modalities.dataset import FeatureData
     from casewise.models.backbones import Network
-    from casewise.models.feature_maps import FeatureSpec
+    from casewise.models.feature_bank import FeatureSpec
     from casewise.models.outputs import Output
 
 # As many candidates as this are averaged: those with the smallest inner loss.
@@ -46,41 +47,79 @@ def fit_head(network: Network, train: FeatureData, subjects: Sequence[str], outp
         train: the features of all candidates, and the labels.
         subjects: the subject of each row; inner folds keep the rows of a subject together.
     """
+    blocks = blocks_of(network, train)
+    chosen = choose_candidates(network, blocks, train, subjects, outputs, averaged=AVERAGED)
+    columns = keep_only(network, chosen.specs)
+    bank: Any = network.body
+    set_weights(network.head[-1], bank.specs, bank.widths, chosen, outputs)
+    return LinearFit(columns, chosen.records)
+
+
+def blocks_of(network: Network, train: FeatureData) -> dict[FeatureSpec, NDArray[np.float64]]:
+    """The features (N, W) of each candidate."""
     bank: Any = network.body
     blocks = np.split(train.features.numpy(), np.cumsum(bank.widths)[:-1], axis=1)
+    return {spec: block.astype(float) for spec, block in zip(bank.specs, blocks, strict=True)}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The models that are averaged, one mapping for each target, and the record of all inner losses."""
+
+    used: list[dict[FeatureSpec, LinearModel]]
+    records: list[dict[str, Any]]
+
+    @property
+    def specs(self) -> list[FeatureSpec]:
+        """All candidates that a target uses."""
+        return list(dict.fromkeys(spec for by_spec in self.used for spec in by_spec))
+
+
+def choose_candidates(
+    network: Network,
+    blocks: Mapping[FeatureSpec, NDArray[np.float64]],
+    train: FeatureData,
+    subjects: Sequence[str],
+    outputs: Sequence[Output],
+    *,
+    averaged: int,
+    standardise: bool = True,
+) -> Chosen:
+    """Fit every candidate to every target, and choose for each target those with the smallest inner loss."""
     groups = np.asarray(subjects, dtype=object)
-    used: dict[int, dict[FeatureSpec, LinearModel]] = {}
+    used: list[dict[FeatureSpec, LinearModel]] = []
     records, start = [], 0
     for number, output in enumerate(outputs):
         labels = train.truth[:, number].double().numpy()
         scored = ~np.isnan(labels)
         if output.network_kind.standardised:
             labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
-        models = [linear_model(block[scored].astype(float), labels[scored], groups[scored], output) for block in blocks]
-        order = sorted(range(len(models)), key=lambda candidate: models[candidate].loss)[:AVERAGED]
-        used[number] = {bank.specs[candidate]: models[candidate] for candidate in order}
-        losses = {spec.name: model.loss for spec, model in zip(bank.specs, models, strict=True)}
-        records.append({"target": output.name, "losses": losses, "averaged": [bank.specs[c].name for c in order]})
+        models = {
+            spec: linear_model(block[scored], labels[scored], groups[scored], output, standardise=standardise)
+            for spec, block in blocks.items()
+        }
+        order = sorted(models, key=lambda spec: models[spec].loss)[:averaged]
+        used.append({spec: models[spec] for spec in order})
+        losses = {spec.name: model.loss for spec, model in models.items()}
+        records.append({"target": output.name, "losses": losses, "averaged": [spec.name for spec in order]})
         start += output.width
-    chosen = {spec for by_spec in used.values() for spec in by_spec}
-    columns = keep_only(network, [spec for spec in bank.specs if spec in chosen])
-    _set_head(network, [used[number] for number in range(len(outputs))], outputs)
-    return LinearFit(columns, records)
+    return Chosen(used, records)
 
 
-def _set_head(network: Network, used: Sequence[dict[FeatureSpec, LinearModel]], outputs: Sequence[Output]) -> None:
-    bank: Any = network.body
-    weight, bias = np.zeros((network.target_mean.numel(), bank.width)), np.zeros(network.target_mean.numel())
+def set_weights(
+    linear: Any, specs: Sequence[FeatureSpec], widths: Sequence[int], chosen: Chosen, outputs: Sequence[Output]
+) -> None:
+    """Fill a linear layer, whose input has the candidates `specs` side by side, with the mean of the chosen models."""
+    weight, bias = np.zeros(tuple(linear.weight.shape)), np.zeros(len(linear.bias))
     row = 0
-    for by_spec, output in zip(used, outputs, strict=True):
+    for by_spec, output in zip(chosen.used, outputs, strict=True):
         column = 0
-        for spec, width in zip(bank.specs, bank.widths, strict=True):
+        for spec, width in zip(specs, widths, strict=True):
             if (model := by_spec.get(spec)) is not None:
                 weight[row : row + output.width, column : column + width] = model.weight / len(by_spec)
                 bias[row : row + output.width] += model.bias / len(by_spec)
             column += width
         row += output.width
-    linear: Any = network.head[-1]
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))

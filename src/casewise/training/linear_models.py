@@ -7,6 +7,7 @@ of the time.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ MOST_DIRECTIONS = 400
 # Penalties relative to the mean squared length of a row: strengths of ridge, inverse strengths of logistic regression.
 RIDGE = np.logspace(-3, 3, 13)
 LOGISTIC = np.logspace(-1, 3, 9)
+# The most steps of the solver from one inverse strength to the next.
+MOST_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -57,23 +60,23 @@ class Directions:
     centre: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: NDArray[np.float64]) -> Directions:
-        """The directions of features (N, W)."""
+    def of(cls, values: NDArray[np.float64], *, most: int = MOST_DIRECTIONS, standardise: bool = True) -> Directions:
+        """At most `most` directions of features (N, W), which are divided by their deviation unless told otherwise."""
         centre, spread = values.mean(axis=0), values.std(axis=0)
         steady = spread <= 1e-6 * max(1.0, float(np.abs(centre).max(initial=0.0)))
-        scale = np.where(steady, 0.0, 1.0 / np.where(steady, 1.0, spread))
+        scale = np.where(steady, 0.0, 1.0 / np.where(steady, 1.0, spread) if standardise else 1.0)
         standardised = (values - centre) * scale
         if not standardised.any():
             return cls(np.zeros((len(values), 1)), np.zeros((1, values.shape[1])), centre)
         if values.shape[1] > values.shape[0]:
             squares, left = np.linalg.eigh(standardised @ standardised.T)
-            squares, left = squares[::-1][:MOST_DIRECTIONS], left[:, ::-1][:, :MOST_DIRECTIONS]
+            squares, left = squares[::-1][:most], left[:, ::-1][:, :most]
             kept = squares > 1e-8 * max(float(squares[0]), 1e-12)
             lengths, left = np.sqrt(squares[kept]), left[:, kept]
             scores, back = left * lengths, (left / lengths).T @ standardised
         else:
             squares, right = np.linalg.eigh(standardised.T @ standardised)
-            right = right[:, ::-1][:, :MOST_DIRECTIONS]
+            right = right[:, ::-1][:, :most]
             scores, back = standardised @ right, right.T
         length = float(np.sqrt((scores**2).sum(axis=1).mean())) or 1.0
         return cls(scores / length, back * scale / length, centre)
@@ -85,13 +88,21 @@ class Directions:
 
 
 def linear_model(
-    values: NDArray[np.float64], labels: NDArray[np.float64], groups: NDArray[np.object_], output: Output
+    values: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    groups: NDArray[np.object_],
+    output: Output,
+    *,
+    standardise: bool = True,
 ) -> LinearModel:
     """Fit the model of one target to features (N, W) of rows with labels (N,), of the subjects `groups` (N,).
 
     Numbers must be standardised labels; classes and grades are their numbers.
+
+    Args:
+        standardise: whether features are divided by their deviation before they are penalised.
     """
-    directions = Directions.of(values)
+    directions = Directions.of(values, standardise=standardise)
     problems: dict[str, type[_Ridge | _Logistic | _Steps]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
     problem = by_form(output.kind, problems)(output.classes)
     losses = np.zeros(len(problem.penalties))
@@ -182,6 +193,7 @@ class _Logistic(_Likelihood):
         self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weights (K, R) and biases (K,); of two classes, each has half of the line between them."""
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         present = sorted(set(labels[rows].astype(int).tolist()))
@@ -189,9 +201,12 @@ class _Logistic(_Likelihood):
         if len(present) == 1:
             absent[present[0]] = 0.0
             return [(np.zeros((self.classes, scores.shape[1])), absent)] * len(penalties)
-        model, models = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True), []
+        model, models = LogisticRegression(max_iter=MOST_STEPS, tol=1e-4, warm_start=True), []
         for penalty in penalties:
-            model.set_params(C=penalty).fit(scores[rows], labels[rows].astype(int))
+            with warnings.catch_warnings():
+                # weak penalties need more steps, and stopping early is a penalty of its own
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.set_params(C=penalty).fit(scores[rows], labels[rows].astype(int))
             coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
             if len(present) == 2:
                 coefficients = np.stack([-coefficients[0] / 2, coefficients[0] / 2])

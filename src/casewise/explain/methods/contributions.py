@@ -1,4 +1,4 @@
-"""Contributions: what each place of an image adds to the output of a linear model, exactly and with sign.
+"""Contributions: what each place of an image adds to the output of a model on fixed features, exactly and with sign.
 
 The output of a linear model is a sum over its features. A mean over a map, a cell of a grid, a product of centred
 channels and, by its share of the variance, a standard deviation are sums over positions, so what they add to the output
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from casewise.models.feature_maps import FeatureBank
+from casewise.models.feature_bank import FeatureBank
+from casewise.models.feature_maps import gridded
+from casewise.models.radial import RadialHead
 from casewise.targets import by_form
 
 if TYPE_CHECKING:
     from casewise.explain.methods.target import ExplainTarget
     from casewise.models.backbones import Network
-    from casewise.models.feature_maps import FeatureSpec
+    from casewise.models.feature_bank import FeatureSpec
 
 # The name of the buffer with the features at which contributions are centred; it is no part of the weights.
 REFERENCE = "reference_features"
@@ -51,7 +53,7 @@ class Contributions:
 
 
 def is_linear(network: Network) -> bool:
-    """Whether a network is a linear model on a bank of features."""
+    """Whether a network is a model on a bank of features: linear, or linear on the line from their centre."""
     return isinstance(network.body, FeatureBank)
 
 
@@ -60,18 +62,33 @@ def centre_at(network: Network, features: Tensor | None) -> None:
     network.register_buffer(REFERENCE, features, persistent=False)
 
 
-def contributions(network: Network, panels: Tensor, target: ExplainTarget) -> Contributions:
-    """The contributions to the output that `directions` states, for panels (B, C, H, W) in 0–1."""
+def contributions(
+    network: Network, panels: Tensor, target: ExplainTarget, *, at: Tensor | None = None
+) -> Contributions:
+    """The contributions to the output that `directions` states, for panels (B, C, H, W) in 0–1.
+
+    With a radial kernel, the weight of a feature is its mean slope on the line from the centre to the features of the
+    panel, with which the contributions add up to the output as well.
+
+    Args:
+        at: (W,) the features of the end of this line, if the output is that of the mean features of several views;
+            by default those of each panel. The outputs of linear models do not depend on it.
+    """
     bank: Any = network.body
-    linear: Any = network.head[-1]
-    weight, bias = linear.weight.double(), linear.bias.double()
+    head: Any = network.head[-1]
     std, mean = network.target_std.double(), network.target_mean.double()
     reference: Tensor | None = getattr(network, REFERENCE, None)
-    centre = weight.new_zeros(weight.shape[1]) if reference is None else reference.double()
+    centre = std.new_zeros(bank.width) if reference is None else reference.double()
     with torch.no_grad():
         toward = directions(network, panels, target)
-        rows = toward @ (weight * std[:, None])  # (B, W)
-        average = toward @ ((weight @ centre + bias) * std + mean)
+        if isinstance(head, RadialHead):
+            values = bank(panels) if at is None else at.expand(len(panels), -1)
+            rows = head.mean_slopes(toward * std, values, centre)  # (B, W)
+            of_centre = head(centre[None].float())[0].double()
+        else:
+            rows = toward @ (head.weight.double() * std[:, None])
+            of_centre = head.weight.double() @ centre + head.bias.double()
+        average = toward @ (of_centre * std + mean)
         maps = torch.zeros(panels.shape, dtype=torch.float64, device=panels.device)
         unplaced = torch.zeros_like(average)
         ends = dict(zip(bank.specs, accumulate(bank.widths), strict=True))
@@ -125,27 +142,45 @@ def _of_spec(
         return None, (weight * differences).sum(1)
     if spec.source == "pixels":
         # a cell is shown as a whole, because the model reads nothing but its mean
-        cells = (panels.shape[1], spec.cells, spec.cells)
-        differences = spec.vector(panels, maps).double() - centre
-        return spread((weight * differences).unflatten(1, cells), size), weight.new_zeros(len(weight))
+        by_cell, expected = _by_cell(spec, panels.shape[1], weight, centre)
+        means = gridded(panels.double(), spec.cells).view_as(by_cell)
+        return spread(by_cell * means - expected, size), weight.new_zeros(len(weight))
     total, unplaced, start = weight.new_zeros(len(weight), *size), weight.new_zeros(len(weight)), 0
     for name in spec.modules:
         values = maps[name].double()
         width = spec.width(values.shape[1])
         columns = slice(start, start + width)
-        placed, rest = _SUMMARIES[spec.summary](values, weight[:, columns], centre[columns])
+        placed, rest = _of_map(spec, values, weight[:, columns], centre[columns])
         total, unplaced, start = total + spread(placed[:, None], size)[:, 0], unplaced + rest, start + width
     return total[:, None].expand(-1, panels.shape[1], -1, -1) / panels.shape[1], unplaced
 
 
-def _of_grid(values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions of a map (B, C, h, w) that is read as means over cells: (B, h, w)."""
-    channels, size = values.shape[1], (int(values.shape[2]), int(values.shape[3]))
-    cells = round((weight.shape[1] / channels) ** 0.5)
-    by_cell = weight.unflatten(1, (channels, cells, cells))
-    expected = (by_cell * centre.view(channels, cells, cells)).sum(1, keepdim=True)
-    placed = (spread(by_cell, size) * values).sum(1) - spread(expected, size)[:, 0]
+def _of_map(spec: FeatureSpec, values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """The contributions of the positions of a map (B, C, h, w): (B, h, w), and (B,) without a place."""
+    if spec.summary == "moments":
+        return _of_moments(values, weight, centre)
+    if spec.summary == "covariance":
+        return _of_covariance(values, weight, centre)
+    size = (int(values.shape[2]), int(values.shape[3]))
+    by_cell, expected = _by_cell(spec, values.shape[1], weight, centre)
+    placed = (spread(by_cell, size) * values).sum(1) - spread(expected.sum(1, keepdim=True), size)[:, 0]
     return placed, weight.new_zeros(len(weight))
+
+
+def _by_cell(spec: FeatureSpec, channels: int, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every cell the weight of its mean, and its contribution at `centre`: both (B, channels, cells, cells).
+
+    Of a difference between mirrored cells, one cell has the weight and the other its negative, and both have half of
+    what the centre contributes.
+    """
+    columns = spec.cells // 2 if spec.summary == "asymmetry" else spec.cells
+    by_cell = weight.unflatten(1, (channels, spec.cells, columns))
+    expected = by_cell * centre.view(channels, spec.cells, columns)
+    if spec.summary == "asymmetry":
+        middle = by_cell.new_zeros(*by_cell.shape[:3], spec.cells % 2)
+        by_cell = torch.cat([by_cell, middle, -by_cell.flip(3)], dim=3)
+        expected = torch.cat([expected / 2, middle, expected.flip(3) / 2], dim=3)
+    return by_cell, expected
 
 
 def _of_moments(values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,9 +206,6 @@ def _of_covariance(values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tens
     placed = ((products @ centred) * centred).sum(1) + (weight[:, :channels, None] * values.flatten(2)).sum(1)
     placed = (placed - (weight * centre).sum(1)[:, None]) / positions
     return placed.unflatten(1, values.shape[2:]), weight.new_zeros(len(weight))
-
-
-_SUMMARIES = {"grid": _of_grid, "moments": _of_moments, "covariance": _of_covariance}
 
 
 def spread(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -95,9 +96,14 @@ class TileStore:
         """The number of tiles."""
         return len(self.tiles)
 
+    @cached_property
+    def _sizes(self) -> list[tuple[int, int]]:
+        """The width and height of each source; a cell of a table is read far more slowly."""
+        return list(zip(self.index["width"].astype(int), self.index["height"].astype(int), strict=True))
+
     def content(self, row: int) -> tuple[slice, slice]:
         """The rows and columns of a tile that the image fills; the rest is padding."""
-        width, height = int(self.index["width"].iat[row]), int(self.index["height"].iat[row])
+        width, height = self._sizes[row]
         top, left, inner_height, inner_width = content_box(width, height, self.preparation.size, self.preparation.fit)
         return slice(top, top + inner_height), slice(left, left + inner_width)
 

@@ -12,6 +12,7 @@ from casewise.report.context import is_number
 from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SOFT, Drawing, canvas, frame, set_margins, svg
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import frozen_label, rate, shortened
+from casewise.study.learners import learner_name
 
 WIDTH = 440.0
 ROW = 21.0
@@ -52,7 +53,8 @@ def forest(
     from matplotlib.ticker import FuncFormatter
 
     height = ROW * len(learners) + 62
-    longest = max(len(shortened(learner, NAME)) for learner in learners)
+    names = [shortened(learner_name(learner), NAME) for learner in learners]
+    longest = max(map(len, names))
     with canvas(WIDTH, height) as (figure, axes):
         set_margins(axes, WIDTH, height, left=14 + 5.6 * longest, bottom=58, right=10, top=4)
         if shown in learners:
@@ -77,7 +79,7 @@ def forest(
             values += [f["value"] for _, f in points] + lows + highs
         if chance is not None:
             axes.axvline(chance, color=SOFT, linewidth=1, linestyle=(0, (3, 2)), zorder=0)
-        axes.set_yticks([-i for i in range(len(learners))], [shortened(learner, NAME) for learner in learners])
+        axes.set_yticks([-i for i in range(len(learners))], names)
         for text, learner in zip(axes.get_yticklabels(), learners, strict=True):
             text.set(color=INK, fontweight="bold" if learner == shown else "normal")
         axes.set(ylim=(-len(learners) + 0.4, 0.6), xlim=around(values or [0, 1]))

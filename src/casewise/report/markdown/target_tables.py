@@ -8,11 +8,13 @@ from typing import Any
 from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.metrics.registry import columns, metric_of
+from casewise.report.formatting import own_heading
 from casewise.report.markdown.runs import FinishedStudy, pooled
 from casewise.report.sections import validation
-from casewise.report.sections.learners import fitted_learners
+from casewise.report.sections.learners import code_names, fitted_learners
 from casewise.report.tables import hardly_varies
 from casewise.report.target_kind_sections import kind_report
+from casewise.study.learners import learner_name
 
 DIGITS = {"number": 2, "classes": 3}
 POINT_COLUMNS = ("sensitivity", "specificity", "precision", "npv", "lr_positive", "lr_negative")
@@ -42,6 +44,7 @@ def target_values(
     only = {learner: (by_target.get(target) or {}).get("constant_class") for learner, by_target in entries.items()}
     return {
         "name": target,
+        "heading": own_heading(study, target) or target,
         "kind": kind,
         "classes": names,
         "unit": study.level_of(target),
@@ -61,6 +64,7 @@ def target_values(
         "compared": compared,
         "over_folds": over_folds(runs, target, digits) if stage == "oof" else None,
         "only": {learner: name for learner, name in only.items() if name},
+        "code_names": code_names(name for run in runs for name in run.figures(stage)),
         "details": details(first, stage, target) if names else None,
     }
 
@@ -87,7 +91,7 @@ def learner_rows(
                 count = sum(entry["support"]) if entry else case_count(figures)
                 rows.append(
                     {
-                        "name": f"{learner}{suffix}",
+                        "name": f"{learner_name(learner)}{suffix}",
                         "count": count,
                         "unit": run.study.level_of(target),
                         "cells": [figure(figures.get(metric), digits, metric=metric) for metric in metrics],
@@ -125,7 +129,7 @@ def over_folds(runs: Sequence[FinishedStudy], target: str, digits: int) -> dict[
             rows[f"{learner}{suffix}"] = (len(figures[names[0]]["folds"]), cells)
     groups = validation.tables_of(list(rows))
     tables = [
-        (shared, name_of_shared, [(name, *rows[name]) for name in learners])
+        (shared, name_of_shared, [(learner_name(name), *rows[name]) for name in learners])
         for shared, name_of_shared, learners in groups
     ]
     return {"tables": tables, "columns": names, "macro": bool(study.classes_of(target))}

@@ -10,6 +10,7 @@ from casewise.report.figures.drawing import ACCENT, MODEL
 from casewise.report.figures.learners import Series, forest
 from casewise.report.tables import Row, metric_format
 from casewise.report.target_kind_sections import kind_report
+from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,12 @@ def section(context: ReportContext) -> dict[str, Any] | None:
             ("image", figures_by_image(context, name)),
         ):
             cells = [write.cell(metric, figures.get(metric)) for metric in metrics]
-            rows.append((split_by, Row(name if split_by == "subject" else "", cells, mark=name == context.learner)))
+            rows.append(
+                (
+                    split_by,
+                    Row(learner_name(name) if split_by == "subject" else "", cells, mark=name == context.learner),
+                )
+            )
     if not rows:
         return None
     first = kind_report(context.kind).image_split

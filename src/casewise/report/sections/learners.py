@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from casewise.report.formatting import display_name, plain, signed
 from casewise.report.sections import classes
 from casewise.report.tables import Cell, Counts, Row, metric_format
 from casewise.report.target_kind_sections import kind_report
-from casewise.study.learners import is_baseline
+from casewise.study.learners import is_baseline, learner_name
 
 MOST_REPORTS = 16
 MOST_STACKERS, MOST_STACKED = 6, 10
@@ -75,6 +76,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "combined": fitted_learners(list(context.learners)),
         "weights": stacker_tables(context),
         "reports": reports(context) if several and context.classes else [],
+        "code_names": code_names(context.learners),
         "more_reports": max(0, len(context.learners) - MOST_REPORTS),
     }
 
@@ -188,11 +190,23 @@ def stacker_tables(context: ReportContext) -> list[tuple[str, list[str], list[Ro
         fitted = {name: fit for name, fit in by_target.items() if isinstance(fit, dict) and fit.get("weights")}
         targets = list(fitted)[:MOST_STACKED]
         networks = list(dict.fromkeys(network for name in targets for network in fitted[name]["weights"]))
-        rows = [Row(n, [Cell(signed(fitted[name]["weights"].get(n), 3)) for name in targets]) for n in networks]
+        rows = [
+            Row(learner_name(n), [Cell(signed(fitted[name]["weights"].get(n), 3)) for name in targets])
+            for n in networks
+        ]
         rows.append(Row("intercept", [Cell(signed(fitted[name].get("intercept", 0.0), 3)) for name in targets]))
         if targets:
             tables.append((learner, [display_name(context.study, name) for name in targets], rows))
     return tables
+
+
+def code_names(learners: Iterable[str]) -> list[tuple[str, str]]:
+    """What reports call a learner, and its name in files, for those in which the two differ.
+
+    >>> code_names(["resnet18", "linear_pixels"])
+    [('linear model on pixels', 'linear_pixels')]
+    """
+    return [(learner_name(name), name) for name in dict.fromkeys(learners) if learner_name(name) != name]
 
 
 def fitted_learners(learners: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from casewise.report.figures import learners as draw
 from casewise.report.formatting import MISSING, duration, number, rate, span
 from casewise.report.sections import classes
 from casewise.report.tables import Cell, MetricFormat, Row, metric_format
+from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def section(context: ReportContext) -> dict[str, Any]:
         jobs = sorted(by_model[model], key=lambda job: natural(job.get("fold", "")))
         epochs = [job["epochs"] for job in jobs if is_number(job.get("epochs"))]
         if any(job.get("history") for job in jobs):
-            drawing = draw.training(model, jobs, name=f"curve{i}")
+            drawing = draw.training(learner_name(model), jobs, name=f"curve{i}")
             facts = {"networks": len(jobs), "epochs": max(epochs, default=0), "accuracy": draw.has_accuracy(jobs)}
             curves.append({"model": model, "drawing": drawing, **facts})
     return {
@@ -76,7 +77,7 @@ def job_rows(context: ReportContext) -> list[Row]:
             Cell(duration(seconds), value=seconds),
             Cell("; ".join(how), value=how[0]),
         ]
-        rows.append(Row(str(model), cells, mark=model == context.learner))
+        rows.append(Row(learner_name(str(model)), cells, mark=model == context.learner))
     return rows
 
 
@@ -94,7 +95,9 @@ def seed_spread(metrics: Mapping[str, Any], study: Study) -> dict[str, Any] | No
     columns, write = kind_named(main["kind"]).headline, metric_format(study, main["target"])
     rows = [
         Row(
-            name, [_seed_cell(write, metric, by_metric.get(metric)) for metric in columns], mark=name == main["learner"]
+            learner_name(name),
+            [_seed_cell(write, metric, by_metric.get(metric)) for metric in columns],
+            mark=name == main["learner"],
         )
         for name, by_metric in by_learner.items()
     ]
@@ -341,7 +344,7 @@ def train_and_held_out(context: ReportContext) -> dict[str, Any] | None:
         for index, (side, count, figures) in enumerate(lines):
             cells = [Cell(count), *(trained_or_held_out(write, name, figures.get(name)) for name in columns)]
             mark = network == context.learner and index == 0
-            rows.append((side, Row(network if index == 0 else "", cells, mark=mark)))
+            rows.append((side, Row(learner_name(network) if index == 0 else "", cells, mark=mark)))
     matrices = [
         (network, side, classes.matrix({"names": names, "confusion": entry["confusion"]}))
         for network in list(by_network)[:MOST_MATRICES]

@@ -14,6 +14,7 @@ from casewise.report.sections import classes, learners
 from casewise.report.sections import external as outer
 from casewise.report.tables import Cell, MetricFormat, Row, metric_format
 from casewise.report.terms import predicted_externally
+from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -120,7 +121,7 @@ def over_folds(context: ReportContext) -> dict[str, Any] | None:
         pooled, cells = context.figures("oof", learner), []
         for name in columns:
             cells += [spread(write, name, by_learner[learner].get(name)), write.cell(name, pooled.get(name))]
-        rows[learner] = Row(learner, cells, mark=learner == context.learner)
+        rows[learner] = Row(learner_name(learner), cells, mark=learner == context.learner)
     if not rows:
         return None
     folds = len(next(iter(by_learner[next(iter(rows))].values()))["folds"])
@@ -234,5 +235,5 @@ def _learners_by_source(context: ReportContext) -> list[Row]:
         mean = context.mean_within(learner, metric)
         cells = [write.cell(metric, by_learner.get(learner, {}).get(metric)) for by_learner in by_source.values()]
         mark = learner == context.learner
-        rows.append(Row(learner, [write.cell(metric, mean or None), *cells], mark=mark))
+        rows.append(Row(learner_name(learner), [write.cell(metric, mean or None), *cells], mark=mark))
     return sorted(rows, key=lambda row: -float(row.cells[0].value) if is_number(row.cells[0].value) else 2.0)

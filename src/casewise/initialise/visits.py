@@ -1,0 +1,88 @@
+"""The visits and sequences of images: from dates or days, from file names, or counted."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from casewise.cohort.classes import plain
+from casewise.cohort.natural_sort import natural
+from casewise.errors import counted
+from casewise.initialise.columns import NO_TEXT, Column, decimal
+from casewise.initialise.image_files import ImageFiles
+from casewise.initialise.patterns import infer_pattern, read_all
+from casewise.initialise.rows import ImageRows
+
+
+def settle_visits(
+    rows: ImageRows, labels: Sequence[str], *, sliced: bool = False, day: str = "", days: Sequence[str] = ()
+) -> None:
+    """Visits from dates or days where no column states them; one for each image if a visit's images differ in labels.
+
+    `days` are the cells of the column `day`. `sliced`: the images are slices; a visit has several of one sequence.
+    """
+    if not rows.has("visit") and rows.has("date"):
+        _visits_of(rows, [row.date for row in rows.rows], rows.origins["date"], "date")
+    if not rows.has("visit") and days:
+        _visits_of(rows, [days[row.source].strip() for row in rows.rows], day, "day")
+    by_case: dict[tuple[str, str], set[str | float | None]] = defaultdict(set)
+    are_numbers = Column("", list(labels)).numbers is not None
+    for row, label in zip(rows.rows, labels, strict=True):
+        if label and label.casefold() not in NO_TEXT:
+            # spellings of one class are one value, as in the classes of the study
+            by_case[row.subject, row.visit].add(decimal(label) if are_numbers else plain(label))
+    differing = [case for case, values in by_case.items() if len(values) > 1]
+    twice = Counter((row.subject, row.visit, row.sequence) for row in rows.rows if row.sequence)
+    repeated = [key for key, times in twice.items() if times > 1 and not sliced]
+    if differing or repeated:
+        counts: Counter[tuple[str, str]] = Counter()
+        visits = []
+        for row in rows.rows:
+            counts[row.subject, row.visit] += 1
+            visits.append(f"{row.visit} {counts[row.subject, row.visit]}".strip())
+        rows.set(visit=visits)
+        rows.origins["visit"] = "the images of a subject, counted"
+        rows.changed = True
+        case = " ".join((differing or [key[:2] for key in repeated])[0]).strip()
+        why = "images with different values of the target" if differing else "scans of one sequence"
+        rows.doubts.append(
+            f"Visits: {counted(len(differing or repeated), 'visit has', 'visits have')} several {why}, such as {case}. "
+            "Every image therefore counts as a visit of its own; the split is still by subject."
+        )
+        return
+    by_date: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows.rows:
+        by_date[row.subject, row.visit].add(row.date)
+    if any(len(dates) > 1 for dates in by_date.values()):
+        rows.doubts.append(
+            f"Date: {rows.origins['date']!r} is not used, because images of one visit have different dates."
+        )
+        rows.set(date=[""] * len(rows.rows))
+        del rows.origins["date"]
+
+
+def _visits_of(rows: ImageRows, times: Sequence[str], origin: str, noun: str) -> None:
+    """Set visits from the date or day of each row, if every row has one and they differ within a subject."""
+    by_subject: dict[str, set[str]] = defaultdict(set)
+    for row, time in zip(rows.rows, times, strict=True):
+        by_subject[row.subject].add(time)
+    if all(times) and any(len(of_subject) > 1 for of_subject in by_subject.values()):
+        rows.set(visit=times)
+        rows.origins["visit"] = origin
+        rows.understood.append(f"Visits: every {noun} of a subject is a visit.")
+
+
+def settle_sequences(rows: ImageRows, images: ImageFiles) -> list[str]:
+    """The sequences of scans in natural order; without names of sequences all scans are of the sequence `scan`."""
+    if not rows.has("sequence"):
+        rows.changed = True
+        names = [""] * len(rows.rows)
+        if len(rows.files) > 1:
+            by_path = {path: column.name for column in rows.files for path in column.paths if path}
+            names = [by_path.get(row.path, "") for row in rows.rows]
+        elif paths := [row.path for row in rows.rows if row.path]:
+            pattern = infer_pattern(paths, labels=dict.fromkeys(paths, ""))
+            values, _ = read_all(pattern, paths)
+            names = [values[row.path].get("sequence", "") if row.path else "" for row in rows.rows]
+        rows.set(sequence=[name or "scan" for name in names])
+    return sorted({row.sequence for row in rows.rows if row.path}, key=natural)

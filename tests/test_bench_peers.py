@@ -1,0 +1,83 @@
+"""The peers of the planned recipes: the linear one learns out of fold only, and predictions are kept."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+FOLDS = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def peers() -> Any:
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("peers")
+    sys.path.remove(str(BENCHMARKS))
+
+
+def synthetic(*, numbers: bool = False) -> tuple[pd.DataFrame, np.ndarray]:
+    """90 images of 45 subjects in three folds and a test set, with 60 features of which 20 show the label."""
+    rng = np.random.default_rng(3)
+    subject = np.repeat(np.arange(45), 2)
+    signal = np.repeat(rng.normal(size=45), 2)
+    labels: Any = (
+        3.0 + signal if numbers else np.array(["absent", "faint", "present"])[np.digitize(signal, [-0.4, 0.4])]
+    )
+    values = rng.normal(size=(90, 60)).astype(np.float32)
+    values[:, :20] += 2 * signal[:, None]
+    columns = {"path": [f"images/{n}.png" for n in range(90)], "subject": subject.astype(str), "fold": subject % 4}
+    return pd.DataFrame(columns).assign(case=subject, image="", label=labels), values
+
+
+def test_the_linear_peer_predicts_images_that_it_was_not_trained_on(peers: Any) -> None:
+    table, values = synthetic()
+    predictions = peers.linear_peer.out_of_fold(table, values, FOLDS, numbers=False)
+    assert predictions["path"].tolist() == [p for fold in FOLDS for p in table["path"][table["fold"] == fold]]
+    columns = ["p_absent", "p_faint", "p_present"]
+    assert np.allclose(predictions[columns].sum(axis=1), 1)
+    labels = predictions["label"]
+    assert predictions["p_present"][labels == "present"].min() > predictions["p_present"][labels == "absent"].mean()
+    # neither the labels of a fold nor those of the test set change its predictions
+    changed = table.assign(label=np.where(table["fold"].isin([1, peers.TEST]), "absent", table["label"]))
+    again = peers.linear_peer.out_of_fold(changed, values, [1], numbers=False)
+    assert np.allclose(again[columns], predictions[columns][predictions["fold"] == 1], atol=1e-6)
+
+
+def test_a_class_of_one_subject_is_predicted_with_probability_0_where_it_was_not_learned(peers: Any) -> None:
+    table, values = synthetic()
+    table.loc[table["subject"] == "1", "label"] = "rare"
+    predictions = peers.linear_peer.out_of_fold(table, values, FOLDS, numbers=False)
+    rare = predictions["p_rare"].to_numpy()
+    assert (rare[predictions["fold"] == 1] == 0).all()
+    assert (rare[predictions["fold"] == 2] > 0).all()
+
+
+def test_numbers_are_predicted_by_ridge(peers: Any) -> None:
+    table, values = synthetic(numbers=True)
+    predictions = peers.linear_peer.out_of_fold(table, values, FOLDS, numbers=True)
+    error = (predictions["prediction"] - predictions["label"]).abs().mean()
+    assert error < 0.6 * (predictions["label"] - predictions["label"].mean()).abs().mean()
+
+
+def test_predictions_are_kept_until_their_settings_change(peers: Any, tmp_path: Path) -> None:
+    table, values = synthetic()
+    calls = []
+
+    def make() -> tuple[pd.DataFrame, float]:
+        calls.append(1)
+        return peers.linear_peer.out_of_fold(table, values, FOLDS, numbers=False), 1.5
+
+    first, _ = peers.kept(tmp_path / "peer.csv", {"folds": [1]}, make)
+    second, seconds = peers.kept(tmp_path / "peer.csv", {"folds": [1]}, make)
+    assert (len(calls), seconds) == (1, 1.5)
+    pd.testing.assert_frame_equal(first, second)
+    assert second["subject"].map(type).eq(str).all()
+    peers.kept(tmp_path / "peer.csv", {"folds": [2]}, make)
+    assert len(calls) == 2

@@ -1,0 +1,104 @@
+"""Models with a radial kernel: random Fourier features, their fit, and exact contributions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from casewise.explain.methods.contributions import centre_at, contributions
+from casewise.explain.methods.target import ExplainTarget
+from casewise.modalities.dataset import FeatureData
+from casewise.models.build_model import network_from
+from casewise.models.feature_bank import FeatureSpec
+from casewise.models.linear import build_linear
+from casewise.models.outputs import Output
+from casewise.models.radial import GAMMA, RadialBlock, RadialHead
+from casewise.training.linear_head import fit_head
+from casewise.training.radial_head import fit_radial_head
+
+OUTPUTS = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
+LABEL = (Output("label", "classification", 2),)
+
+
+def test_products_of_the_features_are_a_radial_kernel() -> None:
+    random = np.random.default_rng(0)
+    block = RadialBlock(12, 8, 4000)
+    block.fill(random.normal(size=12), random.normal(size=(8, 12)) / 12, 0)
+    values = torch.from_numpy(random.normal(size=(20, 12))).float()
+    directions = (values - block.centre) @ block.back.T
+    expected = torch.exp(-GAMMA * torch.cdist(directions, directions).square())
+    features = block(values)
+    assert float((features @ features.T - expected).abs().max()) < 0.05
+
+
+def bank(outputs: int, specs: list[FeatureSpec], *, encoder: str = "", side: int = 48) -> Any:
+    torch.manual_seed(0)
+    plain = {"encoder": encoder, "channels": 3, "specs": [spec.as_json() for spec in specs]}
+    return build_linear("kernel_features", outputs, plain, {"side": side}).eval()
+
+
+def test_a_label_that_no_line_separates_is_learned() -> None:
+    """Images whose mean is in the middle against those that are dark or bright."""
+    random = np.random.default_rng(1)
+    means = torch.from_numpy(random.uniform(0.1, 0.9, 240)).float()
+    panels = (means[:, None, None, None] + 0.05 * torch.randn(240, 3, 48, 48)).clamp(0, 1)
+    labels = ((means > 0.35) & (means < 0.65)).float()[:, None]
+    subjects = [f"s{number // 2}" for number in range(240)]
+    correct = {}
+    for name in ("linear", "radial"):
+        network = bank(2, [FeatureSpec("features", (), ("conv1",), "grid", 1)], encoder="resnet18", side=128)
+        with torch.no_grad():
+            data = FeatureData(network.features(torch.nn.functional.interpolate(panels, size=128)), labels)
+        train, rest = data.subset(range(160)), data.subset(range(160, 240))
+        if name == "linear":
+            fit_head(network, train, subjects[:160], LABEL)
+        else:
+            fit_radial_head(network, train, subjects[:160], LABEL, seed=0)
+        predicted = network.predict_head(rest.features).argmax(dim=1)
+        correct[name] = float((predicted == rest.truth[:, 0]).float().mean())
+    assert correct["radial"] > 0.85
+    assert correct["radial"] > correct["linear"] + 0.1
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_contributions_add_up_to_the_output(views: int) -> None:
+    """Of one image, and of several whose features are averaged."""
+    network = bank(7, [FeatureSpec("statistics"), FeatureSpec("pixels", cells=4)])
+    network.head[-1] = RadialHead(network.body.widths, [5, 4], 30, 7)
+    random = np.random.default_rng(0)
+    with torch.no_grad():
+        for block, width in zip(network.head[-1].blocks, network.body.widths, strict=True):
+            block.fill(random.normal(size=width), random.normal(size=(len(block.back), width)), 0)
+        network.target_std.copy_(torch.rand(7) + 0.5)
+        centre_at(network, network.features(torch.rand(4, 3, 48, 48)).mean(0))
+        panels = torch.rand(views, 3, 48, 48)
+        features = network.features(panels).mean(0)
+        raw = network.predict_head(features[None]).double()[0]
+    for name, output in {"extent": raw[0], "label": raw[2] - (raw[1] + raw[3]) / 2, "grade": raw[4:].sum()}.items():
+        target = ExplainTarget(OUTPUTS, name, class_index=1 if name == "label" else None)
+        explained = contributions(network, panels, target, at=features)
+        assert float(explained.output.mean()) == pytest.approx(float(output), abs=1e-4)
+
+
+def test_a_fitted_model_is_built_again_from_its_facts() -> None:
+    specs = [FeatureSpec("statistics"), FeatureSpec("features", (), ("conv1",), "moments")]
+    network = bank(2, specs, encoder="resnet18", side=64)
+    with torch.no_grad():
+        data = FeatureData(network.features(torch.rand(30, 3, 64, 64)), (torch.rand(30, 1) > 0.5).float())
+    fit_radial_head(network, data, [str(number) for number in range(30)], LABEL, seed=0)
+    facts = {
+        "name": "kernel_features",
+        "outputs": 2,
+        "side": 64,
+        "maps": False,
+        "bank": {"encoder": "resnet18", "channels": 3, "specs": [spec.as_json() for spec in network.body.specs]},
+        "radial": network.head[-1].facts,
+    }
+    again = network_from(facts)
+    again.load_state_dict(network.state_dict())
+    panels = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(panels), network(panels))
