@@ -12,7 +12,7 @@ from casewise.errors import StudyError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.conformal import coverage
 from casewise.inference.output_table import OutputTable
-from casewise.predictions.conformal import fewest_subjects, fit, set_names, subject_quantile, with_sets
+from casewise.predictions.conformal import fewest_subjects, fit, members, set_names, subject_quantile, with_sets
 from casewise.study.evaluation import Evaluation
 
 PLAN = Plan(100, 0.95, 0)
@@ -94,15 +94,16 @@ class TestCoverage:
         every = []
         for seed in range(STUDIES):
             random = np.random.default_rng(seed)
-            record = fit(drawn_classes(random, 150), {}, 0.9)
-            new = with_sets(as_test(drawn_classes(random, 300)), record)
-            right = np.array([str(int(t)) in s.split() for t, s in zip(new["y_true"], new["set"], strict=True)]) * 1.0
+            record = fit(drawn_classes(random, 400), {}, 0.9)
+            new = as_test(drawn_classes(random, 200))
+            inside = members(new, record["learners"]["net"]["outcome"])
+            right = inside[np.arange(len(new)), new["y_true"].astype(int)].astype(float)
             every.append(mean_by_subject(right, new["subject"]))
             for number, of_class in shares.items():
                 mask = (new["y_true"] == number).to_numpy()
                 of_class.append(mean_by_subject(right[mask], new["subject"][mask]))
-        assert 0.88 <= np.mean(every) <= 0.92 + 0.02  # the prediction is in every set, and a rare class has few subjects
-        assert min(float(np.mean(of_class)) for of_class in shares.values()) >= 0.88
+        assert 0.88 <= np.mean(every) <= 0.92
+        assert min(float(np.mean(of_class)) for of_class in shares.values()) >= 0.89
 
     def test_observed_in_the_test_set_and_across_folds(self) -> None:
         random = np.random.default_rng(0)

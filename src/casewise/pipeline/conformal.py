@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 def conformal(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> None:
     """Write the quantiles of every learner and target, for the test set, external cohorts and new cases."""
+    folder.conformal.write(calibrated(study, predictions))
+
+
+def calibrated(study: Study, predictions: pd.DataFrame) -> dict[str, Any]:
+    """The record of `casewise.predictions.conformal.fit`, with the ranges and the level of the study."""
     names = [name for name in (*study.outputs, *study.scores) if not study.classes_of(name)]
     ranges = {name: study.range_of(name) for name in names}
-    folder.conformal.write(fit(predictions, ranges, study.evaluation.prediction_coverage))
+    return fit(predictions, ranges, study.evaluation.prediction_coverage)
 
 
 def prediction_sets(
