@@ -22,11 +22,13 @@ def prediction_sets(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] 
     calibration, classes = entry["calibration"], study.classes_of(target)
     parts = dict(zip(classes, calibration["classes"], strict=True)) if classes else {}
     digits = metric_format(study, target).digits("mae")
-    rows, without, crossed = [], {}, False
+    rows, without, crossed, short = [], {}, False, []
     for stage, figures in entry["stages"].items():
         crossed = crossed or figures["cross_fitted"]
         without |= {stage: figures["without"]} if figures["without"] else {}
         rows += _rows(stage, figures, digits)
+        if falls_short(figures["coverage"], record["level"]):
+            short.append(stage)
     low, high = calibration.get("range", (None, None))
     return {
         "learner": record["learner"],
@@ -44,8 +46,18 @@ def prediction_sets(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] 
         "cross_fitted": crossed,
         "tested": any(stage == "test" for stage, _ in rows),
         "without": without,
+        "short": short,
         "rows": rows,
     }
+
+
+def falls_short(figure: Mapping[str, Any] | None, level: float) -> bool:
+    """Whether the interval of a coverage lies below the level, and is not rough.
+
+    >>> falls_short({"value": 0.7, "low": 0.6, "high": 0.8, "rough": False}, 0.9), falls_short(None, 0.9)
+    (True, False)
+    """
+    return bool(figure) and not figure["rough"] and figure["high"] is not None and figure["high"] < level
 
 
 def _rows(stage: str, figures: Mapping[str, Any], digits: int) -> list[tuple[str, Row]]:
