@@ -22,7 +22,9 @@ def prediction_sets(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] 
     calibration, classes = entry["calibration"], study.classes_of(target)
     parts = dict(zip(classes, calibration["classes"], strict=True)) if classes else {}
     digits = metric_format(study, target).digits("mae")
-    rows, without, crossed, short = [], {}, False, []
+    rows: list[tuple[str, Row]] = []
+    without: dict[str, int] = {}
+    crossed, short = False, []
     for stage, figures in entry["stages"].items():
         crossed = crossed or figures["cross_fitted"]
         without |= {stage: figures["without"]} if figures["without"] else {}
@@ -57,7 +59,9 @@ def falls_short(figure: Mapping[str, Any] | None, level: float) -> bool:
     >>> falls_short({"value": 0.7, "low": 0.6, "high": 0.8, "rough": False}, 0.9), falls_short(None, 0.9)
     (True, False)
     """
-    return bool(figure) and not figure["rough"] and figure["high"] is not None and figure["high"] < level
+    if not figure or figure["rough"] or figure["high"] is None:
+        return False
+    return bool(figure["high"] < level)
 
 
 def _rows(stage: str, figures: Mapping[str, Any], digits: int) -> list[tuple[str, Row]]:
