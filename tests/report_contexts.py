@@ -169,6 +169,7 @@ def numbers(
         bands=study.evaluation.bands or None,
         follow_up=FollowUp(),
     )
+    metrics |= sets_of(study, predictions, metrics["main"])
     images_table, panels_table = pd.DataFrame(images), pd.DataFrame(panels)
     return ReportContext(
         study=study,
@@ -194,6 +195,16 @@ def numbers(
             "seconds": 4321.0,
         },
     )
+
+
+def sets_of(study: Study, predictions: pd.DataFrame, main: dict[str, Any]) -> dict[str, Any]:
+    """The entry of metrics.json on prediction intervals and sets."""
+    from casewise.evaluation.conformal import coverage
+    from casewise.evaluation.results import plain
+    from casewise.pipeline.conformal import calibrated
+
+    record, classes = calibrated(study, predictions), {name: study.classes_of(name) for name in study.targets}
+    return {"prediction_sets": plain(coverage(predictions, main["learner"], record, classes, Plan(50)))}
 
 
 def with_stackers(predictions: pd.DataFrame, stackers: dict[str, Any]) -> pd.DataFrame:
@@ -568,6 +579,7 @@ def classes(
         Plan(50),
         subjects_known=study.subjects_known,
     )
+    metrics |= sets_of(study, predictions, metrics["main"])
     if outside:
         inside = metrics["metrics"]["test" if test else "oof"]
         metrics["external_drop"] = {

@@ -41,6 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         values["targets"] = {**KINDS, "grades": {**KINDS["grades"], "decision": "kappa"}}
         values |= {"split": {"test": 0.25, "folds": 2, "restarts": 5}, "synthetic": True}
         values |= {"stack": ["mean", "weighted"], "stack_baselines": True}
+        values["evaluation"] = {**values.get("evaluation", {}), "prediction_coverage": 0.75}  # needs three subjects
         finished[modality] = run(build_study(values, source="the study", folder=folder), folder / "run")
     return finished
 
@@ -96,6 +97,39 @@ def test_a_copy_of_the_bundle_predicts_the_test_set_of_its_run_in_another_proces
     check_equal(new, rows)
     assert new["problem"].isna().all()
     assert sorted(path.name for path in away.iterdir()) == ["cases.csv", "model.zip", "new.csv"]
+
+
+def test_intervals_and_sets_of_new_cases_are_those_of_the_test_set(runs: dict[str, Run]) -> None:
+    result = runs["photographs"]
+    own = result.predictions
+    assert own.loc[own["stage"] == "oof", ["low", "high"]].isna().all(axis=None)
+    assert set(own.loc[own["stage"] == "oof", "set"]) == {""}
+    own = own[own["stage"] == "test"].set_index(["learner", "case", "target"])
+    table = table_of(result)
+    cases = table[table["subject"].isin(set(own["subject"]))]
+    new = load_bundle(result.folder / "bundle").predict(cases, learner="all")
+    new = new.set_index(["learner", "case", "target"]).loc[own.index]
+    numbers = (own.index.get_level_values("target") == "number").tolist()
+    for ours, theirs in (("low", "prediction low"), ("high", "prediction high")):
+        assert own.loc[numbers, ours].notna().all()
+        assert np.allclose(own[ours], new[theirs], atol=1e-5, equal_nan=True)
+    assert own["set"].tolist() == new["prediction set"].tolist()
+    others = own[[not number for number in numbers]]
+    assert all(row.prediction in row.set.split(" | ") for row in others.itertuples())
+    record = RunFolder(result.folder).conformal.read()
+    assert record["fewest"] == 3
+    assert set(record["learners"]) == {"linear_pixels", "test_resnet", "mean_of_learners", "meta_learner_weighted"}
+    entry = record["learners"][result.results["main"]["learner"]]["number"]
+    assert result.results["prediction_sets"]["targets"]["number"]["stages"]["test"]["coverage"]["n_subjects"] == 4
+    inside = own[numbers]
+    predicted = inside["prediction"].astype(float)
+    assert (inside["low"] >= 0).all()
+    assert (inside["high"] <= 4).all()
+    mine = inside.index.get_level_values("learner") == result.results["main"]["learner"]
+    assert np.allclose(inside["low"][mine], (predicted[mine] - entry["quantile"]).clip(lower=0), atol=1e-6)
+    single = load_bundle(RunFolder(result.folder).job("test_resnet", 0).path).predict(cases.head(2))
+    assert single["prediction low"].isna().all()
+    assert single["interval note"].str.contains("none was calibrated").all()
 
 
 def test_folder_run_and_zip_are_the_same_model(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.console import shown_at
     from casewise.pipeline.audit import audit
     from casewise.pipeline.bundle import write_bundle
+    from casewise.pipeline.conformal import conformal
     from casewise.pipeline.counterfactuals import counterfactuals
     from casewise.pipeline.decide import decide
     from casewise.pipeline.evaluate import evaluate
@@ -64,6 +65,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
             predictions = stack(study, predictions, run_folder, show)
             predictions = decide(study, predictions, run_folder)
             predictions = score(study, predictions, run_folder)
+            conformal(study, predictions, run_folder)
             results = evaluate(study, cohort, predictions, run_folder, show)
             if study.seeds > 1:
                 results = seeds(study, cohort, store, splits, results, run_folder, show)

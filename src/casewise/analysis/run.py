@@ -103,11 +103,13 @@ class Run:
 
         Columns: `learner`, `stage`, `target`, `case`, `subject`, `visit`, `day`, `region`, `image`, `fold` (whose
         networks predicted the case; missing for the mean over all folds), `reference`, `prediction` (numbers, or the
-        names of classes), `probability of NAME` for each class, and `distance` from the training cases.
+        names of classes), `probability of NAME` for each class, the prediction interval `low` to `high` of a number and
+        the prediction `set` of a class (not out of fold, where they were calibrated), and `distance` from the training
+        cases.
         """
         from casewise.analysis.tables import predictions_table
 
-        return predictions_table(self.rows, self.study)
+        return predictions_table(self.rows, self.study, self.files.conformal.read_if_exists() or {})
 
     @cached_property
     def metrics(self) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from casewise.predictions.conformal import set_names, with_sets
 from casewise.predictions.table import final_rows
 
 if TYPE_CHECKING:
@@ -17,9 +18,14 @@ ESTIMATE = ["value", "low", "high", "n_subjects", "n_cases", "rough", "reason"]
 FINDING = ["id", "level", "sentence", "remedy"]
 
 
-def predictions_table(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The evaluated predictions with names of classes, from the rows of `predictions.parquet`."""
+def predictions_table(rows: pd.DataFrame, study: Study, intervals: Mapping[str, Any]) -> pd.DataFrame:
+    """The evaluated predictions with names of classes, from the rows of `predictions.parquet`.
+
+    `intervals` is the content of `conformal.json`. It was calibrated on the out-of-fold rows, which get no interval.
+    """
     rows = final_rows(rows)
+    new = rows["stage"] != "oof"
+    sets = with_sets(rows[new], intervals).set_index(rows.index[new])
     table = rows[["model", "stage", "target", *CASE]].rename(columns={"model": "learner"})
     table["fold"] = rows["outer_fold"]
     classes = {name: study.classes_of(name) for name in dict.fromkeys(map(str, rows["target"]))}
@@ -33,6 +39,10 @@ def predictions_table(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
         of_target = rows["target"] == target
         for code, name in enumerate(names):
             table.loc[of_target, f"probability of {name}"] = rows.loc[of_target, f"p{code}"]
+    table["low"], table["high"] = sets["low"].reindex(rows.index), sets["high"].reindex(rows.index)
+    if any(classes.values()):
+        named = [set_names(text, classes[target]) for target, text in zip(sets["target"], sets["set"], strict=True)]
+        table["set"] = pd.Series(named, index=sets.index, dtype=object).reindex(rows.index, fill_value="")
     return table.assign(distance=rows["distance"] if "distance" in rows else float("nan"))
 
 

@@ -24,12 +24,15 @@ class Combination:
         nested: the network that nested cross-validation chose for new cases; empty without it.
         decisions: the rules of grades with their thresholds by learner (see `casewise.predictions.decisions`).
         headline: the learner that the report is about; empty if nothing was evaluated.
+        intervals: the quantiles for prediction intervals and sets (see `casewise.predictions.conformal.fit`); empty for
+            a network alone, and for models of earlier versions.
     """
 
     stackers: Mapping[str, Any] = field(default_factory=dict)
     nested: str = ""
     decisions: Mapping[str, Any] = field(default_factory=dict)
     headline: str = ""
+    intervals: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, folder: RunFolder, members: Sequence[Bundle]) -> Combination:
@@ -47,6 +50,7 @@ class Combination:
             str(nested["final"]["network"]) if nested else "",
             decisions_of(folder.decisions, members, combined),
             str(((metrics or {}).get("main") or {}).get("learner") or ""),
+            folder.conformal.read_if_exists() or {},
         )
 
     @classmethod

@@ -11,6 +11,7 @@ import pandas as pd
 from casewise.errors import RunError, nearest
 from casewise.inference.predictor import Predictor
 from casewise.predictions.combined import with_combined
+from casewise.predictions.conformal import with_sets
 from casewise.predictions.decisions import apply_thresholds
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import apply_scores
@@ -55,7 +56,9 @@ class Ensemble:
         self._loaded: dict[tuple[str, int], Predictor] = {}
 
     def predict(self, study: Study, new: NewCases) -> pd.DataFrame:
-        """Rows of the predictions table at stage 'external', means over the folds, with the column `spread`.
+        """Rows of the predictions table at stage 'external', means over the folds.
+
+        They have the columns `low`, `high` and `set` of `casewise.predictions.conformal.with_sets`, and `spread`.
 
         The spread is the standard deviation (n - 1) over the networks of the folds: of a number, of the expected grade,
         or of the probability of the predicted class; NaN for a single network. Scores are computed for each fold, too.
@@ -70,7 +73,7 @@ class Ensemble:
         by_fold = [self._combined(fold_rows) for _, fold_rows in rows.groupby("outer_fold", sort=True)]
         means = self._scored(apply_thresholds(self._combined(mean_over_folds(rows)), self._decisions), study)
         means = with_spread(means, self._scored(pd.concat(by_fold, ignore_index=True), study))
-        return means[means["model"].isin(self.learners)].reset_index(drop=True)
+        return with_sets(means[means["model"].isin(self.learners)], self._combination.intervals)
 
     def _combined(self, rows: pd.DataFrame) -> pd.DataFrame:
         return with_combined(rows, self._stackers, self._nested)

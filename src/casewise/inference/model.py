@@ -36,7 +36,7 @@ class TrainedModel:
     Attributes:
         folder: the folder of the bundle, of the run, or of the network.
         members: the networks of all folds.
-        combination: the stackers, the rules of decisions, and the headline.
+        combination: the stackers, the rules of decisions, the headline, and the quantiles of intervals.
         about: the facts of the bundle; empty for a network alone, and for a run without a bundle.
         card: the model card of the bundle, in Markdown; empty without one.
     """
@@ -74,7 +74,9 @@ class TrainedModel:
         """The columns of predictions."""
         first = self.members[0]
         return OutputTable(
-            {str(output["name"]): output["classes"] for output in first.outputs}, list(first.settings["scores"])
+            {str(output["name"]): output["classes"] for output in first.outputs},
+            list(first.settings["scores"]),
+            self.combination.intervals,
         )
 
     @property
@@ -111,6 +113,9 @@ class TrainedModel:
         Returns:
             One row for each learner, case, region or image, and target or score of the study: `learner`, `case`,
             `subject`, `visit`, `region`, `image`, `target`, `prediction`, for classes the probability of each, by name;
+            `prediction low` and `prediction high`, the prediction interval of a number, NaN if there is none;
+            `prediction set`, the classes that may be the true one, by name, separated by ` | `; `interval note`, why
+            there is no interval, or which classes are in every set because too few subjects had them;
             `spread`, the standard deviation over the networks of the folds (of a number, of the expected grade, or of
             the probability of the predicted class; NaN for a single network); `distance` from the training features: 1
             is the distance that one in twenty held-out cases of the study exceeds, NaN where a network gives none (a

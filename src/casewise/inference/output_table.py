@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from casewise.errors import counted
+from casewise.predictions.conformal import set_names
 
 if TYPE_CHECKING:
     from casewise.inference.chunks import RawCase
 
 UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
 # What follows the probabilities.
-FLAGS = ("spread", "distance", "beyond", "problem")
+INTERVAL = ("prediction low", "prediction high", "prediction set", "interval note")
+FLAGS = (*INTERVAL, "spread", "distance", "beyond", "problem")
 # A distance above this is flagged: one in twenty held-out cases of the study exceeds it.
 FAR = 1.0
 NOT_FINITE = "The networks gave no finite value."
@@ -28,10 +32,12 @@ class OutputTable:
     Attributes:
         classes: the names of the classes of each predicted target; empty for numbers.
         scores: the names of the scores, which are numbers.
+        intervals: the record of `casewise.predictions.conformal.fit`; empty where nothing was calibrated.
     """
 
     classes: Mapping[str, Sequence[str]]
     scores: Sequence[str]
+    intervals: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def targets(self) -> list[str]:
@@ -62,10 +68,34 @@ class OutputTable:
             mask = (rows["target"] == target).to_numpy()
             for code, name in enumerate(names):
                 table.loc[mask, f"probability of {name}"] = rows.loc[mask, f"p{code}"].to_numpy()
+        table["prediction low"], table["prediction high"] = rows["low"].to_numpy(), rows["high"].to_numpy()
+        table["prediction set"] = [
+            set_names(text, self.classes.get(target, ()))
+            for target, text in zip(rows["target"], rows["set"], strict=True)
+        ]
+        table["interval note"] = [
+            self.interval_note(model, target) for model, target in zip(rows["model"], rows["target"], strict=True)
+        ]
         table["spread"], table["distance"] = rows["spread"].to_numpy(), rows["distance"].to_numpy()
         table["beyond"] = (table["distance"] > FAR).astype("boolean").mask(table["distance"].isna())
         table["problem"] = np.where(rows["y_pred"].isna().to_numpy(), NOT_FINITE, "")
         return table[self.columns]
+
+    def interval_note(self, learner: str, target: str) -> str:
+        """Why a number has no interval, or which classes are in every set; empty otherwise."""
+        entry = self.intervals.get("learners", {}).get(learner, {}).get(target)
+        if entry is None:
+            return "no interval or set: none was calibrated"
+        fewest = self.intervals["fewest"]
+        if "classes" not in entry:
+            few = entry["quantile"] is None
+            return f"no interval: {counted(entry['subjects'], 'subject')} of {fewest} needed" if few else ""
+        lacking = [
+            f"{name} ({counted(part['subjects'], 'subject')} of {fewest} needed)"
+            for name, part in zip(self.classes[target], entry["classes"], strict=True)
+            if part["quantile"] is None
+        ]
+        return f"in every set: {', '.join(lacking)}" if lacking else ""
 
     def of_problems(self, cases: Sequence[tuple[RawCase, str]], learners: Sequence[str]) -> pd.DataFrame:
         """A row for each learner, case and target of cases without a prediction, with the reason."""
@@ -77,7 +107,8 @@ class OutputTable:
             for target in self.targets
         ]
         table = pd.DataFrame(rows, columns=[*UNITS, "problem"])
-        for name in (*self.probabilities, "spread", "distance"):
+        for name in (*self.probabilities, "prediction low", "prediction high", "spread", "distance"):
             table[name] = np.nan
+        table["prediction set"] = table["interval note"] = ""
         empty = pd.Series([None] * len(rows), dtype=object) if any(self.classes.values()) else np.nan
         return table.assign(prediction=empty, beyond=pd.array([pd.NA] * len(rows), dtype="boolean"))[self.columns]

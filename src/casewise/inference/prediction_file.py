@@ -146,7 +146,8 @@ class ParquetWriter:
         import pyarrow.parquet as parquet
 
         text, number = arrow.string(), arrow.float64()
-        numeric = dict.fromkeys((*table.probabilities, "spread", "distance"), number)
+        floats = ("prediction low", "prediction high", "spread", "distance")
+        numeric = dict.fromkeys((*table.probabilities, *floats), number)
         kinds = numeric | {"beyond": arrow.bool_()} | ({} if any(table.classes.values()) else {"prediction": number})
         self._schema = arrow.schema([(name, kinds.get(name, text)) for name in table.columns])
         self._writer: Any = parquet.ParquetWriter(path, self._schema)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pandas")
 # Of metrics.json what contains figures only, and no names of cases.
-FIGURES = ("metrics", "main", "calibration", "classes", "over_folds", "against_baselines", "seeds")
+FIGURES = ("metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines", "seeds")
 _WITHIN_FIGURE = {"cases", "subjects"}
 
 
@@ -85,6 +85,7 @@ def _inputs(folder: RunFolder, members: list[JobFolder]) -> str:
         folder.stackers,
         folder.nested,
         folder.decisions,
+        folder.conformal,
     )
     inputs = {
         "format": FORMAT,

@@ -15,6 +15,7 @@ from casewise.evaluation.against_baselines import against_baselines
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
 from casewise.pipeline.calibrate import calibration_and_decisions
+from casewise.pipeline.conformal import prediction_sets
 from casewise.pipeline.external import external_groups
 from casewise.pipeline.participants import participants_and_subgroups
 from casewise.pipeline.shortcut_column import within_shortcut_column
@@ -60,6 +61,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         results["decisions"] = folder.decisions.read()
     results["notes"] += _caveats(study, predictions, results, folder)
     results |= evaluation.plain(calibration_and_decisions(study, predictions, results["main"]))
+    results |= evaluation.plain(prediction_sets(study, predictions, results["main"], folder))
     results |= evaluation.plain(within_shortcut_column(study, cohort, predictions, results, folder))
     if not folder.image_split_mark.exists():  # there, images count as subjects
         results |= evaluation.plain(participants_and_subgroups(study, cohort, predictions, results, folder))

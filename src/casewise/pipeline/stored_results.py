@@ -90,7 +90,8 @@ def record_results(inputs: str | None, folder: RunFolder) -> None:
 
 def _present(folder: RunFolder) -> list[str]:
     """The names of the files of results that are there and intact."""
-    outputs = (folder.predictions, folder.metrics, folder.stackers, folder.nested, folder.decisions, folder.report_mark)
+    fitted = (folder.stackers, folder.nested, folder.decisions, folder.conformal)
+    outputs = (folder.predictions, folder.metrics, *fitted, folder.report_mark)
     return [file.path.name for file in outputs if file.is_verified()]
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from casewise.report.sections.prediction_sets import prediction_sets
 from casewise.report.tables import metric_format
 from casewise.report.templating import templates
 from casewise.targets import kind_named
@@ -34,6 +35,7 @@ def model_card(
             audit=audit,
             provenance=provenance,
             main=figures.get("main") or {},
+            sets=prediction_sets(study, figures),
         )
     )
     lines = "\n".join(line.rstrip() for line in text.splitlines())

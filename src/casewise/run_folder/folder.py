@@ -160,6 +160,11 @@ class RunFolder:
         return JsonFile(self.path / "decisions.json", RETRY)
 
     @property
+    def conformal(self) -> JsonFile:
+        """The quantiles of every learner and target for prediction intervals and sets."""
+        return JsonFile(self.path / "conformal.json", RETRY, required=("level", "fewest", "learners"))
+
+    @property
     def nested(self) -> JsonFile:
         """The network that inner folds chose for each fold."""
         return JsonFile(self.path / "nested.json", RETRY, required=("folds",))

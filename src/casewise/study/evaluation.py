@@ -44,6 +44,13 @@ class Evaluation(StudyModel):
         "benefit, distant cases, altered images and saliency. Intervals of the metrics themselves do not use it.",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of the intervals.")
+    prediction_coverage: float = Field(
+        0.9,
+        gt=0.5,
+        lt=1,
+        description="Share of cases of new subjects whose [prediction interval or set](explanation-intervals.md) "
+        "should contain the reference; for classes and grades, in each class.",
+    )
     bands: dict[str, float] = Field(
         {},
         description="Severity bands of the primary outcome: names and lower bounds, such as `{clear: 0, mild: 1}`.",

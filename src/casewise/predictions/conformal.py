@@ -1,0 +1,158 @@
+"""Prediction intervals of numbers and prediction sets of classes, from the errors of out-of-fold predictions.
+
+Split-conformal prediction with clusters. The score of a row is |reference - prediction| for a number, and one minus the
+probability of the true class for a class. Cases of one subject are not exchangeable with those of others, but subjects
+are: of K subjects, each has a weight of 1 / (K + 1), divided equally among its rows, and the remaining 1 / (K + 1) is
+that of the new subject, at infinity. The quantile of these weighted scores at the level is the half width of an
+interval, or the largest score of a class that belongs to a set. It exists only if K / (K + 1) reaches the level: from 9
+subjects on for 90 %. A random case of a new subject from the same population is then covered with at least this
+probability (Lee, Barber and Willett 2023, "Distribution-free inference with hierarchical data", hierarchical conformal
+prediction; Dunn, Wasserman and Ramdas 2023, "Distribution-free prediction sets for two-layer hierarchical models", has
+the problem and other solutions).
+
+Classes and grades have a quantile each, from the rows that truly belong to the class (Vovk, Lindsay, Nouretdinov and
+Gammerman 2003, "Mondrian confidence machine"; the score is that of Sadinle, Lei and Wasserman 2019), so that the level
+holds in each class. A class without a quantile is in every set. A set always contains the prediction, and a set of
+grades has no gaps; both only make it larger.
+
+Out-of-fold rows are predicted by networks of single folds, and new cases by their mean. The level is proven for a
+single network, and not for the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from casewise.predictions.table import probability_columns
+from casewise.targets import by_form, kind_named
+
+# By learner and target: what `fit` returns as `learners`.
+Entry: TypeAlias = Mapping[str, Any]
+# A level is reached, and a score is as small as a quantile, in spite of rounding.
+ROUNDING = 1e-9
+COLUMNS = ("low", "high", "set")
+
+
+def subject_quantile(scores: NDArray[np.float64], subjects: NDArray[Any], level: float) -> float | None:
+    """The quantile at `level` of scores (N,), with the weights of the module; None if there are too few subjects.
+
+    >>> subject_quantile(np.arange(1.0, 10.0), np.arange(9), 0.9), subject_quantile(np.arange(8.0), np.arange(8), 0.9)
+    (9.0, None)
+    """
+    if not len(scores):
+        return None
+    _, number, counts = np.unique(subjects, return_inverse=True, return_counts=True)
+    weights = 1 / counts[number] / (len(counts) + 1)
+    order = np.argsort(scores, kind="stable")
+    reached = np.cumsum(weights[order]) >= level - ROUNDING
+    return float(scores[order][reached.argmax()]) if reached.any() else None
+
+
+def fewest_subjects(level: float) -> int:
+    """The least number of subjects with which there is a quantile.
+
+    >>> fewest_subjects(0.9), fewest_subjects(0.8), fewest_subjects(0.95)
+    (9, 4, 19)
+    """
+    return int(np.ceil(level / (1 - level) - ROUNDING))
+
+
+def fit(predictions: pd.DataFrame, ranges: Mapping[str, tuple[float, float]], level: float) -> dict[str, Any]:
+    """The quantiles of every learner and target, from the out-of-fold rows with a reference.
+
+    Args:
+        predictions: rows of the predictions table; those of other stages are ignored.
+        ranges: the declared range of each target that is a number, to which its intervals are clipped.
+
+    Returns:
+        `level`; `fewest`, the least number of subjects; and `learners`: by learner and target for a number `subjects`,
+        `rows`, `quantile` (None with too few subjects) and `range`, and for classes the first three of each class as
+        `classes`, in their order. It is plain JSON.
+    """
+    rows = predictions[(predictions["stage"] == "oof") & predictions["inner_fold"].isna()]
+    rows = rows[rows["y_true"].notna() & rows["y_pred"].notna()]
+    learners: dict[str, dict[str, Any]] = {}
+    for (model, target), own in rows.groupby(["model", "target"], sort=False):
+        limits = ranges.get(str(target), ())  # classes have none
+        learners.setdefault(str(model), {})[str(target)] = fit_target(own, limits, level)
+    return {"level": level, "fewest": fewest_subjects(level), "learners": learners}
+
+
+def fit_target(rows: pd.DataFrame, limits: Sequence[float], level: float) -> dict[str, Any]:
+    """The entry of one learner and target (see `fit`), from its rows with a reference."""
+    if kind_named(str(rows["kind"].iloc[0])).form == "number":
+        scores = np.abs(rows["y_true"].to_numpy(dtype=float) - rows["y_pred"].to_numpy(dtype=float))
+        return {**_quantile(rows, scores, level), "range": list(limits)}
+    p = probabilities(rows)
+    truth = rows["y_true"].to_numpy(dtype=int)
+    classes = [_quantile(rows[truth == number], 1 - p[truth == number, number], level) for number in range(p.shape[1])]
+    return {"classes": classes}
+
+
+def _quantile(rows: pd.DataFrame, scores: NDArray[np.float64], level: float) -> dict[str, Any]:
+    subjects = rows["subject"].to_numpy()
+    quantile = subject_quantile(scores, subjects, level)
+    return {"subjects": int(rows["subject"].nunique()), "rows": len(rows), "quantile": quantile}
+
+
+def probabilities(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """The probabilities (N, C) of rows of one target, without the columns beyond its last class."""
+    columns = [name for name in probability_columns(rows) if rows[name].notna().any()]
+    return rows[columns].to_numpy(dtype=np.float64)
+
+
+def interval(predicted: NDArray[np.float64], entry: Entry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The ends (N,) of the intervals of predicted numbers, clipped to the range; NaN where there is none."""
+    half = np.nan if entry["quantile"] is None else float(entry["quantile"])
+    low, high = entry["range"]
+    ends = np.clip(np.stack([predicted - half, predicted + half]), low, high)
+    return ends[0], ends[1]
+
+
+def members(rows: pd.DataFrame, entry: Entry) -> NDArray[np.bool_]:
+    """Whether each class belongs to the set of each row, (N, C)."""
+    limits = [np.inf if part["quantile"] is None else part["quantile"] + ROUNDING for part in entry["classes"]]
+    p = rows[[f"p{number}" for number in range(len(limits))]].to_numpy(dtype=np.float64)
+    inside = 1 - p <= np.array(limits)
+    number = np.arange(len(limits))
+    inside |= number == rows["y_pred"].to_numpy(dtype=float)[:, None]
+    if by_form(str(rows["kind"].iloc[0]), {"number": False, "classes": False, "ordinal": True}):
+        first, last = inside.argmax(axis=1), inside.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
+        inside |= (number >= first[:, None]) & (number <= last[:, None])
+    inside[np.isnan(p).any(axis=1)] = False
+    return inside
+
+
+def with_sets(rows: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows for which nothing was calibrated, such as those of new cases, with the columns `low`, `high` and `set`.
+
+    `low` and `high` are floats, NaN for classes and where there is no interval; `set` has the numbers of the classes as
+    text, such as `0 2`, and is empty for numbers. `record` is that of `fit`; without an entry, rows have neither.
+    """
+    rows = rows.reset_index(drop=True)
+    low, high = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    sets = np.full(len(rows), "", dtype=object)
+    for (model, target), own in rows.groupby(["model", "target"], sort=False):
+        entry = record.get("learners", {}).get(str(model), {}).get(str(target))
+        if entry is None:
+            continue
+        at = own.index.to_numpy()
+        if "classes" in entry:
+            sets[at] = [" ".join(map(str, np.flatnonzero(inside))) for inside in members(own, entry)]
+        else:
+            low[at], high[at] = interval(own["y_pred"].to_numpy(dtype=float), entry)
+    return rows.assign(low=low, high=high, set=sets)
+
+
+def set_names(text: str, classes: Sequence[str]) -> str:
+    """The classes of a set by name.
+
+    >>> set_names("0 2", ["healthy", "mild", "ill"])
+    'healthy | ill'
+    """
+    return " | ".join(classes[int(number)] for number in text.split())

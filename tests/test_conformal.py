@@ -1,0 +1,236 @@
+"""Prediction intervals and sets: their coverage with several cases of a subject, and where there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.errors import StudyError
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.conformal import coverage
+from casewise.inference.output_table import OutputTable
+from casewise.predictions.conformal import fewest_subjects, fit, members, set_names, subject_quantile, with_sets
+from casewise.study.evaluation import Evaluation
+
+PLAN = Plan(100, 0.95, 0)
+STUDIES = 200
+
+
+def rows_of(kind: str, subjects: np.ndarray, truth: np.ndarray, values: np.ndarray, **changes: Any) -> pd.DataFrame:
+    """Rows of one learner: `values` (N,) are predicted numbers, (N, C) are probabilities."""
+    n = len(subjects)
+    number = np.unique(subjects, return_inverse=True)[1]
+    rows = pd.DataFrame(
+        {
+            "case": [f"{subject}/{position}" for position, subject in enumerate(subjects)],
+            "subject": subjects.astype(str),
+            "visit": "1",
+            "day": 0.0,
+            "region": "",
+            "image": "",
+            "model": "net",
+            "stage": "oof",
+            "outer_fold": pd.array(number % 5 + 1, dtype="Int64"),
+            "inner_fold": pd.array([pd.NA] * n, dtype="Int64"),
+            "target": "outcome",
+            "y_true": truth.astype(float),
+            "y_pred": values if values.ndim == 1 else values.argmax(axis=1).astype(float),
+            "kind": kind,
+        }
+    )
+    for column in range(values.shape[1] if values.ndim == 2 else 0):
+        rows[f"p{column}"] = values[:, column]
+    return rows.assign(**changes)
+
+
+def as_test(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(stage="test", outer_fold=pd.array([pd.NA] * len(rows), dtype="Int64"))
+
+
+def drawn_numbers(random: np.random.Generator, n: int) -> pd.DataFrame:
+    """Errors that the cases of a subject share in large part; subjects with many cases have larger ones."""
+    counts = random.choice([1, 2, 12], n)
+    subjects = np.repeat(np.arange(n), counts)
+    scale = np.where(counts == 12, 2.0, 1.0)
+    error = (scale * random.normal(0, 1, n))[subjects] + random.normal(0, 0.5, len(subjects))
+    truth = random.normal(0, 3, len(subjects))
+    return rows_of("regression", subjects, truth, truth + error)
+
+
+def drawn_classes(random: np.random.Generator, n: int) -> pd.DataFrame:
+    """Three classes, the last one rare and hard; the cases of a subject have one class and a shared difficulty."""
+    of_subject = random.choice(3, n, p=[0.6, 0.25, 0.15])
+    subjects = np.repeat(np.arange(n), random.choice([1, 2, 8], n))
+    truth = of_subject[subjects]
+    logits = random.normal(0, 1.0, (n, 3))[subjects] + random.normal(0, 0.4, (len(subjects), 3))
+    logits[np.arange(len(subjects)), truth] += np.array([2.5, 1.5, 0.5])[truth]
+    p = np.exp(logits)
+    return rows_of("classification", subjects, truth, p / p.sum(axis=1, keepdims=True))
+
+
+def mean_by_subject(values: np.ndarray, subjects: pd.Series) -> float:
+    return float(pd.Series(values).groupby(subjects.to_numpy()).mean().mean())
+
+
+class TestCoverage:
+    def test_of_numbers_with_several_cases_of_a_subject(self) -> None:
+        shares, by_rows = [], []
+        for seed in range(STUDIES):
+            random = np.random.default_rng(seed)
+            record = fit(drawn_numbers(random, 60), {"outcome": (-50, 50)}, 0.9)
+            new = with_sets(as_test(drawn_numbers(random, 300)), record)
+            right = ((new["y_true"] >= new["low"]) & (new["y_true"] <= new["high"])).to_numpy(dtype=float)
+            shares.append(mean_by_subject(right, new["subject"]))
+            by_rows.append(right.mean())
+        assert 0.88 <= np.mean(shares) <= 0.92
+        # subjects with many cases have larger errors here, so that a quantile of all rows alike would be another one
+        assert np.mean(by_rows) < np.mean(shares) - 0.02
+
+    def test_of_every_class(self) -> None:
+        shares: dict[int, list[float]] = {number: [] for number in range(3)}
+        every = []
+        for seed in range(STUDIES):
+            random = np.random.default_rng(seed)
+            record = fit(drawn_classes(random, 400), {}, 0.9)
+            new = as_test(drawn_classes(random, 200))
+            inside = members(new, record["learners"]["net"]["outcome"])
+            right = inside[np.arange(len(new)), new["y_true"].astype(int)].astype(float)
+            every.append(mean_by_subject(right, new["subject"]))
+            for number, of_class in shares.items():
+                mask = (new["y_true"] == number).to_numpy()
+                of_class.append(mean_by_subject(right[mask], new["subject"][mask]))
+        assert 0.88 <= np.mean(every) <= 0.92
+        assert min(float(np.mean(of_class)) for of_class in shares.values()) >= 0.89
+
+    def test_observed_in_the_test_set_and_across_folds(self) -> None:
+        random = np.random.default_rng(0)
+        own, new = drawn_numbers(random, 80), as_test(drawn_numbers(random, 200))
+        record = fit(own, {"outcome": (-50, 50)}, 0.9)
+        with_test = coverage(pd.concat([own, new]), "net", record, {}, PLAN)["targets"]["outcome"]["stages"]
+        assert set(with_test) == {"test"}
+        sets = with_sets(new, record)
+        right = ((sets["y_true"] >= sets["low"]) & (sets["y_true"] <= sets["high"])).to_numpy(dtype=float)
+        figure = with_test["test"]["coverage"]
+        assert figure["value"] == pytest.approx(mean_by_subject(right, sets["subject"]))
+        assert figure["low"] < figure["value"] < figure["high"]
+        assert (figure["n_subjects"], figure["n_cases"]) == (200, len(new))
+        assert not with_test["test"]["cross_fitted"]
+        alone = coverage(own, "net", record, {}, PLAN)["targets"]["outcome"]["stages"]
+        assert set(alone) == {"oof"}
+        assert alone["oof"]["cross_fitted"]
+        first = own[own["outer_fold"] == 1]
+        others = fit(own[own["outer_fold"] != 1], {"outcome": (-50, 50)}, 0.9)
+        assert others["learners"] != record["learners"]
+        only = coverage(pd.concat([own[own["outer_fold"] != 1], as_test(first)]), "net", others, {}, PLAN)
+        assert only["targets"]["outcome"]["stages"]["test"]["width"]["value"] == pytest.approx(
+            2 * others["learners"]["net"]["outcome"]["quantile"]
+        )
+
+
+class TestQuantile:
+    def test_many_cases_of_a_subject_weigh_as_much_as_one(self) -> None:
+        scores, subjects = np.arange(1.0, 20.0), np.arange(19)
+        alone = subject_quantile(scores, subjects, 0.9)
+        assert alone == 18.0
+        repeated = subject_quantile(np.append(scores, np.full(50, 1.0)), np.append(subjects, np.zeros(50)), 0.9)
+        assert repeated == alone
+
+    @pytest.mark.parametrize("level", [0.8, 0.9, 0.95, 0.99])
+    def test_too_few_subjects_have_none(self, level: float) -> None:
+        fewest = fewest_subjects(level)
+        scores = np.linspace(0, 1, 3 * fewest)
+        for subjects, exists in ((fewest, True), (fewest - 1, False)):
+            own = np.arange(3 * fewest) % subjects
+            assert (subject_quantile(scores, own, level) is not None) is exists
+
+    def test_of_no_rows_there_is_none(self) -> None:
+        assert subject_quantile(np.array([]), np.array([]), 0.9) is None
+
+
+class TestSets:
+    def test_too_few_subjects_have_no_interval_and_the_note_says_so(self) -> None:
+        random = np.random.default_rng(0)
+        few = drawn_numbers(random, 8)
+        record = fit(few, {"outcome": (0, 4)}, 0.9)
+        assert record["learners"]["net"]["outcome"]["quantile"] is None
+        new = with_sets(as_test(few), record)
+        assert new["low"].isna().all()
+        assert new["high"].isna().all()
+        note = OutputTable({"outcome": []}, [], record).interval_note("net", "outcome")
+        assert "8 subjects" in note
+        assert "9" in note
+        figures = coverage(pd.concat([few, as_test(few)]), "net", record, {}, PLAN)["targets"]["outcome"]["stages"]
+        assert figures["test"]["coverage"] is None
+        assert figures["test"]["without"] == len(few)
+
+    def test_intervals_are_clipped_to_the_range(self) -> None:
+        random = np.random.default_rng(0)
+        subjects, truth = np.arange(40), random.uniform(0, 4, 40)
+        rows = rows_of("regression", subjects, truth, np.clip(truth + random.normal(0, 1, 40), 0, 4))
+        record = fit(rows, {"outcome": (0, 4)}, 0.9)
+        half = record["learners"]["net"]["outcome"]["quantile"]
+        new = with_sets(as_test(rows), record)
+        assert new["low"].tolist() == pytest.approx((new["y_pred"] - half).clip(lower=0).tolist())
+        assert new["high"].tolist() == pytest.approx((new["y_pred"] + half).clip(upper=4).tolist())
+        assert (new["low"] == 0).any()
+        assert (new["high"] == 4).any()
+
+    def test_a_class_of_too_few_subjects_is_in_every_set(self) -> None:
+        rows = drawn_classes(np.random.default_rng(1), 60)
+        rare = rows["y_true"] == 2
+        kept = rows.loc[rare, "subject"].unique()[:3]
+        rows = rows[~rare | rows["subject"].isin(kept)]
+        record = fit(rows, {}, 0.9)
+        assert [part["quantile"] is None for part in record["learners"]["net"]["outcome"]["classes"]] == [
+            False,
+            False,
+            True,
+        ]
+        new = with_sets(as_test(rows), record)
+        assert all("2" in text.split() for text in new["set"])
+        assert not all("1" in text.split() for text in new["set"])
+        table = OutputTable({"outcome": ["well", "ill", "rare"]}, [], record)
+        assert "rare (3 subjects" in table.interval_note("net", "outcome")
+        assert "ill" not in table.interval_note("net", "outcome")
+
+    def test_without_a_case_of_a_class_its_coverage_is_none(self) -> None:
+        rows = drawn_classes(np.random.default_rng(1), 60)
+        rows = rows[rows["y_true"] != 2]
+        record = fit(rows, {}, 0.9)
+        entry = coverage(rows, "net", record, {"outcome": ["well", "ill", "rare"]}, PLAN)["targets"]["outcome"]
+        assert entry["calibration"]["classes"][2] == {"subjects": 0, "rows": 0, "quantile": None}
+        assert entry["stages"]["oof"]["by_class"]["rare"] is None
+        assert entry["stages"]["oof"]["by_class"]["ill"]["value"] > 0.5
+
+    def test_a_set_contains_the_prediction_and_grades_have_no_gaps(self) -> None:
+        p = np.tile([[0.05, 0.0, 0.9, 0.05], [0.9, 0.05, 0.0, 0.05]], (20, 1))
+        truth = np.tile([2, 0], 20)
+        rows = rows_of("ordinal", np.arange(40), truth, p)
+        quantiles = {"classes": [{"quantile": q, "subjects": 20, "rows": 20} for q in (0.96, 0.1, 0.05, 0.1)]}
+        record = {"level": 0.9, "fewest": 9, "learners": {"net": {"outcome": quantiles}}}
+        new = with_sets(as_test(rows), record)
+        assert new["set"].tolist()[:2] == ["0 1 2", "0"]
+        assert with_sets(as_test(rows.assign(kind="classification")), record)["set"].tolist()[:2] == ["0 2", "0"]
+        # the prediction belongs to the set although its own quantile would exclude it
+        assert rows["y_pred"].tolist()[:2] == [2.0, 0.0]
+        assert set_names("0 2", ["a", "b", "c"]) == "a | c"
+
+    def test_without_a_record_there_is_neither(self) -> None:
+        new = with_sets(as_test(drawn_numbers(np.random.default_rng(0), 12)), {})
+        assert new["low"].isna().all()
+        assert set(new["set"]) == {""}
+
+    def test_a_case_without_a_finite_prediction_has_no_set(self) -> None:
+        rows = drawn_classes(np.random.default_rng(1), 60)
+        new = as_test(rows)
+        new.loc[new.index[0], ["p0", "p1", "p2", "y_pred"]] = np.nan
+        assert with_sets(new, fit(rows, {}, 0.9))["set"].iloc[0] == ""
+
+
+def test_the_level_is_a_share_above_one_half() -> None:
+    assert Evaluation().prediction_coverage == 0.9
+    with pytest.raises((ValueError, StudyError)):
+        Evaluation(prediction_coverage=1.0)
