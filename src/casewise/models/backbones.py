@@ -123,9 +123,13 @@ class Network(nn.Module):
         return self.predict_head(self.features(panels))
 
     def predict_head(self, features: Tensor) -> Tensor:
-        """The head's outputs for these features, in the units of the targets: (B, outputs)."""
+        """The head's outputs for these features, in the units of the targets: (B, outputs) `float32`.
+
+        They are computed in the precision of the head: single, and double in models on fixed features.
+        """
+        precision = next(self.head.parameters()).dtype
         with torch.autocast(features.device.type, enabled=False):
-            return self.head(features.float()) * self.target_std + self.target_mean
+            return self.head(features.to(precision)).float() * self.target_std + self.target_mean
 
     def pooled(self, features: Tensor) -> Tensor:
         """What the last layer receives of these features, (B, width); those of a bag pooled."""

@@ -106,8 +106,10 @@ class FeatureSpec:
         """The candidate's vector (B, W) of its panels and of the maps of its modules."""
         if self.source == "statistics":
             return image_statistics(panels)
-        read = [panels] if self.source == "pixels" else [maps[name].float() for name in self.modules]
-        return torch.cat([self._summarised(values) for values in read], dim=1)
+        if self.source == "pixels":
+            # in double precision, so that a panel has the same vector in every batch
+            return self._summarised(panels.double()).float()
+        return torch.cat([self._summarised(maps[name].float()) for name in self.modules], dim=1)
 
     def _summarised(self, values: Tensor) -> Tensor:
         if self.summary in ("moments", "covariance"):

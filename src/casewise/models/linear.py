@@ -84,7 +84,8 @@ class RadialBuilder(LinearBuilder):
         network = super().build(facts)
         if radial := facts.get("radial"):
             bank: Any = network.body
-            network.head[-1] = RadialHead(bank.widths, radial["directions"], radial["frequencies"], facts["outputs"])
+            head = RadialHead(bank.widths, radial["directions"], radial["frequencies"], facts["outputs"])
+            network.head[-1] = head.double()
         return network
 
 
@@ -104,7 +105,10 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
     specs = stated or candidates(encoders, int(bank.get("sequences", 0)), side)
     features = FeatureBank(encoders, specs, channels, side)
     body = Body(features, features.width, UNSCALED)
-    return Network(name, body, outputs, NetworkOptions(side=side, maps=bool(options.get("maps"))))
+    network = Network(name, body, outputs, NetworkOptions(side=side, maps=bool(options.get("maps"))))
+    # large weights of nearly equal features cancel, so that single precision would depend on the batch
+    network.head.double()
+    return network
 
 
 def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[FeatureSpec]:
@@ -187,7 +191,7 @@ def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
     used = {spec.encoder or bank.encoders[0].name for spec in bank.specs if spec.modules}
     bank.keep_encoders([encoder for encoder in bank.encoders if encoder.name in used])
     network.width = bank.width
-    network.head[-1] = nn.Linear(bank.width, network.target_mean.numel())
+    network.head[-1] = nn.Linear(bank.width, network.target_mean.numel(), dtype=torch.float64)
     return columns
 
 

@@ -49,7 +49,7 @@ def fit_radial_head(
     )
     head.blocks = torch.nn.ModuleList(fourier[spec] for spec in bank.specs)
     set_weights(head.linear, bank.specs, [2 * FREQUENCIES] * len(bank.specs), chosen, outputs)
-    network.head[-1] = head
+    network.head[-1] = head.double()
     return LinearFit(columns, chosen.records)
 
 

@@ -84,7 +84,7 @@ def contributions(
         if isinstance(head, RadialHead):
             values = bank(panels) if at is None else at.expand(len(panels), -1)
             rows = head.mean_slopes(toward * std, values, centre)  # (B, W)
-            of_centre = head(centre[None].float())[0].double()
+            of_centre = head.double()(centre[None])[0]
         else:
             rows = toward @ (head.weight.double() * std[:, None])
             of_centre = head.weight.double() @ centre + head.bias.double()
