@@ -45,6 +45,8 @@ class LearnerGraph(nn.Module):
         super().__init__()
         self.name = name
         self.networks = nn.ModuleList(networks)
+        for network in networks:
+            network.head.float()  # graphs compute in single precision, also the heads of models on fixed features
         self.reads, self.outputs, self.ranges, self.flips = tuple(reads), tuple(outputs), tuple(ranges), flips
 
     def forward(self, *panels: Tensor) -> tuple[Tensor, ...]:
