@@ -43,7 +43,10 @@ The images, folds and subjects are those of [the planned runs](auto.md). fastai:
 the same weights, `Resize(224)`, `aug_transforms()`, `fine_tune({epochs})`. scikit-learn: `StandardScaler` and
 `LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
 four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
-all other subjects.
+all other subjects. fastai reads images in the process that trains, with two threads.
+
+Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
+fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
 
 In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Minutes and
 seconds of wall clock are of training and prediction; those of the planned run include its audit, baselines and report.
@@ -111,7 +114,13 @@ def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFr
     names = run.study.classes_of(target)
     columns = [f"p_{name}" for name in names] if names else ["prediction"]
     # a class without training images has no column
-    predictions = predictions.set_index("path").reindex(columns=columns).fillna(0.0)
+    predictions = predictions.set_index("path").reindex(columns=columns)
+    if names:
+        predictions = predictions.fillna(0.0)
+    elif predictions["prediction"].isna().any():
+        raise SystemExit(
+            f"{run.folder}: the peer predicted no number for {predictions['prediction'].isna().sum()} images."
+        )
     predictions = table[["path", "case", "image"]].join(predictions, on="path", how="inner")
     keys = ["case", "image"] if (reference["image"] != "").all() else ["case"]
     means = predictions.groupby(keys)[columns].mean().reset_index()
