@@ -94,7 +94,7 @@ def answers(predictor: Predictor, bundle: Bundle, films: list[Path], way: Way, f
     from PIL import Image
 
     from casewise.console import Silent
-    from casewise.inference.new_cases import prepare_new_cases
+    from casewise.inference.new_cases import NewTable
     from casewise.modalities.base import StoreAddress
     from casewise.modalities.store.readers import read_image
 
@@ -112,7 +112,7 @@ def answers(predictor: Predictor, bundle: Bundle, films: list[Path], way: Way, f
     pd.DataFrame(rows).to_csv(table, index=False)
     study = bundle.study(table)
     study = study.model_copy(update={"images": study.images.model_copy(update=way.images)})
-    cases = prepare_new_cases(study, folder, Silent())
+    cases = NewTable(study, own=True).prepared(folder, Silent())
     address = StoreAddress(cases.store.folder, cases.store.address)
     predictions = predictor.predict_cases(study, cases.cohort.panels, address, stage="new").sort_values("subject")
     classes = study.classes_of(study.primary_outcome)

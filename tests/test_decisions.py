@@ -270,6 +270,7 @@ def test_a_row_without_probabilities_does_not_tune() -> None:
 
 def test_a_case_without_a_grade_has_no_name_for_it() -> None:
     rows = graded(2, stages=("external",)).assign(y_pred=[np.nan, 2.0], distance=np.nan, spread=np.nan)
+    rows = rows.assign(low=np.nan, high=np.nan, set="")
     named = OutputTable({"grade": ["none", "mild", "late", "worst"]}, []).of_rows(rows)
     assert named["prediction"].isna().tolist() == [True, False]
     assert [bool(problem) for problem in named["problem"]] == [True, False]

@@ -24,7 +24,7 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, StudyError
 from casewise.inference.bundle import Bundle
-from casewise.inference.new_cases import prepare_new_cases
+from casewise.inference.new_cases import NewTable
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import augmented
@@ -337,7 +337,7 @@ def test_new_cases_are_prepared_as_in_training(finished: Run, films: Path, tmp_p
         tmp_path / "a.csv", index=False
     )
     bundle = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path)
-    store = prepare_new_cases(bundle.study(tmp_path / "a.csv"), tmp_path, Silent()).store
+    store = NewTable(bundle.study(tmp_path / "a.csv"), own=True).prepared(tmp_path, Silent()).store
     assert isinstance(store, TileStore)
     assert store.preparation.fit == "stretch"
 

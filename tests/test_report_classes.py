@@ -32,6 +32,7 @@ from casewise.report.sections import (
 )
 from casewise.report.sections import classes as class_sections
 from casewise.report.sections import tiles as tile_figures
+from casewise.study.learners import learner_name
 from tests.report_contexts import (
     REASON,
     Page,
@@ -657,8 +658,8 @@ def test_results_page_of_other_units_and_sources(two: ReportContext, grades: Rep
     assert "| class | images |" in write_results(single, tmp_path / "single.md").read_text()
     page = write_results(single, tmp_path / "both.md", beside=[tmp_path / "two"]).read_text()
     judged = sum(two.class_entry(two.stage, two.learner)["support"])
-    assert f"| {two.learner} | {judged} images |" in page
-    assert f"| {two.learner} ({two.study.name}) | {judged} cases |" in page
+    assert f"| {learner_name(two.learner)} | {judged} images |" in page
+    assert f"| {learner_name(two.learner)} ({two.study.name}) | {judged} cases |" in page
     splits = {"how": "leave out source", "folds": 2}
     text = write_results(finished(grades, tmp_path / "g", splits=splits), tmp_path / "g.md").read_text()
     assert "## retinopathy" in text

@@ -148,7 +148,9 @@ def test_weights_of_trained_networks_are_not_needed_again(
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
     pretrained = study.model_copy(update={"weights": "pretrained"})
     folder = RunFolder(tmp_path / "run")
-    folder.jobs_folder.mkdir(parents=True)
+    weights_file = folder.job("resnet18", 0).weights.path
+    weights_file.parent.mkdir(parents=True)
+    weights_file.write_bytes(b"")
     assert missing_weights(pretrained)[0] == ["resnet18"]
     show = Lines()
     weights(pretrained, folder, show)

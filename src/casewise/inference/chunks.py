@@ -71,7 +71,7 @@ def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
 def in_chunks(cases: Sequence[RawCase], size: int = ROWS) -> Iterator[list[RawCase]]:
     """The cases in chunks of about `size` rows, all cases of a subject in one.
 
-    >>> [len(chunk) for chunk in in_chunks([RawCase(n, n, "1", (1, 2)) for n in "abcab"], 5)]
+    >>> [len(chunk) for chunk in in_chunks([RawCase(n, n, "1", (1, 2)) for n in "abcab"], 8)]
     [4, 1]
     """
     by_subject: dict[tuple[str, int], list[RawCase]] = {}
