@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.inference.model import load_bundle
+from casewise.inference.new_cases import new_table
 from casewise.inference.prediction_file import predict_to_file
 from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle
@@ -357,3 +359,13 @@ def test_the_command_line_says_what_is_wrong(runs: dict[str, Run], tmp_path: Pat
     failed = casewise(*words)
     assert failed.returncode == 1
     assert "no.png" in failed.stderr
+
+
+def test_image_files_need_no_column_that_the_training_table_had(runs: dict[str, Run], tmp_path: Path) -> None:
+    member = load_bundle(runs["photographs"].folder).members[0]
+    columns = {**member.settings["columns"], "visit": "week", "day": "study_day"}
+    bundle = replace(member, settings={**member.settings, "columns": columns})
+    image = table_of(runs["photographs"])["path"].iloc[0]
+    table = new_table(image, bundle, tmp_path, columns={}, root=None)
+    assert len(table.cells()) == 1
+    assert (table.study.columns["visit"], table.study.columns["day"]) == ("", "")

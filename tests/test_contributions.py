@@ -116,6 +116,17 @@ def test_a_mirror_difference_contributes_on_both_sides_with_opposite_signs() -> 
     assert int((explained != 0).sum()) == 2 * 144
 
 
+@pytest.mark.parametrize("cells", [3, 4, 5])
+def test_mirror_differences_add_up_with_a_centre(cells: int) -> None:
+    """The centre counts half on each side, and a middle column has none."""
+    network = linear([FeatureSpec("pixels", (), (), "asymmetry", cells)])
+    panels = torch.rand(2, 3, 48, 48)
+    with torch.no_grad():
+        raw = network(panels).double()
+    explained = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
+    assert torch.allclose(explained.output, raw[:, 0], atol=1e-5)
+
+
 def test_mirror_differences_are_candidates_of_volumes_only() -> None:
     assert any(spec.summary == "asymmetry" for spec in candidates([], 3, 64))
     assert not any(spec.summary == "asymmetry" for spec in candidates([], 0, 64))

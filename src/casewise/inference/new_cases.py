@@ -141,6 +141,9 @@ def new_table(
             )
         reader = bundle.study(written)
         table = modality_of(reader).new_table(reader, paths)
+        # image files state no other columns than these
+        stated = {role: name for role, name in own_columns.items() if role in ("path", "subject") or name in table}
+        bundle = replace(bundle, settings={**bundle.settings, "columns": dict.fromkeys(own_columns, "") | stated})
     table.to_csv(written, index=False)
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False)
 
