@@ -73,7 +73,7 @@ def held_out(table: pd.DataFrame, stage: str) -> list[int]:
     return [TEST] if stage == "test" else sorted(set(table["fold"]) - {TEST})
 
 
-def kept(
+def read_or_make(
     file: Path, settings: dict[str, Any], make: Callable[[], tuple[pd.DataFrame, float]]
 ) -> tuple[pd.DataFrame, float]:
     """The predictions in `file` (CSV) and the seconds they took; made and written if there are none of these settings.
@@ -183,7 +183,7 @@ def peers_of(
     settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
     if options.scikit_learn:
         own = {name: getattr(linear_peer, name) for name in SETTINGS}
-        peers["scikit-learn"] = kept(
+        peers["scikit-learn"] = read_or_make(
             folder / "scikit-learn.csv",
             settings | own,
             lambda: of_scikit_learn(table, folds, weights, numbers=numbers),
@@ -199,7 +199,7 @@ def peers_of(
             flip_vert=False,
             out=folder,
         )
-        peers["fastai"] = kept(
+        peers["fastai"] = read_or_make(
             folder / "fastai.csv",
             settings | {"epochs": options.epochs},
             lambda: fastai_cxr.folds_of_fastai(used, task, folds, numbers=numbers, one_process=True),

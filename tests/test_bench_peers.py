@@ -74,10 +74,10 @@ def test_predictions_are_kept_until_their_settings_change(peers: Any, tmp_path: 
         calls.append(1)
         return peers.linear_peer.out_of_fold(table, values, FOLDS, numbers=False), 1.5
 
-    first, _ = peers.kept(tmp_path / "peer.csv", {"folds": [1]}, make)
-    second, seconds = peers.kept(tmp_path / "peer.csv", {"folds": [1]}, make)
+    first, _ = peers.read_or_make(tmp_path / "peer.csv", {"folds": [1]}, make)
+    second, seconds = peers.read_or_make(tmp_path / "peer.csv", {"folds": [1]}, make)
     assert (len(calls), seconds) == (1, 1.5)
     pd.testing.assert_frame_equal(first, second)
     assert second["subject"].map(type).eq(str).all()
-    peers.kept(tmp_path / "peer.csv", {"folds": [2]}, make)
+    peers.read_or_make(tmp_path / "peer.csv", {"folds": [2]}, make)
     assert len(calls) == 2
