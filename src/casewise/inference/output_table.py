@@ -91,9 +91,9 @@ class OutputTable:
             few = entry["quantile"] is None
             return f"no interval: {counted(entry['subjects'], 'subject')} of {fewest} needed" if few else ""
         lacking = [
-            f"{name} ({counted(part['subjects'], 'subject')} of {fewest} needed)"
-            for name, part in zip(self.classes[target], entry["classes"], strict=True)
-            if part["quantile"] is None
+            f"{name} ({counted(of_class['subjects'], 'subject')} of {fewest} needed)"
+            for name, of_class in zip(self.classes[target], entry["classes"], strict=True)
+            if of_class["quantile"] is None
         ]
         return f"in every set: {', '.join(lacking)}" if lacking else ""
 

@@ -36,7 +36,7 @@ def feature_data(
     """
     bank = _bank(network)
     encoders = [[encoder.facts, _digest(encoder.network)] for encoder in bank.encoders]
-    views = [[list(part.shape), hashlib.sha256(part.numpy().tobytes()).hexdigest()] for part in data.views()]
+    views = [[list(numbers.shape), hashlib.sha256(numbers.numpy().tobytes()).hexdigest()] for numbers in data.views()]
     specs = [spec.as_json() for spec in bank.specs]
     made_from = [inputs.study.model_dump(mode="json"), inputs.store.address, views, fitted, encoders, specs]
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()

@@ -77,8 +77,8 @@ class RadialHead(nn.Module):
         self.linear = nn.Linear(2 * frequencies * len(self.widths), outputs)
 
     def forward(self, values: Tensor) -> Tensor:
-        parts = zip(self.blocks, values.split(self.widths, dim=1), strict=True)
-        return self.linear(torch.cat([block(part) for block, part in parts], dim=1))
+        by_block = zip(self.blocks, values.split(self.widths, dim=1), strict=True)
+        return self.linear(torch.cat([block(features) for block, features in by_block], dim=1))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -97,12 +97,12 @@ class RadialHead(nn.Module):
         """
         slopes, start = [], 0
         blocks: Any = self.blocks
-        for block, part, of_centre in zip(
+        for block, features, of_centre in zip(
             blocks, values.split(self.widths, dim=1), centre.split(self.widths), strict=True
         ):
             count = block.frequencies.shape[1]
             weight = self.linear.weight[:, start : start + 2 * count].double() / count**0.5
-            last = (part - block.centre).double() @ block.back.T.double() @ block.frequencies.double()
+            last = (features - block.centre).double() @ block.back.T.double() @ block.frequencies.double()
             first = (of_centre - block.centre).double() @ block.back.T.double() @ block.frequencies.double()
             step, middle = (last - first) / 2, (last + first) / 2
             # the difference quotients of cosine and sine: −sin(middle)·sinc and cos(middle)·sinc

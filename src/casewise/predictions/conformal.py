@@ -116,7 +116,7 @@ def interval(predicted: NDArray[np.float64], entry: Entry) -> tuple[NDArray[np.f
 
 def members(rows: pd.DataFrame, entry: Entry) -> NDArray[np.bool_]:
     """Whether each class belongs to the set of each row, (N, C)."""
-    limits = [np.inf if part["quantile"] is None else part["quantile"] + ROUNDING for part in entry["classes"]]
+    limits = [np.inf if each["quantile"] is None else each["quantile"] + ROUNDING for each in entry["classes"]]
     p = rows[[f"p{number}" for number in range(len(limits))]].to_numpy(dtype=np.float64)
     inside = 1 - p <= np.array(limits)
     number = np.arange(len(limits))

@@ -1,4 +1,4 @@
-"""Prediction intervals and sets of the shown learner: a part of the section on calibration, for HTML and Markdown."""
+"""Prediction intervals and sets of the shown learner: a section of the report and of the Markdown page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def prediction_sets(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] 
     if not record or not entry:
         return None
     calibration, classes = entry["calibration"], study.classes_of(target)
-    parts = dict(zip(classes, calibration["classes"], strict=True)) if classes else {}
+    by_class = dict(zip(classes, calibration["classes"], strict=True)) if classes else {}
     digits = metric_format(study, target).digits("mae")
     rows: list[tuple[str, Row]] = []
     without: dict[str, int] = {}
@@ -43,8 +43,10 @@ def prediction_sets(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] 
         "half": number(calibration.get("quantile"), digits),
         "range": [number(end, digits) for end in (low, high)],
         "none": not classes and calibration["quantile"] is None,
-        "always": [(plain(name), part["subjects"]) for name, part in parts.items() if part["quantile"] is None],
-        "all_always": bool(parts) and all(part["quantile"] is None for part in parts.values()),
+        "always": [
+            (plain(name), of_class["subjects"]) for name, of_class in by_class.items() if of_class["quantile"] is None
+        ],
+        "all_always": bool(by_class) and all(of_class["quantile"] is None for of_class in by_class.values()),
         "cross_fitted": crossed,
         "tested": any(stage == "test" for stage, _ in rows),
         "without": without,
