@@ -287,6 +287,34 @@ def test_stored_features_belong_to_an_encoder_and_its_weights(
     assert computed == [*[HUB] * 5, SMALL[0]]
 
 
+def test_learners_that_compute_features_side_by_side_keep_all_checksums(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+    from types import SimpleNamespace
+
+    from casewise.run_folder import JobFolder, WeightsFile
+
+    monkeypatch.setattr("casewise.jobs.feature_file.ROWS", 1)
+    monkeypatch.setattr(
+        "casewise.jobs.feature_file.compute_features", lambda network, rows: torch.zeros(len(rows), 3)
+    )
+    job: Any = SimpleNamespace(folder=JobFolder(tmp_path / "jobs" / "linear_features" / "fold1"))
+    job.folder.path.mkdir(parents=True)
+    data: Any = FeatureData(torch.zeros(8, 1), torch.zeros(8, 1), list("abcdefgh"))
+
+    def fit(name: str) -> None:
+        study = SimpleNamespace(model_dump=lambda mode: {"name": name})
+        inputs: Any = SimpleNamespace(store=SimpleNamespace(address="a"), study=study)
+        feature_data(job, inputs, linear(folder, [HUB]), data, {})
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(fit, ["a", "b", "c", "d"]))
+    files = sorted((tmp_path / "jobs").glob("*.safetensors"))
+    assert len(files) == 4 * 8
+    assert all(WeightsFile(file).intact() for file in files)
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [

@@ -51,7 +51,9 @@ def feature_data(
                 continue
             with acquired:
                 if not file.intact():
-                    write_tensors(file, {"features": compute_features(network, data.subset(rows))}, {"format": "pt"})
+                    features_of_rows = compute_features(network, data.subset(rows))
+                    with FileLock(folder / "features.lock"):  # one at a time records its checksum in this folder
+                        write_tensors(file, {"features": features_of_rows}, {"format": "pt"})
     from safetensors.torch import load_file
 
     features = None
