@@ -296,9 +296,7 @@ def test_learners_that_compute_features_side_by_side_keep_all_checksums(
     from casewise.run_folder import JobFolder, WeightsFile
 
     monkeypatch.setattr("casewise.jobs.feature_file.ROWS", 1)
-    monkeypatch.setattr(
-        "casewise.jobs.feature_file.compute_features", lambda network, rows: torch.zeros(len(rows), 3)
-    )
+    monkeypatch.setattr("casewise.jobs.feature_file.compute_features", lambda network, rows: torch.zeros(len(rows), 3))
     job: Any = SimpleNamespace(folder=JobFolder(tmp_path / "jobs" / "linear_features" / "fold1"))
     job.folder.path.mkdir(parents=True)
     data: Any = FeatureData(torch.zeros(8, 1), torch.zeros(8, 1), list("abcdefgh"))

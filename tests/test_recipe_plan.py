@@ -17,7 +17,14 @@ from casewise.jobs.fingerprint import deciding_settings
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.build_model import network_of
 from casewise.models.encoders import build_encoder, encoder_facts
-from casewise.pipeline.recipe_plan import as_yaml, mirrored, planned_flips, recipe_of, spent_budget
+from casewise.pipeline.recipe_plan import (
+    as_yaml,
+    mirrored,
+    planned_encoders,
+    planned_flips,
+    recipe_of,
+    spent_budget,
+)
 from casewise.pipeline.timing import record_training, timed
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.report.formatting import duration
@@ -43,6 +50,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "budget": 1800,
         "size": 224,
         "flips": "none",
+        "encoders": [],
         "noun": "images",
     }
     return usual | changes
@@ -133,6 +141,36 @@ def test_a_head_on_a_map_is_wider() -> None:
         network_of(study.model_copy(update={"recipe": Recipe(pool=pool)}), "cnn").width for pool in ("average", "map")
     ]
     assert widths[1] > widths[0]
+
+
+def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
+    study = study_of(weights_dir=tmp_path)
+    assert planned_encoders(study) == ["mobilenet_v2"]
+    for name in ("resnet34", "shufflenet_v2_x1_0", "densenet121"):
+        (tmp_path / f"{name}.safetensors").touch()
+    assert planned_encoders(study) == ["mobilenet_v2", "shufflenet_v2_x1_0"]
+    assert planned_encoders(study.model_copy(update={"encoders": ["densenet121"]})) == ["densenet121"]
+    assert planned_encoders(study_of(weights_dir=tmp_path, weights="random")) == []
+    assert planned_encoders(study_of(weights_dir=tmp_path, baselines={"off": "too many cases"})) == []
+
+
+def test_only_a_pretrained_head_on_a_map_starts_from_a_linear_model() -> None:
+    scans = {"columns": {"visit": ""}, "volumes": {"sequences": ["t1"]}}
+    studies = [study_of(**scans), study_of(**scans, weights="random"), study_of()]
+    assert [recipe_of(study, facts())["head"] for study in studies] == ["probe", "random", "random"]
+
+
+def test_weights_of_numbers_minimise_the_absolute_error() -> None:
+    random = np.random.default_rng(2)
+    truth = random.normal(size=60)
+    predicted = np.stack([truth + random.standard_t(2, size=60), truth + random.standard_t(2, size=60)], axis=1)
+    weights = weights_of_numbers(predicted, truth)
+    shares = np.linspace(0, 1, 2001)
+    errors = np.abs(predicted @ np.stack([shares, 1 - shares]) - truth[:, None]).mean(axis=0)
+    assert np.abs(predicted @ weights - truth).mean() < errors.min() + 1e-4
+    assert weights_of_numbers(np.zeros((3, 2)), np.zeros(3)).sum() == 1
 
 
 def test_weights_are_a_mixture() -> None:

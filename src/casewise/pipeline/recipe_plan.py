@@ -15,7 +15,9 @@ from casewise.errors import counted
 from casewise.modalities.registry import modality_of
 from casewise.splits.predefined import TEST
 from casewise.study.backbones import UNTRAINED
+from casewise.study.learners import encoders_of
 from casewise.study.recipe import Recipe
+from casewise.study.weight_files import quick_networks
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -37,6 +39,8 @@ RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
 NO_UPRIGHT = 0.9
 FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
+# Encoders of the baselines; each takes about as long as the first.
+MOST_ENCODERS = 2
 
 
 def plan_recipe(
@@ -54,9 +58,16 @@ def plan_recipe(
         planned = {"facts": facts, "recipe": recipe_of(study, facts)}
         folder.recipe_plan.write(planned)
     recipe = Recipe.model_validate({**planned["recipe"], "auto": True})
-    study = study.model_copy(update={"recipe": recipe, "test_time_augmentation": mirrored(study, planned["facts"])})
+    facts = planned["facts"]
+    study = study.model_copy(
+        update={
+            "recipe": recipe,
+            "test_time_augmentation": mirrored(study, facts),
+            "encoders": facts.get("encoders", study.encoders),
+        }
+    )
     folder.plan_page.write(as_yaml(study, planned))
-    show.line("recipe", in_words(study, planned["facts"]))
+    show.line("recipe", in_words(study, facts))
     return study
 
 
@@ -72,8 +83,17 @@ def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) 
         "budget": study.budget,
         "size": study.images.size,
         "flips": "none" if study.fusions else planned_flips(store.tiles, training, study.seed),
+        "encoders": planned_encoders(study),
         "noun": modality_of(study).noun(study).plural,
     }
+
+
+def planned_encoders(study: Study) -> list[str]:
+    """The encoders of the baselines: the stated ones, or the first and another whose weights are on this computer."""
+    first = encoders_of(study)
+    if study.encoders or study.baselines.off or not first:
+        return list(study.encoders)
+    return list(dict.fromkeys([*first, *quick_networks(study.weights_dir)]))[:MOST_ENCODERS]
 
 
 def planned_flips(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:
@@ -138,6 +158,8 @@ def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
         "batch_size": BATCH,
         "batch_norm": "keep_statistics" if pretrained else "update",
         "pool": "map" if positions else "average",
+        # A head on a map has many weights for few steps. That of an average would only repeat the linear model.
+        "head": "probe" if positions and pretrained else "random",
         "dropout": 0.2,
         "clip_gradients": 1.0,
         "early_stopping": {"monitor": "none"},
@@ -201,6 +223,7 @@ def as_yaml(study: Study, planned: dict[str, Any]) -> str:
         "images": study.images.model_dump(mode="json", exclude_unset=True),
         "panels": study.panels.model_dump(mode="json", exclude_unset=True),
         "backbones": study.backbones,
+        "encoders": study.encoders,
         "recipe": planned["recipe"],
         "test_time_augmentation": study.test_time_augmentation,
         "stack": list(study.stack),

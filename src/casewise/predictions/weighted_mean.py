@@ -1,7 +1,8 @@
 """The weighted mean of learners: weights of at least 0 that sum to 1, fitted on out-of-fold predictions.
 
 With few learners it is hard to overfit, and a learner that adds nothing has the weight 0 (Breiman, "Stacked
-regressions", 1996, for numbers; the mixture weights of the EM algorithm for probabilities).
+regressions", 1996). Numbers have the weights with the smallest absolute error, which is what they are judged by, and
+classes those with the largest likelihood of the mixture of probabilities, by the EM algorithm.
 """
 
 from __future__ import annotations
@@ -9,22 +10,38 @@ from __future__ import annotations
 import numpy as np
 
 ROUNDS = 500
+# Rounds of least squares in which the errors of the round before are the weights of the rows.
+REWEIGHTED = 50
+# Errors below this share of the mean error have no more weight.
+SMALLEST = 1e-3
 # The weight of the sum in the least squares of numbers, relative to the size of the predictions.
 SUM = 1e3
 
 
 def weights_of_numbers(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The weights (L,) with the smallest squared error of predictions (N, L).
+    """The weights (L,) with the smallest absolute error of predictions (N, L), by reweighted least squares.
 
     >>> weights_of_numbers(np.array([[1.0, 3.0], [2.0, 1.0], [3.0, 2.0]]), np.array([1.0, 2.0, 3.0])).round(2).tolist()
     [1.0, 0.0]
     """
     from scipy.optimize import nnls
 
+    learners = predicted.shape[1]
     size = SUM * max(float(np.abs(predicted).mean()), 1e-9) * len(truth) ** 0.5
-    rows = np.vstack([predicted, np.full(predicted.shape[1], size)])
-    weights, _ = nnls(rows, np.append(truth, size))
-    return np.asarray(weights / weights.sum()) if weights.sum() > 0 else np.full(len(weights), 1 / len(weights))
+    weights, scale = np.full(learners, 1 / learners), np.ones(len(truth))
+    for _ in range(REWEIGHTED):
+        rows = np.vstack([predicted * scale[:, None], np.full(learners, size)])
+        weights, _ = nnls(rows, np.append(truth * scale, size))
+        if not weights.sum() > 0:
+            return np.full(learners, 1 / learners)
+        weights = weights / weights.sum()
+        errors = np.abs(predicted @ weights - truth)
+        if not errors.any():
+            break
+        # at most 1, so that the sum keeps its weight
+        least = max(SMALLEST * float(errors.mean()), np.finfo(float).tiny)
+        scale = np.sqrt(least / np.maximum(errors, least))
+    return np.asarray(weights)
 
 
 def weights_of_classes(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:

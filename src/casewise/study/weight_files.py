@@ -29,6 +29,7 @@ __all__ = [
     "is_present",
     "needs_download",
     "origin_of_weights",
+    "quick_networks",
     "weights_file",
 ]
 
@@ -143,9 +144,14 @@ def encoder_origin(name: str, folder: Path | None) -> str:
     return origin_of_weights(name, "pretrained", folder)
 
 
-def is_present(name: str) -> bool:
-    """Whether pretrained weights of a network are on this computer: a file, or an earlier download."""
-    return weights_file(name, "pretrained", None) is not None or _is_cached(name)
+def is_present(name: str, folder: Path | None = None) -> bool:
+    """Whether pretrained weights of a network are on this computer: a file in a folder of weights, or a download."""
+    return weights_file(name, "pretrained", folder) is not None or _is_cached(name)
+
+
+def quick_networks(folder: Path | None) -> list[str]:
+    """Networks of `QUICK` whose pretrained weights are on this computer."""
+    return [name for name in QUICK if is_present(name, folder)]
 
 
 def _plain(name: str) -> str:
