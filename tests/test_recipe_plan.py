@@ -147,13 +147,14 @@ def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatc
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
     study = study_of(weights_dir=tmp_path)
-    assert planned_encoders(study) == ["mobilenet_v2"]
+    assert planned_encoders(study, 1000) == ["mobilenet_v2"]
     for name in ("resnet34", "shufflenet_v2_x1_0", "densenet121"):
         (tmp_path / f"{name}.safetensors").touch()
-    assert planned_encoders(study) == ["mobilenet_v2", "shufflenet_v2_x1_0"]
-    assert planned_encoders(study.model_copy(update={"encoders": ["densenet121"]})) == ["densenet121"]
-    assert planned_encoders(study_of(weights_dir=tmp_path, weights="random")) == []
-    assert planned_encoders(study_of(weights_dir=tmp_path, baselines={"off": "too many cases"})) == []
+    assert planned_encoders(study, 1000) == ["mobilenet_v2", "shufflenet_v2_x1_0"]
+    assert planned_encoders(study, 1001) == ["mobilenet_v2"]
+    assert planned_encoders(study.model_copy(update={"encoders": ["densenet121"]}), 1000) == ["densenet121"]
+    assert planned_encoders(study_of(weights_dir=tmp_path, weights="random"), 1000) == []
+    assert planned_encoders(study_of(weights_dir=tmp_path, baselines={"off": "too many cases"}), 1000) == []
 
 
 def test_only_a_pretrained_head_on_a_map_starts_from_a_linear_model() -> None:

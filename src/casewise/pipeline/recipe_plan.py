@@ -39,8 +39,8 @@ RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
 NO_UPRIGHT = 0.9
 FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
-# Encoders of the baselines; each takes about as long as the first.
-MOST_ENCODERS = 2
+# Encoders of the baselines; with more panels than this a second one would delay the first figures too much.
+MOST_ENCODERS, MOST_PANELS = 2, 1000
 
 
 def plan_recipe(
@@ -75,24 +75,27 @@ def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) 
     """What the plan depends on: counts, flips, cores and budget; images of the test set take no part."""
     subjects = cohort.images["subject"].astype(str)
     training = np.flatnonzero(subjects.map(splits.side).to_numpy() != TEST)
+    panels = int((cohort.panels["subject"].astype(str).map(splits.side) != TEST).sum())
     return {
         "images": len(training),
-        "panels": int((cohort.panels["subject"].astype(str).map(splits.side) != TEST).sum()),
+        "panels": panels,
         "folds": splits.folds,
         "cores": study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
         "budget": study.budget,
         "size": study.images.size,
         "flips": "none" if study.fusions else planned_flips(store.tiles, training, study.seed),
-        "encoders": planned_encoders(study),
+        "encoders": planned_encoders(study, panels),
         "noun": modality_of(study).noun(study).plural,
     }
 
 
-def planned_encoders(study: Study) -> list[str]:
+def planned_encoders(study: Study, panels: int) -> list[str]:
     """The encoders of the baselines: the stated ones, or the first and another whose weights are on this computer."""
     first = encoders_of(study)
     if study.encoders or study.baselines.off or not first:
         return list(study.encoders)
+    if panels > MOST_PANELS:
+        return first
     return list(dict.fromkeys([*first, *quick_networks(study.weights_dir)]))[:MOST_ENCODERS]
 
 
