@@ -90,6 +90,19 @@ def test_running_statistics_can_follow_faster(tmp_path: Path) -> None:
     assert {m.momentum for m in norms} == {0.3}
 
 
+def test_clipped_gradients_move_the_weights_by_at_most_the_rate_times_their_norm(tmp_path: Path) -> None:
+    plain = {"optimizer": "sgd", "lr": 0.1, "schedule": "constant", "weight_decay": 0.0, "head_lr": 1.0}
+    start = trained(tmp_path / "start", 1, **{**plain, "lr": 1e-30})
+
+    def moved(name: str, **recipe: object) -> float:
+        weights = dict(trained(tmp_path / name, 1, **plain, **recipe).network.named_parameters())
+        steps = [(weights[name] - value).detach().square().sum() for name, value in start.network.named_parameters()]
+        return float(torch.stack(steps).sum().sqrt())
+
+    # 13 panels in batches of 4, momentum up to ten times the step
+    assert moved("clipped", clip_gradients=1e-3) < 4 * 10 * 0.1 * 1e-3 < moved("free")
+
+
 def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
     with pytest.raises(CasewiseError, match=r"no longer a number in epoch 1, .* Lower recipe\.lr \(now 1e\+30\)"):
         trained(tmp_path, 3, lr=1e30)
