@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.export.formats import GraphFormat
     from casewise.export.parity import Parity
+    from casewise.inference.bundle import Bundle
     from casewise.inference.model import TrainedModel
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
 
@@ -126,6 +127,11 @@ def _write_graph(learner: TrainedLearner, path: Path, graph_format: GraphFormat,
     return check_parity(learner, graph_format.open(path, learner.names), sample, graph_format.reader)
 
 
+def _fold(member: Bundle) -> int | str:
+    """The number of a network's fold, from 1, or `all`."""
+    return "all" if member.origin.get("final") else member.fold + 1
+
+
 def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, Any]:
     """The inputs and outputs of a graph and how panels are prepared, as JSON."""
     study, names, member = learner.study, learner.names, learner.members[0]
@@ -136,7 +142,7 @@ def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, A
         "file": path.name,
         # large ONNX graphs have a second file with their weights, named after the first
         "sha256": {file.name: checksum(file) for file in sorted(path.parent.glob(f"{glob.escape(path.name)}*"))},
-        "folds": [member.fold + 1 for member in learner.members],
+        "folds": [_fold(member) for member in learner.members],
         "inputs": [
             {
                 "name": name,
@@ -146,7 +152,7 @@ def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, A
                 "channels": list(learner.channels),
                 "missing": _missing(learner),
                 "fitted": fitted,
-                "folds": [m.fold + 1 for m, read in zip(learner.members, learner.reads, strict=True) if read == number],
+                "folds": [_fold(m) for m, read in zip(learner.members, learner.reads, strict=True) if read == number],
             }
             for number, (name, fitted) in enumerate(zip(names.inputs, learner.fitted, strict=True))
         ],

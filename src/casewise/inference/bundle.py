@@ -60,7 +60,7 @@ class Bundle:
 
     Attributes:
         model: the network's name in its study: its backbone, with `@` and a fusion where a study has several.
-        fold: the fold that was held out, from 0.
+        fold: the fold that was held out, from 0; the number of folds if none was.
         network: the arguments of `casewise.models.backbones.build_network`, `name` and `outputs` among them.
         outputs: one record a target: name, kind, classes, whether it is the primary one, its range and level, and
             the mean and standard deviation of its training labels, a number for each raw output.
@@ -72,7 +72,8 @@ class Bundle:
         stop_subjects: those of `subjects` who only decided when to stop.
         origin: what else is recorded: the first weights, the split's hash, whether the cohort is synthetic, and
             `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights;
-            `earlier_subjects` are other people, behind the first weights, who may have the names of `subjects`.
+            `earlier_subjects` are other people, behind the first weights, who may have the names of `subjects`;
+            `final`, that it was trained on all folds.
         distance: the scale of the distance from the training features, with the checksum of its file; None in networks
             of earlier versions, and if the features do not vary.
     """
@@ -122,7 +123,7 @@ class Bundle:
                 frozenset(facts["subjects"]),
                 frozenset(facts.get("stop_subjects", ())),
                 {name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
-                | {name: facts[name] for name in ("comparison_only", "earlier_subjects") if name in facts},
+                | {name: facts[name] for name in ("comparison_only", "earlier_subjects", "final") if name in facts},
                 facts.get("distance"),
             )
         except (ValueError, LookupError, TypeError) as error:

@@ -11,7 +11,7 @@ network was fitted to them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,12 @@ class FeatureDistance:
             if len(values) and (limit := held_out_quantile(values)) > 0:
                 scale[str(target)], counts[str(target)] = limit, len(values)
         return replace(self, scale=scale, facts=self.facts | {"held_out": counts}) if scale else None
+
+    def scaled_like(self, scales: Sequence[Mapping[str, float]]) -> FeatureDistance | None:
+        """With the mean over other networks of the scale of each target that all of them have; None without any."""
+        shared = set.intersection(*map(set, scales)) if scales else set()
+        scale = {name: float(np.mean([of_network[name] for of_network in scales])) for name in sorted(shared)}
+        return replace(self, scale=scale) if scale else None
 
     def scaled(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Rows of the predictions table with their raw distances in units of the scale of their target."""

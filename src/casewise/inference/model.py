@@ -16,7 +16,7 @@ from casewise.inference.combination import Combination
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Ensemble
 from casewise.inference.new_cases import new_table
 from casewise.inference.output_table import OutputTable
-from casewise.inference.run_members import members_of
+from casewise.inference.run_members import predicting_members
 from casewise.run_folder import BundleFolder, JobFolder, RunFolder
 from casewise.run_folder.bundle_archive import extract, is_archive
 from casewise.study.learners import learner_named
@@ -205,7 +205,7 @@ def load_bundle(path: Path | str) -> TrainedModel:
         member = Bundle.open(job.path)
         _check((member,), path)
         return TrainedModel(path, (member,), Combination.of_network(job, member))
-    members = tuple(Bundle.open(member.path) for member in members_of(run))
+    members = tuple(Bundle.open(member.path) for member in predicting_members(run))
     _check(members, path)
     return TrainedModel(path, members, Combination.of_run(run, members))
 
@@ -215,7 +215,8 @@ def _of_bundle(folder: BundleFolder, path: Path, unpacked: tempfile.TemporaryDir
         folder.verify()
     about = folder.facts.read()
     try:
-        folders = [folder.member(entry["learner"], entry["fold"] - 1) for entry in about["members"]]
+        folds = [entry["fold"] and entry["fold"] - 1 for entry in about["members"]]
+        folders = [folder.member(entry["learner"], fold) for entry, fold in zip(about["members"], folds, strict=True)]
         combination = Combination(**about["combination"])
     except (LookupError, TypeError) as error:
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error

@@ -26,6 +26,27 @@ def job_fingerprint(fingerprint: str, study: Study, model: str, first_weights: s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def predicting_members(folder: RunFolder) -> list[JobFolder]:
+    """The folders of the networks that predict new cases: those of the folds, or those trained on all of them.
+
+    Raises:
+        RunError: as `members_of`, or a network on all folds is missing or has other inputs.
+    """
+    members = members_of(folder)
+    study = saved_study(folder.study.read(), source=str(folder.study.path))
+    if study.final != "refit":
+        return members
+    by_learner = {record["model"]: record["fingerprint"] for record in (member.record.read() for member in members)}
+    final = [folder.final_job(name) for name in study.learners]
+    lacking = [name for name, job in zip(study.learners, final, strict=True) if not job.finished(by_learner[name])]
+    if lacking:
+        raise RunError(
+            f"{folder.path} is not a finished run: {', '.join(lacking[:5])} {'is' if len(lacking) == 1 else 'are'} not "
+            "trained on all folds, as the study states by `final: refit`. Run the study again."
+        )
+    return final
+
+
 def members_of(folder: RunFolder) -> list[JobFolder]:
     """The folders of all networks of the run's study, backbone by backbone and fold by fold.
 

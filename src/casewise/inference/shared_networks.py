@@ -26,18 +26,19 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
         salt: of the hashes in place of subjects' names (see `casewise.cohort.pseudonyms`).
 
     Returns:
-        For each network its `learner` and `fold`, from 1.
+        For each network its `learner` and `fold`, from 1; None if it was trained on all folds.
     """
     entries = []
     for member in members:
         facts = member.facts.read()
-        copy = target.member(facts["model"], facts["fold"] - 1)
+        fold = None if facts.get("final") else facts["fold"]
+        copy = target.member(facts["model"], None if fold is None else fold - 1)
         copy.path.mkdir(parents=True)
         link_or_copy(member.weights.verified(), copy.weights.path)
         if facts.get("distance") and member.distance.exists():
             link_or_copy(member.distance.verified(), copy.distance.path)
         write_json(copy.facts.path, shared_facts(facts, salt))
-        entries.append({"learner": facts["model"], "fold": facts["fold"]})
+        entries.append({"learner": facts["model"], "fold": fold})
     return entries
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.inference.distance import FeatureDistance
+from casewise.run_folder import JobFolder
 from casewise.study.seeds import mixed_seed
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ def training_distance(
     rows = evenly(fit_rows, subjects.iloc[fit_rows].to_numpy(), MOST_PANELS, seed)
     _, features = predictor.predict_with_features(panels.subset(rows.tolist()))
     return FeatureDistance.fit(features, int(subjects.iloc[rows].nunique()))
+
+
+def scales_of_folds(folder: JobFolder) -> list[dict[str, float]]:
+    """The scales of the distance in the networks of the folds, beside the folder of one that is trained on all."""
+    facts = [JobFolder(path).facts.read() for path in sorted(folder.path.parent.glob("fold*"))]
+    return [network["distance"]["scale"] if network.get("distance") else {} for network in facts]
 
 
 def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.ndarray:

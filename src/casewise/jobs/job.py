@@ -18,7 +18,7 @@ from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_fact
 from casewise.inference.distance import FeatureDistance
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
-from casewise.jobs.distance import training_distance
+from casewise.jobs.distance import scales_of_folds, training_distance
 from casewise.jobs.fit_subjects import divided, fit_preprocessing
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob, epochs_of
 from casewise.jobs.nested import choose_inside, epochs_inside
@@ -82,10 +82,11 @@ class FittedModel:
 class JobPredictions:
     """Rows of the predictions table, those of single tiles if there are any, and metrics on training subjects.
 
-    `distance` is that of the rows from the training features; None if it is undefined.
+    `rows` is None if the job has no held-out subjects. `distance` is that of the rows from the training features; None
+    if it is undefined.
     """
 
-    rows: pd.DataFrame
+    rows: pd.DataFrame | None
     by_tile: pd.DataFrame | None
     train_metrics: dict[str, Any]
     distance: FeatureDistance | None
@@ -124,7 +125,7 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:
         SplitError: a held-out subject is among those trained on.
     """
     study, splits = inputs.study, inputs.splits
-    where = f"{job.model}, fold {job.fold + 1}"
+    where = job.name
     held_out = splits.held_out(job.fold)
     check_apart(splits.training(job.fold), held_out, where=where)
     fit_subjects, stop_subjects = divided(study, inputs.cohort.panels, splits, job.fold)
@@ -200,7 +201,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=job.model)
     dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
     train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
-    where = f"{job.model}, fold {job.fold + 1}"
+    where = job.name
     _check_labels(study, train, stop, where=where)
     standardise(model.network, train.truth, model.outputs)
     data = FoldData(dataset, fit_rows, stop_rows, [str(subjects.iloc[row]) for row in fit_rows], preprocessing)
@@ -239,16 +240,23 @@ def _fitted(
         stop_subjects=frozenset(people["subjects"]) - frozenset(trained_on),
         subjects=frozenset(people.pop("subjects")),
         origin={"weights": model.origin, "split": inputs.splits.hash, "synthetic": study.synthetic, **people}
-        | ({"earlier_subjects": sorted(model.earlier_subjects)} if model.earlier_subjects else {}),
+        | ({"earlier_subjects": sorted(model.earlier_subjects)} if model.earlier_subjects else {})
+        | ({"final": True} if job.final else {}),
     )
     return FittedModel(Predictor(bundle, learned.network), learned, dataset, fit_rows, stop_rows, guess)
 
 
 def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
-    """Predict the held-out fold and the test set; with phases, measure on the training subjects as well."""
+    """Predict the held-out fold and the test set; with phases, measure on the training subjects as well.
+
+    A network on all folds predicts nothing: the study is evaluated by those of the folds.
+    """
     study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
     subjects = panels["subject"].astype(str)
     distance = training_distance(fitted.predictor, fitted.panels, fitted.fit_rows, subjects, study.seed)
+    if job.final:
+        distance = distance.scaled_like(scales_of_folds(job.folder)) if distance else None
+        return JobPredictions(None, None, {}, distance)
     tables, tile_tables = [], []
     for stage, side in (("oof", job.fold), ("test", -1)):
         rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
@@ -305,7 +313,9 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
         write_tensors(job.folder.distance, predictions.distance.tensors, {"format": "pt"})
         distance = predictions.distance.as_json(checksum(job.folder.distance.path))
     job.folder.facts.write(as_json(replace(bundle, origin=origin, distance=distance)))
-    job.folder.predictions.write(check(predictions.rows))
+    job.folder.predictions.remove()
+    if predictions.rows is not None:
+        job.folder.predictions.write(check(predictions.rows))
     job.folder.tile_predictions.remove()
     if predictions.by_tile is not None:
         job.folder.tile_predictions.write(predictions.by_tile)

@@ -87,7 +87,7 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
     ]
     records = []
     for done, training in enumerate(trainings):
-        where = f"{job.model}, fold {job.fold + 1}, inner fold {training.fold + 1}"
+        where = f"{job.name}, inner fold {training.fold + 1}"
         check_apart(training.fit_subjects, training.validation_subjects, where=where)
         check_apart(every, held_out, where=where)
         records.append(_trained(training, job, inputs, plan, done * study.recipe.epochs))

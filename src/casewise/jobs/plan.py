@@ -10,6 +10,8 @@ from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from casewise.cohort.cohort import Cohort
     from casewise.jobs.pretraining import Pretrained
     from casewise.modalities.base import StoreAddress
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One network to train: a backbone on all folds but one.
+    """One network to train: a backbone on all folds but one, or on all of them.
 
     Attributes:
+        fold: the fold that is left out, from 0; the number of folds if none is.
         first_weights: the checksum of the file that the network starts from; empty if it starts from none.
+        final: whether it is trained on all folds, for new cases.
     """
 
     model: str
@@ -30,6 +34,17 @@ class Job:
     folder: JobFolder
     fingerprint: str
     first_weights: str = ""
+    final: bool = False
+
+    @property
+    def name(self) -> str:
+        """The network in messages."""
+        return f"{self.model}, {self.folds}"
+
+    @property
+    def folds(self) -> str:
+        """The fold that is left out, or that none is, in messages."""
+        return "all folds" if self.final else f"fold {self.fold + 1}"
 
     @property
     def finished(self) -> bool:
@@ -59,12 +74,28 @@ class JobInputs:
 
 def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:
     """All jobs of a study, backbone by backbone; each with the checksum of the weights file that it starts from."""
-    jobs = []
+    return [
+        Job(model, fold, folder.job(model, fold), made_from, first_weights)
+        for model, made_from, first_weights in _learners(study, fingerprint)
+        for fold in range(splits.folds)
+    ]
+
+
+def final_jobs(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:
+    """The jobs of networks on all subjects outside the test set; none unless the study states `final: refit`."""
+    if study.final != "refit":
+        return []
+    return [
+        Job(model, splits.folds, folder.final_job(model), made_from, first_weights, final=True)
+        for model, made_from, first_weights in _learners(study, fingerprint)
+    ]
+
+
+def _learners(study: Study, fingerprint: str) -> Iterator[tuple[str, str, str]]:
+    """Each learner with the fingerprint of its jobs and the checksum of its first weights."""
     for model in study.learners:
         first_weights = first_weights_checksum(study, model)
-        made_from = job_fingerprint(fingerprint, study, model, first_weights)
-        jobs += [Job(model, fold, folder.job(model, fold), made_from, first_weights) for fold in range(splits.folds)]
-    return jobs
+        yield model, job_fingerprint(fingerprint, study, model, first_weights), first_weights
 
 
 def begin(job: Job, how: str = "") -> None:

@@ -61,7 +61,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
     study, panels = pretraining.study, pretraining.cohort.panels
     subjects = panels["subject"].astype(str)
     used = sorted(set(subjects) - set(settings.excluded_subjects))
-    check_apart(used, settings.excluded_subjects, where=f"{job.model}, fold {job.fold + 1}, pretraining")
+    check_apart(used, settings.excluded_subjects, where=f"{job.name}, pretraining")
     folder, seed = settings.folder, mixed_seed(settings.seed, "pretrain")
     if folder.body.intact():
         network.body.load_state_dict(load_file(folder.body.path))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.console import shown
 from casewise.errors import RunError, counted
 from casewise.files import checksum, write_atomic, write_json
-from casewise.inference.run_members import members_of
+from casewise.inference.run_members import predicting_members
 from casewise.inference.shared_networks import share_networks, without_paths
 from casewise.run_folder import RunFolder
 from casewise.run_folder.bundle_archive import write_archive
@@ -44,7 +44,7 @@ def write_bundle(folder: RunFolder, show: Show) -> None:
     """
     if not folder.metrics.exists():
         return
-    members = members_of(folder)
+    members = predicting_members(folder)
     made_from = _inputs(folder, members)
     if folder.bundle.is_made_from(made_from):
         return
@@ -121,6 +121,7 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
         "scores": reader.settings["scores"],
         "learners": combination.learners(list(dict.fromkeys(entry["learner"] for entry in entries))),
         "folds": len({entry["fold"] for entry in entries}),
+        "final": study.final,
         "members": entries,
         "combination": asdict(combination),
         "settings": reader.settings,
@@ -182,7 +183,7 @@ def _provenance(study: Study, folder: RunFolder, bundles: list[Bundle], fingerpr
         "networks": [
             {
                 "learner": bundle.model,
-                "fold": bundle.fold + 1,
+                "fold": None if bundle.origin.get("final") else bundle.fold + 1,
                 "subjects": len(bundle.subjects),
                 "first_weights": without_paths(str(bundle.origin["weights"])),
                 "weights_sha256": bundle.origin["weights_sha256"],

@@ -46,7 +46,7 @@ def train(
     """
     from casewise.jobs.backends.local import run_jobs
     from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
-    from casewise.jobs.plan import JobInputs, expand, remove_feature_files
+    from casewise.jobs.plan import JobInputs, expand, final_jobs, remove_feature_files
     from casewise.report.templating import sentence
 
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
@@ -83,6 +83,10 @@ def train(
         names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
         seconds = time.monotonic() - start
         show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
+    if final := final_jobs(study, splits, folder, fingerprint):
+        with show.bar("final") as bar:
+            run_jobs(final, inputs, folder, tell=lambda done, text: bar(done, len(final), text))
+        show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
     spent = record_training(folder, time.monotonic() - begun)
     if spent is not None and study.recipe.auto and networks:
         show.line("budget", sentence("budget_spent", spent_budget(study, spent)))
@@ -132,6 +136,7 @@ def train_again(
     study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
 ) -> pd.DataFrame:
     """Train, stack, decide and score a variant of a study in a folder of its own; return its predictions."""
+    study = study.model_copy(update={"final": "folds"})
     write_splits(splits, folder.splits)
     predictions = train(study, cohort, store, splits, folder, show)
     return score(study, decide(study, stack(study, predictions, folder, show), folder), folder)

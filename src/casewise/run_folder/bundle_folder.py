@@ -18,7 +18,7 @@ from typing import Any
 from casewise.errors import RunError, cut
 from casewise.files import TEMPORARY, checksum, json_text, make_folder, read_regular, sync_folder, write_atomic
 from casewise.run_folder.artefact import JsonFile
-from casewise.run_folder.job_folder import JobFolder
+from casewise.run_folder.job_folder import FINAL, JobFolder
 
 # Increased whenever a bundle of this version cannot be read by earlier ones.
 FORMAT = 1
@@ -65,9 +65,10 @@ class BundleFolder:
         """The model card, in Markdown."""
         return self.path / "MODEL_CARD.md"
 
-    def member(self, learner: str, fold: int) -> JobFolder:
-        """The folder of a network; `fold` from 0."""
-        return JobFolder(self.path / "members" / re.sub(r"[^A-Za-z0-9_@.+=-]", "_", learner) / f"fold{fold + 1}")
+    def member(self, learner: str, fold: int | None) -> JobFolder:
+        """The folder of a network; `fold` from 0, None for one that was trained on all folds."""
+        name = FINAL if fold is None else f"fold{fold + 1}"
+        return JobFolder(self.path / "members" / re.sub(r"[^A-Za-z0-9_@.+=-]", "_", learner) / name)
 
     def exists(self) -> bool:
         """Whether the folder has a manifest."""

@@ -13,7 +13,7 @@ from casewise.errors import RunError, nearest
 from casewise.files import TEMPORARY, checksum, make_folder
 from casewise.run_folder.artefact import JsonFile, TableFile, TextFile
 from casewise.run_folder.bundle_folder import BundleFolder, remove_leftovers
-from casewise.run_folder.job_folder import LOCK, JobFolder
+from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
 from casewise.run_folder.own_folder import check_folder
 
 RETRY = "Run the study again."
@@ -291,6 +291,10 @@ class RunFolder:
         """The folder of a network; `fold` from 0."""
         return JobFolder(self.jobs_folder / network.replace(":", "_").replace("/", "_") / f"fold{fold + 1}")
 
+    def final_job(self, network: str) -> JobFolder:
+        """The folder of a network that is trained on all folds."""
+        return JobFolder(self.job(network, 0).path.with_name(FINAL))
+
     def has_networks(self) -> bool:
         """Whether any job has a record or weights, verified or not."""
         job = JobFolder(Path())
@@ -300,7 +304,7 @@ class RunFolder:
         """The jobs that have a record, in the order of their names; by default of all networks."""
         name = JobFolder(Path()).record.path.name
         folder = self.job(network, 0).path.parent.name if network else "*"
-        return [JobFolder(path.parent) for path in sorted(self.jobs_folder.glob(f"{folder}/*/{name}"))]
+        return [JobFolder(path.parent) for path in sorted(self.jobs_folder.glob(f"{folder}/fold*/{name}"))]
 
     def job_records(self, networks: Sequence[str]) -> list[dict[str, Any]]:
         """The verified records of the finished networks among `networks`; earlier ones of the folder are left out.

@@ -14,6 +14,8 @@ from casewise.files import checksum, sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile, WeightsFile, log
 
 LOCK = ".lock"
+# The folder of a network that was trained on all folds, beside those of its folds.
+FINAL = "final"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ def check_study(study: Study) -> None:
         check_encoders_used,
         check_learners,
         check_nested_cv,
+        check_final,
         check_kinds,
         check_pretraining,
     ):
@@ -195,6 +196,17 @@ def check_nested_cv(study: Study) -> None:
             "nested_cv: there is nothing to choose: epochs is false, lr has fewer than two candidates, and there is "
             "one network or among is false"
         )
+
+
+def check_final(study: Study) -> None:
+    """A network on all folds has no fold that could decide when its training ends."""
+    if study.final == "refit" and study.recipe.early_stopping.monitor == "fold":
+        raise ValueError(
+            "final: a refitted network has no held-out fold to stop on; write `early_stopping: {monitor: inner}` or "
+            "`{monitor: none}` under recipe, or leave out `final: refit`"
+        )
+    if study.final == "refit" and study.split.by == "image":
+        raise ValueError("final: networks of a split by image are not for new cases; leave out `final: refit`")
 
 
 def check_weights(study: Study) -> None:

@@ -246,6 +246,12 @@ class Study(StudyModel):
         "and `ridge` are for numbers, `logistic` for classes and grades; `mean` and `weighted` (weights of at least "
         "0 that sum to 1) for all.",
     )
+    final: Literal["folds", "refit"] = Field(
+        "folds",
+        description="What predicts new cases. `folds`: the networks of all folds, averaged. `refit`: one "
+        "network for each learner, trained on all subjects outside the test set; it takes as long as one more fold. "
+        "Figures are those of the networks of the folds in both cases, and the model card says so.",
+    )
     stack_baselines: bool = Field(
         False, description="Whether the meta learners combine the baselines as well as the networks."
     )

@@ -110,14 +110,14 @@ def _run(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> str:
         return ""
     except TrainingError as error:
         job.folder.write_progress(0, 1, FAILED)
-        return f"fold {job.fold + 1}, {error}"
+        return f"{job.folds}, {error}"
     except Timeout:
         raise RunError(
             f"{job.folder.path} is in use by a process of an earlier run. Stop it, then run again."
         ) from None
     except OSError as error:
         raise CasewiseError(
-            f"{job.model}, fold {job.fold + 1}: {error.strerror or error} ({error.filename or job.folder.path}). "
+            f"{job.name}: {error.strerror or error} ({error.filename or job.folder.path}). "
             "Finished networks are kept; run again to continue."
         ) from error
     finally:
@@ -230,7 +230,7 @@ def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[flo
                 continue
             share = float(record["done"]) / max(1, record["total"])
             shares += min(share, 0.99)
-            running.append(f"{job.model}, fold {job.fold + 1}: {_now(record)}")
+            running.append(f"{job.name}: {_now(record)}")
     waiting = len(jobs) - len(finished) - failed - len(running)
     noun = "networks" if any(learner_named(job.model).by_steps for job in jobs) else "baselines"
     counts = [

@@ -1,0 +1,103 @@
+"""`final: refit`: a network of each learner on all subjects outside the test set, for new cases."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.errors import CasewiseError, RunError
+from casewise.inference.model import load_bundle
+from casewise.run import Run, run
+from casewise.run_folder import RunFolder
+from casewise.study.loading import build_study
+from tests.combinations import KINDS, make_table, settings
+
+
+def values_of(folder: Path, table: Path) -> dict[str, Any]:
+    values = settings("photographs", "number", table, "new-cases")
+    values["targets"] = {**KINDS, "grades": {**KINDS["grades"], "decision": "kappa"}}
+    values |= {"split": {"test": 0.25, "folds": 2, "restarts": 5}, "synthetic": True}
+    return values | {"stack": ["weighted"], "stack_baselines": True}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("final")
+
+
+@pytest.fixture(scope="module")
+def values(folder: Path) -> dict[str, Any]:
+    return values_of(folder, make_table(folder, "photographs", "here", seed=0))
+
+
+@pytest.fixture(scope="module")
+def folds(folder: Path, values: dict[str, Any]) -> Run:
+    return run(build_study(values, source="the study", folder=folder), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def refitted(folder: Path, values: dict[str, Any], folds: Run) -> Run:
+    """The finished run, continued with `final: refit` in a copy of its folder."""
+    shutil.copytree(folds.folder, folder / "again")
+    return run(build_study({**values, "final": "refit"}, source="the study", folder=folder), folder / "again")
+
+
+def test_the_networks_of_the_folds_and_all_figures_are_kept(folds: Run, refitted: Run) -> None:
+    pd.testing.assert_frame_equal(folds.rows, refitted.rows)
+    assert folds.results["metrics"] == refitted.results["metrics"]
+    for record in Path(folds.folder).glob("jobs/*/fold*/job.json"):
+        assert record.read_bytes() == (refitted.folder / record.relative_to(folds.folder)).read_bytes()
+
+
+def test_the_bundle_has_one_network_for_each_learner_on_all_but_the_test_set(refitted: Run) -> None:
+    model = load_bundle(refitted.folder / "bundle")
+    sides = RunFolder(refitted.folder).splits.read()["subjects"]
+    assert [member.model for member in model.members] == list(refitted.study.learners)
+    assert all(len(member.subjects) == sum(side != "test" for side in sides.values()) for member in model.members)
+    assert all(member.folder.name == "final" for member in model.members)
+    assert "trained on all subjects outside the test set" in model.card
+    assert "No network was trained again" not in model.card
+    assert "were not evaluated" in model.card
+
+
+def test_new_cases_are_predicted_by_these_networks(folds: Run, refitted: Run) -> None:
+    table = pd.read_csv(refitted.study.cohort)
+    root = refitted.study.cohort.parent
+    cases = table.drop(columns=[*KINDS]).assign(path=[str(root / path) for path in table["path"]])
+    by_folds, by_all = (load_bundle(each.folder).predict(cases, learner="all") for each in (folds, refitted))
+    assert list(by_folds["case"]) == list(by_all["case"])
+    assert by_folds["spread"].notna().any()
+    assert by_all["spread"].isna().all()
+    assert by_all["distance"].notna().any()
+    numbers = by_all["target"] == "number"
+    assert by_all.loc[numbers, "prediction low"].notna().equals(by_folds.loc[numbers, "prediction low"].notna())
+    differences = by_all.loc[numbers, "prediction"].astype(float) - by_folds.loc[numbers, "prediction"].astype(float)
+    assert np.abs(differences).max() > 1e-6
+
+
+def test_a_missing_network_is_named(refitted: Run, tmp_path: Path) -> None:
+    shutil.copytree(refitted.folder, tmp_path / "run")
+    learner = refitted.study.learners[0]
+    RunFolder(tmp_path / "run").final_job(learner).record.path.unlink()
+    with pytest.raises(RunError, match=f"{learner} is not trained on all folds"):
+        load_bundle(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": {"early_stopping": {"monitor": "fold"}}}, "no held-out fold to stop on"),
+        ({"split": {"by": "image", "test": 0, "folds": 2}, "panels": {"by": "image"}}, "a split by image"),
+        ({"final": "all"}, "final"),
+    ],
+)
+def test_what_has_no_network_on_all_folds_is_refused(
+    folder: Path, values: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CasewiseError, match=message):
+        build_study({**values, "final": "refit", **changes}, source="the study", folder=folder)
