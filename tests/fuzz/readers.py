@@ -364,6 +364,22 @@ def read_tiles(work: Work, draw: random.Random) -> None:
     open_store(folder, verify=draw.random() < 0.5)
 
 
+def read_slices(work: Work, draw: random.Random) -> None:
+    """The store of prepared scans."""
+    from casewise.modalities.volumes.slice_store import open_slices
+
+    source = work.once("scans", samples.make_slices)
+    assert isinstance(source, Path)
+    folder = work.copy(source)
+    victim = draw.choice(sorted(file for file in folder.iterdir() if file.is_file()))
+    data = victim.read_bytes()
+    if victim.suffix == ".json" and draw.random() < 0.7:
+        victim.write_bytes(mutated_json(victim.read_text(), draw))
+    else:
+        victim.write_bytes(mutated(data, draw, [data]))
+    open_slices(folder)
+
+
 READERS: tuple[FuzzedReader, ...] = (
     FuzzedReader("study file", 8, read_study_file),
     FuzzedReader("study that extends a file", 4, read_score_file),
@@ -380,6 +396,7 @@ READERS: tuple[FuzzedReader, ...] = (
     FuzzedReader("forged bundle", 6, read_forged_bundle),
     FuzzedReader("run folder", 6, read_run_files),
     FuzzedReader("prepared images", 4, read_tiles),
+    FuzzedReader("prepared scans", 2, read_slices),
 )
 # The readers in the order in which inputs are given to them, each as often as its share.
 TURNS = tuple(reader for turn in range(20) for reader in READERS if turn < reader.share)

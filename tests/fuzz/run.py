@@ -171,7 +171,9 @@ def summary(tally: Tally) -> str:
     for reader in READERS:
         counter = tally.outcomes.get(reader.name, Counter())
         total, good = sum(counter.values()), sum(counter[name] for name in FINE)
-        lines.append(f"{reader.name:<28}{total:>8,}{counter['read']:>8,}{good - counter['read']:>9,}{total - good:>10,}")
+        lines.append(
+            f"{reader.name:<28}{total:>8,}{counter['read']:>8,}{good - counter['read']:>9,}{total - good:>10,}"
+        )
     lines.append(f"{tally.count:,} inputs, {len(tally.failures):,} failures, {tally.starts} processes")
     if tally.memory:
         lines.append(f"memory: {tally.memory[0]:,} MiB after the first inputs, {tally.memory[-1]:,} MiB at the end")

@@ -11,13 +11,16 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from tests.combinations import KINDS, make_table, settings
 from tests.film_files import film_bytes
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
 
 SIDES = (40, 28)
 
@@ -154,31 +157,36 @@ class Folders:
 
 def make_folders(folder: Path) -> Folders:
     """Write them, without training."""
-    from casewise.cohort.cohort import read_cohort
-    from casewise.console import Silent
+    bundle, archive = make_bundle(folder)
+    return Folders(bundle, archive, make_tiles(folder))
+
+
+def _photographs(folder: Path) -> Study:
+    from casewise.study.loading import build_study
+
+    table = make_table(folder, "photographs", "here", seed=3)
+    values = {**settings("photographs", "number", table, "new-cases"), "targets": KINDS}
+    return build_study(values, source="the study", folder=folder)
+
+
+def make_bundle(folder: Path) -> tuple[Path, Path]:
+    """A bundle of one network with random weights, which predicts a number, classes and grades; its zip file."""
     from casewise.files import checksum
     from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
     from casewise.inference.combination import Combination
-    from casewise.modalities.base import ImageFolder
-    from casewise.modalities.registry import modality_of
     from casewise.models.build_model import network_facts, network_of, scaled_facts
     from casewise.models.outputs import outputs_of
     from casewise.run_folder import BundleFolder
     from casewise.run_folder.bundle_archive import write_archive
     from casewise.run_folder.job_folder import JobFolder
-    from casewise.study.loading import build_study
     from casewise.training.checkpoint import write_tensors
 
-    table = make_table(folder, "photographs", "here", seed=3)
-    values = {**settings("photographs", "number", table, "new-cases"), "targets": KINDS}
-    study = build_study(values, source="the study", folder=folder)
-    cohort = modality_of(study).read(study, read_cohort(study), ImageFolder(folder), Silent())
-    modality_of(study).prepare(study, cohort, ImageFolder(folder / "images"), Silent())
+    study = _photographs(folder)
     network = network_of(study, "test_resnet")
     job = JobFolder(folder / "job")
     job.path.mkdir()
     write_tensors(job.weights, network.state_dict(), {})
-    origin = {"weights": "random", "split": "0", "synthetic": True, "weights_sha256": checksum(job.weights.path)}
+    sha256 = checksum(job.weights.path)
     facts = Bundle(
         folder=job.path,
         model="test_resnet",
@@ -191,7 +199,7 @@ def make_folders(folder: Path) -> Folders:
         batch_size=4,
         subjects=frozenset({"A"}),
         stop_subjects=frozenset(),
-        origin=origin,
+        origin={"weights": "random", "split": "0", "synthetic": True, "weights_sha256": sha256},
     )
     bundle = BundleFolder(folder / "bundle")
     member = bundle.member("test_resnet", 0)
@@ -203,5 +211,33 @@ def make_folders(folder: Path) -> Folders:
     bundle.facts.path.write_text(json.dumps(about))
     bundle.card_path.write_text("# Card\n")
     bundle.write_manifest("0", "inputs")
-    tiles = next(path.parent for path in (folder / "images").rglob("*.npy"))
-    return Folders(bundle.path, write_archive(bundle, folder / "bundle.zip"), tiles)
+    return bundle.path, write_archive(bundle, folder / "bundle.zip")
+
+
+def make_tiles(folder: Path) -> Path:
+    """Prepared photographs, and their folder."""
+    from casewise.cohort.cohort import read_cohort
+    from casewise.console import Silent
+    from casewise.modalities.base import ImageFolder
+    from casewise.modalities.registry import modality_of
+
+    study = _photographs(folder)
+    cohort = modality_of(study).read(study, read_cohort(study), ImageFolder(folder), Silent())
+    modality_of(study).prepare(study, cohort, ImageFolder(folder / "images"), Silent())
+    return next(path.parent for path in (folder / "images").rglob("*.npy"))
+
+
+def make_slices(folder: Path) -> Path:
+    """Prepared slices of a few scans, and their folder."""
+    from casewise.cohort.cohort import read_cohort
+    from casewise.console import Silent
+    from casewise.modalities.base import ImageFolder
+    from casewise.modalities.registry import modality_of
+    from casewise.study.loading import build_study
+
+    table = make_table(folder, "volumes", "here", seed=3)
+    table.write_text("\n".join(table.read_text().splitlines()[:7]) + "\n")
+    study = build_study(settings("volumes", "number", table, "new-cases"), source="the study", folder=folder)
+    cohort = modality_of(study).read(study, read_cohort(study), ImageFolder(folder), Silent())
+    modality_of(study).prepare(study, cohort, ImageFolder(folder / "images"), Silent())
+    return next(path.parent for path in (folder / "images").rglob("slices.json"))

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import RunError
+from casewise.errors import RunError, cut
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
 from casewise.models.outputs import Output
 from casewise.models.weights import FORMAT, check_weights, read_tensors
 from casewise.run_folder import JobFolder
 from casewise.study.loading import saved_study
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
@@ -109,6 +110,7 @@ class Bundle:
                 "Use the version that wrote it, or train again."
             )
         try:
+            _check_outputs(facts["outputs"])
             return cls(
                 files.path,
                 facts["model"],
@@ -162,7 +164,21 @@ class Bundle:
         """
         weights = JobFolder(self.folder).weights
         check_weights(weights, self.origin["weights_sha256"])
-        network = network_from(self.network) if into is None else into
+        try:
+            network = network_from(self.network) if into is None else into
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
+            raise RunError(
+                f"{JobFolder(self.folder).facts.path} does not describe a network ({cut(str(error))}). Copy the bundle "
+                "again, or train again."
+            ) from error
         try:
             network.load_state_dict(read_tensors(weights.verified()))
         except RuntimeError as error:
@@ -171,6 +187,24 @@ class Bundle:
                 f"({str(error).splitlines()[-1].strip()}). Use the version of casewise that wrote it, or train again."
             ) from None
         return network.eval()
+
+
+def _check_outputs(outputs: Any) -> None:
+    """Check the records of the outputs, which everything that reads a network uses.
+
+    Raises:
+        ValueError: a record has another form.
+    """
+    kinds = {"name": str, "kind": str, "classes": list, "main": bool}
+    if not isinstance(outputs, list) or not outputs:
+        raise ValueError("outputs: there are none")
+    for output in outputs:
+        if not isinstance(output, dict):
+            raise ValueError(f"outputs: {cut(output)} is no record")
+        for key, kind in kinds.items():
+            if not isinstance(output.get(key), kind):
+                raise ValueError(f"outputs: {key} is {cut(output.get(key))}")
+        kind_named(output["kind"])  # an error if there is no such kind
 
 
 def settings_of(study: Study, model: str) -> dict[str, Any]:

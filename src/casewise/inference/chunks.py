@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,40 @@ class Settled:
 
     prepared: list[NewCases]
     problems: list[tuple[RawCase, str]]
+
+
+@dataclass(frozen=True)
+class PredictedChunk:
+    """Predictions of some cases.
+
+    Attributes:
+        table: the rows of `TrainedModel.predict_in_chunks`.
+        sources: by case the files of its images, or the folders of its scans, as the table names them.
+        has_visits: whether the table names visits.
+    """
+
+    table: pd.DataFrame
+    sources: Mapping[str, tuple[Path, ...]]
+    has_visits: bool
+
+
+def sources_of(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> dict[str, tuple[Path, ...]]:
+    """By case the paths that its rows name, each once; they are not checked."""
+    folder, column = (study.root or study.cohort.parent).absolute(), study.columns.get("path") or "path"
+    if column not in cells:
+        return {}
+    sources: dict[str, tuple[Path, ...]] = {}
+    for case in cases:
+        texts = [text.strip() for text in cells.loc[list(case.rows), column]]
+        paths = (folder / text for text in texts if text)
+        sources[case.name] = tuple(dict.fromkeys(p if p.exists() else Path(str(p).replace("\\", "/")) for p in paths))
+    return sources
+
+
+def names_visits(cells: pd.DataFrame, study: Study) -> bool:
+    """Whether some row of a table names a visit."""
+    column = study.columns.get("visit", "visit")
+    return column in cells and bool((cells[column].str.strip() != "").any())
 
 
 def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
