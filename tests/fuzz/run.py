@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import random
 import resource
@@ -108,6 +109,7 @@ def read_all(seed: int, start: int, stop: int, only: str = "") -> Iterator[dict[
             outcome, message = read_one(reader, work, seed, number)
             result: dict[str, Any] = {"number": number, "reader": reader.name, "outcome": outcome, "message": message}
             if number % 100 == 99 or number == stop - 1:
+                gc.collect()
                 result["memory"] = _pages(1) // 2**20
             yield result
     assert casewise.inference.model
@@ -176,7 +178,8 @@ def summary(tally: Tally) -> str:
         )
     lines.append(f"{tally.count:,} inputs, {len(tally.failures):,} failures, {tally.starts} processes")
     if tally.memory:
-        lines.append(f"memory: {tally.memory[0]:,} MiB after the first inputs, {tally.memory[-1]:,} MiB at the end")
+        steps = [tally.memory[number * (len(tally.memory) - 1) // 10] for number in range(11)]
+        lines.append(f"memory in MiB, from the first to the last input: {', '.join(map(str, steps))}")
     for failure in tally.failures[:40]:
         lines.append(f"\ninput {failure['number']}, {failure['reader']}: {failure['outcome']}\n{failure['message']}")
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from casewise.models.outputs import Output
 from casewise.models.weights import FORMAT, check_weights, read_tensors
 from casewise.run_folder import JobFolder
 from casewise.study.loading import saved_study
-from casewise.targets import kind_named
+from casewise.targets import kind_names
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
@@ -110,7 +110,7 @@ class Bundle:
                 "Use the version that wrote it, or train again."
             )
         try:
-            _check_outputs(facts["outputs"])
+            _check_types(facts)
             return cls(
                 files.path,
                 facts["model"],
@@ -189,22 +189,29 @@ class Bundle:
         return network.eval()
 
 
-def _check_outputs(outputs: Any) -> None:
-    """Check the records of the outputs, which everything that reads a network uses.
+# The types of facts that everything that reads a network uses, and of each record of its outputs.
+_FACTS = {"model": str, "fold": int, "network": dict, "outputs": list, "settings": dict, "fitted": dict}
+_FACTS |= {"compute": dict, "batch_size": int, "subjects": list, "weights_sha256": str}
+_OUTPUT = {"name": str, "kind": str, "classes": list, "main": bool}
+
+
+def _check_types(facts: Mapping[str, Any]) -> None:
+    """Check the facts of a network for what could not have been written by casewise.
 
     Raises:
-        ValueError: a record has another form.
+        ValueError: a fact has another type.
     """
-    kinds = {"name": str, "kind": str, "classes": list, "main": bool}
-    if not isinstance(outputs, list) or not outputs:
-        raise ValueError("outputs: there are none")
-    for output in outputs:
-        if not isinstance(output, dict):
-            raise ValueError(f"outputs: {cut(output)} is no record")
-        for key, kind in kinds.items():
-            if not isinstance(output.get(key), kind):
-                raise ValueError(f"outputs: {key} is {cut(output.get(key))}")
-        kind_named(output["kind"])  # an error if there is no such kind
+    records = [(facts, _FACTS), (facts["network"], {"name": str}), (facts["settings"], {"scores": dict})]
+    records += [(output, _OUTPUT) for output in facts["outputs"]]
+    for record, types in records:
+        for key, kind in types.items():
+            if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+                raise ValueError(f"{key} is not {kind.__name__}")
+    if unknown := next((o["kind"] for o in facts["outputs"] if o["kind"] not in kind_names()), None):
+        raise ValueError(f"there is no kind of target {cut(unknown)}")
+    names = [*facts["subjects"], *(name for output in facts["outputs"] for name in output["classes"])]
+    if not facts["outputs"] or not all(isinstance(name, str) for name in names):
+        raise ValueError("there are no outputs, or a name is no text")
 
 
 def settings_of(study: Study, model: str) -> dict[str, Any]:

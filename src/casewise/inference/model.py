@@ -248,6 +248,7 @@ def _of_bundle(folder: BundleFolder, path: Path, unpacked: tempfile.TemporaryDir
     try:
         folders = [folder.member(entry["learner"], entry["fold"] - 1) for entry in about["members"]]
         combination = Combination(**about["combination"])
+        combination.check_types()
     except (LookupError, TypeError) as error:
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     members = tuple(Bundle.open(member.path) for member in folders)

@@ -26,6 +26,7 @@ from PIL import features
 from casewise.errors import RunError, StudyError
 from casewise.files import parsed_json, write_atomic, write_json
 from casewise.files import sweep as sweep_temporary
+from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 
@@ -153,7 +154,7 @@ def open_store(folder: Path, *, verify: bool = False) -> TileStore:
                 ) from error
             if attempt == ATTEMPTS - 1:
                 raise _damaged(folder, f"{Path(error.filename).name} is missing") from error
-        except (OSError, ValueError, EOFError, LookupError, TypeError, StudyError) as error:
+        except (*ARRAY_DAMAGE, StudyError) as error:
             raise _damaged(folder, str(error)) from error
     if verify and (sentence := damage(store)):
         raise _damaged(folder, sentence)

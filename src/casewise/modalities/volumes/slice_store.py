@@ -11,8 +11,6 @@ import io
 import json
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -23,6 +21,7 @@ import numpy as np
 
 from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum, parsed_json, replacing, write_atomic, write_json
+from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.volumes.case_files import CaseSources, doubled_in, empty_in, gather, not_prepared
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
 from casewise.modalities.volumes.standardise import SubjectScans, subject_scans
@@ -146,7 +145,7 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
             arrays = {name: index[name] for name in ("first", "count", "present", "landmarks", "affines")}
             of_subjects = [index[f"subject_{name}"] for name in OF_SUBJECTS if f"subject_{name}" in index]
         stated = {name: marker[name] for name in ("facts", "notes", "address")}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+    except ARRAY_DAMAGE as error:
         raise RunError(f"{folder}: there are no finished slices here ({error}). Prepare the volumes first.") from error
     if address and stated["address"] != address:
         raise RunError(f"The slices in {folder} were replaced during this run. Run again.")
@@ -243,7 +242,9 @@ def _case_file(file: Path) -> Iterator[Any]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             yield arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+    except ARRAY_DAMAGE as error:
+        if isinstance(error, OSError):  # the disk or the permissions, and not the content
+            raise
         file.unlink(missing_ok=True)
         raise RunError(f"{file} was damaged ({error}) and is removed. Run again to prepare its case.") from error
 
