@@ -11,7 +11,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from casewise.errors import DamagedError, RunError
+from casewise.errors import DamagedError, RunError, cut
 from casewise.files import parsed_json
 from casewise.run_folder import WeightsFile
 
@@ -28,7 +28,9 @@ class SafetensorsCheckpoints(CheckpointIO):
         try:
             with safe_open(str(WeightsFile(Path(path)).verified()), framework="pt", device="cpu") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                state: dict[str, Any] = _restored(parsed_json(file.metadata()["structure"]), tensors)
+                state = _restored(parsed_json(file.metadata()["structure"]), tensors)
+                if not isinstance(state, dict):
+                    raise ValueError("it holds no state")
                 return state
         except (SafetensorError, ValueError, TypeError, LookupError, StopIteration, RecursionError) as error:
             raise DamagedError(f"{path} is not a state of the training ({error}). Delete it and run again.") from error
@@ -85,4 +87,6 @@ def _restored(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if kind in ("list", "tuple"):
         items = [_restored(v, tensors) for v in inner]
         return tuple(items) if kind == "tuple" else items
-    return inner
+    if kind == "text":
+        return inner
+    raise ValueError(f"{cut(kind)} is no kind of value")
