@@ -102,6 +102,33 @@ def _study_folder(work: Work) -> Path:
     return work.folder / "study"
 
 
+def read_own_table(work: Work, draw: random.Random) -> None:
+    """A table from which a study is made."""
+    from casewise.initialise import plan_study
+
+    folder = _study_folder(work)
+    ending = draw.choice((".csv", ".csv", ".tsv", ".xlsx", ".parquet"))
+    table = folder / f"own{ending}"
+    table.write_bytes(next(hostile_inputs.tables(draw.getrandbits(40), 1)))
+    plan_study(table=table, images=folder / "images", folder=folder / "planned")
+
+
+def read_new_cases(work: Work, draw: random.Random) -> None:
+    """A table of new cases for a bundle."""
+    from casewise.inference.chunks import cases_of, in_chunks, sources_of
+    from casewise.inference.model import load_bundle
+    from casewise.inference.new_cases import new_table
+
+    folder = _study_folder(work)
+    model = work.once("model", lambda _: load_bundle(work.folders().bundle))
+    (folder / "new.csv").write_bytes(next(hostile_inputs.tables(draw.getrandbits(40), 1)))
+    member = model.members[0]  # type: ignore[attr-defined]
+    table = new_table(folder / "new.csv", member, folder, columns={"visit": "visit_no"}, root=folder / "images")
+    cells = table.cells()
+    for chunk in in_chunks(cases_of(cells, table.study), 8):
+        sources_of(chunk, cells, table.study)
+
+
 FORMULAS = ("0.2*a[upper] + 0.8*a[lower]", "(a + b) / 2", "sum(a, b, -c) * mean(a, 1.5)", "max(a, min(b, c)) - 1e3")
 
 
@@ -385,6 +412,8 @@ READERS: tuple[FuzzedReader, ...] = (
     FuzzedReader("study that extends a file", 4, read_score_file),
     FuzzedReader("score", 6, read_score),
     FuzzedReader("cohort table", 10, read_table),
+    FuzzedReader("own table", 2, read_own_table),
+    FuzzedReader("table of new cases", 4, read_new_cases),
     FuzzedReader("image", 20, read_picture),
     FuzzedReader("mask", 4, read_mask),
     FuzzedReader("DICOM film", 10, read_film),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.errors import RunError
 from casewise.files import checksum
 from casewise.inference.output_table import FAR
-from casewise.run_folder import BundleFolder
+from casewise.run_folder import BundleFolder, RunFolder
 from casewise.study.scores import Score
 from casewise.version import __version__
 
@@ -56,9 +56,11 @@ class ModelFacts:
         """
         bundle = BundleFolder(Path(model.unpacked.name) if model.unpacked else model.folder)
         if not bundle.exists():
+            own = RunFolder(model.folder).bundle
+            way = f"Give {own.path}" if own.exists() else "Give a bundle"
             raise RunError(
-                f"{model.folder} is no bundle, and results for hospitals name the bundle by its checksum. Give "
-                f"{model.folder / 'bundle'}, or the file that `casewise bundle` writes."
+                f"{model.folder} is no bundle, and results for hospitals name the bundle by its checksum. {way}, or "
+                "the file that `casewise bundle` writes."
             )
         first = model.members[0]
         scores = {

@@ -33,7 +33,7 @@ class DicomSr:
     """DICOM Comprehensive SR."""
 
     name, title, ending = "sr", "DICOM SR", ".dcm"
-    packages = ("highdicom", "pydicom")
+    packages: tuple[str, ...] = ("highdicom", "pydicom")
 
     def files(self, result: CaseResult, facts: ModelFacts) -> Iterator[tuple[str, bytes]]:
         """See `ResultFormat`."""

@@ -20,7 +20,7 @@ class Fhir:
     """FHIR R5 Observation as JSON."""
 
     name, title, ending = "fhir", "FHIR R5 Observation", ".json"
-    packages = ("fhir.resources",)
+    packages: tuple[str, ...] = ("fhir.resources",)
 
     def files(self, result: CaseResult, facts: ModelFacts) -> Iterator[tuple[str, bytes]]:
         """See `ResultFormat`."""

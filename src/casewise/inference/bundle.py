@@ -201,7 +201,11 @@ def _check_types(facts: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a fact has another type.
     """
-    records = [(facts, _FACTS), (facts["network"], {"name": str}), (facts["settings"], {"scores": dict})]
+    records: list[tuple[Any, dict[str, type]]] = [
+        (facts, _FACTS),
+        (facts["network"], {"name": str}),
+        (facts["settings"], {"scores": dict}),
+    ]
     records += [(output, _OUTPUT) for output in facts["outputs"]]
     for record, types in records:
         for key, kind in types.items():
