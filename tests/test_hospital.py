@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +335,10 @@ def test_the_sources_of_cases(tmp_path: Path) -> None:
     assert names_visits(cells.assign(visit=["", "2", "", ""]), study)
 
 
+# as a bundle holds them
+SCORE_SETTINGS = {"double": {"formula": "number*2", "level": "case", "range": [0.0, 8.0]}}
+
+
 def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     """From a bundle with random weights and films of new cases to files of both standards."""
     from fhir.resources.observation import Observation
@@ -343,7 +349,7 @@ def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     from tests.test_cli import casewise
 
     os.makedirs(tmp_path / "made")
-    bundle, _ = make_bundle(tmp_path / "made")
+    bundle, archive = make_bundle(tmp_path / "made")
     film(tmp_path / "new.dcm")
     (tmp_path / "cases.csv").write_text("path,subject,visit\nnew.dcm,Jörg,w4\nnowhere.dcm,Änne,w4\n")
     words = ["predict", str(bundle), str(tmp_path / "cases.csv"), "--output", str(tmp_path / "new.csv")]
@@ -360,6 +366,11 @@ def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     assert {each.subject.identifier.value for each in absent} == {"Änne"}
     (report,) = map(srread, (tmp_path / "sr").iterdir())
     assert report.StudyInstanceUID == "1.2.3"
-    member = load_bundle(bundle).members[0].folder
+    model = load_bundle(bundle)
     with pytest.raises(RunError, match="no bundle"):
-        ModelFacts.of(load_bundle(member))
+        ModelFacts.of(load_bundle(model.members[0].folder))
+    settings = {**model.members[0].settings, "scores": SCORE_SETTINGS}
+    scored = replace(model, members=(replace(model.members[0], settings=settings),))
+    assert ModelFacts.of(scored).scores == {"double": Score("double", "number*2", "case", 0, 8)}
+    facts = {ModelFacts.of(load_bundle(path)).checksum for path in (bundle, archive)}
+    assert facts == {hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()}

@@ -133,6 +133,8 @@ def fuzz(count: int, seed: int, *, start: int = 0, only: str = "", progress: boo
             for result in _results(child):
                 tally.add(result)
                 number = result["number"] + 1
+                if progress and result["outcome"] not in FINE:
+                    print(_failure(result), file=sys.stderr, flush=True)
                 if progress and number % 1000 == 0:
                     print(f"{number - start:,} inputs, {len(tally.failures)} failures", file=sys.stderr, flush=True)
             if number < stop:
@@ -180,6 +182,8 @@ def summary(tally: Tally) -> str:
     if tally.memory:
         steps = [tally.memory[number * (len(tally.memory) - 1) // 10] for number in range(11)]
         lines.append(f"memory in MiB, from the first to the last input: {', '.join(map(str, steps))}")
-    for failure in tally.failures[:40]:
-        lines.append(f"\ninput {failure['number']}, {failure['reader']}: {failure['outcome']}\n{failure['message']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_failure, tally.failures[:40])])
+
+
+def _failure(result: dict[str, Any]) -> str:
+    return f"\ninput {result['number']}, {result['reader']}: {result['outcome']}\n{result['message']}"
