@@ -226,6 +226,8 @@ class TestDicom:
             "No image": [],
             "no such file|cannot be read": [tmp_path / "nowhere.dcm"],
             "broken": [broken],
+            "too long": [tmp_path / ("a" * 5000)],
+            "null": [tmp_path / "a\0b"],
         }
         for reason, sources in reasons.items():
             with pytest.raises(CasewiseError, match=reason):
@@ -331,6 +333,8 @@ def test_the_sources_of_cases(tmp_path: Path) -> None:
     )
     sources = sources_of(cases_of(cells, study), cells, study)
     assert sources == {"A/1": (tmp_path / "1.png",), "B/1": (tmp_path / "b" / "2.png",), "C/1": ()}
+    long = cells.assign(path=["a" * 5000, "a\0b", "1.png", " "])
+    assert [len(paths) for paths in sources_of(cases_of(long, study), long, study).values()] == [2, 1, 0]
     assert not names_visits(cells, study)
     assert names_visits(cells.assign(visit=["", "2", "", ""]), study)
 

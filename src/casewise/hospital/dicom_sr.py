@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def source_headers(result: CaseResult) -> list[Dataset]:
 
 def _files(sources: Sequence[Path]) -> Iterator[Path]:
     for source in sources:
-        yield from dicom_files(source)[0] if source.is_dir() else [source]
+        yield from dicom_files(source)[0] if os.path.isdir(source) else [source]
 
 
 def report(result: CaseResult, headers: Sequence[Dataset], facts: ModelFacts) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,11 +67,14 @@ def sources_of(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> d
     folder, column = (study.root or study.cohort.parent).absolute(), study.columns.get("path") or "path"
     if column not in cells:
         return {}
+    rows = [row for case in cases for row in case.rows]
+    texts = dict(zip(rows, cells.loc[rows, column].str.strip(), strict=True))
     sources: dict[str, tuple[Path, ...]] = {}
     for case in cases:
-        texts = [text.strip() for text in cells.loc[list(case.rows), column]]
-        paths = (folder / text for text in texts if text)
-        sources[case.name] = tuple(dict.fromkeys(p if p.exists() else Path(str(p).replace("\\", "/")) for p in paths))
+        named = [texts[row] for row in case.rows if texts[row]]
+        paths = [os.path.join(folder, text) for text in named]
+        paths = [path if os.path.exists(path) else path.replace("\\", "/") for path in paths]
+        sources[case.name] = tuple(map(Path, dict.fromkeys(paths)))
     return sources
 
 
