@@ -1,18 +1,18 @@
-# Everything a person needs: make setup | demo | test | test-all | lint | docs | bench | auto
+# Everything a person needs: make setup | demo | test | test-all | fuzz | lint | docs | bench | auto
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 export CASEWISE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: golden setup demo test test-all lint docs bench auto results clean
+.PHONY: golden setup demo test test-all fuzz lint docs bench auto results clean
 
 setup: $(VENV)/.done
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('casewise needs Python 3.11 or newer') if sys.version_info < (3, 11) else None"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[heic,dicom,slides,volumes,explain,export,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[heic,dicom,slides,volumes,explain,export,hospital,dev]"
 	touch $@
 
 demo: setup
@@ -58,6 +58,10 @@ bench: setup $(VENV)/.bench
 auto: setup
 	$(BIN)/python benchmarks/auto.py $(AUTO) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
 		--handwritten runs --output docs/results/auto.md
+
+# Mutated inputs for every reader: each is read or refused with a typed error. FUZZ="--count 100000 --seed 7" for others
+fuzz: setup
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-cxr.yaml

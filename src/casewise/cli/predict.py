@@ -33,6 +33,13 @@ def predict(
         list[str] | None,
         typer.Option(help="NAME=COLUMN: the table's column for path, subject, visit, …; repeat for more."),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT=FOLDER",
+            help="Write each case in a format of hospitals, too: fhir=FOLDER (FHIR R5), sr=FOLDER (DICOM SR).",
+        ),
+    ] = None,
     root: Annotated[
         Path | None, typer.Option(help="The folder that paths are relative to [default: the table's].")
     ] = None,
@@ -51,19 +58,25 @@ def predict(
             raise CasewiseError(f"--column: {text!r} is not NAME=COLUMN, such as path=file.")
         columns[name] = heading
     with show.bar("predict"):
+        from casewise.hospital.write import parsed, result_folders
+
+        folders = parsed(also or [])
         from casewise.inference.model import load_bundle
         from casewise.inference.prediction_file import predict_to_file
 
-        written = predict_to_file(
-            load_bundle(bundle),
-            list(cases),
-            output,
-            learner=learner,
-            columns=columns,
-            root=root,
-            size=chunk,
-            show=show,
-        )
+        model = load_bundle(bundle)
+        with result_folders(model, folders) as results:
+            written = predict_to_file(
+                model,
+                list(cases),
+                output,
+                learner=learner,
+                columns=columns,
+                root=root,
+                size=chunk,
+                show=show,
+                receive=results.receive,
+            )
     if not quiet:
         print(f"wrote {written.path}: {counted(written.cases, 'case')}")
     if written.without:
@@ -73,7 +86,14 @@ def predict(
             f"why. The first: {written.first_reason}",
             file=sys.stderr,
         )
-    if written.without == written.cases:
+    for folder in results.folders:
+        if not quiet:
+            print(f"wrote {folder.folder}: {counted(folder.files, 'file')} ({folder.format.title})")
+        if folder.without:
+            count, reason = len(folder.without), next(iter(folder.without.values()))
+            verb = "has" if count == 1 else "have"
+            print(f"{counted(count, 'case')} {verb} no {folder.format.title}. The first: {reason}", file=sys.stderr)
+    if written.without == written.cases or any(not folder.files for folder in results.folders):
         raise typer.Exit(1)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import RunError
+from casewise.errors import RunError, cut
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
 from casewise.models.outputs import Output
 from casewise.models.weights import FORMAT, check_weights, read_tensors
 from casewise.run_folder import JobFolder
 from casewise.study.loading import saved_study
+from casewise.targets import kind_names
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
@@ -110,6 +111,7 @@ class Bundle:
                 "Use the version that wrote it, or train again."
             )
         try:
+            _check_types(facts)
             return cls(
                 files.path,
                 facts["model"],
@@ -163,7 +165,21 @@ class Bundle:
         """
         weights = JobFolder(self.folder).weights
         check_weights(weights, self.origin["weights_sha256"])
-        network = network_from(self.network) if into is None else into
+        try:
+            network = network_from(self.network) if into is None else into
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
+            raise RunError(
+                f"{JobFolder(self.folder).facts.path} does not describe a network ({cut(str(error))}). Copy the bundle "
+                "again, or train again."
+            ) from error
         try:
             network.load_state_dict(read_tensors(weights.verified()))
         except RuntimeError as error:
@@ -172,6 +188,35 @@ class Bundle:
                 f"({str(error).splitlines()[-1].strip()}). Use the version of casewise that wrote it, or train again."
             ) from None
         return network.eval()
+
+
+# The types of facts that everything that reads a network uses, and of each record of its outputs.
+_FACTS = {"model": str, "fold": int, "network": dict, "outputs": list, "settings": dict, "fitted": dict}
+_FACTS |= {"compute": dict, "batch_size": int, "subjects": list, "weights_sha256": str}
+_OUTPUT = {"name": str, "kind": str, "classes": list, "main": bool}
+
+
+def _check_types(facts: Mapping[str, Any]) -> None:
+    """Check the facts of a network for what could not have been written by casewise.
+
+    Raises:
+        ValueError: a fact has another type.
+    """
+    records: list[tuple[Any, dict[str, type]]] = [
+        (facts, _FACTS),
+        (facts["network"], {"name": str}),
+        (facts["settings"], {"scores": dict}),
+    ]
+    records += [(output, _OUTPUT) for output in facts["outputs"]]
+    for record, types in records:
+        for key, kind in types.items():
+            if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+                raise ValueError(f"{key} is not {kind.__name__}")
+    if unknown := next((o["kind"] for o in facts["outputs"] if o["kind"] not in kind_names()), None):
+        raise ValueError(f"there is no kind of target {cut(unknown)}")
+    names = [*facts["subjects"], *(name for output in facts["outputs"] for name in output["classes"])]
+    if not facts["outputs"] or not all(isinstance(name, str) for name in names):
+        raise ValueError("there are no outputs, or a name is no text")
 
 
 def settings_of(study: Study, model: str) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,43 @@ class Settled:
 
     prepared: list[NewCases]
     problems: list[tuple[RawCase, str]]
+
+
+@dataclass(frozen=True)
+class PredictedChunk:
+    """Predictions of some cases.
+
+    Attributes:
+        table: the rows of `TrainedModel.predict_in_chunks`.
+        sources: by case the files of its images, or the folders of its scans, as the table names them.
+        has_visits: whether the table names visits.
+    """
+
+    table: pd.DataFrame
+    sources: Mapping[str, tuple[Path, ...]]
+    has_visits: bool
+
+
+def sources_of(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> dict[str, tuple[Path, ...]]:
+    """By case the paths that its rows name, each once; they are not checked."""
+    folder, column = (study.root or study.cohort.parent).absolute(), study.columns.get("path") or "path"
+    if column not in cells:
+        return {}
+    rows = [row for case in cases for row in case.rows]
+    texts = dict(zip(rows, cells.loc[rows, column].str.strip(), strict=True))
+    sources: dict[str, tuple[Path, ...]] = {}
+    for case in cases:
+        named = [texts[row] for row in case.rows if texts[row]]
+        paths = [os.path.join(folder, text) for text in named]
+        paths = [path if os.path.exists(path) else path.replace("\\", "/") for path in paths]
+        sources[case.name] = tuple(map(Path, dict.fromkeys(paths)))
+    return sources
+
+
+def names_visits(cells: pd.DataFrame, study: Study) -> bool:
+    """Whether some row of a table names a visit."""
+    column = study.columns.get("visit", "visit")
+    return column in cells and bool((cells[column].str.strip() != "").any())
 
 
 def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:

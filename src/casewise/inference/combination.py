@@ -58,6 +58,21 @@ class Combination:
         """That of a network alone: nothing but its decisions."""
         return cls(decisions=decisions_of(folder.decisions, [member]), headline=member.model)
 
+    def check_types(self) -> None:
+        """Check what was read from a file.
+
+        Raises:
+            TypeError: a value has another type than casewise writes.
+        """
+        texts, mappings = (self.nested, self.headline), (self.stackers, self.decisions, self.intervals)
+        nested = (
+            [*self.stackers.values(), *self.intervals.get("learners", {}).values()]
+            if all(isinstance(value, Mapping) for value in mappings)
+            else [None]
+        )
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(value, Mapping) for value in nested):
+            raise TypeError("what combines the networks has another form")
+
     def learners(self, networks: Sequence[str]) -> list[str]:
         """Every learner that can predict: the networks, the stackers, and the choice of nested cross-validation."""
         return [*networks, *self.stackers, *([NESTED] if self.nested else [])]

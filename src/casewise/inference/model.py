@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from casewise.console import Show, Silent
 from casewise.errors import RunError, nearest
 from casewise.inference.bundle import Bundle
-from casewise.inference.chunks import LEFT_OUT, ROWS, cases_of, in_chunks, settle
+from casewise.inference.chunks import (
+    LEFT_OUT,
+    ROWS,
+    PredictedChunk,
+    cases_of,
+    in_chunks,
+    names_visits,
+    settle,
+    sources_of,
+)
 from casewise.inference.combination import Combination
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Ensemble
 from casewise.inference.new_cases import new_table
@@ -150,13 +159,31 @@ class TrainedModel:
             CasewiseError: the table as a whole cannot be read, such as one without the column of the images.
             RunError: there is no such learner.
         """
+        for chunk in self.predicted_chunks(cases, learner=learner, columns=columns, root=root, size=size, show=show):
+            yield chunk.table
+
+    def predicted_chunks(
+        self,
+        cases: Path | str | Sequence[Path | str] | pd.DataFrame,
+        *,
+        learner: str = HEADLINE,
+        columns: Mapping[str, str] | None = None,
+        root: Path | str | None = None,
+        size: int = ROWS,
+        show: Show | None = None,
+    ) -> Iterator[PredictedChunk]:
+        """The tables of `predict_in_chunks`, each with the files that its cases were predicted from.
+
+        Raises:
+            CasewiseError: as `predict_in_chunks`.
+        """
         import pandas as pd
 
         ensemble, output = Ensemble(self.members, self.combination, learner), self.table
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
             table = new_table(cases, self._reader, Path(temporary), columns=columns or {}, root=root)
             cells = table.cells()
-            raw_cases = cases_of(cells, table.study)
+            raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
             done = 0
             for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
@@ -172,7 +199,11 @@ class TrainedModel:
                 if problems:
                     tables.append(output.of_problems(problems, ensemble.learners))
                 done += len(chunk)
-                yield tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+                yield PredictedChunk(
+                    tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True),
+                    sources_of(chunk, cells, table.study),
+                    has_visits,
+                )
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
 
 
@@ -218,6 +249,7 @@ def _of_bundle(folder: BundleFolder, path: Path, unpacked: tempfile.TemporaryDir
         folds = [entry["fold"] and entry["fold"] - 1 for entry in about["members"]]
         folders = [folder.member(entry["learner"], fold) for entry, fold in zip(about["members"], folds, strict=True)]
         combination = Combination(**about["combination"])
+        combination.check_types()
     except (LookupError, TypeError) as error:
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     members = tuple(Bundle.open(member.path) for member in folders)

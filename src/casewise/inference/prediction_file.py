@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.console import Show
+    from casewise.inference.chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
     from casewise.inference.output_table import OutputTable
 
@@ -51,8 +52,12 @@ def predict_to_file(
     root: Path | str | None = None,
     size: int = ROWS,
     show: Show | None = None,
+    receive: Callable[[PredictedChunk], None] | None = None,
 ) -> Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
+
+    Args:
+        receive: called with every chunk, such as to write it in further formats.
 
     Raises:
         CasewiseError: the cases cannot be read as a whole; nothing is written.
@@ -63,8 +68,11 @@ def predict_to_file(
     names: set[tuple[str, str]] = set()
     without: dict[tuple[str, str], str] = {}
     with opened(output, model.table) as writer:
-        for table in model.predict_in_chunks(cases, learner=learner, columns=columns, root=root, size=size, show=show):
+        for chunk in model.predicted_chunks(cases, learner=learner, columns=columns, root=root, size=size, show=show):
+            table = chunk.table
             writer.write(table)
+            if receive is not None:
+                receive(chunk)
             for case, reason in zip(table["case"], table["problem"], strict=True):
                 # rows without a subject have no name, and differ in their reason
                 key = (case, "" if case else reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import stat
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import DamagedError, RunError
-from casewise.files import checksum, json_text, parquet_bytes, replacing, sync_folder, write_json
+from casewise.files import checksum, json_text, parquet_bytes, parsed_json, replacing, sync_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,7 +175,7 @@ class JsonFile(Artefact):
         self.verify()
         try:
             with self._reading():
-                value = json.loads(self.path.read_text(encoding="utf-8"))
+                value = parsed_json(self.path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DamagedError(f"{self.path} cannot be read as JSON ({error}). {self.remedy}") from error
         if not isinstance(value, dict) or not set(self.required) <= set(value):
@@ -205,7 +204,7 @@ class JsonFile(Artefact):
     def peek(self) -> dict[str, Any] | None:
         """The object without verification, for a file that another process is writing."""
         try:
-            value = json.loads(self.path.read_text(encoding="utf-8"))
+            value = parsed_json(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return value if isinstance(value, dict) and set(self.required) <= set(value) else None
@@ -298,7 +297,7 @@ def _checksums(folder: Path, *, set_aside: bool = False) -> dict[str, list[str]]
         with record._reading():
             if not record.exists():
                 return {}
-            recorded = json.loads(record.path.read_text(encoding="utf-8"))
+            recorded = parsed_json(record.path.read_text(encoding="utf-8"))
         return {str(name): [str(value) for value in values] for name, values in recorded.items()}
     except (ValueError, AttributeError, TypeError):
         if set_aside:

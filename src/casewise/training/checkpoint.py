@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from casewise.errors import RunError
+from casewise.errors import DamagedError, RunError, cut
+from casewise.files import parsed_json
 from casewise.run_folder import WeightsFile
 
 
@@ -24,9 +25,15 @@ class SafetensorsCheckpoints(CheckpointIO):
         write_tensors(WeightsFile(Path(path)), tensors, {"structure": structure})
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        with safe_open(str(WeightsFile(Path(path)).verified()), framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            return _restored(json.loads(file.metadata()["structure"]), tensors)
+        try:
+            with safe_open(str(WeightsFile(Path(path)).verified()), framework="pt", device="cpu") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                state = _restored(parsed_json(file.metadata()["structure"]), tensors)
+                if not isinstance(state, dict):
+                    raise ValueError("it holds no state")
+                return state
+        except (SafetensorError, ValueError, TypeError, LookupError, StopIteration, RecursionError) as error:
+            raise DamagedError(f"{path} is not a state of the training ({error}). Delete it and run again.") from error
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -80,4 +87,6 @@ def _restored(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if kind in ("list", "tuple"):
         items = [_restored(v, tensors) for v in inner]
         return tuple(items) if kind == "tuple" else items
-    return inner
+    if kind == "text":
+        return inner
+    raise ValueError(f"{cut(kind)} is no kind of value")

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from casewise.files import write_atomic
+from casewise.files import parsed_json, write_atomic
 from casewise.modalities.slides.companion_files import mark_of
 from casewise.modalities.slides.tiles import PlannedSlide, TilePlan
+from casewise.modalities.store.file_check import ARRAY_DAMAGE
 
 __all__ = ["StoredSlide", "find", "keep", "name_of", "sweep"]
 
@@ -83,7 +83,7 @@ def _read(path: Path, folder: Path, name: str) -> StoredSlide | None:
         return None
     try:
         with np.load(file, allow_pickle=False) as archive:
-            facts = json.loads(str(archive["about"]))
+            facts = parsed_json(str(archive["about"]))
             height, width = facts.pop("shape")
             mask = np.unpackbits(archive["mask"], count=height * width).reshape(height, width).astype(bool)
             values = {"boxes": archive["boxes"], "shares": archive["shares"], "mask": mask}
@@ -95,7 +95,7 @@ def _read(path: Path, folder: Path, name: str) -> StoredSlide | None:
             **values,
             **facts,
         )
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
+    except ARRAY_DAMAGE:
         # Damaged, or of another version: the slide is planned again.
         return None
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import tokenize
+import zipfile
+import zlib
 from pathlib import Path
 
 from casewise.errors import ImageError, nearest
+
+# The errors of NumPy on damaged files, determined by damaging files at random.
+ARRAY_DAMAGE = (
+    *(OSError, ValueError, EOFError, LookupError, TypeError, SyntaxError, OverflowError, MemoryError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def size_of(path: Path, *, folder: str, other: str) -> int:

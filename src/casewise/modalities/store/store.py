@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -25,8 +24,9 @@ import PIL
 from PIL import features
 
 from casewise.errors import RunError, StudyError
+from casewise.files import parsed_json, write_atomic, write_json
 from casewise.files import sweep as sweep_temporary
-from casewise.files import write_atomic, write_json
+from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 
@@ -154,7 +154,7 @@ def open_store(folder: Path, *, verify: bool = False) -> TileStore:
                 ) from error
             if attempt == ATTEMPTS - 1:
                 raise _damaged(folder, f"{Path(error.filename).name} is missing") from error
-        except (OSError, ValueError, EOFError, LookupError, TypeError, StudyError) as error:
+        except (*ARRAY_DAMAGE, StudyError) as error:
             raise _damaged(folder, str(error)) from error
     if verify and (sentence := damage(store)):
         raise _damaged(folder, sentence)
@@ -181,7 +181,7 @@ def _damaged(folder: Path, defect: str) -> RunError:
 
 def _opened(folder: Path) -> TileStore:
     """Open a store and check everything but the tiles' bytes; a `ValueError` states the defect."""
-    marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    marker = parsed_json((folder / MARKER).read_text(encoding="utf-8"))
     if marker["rules"] != PIXEL_RULES:
         raise ValueError(
             f"it was built with version {marker['rules']} of the reading rules; the current version is {PIXEL_RULES}"
@@ -248,7 +248,7 @@ def link_over(source: Path, target: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove files that neither the finished store nor an unfinished build needs; the caller holds the lock."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = parsed_json((folder / MARKER).read_text(encoding="utf-8"))
         tiles, index = folder / marker["tiles"], folder / marker["index"]
     except (OSError, ValueError, LookupError, TypeError):
         # There is no store, or its marker is damaged.

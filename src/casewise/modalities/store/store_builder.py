@@ -15,6 +15,7 @@ import filelock
 import numpy as np
 
 from casewise.errors import ImageError, RunError, StudyError
+from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.store.memory import MEMORY, Budget
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
@@ -149,8 +150,8 @@ def _earlier(folder: Path, preparation: Preparation) -> EarlierTiles:
     for journal in sorted(folder.glob(f"{stem_of(preparation)}*.jsonl")):
         try:
             tiles = np.load(journal.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            # Interrupted before its header was written: it contains no tile.
+        except ARRAY_DAMAGE:
+            # Interrupted before its header was written, or damaged: no tile of it can be used.
             continue
         earlier.add(tiles, read_journal(journal))
     if (folder / MARKER).exists():

@@ -11,8 +11,6 @@ import io
 import json
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from casewise.errors import CasewiseError, RunError
-from casewise.files import checksum, replacing, write_atomic, write_json
+from casewise.files import checksum, parsed_json, replacing, write_atomic, write_json
+from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.volumes.case_files import CaseSources, doubled_in, empty_in, gather, not_prepared
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
 from casewise.modalities.volumes.standardise import SubjectScans, subject_scans
@@ -140,23 +139,22 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
         RunError: there are none, they are damaged, or their address is not `address`.
     """
     try:
-        marker = json.loads((Path(folder) / MARKER).read_text())
+        marker = parsed_json((Path(folder) / MARKER).read_text())
         slices = np.load(Path(folder) / marker["slices"], mmap_mode="r", allow_pickle=False)
         with np.load(Path(folder) / marker["index"], allow_pickle=False) as index:
             arrays = {name: index[name] for name in ("first", "count", "present", "landmarks", "affines")}
             of_subjects = [index[f"subject_{name}"] for name in OF_SUBJECTS if f"subject_{name}" in index]
-    except (OSError, ValueError, LookupError) as error:
+        stated = {name: marker[name] for name in ("facts", "notes", "address")}
+    except ARRAY_DAMAGE as error:
         raise RunError(f"{folder}: there are no finished slices here ({error}). Prepare the volumes first.") from error
-    if address and marker["address"] != address:
+    if address and stated["address"] != address:
         raise RunError(f"The slices in {folder} were replaced during this run. Run again.")
-    if slices.dtype != np.uint16 or len(slices) != int(arrays["count"].sum()):
+    if slices.dtype != np.uint16 or slices.ndim == 0 or len(slices) != int(arrays["count"].sum()):
         raise RunError(f"{folder}: the slices are damaged. Delete {Path(folder) / MARKER} and run again.")
     return SliceStore(
         slices,
         **arrays,
-        facts=marker["facts"],
-        notes=marker["notes"],
-        address=marker["address"],
+        **stated,
         folder=Path(folder),
         subjects=SubjectScans(*of_subjects) if of_subjects else None,
     )
@@ -244,7 +242,9 @@ def _case_file(file: Path) -> Iterator[Any]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             yield arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+    except ARRAY_DAMAGE as error:
+        if isinstance(error, OSError):  # the disk or the permissions, and not the content
+            raise
         file.unlink(missing_ok=True)
         raise RunError(f"{file} was damaged ({error}) and is removed. Run again to prepare its case.") from error
 
@@ -276,7 +276,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percen
     marker = Path(folder) / MARKER
     if marker.is_file():
         try:
-            record = json.loads(marker.read_text())
+            record = parsed_json(marker.read_text())
             if record.get("made_from") == made_from:
                 store = open_slices(folder)
                 files_and_sums = {record["slices"]: "sha256", record["index"]: "index_sha256"}
@@ -303,7 +303,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percen
                 content.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
                 content.update(np.ascontiguousarray(arrays[name]).tobytes())
             cases_read[-1]["shape"] = np.array(arrays["slices"].shape)
-            records.append(json.loads(arrays["told"].tobytes()))
+            records.append(parsed_json(arrays["told"].tobytes()))
     # The address depends on contents only: touched or moved sources give the same slices, and networks stay valid.
     address = content.hexdigest()
     counts = np.array([arrays["shape"][0] for arrays in cases_read])

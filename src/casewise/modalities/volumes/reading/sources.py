@@ -35,8 +35,8 @@ def head_of(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(HEAD)
-    except OSError as error:
-        raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # ValueError: no path can have such a character
+        raise ImageError(f"{path}: it cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def dicom_files(path: Path) -> tuple[list[Path], list[Path]]:

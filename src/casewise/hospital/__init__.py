@@ -1,0 +1,1 @@
+"""Predictions of new cases in formats that hospitals exchange; a format is one file, registered in `formats`."""

@@ -1,0 +1,252 @@
+"""The predictions of one case, without regard to a format, and the facts of the model that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import RunError
+from casewise.files import checksum
+from casewise.inference.output_table import FAR
+from casewise.run_folder import BundleFolder, RunFolder
+from casewise.study.scores import Score
+from casewise.version import __version__
+
+if TYPE_CHECKING:
+    from casewise.inference.chunks import PredictedChunk
+    from casewise.inference.model import TrainedModel
+
+RESEARCH = (
+    "Predicted by research software, which is not a medical device. No person has checked the result. Do not base a "
+    "decision about a patient on it."
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What results say about the model.
+
+    Attributes:
+        name: the name of its study.
+        checksum: the SHA-256 of the bundle's manifest, which lists the checksum of every other file.
+        classes: the names of the classes of each target; empty for numbers.
+        scores: the scores of the study by name, in their order.
+        coverage: the share of cases that intervals and sets are meant to contain; None if nothing was calibrated.
+        synthetic: whether the model was trained on synthetic images.
+    """
+
+    name: str
+    checksum: str
+    classes: Mapping[str, Sequence[str]]
+    scores: Mapping[str, Score]
+    coverage: float | None = None
+    synthetic: bool = False
+    version: str = __version__
+
+    @classmethod
+    def of(cls, model: TrainedModel) -> ModelFacts:
+        """Those of a bundle.
+
+        Raises:
+            RunError: the model is a run folder or a single network, which has no checksum of its own.
+        """
+        bundle = BundleFolder(Path(model.unpacked.name) if model.unpacked else model.folder)
+        if not bundle.exists():
+            own = RunFolder(model.folder).bundle
+            way = f"Give {own.path}" if own.exists() else "Give a bundle"
+            raise RunError(
+                f"{model.folder} is no bundle, and results for hospitals name the bundle by its checksum. {way}, or "
+                "the file that `casewise bundle` writes."
+            )
+        first = model.members[0]
+        scores = {
+            name: Score(name, entry["formula"], entry["level"], *_ends(entry["range"]))
+            for name, entry in first.settings["scores"].items()
+        }
+        level = model.combination.intervals.get("level")
+        return cls(
+            name=str(model.about.get("title") or model.about.get("name") or "model"),
+            checksum=checksum(bundle.manifest_path),
+            classes={name: tuple(classes) for name, classes in model.table.classes.items()},
+            scores=scores,
+            coverage=None if level is None else float(level),
+            synthetic=bool(model.about.get("synthetic")),
+        )
+
+
+def _ends(limits: Any) -> tuple[float, float]:
+    from casewise.study.model import parse_range
+
+    low, high = parse_range(limits)
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One prediction, or the reason why there is none.
+
+    Attributes:
+        prediction: a number, the name of a class or grade, or None.
+        probabilities: of each class, by name; empty for numbers.
+        low: the lower end of the prediction interval of a number; None without one.
+        high: its upper end.
+        members: the classes of the prediction set.
+        note: why there is no interval, or which classes are in every set.
+        distance: from the training cases, where 1 is the distance that one in twenty held-out cases exceeds.
+        problem: why there is no prediction.
+    """
+
+    learner: str
+    target: str
+    region: str = ""
+    image: str = ""
+    prediction: float | str | None = None
+    probabilities: Mapping[str, float] | None = None
+    low: float | None = None
+    high: float | None = None
+    members: tuple[str, ...] = ()
+    note: str = ""
+    distance: float | None = None
+    problem: str = ""
+
+    @property
+    def location(self) -> str:
+        """The region and the name of the image, for people; empty for a whole case."""
+        return ", ".join(text for text in (self.region, Path(self.image).name) if text)
+
+    @property
+    def title(self) -> str:
+        """The target with its region and image."""
+        return f"{self.target} ({self.location})" if self.location else self.target
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """All predictions of a case.
+
+    Attributes:
+        visit: as the table names it; empty if the table has no visits.
+        sources: the files of its images, or folders of DICOM series.
+    """
+
+    case: str
+    subject: str
+    visit: str
+    sources: tuple[Path, ...]
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A prediction that stands for itself, with the values that its formula is computed from."""
+
+    main: Value
+    inputs: tuple[Value, ...] = ()
+
+
+def results_of(chunk: PredictedChunk, facts: ModelFacts) -> list[CaseResult]:
+    """The cases of a chunk in their order, without rows that name no subject."""
+    results = []
+    for case, rows in chunk.table.groupby("case", sort=False):
+        if not case:
+            continue
+        first = rows.iloc[0]
+        values = tuple(_value(row, facts) for row in rows.to_dict("records"))
+        visit = str(first["visit"]) if chunk.has_visits else ""
+        results.append(CaseResult(str(case), str(first["subject"]), visit, chunk.sources.get(str(case), ()), values))
+    return results
+
+
+def _value(row: Mapping[Any, Any], facts: ModelFacts) -> Value:
+    names = facts.classes.get(row["target"], ())
+    predicted, problem = row["prediction"], str(row["problem"])
+    names_in_set = str(row["prediction set"]).split(" | ")
+    shares = {name: _number(row[f"probability of {name}"]) for name in names}
+    return Value(
+        learner=str(row["learner"]),
+        target=str(row["target"]),
+        region=str(row["region"]),
+        image=str(row["image"]),
+        prediction=None if problem else str(predicted) if names else _number(predicted),
+        probabilities={name: share for name, share in shares.items() if share is not None},
+        low=_number(row["prediction low"]),
+        high=_number(row["prediction high"]),
+        members=tuple(name for name in names if name in names_in_set),
+        note=str(row["interval note"]),
+        distance=_number(row["distance"]),
+        problem=problem,
+    )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or value != value else float(value)
+
+
+def quantities(result: CaseResult, facts: ModelFacts) -> Iterator[Quantity]:
+    """The scores of a case, each with the inputs of its formula, and the targets that no score uses.
+
+    A score that could not be computed, such as one over a region that the case lacks, is a quantity with a reason.
+    """
+    used = {name for score in facts.scores.values() for name in score.targets}
+    for learner in dict.fromkeys(value.learner for value in result.values):
+        values = [value for value in result.values if value.learner == learner]
+        for score in facts.scores.values():
+            own = [value for value in values if value.target == score.name]
+            for value in own or [_uncomputed(score, learner, values)]:
+                yield Quantity(value, tuple(_inputs(score, value, values)))
+        for value in values:
+            if value.target not in facts.scores and value.target not in used:
+                yield Quantity(value)
+
+
+def _inputs(score: Score, value: Value, values: Sequence[Value]) -> Iterator[Value]:
+    for name, region in score.references:
+        for other in values:
+            same = score.level == "case" or (other.region, other.image) == (value.region, value.image)
+            if other.target == name and same and region in (None, other.region):
+                yield other
+
+
+def _uncomputed(score: Score, learner: str, values: Sequence[Value]) -> Value:
+    present = {(value.target, value.region) for value in values if value.prediction is not None}
+    names = {name for name, _ in present}
+    lacking = [
+        f"{name}[{region}]" if region else name
+        for name, region in score.references
+        if (name not in names if region is None else (name, region) not in present)
+    ]
+    reason = f"It could not be computed, because the case has no {', '.join(lacking)}." if lacking else ""
+    return Value(learner, score.name, problem=reason or "It could not be computed from the values of the case.")
+
+
+def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
+    """Sentences for a person who reads the results: what they are, their intervals, and what limits them."""
+    sentences = [RESEARCH]
+    if facts.synthetic:
+        sentences.append("The model was trained on synthetic images.")
+    share = f"{facts.coverage:.0%}" if facts.coverage is not None else ""
+    for value in values:
+        if value.prediction is None:
+            sentences.append(f"{value.title}: no prediction. {value.problem}")
+            continue
+        if value.low is not None and value.high is not None:
+            sentences.append(f"{value.title}: {share} prediction interval {value.low:.4g} to {value.high:.4g}.")
+        if value.members:
+            sentences.append(f"{value.title}: {share} prediction set: {', '.join(value.members)}.")
+        if value.note:
+            sentences.append(f"{value.title}: {value.note}.")
+    if any(value.distance is not None and value.distance > FAR for value in values):
+        sentences.append(
+            "The case is farther from the training cases than 19 of 20 held-out cases of the study; the figures of the "
+            "model may not apply to it."
+        )
+    return sentences
+
+
+def digest(*names: str) -> str:
+    """A SHA-256 of names, which tells their order and their ends."""
+    return hashlib.sha256(json.dumps(names, ensure_ascii=True).encode()).hexdigest()

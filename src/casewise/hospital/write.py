@@ -1,0 +1,139 @@
+"""Writing results into folders: every file of a run of predictions appears when all cases are predicted."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casewise.errors import CasewiseError, RunError
+from casewise.files import make_folder, sync_folder, write_atomic
+from casewise.hospital.case_results import ModelFacts, digest, results_of
+from casewise.hospital.formats import ResultFormat, format_named
+
+if TYPE_CHECKING:
+    from casewise.inference.chunks import PredictedChunk
+    from casewise.inference.model import TrainedModel
+
+LONGEST_STEM = 160  # bytes
+NO_SUBJECT = "A row names no subject, so nobody is known whom the result is about."
+
+
+@dataclass
+class ResultFolder:
+    """The files of one format.
+
+    Attributes:
+        folder: where they go.
+        staged: where they are until all cases are predicted.
+        files: how many were written.
+        cases: the cases with a file.
+        without: by case the reason why there is none.
+    """
+
+    format: ResultFormat
+    folder: Path
+    staged: Path
+    files: int = 0
+    cases: set[str] = field(default_factory=set)
+    without: dict[str, str] = field(default_factory=dict)
+
+    def receive(self, chunk: PredictedChunk, facts: ModelFacts) -> None:
+        """Write the files of every case of a chunk."""
+        if (chunk.table["case"] == "").any():
+            self.without.setdefault("", NO_SUBJECT)
+        for result in results_of(chunk, facts):
+            try:
+                for name, content in self.format.files(result, facts):
+                    stem = file_stem(result.case, name)
+                    write_atomic(self.staged / f"{stem}{self.format.ending}", content)
+                    self.files += 1
+                self.cases.add(result.case)
+            except RunError:
+                raise
+            except CasewiseError as error:
+                self.without[result.case] = str(error)
+
+    def publish(self) -> None:
+        """Move the files to their folder; those of the same names are replaced."""
+        try:
+            make_folder(self.folder)
+            for file in sorted(self.staged.iterdir()):
+                os.replace(file, self.folder / file.name)
+        except OSError as error:
+            raise RunError(f"{self.folder} could not be written: {error.strerror or error}.") from error
+        sync_folder(self.folder)
+
+
+def parsed(options: Sequence[str]) -> dict[str, Path]:
+    """Formats with their folders from `FORMAT=FOLDER`.
+
+    Raises:
+        CasewiseError: a text has another form, a format is unknown, given twice or not installed, or a folder is a
+            file.
+    """
+    folders: dict[str, Path] = {}
+    for text in options:
+        name, separator, folder = text.partition("=")
+        if not (name and separator and folder):
+            raise CasewiseError(f"--also: {text!r} is not FORMAT=FOLDER, such as fhir=results/fhir.")
+        if format_named(name).name in folders:
+            raise CasewiseError(f"--also: {name} is given twice.")
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise CasewiseError(f"--also {name}: {folder} is a file. Name a folder.")
+        folders[name] = Path(folder)
+    return folders
+
+
+@contextmanager
+def result_folders(model: TrainedModel, folders: Mapping[str, Path]) -> Iterator[Results]:
+    """What receives the predictions of every chunk; the files appear when the block ends without an error.
+
+    Raises:
+        RunError: the model is no bundle, or a folder cannot be written.
+    """
+    if not folders:
+        yield Results(None, [])
+        return
+    with ExitStack() as stack:
+        written = []
+        facts = ModelFacts.of(model)
+        for name, folder in folders.items():
+            try:
+                make_folder(folder.absolute().parent)
+                staged = tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".casewise-results-")
+            except OSError as error:
+                raise RunError(f"{folder} could not be written: {error.strerror or error}.") from error
+            written.append(ResultFolder(format_named(name), folder, Path(stack.enter_context(staged))))
+        yield Results(facts, written)
+        for each in written:
+            each.publish()
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folders of all formats; `facts` is None where there are none."""
+
+    facts: ModelFacts | None
+    folders: list[ResultFolder]
+
+    def receive(self, chunk: PredictedChunk) -> None:
+        """Write the files of a chunk in every format."""
+        for folder in self.folders:
+            assert self.facts is not None
+            folder.receive(chunk, self.facts)
+
+
+def file_stem(case: str, name: str) -> str:
+    """A file name that people recognise, made of plain letters, with a hash that tells equal ones from each other.
+
+    >>> file_stem("Müller/1", "grade")
+    'Müller_1-grade-e2a3f4e0'
+    """
+    plain = re.sub(r"[^\w.=@-]+", "_", f"{case}-{name}" if name else case).strip("._") or "case"
+    return f"{plain.encode()[:LONGEST_STEM].decode(errors='ignore')}-{digest(case, name)[:8]}"
