@@ -15,6 +15,9 @@ from casewise.models.outputs import Output, values_of
 if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset
 
+# Views of 224×224 pixels whose features are computed together; of larger ones fewer.
+BATCH = 32
+
 
 def forward(
     network: nn.Module,
@@ -40,6 +43,26 @@ def mean_over_views(predicted: list[tuple[Tensor, Tensor]], panels: int) -> Tens
     owner = torch.cat([o for _, o in predicted])
     sums = values.new_zeros(panels, values.shape[1]).index_add_(0, owner, values)
     return sums / torch.bincount(owner, minlength=panels).clamp(min=1).unsqueeze(1)
+
+
+def compute_features(network: Network, data: PanelDataset) -> Tensor:
+    """(P, W) `float32`: the features of every panel, averaged over the images of a bag and over the views of a panel.
+
+    They are computed in single precision on the network's device, `BATCH` views at a time, and returned on the CPU.
+    """
+    form, device = torch.channels_last, network.mean.device
+    network.eval().to(memory_format=form)  # type: ignore[call-overload]
+    slots, owner = data.views()
+    batch = max(1, min(BATCH, int(BATCH * (224 / (network.side or 224)) ** 2)))
+    computed = []
+    with torch.inference_mode():
+        for view_slots, panel_numbers in zip(slots.split(batch), owner.split(batch), strict=True):
+            if data.bags:
+                features = encode_bags(network.features, data, view_slots, device, form)
+            else:
+                features = network.features(data.plain_batch(view_slots, device).contiguous(memory_format=form))
+            computed.append((network.pooled(features).cpu(), panel_numbers))
+    return mean_over_views(computed, len(data)).clone()
 
 
 def predict(
