@@ -51,6 +51,7 @@ def predict_to_file(
     root: Path | str | None = None,
     size: int = ROWS,
     show: Show | None = None,
+    abstain: bool = False,
 ) -> Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
 
@@ -63,7 +64,9 @@ def predict_to_file(
     names: set[tuple[str, str]] = set()
     without: dict[tuple[str, str], str] = {}
     with opened(output, model.table) as writer:
-        for table in model.predict_in_chunks(cases, learner=learner, columns=columns, root=root, size=size, show=show):
+        for table in model.predict_in_chunks(
+            cases, learner=learner, columns=columns, root=root, size=size, show=show, abstain=abstain
+        ):
             writer.write(table)
             for case, reason in zip(table["case"], table["problem"], strict=True):
                 # rows without a subject have no name, and differ in their reason
