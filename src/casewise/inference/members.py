@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.inference.joint_features import JointFeatures
 from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of
+from casewise.models.forward import predict_together
 from casewise.models.shared_parts import SharedParts
+from casewise.models.shared_start import SharedStart
 from casewise.run_folder import JobFolder
 
 if TYPE_CHECKING:
@@ -35,18 +38,65 @@ class Members:
         self._parts = SharedParts()
         self._loaded: dict[int, Predictor] = {}
         self._bytes = 0
+        self._shared: list[_Group] | None = None
 
     def rows(self, study: Study, new: NewCases) -> Iterator[pd.DataFrame]:
         """For each network its rows of the predictions table at stage 'external'."""
         call = _Call(study, new)
         on_features = self._on_features()
+        together: dict[int, pd.DataFrame] = {}
         for number, bundle in enumerate(self.bundles):
+            if number not in together:
+                together |= self._together(number, call, new)
+            if number in together:
+                yield together.pop(number)
+                continue
             predictor = self._predictor(number)
             data = call.dataset(bundle)
             if number in on_features:
                 alike = [on_features[other] for other in on_features if call.dataset(self.bundles[other]) is data]
                 data = call.joint_features(alike, data).of(predictor.network)
             yield predictor.rows(data, call.view(bundle.model), new.cohort.panels, stage="external")
+
+    def _together(self, number: int, call: _Call, new: NewCases) -> dict[int, pd.DataFrame]:
+        """The rows of a network and of those that share its first layers, by number; empty if it shares none."""
+        group = next((group for group in self._groups() if number in group.numbers), None)
+        if group is None:
+            return {}
+        predictors = [self._loaded[member] for member in group.numbers]
+        bundle = predictors[0].bundle
+        data = call.dataset(bundle)
+        if data.bags or any(call.dataset(predictor.bundle) is not data for predictor in predictors):
+            return {}
+        predicted = predict_together(
+            [predictor.network for predictor in predictors],
+            group.shared,
+            data,
+            bundle.output_records,
+            batch=bundle.batch_size,
+            channels_last=bundle.compute.channels_last,
+            bf16=bundle.compute.precision == "bf16",
+            flips=_mirrors(bundle),
+        )
+        view, panels = call.view(bundle.model), new.cohort.panels
+        return {
+            member: predictor.rows_of(values.numpy(), features, view, panels, stage="external")
+            for member, predictor, (values, features) in zip(group.numbers, predictors, predicted, strict=True)
+        }
+
+    def _groups(self) -> list[_Group]:
+        """Networks in memory whose first layers are equal; determined once."""
+        if self._shared is None:
+            alike: dict[str, list[int]] = {}
+            for number, bundle in enumerate(self.bundles):
+                self._predictor(number)
+                if number in self._loaded and "bank" not in bundle.network:
+                    alike.setdefault(_computation(bundle), []).append(number)
+            starts = [
+                (numbers, SharedStart.of([self._loaded[n].network for n in numbers])) for numbers in alike.values()
+            ]
+            self._shared = [_Group(numbers, shared) for numbers, shared in starts if shared]
+        return self._shared
 
     def _on_features(self) -> dict[int, Predictor]:
         """The models on fixed features by their numbers."""
@@ -64,6 +114,14 @@ class Members:
             self._loaded[number] = predictor
             self._bytes += 0 if "bank" in bundle.network else size
         return predictor
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The numbers of networks that share their first layers."""
+
+    numbers: list[int]
+    shared: SharedStart
 
 
 class _Call:
@@ -97,6 +155,12 @@ class _Call:
         if id(data) not in self._features:
             self._features[id(data)] = JointFeatures([predictor.network for predictor in predictors], data)
         return self._features[id(data)]
+
+
+def _computation(bundle: Bundle) -> str:
+    """Everything that decides how a network computes, besides its weights and its preprocessing."""
+    facts = [bundle.model, bundle.network, bundle.batch_size, asdict(bundle.compute), _mirrors(bundle)]
+    return json.dumps(facts, sort_keys=True)
 
 
 def _mirrors(bundle: Bundle) -> bool:

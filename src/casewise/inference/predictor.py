@@ -101,8 +101,14 @@ class Predictor:
         Args:
             study: as the learner of this network sees it.
         """
-        bundle = self.bundle
         values, features = self.predict_with_features(dataset)
+        return self.rows_of(values, features, study, panels, stage=stage)
+
+    def rows_of(
+        self, values: NDArray[np.floating], features: Tensor, study: Study, panels: pd.DataFrame, *, stage: str
+    ) -> pd.DataFrame:
+        """The rows of `predict_cases` from what `predict_with_features` gave."""
+        bundle = self.bundle
         distances = self.distance.raw(features) if self.distance else None
         rows = prediction_rows(
             panels, study, values, stage=stage, model=bundle.model, fold=bundle.fold, distances=distances
