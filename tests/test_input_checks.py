@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from casewise.inference.input_checks.flags import FAR, image_flags, with_flags
+from casewise.inference.input_checks.flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
 from casewise.inference.input_checks.limits import (
     Limits,
     Training,
@@ -31,9 +31,10 @@ from tests.test_cli import casewise
 def drawn(count: int, seed: int, *, upright: bool = True) -> Measures:
     """Images that are darker at the top, if they are upright, and mostly dark."""
     random = np.random.default_rng(seed)
+    centre = 0.1 * np.outer(np.hanning(GRID), np.hanning(GRID))
     slope = np.linspace(-0.1, 0.1, GRID)[None, :, None] * (1 if upright else random.choice([-1, 1], (count, 1, 1)))
     grids = np.clip(
-        0.3 + slope + random.normal(0, 0.03, (count, GRID, GRID)) + random.normal(0, 0.02, (count, 1, 1)), 0, 1
+        0.3 + centre + slope + random.normal(0, 0.03, (count, GRID, GRID)) + random.normal(0, 0.02, (count, 1, 1)), 0, 1
     )
     values = np.zeros((count, len(NAMES)))
     values[:, 0], values[:, 1] = grids.mean(axis=(1, 2)), 0.15 + random.normal(0, 0.01, count)
@@ -69,6 +70,15 @@ def test_altered_images_are_flagged_with_their_reason() -> None:
     for reason, measures in altered.items():
         flags = image_flags(limits, measures)
         assert np.mean([any(reason in text for text in texts) for texts in flags]) > 0.95, reason
+
+
+def test_turned_negative_and_dark_images_are_told_apart() -> None:
+    limits, new = fit_limits(training()), drawn(50, 1)
+    turned, both = new.grids[:, ::-1, ::-1], 1 - new.grids[:, ::-1, ::-1]
+    expected = [(turned, [UPSIDE_DOWN]), (1 - new.grids, [NEGATIVE]), (both, [NEGATIVE, UPSIDE_DOWN])]
+    for grids, reasons in [*expected, (new.grids / 4, [])]:
+        flags = image_flags(limits, Measures(new.values, grids))
+        assert np.mean([texts == reasons for texts in flags]) > 0.9, reasons
 
 
 def test_held_out_images_of_the_same_source_are_rarely_flagged() -> None:

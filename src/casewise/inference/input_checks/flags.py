@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from casewise.inference.input_checks.limits import (
     UNIFORM,
     Limits,
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 SEPARATOR = "; "
 FAR = "far from the training cases"
+NEGATIVE = "a negative: light and dark are exchanged"
+# Without a check of negatives the two cannot be told apart.
+UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
 # What is said of a number below and above its range.
 REASONS: dict[str, tuple[str, str]] = {
     "brightness": ("much darker than the training images", "much lighter than the training images"),
@@ -42,12 +47,15 @@ MORE_COLOUR, LESS_COLOUR = (
 def image_flags(limits: Limits, measures: Measures) -> list[list[str]]:
     """For each image the reasons why it is not like the training images."""
     flags: list[list[str]] = [_out_of_range(limits, numbers) for numbers in measures.values.tolist()]
+    is_negative = np.zeros(len(measures), dtype=bool)
+    if limits.polarity:
+        is_negative = scores(limits.polarity, measures.grids, negative_difference) < limits.polarity.limit
+        _add(flags, is_negative.tolist(), NEGATIVE)
     if limits.upright:
         upright = scores(limits.upright, measures.grids, turned_difference)
-        _add(flags, (upright < limits.upright.limit).tolist(), "upside down")
-    if limits.polarity:
-        polarity = scores(limits.polarity, measures.grids, negative_difference)
-        _add(flags, (polarity < limits.polarity.limit).tolist(), "a negative: light and dark are exchanged")
+        # the score of a negative is the opposite of that of the image itself
+        is_turned = np.where(is_negative, -upright, upright) < limits.upright.limit
+        _add(flags, is_turned.tolist(), UPSIDE_DOWN if limits.polarity else TURNED_OR_NEGATIVE)
     return flags
 
 

@@ -190,14 +190,22 @@ def excess(values: Floats, low: Floats, high: Floats) -> Floats:
 
 def turned_difference(grids: Floats) -> Floats:
     """(N, GRID²): standardised grids minus themselves turned by 180 degrees; turned images have the opposite."""
-    centred = grids - grids.mean(axis=(1, 2), keepdims=True)
-    centred = centred / (centred.std(axis=(1, 2), keepdims=True) + 1e-3)
+    centred = _standardised(grids)
     return np.asarray((centred - centred[:, ::-1, ::-1]).reshape(len(grids), -1))
 
 
 def negative_difference(grids: Floats) -> Floats:
-    """(N, GRID²): grids around the middle grey; negatives have the opposite."""
-    return (2 * grids - 1).reshape(len(grids), -1)
+    """(N, GRID²): standardised grids plus themselves turned by 180 degrees; negatives have the opposite.
+
+    They do not depend on brightness and contrast, and turned images have the same.
+    """
+    centred = _standardised(grids)
+    return np.asarray((centred + centred[:, ::-1, ::-1]).reshape(len(grids), -1))
+
+
+def _standardised(grids: Floats) -> Floats:
+    centred = grids - grids.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(centred / (centred.std(axis=(1, 2), keepdims=True) + 1e-3))
 
 
 def fit_score(training: Training, difference: Any, share: float) -> Score | None:
