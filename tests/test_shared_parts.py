@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from casewise.inference.joint_features import JointFeatures, groups_of
 from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import PanelData
 from casewise.models import shared_parts
+from casewise.models.backbones import build_network
 from casewise.models.feature_bank import FeatureSpec
+from casewise.models.forward import predict_together, predict_with_features
 from casewise.models.linear import bank_facts, build_linear
+from casewise.models.outputs import Output
 from casewise.models.shared_parts import SharedParts
+from casewise.models.shared_start import SharedStart
 from casewise.run_folder import WeightsFile
 from casewise.study.panels import Panels
 from tests.baseline_run import baseline_run
@@ -121,3 +126,44 @@ def test_predictions_of_the_test_set_are_those_of_the_run(monkeypatch: pytest.Mo
             expected = run_rows.set_index("case").loc[of_learner["case"], ["p0", "p1", "p2"]]
             names = [name for name in new.columns if name.startswith("probability of")]
             assert np.abs(of_learner[names].to_numpy() - expected.to_numpy()).max() < 1e-6
+
+
+def tuned_copy(network: Any, seed: int, frozen: tuple[str, ...]) -> Any:
+    """A copy of a network whose modules outside of `frozen` have other weights."""
+    other = deepcopy(network)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, value in other.named_parameters():
+            if not name.startswith(frozen):
+                value.add_(torch.randn_like(value) * 0.01)
+    return other
+
+
+def test_equal_first_layers_are_computed_once_and_to_the_bit() -> None:
+    torch.manual_seed(0)
+    first = build_network("timm:test_resnet", 2, side=64).eval()
+    kept = tuple(f"body.{name}" for name in ("conv1", "bn1", "layer1", "layer2"))
+    networks = [first, *(tuned_copy(first, seed, kept) for seed in (1, 2))]
+    shared = SharedStart.of(networks)
+    assert shared is not None
+    assert shared.start.at.startswith("layer2")
+    data, outputs = panels(), (Output("a"), Output("b"))
+    options: dict[str, Any] = {"batch": 1, "channels_last": False, "bf16": False, "flips": True}
+    passes = []
+    first.body.layer1.register_forward_hook(lambda *_: passes.append(1))
+    together = predict_together(networks, shared, data, outputs, **options)
+    assert len(passes) == 4  # two batches, each also mirrored
+    for network, (values, features) in zip(networks, together, strict=True):
+        expected = predict_with_features(network, data, outputs, **options)
+        assert torch.equal(values, expected[0])
+        assert torch.equal(features, expected[1])
+    assert not torch.equal(together[0][0], together[1][0])
+
+
+def test_networks_without_equal_layers_share_no_start() -> None:
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        networks.append(build_network("timm:test_resnet", 1, side=64).eval())
+    assert SharedStart.of(networks) is None
+    assert SharedStart.of(networks[:1]) is None

@@ -86,10 +86,17 @@ class Limits:
         Raises:
             LookupError, TypeError, ValueError: they are not complete.
         """
-        scores = {name: Score(**values[name]) if values[name] else None for name in ("upright", "polarity")}
-        ranges = {str(name): (pair[0], pair[1]) for name, pair in values["ranges"].items()}
-        names = ("images", "subjects", "tolerance", "distance")
-        return cls(ranges=ranges, regions=tuple(values["regions"]), **scores, **{name: values[name] for name in names})
+        upright, polarity = (Score(**values[name]) if values[name] else None for name in ("upright", "polarity"))
+        return cls(
+            int(values["images"]),
+            int(values["subjects"]),
+            float(values["tolerance"]),
+            {str(name): (pair[0], pair[1]) for name, pair in values["ranges"].items()},
+            upright,
+            polarity,
+            tuple(values["regions"]),
+            dict(values["distance"]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
