@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from casewise.inference.input_checks import flags
 from casewise.inference.input_checks.flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
 from casewise.inference.input_checks.limits import (
     Limits,
@@ -161,19 +164,19 @@ def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path) -> None:
     done = baseline_run()
     for model in (load_bundle(done.folder / "bundle"), load_bundle(done.folder)):
         table = model.predict(images, learner="headline").set_index("subject")
-        flags = table["flags"]
-        assert flags["film.png"] == ""
-        assert "upside down" in flags["turned.png"]
-        assert "negative" in flags["negative.png"]
-        assert "nearly uniform" in flags["black.png"]
-        assert "in colour" in flags["colour.png"]
+        reasons = table["flags"]
+        assert reasons["film.png"] == ""
+        assert "upside down" in reasons["turned.png"]
+        assert "negative" in reasons["negative.png"]
+        assert "nearly uniform" in reasons["black.png"]
+        assert "in colour" in reasons["colour.png"]
         assert (table["problem"] == "").all()
         assert table["prediction"].notna().all()
         assert model.table.columns.index("flags") == model.table.columns.index("problem") - 1
     for name in ("with.csv", "with.parquet"):
         predict_to_file(model, images, tmp_path / name)
         read = pd.read_csv(tmp_path / name) if name.endswith("csv") else pd.read_parquet(tmp_path / name)
-        assert read["flags"].fillna("").tolist() == flags.tolist()
+        assert read["flags"].fillna("").tolist() == reasons.tolist()
 
 
 def test_the_model_of_one_network_has_no_limits(images: Path) -> None:
@@ -199,3 +202,16 @@ def test_limits_depend_on_training_images_alone() -> None:
     record = done.files.input_checks.read()
     sides = done.files.splits.read()["subjects"]
     assert record["subjects"] == sum(side != "test" for side in sides.values()) < len(sides)
+
+
+def test_missing_regions_and_the_file_of_a_flag_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = replace(fit_limits(training()), regions=("face", "hand"))
+    table = {"case": ["A", "A", "B"], "path": ["x/a.jpg", "x/b.jpg", "x/c.jpg"], "region": ["face", "hand", "face"]}
+    new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
+    measured = drawn(3, 1)
+    measured.values[1, NAMES.index("brightness")] = 0.95
+    monkeypatch.setattr(flags, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    assert flags.case_flags(limits, new) == {
+        "A": "b.jpg: much lighter than the training images",
+        "B": "no image of hand",
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from casewise.inference.joint_features import JointFeatures
@@ -37,7 +38,6 @@ class Members:
         self.bundles = list(bundles)
         self._parts = SharedParts()
         self._loaded: dict[int, Predictor] = {}
-        self._bytes = 0
         self._shared: list[_Group] | None = None
 
     def rows(self, study: Study, new: NewCases) -> Iterator[pd.DataFrame]:
@@ -89,11 +89,10 @@ class Members:
         if self._shared is None:
             alike: dict[str, list[int]] = {}
             for number, bundle in enumerate(self.bundles):
-                self._predictor(number)
-                if number in self._loaded and "bank" not in bundle.network:
+                if number in self._kept and "bank" not in bundle.network:
                     alike.setdefault(_computation(bundle), []).append(number)
             starts = [
-                (numbers, SharedStart.of([self._loaded[n].network for n in numbers])) for numbers in alike.values()
+                (numbers, SharedStart.of([self._predictor(n).network for n in numbers])) for numbers in alike.values()
             ]
             self._shared = [_Group(numbers, shared) for numbers, shared in starts if shared]
         return self._shared
@@ -106,14 +105,21 @@ class Members:
     def _predictor(self, number: int) -> Predictor:
         if number in self._loaded:
             return self._loaded[number]
-        bundle = self.bundles[number]
-        size = JobFolder(bundle.folder).weights.path.stat().st_size
-        kept = "bank" in bundle.network or self._bytes + size <= KEPT_BYTES
-        predictor = Predictor.from_bundle(bundle, self._parts, own=kept)
+        kept = number in self._kept
+        predictor = Predictor.from_bundle(self.bundles[number], self._parts, own=kept)
         if kept:
             self._loaded[number] = predictor
-            self._bytes += 0 if "bank" in bundle.network else size
         return predictor
+
+    @cached_property
+    def _kept(self) -> set[int]:
+        """The numbers of the networks that stay in memory: the first ones within `KEPT_BYTES`."""
+        kept, total = set(), 0
+        for number, bundle in enumerate(self.bundles):
+            total += 0 if "bank" in bundle.network else JobFolder(bundle.folder).weights.path.stat().st_size
+            if "bank" in bundle.network or total <= KEPT_BYTES:
+                kept.add(number)
+        return kept
 
 
 @dataclass(frozen=True)
