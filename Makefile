@@ -50,6 +50,7 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/skin.py
 	$(BIN)/python benchmarks/volumes.py
+	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/multiplicity.py
 	$(BIN)/python benchmarks/fastai_speed.py
 	$(BIN)/python benchmarks/fastai_cxr.py

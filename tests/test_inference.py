@@ -16,6 +16,7 @@ import pytest
 
 from casewise import open_run
 from casewise.errors import CasewiseError, RunError
+from casewise.inference import members
 from casewise.inference.bundle import SETTINGS, Bundle
 from casewise.inference.model import load_bundle
 from casewise.inference.run_members import job_fingerprint, members_of
@@ -99,6 +100,16 @@ def test_a_run_folder_predicts_by_the_mean_of_its_folds(done: Run, new: Path) ->
     columns = [f"probability of {name}" for name in THREE]
     assert np.allclose(mean[columns], (each[0][columns] + each[1][columns]) / 2)
     assert len(mean) == len(pd.read_csv(new))
+
+
+def test_networks_that_do_not_stay_in_memory_predict_the_same(
+    done: Run, new: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_bundle(done.folder)
+    kept = list(model.predict_in_chunks(new, learner="networks", size=2))
+    monkeypatch.setattr(members, "KEPT_BYTES", 0)
+    again = list(model.predict_in_chunks(new, learner="networks", size=2))
+    pd.testing.assert_frame_equal(pd.concat(kept), pd.concat(again))
 
 
 def test_a_folder_of_photographs_and_a_data_frame_are_cases(

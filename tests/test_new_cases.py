@@ -122,7 +122,7 @@ def test_a_file_that_is_not_finished_does_not_appear(tmp_path: Path, ending: str
 
 def rows_of(table: OutputTable) -> pd.DataFrame:
     texts = ("learner", "case", "subject", "visit", "region", "image", "target", "problem", "prediction set")
-    values = {name: [""] for name in (*texts, "interval note")}
+    values = {name: [""] for name in (*texts, "interval note", "flags")}
     frame = pd.DataFrame({name: values.get(name, [0.5]) for name in table.columns})
     return frame.assign(prediction=["yes, no"], beyond=pd.array([True], dtype="boolean"))
 

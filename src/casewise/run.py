@@ -31,6 +31,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.decide import decide
     from casewise.pipeline.evaluate import evaluate
     from casewise.pipeline.image_split import image_split
+    from casewise.pipeline.input_checks import input_checks
     from casewise.pipeline.prepare import plan, prepare
     from casewise.pipeline.read import read
     from casewise.pipeline.recipe_plan import plan_recipe
@@ -66,6 +67,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
             predictions = decide(study, predictions, run_folder)
             predictions = score(study, predictions, run_folder)
             conformal(study, predictions, run_folder)
+            input_checks(study, cohort, store, splits, predictions, run_folder)
             results = evaluate(study, cohort, predictions, run_folder, show)
             if study.seeds > 1:
                 results = seeds(study, cohort, store, splits, results, run_folder, show)

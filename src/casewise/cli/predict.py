@@ -44,6 +44,9 @@ def predict(
         Path | None, typer.Option(help="The folder that paths are relative to [default: the table's].")
     ] = None,
     chunk: Annotated[int, typer.Option(min=1, help="How many images are prepared at a time.")] = 64,
+    abstain: Annotated[
+        bool, typer.Option("--abstain", help="Leave out predictions of flagged cases, with the reason.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict new cases. Labels are not needed; a case that cannot be read is a row with the reason."""
@@ -76,6 +79,7 @@ def predict(
                 size=chunk,
                 show=show,
                 receive=results.receive,
+                abstain=abstain,
             )
     if not quiet:
         print(f"wrote {written.path}: {counted(written.cases, 'case')}")

@@ -11,13 +11,14 @@ from casewise.errors import RunError, cut
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
 from casewise.models.outputs import Output
-from casewise.models.weights import FORMAT, check_weights, read_tensors
+from casewise.models.weights import FORMAT, read_checked
 from casewise.run_folder import JobFolder
 from casewise.study.loading import saved_study
 from casewise.targets import kind_names
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
+    from casewise.models.shared_parts import SharedParts
     from casewise.study.schema import Study
     from casewise.training.compute_plan import ComputePlan
 
@@ -153,20 +154,25 @@ class Bundle:
         }
         return saved_study(values, source=str(JobFolder(self.folder).facts.path))
 
-    def load(self, into: Network | None = None) -> Network:
-        """The network with its trained weights, in evaluation mode, on the CPU.
+    def load(self, into: Network | None = None, *, parts: SharedParts | None = None, own: bool = True) -> Network:
+        """The network with its trained weights, in evaluation mode, on the CPU; their file is read once.
 
         Args:
             into: a network of the same facts, whose weights are replaced; by default a new one is built.
+            parts: builds the new network from what it has in common with those that were loaded before.
+            own: see `SharedParts.network`.
 
         Raises:
             RunError: the weights do not belong to the facts, or do not fit them.
             WeightsError: the file of weights cannot be read.
         """
         weights = JobFolder(self.folder).weights
-        check_weights(weights, self.origin["weights_sha256"])
+        tensors = read_checked(weights, self.origin["weights_sha256"])
         try:
-            network = network_from(self.network) if into is None else into
+            if into is not None:
+                network = into
+            else:
+                network = parts.network(self.network, tensors, own=own) if parts else network_from(self.network)
         except (
             TypeError,
             ValueError,
@@ -181,7 +187,7 @@ class Bundle:
                 "again, or train again."
             ) from error
         try:
-            network.load_state_dict(read_tensors(weights.verified()))
+            network.load_state_dict(tensors)
         except RuntimeError as error:
             raise RunError(
                 f"{weights.path} does not fit the network that the facts in the same folder describe "

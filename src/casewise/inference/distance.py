@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.models.weights import check_weights, read_tensors
+from casewise.models.weights import read_checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,6 +148,5 @@ def read_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> Feature
     """
     if not facts or why_no_distance(folder, facts):
         return None
-    check_weights(folder.distance, str(facts["sha256"]))
-    tensors: Mapping[str, Any] = read_tensors(folder.distance.verified())
+    tensors: Mapping[str, Any] = read_checked(folder.distance, str(facts["sha256"]))
     return FeatureDistance(**tensors, scale=dict(facts["scale"]))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import RunError, nearest
-from casewise.inference.predictor import Predictor
+from casewise.inference.members import Members
 from casewise.predictions.combined import with_combined
 from casewise.predictions.conformal import with_sets
 from casewise.predictions.decisions import apply_thresholds
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from casewise.inference.new_cases import NewCases
     from casewise.study.schema import Study
 
-# Predictors of so many networks stay in memory between calls; those of larger ensembles are loaded for each call.
-KEPT = 16
 # What `learner` may say besides the name of a learner.
 HEADLINE, NETWORKS, ALL_LEARNERS = "headline", "networks", "all"
 
@@ -53,7 +51,7 @@ class Ensemble:
             raise RunError(f"{self.learners[0]} needs the network {min(lacking)}, which is not there.")
         self._stackers = {name: combination.stackers[name] for name in self.learners if name in combination.stackers}
         self._nested = combination.nested if NESTED in self.learners else ""
-        self._loaded: dict[tuple[str, int], Predictor] = {}
+        self._networks = Members(self.members)
 
     def predict(self, study: Study, new: NewCases) -> pd.DataFrame:
         """Rows of the predictions table at stage 'external', means over the folds.
@@ -63,13 +61,7 @@ class Ensemble:
         The spread is the standard deviation (n - 1) over the networks of the folds: of a number, of the expected grade,
         or of the probability of the predicted class; NaN for a single network. Scores are computed for each fold, too.
         """
-        rows = pd.concat(
-            [
-                self._predictor(member).predict_cases(study, new.cohort.panels, new.store, stage="external")
-                for member in self.members
-            ],
-            ignore_index=True,
-        )
+        rows = pd.concat(list(self._networks.rows(study, new)), ignore_index=True)
         by_fold = [self._combined(fold_rows) for _, fold_rows in rows.groupby("outer_fold", sort=True)]
         means = self._scored(apply_thresholds(self._combined(mean_over_folds(rows)), self._decisions), study)
         means = with_spread(means, self._scored(pd.concat(by_fold, ignore_index=True), study))
@@ -85,15 +77,6 @@ class Ensemble:
     @property
     def _decisions(self) -> Mapping[str, Any]:
         return self._combination.decisions
-
-    def _predictor(self, member: Bundle) -> Predictor:
-        key = (member.model, member.fold)
-        if key in self._loaded:
-            return self._loaded[key]
-        predictor = Predictor.from_bundle(member)
-        if len(self.members) <= KEPT:
-            self._loaded[key] = predictor
-        return predictor
 
 
 def chosen_learners(members: Sequence[Bundle], combination: Combination, learner: str) -> list[str]:

@@ -23,10 +23,12 @@ from casewise.inference.chunks import (
 )
 from casewise.inference.combination import Combination
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Ensemble
+from casewise.inference.input_checks.flags import case_flags, with_flags
+from casewise.inference.input_checks.limits import Limits
 from casewise.inference.new_cases import new_table
 from casewise.inference.output_table import OutputTable
 from casewise.inference.run_members import predicting_members
-from casewise.run_folder import BundleFolder, JobFolder, RunFolder
+from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_archive import extract, is_archive
 from casewise.study.learners import learner_named
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.inference.new_cases import NewCases
+    from casewise.study.schema import Study
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class TrainedModel:
         combination: the stackers, the rules of decisions, the headline, and the quantiles of intervals.
         about: the facts of the bundle; empty for a network alone, and for a run without a bundle.
         card: the model card of the bundle, in Markdown; empty without one.
+        limits: those by which new cases are flagged; None for a network alone, and for models of earlier versions.
     """
 
     folder: Path
@@ -55,6 +59,7 @@ class TrainedModel:
     combination: Combination = field(default_factory=Combination)
     about: Mapping[str, Any] = field(default_factory=dict)
     card: str = ""
+    limits: Limits | None = None
     # The folder of an unpacked zip file, which is removed with this object.
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
@@ -102,6 +107,7 @@ class TrainedModel:
         root: Path | str | None = None,
         store: Path | str | None = None,
         show: Show | None = None,
+        abstain: bool = False,
     ) -> pd.DataFrame:
         """Predict new cases; labels are neither needed nor read. All cases are prepared at once, and all must be good.
 
@@ -118,6 +124,7 @@ class TrainedModel:
                 the working directory.
             store: a folder for the prepared images, to be used again; by default a temporary one.
             show: where progress is reported.
+            abstain: whether cases that are unlike the training cases get no prediction, but the flags as `problem`.
 
         Returns:
             One row for each learner, case, region or image, and target or score of the study: `learner`, `case`,
@@ -128,7 +135,8 @@ class TrainedModel:
             `spread`, the standard deviation over the networks of the folds (of a number, of the expected grade, or of
             the probability of the predicted class; NaN for a single network); `distance` from the training features: 1
             is the distance that one in twenty held-out cases of the study exceeds, NaN where a network gives none (a
-            warning then says why); `beyond`, whether it is above 1; and `problem`, empty if there is none.
+            warning then says why); `beyond`, whether it is above 1; `flags`, why the case is unlike those of the
+            training, separated by `; `, empty if it is not; and `problem`, empty if there is none.
 
         Raises:
             CasewiseError: the table has problems, or images cannot be read; every problem is named.
@@ -138,7 +146,15 @@ class TrainedModel:
         with tempfile.TemporaryDirectory() as temporary:
             table = new_table(cases, self._reader, Path(temporary), columns=columns or {}, root=root)
             new = table.prepared(Path(store) if store else Path(temporary), show or Silent())
-            return self.table.of_rows(with_paths(ensemble.predict(table.study, new), new))
+            return self._predicted(ensemble, table.study, new, abstain)
+
+    def _predicted(self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool) -> pd.DataFrame:
+        """The table of prepared cases."""
+        rows = with_paths(ensemble.predict(study, new), new)
+        if self.limits:
+            rows = with_flags(rows, self.limits, case_flags(self.limits, new))
+        output = self.table
+        return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
 
     def predict_in_chunks(
         self,
@@ -149,6 +165,7 @@ class TrainedModel:
         root: Path | str | None = None,
         size: int = ROWS,
         show: Show | None = None,
+        abstain: bool = False,
     ) -> Iterator[pd.DataFrame]:
         """Predict new cases in chunks of about `size` rows of the table, in its order; yield the table of each.
 
@@ -159,7 +176,9 @@ class TrainedModel:
             CasewiseError: the table as a whole cannot be read, such as one without the column of the images.
             RunError: there is no such learner.
         """
-        for chunk in self.predicted_chunks(cases, learner=learner, columns=columns, root=root, size=size, show=show):
+        for chunk in self.predicted_chunks(
+            cases, learner=learner, columns=columns, root=root, size=size, show=show, abstain=abstain
+        ):
             yield chunk.table
 
     def predicted_chunks(
@@ -171,6 +190,7 @@ class TrainedModel:
         root: Path | str | None = None,
         size: int = ROWS,
         show: Show | None = None,
+        abstain: bool = False,
     ) -> Iterator[PredictedChunk]:
         """The tables of `predict_in_chunks`, each with the files that its cases were predicted from.
 
@@ -189,9 +209,7 @@ class TrainedModel:
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
                     settled = settle(table, cells, chunk, Path(folder))
-                    tables = [
-                        output.of_rows(with_paths(ensemble.predict(table.study, new), new)) for new in settled.prepared
-                    ]
+                    tables = [self._predicted(ensemble, table.study, new, abstain) for new in settled.prepared]
                 problems = settled.problems
                 answered = {name for predicted in tables for name in predicted["case"]}
                 answered |= {case.name for case, _ in problems}
@@ -238,7 +256,8 @@ def load_bundle(path: Path | str) -> TrainedModel:
         return TrainedModel(path, (member,), Combination.of_network(job, member))
     members = tuple(Bundle.open(member.path) for member in predicting_members(run))
     _check(members, path)
-    return TrainedModel(path, members, Combination.of_run(run, members))
+    limits = _limits(run.input_checks)
+    return TrainedModel(path, members, Combination.of_run(run, members), limits=limits)
 
 
 def _of_bundle(folder: BundleFolder, path: Path, unpacked: tempfile.TemporaryDirectory[str] | None) -> TrainedModel:
@@ -254,7 +273,21 @@ def _of_bundle(folder: BundleFolder, path: Path, unpacked: tempfile.TemporaryDir
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     members = tuple(Bundle.open(member.path) for member in folders)
     _check(members, path)
-    return TrainedModel(path, members, combination, about, folder.card_path.read_text(encoding="utf-8"), unpacked)
+    card, limits = folder.card_path.read_text(encoding="utf-8"), _limits(folder.input_checks)
+    return TrainedModel(path, members, combination, about, card, limits, unpacked)
+
+
+def _limits(file: JsonFile) -> Limits | None:
+    """The limits by which new cases are flagged; None if there is no file.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    values = file.read_if_exists()
+    try:
+        return Limits.of(values) if values else None
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunError(f"{file.path} is damaged ({error!r}). {file.remedy}") from error
 
 
 def _check(members: tuple[Bundle, ...], path: Path) -> None:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
 # What follows the probabilities.
 INTERVAL = ("prediction low", "prediction high", "prediction set", "interval note")
-FLAGS = (*INTERVAL, "spread", "distance", "beyond", "problem")
+FLAGS = (*INTERVAL, "spread", "distance", "beyond", "flags", "problem")
 # A distance above this is flagged: one in twenty held-out cases of the study exceeds it.
 FAR = 1.0
 NOT_FINITE = "The networks gave no finite value."
+FLAGGED = "The case is unlike the training cases"
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,23 @@ class OutputTable:
         ]
         table["spread"], table["distance"] = rows["spread"].to_numpy(), rows["distance"].to_numpy()
         table["beyond"] = (table["distance"] > FAR).astype("boolean").mask(table["distance"].isna())
+        table["flags"] = rows["flags"].to_numpy() if "flags" in rows else ""
         table["problem"] = np.where(rows["y_pred"].isna().to_numpy(), NOT_FINITE, "")
         return table[self.columns]
+
+    def abstaining(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table without the predictions of flagged cases; `problem` then states the flags."""
+        flagged = (table["flags"] != "").to_numpy()
+        if not flagged.any():
+            return table
+        table = table.copy()
+        for name in ("prediction", *self.probabilities, "prediction low", "prediction high", "spread"):
+            table[name] = table[name].mask(flagged)
+        for name in ("prediction set", "interval note"):
+            table[name] = table[name].mask(flagged, "")
+        reasons = FLAGGED + " (" + table["flags"] + ")."
+        table["problem"] = table["problem"].mask(flagged, reasons)
+        return table
 
     def interval_note(self, learner: str, target: str) -> str:
         """Why a number has no interval, or which classes are in every set; empty otherwise."""
@@ -109,6 +125,6 @@ class OutputTable:
         table = pd.DataFrame(rows, columns=[*UNITS, "problem"])
         for name in (*self.probabilities, "prediction low", "prediction high", "spread", "distance"):
             table[name] = np.nan
-        table["prediction set"] = table["interval note"] = ""
+        table["prediction set"] = table["interval note"] = table["flags"] = ""
         empty = pd.Series([None] * len(rows), dtype=object) if any(self.classes.values()) else np.nan
         return table.assign(prediction=empty, beyond=pd.array([pd.NA] * len(rows), dtype="boolean"))[self.columns]

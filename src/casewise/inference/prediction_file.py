@@ -53,6 +53,7 @@ def predict_to_file(
     size: int = ROWS,
     show: Show | None = None,
     receive: Callable[[PredictedChunk], None] | None = None,
+    abstain: bool = False,
 ) -> Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
 
@@ -68,7 +69,9 @@ def predict_to_file(
     names: set[tuple[str, str]] = set()
     without: dict[tuple[str, str], str] = {}
     with opened(output, model.table) as writer:
-        for chunk in model.predicted_chunks(cases, learner=learner, columns=columns, root=root, size=size, show=show):
+        for chunk in model.predicted_chunks(
+            cases, learner=learner, columns=columns, root=root, size=size, show=show, abstain=abstain
+        ):
             table = chunk.table
             writer.write(table)
             if receive is not None:

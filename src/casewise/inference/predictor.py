@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset, StoreReference
     from casewise.modalities.dataset import FeatureData
     from casewise.models.backbones import Network
+    from casewise.models.shared_parts import SharedParts
     from casewise.study.schema import Study
 
 
@@ -40,12 +41,17 @@ class Predictor:
     distance: FeatureDistance | None = None
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle) -> Predictor:
-        """Load the weights; a network trained on a GPU predicts on the GPU if there is one, else on the CPU."""
+    def from_bundle(cls, bundle: Bundle, parts: SharedParts | None = None, *, own: bool = True) -> Predictor:
+        """Load the weights; a network trained on a GPU predicts on the GPU if there is one, else on the CPU.
+
+        Args:
+            parts: what networks loaded before have in common with this one.
+            own: whether the network keeps its weights when the next one is loaded with the same `parts`.
+        """
         compute = bundle.compute
         form = torch.channels_last if compute.channels_last else torch.contiguous_format
         device = compute.device if compute.device == "cpu" or torch.cuda.is_available() else "cpu"
-        network = bundle.load().to(device).to(memory_format=form)  # type: ignore[call-overload]
+        network = bundle.load(parts=parts, own=own).to(device).to(memory_format=form)  # type: ignore[call-overload]
         folder = JobFolder(bundle.folder)
         if why := why_no_distance(folder, bundle.distance):
             log.warning("%s: no distance from the training cases, because %s.", bundle.folder, why)
@@ -85,7 +91,24 @@ class Predictor:
         bundle = self.bundle
         study = study.of_learner(bundle.model)
         dataset = modality_of(study).dataset(store, study, panels, None, bundle.fitted)
+        return self.rows(dataset, study, panels, stage=stage)
+
+    def rows(
+        self, dataset: PanelDataset | FeatureData, study: Study, panels: pd.DataFrame, *, stage: str
+    ) -> pd.DataFrame:
+        """The rows of `predict_cases` from the panels as this network reads them, or their features.
+
+        Args:
+            study: as the learner of this network sees it.
+        """
         values, features = self.predict_with_features(dataset)
+        return self.rows_of(values, features, study, panels, stage=stage)
+
+    def rows_of(
+        self, values: NDArray[np.floating], features: Tensor, study: Study, panels: pd.DataFrame, *, stage: str
+    ) -> pd.DataFrame:
+        """The rows of `predict_cases` from what `predict_with_features` gave."""
+        bundle = self.bundle
         distances = self.distance.raw(features) if self.distance else None
         rows = prediction_rows(
             panels, study, values, stage=stage, model=bundle.model, fold=bundle.fold, distances=distances

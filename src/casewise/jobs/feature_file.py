@@ -6,24 +6,21 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import FileLock, Timeout
 
-from casewise.modalities.dataset import FeatureData, encode_bags
-from casewise.models.forward import mean_over_views
+from casewise.modalities.dataset import FeatureData
+from casewise.models.forward import compute_features
 from casewise.run_folder import WeightsFile
 from casewise.training.checkpoint import write_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
     from casewise.models.backbones import Network
     from casewise.models.feature_bank import FeatureBank
 
-# Panels of one file, and views of 224×224 pixels that pass through the encoder together; of larger ones fewer.
-ROWS, BATCH = 128, 32
+# Panels of one file.
+ROWS = 128
 
 
 def feature_data(
@@ -77,20 +74,3 @@ def _digest(network: Network) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def compute_features(network: Network, data: PanelDataset) -> Tensor:
-    """(P, W) `float32`: the features of every panel, averaged over the images of a bag."""
-    form, device = torch.channels_last, torch.device("cpu")
-    network.eval().to(memory_format=form)  # type: ignore[call-overload]
-    slots, owner = data.views()
-    batch = max(1, min(BATCH, int(BATCH * (224 / (network.side or 224)) ** 2)))
-    computed = []
-    with torch.inference_mode():
-        for view_slots, panel_numbers in zip(slots.split(batch), owner.split(batch), strict=True):
-            if data.bags:
-                features = encode_bags(network.features, data, view_slots, device, form)
-            else:
-                features = network.features(data.plain_batch(view_slots, device).contiguous(memory_format=form))
-            computed.append((network.pooled(features), panel_numbers))
-    return mean_over_views(computed, len(data)).clone()

@@ -152,17 +152,27 @@ class FeatureBank(nn.Module):
     Attributes:
         encoders: the networks whose maps are read; empty if only pixels are.
         specs: the candidates, in the order of their vectors.
-        widths: the width of each vector; known after the first panels.
+        widths: the width of each vector; measured on an empty panel if they are not stated.
     """
 
-    def __init__(self, encoders: Sequence[Encoder], specs: Sequence[FeatureSpec], channels: int, side: int) -> None:
+    def __init__(
+        self,
+        encoders: Sequence[Encoder],
+        specs: Sequence[FeatureSpec],
+        channels: int,
+        side: int,
+        *,
+        widths: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.specs, self.channels = tuple(specs), channels
         self.encoders: tuple[Encoder, ...] = ()
         self.keep_encoders(encoders)
-        with torch.no_grad():
-            parts = self.parts(torch.zeros(1, channels, side, side))
-        self.widths = tuple(vector.shape[1] for vector in parts)
+        if widths is None:
+            with torch.no_grad():
+                parts = self.parts(torch.zeros(1, channels, side, side))
+            widths = [vector.shape[1] for vector in parts]
+        self.widths = tuple(widths)
 
     def keep_encoders(self, encoders: Sequence[Encoder]) -> None:
         """Replace the encoders. Their weights are named `encoder`, `encoder2`, and so on."""

@@ -113,15 +113,31 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Segment
         TrainingError: the network has no such point, is not a supported chain, or no layer with weights precedes the
         cut.
     """
-    end = frozen_end(network, upto)
+    try:
+        return split_modules(network, frozen_end(network, upto))
+    except _UncutError as error:
+        raise TrainingError(
+            f"freeze: {network.name} cannot be cut at {upto}: {error} Give a later freeze point; its first layer is "
+            f"{layers(network)[0][0]}."
+        ) from None
+
+
+class _UncutError(TrainingError):
+    """No layer with weights precedes the cut."""
+
+
+def split_modules(network: Network, end: int) -> tuple[Segment, Segment]:
+    """Split a network after its first `end` modules, in the order of the body's `modules()`; see `split_at`.
+
+    Raises:
+        TrainingError: the network is not a supported chain, or no layer with weights precedes the cut.
+    """
     frozen = {id(module) for module in list(network.bodies[0].modules())[:end]}
     chain = _chain(network)
     before, after = _split_chain(chain, frozen)
     if not any(True for element in before for _ in element.parameters()):
-        raise TrainingError(
-            f"freeze: {network.name} cannot be cut at {upto}: "
-            + ("nothing is frozen. " if not end else f"no whole part of it ends before {last_frozen(network, end)}. ")
-            + f"Give a later freeze point; its first layer is {layers(network)[0][0]}."
+        raise _UncutError(
+            f"no whole part of it ends before {last_frozen(network, end)}." if end else "nothing is frozen."
         )
     frozen_modules = [network.bodies[0].get_submodule(name) for name in frozen_module_names(network, end)]
     eval_modules = [module for element in before for module in element.modules()]

@@ -93,22 +93,28 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
     """A linear model with random weights in its encoder and its head.
 
     Args:
-        bank: `encoders`, the facts of the networks whose maps are read, none for pixels; `channels`, those of a panel;
-            `sequences`, how many of them are sequences and not colours; `specs`, the candidates as plain values, or
-            None for all of them. Bundles of earlier versions have the name of one network as `encoder`.
+        bank: `encoders`, the facts of the networks whose maps are read, none for pixels, or these networks themselves;
+            `channels`, those of a panel; `sequences`, how many of them are sequences and not colours; `specs`, the
+            candidates as plain values, or None for all of them; `widths`, those of the candidates' vectors, measured
+            if they are not stated. Bundles of earlier versions have the name of one network as `encoder`.
         options: of `NetworkOptions`: `side` and `maps`.
     """
     side, channels = int(options.get("side") or 224), int(bank["channels"])
-    earlier = [{"name": bank["encoder"], "side": None, "blocks": []}] if bank.get("encoder") else []
-    encoders = [build_encoder(facts, side) for facts in bank.get("encoders", earlier)]
+    encoders = [facts if isinstance(facts, Encoder) else build_encoder(facts, side) for facts in encoders_in(bank)]
     stated = [FeatureSpec.of(values) for values in bank["specs"] or ()]
     specs = stated or candidates(encoders, int(bank.get("sequences", 0)), side)
-    features = FeatureBank(encoders, specs, channels, side)
+    features = FeatureBank(encoders, specs, channels, side, widths=bank.get("widths"))
     body = Body(features, features.width, UNSCALED)
     network = Network(name, body, outputs, NetworkOptions(side=side, maps=bool(options.get("maps"))))
     # large weights of nearly equal features cancel, so that single precision would depend on the batch
     network.head.double()
     return network
+
+
+def encoders_in(bank: Mapping[str, Any]) -> list[Any]:
+    """The facts of the encoders of a bank; bundles of earlier versions name one."""
+    earlier = [{"name": bank["encoder"], "side": None, "blocks": []}] if bank.get("encoder") else []
+    return list(bank.get("encoders", earlier))
 
 
 def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[FeatureSpec]:

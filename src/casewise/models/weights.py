@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -220,17 +221,28 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
     body.load_state_dict({k: tensors.get(k, v) for k, v in state.items()})
 
 
-def check_weights(file: WeightsFile, expected: str) -> None:
-    """Check that weights belong to the facts in their folder.
+def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose bytes have the checksum that the facts in its folder state.
+
+    The file is read once: what is checked is what is used.
 
     Raises:
-        RunError: they are of another training.
+        RunError: the weights are of another training, or the file cannot be read.
+        WeightsError: it is no safetensors file.
     """
-    if not file.matches([expected]):
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != expected:
         raise RunError(
             f"{file.path} is not the file that the facts beside it were written with. Copy both files of one network, "
             "or train it again."
         )
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise WeightsError(f"weights: {file.path} cannot be read as network weights: {first_line(error)}.") from error
 
 
 def _facts_of(path: Path, facts: JsonFile) -> dict[str, Any]:
@@ -319,8 +331,7 @@ def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -
     if values["backbone"] != network.name:
         raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study needs {network.name}.")
     _check_scaling(network, path, values["network"])
-    check_weights(folder.weights, values["weights_sha256"])
-    tensors = read_tensors(folder.weights.verified())
+    tensors = read_checked(folder.weights, values["weights_sha256"])
     body = {k.removeprefix("body."): v for k, v in tensors.items() if k.startswith("body.")}
     changed = _fill(network, body, str(path))
     return f"bundle {path}, itself from {values['weights']}{changed}", sorted(bundle_subjects(f"bundle:{path}"))

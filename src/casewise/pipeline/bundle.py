@@ -86,6 +86,7 @@ def _inputs(folder: RunFolder, members: list[JobFolder]) -> str:
         folder.nested,
         folder.decisions,
         folder.conformal,
+        folder.input_checks,
     )
     inputs = {
         "format": FORMAT,
@@ -132,6 +133,8 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
     write_json(target.facts.path, about)
     write_json(target.metrics.path, figures)
     write_json(target.audit.path, audit)
+    if limits := folder.input_checks.read_if_exists():
+        write_json(target.input_checks.path, limits)
     write_json(target.provenance.path, provenance)
     write_atomic(target.card_path, model_card(study, about, figures, audit, provenance))
 

@@ -267,6 +267,17 @@ class TextFile(Artefact):
 class WeightsFile(Artefact):
     """Weights in safetensors: written with `casewise.training.checkpoint.write_tensors`, read from `verified`."""
 
+    def read_bytes(self) -> bytes:
+        """The content, not verified: the caller compares it with a checksum.
+
+        Raises:
+            RunError: the file is missing or cannot be read.
+        """
+        if not self.exists():
+            raise RunError(f"{self.path} is missing. {self.remedy}")
+        with self._reading():
+            return self.path.read_bytes()
+
     def verified(self) -> Path:
         """The path, after verification.
 

@@ -56,6 +56,11 @@ class BundleFolder:
         return JsonFile(self.path / "audit.json", REMEDY, portable=True)
 
     @property
+    def input_checks(self) -> JsonFile:
+        """The limits by which new cases are flagged; bundles of earlier versions have none."""
+        return JsonFile(self.path / "input-checks.json", REMEDY, portable=True)
+
+    @property
     def provenance(self) -> JsonFile:
         """Versions, hashes and counts of what the networks were made from."""
         return JsonFile(self.path / "provenance.json", REMEDY, portable=True)

@@ -165,6 +165,11 @@ class RunFolder:
         return JsonFile(self.path / "conformal.json", RETRY, required=("level", "fewest", "learners"))
 
     @property
+    def input_checks(self) -> JsonFile:
+        """The limits by which new cases are flagged."""
+        return JsonFile(self.path / "input-checks.json", RETRY, required=("ranges", "distance"))
+
+    @property
     def nested(self) -> JsonFile:
         """The network that inner folds chose for each fold."""
         return JsonFile(self.path / "nested.json", RETRY, required=("folds",))

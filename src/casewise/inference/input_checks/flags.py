@@ -1,0 +1,114 @@
+"""The flags of new cases: which limits their images exceed, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.inference.input_checks.limits import (
+    UNIFORM,
+    Limits,
+    negative_difference,
+    scores,
+    turned_difference,
+)
+from casewise.inference.input_checks.measures import NAMES, Measures, measure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.inference.new_cases import NewCases
+
+SEPARATOR = "; "
+FAR = "far from the training cases"
+NEGATIVE = "a negative: light and dark are exchanged"
+# Without a check of negatives the two cannot be told apart.
+UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
+# What is said of a number below and above its range.
+REASONS: dict[str, tuple[str, str]] = {
+    "brightness": ("much darker than the training images", "much lighter than the training images"),
+    "contrast": ("much less contrast than the training images", "much more contrast than the training images"),
+    "black": ("", "more black than in the training images"),
+    "white": ("", "more white than in the training images"),
+    "size": ("much smaller than the training images", ""),
+    "shape": ("much narrower than the training images", "much wider than the training images"),
+    "colour": ("grey, and the training images are in colour", "in colour, and the training images are not"),
+}
+IN_GREY = 0.02
+MORE_COLOUR, LESS_COLOUR = (
+    "much stronger colours than the training images",
+    "much weaker colours than the training images",
+)
+
+
+def image_flags(limits: Limits, measures: Measures) -> list[list[str]]:
+    """For each image the reasons why it is not like the training images."""
+    flags: list[list[str]] = [_out_of_range(limits, numbers) for numbers in measures.values.tolist()]
+    is_negative = np.zeros(len(measures), dtype=bool)
+    if limits.polarity:
+        is_negative = scores(limits.polarity, measures.grids, negative_difference) < limits.polarity.limit
+        _add(flags, is_negative.tolist(), NEGATIVE)
+    if limits.upright:
+        upright = scores(limits.upright, measures.grids, turned_difference)
+        # the score of a negative is the opposite of that of the image itself
+        is_turned = np.where(is_negative, -upright, upright) < limits.upright.limit
+        _add(flags, is_turned.tolist(), UPSIDE_DOWN if limits.polarity else TURNED_OR_NEGATIVE)
+    return flags
+
+
+def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
+    by_name = dict(zip(NAMES, numbers, strict=True))
+    if limits.ranges and by_name["contrast"] < UNIFORM:
+        return ["nearly uniform"]
+    reasons = []
+    for name, (low, high) in limits.ranges.items():
+        below, above = REASONS[name]
+        if name == "colour" and low is not None and high is not None:
+            below = below if by_name[name] < IN_GREY else LESS_COLOUR
+            above = above if high < MOST_OF_GREY else MORE_COLOUR
+        if low is not None and by_name[name] < low:
+            reasons.append(below)
+        elif high is not None and by_name[name] > high:
+            reasons.append(above)
+    return reasons
+
+
+# Training images whose limit of colour is below this are grey, some perhaps toned.
+MOST_OF_GREY = 0.15
+
+
+def _add(flags: list[list[str]], flagged: list[bool], reason: str) -> None:
+    for reasons, is_flagged in zip(flags, flagged, strict=True):
+        # a uniform image has neither orientation nor polarity
+        if is_flagged and "nearly uniform" not in reasons:
+            reasons.append(reason)
+
+
+def case_flags(limits: Limits, new: NewCases) -> dict[str, str]:
+    """By case the reasons of its images, those of one image after its file's name where a case has several."""
+    images = new.cohort.images
+    by_image = image_flags(limits, measure(new.store, range(len(images))))
+    counts = images["case"].value_counts()
+    reasons: dict[str, list[str]] = {str(case): [] for case in images["case"].unique()}
+    for case, path, of_image in zip(images["case"].astype(str), images["path"], by_image, strict=True):
+        name = f"{Path(str(path)).name}: " if counts[case] > 1 else ""
+        reasons[case] += [name + reason for reason in of_image]
+    regions = images.groupby(images["case"].astype(str), sort=False)["region"].agg(set)
+    for case, present in regions.items():
+        reasons[str(case)] += [f"no image of {region}" for region in limits.regions if region not in present]
+    return {case: SEPARATOR.join(dict.fromkeys(texts)) for case, texts in reasons.items()}
+
+
+def with_flags(rows: pd.DataFrame, limits: Limits, of_cases: Mapping[str, str]) -> pd.DataFrame:
+    """Rows of `casewise.inference.ensemble` with the column `flags`: those of their case, and that it is far."""
+    flags = []
+    for case, learner, target, distance in zip(
+        rows["case"], rows["model"], rows["target"], rows["distance"], strict=True
+    ):
+        limit = limits.distance.get(str(learner), {}).get(str(target))
+        is_far = limit is not None and distance > limit
+        flags.append(SEPARATOR.join(text for text in (of_cases.get(str(case), ""), FAR if is_far else "") if text))
+    return rows.assign(flags=flags)

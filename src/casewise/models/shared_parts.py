@@ -1,0 +1,88 @@
+"""What several trained networks have in common when they are loaded together: their modules and frozen encoders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from casewise.models.build_model import network_from
+from casewise.models.encoders import Encoder, build_encoder
+from casewise.models.feature_bank import FeatureBank, FeatureSpec
+from casewise.models.linear import encoders_in
+
+if TYPE_CHECKING:
+    from casewise.models.backbones import Network
+
+
+class SharedParts:
+    """Builds networks from their facts; what was built for one network is used again for others.
+
+    Networks of equal facts are copies of one that was built once. Models on fixed features whose encoders have equal
+    weights have the same encoder objects, so that their features can be computed together.
+    """
+
+    def __init__(self) -> None:
+        self._built: dict[str, Network] = {}
+        self._encoders: list[tuple[str, Encoder]] = []
+        self._widths: dict[tuple[Any, ...], int] = {}
+
+    def network(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], *, own: bool = True) -> Network:
+        """A network of these facts, whose weights are still to be loaded except those of frozen encoders.
+
+        Args:
+            tensors: its trained weights, by which shared encoders are recognised.
+            own: whether it keeps its weights when the next network is built; without it no copy is made.
+        """
+        if "bank" in facts:
+            return self._on_features(facts, tensors)
+        key = json.dumps(facts, sort_keys=True)
+        if key not in self._built:
+            self._built[key] = network_from(dict(facts))
+        return deepcopy(self._built[key]) if own else self._built[key]
+
+    def _on_features(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
+        side = int(facts.get("side") or 224)
+        encoders = []
+        for number, encoder_facts in enumerate(encoders_in(facts["bank"])):
+            prefix = f"body.encoder{number + 1 if number else ''}."
+            weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            encoders.append(self._encoder(encoder_facts, side, weights))
+        bank = {**facts["bank"], "encoders": encoders}
+        keys = [
+            (tuple(map(id, encoders)), bank["channels"], side, FeatureSpec.of(spec)) for spec in bank["specs"] or ()
+        ]
+        if keys and all(key in self._widths for key in keys):
+            bank["widths"] = [self._widths[key] for key in keys]
+        network = network_from({**facts, "bank": bank})
+        body: Any = network.body
+        self._widths |= dict(zip(keys, body.widths, strict=False))
+        return network
+
+    def _encoder(self, facts: Mapping[str, Any], side: int, weights: Mapping[str, Tensor]) -> Encoder:
+        """An encoder with these weights, one that was built before if there is one."""
+        key = json.dumps([facts, side], sort_keys=True)
+        for other, encoder in self._encoders:
+            if other == key and _equal(encoder.network.state_dict(), weights):
+                return encoder
+        encoder = build_encoder(facts, side)
+        if set(weights) == set(encoder.network.state_dict()):  # otherwise loading the whole network says what is wrong
+            encoder.network.load_state_dict(weights)
+        self._encoders.append((key, encoder))
+        return encoder
+
+
+def bank_of(network: Network) -> FeatureBank | None:
+    """The bank of a model on fixed features; None of other networks."""
+    body: Any = network.body
+    return body if isinstance(body, FeatureBank) else None
+
+
+def _equal(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
+    return set(state) == set(weights) and all(
+        value.dtype == weights[key].dtype and torch.equal(value.cpu(), weights[key]) for key, value in state.items()
+    )

@@ -1,0 +1,217 @@
+"""Input checks: limits from training images and subjects out of fold, and the flags of new cases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from casewise.inference.input_checks import flags
+from casewise.inference.input_checks.flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
+from casewise.inference.input_checks.limits import (
+    Limits,
+    Training,
+    distance_limits,
+    expected_regions,
+    fit_limits,
+    fit_score,
+    turned_difference,
+)
+from casewise.inference.input_checks.measures import GRID, NAMES, Measures, gridded
+from casewise.inference.model import load_bundle
+from casewise.inference.prediction_file import predict_to_file
+from tests.baseline_run import baseline_run
+from tests.test_cli import casewise
+
+
+def drawn(count: int, seed: int, *, upright: bool = True) -> Measures:
+    """Images that are darker at the top, if they are upright, and mostly dark."""
+    random = np.random.default_rng(seed)
+    centre = 0.1 * np.outer(np.hanning(GRID), np.hanning(GRID))
+    slope = np.linspace(-0.1, 0.1, GRID)[None, :, None] * (1 if upright else random.choice([-1, 1], (count, 1, 1)))
+    grids = np.clip(
+        0.3 + centre + slope + random.normal(0, 0.03, (count, GRID, GRID)) + random.normal(0, 0.02, (count, 1, 1)), 0, 1
+    )
+    values = np.zeros((count, len(NAMES)))
+    values[:, 0], values[:, 1] = grids.mean(axis=(1, 2)), 0.15 + random.normal(0, 0.01, count)
+    values[:, 4] = 9 + random.normal(0, 0.2, count)
+    return Measures(values, grids)
+
+
+def training(count: int = 200, **kwargs: Any) -> Training:
+    names = np.array([f"s{number}" for number in range(count)])
+    return Training(drawn(count, 0, **kwargs), names, names, np.arange(count) % 5)
+
+
+def changed(measures: Measures, **numbers: float) -> Measures:
+    values = measures.values.copy()
+    for name, number in numbers.items():
+        values[:, NAMES.index(name)] = number
+    return Measures(values, measures.grids)
+
+
+def test_altered_images_are_flagged_with_their_reason() -> None:
+    limits, new = fit_limits(training()), drawn(50, 1)
+    altered = {
+        "upside down": Measures(new.values, new.grids[:, ::-1, ::-1]),
+        "negative": Measures(changed(new, brightness=0.7).values, 1 - new.grids),
+        "much darker": changed(new, brightness=0.01),
+        "much lighter": changed(new, brightness=0.95),
+        "much smaller": changed(new, size=5.0),
+        "in colour": changed(new, colour=0.4),
+        "wider": changed(new, shape=2.0),
+        "nearly uniform": changed(new, contrast=0.0),
+        "more black": changed(new, black=0.9),
+    }
+    for reason, measures in altered.items():
+        flags = image_flags(limits, measures)
+        assert np.mean([any(reason in text for text in texts) for texts in flags]) > 0.95, reason
+
+
+def test_turned_negative_and_dark_images_are_told_apart() -> None:
+    limits, new = fit_limits(training()), drawn(50, 1)
+    turned, both = new.grids[:, ::-1, ::-1], 1 - new.grids[:, ::-1, ::-1]
+    expected = [(turned, [UPSIDE_DOWN]), (1 - new.grids, [NEGATIVE]), (both, [NEGATIVE, UPSIDE_DOWN])]
+    for grids, reasons in [*expected, (new.grids / 4, [])]:
+        flags = image_flags(limits, Measures(new.values, grids))
+        assert np.mean([texts == reasons for texts in flags]) > 0.9, reasons
+
+
+def test_held_out_images_of_the_same_source_are_rarely_flagged() -> None:
+    limits = fit_limits(training())
+    assert np.mean([bool(texts) for texts in image_flags(limits, drawn(2000, 2))]) <= 0.04
+    assert json.loads(json.dumps(limits.as_json()))["subjects"] == 200
+
+
+def test_images_without_an_upright_position_have_no_such_check() -> None:
+    assert fit_score(training(), turned_difference, 0.005)
+    assert fit_score(training(upright=False), turned_difference, 0.005) is None
+
+
+def test_images_of_training_in_colour_flag_grey_ones() -> None:
+    measured = training()
+    coloured = Training(changed(measured.measures, colour=0.4), measured.cases, measured.subjects, measured.folds)
+    flags = image_flags(fit_limits(coloured), changed(drawn(3, 1), colour=0.0))
+    assert all(any("grey" in text for text in texts) for texts in flags)
+
+
+def test_few_subjects_give_no_limits() -> None:
+    assert fit_limits(training(7)).ranges == {}
+    assert image_flags(fit_limits(training(7)), changed(drawn(2, 1), brightness=1.0)) == [[], []]
+
+
+def test_limits_come_back_from_json() -> None:
+    limits = fit_limits(training(), ("face",))
+    again = Limits.of(json.loads(json.dumps(limits.as_json())))
+    assert again == limits
+    with pytest.raises(LookupError):
+        Limits.of({"ranges": {}})
+
+
+def test_grids_are_means_of_cells() -> None:
+    image = np.zeros((2 * GRID, 3 * GRID))
+    image[:2, :3] = 1
+    expected = np.zeros((GRID, GRID))
+    expected[0, 0] = 1
+    assert np.array_equal(gridded(image), expected)
+    assert gridded(np.ones((5, 7))).tolist() == np.ones((GRID, GRID)).tolist()
+
+
+def test_regions_that_some_cases_lack_are_not_expected() -> None:
+    both, one = frozenset({"face", "hand"}), frozenset({"face"})
+    assert expected_regions([both] * 10) == ("face", "hand")
+    assert expected_regions([both] * 9 + [one]) == ("face",)
+    assert expected_regions([frozenset({""})] * 9) == ()
+
+
+def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:
+    count = 400
+    rows = pd.DataFrame(
+        {"model": "a", "target": "t", "stage": "oof", "case": [f"c{n}" for n in range(count)]}
+        | {"subject": [f"s{n}" for n in range(count)], "distance": np.linspace(0, 2, count)}
+    )
+    limits = distance_limits(rows)
+    assert 1.96 < limits["a"]["t"] < 2
+    assert distance_limits(rows.assign(stage="test")) == {}
+    new = pd.DataFrame({"case": ["x", "y"], "model": "a", "target": "t", "distance": [1.5, 2.5]})
+    flagged = with_flags(new, Limits(1, 1, 0.0, {}, distance=limits), {"x": "upside down"})
+    assert flagged["flags"].tolist() == ["upside down", FAR]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A held-out film, and the same upside down, as a negative and in colour; and a black image."""
+    done, folder = baseline_run(), tmp_path_factory.mktemp("images")
+    test = set(done.rows.loc[done.rows["stage"] == "test", "subject"])
+    cohort = done.files.cohort.read()
+    path = cohort.loc[cohort["subject"].astype(str).isin(test), "path"].iloc[0]
+    film = np.asarray(Image.open(path).convert("L"))
+    coloured = np.stack([film, film // 2, film // 4], axis=2)
+    pictures = {"film": film, "turned": film[::-1, ::-1], "negative": 255 - film, "black": 0 * film, "colour": coloured}
+    for name, pixels in pictures.items():
+        Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{name}.png")
+    return folder
+
+
+def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path) -> None:
+    done = baseline_run()
+    for model in (load_bundle(done.folder / "bundle"), load_bundle(done.folder)):
+        table = model.predict(images, learner="headline").set_index("subject")
+        reasons = table["flags"]
+        assert reasons["film.png"] == ""
+        assert "upside down" in reasons["turned.png"]
+        assert "negative" in reasons["negative.png"]
+        assert "nearly uniform" in reasons["black.png"]
+        assert "in colour" in reasons["colour.png"]
+        assert (table["problem"] == "").all()
+        assert table["prediction"].notna().all()
+        assert model.table.columns.index("flags") == model.table.columns.index("problem") - 1
+    for name in ("with.csv", "with.parquet"):
+        predict_to_file(model, images, tmp_path / name)
+        read = pd.read_csv(tmp_path / name) if name.endswith("csv") else pd.read_parquet(tmp_path / name)
+        assert read["flags"].fillna("").tolist() == reasons.tolist()
+
+
+def test_the_model_of_one_network_has_no_limits(images: Path) -> None:
+    job = baseline_run().files.job("linear_pixels", 0).path
+    assert (load_bundle(job).predict(images)["flags"] == "").all()
+
+
+def test_abstaining_leaves_out_flagged_cases(images: Path, tmp_path: Path) -> None:
+    bundle, output = baseline_run().folder / "bundle", tmp_path / "new.csv"
+    finished = casewise("predict", str(bundle), str(images), "--output", str(output), "--abstain")
+    assert finished.returncode == 0
+    table = pd.read_csv(output).set_index("subject")
+    assert table.loc["film.png", "prediction"]
+    assert pd.isna(table.loc["film.png", "problem"])
+    flagged = table.drop("film.png")
+    assert flagged[["prediction", "spread", *[c for c in table if c.startswith("probability")]]].isna().all(axis=None)
+    assert all(flags in problem for flags, problem in zip(flagged["flags"], flagged["problem"], strict=True))
+    assert finished.stderr.count("4 of 5 cases") == 1
+
+
+def test_limits_depend_on_training_images_alone() -> None:
+    done = baseline_run()
+    record = done.files.input_checks.read()
+    sides = done.files.splits.read()["subjects"]
+    assert record["subjects"] == sum(side != "test" for side in sides.values()) < len(sides)
+
+
+def test_missing_regions_and_the_file_of_a_flag_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = replace(fit_limits(training()), regions=("face", "hand"))
+    table = {"case": ["A", "A", "B"], "path": ["x/a.jpg", "x/b.jpg", "x/c.jpg"], "region": ["face", "hand", "face"]}
+    new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
+    measured = drawn(3, 1)
+    measured.values[1, NAMES.index("brightness")] = 0.95
+    monkeypatch.setattr(flags, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    assert flags.case_flags(limits, new) == {
+        "A": "b.jpg: much lighter than the training images",
+        "B": "no image of hand",
+    }
