@@ -39,12 +39,14 @@ class Ensemble:
         combination: what was fitted beside them.
         learner: the name of a learner; `headline`, the one that the report is about; `networks`, every network and
             baseline; or `all`, these and the stackers.
+        kept: predictors of so many networks stay in memory between calls.
 
     Raises:
         RunError: there is no such learner.
     """
 
-    def __init__(self, members: Sequence[Bundle], combination: Combination, learner: str) -> None:
+    def __init__(self, members: Sequence[Bundle], combination: Combination, learner: str, *, kept: int = KEPT) -> None:
+        self._kept = kept
         self._combination = combination
         self.learners = chosen_learners(members, combination, learner)
         needed = {name for chosen in self.learners for name in combination.networks_of(chosen)}
@@ -86,12 +88,16 @@ class Ensemble:
     def _decisions(self) -> Mapping[str, Any]:
         return self._combination.decisions
 
+    def predictors(self) -> list[Predictor]:
+        """The predictors of all members, in their order."""
+        return [self._predictor(member) for member in self.members]
+
     def _predictor(self, member: Bundle) -> Predictor:
         key = (member.model, member.fold)
         if key in self._loaded:
             return self._loaded[key]
         predictor = Predictor.from_bundle(member)
-        if len(self.members) <= KEPT:
+        if len(self.members) <= self._kept:
             self._loaded[key] = predictor
         return predictor
 

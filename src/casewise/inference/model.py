@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from casewise.console import Show, Silent
 from casewise.errors import RunError, nearest
 from casewise.inference.bundle import Bundle
-from casewise.inference.chunks import LEFT_OUT, ROWS, cases_of, in_chunks, settle
+from casewise.inference.chunks import LEFT_OUT, ROWS, RawCase, cases_of, in_chunks, settle
 from casewise.inference.combination import Combination
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Ensemble
-from casewise.inference.new_cases import new_table
+from casewise.inference.new_cases import NewTable, new_table
 from casewise.inference.output_table import OutputTable
 from casewise.inference.run_members import members_of
 from casewise.run_folder import BundleFolder, JobFolder, RunFolder
@@ -80,7 +80,7 @@ class TrainedModel:
         )
 
     @property
-    def _reader(self) -> Bundle:
+    def reader(self) -> Bundle:
         """The network by whose settings new cases are read; other learners derive their own from these."""
         return next((member for member in self.members if learner_named(member.model).by_steps), self.members[0])
 
@@ -127,7 +127,7 @@ class TrainedModel:
         """
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
-            table = new_table(cases, self._reader, Path(temporary), columns=columns or {}, root=root)
+            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
             new = table.prepared(Path(store) if store else Path(temporary), show or Silent())
             return self.table.of_rows(with_paths(ensemble.predict(table.study, new), new))
 
@@ -150,30 +150,37 @@ class TrainedModel:
             CasewiseError: the table as a whole cannot be read, such as one without the column of the images.
             RunError: there is no such learner.
         """
-        import pandas as pd
-
-        ensemble, output = Ensemble(self.members, self.combination, learner), self.table
+        ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
-            table = new_table(cases, self._reader, Path(temporary), columns=columns or {}, root=root)
+            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
             cells = table.cells()
             raw_cases = cases_of(cells, table.study)
             done = 0
             for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    settled = settle(table, cells, chunk, Path(folder))
-                    tables = [
-                        output.of_rows(with_paths(ensemble.predict(table.study, new), new)) for new in settled.prepared
-                    ]
-                problems = settled.problems
-                answered = {name for predicted in tables for name in predicted["case"]}
-                answered |= {case.name for case, _ in problems}
-                problems = [*problems, *((case, LEFT_OUT) for case in chunk if case.name not in answered)]
-                if problems:
-                    tables.append(output.of_problems(problems, ensemble.learners))
+                    predicted, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder))
                 done += len(chunk)
-                yield tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+                yield predicted
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
+
+    def predict_together(
+        self, ensemble: Ensemble, table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path
+    ) -> tuple[pd.DataFrame, list[NewCases]]:
+        """Prepare some cases of a table in `folder` and predict them; their rows, and the prepared cases.
+
+        A case that cannot be read has rows with the reason as `problem`.
+        """
+        import pandas as pd
+
+        output, settled = self.table, settle(table, cells, cases, folder)
+        tables = [output.of_rows(with_paths(ensemble.predict(table.study, new), new)) for new in settled.prepared]
+        answered = {name for predicted in tables for name in predicted["case"]}
+        answered |= {case.name for case, _ in settled.problems}
+        problems = [*settled.problems, *((case, LEFT_OUT) for case in cases if case.name not in answered)]
+        if problems:
+            tables.append(output.of_problems(problems, ensemble.learners))
+        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), settled.prepared
 
 
 def with_paths(rows: pd.DataFrame, new: NewCases) -> pd.DataFrame:
