@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 from casewise.errors import CasewiseError, nearest
 from casewise.explain.methods.target import ExplainTarget
 from casewise.explain.native_space import native_maps
-from casewise.explain.saliency import SaliencyMap, average_folds, on_panels, saliency_maps
+from casewise.explain.saliency import LoadedModel, SaliencyMap, average_folds, on_panels, saliency_maps
 from casewise.inference.predictor import Predictor
 from casewise.models.outputs import outputs_of
 from casewise.study.learners import is_baseline
@@ -86,21 +86,34 @@ def explain_new(
         side: the longest side of pictures in pixels; by default that of the original images.
     """
     models = [on_panels(predictor, prepared) for predictor in predictors]
-    panels = prepared.cohort.panels
+    names = prepared.cohort.panels["case"].astype(str).to_numpy()
+    sampled = {case: np.flatnonzero(names == case).tolist() for case in dict.fromkeys(names)}
+    sampled = {case: rows[:: -(-len(rows) // MAX_PANELS)] for case, rows in sampled.items()}
+    targets = {row: _with_class(prepared, target, predicted, row) for rows in sampled.values() for row in rows}
+    by_row = {saliency.row: saliency for saliency in average_folds([_maps(model, targets) for model in models])}
     results = []
-    for case in dict.fromkeys(panels["case"].astype(str)):
-        rows = np.flatnonzero(panels["case"].astype(str).to_numpy() == case).tolist()
-        rows = rows[:: -(-len(rows) // MAX_PANELS)]
-        targets = {row: _with_class(prepared, target, predicted, row) for row in rows}
-        folds: list[list[SaliencyMap]] = [
-            [saliency for row in rows for saliency in saliency_maps(model, [row], targets[row])] for model in models
-        ]
-        maps = average_folds(folds)
+    for case, rows in sampled.items():
+        maps = [by_row[row] for row in rows]
         signed = any(saliency.signed for saliency in maps)
         empty, flat = all(saliency.empty for saliency in maps), all(saliency.flat for saliency in maps)
         for channel, natives in native_maps(prepared, maps, models[0].sequences, side=side).items():
-            results += [OriginalMap(case, channel, native, models[0].method, signed, empty, flat) for native in natives]
+            results += [
+                OriginalMap(case, channel, native, models[0].method, signed, empty, flat) for native in natives
+            ]
     return results
+
+
+def _maps(model: LoadedModel, targets: Mapping[int, ExplainTarget]) -> list[SaliencyMap]:
+    """The maps of panel rows by number, in their order; rows with one target are computed together."""
+    by_target: dict[int | None, list[int]] = {}
+    for row, target in targets.items():
+        by_target.setdefault(target.class_index, []).append(row)
+    maps = {
+        saliency.row: saliency
+        for rows in by_target.values()
+        for saliency in saliency_maps(model, rows, targets[rows[0]])
+    }
+    return [maps[row] for row in targets]
 
 
 def _with_class(prepared: PreparedCohort, target: ExplainTarget, predicted: pd.DataFrame, row: int) -> ExplainTarget:

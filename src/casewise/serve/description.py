@@ -41,7 +41,6 @@ def describe(model: TrainedModel, study: Study, learner: str, explained: list[st
         "synthetic": bool(about.get("synthetic") or any(m.origin.get("synthetic") for m in model.members)),
         "learner": learner,
         "learner_title": learner_name(learner),
-        "networks": len(model.members),
         "modality": study.modality_name,
         "noun": {"singular": noun.singular, "plural": noun.plural},
         "primary_outcome": outcome,

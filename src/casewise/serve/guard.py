@@ -9,7 +9,6 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -57,10 +56,10 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         start, path = time.monotonic(), str(scope["path"])
-        exchange = _Exchange(receive, send, self._settings)
+        exchange = _Exchange(scope, receive, send, self._settings)
         try:
             self._check(scope)
-            exchange.expect(_headers(scope))
+            exchange.check_length()
             await self._app(scope, exchange.receive, exchange.send)
         except ServiceError as error:
             await exchange.refuse(error)
@@ -101,18 +100,19 @@ class Guard:
 class _Exchange:
     """One request and its answer, with limits of size and time."""
 
-    def __init__(self, receive: Receive, send: Send, settings: ServiceSettings) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ServiceSettings) -> None:
+        headers = _headers(scope)
+        self._length = headers.get("content-length", "")
         self._receive, self._send, self._settings = receive, send, settings
         self.name = secrets.token_hex(4)
         self.status = 0
         self._bytes = 0
-        self._complete = False
+        self._complete = self._length in ("", "0") and "transfer-encoding" not in headers
         self._deadline = time.monotonic() + settings.upload_seconds
 
-    def expect(self, headers: Mapping[str, str]) -> None:
+    def check_length(self) -> None:
         """Refuse a body that is too large by its own statement."""
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._settings.max_bytes:
+        if self._length.isdigit() and int(self._length) > self._settings.max_bytes:
             raise self._too_large()
 
     async def receive(self) -> Message:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +79,12 @@ class ModelSession:
         """The answer of /api/model (see `casewise.serve.description.describe`)."""
         networks = {member.model for member in self.ensemble.members}
         maps = [name for name in explainable(self.model.members) if name in networks]
-        return describe(self.model, self.study, self.learner, maps)
+        return describe(self.model, self.study, self.learner, maps) | {"networks": len(self.ensemble.members)}
+
+    def warm_up(self) -> None:
+        """Import what saliency maps need, so that the first one is not slower than the next; it may be missing."""
+        with suppress(ImportError):
+            importlib.import_module("pytorch_grad_cam")
 
     def predict(self, submission: Submission, folder: Path) -> dict[str, Any]:
         """The answer of /api/predict for images in `folder`.
@@ -262,7 +269,7 @@ def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             {
                 "code": "beyond",
                 "message": "The images are far from those that the model was trained on (distance "
-                f"{max(distances):.1f}; one in twenty held-out cases of the study exceeds {FAR:g}). The results may "
+                f"{max(distances):.2f}; one in twenty held-out cases of the study exceeds {FAR:g}). The results may "
                 "not apply.",
             }
         )

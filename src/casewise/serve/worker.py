@@ -48,6 +48,7 @@ def work(connection: Connection, plan: WorkerPlan) -> None:
         torch.set_num_threads(plan.threads)
         session = ModelSession(plan.bundle, plan.learner, max_pixels=plan.max_pixels)
         _send(connection, {"ready": session.description})
+        session.warm_up()
     except CasewiseError as error:
         _send(connection, {"failed": str(error)})
         return

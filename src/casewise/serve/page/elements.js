@@ -26,8 +26,8 @@ export function table(caption, head, rows) {
   made.append(element("caption", caption));
   const first = element("tr");
   for (const text of head) {
-    const cell = element("th", text);
-    cell.scope = "col";
+    const cell = element(text ? "th" : "td", text);
+    if (text) cell.scope = "col";
     first.append(cell);
   }
   const thead = element("thead");

@@ -130,7 +130,7 @@ function visitHead(visit) {
   const day = labelled(`day-${visit.id}`, "Day", "number");
   visit.day = day.querySelector("input");
   visit.day.placeholder = "optional";
-  const remove = element("button", "Remove this visit", "small remove-visit");
+  const remove = element("button", "", "small remove-visit");
   remove.type = "button";
   remove.addEventListener("click", () => {
     visits = visits.filter((other) => other !== visit);
@@ -157,7 +157,7 @@ function number() {
   visits.forEach((visit, position) => {
     visit.node.querySelector("legend").textContent = `Visit ${position + 1}`;
     visit.remove.hidden = visits.length < 2;
-    visit.remove.setAttribute("aria-label", `Remove visit ${position + 1}`);
+    visit.remove.textContent = `Remove visit ${position + 1}`;
   });
 }
 

@@ -43,13 +43,14 @@ function chart(box, course, target, places) {
   const [from, to] = [Math.min(...days), Math.max(...days)];
   const top = Math.min(target.range[1], 1.1 * Math.max(...course.visits.map((visit) => visit.high ?? visit.value)) || target.range[1]);
   const low = Math.min(target.range[0], ...course.visits.map((visit) => visit.value));
-  const x = (day) => LEFT + 14 + ((width - LEFT - RIGHT - 28) * (day - from)) / (to - from || 1);
+  const names = width > 520; // the names of bands have a margin of their own
+  const x = (day) => LEFT + 14 + ((width - LEFT - RIGHT - (names ? 150 : 28)) * (day - from)) / (to - from || 1);
   const y = (value) => HEIGHT - BOTTOM - ((HEIGHT - TOP - BOTTOM) * (value - low)) / (top - low || 1);
   for (const band of bandsOf(target)) {
     const [bottom, upper] = [Math.max(band.low, low), Math.min(band.high, top)];
     if (upper <= bottom) continue;
     svg.append(draw("rect", { x: LEFT, y: y(upper), width: width - LEFT - RIGHT, height: y(bottom) - y(upper), fill: SHADES[band.shade] }));
-    if (y(bottom) - y(upper) > 16) svg.append(draw("text", { x: width - RIGHT - 6, y: y(upper) + 14, "text-anchor": "end" }, band.name));
+    if (names && y(bottom) - y(upper) > 16) svg.append(draw("text", { x: width - RIGHT - 6, y: y(upper) + 14, "text-anchor": "end" }, band.name));
   }
   for (const value of ticks(low, top)) {
     svg.append(draw("line", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value), stroke: "#d9dee3" }));
@@ -63,7 +64,7 @@ function chart(box, course, target, places) {
       svg.append(draw("line", { x1: at, x2: at, y1: y(visit.low), y2: y(Math.min(visit.high, top)), stroke: "#005a8d", "stroke-width": 6, "stroke-opacity": 0.3, "stroke-linecap": "round" }));
     }
     svg.append(draw("circle", { cx: at, cy: y(visit.value), r: 5, fill: "#005a8d", stroke: "#fff", "stroke-width": 1.5 }));
-    svg.append(draw("text", { x: at + 9, y: y(visit.value) - 8, class: "value-text", ...(position === course.visits.length - 1 ? { "text-anchor": "end", x: at - 9 } : {}) }, shown(visit.value, places)));
+    svg.append(draw("text", { x: at + 9, y: y(visit.value) - 8, class: "value-text", ...(position && position === course.visits.length - 1 ? { "text-anchor": "end", x: at - 9 } : {}) }, shown(visit.value, places)));
     const anchor = position === 0 ? "start" : position === course.visits.length - 1 ? "end" : "middle";
     const name = visit.visit.length > 14 ? `${visit.visit.slice(0, 13)}…` : visit.visit;
     svg.append(draw("text", { x: anchor === "start" ? at - 12 : anchor === "end" ? at + 12 : at, y: HEIGHT - BOTTOM + 20, "text-anchor": anchor }, name));
