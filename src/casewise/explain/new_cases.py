@@ -97,9 +97,7 @@ def explain_new(
         signed = any(saliency.signed for saliency in maps)
         empty, flat = all(saliency.empty for saliency in maps), all(saliency.flat for saliency in maps)
         for channel, natives in native_maps(prepared, maps, models[0].sequences, side=side).items():
-            results += [
-                OriginalMap(case, channel, native, models[0].method, signed, empty, flat) for native in natives
-            ]
+            results += [OriginalMap(case, channel, native, models[0].method, signed, empty, flat) for native in natives]
     return results
 
 

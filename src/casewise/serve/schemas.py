@@ -151,6 +151,7 @@ class Explanation(BaseModel):
     """The answer of /api/explain."""
 
     learner: str
+    learner_title: str
     target: str
     title: str
     signed: bool

@@ -9,8 +9,9 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from casewise.serve.counters import Counters
 from casewise.serve.guard import Guard
 from casewise.serve.pool import WorkerPool
 from casewise.serve.settings import ServiceSettings
-from casewise.serve.worker import WorkerPlan
+from casewise.serve.worker import WorkerPlan, work
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -37,8 +38,13 @@ CONNECTIONS = 200
 
 
 @contextmanager
-def service(settings: ServiceSettings) -> Iterator[tuple[ASGIApp, WorkerPool, dict[str, Any]]]:
+def service(
+    settings: ServiceSettings, target: Callable[[Connection, WorkerPlan], None] = work
+) -> Iterator[tuple[ASGIApp, WorkerPool, dict[str, Any]]]:
     """The application with its worker processes, and the description of its model; all ends with the block.
+
+    Args:
+        target: the function of the worker processes.
 
     Raises:
         CasewiseError: the options do not agree, or the model cannot be loaded.
@@ -49,7 +55,12 @@ def service(settings: ServiceSettings) -> Iterator[tuple[ASGIApp, WorkerPool, di
         threads = max(1, (os.cpu_count() or 1) // settings.workers)
         plan = WorkerPlan(settings.bundle, settings.learner, settings.max_pixels, Path(name), threads)
         pool = WorkerPool(
-            plan, counters, workers=settings.workers, queue_length=settings.queue, timeout=settings.timeout
+            plan,
+            counters,
+            workers=settings.workers,
+            queue_length=settings.queue,
+            timeout=settings.timeout,
+            target=target,
         )
         counters.set("workers", settings.workers)
         try:

@@ -32,6 +32,7 @@ from casewise.serve.problems import ServiceError
 from casewise.serve.slots import check_pixels, check_slots, into_series, needed_columns, slot_column
 from casewise.serve.submission import SUBJECT, Submission
 from casewise.serve.trajectory import trajectory
+from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
     from casewise.inference.new_cases import NewCases, NewTable
@@ -133,6 +134,7 @@ class ModelSession:
         signed = any(entry["signed"] for entry in maps)
         return {
             "learner": learner,
+            "learner_title": learner_name(learner),
             "target": target.target,
             "title": title,
             "signed": signed,

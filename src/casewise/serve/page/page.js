@@ -289,7 +289,7 @@ function explain() {
     const legend = element("p", "", "influence");
     const ends = maps.signed ? ["against", "in favour"] : ["little influence", "much"];
     legend.append(element("span", ends[0]), element("i", "", maps.signed ? "signed" : ""), element("span", ends[1]));
-    const intro = element("p", `${maps.title}, ${maps.learner}: ${maps.meaning}. A map shows what the network used, not whether that is right.`, "note");
+    const intro = element("p", `${maps.title}, ${maps.learner_title}: ${maps.meaning}. A map shows what the network used, not whether that is right.`, "note");
     const grid = element("div", "", "maps");
     grid.append(...maps.maps.map((map) => mapFigure(map)));
     get("maps").replaceChildren(intro, legend, grid);
