@@ -25,7 +25,6 @@ from casewise.inference.output_table import FAR
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.run_folder import ImageFolder
 from casewise.serve.description import describe
 from casewise.serve.pictures import map_pictures
 from casewise.serve.problems import ServiceError
@@ -126,8 +125,8 @@ class ModelSession:
                     classes.index(value) if value in classes else np.nan for value in rows["prediction"].astype(object)
                 ]
             )
-            for number, new in enumerate(prepared):
-                at = PreparedCohort(table.study, new.cohort, ImageFolder(Path(work) / f"maps{number}"), new.store)
+            for new in prepared:
+                at = PreparedCohort(table.study, new.cohort, new.folder, new.store)
                 for shown in explain_new(predictors, at, target, coded, side=PICTURE_SIDE):
                     maps += map_pictures(shown, submission)
         title = self.description["titles"].get(target.target, target.target)

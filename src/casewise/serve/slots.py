@@ -110,7 +110,8 @@ def into_series(submission: Submission, folder: Path) -> list[UploadedFile]:
         series = folder / series_name(number)
         series.mkdir(exist_ok=True)
         for file in own:
-            (folder / file.stored).replace(series / file.stored)
+            if (folder / file.stored).exists():  # a request that is repeated finds its files moved
+                (folder / file.stored).replace(series / file.stored)
         scans.append(replace(own[0], stored=series.name))
     return scans
 

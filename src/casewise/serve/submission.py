@@ -17,6 +17,8 @@ KEPT_ENDINGS = (".nii.gz", ".nii", *ENDINGS)
 NEUTRAL = re.compile(r"upload-(\d+)")
 # A stored file, with the folder of its series, and a series alone, in messages.
 STORED = re.compile(r"(series-\d+/)?upload-(\d+)(?:\.[a-z]+)*")
+# A case in the table of a request, whose visits have numbers.
+CASE = re.compile(rf"{SUBJECT}/visit (\d+)")
 SERIES = re.compile(r"series-(\d+)")
 
 
@@ -82,6 +84,7 @@ class Submission:
             return f"the files of {slot}" if slot else "the scan"
 
         text = text.replace(f"{folder}/", "").replace(str(folder), "the upload")
+        text = CASE.sub(lambda match: self.visits[int(match[1]) - 1].name, text)
         return SERIES.sub(scan, STORED.sub(name, text))
 
     @property
