@@ -5,6 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ from casewise.serve.settings import ServiceSettings
 from tests.bad_uploads import BAD, picture
 from tests.conftest import absolute
 from tests.serving import Running, running
+from tests.test_cli import casewise
 
 REGIONS = ("upper", "trunk", "lower")
 
@@ -234,3 +240,35 @@ def test_the_content_of_a_photograph_decides_not_its_type(served: Running) -> No
     mixed = httpx.post(served.url + "/api/predict", files=good_form(trunk=("a.jpg", both)), timeout=300)
     assert mixed.status_code in (200, 422)
     assert "script" not in json.dumps(mixed.json())
+
+
+def test_the_command_serves_until_it_is_stopped(served_run: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "casewise.cli.main", "serve", str(served_run / "bundle"), "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "CASEWISE_SERVE_TOKEN": "a-token-of-tests"}
+    with subprocess.Popen(
+        [*words, "--learner", "linear_pixels"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        address = ""
+        while not address:
+            line = process.stdout.readline()
+            assert line, "the command ended"
+            address = next((word for word in line.split() if word.startswith("http://")), "")
+        assert httpx.get(address + "health").json() == {"status": "ok"}
+        assert httpx.get(address + "api/model").status_code == 401
+        assert list(tmp_path.glob("casewise-serve-*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_what_is_wrong(served_run: Path) -> None:
+    bundle = str(served_run / "bundle")
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        taken = casewise("serve", bundle, "--port", str(used.getsockname()[1]))
+    assert taken.returncode == 2
+    assert "--port" in taken.stderr
+    for words in (["serve", bundle + "x"], ["serve", bundle, "--host", "0.0.0.0"], ["serve", bundle, "--learner", "x"]):
+        refused = casewise(*words, "--port", "0")
+        assert refused.returncode == 2, refused.stderr
+        assert "Traceback" not in refused.stderr

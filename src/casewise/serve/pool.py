@@ -62,8 +62,9 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         plan = replace(self._plan, folder=folder)
-        self._process = context.Process(target=self._target, args=(other, plan), daemon=True)
-        self._process.start()
+        process = context.Process(target=self._target, args=(other, plan), daemon=True)
+        process.start()
+        self._process = process
         other.close()
         try:
             first = self._received(LOADING)

@@ -83,7 +83,7 @@ class Submission:
             slot = self.scans[int(match[1])] if int(match[1]) < len(self.scans) else ""
             return f"the files of {slot}" if slot else "the scan"
 
-        text = text.replace(f"{folder}/", "").replace(str(folder), "the upload")
+        text = text.replace(f"{folder}/", "").replace(str(folder), "the upload").replace(" out of the table", " out")
         text = CASE.sub(lambda match: self.visits[int(match[1]) - 1].name, text)
         return SERIES.sub(scan, STORED.sub(name, text))
 

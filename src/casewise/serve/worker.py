@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -39,6 +40,7 @@ def work(connection: Connection, plan: WorkerPlan) -> None:
     """Load the model, send its description, and answer jobs until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the service ends its workers
     logging.getLogger("casewise").setLevel(logging.ERROR)  # warnings of readers quote what files contain
+    warnings.simplefilter("ignore")
     tempfile.tempdir = str(plan.folder)
     try:
         import torch
