@@ -17,7 +17,7 @@ import pandas as pd
 from casewise.errors import CasewiseError, CohortError, ImageError, RunError, counted
 from casewise.evaluation.agreement import band_of
 from casewise.explain.new_cases import explain_new, explainable, explained_target
-from casewise.inference.chunks import cases_of
+from casewise.inference.chunks import cases_of, settle
 from casewise.inference.ensemble import Ensemble
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import new_table
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from casewise.inference.new_cases import NewCases, NewTable
     from casewise.study.schema import Study
 
-# The longest side of a picture with a map, in pixels.
-PICTURE_SIDE = 1024
+# The longest side of a picture with a map, in pixels: large photographs are then decoded at a quarter of their size.
+PICTURE_SIDE = 600
 # Columns of the output table that have an entry of another name or form in an answer.
 OTHER_FORM = {"learner", "case", "subject", "visit", "image", "prediction", "prediction set", "problem"}
 
@@ -93,7 +93,7 @@ class ModelSession:
             ServiceError: an image cannot be read, or one is missing.
         """
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            rows, _, _ = self._predicted(submission, folder, Path(work))
+            _, _, rows = self._prepared(submission, folder, Path(work))
         return self._answer(submission, rows)
 
     def explain(self, submission: Submission, folder: Path) -> dict[str, Any]:
@@ -118,13 +118,10 @@ class ModelSession:
         predictors = [self._cpu_predictor(p) for p in self.ensemble.predictors() if p.bundle.model == learner]
         maps: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            rows, table, prepared = self._predicted(submission, folder, Path(work))
-            classes = self.model.table.classes[target.target]
-            coded = rows.assign(
-                y_pred=[
-                    classes.index(value) if value in classes else np.nan for value in rows["prediction"].astype(object)
-                ]
-            )
+            # only the maps of classes depend on what was predicted
+            table, prepared, rows = self._prepared(submission, folder, Path(work), predict=bool(target.output.classes))
+            classes = list(self.model.table.classes[target.target])
+            coded = rows.assign(y_pred=[classes.index(v) if v in classes else np.nan for v in rows["prediction"]])
             for new in prepared:
                 at = PreparedCohort(table.study, new.cohort, new.folder, new.store)
                 for shown in explain_new(predictors, at, target, coded, side=PICTURE_SIDE):
@@ -141,10 +138,13 @@ class ModelSession:
             "maps": maps,
         }
 
-    def _predicted(
-        self, submission: Submission, folder: Path, work: Path
-    ) -> tuple[pd.DataFrame, NewTable, list[NewCases]]:
-        """The rows of all visits, in the columns of `casewise.inference.output_table`, and the prepared cases."""
+    def _prepared(
+        self, submission: Submission, folder: Path, work: Path, *, predict: bool = True
+    ) -> tuple[NewTable, list[NewCases], pd.DataFrame]:
+        """The table of all visits, the prepared cases, and their rows in the columns of the output table.
+
+        Without `predict` there are no rows.
+        """
         check_slots(submission, self.description)
         check_pixels(submission, folder, self.max_pixels, self.description)
         try:
@@ -153,6 +153,11 @@ class ModelSession:
             )
             cells = table.cells()
             cases = cases_of(cells, table.study)
+            if not predict:
+                settled = settle(table, cells, cases, work / "prepared")
+                if settled.problems:
+                    raise self._unreadable(submission, [problem for _, problem in settled.problems], folder)
+                return table, settled.prepared, pd.DataFrame(columns=self.model.table.columns)
             rows, prepared = self.model.predict_together(self.ensemble, table, cells, cases, work / "prepared")
         except (CohortError, ImageError) as error:
             raise self._unreadable(submission, [str(error)], folder) from error
@@ -160,7 +165,7 @@ class ModelSession:
         answered = set(rows.loc[rows["prediction"].notna(), "case"])
         if problems and len(answered) < len(submission.visits):
             raise self._unreadable(submission, problems, folder)
-        return rows, table, prepared
+        return table, prepared, rows
 
     def _unreadable(self, submission: Submission, problems: Sequence[str], folder: Path) -> ServiceError:
         text = "\n".join(problems)
