@@ -99,6 +99,7 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 | variable | meaning |
 |---|---|
 | `CASEWISE_WEIGHTS` | a folder of `<backbone>.safetensors`, searched after `--weights-dir` |
+| `CASEWISE_SERVE_TOKEN` | the token of `casewise serve`, in place of `--token` |
 | `CASEWISE_CACHE` | the folder for measurements of this machine (default: `XDG_CACHE_HOME`, else `~/.cache`) |
 """
 

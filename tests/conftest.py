@@ -119,3 +119,20 @@ def report_of_a_kernel(tmp_path_factory: pytest.TempPathFactory) -> ReportContex
     from tests.kernel_context import kernel_study
 
     return kernel_study(tmp_path_factory.mktemp("explained"))
+
+
+@pytest.fixture(scope="session")
+def served_run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with scores, bands, visits and a response, whose headline is a linear model on pixels."""
+    from casewise.run import run
+    from casewise.study.loading import read_study
+
+    folder = tmp_path_factory.mktemp("served")
+    text = TINY.format(cohort=phantom).replace("{off: tests of networks}", "{}")
+    text = text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
+    text = text.replace("stack: [ridge+intercept]", "stack: []").replace(
+        "counterfactual_cases: 6", "counterfactual_cases: 0"
+    )
+    text = text.replace("evaluation: {", "evaluation: {prediction_coverage: 0.6, ")
+    (folder / "study.yaml").write_text(text)
+    return run(read_study(folder / "study.yaml"), folder / "run").folder

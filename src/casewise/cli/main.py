@@ -15,6 +15,7 @@ from casewise.cli.phantom import phantom
 from casewise.cli.predict import bundle, predict
 from casewise.cli.results import checklist, explain, results
 from casewise.cli.run import audit, run, validate
+from casewise.cli.serve import serve
 from casewise.version import __version__
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ app.command(short_help="Draw a synthetic cohort with known truth.")(phantom)
 app.command(short_help="Print a run's results, or write them as a Markdown page.")(results)
 app.command(short_help="Predict new cases with a trained model.")(predict)
 app.command(short_help="Write a run's trained model as one file.")(bundle)
+app.command(short_help="Offer a trained model as a page on this computer.")(serve)
 app.command(short_help="Compute saliency maps of a run, and measure them.")(explain)
 app.command(short_help="Fill a reporting guideline's checklist from a run.")(checklist)
 app.command(short_help="Write trained learners as ONNX or TorchScript graphs.")(export)

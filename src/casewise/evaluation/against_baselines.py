@@ -73,7 +73,9 @@ def _compared(
     judge = judge_of(rows, names, positive, sensitivities=outcomes.sensitivities)
     rows = shared_truth(rows[rows["stage"] == stage])
     compared = judge.judge(rows[rows["y_true"].notna()], plan, whole=True).comparison
-    differences = {name: _as_difference(entry, str(learner)) for name, entry in compared.items()}
+    differences = {
+        name: _as_difference(entry, str(learner)) for name, entry in compared.items() if entry["differences"]
+    }
     if not differences:
         return None
     first = next(iter(compared.values()))

@@ -110,10 +110,10 @@ def response(
     result["responders"], result["by_visit"] = {}, {}
     visits = visits_in_order(used["visit"])
     for threshold in thresholds:
-        physician, model = true <= -threshold + _ZERO, predicted <= -threshold + _ZERO
+        physician = true <= -threshold + _ZERO
         if threshold == 100:
             physician = used["y_true"].to_numpy() <= _ZERO
-            model = used["y_pred"].to_numpy() <= clear_at + _ZERO
+        model = responds(predicted, used["y_pred"].to_numpy(), threshold, clear_at=clear_at)
         name = f"{threshold:g}"
         result["responders"][name] = group_agreement(physician, model, subjects, plan, n_groups=2)
         for visit in visits:
@@ -121,6 +121,27 @@ def response(
             rates = result["by_visit"].setdefault(visit, {"n_subjects": int(at.sum())})
             rates[name] = {"physician": rate(physician[at], plan), "model": rate(model[at], plan)}
     return result
+
+
+def responds(change: np.ndarray, scores: np.ndarray, threshold: float, *, clear_at: float) -> np.ndarray:
+    """Whether predicted scores with these percent changes count as a response of `threshold` %.
+
+    For 100 % a score of at most `clear_at` counts.
+
+    >>> responds(np.array([-80.0, -50.0]), np.array([2.0, 5.0]), 75, clear_at=0.1).tolist()
+    [True, False]
+    """
+    return np.asarray(scores <= clear_at + _ZERO if threshold == 100 else change <= -threshold + _ZERO)
+
+
+def clear_limit(truth: np.ndarray) -> float:
+    """The largest predicted score that counts as clear: half the smallest step between the physician's scores.
+
+    >>> clear_limit(np.array([0.0, 0.4, 1.0, np.nan]))
+    0.2
+    """
+    levels = np.unique(np.round(truth[~np.isnan(truth)], 6))
+    return float(np.diff(levels).min()) / 2 if len(levels) > 1 else 0.0
 
 
 def rate(yes: np.ndarray, plan: Plan = PLAN) -> dict[str, float]:
@@ -150,9 +171,8 @@ def _clear_rule(truth: np.ndarray, clear_at: float | None) -> tuple[float, str]:
     if clear_at is not None:
         limit = f"a score of at most {clear_at:g}, as the study declares"
     else:
-        levels = np.unique(np.round(truth[~np.isnan(truth)], 6))
-        step = float(np.diff(levels).min()) if len(levels) > 1 else 0.0
-        clear_at = step / 2
+        clear_at = clear_limit(truth)
+        step = 2 * clear_at
         rounded = f", which rounds to zero in the physician's smallest step of {step:g}" if step else ""
         limit = f"a score of at most {clear_at:g}{rounded}"
     return clear_at, f"A reduction of 100 % means a score of zero by the physician, and by the model {limit}."

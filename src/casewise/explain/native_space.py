@@ -14,7 +14,8 @@ from casewise.explain.finished_run import FinishedRun
 from casewise.explain.overlays import MEANING, SIGNED_MEANING, save_overlay
 from casewise.explain.saliency import SaliencyMap
 from casewise.files import write_atomic
-from casewise.modalities.base import SlotMaps
+from casewise.modalities.base import NativeMap, PreparedCohort, SlotMaps
+from casewise.modalities.registry import modality_of
 
 
 def file_name(text: str) -> str:
@@ -32,6 +33,28 @@ def write_native(
     """Write the maps of one network of one case into `folder`; the files by channel."""
     files: dict[str, list[Path]] = {}
     signed = any(saliency.signed for saliency in maps)
+    for channel, natives in native_maps(run.prepared, maps, channels).items():
+        files[channel] = []
+        for native in natives:
+            name = file_name(native.name)
+            if native.picture is not None:
+                files[channel].append(
+                    save_overlay(folder / f"{name}.png", native.picture, native.values, signed=signed)
+                )
+            elif native.affine is not None:
+                files[channel].append(save_scan(folder / f"{name}.nii.gz", native.values, native.affine, signed=signed))
+    return files
+
+
+def native_maps(
+    prepared: PreparedCohort, maps: Sequence[SaliencyMap], channels: tuple[str, ...], *, side: int | None = None
+) -> dict[str, list[NativeMap]]:
+    """The maps of one network of one case in the space of its original images, by channel; missing channels are absent.
+
+    Args:
+        side: of photographs and slides, the longest side of the pictures in pixels; by default that of the originals.
+    """
+    modality, by_channel = modality_of(prepared.study), {}
     for number, channel in enumerate(channels):
         if all(np.isnan(saliency.by_sequence[:, number]).all() for saliency in maps):
             continue
@@ -45,16 +68,8 @@ def write_native(
             )
             for saliency in maps
         ]
-        files[channel] = []
-        for native in run.modality.to_native(run.prepared, slot_maps, channel):
-            name = file_name(native.name)
-            if native.picture is not None:
-                files[channel].append(
-                    save_overlay(folder / f"{name}.png", native.picture, native.values, signed=signed)
-                )
-            elif native.affine is not None:
-                files[channel].append(save_scan(folder / f"{name}.nii.gz", native.values, native.affine, signed=signed))
-    return files
+        by_channel[channel] = modality.to_native(prepared, slot_maps, channel, side=side)
+    return by_channel
 
 
 def to_slots(maps: np.ndarray, *, rows: int, columns: int) -> np.ndarray:

@@ -21,13 +21,14 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.distance import read_distance
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
+from casewise.modalities.registry import modality_of
 from casewise.predictions.table import probability_columns
 from casewise.run_folder import JobFolder
 from casewise.study.panels import Panels
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import PanelDataset
+    from casewise.modalities.base import PanelDataset, PreparedCohort
     from casewise.models.backbones import Network
 
 # Number formats of two machines differ by less; another network or panel differs by more.
@@ -182,15 +183,20 @@ def load_model(run: FinishedRun, model: str, fold: int, *, instead_of: LoadedMod
     bundle = Bundle.open(run.folder.job(model, fold).path)
     alike = instead_of if instead_of and instead_of.predictor.bundle.network == bundle.network else None
     network = bundle.load(into=alike.network if alike else None)
-    if reads_features(network):
-        distance = read_distance(JobFolder(bundle.folder), bundle.distance)
-        centre_at(network, distance.mean if distance else None)
-    predictor = Predictor(bundle, network)  # on the CPU, where maps are computed
-    labels = label_table(run.cohort.panels, run.study)
-    study = run.study.of_learner(model)
-    panels = run.modality.dataset(run.prepared.store, study, run.cohort.panels, labels, bundle.fitted)
-    single = panels.arranged(Panels(by=study.panels.by)) if panels.bags else panels
-    return LoadedModel(model, fold, predictor, single, sequences_of(run, model), panels)
+    distance = read_distance(JobFolder(bundle.folder), bundle.distance) if reads_features(network) else None
+    predictor = Predictor(bundle, network, distance)  # on the CPU, where maps are computed
+    return on_panels(predictor, run.prepared, label_table(run.cohort.panels, run.study))
+
+
+def on_panels(predictor: Predictor, prepared: PreparedCohort, labels: np.ndarray | None = None) -> LoadedModel:
+    """A network on the CPU with the panels of prepared cases; `labels` (P, T) are None for new cases."""
+    bundle, study, modality = predictor.bundle, prepared.study, modality_of(prepared.study)
+    if reads_features(predictor.network):
+        centre_at(predictor.network, predictor.distance.mean if predictor.distance else None)
+    of_learner = study.of_learner(bundle.model)
+    panels = modality.dataset(prepared.store, of_learner, prepared.cohort.panels, labels, bundle.fitted)
+    single = panels.arranged(Panels(by=of_learner.panels.by)) if panels.bags else panels
+    return LoadedModel(bundle.model, bundle.fold, predictor, single, modality.channels(study, bundle.model), panels)
 
 
 def sequences_of(run: FinishedRun, model: str) -> tuple[str, ...]:

@@ -97,6 +97,7 @@ class Value:
         members: the classes of the prediction set.
         note: why there is no interval, or which classes are in every set.
         distance: from the training cases, where 1 is the distance that one in twenty held-out cases exceeds.
+        flags: why the case is unlike the training cases.
         problem: why there is no prediction.
     """
 
@@ -111,6 +112,7 @@ class Value:
     members: tuple[str, ...] = ()
     note: str = ""
     distance: float | None = None
+    flags: str = ""
     problem: str = ""
 
     @property
@@ -178,6 +180,7 @@ def _value(row: Mapping[Any, Any], facts: ModelFacts) -> Value:
         members=tuple(name for name in names if name in names_in_set),
         note=str(row["interval note"]),
         distance=_number(row["distance"]),
+        flags=str(row["flags"]),
         problem=problem,
     )
 
@@ -239,6 +242,9 @@ def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
             sentences.append(f"{value.title}: {share} prediction set: {', '.join(value.members)}.")
         if value.note:
             sentences.append(f"{value.title}: {value.note}.")
+    flags = "; ".join(dict.fromkeys(value.flags for value in values if value.flags))
+    if flags:
+        sentences.append(f"The case is unlike the training cases: {flags}. The figures of the model may not apply to it.")
     if any(value.distance is not None and value.distance > FAR for value in values):
         sentences.append(
             "The case is farther from the training cases than 19 of 20 held-out cases of the study; the figures of the "

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from casewise.inference.bundle import Bundle
     from casewise.inference.combination import Combination
     from casewise.inference.new_cases import NewCases
+    from casewise.inference.predictor import Predictor
     from casewise.study.schema import Study
 
 # What `learner` may say besides the name of a learner.
@@ -77,6 +78,10 @@ class Ensemble:
     @property
     def _decisions(self) -> Mapping[str, Any]:
         return self._combination.decisions
+
+    def predictors(self) -> list[Predictor]:
+        """The predictors of all members, in their order."""
+        return self._networks.predictors()
 
 
 def chosen_learners(members: Sequence[Bundle], combination: Combination, learner: str) -> list[str]:

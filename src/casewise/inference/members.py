@@ -40,6 +40,10 @@ class Members:
         self._loaded: dict[int, Predictor] = {}
         self._shared: list[_Group] | None = None
 
+    def predictors(self) -> list[Predictor]:
+        """The predictors of all networks, in their order, each with weights of its own."""
+        return [self._predictor(number, own=True) for number in range(len(self.bundles))]
+
     def rows(self, study: Study, new: NewCases) -> Iterator[pd.DataFrame]:
         """For each network its rows of the predictions table at stage 'external'."""
         call = _Call(study, new)
@@ -102,11 +106,11 @@ class Members:
         chosen = [n for n, b in enumerate(self.bundles) if "bank" in b.network and not _mirrors(b)]
         return {number: self._predictor(number) for number in chosen}
 
-    def _predictor(self, number: int) -> Predictor:
+    def _predictor(self, number: int, *, own: bool = False) -> Predictor:
         if number in self._loaded:
             return self._loaded[number]
         kept = number in self._kept
-        predictor = Predictor.from_bundle(self.bundles[number], self._parts, own=kept)
+        predictor = Predictor.from_bundle(self.bundles[number], self._parts, own=kept or own)
         if kept:
             self._loaded[number] = predictor
         return predictor

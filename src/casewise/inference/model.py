@@ -15,6 +15,7 @@ from casewise.inference.chunks import (
     LEFT_OUT,
     ROWS,
     PredictedChunk,
+    RawCase,
     cases_of,
     in_chunks,
     names_visits,
@@ -25,7 +26,7 @@ from casewise.inference.combination import Combination
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Ensemble
 from casewise.inference.input_checks.flags import case_flags, with_flags
 from casewise.inference.input_checks.limits import Limits
-from casewise.inference.new_cases import new_table
+from casewise.inference.new_cases import NewTable, new_table
 from casewise.inference.output_table import OutputTable
 from casewise.inference.run_members import predicting_members
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
@@ -94,7 +95,7 @@ class TrainedModel:
         )
 
     @property
-    def _reader(self) -> Bundle:
+    def reader(self) -> Bundle:
         """The network by whose settings new cases are read; other learners derive their own from these."""
         return next((member for member in self.members if learner_named(member.model).by_steps), self.members[0])
 
@@ -144,7 +145,7 @@ class TrainedModel:
         """
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
-            table = new_table(cases, self._reader, Path(temporary), columns=columns or {}, root=root)
+            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
             new = table.prepared(Path(store) if store else Path(temporary), show or Silent())
             return self._predicted(ensemble, table.study, new, abstain)
 
@@ -197,32 +198,44 @@ class TrainedModel:
         Raises:
             CasewiseError: as `predict_in_chunks`.
         """
-        import pandas as pd
-
-        ensemble, output = Ensemble(self.members, self.combination, learner), self.table
+        ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
-            table = new_table(cases, self._reader, Path(temporary), columns=columns or {}, root=root)
+            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
             cells = table.cells()
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
             done = 0
             for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    settled = settle(table, cells, chunk, Path(folder))
-                    tables = [self._predicted(ensemble, table.study, new, abstain) for new in settled.prepared]
-                problems = settled.problems
-                answered = {name for predicted in tables for name in predicted["case"]}
-                answered |= {case.name for case, _ in problems}
-                problems = [*problems, *((case, LEFT_OUT) for case in chunk if case.name not in answered)]
-                if problems:
-                    tables.append(output.of_problems(problems, ensemble.learners))
+                    predicted, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), abstain=abstain)
                 done += len(chunk)
-                yield PredictedChunk(
-                    tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True),
-                    sources_of(chunk, cells, table.study),
-                    has_visits,
-                )
+                yield PredictedChunk(predicted, sources_of(chunk, cells, table.study), has_visits)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
+
+    def predict_together(
+        self,
+        ensemble: Ensemble,
+        table: NewTable,
+        cells: pd.DataFrame,
+        cases: Sequence[RawCase],
+        folder: Path,
+        *,
+        abstain: bool = False,
+    ) -> tuple[pd.DataFrame, list[NewCases]]:
+        """Prepare some cases of a table in `folder` and predict them; their rows, and the prepared cases.
+
+        A case that cannot be read has rows with the reason as `problem`.
+        """
+        import pandas as pd
+
+        output, settled = self.table, settle(table, cells, cases, folder)
+        tables = [self._predicted(ensemble, table.study, new, abstain) for new in settled.prepared]
+        answered = {name for predicted in tables for name in predicted["case"]}
+        answered |= {case.name for case, _ in settled.problems}
+        problems = [*settled.problems, *((case, LEFT_OUT) for case in cases if case.name not in answered)]
+        if problems:
+            tables.append(output.of_problems(problems, ensemble.learners))
+        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), settled.prepared
 
 
 def with_paths(rows: pd.DataFrame, new: NewCases) -> pd.DataFrame:

@@ -41,10 +41,11 @@ IN_STUDY = re.compile(r", or write `[^`]*` in the study")
 
 @dataclass(frozen=True)
 class NewCases:
-    """Cases that were read, and their prepared images."""
+    """Cases that were read, and their prepared images, which are in `folder`."""
 
     cohort: Cohort
     store: ImageStore
+    folder: ImageFolder
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class NewTable:
         try:
             cohort = read_cohort(study, to_learn=False, labelled=False, cells=cells)
             cohort = modality.read(study, cohort, image_folder, show)
-            return NewCases(cohort, modality.prepare(study, cohort, image_folder, show))
+            return NewCases(cohort, modality.prepare(study, cohort, image_folder, show), image_folder)
         except CasewiseError as error:
             raise self.corrected(error) from error
 

@@ -252,12 +252,14 @@ class NativeMap:
         values: (h, w) as `picture` for a photograph or slide, NaN where there is no map; (X, Y, Z) for a volume.
         picture: the original, (h, w) or (h, w, 3) `uint8`; None for a volume.
         affine: (4, 4) from the voxels of a volume to mm (RAS).
+        voxels: (X, Y, Z) the stored values of a volume; None for a photograph or slide.
     """
 
     name: str
     values: np.ndarray
     picture: np.ndarray | None = None
     affine: np.ndarray | None = None
+    voxels: np.ndarray | None = None
 
 
 # The anatomy is where evidence may lie, such as the lungs; a lesion is where it should lie.
@@ -447,8 +449,14 @@ class Modality(Protocol):
         """The input of a network for the case of one panel row; empty if `picture` already shows it."""
         ...
 
-    def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:
-        """The maps of one case for one of `channels` in the space of the original images."""
+    def to_native(
+        self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
+    ) -> list[NativeMap]:
+        """The maps of one case for one of `channels` in the space of the original images.
+
+        Args:
+            side: the longest side of pictures in pixels; by default that of the originals. Volumes are never reduced.
+        """
         ...
 
     def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:

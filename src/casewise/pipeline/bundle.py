@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.console import shown
 from casewise.errors import RunError, counted
+from casewise.evaluation.response import clear_limit
 from casewise.files import checksum, write_atomic, write_json
 from casewise.inference.run_members import predicting_members
 from casewise.inference.shared_networks import share_networks, without_paths
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from casewise.run_folder import BundleFolder, JobFolder
     from casewise.study.schema import Study
 
+# Rises when a bundle gets more facts, so that bundles of finished runs are written again.
+CONTENT = 2
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pandas")
 # Of metrics.json what contains figures only, and no names of cases.
 FIGURES = ("metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines", "seeds")
@@ -90,6 +93,7 @@ def _inputs(folder: RunFolder, members: list[JobFolder]) -> str:
     )
     inputs = {
         "format": FORMAT,
+        "content": CONTENT,
         "casewise": __version__,
         "files": {file.path.name: checksum(file.path) for file in files if file.exists()},
         "networks": [checksum(member.facts.path) for member in members],
@@ -102,6 +106,7 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
     # a run that keeps its bundle loads no network library
     from casewise.inference.bundle import Bundle
     from casewise.inference.combination import Combination
+    from casewise.report.formatting import display_name
     from casewise.report.model_card import model_card
 
     # not random, so that equal runs have equal bundles
@@ -126,6 +131,9 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
         "members": entries,
         "combination": asdict(combination),
         "settings": reader.settings,
+        "display": {name: display_name(study, name) for name in (*study.outputs, *study.scores)},
+        "bands": study.evaluation.bands,
+        "response": _response(study, folder, results),
     }
     figures = {name: _without_names(results[name]) for name in FIGURES if results.get(name)}
     audit = _verdict(folder.audit.read_if_exists() or {}, study)
@@ -137,6 +145,20 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
         write_json(target.input_checks.path, limits)
     write_json(target.provenance.path, provenance)
     write_atomic(target.card_path, model_card(study, about, figures, audit, provenance))
+
+
+def _response(study: Study, folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a response over time is defined; None where the study computes none, or has no visits after a baseline."""
+    stages = (results.get("response") or {}).values()
+    if not any(entry["n_visits"] for of_stage in stages for entry in of_stage.values()):
+        return None
+    rows = folder.predictions.read(["target", "y_true"])
+    truth = rows.loc[rows["target"] == study.primary_outcome, "y_true"].to_numpy(dtype=float)
+    return {
+        "baseline": study.evaluation.baseline,
+        "thresholds": list(study.evaluation.responders),
+        "clear_at": clear_limit(truth),
+    }
 
 
 def _without_names(value: Any) -> Any:

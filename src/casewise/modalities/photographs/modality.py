@@ -232,7 +232,9 @@ class Photographs:
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
         return []
 
-    def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:
+    def to_native(
+        self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
+    ) -> list[NativeMap]:
         """A map for each photograph of the case, the mean where a photograph occurs in several slots."""
         from casewise.modalities.inverse_mapping import EMPTY, to_photograph
         from casewise.modalities.store.readers import read_image
@@ -248,7 +250,7 @@ class Photographs:
         results = []
         for number, tile_maps in tiles.items():
             path = Path(self._path(prepared, number))
-            picture = read_image(path, channels=preparation.channels)
+            picture = read_image(path, size=side, channels=preparation.channels)
             picture = picture[..., 0] if picture.shape[2] == 1 else picture
             height, width = picture.shape[:2]
             values = to_photograph(np.mean(tile_maps, axis=0), width=width, height=height, fit=preparation.fit)

@@ -101,14 +101,16 @@ class Slides(Photographs):
         slide = self.overview(prepared, self._path(prepared, image))
         return slide.read_picture() if slide else super().picture(prepared, image)
 
-    def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:
+    def to_native(
+        self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
+    ) -> list[NativeMap]:
         """A map for each slide of the case, on its downsampled picture; photographs of the case as photographs."""
         from casewise.modalities.inverse_mapping import EMPTY, to_slide
 
         images = prepared.cohort.images
         sides = images["tile_side"].to_numpy()
         if not any(sides[number] >= 0 for panel in maps for number in panel.slots.tolist() if number != EMPTY):
-            return super().to_native(prepared, maps, channel)
+            return super().to_native(prepared, maps, channel, side=side)
         tiles: dict[str, list[tuple[np.ndarray, Any]]] = {}
         for panel in maps:
             for tile, number in zip(panel.maps, panel.slots.tolist(), strict=True):

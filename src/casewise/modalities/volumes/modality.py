@@ -224,7 +224,9 @@ class VolumesModality:
         slices = open_slices(Path(prepared.store.folder), prepared.store.address)
         return central_panels(prepared.study, slices, row, fitted)
 
-    def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:
+    def to_native(
+        self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
+    ) -> list[NativeMap]:
         """The map of one sequence on its scan or, for slice images, on each slice with a map."""
         from casewise.modalities.volumes.native_space import native_maps
 

@@ -36,7 +36,7 @@ def native_maps(prepared: PreparedCohort, panel: SlotMaps, sequence: str) -> lis
     affine = open_slices(prepared.store.folder, prepared.store.address).affines[panel.row]
     values = to_scan(panel.maps, panel.slots, affine, scan.shape, scan.affine)
     if not volumes.slice_index:
-        return [NativeMap(sequence, values, affine=scan.affine)]
+        return [NativeMap(sequence, values, affine=scan.affine, voxels=scan.values)]
     results = []
     for position in sorted({int(slot) for slot in panel.slots if slot != EMPTY}):
         path = sources.paths[number][position]

@@ -1,0 +1,77 @@
+"""The limits and options of a service."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from casewise.errors import CasewiseError
+
+MEBI = 2**20
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+SHORTEST_TOKEN = 8
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """The limits and options of a service.
+
+    Attributes:
+        bundle: a bundle (folder or zip file) or a run folder.
+        learner: as in `casewise.inference.ensemble.Ensemble`.
+        token: must be in the header of every request to the interface; empty for none.
+        keep: the folder in which requests and answers are kept; None keeps nothing.
+        max_bytes: of one request; max_files: of one request; max_pixels: of one image.
+        workers: processes that predict; queue: requests that may wait for one of them.
+        timeout: seconds until a prediction is stopped; upload_seconds: until an upload must be complete;
+            idle_seconds: without any byte from a client until its connection is closed.
+    """
+
+    bundle: Path
+    learner: str = "headline"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str = ""
+    keep: Path | None = None
+    max_bytes: int = 512 * MEBI
+    max_files: int = 1000
+    max_pixels: int = 100_000_000
+    workers: int = 1
+    queue: int = 8
+    timeout: float = 300.0
+    upload_seconds: float = 300.0
+    idle_seconds: float = 20.0
+
+    def check(self) -> None:
+        """Check that the options agree.
+
+        Raises:
+            CasewiseError: the service could be reached by others without a token, or the token is too short.
+        """
+        if not is_local(self.host) and not self.token:
+            raise CasewiseError(
+                f"--host: with {self.host}, other computers can reach the service. State a token as well, for example "
+                "in the environment variable CASEWISE_SERVE_TOKEN, or use the default host 127.0.0.1."
+            )
+        if self.token and (len(self.token) < SHORTEST_TOKEN or not self.token.isascii() or " " in self.token):
+            raise CasewiseError(
+                f"--token: a token has at least {SHORTEST_TOKEN} characters of ASCII and no blanks. `python -c 'import "
+                "secrets; print(secrets.token_urlsafe())'` prints one."
+            )
+        if self.keep is not None and self.keep.exists() and not self.keep.is_dir():
+            raise CasewiseError(f"--keep: {self.keep} is a file. Name a folder.")
+
+
+def is_local(host: str) -> bool:
+    """Whether only this computer can reach a server on `host`.
+
+    >>> is_local("127.0.0.1"), is_local("localhost"), is_local("0.0.0.0")
+    (True, True, False)
+    """
+    if host.casefold() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

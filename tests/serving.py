@@ -1,0 +1,77 @@
+"""A running service in tests: with a model, or with a worker that only pretends to have one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from casewise.serve.pool import WorkerPool
+from casewise.serve.server import server_of, service
+from casewise.serve.settings import ServiceSettings
+from casewise.serve.submission import Submission
+from casewise.serve.worker import WorkerPlan, work
+
+TOY = {
+    "title": "Toy",
+    "notice": "Research software.",
+    "slots": ["upper", "lower"],
+    "targets_by_name": {},
+    "titles": {},
+    "endings": [".png"],
+}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that answers at `url`."""
+
+    url: str
+    port: int
+    pool: WorkerPool
+    folder: Path
+
+
+@contextmanager
+def running(settings: ServiceSettings, target: Callable[[Connection, WorkerPlan], None] = work) -> Iterator[Running]:
+    """A service on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, service(settings, target) as (app, pool, _):
+        server = server_of(app, settings)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            port = listening.getsockname()[1]
+            yield Running(f"http://127.0.0.1:{port}", port, pool, pool.workers[0]._plan.folder)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def toy_work(connection: Connection, plan: WorkerPlan) -> None:
+    """A worker that does what the name of the first visit says: die, die once, wait for a file, or answer."""
+    connection.send_bytes(json.dumps({"ready": TOY}).encode())
+    while True:
+        try:
+            job = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        submission = Submission.from_json(job["submission"])
+        order = submission.visits[0].name
+        mark = plan.folder.parent / "died"
+        if order == "die" or (order == "die once" and not mark.exists()):
+            mark.touch()
+            os._exit(1)
+        if order == "wait":
+            (plan.folder.parent / "waiting").touch()
+            while not (plan.folder.parent / "go").exists():
+                time.sleep(0.01)
+        answer: dict[str, Any] = {"visits": [{"visit": order, "flags": []}], "pid": os.getpid()}
+        connection.send_bytes(json.dumps({"answer": answer}).encode())
