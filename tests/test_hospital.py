@@ -105,6 +105,11 @@ class TestFhir:
         assert "referenceRange" not in json.dumps(made)
         assert any("90% prediction interval 4 to 6.5" in note["text"] for note in made["total"]["note"])
 
+    def test_the_note_states_why_a_case_is_unlike_the_training_cases(self) -> None:
+        (flagged,) = observations((Value("net", "age", prediction=2.0, flags="upside down"),)).values()
+        assert "unlike the training cases: upside down." in " ".join(note["text"] for note in flagged["note"])
+        assert "unlike" not in json.dumps(observations((Value("net", "age", prediction=2.0),)))
+
     def test_classes_and_grades_are_codes_of_the_model(self) -> None:
         made = observations()
         for name, predicted in (("befund", "schön krank βeta"), ("grade", "2")):

@@ -17,7 +17,7 @@ from casewise.modalities.base import NativeMap
 from casewise.run import run
 from casewise.serve.pictures import strongest_slice
 from casewise.serve.problems import ServiceError
-from casewise.serve.session import ModelSession
+from casewise.serve.session import ModelSession, flags_of
 from casewise.serve.slots import into_series
 from casewise.serve.submission import Submission, UploadedFile, Visit, neutral_name
 from casewise.study.loading import build_study
@@ -117,3 +117,14 @@ def test_the_files_of_a_series_are_one_scan(tmp_path: Path) -> None:
     text = f"subject/visit 1: {tmp_path}/series-0/upload-1.dcm: it is cut. {tmp_path}/series-0: two series."
     assert submission.named(text, tmp_path) == "week 4: b.dcm: it is cut. the files of T1: two series."
     assert submission.files_in(text) == ["b.dcm"]
+    assert submission.named("upload-2.nii.gz: upside down. Far.") == "c.nii.gz: upside down. Far."
+
+
+def test_flags_of_the_results_are_those_of_their_visit() -> None:
+    result = {"distance": 0.5, "beyond": False, "flags": "upside down; nearly uniform", "problem": ""}
+    (flag,) = flags_of([result, result])
+    assert flag["code"] == "unlike"
+    assert "upside down; nearly uniform." in flag["message"]
+    assert flags_of([result | {"flags": ""}]) == []
+    codes = [flag["code"] for flag in flags_of([result | {"distance": 2.0, "beyond": True, "problem": "cut"}])]
+    assert codes == ["beyond", "unlike", "problem"]

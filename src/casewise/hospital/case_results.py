@@ -244,7 +244,7 @@ def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
             sentences.append(f"{value.title}: {value.note}.")
     flags = "; ".join(dict.fromkeys(value.flags for value in values if value.flags))
     if flags:
-        sentences.append(f"The case is unlike the training cases: {flags}. The figures of the model may not apply to it.")
+        sentences.append(f"The case is unlike the training cases: {flags}. The model's figures may not apply to it.")
     if any(value.distance is not None and value.distance > FAR for value in values):
         sentences.append(
             "The case is farther from the training cases than 19 of 20 held-out cases of the study; the figures of the "
