@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
+from casewise.explain.new_cases import explainable
 from casewise.inference.model import load_bundle
 from casewise.modalities.base import NativeMap
 from casewise.run import run
@@ -20,6 +21,7 @@ from casewise.serve.problems import ServiceError
 from casewise.serve.session import ModelSession, flags_of
 from casewise.serve.slots import into_series
 from casewise.serve.submission import Submission, UploadedFile, Visit, neutral_name
+from casewise.study.learners import is_baseline, learner_name
 from casewise.study.loading import build_study
 from tests.combinations import make_table, settings
 
@@ -78,6 +80,15 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
 def test_a_service_shows_one_learner(served_run: Path) -> None:
     with pytest.raises(RunError, match="--learner: networks means 2 learners"):
         ModelSession(served_run / "bundle", "networks", max_pixels=1)
+
+
+def test_maps_are_offered_of_networks_before_baselines_by_their_names(served_run: Path) -> None:
+    session = ModelSession(served_run / "bundle", "headline", max_pixels=1)
+    baselines = [is_baseline(name) for name in explainable(session.model.members)]
+    assert baselines == sorted(baselines)
+    titles = session.description["explained_titles"]
+    assert list(titles) == session.description["explained_learners"]
+    assert titles == {name: learner_name(name) for name in titles}
 
 
 def test_the_slice_is_shown_as_radiologists_view_it() -> None:

@@ -49,8 +49,8 @@ class OriginalMap:
 
 
 def explainable(members: Sequence[Bundle]) -> list[str]:
-    """The networks and baselines that have saliency maps; networks that weight tiles by attention have none."""
-    names = dict.fromkeys(member.model for member in members)
+    """Networks, then baselines, that have saliency maps; networks that weight tiles by attention have none."""
+    names = sorted(dict.fromkeys(member.model for member in members), key=is_baseline)
     attention = members[0].settings["panels"].get("pooling") == "attention"
     return [name for name in names if is_baseline(name) or not attention]
 

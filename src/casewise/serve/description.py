@@ -56,6 +56,7 @@ def describe(model: TrainedModel, study: Study, learner: str, explained: list[st
         "all_slots": study.missing_regions == "refuse" and not sequences,
         "endings": [".nii", ".nii.gz", ".dcm"] if sequences else list(ENDINGS),
         "explained_learners": explained,
+        "explained_titles": {name: learner_name(name) for name in explained},
         "explained_targets": list(study.outputs),
         "card": model.card,
     }

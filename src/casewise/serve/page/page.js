@@ -89,7 +89,7 @@ function describeModel() {
   get("card").textContent = model.card;
   get("card-fold").hidden = !model.card;
   options("saliency-target", model.explained_targets.map((name) => [name, titleOf(name)]));
-  options("saliency-learner", model.explained_learners.map((name) => [name, name]));
+  options("saliency-learner", model.explained_learners.map((name) => [name, model.explained_titles[name]]));
   get("learner-choice").hidden = model.explained_learners.length < 2;
   get("saliency").hidden = !model.explained_learners.length;
   get("images").hidden = get("about").hidden = false;
