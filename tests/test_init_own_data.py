@@ -326,6 +326,7 @@ class TestTargets:
             (["yes", "no"] * 6, "classification", 'positive: "yes"'),
             (["0", "1"] * 6, "classification", 'positive: "1"'),
             (["mild", "severe"] * 6, "classification", "positive: severe"),
+            (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
             (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
             (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
             (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),

@@ -200,10 +200,10 @@ def check_alike(
             )
             if people is not None:
                 listed = ", ".join(f'"{name.strip()}"' for name in same)
-                text += (
-                    f" If they are different people, state `subject_names: [[{listed}]]` in the study; "
-                    "`subject_names: as_written` states it of all such names."
-                )
+                text += f" If they are different people, state `subject_names: [[{listed}]]` in the study"
+                # names that differ only in case or spaces are alike also as they are written
+                differ = len({alike(name) for name in same}) == len(same)
+                text += "; `subject_names: as_written` states it of all such names." if differ else "."
             problems.add(f"{field} alike", text, row=min(rows[0]))
 
 

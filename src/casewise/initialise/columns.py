@@ -102,6 +102,16 @@ class Column:
         return Counter(self.values)
 
     @property
+    def counts_rows(self) -> bool:
+        """Whether its values are numbers without gaps, each in one row, such as from 1 to the number of rows.
+
+        >>> Column("Nr.", ["2", "1", "3"]).counts_rows, Column("Nr.", ["1", "2", "2"]).counts_rows
+        (True, False)
+        """
+        numbers = sorted(self.numbers or [])
+        return bool(numbers) and numbers == [numbers[0] + step for step in range(len(numbers))]
+
+    @property
     def filled(self) -> float:
         return len(self.values) / max(1, len(self.cells))
 
@@ -251,17 +261,29 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
             doubts.append(
                 f"Subject: {best.name!r} was chosen; {', '.join(map(repr, others))} may also identify people."
             )
+        if score == 1 and best.counts_rows and (repeated := _repeated_identifier(columns, files)):
+            doubts.append(
+                f"Subject: {repeated!r} was chosen, because its values look like names of subjects and repeat; "
+                f"{best.name!r} counts the rows."
+            )
+            return repeated
         if score == 1 and len(best.counts) == len(best.values):
             doubts.append(
                 f"Subject: every row has another {best.name!r}. If it numbers images rather than people, name the "
                 "column of people under `columns`, or write `subjects_known: false`."
             )
         return best.name
+    if repeated := _repeated_identifier(columns, files):
+        doubts.append(f"Subject: {repeated!r} was taken, because its values look like names of subjects.")
+    return repeated
+
+
+def _repeated_identifier(columns: Sequence[Column], files: Sequence[str]) -> str:
+    """The first column whose values look like names of subjects and repeat; '' if there is none."""
     for column in columns:
         counts = column.counts
         is_identifier = all(_IDENTIFIER.fullmatch(value) for value in counts)
         if is_identifier and 4 <= len(counts) < len(column.values) and column.name not in files:
-            doubts.append(f"Subject: {column.name!r} was taken, because its values look like names of subjects.")
             return column.name
     return ""
 

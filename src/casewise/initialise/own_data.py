@@ -20,7 +20,7 @@ from casewise.initialise.columns import Roles, understand_columns
 from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
 from casewise.initialise.mixed_numbers import check_numbers, not_chosen
 from casewise.initialise.patterns import stated_pattern
-from casewise.initialise.recipe import DataFacts, available_weights, default_recipe
+from casewise.initialise.recipe import DataFacts, available_weights, default_recipe, weights_text
 from casewise.initialise.rows import (
     FOUND,
     ImageRows,
@@ -178,13 +178,14 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     )
     if facts.scans:
         lines += _scan_lines(sequences, rows, slices)
-    lines += ["", *default_recipe(facts, available_weights())]
+    weights = available_weights()
+    lines += ["", *default_recipe(facts, weights)]
     study.files[STUDY] = _wrapped(lines).encode("utf-8")
     _add_modality(study, files, rows, scans=facts.scans)
     study.understood.insert(
         0, f"{counted(len(present), files.noun)} of {_subjects_text(rows, facts.subjects)}{skipped_text(files)}."
     )
-    study.understood += _meaning(rows, plan)
+    study.understood += [*_meaning(rows, plan), weights_text(weights)]
     return study
 
 

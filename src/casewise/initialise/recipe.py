@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from casewise.study.weight_files import is_present
+from casewise.study.weight_files import environment_folder, is_present
 
 # In order of preference: small enough to be trained on a CPU in minutes.
 SMALL_PRETRAINED = ("mobilenet_v2", "resnet18", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x1_0")
@@ -33,6 +33,20 @@ class DataFacts:
 def available_weights() -> str:
     """The first of the small networks whose pretrained weights are on this computer; '' if there are none."""
     return next((name for name in SMALL_PRETRAINED if is_present(name)), "")
+
+
+def weights_text(weights: str) -> str:
+    """What is understood of first weights: which network has them, or where they were looked for."""
+    if weights:
+        return f"Weights: pretrained ones of {weights} are on this computer."
+    folder = environment_folder()
+    where = "CASEWISE_WEIGHTS names no folder with them"
+    if folder is not None:
+        where = f"{folder}, which CASEWISE_WEIGHTS names, {'has none' if folder.is_dir() else 'does not exist'}"
+    return (
+        f"Weights: NO PRETRAINED WEIGHTS are on this computer ({where}), so the study states `weights: random`. With "
+        "pretrained ones results are nearly always better: see the comment in the study."
+    )
 
 
 def default_recipe(facts: DataFacts, weights: str) -> list[str]:

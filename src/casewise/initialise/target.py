@@ -66,8 +66,8 @@ MOST_CLASSES = 20
 MOST_GRADES = 11
 _FEW = 5
 _NEGATIVE = re.compile(
-    r"(^|[\W_])(no|non|not|none|n|normal|neg|negative|benign|healthy|controls?|absent|false|0|nein|keine?|gesund|without|"
-    r"nofinding)($|[\W_])",
+    r"(^|[\W_])(no|non|not|none|n|normal\w*|neg|negative|benign|healthy|controls?|absent|false|0|nein|keine?|gesund|without|"
+    r"ohne|unauffällig|nofinding)($|[\W_])",
     re.IGNORECASE,
 )
 

@@ -98,7 +98,7 @@ def read_duration(value: Any) -> Any:
     (1800.0, 5400.0, 90.0, 60)
     """
     stated = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|seconds?|min|minutes?|h|hours?)\s*", value)
+        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|mins?|minutes?|h|hours?)\s*", value)
         if isinstance(value, str)
         else None
     )
