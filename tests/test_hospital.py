@@ -16,7 +16,15 @@ import pytest
 
 from casewise.errors import CasewiseError, RunError
 from casewise.hospital import formats
-from casewise.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, quantities, results_of
+from casewise.hospital.case_results import (
+    RESEARCH,
+    CaseResult,
+    ModelFacts,
+    Value,
+    quantities,
+    results_of,
+    with_uncomputed,
+)
 from casewise.hospital.formats import FORMATS, format_named
 from casewise.hospital.write import file_stem, parsed, result_folders
 from casewise.inference.chunks import PredictedChunk, cases_of, names_visits, sources_of
@@ -105,6 +113,11 @@ class TestFhir:
         assert "referenceRange" not in json.dumps(made)
         assert any("90% prediction interval 4 to 6.5" in note["text"] for note in made["total"]["note"])
 
+    def test_images_of_one_name_have_files_of_their_own(self) -> None:
+        values = tuple(Value("net", "age", image=f"{side}/img.png", prediction=2.0) for side in ("left", "right"))
+        names = [name for name, _ in FORMATS["fhir"].files(result(values=values), FACTS)]
+        assert len(set(names)) == 2
+
     def test_the_note_states_why_a_case_is_unlike_the_training_cases(self) -> None:
         (flagged,) = observations((Value("net", "age", prediction=2.0, flags="upside down"),)).values()
         assert "unlike the training cases: upside down." in " ".join(note["text"] for note in flagged["note"])
@@ -128,7 +141,7 @@ class TestFhir:
         assert not any(key.startswith("value") for key in age)
 
     def test_a_score_that_could_not_be_computed_names_what_is_missing(self) -> None:
-        made = observations((VALUES[0], VALUES[3]))
+        made = observations(with_uncomputed((VALUES[0], VALUES[3]), FACTS))
         assert "redness[lower]" in made["total"]["dataAbsentReason"]["text"]
         assert made["total"]["component"][0]["valueQuantity"]["value"] == 1.23457
 
@@ -161,6 +174,21 @@ class TestDicom:
 
         ((_, content),) = FORMATS["sr"].files(result(*sources, values=values), FACTS)
         return srread(io.BytesIO(content))
+
+    def test_a_report_without_a_score_is_partial(self, tmp_path: Path) -> None:
+        image = film(tmp_path / "a.dcm", SOPInstanceUID="1.2.3.1.1")
+        report = self.report(image, values=with_uncomputed((VALUES[0], VALUES[3]), FACTS))
+        assert report.CompletionFlag == "PARTIAL"
+        comments = [str(item.get("TextValue", "")) for item in report.ContentSequence]
+        assert any("total: no prediction" in text and "no redness[lower]" in text for text in comments)
+
+    def test_images_of_two_people_of_no_number_have_no_report(self, tmp_path: Path) -> None:
+        images = [
+            film(tmp_path / f"{name}.dcm", SOPInstanceUID=f"1.2.3.1.{number}", PatientID="", PatientName=name)
+            for number, name in enumerate(["Müller^Jörg", "Meier^Anna"], start=1)
+        ]
+        with pytest.raises(CasewiseError, match="several patient identifiers, names"):
+            self.report(*images)
 
     def test_measurements_classes_and_evidence(self, tmp_path: Path) -> None:
         first = film(tmp_path / "a.dcm", SOPInstanceUID="1.2.3.1.1")

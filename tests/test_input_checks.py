@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from casewise.errors import RunError
 from casewise.inference.input_checks import flags
 from casewise.inference.input_checks.flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
 from casewise.inference.input_checks.limits import (
@@ -182,6 +183,20 @@ def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path) -> None:
 def test_the_model_of_one_network_has_no_limits(images: Path) -> None:
     job = baseline_run().files.job("linear_pixels", 0).path
     assert (load_bundle(job).predict(images)["flags"] == "").all()
+
+
+def test_a_case_is_far_in_all_of_its_rows() -> None:
+    limits = Limits(1, 1, 0.25, {}, distance={"net": {"a": 1.0, "b": 5.0}})
+    rows = pd.DataFrame(
+        {"case": ["1", "1", "2"], "model": "net", "target": ["a", "b", "a"], "distance": [2.0, 2.0, 0.5]}
+    )
+    assert with_flags(rows, limits, {"2": "upside down"})["flags"].tolist() == [FAR, FAR, "upside down"]
+
+
+def test_abstaining_without_limits_is_refused() -> None:
+    model = load_bundle(baseline_run().folder / "bundle")
+    with pytest.raises(RunError, match=r"--abstain: .* has no limits of images"):
+        replace(model, limits=None).predict(pd.DataFrame(), abstain=True)
 
 
 def test_abstaining_leaves_out_flagged_cases(images: Path, tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def test_other_hosts_need_a_token_and_tokens_are_long() -> None:
 
 def test_pages_of_other_sites_cannot_use_a_local_service(toy: Running) -> None:
     error_of(httpx.get(toy.url + "/api/model", headers={"Host": "evil.example"}), 421, "wrong_host")
+    error_of(httpx.get(toy.url + "/api/model", headers={"Host": "["}), 421, "wrong_host")
+    error_of(httpx.post(toy.url + "/api/predict", files=IMAGE, headers={"Origin": "http://["}), 403, "other_site")
     answer = httpx.post(toy.url + "/api/predict", files=IMAGE, headers={"Origin": "http://evil.example"})
     error_of(answer, 403, "other_site")
     own = httpx.post(toy.url + "/api/predict", files=IMAGE, headers={"Origin": toy.url})

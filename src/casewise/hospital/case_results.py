@@ -157,7 +157,7 @@ def results_of(chunk: PredictedChunk, facts: ModelFacts) -> list[CaseResult]:
         if not case:
             continue
         first = rows.iloc[0]
-        values = tuple(_value(row, facts) for row in rows.to_dict("records"))
+        values = with_uncomputed([_value(row, facts) for row in rows.to_dict("records")], facts)
         visit = str(first["visit"]) if chunk.has_visits else ""
         results.append(CaseResult(str(case), str(first["subject"]), visit, chunk.sources.get(str(case), ()), values))
     return results
@@ -189,17 +189,23 @@ def _number(value: Any) -> float | None:
     return None if value is None or value != value else float(value)
 
 
-def quantities(result: CaseResult, facts: ModelFacts) -> Iterator[Quantity]:
-    """The scores of a case, each with the inputs of its formula, and the targets that no score uses.
+def with_uncomputed(values: Sequence[Value], facts: ModelFacts) -> tuple[Value, ...]:
+    """The values of a case, and a reason for each score that could not be computed, such as for a missing region."""
+    lacking = []
+    for learner in dict.fromkeys(value.learner for value in values):
+        own = [value for value in values if value.learner == learner]
+        computed = {value.target for value in own}
+        lacking += [_uncomputed(score, learner, own) for name, score in facts.scores.items() if name not in computed]
+    return (*values, *lacking)
 
-    A score that could not be computed, such as one over a region that the case lacks, is a quantity with a reason.
-    """
+
+def quantities(result: CaseResult, facts: ModelFacts) -> Iterator[Quantity]:
+    """The scores of a case, each with the inputs of its formula, and the targets that no score uses."""
     used = {name for score in facts.scores.values() for name in score.targets}
     for learner in dict.fromkeys(value.learner for value in result.values):
         values = [value for value in result.values if value.learner == learner]
         for score in facts.scores.values():
-            own = [value for value in values if value.target == score.name]
-            for value in own or [_uncomputed(score, learner, values)]:
+            for value in (value for value in values if value.target == score.name):
                 yield Quantity(value, tuple(_inputs(score, value, values)))
         for value in values:
             if value.target not in facts.scores and value.target not in used:
@@ -232,16 +238,18 @@ def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
     if facts.synthetic:
         sentences.append("The model was trained on synthetic images.")
     share = f"{facts.coverage:.0%}" if facts.coverage is not None else ""
+    several = len({value.learner for value in values}) > 1
     for value in values:
+        title = f"{value.title}, {value.learner}" if several else value.title
         if value.prediction is None:
-            sentences.append(f"{value.title}: no prediction. {value.problem}")
+            sentences.append(f"{title}: no prediction. {value.problem}")
             continue
         if value.low is not None and value.high is not None:
-            sentences.append(f"{value.title}: {share} prediction interval {value.low:.4g} to {value.high:.4g}.")
+            sentences.append(f"{title}: {share} prediction interval {value.low:.4g} to {value.high:.4g}.")
         if value.members:
-            sentences.append(f"{value.title}: {share} prediction set: {', '.join(value.members)}.")
+            sentences.append(f"{title}: {share} prediction set: {', '.join(value.members)}.")
         if value.note:
-            sentences.append(f"{value.title}: {value.note}.")
+            sentences.append(f"{title}: {value.note}.")
     flags = "; ".join(dict.fromkeys(value.flags for value in values if value.flags))
     if flags:
         sentences.append(f"The case is unlike the training cases: {flags}. The model's figures may not apply to it.")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SCHEME = "99CASEWISE"
 LONGEST_CODE, LONGEST_MEANING, LONGEST_NAME = 16, 64, 64
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+# What the images of one person have in common.
+PATIENT = ("PatientID", "PatientName", "PatientBirthDate")
 # What a report copies from the images, and may be empty in them.
 COPIED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"),
@@ -70,8 +72,11 @@ def source_headers(result: CaseResult) -> list[Dataset]:
             headers.setdefault(str(header.SOPInstanceUID), header)
     if not headers:
         raise CasewiseError("No image of the case is named, and a report belongs to the study of its images.")
-    if len({str(header.PatientID).strip() for header in headers.values()}) > 1:
-        raise CasewiseError("Its images have several patient identifiers. A report is about one patient.")
+    people = {tuple(str(header.get(name) or "").strip() for name in PATIENT) for header in headers.values()}
+    if len(people) > 1:
+        raise CasewiseError(
+            "Its images have several patient identifiers, names or dates of birth. A report is about one patient."
+        )
     return list(headers.values())
 
 

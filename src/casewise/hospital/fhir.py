@@ -30,7 +30,10 @@ class Fhir:
             resource = observation(result, quantity, facts)
             Observation.model_validate(resource)
             main = quantity.main
-            yield "-".join(filter(None, (main.target, main.location, main.learner))), json_text(resource).encode()
+            # two images of a case may have one name in different folders
+            image = digest(main.image)[:8] if main.image else ""
+            name = "-".join(filter(None, (main.target, main.location, image, main.learner)))
+            yield name, json_text(resource).encode()
 
 
 def observation(result: CaseResult, quantity: Quantity, facts: ModelFacts) -> dict[str, Any]:

@@ -133,7 +133,10 @@ def held_out_quantile(values: np.ndarray) -> float:
 def why_no_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> str:
     """Why a network gives no distances; empty if it gives them."""
     if not facts:
-        return "its facts state none: it was trained by an earlier version, or its training features did not vary"
+        return (
+            "its facts state none: it was trained by an earlier version, its training features did not vary, or it was "
+            "trained on all folds and the network of a fold has none"
+        )
     if not folder.distance.exists():
         name = folder.distance.path.name
         return f"{name} is missing beside its weights; copy it from the folder in which the network was trained"

@@ -25,7 +25,7 @@ from casewise.inference.chunks import (
 from casewise.inference.combination import Combination
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Ensemble
 from casewise.inference.input_checks.flags import case_flags, with_flags
-from casewise.inference.input_checks.limits import Limits
+from casewise.inference.input_checks.limits import FEWEST_SUBJECTS, Limits
 from casewise.inference.new_cases import NewTable, new_table
 from casewise.inference.output_table import OutputTable
 from casewise.inference.run_members import predicting_members
@@ -83,6 +83,19 @@ class TrainedModel:
     def decisions(self) -> Mapping[str, Any]:
         """The rules of grades with their thresholds by learner (see `casewise.predictions.decisions`)."""
         return self.combination.decisions
+
+    def check_abstaining(self) -> None:
+        """Check that there are limits of the images of new cases.
+
+        Raises:
+            RunError: there are none, so that no case would be left out.
+        """
+        if self.limits is None or not self.limits.ranges:
+            raise RunError(
+                f"--abstain: {self.folder} has no limits of images, by which cases are flagged. They need at least "
+                f"{FEWEST_SUBJECTS} training subjects and a bundle of this version: run the study again, or leave out "
+                "--abstain."
+            )
 
     @property
     def table(self) -> OutputTable:
@@ -143,6 +156,8 @@ class TrainedModel:
             CasewiseError: the table has problems, or images cannot be read; every problem is named.
             RunError: there is no such learner.
         """
+        if abstain:
+            self.check_abstaining()
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
             table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
@@ -198,6 +213,8 @@ class TrainedModel:
         Raises:
             CasewiseError: as `predict_in_chunks`.
         """
+        if abstain:
+            self.check_abstaining()
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
             table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)

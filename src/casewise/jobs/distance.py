@@ -11,6 +11,8 @@ from casewise.run_folder import JobFolder
 from casewise.study.seeds import mixed_seed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from casewise.inference.predictor import Predictor
@@ -30,9 +32,9 @@ def training_distance(
     return FeatureDistance.fit(features, int(subjects.iloc[rows].nunique()))
 
 
-def scales_of_folds(folder: JobFolder) -> list[dict[str, float]]:
-    """The scales of the distance in the networks of the folds, beside the folder of one that is trained on all."""
-    facts = [JobFolder(path).facts.read() for path in sorted(folder.path.parent.glob("fold*"))]
+def scales_of_folds(folders: Sequence[JobFolder]) -> list[dict[str, float]]:
+    """The scales of the distance in the networks of the folds; empty for one without."""
+    facts = [folder.facts.read() for folder in folders]
     return [network["distance"]["scale"] if network.get("distance") else {} for network in facts]
 
 

@@ -255,7 +255,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     subjects = panels["subject"].astype(str)
     distance = training_distance(fitted.predictor, fitted.panels, fitted.fit_rows, subjects, study.seed)
     if job.final:
-        distance = distance.scaled_like(scales_of_folds(job.folder)) if distance else None
+        distance = distance.scaled_like(scales_of_folds(job.folder.folds(inputs.splits.folds))) if distance else None
         return JobPredictions(None, None, {}, distance)
     tables, tile_tables = [], []
     for stage, side in (("oof", job.fold), ("test", -1)):

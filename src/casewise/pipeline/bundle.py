@@ -152,8 +152,9 @@ def _response(study: Study, folder: RunFolder, results: Mapping[str, Any]) -> di
     stages = (results.get("response") or {}).values()
     if not any(entry["n_visits"] for of_stage in stages for entry in of_stage.values()):
         return None
-    rows = folder.predictions.read(["target", "y_true"])
-    truth = rows.loc[rows["target"] == study.primary_outcome, "y_true"].to_numpy(dtype=float)
+    rows = folder.predictions.read(["target", "stage", "y_true"])
+    own = (rows["target"] == study.primary_outcome) & (rows["stage"] == "oof")
+    truth = rows.loc[own, "y_true"].to_numpy(dtype=float)
     return {
         "baseline": study.evaluation.baseline,
         "thresholds": list(study.evaluation.responders),

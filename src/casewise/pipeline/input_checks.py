@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.inference.input_checks.limits import Training, distance_limits, expected_regions, fit_limits
+from casewise.inference.input_checks.limits import (
+    MOST_OF_CASE,
+    Training,
+    distance_limits,
+    expected_regions,
+    fit_limits,
+)
 from casewise.inference.input_checks.measures import measure
 from casewise.splits.predefined import TEST
 
@@ -20,8 +26,8 @@ if TYPE_CHECKING:
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
-# At most so many images are measured, of randomly chosen cases, and so many of one case.
-MOST_IMAGES, MOST_OF_CASE = 2000, 16
+# At most so many images are measured, of randomly chosen cases.
+MOST_IMAGES = 2000
 
 
 def input_checks(
@@ -44,9 +50,7 @@ def input_checks(
 
 
 def _sample(cases: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Some of the rows, sorted: all of them if there are few, else those of randomly chosen cases."""
-    if len(rows) <= MOST_IMAGES:
-        return rows
+    """Some of the rows, sorted: at most `MOST_OF_CASE` of a case, and of many cases those of randomly chosen ones."""
     order = np.random.default_rng(seed).permutation(rows)
     _, numbers = np.unique(cases[order], return_inverse=True)
     counts = np.zeros(numbers.max() + 1, dtype=int)

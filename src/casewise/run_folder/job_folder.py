@@ -145,6 +145,10 @@ class JobFolder(TrainingFolder):
         """The rule of each grade for cases that the network predicts alone, with its thresholds."""
         return JsonFile(self.path / "decisions.json", portable=True)
 
+    def folds(self, count: int) -> list[JobFolder]:
+        """The folders of the same learner on all folds but one, beside that of a network on all folds."""
+        return [JobFolder(self.path.with_name(f"fold{fold + 1}")) for fold in range(count)]
+
     def weights_sha256(self) -> str:
         """The checksum of the trained weights, as the facts record it.
 

@@ -77,13 +77,12 @@ class Guard:
         """Refuse a request for another host, from another site's page, or without the token."""
         headers, path = _headers(scope), str(scope["path"])
         host = headers.get("host", "")
-        name = (urlsplit(f"//{host}").hostname or "") if host else ""
-        if is_local(self._settings.host) and name not in LOCAL_NAMES:
+        if is_local(self._settings.host) and _part(f"//{host}", "hostname") not in (*LOCAL_NAMES, self._settings.host):
             raise ServiceError(
                 421, "wrong_host", "This service answers requests for localhost and 127.0.0.1 only. Use one of these."
             )
         origin = headers.get("origin", "")
-        if origin and urlsplit(origin).netloc != host:
+        if origin and _part(origin, "netloc") != host:
             raise ServiceError(403, "other_site", "Pages of other sites cannot use this service.")
         if not self._settings.token or path in OPEN_WITHOUT_TOKEN or path.startswith("/page/"):
             return
@@ -187,6 +186,14 @@ class _Exchange:
 def _headers(scope: Scope) -> dict[str, str]:
     values: list[tuple[bytes, bytes]] = scope["headers"]
     return {name.decode("latin-1").casefold(): value.decode("latin-1") for name, value in values}
+
+
+def _part(address: str, name: str) -> str:
+    """A part of an address; empty if it has none, or is no address."""
+    try:
+        return str(getattr(urlsplit(address), name) or "")
+    except ValueError:
+        return ""
 
 
 def _digest(token: str) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.inference.input_checks.limits import (
+    MOST_OF_CASE,
     UNIFORM,
     Limits,
     negative_difference,
@@ -90,10 +91,13 @@ def _add(flags: list[list[str]], flagged: list[bool], reason: str) -> None:
 def case_flags(limits: Limits, new: NewCases) -> dict[str, str]:
     """By case the reasons of its images, those of one image after its file's name where a case has several."""
     images = new.cohort.images
-    by_image = image_flags(limits, measure(new.store, range(len(images))))
+    by_case = images.assign(row=np.arange(len(images))).groupby("case", sort=False)["row"]
+    chosen = np.sort(np.concatenate([_evenly(rows.to_numpy()) for _, rows in by_case]))
+    by_image = image_flags(limits, measure(new.store, chosen.tolist()))
     counts = images["case"].value_counts()
     reasons: dict[str, list[str]] = {str(case): [] for case in images["case"].unique()}
-    for case, path, of_image in zip(images["case"].astype(str), images["path"], by_image, strict=True):
+    examined = images.iloc[chosen]
+    for case, path, of_image in zip(examined["case"].astype(str), examined["path"], by_image, strict=True):
         name = f"{Path(str(path)).name}: " if counts[case] > 1 else ""
         reasons[case] += [name + reason for reason in of_image]
     regions = images.groupby(images["case"].astype(str), sort=False)["region"].agg(set)
@@ -102,13 +106,22 @@ def case_flags(limits: Limits, new: NewCases) -> dict[str, str]:
     return {case: SEPARATOR.join(dict.fromkeys(texts)) for case, texts in reasons.items()}
 
 
+def _evenly(rows: np.ndarray) -> np.ndarray:
+    """At most `MOST_OF_CASE` of the rows of a case, evenly spread."""
+    count = min(len(rows), MOST_OF_CASE)
+    return np.asarray(rows[np.arange(count) * len(rows) // count])
+
+
 def with_flags(rows: pd.DataFrame, limits: Limits, of_cases: Mapping[str, str]) -> pd.DataFrame:
-    """Rows of `casewise.inference.ensemble` with the column `flags`: those of their case, and that it is far."""
-    flags = []
-    for case, learner, target, distance in zip(
-        rows["case"], rows["model"], rows["target"], rows["distance"], strict=True
-    ):
-        limit = limits.distance.get(str(learner), {}).get(str(target))
-        is_far = limit is not None and distance > limit
-        flags.append(SEPARATOR.join(text for text in (of_cases.get(str(case), ""), FAR if is_far else "") if text))
-    return rows.assign(flags=flags)
+    """Rows of `casewise.inference.ensemble` with the column `flags`: those of their case, and that it is far.
+
+    A case is far for a learner if any of its targets, regions or images is, so that all of its rows have the flag.
+    """
+    units = list(zip(rows["case"].astype(str), rows["model"].astype(str), strict=True))
+    far = set()
+    for (case, learner), target, distance in zip(units, rows["target"], rows["distance"], strict=True):
+        limit = limits.distance.get(learner, {}).get(str(target))
+        if limit is not None and distance > limit:
+            far.add((case, learner))
+    reasons = [(of_cases.get(unit[0], ""), FAR if unit in far else "") for unit in units]
+    return rows.assign(flags=[SEPARATOR.join(filter(None, texts)) for texts in reasons])

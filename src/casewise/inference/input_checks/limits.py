@@ -40,6 +40,8 @@ LEAST_TOLERANCE = 0.25
 UNIFORM = 0.01
 DETECTED = 0.8
 RIDGE = 0.1
+# So many images of a case are examined, both for the limits and in new cases.
+MOST_OF_CASE = 16
 # Fewer subjects give no limits.
 FEWEST_SUBJECTS = 8
 
@@ -148,7 +150,7 @@ def fit_limits(training: Training, regions: Sequence[str] = ()) -> Limits:
     tolerance = training.worst(needed, SHARES["range"])
     subjects = len(np.unique(training.subjects))
     if tolerance is None or len(folds) < 2:
-        return Limits(len(values), subjects, LEAST_TOLERANCE, {}, regions=tuple(regions))
+        return Limits(len(values), subjects, LEAST_TOLERANCE, {})
     tolerance = max(tolerance, LEAST_TOLERANCE)
     low, high = inner_range(values)
     slack = tolerance * spans(low, high)
