@@ -133,7 +133,7 @@ def file_stem(case: str, name: str) -> str:
     """A file name that people recognise, made of plain letters, with a hash that tells equal ones from each other.
 
     >>> file_stem("Müller/1", "grade")
-    'Müller_1-grade-e2a3f4e0'
+    'Müller_1-grade-6355924a'
     """
     plain = re.sub(r"[^\w.=@-]+", "_", f"{case}-{name}" if name else case).strip("._") or "case"
     return f"{plain.encode()[:LONGEST_STEM].decode(errors='ignore')}-{digest(case, name)[:8]}"
