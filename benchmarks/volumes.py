@@ -74,14 +74,16 @@ def answer(task: dict[str, Any]) -> Any:
 def in_own_processes(*tasks: dict[str, Any]) -> list[Any]:
     """Run the tasks in parallel, each in a separate process; Ctrl-C ends them before this process."""
     commands = [[sys.executable, __file__, "--task", json.dumps(task)] for task in tasks]
-    # A process ignores Ctrl-C until it can handle it; `end` sends it again.
-    processes = [
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
-        )
-        for command in commands
-    ]
+    processes: list[subprocess.Popen[str]] = []
     try:
+        for command in commands:
+            # Ctrl-C waits until the process is in the list of those that are ended.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=ignore_interrupts)
+                processes.append(process)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         result = [process.communicate()[0] for process in processes]
     except KeyboardInterrupt:
         for process in processes:
@@ -91,6 +93,12 @@ def in_own_processes(*tasks: dict[str, Any]) -> list[Any]:
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
     return [json.loads(text.splitlines()[-1]) for text in result]
+
+
+def ignore_interrupts() -> None:
+    """Ignore Ctrl-C in a new process until it can handle it; `end` sends it again."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def end(process: subprocess.Popen[str]) -> None:
