@@ -65,8 +65,8 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
     assert answer["trajectory"] is None
     json.dumps(answer, allow_nan=False)
     maps = session.explain(submission, tmp_path)["maps"]
-    places = {entry["region"] or entry["file"] for entry in maps}
-    assert places == ({"T1", "T2"} if session.description["series"] else {rows["path"].iloc[0]})
+    shown = {entry["region"] or entry["file"] for entry in maps}
+    assert shown == ({"T1", "T2"} if session.description["series"] else {rows["path"].iloc[0]})
     if session.description["series"]:
         assert all("axial slice" in entry["note"] for entry in maps)
         assert {(entry["width"], entry["height"]) for entry in maps} == {(32, 32)}

@@ -144,7 +144,7 @@ class WorkerPool:
     ) -> None:
         self.workers = [Worker(plan, target) for _ in range(workers)]
         self._counters, self._timeout = counters, timeout
-        self._places = workers + queue_length
+        self._capacity = workers + queue_length
         self._taken = 0
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="worker")
@@ -166,12 +166,12 @@ class WorkerPool:
         Raises:
             ServiceError: 503, there is none.
         """
-        if self._taken >= self._places:
+        if self._taken >= self._capacity:
             self._counters.add("refused_total")
             raise ServiceError(
                 503,
                 "busy",
-                f"The service is busy: {self._places} requests are in progress. Try again in {RETRY_AFTER} seconds.",
+                f"The service is busy: {self._capacity} requests are in progress. Try again in {RETRY_AFTER} seconds.",
                 retry_after=RETRY_AFTER,
             )
         self._taken += 1

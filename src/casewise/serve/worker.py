@@ -85,8 +85,8 @@ def _answered(
 def location_of(error: BaseException) -> str:
     """The type of an error and where it was raised, without its message, which may quote data of a patient."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
-    places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
-    return f"{type(error).__name__} at {places}"
+    lines = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+    return f"{type(error).__name__} at {lines}"
 
 
 def _send(connection: Connection, message: dict[str, Any]) -> None:

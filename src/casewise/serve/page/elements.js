@@ -55,5 +55,5 @@ export function digits(range) {
   return span > 20 ? 1 : 2;
 }
 
-export const shown = (value, places) => (value === null || value === undefined ? "–" : value.toFixed(places));
-export const signed = (value, places) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(places)}`;
+export const shown = (value, decimals) => (value === null || value === undefined ? "–" : value.toFixed(decimals));
+export const signed = (value, decimals) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(decimals)}`;

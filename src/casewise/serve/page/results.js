@@ -35,17 +35,17 @@ function headlineOf(result, what, value, beside) {
 
 const percent = (model) => `${Math.round(100 * model.coverage)} %`;
 
-function interval(result, places) {
-  return result.prediction_low === null ? "" : `${shown(result.prediction_low, places)} to ${shown(result.prediction_high, places)}`;
+function interval(result, decimals) {
+  return result.prediction_low === null ? "" : `${shown(result.prediction_low, decimals)} to ${shown(result.prediction_high, decimals)}`;
 }
 
 function number(result, target, model) {
-  const places = digits(target.range);
-  const range = interval(result, places);
+  const decimals = digits(target.range);
+  const range = interval(result, decimals);
   const beside = [range && `${percent(model)} interval ${range}`, result.band].filter(Boolean).join(" · ");
-  const nodes = [headlineOf(result, result.title, shown(result.prediction, places), beside)];
-  if (result.prediction !== null) nodes.push(...scale(result, target, places, range, model));
-  const notes = [result.interval_note, result.spread === null ? "" : `standard deviation over the networks ${shown(result.spread, places)}`].filter(Boolean);
+  const nodes = [headlineOf(result, result.title, shown(result.prediction, decimals), beside)];
+  if (result.prediction !== null) nodes.push(...scale(result, target, decimals, range, model));
+  const notes = [result.interval_note, result.spread === null ? "" : `standard deviation over the networks ${shown(result.spread, decimals)}`].filter(Boolean);
   if (notes.length) nodes.push(element("p", `${notes.join("; ")}.`, "note"));
   return nodes;
 }
@@ -59,12 +59,12 @@ export function bandsOf(target) {
   }));
 }
 
-function scale(result, target, places, range, model) {
+function scale(result, target, decimals, range, model) {
   const [low, high] = target.range;
   const at = (value) => `${(100 * (Math.min(Math.max(value, low), high) - low)) / (high - low)}%`;
   const bar = element("div", "", "scale");
   bar.setAttribute("role", "img");
-  bar.setAttribute("aria-label", `${result.title} ${shown(result.prediction, places)} on a scale from ${low} to ${high}` +
+  bar.setAttribute("aria-label", `${result.title} ${shown(result.prediction, decimals)} on a scale from ${low} to ${high}` +
     `${range ? `, interval ${range}` : ""}${result.band ? `, band ${result.band}` : ""}.`);
   const bands = bandsOf(target);
   for (const band of bands) {
@@ -81,7 +81,7 @@ function scale(result, target, places, range, model) {
   }
   const mark = element("span", "", "mark");
   mark.style.left = at(result.prediction);
-  mark.dataset.value = shown(result.prediction, places);
+  mark.dataset.value = shown(result.prediction, decimals);
   bar.append(mark);
   const ends = element("p", "", "ends");
   ends.append(element("span", String(low)), element("span", String(high)));
@@ -100,8 +100,8 @@ function scale(result, target, places, range, model) {
 
 function components(results, targetOf, model, below) {
   const node = element("div");
-  const places = (result) => digits(targetOf(result).range);
-  const cell = (result) => (result ? [shown(result.prediction, places(result)), interval(result, places(result))] : "");
+  const decimals = (result) => digits(targetOf(result).range);
+  const cell = (result) => (result ? [shown(result.prediction, decimals(result)), interval(result, decimals(result))] : "");
   const columns = [...new Set(results.map((result) => result.image || result.region))];
   const titles = [...new Set(results.map((result) => result.title))];
   const small = results.some((result) => result.prediction_low !== null) ? `below: the ${percent(model)} interval` : "no intervals were calibrated";

@@ -17,17 +17,17 @@ export function drawTrajectory(node, course, model) {
   node.replaceChildren();
   if (!course) return;
   const target = model.targets.find((other) => other.name === course.target);
-  const places = digits(target.range);
+  const decimals = digits(target.range);
   const box = element("article", "", "answer course");
   node.append(box);
-  box.append(element("h3", `${course.title} over the visits`), chart(box, course, target, places));
+  box.append(element("h3", `${course.title} over the visits`), chart(box, course, target, decimals));
   const thresholds = model.response ? model.response.thresholds : [];
   const head = ["visit", course.title, ...(model.response ? ["change"] : []), ...thresholds.map((t) => `≥ ${t} %`)];
   const rows = course.visits.map((visit) => {
-    const range = visit.low === null ? "" : `${shown(visit.low, places)} to ${shown(visit.high, places)}`;
+    const range = visit.low === null ? "" : `${shown(visit.low, decimals)} to ${shown(visit.high, decimals)}`;
     const change = visit.is_baseline ? "baseline" : visit.change === null ? "–" : `${signed(visit.change, 0)} %`;
     const responses = thresholds.map((t) => (String(t) in visit.response ? (visit.response[String(t)] ? "yes" : "no") : "–"));
-    return [visit.visit, [shown(visit.value, places), range], ...(model.response ? [change, ...responses] : [])];
+    return [visit.visit, [shown(visit.value, decimals), range], ...(model.response ? [change, ...responses] : [])];
   });
   box.append(table("Below a value: its interval", head, rows));
   if (model.response) {
@@ -36,9 +36,9 @@ export function drawTrajectory(node, course, model) {
   }
 }
 
-function chart(box, course, target, places) {
+function chart(box, course, target, decimals) {
   const width = Math.max(280, box.clientWidth - 36);
-  const svg = draw("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": described(course, places) });
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": described(course, decimals) });
   const days = course.visits.map((visit) => visit.day);
   const [from, to] = [Math.min(...days), Math.max(...days)];
   const top = Math.min(target.range[1], 1.1 * Math.max(...course.visits.map((visit) => visit.high ?? visit.value)) || target.range[1]);
@@ -64,7 +64,7 @@ function chart(box, course, target, places) {
       svg.append(draw("line", { x1: at, x2: at, y1: y(visit.low), y2: y(Math.min(visit.high, top)), stroke: "#005a8d", "stroke-width": 6, "stroke-opacity": 0.3, "stroke-linecap": "round" }));
     }
     svg.append(draw("circle", { cx: at, cy: y(visit.value), r: 5, fill: "#005a8d", stroke: "#fff", "stroke-width": 1.5 }));
-    svg.append(draw("text", { x: at + 9, y: y(visit.value) - 8, class: "value-text", ...(position && position === course.visits.length - 1 ? { "text-anchor": "end", x: at - 9 } : {}) }, shown(visit.value, places)));
+    svg.append(draw("text", { x: at + 9, y: y(visit.value) - 8, class: "value-text", ...(position && position === course.visits.length - 1 ? { "text-anchor": "end", x: at - 9 } : {}) }, shown(visit.value, decimals)));
     const anchor = position === 0 ? "start" : position === course.visits.length - 1 ? "end" : "middle";
     const name = visit.visit.length > 14 ? `${visit.visit.slice(0, 13)}…` : visit.visit;
     svg.append(draw("text", { x: anchor === "start" ? at - 12 : anchor === "end" ? at + 12 : at, y: HEIGHT - BOTTOM + 20, "text-anchor": anchor }, name));
@@ -81,4 +81,4 @@ function ticks(low, high) {
   return values;
 }
 
-const described = (course, places) => `${course.title}: ${course.visits.map((visit) => `${visit.visit} ${shown(visit.value, places)}`).join(", ")}.`;
+const described = (course, decimals) => `${course.title}: ${course.visits.map((visit) => `${visit.visit} ${shown(visit.value, decimals)}`).join(", ")}.`;
