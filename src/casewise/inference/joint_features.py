@@ -10,10 +10,9 @@ import torch
 
 from casewise.modalities.dataset import FeatureData
 from casewise.models.backbones import Body, Network, NetworkOptions
-from casewise.models.feature_bank import FeatureBank, FeatureSpec
+from casewise.models.feature_bank import FeatureBank, FeatureSpec, bank_of
 from casewise.models.forward import compute_features
 from casewise.models.linear import UNSCALED
-from casewise.models.shared_parts import bank_of
 
 if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset
@@ -35,7 +34,7 @@ class JointFeatures:
 
     def of(self, network: Network) -> FeatureData:
         """The features of one of the networks; those of all networks that share its encoders are computed at once."""
-        bank = _bank(network)
+        bank = bank_of(network)
         number = next(n for n, group in enumerate(self._groups) if any(other is network for other in group.networks))
         group = self._groups[number]
         if number not in self._computed:
@@ -48,7 +47,7 @@ class Group:
     """Networks of which one bank can compute all features: no two encoders have one name, sizes are equal."""
 
     def __init__(self, network: Network) -> None:
-        bank = _bank(network)
+        bank = bank_of(network)
         self.networks = [network]
         self.options = NetworkOptions(side=network.side, maps=len(network.head) > 2)
         self.channels = bank.channels
@@ -97,9 +96,3 @@ def named(bank: FeatureBank) -> list[FeatureSpec]:
     """The candidates of a bank, each with the name of its encoder also where the bank has only one."""
     only = bank.encoders[0].name if bank.encoders else ""
     return [replace(spec, encoder=spec.encoder or only) if spec.modules else spec for spec in bank.specs]
-
-
-def _bank(network: Network) -> FeatureBank:
-    bank = bank_of(network)
-    assert bank is not None
-    return bank

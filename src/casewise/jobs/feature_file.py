@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from casewise.modalities.dataset import FeatureData
+from casewise.models.feature_bank import bank_of
 from casewise.models.forward import compute_features
 from casewise.run_folder import WeightsFile
 from casewise.training.checkpoint import write_tensors
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
     from casewise.models.backbones import Network
-    from casewise.models.feature_bank import FeatureBank
 
 # Panels of one file.
 ROWS = 128
@@ -31,7 +31,7 @@ def feature_data(
     They are written to files of `ROWS` panels beside the jobs of the run, which other folds with the same preprocessing
     read, and other baselines with the same candidates. Folds that run side by side compute different files.
     """
-    bank = _bank(network)
+    bank = bank_of(network)
     encoders = [[encoder.facts, _digest(encoder.network)] for encoder in bank.encoders]
     views = [[list(numbers.shape), hashlib.sha256(numbers.numpy().tobytes()).hexdigest()] for numbers in data.views()]
     specs = [spec.as_json() for spec in bank.specs]
@@ -60,11 +60,6 @@ def feature_data(
         features[rows] = of_file
     assert features is not None  # a fold has panels
     return FeatureData(features, data.truth, data.names)
-
-
-def _bank(network: Network) -> FeatureBank:
-    bank: Any = network.body
-    return bank
 
 
 def _digest(network: Network) -> str:

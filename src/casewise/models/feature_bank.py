@@ -16,6 +16,7 @@ from torch.nn import functional
 from casewise.models.feature_maps import gridded
 
 if TYPE_CHECKING:
+    from casewise.models.backbones import Network
     from casewise.models.encoders import Encoder
 
 Summary: TypeAlias = Literal["grid", "asymmetry", "moments", "covariance"]
@@ -211,6 +212,12 @@ class FeatureBank(nn.Module):
     def _encoder(self, name: str) -> Encoder:
         """The encoder of this name; the only one if candidates name none."""
         return next(encoder for encoder in self.encoders if name in ("", encoder.name))
+
+
+def bank_of(network: Network) -> FeatureBank:
+    """The bank of a model on fixed features."""
+    bank: Any = network.body
+    return bank
 
 
 def reduced(panels: Tensor, side: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from casewise.models.build_model import network_from
 from casewise.models.encoders import Encoder, build_encoder
-from casewise.models.feature_bank import FeatureBank, FeatureSpec
+from casewise.models.feature_bank import FeatureSpec
 from casewise.models.linear import encoders_in
 
 if TYPE_CHECKING:
@@ -74,12 +74,6 @@ class SharedParts:
             encoder.network.load_state_dict(weights)
         self._encoders.append((key, encoder))
         return encoder
-
-
-def bank_of(network: Network) -> FeatureBank | None:
-    """The bank of a model on fixed features; None of other networks."""
-    body: Any = network.body
-    return body if isinstance(body, FeatureBank) else None
 
 
 def _equal(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:

@@ -39,6 +39,8 @@ REASONS: dict[str, tuple[str, str]] = {
     "colour": ("grey, and the training images are in colour", "in colour, and the training images are not"),
 }
 IN_GREY = 0.02
+# Training images whose limit of colour is below this are grey, some perhaps toned.
+MOST_OF_GREY = 0.15
 MORE_COLOUR, LESS_COLOUR = (
     "much stronger colours than the training images",
     "much weaker colours than the training images",
@@ -75,10 +77,6 @@ def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
         elif high is not None and by_name[name] > high:
             reasons.append(above)
     return reasons
-
-
-# Training images whose limit of colour is below this are grey, some perhaps toned.
-MOST_OF_GREY = 0.15
 
 
 def _add(flags: list[list[str]], flagged: list[bool], reason: str) -> None:
