@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 
 from casewise.models.encoders import build_encoder
 from casewise.phantoms.chest import make_chest
-from casewise.run import Run, run
+from casewise.run import run
 from casewise.study.loading import build_study
 from casewise.study.weight_files import file_name
 from tests.chest_study import SMALL, THREE
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from casewise.run import Run
+
 ENCODER = "timm:test_resnet"
 
 
-@cache
-def baseline_run() -> Run:
+def run_baselines(folder: Path) -> Run:
     """40 films of 64 pixels, a subject each, a quarter of them test; two folds and three learners, and their mean."""
-    folder = Path(mkdtemp(prefix="casewise-baselines-"))
     torch.manual_seed(5)
     state = build_encoder({"name": ENCODER}, 64).network.body.state_dict()
     save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{file_name(ENCODER)}.safetensors")

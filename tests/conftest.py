@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
+    from casewise.run import Run
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # One core for each process, this one and those that tests start: they run side by side, and threads that wait for each
@@ -56,6 +57,14 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from casewise.phantoms.chest import make_chest
 
     return make_chest(tmp_path_factory.mktemp("chests"), subjects=24, size=(64, 64), seed=1)
+
+
+@pytest.fixture(scope="session")
+def baseline_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of baselines alone: `tests.baseline_run`."""
+    from tests.baseline_run import run_baselines
+
+    return run_baselines(tmp_path_factory.mktemp("baselines"))
 
 
 @pytest.fixture

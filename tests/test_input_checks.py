@@ -28,7 +28,7 @@ from casewise.inference.input_checks.limits import (
 from casewise.inference.input_checks.measures import GRID, NAMES, Measures, gridded
 from casewise.inference.model import load_bundle
 from casewise.inference.prediction_file import predict_to_file
-from tests.baseline_run import baseline_run
+from casewise.run import Run
 from tests.test_cli import casewise
 
 
@@ -147,11 +147,11 @@ def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory, baseline_run: Run) -> Path:
     """A held-out film, and the same upside down, as a negative and in colour; and a black image."""
-    done, folder = baseline_run(), tmp_path_factory.mktemp("images")
-    test = set(done.rows.loc[done.rows["stage"] == "test", "subject"])
-    cohort = done.files.cohort.read()
+    folder = tmp_path_factory.mktemp("images")
+    test = set(baseline_run.rows.loc[baseline_run.rows["stage"] == "test", "subject"])
+    cohort = baseline_run.files.cohort.read()
     path = cohort.loc[cohort["subject"].astype(str).isin(test), "path"].iloc[0]
     film = np.asarray(Image.open(path).convert("L"))
     coloured = np.stack([film, film // 2, film // 4], axis=2)
@@ -161,9 +161,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path) -> None:
-    done = baseline_run()
-    for model in (load_bundle(done.folder / "bundle"), load_bundle(done.folder)):
+def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path, baseline_run: Run) -> None:
+    for model in (load_bundle(baseline_run.folder / "bundle"), load_bundle(baseline_run.folder)):
         table = model.predict(images, learner="headline").set_index("subject")
         reasons = table["flags"]
         assert reasons["film.png"] == ""
@@ -180,8 +179,8 @@ def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path) -> None:
         assert read["flags"].fillna("").tolist() == reasons.tolist()
 
 
-def test_the_model_of_one_network_has_no_limits(images: Path) -> None:
-    job = baseline_run().files.job("linear_pixels", 0).path
+def test_the_model_of_one_network_has_no_limits(images: Path, baseline_run: Run) -> None:
+    job = baseline_run.files.job("linear_pixels", 0).path
     assert (load_bundle(job).predict(images)["flags"] == "").all()
 
 
@@ -193,14 +192,14 @@ def test_a_case_is_far_in_all_of_its_rows() -> None:
     assert with_flags(rows, limits, {"2": "upside down"})["flags"].tolist() == [FAR, FAR, "upside down"]
 
 
-def test_abstaining_without_limits_is_refused() -> None:
-    model = load_bundle(baseline_run().folder / "bundle")
+def test_abstaining_without_limits_is_refused(baseline_run: Run) -> None:
+    model = load_bundle(baseline_run.folder / "bundle")
     with pytest.raises(RunError, match=r"--abstain: .* has no limits of images"):
         replace(model, limits=None).predict(pd.DataFrame(), abstain=True)
 
 
-def test_abstaining_leaves_out_flagged_cases(images: Path, tmp_path: Path) -> None:
-    bundle, output = baseline_run().folder / "bundle", tmp_path / "new.csv"
+def test_abstaining_leaves_out_flagged_cases(images: Path, tmp_path: Path, baseline_run: Run) -> None:
+    bundle, output = baseline_run.folder / "bundle", tmp_path / "new.csv"
     finished = casewise("predict", str(bundle), str(images), "--output", str(output), "--abstain")
     assert finished.returncode == 0
     table = pd.read_csv(output).set_index("subject")
@@ -212,10 +211,9 @@ def test_abstaining_leaves_out_flagged_cases(images: Path, tmp_path: Path) -> No
     assert finished.stderr.count("4 of 5 cases") == 1
 
 
-def test_limits_depend_on_training_images_alone() -> None:
-    done = baseline_run()
-    record = done.files.input_checks.read()
-    sides = done.files.splits.read()["subjects"]
+def test_limits_depend_on_training_images_alone(baseline_run: Run) -> None:
+    record = baseline_run.files.input_checks.read()
+    sides = baseline_run.files.splits.read()["subjects"]
     assert record["subjects"] == sum(side != "test" for side in sides.values()) < len(sides)
 
 

@@ -22,9 +22,9 @@ from casewise.models.linear import bank_facts, build_linear
 from casewise.models.outputs import Output
 from casewise.models.shared_parts import SharedParts
 from casewise.models.shared_start import SharedStart
+from casewise.run import Run
 from casewise.run_folder import WeightsFile
 from casewise.study.panels import Panels
-from tests.baseline_run import baseline_run
 
 SPECS = [
     FeatureSpec("features", (), ("layer2",), "grid", 2),
@@ -92,8 +92,9 @@ def test_networks_of_equal_facts_have_their_own_weights(monkeypatch: pytest.Monk
     assert parts.network(facts, {}, own=False) is parts.network(facts, {}, own=False)
 
 
-def test_a_bundle_reads_each_file_and_computes_each_feature_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = baseline_run()
+def test_a_bundle_reads_each_file_and_computes_each_feature_once(
+    monkeypatch: pytest.MonkeyPatch, baseline_run: Run
+) -> None:
     read: list[Path] = []
     passes: list[int] = []
     read_bytes, compute = WeightsFile.read_bytes, joint_features.compute_features
@@ -101,24 +102,23 @@ def test_a_bundle_reads_each_file_and_computes_each_feature_once(monkeypatch: py
     monkeypatch.setattr(
         joint_features, "compute_features", lambda network, data: passes.append(len(data)) or compute(network, data)
     )
-    loaded_model = load_bundle(done.folder / "bundle")
+    loaded_model = load_bundle(baseline_run.folder / "bundle")
     assert len(loaded_model.members) == 6
-    images = sorted(str(path) for path in done.study.cohort.parent.rglob("*.png"))[:6]
+    images = sorted(str(path) for path in baseline_run.study.cohort.parent.rglob("*.png"))[:6]
     tables = list(loaded_model.predict_in_chunks(images, learner="all", size=2))
     assert len(read) == len(set(read)) == 12  # weights and distances of six networks
     assert passes == [2, 2, 2]
     assert sum(len(table) for table in tables) == 6 * 4
 
 
-def test_predictions_of_the_test_set_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = baseline_run()
-    rows = done.rows[done.rows["stage"] == "test"]
+def test_predictions_of_the_test_set_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, baseline_run: Run) -> None:
+    rows = baseline_run.rows[baseline_run.rows["stage"] == "test"]
     subjects = set(rows["subject"])
-    cohort = done.files.cohort.read()
+    cohort = baseline_run.files.cohort.read()
     table = cohort[cohort["subject"].astype(str).isin(subjects)][["path", "subject", "visit"]]
     for kept in (members.KEPT_BYTES, 0):
         monkeypatch.setattr(members, "KEPT_BYTES", kept)
-        new = load_bundle(done.folder).predict(table, learner="all")
+        new = load_bundle(baseline_run.folder).predict(table, learner="all")
         for learner, of_learner in new.groupby("learner"):
             run_rows = rows[(rows["model"] == learner) & rows["outer_fold"].isna()]
             if run_rows.empty:  # rows of folds, whose mean is taken
