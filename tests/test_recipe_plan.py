@@ -68,6 +68,14 @@ def test_a_study_without_recipe_and_networks_is_planned() -> None:
     assert not study_of(backbones=["resnet18"]).stack_baselines
 
 
+def test_planned_grades_are_decided_by_the_rounded_mean() -> None:
+    grade = {"kind": "ordinal", "range": "0..4"}
+    assert study_of(targets={"x": grade}).decisions == {"x": "mean"}
+    assert study_of(targets={"x": {**grade, "decision": "median"}}).decisions == {"x": "median"}
+    assert study_of(targets={"x": grade}, backbones=["resnet18"]).decisions == {"x": "median"}
+    assert study_of().decisions == {}
+
+
 @pytest.mark.parametrize(("written", "seconds"), [("30min", 1800), ("2 h", 7200), ("90s", 90), (120, 120)])
 def test_a_budget_has_a_unit(written: Any, seconds: float) -> None:
     assert study_of(budget=written).budget == seconds
@@ -277,6 +285,18 @@ def test_the_plan_of_volumes_states_their_panels() -> None:
     planned = {"facts": facts(flips="none"), "recipe": recipe_of(study, facts())}
     study = study.model_copy(update={"recipe": Recipe.model_validate({**planned["recipe"], "auto": True})})
     assert yaml.safe_load(as_yaml(study, planned))["panels"] == {"pooling": "maps"}
+
+
+def test_the_plan_states_the_decision_of_grades() -> None:
+    values = {"targets": {"x": {"kind": "ordinal", "range": "0..4", "column": "grade"}}}
+    study = study_of(**values)
+    planned = {"facts": facts(), "recipe": recipe_of(study, facts())}
+    study = study.model_copy(update={"recipe": Recipe.model_validate({**planned["recipe"], "auto": True})})
+    stated = yaml.safe_load(as_yaml(study, planned))
+    pasted = study_of(**(values | stated))
+    assert not pasted.recipe.auto
+    assert pasted.decisions == study.decisions == {"x": "mean"}
+    assert pasted.targets["x"].column == "grade"
 
 
 def test_networks_without_pretrained_weights_are_trained_longer_and_whole() -> None:

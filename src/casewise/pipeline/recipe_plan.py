@@ -222,7 +222,11 @@ def as_yaml(study: Study, planned: dict[str, Any]) -> str:
     """The plan in words and as lines with which a study file states it."""
     import yaml
 
+    targets = {name: target.model_dump(mode="json", exclude_unset=True) for name, target in study.targets.items()}
+    for name, rule in study.decisions.items():
+        targets[name]["decision"] = rule
     stated = {
+        "targets": targets if study.decisions else {},
         "images": study.images.model_dump(mode="json", exclude_unset=True),
         "panels": study.panels.model_dump(mode="json", exclude_unset=True),
         "backbones": study.backbones,

@@ -392,9 +392,14 @@ class Study(StudyModel):
 
     @property
     def decisions(self) -> dict[str, str]:
-        """The rule by which each predicted grade is decided; empty without grades."""
+        """The rule by which each predicted grade is decided; empty without grades.
+
+        With a planned recipe the rounded mean, which has the smallest expected squared distance: the quadratically
+        weighted kappa counts these distances.
+        """
         rules = {name: kind_named(self.kind_of(name)).decisions for name in self.outputs}
-        return {name: self.targets[name].decision or names[0] for name, names in rules.items() if names}
+        usual = {name: "mean" if self.recipe.auto else names[0] for name, names in rules.items() if names}
+        return {name: self.targets[name].decision or rule for name, rule in usual.items()}
 
     def positive_of(self, name: str) -> str | None:
         """The class that sensitivity refers to, for a target with two classes: as stated, else the first."""
