@@ -62,10 +62,10 @@ random, after both were tried on severity and oral. The absolute error as the me
 severity. The rounded mean as the decision of grades was chosen on idrid; on its test set the median would have been
 better (0.70 against 0.68 in the run on which it was chosen). Several networks with different seeds, and the absolute
 error as the loss of networks, were tried on severity and oral and not taken. Features averaged over mirrored images
-were tried on oral, idrid, severity and hpylori and not taken: they helped on oral only. The rule for flips was made with
-the images of oral, hpylori, idrid, severity and covid-cxr in view, without labels. Each choice was one of two to five
-values, by figures out of fold, so expect a little optimism on severity, oral, hpylori, laterality and idrid. Nothing was
-chosen on tumour, grade and covid-cxr by their labels, but earlier studies of the same packs were known."""
+were tried on oral, idrid, severity and hpylori and not taken: they helped on oral only. The rule for flips was made
+with the images of oral, hpylori, idrid, severity and covid-cxr in view, without labels. Each choice was one of two to
+five values, by figures out of fold, so expect a little optimism on severity, oral, hpylori, laterality and idrid.
+Nothing was chosen on tumour, grade and covid-cxr by their labels, but earlier studies of the same packs were known."""
 
 HEAD = """# Planned recipes on real packs
 
