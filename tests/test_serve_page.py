@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from casewise.serve.settings import ServiceSettings
 from tests.conftest import absolute
@@ -90,9 +91,17 @@ def fill(page: Page, rows: pd.DataFrame) -> list[str]:
     return visits
 
 
+def accessibility_problems(page: Page) -> str:
+    """The problems that axe-core finds on the page as it is now, with their elements."""
+    results = Axe().run(page)
+    assert results.response["passes"]
+    return str(results.generate_report()) if results.violations_count else ""
+
+
 def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> None:
     notice = page.get_by_role("note")
     assert "not a medical device" in notice.inner_text()
+    assert accessibility_problems(page) == ""
     visits = fill(page, rows)
     page.get_by_role("button", name="Predict").click()
     page.get_by_role("heading", name="Results").wait_for()
@@ -120,6 +129,7 @@ def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> 
     assert page.get_by_role("img", name="Original image").count() == len(rows)
     sizes = page.evaluate("[...document.querySelectorAll('.map img')].map(image => image.naturalWidth)")
     assert min(sizes) > 0
+    assert accessibility_problems(page) == ""
     page.get_by_label("Label for the print-out").fill("A label")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as JSON").click()
