@@ -385,6 +385,29 @@ class TestTargets:
         with pytest.raises(CasewiseError, match="Did you mean 'oedema'"):
             plan_study(table=table, images=images, target="odema", folder=tmp_path / "study")
 
+    def test_a_stated_subject_is_taken_and_its_visits_follow(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(8)])
+        rows = [["image", "patient", "proband", "grade"]]
+        rows += [[f"{i}.png", f"A{i}", f"B{i // 2}", str(i % 2)] for i in range(8)]
+        table = text_table(tmp_path / "t.csv", rows)
+        plan = plan_study(table=table, images=images, subject="proband", folder=tmp_path / "study")
+        plan.write()
+        cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+        assert set(cohort.cases["subject"]) == {"B0", "B1", "B2", "B3"}
+        assert len(cohort.cases) == 8
+        with pytest.raises(CasewiseError, match=r"--subject 'probant': .*Did you mean 'proband'"):
+            plan_study(table=table, images=images, subject="probant", folder=tmp_path / "study")
+
+    def test_a_stated_subject_that_names_people_is_replaced_by_numbers(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
+        rows = [["image", "Patient name", "grade"]]
+        rows += [[f"{i}.png", f"Mustermann {'abcdef'[i // 2]}", str(i % 2)] for i in range(12)]
+        table = text_table(tmp_path / "t.csv", rows)
+        plan = plan_study(table=table, images=images, subject="Patient name", folder=tmp_path / "study")
+        plan.write()
+        assert "Mustermann" not in b"".join(plan.files.values()).decode("utf-8-sig")
+        assert read_cohort(read_study(tmp_path / "study" / "study.yaml")).cases["subject"].nunique() == 6
+
     def test_a_date_that_is_not_read_is_the_one_that_is_shown(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{i}.png" for i in range(8)])
         rows = [["image", "patient", "date", "grade"]]
@@ -534,6 +557,9 @@ class TestTheCommand:
             ["onestep-pasi", "--table", "t.csv"],
             ["--images", ".", "--target", "x"],
             ["--table", "t.csv", "--pattern", "{label}.jpg"],
+            ["--images", ".", "--subject", "x"],
+            ["--table", "t.csv", "--subject", "x", "--target", "x"],
+            ["onestep-pasi", "--subject", "x"],
         ],
     )
     def test_refused(self, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,6 +568,15 @@ class TestTheCommand:
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert not list(tmp_path.iterdir())
+
+
+def test_a_table_in_place_of_a_preset_is_led_to_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    done = casewise("init", "my table.csv")
+    assert done.returncode == 2
+    assert "  casewise init --table 'my table.csv'\n" in done.stderr
+    assert "  casewise init --images photos\n" in casewise("init", "photos").stderr
 
 
 def scored(folder: Path, cells: list[str], separator: str = ";") -> tuple[Path, Path]:

@@ -87,6 +87,11 @@ def test_other_budgets_are_refused(wrong: Any) -> None:
         study_of(budget=wrong)
 
 
+def test_a_small_number_is_not_taken_for_minutes() -> None:
+    with pytest.raises(ValueError, match="in seconds, at least 60; for minutes write 5min"):
+        study_of(budget=5)
+
+
 def test_more_time_or_fewer_images_give_more_epochs() -> None:
     study = study_of()
     epochs = [recipe_of(study, facts(**c))["phases"][0]["epochs"] for c in ({}, {"budget": 7200}, {"images": 9000})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import textwrap
 from pathlib import Path
@@ -31,6 +32,9 @@ def init(
     target: Annotated[
         str, typer.Option(help="The column of the table to predict. Without it: the most likely one.")
     ] = "",
+    subject: Annotated[
+        str, typer.Option(help="The column of the table that identifies people. Without it: the most likely one.")
+    ] = "",
     pattern: Annotated[
         str,
         typer.Option(
@@ -57,14 +61,29 @@ def init(
     if preset is None:
         from casewise.initialise import plan_study
 
-        study = plan_study(table=table, images=images, sheet=sheet, target=target, pattern=pattern, folder=output)
+        study = plan_study(
+            table=table,
+            images=images,
+            sheet=sheet,
+            target=target,
+            subject=subject,
+            pattern=pattern,
+            folder=output,
+        )
         _show(study)
         if dry_run:
             print(f"\nstudy.yaml would be:\n\n{study.text}")
             return
         paths = study.write()
     else:
-        stated = {"--table": table, "--sheet": sheet, "--target": target, "--pattern": pattern, "--dry-run": dry_run}
+        from casewise.files import TABLES
+
+        if Path(preset).suffix.lower() in TABLES or Path(preset).is_dir():
+            option = "--images" if Path(preset).is_dir() else "--table"
+            command = f"casewise init {option} {shlex.quote(preset)}"
+            raise CasewiseError(f"{preset} is not a preset. For your own data:\n  {command}")
+        stated = {"--table": table, "--sheet": sheet, "--target": target, "--subject": subject, "--pattern": pattern}
+        stated["--dry-run"] = dry_run
         if extra := next((name for name, value in stated.items() if value), None):
             raise CasewiseError(
                 f"{extra} is for your own data and does not go with the preset {preset}. Leave out one."

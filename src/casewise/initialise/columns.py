@@ -185,9 +185,14 @@ class Roles:
 
 
 def understand_columns(
-    cells: Mapping[str, Sequence[str]], *, target: str = "", files: Sequence[str] = (), numbers: Sequence[int] = ()
+    cells: Mapping[str, Sequence[str]],
+    *,
+    target: str = "",
+    subject: str = "",
+    files: Sequence[str] = (),
+    numbers: Sequence[int] = (),
 ) -> Roles:
-    """The meaning of the columns, except the `files` that name images and the stated target.
+    """The meaning of the columns, except the `files` that name images, the stated target and the stated subject.
 
     `numbers` are those of the rows, which sentences name.
     """
@@ -196,7 +201,10 @@ def understand_columns(
     roles = Roles()
     roles.people = [c.name for c in columns if c.name not in files and names_people(c)]
     columns = [c for c in columns if c.name not in roles.people]
-    roles.subject = _subject(columns, files, roles.doubts)
+    # names of people are replaced by numbers, also where they are stated
+    roles.subject = (
+        _subject(columns, files, roles.doubts) if not subject else "" if subject in roles.people else subject
+    )
     columns = [c for c in columns if c.name not in (*files, roles.subject)]
     groups = next((c.cells for c in everything if c.name == roles.subject), [])
     roles.split = next((c.name for c in columns if c.named(SPLIT) and _is_split(c, groups, roles.doubts)), "")

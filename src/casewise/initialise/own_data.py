@@ -33,7 +33,7 @@ from casewise.initialise.rows import (
 )
 from casewise.initialise.slices import slice_column
 from casewise.initialise.sources import left_out_in_turn, untested_columns, unusual_sources
-from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_target, understand_target
+from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_column, understand_target
 from casewise.initialise.visits import settle_sequences, settle_visits
 from casewise.modalities.registry import modality_of
 from casewise.splits.file_numbers import file_series
@@ -73,7 +73,14 @@ class NewStudy:
 
 
 def plan_study(
-    *, table: Path | None, images: Path | None, sheet: str = "", target: str = "", pattern: str = "", folder: Path
+    *,
+    table: Path | None,
+    images: Path | None,
+    sheet: str = "",
+    target: str = "",
+    subject: str = "",
+    pattern: str = "",
+    folder: Path,
 ) -> NewStudy:
     """Understand a table, a folder of images or both, and plan the study; nothing is written.
 
@@ -86,6 +93,12 @@ def plan_study(
         raise CasewiseError("--pattern reads classes from file names, and --table has them in a column. State one.")
     if table is None and target:
         raise CasewiseError("--target names a column of the table; without --table, the class is {label} in --pattern.")
+    if table is None and subject:
+        raise CasewiseError(
+            "--subject names a column of the table; without --table, the subject is {subject} in --pattern."
+        )
+    if subject and subject == target:
+        raise CasewiseError(f"--subject and --target both name the column {target[:80]!r}. State two columns.")
     if table is None and sheet:
         raise CasewiseError("--sheet names a sheet of the workbook that --table names. State both.")
     files = find_images(images or (table or Path()).parent)
@@ -94,14 +107,16 @@ def plan_study(
         return _planned(Sources(files, None, {}, Roles(), "label", []), rows, folder)
     problems = Problems()
     try:
-        return _planned(*_read(table, sheet, target, files, problems), folder)
+        return _planned(*_read(table, sheet, target, subject, files, problems), folder)
     except CasewiseError as error:
         if not problems.hint:
             raise
         raise CasewiseError(f"{error}\n  {problems.hint} Name another with --sheet.") from None
 
 
-def _read(table: Path, sheet: str, target: str, files: ImageFiles, problems: Problems) -> tuple[Sources, ImageRows]:
+def _read(
+    table: Path, sheet: str, target: str, subject: str, files: ImageFiles, problems: Problems
+) -> tuple[Sources, ImageRows]:
     """What the table states, with a row for each image."""
     frame, notes = read_text_table(table, problems, sheet=sheet)
     problems.raise_any(table)
@@ -109,8 +124,8 @@ def _read(table: Path, sheet: str, target: str, files: ImageFiles, problems: Pro
     rows, file_names = rows_of_table(cells, files, frame.index.tolist())
     rows.understood += notes
     rows.notes = notes
-    column = stated_target(target, cells) if target else ""
-    roles = understand_columns(cells, target=column, files=file_names, numbers=frame.index.tolist())
+    column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
+    roles = understand_columns(cells, target=column, subject=person, files=file_names, numbers=frame.index.tolist())
     candidates = likely_targets(cells, roles, file_names) if not column else []
     if not column and not candidates:
         raise no_target(cells)

@@ -151,17 +151,17 @@ def _usable(column: Column) -> bool:
     return len(counts) <= min(MOST_CLASSES, len(column.values) / 2) and max(map(len, counts)) <= 60
 
 
-def stated_target(target: str, cells: Mapping[str, Sequence[str]]) -> str:
-    """The column that the user states as the target.
+def stated_column(option: str, column: str, cells: Mapping[str, Sequence[str]]) -> str:
+    """The column that the user states with an option, such as --target; "" if none is stated.
 
     Raises:
         CasewiseError: there is no such column; the nearest one is named.
     """
-    if target in cells:
-        return target
+    if not column or column in cells:
+        return column
     names = list(cells)
     raise CasewiseError(
-        f"--target {target[:80]!r}: there is no such column.{closest(target, names)} There are: "
+        f"{option} {column[:80]!r}: there is no such column.{closest(column, names)} There are: "
         f"{names_text(names, 12)}."
     )
 

@@ -104,4 +104,6 @@ def read_duration(value: Any) -> Any:
     )
     if isinstance(value, str) and stated is None:
         raise ValueError("write a number and its unit, such as 30min, 2h or 90s")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 60:
+        raise ValueError(f"a number without a unit is in seconds, at least 60; for minutes write {value:g}min")
     return float(stated[1]) * {"s": 1, "m": 60, "h": 3600}[stated[2][0]] if stated else value
