@@ -82,8 +82,8 @@ def init(
             option = "--images" if Path(preset).is_dir() else "--table"
             command = f"casewise init {option} {shlex.quote(preset)}"
             raise CasewiseError(f"{preset} is not a preset. For your own data:\n  {command}")
-        stated = {"--table": table, "--sheet": sheet, "--target": target, "--subject": subject, "--pattern": pattern}
-        stated["--dry-run"] = dry_run
+        stated: dict[str, object] = {"--table": table, "--sheet": sheet, "--target": target, "--subject": subject}
+        stated |= {"--pattern": pattern, "--dry-run": dry_run}
         if extra := next((name for name, value in stated.items() if value), None):
             raise CasewiseError(
                 f"{extra} is for your own data and does not go with the preset {preset}. Leave out one."

@@ -1,4 +1,4 @@
-"""Commands for a study file: run, validate and audit."""
+"""Commands for a study file, run, validate and audit, and the status of a run."""
 
 from __future__ import annotations
 
@@ -50,6 +50,15 @@ def validate(study: StudyFile, weights_dir: WeightsDir = None) -> None:
     with show.bar("validate"):
         lines = validate_study(_read(study, weights_dir, None), show)
     print_lines("\n".join(lines))
+
+
+def status(run_folder: Annotated[Path, typer.Argument(help="A run folder, such as runs/my-study.")]) -> None:
+    """Say how far a run is: what is done, running, waiting or failed, and the time left. It changes nothing."""
+    from casewise.console import print_lines
+    from casewise.pipeline.status import run_status
+    from casewise.run_folder import RunFolder
+
+    print_lines("\n".join(run_status(RunFolder(run_folder)).lines()))
 
 
 def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None) -> None:

@@ -14,7 +14,7 @@ from casewise.files import TEMPORARY, checksum, make_folder
 from casewise.run_folder.artefact import JsonFile, TableFile, TextFile
 from casewise.run_folder.bundle_folder import BundleFolder, remove_leftovers
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
-from casewise.run_folder.own_folder import check_folder
+from casewise.run_folder.own_folder import MOMENT, check_folder, is_locked
 
 RETRY = "Run the study again."
 
@@ -411,6 +411,14 @@ class RunFolder:
                 f"{self.metrics.path.name}. Finish it with `casewise run`."
             )
 
+    def at_work(self) -> bool:
+        """Whether a process works in this folder.
+
+        Raises:
+            RunError: its lock cannot be opened.
+        """
+        return is_locked(self.path / LOCK)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the folder until the block or the process ends, and remove temporary files of killed processes.
@@ -423,7 +431,8 @@ class RunFolder:
         self.check_own()
         try:
             make_folder(self.path)
-            lock = FileLock(self.path / LOCK, timeout=0)
+            # a process that asks for the status holds the lock for a moment
+            lock = FileLock(self.path / LOCK, timeout=MOMENT)
             lock.acquire()
         except Timeout:
             raise RunError(

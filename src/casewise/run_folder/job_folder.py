@@ -12,10 +12,13 @@ from typing import Any
 from casewise.errors import DamagedError
 from casewise.files import checksum, sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile, WeightsFile, log
+from casewise.run_folder.own_folder import is_locked
 
 LOCK = ".lock"
 # The folder of a network that was trained on all folds, beside those of its folds.
 FINAL = "final"
+# The stage of a training that ended with an error of its own.
+FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,15 @@ class JobFolder(TrainingFolder):
         except OSError:
             return None
         return JsonFile(self.progress_path, required=("done", "total", "stage")).peek()
+
+    def has_failed(self) -> bool:
+        """Whether the last training in this folder ended with an error of its own."""
+        progress = self.read_progress(0.0)
+        return progress is not None and progress["stage"] == FAILED
+
+    def at_work(self) -> bool:
+        """Whether a process trains in this folder."""
+        return is_locked(self.lock_path)
 
     def finished(self, fingerprint: str) -> bool:
         """Whether the job has a record of the same inputs; its files are not verified."""

@@ -1,4 +1,4 @@
-"""Folders that a command writes: which ones it may write into."""
+"""Folders that a command writes: which ones it may write into, and whether a process works in one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from casewise.errors import RunError
+
+# How long, in seconds, a process waits for a lock that another one may hold just to look.
+MOMENT = 0.5
 
 
 def check_folder(path: Path, own: Collection[str], purpose: str) -> None:
@@ -23,3 +26,24 @@ def check_folder(path: Path, own: Collection[str], purpose: str) -> None:
             f"{path} holds other files, such as {other}, and {purpose} is a new or empty folder, or one of the same "
             "kind. Choose another folder with --output."
         )
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of this path; it is held for a moment to find out.
+
+    Raises:
+        RunError: the lock cannot be opened.
+    """
+    from filelock import FileLock, Timeout
+
+    if not path.exists():
+        return False
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError as error:
+        raise RunError(f"{path} cannot be opened to see whether a process works there: {error.strerror}.") from error
+    lock.release()
+    return False

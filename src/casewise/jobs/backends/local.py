@@ -17,6 +17,7 @@ from casewise.errors import CasewiseError, RunError, TrainingError, counted
 from casewise.jobs.plan import Job, JobInputs
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
+from casewise.run_folder.job_folder import FAILED
 from casewise.study.learners import added_learners, learner_named, register_learner
 from casewise.targets.registry import added_kinds, kind_names, register_kind
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from casewise.training.compute_plan import ComputePlan
 
 Tell = Callable[[float, str], None]
-FAILED = "failed"
 JOBS_SHOWN = 8
 
 

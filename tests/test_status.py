@@ -1,0 +1,103 @@
+"""The status of a run: what is done, running, waiting or failed, read while another process works or after it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from casewise.errors import RunError
+from casewise.pipeline.status import RunStatus, run_status
+from casewise.run import Run
+from casewise.run_folder import RunFolder, folder
+from tests.test_cli import casewise
+
+
+@pytest.fixture
+def copied(baseline_run: Run, tmp_path: Path) -> RunFolder:
+    """A copy of a finished run of three learners on two folds."""
+    shutil.copytree(baseline_run.folder, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def forget(run: RunFolder, model: str, fold: int) -> None:
+    """Leave a job as it is before it has begun."""
+    run.job(model, fold).record.remove()
+
+
+def test_a_finished_run_is_finished(copied: RunFolder) -> None:
+    status = run_status(copied)
+    assert (len(status.done), status.jobs, status.at_work, status.reported) == (6, 6, False, True)
+    assert status.lines()[-1] == "The run is finished, and its report is up to date."
+    done = casewise("status", str(copied.path))
+    assert done.returncode == 0
+    assert "6 done." in done.stdout.replace("\n", " ")
+
+
+def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> None:
+    for model, fold in (("linear_pixels", 0), ("linear_pixels", 1), ("kernel_features", 1)):
+        forget(copied, model, fold)
+    copied.job("linear_pixels", 0).write_progress(1, 4)
+    copied.job("kernel_features", 1).write_progress(0, 1, "failed")
+    with copied.lock(), FileLock(copied.job("linear_pixels", 0).lock_path):
+        status = run_status(copied)
+        assert status.running == {"linear_pixels, fold 1": 0.25}
+        assert status.waiting == ["linear_pixels, fold 2"]
+        assert status.failed == ["kernel_features, fold 2"]
+        assert len(status.done) == 3
+        assert status.seconds_left is not None
+        assert status.seconds_left > 0
+        assert status.lines()[-1].startswith("Time left for the training: about ")
+    stopped = run_status(copied)
+    assert not stopped.at_work
+    assert stopped.running == {}
+    assert stopped.waiting == ["linear_pixels, fold 1", "linear_pixels, fold 2"]
+    assert stopped.lines()[-1] == "No process is at work, and the run is not finished; run the study again to continue."
+
+
+def test_a_job_of_another_study_is_not_done(copied: RunFolder) -> None:
+    record = copied.job("linear_pixels", 0).record
+    record.write(record.read() | {"fingerprint": "other"})
+    assert run_status(copied).waiting == ["linear_pixels, fold 1"]
+
+
+def test_the_time_left_follows_from_finished_jobs_and_is_shared_by_running_ones(copied: RunFolder) -> None:
+    record = copied.job("linear_pixels", 0).record
+    record.write(record.read() | {"seconds": 100.0})
+    forget(copied, "linear_pixels", 1)
+    copied.job("linear_pixels", 1).write_progress(1, 4)
+    with copied.lock(), FileLock(copied.job("linear_pixels", 1).lock_path):
+        assert run_status(copied).seconds_left == pytest.approx(75.0)
+
+
+def test_before_the_training_nothing_is_planned(copied: RunFolder) -> None:
+    copied.fingerprint.remove()
+    shutil.rmtree(copied.jobs_folder)
+    with copied.lock():
+        assert run_status(copied).lines()[-1] == "The run prepares its images."
+    assert "run the study again" in run_status(copied).lines()[-1]
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_another_folder_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run folder"):
+        run_status(RunFolder(tmp_path / name))
+    assert not list(tmp_path.iterdir())
+
+
+def test_asking_does_not_stop_a_run_that_begins(copied: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "MOMENT", 60)
+    looking = FileLock(copied.path / ".lock", thread_local=False)
+    looking.acquire()
+    threading.Timer(0.1, looking.release).start()
+    with copied.lock():
+        assert not looking.is_locked
+
+
+def test_counts_are_those_of_the_states() -> None:
+    status = RunStatus(Path("runs/a"), True, False, ["a"], {"b": 0.5}, [], ["c"])
+    assert status.lines()[0] == "runs/a: 3 jobs (learners × folds): 1 done, 1 running, 1 waiting."
+    assert status.lines()[-1] == "Time left for the training: not known yet."
