@@ -55,7 +55,7 @@ cohort: {cohort}
 images: {{size: {side}}}
 panels: {{by: image}}
 targets: {targets}
-split: {{folds: 5, restarts: 20}}
+split: {{test: 0, folds: 5, restarts: 20}}
 backbones: []
 weights: random
 evaluation: {{response: false}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -87,10 +86,13 @@ def test_the_verdict_names_what_is_outside() -> None:
 def test_runs_on_real_images_are_listed_with_their_stage(tmp_path: Path) -> None:
     figure = {"value": 0.843, "low": 0.758, "high": 0.902, "n_subjects": 102}
     stage = {"coverage": figure, "size": {"value": 2.4}, "by_class": {"0": figure, "1": None}, "cross_fitted": False}
-    results = {"main": {"target": "grade"}, "prediction_sets": {"targets": {"grade": {"stages": {"test": stage}}}}}
+    results = {
+        "main": {"target": "grade"},
+        "prediction_sets": {"level": 0.9, "targets": {"grade": {"stages": {"test": stage}}}},
+    }
     (tmp_path / "eyes").mkdir()
-    RunFolder(tmp_path / "eyes").metrics.path.write_text(json.dumps(results))
-    assert "| eyes | grade | test set | 102 | 84.3 [75.8, 90.2] | 2.40 | 0: 84.3 [75.8, 90.2], n = 102 |" in observed(
-        tmp_path
-    )
+    RunFolder(tmp_path / "eyes").metrics.write(results)
+    lines = observed(tmp_path)
+    assert "| eyes | grade | test set | 102 | 84.3 [75.8, 90.2] | 2.40 | 0: 84.3 [75.8, 90.2], n = 102 |" in lines
+    assert lines[-1] == "Below 88 %: eyes (test set, 84.3 %; its interval contains the level)."
     assert len(observed(tmp_path / "absent")) == 1
