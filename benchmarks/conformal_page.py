@@ -87,7 +87,7 @@ def verdict(table: pd.DataFrame) -> str:
     lowest = min(classes, key=lambda key: classes[key].value)
     low = [key for key, figure in classes.items() if figure.value < LEAST_OF_CLASS]
     return (
-        f"Over all, the mean coverage is {every.percent} %. Of {len(by_cell)} combinations of a target and a number of "
+        f"Overall, the mean coverage is {every.percent} %. Of {len(by_cell)} combinations of a target and a number of "
         f"subjects, {len(by_cell) - len(outside)} lie within {100 * LEAST:.0f} to {100 * MOST:.0f} %. "
         + (f"Outside: {'; '.join(outside)}. " if outside else "")
         + f"The lowest coverage of a class is {classes[lowest].percent} % "
@@ -151,7 +151,7 @@ subjects. By `python benchmarks/conformal.py --runs runs/auto --output docs/resu
 
 Two populations are drawn by casewise's phantoms: trunk photographs of {psoriasis} subjects under treatment
 (`severity`, a number from 0 to 72, and `redness`, three grades), and chest films of {chest} subjects (`finding`, three
-classes with 50, 30 and 20 % of the subjects). A subject has one to {most} cases. Every study draws its subjects from a
+classes with 50, 30 and 20 % of the subjects). A subject has 1 to {most} cases. Every study draws its subjects from a
 population without replacement, and {new} other ones as new subjects. It is split, learned from and calibrated by the
 code of a run: five folds by subject, the linear model on pixels (with one candidate, images of {side} px), out-of-fold
 predictions, and quantiles by subject and class. New cases are predicted by the mean of the five models.
@@ -176,7 +176,8 @@ a guarantee without randomised sets.
 ## Real images
 
 What finished runs reported for their primary outcome, with intervals by subject (by image where subjects are unknown).
-Only figures of a test set are of cases that no network, stacker or calibration has used.
+Only figures of a test set are of cases that no network, stacker or calibration has used. The report and the result page of
+a run have the same figures in the section on prediction intervals or sets, for every class.
 
 {observed}
 """

@@ -88,6 +88,8 @@ def test_runs_on_real_images_are_listed_with_their_stage(tmp_path: Path) -> None
     stage = {"coverage": figure, "size": {"value": 2.4}, "by_class": {"0": figure, "1": None}, "cross_fitted": False}
     results = {
         "main": {"target": "grade"},
+        "metrics": {},
+        "notes": [],
         "prediction_sets": {"level": 0.9, "targets": {"grade": {"stages": {"test": stage}}}},
     }
     (tmp_path / "eyes").mkdir()
