@@ -176,8 +176,8 @@ a guarantee without randomised sets.
 ## Real images
 
 What finished runs reported for their primary outcome, with intervals by subject (by image where subjects are unknown).
-Only figures of a test set are of cases that no network, stacker or calibration has used. The report and the result page of
-a run have the same figures in the section on prediction intervals or sets, for every class.
+Only figures of a test set are of cases that no network, stacker or calibration has used. The report and the result page
+of a run have the same figures in the section on prediction intervals or sets, for every class.
 
 {observed}
 """
