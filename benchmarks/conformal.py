@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from conformal_page import page
+from conformal_page import STUDIES, page
 from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
@@ -270,7 +270,9 @@ def simulate(own: Population, studies: int, file: Path) -> pd.DataFrame:
 def main() -> None:
     """Simulate, print and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=200, help="studies of each population and number of subjects")
+    parser.add_argument(
+        "--studies", type=int, default=STUDIES, help="studies of each population and number of subjects"
+    )
     parser.add_argument("--runs", type=Path, help="the folder of finished runs on real images")
     parser.add_argument("--work", type=Path, help="a folder for populations and finished studies, to continue later")
     parser.add_argument("--output", type=Path)

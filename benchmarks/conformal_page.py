@@ -13,6 +13,7 @@ import pandas as pd
 UNITS = {"redness": "grades", "finding": "classes"}
 STAGES = {"test": "test set", "external": "external cohort"}
 # The acceptance: the mean coverage over studies, and that of each class.
+STUDIES = 200
 LEAST, MOST, LEAST_OF_CLASS = 0.88, 0.92, 0.85
 
 
@@ -86,8 +87,13 @@ def verdict(table: pd.DataFrame) -> str:
     }
     lowest = min(classes, key=lambda key: classes[key].value)
     low = [key for key, figure in classes.items() if figure.value < LEAST_OF_CLASS]
+    fewest = min(len(rows) for _, rows in table.groupby(["target", "subjects"]))
+    rough = (
+        f"**Unfinished: in places only {fewest} of {STUDIES} studies; differences of a few percent may be chance.** "
+    )
     return (
-        f"Overall, the mean coverage is {every.percent} %. Of {len(by_cell)} combinations of a target and a number of "
+        (rough if fewest < STUDIES else "")
+        + f"Overall, the mean coverage is {every.percent} %. Of {len(by_cell)} combinations of a target and a number of "
         f"subjects, {len(by_cell) - len(outside)} lie within {100 * LEAST:.0f} to {100 * MOST:.0f} %. "
         + (f"Outside: {'; '.join(outside)}. " if outside else "")
         + f"The lowest coverage of a class is {classes[lowest].percent} % "

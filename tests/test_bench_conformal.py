@@ -78,6 +78,7 @@ def test_the_verdict_names_what_is_outside() -> None:
         }
     )
     text = verdict(table)
+    assert "only 2 of 200 studies" in text
     assert "finding with 60 subjects (96.0" in text
     assert "finding with 120" not in text
     assert "ill, 60 subjects); 1 of 2 are below 85 %" in text
