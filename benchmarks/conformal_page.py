@@ -93,7 +93,7 @@ def verdict(table: pd.DataFrame) -> str:
     )
     return (
         (rough if fewest < STUDIES else "")
-        + f"Overall, the mean coverage is {every.percent} %. Of {len(by_cell)} combinations of a target and a number of "
+        + f"Overall, the mean coverage is {every.percent} %. Of {len(by_cell)} pairs of a target and a number of "
         f"subjects, {len(by_cell) - len(outside)} lie within {100 * LEAST:.0f} to {100 * MOST:.0f} %. "
         + (f"Outside: {'; '.join(outside)}. " if outside else "")
         + f"The lowest coverage of a class is {classes[lowest].percent} % "
