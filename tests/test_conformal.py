@@ -71,6 +71,17 @@ def drawn_classes(random: np.random.Generator, n: int) -> pd.DataFrame:
     return rows_of("classification", subjects, truth, p / p.sum(axis=1, keepdims=True))
 
 
+def drawn_unequal(random: np.random.Generator, n: int) -> pd.DataFrame:
+    """Two classes; a third of the subjects has 12 cases, which are hard, and the others have one."""
+    counts = random.choice([1, 1, 12], n)
+    subjects = np.repeat(np.arange(n), counts)
+    truth = random.choice(2, n)[subjects]
+    towards = np.where(counts == 12, -0.3, 2.0) + random.normal(0, 0.8, n)
+    chance = 1 / (1 + np.exp(-towards[subjects] - random.normal(0, 0.4, len(subjects))))
+    p = np.where(truth == 1, chance, 1 - chance)
+    return rows_of("classification", subjects, truth, np.stack([1 - p, p], axis=1))
+
+
 def mean_by_subject(values: np.ndarray, subjects: pd.Series) -> float:
     return float(pd.Series(values).groupby(subjects.to_numpy()).mean().mean())
 
@@ -104,6 +115,20 @@ class TestCoverage:
                 of_class.append(mean_by_subject(right[mask], new["subject"][mask]))
         assert 0.88 <= np.mean(every) <= 0.92
         assert min(float(np.mean(of_class)) for of_class in shares.values()) >= 0.89
+
+    def test_of_classes_whose_subjects_with_many_cases_are_harder(self) -> None:
+        """Subjects count equally in each class; with cases in their place, sets cover 95 % of the subjects."""
+        shares: dict[int, list[float]] = {0: [], 1: []}
+        for seed in range(STUDIES // 2):
+            random = np.random.default_rng(seed)
+            record = fit(drawn_unequal(random, 200), {}, 0.9)
+            new = as_test(drawn_unequal(random, 200))
+            inside = members(new, record["learners"]["net"]["outcome"])
+            right = inside[np.arange(len(new)), new["y_true"].astype(int)].astype(float)
+            for number, of_class in shares.items():
+                mask = (new["y_true"] == number).to_numpy()
+                of_class.append(mean_by_subject(right[mask], new["subject"][mask]))
+        assert all(0.88 <= float(np.mean(of_class)) <= 0.92 for of_class in shares.values())
 
     def test_observed_in_the_test_set_and_across_folds(self) -> None:
         random = np.random.default_rng(0)
