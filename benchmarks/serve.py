@@ -33,8 +33,11 @@ import psutil
 from PIL import Image
 
 WIDTH, HEIGHT = 4928, 3264
-PHOTOGRAPHS = [(f"{region}-{number}.jpg", region, number) for region, count in (("upper", 4), ("trunk", 2), ("lower", 2))
-               for number in range(1, count + 1)]
+PHOTOGRAPHS = [
+    (f"{region}-{number}.jpg", region, number)
+    for region, count in (("upper", 4), ("trunk", 2), ("lower", 2))
+    for number in range(1, count + 1)
+]
 AIM, SALIENCY_AIM = 1.5, 1.0
 STUDY = """
 extends: onestep-pasi
