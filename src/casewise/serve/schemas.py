@@ -137,6 +137,7 @@ class MapPicture(BaseModel):
     visit: int
     file: str
     region: str
+    explained_class: str = Field(description="The class that the map is about; empty for a number.")
     method: str
     signed: bool
     empty: bool
@@ -156,5 +157,5 @@ class Explanation(BaseModel):
     target: str
     title: str
     signed: bool
-    meaning: str
+    meaning: str = Field(description="What the maps show, in words.")
     maps: list[MapPicture]

@@ -129,7 +129,12 @@ class ModelSession:
                 at = PreparedCohort(table.study, new.cohort, new.folder, new.store)
                 predictors = map(self._cpu_predictor, self.ensemble.predictors(learner))
                 for shown in explain_new(predictors, at, target, coded, side=PICTURE_SIDE):
-                    maps += map_pictures(shown, submission)
+                    level = self.study.level_of(target.target)
+                    maps += [
+                        {name: value for name, value in entry.items() if name != "stored"}
+                        | {"explained_class": explained_class(rows, target.target, level, entry)}
+                        for entry in map_pictures(shown, submission)
+                    ]
         title = self.description["titles"].get(target.target, target.target)
         signed = any(entry["signed"] for entry in maps)
         return {
@@ -138,9 +143,17 @@ class ModelSession:
             "target": target.target,
             "title": title,
             "signed": signed,
-            "meaning": "contributions to the prediction" if signed else "influence on the prediction",
+            "meaning": self._meaning(learner, signed=signed, classes=bool(target.output.classes)),
             "maps": maps,
         }
+
+    def _meaning(self, learner: str, *, signed: bool, classes: bool) -> str:
+        """What the maps of a learner show; of classes, they are about the one that the service's learner predicts."""
+        what = "contributions to its" if signed else "influence on its"
+        if not classes:
+            return f"{what} prediction"
+        by = "that it predicts" if learner == self.learner else f"that {learner_name(self.learner)} predicts"
+        return f"{what} output for the class {by}"
 
     def _prepared(
         self, submission: Submission, folder: Path, work: Path, *, predict: bool = True
@@ -258,6 +271,22 @@ class ModelSession:
         result["flags"] = [submission.named(reason) for reason in reasons_of(str(row["flags"]))]
         result["problem"] = str(row["problem"])
         return result
+
+
+def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[str, Any]) -> str:
+    """The class that a map is about, which was predicted for its case, region or image; empty if none was.
+
+    Args:
+        rows: of the output table; none for a number.
+        shown: the visit, region and stored file of the map (see `casewise.serve.pictures.map_pictures`).
+    """
+    own = rows[(rows["target"] == target) & (rows["visit"].astype(str) == f"visit {shown['visit']}")]
+    if level in ("region", "image") and (own["region"] != "").any():
+        own = own[own["region"] == shown["region"]]
+    if level == "image":
+        own = own[[Path(str(name)).name == shown["stored"] for name in own["image"]]]
+    values = own["prediction"].dropna()
+    return "" if values.empty else str(values.iloc[0])
 
 
 def plain(cell: Any) -> Any:
