@@ -36,7 +36,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorAnswer, "description": "The service is busy; the header Retry-After says when to try again."},
     507: {"model": ErrorAnswer, "description": "The request was to be kept, and the folder cannot be written."},
 }
-OF_ALL = {status: REFUSED[status] for status in (401, 403, 421, 500)}
+OF_ALL: dict[int | str, dict[str, Any]] = {status: REFUSED[status] for status in (401, 403, 421, 500)}
 CODES = {400: "bad_form", 404: "not_found", 405: "wrong_method"}
 
 
