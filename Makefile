@@ -51,6 +51,8 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/skin.py
 	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/multiplicity.py
 	$(BIN)/python benchmarks/fastai_speed.py
 	$(BIN)/python benchmarks/fastai_cxr.py

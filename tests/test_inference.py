@@ -15,11 +15,14 @@ import pandas as pd
 import pytest
 
 from casewise import open_run
+from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError
 from casewise.inference import members
 from casewise.inference.bundle import SETTINGS, Bundle
 from casewise.inference.model import load_bundle
+from casewise.inference.new_cases import new_table
 from casewise.inference.run_members import job_fingerprint, members_of
+from casewise.inference.to_table import prediction_rows
 from casewise.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
@@ -110,6 +113,28 @@ def test_networks_that_do_not_stay_in_memory_predict_the_same(
     monkeypatch.setattr(members, "KEPT_BYTES", 0)
     again = list(model.predict_in_chunks(new, learner="networks", size=2))
     pd.testing.assert_frame_equal(pd.concat(kept), pd.concat(again))
+
+
+def test_rows_of_single_panels_are_the_means_of_equal_ones(done: Run, new: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(done.folder).members[0]
+    table = new_table(new, bundle, tmp_path, columns={}, root=None)
+    panels = table.prepared(tmp_path, Silent()).cohort.panels
+    study = table.study.of_learner(bundle.model)
+    values = np.random.default_rng(1).dirichlet(np.ones(len(THREE)), len(panels))
+    distances = np.linspace(0, 2, len(panels))
+    rows, of_pairs = (
+        prediction_rows(
+            pd.concat([panels] * count, ignore_index=True),
+            study,
+            np.concatenate([values] * count),
+            stage="external",
+            model=bundle.model,
+            fold=0,
+            distances=np.concatenate([distances] * count),
+        )
+        for count in (1, 2)
+    )
+    pd.testing.assert_frame_equal(rows, of_pairs, check_exact=True)
 
 
 def test_a_folder_of_photographs_and_a_data_frame_are_cases(

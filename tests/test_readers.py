@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from casewise.errors import ImageError
 from casewise.modalities.store.content import name_content
+from casewise.modalities.store.jpeg_data import decode_intact
 from casewise.modalities.store.pixels import LANCZOS, eight_bits, reduced
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import (
@@ -569,3 +570,35 @@ def test_a_format_is_known_by_content_not_by_ending(tmp_path: Path, name: str, e
     assert (plain.misnamed, renamed.misnamed) == (False, True)
     assert not open_source(tmp_path / "without", path.read_bytes()).misnamed
     assert np.array_equal(renamed.read((60, 40), "rgb"), plain.read((60, 40), "rgb"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("side", [(1601, 1003), (640, 911)])
+def test_a_jpeg_is_decoded_once_to_the_pixels_of_pillow(
+    mode: str, subsampling: int, progressive: bool, side: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 40, (side[1], side[0], 3), dtype=np.uint8)
+    drawn = Image.fromarray(np.asarray(picture(*side)) // 2 + noise).convert(mode)
+    drawn.save(stream, "JPEG", quality=85, subsampling=subsampling, progressive=progressive)
+    data = stream.getvalue()
+    expected = {}
+    for scale in (1, 2, 4, 8):
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft(None, (side[0] // scale, side[1] // scale))
+            expected[scale] = np.asarray(image)
+    for scale, pixels in expected.items():
+        image = decode_intact(io.BytesIO(data), mode, side, scale)
+        assert image is not None
+        assert (image.mode, np.array_equal(np.asarray(image), pixels)) == (mode, True)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("decoded a second time")
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", refuse)
+    monkeypatch.setattr("casewise.modalities.store.readers.has_lost_data", refuse)
+    for size in (32, 2000):
+        source = open_source(Path("a.jpg"), data)
+        assert source.read(source.target(size), "rgb").shape[2] == 3

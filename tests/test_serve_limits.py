@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import shutil
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -71,6 +73,8 @@ def test_health_model_and_counters(toy: Running) -> None:
     assert value(after, "visits_total") == value(before, "visits_total") + 1
     assert 'casewise_requests_total{path="/api/predict",status="200"}' in after
     described = httpx.get(toy.url + "/api/openapi.json").json()
+    errors = {"400", "401", "403", "408", "413", "415", "421", "422", "500", "503", "507"}
+    assert errors <= set(described["paths"]["/api/predict"]["post"]["responses"])
     assert {"/api/predict", "/api/explain", "/api/model", "/health", "/metrics"} <= set(described["paths"])
     form = described["paths"]["/api/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert {"upper", "lower", "visit", "day"} <= set(form["properties"])
@@ -213,6 +217,22 @@ def test_nothing_is_stored_unless_it_is_asked_for(toy: Running, tmp_path: Path) 
         error_of(httpx.post(service.url + "/api/predict", files=IMAGE), 507, "not_kept")
     with pytest.raises(CasewiseError, match="--keep"):
         ServiceSettings(Path("bundle"), keep=keep).check()
+
+
+def test_requests_are_kept_beside_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_loop = []
+
+    def keep(*_: Any) -> None:
+        try:
+            asyncio.get_running_loop()
+            in_loop.append(True)
+        except RuntimeError:
+            in_loop.append(False)
+
+    monkeypatch.setattr("casewise.serve.app.keep_request", keep)
+    with running(ServiceSettings(Path("bundle"), keep=tmp_path), toy_work) as service:
+        assert httpx.post(service.url + "/api/predict", files=IMAGE).status_code == 200
+    assert in_loop == [False]
 
 
 def test_the_log_has_neither_names_nor_content(toy: Running, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,19 @@ import pytest
 
 from casewise.errors import RunError
 from casewise.explain.new_cases import explainable
+from casewise.inference import members
 from casewise.inference.model import load_bundle
 from casewise.modalities.base import NativeMap
 from casewise.run import run
 from casewise.serve.pictures import strongest_slice
 from casewise.serve.problems import ServiceError
-from casewise.serve.session import ModelSession, flags_of
+from casewise.serve.session import ModelSession, explained_class, flags_of
 from casewise.serve.slots import into_series
 from casewise.serve.submission import Submission, UploadedFile, Visit, neutral_name
 from casewise.study.learners import is_baseline, learner_name
 from casewise.study.loading import build_study
 from tests.combinations import make_table, settings
+from tests.conftest import absolute
 
 
 @pytest.fixture(scope="module", params=["volumes", "slides"])
@@ -64,7 +67,13 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
     assert result["prediction_set"] == expected["prediction set"].split(" | ")
     assert answer["trajectory"] is None
     json.dumps(answer, allow_nan=False)
-    maps = session.explain(submission, tmp_path)["maps"]
+    explained = session.explain(submission, tmp_path)
+    maps = explained["maps"]
+    assert {entry["explained_class"] for entry in maps} == {result["prediction"]}
+    for learner in session.description["explained_learners"]:
+        by = "that it predicts" if learner == session.learner else f"that {learner_name(session.learner)} predicts"
+        meaning = session.explain(replace(submission, learner=learner), tmp_path)["meaning"]
+        assert meaning.endswith(f"output for the class {by}")
     shown = {entry["region"] or entry["file"] for entry in maps}
     assert shown == ({"T1", "T2"} if session.description["series"] else {rows["path"].iloc[0]})
     if session.description["series"]:
@@ -132,10 +141,58 @@ def test_the_files_of_a_series_are_one_scan(tmp_path: Path) -> None:
 
 
 def test_flags_of_the_results_are_those_of_their_visit() -> None:
-    result = {"distance": 0.5, "beyond": False, "flags": "upside down; nearly uniform", "problem": ""}
+    result = {"distance": 0.5, "beyond": False, "flags": ["a; b.jpg: upside down", "nearly uniform"], "problem": ""}
     (flag,) = flags_of([result, result])
     assert flag["code"] == "unlike"
-    assert "upside down; nearly uniform." in flag["message"]
-    assert flags_of([result | {"flags": ""}]) == []
+    assert "a; b.jpg: upside down; nearly uniform." in flag["message"]
+    assert flags_of([result | {"flags": []}]) == []
     codes = [flag["code"] for flag in flags_of([result | {"distance": 2.0, "beyond": True, "problem": "cut"}])]
     assert codes == ["beyond", "unlike", "problem"]
+
+
+def test_a_class_that_is_explained_is_that_of_its_region_or_image() -> None:
+    rows = pd.DataFrame(
+        [
+            {"target": "dx", "visit": "visit 1", "region": "arm", "image": "/x/upload-0.jpg", "prediction": "a"},
+            {"target": "dx", "visit": "visit 1", "region": "leg", "image": "/x/upload-1.jpg", "prediction": "b"},
+            {"target": "dx", "visit": "visit 2", "region": "leg", "image": "/x/upload-2.jpg", "prediction": None},
+        ]
+    )
+    shown = {"visit": 1, "region": "leg", "stored": "upload-1.jpg"}
+    assert [explained_class(rows, "dx", level, shown) for level in ("case", "region", "image")] == ["a", "b", "b"]
+    assert explained_class(rows, "dx", "image", shown | {"visit": 2, "stored": "upload-2.jpg"}) == ""
+    assert explained_class(rows.iloc[:0], "dx", "case", shown) == ""
+
+
+def test_networks_beyond_the_memory_are_read_for_each_request(
+    served_run: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = absolute(phantom)
+    rows = rows[rows["subject"] == rows["subject"].iloc[0]]
+    rows = rows[rows["visit"] == rows["visit"].iloc[0]].reset_index(drop=True)
+    answers = []
+    for kept in (members.KEPT_BYTES, 0):
+        monkeypatch.setattr(members, "KEPT_BYTES", kept)
+        session = ModelSession(served_run / "bundle", "test_resnet", max_pixels=10**8)
+        assert session.description["networks_in_memory"] == (2 if kept else 0)
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        files = []
+        for number, row in enumerate(rows.itertuples()):
+            stored = neutral_name(number, str(row.path))
+            shutil.copy(row.path, folder / stored)
+            files.append(UploadedFile(stored, stored, row.region, 0))
+        submission = Submission([Visit("week 0")], files)
+        answers.append((session.predict(submission, folder), session.explain(submission, folder)))
+    assert answers[0] == answers[1]
+
+
+def test_a_run_folder_has_the_card_and_the_bands_of_its_bundle(served_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(served_run, copy)
+    whole = ModelSession(copy / "bundle", "linear_pixels", max_pixels=1).description
+    assert ModelSession(copy, "linear_pixels", max_pixels=1).description == whole
+    assert whole["card"]
+    shutil.rmtree(copy / "bundle")
+    without = load_bundle(copy)
+    assert (without.card, without.about) == ("", {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,7 @@ def explained_target(study: Study, name: str = "") -> ExplainTarget:
 
 
 def explain_new(
-    predictors: Sequence[Predictor],
+    predictors: Iterable[Predictor],
     prepared: PreparedCohort,
     target: ExplainTarget,
     predicted: pd.DataFrame,
@@ -80,24 +80,27 @@ def explain_new(
     """The mean maps of the networks of one learner for every prepared case.
 
     Args:
-        predictors: the networks of the learner's folds, on the CPU.
+        predictors: the networks of the learner's folds, one or more, on the CPU, each used before the next is taken.
         predicted: rows of the predictions table with the columns `case`, `region`, `image`, `target` and `y_pred`; for
             classes and grades, the predicted one is explained.
         side: the longest side of pictures in pixels; by default that of the original images.
     """
-    models = [on_panels(predictor, prepared) for predictor in predictors]
     names = prepared.cohort.panels["case"].astype(str).to_numpy()
     sampled = {case: np.flatnonzero(names == case).tolist() for case in dict.fromkeys(names)}
     sampled = {case: rows[:: -(-len(rows) // MAX_PANELS)] for case, rows in sampled.items()}
     targets = {row: _with_class(prepared, target, predicted, row) for rows in sampled.values() for row in rows}
-    by_row = {saliency.row: saliency for saliency in average_folds([_maps(model, targets) for model in models])}
+    of_folds = []
+    for predictor in predictors:
+        model = on_panels(predictor, prepared)
+        of_folds.append(_maps(model, targets))
+    by_row = {saliency.row: saliency for saliency in average_folds(of_folds)}
     results = []
     for case, rows in sampled.items():
         maps = [by_row[row] for row in rows]
         signed = any(saliency.signed for saliency in maps)
         empty, flat = all(saliency.empty for saliency in maps), all(saliency.flat for saliency in maps)
-        for channel, natives in native_maps(prepared, maps, models[0].sequences, side=side).items():
-            results += [OriginalMap(case, channel, native, models[0].method, signed, empty, flat) for native in natives]
+        for channel, natives in native_maps(prepared, maps, model.sequences, side=side).items():
+            results += [OriginalMap(case, channel, native, model.method, signed, empty, flat) for native in natives]
     return results
 
 

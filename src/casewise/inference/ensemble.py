@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,9 +79,13 @@ class Ensemble:
     def _decisions(self) -> Mapping[str, Any]:
         return self._combination.decisions
 
-    def predictors(self) -> list[Predictor]:
-        """The predictors of all members, in their order."""
-        return self._networks.predictors()
+    def load(self) -> int:
+        """Load the networks that stay in memory (see `casewise.inference.members`), and return their number."""
+        return self._networks.load()
+
+    def predictors(self, model: str) -> Iterator[Predictor]:
+        """The predictors of the networks of a model, one by one; the next one may replace the weights of the last."""
+        return self._networks.predictors(model)
 
 
 def chosen_learners(members: Sequence[Bundle], combination: Combination, learner: str) -> list[str]:

@@ -40,9 +40,17 @@ class Members:
         self._loaded: dict[int, Predictor] = {}
         self._shared: list[_Group] | None = None
 
-    def predictors(self) -> list[Predictor]:
-        """The predictors of all networks, in their order, each with weights of its own."""
-        return [self._predictor(number, own=True) for number in range(len(self.bundles))]
+    def load(self) -> int:
+        """Load the networks that stay in memory, and return their number."""
+        for number in self._kept:
+            self._predictor(number)
+        return len(self._kept)
+
+    def predictors(self, model: str) -> Iterator[Predictor]:
+        """The predictors of the networks of a model, one by one; the next one may replace the weights of the last."""
+        for number, bundle in enumerate(self.bundles):
+            if bundle.model == model:
+                yield self._predictor(number)
 
     def rows(self, study: Study, new: NewCases) -> Iterator[pd.DataFrame]:
         """For each network its rows of the predictions table at stage 'external'."""
@@ -106,11 +114,11 @@ class Members:
         chosen = [n for n, b in enumerate(self.bundles) if "bank" in b.network and not _mirrors(b)]
         return {number: self._predictor(number) for number in chosen}
 
-    def _predictor(self, number: int, *, own: bool = False) -> Predictor:
+    def _predictor(self, number: int) -> Predictor:
         if number in self._loaded:
             return self._loaded[number]
         kept = number in self._kept
-        predictor = Predictor.from_bundle(self.bundles[number], self._parts, own=kept or own)
+        predictor = Predictor.from_bundle(self.bundles[number], self._parts, own=kept)
         if kept:
             self._loaded[number] = predictor
         return predictor

@@ -287,7 +287,25 @@ def load_bundle(path: Path | str) -> TrainedModel:
     members = tuple(Bundle.open(member.path) for member in predicting_members(run))
     _check(members, path)
     limits = _limits(run.input_checks)
-    return TrainedModel(path, members, Combination.of_run(run, members), limits=limits)
+    about, card = _described(run.bundle, members)
+    return TrainedModel(path, members, Combination.of_run(run, members), about, card, limits)
+
+
+def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping[str, Any], str]:
+    """The facts and the model card that the bundle of a run states of these networks; empty if it has none of them.
+
+    Raises:
+        RunError: the bundle was changed.
+    """
+    if not folder.exists():
+        return {}, ""
+    folder.verify()
+    about = folder.facts.read()
+    folders = [folder.member(entry["learner"], entry["fold"] and entry["fold"] - 1) for entry in about["members"]]
+    weights = [Bundle.open(member.path).origin["weights_sha256"] for member in folders]
+    if sorted(weights) != sorted(member.origin["weights_sha256"] for member in members):
+        return {}, ""  # the run was trained again since
+    return about, folder.card_path.read_text(encoding="utf-8")
 
 
 def _of_bundle(folder: BundleFolder, path: Path, unpacked: tempfile.TemporaryDirectory[str] | None) -> TrainedModel:

@@ -34,6 +34,7 @@ def prediction_rows(
     truth = label_table(panels, study)
     outputs = outputs_of(study)
     tables = []
+    single: dict[str, bool] = {}  # by level, whether every panel is a unit of its own
     for column, (output, value_slice) in enumerate(zip(outputs, value_columns(outputs), strict=True)):
         name = output.name
         level = study.level_of(name)
@@ -51,12 +52,20 @@ def prediction_rows(
         if level in ("case", "subject"):
             table["region"] = ""
         keys = ["case", "subject", "visit", "day", "region", "image", "kind"]
-        units = table.groupby(keys, sort=False, dropna=False, as_index=False)
-        mean_distances = units["distance"].mean()["distance"].to_numpy()
-        if study.panels.pooling == "max" and level != "image":
-            table = most_conspicuous(units, value_names, kind.prominence(output.classes, positive_number(study, name)))
+        takes_largest = study.panels.pooling == "max" and level != "image"
+        if level not in single:
+            single[level] = not table.duplicated(keys).any()
+        if single[level] and not takes_largest:  # the mean of one panel is the panel, and groups of one are slow
+            mean_distances = table["distance"].to_numpy()
+            table = table[[*keys, "y_true", *value_names]].reset_index(drop=True)
         else:
-            table = units[["y_true", *value_names]].mean()
+            units = table.groupby(keys, sort=False, dropna=False, as_index=False)
+            mean_distances = units["distance"].mean()["distance"].to_numpy()
+            if takes_largest:
+                prominence = kind.prominence(output.classes, positive_number(study, name))
+                table = most_conspicuous(units, value_names, prominence)
+            else:
+                table = units[["y_true", *value_names]].mean()
         table[value_names] = kind.normalise(table[value_names].to_numpy(), *study.range_of(name))
         table["y_pred"] = kind.decide(table[value_names].to_numpy())
         table["distance"] = mean_distances

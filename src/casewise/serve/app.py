@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -23,13 +24,19 @@ from casewise.version import __version__
 
 PAGE = Path(__file__).parent / "page"
 REFUSED: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "The form is damaged, or has too many parts."},
     401: {"model": ErrorAnswer, "description": "The token is missing or wrong."},
+    403: {"model": ErrorAnswer, "description": "The request comes from a page of another site."},
     408: {"model": ErrorAnswer, "description": "The upload was too slow."},
     413: {"model": ErrorAnswer, "description": "The request or an image is too large."},
     415: {"model": ErrorAnswer, "description": "The request is no multipart form."},
+    421: {"model": ErrorAnswer, "description": "A local service was called by another name than its own."},
     422: {"model": ErrorAnswer, "description": "An image cannot be read, is missing, or a field is wrong."},
+    500: {"model": ErrorAnswer, "description": "A fault of casewise."},
     503: {"model": ErrorAnswer, "description": "The service is busy; the header Retry-After says when to try again."},
+    507: {"model": ErrorAnswer, "description": "The request was to be kept, and the folder cannot be written."},
 }
+OF_ALL: dict[int | str, dict[str, Any]] = {status: REFUSED[status] for status in (401, 403, 421, 500)}
 CODES = {400: "bad_form", 404: "not_found", 405: "wrong_method"}
 
 
@@ -73,12 +80,12 @@ def create_app(
                     counters.add("visits_total", len(answer["visits"]))
                     counters.add("flagged_visits_total", sum(bool(visit["flags"]) for visit in answer["visits"]))
                     if settings.keep:
-                        keep_request(settings.keep, Path(name), submission, answer)
+                        await run_in_threadpool(keep_request, settings.keep, Path(name), submission, answer)
         finally:
             pool.leave()
         return JSONResponse(answer)
 
-    @app.get("/api/model", response_model=None, responses={200: {"model": ModelDescription}, 401: REFUSED[401]})
+    @app.get("/api/model", response_model=None, responses={200: {"model": ModelDescription}, **OF_ALL})
     async def model() -> JSONResponse:
         """The model: targets with ranges and bands, regions or sequences, limits, and the model card."""
         return JSONResponse(public)

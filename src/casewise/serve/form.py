@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+
 from casewise.errors import cut, nearest
 from casewise.serve.problems import ServiceError, shown_name
 from casewise.serve.submission import Submission, UploadedFile, Visit, neutral_name
@@ -42,13 +46,43 @@ async def read_submission(
             "The request must be a multipart/form-data form with the images as files, such as `curl -F "
             f"{(description['slots'] or [IMAGE])[0]}=@photograph.jpg`.",
         )
-    async with request.form(
-        max_files=settings.max_files, max_fields=3 * MOST_VISITS, max_part_size=FIELD_BYTES
-    ) as form:
-        return await _stored(form, folder, description)
+    parser = DirectParser(
+        request.headers,
+        request.stream(),
+        max_files=settings.max_files,
+        max_fields=3 * MOST_VISITS,
+        max_part_size=FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from error
+    try:
+        return await run_in_threadpool(_stored, form, folder, description)
+    finally:
+        await form.close()
 
 
-async def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Submission:
+class DirectParser(MultiPartParser):
+    """Writes a file where it arrives, in memory or on disk; a thread for each piece takes longer than the write."""
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Add a piece to the current field or file."""
+        if (upload := self._current_part.file) is None:
+            super().on_part_data(data, start, end)
+        else:
+            upload.file.write(data[start:end])
+
+    def on_part_end(self) -> None:
+        """Finish the current field or file."""
+        if (upload := self._current_part.file) is None:
+            super().on_part_end()
+        else:
+            upload.file.seek(0)
+            self.items.append((self._current_part.field_name, upload))
+
+
+def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Submission:
     names: dict[int, str] = {}
     days: dict[int, float] = {}
     options = {"target": "", "learner": "", "subject": ""}
@@ -57,7 +91,7 @@ async def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) 
     for field, value in form.multi_items():
         number, name = _numbered(field, description)
         if not isinstance(value, str):
-            file, size = await _file(value, field, number, name, len(files), folder, description)
+            file, size = _file(value, field, number, name, len(files), folder, description)
             files.append(file)
             total += size
         elif name == "visit":
@@ -93,7 +127,7 @@ def _numbered(field: str, description: Mapping[str, Any]) -> tuple[int, str]:
     return 1, field
 
 
-async def _file(
+def _file(
     upload: UploadFile, field: str, number: int, slot: str, count: int, folder: Path, description: Mapping[str, Any]
 ) -> tuple[UploadedFile, int]:
     name = shown_name(upload.filename or "")
@@ -102,7 +136,7 @@ async def _file(
         raise _unknown(field, description, is_file=True, file=name)
     stored, size = neutral_name(count, name), 0
     with (folder / stored).open("xb") as target:
-        while chunk := await upload.read(COPIED):
+        while chunk := upload.file.read(COPIED):
             size += target.write(chunk)
     if not size:
         raise ServiceError(422, "empty_file", f"{name}: the file is empty (0 bytes). Copy it again.", [name])

@@ -34,6 +34,7 @@ def map_pictures(shown: OriginalMap, submission: Submission) -> list[dict[str, A
         {
             "visit": visit,
             "file": file.name if file else "",
+            "stored": file.stored if file else "",
             "region": file.slot if file else shown.channel,
             "method": shown.method,
             "signed": shown.signed,

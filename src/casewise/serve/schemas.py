@@ -74,7 +74,7 @@ class TargetResult(BaseModel):
     spread: float | None = Field(description="The standard deviation over the networks of the folds.")
     distance: float | None = Field(description="From the training images; 1 in 20 held-out cases exceeds 1.")
     beyond: bool | None
-    flags: str = Field(description="Why the case is unlike the training cases, separated by `; `; empty if it is not.")
+    flags: list[str] = Field(description="Why the case is unlike the training cases; empty if it is not.")
     problem: str
     band: str | None = None
     probabilities: dict[str, float | None] | None = None
@@ -137,6 +137,7 @@ class MapPicture(BaseModel):
     visit: int
     file: str
     region: str
+    explained_class: str = Field(description="The class that the map is about; empty for a number.")
     method: str
     signed: bool
     empty: bool
@@ -156,5 +157,5 @@ class Explanation(BaseModel):
     target: str
     title: str
     signed: bool
-    meaning: str
+    meaning: str = Field(description="What the maps show, in words.")
     maps: list[MapPicture]

@@ -19,7 +19,7 @@ from casewise.evaluation.agreement import band_of
 from casewise.explain.new_cases import explain_new, explainable, explained_target
 from casewise.inference.chunks import cases_of, settle
 from casewise.inference.ensemble import Ensemble
-from casewise.inference.input_checks.flags import SEPARATOR
+from casewise.inference.input_checks.flags import SEPARATOR, reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import new_table
 from casewise.inference.output_table import FAR
@@ -67,7 +67,7 @@ class ModelSession:
         self.max_pixels = max_pixels
         self.learner = self.ensemble.learners[0]
         self._check_columns()
-        self.ensemble.predictors()
+        self.networks_kept = self.ensemble.load()
         self._on_cpu: dict[tuple[str, int], Predictor] = {}
 
     @cached_property
@@ -80,7 +80,10 @@ class ModelSession:
         """The answer of /api/model (see `casewise.serve.description.describe`)."""
         networks = {member.model for member in self.ensemble.members}
         maps = [name for name in explainable(self.model.members) if name in networks]
-        return describe(self.model, self.study, self.learner, maps) | {"networks": len(self.ensemble.members)}
+        return describe(self.model, self.study, self.learner, maps) | {
+            "networks": len(self.ensemble.members),
+            "networks_in_memory": self.networks_kept,
+        }
 
     def warm_up(self) -> None:
         """Import what saliency maps need, so that the first one is not slower than the next; it may be missing."""
@@ -116,7 +119,6 @@ class ModelSession:
             target = explained_target(self.study, submission.target)
         except CasewiseError as error:
             raise ServiceError(422, "unknown_target", str(error)) from error
-        predictors = [self._cpu_predictor(p) for p in self.ensemble.predictors() if p.bundle.model == learner]
         maps: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(dir=folder) as work:
             # only the maps of classes depend on what was predicted
@@ -125,8 +127,14 @@ class ModelSession:
             coded = rows.assign(y_pred=[classes.index(v) if v in classes else np.nan for v in rows["prediction"]])
             for new in prepared:
                 at = PreparedCohort(table.study, new.cohort, new.folder, new.store)
+                predictors = map(self._cpu_predictor, self.ensemble.predictors(learner))
                 for shown in explain_new(predictors, at, target, coded, side=PICTURE_SIDE):
-                    maps += map_pictures(shown, submission)
+                    level = self.study.level_of(target.target)
+                    maps += [
+                        {name: value for name, value in entry.items() if name != "stored"}
+                        | {"explained_class": explained_class(rows, target.target, level, entry)}
+                        for entry in map_pictures(shown, submission)
+                    ]
         title = self.description["titles"].get(target.target, target.target)
         signed = any(entry["signed"] for entry in maps)
         return {
@@ -135,9 +143,17 @@ class ModelSession:
             "target": target.target,
             "title": title,
             "signed": signed,
-            "meaning": "contributions to the prediction" if signed else "influence on the prediction",
+            "meaning": self._meaning(learner, signed=signed, classes=bool(target.output.classes)),
             "maps": maps,
         }
+
+    def _meaning(self, learner: str, *, signed: bool, classes: bool) -> str:
+        """What the maps of a learner show; of classes, they are about the one that the service's learner predicts."""
+        what = "contributions to its" if signed else "influence on its"
+        if not classes:
+            return f"{what} prediction"
+        by = "that it predicts" if learner == self.learner else f"that {learner_name(self.learner)} predicts"
+        return f"{what} output for the class {by}"
 
     def _prepared(
         self, submission: Submission, folder: Path, work: Path, *, predict: bool = True
@@ -252,9 +268,25 @@ class ModelSession:
             result["band"] = names_of_bands[int(band_of(np.array([float(value)]), facts["bands"])[0])]
         used = {*OTHER_FORM, "target", "region", *(name for name in row if str(name).startswith("probability of "))}
         result |= {str(name).replace(" ", "_"): plain(cell) for name, cell in row.items() if name not in used}
-        result["flags"] = submission.named(str(row["flags"]))
+        result["flags"] = [submission.named(reason) for reason in reasons_of(str(row["flags"]))]
         result["problem"] = str(row["problem"])
         return result
+
+
+def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[str, Any]) -> str:
+    """The class that a map is about, which was predicted for its case, region or image; empty if none was.
+
+    Args:
+        rows: of the output table; none for a number.
+        shown: the visit, region and stored file of the map (see `casewise.serve.pictures.map_pictures`).
+    """
+    own = rows[(rows["target"] == target) & (rows["visit"].astype(str) == f"visit {shown['visit']}")]
+    if level in ("region", "image") and (own["region"] != "").any():
+        own = own[own["region"] == shown["region"]]
+    if level == "image":
+        own = own[[Path(str(name)).name == shown["stored"] for name in own["image"]]]
+    values = own["prediction"].dropna()
+    return "" if values.empty else str(values.iloc[0])
 
 
 def plain(cell: Any) -> Any:
@@ -281,7 +313,7 @@ def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "not apply.",
             }
         )
-    unlike = dict.fromkeys(text for result in results for text in str(result["flags"] or "").split(SEPARATOR) if text)
+    unlike = dict.fromkeys(reason for result in results for reason in result["flags"])
     if unlike:
         message = f"Unlike the training cases: {SEPARATOR.join(unlike)}. The results may not apply."
         flags.append({"code": "unlike", "message": message})

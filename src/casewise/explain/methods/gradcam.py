@@ -52,6 +52,7 @@ def gradcam_by_sequence(
     bodies: list[Any] = network.bodies
     with without_side_effects(network) as hooks:
         explained_layers = list(layers) or layers_of(network)
+        hooks += [layer.register_forward_hook(_start_of_graph) for layer in explained_layers]
         grids: list[tuple[int, int]] = []
         for body in bodies if is_transformer(bodies[0]) else []:
             hooks.append(
@@ -65,8 +66,7 @@ def gradcam_by_sequence(
         library = GradCAM(network, explained_layers, reshape_transform=lambda output: _as_map(output, bodies[0], grids))
         recorder = library.activations_and_grads
         try:
-            # all parameters are fixed, so the gradient needs inputs that require one
-            inputs = panels.detach().clone().requires_grad_(True)
+            inputs = panels.detach().clone()
             with torch.enable_grad():
                 target.score(recorder(inputs)).sum().backward()
             pairs = [(a.numpy(), g.numpy()) for a, g in zip(recorder.activations, recorder.gradients, strict=True)]
@@ -76,6 +76,11 @@ def gradcam_by_sequence(
         finally:
             recorder.release()
     return by_sequence(network, maps, panels.cpu()).float().to(panels.device)
+
+
+def _start_of_graph(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Let gradients end at the output of a layer; the network may change the copy in place, but not the original."""
+    return output.detach().requires_grad_(True).clone() if isinstance(output, Tensor) else output
 
 
 def layers_of(network: Network, *, shape: tuple[int, int] | None = None, map_size: int = 0) -> list[nn.Module]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +101,21 @@ def case_flags(limits: Limits, new: NewCases) -> dict[str, str]:
     regions = images.groupby(images["case"].astype(str), sort=False)["region"].agg(set)
     for case, present in regions.items():
         reasons[str(case)] += [f"no image of {region}" for region in limits.regions if region not in present]
-    return {case: SEPARATOR.join(dict.fromkeys(texts)) for case, texts in reasons.items()}
+    return {case: joined(texts) for case, texts in reasons.items()}
+
+
+def joined(reasons: Iterable[str]) -> str:
+    """Different reasons as one text; a name in them, such as that of a file, cannot divide one into two.
+
+    >>> reasons_of(joined(["a; b.jpg: upside down", "", "no image of trunk"]))
+    ['a, b.jpg: upside down', 'no image of trunk']
+    """
+    return SEPARATOR.join(dict.fromkeys(reason.replace(SEPARATOR, ", ") for reason in reasons if reason))
+
+
+def reasons_of(text: str) -> list[str]:
+    """The reasons in a text of `joined`."""
+    return text.split(SEPARATOR) if text else []
 
 
 def _evenly(rows: np.ndarray) -> np.ndarray:

@@ -236,6 +236,10 @@ class Photographs:
         self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
     ) -> list[NativeMap]:
         """A map for each photograph of the case, the mean where a photograph occurs in several slots."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        import joblib
+
         from casewise.modalities.inverse_mapping import EMPTY, to_photograph
         from casewise.modalities.store.readers import read_image
         from casewise.modalities.store.store import TileStore
@@ -247,15 +251,19 @@ class Photographs:
             for tile, number in zip(panel.maps, panel.slots.tolist(), strict=True):
                 if number != EMPTY:
                     tiles.setdefault(number, []).append(tile)
-        results = []
-        for number, tile_maps in tiles.items():
+
+        def native(number: int) -> NativeMap:
             path = Path(self._path(prepared, number))
             picture = read_image(path, size=side, channels=preparation.channels)
             picture = picture[..., 0] if picture.shape[2] == 1 else picture
             height, width = picture.shape[:2]
-            values = to_photograph(np.mean(tile_maps, axis=0), width=width, height=height, fit=preparation.fit)
-            results.append(NativeMap(f"{number}-{path.stem}", values, picture))
-        return results
+            values = to_photograph(np.mean(tiles[number], axis=0), width=width, height=height, fit=preparation.fit)
+            return NativeMap(f"{number}-{path.stem}", values, picture)
+
+        if side is None:  # whole photographs need much memory
+            return [native(number) for number in tiles]
+        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+            return list(pool.map(native, tiles))
 
     def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
         columns: dict[MaskMeaning, str | None] = {"lesion": study.images.lesion, "anatomy": study.audit.mask}

@@ -1,7 +1,7 @@
-"""JPEG files with lost or overwritten data, whose missing blocks Pillow fills with grey without a word.
+"""JPEG files decoded once, with a check for lost data, whose blocks Pillow fills with grey without a word.
 
 libjpeg reports them; simplejpeg passes its warnings on. Bytes that were overwritten by others that can be decoded are
-not noticed.
+not noticed. Both packages decode with libjpeg-turbo by the same rules, so the pixels are those of Pillow.
 """
 
 from __future__ import annotations
@@ -9,14 +9,40 @@ from __future__ import annotations
 import re
 from typing import IO
 
+import numpy as np
 import simplejpeg
+from PIL import Image
 
 _COLOURS = {"CMYK": "CMYK", "YCCK": "CMYK", "Gray": "GRAY"}
 _SURPLUS = re.compile(r"(\d+) extraneous bytes")
+# The modes of Pillow whose pixels are decoded here; others are left to it.
+_MODES = {"RGB": "RGB", "L": "GRAY"}
 # Some cameras write a few bytes after the last pixels.
 HARMLESS = 32
 # What libjpeg says of data that are missing, surplus or impossible; other errors are for the decoder that is used.
 _LOST = ("corrupt jpeg data", "premature end")
+
+
+def decode_intact(stream: IO[bytes], mode: str, size: tuple[int, int], scale: int) -> Image.Image | None:
+    """The pixels of a JPEG file without lost data, as Pillow decodes them; None where Pillow must decode and say why.
+
+    Args:
+        mode: of Pillow; size: width and height of the file.
+        scale: 1, 2, 4 or 8, by which both sides are divided and rounded up.
+    """
+    colours = _MODES.get(mode)
+    if colours is None:
+        return None
+    width, height = (-(-side // scale) for side in size)
+    stream.seek(0)
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            stream.read(), colours, min_height=height, min_width=width, min_factor=float(scale)
+        )
+    except ValueError:  # a warning of libjpeg, which may be harmless, or a kind of JPEG that simplejpeg cannot read
+        return None
+    array = np.asarray(pixels[..., 0] if colours == "GRAY" else pixels)
+    return Image.fromarray(array) if array.shape[:2] == (height, width) else None
 
 
 def has_lost_data(stream: IO[bytes]) -> bool:

@@ -27,7 +27,7 @@ from casewise.errors import ImageError
 from casewise.modalities.store.content import name_content
 from casewise.modalities.store.dicom_file import is_dicom
 from casewise.modalities.store.film import Film, FilmError
-from casewise.modalities.store.jpeg_data import has_lost_data
+from casewise.modalities.store.jpeg_data import decode_intact, has_lost_data
 from casewise.modalities.store.pixels import (
     LANCZOS,
     UnknownRangeError,
@@ -206,7 +206,7 @@ class Source:
         """The approximate number of bytes in memory while decoding to `target`, including the file."""
         pixels = self.width * self.height
         coefficients = 6 * pixels if self.image.info.get("progressive") else 0
-        # a JPEG is read again and decoded at an eighth of its size, to see whether data are lost
+        # a JPEG with lost data is read again and decoded at an eighth of its size
         copies = self.n_bytes + 3 * pixels // 64 if self.reader.scales else 0
         return self.n_bytes + copies + coefficients + 10 * pixels // self.scale(target) ** 2
 
@@ -236,25 +236,41 @@ class Source:
         with _damage_named(self.path, self.reader.name):
             scale, box = self.scale(target), None
             if scale > 1:
-                self.image.draft(None, (self.width // scale, self.height // scale))
                 # The scaled image is rounded up to whole pixels; the box is the area that the photograph covers.
                 box = (0.0, 0.0, self.width / scale, self.height / scale)
-            self.image.load()
-            if self.reader.scales and has_lost_data(self.stream):
-                raise ImageError(
-                    f"{self.path}: the {self.reader.name} has lost data: its {self.width:,} x {self.height:,} pixels "
-                    "cannot all be decoded. It is damaged: copy it again from its source."
-                )
+            image = self._intact(scale) or self._loaded(scale)
             if self.orientation == 1 and (late := self.image.info.get("exif")):
                 # A PNG may state its orientation after its pixels.
                 exif = Image.Exif()
                 exif.load(late)
                 self.orientation = _orientation(exif)
-            image = plain(self.image)
+            image = plain(image)
             if target != (self.width, self.height):
                 image = image.resize(target, LANCZOS, box=box)
             image = in_srgb(image, self.image.info.get("icc_profile"))
             return as_array(image if self.reader.turned else upright(image, self.orientation), channels)
+
+    def _intact(self, scale: int) -> Image.Image | None:
+        """The pixels of a JPEG whose data are complete, decoded once; None for others."""
+        if not self.reader.scales:
+            return None
+        return decode_intact(self.stream, self.mode, (self.width, self.height), scale)
+
+    def _loaded(self, scale: int) -> Image.Image:
+        """The pixels as Pillow decodes them, after a check of the data of a JPEG.
+
+        Raises:
+            ImageError: data are lost.
+        """
+        if scale > 1:
+            self.image.draft(None, (self.width // scale, self.height // scale))
+        self.image.load()
+        if self.reader.scales and has_lost_data(self.stream):
+            raise ImageError(
+                f"{self.path}: the {self.reader.name} has lost data: its {self.width:,} x {self.height:,} pixels "
+                "cannot all be decoded. It is damaged: copy it again from its source."
+            )
+        return self.image
 
     def tile(self, preparation: Preparation) -> np.ndarray:
         """Decode to one tile, (C, H, W) `uint8`."""

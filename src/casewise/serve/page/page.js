@@ -289,7 +289,7 @@ function explain() {
     const legend = element("p", "", "influence");
     const ends = maps.signed ? ["against", "in favour"] : ["little influence", "much"];
     legend.append(element("span", ends[0]), element("i", "", maps.signed ? "signed" : ""), element("span", ends[1]));
-    const intro = element("p", `${maps.title}, ${maps.learner_title}: ${maps.meaning}. A map shows what the network used, not whether that is right.`, "note");
+    const intro = element("p", `${maps.title}, ${maps.learner_title}: ${maps.meaning}. A map shows what the model used, not whether that is right.`, "note");
     const grid = element("div", "", "maps");
     grid.append(...maps.maps.map((map) => mapFigure(map)));
     get("maps").replaceChildren(intro, legend, grid);
@@ -299,10 +299,11 @@ function explain() {
 
 function mapFigure(map) {
   const about = [visits.length > 1 ? answer.visits[map.visit - 1].visit : "", map.region, map.file].filter(Boolean).join(", ");
+  const of = map.explained_class ? `class: ${map.explained_class}` : "";
   const notes = [map.note, map.empty ? "no pixel has any influence" : map.flat ? "the map is nearly uniform" : ""].filter(Boolean);
   return figure([
     [map.original, `Original image: ${about}`, map.width, map.height], [map.overlay, `Saliency map over ${about}`, map.width, map.height],
-  ], [about, ...notes].join("; "));
+  ], [about, of, ...notes].filter(Boolean).join("; "));
 }
 
 function save() {
