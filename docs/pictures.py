@@ -1,13 +1,14 @@
-"""Executes the tutorials and takes their pictures again: `pictures.py`; it needs Chromium and takes some minutes.
+"""Executes the tutorials and takes their pictures again; it needs Chromium and takes some minutes.
 
-`pictures.py FOLDER` works in a folder that is kept, so that finished runs are not repeated.
+`pictures.py slides volumes` does so for some of them; `serve` continues where `photographs` ends. `--folder FOLDER`
+keeps what they write, in a new folder.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,18 +28,21 @@ CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-netwo
 WAIT = 120_000
 
 
-def main(arguments: list[str]) -> int:
+def main() -> None:
     """Execute the tutorials in their order, and write the pictures of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(TUTORIALS), metavar="NAME", help=", ".join(TUTORIALS))
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(arguments[0]).resolve() if arguments else Path(temporary)
+        folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         with Shell(folder, port=free_port()) as shell, browser() as opened:
-            for name in TUTORIALS:
+            for name in options.names:
                 page = (DOCS / f"tutorial-{name}.md").read_text(encoding="utf-8")
                 for commands, _, output in shell.execute(page):
                     print(f"$ {commands}{output}", flush=True)
                 PICTURES[name](folder, opened, shell)
-    return 0
 
 
 def free_port() -> int:
@@ -103,8 +107,12 @@ def photographs(folder: Path, opened: Any, shell: Shell) -> None:
 
 def xrays(folder: Path, opened: Any, shell: Shell) -> None:
     """Films with letters, and the report."""
-    films = [folder / "marked-films" / "images" / f"C000{number}" / "1.jpg" for number in (1, 2, 3)]
-    save(montage([Image.open(path) for path in films], 3, size=(240, 240)), "xrays-marked.webp")
+    import pandas as pd
+
+    films = pd.read_csv(folder / "marked-films" / "cases.csv")["path"].head(3)
+    save(
+        montage([Image.open(folder / "marked-films" / path) for path in films], 3, size=(240, 240)), "xrays-marked.webp"
+    )
     save(shot(report(folder, opened, "films")), "xrays-report.webp")
 
 
@@ -139,7 +147,7 @@ def volumes(folder: Path, opened: Any, shell: Shell) -> None:
 
 
 def serve(folder: Path, opened: Any, shell: Shell) -> None:
-    """The page with the results of two visits, its saliency maps, and the results on a phone."""
+    """The results of a visit, its saliency maps, and the course on a phone."""
     for width, height in (DESKTOP, PHONE):
         page = opened.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(WAIT)
@@ -158,11 +166,11 @@ def serve(folder: Path, opened: Any, shell: Shell) -> None:
         page.get_by_role("button", name="Predict").click()
         title = page.get_by_role("heading", name="Results")
         title.wait_for()
-        title.evaluate("element => element.scrollIntoView()")
         if width == PHONE[0]:
+            title.evaluate("element => element.scrollIntoView()")
             save(shot(page), "serve-phone.webp")
             return
-        save(shot(page), "serve-results.webp")
+        save(shot(page, of=f'article:has(:text-is("{visits[0]}")):has-text("erythema")'), "serve-results.webp")
         page.get_by_role("button", name="Show saliency").click()
         maps = page.get_by_role("img", name="Saliency map over")
         maps.first.wait_for()
@@ -179,4 +187,4 @@ PICTURES: dict[str, Callable[[Path, Any, Shell], None]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

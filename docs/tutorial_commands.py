@@ -52,7 +52,7 @@ class Shell:
             until: end before the block that contains this text.
 
         Raises:
-            RuntimeError: a command ends with another status than the page shows: 2 below which `error` is shown, else 0.
+            RuntimeError: a command ends with another status than 0, or than 2 where the page shows an `error`.
         """
         blocks = [(block["language"], block["text"]) for block in BLOCK.finditer(page)]
         for (language, text), (below, shown) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
@@ -97,9 +97,9 @@ class Shell:
 
 
 def is_shown(expected: str, printed: str) -> bool:
-    """Whether a page may show `expected` for `printed`: … stands for any text, numbers may differ, and so may progress.
+    """Whether a page may show `expected` for `printed`: … stands for any text; numbers and progress may differ.
 
-    >>> is_shown("fold 1     3 subjects …\\njobs 2 networks, …", "fold 1     12 subjects, 4 cases\\njobs 2 networks, 3 s")
+    >>> is_shown("fold 1  3 subjects …\\njobs 2 networks, …", "fold 1  12 subjects, 4 cases\\njobs 2 networks, 3 s")
     True
     >>> is_shown("fold 1     3 subjects", "fold 1     3 cases")
     False

@@ -71,7 +71,9 @@ def test_other_text_and_other_words_are_noticed(commands: Any, tmp_path: Path) -
 
 
 def test_the_pictures_of_the_tutorials_are_there_and_small() -> None:
-    shown = {name for page in DOCS.glob("tutorial-*.md") for name in re.findall(r"\]\((images/[^)]+)\)", page.read_text())}
+    shown = {
+        name for page in DOCS.glob("tutorial-*.md") for name in re.findall(r"\]\((images/[^)]+)\)", page.read_text())
+    }
     sizes = [(DOCS / name).stat().st_size for name in sorted(shown)]
     assert len(sizes) > 10
     assert max(sizes) <= LARGEST_PICTURE
