@@ -135,10 +135,8 @@ def volumes(folder: Path, opened: Any, shell: Shell) -> None:
     centre = mask.affine @ [*np.argwhere(np.asarray(mask.dataobj)).mean(axis=0), 1]
     pictures = []
     for path in rows["path"]:
-        scan: Any = nibabel.load(folder / "scans" / path)
-        axis = int(np.argmax(np.abs(scan.affine[2, :3])))  # the axis from foot to head
-        number = round(float((np.linalg.inv(scan.affine) @ centre)[axis]))
-        plane = np.take(np.asarray(scan.dataobj, dtype=float), number, axis=axis)
+        scan: Any = nibabel.as_closest_canonical(nibabel.load(folder / "scans" / path))  # from left, back and foot
+        plane = np.asarray(scan.dataobj, dtype=float)[:, :, round(float((np.linalg.inv(scan.affine) @ centre)[2]))]
         grey = 255 * np.clip((plane - plane.min()) / (np.percentile(plane, 99.5) - plane.min()), 0, 1)
         pictures.append(Image.fromarray(np.rot90(grey).astype("uint8")))
     save(montage(pictures, 2, size=(320, 320)), "volumes-scans.webp")
