@@ -1,11 +1,11 @@
-# Everything a person needs: make setup | demo | test | test-all | fuzz | lint | docs | bench | auto
+# Everything a person needs: make setup | demo | test | test-all | fuzz | lint | docs | pictures | bench | auto
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 export CASEWISE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: golden setup demo test test-all fuzz lint docs bench auto results clean
+.PHONY: golden setup demo test test-all fuzz lint docs pictures bench auto results clean
 
 setup: $(VENV)/.done
 
@@ -34,6 +34,10 @@ lint: setup
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Executes the tutorials and takes their pictures again; needs Chromium
+pictures: setup
+	$(BIN)/python docs/pictures.py
 
 docs: setup
 	$(BIN)/python docs/build.py

@@ -388,8 +388,9 @@ def main(arguments: list[str]) -> int:
         print(f"wrote docs/{path.name}")
     if "--pages" in arguments:
         return 0
-    if importlib.util.find_spec("mkdocs") is None:
-        print("The pages are current. The site needs mkdocs: pip install 'mkdocs>=1.6,<2'.", file=sys.stderr)
+    missing = [name for name in ("material", "mkdocstrings") if importlib.util.find_spec(name) is None]
+    if missing:
+        print("The pages are current. The site needs the packages of the extra dev: make setup.", file=sys.stderr)
         return 2
     return subprocess.call([sys.executable, "-m", "mkdocs", "build", "--strict"], cwd=DOCS.parent)
 

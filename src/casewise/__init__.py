@@ -34,6 +34,10 @@ __all__ = ["CasewiseError", "Run", "__version__", "compare", "load_bundle", "ope
 def read_study(path: Path | str, **changes: Any) -> Study:
     """Read a study file with everything it extends; `changes` replace values of the file by key.
 
+    Args:
+        path: the study file; relative paths in it start at its folder.
+        changes: values by key, such as `seed=1`, with whole sections as dictionaries or models.
+
     Raises:
         StudyError: listing every problem by key.
     """
@@ -44,6 +48,9 @@ def read_study(path: Path | str, **changes: Any) -> Study:
 
 def open_run(folder: Path | str) -> Run:
     """Open a finished run.
+
+    Args:
+        folder: the run folder, such as `runs/grades`.
 
     Raises:
         RunError: the folder holds no finished run, or only the comparison by image of one, or a file of it is damaged.

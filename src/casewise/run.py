@@ -16,9 +16,13 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     """Run a study, or that of a study file; run again, it continues and repeats nothing that is finished.
 
     Args:
+        study: a study, or the path of its file.
         output: the run folder; by default `runs/` and the study's name.
         show: where progress is reported; by default the screen of a notebook or an interactive session, and nowhere
             in a script. `True`: on the screen or terminal; `False`: nowhere.
+
+    Returns:
+        The finished run, as `open_run` gives it.
 
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.

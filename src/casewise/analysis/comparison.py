@@ -27,7 +27,8 @@ def compare(
     """The difference of two runs in each metric, with its interval, on the cases that both have predicted.
 
     Args:
-        first, second: finished runs, or their folders.
+        first: a finished run, or its folder.
+        second: the one to compare it with.
         learner: one learner of both runs, or one of each; by default that of each headline. Two learners of one run
             are compared by giving the run twice.
         target: by default the primary outcome of the first run.

@@ -35,7 +35,16 @@ class CaseMaps:
     rows: list[FigureRow]
 
     def map(self, network: str | None = None, panel: int = 0, sequence: str = "") -> np.ndarray:
-        """The map (H, W) on one panel, from 0 to 1, of a baseline from −1 to 1; of volumes, on the named sequence."""
+        """The map (H, W) on one panel, from 0 to 1, of a baseline from −1 to 1; of volumes, on the named sequence.
+
+        Args:
+            network: one of `networks`; by default the first.
+            panel: the number of the panel, from 0.
+            sequence: of volumes; by default the first.
+
+        Raises:
+            CasewiseError: there is no such network or panel.
+        """
         explained = self._network(network)
         return explained.map_of(self._panel(explained, panel), sequence or explained.sequences[0])
 

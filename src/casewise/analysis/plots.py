@@ -32,6 +32,13 @@ class Plots:
     """The figures of a run; `learner`, `target` and `stage` are those of the headline unless they are named.
 
     Every method returns a `matplotlib.figure.Figure`: a notebook shows it, and `figure.savefig("roc.pdf")` saves it.
+
+    Attributes:
+        run: the finished run.
+
+    Raises:
+        CasewiseError: by every method: a name does not exist, the figure does not apply to the kind of target, or
+            there are too few cases for it.
     """
 
     run: Run

@@ -28,7 +28,18 @@ def moments(truth: np.ndarray, predicted: np.ndarray, *, centre: float = 0.0) ->
 
 
 class NumberSums:
-    """Moments for the metrics of numbers, from sums (..., 8) of `moments`."""
+    """Moments for the metrics of numbers: x is the reference, y the prediction, both in the target's units.
+
+    Attributes:
+        n: number of cases; this and all others have the shape of the sums without their last axis.
+        mean_x: mean of x; `mean_y` of y.
+        var_x: variance of x over n, 0 where it is below rounding; `var_y` of y.
+        covariance: of x and y, over n.
+        bias: mean of y − x.
+
+    Args:
+        sums: (..., 8) sums over cases of what `moments` returns, for each resample and learner.
+    """
 
     def __init__(self, sums: np.ndarray) -> None:
         self.n, self.x, self.y, self.xx, self.yy, self.xy, self.absolute, self.squared = np.moveaxis(

@@ -47,12 +47,15 @@ def metric_names() -> list[str]:
 def metrics_of(kind: str, n_classes: int | None = None) -> list[Metric]:
     """The metrics of a kind of target, in order: its own, and those of the kind whose metrics it shares.
 
-    `n_classes` leaves out metrics that do not suit that number of classes.
+    Args:
+        kind: the name of the kind, such as `regression`, `classification` or `ordinal`.
+        n_classes: leaves out metrics that do not suit this number of classes.
 
-    >>> [metric.name for metric in metrics_of("regression")][:4]
-    ['mae', 'mse', 'pcc', 'ccc']
-    >>> "sensitivity" in [metric.name for metric in metrics_of("classification", 3)]
-    False
+    Examples:
+        >>> [metric.name for metric in metrics_of("regression")][:4]
+        ['mae', 'mse', 'pcc', 'ccc']
+        >>> "sensitivity" in [metric.name for metric in metrics_of("classification", 3)]
+        False
     """
     names = {kind, kind_named(kind).metrics_of}
     return [
@@ -68,8 +71,9 @@ def metric_of(key: str) -> Metric:
     Raises:
         KeyError: no such metric is registered.
 
-    >>> metric_of("recall[no_finding]").title, metric_of("ece_calibrated").larger_is_better
-    ('Recall', False)
+    Examples:
+        >>> metric_of("recall[no_finding]").title, metric_of("ece_calibrated").larger_is_better
+        ('Recall', False)
     """
     return _REGISTRY[key.split("[")[0].removesuffix(CALIBRATED)]
 

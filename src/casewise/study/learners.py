@@ -177,7 +177,8 @@ _REGISTERED: dict[str, Learner] = {learner.name: learner for learner in _OWN}
 def register_learner(learner: Learner) -> None:
     """Let every study fit this learner to which it belongs (`Learner.belongs_to`).
 
-    Its kind needs a builder and a fitter (see the head of this file).
+    Its kind needs an entry in `casewise.models.build_model.BUILDERS` and one in `casewise.jobs.fitting.FITTERS`. A
+    learner of the same name is replaced.
     """
     _REGISTERED[learner.name] = learner
 

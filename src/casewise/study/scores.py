@@ -39,10 +39,21 @@ class Score:
     At level 'region' a formula is computed in every region, from plain names. At level 'case' it refers to the value of
     a region as `name[region]`, and to a target at case level as `name`.
 
-    >>> Score("composite", "(erythema + induration + scaling) * area", "region", 0, 72).targets
-    ('erythema', 'induration', 'scaling', 'area')
-    >>> Score("pasi", "0.2*composite[upper] + 0.3*composite[trunk] + 0.4*composite[lower]", "case", 0, 64.8).regions
-    ('upper', 'trunk', 'lower')
+    Attributes:
+        name: letters, digits and `_`, beginning with a letter.
+        formula: names, numbers, `+ - * /`, parentheses, `name[region]`, `sum()`, `mean()`, `min()` and `max()`.
+        level: `region` or `case`.
+        low: the lower end of its range, in points.
+        high: the upper end, to which predictions are clipped, too.
+
+    Raises:
+        StudyError: the name, the level, the range or the formula is not one.
+
+    Examples:
+        >>> Score("composite", "(erythema + induration + scaling) * area", "region", 0, 72).targets
+        ('erythema', 'induration', 'scaling', 'area')
+        >>> Score("pasi", "0.2*composite[upper] + 0.3*composite[trunk] + 0.4*composite[lower]", "case", 0, 64.8).regions
+        ('upper', 'trunk', 'lower')
     """
 
     name: str
@@ -80,8 +91,15 @@ class Score:
     def value(self, values: Mapping[Reference, Array | float]) -> Array:
         """Compute the formula; NaN if a value is NaN or a divisor is zero.
 
-        >>> float(Score("mild", "(a + b) / 2", "case", 0, 3).value({("a", None): 1, ("b", None): 2}))
-        1.5
+        Args:
+            values: by each of `references`, a number or an array; arrays have the same shape.
+
+        Returns:
+            An array of that shape, `float64`, in the points of the formula and not clipped to the range.
+
+        Examples:
+            >>> float(Score("mild", "(a + b) / 2", "case", 0, 3).value({("a", None): 1, ("b", None): 2}))
+            1.5
         """
         arrays = {reference: np.asarray(value, dtype=float) for reference, value in values.items()}
         with np.errstate(all="ignore"):

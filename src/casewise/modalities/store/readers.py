@@ -86,8 +86,15 @@ _DAMAGE = (
 class Reader:
     """One image format: its first bytes, and the function that opens it without decoding.
 
-    `turned`: the library applies the orientation itself. `scales`: `Image.draft` decodes at 1/2, 1/4 or 1/8.
-    `extra`: the optional part of casewise whose packages `open` imports. `endings`: those of its files.
+    Attributes:
+        name: what messages call it.
+        matches: whether the first 512 bytes of a file, or all of a shorter one, are those of this format.
+        open: a stream of bytes as a Pillow image, which is not decoded yet. What it raises for damaged bytes becomes an
+            `ImageError`, if it is one of the exceptions of Pillow's decoders.
+        turned: the library applies the orientation itself.
+        scales: `Image.draft` decodes at 1/2, 1/4 or 1/8.
+        extra: the optional part of casewise whose packages `open` imports.
+        endings: those of its files, in lower case with a dot.
     """
 
     name: str

@@ -71,7 +71,7 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
     """Draw abdomens as NIfTI into `folder` and return the path of its `cohort.csv`, one row a scan (T1 or T2).
 
     Grades are as equal in number as possible: normal; low, one or two small cysts with a thin wall; high, a large cyst
-    with a thick wall and a nodule, and a wide duct (the classes of 004_c22792b4e9a56ae8.txt, Dataset). Sites are
+    with a thick wall and a nodule, and a wide duct (the classes of the preset `ipmn-mri`). Sites are
     balanced within every grade; sex, age, site, orientation, spacing, number of slices and level of intensities are
     independent of it. Both sequences show the same anatomy in millimetres, on grids that differ in position, spacing,
     number of slices and direction of the axes; each has its own bias field, noise and scale. The field of view covers

@@ -82,7 +82,7 @@ class RegionSettings(SkinSettings):
 def make_slide_phantom(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
     """Draw biopsies as pyramidal TIFFs into `folder` and return the path of its `cases.csv`, one row a slide.
 
-    Half of the subjects are normal, as in the source (003_eab959a42de94a48.txt, Preprocessing Skin Images); the others
+    Half of the subjects are normal, as in the publication that the preset `ssc-skin` follows; the others
     are early and late in equal numbers. A subject has one visit; its slides are sections of the same skin. Every slide
     has a mask of its tissue, and its tags state the microns per pixel.
 

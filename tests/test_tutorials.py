@@ -1,0 +1,82 @@
+"""The tutorials of the documentation: their commands run, and print what the pages show."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_docs import DOCS
+
+# Tutorials that share a folder are executed one after the other.
+TUTORIALS = [("photographs", "serve"), ("xrays",), ("slides",), ("volumes",)]
+LARGEST_PICTURE, LARGEST_ALL = 150_000, 1_500_000
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(DOCS))
+    import tutorial_commands
+
+    yield tutorial_commands
+    sys.modules.pop("tutorial_commands")
+
+
+def text(name: str) -> str:
+    return (DOCS / f"tutorial-{name}.md").read_text(encoding="utf-8")
+
+
+def check(commands: Any, folder: Path, names: tuple[str, ...], *, until: str = "") -> int:
+    """Execute tutorials, and compare what is printed with what they show; the number of compared blocks."""
+    compared = 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with commands.Shell(folder, port=port) as shell:
+        for name in names:
+            for run, shown, printed in shell.execute(text(name), until=until):
+                assert commands.is_shown(shown, printed), f"{run}\nshows\n{shown}\nand prints\n{printed}"
+                compared += bool(shown)
+    return compared
+
+
+@pytest.mark.parametrize("name", ["photographs", "xrays", "slides", "volumes"])
+def test_a_tutorial_is_true_up_to_its_audit(commands: Any, tmp_path: Path, name: str) -> None:
+    pytest.importorskip({"slides": "openslide", "volumes": "nibabel"}.get(name, "PIL"))
+    assert check(commands, tmp_path, (name,), until="casewise audit") >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", TUTORIALS, ids=["+".join(names) for names in TUTORIALS])
+def test_a_tutorial_is_true(commands: Any, tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert check(commands, tmp_path, names) >= 5
+
+
+def test_other_text_and_other_words_are_noticed(commands: Any, tmp_path: Path) -> None:
+    page = "```sh\nprintf 'fold 1   12 cases, 3 s\\nend'\n```\n\n```text\nfold 1   7 cases, …\nend\n```\n"
+    with commands.Shell(tmp_path) as shell:
+        [(_, shown, printed)] = shell.execute(page)
+        assert commands.is_shown(shown, printed)
+        assert not commands.is_shown(shown.replace("cases", "panels"), printed)
+        assert not commands.is_shown(shown.replace("end", "start"), printed)
+        with pytest.raises(RuntimeError, match="not 0"):
+            list(shell.execute("```sh\nexit 2\n```\n"))
+        with pytest.raises(RuntimeError, match="not 2"):
+            list(shell.execute("```sh\ntrue\n```\n\n```text\nerror: …\n```\n"))
+
+
+def test_the_pictures_of_the_tutorials_are_there_and_small() -> None:
+    shown = {
+        name for page in DOCS.glob("tutorial-*.md") for name in re.findall(r"\]\((images/[^)]+)\)", page.read_text())
+    }
+    sizes = [(DOCS / name).stat().st_size for name in sorted(shown)]
+    assert len(sizes) > 10
+    assert max(sizes) <= LARGEST_PICTURE
+    assert sum(sizes) <= LARGEST_ALL
+    drawn = set(re.findall(r'"([\w-]+\.webp)"', (DOCS / "pictures.py").read_text()))
+    assert {Path(name).name for name in shown if name.endswith(".webp")} == drawn
