@@ -20,7 +20,7 @@ from casewise.inference.input_checks.limits import (
     Limits,
     Training,
     distance_limits,
-    expected_regions,
+    expected_names,
     fit_limits,
     fit_score,
     turned_difference,
@@ -127,9 +127,9 @@ def test_grids_are_means_of_cells() -> None:
 
 def test_regions_that_some_cases_lack_are_not_expected() -> None:
     both, one = frozenset({"face", "hand"}), frozenset({"face"})
-    assert expected_regions([both] * 10) == ("face", "hand")
-    assert expected_regions([both] * 9 + [one]) == ("face",)
-    assert expected_regions([frozenset({""})] * 9) == ()
+    assert expected_names([both] * 10) == ("face", "hand")
+    assert expected_names([both] * 9 + [one]) == ("face",)
+    assert expected_names([frozenset({""})] * 9) == ()
 
 
 def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:
