@@ -45,14 +45,13 @@ def input_checks(
         images["region"].astype(str).to_numpy()[rows],
     )
     of_training = images[sides != TEST]
-    limits = fit_limits(training, _expected(of_training, "region"), _expected(of_training, "sequence"))
+    sequences = _expected(of_training, "sequence") if study.volumes else ()
+    limits = fit_limits(training, _expected(of_training, "region"), sequences)
     folder.input_checks.write(replace(limits, distance=distance_limits(predictions)).as_json())
 
 
 def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:
-    """The names in this column that cases must have; none if there is no such column."""
-    if column not in images:
-        return ()
+    """The names in this column that cases must have."""
     return expected_names([frozenset(names) for _, names in images.groupby("case", sort=False)[column]])
 
 

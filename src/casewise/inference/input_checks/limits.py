@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
 Floats: TypeAlias = NDArray[np.float64]
 # The shares of held-out cases that each check may flag; together less than one in twenty.
-SHARES = {"range": 0.015, "upright": 0.005, "polarity": 0.005, "distance": 0.01, "regions": 0.005, "wrong_region": 0.005}
+SHARES = {
+    "range": 0.015,
+    "upright": 0.005,
+    "polarity": 0.005,
+    "distance": 0.01,
+    "regions": 0.005,
+    "wrong_region": 0.005,
+}
 # The range of a number is between these quantiles of the training images, and counts as no smaller than this.
 LOWEST, HIGHEST = 0.005, 0.995
 LEAST_RANGE = dict(zip(NAMES, (0.2, 0.1, 0.2, 0.2, 2.0, 1.0, 0.1), strict=True))
