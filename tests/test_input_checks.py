@@ -34,10 +34,12 @@ from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable
 from casewise.inference.prediction_file import predict_to_file
 from casewise.phantoms.psoriasis.cohort import PsoriasisSettings, draw_photograph
+from casewise.pipeline import input_checks as pipeline
 from casewise.pipeline.input_checks import input_checks
 from casewise.pipeline.prepare import prepare
 from casewise.run import Run
 from casewise.run_folder import RunFolder
+from casewise.splits.predefined import TEST
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from tests.test_cli import casewise
@@ -242,24 +244,22 @@ def test_photographs_in_the_place_of_another_region_are_flagged(
             Image.fromarray(drawing.picture).save(path, quality=90)
             rows.append({"path": str(path), "subject": subject, "visit": "week0", "region": region})
     table = pd.DataFrame(rows)
-    others = table.assign(subject="exchanged " + table["subject"])
-    first, second = others["path"].str.contains("upper-1"), others["path"].str.contains("trunk-1")
-    others.loc[first, "region"], others.loc[second, "region"] = "trunk", "upper"
-    pd.concat([table, others]).to_csv(tmp_path / "new.csv", index=False)
-    new = NewTable(study.model_copy(update={"cohort": tmp_path / "new.csv", "root": tmp_path}), own=True)
-    reasons = flags.case_flags(limits, new.prepared(tmp_path / "store", Silent()))
-    assert len(reasons) == 6
-    for case, texts in reasons.items():
-        wrong = {text for text in texts.split(flags.SEPARATOR) if "looks like" in text}
-        subject = case.split("/")[0].removeprefix("exchanged ")
-        assert wrong == (
-            {
+    first, second = table["path"].str.contains("upper-1"), table["path"].str.contains("trunk-1")
+    exchanged = table.assign(region=table["region"].mask(first, "trunk").mask(second, "upper"))
+    for name, rows_of_cases, swapped in (("own", table, False), ("exchanged", exchanged, True)):
+        path = tmp_path / f"{name}.csv"
+        rows_of_cases.to_csv(path, index=False)
+        new = NewTable(study.model_copy(update={"cohort": path, "root": tmp_path}), own=True)
+        reasons = flags.case_flags(limits, new.prepared(tmp_path / name, Silent()))
+        assert len(reasons) == 3
+        for case, text in reasons.items():
+            subject = case.split("/")[0]
+            expected = {
                 f"upper-1-of-{subject}.jpg: looks like an image of upper, not of trunk",
                 f"trunk-1-of-{subject}.jpg: looks like an image of trunk, not of upper",
             }
-            if case.startswith("exchanged")
-            else set()
-        ), case
+            wrong = {reason for reason in text.split(flags.SEPARATOR) if "looks like" in reason}
+            assert wrong == (expected if swapped else set()), case
 
 
 def test_a_case_without_an_expected_sequence_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +270,25 @@ def test_a_case_without_an_expected_sequence_is_flagged(monkeypatch: pytest.Monk
     measured = drawn(3, 1)
     monkeypatch.setattr(flags, "measure", lambda store, rows: measured.subset(np.array(rows)))
     assert flags.case_flags(limits, new) == {"A": "", "B": "no scan of the sequence flair"}
+
+
+@pytest.mark.parametrize(("volumes", "expected"), [({"missing": "mask"}, ("flair", "t1")), (None, ())])
+def test_only_volumes_have_sequences(
+    volumes: dict[str, str] | None, expected: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column `sequence` of photographs is the user's own. Test subjects, here one without flair, do not count."""
+    subjects = [f"s{number}" for number in range(20) for _ in range(2)]
+    columns = {"case": subjects, "subject": subjects, "region": "", "sequence": ["t1", "flair"] * 20}
+    images = pd.DataFrame(columns)
+    images.loc[images["subject"] == "s19", "sequence"] = "t1"
+    measured = drawn(len(images), 0)
+    monkeypatch.setattr(pipeline, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    study: Any = SimpleNamespace(volumes=volumes, seed=0)
+    sides: Any = SimpleNamespace(side={f"s{number}": number % 5 for number in range(19)} | {"s19": TEST})
+    store: Any = None
+    cohort: Any = SimpleNamespace(images=images)
+    input_checks(study, cohort, store, sides, pd.DataFrame(), RunFolder(tmp_path))
+    assert Limits.of(RunFolder(tmp_path).input_checks.read()).sequences == expected
 
 
 def test_grids_are_means_of_cells() -> None:
