@@ -140,17 +140,16 @@ def fit_regions(training: Training, share: float, detected: float, fewest: int) 
     return None
 
 
-def _differences(scores: Floats, rows: NDArray[np.intp], pairs: list[tuple[int, int]]) -> Floats:
+def _differences(scores: Floats, stated: NDArray[np.intp], pairs: list[tuple[int, int]]) -> Floats:
     """(N, R): the score of the stated region, by number, minus that of each region that it is compared with, else inf.
 
     A stated region of -1 is compared with none.
     """
-    differences = np.full(scores.shape, np.inf)
-    for pair in pairs:
-        for stated, other in (pair, pair[::-1]):
-            chosen = rows == stated
-            differences[chosen, other] = scores[chosen, stated] - scores[chosen, other]
-    return differences
+    compared = np.zeros((scores.shape[1], scores.shape[1]), dtype=bool)
+    for first, second in pairs:
+        compared[first, second] = compared[second, first] = True
+    differences = scores[np.arange(len(scores)), stated][:, None] - scores
+    return np.where(compared[stated] & (stated >= 0)[:, None], differences, np.inf)
 
 
 def _detected(
