@@ -13,22 +13,35 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from casewise.cohort.cohort import read_cohort
+from casewise.console import Silent
 from casewise.errors import RunError
 from casewise.inference.input_checks import flags
 from casewise.inference.input_checks.flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
 from casewise.inference.input_checks.limits import (
+    SHARES,
     Limits,
     Training,
     distance_limits,
-    expected_regions,
+    expected_names,
     fit_limits,
     fit_score,
     turned_difference,
 )
 from casewise.inference.input_checks.measures import GRID, NAMES, Measures, gridded
+from casewise.inference.input_checks.region_score import fit_regions
 from casewise.inference.model import load_bundle
+from casewise.inference.new_cases import NewTable
 from casewise.inference.prediction_file import predict_to_file
+from casewise.phantoms.psoriasis.cohort import PsoriasisSettings, draw_photograph
+from casewise.pipeline import input_checks as pipeline
+from casewise.pipeline.input_checks import input_checks
+from casewise.pipeline.prepare import prepare
 from casewise.run import Run
+from casewise.run_folder import RunFolder
+from casewise.splits.predefined import TEST
+from casewise.study.loading import read_study
+from casewise.study.schema import Study
 from tests.test_cli import casewise
 
 
@@ -48,7 +61,7 @@ def drawn(count: int, seed: int, *, upright: bool = True) -> Measures:
 
 def training(count: int = 200, **kwargs: Any) -> Training:
     names = np.array([f"s{number}" for number in range(count)])
-    return Training(drawn(count, 0, **kwargs), names, names, np.arange(count) % 5)
+    return Training(drawn(count, 0, **kwargs), names, names, np.arange(count) % 5, np.full(count, ""))
 
 
 def changed(measures: Measures, **numbers: float) -> Measures:
@@ -98,7 +111,7 @@ def test_images_without_an_upright_position_have_no_such_check() -> None:
 
 def test_images_of_training_in_colour_flag_grey_ones() -> None:
     measured = training()
-    coloured = Training(changed(measured.measures, colour=0.4), measured.cases, measured.subjects, measured.folds)
+    coloured = replace(measured, measures=changed(measured.measures, colour=0.4))
     flags = image_flags(fit_limits(coloured), changed(drawn(3, 1), colour=0.0))
     assert all(any("grey" in text for text in texts) for texts in flags)
 
@@ -116,6 +129,168 @@ def test_limits_come_back_from_json() -> None:
         Limits.of({"ranges": {}})
 
 
+def of_regions(subjects: int, seed: int, *, alike: tuple[str, ...] = ()) -> Training:
+    """A case of each subject with an image of a face, a hand and a leg: bright in another corner, unless alike."""
+    random = np.random.default_rng(seed)
+    regions = np.tile(["face", "hand", "leg"], subjects)
+    grids = random.normal(0.4, 0.05, (len(regions), GRID, GRID))
+    half = GRID // 2
+    corners = {"face": (slice(half), slice(half)), "hand": (slice(half, None), slice(half))}
+    corners["leg"] = (slice(half, None), slice(half, None))
+    for number, region in enumerate(regions):
+        if region not in alike:
+            grids[number][corners[region]] += random.uniform(0.1, 0.2)
+    values = np.zeros((len(regions), len(NAMES)))
+    values[:, NAMES.index("brightness")], values[:, NAMES.index("contrast")] = grids.mean(axis=(1, 2)), 0.15
+    values[:, NAMES.index("size")] = 9
+    names = np.repeat([f"s{number}" for number in range(subjects)], 3)
+    return Training(Measures(values, grids), names, names, np.repeat(np.arange(subjects) % 5, 3), regions)
+
+
+def test_images_of_another_region_are_recognised() -> None:
+    limits, new = fit_limits(of_regions(60, 0)), of_regions(300, 1)
+    assert limits.wrong_region
+    assert limits.wrong_region.distinct == (("face", "hand"), ("face", "leg"), ("hand", "leg"))
+    own = image_flags(limits, new.measures, new.regions.tolist())
+    of_cases = np.array([any("looks like" in text for text in texts) for texts in own]).reshape(-1, 3).any(axis=1)
+    assert of_cases.mean() <= 0.02
+    stated = np.roll(new.regions.reshape(-1, 3), 1, axis=1).ravel()
+    swapped = image_flags(limits, new.measures, stated.tolist())
+    expected = [f"looks like an image of {a}, not of {b}" for a, b in zip(new.regions, stated, strict=True)]
+    assert np.mean([reason in texts for reason, texts in zip(expected, swapped, strict=True)]) > 0.95
+    assert not any("looks like" in text for texts in image_flags(limits, new.measures) for text in texts)
+    unnamed = image_flags(limits, new.measures, ["elsewhere"] * len(new.regions))
+    assert not any("looks like" in text for texts in unnamed for text in texts)
+
+
+def test_only_distinct_regions_are_compared() -> None:
+    score = fit_regions(of_regions(60, 0, alike=("hand", "leg")), 0.005, 0.8, 8)
+    assert score
+    assert score.distinct == (("face", "hand"), ("face", "leg"))
+    new = of_regions(100, 1, alike=("hand", "leg"))
+    hands, faces = new.subset(new.regions == "hand"), new.subset(new.regions == "face")
+    assert not any(score.suspected(hands.measures, np.full(len(hands.regions), "leg")))
+    assert np.mean([name == "face" for name in score.suspected(faces.measures, np.full(100, "leg"))]) > 0.95
+
+
+def test_regions_that_are_alike_are_not_compared() -> None:
+    assert fit_regions(of_regions(60, 0, alike=("face", "hand", "leg")), 0.005, 0.8, 8) is None
+    one = of_regions(60, 0)
+    assert fit_regions(one.subset(one.regions == "face"), 0.005, 0.8, 8) is None
+
+
+def test_a_rare_region_is_not_compared() -> None:
+    training = of_regions(60, 0)
+    rare = training.subset((training.regions != "leg") | (np.arange(180) < 21))
+    score = fit_regions(rare, 0.005, 0.8, 8)
+    assert score
+    assert score.regions == ("face", "hand")
+    assert not any(score.suspected(rare.measures, np.full(len(rare.regions), "leg")))
+
+
+def test_turned_images_and_negatives_are_not_compared() -> None:
+    training, upright = of_regions(60, 0), drawn(180, 0)
+    sloped = replace(training, measures=Measures(training.measures.values, training.measures.grids / 2 + upright.grids))
+    limits = fit_limits(sloped)
+    assert limits.upright
+    assert limits.wrong_region
+    turned = Measures(sloped.measures.values, sloped.measures.grids[:, ::-1, ::-1])
+    flags = image_flags(limits, turned, sloped.regions.tolist())
+    assert np.mean([UPSIDE_DOWN in " ".join(texts) for texts in flags]) > 0.9
+    assert not any("upside" in " ".join(texts) and "looks like" in " ".join(texts) for texts in flags)
+
+
+def test_scores_of_regions_come_back_from_json() -> None:
+    limits = fit_limits(of_regions(60, 0), ("face",), ("T1",))
+    values = json.loads(json.dumps(limits.as_json()))
+    assert Limits.of(values) == limits
+    for name, damaged in (("weights", [[1.0]] * 3), ("centre", []), ("distinct", [["face", "foot"]]), ("limit", None)):
+        with pytest.raises((LookupError, TypeError, ValueError)):
+            Limits.of(values | {"wrong_region": values["wrong_region"] | {name: damaged}})
+    earlier = {name: value for name, value in values.items() if name not in ("wrong_region", "sequences")}
+    assert Limits.of(earlier) == replace(limits, wrong_region=None, sequences=())
+
+
+def test_the_shares_of_all_checks_are_less_than_one_in_twenty() -> None:
+    assert sum(SHARES.values()) < 0.05
+
+
+@pytest.fixture(scope="module")
+def psoriasis(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Limits, Study]:
+    """The limits of the psoriasis phantom, each subject in one of eight folds, and its study."""
+    folder = tmp_path_factory.mktemp("psoriasis")
+    settings = f"extends: onestep-pasi\nname: tiny\nsynthetic: true\ncohort: {phantom}\nimages: {{size: 32}}\n"
+    (folder / "study.yaml").write_text(settings)
+    study = read_study(folder / "study.yaml")
+    cohort, run_folder = read_cohort(study), RunFolder(folder)
+    store = prepare(study, cohort, run_folder, Silent())
+    sides: Any = SimpleNamespace(side={name: n for n, name in enumerate(sorted(set(cohort.images["subject"])))})
+    input_checks(study, cohort, store, sides, pd.DataFrame(), run_folder)
+    return Limits.of(run_folder.input_checks.read()), study
+
+
+def test_photographs_in_the_place_of_another_region_are_flagged(
+    psoriasis: tuple[Limits, Study], tmp_path: Path
+) -> None:
+    """New subjects of the phantom, as they are and with two photographs exchanged."""
+    limits, study = psoriasis
+    assert limits.wrong_region
+    assert ("trunk", "upper") in limits.wrong_region.distinct
+    rows = []
+    for subject in ("8", "9", "10"):
+        for region, number in PsoriasisSettings().photographs:
+            path = tmp_path / f"{region}-{number}-of-{subject}.jpg"
+            drawing = draw_photograph(int(subject), 0, region, number, seed=3, size=(96, 64))
+            Image.fromarray(drawing.picture).save(path, quality=90)
+            rows.append({"path": str(path), "subject": subject, "visit": "week0", "region": region})
+    table = pd.DataFrame(rows)
+    first, second = table["path"].str.contains("upper-1"), table["path"].str.contains("trunk-1")
+    exchanged = table.assign(region=table["region"].mask(first, "trunk").mask(second, "upper"))
+    for name, rows_of_cases, swapped in (("own", table, False), ("exchanged", exchanged, True)):
+        path = tmp_path / f"{name}.csv"
+        rows_of_cases.to_csv(path, index=False)
+        new = NewTable(study.model_copy(update={"cohort": path, "root": tmp_path}), own=True)
+        reasons = flags.case_flags(limits, new.prepared(tmp_path / name, Silent()))
+        assert len(reasons) == 3
+        for case, text in reasons.items():
+            subject = case.split("/")[0]
+            expected = {
+                f"upper-1-of-{subject}.jpg: looks like an image of upper, not of trunk",
+                f"trunk-1-of-{subject}.jpg: looks like an image of trunk, not of upper",
+            }
+            wrong = {reason for reason in text.split(flags.SEPARATOR) if "looks like" in reason}
+            assert wrong == (expected if swapped else set()), case
+
+
+def test_a_case_without_an_expected_sequence_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = fit_limits(training(), (), expected_names([frozenset({"t1", "flair"})] * 9))
+    table = {"case": ["A", "A", "B"], "path": ["x/a.nii", "x/b.nii", "x/c.nii"], "region": "", "sequence": ["t1"] * 3}
+    table["sequence"][1] = "flair"
+    new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
+    measured = drawn(3, 1)
+    monkeypatch.setattr(flags, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    assert flags.case_flags(limits, new) == {"A": "", "B": "no scan of the sequence flair"}
+
+
+@pytest.mark.parametrize(("volumes", "expected"), [({"missing": "mask"}, ("flair", "t1")), (None, ())])
+def test_only_volumes_have_sequences(
+    volumes: dict[str, str] | None, expected: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column `sequence` of photographs is the user's own. Test subjects, here one without flair, do not count."""
+    subjects = [f"s{number}" for number in range(20) for _ in range(2)]
+    columns = {"case": subjects, "subject": subjects, "region": "", "sequence": ["t1", "flair"] * 20}
+    images = pd.DataFrame(columns)
+    images.loc[images["subject"] == "s19", "sequence"] = "t1"
+    measured = drawn(len(images), 0)
+    monkeypatch.setattr(pipeline, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    study: Any = SimpleNamespace(volumes=volumes, seed=0)
+    sides: Any = SimpleNamespace(side={f"s{number}": number % 5 for number in range(19)} | {"s19": TEST})
+    store: Any = None
+    cohort: Any = SimpleNamespace(images=images)
+    input_checks(study, cohort, store, sides, pd.DataFrame(), RunFolder(tmp_path))
+    assert Limits.of(RunFolder(tmp_path).input_checks.read()).sequences == expected
+
+
 def test_grids_are_means_of_cells() -> None:
     image = np.zeros((2 * GRID, 3 * GRID))
     image[:2, :3] = 1
@@ -127,9 +302,9 @@ def test_grids_are_means_of_cells() -> None:
 
 def test_regions_that_some_cases_lack_are_not_expected() -> None:
     both, one = frozenset({"face", "hand"}), frozenset({"face"})
-    assert expected_regions([both] * 10) == ("face", "hand")
-    assert expected_regions([both] * 9 + [one]) == ("face",)
-    assert expected_regions([frozenset({""})] * 9) == ()
+    assert expected_names([both] * 10) == ("face", "hand")
+    assert expected_names([both] * 9 + [one]) == ("face",)
+    assert expected_names([frozenset({""})] * 9) == ()
 
 
 def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:

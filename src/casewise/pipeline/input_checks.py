@@ -11,7 +11,7 @@ from casewise.inference.input_checks.limits import (
     MOST_OF_CASE,
     Training,
     distance_limits,
-    expected_regions,
+    expected_names,
     fit_limits,
 )
 from casewise.inference.input_checks.measures import measure
@@ -42,11 +42,17 @@ def input_checks(
         images["case"].astype(str).to_numpy()[rows],
         images["subject"].astype(str).to_numpy()[rows],
         sides[rows],
+        images["region"].astype(str).to_numpy()[rows],
     )
     of_training = images[sides != TEST]
-    regions = [frozenset(names) for _, names in of_training.groupby("case", sort=False)["region"]]
-    limits = fit_limits(training, expected_regions(regions))
+    sequences = _expected(of_training, "sequence") if study.volumes else ()
+    limits = fit_limits(training, _expected(of_training, "region"), sequences)
     folder.input_checks.write(replace(limits, distance=distance_limits(predictions)).as_json())
+
+
+def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:
+    """The names in this column that cases must have."""
+    return expected_names([frozenset(names) for _, names in images.groupby("case", sort=False)[column]])
 
 
 def _sample(cases: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:

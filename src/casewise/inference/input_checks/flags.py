@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ FAR = "far from the training cases"
 NEGATIVE = "a negative: light and dark are exchanged"
 # Without a check of negatives the two cannot be told apart.
 UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
+NEARLY_UNIFORM = "nearly uniform"
 # What is said of a number below and above its range.
 REASONS: dict[str, tuple[str, str]] = {
     "brightness": ("much darker than the training images", "much lighter than the training images"),
@@ -38,6 +39,8 @@ REASONS: dict[str, tuple[str, str]] = {
     "shape": ("much narrower than the training images", "much wider than the training images"),
     "colour": ("grey, and the training images are in colour", "in colour, and the training images are not"),
 }
+# What precedes the name of a region or sequence that a case lacks.
+MISSING = {"region": "no image of", "sequence": "no scan of the sequence"}
 IN_GREY = 0.02
 # Training images whose limit of colour is below this are grey, some perhaps toned.
 MOST_OF_GREY = 0.15
@@ -47,10 +50,10 @@ MORE_COLOUR, LESS_COLOUR = (
 )
 
 
-def image_flags(limits: Limits, measures: Measures) -> list[list[str]]:
-    """For each image the reasons why it is not like the training images."""
+def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | None = None) -> list[list[str]]:
+    """For each image the reasons why it is not like the training images; `regions` are those that their rows state."""
     flags: list[list[str]] = [_out_of_range(limits, numbers) for numbers in measures.values.tolist()]
-    is_negative = np.zeros(len(measures), dtype=bool)
+    is_negative, is_turned = np.zeros(len(measures), dtype=bool), np.zeros(len(measures), dtype=bool)
     if limits.polarity:
         is_negative = scores(limits.polarity, measures.grids, negative_difference) < limits.polarity.limit
         _add(flags, is_negative.tolist(), NEGATIVE)
@@ -59,13 +62,19 @@ def image_flags(limits: Limits, measures: Measures) -> list[list[str]]:
         # the score of a negative is the opposite of that of the image itself
         is_turned = np.where(is_negative, -upright, upright) < limits.upright.limit
         _add(flags, is_turned.tolist(), UPSIDE_DOWN if limits.polarity else TURNED_OR_NEGATIVE)
+    if limits.wrong_region and regions is not None:
+        suspected = limits.wrong_region.suspected(measures, np.array(regions))
+        for number, (shown, stated) in enumerate(zip(suspected, regions, strict=True)):
+            # the region of a turned image or a negative is not recognised by these scores
+            if shown and not is_negative[number] and not is_turned[number] and NEARLY_UNIFORM not in flags[number]:
+                flags[number].append(f"looks like an image of {shown}, not of {stated}")
     return flags
 
 
 def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
     by_name = dict(zip(NAMES, numbers, strict=True))
     if limits.ranges and by_name["contrast"] < UNIFORM:
-        return ["nearly uniform"]
+        return [NEARLY_UNIFORM]
     reasons = []
     for name, (low, high) in limits.ranges.items():
         below, above = REASONS[name]
@@ -82,7 +91,7 @@ def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
 def _add(flags: list[list[str]], flagged: list[bool], reason: str) -> None:
     for reasons, is_flagged in zip(flags, flagged, strict=True):
         # a uniform image has neither orientation nor polarity
-        if is_flagged and "nearly uniform" not in reasons:
+        if is_flagged and NEARLY_UNIFORM not in reasons:
             reasons.append(reason)
 
 
@@ -91,16 +100,19 @@ def case_flags(limits: Limits, new: NewCases) -> dict[str, str]:
     images = new.cohort.images
     by_case = images.assign(row=np.arange(len(images))).groupby("case", sort=False)["row"]
     chosen = np.sort(np.concatenate([_evenly(rows.to_numpy()) for _, rows in by_case]))
-    by_image = image_flags(limits, measure(new.store, chosen.tolist()))
+    measures = measure(new.store, chosen.tolist())
+    by_image = image_flags(limits, measures, images["region"].iloc[chosen].astype(str).tolist())
     counts = images["case"].value_counts()
     reasons: dict[str, list[str]] = {str(case): [] for case in images["case"].unique()}
     examined = images.iloc[chosen]
     for case, path, of_image in zip(examined["case"].astype(str), examined["path"], by_image, strict=True):
         name = f"{Path(str(path)).name}: " if counts[case] > 1 else ""
         reasons[case] += [name + reason for reason in of_image]
-    regions = images.groupby(images["case"].astype(str), sort=False)["region"].agg(set)
-    for case, present in regions.items():
-        reasons[str(case)] += [f"no image of {region}" for region in limits.regions if region not in present]
+    for column, expected in (("region", limits.regions), ("sequence", limits.sequences)):
+        if expected:
+            names = images.groupby(images["case"].astype(str), sort=False)[column].agg(set)
+            for case, present in names.items():
+                reasons[str(case)] += [f"{MISSING[column]} {name}" for name in expected if name not in present]
     return {case: joined(texts) for case, texts in reasons.items()}
 
 

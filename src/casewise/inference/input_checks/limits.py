@@ -8,8 +8,9 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
 - An image turned by 180 degrees, or its negative, has the opposite score of a linear model that was fitted to give
   training images the score 1 (ridge regression). Whether images have an upright position, or are distinct from
   negatives, is measured on held-out images: the check exists only if it recognises `DETECTED` of them.
+- An image of another region than its row states is recognised by scores of regions (`region_score`), if regions differ.
 - The distance from the training features has a larger limit than that of the column `beyond`.
-- A region is missed if nearly all training cases have it.
+- A region, or a sequence of volumes, is missed if nearly all training cases have it. No study has both.
 """
 
 from __future__ import annotations
@@ -22,14 +23,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.inference.input_checks.measures import GRID, NAMES, Measures
+from casewise.inference.input_checks.measures import GRID, NAMES, Measures, standardised
+from casewise.inference.input_checks.region_score import RegionScore, fit_regions
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Floats: TypeAlias = NDArray[np.float64]
 # The shares of held-out cases that each check may flag; together less than one in twenty.
-SHARES = {"range": 0.015, "upright": 0.005, "polarity": 0.005, "distance": 0.01, "regions": 0.005}
+SHARES = {
+    "range": 0.015,
+    "upright": 0.005,
+    "polarity": 0.005,
+    "distance": 0.01,
+    "regions": 0.005,
+    "wrong_region": 0.005,
+}
 # The range of a number is between these quantiles of the training images, and counts as no smaller than this.
 LOWEST, HIGHEST = 0.005, 0.995
 LEAST_RANGE = dict(zip(NAMES, (0.2, 0.1, 0.2, 0.2, 2.0, 1.0, 0.1), strict=True))
@@ -65,6 +74,8 @@ class Limits:
         ranges: by name of a number, its lowest and highest value; None where there is no limit.
         upright, polarity: the scores of images turned by 180 degrees, and of negatives; None without such a check.
         regions: those that a case must have.
+        wrong_region: the scores by which images of another region are recognised; None without such a check.
+        sequences: those of volumes that a case must have.
         distance: by learner and target, the largest distance from the training features.
     """
 
@@ -76,6 +87,8 @@ class Limits:
     polarity: Score | None = None
     regions: tuple[str, ...] = ()
     distance: dict[str, dict[str, float]] = field(default_factory=dict)
+    wrong_region: RegionScore | None = None
+    sequences: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The limits as plain values."""
@@ -83,7 +96,7 @@ class Limits:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Limits:
-        """The limits from their plain values.
+        """The limits from their plain values; earlier versions wrote neither `wrong_region` nor `sequences`.
 
         Raises:
             LookupError, TypeError, ValueError: they are not complete.
@@ -98,17 +111,25 @@ class Limits:
             polarity,
             tuple(values["regions"]),
             dict(values["distance"]),
+            RegionScore.of(values["wrong_region"]) if values.get("wrong_region") else None,
+            tuple(values.get("sequences", ())),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Measured training images with their cases, subjects and folds: (N,) each."""
+    """Measured training images with their cases, subjects, folds and regions (`""`: none): (N,) each."""
 
     measures: Measures
     cases: NDArray[Any]
     subjects: NDArray[Any]
     folds: NDArray[np.intp]
+    regions: NDArray[Any]
+
+    def subset(self, rows: NDArray[np.bool_]) -> Training:
+        """Some of the images."""
+        columns = (self.cases, self.subjects, self.folds, self.regions)
+        return Training(self.measures.subset(rows), *(column[rows] for column in columns))
 
     def worst(self, values: Floats, share: float) -> float | None:
         """The value that this share of the cases exceeds, the largest of a case counting; None with too few subjects.
@@ -138,8 +159,12 @@ def upper_quantile(values: Floats, subjects: NDArray[Any], share: float) -> floa
     return float(values[order][reached.argmax() if reached.any() else -1])
 
 
-def fit_limits(training: Training, regions: Sequence[str] = ()) -> Limits:
-    """The limits of numbers and scores; those of distances are added by `with_distances`."""
+def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Sequence[str] = ()) -> Limits:
+    """The limits of numbers and scores; those of distances are `distance_limits`.
+
+    Args:
+        regions, sequences: those that a case must have (`expected_names`).
+    """
     values = training.measures.values
     folds = np.unique(training.folds)
     needed = np.zeros(len(values))
@@ -171,6 +196,8 @@ def fit_limits(training: Training, regions: Sequence[str] = ()) -> Limits:
         fit_score(training, turned_difference, SHARES["upright"]),
         fit_score(training, negative_difference, SHARES["polarity"]),
         tuple(regions),
+        wrong_region=fit_regions(training, SHARES["wrong_region"], DETECTED, FEWEST_SUBJECTS),
+        sequences=tuple(sequences),
     )
 
 
@@ -199,7 +226,7 @@ def excess(values: Floats, low: Floats, high: Floats) -> Floats:
 
 def turned_difference(grids: Floats) -> Floats:
     """(N, GRID²): standardised grids minus themselves turned by 180 degrees; turned images have the opposite."""
-    centred = _standardised(grids)
+    centred = standardised(grids)
     return np.asarray((centred - centred[:, ::-1, ::-1]).reshape(len(grids), -1))
 
 
@@ -208,13 +235,8 @@ def negative_difference(grids: Floats) -> Floats:
 
     They do not depend on brightness and contrast, and turned images have the same.
     """
-    centred = _standardised(grids)
+    centred = standardised(grids)
     return np.asarray((centred + centred[:, ::-1, ::-1]).reshape(len(grids), -1))
-
-
-def _standardised(grids: Floats) -> Floats:
-    centred = grids - grids.mean(axis=(1, 2), keepdims=True)
-    return np.asarray(centred / (centred.std(axis=(1, 2), keepdims=True) + 1e-3))
 
 
 def fit_score(training: Training, difference: Any, share: float) -> Score | None:
@@ -249,20 +271,20 @@ def scores(score: Score, grids: Floats, difference: Any) -> Floats:
     return np.asarray(difference(grids) @ np.array(score.weights))
 
 
-def expected_regions(regions_by_case: Sequence[frozenset[str]]) -> tuple[str, ...]:
-    """The regions that nearly all cases have, so that at most `SHARES` of the cases lack one of them.
+def expected_names(names_by_case: Sequence[frozenset[str]]) -> tuple[str, ...]:
+    """The regions or sequences that nearly all cases have, so that at most `SHARES` of the cases lack one of them.
 
-    >>> expected_regions([frozenset({"face", "hand"})] * 300 + [frozenset({"face"})])
+    >>> expected_names([frozenset({"face", "hand"})] * 300 + [frozenset({"face"})])
     ('face', 'hand')
-    >>> expected_regions([frozenset({"face", "hand"})] * 3 + [frozenset({"face"})])
+    >>> expected_names([frozenset({"face", "hand"})] * 3 + [frozenset({"face"})])
     ('face',)
     """
-    names = sorted(set().union(*regions_by_case) - {""}) if regions_by_case else []
-    lacking = {name: sum(name not in regions for regions in regions_by_case) for name in names}
+    names = sorted(set().union(*names_by_case) - {""}) if names_by_case else []
+    lacking = {name: sum(name not in present for present in names_by_case) for name in names}
     expected: list[str] = []
     for name in sorted(names, key=lambda name: (lacking[name], name)):
-        missed = sum(not {*expected, name} <= regions for regions in regions_by_case)
-        if missed <= SHARES["regions"] * len(regions_by_case):
+        missed = sum(not {*expected, name} <= present for present in names_by_case)
+        if missed <= SHARES["regions"] * len(names_by_case):
             expected.append(name)
     return tuple(sorted(expected))
 

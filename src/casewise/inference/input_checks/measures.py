@@ -95,6 +95,14 @@ def gridded(grey: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(sums / np.outer(rows.counts, columns.counts))
 
 
+def standardised(grids: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Grids (N, GRID, GRID) with mean 0 and standard deviation 1 each, so that they do not depend on brightness and
+    contrast.
+    """
+    centred = grids - grids.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(centred / (centred.std(axis=(1, 2), keepdims=True) + 1e-3))
+
+
 @dataclass(frozen=True, eq=False)
 class _Cells:
     """How a side is divided into `GRID` cells: how often pixels are repeated, first pixels and sizes of the cells."""
