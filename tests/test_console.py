@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from casewise.console import BEAT, CODE, MARGIN, Silent, Terminal, columns, error_text, fitted_lines, readable, shown
-from casewise.jobs.backends.local import FAILED, JOBS_SHOWN, progress
+from casewise.jobs.execution import JOBS_SHOWN, progress
 from casewise.jobs.plan import Job
 from casewise.run_folder import RunFolder
+from casewise.run_folder.job_folder import FAILED
 
 
 class Clock:

@@ -17,8 +17,8 @@ import torch
 
 from casewise.errors import CasewiseError, RunError, StudyError
 from casewise.jobs import job as network_jobs
-from casewise.jobs.backends.local import _side_by_side
 from casewise.jobs.compute_plans import compute_plans, stated_plans, try_size
+from casewise.jobs.execution import _side_by_side
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict

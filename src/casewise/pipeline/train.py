@@ -44,7 +44,7 @@ def train(
     Raises:
         CasewiseError: a network cannot be trained, or the folder contains networks of another study.
     """
-    from casewise.jobs.backends.local import run_jobs
+    from casewise.jobs.execution import run_jobs
     from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
     from casewise.jobs.plan import JobInputs, expand, final_jobs, remove_feature_files
     from casewise.report.templating import sentence

@@ -231,6 +231,10 @@ class JobFolder(TrainingFolder):
             return None
         return JsonFile(self.progress_path, required=("done", "total", "stage")).peek()
 
+    def write_failure(self) -> None:
+        """Record that the training ended with an error of its own."""
+        self.write_progress(0, 1, FAILED)
+
     def has_failed(self) -> bool:
         """Whether the last training in this folder ended with an error of its own."""
         progress = self.read_progress(0.0)

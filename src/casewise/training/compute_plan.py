@@ -38,6 +38,11 @@ class ComputePlan:
     measured: tuple[tuple[str, float], ...] = ()
     why: str = "stated by the study"
 
+    @property
+    def step_seconds(self) -> float:
+        """The seconds of a training step as they were measured; 0 if they were not."""
+        return min((seconds for _, seconds in self.measured), default=0.0)
+
     def described(self) -> str:
         """Everything that determines the bits of a network, in words.
 

@@ -1,0 +1,82 @@
+"""What every back end does: it executes jobs somewhere, and says which of them failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from casewise.errors import RunError, TrainingError
+
+if TYPE_CHECKING:
+    from casewise.jobs.plan import Job, JobInputs
+    from casewise.training.compute_plan import ComputePlan
+
+# How long, in seconds, a job waits for the process of an earlier run that is about to end.
+PATIENCE = 30
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job has no result.
+
+    Attributes:
+        transient: whether another attempt may succeed. A training that diverged is repeated bit by bit, so it may not.
+    """
+
+    message: str
+    transient: bool
+
+
+class Backend(Protocol):
+    """Executes jobs; their results, checkpoints and progress are in the run folder."""
+
+    def execute(
+        self,
+        jobs: Sequence[Job],
+        inputs: JobInputs,
+        plans: Mapping[str, ComputePlan],
+        workers: int,
+        *,
+        protected: bool = False,
+    ) -> dict[str, Failure]:
+        """Execute jobs, `workers` of them side by side; return the failures by the names of their jobs.
+
+        A job whose process was ended by the system has a failure, too, and the others are executed nevertheless.
+
+        Args:
+            protected: never in this process, which would end with the job.
+        """
+        ...
+
+
+def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Failure | None:
+    """Execute a job in this process; return its failure, so that the other jobs continue."""
+    from filelock import FileLock, Timeout
+
+    from casewise.jobs.job import run_job
+    from casewise.training.compute_plan import give_memory_back
+
+    try:
+        job.folder.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(job.folder.lock_path, timeout=PATIENCE):
+            job.folder.sweep()
+            run_job(job, inputs, plan, side_by_side=workers)
+        return None
+    except TrainingError as error:
+        job.folder.write_failure()
+        return Failure(f"{job.folds}, {error}", transient=False)
+    except Timeout:
+        raise RunError(
+            f"{job.folder.path} is in use by a process of an earlier run. Stop it, then run again."
+        ) from None
+    except OSError as error:
+        where = error.filename or job.folder.path
+        return Failure(f"{job.name}: {error.strerror or error} ({where}).", transient=True)
+    except MemoryError:
+        return Failure(f"{job.name}: there was not enough memory. {LESS_MEMORY}", transient=True)
+    finally:
+        give_memory_back()
+
+
+LESS_MEMORY = "Lower `compute.jobs`, `recipe.batch_size` or `images.size`."

@@ -1,0 +1,146 @@
+"""Executing the jobs of a run: those without a result, the longest first, once more after a failure that may pass."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import TrainingError, counted
+from casewise.jobs.backends.base import Backend, Failure
+from casewise.jobs.backends.local import LocalBackend
+from casewise.run_folder.job_folder import FAILED
+from casewise.study.learners import learner_named
+
+if TYPE_CHECKING:
+    from casewise.jobs.plan import Job, JobInputs
+    from casewise.run_folder import RunFolder
+
+log = logging.getLogger("casewise")
+
+Tell = Callable[[float, str], None]
+JOBS_SHOWN = 8
+
+
+def run_jobs(
+    jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell: Tell, backend: Backend | None = None
+) -> None:
+    """Execute every job that is not finished, those that take longest first.
+
+    A job that was ended by a full disk, by too little memory or by the system is tried once more after the others. A
+    training that diverged is not: it would be repeated bit by bit.
+
+    Args:
+        folder: the run folder, which keeps the compute plans (precision, memory format, threads).
+        tell: called about twice a second with the number of jobs done (fractions for running ones), and a sentence
+            with a line for each running job.
+        backend: where they are executed; by default on this machine.
+
+    Raises:
+        TrainingError: naming each job that failed; the results of finished jobs are kept.
+    """
+    backend = backend or LocalBackend()
+    waiting: list[Job] = []
+    for number, job in enumerate(jobs):
+        if job.finished:
+            tell(number - len(waiting), "verifying finished networks")
+        if not job.intact():
+            waiting.append(job)
+    if not waiting:
+        tell(len(jobs), f"{counted(len(jobs), 'network')}, all trained before")
+        return
+    from casewise.jobs.compute_plans import compute_plans
+
+    tell(len(jobs) - len(waiting), "resolving weights, measuring this machine")
+    workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
+    plans = compute_plans(waiting, inputs, folder, threads)
+    waiting.sort(key=lambda job: -plans[job.model].step_seconds)
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(jobs, tell, over), daemon=True)
+    watcher.start()
+    try:
+        failures = backend.execute(waiting, inputs, plans, workers)
+        if again := [job for job in waiting if job.name in failures and failures[job.name].transient]:
+            for job in again:
+                log.warning("%s It is tried once more.", failures.pop(job.name).message)
+            failures |= backend.execute(again, inputs, plans, max(1, workers // 2), protected=True)
+    finally:
+        over.set()
+        watcher.join()
+    if failures:
+        raise TrainingError(_summary(failures, len(jobs)))
+    tell(len(jobs), f"{counted(len(jobs), 'network')} trained")
+
+
+def _summary(failures: Mapping[str, Failure], jobs: int) -> str:
+    others = "; the others are finished and kept" if len(failures) < jobs else ""
+    messages = "\n  ".join(failure.message for failure in failures.values())
+    return f"{len(failures)} of {jobs} networks could not be trained{others}.\n  {messages}"
+
+
+def _side_by_side(inputs: JobInputs, networks: int, waiting: int) -> tuple[int, int]:
+    """The number of simultaneous jobs, and the number of threads of each.
+
+    On a CPU the threads follow from the cores and from the number of `networks` of the run, never from the number of
+    simultaneous jobs: sums over another number of threads differ in their last bits.
+    """
+    import torch
+    from joblib import cpu_count
+
+    compute = inputs.study.compute
+    available = cpu_count()
+    on_gpu = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
+    threads = available if on_gpu else max(1, available // networks)
+    if compute.threads != "auto":
+        threads = compute.threads
+    automatic = 1 if on_gpu else max(1, available // threads)
+    requested = automatic if compute.jobs == "auto" else compute.jobs
+    return max(1, min(requested, waiting)), threads
+
+
+def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:
+    start, finished = time.time(), set[int]()
+    while not over.wait(0.5):
+        tell(*progress(jobs, start, finished))
+
+
+def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[float, str]:
+    """The number of jobs done, with fractions of running ones, and a sentence with a line for each running job.
+
+    Early stopping makes the fractions a lower bound.
+
+    Args:
+        start: when the jobs were started, in seconds since 1970; older records of progress do not count.
+        finished: numbers of the jobs that are known to be finished, to which others are added.
+    """
+    failed, shares, running = 0, 0.0, []
+    for number, job in enumerate(jobs):
+        if number in finished or job.finished:
+            finished.add(number)
+        elif (record := job.folder.read_progress(start)) is not None:
+            if record["stage"] == FAILED:
+                failed += 1
+                continue
+            share = float(record["done"]) / max(1, record["total"])
+            shares += min(share, 0.99)
+            running.append(f"{job.name}: {_now(record)}")
+    waiting = len(jobs) - len(finished) - failed - len(running)
+    noun = "networks" if any(learner_named(job.model).by_steps for job in jobs) else "baselines"
+    counts = [
+        f"{len(finished)} of {len(jobs)} {noun} done",
+        *([f"{failed} failed"] if failed else []),
+        *([f"{waiting} waiting"] if waiting else []),
+    ]
+    more = [f"and {len(running) - JOBS_SHOWN} more"] if len(running) > JOBS_SHOWN else []
+    return len(finished) + failed + shares, "\n".join([", ".join(counts), *running[:JOBS_SHOWN], *more])
+
+
+def _now(record: Mapping[str, Any]) -> str:
+    """What a running job is doing."""
+    stage = "" if record["stage"] == "training" else f"{record['stage']}, "
+    if record["done"] >= record["total"]:
+        return f"{stage}predicting"
+    loss = record.get("loss")
+    return f"{stage}epoch {record['done'] + 1} of {record['total']}" + ("" if loss is None else f", loss {loss:.3g}")

@@ -1,0 +1,178 @@
+"""Executing jobs: the order, failures that may pass, and processes that the system ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import pytest
+
+import casewise
+from casewise.errors import TrainingError
+from casewise.jobs import compute_plans, fitting
+from casewise.jobs.backends.base import Failure, attempt
+from casewise.jobs.execution import run_jobs
+from casewise.jobs.plan import Job
+from casewise.models import build_model
+from casewise.models.linear import LinearBuilder
+from casewise.run_folder import RunFolder
+from casewise.study.learners import LinearLearner, register_learner, unregister_learner
+from casewise.study.loading import read_study
+from casewise.study.schema import Study
+from casewise.training.compute_plan import ComputePlan
+from tests.test_baselines import write_study
+
+DEATHS = "CASEWISE_TEST_DEATHS"
+
+
+@dataclass(frozen=True)
+class Fragile(LinearLearner):
+    """A linear model on pixels whose process ends in its first fold, as if memory had run out."""
+
+    kind: ClassVar[str] = "fragile"
+
+
+def fit_fragile(planned: Any, network: Any, outputs: Any, data: Any) -> Any:
+    """Fits a linear model; in the first fold the process ends as often as the file `DEATHS` states."""
+    deaths = Path(os.environ[DEATHS])
+    if planned.job.fold == 0 and (left := int(deaths.read_text())):
+        deaths.write_text(str(left - 1))
+        planned.job.folder.write_progress(0, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return fitting.FITTERS["linear"](planned, network, outputs, data)
+
+
+@pytest.fixture
+def fragile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The file with the number of deaths to come."""
+    monkeypatch.setitem(build_model.BUILDERS, "fragile", LinearBuilder())
+    monkeypatch.setitem(fitting.FITTERS, "fragile", fit_fragile)
+    monkeypatch.setenv(DEATHS, str(tmp_path / "deaths"))
+    register_learner(Fragile("fragile"))
+    yield tmp_path / "deaths"
+    unregister_learner("fragile")
+
+
+def study_of(folder: Path, chests: Path) -> Study:
+    compute = "{jobs: 2, threads: 1, precision: fp32, memory_format: channels_last}"
+    return read_study(write_study(folder, chests, compute=compute))
+
+
+def test_a_job_whose_process_was_ended_is_tried_again(
+    tmp_path: Path, chests: Path, fragile: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = []
+    for deaths in (0, 1):
+        fragile.write_text(str(deaths))
+        assert "ended by the system" not in caplog.text
+        rows.append(casewise.run(study_of(tmp_path, chests), tmp_path / f"run{deaths}").rows)
+    pd.testing.assert_frame_equal(*rows)
+    assert "fragile, fold 1: its process, or one beside it, was ended by the system" in caplog.text
+    assert "It is tried once more." in caplog.text
+
+
+def test_a_job_whose_process_is_ended_again_is_reported_and_the_others_finish(
+    tmp_path: Path, chests: Path, fragile: Path
+) -> None:
+    fragile.write_text("9")
+    study = study_of(tmp_path, chests)
+    with pytest.raises(TrainingError) as error:
+        casewise.run(study, tmp_path / "run")
+    said = str(error.value)
+    assert said.startswith("1 of 4 networks could not be trained; the others are finished and kept.")
+    assert "most often because memory ran out. Lower `compute.jobs`" in said
+    done = {
+        (job.record.read()["model"], job.record.read()["fold"]) for job in RunFolder(tmp_path / "run").finished_jobs()
+    }
+    assert done == {("linear_pixels", 1), ("linear_pixels", 2), ("fragile", 2)}
+    fragile.write_text("0")
+    assert set(casewise.run(study, tmp_path / "run").rows["model"]) >= {"linear_pixels", "fragile"}
+
+
+class Recorder:
+    """A back end that records what it is given and fails as it is told."""
+
+    def __init__(self, *failures: dict[str, Failure]) -> None:
+        self.failures = list(failures)
+        self.calls: list[tuple[list[str], int, bool]] = []
+
+    def execute(
+        self,
+        jobs: Sequence[Job],
+        inputs: Any,
+        plans: Mapping[str, ComputePlan],
+        workers: int,
+        *,
+        protected: bool = False,
+    ) -> dict[str, Failure]:
+        self.calls.append(([job.name for job in jobs], workers, protected))
+        return self.failures.pop(0) if self.failures else {}
+
+
+def planned(models: Sequence[str], folder: RunFolder) -> list[Job]:
+    return [Job(model, fold, folder.job(model, fold), "made from") for model in models for fold in range(2)]
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans by which `b` takes longer than `a`, and `c` was not measured."""
+    measured = {"a": (("fp32", 0.2), ("bf16", 0.1)), "b": (("fp32", 0.5),), "c": ()}
+    plans = {model: ComputePlan(measured=seconds) for model, seconds in measured.items()}
+    monkeypatch.setattr(compute_plans, "compute_plans", lambda *_: plans)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, chests: Path) -> Any:
+    class Inputs:
+        study = study_of(tmp_path, chests)
+
+    return Inputs()
+
+
+@pytest.mark.usefixtures("plans")
+def test_the_longest_jobs_come_first(tmp_path: Path, inputs: Any) -> None:
+    backend, folder = Recorder(), RunFolder(tmp_path / "run")
+    run_jobs(planned(["a", "b", "c"], folder), inputs, folder, tell=lambda *_: None, backend=backend)
+    (called, *how), *more = backend.calls
+    assert called == ["b, fold 1", "b, fold 2", "a, fold 1", "a, fold 2", "c, fold 1", "c, fold 2"]
+    assert how == [2, False]
+    assert not more
+
+
+@pytest.mark.usefixtures("plans")
+def test_only_failures_that_may_pass_are_tried_again(tmp_path: Path, inputs: Any) -> None:
+    folder = RunFolder(tmp_path / "run")
+    failed = {"a, fold 1": Failure("a diverged", False), "b, fold 1": Failure("the disk is full.", True)}
+    backend = Recorder(failed)
+    with pytest.raises(TrainingError, match=r"^1 of 4 networks could not be trained.*\n  a diverged$"):
+        run_jobs(planned(["a", "b"], folder), inputs, folder, tell=lambda *_: None, backend=backend)
+    assert backend.calls[1:] == [(["b, fold 1"], 1, True)]
+
+
+@pytest.mark.parametrize(
+    ("error", "transient", "said"),
+    [
+        (TrainingError("the loss is no longer a number"), False, "fold 1, the loss is no longer a number"),
+        (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), True, "No space left on device (/runs/a)"),
+        (MemoryError(), True, "there was not enough memory. Lower `compute.jobs`"),
+    ],
+)
+def test_errors_of_a_job_are_failures(
+    error: Exception, transient: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("casewise.jobs.job.run_job", fail)
+    (job, _) = planned(["a"], RunFolder(tmp_path))
+    failure = attempt(job, None, ComputePlan(), 1)  # type: ignore[arg-type]
+    assert failure is not None
+    assert failure.transient is transient
+    assert said in failure.message
+    assert job.folder.has_failed() is not transient
