@@ -162,6 +162,7 @@ def test_a_class_that_is_explained_is_that_of_its_region_or_image() -> None:
     assert [explained_class(rows, "dx", level, shown) for level in ("case", "region", "image")] == ["a", "b", "b"]
     assert explained_class(rows, "dx", "image", shown | {"visit": 2, "stored": "upload-2.jpg"}) == ""
     assert explained_class(rows.iloc[:0], "dx", "case", shown) == ""
+    assert explained_class(pd.DataFrame(columns=["subject", "prediction"]), "dx", "case", shown) == ""
 
 
 def test_networks_beyond_the_memory_are_read_for_each_request(

@@ -280,6 +280,8 @@ def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[
         rows: of the output table; none for a number.
         shown: the visit, region and stored file of the map (see `casewise.serve.pictures.map_pictures`).
     """
+    if rows.empty:
+        return ""
     own = rows[(rows["target"] == target) & (rows["visit"].astype(str) == f"visit {shown['visit']}")]
     if level in ("region", "image") and (own["region"] != "").any():
         own = own[own["region"] == shown["region"]]
