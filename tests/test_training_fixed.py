@@ -20,7 +20,8 @@ from PIL import Image
 
 from casewise.errors import RunError
 from casewise.inference.predictor import Predictor
-from casewise.jobs.backends import local
+from casewise.jobs.backends.base import attempt
+from casewise.jobs.plan import Job
 from casewise.jobs.tiles import weight_rows
 from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
@@ -113,8 +114,8 @@ def test_all_that_is_kept_shares_one_memory(tmp_path: Path) -> None:
 def test_jobs_side_by_side_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     monkeypatch.setattr("casewise.jobs.job.run_job", lambda *given, side_by_side: told.append(side_by_side))
-    job: Any = local.Job("cnn", 0, JobFolder(tmp_path / "fold1"), "")
-    local._run(job, None, ComputePlan(), 4)  # type: ignore[arg-type]
+    job: Any = Job("cnn", 0, JobFolder(tmp_path / "fold1"), "")
+    attempt(job, None, ComputePlan(), 4)  # type: ignore[arg-type]
     assert told == [4]
     assert TrainingContext(OUTPUTS, tmp_path, 0, ComputePlan()).memory == MEMORY
 
