@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
+import torch
 
 import casewise
 from casewise.errors import TrainingError
 from casewise.jobs import compute_plans, fitting
-from casewise.jobs.backends.base import Failure, attempt
+from casewise.jobs.backends.base import Failure, attempt, is_out_of_memory
+from casewise.jobs.backends.local import _ended
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job
 from casewise.models import build_model
@@ -59,8 +62,8 @@ def fragile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     unregister_learner("fragile")
 
 
-def study_of(folder: Path, chests: Path) -> Study:
-    compute = "{jobs: 2, threads: 1, precision: fp32, memory_format: channels_last}"
+def study_of(folder: Path, chests: Path, jobs: int = 2) -> Study:
+    compute = f"{{jobs: {jobs}, threads: 1, precision: fp32, memory_format: channels_last}}"
     return read_study(write_study(folder, chests, compute=compute))
 
 
@@ -77,15 +80,16 @@ def test_a_job_whose_process_was_ended_is_tried_again(
     assert "It is tried once more." in caplog.text
 
 
+@pytest.mark.parametrize("jobs", [2, 4])
 def test_a_job_whose_process_is_ended_again_is_reported_and_the_others_finish(
-    tmp_path: Path, chests: Path, fragile: Path
+    jobs: int, tmp_path: Path, chests: Path, fragile: Path
 ) -> None:
     fragile.write_text("9")
-    study = study_of(tmp_path, chests)
+    study = study_of(tmp_path, chests, jobs)
     with pytest.raises(TrainingError) as error:
         casewise.run(study, tmp_path / "run")
     said = str(error.value)
-    assert said.startswith("1 of 4 networks could not be trained; the others are finished and kept.")
+    assert said.startswith("1 of 4 networks could not be trained; the others are finished and kept.\n  fragile, fold 1")
     assert "most often because memory ran out. Lower `compute.jobs`" in said
     done = {
         (job.record.read()["model"], job.record.read()["fold"]) for job in RunFolder(tmp_path / "run").finished_jobs()
@@ -93,6 +97,20 @@ def test_a_job_whose_process_is_ended_again_is_reported_and_the_others_finish(
     assert done == {("linear_pixels", 1), ("linear_pixels", 2), ("fragile", 2)}
     fragile.write_text("0")
     assert set(casewise.run(study, tmp_path / "run").rows["model"]) >= {"linear_pixels", "fragile"}
+
+
+def test_a_recorded_failure_keeps_its_reason_when_another_process_is_ended(tmp_path: Path) -> None:
+    begun = time.time() - 60
+    diverged, lost, waiting = planned(["a"], RunFolder(tmp_path)) + planned(["b"], RunFolder(tmp_path))[:1]
+    for job in (diverged, lost, waiting):
+        job.folder.path.mkdir(parents=True)
+    diverged.folder.write_failure("a diverged", transient=False)
+    lost.folder.write_progress(1, 4)
+    failures = _ended([diverged, lost, waiting], begun)
+    assert failures["a, fold 1"] == Failure("a diverged", False)
+    assert "ended by the system" in failures["a, fold 2"].message
+    assert "b, fold 1" not in failures
+    assert set(_ended([waiting], begun)) == {"b, fold 1"}
 
 
 class Recorder:
@@ -122,7 +140,11 @@ def planned(models: Sequence[str], folder: RunFolder) -> list[Job]:
 @pytest.fixture
 def plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans by which `b` takes longer than `a`, and `c` was not measured."""
-    measured = {"a": (("fp32", 0.2), ("bf16", 0.1)), "b": (("fp32", 0.5),), "c": ()}
+    measured = {
+        "a": (("fp32 channels-last", 0.2), ("bf16 channels-last", 0.9)),
+        "b": (("fp32 channels-last", 0.5),),
+        "c": (),
+    }
     plans = {model: ComputePlan(measured=seconds) for model, seconds in measured.items()}
     monkeypatch.setattr(compute_plans, "compute_plans", lambda *_: plans)
 
@@ -136,7 +158,7 @@ def inputs(tmp_path: Path, chests: Path) -> Any:
 
 
 @pytest.mark.usefixtures("plans")
-def test_the_longest_jobs_come_first(tmp_path: Path, inputs: Any) -> None:
+def test_the_slowest_jobs_come_first(tmp_path: Path, inputs: Any) -> None:
     backend, folder = Recorder(), RunFolder(tmp_path / "run")
     run_jobs(planned(["a", "b", "c"], folder), inputs, folder, tell=lambda *_: None, backend=backend)
     (called, *how), *more = backend.calls
@@ -161,6 +183,7 @@ def test_only_failures_that_may_pass_are_tried_again(tmp_path: Path, inputs: Any
         (TrainingError("the loss is no longer a number"), False, "fold 1, the loss is no longer a number"),
         (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), True, "No space left on device (/runs/a)"),
         (MemoryError(), True, "there was not enough memory. Lower `compute.jobs`"),
+        (torch.OutOfMemoryError("CUDA out of memory."), True, "there was not enough memory."),
     ],
 )
 def test_errors_of_a_job_are_failures(
@@ -175,4 +198,13 @@ def test_errors_of_a_job_are_failures(
     assert failure is not None
     assert failure.transient is transient
     assert said in failure.message
-    assert job.folder.has_failed() is not transient
+    record = job.folder.read_failure()
+    assert record is not None
+    assert (record["message"], record["transient"]) == (failure.message, transient)
+
+
+def test_the_error_of_pytorch_without_memory_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(10**15)
+    assert is_out_of_memory(error.value)
+    assert not is_out_of_memory(RuntimeError("shapes differ"))

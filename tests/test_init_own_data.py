@@ -408,6 +408,28 @@ class TestTargets:
         assert "Mustermann" not in b"".join(plan.files.values()).decode("utf-8-sig")
         assert read_cohort(read_study(tmp_path / "study" / "study.yaml")).cases["subject"].nunique() == 6
 
+    def test_the_stated_one_of_two_columns_of_people_tells_them_apart(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
+        rows = [["image", "Name", "email", "grade"]]
+        rows += [[f"{i}.png", f"Muster {i % 2}", f"p{i // 2}@example.org", str(i % 2)] for i in range(12)]
+        table = text_table(tmp_path / "t.csv", rows)
+        plan = plan_study(table=table, images=images, subject="email", folder=tmp_path / "study")
+        plan.write()
+        written = b"".join(plan.files.values()).decode("utf-8-sig")
+        assert "example.org" not in written
+        assert "Muster 1" not in written
+        assert read_cohort(read_study(tmp_path / "study" / "study.yaml")).cases["subject"].nunique() == 6
+        assert any("as stated, 'email' tell people apart" in doubt for doubt in plan.doubts)
+
+    def test_a_stated_subject_that_names_images_is_refused_or_doubted(self, tmp_path: Path) -> None:
+        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(8)])
+        rows = [["image", "number", "grade"], *([f"{i}.png", f"N{i}", str(i % 2)] for i in range(8))]
+        table = text_table(tmp_path / "t.csv", rows)
+        with pytest.raises(CasewiseError, match="--subject 'image': this column names the images"):
+            plan_study(table=table, images=images, subject="image", folder=tmp_path / "study")
+        plan = plan_study(table=table, images=images, subject="number", folder=tmp_path / "study")
+        assert any("every row has another 'number'" in doubt for doubt in plan.doubts)
+
     def test_a_date_that_is_not_read_is_the_one_that_is_shown(self, tmp_path: Path) -> None:
         images = tiny(tmp_path / "in", [f"{i}.png" for i in range(8)])
         rows = [["image", "patient", "date", "grade"]]
@@ -577,6 +599,8 @@ def test_a_table_in_place_of_a_preset_is_led_to_its_option(tmp_path: Path, monke
     assert done.returncode == 2
     assert "  casewise init --table 'my table.csv'\n" in done.stderr
     assert "  casewise init --images photos\n" in casewise("init", "photos").stderr
+    (tmp_path / "onestep-pasi").mkdir()
+    assert "not a preset" not in casewise("init", "onestep-pasi", "--images", "photos").stderr
 
 
 def scored(folder: Path, cells: list[str], separator: str = ";") -> tuple[Path, Path]:

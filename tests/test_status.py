@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from filelock import FileLock
 
 from casewise.errors import RunError
+from casewise.files import write_json
 from casewise.pipeline.status import RunStatus, run_status
 from casewise.run import Run
 from casewise.run_folder import RunFolder, folder
@@ -31,7 +33,7 @@ def forget(run: RunFolder, model: str, fold: int) -> None:
 def test_a_finished_run_is_finished(copied: RunFolder) -> None:
     status = run_status(copied)
     assert (len(status.done), status.jobs, status.at_work, status.reported) == (6, 6, False, True)
-    assert status.lines()[-1] == "The run is finished, and its report is up to date."
+    assert status.lines()[-1] == "The report is up to date with the results. No process is at work in the folder."
     done = casewise("status", str(copied.path))
     assert done.returncode == 0
     assert "6 done." in done.stdout.replace("\n", " ")
@@ -41,21 +43,22 @@ def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> No
     for model, fold in (("linear_pixels", 0), ("linear_pixels", 1), ("kernel_features", 1)):
         forget(copied, model, fold)
     copied.job("linear_pixels", 0).write_progress(1, 4)
-    copied.job("kernel_features", 1).write_progress(0, 1, "failed")
+    write_json(copied.job("linear_pixels", 0).path / "spent.json", {"seconds": 30.0}, durable=False)
+    copied.job("kernel_features", 1).write_failure("it diverged", transient=False)
     with copied.lock(), FileLock(copied.job("linear_pixels", 0).lock_path):
         status = run_status(copied)
         assert status.running == {"linear_pixels, fold 1": 0.25}
         assert status.waiting == ["linear_pixels, fold 2"]
-        assert status.failed == ["kernel_features, fold 2"]
+        assert status.failed == {"kernel_features, fold 2": "it diverged"}
         assert len(status.done) == 3
         assert status.seconds_left is not None
         assert status.seconds_left > 0
-        assert status.lines()[-1].startswith("Time left for the training: about ")
+        assert status.lines()[-1].startswith("Time left for these jobs: about ")
     stopped = run_status(copied)
     assert not stopped.at_work
     assert stopped.running == {}
     assert stopped.waiting == ["linear_pixels, fold 1", "linear_pixels, fold 2"]
-    assert stopped.lines()[-1] == "No process is at work, and the run is not finished; run the study again to continue."
+    assert stopped.lines()[-1] == "No process is at work in the folder. Run the study again to continue."
 
 
 def test_a_job_of_another_study_is_not_done(copied: RunFolder) -> None:
@@ -77,8 +80,28 @@ def test_before_the_training_nothing_is_planned(copied: RunFolder) -> None:
     copied.fingerprint.remove()
     shutil.rmtree(copied.jobs_folder)
     with copied.lock():
-        assert run_status(copied).lines()[-1] == "The run prepares its images."
-    assert "run the study again" in run_status(copied).lines()[-1]
+        assert run_status(copied).lines()[-1].endswith("is planned yet. A process is at work in the folder.")
+    assert run_status(copied).lines()[-1].endswith("No process is at work in the folder.")
+
+
+def test_a_finished_run_needs_no_first_weights(copied: RunFolder) -> None:
+    study = copied.study.read()
+    copied.study.write(study | {"weights_dir": str(copied.path / "moved")})
+    assert len(run_status(copied).done) == 6
+
+
+def test_time_in_which_nothing_ran_does_not_count(copied: RunFolder) -> None:
+    job = copied.job("linear_pixels", 0)
+    for fold in (0, 1):
+        forget(copied, "linear_pixels", fold)
+    job.mark.write("made from")
+    os.utime(job.mark.path, (1, 1))
+    write_json(job.path / "spent.json", {"seconds": 30.0}, durable=False)
+    job.write_progress(1, 4)
+    with copied.lock(), FileLock(job.lock_path):
+        left = run_status(copied).seconds_left
+    assert left is not None
+    assert 210 <= left < 3600  # a fourth took 30 s, so seven fourths remain
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
@@ -98,6 +121,6 @@ def test_asking_does_not_stop_a_run_that_begins(copied: RunFolder, monkeypatch: 
 
 
 def test_counts_are_those_of_the_states() -> None:
-    status = RunStatus(Path("runs/a"), True, False, ["a"], {"b": 0.5}, [], ["c"])
+    status = RunStatus(Path("runs/a"), True, False, ["a"], {"b": 0.5}, {}, ["c"])
     assert status.lines()[0] == "runs/a: 3 jobs (learners × folds): 1 done, 1 running, 1 waiting."
-    assert status.lines()[-1] == "Time left for the training: not known yet."
+    assert status.lines()[-1] == "Time left for these jobs: not known yet."

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from casewise.initialise import NewStudy
 
 # from the file names, because reading presets would slow down the command line
-PRESETS = " or ".join(sorted(path.stem for path in Path(__file__).parent.parent.glob("study/presets/*.yaml")))
+_PRESET_FILES = sorted(Path(__file__).parent.parent.glob("study/presets/*.yaml"))
+PRESETS = " or ".join(path.stem for path in _PRESET_FILES)
 _WIDTH = 80
 
 
@@ -78,7 +79,8 @@ def init(
     else:
         from casewise.files import TABLES
 
-        if Path(preset).suffix.lower() in TABLES or Path(preset).is_dir():
+        names = [path.stem for path in _PRESET_FILES]
+        if preset not in names and (Path(preset).suffix.lower() in TABLES or Path(preset).is_dir()):
             option = "--images" if Path(preset).is_dir() else "--table"
             command = f"casewise init {option} {shlex.quote(preset)}"
             raise CasewiseError(f"{preset} is not a preset. For your own data:\n  {command}")

@@ -53,7 +53,7 @@ def validate(study: StudyFile, weights_dir: WeightsDir = None) -> None:
 
 
 def status(run_folder: Annotated[Path, typer.Argument(help="A run folder, such as runs/my-study.")]) -> None:
-    """Say how far a run is: what is done, running, waiting or failed, and the time left. It changes nothing."""
+    """Say how far a run is: what is done, running, waiting or failed, and the time left."""
     from casewise.console import print_lines
     from casewise.pipeline.status import run_status
     from casewise.run_folder import RunFolder

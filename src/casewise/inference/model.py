@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
     from casewise.inference.new_cases import NewCases
     from casewise.study.schema import Study
+
+log = logging.getLogger("casewise")
 
 
 @dataclass(frozen=True)
@@ -294,18 +297,21 @@ def load_bundle(path: Path | str) -> TrainedModel:
 def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping[str, Any], str]:
     """The facts and the model card that the bundle of a run states of these networks; empty if it has none of them.
 
-    Raises:
-        RunError: the bundle was changed.
+    The networks are those of the run, so a bundle that was damaged is left out with a warning.
     """
     if not folder.exists():
         return {}, ""
-    folder.verify()
-    about = folder.facts.read()
-    folders = [folder.member(entry["learner"], entry["fold"] and entry["fold"] - 1) for entry in about["members"]]
-    weights = [Bundle.open(member.path).origin["weights_sha256"] for member in folders]
-    if sorted(weights) != sorted(member.origin["weights_sha256"] for member in members):
+    try:
+        about = folder.facts.read()
+        folders = [folder.member(entry["learner"], entry["fold"] and entry["fold"] - 1) for entry in about["members"]]
+        weights = [member.weights_sha256() for member in folders]
+        card = folder.card_path.read_text(encoding="utf-8")
+    except (RunError, OSError, LookupError, TypeError, UnicodeDecodeError) as error:
+        log.warning("%s cannot be read, so its model card and bands are left out: %s", folder.path, error)
+        return {}, ""
+    if sorted(weights) != sorted(str(member.origin.get("weights_sha256", "")) for member in members):
         return {}, ""  # the run was trained again since
-    return about, folder.card_path.read_text(encoding="utf-8")
+    return about, card
 
 
 def _of_bundle(folder: BundleFolder, path: Path, unpacked: tempfile.TemporaryDirectory[str] | None) -> TrainedModel:

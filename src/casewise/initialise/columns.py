@@ -162,6 +162,7 @@ class Roles:
 
     Attributes:
         people: columns that look like names, addresses or dates of birth, which no file of a study may contain.
+        naming: those of `people` that together tell people apart where no other column does; [] to choose them.
         dates: the ISO dates of `date`, row by row ('' if there is none).
         sources: columns that look like a source, such as a hospital.
     """
@@ -174,6 +175,7 @@ class Roles:
     sequence: str = ""
     sources: list[str] = field(default_factory=list)
     people: list[str] = field(default_factory=list)
+    naming: list[str] = field(default_factory=list)
     dates: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -201,10 +203,7 @@ def understand_columns(
     roles = Roles()
     roles.people = [c.name for c in columns if c.name not in files and names_people(c)]
     columns = [c for c in columns if c.name not in roles.people]
-    # names of people are replaced by numbers, also where they are stated
-    roles.subject = (
-        _subject(columns, files, roles.doubts) if not subject else "" if subject in roles.people else subject
-    )
+    roles.subject = _stated_subject(subject, columns, roles) if subject else _subject(columns, files, roles.doubts)
     columns = [c for c in columns if c.name not in (*files, roles.subject)]
     groups = next((c.cells for c in everything if c.name == roles.subject), [])
     roles.split = next((c.name for c in columns if c.named(SPLIT) and _is_split(c, groups, roles.doubts)), "")
@@ -237,6 +236,20 @@ def columns_of_names(people: Sequence[str], cells: Mapping[str, Sequence[str]]) 
     """The columns that together name a person, such as first and last name; else the first one with letters."""
     named = [name for name in people if Column(name, []).named(_NAME)]
     return named or [name for name in people if any(c.isalpha() for c in "".join(cells[name]))][:1]
+
+
+def _stated_subject(subject: str, columns: Sequence[Column], roles: Roles) -> str:
+    """The stated subject; '' if it names people, whose names are then replaced by numbers."""
+    if subject in roles.people:
+        roles.naming = [subject]
+        return ""
+    values = next((column.values for column in columns if column.name == subject), [])
+    if len(set(values)) == len(values):
+        roles.doubts.append(
+            f"Subject: every row has another {subject!r}. If it names images rather than people, state another column, "
+            "or write `subjects_known: false`."
+        )
+    return subject
 
 
 def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str]) -> str:

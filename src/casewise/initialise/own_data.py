@@ -125,6 +125,11 @@ def _read(
     rows.understood += notes
     rows.notes = notes
     column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
+    if person and person in file_names:
+        raise CasewiseError(
+            f"--subject {person[:80]!r}: this column names the images. State the column that identifies people, or leave "
+            "the option out."
+        )
     roles = understand_columns(cells, target=column, subject=person, files=file_names, numbers=frame.index.tolist())
     candidates = likely_targets(cells, roles, file_names) if not column else []
     if not column and not candidates:

@@ -248,7 +248,7 @@ def settle_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
     if rows.has("subject"):
         return
     rows.changed = True
-    if people := columns_of_names(roles.people, cells):
+    if people := roles.naming or columns_of_names(roles.people, cells):
         names = [" ".join(cells[name][row.source].strip().casefold() for name in people).strip() for row in rows.rows]
         # an empty cell is nobody's name, and is left for the person who knows whose it is
         numbers = {"": ""} | {name: f"S{i:04}" for i, name in enumerate(dict.fromkeys(filter(None, names)), 1)}
@@ -256,8 +256,9 @@ def settle_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
         listed = " and ".join(map(repr, people))
         rows.origins["subject"] = f"numbers for the values of {' and '.join(people)}"
         rows.doubts.append(
-            f"Subject: only {listed} tell people apart. Each name became a number (S0001, …), so that people of the "
-            "same name are one subject; the names themselves are not in cohort.csv."
+            f"Subject: {'as stated, ' if roles.naming else 'only '}{listed} tell people apart. Each value became a "
+            "number (S0001, …), so that people of the same name are one subject; the values themselves are not in "
+            "cohort.csv."
         )
         return
     paths = [row.path for row in rows.rows if row.path]

@@ -1,4 +1,4 @@
-"""Executing the jobs of a run: those without a result, the longest first, once more after a failure that may pass."""
+"""Executing the jobs of a run: those without a result, the slowest first, once more after a failure that may pass."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ JOBS_SHOWN = 8
 def run_jobs(
     jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell: Tell, backend: Backend | None = None
 ) -> None:
-    """Execute every job that is not finished, those that take longest first.
+    """Execute every job that is not finished, those with the slowest measured step first.
 
-    A job that was ended by a full disk, by too little memory or by the system is tried once more after the others. A
-    training that diverged is not: it would be repeated bit by bit.
+    A job that was ended by a full disk, by too little memory or by the system is tried once more after the others, by
+    itself, since it is not known which of several jobs was at fault. A training that diverged is not: it would be
+    repeated bit by bit.
 
     Args:
         folder: the run folder, which keeps the compute plans (precision, memory format, threads).
@@ -40,6 +41,7 @@ def run_jobs(
 
     Raises:
         TrainingError: naming each job that failed; the results of finished jobs are kept.
+        CasewiseError: first weights are missing, the split is not sound, or a job's folder is in use.
     """
     backend = backend or LocalBackend()
     waiting: list[Job] = []
@@ -65,7 +67,7 @@ def run_jobs(
         if again := [job for job in waiting if job.name in failures and failures[job.name].transient]:
             for job in again:
                 log.warning("%s It is tried once more.", failures.pop(job.name).message)
-            failures |= backend.execute(again, inputs, plans, max(1, workers // 2), protected=True)
+            failures |= backend.execute(again, inputs, plans, 1, protected=True)
     finally:
         over.set()
         watcher.join()

@@ -64,6 +64,10 @@ def plan_recipe(
             "recipe": recipe,
             "test_time_augmentation": mirrored(study, facts),
             "encoders": facts.get("encoders", study.encoders),
+            "targets": {
+                name: target.model_copy(update={"decision": study.decisions.get(name)})
+                for name, target in study.targets.items()
+            },
         }
     )
     folder.plan_page.write(as_yaml(study, planned))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.report.formatting import duration
-from casewise.run_folder import JobFolder, RunFolder
-
-if TYPE_CHECKING:
-    from casewise.jobs.plan import Job
+from casewise.run_folder import JobFolder, JsonFile, RunFolder, TrainingFolder
 
 
 @dataclass(frozen=True)
@@ -21,19 +19,20 @@ class RunStatus:
     """The jobs of a run, each learner on each fold, by their state.
 
     Attributes:
-        at_work: whether a process works in the folder.
+        at_work: whether a process works in the folder; None if it cannot be told.
         reported: whether the report is up to date with the results.
-        running: the progress of each running job by its name, with the share of its epochs that are done.
+        running: the share of the epochs that are done, by the name of a running job.
+        failed: why the last attempt ended, by the name of a job.
         seconds_left: of the training, estimated from finished and running jobs; None if it is not known yet.
     """
 
     folder: Path
-    at_work: bool
+    at_work: bool | None
     reported: bool
-    done: list[str] = field(default_factory=list)
-    running: dict[str, float] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
+    done: Sequence[str] = ()
+    running: Mapping[str, float] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    waiting: Sequence[str] = ()
     seconds_left: float | None = None
 
     @property
@@ -43,27 +42,24 @@ class RunStatus:
 
     def lines(self) -> list[str]:
         """The status in sentences."""
+        work = {
+            True: "A process is at work in the folder.",
+            False: "No process is at work in the folder.",
+            None: "Whether a process is at work cannot be told, because the folder is read-only.",
+        }[self.at_work]
         if not self.jobs:
-            return [
-                f"{self.folder}: no network or baseline is planned yet.",
-                "The run prepares its images." if self.at_work else "No process is at work; run the study again.",
-            ]
-        states = {"done": self.done, "running": self.running, "failed": self.failed, "waiting": self.waiting}
+            return [f"{self.folder}: no network or baseline is planned yet. {work}"]
+        states = {"done": self.done, "running": list(self.running), "failed": self.failed, "waiting": self.waiting}
         counts = ", ".join(f"{len(names)} {state}" for state, names in states.items() if names)
         lines = [f"{self.folder}: {counted(self.jobs, 'job')} (learners × folds): {counts}."]
         lines += [f"  running  {name}: {share:.0%} of its epochs" for name, share in self.running.items()]
-        lines += [f"  failed   {name}" for name in self.failed]
-        if self.at_work:
-            if self.running or self.waiting:
-                left = "not known yet" if self.seconds_left is None else f"about {duration(self.seconds_left)}"
-                lines.append(f"Time left for the training: {left}.")
-            else:
-                lines.append("The training is over; the run evaluates it or writes its report.")
-        elif self.reported and not (self.failed or self.waiting):
-            lines.append("The run is finished, and its report is up to date.")
-        else:
-            lines.append("No process is at work, and the run is not finished; run the study again to continue.")
-        return lines
+        lines += [f"  failed   {name}: {reason}" for name, reason in self.failed.items()]
+        if self.running:
+            left = "not known yet" if self.seconds_left is None else f"about {duration(self.seconds_left)}"
+            return [*lines, f"Time left for these jobs: {left}."]
+        if len(self.done) == self.jobs and self.reported:
+            return [*lines, f"The report is up to date with the results. {work}"]
+        return [*lines, work + ("" if self.at_work else " Run the study again to continue.")]
 
 
 def run_status(folder: RunFolder) -> RunStatus:
@@ -77,34 +73,58 @@ def run_status(folder: RunFolder) -> RunStatus:
     at_work, jobs = folder.at_work(), _jobs(folder)
     if not at_work and not jobs and not folder.splits.exists():
         raise RunError(f"{folder.path} is not a run folder: {folder.splits.path.name} is missing.")
-    status = RunStatus(folder.path, at_work, _is_reported(folder))
     seconds: dict[str, list[float]] = {}
-    for job in jobs:
-        record = job.folder.record.peek()
-        if record and job.finished:
-            status.done.append(job.name)
-            seconds.setdefault(job.model, []).append(float(record.get("seconds", 0.0)))
-        elif job.folder.at_work():
-            status.running[job.name] = _share(job.folder.read_progress(0.0))
-        elif job.folder.has_failed():
-            status.failed.append(job.name)
+    done, running, failed, waiting = [], {}, {}, []
+    for model, name, job, made_from in jobs:
+        record = job.record.peek()
+        if record and made_from(record):
+            done.append(name)
+            seconds.setdefault(model, []).append(float(record.get("seconds", 0.0)))
+        elif job.at_work():
+            running[name] = _share(job.read_progress(0.0))
+        elif failure := job.read_failure():
+            failed[name] = str(failure.get("message", ""))
         else:
-            status.waiting.append(job.name)
-    left = _seconds_left(jobs, status, seconds)
-    return RunStatus(**{**vars(status), "seconds_left": left})
+            waiting.append(name)
+    left = _seconds_left(jobs, running, waiting, seconds)
+    return RunStatus(folder.path, at_work, _is_reported(folder), done, running, failed, waiting, left)
 
 
-def _jobs(folder: RunFolder) -> list[Job]:
-    """The jobs that the run has planned; none before its training begins."""
-    from casewise.jobs.plan import expand, final_jobs
+class _Planned(NamedTuple):
+    """A job that the run has planned: its learner, its name, its folder, and whether a record has the same inputs."""
+
+    model: str
+    name: str
+    folder: JobFolder
+    made_from: Callable[[Mapping[str, Any]], bool]
+
+
+def _jobs(folder: RunFolder) -> list[_Planned]:
+    """The jobs that the run has planned; none before its training begins.
+
+    First weights are not read: trained networks do not need them, and they may be on another computer.
+    """
+    from casewise.inference.run_members import job_fingerprint
     from casewise.splits.grouped import read_splits
     from casewise.study.loading import saved_study
 
     if not (folder.fingerprint.exists() and folder.study.exists()):
         return []
     study = saved_study(folder.study.read(), source=str(folder.study.path))
-    splits, fingerprint = read_splits(folder.splits), str(folder.fingerprint.read()["fingerprint"])
-    return [*expand(study, splits, folder, fingerprint), *final_jobs(study, splits, folder, fingerprint)]
+    folds, fingerprint = read_splits(folder.splits).folds, str(folder.fingerprint.read()["fingerprint"])
+
+    def made_from(record: Mapping[str, Any], model: str) -> bool:
+        return bool(
+            record["fingerprint"] == job_fingerprint(fingerprint, study, model, str(record.get("first_weights", "")))
+        )
+
+    planned = []
+    for model in study.learners:
+        same = partial(made_from, model=model)
+        jobs = [(f"{model}, fold {fold + 1}", folder.job(model, fold)) for fold in range(folds)]
+        jobs += [(f"{model}, all folds", folder.final_job(model))] if study.final == "refit" else []
+        planned += [_Planned(model, name, job, same) for name, job in jobs]
+    return planned
 
 
 def _is_reported(folder: RunFolder) -> bool:
@@ -120,28 +140,32 @@ def _share(progress: dict[str, Any] | None) -> float:
     return min(float(progress["done"]) / max(1, progress["total"]), 1.0) if progress else 0.0
 
 
-def _seconds_left(jobs: Sequence[Job], status: RunStatus, seconds: dict[str, list[float]]) -> float | None:
+def _seconds_left(
+    jobs: Sequence[_Planned], running: Mapping[str, float], waiting: Sequence[str], seconds: Mapping[str, list[float]]
+) -> float | None:
     """The sum of what running and waiting jobs take, divided by the number of running ones.
 
     A job takes as long as the mean finished one of its learner, or as its own first epochs say. None if there is a
     learner of which neither is known.
     """
-    if not status.running:
+    if not running:
         return None
     expected = {model: sum(values) / len(values) for model, values in seconds.items()}
     for job in jobs:
-        share = status.running.get(job.name, 0.0)
-        if share and job.model not in expected:
-            expected[job.model] = _elapsed(job.folder) / share
+        share = running.get(job.name, 0.0)
+        if share and job.model not in expected and (spent := _spent(job.folder)):
+            expected[job.model] = spent / share
     total = 0.0
     for job in jobs:
-        if job.name in status.running or job.name in status.waiting:
+        if job.name in running or job.name in waiting:
             if job.model not in expected:
                 return None
-            total += expected[job.model] * (1 - status.running.get(job.name, 0.0))
-    return total / len(status.running)
+            total += expected[job.model] * (1 - running.get(job.name, 0.0))
+    return total / len(running)
 
 
-def _elapsed(folder: JobFolder) -> float:
-    """The seconds since the training in this folder began."""
-    return max(time.time() - folder.mark.path.stat().st_mtime, 0.0) if folder.mark.exists() else 0.0
+def _spent(folder: JobFolder) -> float:
+    """The seconds that the training in this folder has taken while a process was at work; 0 if it is not known."""
+    file = TrainingFolder(folder.path).timing
+    record = JsonFile(file).peek()
+    return float(record["seconds"]) + max(time.time() - file.stat().st_mtime, 0.0) if record else 0.0

@@ -411,12 +411,8 @@ class RunFolder:
                 f"{self.metrics.path.name}. Finish it with `casewise run`."
             )
 
-    def at_work(self) -> bool:
-        """Whether a process works in this folder.
-
-        Raises:
-            RunError: its lock cannot be opened.
-        """
+    def at_work(self) -> bool | None:
+        """Whether a process works in this folder; None if it cannot be told."""
         return is_locked(self.path / LOCK)
 
     @contextmanager

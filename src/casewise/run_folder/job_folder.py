@@ -231,17 +231,18 @@ class JobFolder(TrainingFolder):
             return None
         return JsonFile(self.progress_path, required=("done", "total", "stage")).peek()
 
-    def write_failure(self) -> None:
-        """Record that the training ended with an error of its own."""
-        self.write_progress(0, 1, FAILED)
+    def write_failure(self, message: str, *, transient: bool) -> None:
+        """Record why the training ended without a result, and whether another attempt may succeed."""
+        progress = {"done": 0, "total": 1, "stage": FAILED, "message": message, "transient": transient}
+        write_json(self.progress_path, progress, durable=False)
 
-    def has_failed(self) -> bool:
-        """Whether the last training in this folder ended with an error of its own."""
-        progress = self.read_progress(0.0)
-        return progress is not None and progress["stage"] == FAILED
+    def read_failure(self, since: float = 0.0) -> dict[str, Any] | None:
+        """The `message` of the last training and whether it is `transient`, if it failed after `since`."""
+        progress = self.read_progress(since)
+        return progress if progress is not None and progress["stage"] == FAILED else None
 
-    def at_work(self) -> bool:
-        """Whether a process trains in this folder."""
+    def at_work(self) -> bool | None:
+        """Whether a process trains in this folder; None if it cannot be told."""
         return is_locked(self.lock_path)
 
     def finished(self, fingerprint: str) -> bool:

@@ -28,11 +28,10 @@ def check_folder(path: Path, own: Collection[str], purpose: str) -> None:
         )
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of this path; it is held for a moment to find out.
+def is_locked(path: Path) -> bool | None:
+    """Whether a process holds the lock of this path; None if it cannot be told, because the file is read-only.
 
-    Raises:
-        RunError: the lock cannot be opened.
+    The lock is held for a moment to find out.
     """
     from filelock import FileLock, Timeout
 
@@ -43,7 +42,7 @@ def is_locked(path: Path) -> bool:
         lock.acquire()
     except Timeout:
         return True
-    except OSError as error:
-        raise RunError(f"{path} cannot be opened to see whether a process works there: {error.strerror}.") from error
+    except OSError:
+        return None
     lock.release()
     return False

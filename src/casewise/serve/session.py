@@ -214,12 +214,18 @@ class ModelSession:
             )
 
     def _cpu_predictor(self, predictor: Predictor) -> Predictor:
-        """The network where maps are computed: itself, or a copy of one that predicts on a GPU."""
+        """The network where maps are computed: itself, or a copy of one that predicts on a GPU.
+
+        Copies stay in memory if all networks do.
+        """
         if next(predictor.network.parameters()).device.type == "cpu":
             return predictor
         key = (predictor.bundle.model, predictor.bundle.fold)
         if key not in self._on_cpu:
-            self._on_cpu[key] = Predictor(predictor.bundle, predictor.bundle.load(), predictor.distance)
+            copied = Predictor(predictor.bundle, predictor.bundle.load(), predictor.distance)
+            if self.networks_kept < len(self.model.members):
+                return copied
+            self._on_cpu[key] = copied
         return self._on_cpu[key]
 
     def _answer(self, submission: Submission, rows: pd.DataFrame) -> dict[str, Any]:

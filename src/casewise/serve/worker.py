@@ -39,6 +39,7 @@ class WorkerPlan:
 def work(connection: Connection, plan: WorkerPlan) -> None:
     """Load the model, send its description, and answer jobs until the other end of the pipe is closed."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin take the time of other processes
+    os.environ["LOKY_MAX_CPU_COUNT"] = str(plan.threads)  # photographs are decoded by no more threads than this
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the service ends its workers
     logging.getLogger("casewise").setLevel(logging.ERROR)  # warnings of readers quote what files contain
     warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from casewise.files import PICTURES, TABLES, read_regular
 from casewise.study.baselines import baselines_of_earlier
 from casewise.study.messages import sentences, with_origin
 from casewise.study.schema import Study, study_model
+from casewise.study.targets import decisions_of_earlier
 from casewise.study.yaml_text import mapping
 
 PATHS: tuple[tuple[str, ...], ...] = (
@@ -150,7 +151,7 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
     """
     try:
         return study_model(str(values.get("modality", ""))).model_validate(
-            baselines_of_earlier(_without_unused(values))
+            decisions_of_earlier(baselines_of_earlier(_without_unused(values)))
         )
     except ValidationError as error:
         first = error.errors()[0]

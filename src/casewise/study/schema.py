@@ -398,7 +398,8 @@ class Study(StudyModel):
         weighted kappa counts these distances.
         """
         rules = {name: kind_named(self.kind_of(name)).decisions for name in self.outputs}
-        usual = {name: "mean" if self.recipe.auto else names[0] for name, names in rules.items() if names}
+        planned = {"mean"} if self.recipe.auto else set()
+        usual = {name: next(iter(planned & set(names)), names[0]) for name, names in rules.items() if names}
         return {name: self.targets[name].decision or rule for name, rule in usual.items()}
 
     def positive_of(self, name: str) -> str | None:

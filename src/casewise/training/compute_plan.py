@@ -40,8 +40,10 @@ class ComputePlan:
 
     @property
     def step_seconds(self) -> float:
-        """The seconds of a training step as they were measured; 0 if they were not."""
-        return min((seconds for _, seconds in self.measured), default=0.0)
+        """The measured seconds of a training step by this plan; 0 if it was not measured."""
+        option = (self.precision, self.channels_last, self.threads)
+        seconds = dict(self.measured)
+        return seconds.get(_name(option, True), seconds.get(_name(option, False), 0.0))
 
     def described(self) -> str:
         """Everything that determines the bits of a network, in words.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,7 +58,7 @@ def measure(store: ImageStore, rows: Sequence[int]) -> Measures:
 
     A tile with one channel does not show the colours of its file, which is read again unless its mode is grey.
     """
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
         measured = list(pool.map(lambda row: _of_row(store, row), rows))
     values = np.array([numbers for numbers, _ in measured], dtype=float).reshape(-1, len(NAMES))
     return Measures(values, np.array([grid for _, grid in measured], dtype=float).reshape(-1, GRID, GRID))

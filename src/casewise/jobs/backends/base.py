@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
     from casewise.training.compute_plan import ComputePlan
 
+LESS_MEMORY = "Lower `compute.jobs`, `recipe.batch_size` or `images.size`."
 # How long, in seconds, a job waits for the process of an earlier run that is about to end.
 PATIENCE = 30
 
@@ -64,19 +66,31 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
             run_job(job, inputs, plan, side_by_side=workers)
         return None
     except TrainingError as error:
-        job.folder.write_failure()
-        return Failure(f"{job.folds}, {error}", transient=False)
+        return failed(job, f"{job.folds}, {error}", transient=False)
     except Timeout:
         raise RunError(
             f"{job.folder.path} is in use by a process of an earlier run. Stop it, then run again."
         ) from None
     except OSError as error:
         where = error.filename or job.folder.path
-        return Failure(f"{job.name}: {error.strerror or error} ({where}).", transient=True)
-    except MemoryError:
-        return Failure(f"{job.name}: there was not enough memory. {LESS_MEMORY}", transient=True)
+        return failed(job, f"{job.name}: {error.strerror or error} ({where}).", transient=True)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return failed(job, f"{job.name}: there was not enough memory. {LESS_MEMORY}", transient=True)
     finally:
         give_memory_back()
 
 
-LESS_MEMORY = "Lower `compute.jobs`, `recipe.batch_size` or `images.size`."
+def failed(job: Job, message: str, *, transient: bool) -> Failure:
+    """The failure of a job, which is recorded in its folder, if it can be written, for other processes."""
+    with suppress(OSError):  # the reason may be a full disk; the failure is reported all the same
+        job.folder.write_failure(message, transient=transient)
+    return Failure(message, transient)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, for which PyTorch has a class on GPUs and only a text on CPUs."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

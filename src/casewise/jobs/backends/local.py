@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from casewise.console import end_process
-from casewise.jobs.backends.base import LESS_MEMORY, Failure, attempt
+from casewise.jobs.backends.base import LESS_MEMORY, Failure, attempt, failed
 from casewise.jobs.backends.registrations import Registrations
 
 if TYPE_CHECKING:
@@ -69,12 +69,25 @@ def _in_processes(
             return failures | {name: failure for name, failure in attempts if failure}
         except TerminatedWorkerError:
             unfinished = [job for job in jobs if not job.finished]
-            in_work = [job for job in unfinished if job.folder.read_progress(begun)] or unfinished
-            for job in in_work:
-                failures[job.name] = Failure(_LOST.format(job=job.name), transient=not job.folder.has_failed())
-            jobs = [job for job in unfinished if job not in in_work]
+            ended = _ended(unfinished, begun)
+            failures |= ended
+            jobs = [job for job in unfinished if job.name not in ended]
             workers = max(1, workers // 2)
     return failures
+
+
+def _ended(unfinished: Sequence[Job], begun: float) -> dict[str, Failure]:
+    """The failures of the jobs that were in work since `begun`: those that they recorded, else that of a lost process.
+
+    Without a trace of any job, all of them count as lost.
+    """
+    failures = {}
+    for job in unfinished:
+        if record := job.folder.read_failure(begun):
+            failures[job.name] = Failure(record["message"], record["transient"])
+        elif job.folder.read_progress(begun):
+            failures[job.name] = failed(job, _LOST.format(job=job.name), transient=True)
+    return failures or {job.name: failed(job, _LOST.format(job=job.name), transient=True) for job in unfinished}
 
 
 _LOST = (
