@@ -127,8 +127,8 @@ def _read(
     column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
     if person and person in file_names:
         raise CasewiseError(
-            f"--subject {person[:80]!r}: this column names the images. State the column that identifies people, or leave "
-            "the option out."
+            f"--subject {person[:80]!r}: this column names the images. State the column that identifies people, or "
+            "leave the option out."
         )
     roles = understand_columns(cells, target=column, subject=person, files=file_names, numbers=frame.index.tolist())
     candidates = likely_targets(cells, roles, file_names) if not column else []
