@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ from casewise.inference.model import load_bundle
 from casewise.modalities.store.store import open_store
 from casewise.modalities.volumes.slice_store import open_slices
 from casewise.run_folder import BundleFolder
-from casewise.run_folder.artefact import CHECKSUMS, Artefact, JsonFile, WeightsFile
+from casewise.run_folder.artefact import CHECKSUMS, Artefact, JsonFile, TableFile, WeightsFile
 from casewise.training.checkpoint import SafetensorsCheckpoints
 from tests.fuzz import samples
 from tests.fuzz.mutations import changed_by_a_byte, mutated, mutated_json, png_with_checksums
@@ -189,3 +190,17 @@ def test_damaged_stores_of_prepared_images(tmp_path: Path) -> None:
                 opened(folder)
         (folder / marker).write_text(text)
         opened(folder)
+
+
+def test_a_table_with_altered_metadata_is_damaged(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(pd.DataFrame({"subject": ["A", "B"], "value": [1.0, 2.0]}))
+    facts = json.loads(table.schema.metadata[b"pandas"])
+    del facts["columns"][0]["numpy_type"]
+    file = TableFile(tmp_path / "predictions.parquet")
+    with file.replacing() as temporary:  # with a checksum of these very bytes
+        pq.write_table(table.replace_schema_metadata({b"pandas": json.dumps(facts).encode()}), temporary)
+    with pytest.raises(DamagedError, match="cannot be read as a Parquet table"):
+        file.read()

@@ -233,7 +233,7 @@ class TableFile(Artefact):
         try:
             with self._reading():
                 return pd.read_parquet(self.path, columns=columns)
-        except ValueError as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # also of altered metadata of pandas
             raise DamagedError(f"{self.path} cannot be read as a Parquet table ({error}). {self.remedy}") from error
 
 
