@@ -283,7 +283,8 @@ def main() -> None:
         for kind, subjects in POPULATION.items():
             (folder / kind).mkdir(parents=True, exist_ok=True)
             own = population(kind, subjects, folder / kind)
-            tables.append(simulate(own, options.studies, folder / f"{kind}.jsonl"))
+            settings = "-".join(map(str, (kind, subjects, SIDE, MOST_CASES, NEW, LEVEL, SEED)))
+            tables.append(simulate(own, options.studies, folder / f"{settings}.jsonl"))
             print(f"{kind}: {time.perf_counter() - start:.0f} s", flush=True)
     text = page(pd.concat(tables, ignore_index=True), options.runs, most=MOST_CASES, new=NEW, side=SIDE, **POPULATION)
     if options.output:

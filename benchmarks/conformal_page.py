@@ -72,7 +72,8 @@ def simulated(table: pd.DataFrame) -> list[str]:
 
 def verdict(table: pd.DataFrame) -> str:
     """What is inside the range of the acceptance and what is not, with the figures that are outside."""
-    every = Figure.of(table["coverage"].tolist())
+    # rows of a study share its subjects
+    every = Figure.of(table.groupby("study")["coverage"].mean().tolist())
     by_cell = {key: Figure.of(rows["coverage"].tolist()) for key, rows in table.groupby(["target", "subjects"])}
     outside = [
         f"{target} with {subjects} subjects ({figure.percent})"
@@ -93,7 +94,8 @@ def verdict(table: pd.DataFrame) -> str:
     )
     return (
         (rough if fewest < STUDIES else "")
-        + f"Overall, the mean coverage is {every.percent} %. Of {len(by_cell)} pairs of a target and a number of "
+        + f"Overall, the mean coverage in these two populations is {every.percent} %. "
+        + f"Of {len(by_cell)} pairs of a target and a number of "
         f"subjects, {len(by_cell) - len(outside)} lie within {100 * LEAST:.0f} to {100 * MOST:.0f} %. "
         + (f"Outside: {'; '.join(outside)}. " if outside else "")
         + f"The lowest coverage of a class is {classes[lowest].percent} % "
