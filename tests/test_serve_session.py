@@ -23,7 +23,7 @@ from casewise.serve.problems import ServiceError
 from casewise.serve.session import ModelSession, explained_class, flags_of
 from casewise.serve.slots import into_series
 from casewise.serve.submission import Submission, UploadedFile, Visit, neutral_name
-from casewise.study.learners import is_baseline, learner_name
+from casewise.study.learners import is_baseline, the_learner
 from casewise.study.loading import build_study
 from tests.combinations import make_table, settings
 from tests.conftest import absolute
@@ -71,7 +71,7 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
     maps = explained["maps"]
     assert {entry["explained_class"] for entry in maps} == {result["prediction"]}
     for learner in session.description["explained_learners"]:
-        by = "that it predicts" if learner == session.learner else f"that {learner_name(session.learner)} predicts"
+        by = "that it predicts" if learner == session.learner else f"that {the_learner(session.learner)} predicts"
         meaning = session.explain(replace(submission, learner=learner), tmp_path)["meaning"]
         assert meaning.endswith(f"output for the class {by}")
     shown = {entry["region"] or entry["file"] for entry in maps}

@@ -32,7 +32,7 @@ from casewise.serve.problems import ServiceError
 from casewise.serve.slots import check_pixels, check_slots, into_series, needed_columns, slot_column
 from casewise.serve.submission import SUBJECT, Submission
 from casewise.serve.trajectory import trajectory
-from casewise.study.learners import learner_name
+from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
     from casewise.inference.new_cases import NewCases, NewTable
@@ -152,7 +152,7 @@ class ModelSession:
         what = "contributions to its" if signed else "influence on its"
         if not classes:
             return f"{what} prediction"
-        by = "that it predicts" if learner == self.learner else f"that {learner_name(self.learner)} predicts"
+        by = "that it predicts" if learner == self.learner else f"that {the_learner(self.learner)} predicts"
         return f"{what} output for the class {by}"
 
     def _prepared(
