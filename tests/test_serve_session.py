@@ -23,7 +23,7 @@ from casewise.serve.problems import ServiceError
 from casewise.serve.session import ModelSession, explained_class, flags_of
 from casewise.serve.slots import into_series
 from casewise.serve.submission import Submission, UploadedFile, Visit, neutral_name
-from casewise.study.learners import is_baseline, the_learner
+from casewise.study.learners import is_baseline, learner_name, the_learner
 from casewise.study.loading import build_study
 from tests.combinations import make_table, settings
 from tests.conftest import absolute
