@@ -384,6 +384,9 @@ def test_abstaining_leaves_out_flagged_cases(images: Path, tmp_path: Path, basel
     assert flagged[["prediction", "spread", *[c for c in table if c.startswith("probability")]]].isna().all(axis=None)
     assert all(flags in problem for flags, problem in zip(flagged["flags"], flagged["problem"], strict=True))
     assert finished.stderr.count("4 of 5 cases") == 1
+    plain = casewise("predict", str(bundle), str(images), "--output", str(tmp_path / "plain.csv"))
+    assert "4 of 5 cases are unlike the training cases" in plain.stderr.replace("\n", " ")
+    assert "no prediction" not in plain.stderr
 
 
 def test_limits_depend_on_training_images_alone(baseline_run: Run) -> None:

@@ -102,6 +102,10 @@ def test_the_course_has_percent_change_and_response(served: Running, table: pd.D
     later_first = post(served, table, **{"1.day": "56", "2.day": "28", "3.day": "0"}).json()["trajectory"]["visits"]
     assert [entry["value"] for entry in later_first] == pytest.approx(values[::-1])
     assert later_first[0]["is_baseline"]
+    assert [entry["day"] for entry in later_first] == [0, 28, 56]
+    assert [entry["day"] for entry in course["visits"]] == [None] * 3  # no day is invented
+    some = post(served, table, **{"1.day": "5"})
+    assert (some.status_code, some.json()["error"]["code"]) == (422, "day_missing")
     single = post(served, table[table["visit"] == table["visit"].iloc[0]]).json()
     assert single["trajectory"] is None
 
@@ -216,6 +220,8 @@ def test_bad_forms_are_typed_errors(served: Running) -> None:
     assert code_of(httpx.post(url, files=good_form(), data={"visit": "a\x1b[31m"})) == (422, "bad_text")
     assert code_of(httpx.post(url, files=good_form(), data={"day": "1e999"})) == (422, "bad_day")
     assert code_of(httpx.post(url, files=good_form(), data={"uper": "x"})) == (422, "unknown_field")
+    for field in ("target", "learner"):  # they would have no effect
+        assert code_of(httpx.post(url, files=good_form(), data={field: "x"})) == (422, "unknown_field")
     unknown = httpx.post(url, files=good_form(uper=("a.jpg", picture())))
     assert code_of(unknown) == (422, "unknown_field")
     assert "'upper'" in unknown.json()["error"]["message"]

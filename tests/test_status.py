@@ -109,6 +109,9 @@ def test_another_folder_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run folder"):
         run_status(RunFolder(tmp_path / name))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "bundle.zip").touch()
+    with pytest.raises(RunError, match=r"bundle\.zip is a file"):
+        run_status(RunFolder(tmp_path / "bundle.zip"))
 
 
 def test_asking_does_not_stop_a_run_that_begins(copied: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

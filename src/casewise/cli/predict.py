@@ -90,6 +90,15 @@ def predict(
             f"why. The first: {written.first_reason}",
             file=sys.stderr,
         )
+    if written.flagged:
+        verb = "is" if written.flagged == 1 else "are"
+        print(
+            f"{written.flagged:,} of {counted(written.cases, 'case')} {verb} unlike the training cases, so that the "
+            f"prediction may not apply; the column flags says why. The first: {written.first_flags}",
+            file=sys.stderr,
+        )
+    elif model.limits is None and not quiet:
+        print("This model has no limits of images, so the column flags is empty for every case.", file=sys.stderr)
     for folder in results.folders:
         if not quiet:
             print(f"wrote {folder.folder}: {counted(folder.files, 'file')} ({folder.format.title})")

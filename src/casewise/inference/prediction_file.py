@@ -26,12 +26,17 @@ ENDINGS = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the file, the number of cases, and those without a prediction, with the first reason."""
+    """What was written: the file, the number of cases, those without a prediction and flagged ones with a prediction.
+
+    The first reason and flags are those of the first case of each.
+    """
 
     path: Path
     cases: int
     without: int
     first_reason: str
+    flagged: int
+    first_flags: str
 
 
 class Writer(Protocol):
@@ -68,6 +73,7 @@ def predict_to_file(
     check_output(output, model.table)
     names: set[tuple[str, str]] = set()
     without: dict[tuple[str, str], str] = {}
+    flagged: dict[str, str] = {}
     with opened(output, model.table) as writer:
         for chunk in model.predicted_chunks(
             cases, learner=learner, columns=columns, root=root, size=size, show=show, abstain=abstain
@@ -76,13 +82,16 @@ def predict_to_file(
             writer.write(table)
             if receive is not None:
                 receive(chunk)
-            for case, reason in zip(table["case"], table["problem"], strict=True):
+            for case, reason, flags in zip(table["case"], table["problem"], table["flags"], strict=True):
                 # rows without a subject have no name, and differ in their reason
                 key = (case, "" if case else reason)
                 names.add(key)
                 if reason:
                     without.setdefault(key, reason)
-    return Written(output, len(names), len(without), next(iter(without.values()), ""))
+                elif flags:
+                    flagged.setdefault(case, f"{case} ({flags})")
+    first, first_flagged = next(iter(without.values()), ""), next(iter(flagged.values()), "")
+    return Written(output, len(names), len(without), first, len(flagged), first_flagged)
 
 
 def check_output(path: Path, table: OutputTable) -> None:

@@ -68,6 +68,8 @@ def run_status(folder: RunFolder) -> RunStatus:
     Raises:
         RunError: the folder is no run folder, or its records cannot be read.
     """
+    if folder.path.is_file():
+        raise RunError(f"{folder.path} is a file, and not a run folder.")
     if not folder.path.is_dir():
         raise RunError(f"{folder.path} is not a run folder: there is no such folder.")
     at_work, jobs = folder.at_work(), _jobs(folder)

@@ -73,6 +73,9 @@ def create_app(
         try:
             with tempfile.TemporaryDirectory(dir=folder, prefix="request-") as name:
                 submission = await read_submission(request, Path(name), description, settings)
+                if task == "predict" and (submission.target or submission.learner):
+                    field = "target" if submission.target else "learner"
+                    raise ServiceError(422, "unknown_field", f"{field} is a field of /api/explain only. Leave it out.")
                 counters.add("uploaded_images_total", len(submission.files))
                 counters.add("uploaded_bytes_total", submission.options["bytes"])
                 answer = await pool.answer({"task": task, "submission": submission.as_json(), "folder": name})

@@ -111,6 +111,13 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
     visits = [Visit(names.get(number) or f"visit {number}", days.get(number)) for number in numbers]
     if len({visit.name for visit in visits}) < len(visits):
         raise ServiceError(422, "same_visit", "Two visits have the same name. Give each its own.")
+    if any(visit.day is None for visit in visits) and days:
+        lacking = next(visit.name for visit in visits if visit.day is None)
+        raise ServiceError(
+            422,
+            "day_missing",
+            f"{lacking} has no day, and another visit has one. State the day of every visit, or none.",
+        )
     stored = [UploadedFile(file.name, file.stored, file.slot, positions[file.visit]) for file in files]
     extra = {"subject": options["subject"], "bytes": total}
     return Submission(visits, stored, options["target"], options["learner"], extra)

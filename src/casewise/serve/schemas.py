@@ -103,7 +103,7 @@ class TrajectoryVisit(BaseModel):
 
     visit: str
     number: int
-    day: float
+    day: float | None
     value: float
     low: float | None
     high: float | None

@@ -15,6 +15,8 @@ from casewise.serve.submission import SUBJECT
 def trajectory(visits: Sequence[Mapping[str, Any]], description: Mapping[str, Any]) -> dict[str, Any] | None:
     """The values of the primary outcome in the order of time; None for one visit, or an outcome without one number.
 
+    Without days, visits are in the order of the request, and `day` is None.
+
     Where the study defines a response, each visit has `change` (percent from the baseline, negative when better) and
     `response`, by threshold; a baseline of zero gives None.
     """
@@ -24,11 +26,12 @@ def trajectory(visits: Sequence[Mapping[str, Any]], description: Mapping[str, An
         return None
     results = [value for value in values if value is not None]
     days = [visit["day"] for visit in visits]
+    dated = all(day is not None for day in days)
     rows = pd.DataFrame(
         {
             "subject": SUBJECT,
             "visit": [str(visit["visit"]) for visit in visits],
-            "day": days if all(day is not None for day in days) else [float(n) for n in range(len(visits))],
+            "day": days if dated else [float(n) for n in range(len(visits))],
             "y_pred": [result["prediction"] for result in results],
             "low": [result["prediction_low"] for result in results],
             "high": [result["prediction_high"] for result in results],
@@ -51,7 +54,7 @@ def trajectory(visits: Sequence[Mapping[str, Any]], description: Mapping[str, An
             for entry, yes in zip(responses, responded.tolist(), strict=True):
                 entry[f"{threshold:g}"] = yes
     entries = [
-        _entry(row, response, with_change=rule is not None)
+        _entry(row, response, with_change=rule is not None) | ({} if dated else {"day": None})
         for row, response in zip(changed.to_dict("records"), responses, strict=True)
     ]
     start = next((entry["visit"] for entry in entries if entry["is_baseline"]), None)

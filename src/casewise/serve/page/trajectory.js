@@ -39,7 +39,7 @@ export function drawTrajectory(node, course, model) {
 function chart(box, course, target, decimals) {
   const width = Math.max(280, box.clientWidth - 36);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": described(course, decimals) });
-  const days = course.visits.map((visit) => visit.day);
+  const days = course.visits.map((visit, position) => visit.day ?? position);
   const [from, to] = [Math.min(...days), Math.max(...days)];
   const top = Math.min(target.range[1], 1.1 * Math.max(...course.visits.map((visit) => visit.high ?? visit.value)) || target.range[1]);
   const low = Math.min(target.range[0], ...course.visits.map((visit) => visit.value));
@@ -56,10 +56,10 @@ function chart(box, course, target, decimals) {
     svg.append(draw("line", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value), stroke: "#d9dee3" }));
     svg.append(draw("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, String(value)));
   }
-  const points = course.visits.map((visit) => `${x(visit.day)},${y(visit.value)}`);
+  const points = course.visits.map((visit, position) => `${x(days[position])},${y(visit.value)}`);
   svg.append(draw("polyline", { points: points.join(" "), fill: "none", stroke: "#005a8d", "stroke-width": 2 }));
   course.visits.forEach((visit, position) => {
-    const at = x(visit.day);
+    const at = x(days[position]);
     if (visit.low !== null) {
       svg.append(draw("line", { x1: at, x2: at, y1: y(visit.low), y2: y(Math.min(visit.high, top)), stroke: "#005a8d", "stroke-width": 6, "stroke-opacity": 0.3, "stroke-linecap": "round" }));
     }
