@@ -19,6 +19,7 @@ from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError
 from casewise.inference import members
 from casewise.inference.bundle import SETTINGS, Bundle
+from casewise.inference.chunks import ignores_visits
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import new_table
 from casewise.inference.run_members import job_fingerprint, members_of
@@ -299,3 +300,15 @@ def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(done: 
         done.predict(pd.DataFrame({"file": [str(image)]}))
     assert "new-cases" not in str(refused.value)
     assert "external:" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("visits", "column", "expected"), [(["a", "b"], "", True), (["a", "a"], "", False), (["a", "b"], "visit", False)]
+)
+def test_visits_that_are_not_used_are_noticed(visits: list[str], column: str, expected: bool) -> None:
+    study = Study.model_validate(
+        {"name": "a", "cohort": "a.csv", "columns": {"visit": column}, "targets": {"x": {"range": "0..4"}}}
+    )
+    cells = pd.DataFrame({"subject": ["P1", "P1", "P2"], "visit": [*visits, "c"], "path": ["1", "2", "3"]})
+    assert ignores_visits(cells, study) is expected
+    assert not ignores_visits(cells.drop(columns="visit"), study)

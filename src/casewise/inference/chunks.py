@@ -84,6 +84,14 @@ def names_visits(cells: pd.DataFrame, study: Study) -> bool:
     return column in cells and bool((cells[column].str.strip() != "").any())
 
 
+def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
+    """Whether a table or folder has several visits of a subject, and the study no column of visits."""
+    subject = study.columns.get("subject") or "subject"
+    if study.columns.get("visit", "visit") or not {"visit", subject} <= set(cells):
+        return False
+    return bool((cells.groupby(subject)["visit"].nunique() > 1).any())
+
+
 def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
     """The cases of a table in the order of their first rows; a row without subject is a case of its own."""
     blank = pd.Series("", index=cells.index, dtype="str")

@@ -18,6 +18,7 @@ from casewise.inference.chunks import (
     PredictedChunk,
     RawCase,
     cases_of,
+    ignores_visits,
     in_chunks,
     names_visits,
     settle,
@@ -223,6 +224,13 @@ class TrainedModel:
             table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
             cells = table.cells()
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
+            if ignores_visits(cells, table.study):
+                log.warning(
+                    "The study of this model has no visits, so those of the new cases are not used: all images of a "
+                    "subject have visit 1, each with its own path."
+                    if table.study.panels.by == "image"
+                    else "The study of this model has no visits, so all images of a subject are one case."
+                )
             done = 0
             for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
