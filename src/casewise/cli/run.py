@@ -17,28 +17,49 @@ WeightsDir = Annotated[Path | None, typer.Option(help="A folder of <backbone>.sa
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Networks trained in parallel [default: one for each core].")]
 
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Train only these networks, then stop: `resnet34`, or `resnet34:2` for one fold. Several are separated by "
+        "commas, or the option is repeated."
+    ),
+]
+
 
 def run(
     study: StudyFile,
     output: Output = None,
     weights_dir: WeightsDir = None,
     jobs: Jobs = None,
+    only: Only = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
     from casewise.console import Silent, Terminal
+    from casewise.errors import counted
     from casewise.run import run as run_study
+    from casewise.run import train_only
 
     show = Silent() if quiet else Terminal()
     try:
         with show.bar("run"):
             plan = _read(study, weights_dir, jobs)
-            finished = run_study(plan, output or Path("runs") / plan.name, show=show)
+            if only:
+                train_only(plan, _names(only), output, show=show)
+                return
+            finished = run_study(plan, output, show=show)
     except KeyboardInterrupt:
         print("\nstopped; give the same command again to continue", file=sys.stderr)
         raise
     if not quiet:
         print(f"report: {finished.report}")
+    if finished.left_out:
+        print(
+            f"{counted(len(finished.left_out), 'network')} could not be trained and has no part in the results: "
+            f"{', '.join(finished.left_out)}. The report says why; the same command tries again.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
 
 
 def validate(study: StudyFile, weights_dir: WeightsDir = None) -> None:
@@ -79,3 +100,8 @@ def _read(study: Path, weights_dir: Path | None, jobs: int | None) -> Study:
     if jobs:
         plan = plan.model_copy(update={"compute": plan.compute.model_copy(update={"jobs": jobs})})
     return plan
+
+
+def _names(only: list[str]) -> list[str]:
+    """The names of `--only`, which may be separated by commas."""
+    return [name.strip() for text in only for name in text.split(",") if name.strip()]
