@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from casewise.files import write_json
+from casewise.files import checksum, write_json
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -80,13 +80,13 @@ def study_file(backbones: str | None, run: Path) -> Path:
 
 def stretch(study: Path, folder: RunFolder, draws: random.Random | None) -> dict[str, Any]:
     """Run until the end, or with `draws` until a random moment of the training; return the costs of this stretch."""
-    start, before = time.monotonic(), finished(folder)
+    start = time.monotonic()
     process = subprocess.Popen([*casewise(), "run", str(study), "--output", str(folder.path)], start_new_session=True)
     cores: dict[tuple[int, float], float] = {}
-    kill_at = before + draws.randint(10, 35) if draws else None
+    kill_at = len(finished(folder)) + draws.randint(10, 35) if draws else None
     while process.poll() is None:
         measure(process.pid, cores)
-        if kill_at is not None and finished(folder) >= kill_at:
+        if kill_at is not None and len(finished(folder)) >= kill_at:
             time.sleep(draws.uniform(0, 5) if draws else 0)
             measure(process.pid, cores)
             os.killpg(process.pid, signal.SIGKILL)
@@ -97,7 +97,6 @@ def stretch(study: Path, folder: RunFolder, draws: random.Random | None) -> dict
         "code": process.returncode,
         "seconds": time.monotonic() - start,
         "core_seconds": sum(cores.values()),
-        "finished_before": before,
         "finished": finished(folder),
     }
 
@@ -116,9 +115,16 @@ def measure(pid: int, cores: dict[tuple[int, float], float]) -> None:
         return
 
 
-def finished(folder: RunFolder) -> int:
-    """The number of trained networks."""
-    return len(folder.finished_jobs()) if folder.path.exists() else 0
+def finished(folder: RunFolder) -> dict[str, str]:
+    """The checksum of the record of every finished job, by its folder."""
+    jobs = folder.finished_jobs() if folder.path.exists() else []
+    return {str(job.path.relative_to(folder.path)): checksum(job.record.path) for job in jobs}
+
+
+def trained_again(folder: RunFolder, kills: Sequence[dict[str, Any]]) -> int:
+    """The number of jobs that were finished at a kill and whose record has changed since."""
+    now = finished(folder)
+    return len({job for kill in kills for job, record in kill["finished"].items() if now.get(job) != record})
 
 
 def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -> str:
@@ -128,26 +134,27 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
     seconds, cores = sum(s["seconds"] for s in stretches), sum(s["core_seconds"] for s in stretches)
     of_jobs = sum(record["core_seconds"] for record in records)
     kills = [s for s in stretches if s["code"] == -signal.SIGKILL]
-    repeated = sum(record["stretches"] > 1 for record in records)
+    resumed = sum(record["stretches"] > 1 for record in records)
     left_out = folder.left_out.read_or_none()
     stacked = [name for name in metrics["metrics"]["oof"] if name not in study.learners]
     lines = [
         "# The sweep: 145 networks of One-Step PASI",
         "",
-        "Made by `make sweep`. Synthetic photographs, random first weights and few epochs: the page is about the engine, "
-        "and its networks say nothing about patients.",
+        "Made by `make sweep`. Synthetic photographs, random first weights and few epochs: the page is about the "
+        "engine, and its networks say nothing about patients.",
         "",
-        f"- **{len(records)} networks** ({len(study.networks)} backbones × {len(records) // len(study.networks)} folds) "
-        f"and {len(stacked)} combined learners ({', '.join(stacked)}), evaluated in one report.",
+        f"- **{len(records)} networks** ({len(study.networks)} backbones × {study.split.folds} folds) and "
+        f"{len(stacked)} combined learners ({', '.join(stacked)}), evaluated in one report.",
         f"- Networks that could not be trained: {', '.join(left_out['networks']) if left_out else 'none'}.",
         f"- Wall-clock time: **{hours(seconds)}**; CPU time: **{hours(cores)}** on {os.cpu_count()} cores "
         f"({cpu_name()}). The jobs of the networks took {of_jobs / cores:.0%} of the CPU time.",
-        f"- The run was ended by SIGKILL {len(kills)} times, after {listed([s['finished'] for s in kills])} finished "
-        f"networks, and continued by the same command. No finished network was trained again; {repeated} "
-        "networks that were in training continued from their last state or began again.",
+        f"- The run was ended by SIGKILL {len(kills)} times, after {listed([len(s['finished']) for s in kills])} "
+        "finished jobs (networks and baselines), and continued by the same command. Finished jobs that were trained "
+        f"again: {trained_again(folder, kills)}. Networks that were in training at a kill and went on afterwards: "
+        f"{resumed}.",
         f"- The run folder has {size(folder.path):.1f} GB.",
         "",
-        "| backbone | million weights | seconds of a network, mean of folds | CPU seconds | precision | peak memory (MB) |",
+        "| backbone | million weights | seconds (mean of folds) | CPU seconds | precision | peak memory (MB) |",
         "|---|---:|---:|---:|---|---:|",
     ]
     for name in study.networks:
@@ -156,8 +163,9 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
             continue
         memory = [record["peak_memory_mb"] for record in own if record.get("peak_memory_mb")]
         lines.append(
-            f"| {name} | {own[0]['parameters'] / 1e6:.1f} | {mean(own, 'seconds'):.1f} | {mean(own, 'core_seconds'):.1f} "
-            f"| {own[0]['precision']} | {f'{max(memory):,.0f}' if memory else 'not recorded'} |"
+            f"| {name} | {own[0]['parameters'] / 1e6:.1f} | {mean(own, 'seconds'):.1f} "
+            f"| {mean(own, 'core_seconds'):.1f} | {own[0]['precision']} "
+            f"| {f'{max(memory):,.0f}' if memory else 'not recorded'} |"
         )
     return "\n".join([*lines, ""])
 
