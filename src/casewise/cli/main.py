@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,7 +69,8 @@ def _refuse_settings(words: list[str]) -> None:
 
     if not words or words[0] not in ("run", "validate", "audit"):
         return
-    options = ("--output", "--weights-dir", "--jobs", "--quiet", "--help")
+    command: Any = typer.main.get_command(app)
+    options = ["--help", *(name for option in command.commands[words[0]].params for name in option.opts)]
     for word in words[1:]:
         name = word.partition("=")[0]
         if word == "--":
