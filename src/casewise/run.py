@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-def run(study: Study | Path | str, output: Path | str | None = None, *, show: Show | bool | None = None) -> Run:
+def run(
+    study: Study | Path | str,
+    output: Path | str | None = None,
+    *,
+    show: Show | bool | None = None,
+    backend: str = "local",
+    address: str | None = None,
+) -> Run:
     """Run a study, or that of a study file; run again, it continues and repeats nothing that is finished.
 
     Args:
@@ -20,6 +27,8 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         output: the run folder; by default `runs/` and the study's name.
         show: where progress is reported; by default the screen of a notebook or an interactive session, and nowhere
             in a script. `True`: on the screen or terminal; `False`: nowhere.
+        backend: where networks are trained: `local`, this machine, or `ray`, a Ray cluster that shares the run folder.
+        address: that of the cluster, `HOST:PORT` or `auto`; by default a Ray of its own is started on this machine.
 
     Returns:
         The finished run, as `open_run` gives it.
@@ -28,6 +37,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
     from casewise.console import shown_at
+    from casewise.jobs.backends.registry import executing_on
     from casewise.pipeline.audit import audit
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.conformal import conformal
@@ -53,7 +63,9 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
 
     study = read_study(study) if isinstance(study, (str, Path)) else checked_study(study)
     show, run_folder = shown_at(show), RunFolder(Path(output or Path("runs") / study.name))
-    with run_folder.lock(), timed(run_folder):
+    with executing_on(backend, address) as machines, run_folder.lock(), timed(run_folder):
+        if machines.notice:
+            show.line(backend, machines.notice)
         cohort = read(study, run_folder, show)
         splits = split(study, cohort, run_folder, show)
         weights(study, run_folder, show)

@@ -69,7 +69,7 @@ def _refuse_settings(words: list[str]) -> None:
 
     if not words or words[0] not in ("run", "validate", "audit"):
         return
-    options = ("--output", "--weights-dir", "--jobs", "--quiet", "--help")
+    options = ("--output", "--weights-dir", "--jobs", "--quiet", "--help", "--backend", "--address")
     for word in words[1:]:
         name = word.partition("=")[0]
         if word == "--":

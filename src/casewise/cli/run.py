@@ -16,6 +16,13 @@ Output = Annotated[Path | None, typer.Option(help="The run folder [default: runs
 WeightsDir = Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Networks trained in parallel [default: one for each core].")]
+BackendName = Annotated[
+    str, typer.Option("--backend", help="Where networks are trained: local, this machine, or ray, a Ray cluster.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="The Ray cluster, HOST:PORT, or auto for that of this machine [default: a Ray started here]."),
+]
 
 
 def run(
@@ -23,6 +30,8 @@ def run(
     output: Output = None,
     weights_dir: WeightsDir = None,
     jobs: Jobs = None,
+    backend: BackendName = "local",
+    address: Address = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
@@ -33,7 +42,8 @@ def run(
     try:
         with show.bar("run"):
             plan = _read(study, weights_dir, jobs)
-            finished = run_study(plan, output or Path("runs") / plan.name, show=show)
+            output = output or Path("runs") / plan.name
+            finished = run_study(plan, output, show=show, backend=backend, address=address)
     except KeyboardInterrupt:
         print("\nstopped; give the same command again to continue", file=sys.stderr)
         raise
