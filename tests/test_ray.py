@@ -27,7 +27,7 @@ def write_study(folder: Path, cohort: Path, jobs: int | str = "auto") -> Path:
     """Four networks which train for so long that their machine can be lost meanwhile."""
     lines = TINY.format(cohort=cohort).splitlines()
     kept = [line for line in lines if not line.startswith(("compute:", "recipe:"))]
-    recipe = "recipe: {epochs: 24, batch_size: 8, lr: 0.01, schedule: cosine, early_stopping: {monitor: none}}"
+    recipe = "recipe: {epochs: 8, batch_size: 8, lr: 0.01, schedule: cosine, early_stopping: {monitor: none}}"
     folder.mkdir()
     path = folder / "tiny.yaml"
     path.write_text("\n".join([*kept, recipe, f"compute: {COMPUTE.format(jobs=jobs)}"]))
