@@ -98,11 +98,14 @@ def test_an_address_without_a_cluster_is_refused(tiny: Path, tmp_path: Path) -> 
         answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address,
         pytest.raises(CasewiseError, match="not a Ray cluster"),
     ):
-        casewise.run(tiny, tmp_path / "run", backend="ray", address=address)
+        with casewise.executing_on("ray", address):
+            casewise.run(tiny, tmp_path / "run")
     with pytest.raises(CasewiseError, match=r"no Ray cluster was reached: Connection refused"):
-        casewise.run(tiny, tmp_path / "run", backend="ray", address=closed)
+        with casewise.executing_on("ray", closed):
+            casewise.run(tiny, tmp_path / "run")
     with pytest.raises(CasewiseError, match=r"--address auto: .*ray start --head"):
-        casewise.run(tiny, tmp_path / "run", backend="ray", address="auto")
+        with casewise.executing_on("ray", "auto"):
+            casewise.run(tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -90,7 +90,8 @@ def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
 
     run = tmp_path / "run"
     lost = When(machines, run, kill)
-    casewise.run(write_study(tmp_path / "study", phantom), run, backend="ray", address=machines.address)
+    with casewise.executing_on("ray", machines.address):
+        casewise.run(write_study(tmp_path / "study", phantom), run)
     assert lost.job is not None
     assert lost.process in killed
     fold = int(lost.job.path.name.removeprefix("fold"))
@@ -122,7 +123,8 @@ def test_a_process_on_a_machine_that_lost_its_connection_ends_before_its_job_mov
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        casewise.run(write_study(tmp_path / "study", phantom), run, backend="ray", address=machines.address)
+        with casewise.executing_on("ray", machines.address):
+            casewise.run(write_study(tmp_path / "study", phantom), run)
     finally:
         over.set()
         watcher.join()

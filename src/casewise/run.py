@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 from casewise.analysis.run import Run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.modalities.base import ImageStore
+    from casewise.run_folder import RunFolder
+    from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 
-def run(
-    study: Study | Path | str,
-    output: Path | str | None = None,
-    *,
-    show: Show | bool | None = None,
-    backend: str = "local",
-    address: str | None = None,
-) -> Run:
+def run(study: Study | Path | str, output: Path | str | None = None, *, show: Show | bool | None = None) -> Run:
     """Run a study, or that of a study file; run again, it continues and repeats nothing that is finished.
 
     Args:
@@ -27,8 +26,6 @@ def run(
         output: the run folder; by default `runs/` and the study's name.
         show: where progress is reported; by default the screen of a notebook or an interactive session, and nowhere
             in a script. `True`: on the screen or terminal; `False`: nowhere.
-        backend: where networks are trained: `local`, this machine, or `ray`, a Ray cluster that shares the run folder.
-        address: that of the cluster, `HOST:PORT` or `auto`; by default a Ray of its own is started on this machine.
 
     Returns:
         The finished run, as `open_run` gives it.
@@ -36,9 +33,6 @@ def run(
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
-    from casewise.console import shown_at
-    from casewise.jobs.backends.registry import executing_on
-    from casewise.pipeline.audit import audit
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.conformal import conformal
     from casewise.pipeline.counterfactuals import counterfactuals
@@ -46,34 +40,18 @@ def run(
     from casewise.pipeline.evaluate import evaluate
     from casewise.pipeline.image_split import image_split
     from casewise.pipeline.input_checks import input_checks
-    from casewise.pipeline.prepare import plan, prepare
-    from casewise.pipeline.read import read
-    from casewise.pipeline.recipe_plan import plan_recipe
     from casewise.pipeline.report import report
     from casewise.pipeline.score import score
     from casewise.pipeline.seeds import seeds
-    from casewise.pipeline.split import split
     from casewise.pipeline.stack import stack
     from casewise.pipeline.stored_results import inputs_of_results, record_results, stored_results
     from casewise.pipeline.timing import timed
     from casewise.pipeline.train import train
-    from casewise.pipeline.weights import weights
-    from casewise.run_folder import RunFolder
-    from casewise.study.loading import checked_study, read_study
 
-    study = read_study(study) if isinstance(study, (str, Path)) else checked_study(study)
-    show, run_folder = shown_at(show), RunFolder(Path(output or Path("runs") / study.name))
-    with executing_on(backend, address) as machines, run_folder.lock(), timed(run_folder):
-        if machines.notice:
-            show.line(backend, machines.notice)
-        cohort = read(study, run_folder, show)
-        splits = split(study, cohort, run_folder, show)
-        weights(study, run_folder, show)
-        study = plan(study, cohort, splits, run_folder, show)
-        store = prepare(study, cohort, run_folder, show)
-        study = plan_recipe(study, cohort, store, splits, run_folder, show)
-        audit(study, cohort, store, splits, run_folder, show)
-        predictions = train(study, cohort, store, splits, run_folder, show)
+    study, run_folder, show = _places(study, output, show)
+    with run_folder.lock(), timed(run_folder):
+        study, cohort, store, splits = _begun(study, run_folder, show)
+        study, predictions = train(study, cohort, store, splits, run_folder, show)
         counterfactuals(study, cohort, store, splits, predictions, run_folder, show)
         inputs = inputs_of_results(study, cohort, store, predictions, run_folder)
         if stored := stored_results(inputs, run_folder, show):
@@ -95,3 +73,55 @@ def run(
     finished = Run(run_folder.path, predictions, results, run_folder.report_path)
     show.line("result", finished.headline or "nothing was evaluated")
     return finished
+
+
+def train_only(
+    study: Study | Path | str,
+    only: Sequence[str],
+    output: Path | str | None = None,
+    *,
+    show: Show | bool | None = None,
+) -> None:
+    """Train some networks of a study and stop; `run` then continues with the others and the report.
+
+    Args:
+        only: names of networks, such as `resnet34`, or of one of its folds, `resnet34:2`.
+
+    Raises:
+        CasewiseError: as `run`; or the study has no such network.
+    """
+    from casewise.pipeline.train import train_only as train_named
+
+    study, run_folder, show = _places(study, output, show)
+    with run_folder.lock():
+        train_named(*_begun(study, run_folder, show), run_folder, show, only)
+
+
+def _places(
+    study: Study | Path | str, output: Path | str | None, show: Show | bool | None
+) -> tuple[Study, RunFolder, Show]:
+    from casewise.console import shown_at
+    from casewise.run_folder import RunFolder
+    from casewise.study.loading import checked_study, read_study
+
+    study = read_study(study) if isinstance(study, (str, Path)) else checked_study(study)
+    return study, RunFolder(Path(output or Path("runs") / study.name)), shown_at(show)
+
+
+def _begun(study: Study, run_folder: RunFolder, show: Show) -> tuple[Study, Cohort, ImageStore, Splits]:
+    """The story up to the training: the planned study, its cohort, its images and its split."""
+    from casewise.pipeline.audit import audit
+    from casewise.pipeline.prepare import plan, prepare
+    from casewise.pipeline.read import read
+    from casewise.pipeline.recipe_plan import plan_recipe
+    from casewise.pipeline.split import split
+    from casewise.pipeline.weights import weights
+
+    cohort = read(study, run_folder, show)
+    splits = split(study, cohort, run_folder, show)
+    weights(study, run_folder, show)
+    study = plan(study, cohort, splits, run_folder, show)
+    store = prepare(study, cohort, run_folder, show)
+    study = plan_recipe(study, cohort, store, splits, run_folder, show)
+    audit(study, cohort, store, splits, run_folder, show)
+    return study, cohort, store, splits

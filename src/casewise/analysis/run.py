@@ -70,6 +70,12 @@ class Run:
 
         return RunFolder(self.folder)
 
+    @cached_property
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """The networks that could not be trained and have no part in the results: for each the reason by fold."""
+        record = self.files.left_out.read_if_exists()
+        return dict(record["networks"]) if record else {}
+
     @property
     def learners(self) -> list[str]:
         """The names of the networks, of the baselines, and of the learners that combine them."""

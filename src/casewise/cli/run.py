@@ -24,31 +24,52 @@ Address = Annotated[
     typer.Option(help="The Ray cluster, HOST:PORT, or auto for that of this machine [default: a Ray started here]."),
 ]
 
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Train only these networks, then stop: `resnet34`, or `resnet34:2` for one fold. Several are separated by "
+        "commas, or the option is repeated."
+    ),
+]
+
 
 def run(
     study: StudyFile,
     output: Output = None,
     weights_dir: WeightsDir = None,
     jobs: Jobs = None,
+    only: Only = None,
     backend: BackendName = "local",
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
     from casewise.console import Silent, Terminal
+    from casewise.errors import counted
+    from casewise.jobs.backends.registry import executing_on
     from casewise.run import run as run_study
+    from casewise.run import train_only
 
     show = Silent() if quiet else Terminal()
     try:
-        with show.bar("run"):
+        with show.bar("run"), executing_on(backend, address, show):
             plan = _read(study, weights_dir, jobs)
-            output = output or Path("runs") / plan.name
-            finished = run_study(plan, output, show=show, backend=backend, address=address)
+            if only:
+                train_only(plan, _names(only), output, show=show)
+                return
+            finished = run_study(plan, output, show=show)
     except KeyboardInterrupt:
         print("\nstopped; give the same command again to continue", file=sys.stderr)
         raise
     if not quiet:
         print(f"report: {finished.report}")
+    if finished.left_out:
+        print(
+            f"{counted(len(finished.left_out), 'network')} could not be trained and has no part in the results: "
+            f"{', '.join(finished.left_out)}. The report says why; the same command tries again.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
 
 
 def validate(study: StudyFile, weights_dir: WeightsDir = None) -> None:
@@ -89,3 +110,8 @@ def _read(study: Path, weights_dir: Path | None, jobs: int | None) -> Study:
     if jobs:
         plan = plan.model_copy(update={"compute": plan.compute.model_copy(update={"jobs": jobs})})
     return plan
+
+
+def _names(only: list[str]) -> list[str]:
+    """The names of `--only`, which may be separated by commas."""
+    return [name.strip() for text in only for name in text.split(",") if name.strip()]

@@ -84,6 +84,16 @@ def hopeless(study: Study, folder: RunFolder) -> list[Caveat]:
     return caveats
 
 
+def in_parts(networks: Sequence[str], folder: RunFolder) -> list[Caveat]:
+    """Networks whose batches were computed in parts, because memory did not suffice for whole ones."""
+    caveats = []
+    for model in networks:
+        parts = {record["fold"]: record["parts"] for record in folder.job_records([model]) if "parts" in record}
+        if parts:
+            caveats.append(Caveat("batches_in_parts", network=model, folds=sorted(parts), parts=max(parts.values())))
+    return caveats
+
+
 # smaller differences of probabilities, or of predictions in standard deviations, do not matter
 SAME = 0.005
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import TrainingError, counted
@@ -22,22 +22,34 @@ log = logging.getLogger("casewise")
 
 Tell = Callable[[float, str], None]
 JOBS_SHOWN = 8
+# Into how many parts a batch is divided at most.
+MOST_PARTS = 16
 
 
 def run_jobs(
-    jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell: Tell, backend: Backend | None = None
-) -> None:
-    """Execute every job that is not finished, those with the slowest measured step first.
+    jobs: Sequence[Job],
+    inputs: JobInputs,
+    folder: RunFolder,
+    *,
+    tell: Tell,
+    backend: Backend | None = None,
+    only: Collection[str] | None = None,
+    partial: bool = False,
+) -> dict[str, Failure]:
+    """Execute every job that is not finished, those with the slowest measured step first; return failures by job.
 
     A job that was ended by a full disk, by too little memory or by the system is tried once more after the others, by
-    itself, since it is not known which of several jobs was at fault. A training that diverged is not: it would be
-    repeated bit by bit.
+    itself, since it is not known which of several jobs was at fault. A network for which memory does not suffice even
+    then is trained with every batch in two parts, then in four, and so on. A training that diverged is not tried again:
+    it would be repeated bit by bit.
 
     Args:
         folder: the run folder, which keeps the compute plans (precision, memory format, threads).
         tell: called about twice a second with the number of jobs done (fractions for running ones), and a sentence
             with a line for each running job.
         backend: where they are executed; by default that of `executing_on`, or this machine.
+        only: the names of the jobs that are executed; by default all of them.
+        partial: whether failures are returned instead of raised, unless the run folder is their reason.
 
     Raises:
         TrainingError: naming each job that failed; the results of finished jobs are kept.
@@ -48,11 +60,11 @@ def run_jobs(
     for number, job in enumerate(jobs):
         if job.finished:
             tell(number - len(waiting), "verifying finished networks")
-        if not job.intact():
+        if not job.intact() and (only is None or job.name in only):
             waiting.append(job)
     if not waiting:
         tell(len(jobs), f"{counted(len(jobs), 'network')}, all trained before")
-        return
+        return {}
     tell(len(jobs) - len(waiting), "resolving weights, measuring speed")
     workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
     plans = backend.prepare(waiting, inputs, folder, threads)
@@ -62,19 +74,49 @@ def run_jobs(
     watcher.start()
     try:
         failures = backend.execute(waiting, inputs, plans, workers)
-        if again := [job for job in waiting if job.name in failures and failures[job.name].transient]:
-            for job in again:
-                log.warning("%s It is tried once more.", failures.pop(job.name).message)
-            failures |= backend.execute(again, inputs, plans, 1, protected=True)
+        tried: set[str] = set()
+        alone = workers == 1
+        while again := _again(waiting, failures, tried, most_parts(inputs, alone)):
+            failures = {name: failure for name, failure in failures.items() if name not in again}
+            failures |= backend.execute([job for job in waiting if job.name in again], inputs, plans, 1, protected=True)
+            alone = True
     finally:
         over.set()
         watcher.join()
-    if failures:
-        raise TrainingError(_summary(failures, len(jobs)))
-    tell(len(jobs), f"{counted(len(jobs), 'network')} trained")
+    if failures and (not partial or any(failure.folder for failure in failures.values())):
+        raise TrainingError(summary_of(failures, len(jobs)))
+    tell(len(jobs), f"{counted(len(jobs) - len(failures), 'network')} trained")
+    return failures
 
 
-def _summary(failures: Mapping[str, Failure], jobs: int) -> str:
+def most_parts(inputs: JobInputs, alone: bool) -> int:
+    """The largest number of parts of a batch; 1 if the failed jobs were not alone, which may have been the reason."""
+    return min(MOST_PARTS, inputs.study.recipe.batch_size) if alone else 1
+
+
+def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[str], most: int) -> set[str]:
+    """The names of the failed jobs that are tried again: in more parts where memory ran out, else once more.
+
+    `tried` are those that were tried once more, to which others are added.
+    """
+    again = set()
+    for job in waiting:
+        failure = failures.get(job.name)
+        if failure is None or not failure.transient:
+            continue
+        if failure.memory and learner_named(job.model).by_steps and 2 * job.parts() <= most:
+            how = f"It is tried with every batch in {job.halve_parts()} parts."
+        elif job.name not in tried:
+            how = "It is tried once more."
+        else:
+            continue
+        log.warning("%s %s", failure.message, how)
+        again.add(job.name)
+    tried |= again
+    return again
+
+
+def summary_of(failures: Mapping[str, Failure], jobs: int) -> str:
     others = "; the others are finished and kept" if len(failures) < jobs else ""
     messages = "\n  ".join(failure.message for failure in failures.values())
     return f"{len(failures)} of {jobs} networks could not be trained{others}.\n  {messages}"

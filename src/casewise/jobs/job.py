@@ -106,7 +106,7 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     """
     if inputs.study.compute.keep_memory:
         keep_memory()
-    inputs = inputs.of_learner(job.model)
+    inputs, plan = inputs.of_learner(job.model), replace(plan, parts=job.parts())
     torch.set_num_threads(plan.threads)
     begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     timer = Timer(job.folder.path)
@@ -334,6 +334,7 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
         **{name: value for name, value in planned.timer.cost().items() if name != "core_seconds"},
         **{k: v for k, v in asdict(planned.plan).items() if k in ("device", "precision", "threads")},
         "memory_format": memory_format(planned.plan),
+        **({"parts": planned.plan.parts} if planned.plan.parts > 1 else {}),
         "guess_loss": fitted.guess_loss,
         "finder": learned.finder,
         "stages": learned.stages,
@@ -345,6 +346,7 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
     }
     job.folder.finish(facts)
     job.folder.remove_training()
+    job.folder.parts.remove()
 
 
 def _check_labels(study: Study, train: PanelDataset, stop: PanelDataset, *, where: str) -> None:

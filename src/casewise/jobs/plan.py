@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from casewise.cohort.table import names_text
+from casewise.errors import StudyError, cut, nearest
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from casewise.cohort.cohort import Cohort
     from casewise.jobs.pretraining import Pretrained
@@ -51,6 +53,17 @@ class Job:
         """Whether the job has a result with the same inputs; its files are not verified."""
         return self.folder.finished(self.fingerprint)
 
+    def parts(self) -> int:
+        """In how many parts batches are computed: more than one after the job ran out of memory."""
+        record = self.folder.parts.read_or_none()
+        return int(record["parts"]) if record and record["fingerprint"] == self.fingerprint else 1
+
+    def halve_parts(self) -> int:
+        """Compute batches in twice as many parts in the next attempt; return their number."""
+        parts = 2 * self.parts()
+        self.folder.parts.write({"parts": parts, "fingerprint": self.fingerprint})
+        return parts
+
     def intact(self) -> bool:
         """Whether the job is finished and its files are intact; damaged ones are set aside."""
         return self.folder.intact(self.fingerprint)
@@ -79,6 +92,26 @@ def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) ->
         for model, made_from, first_weights in _learners(study, fingerprint)
         for fold in range(splits.folds)
     ]
+
+
+def named_jobs(study: Study, splits: Splits, only: Sequence[str]) -> set[str]:
+    """The names of the jobs of the named learners: all folds of `resnet34`, or one, as `resnet34:2` states.
+
+    Raises:
+        StudyError: there is no such learner or fold.
+    """
+    names = set()
+    for text in only:
+        model, _, fold = (text, "", "") if text in study.learners else text.rpartition(":")
+        if model not in study.learners:
+            raise StudyError(
+                f"--only: the study has no learner {cut(model or text)}; it has {names_text(study.learners, 8)}."
+                f"{nearest(model or text, study.learners)}"
+            )
+        if fold and (not fold.isdecimal() or not 1 <= int(fold) <= splits.folds):
+            raise StudyError(f"--only: {cut(text)} names fold {cut(fold)}; the study has folds 1 to {splits.folds}.")
+        names |= {f"{model}, fold {number}" for number in ([int(fold)] if fold else range(1, splits.folds + 1))}
+    return names
 
 
 def final_jobs(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:

@@ -13,7 +13,7 @@ from casewise.errors import counted
 from casewise.evaluation import results as evaluation
 from casewise.evaluation.against_baselines import against_baselines
 from casewise.evaluation.caveats import Caveat
-from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
+from casewise.evaluation.run_checks import constant_predictions, guess, hopeless, in_parts
 from casewise.pipeline.calibrate import calibration_and_decisions
 from casewise.pipeline.conformal import prediction_sets
 from casewise.pipeline.external import external_groups
@@ -125,9 +125,17 @@ def _caveats(study: Study, predictions: pd.DataFrame, results: dict[str, Any], f
         *[Caveat("grades_decided", target=name, rule=rule) for name, rule in study.decisions.items()],
         Caveat("conditional_on_networks", seeds=1),
         *guess(predictions, target, study.classes_of(target)),
+        *_left_out(study, folder),
+        *in_parts(study.networks, folder),
         *hopeless(study, folder),
         *constant_predictions(predictions, target, study.networks),
     ]
+
+
+def _left_out(study: Study, folder: RunFolder) -> list[Caveat]:
+    """The networks that could not be trained, with the reason for each fold."""
+    record = folder.left_out.read_or_none()
+    return [Caveat("networks_left_out", networks=record["networks"], combined=bool(study.stack))] if record else []
 
 
 def _add_drift_and_altered_images(

@@ -41,7 +41,7 @@ def inputs_of_results(
     from casewise.explain.results import read_results
 
     files = [folder.audit, folder.splits, folder.external_cohort, folder.cohort_difference]
-    files += [folder.tile_predictions, folder.counterfactuals]
+    files += [folder.tile_predictions, folder.counterfactuals, folder.left_out]
     inputs = {
         "study": study.model_dump(mode="json"),
         "tables": [_hash(table.astype(str).to_json()) for table in (cohort.images, cohort.panels, cohort.cases)],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
-from casewise.errors import counted
+from casewise.errors import TrainingError, counted
 from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
 from casewise.pipeline.cohort_comparison import cohort_difference, own_cohort
 from casewise.pipeline.decide import decide
@@ -27,8 +30,11 @@ from casewise.study.schema import Study
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from casewise.console import Show
-    from casewise.jobs.plan import Job
+    from casewise.jobs.backends.base import Failure
+    from casewise.jobs.plan import Job, JobInputs
     from casewise.report.tables import MetricFormat
     from casewise.run_folder import RunFolder
 
@@ -38,16 +44,86 @@ FIRST_RESAMPLES = 1000
 
 def train(
     study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
-) -> pd.DataFrame:
+) -> tuple[Study, pd.DataFrame]:
     """Train every network on every fold; return the predictions out of fold, of the test set and of external cases.
+
+    A network that could not be trained on one of the folds is left out of the returned study, which the run folder
+    stores together with the reasons.
 
     Raises:
         CasewiseError: a network cannot be trained, or the folder contains networks of another study.
     """
     from casewise.jobs.execution import run_jobs
-    from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
-    from casewise.jobs.plan import JobInputs, expand, final_jobs, remove_feature_files
+    from casewise.jobs.plan import final_jobs, remove_feature_files
     from casewise.report.templating import sentence
+
+    planned = _planned(study, cohort, store, splits, folder, show)
+    jobs, inputs, external = planned.jobs, planned.inputs, planned.external
+    folder.left_out.remove()
+    begun = start = time.monotonic()
+    baselines = [job for job in jobs if not learner_named(job.model).by_steps]
+    if baselines:
+        with show.bar("baselines") as bar:
+            run_jobs(baselines, inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
+        record_first_figures(folder)
+        show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
+    networks = [job for job in jobs if learner_named(job.model).by_steps]
+    start = time.monotonic()
+    if networks:
+        with show.bar("jobs") as bar:
+            failures = run_jobs(
+                networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text), partial=True
+            )
+        study, jobs, networks = _without_failed(study, jobs, networks, failures, folder, show)
+        nested = study.nested_cv
+        inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
+        names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
+        seconds = time.monotonic() - start
+        show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
+    if final := final_jobs(study, splits, folder, planned.fingerprint):
+        with show.bar("final") as bar:
+            run_jobs(final, inputs, folder, tell=lambda done, text: bar(done, len(final), text))
+        show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
+    spent = record_training(folder, time.monotonic() - begun)
+    if spent is not None and study.recipe.auto and networks:
+        show.line("budget", sentence("budget_spent", spent_budget(study, spent)))
+    remove_feature_files(jobs)
+    table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
+    tables = [_with_days_and_paths(table, cohort)]
+    if external:
+        tables.append(_external_predictions(external, jobs, show))
+    table = pd.concat(tables, ignore_index=True)
+    tested = table[table["stage"] != "oof"]
+    means = [predicted.mean_over_folds(tested)] if len(tested) else []
+    table = predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
+    _write_tile_predictions(study, jobs, cohort, table, folder)
+    return study, table
+
+
+def _tell(bar: Callable[..., None], jobs: int, done: float, text: str) -> None:
+    bar(done, jobs, text)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The jobs of the folds with their inputs, the external cohort, and the fingerprint of the run."""
+
+    jobs: list[Job]
+    inputs: JobInputs
+    external: PreparedCohort | None
+    fingerprint: str
+
+
+def _planned(
+    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
+) -> _Planned:
+    """Prepare other cohorts, record what the networks are made from, and list their jobs.
+
+    Raises:
+        CasewiseError: another cohort cannot be used, or the folder contains networks of another study.
+    """
+    from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
+    from casewise.jobs.plan import JobInputs, expand
 
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
     if external:
@@ -65,42 +141,67 @@ def train(
         folder.external_cohort.remove()
         folder.cohort_difference.remove()
     jobs = expand(study, splits, folder, fingerprint)
-    begun = start = time.monotonic()
     inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)
-    baselines = [job for job in jobs if not learner_named(job.model).by_steps]
-    if baselines:
-        with show.bar("baselines") as bar:
-            run_jobs(baselines, inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
-        record_first_figures(folder)
-        show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
-    networks = [job for job in jobs if learner_named(job.model).by_steps]
-    start = time.monotonic()
-    if networks:
-        with show.bar("jobs") as bar:
-            run_jobs(networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text))
-        nested = study.nested_cv
-        inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
-        names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
-        seconds = time.monotonic() - start
-        show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
-    if final := final_jobs(study, splits, folder, fingerprint):
-        with show.bar("final") as bar:
-            run_jobs(final, inputs, folder, tell=lambda done, text: bar(done, len(final), text))
-        show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
-    spent = record_training(folder, time.monotonic() - begun)
-    if spent is not None and study.recipe.auto and networks:
-        show.line("budget", sentence("budget_spent", spent_budget(study, spent)))
-    remove_feature_files(jobs)
-    table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
-    tables = [_with_days_and_paths(table, cohort)]
-    if external:
-        tables.append(_external_predictions(external, jobs, show))
-    table = pd.concat(tables, ignore_index=True)
-    tested = table[table["stage"] != "oof"]
-    means = [predicted.mean_over_folds(tested)] if len(tested) else []
-    table = predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
-    _write_tile_predictions(study, jobs, cohort, table, folder)
-    return table
+    return _Planned(jobs, inputs, external, fingerprint)
+
+
+def train_only(
+    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show, only: Sequence[str]
+) -> None:
+    """Train only the named networks, such as `resnet34`, or `resnet34:2` for its second fold; nothing is evaluated.
+
+    Raises:
+        CasewiseError: a name is none of the study's learners, or a network cannot be trained.
+    """
+    from casewise.jobs.execution import run_jobs
+    from casewise.jobs.plan import named_jobs
+
+    names = named_jobs(study, splits, only)
+    planned = _planned(study, cohort, store, splits, folder, show)
+    baselines = [job for job in planned.jobs if not learner_named(job.model).by_steps]
+    networks = [job for job in planned.jobs if learner_named(job.model).by_steps]
+    with show.bar("jobs") as bar:
+        for jobs in (baselines, networks):
+            if any(job.name in names for job in jobs):
+                tell = partial(_tell, bar, len(jobs))
+                run_jobs(jobs, planned.inputs, folder, tell=tell, only=names)
+    done = sum(job.finished for job in planned.jobs)
+    rest = "" if done == len(planned.jobs) else " the other networks and"
+    show.line(
+        "only", f"{done} of {len(planned.jobs)} learners of all folds trained; without `--only` follow{rest} the report"
+    )
+
+
+def _without_failed(
+    study: Study,
+    jobs: list[Job],
+    networks: list[Job],
+    failures: Mapping[str, Failure],
+    folder: RunFolder,
+    show: Show,
+) -> tuple[Study, list[Job], list[Job]]:
+    """The study and its jobs without the networks of which a job failed; the reasons are recorded.
+
+    Raises:
+        TrainingError: no network is left.
+    """
+    from casewise.jobs.execution import summary_of
+
+    if not failures:
+        return study, jobs, networks
+    failed: dict[str, dict[str, str]] = {}
+    for job in networks:
+        if job.name in failures:
+            failed.setdefault(job.model, {})[str(job.fold + 1)] = failures[job.name].message
+    reduced = study.without(failed)
+    if reduced is None:
+        raise TrainingError(summary_of(failures, len(networks)))
+    folder.left_out.write({"networks": failed})
+    folder.study.write(reduced.model_dump(mode="json"))
+    for name, reasons in failed.items():
+        show.line("left out", f"{name}, which could not be trained: {next(iter(reasons.values()))}")
+    remaining = [job for job in jobs if job.model not in failed]
+    return reduced, remaining, [job for job in networks if job.model not in failed]
 
 
 def _first_figures(study: Study, baselines: list[Job]) -> str:
@@ -135,10 +236,20 @@ def _interval(write: MetricFormat, metric: str, figure: dict[str, Any]) -> str:
 def train_again(
     study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
 ) -> pd.DataFrame:
-    """Train, stack, decide and score a variant of a study in a folder of its own; return its predictions."""
+    """Train, stack, decide and score a variant of a study in a folder of its own; return its predictions.
+
+    Raises:
+        TrainingError: a network could not be trained, so that the variant cannot be compared with the study.
+    """
     study = study.model_copy(update={"final": "folds"})
     write_splits(splits, folder.splits)
-    predictions = train(study, cohort, store, splits, folder, show)
+    trained, predictions = train(study, cohort, store, splits, folder, show)
+    if lacking := [name for name in study.networks if name not in trained.networks]:
+        reasons = folder.left_out.read()["networks"][lacking[0]]
+        raise TrainingError(
+            f"{folder.path}: {lacking[0]} could not be trained, so that there is nothing to compare: "
+            f"{next(iter(reasons.values()))}"
+        )
     return score(study, decide(study, stack(study, predictions, folder, show), folder), folder)
 
 

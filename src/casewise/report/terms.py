@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Caveats of metrics.json that are also shown on the first page, by the code of their warning there.
 CAVEATS_SHOWN = {
+    "left_out": ("networks_left_out",),
     "altered": ("answers_altered", "numbers_altered"),
     "drift": ("confident_outside", "external_outside"),
 }

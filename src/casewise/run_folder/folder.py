@@ -150,6 +150,11 @@ class RunFolder:
     # Results.
 
     @property
+    def left_out(self) -> JsonFile:
+        """The networks that could not be trained, with the reason for each fold: they have no part in the results."""
+        return JsonFile(self.path / "left-out.json", RETRY, required=("networks",))
+
+    @property
     def stackers(self) -> JsonFile:
         """The coefficients of the stackers."""
         return JsonFile(self.path / "stackers.json", RETRY)

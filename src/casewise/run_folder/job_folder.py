@@ -197,6 +197,11 @@ class JobFolder(TrainingFolder):
         return TextFile(self.path / "made-from")
 
     @property
+    def parts(self) -> JsonFile:
+        """The number of parts in which batches are computed, after a training with fewer ran out of memory."""
+        return JsonFile(self.path / "parts.json", required=("parts", "fingerprint"))
+
+    @property
     def inner_folder(self) -> Path:
         """The folder of the inner trainings of nested cross-validation."""
         return self.path / "inner"

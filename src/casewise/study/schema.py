@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from casewise.study.baselines import Baselines
 from casewise.study.checks import SECTIONS, check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, Tiles, Volumes
-from casewise.study.learners import learner_named, learners_beside
+from casewise.study.learners import encoders_of, learner_named, learners_beside
 from casewise.study.model import Level, Range, RowFilter, StudyModel, read_duration
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
 from casewise.study.panels import Panels
@@ -345,6 +345,16 @@ class Study(StudyModel):
     def of_learner(self, name: str) -> Study:
         """The study as a learner sees it."""
         return learner_named(name).view(self)
+
+    def without(self, networks: Collection[str]) -> Study | None:
+        """The study without some of its networks, whose other learners are the same; None if there is none.
+
+        There is none without any network, and where the name of a network depends on one that is left out.
+        """
+        kept = [name for name in self.networks if name not in networks]
+        reduced = self.model_copy(update={"backbones": kept, "encoders": encoders_of(self)})
+        same = reduced.learners == [name for name in self.learners if name not in networks]
+        return reduced if kept and same else None
 
     @property
     def fusions(self) -> list[str]:

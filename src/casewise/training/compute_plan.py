@@ -29,7 +29,11 @@ WORTH = 0.87
 
 @dataclass(frozen=True)
 class ComputePlan:
-    """The way a network runs on this machine: chosen once, recorded, and used by all jobs of the backbone."""
+    """The way a network runs on this machine: chosen once, recorded, and used by all jobs of the backbone.
+
+    Attributes:
+        parts: the number of parts in which a batch is computed; more than one for jobs that ran out of memory.
+    """
 
     device: str = "cpu"
     precision: str = "fp32"
@@ -37,6 +41,7 @@ class ComputePlan:
     threads: int = 1
     measured: tuple[tuple[str, float], ...] = ()
     why: str = "stated by the study"
+    parts: int = 1
 
     @property
     def step_seconds(self) -> float:
@@ -52,7 +57,8 @@ class ComputePlan:
         'fp32, channels-last, 1 thread on cpu'
         """
         form = "channels-last" if self.channels_last else "contiguous"
-        return f"{self.precision}, {form}, {counted(self.threads, 'thread')} on {self.device}"
+        parts = f", every batch in {self.parts} parts" if self.parts > 1 else ""
+        return f"{self.precision}, {form}, {counted(self.threads, 'thread')} on {self.device}{parts}"
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -133,6 +133,7 @@ def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batch
         outputs=context.outputs,
         seed=context.seed,
         channels_last=choice.channels_last,
+        parts=choice.parts,
     )
     stopping = EarlyStopping(
         "stop_loss", patience=recipe.early_stopping.patience, min_delta=0.0, check_on_train_epoch_end=False

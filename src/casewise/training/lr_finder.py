@@ -110,6 +110,7 @@ def find_rate(
         outputs=outputs,
         seed=seed,
         channels_last=choice.channels_last,
+        parts=choice.parts,
     )
     sweep = Sweep(rates)
     trainer = Trainer(

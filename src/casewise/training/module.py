@@ -21,13 +21,17 @@ from casewise.study.schema import Recipe
 from casewise.study.seeds import mixed_seed
 from casewise.training.losses import Scaling, class_weights, loss_of
 from casewise.training.lr_schedule import warmed_cosine
+from casewise.training.micro_batches import forward_in_parts
 from casewise.training.param_groups import parameter_groups
 
 CASES_SHOWN = 5
 
 
 class Training(LightningModule):
-    """A network fitted to `train`; `stop` decides on the learning rate, the best epoch and the end."""
+    """A network fitted to `train`; `stop` decides on the learning rate, the best epoch and the end.
+
+    `parts`: the number of parts in which a batch is computed (`casewise.training.micro_batches`).
+    """
 
     def __init__(
         self,
@@ -39,13 +43,14 @@ class Training(LightningModule):
         outputs: Sequence[Output],
         seed: int,
         channels_last: bool,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.network, self.recipe, self.outputs = network, recipe, tuple(outputs)
         if recipe.batch_norm_momentum:
             set_momentum(network, recipe.batch_norm_momentum)
         self.train_data, self.val_data = train, stop
-        self.seed = seed
+        self.seed, self.parts = seed, parts
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.weights = class_weights(train.truth, self.outputs) if recipe.imbalance == "weights" else None
         self.history: list[dict[str, float]] = []
@@ -132,7 +137,7 @@ class Training(LightningModule):
         torch.manual_seed(mixed_seed(self.seed, "dropout", self.current_epoch, batch_number))
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, "panels", self.current_epoch, batch_number))
         panels, truth = self.train_data.training_batch(rows, generator, self.device)
-        raw = self.network(self._shaped(panels))
+        raw = forward_in_parts(self.network, self._shaped(panels), self.parts)
         loss = self.loss(raw, truth)
         if not torch.isfinite(loss):
             names = list(dict.fromkeys(self.train_data.names[row] for row in rows if self.train_data.names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
 from casewise.errors import RunError, TrainingError
@@ -25,10 +25,14 @@ class Failure:
 
     Attributes:
         transient: whether another attempt may succeed. A training that diverged is repeated bit by bit, so it may not.
+        memory: whether memory ran out, or the process was ended by the system, most often for this reason.
+        folder: whether the run folder could not be written or read, so that the results of others are at risk, too.
     """
 
     message: str
     transient: bool
+    memory: bool = False
+    folder: bool = False
 
 
 class Backend(Protocol):
@@ -101,11 +105,12 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
         ) from None
     except OSError as error:
         where = error.filename or job.folder.path
-        return failed(job, f"{job.name}: {error.strerror or error} ({where}).", transient=True)
+        return replace(failed(job, f"{job.name}: {error.strerror or error} ({where}).", transient=True), folder=True)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return failed(job, f"{job.name}: there was not enough memory. {LESS_MEMORY}", transient=True)
+        message = f"{job.name}: there was not enough memory. {LESS_MEMORY}"
+        return replace(failed(job, message, transient=True), memory=True)
     finally:
         give_memory_back()
 

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from casewise.console import end_process
@@ -105,8 +106,13 @@ def _ended(unfinished: Sequence[Job], begun: float) -> dict[str, Failure]:
         if record := job.folder.read_failure(begun):
             failures[job.name] = Failure(record["message"], record["transient"])
         elif job.folder.read_progress(begun):
-            failures[job.name] = failed(job, _LOST.format(job=job.name), transient=True)
-    return failures or {job.name: failed(job, _LOST.format(job=job.name), transient=True) for job in unfinished}
+            failures[job.name] = lost(job)
+    return failures or {job.name: lost(job) for job in unfinished}
+
+
+def lost(job: Job) -> Failure:
+    """The failure of a job whose process was ended."""
+    return replace(failed(job, _LOST.format(job=job.name), transient=True), memory=True)
 
 
 _LOST = (

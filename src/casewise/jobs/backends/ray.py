@@ -301,6 +301,7 @@ class RayBackend:
                 return self._lost(attempt)
             message = _LOST.format(job=task.name)
             failure = failed(task.job, message, transient=True) if task.job else Failure(message, transient=True)
+            failure = replace(failure, memory=True)
             return self._ending(attempt, failure)
         except ray.exceptions.RayError:
             return self._lost(attempt)

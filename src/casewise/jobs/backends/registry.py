@@ -11,6 +11,7 @@ from casewise.errors import CasewiseError, cut, nearest
 from casewise.jobs.backends.local import LocalBackend
 
 if TYPE_CHECKING:
+    from casewise.console import Show
     from casewise.jobs.backends.base import Backend
 
 DEFAULT = "local"
@@ -58,13 +59,19 @@ def backend_named(name: str, address: str | None = None) -> Backend:
 
 
 @contextmanager
-def executing_on(name: str, address: str | None = None) -> Iterator[Backend]:
-    """Execute all jobs of the block on this back end.
+def executing_on(name: str, address: str | None = None, show: Show | None = None) -> Iterator[Backend]:
+    """Execute all jobs of the block on this back end: `local`, this machine, or `ray`, a Ray cluster.
+
+    Args:
+        address: that of the cluster, `HOST:PORT` or `auto` for the one of this machine; by default Ray is started here.
+        show: where it is reported which machines these are.
 
     Raises:
         CasewiseError: as `backend_named`, or the back end cannot be reached.
     """
     with backend_named(name, address) as backend:
+        if show and backend.notice:
+            show.line(name, backend.notice)
         token = _CHOSEN.set(backend)
         try:
             yield backend

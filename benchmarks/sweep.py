@@ -1,0 +1,188 @@
+"""All 145 networks of One-Step PASI to the end: 29 backbones on 5 folds, four stackers and the report.
+
+    python benchmarks/sweep.py [--kills 3] [--backbones vgg11,resnet18] [--output docs/results/sweep.md]
+
+A synthetic cohort is drawn, and `studies/sweep.yaml` is run as a user runs it, by `casewise run`. While networks are in
+training the run is ended by SIGKILL with all its processes, as many times as `--kills` states and at random moments,
+and the same command continues it. A run folder that exists is continued, so that this program can be stopped, too.
+
+The page states the wall-clock and CPU time of the whole, with everything that was repeated after a kill, and of each
+backbone. CPU time is that of the jobs, which they record, and of everything else, which is measured on the processes.
+Disk needed: about 40 GB, most of it for the weights of the VGG networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from casewise.files import write_json
+from casewise.run_folder import RunFolder
+from casewise.study.loading import read_study
+from casewise.study.schema import Study
+from casewise.training.compute_plan import cpu_name
+
+STUDY, COHORT = Path("studies/sweep.yaml"), Path("runs/sweep-cohort")
+SUBJECTS, VISITS, SIZE, SEED = 30, 2, "160x106", 11
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    arguments.add_argument("--kills", type=int, default=3, help="how many times the run is ended by SIGKILL")
+    arguments.add_argument("--backbones", help="some of the 29, separated by commas; default: all of them")
+    arguments.add_argument("--run", type=Path, default=Path("runs/sweep"), help="the run folder")
+    arguments.add_argument("--output", type=Path, help="the page; default: it is printed")
+    options = arguments.parse_args()
+    if not (COHORT / "visits.csv").exists():
+        size = ["--subjects", str(SUBJECTS), "--visits", str(VISITS), "--size", SIZE, "--seed", str(SEED)]
+        subprocess.run([*casewise(), "phantom", str(COHORT), *size], check=True)
+    study = study_file(options.backbones, options.run)
+    folder, costs = RunFolder(options.run), options.run.with_name(f"{options.run.name}-costs.json")
+    record: dict[str, Any] = json.loads(costs.read_text()) if costs.exists() else {"stretches": []}
+    draws = random.Random(SEED)
+    while not record["stretches"] or record["stretches"][-1]["code"] != 0:
+        kills = sum(stretch["code"] == -signal.SIGKILL for stretch in record["stretches"])
+        record["stretches"].append(stretch(study, folder, draws if kills < options.kills else None))
+        write_json(costs, record)
+        if record["stretches"][-1]["code"] not in (0, -signal.SIGKILL):
+            sys.exit(f"the run ended with code {record['stretches'][-1]['code']}")
+    text = page(folder, read_study(study), record["stretches"])
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+def casewise() -> list[str]:
+    """The command."""
+    return [sys.executable, "-m", "casewise.cli.main"]
+
+
+def study_file(backbones: str | None, run: Path) -> Path:
+    """The study, or one with some of its backbones."""
+    if not backbones:
+        return STUDY
+    path = STUDY.with_name(f"{run.name}-part.yaml")
+    path.write_text(f"extends: {STUDY.name}\nname: {run.name}\nbackbones: [{backbones}]\n", encoding="utf-8")
+    return path
+
+
+def stretch(study: Path, folder: RunFolder, draws: random.Random | None) -> dict[str, Any]:
+    """Run until the end, or with `draws` until a random moment of the training; return the costs of this stretch."""
+    start, before = time.monotonic(), finished(folder)
+    process = subprocess.Popen([*casewise(), "run", str(study), "--output", str(folder.path)], start_new_session=True)
+    cores: dict[tuple[int, float], float] = {}
+    kill_at = before + draws.randint(10, 35) if draws else None
+    while process.poll() is None:
+        measure(process.pid, cores)
+        if kill_at is not None and finished(folder) >= kill_at:
+            time.sleep(draws.uniform(0, 5) if draws else 0)
+            measure(process.pid, cores)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            break
+        time.sleep(1)
+    return {
+        "code": process.returncode,
+        "seconds": time.monotonic() - start,
+        "core_seconds": sum(cores.values()),
+        "finished_before": before,
+        "finished": finished(folder),
+    }
+
+
+def measure(pid: int, cores: dict[tuple[int, float], float]) -> None:
+    """Note the CPU seconds of a process and of all below it, by process."""
+    try:
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            try:
+                times = process.cpu_times()
+                cores[process.pid, process.create_time()] = times.user + times.system
+            except psutil.NoSuchProcess:
+                continue
+    except psutil.NoSuchProcess:
+        return
+
+
+def finished(folder: RunFolder) -> int:
+    """The number of trained networks."""
+    return len(folder.finished_jobs()) if folder.path.exists() else 0
+
+
+def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -> str:
+    """The page with the costs of the run and of every backbone."""
+    records = folder.job_records(study.networks)
+    metrics = folder.metrics.read()
+    seconds, cores = sum(s["seconds"] for s in stretches), sum(s["core_seconds"] for s in stretches)
+    of_jobs = sum(record["core_seconds"] for record in records)
+    kills = [s for s in stretches if s["code"] == -signal.SIGKILL]
+    repeated = sum(record["stretches"] > 1 for record in records)
+    left_out = folder.left_out.read_or_none()
+    stacked = [name for name in metrics["metrics"]["oof"] if name not in study.learners]
+    lines = [
+        "# The sweep: 145 networks of One-Step PASI",
+        "",
+        "Made by `make sweep`. Synthetic photographs, random first weights and few epochs: the page is about the engine, "
+        "and its networks say nothing about patients.",
+        "",
+        f"- **{len(records)} networks** ({len(study.networks)} backbones × {len(records) // len(study.networks)} folds) "
+        f"and {len(stacked)} combined learners ({', '.join(stacked)}), evaluated in one report.",
+        f"- Networks that could not be trained: {', '.join(left_out['networks']) if left_out else 'none'}.",
+        f"- Wall-clock time: **{hours(seconds)}**; CPU time: **{hours(cores)}** on {os.cpu_count()} cores "
+        f"({cpu_name()}). The jobs of the networks took {of_jobs / cores:.0%} of the CPU time.",
+        f"- The run was ended by SIGKILL {len(kills)} times, after {listed([s['finished'] for s in kills])} finished "
+        f"networks, and continued by the same command. No finished network was trained again; {repeated} "
+        "networks that were in training continued from their last state or began again.",
+        f"- The run folder has {size(folder.path):.1f} GB.",
+        "",
+        "| backbone | million weights | seconds of a network, mean of folds | CPU seconds | precision | peak memory (MB) |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    for name in study.networks:
+        own = [record for record in records if record["model"] == name]
+        if not own:
+            continue
+        memory = [record["peak_memory_mb"] for record in own if record.get("peak_memory_mb")]
+        lines.append(
+            f"| {name} | {own[0]['parameters'] / 1e6:.1f} | {mean(own, 'seconds'):.1f} | {mean(own, 'core_seconds'):.1f} "
+            f"| {own[0]['precision']} | {f'{max(memory):,.0f}' if memory else 'not recorded'} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def mean(records: Sequence[dict[str, Any]], name: str) -> float:
+    """The mean of a value over records."""
+    return sum(record[name] for record in records) / len(records)
+
+
+def hours(seconds: float) -> str:
+    """A duration in hours and minutes."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def listed(values: Sequence[int]) -> str:
+    """Numbers in a sentence."""
+    return ", ".join(map(str, values)) or "no"
+
+
+def size(folder: Path) -> float:
+    """Gigabytes below a folder; files that have several names count once."""
+    files = {path.stat().st_ino: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return sum(files.values()) / 1e9
+
+
+if __name__ == "__main__":
+    main()

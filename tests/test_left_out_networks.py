@@ -1,0 +1,211 @@
+"""Networks that cannot be trained: the others are reported, and memory that does not suffice is made to suffice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import casewise
+from casewise.errors import TrainingError
+from casewise.jobs import fitting
+from casewise.jobs.backends.base import Failure, attempt
+from casewise.jobs.plan import Job
+from casewise.predictions.stacking import STACKERS
+from casewise.run_folder import RunFolder
+from casewise.study.loading import read_study
+from casewise.study.schema import Study
+from casewise.training.micro_batches import forward_in_parts
+from tests.test_baselines import write_study
+from tests.test_cli import casewise as command
+
+NETWORKS = ["shufflenet_v2_x0_5", "squeezenet1_1", "mobilenet_v3_small"]
+FOUND = fitting.FITTERS["network"]
+RECIPE = "{epochs: 1, batch_size: 16, schedule: constant, early_stopping: {monitor: none}}"
+
+
+def study_of(folder: Path, chests: Path, **settings: Any) -> Study:
+    compute = "{jobs: 1, threads: 1, precision: fp32, memory_format: channels_last}"
+    return read_study(
+        write_study(
+            folder,
+            chests,
+            compute=compute,
+            backbones=f"[{', '.join(NETWORKS)}]",
+            weights="random",
+            recipe=RECIPE,
+            stack="[mean]",
+            **settings,
+        )
+    )
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
+    """Errors by the names of jobs, which their trainings raise."""
+    errors: dict[str, Exception] = {}
+
+    def fit(planned: Any, *args: Any) -> Any:
+        if planned.job.name in errors and planned.plan.parts < 4:
+            raise errors[planned.job.name]
+        return FOUND(planned, *args)
+
+    def execute(todo: Any, inputs: Any, plans: Any, workers: int) -> dict[str, Failure]:
+        attempts = {job.name: attempt(job, inputs, plans[job.model], workers) for job in todo}
+        return {name: failure for name, failure in attempts.items() if failure}
+
+    monkeypatch.setitem(fitting.FITTERS, "network", fit)
+    # other processes would not raise the errors
+    monkeypatch.setattr("casewise.jobs.backends.local._in_processes", execute)
+    return errors
+
+
+def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
+    tmp_path: Path, chests: Path, failing: dict[str, Exception]
+) -> None:
+    study = study_of(tmp_path, chests)
+    failing["squeezenet1_1, fold 2"] = TrainingError("squeezenet1_1: the loss is no longer a number")
+    run = casewise.run(study, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert "squeezenet1_1" not in set(run.rows["model"])
+    assert {"shufflenet_v2_x0_5", "mobilenet_v3_small", STACKERS["mean"].learner} <= set(run.rows["model"])
+    assert folder.left_out.read() == {
+        "networks": {"squeezenet1_1": {"2": "fold 2, squeezenet1_1: the loss is no longer a number"}}
+    }
+    caveat = next(note for note in folder.metrics.read()["notes"] if note["code"] == "networks_left_out")
+    assert caveat["combined"] is True
+    assert list(caveat["networks"]) == ["squeezenet1_1"]
+    assert 'data-code="left_out"' in folder.report_path.read_text()
+    assert "squeezenet1_1" not in casewise.open_run(tmp_path / "run").study.networks
+
+    failing.clear()
+    again = casewise.run(study, tmp_path / "run")
+    assert not folder.left_out.exists()
+    complete = casewise.run(study, tmp_path / "whole")
+    pd.testing.assert_frame_equal(again.rows, complete.rows)
+    before = run.rows[run.rows["model"] == "shufflenet_v2_x0_5"].reset_index(drop=True)
+    after = complete.rows[complete.rows["model"] == "shufflenet_v2_x0_5"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(before, after)
+
+
+def test_a_run_without_any_network_is_refused(tmp_path: Path, chests: Path, failing: dict[str, Exception]) -> None:
+    for name in NETWORKS:
+        failing[f"{name}, fold 1"] = TrainingError(f"{name}: the loss is no longer a number")
+    with pytest.raises(TrainingError, match=r"^3 of 6 networks could not be trained; the others are finished"):
+        casewise.run(study_of(tmp_path, chests), tmp_path / "run")
+
+
+def test_a_full_disk_leaves_no_network_out(tmp_path: Path, chests: Path, failing: dict[str, Exception]) -> None:
+    failing["squeezenet1_1, fold 1"] = OSError(28, "No space left on device")
+    with pytest.raises(TrainingError, match="No space left on device"):
+        casewise.run(study_of(tmp_path, chests), tmp_path / "run")
+    assert not RunFolder(tmp_path / "run").left_out.exists()
+
+
+def test_a_network_for_which_memory_does_not_suffice_is_trained_in_parts(
+    tmp_path: Path, chests: Path, failing: dict[str, Exception]
+) -> None:
+    failing["squeezenet1_1, fold 1"] = torch.OutOfMemoryError("CUDA out of memory.")
+    run = casewise.run(study_of(tmp_path, chests), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert not folder.left_out.exists()
+    parts = {(record["model"], record["fold"]): record.get("parts") for record in folder.job_records(NETWORKS)}
+    assert parts.pop(("squeezenet1_1", 1)) == 4
+    assert set(parts.values()) == {None}
+    assert not folder.job("squeezenet1_1", 0).parts.exists()
+    assert "squeezenet1_1" in set(run.rows["model"])
+
+
+def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).double()
+    panels = torch.rand(7, 3, 8, 8, dtype=torch.float64)
+    gradients = []
+    for parts in (1, 2, 3, 7, 20):
+        network.zero_grad()
+        forward_in_parts(network, panels, parts).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    for other in gradients[1:]:
+        for expected, found in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_running_statistics_count_every_part_once() -> None:
+    norm = nn.BatchNorm2d(3)
+    panels = torch.rand(6, 3, 4, 4)
+    expected = nn.BatchNorm2d(3)
+    for part in panels.tensor_split(2):
+        expected(part)
+    forward_in_parts(norm, panels, 2).sum().backward()
+    torch.testing.assert_close(norm.running_mean, expected.running_mean, rtol=0, atol=0)
+    torch.testing.assert_close(norm.running_var, expected.running_var, rtol=0, atol=0)
+    assert norm.num_batches_tracked == 2
+    assert norm.momentum == 0.1
+
+
+def test_the_second_computation_of_a_part_draws_the_same_dropout() -> None:
+    torch.manual_seed(0)
+    drop = nn.Sequential(nn.Dropout(0.5), nn.Linear(50, 1, bias=False))
+    panels = torch.ones(4, 50)
+    outputs = forward_in_parts(drop, panels, 2)
+    outputs.sum().backward()
+    # the sum of the outputs is the sum over weights of weight times what was kept, which is the gradient
+    weight = drop[1].weight
+    torch.testing.assert_close((weight * weight.grad).sum(), outputs.sum())
+
+
+def test_parts_belong_to_the_inputs_of_a_job(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    job = Job("a", 0, folder.job("a", 0), "made from")
+    job.folder.path.mkdir(parents=True)
+    assert job.parts() == 1
+    assert job.halve_parts() == 2
+    assert job.halve_parts() == 4
+    assert Job("a", 0, folder.job("a", 0), "other inputs").parts() == 1
+
+
+def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_bits(
+    tmp_path: Path, chests: Path
+) -> None:
+    study = study_of(tmp_path, chests)
+    path, folder = str(tmp_path / "study.yaml"), RunFolder(tmp_path / "run")
+    only = ["--only", "mobilenet_v3_small:2,shufflenet_v2_x0_5", "--only", "linear_pixels"]
+    assert command("run", path, "--output", str(folder.path), *only).returncode == 0
+    done = {(record["model"], record["fold"]) for record in folder.job_records(study.learners)}
+    assert done == {
+        ("mobilenet_v3_small", 2),
+        *((name, fold) for name in ("shufflenet_v2_x0_5", "linear_pixels") for fold in (1, 2)),
+    }
+    assert not folder.report_path.exists()
+    again = casewise.run(study, folder.path)
+    pd.testing.assert_frame_equal(again.rows, casewise.run(study, tmp_path / "whole").rows)
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("squeezenet1_0", "Did you mean 'squeezenet1_1'?"),
+        ("squeezenet1_1:3", "the study has folds 1 to 2"),
+        ("squeezenet1_1:two", "the study has folds 1 to 2"),
+    ],
+)
+def test_an_unknown_network_or_fold_is_refused(only: str, said: str, tmp_path: Path, chests: Path) -> None:
+    study_of(tmp_path, chests)
+    path = str(tmp_path / "study.yaml")
+    ended = command("run", path, "--output", str(tmp_path / "run"), "--only", only)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+
+
+def test_the_command_ends_with_1_if_a_network_is_left_out(
+    tmp_path: Path, chests: Path, failing: dict[str, Exception]
+) -> None:
+    study_of(tmp_path, chests)
+    failing["squeezenet1_1, fold 2"] = TrainingError("squeezenet1_1: the loss is no longer a number")
+    ended = command("run", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "run"))
+    assert ended.returncode == 1
+    assert "1 network could not be trained and has no part in the results: squeezenet1_1." in ended.stderr
