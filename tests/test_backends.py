@@ -94,18 +94,14 @@ def test_an_address_without_a_cluster_is_refused(tiny: Path, tmp_path: Path) -> 
     pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"127.0.0.1:{server.getsockname()[1]}"
-    with (
-        answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address,
-        pytest.raises(CasewiseError, match="not a Ray cluster"),
-    ):
-        with casewise.executing_on("ray", address):
-            casewise.run(tiny, tmp_path / "run")
-    with pytest.raises(CasewiseError, match=r"no Ray cluster was reached: Connection refused"):
-        with casewise.executing_on("ray", closed):
-            casewise.run(tiny, tmp_path / "run")
-    with pytest.raises(CasewiseError, match=r"--address auto: .*ray start --head"):
-        with casewise.executing_on("ray", "auto"):
-            casewise.run(tiny, tmp_path / "run")
+    with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
+        for wrong, message in (
+            (address, "what answers there is not a Ray cluster"),
+            (closed, "no Ray cluster was reached: Connection refused"),
+            ("auto", "--address auto: .*ray start --head"),
+        ):
+            with pytest.raises(CasewiseError, match=message), casewise.executing_on("ray", wrong):
+                casewise.run(tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

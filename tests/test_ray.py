@@ -16,22 +16,21 @@ import pytest
 
 import casewise
 from casewise.run_folder import JobFolder, RunFolder
-from tests.conftest import TINY
+from casewise.study.schema import Study
+from tests.chest_study import chest_study
 from tests.ray_cluster import RayMachines, ray_machines
 
 pytestmark = pytest.mark.slow
-COMPUTE = "{{precision: fp32, memory_format: channels_last, threads: 1, save_every: 0, jobs: {jobs}}}"
 
 
-def write_study(folder: Path, cohort: Path, jobs: int | str = "auto") -> Path:
-    """Four networks which train for so long that their machine can be lost meanwhile."""
-    lines = TINY.format(cohort=cohort).splitlines()
-    kept = [line for line in lines if not line.startswith(("compute:", "recipe:"))]
-    recipe = "recipe: {epochs: 8, batch_size: 8, lr: 0.01, schedule: cosine, early_stopping: {monitor: none}}"
-    folder.mkdir()
-    path = folder / "tiny.yaml"
-    path.write_text("\n".join([*kept, recipe, f"compute: {COMPUTE.format(jobs=jobs)}"]))
-    return path
+def study_of(chests: Path, jobs: int | str = "auto") -> Study:
+    """Four small networks which train for so long that their machine can be lost meanwhile."""
+    return chest_study(
+        chests,
+        backbones=["test_resnet", "test_efficientnet"],
+        recipe={"epochs": 40},
+        compute={"jobs": jobs, "threads": 1, "save_every": 0},
+    )
 
 
 def predictions(run: Path) -> pd.DataFrame:
@@ -39,10 +38,10 @@ def predictions(run: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def serial(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> Path:
+def serial(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
     """A run with one network after another in one process."""
     folder = tmp_path_factory.mktemp("serial")
-    casewise.run(write_study(folder / "study", phantom, 1), folder / "run")
+    casewise.run(study_of(chests, 1), folder / "run")
     return folder / "run"
 
 
@@ -73,13 +72,13 @@ class When(threading.Thread):
             time.sleep(0.05)
 
 
-def test_local_and_serial_runs_are_equal(serial: Path, tmp_path: Path, phantom: Path) -> None:
-    casewise.run(write_study(tmp_path / "study", phantom, 2), tmp_path / "run")
+def test_local_and_serial_runs_are_equal(serial: Path, tmp_path: Path, chests: Path) -> None:
+    casewise.run(study_of(chests, 2), tmp_path / "run")
     pd.testing.assert_frame_equal(predictions(serial), predictions(tmp_path / "run"), check_exact=True)
 
 
 def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
-    serial: Path, machines: RayMachines, tmp_path: Path, phantom: Path, caplog: pytest.LogCaptureFixture
+    serial: Path, machines: RayMachines, tmp_path: Path, chests: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed: list[psutil.Process] = []
 
@@ -91,7 +90,7 @@ def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
     run = tmp_path / "run"
     lost = When(machines, run, kill)
     with casewise.executing_on("ray", machines.address):
-        casewise.run(write_study(tmp_path / "study", phantom), run)
+        casewise.run(study_of(chests), run)
     assert lost.job is not None
     assert lost.process in killed
     fold = int(lost.job.path.name.removeprefix("fold"))
@@ -107,7 +106,7 @@ def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
 
 
 def test_a_process_on_a_machine_that_lost_its_connection_ends_before_its_job_moves(
-    serial: Path, machines: RayMachines, tmp_path: Path, phantom: Path
+    serial: Path, machines: RayMachines, tmp_path: Path, chests: Path
 ) -> None:
     """The raylet is stopped, so that the cluster gives the machine up, but the job's process goes on."""
     run = tmp_path / "run"
@@ -124,7 +123,7 @@ def test_a_process_on_a_machine_that_lost_its_connection_ends_before_its_job_mov
     watcher.start()
     try:
         with casewise.executing_on("ray", machines.address):
-            casewise.run(write_study(tmp_path / "study", phantom), run)
+            casewise.run(study_of(chests), run)
     finally:
         over.set()
         watcher.join()
