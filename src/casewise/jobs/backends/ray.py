@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("casewise")
 
 # How long, in seconds: to reach a cluster, to start a process on every machine, and to wait for a machine with room.
-REACH, START, ROOM = 5.0, 180.0, 60.0
+REACH, START, ROOM = 5.0, 600.0, 60.0
 # How often a job moves at most; a further loss of its machine is its failure.
 MOVES = 5
 # Seconds between two looks at the machines of the cluster.
