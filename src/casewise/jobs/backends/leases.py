@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import socket
 import threading
 import time
 import zlib
@@ -228,7 +229,10 @@ def _of_session(path: Path, session: str) -> Leases:
         if leases and leases.session == session:
             return leases
         if time.monotonic() > until:
-            raise RunError(f"{path.parent} on this machine is not the run folder of the machine that began the run.")
+            raise RunError(
+                f"{path.parent} on {socket.gethostname()} is not the run folder of the machine that began the run. The "
+                "machines must share it, at the same path."
+            )
         time.sleep(LOOK)
 
 
