@@ -16,9 +16,11 @@ import psutil
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 1000,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 3,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 5,
 }
+# One for all clusters of a process, because Ray reads it once.
+TOKEN = secrets.token_hex(32)
 OPTIONS = {"include_dashboard": False, "object_store_memory": 80_000_000}
 
 
@@ -50,7 +52,7 @@ class RayMachines:
 def ray_machines(count: int) -> Iterator[RayMachines]:
     """Start a cluster of so many machines with one core each, and end it."""
     # as a user would do for a cluster: without a token, others on the network could start programs
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": HEALTH, **OPTIONS})
