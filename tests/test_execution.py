@@ -19,7 +19,7 @@ import casewise
 from casewise.errors import TrainingError
 from casewise.jobs import compute_plans, fitting
 from casewise.jobs.backends.base import Failure, attempt, is_out_of_memory
-from casewise.jobs.backends.local import _ended
+from casewise.jobs.backends.local import LocalBackend, _ended
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job
 from casewise.models import build_model
@@ -113,7 +113,7 @@ def test_a_recorded_failure_keeps_its_reason_when_another_process_is_ended(tmp_p
     assert set(_ended([waiting], begun)) == {"b, fold 1"}
 
 
-class Recorder:
+class Recorder(LocalBackend):
     """A back end that records what it is given and fails as it is told."""
 
     def __init__(self, *failures: dict[str, Failure]) -> None:

@@ -15,6 +15,7 @@ casewise.compare(run, casewise.open_run("runs/other"))
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,17 @@ if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
     from casewise.study.schema import Study
 
-__all__ = ["CasewiseError", "Run", "__version__", "compare", "load_bundle", "open_run", "read_study", "run"]
+__all__ = [
+    "CasewiseError",
+    "Run",
+    "__version__",
+    "compare",
+    "executing_on",
+    "load_bundle",
+    "open_run",
+    "read_study",
+    "run",
+]
 
 
 def read_study(path: Path | str, **changes: Any) -> Study:
@@ -44,6 +55,21 @@ def read_study(path: Path | str, **changes: Any) -> Study:
     from casewise.study.loading import read_study as read
 
     return read(path, **changes)
+
+
+def executing_on(backend: str, address: str | None = None) -> AbstractContextManager[Any]:
+    """Train the networks of every run in a `with` block on other machines.
+
+    Args:
+        backend: `local`, this machine, or `ray`, a Ray cluster that shares the run folders.
+        address: that of the cluster, `HOST:PORT` or `auto` for the one of this machine; by default Ray is started here.
+
+    Raises:
+        CasewiseError: there is no such back end, or the cluster cannot be reached.
+    """
+    from casewise.jobs.backends.registry import executing_on as executing
+
+    return executing(backend, address)
 
 
 def open_run(folder: Path | str) -> Run:

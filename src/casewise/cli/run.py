@@ -16,6 +16,13 @@ Output = Annotated[Path | None, typer.Option(help="The run folder [default: runs
 WeightsDir = Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Networks trained in parallel [default: one for each core].")]
+BackendName = Annotated[
+    str, typer.Option("--backend", help="Where networks are trained: local, this machine, or ray, a Ray cluster.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="The Ray cluster, HOST:PORT, or auto for that of this machine [default: a Ray started here]."),
+]
 
 Only = Annotated[
     list[str] | None,
@@ -32,17 +39,20 @@ def run(
     weights_dir: WeightsDir = None,
     jobs: Jobs = None,
     only: Only = None,
+    backend: BackendName = "local",
+    address: Address = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
     from casewise.console import Silent, Terminal
     from casewise.errors import counted
+    from casewise.jobs.backends.registry import executing_on
     from casewise.run import run as run_study
     from casewise.run import train_only
 
     show = Silent() if quiet else Terminal()
     try:
-        with show.bar("run"):
+        with show.bar("run"), executing_on(backend, address, show):
             plan = _read(study, weights_dir, jobs)
             if only:
                 train_only(plan, _names(only), output, show=show)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import TrainingError, counted
 from casewise.jobs.backends.base import Backend, Failure
-from casewise.jobs.backends.local import LocalBackend
+from casewise.jobs.backends.registry import chosen_backend
 from casewise.run_folder.job_folder import FAILED
 from casewise.study.learners import learner_named
 
@@ -47,7 +47,7 @@ def run_jobs(
         folder: the run folder, which keeps the compute plans (precision, memory format, threads).
         tell: called about twice a second with the number of jobs done (fractions for running ones), and a sentence
             with a line for each running job.
-        backend: where they are executed; by default on this machine.
+        backend: where they are executed; by default that of `executing_on`, or this machine.
         only: the names of the jobs that are executed; by default all of them.
         partial: whether failures are returned instead of raised, unless the run folder is their reason.
 
@@ -55,7 +55,7 @@ def run_jobs(
         TrainingError: naming each job that failed; the results of finished jobs are kept.
         CasewiseError: first weights are missing, the split is not sound, or a job's folder is in use.
     """
-    backend = backend or LocalBackend()
+    backend = backend or chosen_backend()
     waiting: list[Job] = []
     for number, job in enumerate(jobs):
         if job.finished:
@@ -65,11 +65,9 @@ def run_jobs(
     if not waiting:
         tell(len(jobs), f"{counted(len(jobs), 'network')}, all trained before")
         return {}
-    from casewise.jobs.compute_plans import compute_plans
-
-    tell(len(jobs) - len(waiting), "resolving weights, measuring this machine")
+    tell(len(jobs) - len(waiting), "resolving weights, measuring speed")
     workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
-    plans = compute_plans(waiting, inputs, folder, threads)
+    plans = backend.prepare(waiting, inputs, folder, threads)
     waiting.sort(key=lambda job: -plans[job.model].step_seconds)
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(jobs, tell, over), daemon=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from casewise.errors import RunError, TrainingError
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
+    from casewise.run_folder import RunFolder
     from casewise.training.compute_plan import ComputePlan
 
 LESS_MEMORY = "Lower `compute.jobs`, `recipe.batch_size` or `images.size`."
@@ -35,7 +36,34 @@ class Failure:
 
 
 class Backend(Protocol):
-    """Executes jobs; their results, checkpoints and progress are in the run folder."""
+    """Executes jobs; their results, checkpoints and progress are in the run folder.
+
+    It is a context: it connects to other machines, if there are any, at its begin, and leaves them at its end.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    @property
+    def notice(self) -> str:
+        """Where jobs are executed, in words; empty for this machine."""
+        ...
+
+    def prepare(
+        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
+    ) -> dict[str, ComputePlan]:
+        """Get ready to execute jobs of a run folder; return the compute plans of their networks.
+
+        Plans are measured where the jobs are executed.
+
+        Args:
+            threads: those of a network. They are the same for every back end, because sums depend on them.
+
+        Raises:
+            CasewiseError: as `compute_plans`, or the machines cannot execute the jobs.
+        """
+        ...
 
     def execute(
         self,

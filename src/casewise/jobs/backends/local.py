@@ -10,19 +10,38 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from casewise.console import end_process
 from casewise.jobs.backends.base import LESS_MEMORY, Failure, attempt, failed
+from casewise.jobs.backends.leases import end_earlier
 from casewise.jobs.backends.registrations import Registrations
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
+    from casewise.run_folder import RunFolder
     from casewise.training.compute_plan import ComputePlan
 
 
 class LocalBackend:
     """Executes jobs in this process, or several side by side in processes of their own."""
+
+    notice = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is open."""
+
+    def prepare(
+        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
+    ) -> dict[str, ComputePlan]:
+        """See `Backend.prepare`."""
+        from casewise.jobs.compute_plans import compute_plans
+
+        end_earlier(folder.path, jobs)
+        return compute_plans(jobs, inputs, folder, threads)
 
     def execute(
         self,

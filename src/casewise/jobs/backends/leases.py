@@ -1,0 +1,287 @@
+"""Which processes on other machines may train in a run folder: leases that one process grants, renews and withdraws.
+
+A lock of a file does not suffice there. A network file system may keep the lock of a machine that is gone, or give each
+machine a lock of its own. A machine that only lost its connection would continue to train while another one repeats its
+job. Therefore a job on another machine holds a lease. Its process ends itself when the lease is withdrawn, and when it
+has not been renewed for `EXPIRY` seconds, in whichever way the connection was lost. A job is given to another machine
+`SAFE` seconds after its lease was withdrawn.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import RunError
+
+if TYPE_CHECKING:
+    from casewise.jobs.plan import Job
+
+log = logging.getLogger("casewise")
+
+LEASES = ".leases"
+# Seconds between two renewals of the leases, and between two looks of a process at its own.
+BEAT = 2.0
+LOOK = 0.5
+# A process ends itself after so many seconds without a renewal; the others rely on it after `SAFE`.
+EXPIRY = 20.0
+SAFE = 30.0
+# How long, in seconds, a file that another machine wrote may take until it is seen.
+DELAY = 10.0
+
+
+@dataclass(frozen=True)
+class Leases:
+    """What the file of the leases says.
+
+    Attributes:
+        session: the run that grants them.
+        beat: changes with every renewal.
+        valid: the leases that hold.
+        withdrawn: those whose processes may not have ended yet.
+    """
+
+    session: str
+    beat: int
+    valid: frozenset[str]
+    withdrawn: frozenset[str]
+
+    @classmethod
+    def read(cls, path: Path) -> Leases | None:
+        """The leases; None if there is no such file, or not a whole one at this moment."""
+        try:
+            checksum, _, text = path.read_text(encoding="utf-8").partition(" ")
+            text = text.partition("\n")[0]
+            if checksum != f"{zlib.crc32(text.encode()):08x}":
+                return None
+            values = json.loads(text)
+            valid, withdrawn = frozenset(values["valid"]), frozenset(values["withdrawn"])
+            return cls(str(values["session"]), int(values["beat"]), valid, withdrawn)
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def write(self, path: Path) -> None:
+        """Write them in place: network file systems show a replaced file late. Half a file is recognised and ignored.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        values = {
+            "session": self.session,
+            "beat": self.beat,
+            "valid": sorted(self.valid),
+            "withdrawn": sorted(self.withdrawn),
+        }
+        text = json.dumps(values)
+        content = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, content)
+            os.ftruncate(handle, len(content))
+        finally:
+            os.close(handle)
+
+
+class Lessor:
+    """Grants leases to the jobs of a run folder, and renews them in a thread until it is closed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin to grant leases in `folder`.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        self.path, self.session = folder / LEASES, secrets.token_hex(8)
+        self._valid, self._withdrawn = set[str](), set[str]()
+        self._beat, self._last, self._lapse = 0, time.monotonic(), 0.0
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._write()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+
+    def grant(self) -> str:
+        """A new lease.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        lease = secrets.token_hex(8)
+        with self._lock:
+            self._valid.add(lease)
+        self._write()
+        return lease
+
+    def withdraw(self, leases: Iterable[str]) -> None:
+        """Withdraw leases; their processes have ended `SAFE` seconds later, whether they could read it or not."""
+        leases = set(leases)
+        with self._lock:
+            self._valid -= leases
+            self._withdrawn |= leases
+        with suppress(RunError):  # they are then not renewed either
+            self._write()
+
+    def ended(self, lease: str) -> None:
+        """Record that the process of a lease has ended."""
+        with self._lock:
+            self._valid.discard(lease)
+            self._withdrawn.discard(lease)
+        with suppress(OSError):
+            _place_path(self.path, lease).unlink(missing_ok=True)
+
+    def lapsed(self, since: float) -> bool:
+        """Whether leases were not renewed, after `since` (`time.monotonic`), for so long that processes may end."""
+        with self._lock:
+            return self._lapse > since or time.monotonic() - self._last > EXPIRY / 2
+
+    def place(self, lease: str) -> str:
+        """The machine on which the process of a lease is, as `held` was given it; empty before it has begun."""
+        try:
+            return _place_path(self.path, lease).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        """Withdraw all leases. The file stays where processes may not have ended, so that the next run waits."""
+        self._over.set()
+        self._thread.join()
+        self.withdraw(self._valid)
+        if not self._withdrawn:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+
+    def _renew(self) -> None:
+        while not self._over.wait(BEAT):
+            with suppress(RunError):
+                self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            self._beat += 1
+            try:
+                Leases(self.session, self._beat, frozenset(self._valid), frozenset(self._withdrawn)).write(self.path)
+            except OSError as error:
+                raise RunError(
+                    f"{self.path} could not be written: {error.strerror or error}. Check the disk and the permissions."
+                ) from error
+            now = time.monotonic()
+            if now - self._last > EXPIRY / 2:
+                self._lapse = now
+            self._last = now
+
+
+@contextmanager
+def held(path: Path, session: str, lease: str, place: str, expiry: float = EXPIRY) -> Iterator[None]:
+    """Hold a lease while the block is executed: the process ends when the lease is withdrawn or not renewed.
+
+    Args:
+        place: the machine of this process, for `Lessor.place`.
+
+    Raises:
+        RunError: the folder of `path` is not that of the run.
+        LeaseError: the lease does not hold.
+    """
+    leases = _of_session(path, session)
+    if lease not in leases.valid:
+        raise LeaseError(lease)
+    _place_path(path, lease).write_text(place, encoding="utf-8")
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(path, session, lease, leases.beat, expiry, over), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+class LeaseError(Exception):
+    """A lease was withdrawn before its job began."""
+
+
+def _place_path(path: Path, lease: str) -> Path:
+    return path.with_name(f"{LEASES}-{lease}")
+
+
+def sees(path: Path, session: str) -> bool:
+    """Whether this machine sees the leases of the run, and so its folder, at this path."""
+    try:
+        _of_session(path, session)
+    except RunError:
+        return False
+    return True
+
+
+def _of_session(path: Path, session: str) -> Leases:
+    until = time.monotonic() + DELAY
+    while True:
+        leases = Leases.read(path)
+        if leases and leases.session == session:
+            return leases
+        if time.monotonic() > until:
+            raise RunError(
+                f"{path.parent} on {socket.gethostname()} is not the run folder of the machine that began the run. The "
+                "machines must share it, at the same path."
+            )
+        time.sleep(LOOK)
+
+
+def _watch(path: Path, session: str, lease: str, beat: int, expiry: float, over: threading.Event) -> None:
+    renewed = time.monotonic()
+    while not over.wait(LOOK):
+        leases = Leases.read(path)
+        if leases and (leases.session != session or lease not in leases.valid):
+            os._exit(1)
+        if leases and leases.beat != beat:
+            beat, renewed = leases.beat, time.monotonic()
+        if time.monotonic() - renewed > expiry:
+            os._exit(1)
+
+
+def end_earlier(folder: Path, jobs: Iterable[Job], *, safe: float = SAFE) -> bool:
+    """End what an earlier run that was killed may still execute on other machines; return whether it had to wait.
+
+    The caller holds the lock of the run folder.
+    """
+    path = folder / LEASES
+    if not path.exists():
+        return False
+    earlier = Leases.read(path)
+    if earlier is None or earlier.valid or earlier.withdrawn:
+        withdrawn = earlier.valid | earlier.withdrawn if earlier else frozenset(["unknown"])
+        with suppress(OSError):  # the leases are then not renewed either
+            Leases("", 0, frozenset(), withdrawn).write(path)
+        log.warning(
+            "%s: an earlier run was ended while it trained on other machines. Their processes end within %.0f s; "
+            "this run waits for it.",
+            folder,
+            safe,
+        )
+        time.sleep(safe)
+        for job in jobs:
+            break_locks(job)
+    for leftover in folder.glob(f"{LEASES}*"):
+        with suppress(OSError):
+            leftover.unlink(missing_ok=True)
+    return True
+
+
+def break_locks(job: Job) -> None:
+    """Remove the locks of a job whose machine is gone: its file system may keep them for ever.
+
+    Those of features that baselines compute together are removed as well; every job looks for them by their names.
+    """
+    paths: list[Any] = [job.folder.lock_path, *job.folder.path.parent.parent.glob("features*.lock")]
+    for path in paths:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

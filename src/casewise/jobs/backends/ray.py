@@ -1,0 +1,509 @@
+"""Jobs on the machines of a Ray cluster, which share the run folder.
+
+Ray starts a job where there is room and reports when its machine is lost. The job then moves: it continues from its
+last state on another machine, once its process on the lost one has certainly ended (`casewise.jobs.backends.leases`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+import ray.cloudpickle
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from casewise.errors import CasewiseError, RunError, counted
+from casewise.jobs.backends import ray_worker
+from casewise.jobs.backends.base import LESS_MEMORY, Failure, failed
+from casewise.jobs.backends.leases import SAFE, Lessor, break_locks, end_earlier
+from casewise.jobs.backends.ray_worker import NodeReport
+from casewise.jobs.backends.registrations import Registrations
+from casewise.run_folder import JobFolder, RunFolder
+
+if TYPE_CHECKING:
+    from casewise.jobs.plan import Job, JobInputs
+    from casewise.training.compute_plan import ComputePlan
+
+log = logging.getLogger("casewise")
+
+# How long, in seconds: to reach a cluster, to start a process on every machine, and to wait for a machine with room.
+REACH, START, ROOM = 5.0, 600.0, 60.0
+# How often a job moves at most; a further loss of its machine is its failure.
+MOVES = 5
+# Seconds between two looks at the machines of the cluster.
+NODES = 2.0
+# Bytes of memory for objects of a Ray of this machine's own, where only the inputs are.
+OBJECTS = 500 * 2**20
+
+_LOST = (
+    "{job}: its process on a machine of the cluster was ended by the system, most often because memory ran out. "
+    + LESS_MEMORY
+)
+_MOVED = "{job}: the connection to its machine was lost. It continues on another machine from its last saved state."
+_MOVED_OFTEN = "{job}: the connection to its machine was lost {times} times."
+
+
+class Task(NamedTuple):
+    """Something to execute in the cluster, with the cores and GPUs that it takes; `call` is a pickled function."""
+
+    name: str
+    call: bytes
+    cpus: int
+    gpus: int
+    job: Job | None = None
+    moves: int = 0
+
+
+class Attempt(NamedTuple):
+    """A task that was given to the cluster, its lease, and when, by `time.monotonic`."""
+
+    task: Task
+    lease: str
+    since: float
+
+
+class Ended(NamedTuple):
+    """A task whose process ends until `ready`, and its failure; None if it moves."""
+
+    attempt: Attempt
+    ready: float
+    failure: Failure | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the jobs of one run folder share: who grants their leases, and their inputs in the cluster."""
+
+    folder: RunFolder
+    lessor: Lessor
+    inputs: Any
+
+
+class RayBackend:
+    """Executes jobs on a Ray cluster, or on a Ray of its own on this machine.
+
+    Args:
+        address: `host:port`, or `auto` for a cluster that this machine belongs to; by default that of the environment
+            variable RAY_ADDRESS, else Ray is started on this machine and ends with the run.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._session: Session | None = None
+        self._own = False
+
+    def __enter__(self) -> RayBackend:
+        """Connect to the cluster.
+
+        Raises:
+            CasewiseError: there is none at the address, or it cannot be joined.
+        """
+        self._own = not ray.is_initialized()
+        if self._own:
+            connect(self._address)
+        self._work = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(ray_worker.work)
+        self._look = ray.remote(max_retries=0, num_cpus=0)(ray_worker.look)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Withdraw all leases and leave the cluster."""
+        if self._session:
+            self._session.lessor.close()
+            self._session = None
+        if self._own:
+            ray.shutdown()
+
+    @property
+    def notice(self) -> str:
+        """Where jobs are executed."""
+        nodes = nodes_alive()
+        cores, gpus = (int(sum(node.get(kind, 0) for node in nodes.values())) for kind in ("CPU", "GPU"))
+        machines = counted(sum(1 for node in nodes.values() if node.get("CPU", 0) >= 1), "machine")
+        return f"networks are trained on {machines} with {counted(cores, 'core')}" + (
+            f" and {counted(gpus, 'GPU')}" if gpus else ""
+        )
+
+    def prepare(
+        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
+    ) -> dict[str, ComputePlan]:
+        """See `Backend.prepare`: checks that all machines share the folder, and measures the plans on one of them.
+
+        Raises:
+            RunError: a machine does not see the folder or has other versions, or none has enough cores.
+        """
+        folder = RunFolder(folder.path.absolute(), folder.images_of and folder.images_of.absolute())
+        session = self._begin(jobs, inputs, folder)
+        nodes = nodes_alive()
+        refuse(self._reports(session, inputs, nodes), NodeReport.of_this(), folder)
+        gpus = int(inputs.study.compute.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes.values()))
+        jobs = [_absolute(job) for job in jobs]
+        call = _pickled(ray_worker.plans_of, jobs, folder, threads)
+        task = Task("measuring the machine", call, cores_of(threads, gpus, nodes), gpus)
+        check_room([task], nodes)
+        plans: dict[str, ComputePlan] | Failure = self._run([task], 1)[task.name]
+        if isinstance(plans, Failure):
+            raise RunError(plans.message)
+        return plans
+
+    def execute(
+        self,
+        jobs: Sequence[Job],
+        inputs: JobInputs,
+        plans: Mapping[str, ComputePlan],
+        workers: int,
+        *,
+        protected: bool = False,
+    ) -> dict[str, Failure]:
+        """See `Backend.execute`; how many jobs run side by side follows from the cluster, unless the study says it."""
+        nodes, compute = nodes_alive(), inputs.study.compute
+        limit = workers if protected else None if compute.jobs == "auto" else compute.jobs
+        tasks = []
+        for job in jobs:
+            plan = plans[job.model]
+            gpus = int(plan.device == "cuda")
+            cores = cores_of(plan.threads, gpus, nodes)
+            beside = min(limit or len(jobs), max(_rooms(node, cores, gpus) for node in nodes.values()))
+            call = _pickled(ray_worker.attempt_of, _absolute(job), plan, max(1, beside))
+            tasks.append(Task(job.name, call, cores, gpus, _absolute(job)))
+        check_room(tasks, nodes)
+        return {name: failure for name, failure in self._run(tasks, limit).items() if failure}
+
+    def _begin(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) -> Session:
+        """The session of the run folder, with these inputs."""
+        if self._session and self._session.folder != folder:
+            self._session.lessor.close()
+            self._session = None
+        if self._session is None:
+            end_earlier(folder.path, jobs)
+            lessor = Lessor(folder.path)
+        else:
+            lessor = self._session.lessor
+        pretraining = inputs.pretraining and replace(inputs.pretraining, tiles=inputs.pretraining.tiles.absolute())
+        store = replace(inputs.store, folder=inputs.store.folder.absolute())
+        shared = replace(inputs, store=store, pretraining=pretraining)
+        # registrations come first, since the inputs may need them
+        parts = (ray.cloudpickle.dumps(Registrations.of(inputs.study)), ray.cloudpickle.dumps(shared))
+        self._session = Session(folder, lessor, ray.put(parts))
+        return self._session
+
+    def _reports(self, session: Session, inputs: JobInputs, nodes: Mapping[str, Any]) -> list[NodeReport]:
+        """What every machine with cores sees; a machine that is lost meanwhile has no report.
+
+        Raises:
+            RunError: a machine does not answer, or cannot load what the study uses.
+        """
+        folders = [inputs.store.folder.absolute()]
+        if inputs.pretraining:
+            folders.append(inputs.pretraining.tiles.absolute())
+        refs = {}
+        for name, node in nodes.items():
+            if node.get("CPU", 0) >= 1:
+                here = NodeAffinitySchedulingStrategy(name, soft=False)
+                arguments = (session.inputs, str(session.lessor.path), session.lessor.session, folders)
+                refs[self._look.options(scheduling_strategy=here).remote(*arguments)] = name
+        _, late = ray.wait(list(refs), num_returns=len(refs), timeout=START) if refs else ([], [])
+        reports = []
+        for ref, name in refs.items():
+            where = nodes[name]["host"]
+            if ref in late:
+                raise RunError(f"The machine {where} of the Ray cluster did not start a process in {START:.0f} s.")
+            try:
+                reports.append(ray.get(ref))
+            except (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError, RuntimeError) as error:
+                raise RunError(
+                    f"The machine {where} of the Ray cluster cannot load casewise or what the study uses: "
+                    f"{_last_line(error)}. Install the same packages on every machine."
+                ) from error
+            except ray.exceptions.RayError:
+                log.warning("The machine %s of the Ray cluster was lost.", where)
+        return reports
+
+    def _run(self, tasks: Sequence[Task], limit: int | None) -> dict[str, Any]:
+        """Execute tasks, at most `limit` at a time; return their results, or failures, by name."""
+        assert self._session is not None  # `prepare` has begun it
+        lessor = self._session.lessor
+        waiting, at_work, ending = deque(tasks), dict[Any, Attempt](), list[Ended]()
+        results: dict[str, Any] = {}
+        nodes, looked = nodes_alive(), time.monotonic()
+        roomy = looked
+        try:
+            while waiting or at_work or ending:
+                side_by_side = limit or max(1, int(sum(node.get("CPU", 0) for node in nodes.values())))
+                while waiting and len(at_work) < side_by_side:
+                    attempt = Attempt(waiting.popleft(), lessor.grant(), time.monotonic())
+                    at_work[self._submit(attempt)] = attempt
+                for ref in _done(at_work):
+                    attempt = at_work.pop(ref)
+                    if (ended := self._collect(ref, attempt, results)) is not None:
+                        ending.append(ended)
+                if (now := time.monotonic()) - looked > NODES:
+                    nodes, looked = nodes_alive(), now
+                    for ref, attempt in _of_lost_nodes(at_work, lessor, nodes).items():
+                        del at_work[ref]
+                        ending.append(self._lost(attempt))
+                        with suppress(ray.exceptions.RayError):
+                            ray.cancel(ref, force=True)
+                    if any(_fits(task, nodes) for task in (*waiting, *(attempt.task for attempt in at_work.values()))):
+                        roomy = now
+                    elif waiting and now - roomy > ROOM:
+                        check_room([*waiting], nodes)
+                for ended in [ended for ended in ending if ended.ready <= now]:
+                    ending.remove(ended)
+                    lessor.ended(ended.attempt.lease)
+                    task = ended.attempt.task
+                    if task.job:
+                        break_locks(task.job)
+                    if ended.failure:
+                        results[task.name] = ended.failure
+                    else:
+                        waiting.appendleft(task._replace(moves=task.moves + 1))
+            return results
+        finally:
+            self._cancel(at_work)
+
+    def _submit(self, attempt: Attempt) -> Any:
+        assert self._session is not None
+        task, lessor = attempt.task, self._session.lessor
+        options = {"num_cpus": task.cpus, "num_gpus": task.gpus, "name": f"casewise: {task.name}"}
+        return self._work.options(**options).remote(
+            self._session.inputs, str(lessor.path), lessor.session, attempt.lease, task.call
+        )
+
+    def _collect(self, ref: Any, attempt: Attempt, results: dict[str, Any]) -> Ended | None:
+        """Store the result of a task that is done; how it ends, if its process or its machine was lost.
+
+        Raises:
+            CasewiseError: the task ended with it.
+        """
+        assert self._session is not None
+        lessor, task = self._session.lessor, attempt.task
+        try:
+            result, warnings = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            lessor.ended(attempt.lease)
+            if isinstance(error.cause, CasewiseError):
+                raise error.cause from None
+            raise
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+            if lessor.lapsed(attempt.since):
+                return self._lost(attempt)
+            message = _LOST.format(job=task.name)
+            failure = failed(task.job, message, transient=True) if task.job else Failure(message, transient=True)
+            failure = replace(failure, memory=True)
+            return self._ending(attempt, failure)
+        except ray.exceptions.RayError:
+            return self._lost(attempt)
+        for message in warnings:
+            log.warning("%s", message)
+        lessor.ended(attempt.lease)
+        results[task.name] = result
+        return None
+
+    def _lost(self, attempt: Attempt) -> Ended:
+        """A task whose machine was lost: it moves when its process has ended, unless it has moved too often."""
+        task = attempt.task
+        if task.moves < MOVES:
+            log.warning("%s", _MOVED.format(job=task.name))
+            return self._ending(attempt, None)
+        message = _MOVED_OFTEN.format(job=task.name, times=task.moves + 1)
+        return self._ending(attempt, Failure(message, transient=False))
+
+    def _ending(self, attempt: Attempt, failure: Failure | None) -> Ended:
+        assert self._session is not None
+        self._session.lessor.withdraw([attempt.lease])
+        return Ended(attempt, time.monotonic() + SAFE, failure)
+
+    def _cancel(self, at_work: Mapping[Any, Attempt]) -> None:
+        """End the processes of these attempts; the leases of those that do not answer remain withdrawn."""
+        if not at_work or not self._session:
+            return
+        lessor = self._session.lessor
+        lessor.withdraw(attempt.lease for attempt in at_work.values())
+        for ref in at_work:
+            with suppress(ray.exceptions.RayError):
+                ray.cancel(ref, force=True)
+        done, _ = ray.wait(list(at_work), num_returns=len(at_work), timeout=REACH)
+        for ref in done:
+            try:
+                ray.get(ref)
+            except (ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError):
+                lessor.ended(at_work[ref].lease)
+            except ray.exceptions.RayError:
+                continue
+            else:
+                lessor.ended(at_work[ref].lease)
+
+
+def connect(address: str) -> None:
+    """Join the cluster at `address`, or start Ray on this machine if it is `local`.
+
+    Raises:
+        CasewiseError: there is none, or it cannot be joined.
+    """
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        import joblib
+
+        # Ray listens on all interfaces: without a token, others on the network could start programs
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        options |= {"num_cpus": joblib.cpu_count(), "include_dashboard": False, "object_store_memory": OBJECTS}
+    elif address != "auto":
+        reach(address)
+    try:
+        ray.init(address=address, **options)
+    except (SystemExit, Exception) as error:  # Ray raises many kinds, and ends the process for some
+        how = "Start one with `ray start --head`, or give --address HOST:PORT." if address == "auto" else ""
+        text = f"--address {address}: no Ray cluster could be joined: {_last_line(error)}. {how}".strip()
+        raise CasewiseError(text) from error
+
+
+def reach(address: str) -> None:
+    """Check that something like Ray answers at `host:port`; Ray itself would wait for minutes and end the process.
+
+    Raises:
+        CasewiseError: nothing answers, it is something else, or the address has another form.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise CasewiseError(
+            f"--address {address}: not the address of a Ray cluster, which is HOST:PORT, such as 10.0.0.5:6379, or "
+            "auto. Start the run on a machine of the cluster."
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            connection.settimeout(REACH)
+            # Ray speaks gRPC, which begins with a frame of HTTP/2 settings (RFC 9113, 6.5)
+            answer = connection.recv(4)
+    except OSError as error:
+        reason = "it does not answer" if isinstance(error, TimeoutError) else error.strerror or error
+        raise CasewiseError(
+            f"--address {address}: no Ray cluster was reached: {reason}. Start one with `ray start --head`, which "
+            "prints its address."
+        ) from error
+    if os.environ.get("RAY_USE_TLS") != "1" and answer[3:4] != b"\x04":
+        raise CasewiseError(
+            f"--address {address}: what answers there is not a Ray cluster. `ray start --head` prints its address."
+        )
+
+
+def nodes_alive() -> dict[str, dict[str, Any]]:
+    """The resources of every machine of the cluster that is connected, with its `host`, by Ray's name of it."""
+    return {
+        node["NodeID"]: {**node["Resources"], "host": node.get("NodeManagerHostname") or node["NodeManagerAddress"]}
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+def cores_of(threads: int, gpus: int, nodes: Mapping[str, Mapping[str, Any]]) -> int:
+    """The cores that a job takes: those of its threads; on GPUs no more than each GPU's share of its machine."""
+    if not gpus:
+        return threads
+    shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes.values() if node.get("GPU", 0) >= 1]
+    return max(1, min(threads, max(shares, default=1)))
+
+
+def check_room(tasks: Sequence[Task], nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that every task has room on some machine.
+
+    Raises:
+        RunError: one has not.
+    """
+    for task in tasks:
+        if not _fits(task, nodes):
+            most = max((int(node.get("CPU", 0)) for node in nodes.values()), default=0)
+            need = f"{counted(task.cpus, 'core')}{' and a GPU' if task.gpus else ''}"
+            raise RunError(
+                f"No machine of the Ray cluster has the {need} that a network takes; the largest has "
+                f"{counted(most, 'core')}. Finished networks are kept. Add machines, or state fewer threads "
+                "(`compute: {threads: 1}`), and run again."
+            )
+
+
+def refuse(reports: Sequence[NodeReport], this: NodeReport, folder: RunFolder) -> None:
+    """Check what the machines of a cluster have reported against this one.
+
+    Raises:
+        RunError: no machine has reported, or some lack the folder, other files, or have other versions.
+    """
+    if not reports:
+        raise RunError("No machine of the Ray cluster has a core for a network. Add machines with `ray start`.")
+    problems = []
+    if blind := [report.host for report in reports if not report.sees]:
+        problems.append(
+            f"{folder.path} is not a shared folder: {', '.join(blind)} of the Ray cluster does not see the files that "
+            "this machine writes there. With --output, name a folder that all machines have at the same path."
+        )
+    elif read_only := [report.host for report in reports if not report.writes]:
+        problems.append(f"{folder.path} cannot be written on {', '.join(read_only)} of the Ray cluster.")
+    for report in reports:
+        if report.sees and report.missing:
+            problems.append(
+                f"{', '.join(report.missing)} is not on {report.host} of the Ray cluster. Prepared images must be in a "
+                "folder that all machines have at the same path: see `images.store`."
+            )
+        if report.versions != this.versions:
+            problems.append(
+                f"{report.host} of the Ray cluster has {report.versions}, and this machine has {this.versions}. "
+                "Results depend on them: install the same versions on every machine."
+            )
+    if problems:
+        raise RunError("\n".join(problems))
+    processors = sorted({report.processor for report in reports})
+    if len(processors) > 1:
+        log.warning(
+            "The machines of the Ray cluster have different processors (%s). The last bits of a network's predictions "
+            "depend on the one that trained it.",
+            "; ".join(processors),
+        )
+
+
+def _fits(task: Task, nodes: Mapping[str, Mapping[str, Any]]) -> bool:
+    return any(_rooms(node, task.cpus, task.gpus) for node in nodes.values())
+
+
+def _rooms(node: Mapping[str, Any], cpus: int, gpus: int) -> int:
+    """How many tasks a machine has room for."""
+    rooms = int(node.get("CPU", 0) // cpus)
+    return min(rooms, int(node.get("GPU", 0) // gpus)) if gpus else rooms
+
+
+def _done(at_work: Mapping[Any, Attempt]) -> list[Any]:
+    """The tasks that are done, after half a second at most."""
+    if not at_work:
+        time.sleep(0.5)
+        return []
+    done: list[Any] = ray.wait(list(at_work), num_returns=1, timeout=0.5)[0]
+    return done
+
+
+def _of_lost_nodes(at_work: Mapping[Any, Attempt], lessor: Lessor, nodes: Mapping[str, Any]) -> dict[Any, Attempt]:
+    """The attempts on machines that the cluster has given up; Ray itself may wait for their results for minutes."""
+    places = {ref: lessor.place(attempt.lease) for ref, attempt in at_work.items()}
+    return {ref: at_work[ref] for ref, place in places.items() if place and place not in nodes}
+
+
+def _absolute(job: Job) -> Job:
+    return replace(job, folder=JobFolder(job.folder.path.absolute()))
+
+
+def _pickled(function: Any, *arguments: Any) -> bytes:
+    return bytes(ray.cloudpickle.dumps((function, arguments)))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__).rstrip(".")

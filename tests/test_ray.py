@@ -1,0 +1,223 @@
+"""Jobs on a Ray cluster: machines that are lost, and the same predictions as on this machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import psutil
+import pytest
+
+from casewise.console import Silent
+from casewise.errors import TrainingError
+from casewise.jobs import fitting
+from casewise.jobs.backends.registry import backend_named
+from casewise.jobs.execution import run_jobs
+from casewise.jobs.plan import Job, JobInputs, expand
+from casewise.modalities.base import StoreAddress
+from casewise.models import build_model
+from casewise.models.linear import LinearBuilder
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
+from casewise.pipeline.split import split
+from casewise.run_folder import JobFolder, RunFolder
+from casewise.study.learners import LinearLearner, register_learner, unregister_learner
+from tests.chest_study import chest_study
+from tests.ray_cluster import RayMachines, ray_machines
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> JobInputs:
+    """Two small networks on two folds, which train for so long that their machine can be lost meanwhile."""
+    study = chest_study(
+        chests,
+        backbones=["test_resnet", "test_efficientnet"],
+        recipe={"epochs": 40},
+        compute={"jobs": "auto", "threads": 1, "save_every": 0},
+    )
+    folder = RunFolder(tmp_path_factory.mktemp("prepared"))
+    cohort = read(study, folder, Silent())
+    store = prepare(study, cohort, folder, Silent())
+    splits = split(study, cohort, folder, Silent())
+    return JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address))
+
+
+def jobs_in(inputs: JobInputs, folder: Path) -> list[Job]:
+    return expand(inputs.study, inputs.splits, RunFolder(folder), "made from")
+
+
+def trained(inputs: JobInputs, folder: Path, backend: str = "local", address: str | None = None) -> pd.DataFrame:
+    """The predictions of all jobs, trained in `folder`."""
+    folder.mkdir()
+    jobs = jobs_in(inputs, folder)
+    with backend_named(backend, address) as where:
+        run_jobs(jobs, inputs, RunFolder(folder), tell=lambda *_: None, backend=where)
+    return pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
+
+
+def with_jobs(inputs: JobInputs, jobs: int) -> JobInputs:
+    compute = inputs.study.compute.model_copy(update={"jobs": jobs})
+    return replace(inputs, study=inputs.study.model_copy(update={"compute": compute}))
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory, inputs: JobInputs) -> pd.DataFrame:
+    """The predictions of a run with one network after another in this process."""
+    return trained(with_jobs(inputs, 1), tmp_path_factory.mktemp("serial") / "run")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, inputs: JobInputs) -> Path:
+    """A run with two networks side by side in processes of this machine."""
+    folder = tmp_path_factory.mktemp("local") / "run"
+    trained(with_jobs(inputs, 2), folder)
+    return folder
+
+
+@pytest.fixture
+def machines() -> Iterator[RayMachines]:
+    with ray_machines(2) as cluster:
+        yield cluster
+
+
+class Loss(threading.Thread):
+    """Does something to the first machine as soon as one of its jobs has saved a state."""
+
+    def __init__(self, cluster: RayMachines, run: Path, act: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
+        self.cluster, self.run_folder, self.act = cluster, run, act
+        self.job: JobFolder | None = None
+        self.process: psutil.Process | None = None
+        self.start()
+
+    def run(self) -> None:
+        while self.job is None:
+            for path, process in self.cluster.jobs(0, self.run_folder).items():
+                job = JobFolder(path)
+                if job.can_resume() and job.record.peek() is None:
+                    self.act()
+                    self.job, self.process = job, process
+                    return
+            time.sleep(0.05)
+
+
+def moved(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The jobs that were reported as moved."""
+    return [text.partition(":")[0] for text in caplog.messages if "It continues on another machine" in text]
+
+
+def name_of(job: JobFolder | None) -> str:
+    assert job is not None
+    return f"{job.path.parent.name}, fold {job.path.name.removeprefix('fold')}"
+
+
+def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
+    inputs: JobInputs,
+    serial: pd.DataFrame,
+    local: Path,
+    machines: RayMachines,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killed: list[psutil.Process] = []
+
+    def kill() -> None:
+        for process in machines.processes(0):
+            killed.append(process)
+            process.kill()
+
+    run = tmp_path / "run"
+    lost = Loss(machines, run, kill)
+    of_cluster = trained(inputs, run, "ray", machines.address)
+    assert lost.process in killed
+    assert moved(caplog) == [name_of(lost.job)]
+    pd.testing.assert_frame_equal(serial, of_cluster, check_exact=True)
+    of_local = pd.concat([job.folder.predictions.read() for job in jobs_in(inputs, local)], ignore_index=True)
+    pd.testing.assert_frame_equal(serial, of_local, check_exact=True)
+    # neither the back end nor the loss of a machine has a part in what is recorded of the training
+    plans: list[dict[str, Any]] = [RunFolder(folder).compute.read() for folder in (local, run)]
+    assert {name: plan["threads"] for name, plan in plans[0].items()} == {"test_resnet": 1, "test_efficientnet": 1}
+    assert plans[0] == plans[1]
+    for either, other in zip(jobs_in(inputs, local), jobs_in(inputs, run), strict=True):
+        assert either.folder.facts.read()["weights_sha256"] == other.folder.facts.read()["weights_sha256"]
+    assert list(run.glob(".leases*")) == []
+
+
+def test_a_process_on_a_machine_that_lost_its_connection_ends_before_its_job_moves(
+    inputs: JobInputs,
+    serial: pd.DataFrame,
+    machines: RayMachines,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The raylet is stopped, so that the cluster gives the machine up, but the job's process goes on."""
+    run, raylet = tmp_path / "run", machines.processes(0)[0]
+    lost = Loss(machines, run, lambda: raylet.send_signal(signal.SIGSTOP))
+    both: list[Path] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            if lost.job is not None and lost.process is not None and lost.process.is_running():
+                both.extend(path for path in machines.jobs(1, run) if path == lost.job.path)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        of_cluster = trained(inputs, run, "ray", machines.address)
+    finally:
+        over.set()
+        watcher.join()
+        raylet.send_signal(signal.SIGCONT)
+    assert lost.process is not None
+    assert not lost.process.is_running()
+    assert both == []
+    assert set(moved(caplog)) <= {name_of(lost.job)}
+    pd.testing.assert_frame_equal(serial, of_cluster, check_exact=True)
+
+
+class Own(LinearLearner):
+    """A linear model on pixels of a user, which workers know only by its registration."""
+
+    kind: ClassVar[str] = "own"
+
+
+def fit_own(planned: Any, network: Any, outputs: Any, data: Any) -> Any:
+    """Fits a linear model, unless the study has another seed: then it cannot be trained."""
+    if planned.inputs.study.seed == 13:
+        raise TrainingError("13 brings bad luck")
+    return fitting.FITTERS["linear"](planned, network, outputs, data)
+
+
+def test_registrations_and_failures_pass_between_machines(
+    inputs: JobInputs, machines: RayMachines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(build_model.BUILDERS, "own", LinearBuilder())
+    monkeypatch.setitem(fitting.FITTERS, "own", fit_own)
+    register_learner(Own("own"))
+    try:
+        study = inputs.study.model_copy(update={"backbones": ["test_resnet"]})
+        for seed in (0, 13):
+            ours = replace(inputs, study=study.model_copy(update={"seed": seed}))
+            run = tmp_path / f"run{seed}"
+            run.mkdir()
+            folder = RunFolder(run)
+            jobs = [Job("own", fold, folder.job("own", fold), "made from") for fold in range(2)]
+            with backend_named("ray", machines.address) as where:
+                if seed == 0:
+                    run_jobs(jobs, ours, folder, tell=lambda *_: None, backend=where)
+                    assert all(job.intact() for job in jobs)
+                    continue
+                with pytest.raises(TrainingError, match="13 brings bad luck") as error:
+                    run_jobs(jobs, ours, folder, tell=lambda *_: None, backend=where)
+            assert "fold 1, 13 brings bad luck\n  fold 2, 13 brings bad luck" in str(error.value)
+    finally:
+        unregister_learner("own")
