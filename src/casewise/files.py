@@ -59,7 +59,9 @@ def replacing(
         if durable:
             sync_folder(path.parent)
     except OSError as error:
-        raise RunError(storage_message(error, path)) from error
+        # not the temporary file, but another that the block needed, such as a picture
+        other = isinstance(error.filename, str) and Path(error.filename).parent not in (path.parent, Path())
+        raise RunError(storage_message(error, Path(error.filename) if other else path)) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -94,7 +94,7 @@ def _remedy(error: OSError, where: Path | str) -> str:
 
 def failed(job: Job, message: str, *, transient: bool) -> Failure:
     """The failure of a job, which is recorded in its folder, if it can be written, for other processes."""
-    with suppress(OSError):  # the reason may be a full disk; the failure is reported all the same
+    with suppress(OSError, RunError):  # the reason may be a full disk; the failure is reported all the same
         job.folder.write_failure(message, transient=transient)
     return Failure(message, transient)
 
