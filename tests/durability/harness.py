@@ -6,7 +6,9 @@ import json
 import os
 import random
 import shutil
+import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +23,8 @@ from tests.durability.tracing import Shared
 FAULTS = ("ENOSPC", "EROFS", "ESTALE", "EIO")
 # What a planned fault may cost at most: the epochs of a network that one interruption makes it compute again.
 EPOCHS_AGAIN = 1
+# Failures after which a scenario is given up.
+FAILURES = 5
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Reference:
     study: Path
     results: dict[str, str]
     seconds: float
+    core_seconds: float
     operations: int
 
 
@@ -59,7 +64,8 @@ def reference(scenario: Scenario, folder: Path, shared: Shared) -> Reference:
     Raises:
         RuntimeError: it fails, or its own files do not pass the checks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     study, work = scenario.prepare(folder), folder / "work"
     modules = folder / "modules.txt"
     ending = run(scenario.commands(study, work), work, shared, modules=str(modules))
@@ -67,7 +73,7 @@ def reference(scenario: Scenario, folder: Path, shared: Shared) -> Reference:
     if problems:
         raise RuntimeError(f"{scenario.name}: the run without interruption fails: {problems}")
     load(modules.read_text(encoding="utf-8").split())
-    found = Reference(study, checks.results(work), ending.seconds, ending.operations)
+    found = Reference(study, checks.results(work), ending.seconds, ending.core_seconds, ending.operations)
     _discard(work)
     return found
 
@@ -80,7 +86,7 @@ def killed(
     Each is continued, and killed again, until it finishes; then its results are compared.
     """
     tally, number = Tally(scenario.name), 0
-    while sum(tally.kills.values()) < kills:
+    while sum(tally.kills.values()) < kills and len(tally.failures) < FAILURES:
         number += 1
         work = folder / f"killed-{number}"
         _until_finished(scenario, whole, work, kills, draw, shared, tally)
@@ -96,7 +102,7 @@ def _until_finished(
     epochs: list[tuple[str, str]] = []
     while True:
         left = kills - sum(tally.kills.values())
-        plan = _drawn(whole, scenario, draw) if left > 0 else Plan()
+        plan = _drawn(whole, draw) if left > 0 else Plan()
         ending = run(scenario.commands(study, work), work, shared, plan)
         problems = [*_unexpected(ending), *checks.damage(work), *checks.lost(before, checks.finished_jobs(work))]
         now = checks.epochs_of(work.parent / f"{work.name}.epochs")
@@ -123,10 +129,12 @@ def _unexpected(ending: Ending) -> list[str]:
     return [f"it says {word!r}: {ending.output[-1500:]}" for word in words if word in ending.output]
 
 
-def _drawn(whole: Reference, scenario: Scenario, draw: random.Random) -> Plan:
+def _drawn(whole: Reference, draw: random.Random) -> Plan:
+    # More often early: a continued run is shorter, and is killed several times before it finishes.
+    share = draw.random() ** 3
     if draw.random() < 0.5:
-        return Plan(seconds=max(0.01, draw.uniform(0, whole.seconds)))
-    return Plan(at=draw.randint(1, whole.operations))
+        return Plan(seconds=max(0.01, share * whole.seconds))
+    return Plan(at=1 + int(share * whole.operations))
 
 
 def failed_disks(
@@ -188,75 +196,84 @@ def _discard(work: Path, *, keep: bool = False) -> None:
 def durability(
     folder: Path, *, kills: int, faults: int, seed: int, lanes: int = 1, only: str = "", progress: bool = False
 ) -> list[Tally]:
-    """Kill `kills` runs in all, and let the disk fail in `faults`, shared evenly by the scenarios and by `lanes`.
+    """Kill `kills` runs in all, and let the disk fail in `faults`, shared evenly by the scenarios.
 
-    A lane is a process that works side by side with the others.
+    Args:
+        lanes: the number of processes that work side by side, each on other scenarios.
     """
     os.environ.update(LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="1", MPLBACKEND="Agg")
     scenarios = [scenario for scenario in SCENARIOS if only in ("", scenario.name)]
+    lanes = min(lanes, len(scenarios))
+    tasks = [
+        Task(
+            scenario, _share(kills, number, len(scenarios)), _share(faults, number, len(scenarios)), f"{seed} {number}"
+        )
+        for number, scenario in enumerate(scenarios)
+    ]
     with workers_watched(folder):
         load()
-        shared = Shared()
-        mark_steps(shared)
-        references = {}
-        for scenario in scenarios:
-            references[scenario.name] = reference(scenario, folder / _slug(scenario), shared)
-            if progress:
-                whole = references[scenario.name]
-                print(f"{scenario.name}: {whole.seconds} s, {whole.operations} operations on files", flush=True)
-        tasks = [
-            (number, scenario, _share(kills, number, len(scenarios)), _share(faults, number, len(scenarios)))
-            for number, scenario in enumerate(scenarios)
-        ]
-        children = [_lane(lane, lanes, tasks, references, folder, seed, progress) for lane in range(lanes)]
+        children = [_lane(tasks[lane::lanes], folder, folder / f"lane-{lane}.json", progress) for lane in range(lanes)]
         for child in children:
             os.waitpid(child, 0)
     tallies = {scenario.name: Tally(scenario.name) for scenario in scenarios}
     for lane in range(lanes):
         file = folder / f"lane-{lane}.json"
-        entries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-        for entry in entries:
-            tallies[entry["scenario"]].add(_tally(entry))
-        if len(entries) < len(tasks):
-            tallies[scenarios[0].name].failures.append(f"lane {lane} ended before its work was done")
+        for entry in json.loads(file.read_text(encoding="utf-8")) if file.exists() else []:
+            tallies[entry["scenario"]] = _tally(entry)
+    for task in tasks:
+        if sum(tallies[task.scenario.name].kills.values()) < task.kills:
+            tallies[task.scenario.name].failures.append(
+                f"{task.scenario.name}: its lane ended before its work was done"
+            )
     return list(tallies.values())
+
+
+@dataclass(frozen=True)
+class Task:
+    """The work on one scenario."""
+
+    scenario: Scenario
+    kills: int
+    faults: int
+    seed: str
 
 
 def _tally(entry: dict[str, Any]) -> Tally:
     return Tally(**entry | {"kills": Counter(entry["kills"]), "faults": Counter(entry["faults"])})
 
 
-def _lane(
-    lane: int,
-    lanes: int,
-    tasks: list[tuple[int, Scenario, int, int]],
-    references: dict[str, Reference],
-    folder: Path,
-    seed: int,
-    progress: bool,
-) -> int:
+def _lane(tasks: list[Task], folder: Path, file: Path, progress: bool) -> int:
+    """Work on scenarios one after another in a fork of this process; their tallies are written to `file`."""
     child = os.fork()
     if child:
         return child
-    code = 1
     try:
-        shared, entries = Shared(), []
+        shared, entries, warm = Shared(), [], False
         mark_steps(shared)
-        for number, scenario, kills, faults in tasks:
-            whole, draw = references[scenario.name], random.Random(f"{seed} {lane} {number}")
-            place = folder / _slug(scenario) / f"lane-{lane}"
-            start = time.monotonic()
-            tally = killed(scenario, whole, place, _share(kills, lane, lanes), draw, shared)
-            tally.add(failed_disks(scenario, whole, place, _share(faults, lane, lanes), draw, shared))
-            entries.append(asdict(tally))
-            (folder / f"lane-{lane}.json").write_text(json.dumps(entries), encoding="utf-8")
+        for task in tasks:
+            place, start = folder / _slug(task.scenario), time.monotonic()
+            # The first one twice: its libraries are loaded here after the first time, which would be in its seconds.
+            for _ in range(1 if warm else 2):
+                whole = reference(task.scenario, place, shared)
+            warm = True
             if progress:
-                print(f"lane {lane}: {summary_line(tally)}, {time.monotonic() - start:.0f} s", flush=True)
-                for failure in tally.failures:
-                    print(f"  {failure}", flush=True)
-        code = 0
+                cost = f"{whole.seconds} s, {whole.core_seconds} core seconds, {whole.operations} operations on files"
+                print(f"{task.scenario.name}, without interruption: {cost}", flush=True)
+            draw = random.Random(task.seed)
+            tally = killed(task.scenario, whole, place, task.kills, draw, shared)
+            tally.add(failed_disks(task.scenario, whole, place, task.faults, draw, shared))
+            entries.append(asdict(tally))
+            file.write_text(json.dumps(entries), encoding="utf-8")
+            if progress:
+                print(f"{summary_line(tally)}, {time.monotonic() - start:.0f} s", flush=True)
+                print(
+                    "\n".join(f"  {failure}" for failure in tally.failures), end="\n"[: len(tally.failures)], flush=True
+                )
+    except BaseException:  # noqa: BLE001 (the process must end here, whatever happened)
+        traceback.print_exc()
     finally:
-        os._exit(code)
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _share(count: int, number: int, of: int) -> int:

@@ -98,8 +98,12 @@ def _storage_failure(error: OSError) -> str | None:
 
     from casewise.files import REMEDIES, storage_message
 
-    if error.errno not in REMEDIES or not isinstance(error.filename, str):
+    if error.errno not in REMEDIES:
         return None
+    if not isinstance(error.filename, str):  # such as of a page that is sent to a file by the shell
+        return f"The output could not be written: {error.strerror or error}. {REMEDIES[error.errno]}.".format(
+            folder="its folder"
+        )
     path = Path(error.filename)
     if error.errno == errno.ENOENT and path.parent.is_dir():
         return None  # not a folder that has vanished
