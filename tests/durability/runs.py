@@ -113,6 +113,7 @@ def run(commands: list[list[str]], work: Path, shared: Shared, plan: Plan | None
     shared.set(OPERATIONS, 0)
     shared.set(STEP, 0)
     output = work.parent / f"{work.name}.log"
+    output.write_bytes(b"")  # here already: a run may be killed before it prints
     sys.stdout.flush()
     start = time.monotonic()
     child = os.fork()
