@@ -371,6 +371,11 @@ class TestChecks:
         write_atomic(tmp_path / "run" / "predictions.parquet", "b")
         write_atomic(tmp_path / "run" / "tiles.parquet", "b")
         assert len(checks.differing(expected, checks.results(tmp_path))) == 2
+        for seconds, verdict, equal in ((1, "a", True), (2, "a", True), (2, "b", False)):
+            write_json(tmp_path / "one" / "audit.json", {"verdict": "a", "seconds": {"twins": 1}})
+            write_json(tmp_path / "two" / "audit.json", {"verdict": verdict, "seconds": {"twins": seconds}})
+            one, two = (list(checks.results(tmp_path / name).values()) for name in ("one", "two"))
+            assert (one == two) is equal
         assert checks.leftovers(tmp_path) == []
         write_atomic(tmp_path / "run" / "state-before.safetensors", "b")
         write_atomic(tmp_path / "run" / f"{TEMPORARY}00-a", "b")

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,7 @@ def _lane(tasks: list[Task], folder: Path, file: Path, progress: bool) -> int:
             draw = random.Random(task.seed)
             tally = killed(task.scenario, whole, place, task.kills, draw, shared)
             tally.add(failed_disks(task.scenario, whole, place, task.faults, draw, shared))
-            entries.append(asdict(tally))
+            entries.append(vars(tally))
             file.write_text(json.dumps(entries), encoding="utf-8")
             if progress:
                 print(f"{summary_line(tally)}, {time.monotonic() - start:.0f} s", flush=True)

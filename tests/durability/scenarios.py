@@ -86,7 +86,7 @@ stack: [mean, ridge+intercept]
 evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 4}}
 """,
         after=(
-            ("explain", "{run}", "--map-size", "2"),
+            ("explain", "{run}", "--map-size", "2", "--network", "test_resnet"),
             ("bundle", "{run}", "--output", "{out}/bundle.zip"),
             ("results", "{run}", "--output", "{out}/results.md"),
         ),
