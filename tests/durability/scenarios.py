@@ -67,7 +67,7 @@ def _slides(folder: Path) -> Path:
 def _volumes(folder: Path) -> Path:
     from casewise.phantoms.pancreas import make_pancreas
 
-    return make_pancreas(folder, subjects=9, size=(32, 32), seed=6)
+    return make_pancreas(folder, subjects=12, size=(32, 32), classes=("normal", "high"), seed=6)
 
 
 SCENARIOS = [
@@ -145,6 +145,7 @@ evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 0}}
         """
 extends: ipmn-mri
 name: volumes
+targets: {{grade: [normal, high]}}
 images: {{size: 32}}
 volumes: {{in_plane_size: 32, bias: none, smoothing: none, fusion: [early, late]}}
 split: {{test: 0, folds: 2, restarts: 20, stratify_by: grade}}
