@@ -1,11 +1,11 @@
-# Everything a person needs: make setup | demo | test | test-all | fuzz | lint | docs | pictures | bench | auto | sweep
+# Everything a person needs: make setup | demo | test | test-all | fuzz | durability | lint | docs | pictures | bench | auto | sweep
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 export CASEWISE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: golden setup demo test test-all fuzz lint docs pictures bench auto results sweep clean
+.PHONY: golden setup demo test test-all fuzz durability lint docs pictures bench auto results sweep clean
 
 setup: $(VENV)/.done
 
@@ -69,6 +69,10 @@ auto: setup
 # Mutated inputs for every reader: each is read or refused with a typed error. FUZZ="--count 100000 --seed 7" for others
 fuzz: setup
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# Runs that are killed at random moments, and continued. DURABILITY="--kills 20 --faults 20 --seed 7" for others
+durability: setup
+	$(BIN)/python -m tests.durability $(DURABILITY)
 
 results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-cxr.yaml

@@ -9,8 +9,9 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ def replacing(
     Raises:
         RunError: the disk is full or the folder cannot be written; `path` is unchanged and nothing is left behind.
     """
+    check_anchors(path)
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name[-80:]}")
     try:
         make_folder(path.parent)
@@ -57,7 +59,9 @@ def replacing(
         if durable:
             sync_folder(path.parent)
     except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}. Nothing was changed.") from error
+        # not the temporary file, but another that the block needed, such as a picture
+        other = isinstance(error.filename, str) and Path(error.filename).parent not in (path.parent, Path())
+        raise RunError(storage_message(error, Path(error.filename) if other else path)) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -159,6 +163,105 @@ def parquet_bytes(table: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     return buffer.getvalue()
+
+
+# What a person can do about a failure of the disk, by its number; the folder is put in.
+_FULL = "Make room on the disk of {folder}"
+_READ_ONLY = "Make {folder} writable"
+_GONE = "Bring {folder} back, such as by mounting its disk or network share again"
+_REFUSED = "Check the permissions of {folder}"
+_REMEDIES = {
+    **dict.fromkeys(("ENOSPC", "EDQUOT", "EFBIG"), _FULL),
+    **dict.fromkeys(("EROFS",), _READ_ONLY),
+    **dict.fromkeys(("ENOENT", "ENOTDIR", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ENOMEDIUM", "EREMOTEIO"), _GONE),
+    **dict.fromkeys(("EIO", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT"), _GONE),
+    **dict.fromkeys(("EACCES", "EPERM"), _REFUSED),
+}
+REMEDIES = {getattr(errno, name): remedy for name, remedy in _REMEDIES.items() if hasattr(errno, name)}
+
+
+def storage_message(error: OSError, path: Path) -> str:
+    """A sentence on a failure of the disk: the file, the reason, and what to do with its folder.
+
+    >>> print(storage_message(OSError(errno.ENOSPC, "No space left on device"), Path("run/a.json")))
+    run/a.json could not be written: No space left on device. Make room on the disk of run, then give the same command \
+    again; what is finished is kept.
+    """
+    remedy = REMEDIES.get(error.errno or 0, "Check {folder}").format(folder=path.parent)
+    reason = f"{path} could not be written: {error.strerror or error}."
+    return f"{reason} {remedy}, then give the same command again; what is finished is kept."
+
+
+@contextmanager
+def storage_failures(folder: Path) -> Iterator[None]:
+    """Report a failure of the disk in the block as a `RunError`, whoever meets it; other errors are left as they are.
+
+    A missing file counts only if its folder is missing, too: else it may be a fault of casewise.
+    """
+    try:
+        yield
+    except Exception as error:
+        check_anchors(folder)  # what fails after the folder has vanished is a consequence
+        if not isinstance(error, OSError) or error.errno not in REMEDIES:
+            raise
+        path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else folder / "."
+        if error.errno == errno.ENOENT and path.parent.is_dir():
+            raise
+        raise RunError(storage_message(error, path)) from error
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A folder that must stay where it is while it is written to: its mark exists, and its device is the same."""
+
+    folder: Path
+    mark: str
+    device: int
+
+    def holds(self) -> bool:
+        """Whether the folder is still there, and not another one at its path, such as an empty mount point."""
+        try:
+            return os.stat(self.folder / self.mark).st_dev == self.device
+        except OSError:
+            return False
+
+
+_ANCHORS: list[Anchor] = []
+
+
+def anchors() -> list[Anchor]:
+    """The anchored folders, for processes that write into them, too."""
+    return list(_ANCHORS)
+
+
+@contextmanager
+def anchored(anchor: Anchor) -> Iterator[None]:
+    """Refuse to write into the folder in this block when it has vanished, in place of making it again elsewhere."""
+    _ANCHORS.append(anchor)
+    try:
+        yield
+    finally:
+        _ANCHORS.remove(anchor)
+
+
+def anchor_for_good(folders: Sequence[Anchor]) -> None:
+    """Anchor folders until this process ends, as a worker does with those of its run."""
+    _ANCHORS.extend(anchor for anchor in folders if anchor not in _ANCHORS)
+
+
+def check_anchors(path: Path) -> None:
+    """Check that the anchored folder around `path`, if any, is still there.
+
+    Raises:
+        RunError: it was removed, unmounted or replaced.
+    """
+    for anchor in _ANCHORS:
+        if path.is_relative_to(anchor.folder) and not anchor.holds():
+            raise RunError(
+                f"{anchor.folder} was removed, unmounted or replaced while it was written to. Bring it back, such as "
+                "by mounting its disk or network share again, then give the same command again; what is finished is "
+                "kept."
+            )
 
 
 def make_folder(folder: Path) -> Path:

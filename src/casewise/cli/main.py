@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import sys
 from typing import Annotated, Any
 
@@ -92,6 +93,24 @@ def _refuse_settings(words: list[str]) -> None:
         raise CasewiseError(f"`casewise {words[0]}` has no option {cut(name)}. Did you mean {alike[0]!r}?")
 
 
+def _storage_failure(error: OSError) -> str | None:
+    """A sentence on a failure of the disk at a file that a command writes; None for another error."""
+    from pathlib import Path
+
+    from casewise.files import REMEDIES, storage_message
+
+    if error.errno not in REMEDIES:
+        return None
+    if not isinstance(error.filename, str):  # such as of a page that is sent to a file by the shell
+        return f"The output could not be written: {error.strerror or error}. {REMEDIES[error.errno]}.".format(
+            folder="its folder"
+        )
+    path = Path(error.filename)
+    if error.errno == errno.ENOENT and path.parent.is_dir():
+        return None  # not a folder that has vanished
+    return storage_message(error, path)
+
+
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130."""
     from casewise.console import end_process, error_text
@@ -106,6 +125,11 @@ def main() -> None:
         code = 0
     except CasewiseError as error:
         print(error_text(str(error)), file=sys.stderr)
+        code = 2
+    except OSError as error:
+        if (message := _storage_failure(error)) is None:
+            raise
+        print(error_text(message), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import DamagedError, RunError
-from casewise.files import checksum, json_text, parquet_bytes, parsed_json, replacing, sync_folder, write_json
+from casewise.files import (
+    checksum,
+    json_text,
+    parquet_bytes,
+    parsed_json,
+    replacing,
+    storage_message,
+    sync_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -287,6 +296,65 @@ class WeightsFile(Artefact):
         """
         self.verify()
         return self.path
+
+
+@dataclass(frozen=True)
+class StateFile(WeightsFile):
+    """The state of a training: when a state is written, the one before is kept beside it, and used if this is damaged.
+
+    Both, and a third while one is written, take space on the disk until the training has finished.
+    """
+
+    @property
+    def before(self) -> WeightsFile:
+        """The state that was saved before this one."""
+        return WeightsFile(self.path.with_name(f"{self.path.stem}-before{self.path.suffix}"))
+
+    @contextmanager
+    def replacing(self) -> Iterator[Path]:
+        """As `Artefact.replacing`; the present state becomes the one before.
+
+        After a kill between the two steps there is only the one before, from which `intact` continues.
+        """
+        with replacing(self.path, before_replacing=self._record_and_keep) as temporary:
+            yield temporary
+
+    def _record_and_keep(self, temporary: Path) -> None:
+        self._record(temporary)  # a damaged state is set aside by it
+        if self.exists():
+            self._move(self, self.before)
+
+    def intact(self) -> bool:
+        """Whether there is an intact state; the one before takes the place of a damaged or missing one."""
+        if super().intact():
+            return True
+        if not self.before.intact():
+            return False
+        self._move(self.before, self)
+        log.warning("%s: the training continues from the state that was saved before the last one.", self.path.parent)
+        return True
+
+    def remove(self) -> None:
+        """Remove both states; the one before first, so that it is never taken for the last one."""
+        self.before.remove()
+        super().remove()
+
+    @staticmethod
+    def _move(source: Artefact, target: Artefact) -> None:
+        """Rename a verified file to `target`; the checksum is recorded before, so that every file matches its record.
+
+        Raises:
+            RunError: the file cannot be renamed.
+        """
+        folder, recorded = source.path.parent, _checksums(source.path.parent, set_aside=True)
+        # The checksum of the present file comes last, that of the file that was moved to the target first.
+        allowed = [*recorded.get(source.path.name, [])[::-1], *recorded.get(target.path.name, [])[:2]]
+        write_json(folder / CHECKSUMS, recorded | {target.path.name: list(dict.fromkeys(allowed))})
+        try:
+            os.replace(source.path, target.path)
+        except OSError as error:
+            raise RunError(storage_message(error, target.path)) from error
+        sync_folder(folder)
 
 
 def _is_file(path: Path) -> bool:

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import RunError, cut
-from casewise.files import TEMPORARY, checksum, json_text, make_folder, read_regular, sync_folder, write_atomic
+from casewise.files import (
+    TEMPORARY,
+    checksum,
+    json_text,
+    make_folder,
+    read_regular,
+    storage_message,
+    sync_folder,
+    write_atomic,
+)
 from casewise.run_folder.artefact import JsonFile
 from casewise.run_folder.job_folder import FINAL, JobFolder
 
@@ -154,7 +163,7 @@ class BundleFolder:
                 raise
             sync_folder(self.path.parent)
         except OSError as error:
-            raise RunError(f"{self.path} could not be written: {error.strerror or error}.") from error
+            raise RunError(storage_message(error, self.path)) from error
         finally:
             for folder in (temporary, old):
                 shutil.rmtree(folder, ignore_errors=True)

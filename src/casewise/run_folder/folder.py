@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import RunError, nearest
-from casewise.files import TEMPORARY, checksum, make_folder
+from casewise.files import TEMPORARY, Anchor, anchored, checksum, make_folder, storage_failures
 from casewise.run_folder.artefact import JsonFile, TableFile, TextFile
 from casewise.run_folder.bundle_folder import BundleFolder, remove_leftovers
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
@@ -442,11 +442,14 @@ class RunFolder:
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise RunError(f"{self.path} cannot be written: {reason}. Choose another folder with --output.") from error
+        anchor = Anchor(self.path, LOCK, os.stat(self.path / LOCK).st_dev)
         try:
-            self._sweep()
-            yield
+            with anchored(anchor), storage_failures(self.path):
+                self._sweep()
+                yield
         finally:
-            lock.release()
+            with suppress(OSError):  # the folder may have vanished
+                lock.release()
 
     def _sweep(self) -> None:
         """Remove temporary files of killed processes; unfinished jobs sweep their folders under their own locks."""

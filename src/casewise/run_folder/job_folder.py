@@ -11,7 +11,7 @@ from typing import Any
 
 from casewise.errors import DamagedError
 from casewise.files import checksum, sweep, write_json
-from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile, WeightsFile, log
+from casewise.run_folder.artefact import Artefact, JsonFile, StateFile, TableFile, TextFile, WeightsFile, log
 from casewise.run_folder.own_folder import is_locked
 
 LOCK = ".lock"
@@ -41,9 +41,9 @@ class TrainingFolder:
     path: Path
 
     @property
-    def state(self) -> WeightsFile:
-        """The training's state at the end of an epoch."""
-        return WeightsFile(self.path / "state.safetensors")
+    def state(self) -> StateFile:
+        """The training's state at the end of an epoch, which keeps the state before it."""
+        return StateFile(self.path / "state.safetensors")
 
     @property
     def rate_search(self) -> JsonFile:
@@ -94,7 +94,8 @@ class TrainingFolder:
 
     def remove_state(self) -> None:
         """Remove the state from which a killed training continues; a finished training does not need it."""
-        names = (self.state.path, self.rate_search.path, self.body_rate_search.path, self.timing, self.copies)
+        self.state.remove()
+        names = (self.rate_search.path, self.body_rate_search.path, self.timing, self.copies)
         for path in [*names, *self.activations, *self.path.glob("stage*.safetensors"), *self.path.glob("stage*.json")]:
             path.unlink(missing_ok=True)
         for folder in self.path.glob("stage*/"):

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from casewise.errors import DamagedError, RunError, cut
 from casewise.files import parsed_json
-from casewise.run_folder import WeightsFile
+from casewise.run_folder import StateFile, WeightsFile
 
 
 class SafetensorsCheckpoints(CheckpointIO):
@@ -22,7 +22,7 @@ class SafetensorsCheckpoints(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         tensors: dict[str, torch.Tensor] = {}
         structure = json.dumps(_flattened(checkpoint, tensors))
-        write_tensors(WeightsFile(Path(path)), tensors, {"structure": structure})
+        write_tensors(StateFile(Path(path)), tensors, {"structure": structure})
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:

@@ -59,6 +59,7 @@ def in_phases(
             record = _phase(network, recipe, phase, fixed_panels or train, stop, phase_context, files.folder)
             write_tensors(files.weights, network.state_dict(), {"format": "pt"})
             files.record.write(record)
+            files.folder.state.before.remove()
         files.folder.remove_caches()
         if record["best_loss"] < best:
             best, best_epoch = record["best_loss"], len(history) + record["best_epoch"]

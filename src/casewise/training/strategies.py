@@ -154,6 +154,7 @@ def _fine(
             }
             write_tensors(files.weights, network.state_dict(), {"format": "pt"})
             files.record.write(stage)
+            files.folder.state.before.remove()
         improved = stage["best_loss"] < best
         stages.append({**{k: stage[k] for k in ("unfrozen", "best_loss")}, "kept": improved})
         if improved:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from casewise.errors import RunError, TrainingError
+from casewise.files import REMEDIES, check_anchors, make_folder
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
@@ -92,7 +94,8 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
     from casewise.training.compute_plan import give_memory_back
 
     try:
-        job.folder.path.mkdir(parents=True, exist_ok=True)
+        check_anchors(job.folder.path)
+        make_folder(job.folder.path)
         with FileLock(job.folder.lock_path, timeout=PATIENCE):
             job.folder.sweep()
             run_job(job, inputs, plan, side_by_side=workers)
@@ -105,7 +108,9 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
         ) from None
     except OSError as error:
         where = error.filename or job.folder.path
-        return replace(failed(job, f"{job.name}: {error.strerror or error} ({where}).", transient=True), folder=True)
+        check_anchors(job.folder.path)
+        message = f"{job.name}: {error.strerror or error} ({where}).{_remedy(error, where)}"
+        return replace(failed(job, message, transient=True), folder=True)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -115,9 +120,15 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
         give_memory_back()
 
 
+def _remedy(error: OSError, where: Path | str) -> str:
+    """What to do about a failure of the disk; nothing for other errors."""
+    remedy = REMEDIES.get(error.errno or 0)
+    return f" {remedy.format(folder=Path(where).parent)}." if remedy else ""
+
+
 def failed(job: Job, message: str, *, transient: bool) -> Failure:
     """The failure of a job, which is recorded in its folder, if it can be written, for other processes."""
-    with suppress(OSError):  # the reason may be a full disk; the failure is reported all the same
+    with suppress(OSError, RunError):  # the reason may be a full disk; the failure is reported all the same
         job.folder.write_failure(message, transient=transient)
     return Failure(message, transient)
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from casewise.console import end_process
+from casewise.files import Anchor, anchor_for_good, anchors
 from casewise.jobs.backends.base import LESS_MEMORY, Failure, attempt, failed
 from casewise.jobs.backends.leases import end_earlier
 from casewise.jobs.backends.registrations import Registrations
@@ -83,7 +84,7 @@ def _in_processes(
                 batch_size=1,
                 pre_dispatch=workers,
                 initializer=_begin_worker,
-                initargs=(os.getpid(), Registrations.of(inputs.study)),
+                initargs=(os.getpid(), Registrations.of(inputs.study), anchors()),
             ) as parallel:
                 attempts = parallel(delayed(_named)(job, inputs, plans[job.model], workers) for job in jobs)
             return failures | {name: failure for name, failure in attempts if failure}
@@ -124,7 +125,8 @@ def _named(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> tupl
     return job.name, attempt(job, inputs, plan, workers)
 
 
-def _begin_worker(parent: int, registrations: Registrations) -> None:
+def _begin_worker(parent: int, registrations: Registrations, anchored_folders: Sequence[Anchor]) -> None:
+    anchor_for_good(anchored_folders)
     registrations.register()
     # The parent process handles Ctrl-C: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from casewise.errors import RunError
-from casewise.files import NO_FOLLOW
+from casewise.files import NO_FOLLOW, storage_message
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store import COLUMNS, hash_tile, stamp_of
 
@@ -122,7 +122,7 @@ class Building:
             yield
         except OSError as error:
             if error.errno not in _FULL:
-                raise RunError(f"{self.tiles} cannot be written: {error.strerror or error}.") from error
+                raise RunError(storage_message(error, self.tiles)) from error
             if not read_journal(self.journal):
                 # No tile is finished, so the reserved space is released.
                 self.tiles.unlink(missing_ok=True)

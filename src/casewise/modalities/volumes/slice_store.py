@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from casewise.errors import CasewiseError, RunError
-from casewise.files import checksum, parsed_json, replacing, write_atomic, write_json
+from casewise.files import checksum, parsed_json, replacing, storage_message, write_atomic, write_json
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.volumes.case_files import CaseSources, doubled_in, empty_in, gather, not_prepared
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
@@ -310,17 +310,15 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percen
     shape = (int(counts.sum()), *(int(n) for n in cases_read[0]["shape"][1:]))
     target = Path(folder) / f"slices-{address[:16]}.npy"
     try:
-        with replacing(target) as temporary:
-            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
-            at = 0
-            for file, count in zip(files, counts, strict=True):
+        # Not through a mapped file: a full disk would end the process without a word.
+        with replacing(target) as temporary, temporary.open("wb") as written:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint16)), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(written, header | {"shape": shape})
+            for file in files:
                 with _case_file(file) as arrays:
-                    array[at : at + count] = arrays["slices"]
-                at += count
-            array.flush()
-            del array
+                    written.write(np.ascontiguousarray(arrays["slices"], dtype=np.uint16).data)
     except OSError as error:
-        raise RunError(f"{target} could not be written: {error.strerror or error}.") from error
+        raise RunError(storage_message(error, target)) from error
     of_subjects: dict[str, Any] = {}
     if any(subjects):
         ranges, quantiles, voxels = (np.stack([arrays[name] for arrays in cases_read]) for name in HISTOGRAM)

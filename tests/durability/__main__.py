@@ -1,0 +1,40 @@
+"""The command: `python -m tests.durability --kills 200 --seed 1`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.durability.harness import durability, summary
+from tests.durability.scenarios import SCENARIOS
+
+
+def main() -> int:
+    """Kill runs and continue them; 1 if anything was lost, damaged or different."""
+    parser = argparse.ArgumentParser(prog="python -m tests.durability", description="Kills runs and continues them.")
+    parser.add_argument("--kills", type=int, default=200, help="how many runs are killed in all")
+    parser.add_argument("--faults", type=int, default=0, help="in how many runs the disk fails")
+    parser.add_argument("--seed", type=int, default=1, help="other seeds give other moments")
+    parser.add_argument("--lanes", type=int, default=2, help="how many runs work side by side")
+    parser.add_argument("--only", default="", choices=["", *(s.name for s in SCENARIOS)], help="one scenario")
+    parser.add_argument("--folder", type=Path, help="where the runs are kept [default: a temporary folder]")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="durability-") as temporary:
+        tallies = durability(
+            options.folder or Path(temporary),
+            kills=options.kills,
+            faults=options.faults,
+            seed=options.seed,
+            lanes=options.lanes,
+            only=options.only,
+            progress=True,
+        )
+    print(summary(tallies))
+    killed = sum(sum(tally.kills.values()) for tally in tallies)
+    return 1 if any(tally.failures for tally in tallies) or killed < options.kills else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Runs that are forked from a process with all libraries loaded, and end by themselves, a signal or a planned fault."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tests.durability.tracing import EPOCHS, OPERATIONS, STEP, WATCHED, Shared, Tracer
+
+ROOT = Path(__file__).resolve().parents[2]
+# The functions of the steps, by their modules.
+STEPS = {
+    "read": "casewise.pipeline.read:read",
+    "split": "casewise.pipeline.split:split",
+    "prepare": "casewise.pipeline.prepare:prepare",
+    "audit": "casewise.pipeline.audit:audit",
+    "train": "casewise.pipeline.train:train",
+    "counterfactuals": "casewise.pipeline.counterfactuals:counterfactuals",
+    "stack": "casewise.pipeline.stack:stack",
+    "score": "casewise.pipeline.score:score",
+    "conformal": "casewise.pipeline.conformal:conformal",
+    "input checks": "casewise.pipeline.input_checks:input_checks",
+    "evaluate": "casewise.pipeline.evaluate:evaluate",
+    "seeds": "casewise.pipeline.seeds:seeds",
+    "report": "casewise.pipeline.report:report",
+    "bundle": "casewise.pipeline.bundle:write_bundle",
+    "explain": "casewise.pipeline.explain:explain_run",
+    "bundle file": "casewise.pipeline.bundle:archive_run",
+    "predict": "casewise.inference.prediction_file:predict_to_file",
+    "results": "casewise.report.markdown.page:write_results",
+}
+NAMES = ["between steps", *STEPS]
+HOOK = "from tests.durability.tracing import install_in_worker\n\ninstall_in_worker()\n"
+# Seconds after which a run hangs.
+PATIENCE = 900
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: its code (negative for a signal), step, operations on files, seconds and what it printed.
+
+    `seconds` are of the clock, `core_seconds` of the processor.
+    """
+
+    code: int
+    step: str
+    operations: int
+    seconds: float
+    core_seconds: float
+    output: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fault: a signal after `seconds`, or `fault` at the operation `at` on a file; without either, none."""
+
+    seconds: float = 0.0
+    at: int = 0
+    fault: str = "kill"
+
+
+def load(modules: list[str] | None = None) -> None:
+    """Load what runs need, once for all forks, and note the step in which a run is."""
+    for name in modules or [target.partition(":")[0] for target in STEPS.values()]:
+        if name not in sys.modules:
+            try:
+                importlib.import_module(name)
+            except Exception:  # noqa: BLE001 (a part of a library that the run reached in another way)
+                continue
+
+
+def mark_steps(shared: Shared) -> None:
+    """Note in `shared` which step is at work, in this process and its forks."""
+    for number, target in enumerate(STEPS.values(), start=1):
+        module, _, name = target.partition(":")
+        _mark(importlib.import_module(module), name, number, shared)
+
+
+def _mark(module: ModuleType, name: str, number: int, shared: Shared) -> None:
+    step: Callable[..., Any] = getattr(module, name)
+
+    @functools.wraps(step)
+    def marked(*given: Any, **named: Any) -> Any:
+        before = shared.get(STEP)
+        shared.set(STEP, number)
+        result = step(*given, **named)
+        shared.set(STEP, before)  # not after an error: its step is of interest
+        return result
+
+    setattr(module, name, marked)
+
+
+def run(commands: list[list[str]], work: Path, shared: Shared, plan: Plan | None = None, modules: str = "") -> Ending:
+    """Give the commands one after another in a fork of this process, until one fails or the fault occurs.
+
+    Args:
+        modules: a file to which the names of all loaded modules are written at the end.
+    """
+    plan = plan or Plan()
+    work.mkdir(parents=True, exist_ok=True)
+    shared.set(OPERATIONS, 0)
+    shared.set(STEP, 0)
+    output = work.parent / f"{work.name}.log"
+    output.write_bytes(b"")  # here already: a run may be killed before it prints
+    sys.stdout.flush()
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _as_child(commands, work, shared, plan, output, modules)
+    status, core_seconds = _waited(child, start + plan.seconds if plan.seconds else 0.0, start + PATIENCE)
+    seconds = time.monotonic() - start
+    _wait_for_group(child)
+    text = output.read_text(encoding="utf-8", errors="replace")
+    code, step = os.waitstatus_to_exitcode(status), NAMES[shared.get(STEP)]
+    return Ending(code, step, shared.get(OPERATIONS), round(seconds, 2), round(core_seconds, 2), text)
+
+
+def _waited(child: int, kill_at: float, give_up_at: float) -> tuple[int, float]:
+    """The status of a run and the seconds of its processor, after killing it at its moment."""
+    while True:
+        ended, status, usage = os.wait4(child, os.WNOHANG)
+        if ended:
+            return status, usage.ru_utime + usage.ru_stime
+        if (kill_at and time.monotonic() >= kill_at) or time.monotonic() >= give_up_at:
+            try:
+                os.killpg(child, signal.SIGKILL)
+            except ProcessLookupError:  # it has not begun its group yet
+                os.kill(child, signal.SIGKILL)
+            _, status, usage = os.wait4(child, 0)
+            return status, usage.ru_utime + usage.ru_stime
+        time.sleep(0.005)
+
+
+def _wait_for_group(group: int) -> None:
+    """Wait until the workers of an ended run have ended, too."""
+    for _ in range(600):
+        members = [path for path in Path("/proc").glob("[0-9]*/stat") if _alive_in(path, group)]
+        if not members:
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the workers of {group} do not end")
+
+
+def _alive_in(stat: Path, group: int) -> bool:
+    try:
+        fields = stat.read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] != "Z" and int(fields[2]) == group
+
+
+def _as_child(commands: list[list[str]], work: Path, shared: Shared, plan: Plan, output: Path, modules: str) -> None:
+    code = 1
+    try:
+        os.setsid()
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        epochs = str(work.parent / f"{work.name}.epochs")
+        os.environ |= {WATCHED: str(work), EPOCHS: epochs}
+        sys.addaudithook(Tracer(str(work), epochs, shared, plan.at, plan.fault))
+        code = _given(commands)
+        if modules:
+            Path(modules).write_text("\n".join(sorted(sys.modules)), encoding="utf-8")
+    except BaseException:  # noqa: BLE001 (the process must end here, whatever happened)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _given(commands: list[list[str]]) -> int:
+    from casewise.cli import main
+
+    for command in commands:
+        sys.argv = ["casewise", *command]
+        try:
+            main.main()
+        except SystemExit as ended:
+            if ended.code not in (0, None):
+                return ended.code if isinstance(ended.code, int) else 1
+    return 0
+
+
+@contextmanager
+def workers_watched(folder: Path) -> Iterator[None]:
+    """Let the workers that runs start install the hook, too."""
+    hook = folder / "hook"
+    hook.mkdir(parents=True, exist_ok=True)
+    (hook / "sitecustomize.py").write_text(HOOK, encoding="utf-8")
+    paths = [str(hook), str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    os.environ["CASEWISE_CACHE"] = str(folder / "cache")
+    try:
+        yield
+    finally:
+        shutil.rmtree(hook, ignore_errors=True)

@@ -1,0 +1,446 @@
+"""Failures of the disk are sentences and lose nothing; the state before the last one; the checks of killed runs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from casewise.cli import main as command_line
+from casewise.errors import RunError
+from casewise.files import REMEDIES, TEMPORARY, storage_message, write_atomic, write_json
+from casewise.run_folder import JsonFile, RunFolder, StateFile
+from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
+from tests.durability import checks
+from tests.durability.harness import Tally, summary
+from tests.durability.tracing import OPERATIONS, Shared, Tracer
+from tests.test_training import same, trained
+
+
+class TestState:
+    def save(self, file: StateFile, number: int) -> None:
+        write_tensors(file, {"number": torch.tensor([number])}, {})
+
+    def number(self, file: StateFile) -> int:
+        from safetensors.torch import load_file
+
+        return int(load_file(file.verified())["number"])
+
+    def test_the_state_before_is_kept_and_no_other(self, tmp_path: Path) -> None:
+        file = StateFile(tmp_path / "state.safetensors")
+        for number in range(4):
+            self.save(file, number)
+        assert sorted(os.listdir(tmp_path)) == ["checksums.json", "state-before.safetensors", "state.safetensors"]
+        assert (self.number(file), self.number(StateFile(file.before.path))) == (3, 2)
+        recorded = json.loads((tmp_path / "checksums.json").read_text())
+        assert len(recorded["state-before.safetensors"]) <= 3
+        assert checks.damage(tmp_path) == []
+        file.remove()
+        assert os.listdir(tmp_path) == ["checksums.json"]
+
+    @pytest.mark.parametrize("how", ["damaged", "cut", "missing"])
+    def test_it_is_used_where_the_last_is_damaged(
+        self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = StateFile(tmp_path / "state.safetensors")
+        self.save(file, 1)
+        self.save(file, 2)
+        data = bytearray(file.path.read_bytes())
+        data[-1] ^= 1
+        {
+            "damaged": lambda: file.path.write_bytes(data),
+            "cut": lambda: file.path.write_bytes(data[: len(data) // 2]),
+            "missing": file.path.unlink,
+        }[how]()
+        with caplog.at_level(logging.WARNING, "casewise"):
+            assert file.intact()
+        assert self.number(file) == 1
+        assert not file.before.exists()
+        assert "continues from the state that was saved before the last one" in caplog.text
+        assert ("was changed or damaged" in caplog.text) == (how != "missing")
+        self.save(file, 2)
+        assert (self.number(file), self.number(StateFile(file.before.path))) == (2, 1)
+
+    def test_without_an_intact_one_there_is_none(self, tmp_path: Path) -> None:
+        file = StateFile(tmp_path / "state.safetensors")
+        assert not file.intact()
+        self.save(file, 1)
+        self.save(file, 2)
+        for path in (file.path, file.before.path):
+            path.write_bytes(b"other")
+        assert not file.intact()
+        assert {path.name for path in tmp_path.glob("*.damaged-1")} == {
+            "state.safetensors.damaged-1",
+            "state-before.safetensors.damaged-1",
+        }
+
+    def test_a_damaged_state_does_not_replace_the_one_before(self, tmp_path: Path) -> None:
+        file = StateFile(tmp_path / "state.safetensors")
+        self.save(file, 1)
+        self.save(file, 2)
+        file.path.write_bytes(b"other")
+        self.save(file, 3)
+        assert (self.number(file), self.number(StateFile(file.before.path))) == (3, 1)
+
+    def test_an_end_at_any_rename_leaves_a_state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        replace, renames = os.replace, Counter[str]()
+
+        class EndError(BaseException):
+            pass
+
+        def ended(source: Any, target: Any) -> None:
+            renames["done"] += 1
+            if renames["done"] == renames["end at"]:
+                raise EndError
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", ended)
+        for end_at in range(1, 7):
+            renames.clear()
+            file = StateFile(tmp_path / str(end_at) / "state.safetensors")
+            self.save(file, 1)
+            self.save(file, 2)
+            renames.update({"end at": renames["done"] + end_at})
+            if end_at <= 4:  # two records, two states
+                with pytest.raises(EndError):
+                    self.save(file, 3)
+            else:
+                self.save(file, 3)
+            renames["end at"] = 0
+            assert checks.damage(file.path.parent) == []
+            assert file.intact()
+            assert self.number(file) == (3 if end_at > 4 else 2)
+
+    def test_a_training_whose_last_state_is_damaged_ends_in_the_same_bits(self, tmp_path: Path) -> None:
+        whole = trained(tmp_path / "whole", 4)
+        trained(tmp_path / "cut", 3)
+        state = tmp_path / "cut" / "state.safetensors"
+        last, before = (
+            SafetensorsCheckpoints().load_checkpoint(path)["epoch"]
+            for path in (state, state.with_name("state-before.safetensors"))
+        )
+        assert (last, before) == (2, 1)
+        state.write_bytes(state.read_bytes()[:-7])
+        continued = trained(tmp_path / "cut", 4)
+        assert whole.history == continued.history
+        assert same(whole.network, continued.network)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "Make room on the disk of run"),
+        (errno.EDQUOT, "Make room on the disk of run"),
+        (errno.EFBIG, "Make room on the disk of run"),
+        (errno.EROFS, "Make run writable"),
+        (errno.ESTALE, "Bring run back"),
+        (errno.EIO, "Bring run back"),
+        (errno.EACCES, "Check the permissions of run"),
+        (errno.EMFILE, "Check run"),
+    ],
+)
+def test_the_sentence_names_file_reason_and_remedy(number: int, remedy: str) -> None:
+    sentence = storage_message(OSError(number, os.strerror(number)), Path("run") / "metrics.json")
+    assert sentence.startswith(f"{Path('run') / 'metrics.json'} could not be written: {os.strerror(number)}. ")
+    assert remedy in sentence
+    assert sentence.endswith("then give the same command again; what is finished is kept.")
+
+
+class TestVanishedFolder:
+    @pytest.mark.parametrize("how", ["removed", "replaced by an empty folder"])
+    def test_it_is_not_made_again(self, how: str, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run")
+        with pytest.raises(RunError, match="was removed, unmounted or replaced"), folder.lock():  # noqa: PT012
+            folder.study.write({"name": "a"})
+            folder.path.rename(tmp_path / "elsewhere")
+            if how != "removed":
+                folder.path.mkdir()
+            JsonFile(folder.jobs_folder / "net" / "fold1" / "job.json").write({"name": "b"})
+        assert not folder.path.exists() or os.listdir(folder.path) == []
+        (tmp_path / "elsewhere").rename(folder.path) if how == "removed" else None
+
+    def test_what_fails_afterwards_is_a_consequence(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run")
+        with pytest.raises(RunError, match="was removed, unmounted or replaced"), folder.lock():  # noqa: PT012
+            shutil.rmtree(folder.path)
+            raise RuntimeError("a library could not open its file")
+
+    def test_brought_back_the_run_goes_on(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run")
+        with pytest.raises(RunError), folder.lock():  # noqa: PT012
+            folder.study.write({"name": "a"})
+            folder.path.rename(tmp_path / "elsewhere")
+            folder.metrics.write({"metrics": {}, "notes": []})
+        (tmp_path / "elsewhere").rename(folder.path)
+        with folder.lock():
+            assert folder.study.read() == {"name": "a"}
+            folder.metrics.write({"metrics": {}, "notes": []})
+
+    def test_other_folders_are_written_as_before(self, tmp_path: Path) -> None:
+        with RunFolder(tmp_path / "run").lock():
+            shutil.rmtree(tmp_path / "run")
+            write_json(tmp_path / "runs" / "other.json", {})
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / ".lock").touch()
+            RunFolder(tmp_path / "run").study.write({"name": "a"})
+
+
+@pytest.mark.parametrize("number", sorted(REMEDIES.keys() - {errno.ENOENT}))
+def test_a_failure_of_the_disk_in_a_run_is_a_sentence(number: int, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "tiles" / "a.npy"
+    with pytest.raises(RunError, match=r"a\.npy could not be written"), RunFolder(tmp_path / "run").lock():
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def test_a_fault_of_casewise_keeps_its_traceback(tmp_path: Path) -> None:
+    missing = FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "run" / "a.json"))
+    for error in (missing, ValueError("a"), OSError("without a number")):
+        with pytest.raises(type(error)) as raised, RunFolder(tmp_path / "run").lock():
+            raise error
+        assert raised.value is error
+
+
+def test_a_failure_of_the_disk_in_any_command_has_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "page.md"))
+
+    monkeypatch.setattr(command_line, "app", full)
+    monkeypatch.setattr(sys, "argv", ["casewise", "results"])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "Traceback" not in said
+    assert f"Make room on the disk of {tmp_path}" in " ".join(said.split())
+
+
+def test_a_page_that_the_shell_cannot_write_has_a_sentence_too() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    sentence = "The output could not be written: No space left on device. Make room on the disk of its folder."
+    assert command_line._storage_failure(full) == sentence
+    assert command_line._storage_failure(OSError("of another kind")) is None
+    assert command_line._storage_failure(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
+
+
+def fail_from(nth: int, number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Let the n-th and all later openings for writing, renames and syncs fail; return their count."""
+    count = Counter[str]()
+
+    def failing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            if name != "open" or given[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                count["operations"] += 1
+                if count["operations"] >= nth:
+                    raise OSError(number, os.strerror(number), str(given[0]))
+            return function(*given, **named)
+
+        return call
+
+    for name in ("open", "replace", "fsync"):
+        monkeypatch.setattr(os, name, failing(name, getattr(os, name)))
+    return lambda: count["operations"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EIO])
+def test_whichever_write_fails_the_old_or_the_new_file_is_there_and_it_can_be_written_again(
+    number: int, tmp_path: Path
+) -> None:
+    sentences: list[str] = []
+    total = None
+    for nth in range(10_000, 0, -1):
+        if total is not None and nth > total:
+            continue
+        file = JsonFile(tmp_path / str(nth) / "study.json")
+        file.write({"version": 1})
+        with pytest.MonkeyPatch.context() as patched:
+            operations = fail_from(nth, number, patched)
+            try:
+                file.write({"version": 2})
+                silent = True
+            except RunError as error:
+                sentences.append(str(error))
+                silent = False
+        total = total or operations()
+        assert file.read()["version"] == 2 if silent else file.read()["version"] in (1, 2)
+        assert checks.damage(file.path.parent) == []
+        file.write({"version": 2})
+        assert file.read() == {"version": 2}
+        assert not list(file.path.parent.glob(f"{TEMPORARY}*"))
+    # only folders may be left to the system to bring to the disk
+    assert total is not None
+    assert total >= len(sentences) >= total - 4 > 2
+    assert all(str(tmp_path) in sentence for sentence in sentences)
+    assert all("then give the same command again" in sentence for sentence in sentences)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB in memory, for root only."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], capture_output=True)
+
+
+class TestRealDisk:
+    def test_a_full_disk(self, small_disk: Path) -> None:
+        folder = RunFolder(small_disk / "run")
+        with pytest.raises(RunError, match=r"No space left on device\. Make room on the disk of"), folder.lock():  # noqa: PT012
+            for number in range(300):
+                JsonFile(folder.path / f"{number}.json").write({"text": "a" * 3000})
+        assert checks.damage(folder.path) == []
+        for path in sorted(folder.path.glob("1*.json")):
+            path.unlink()
+        with folder.lock():
+            folder.study.write({"name": "a"})
+
+    def test_a_read_only_disk(self, small_disk: Path) -> None:
+        folder = RunFolder(small_disk / "run")
+        with folder.lock():
+            folder.study.write({"name": "a"})
+        if subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], capture_output=True).returncode:
+            pytest.skip("the disk cannot be made read-only here")
+        with pytest.raises(RunError, match="Read-only file system"), folder.lock():
+            folder.study.write({"name": "b"})
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+        with folder.lock():
+            assert folder.study.read() == {"name": "a"}
+
+    def test_an_unmounted_disk(self, small_disk: Path) -> None:
+        folder = RunFolder(small_disk)
+        with pytest.raises(RunError, match="was removed, unmounted or replaced"), folder.lock():  # noqa: PT012
+            folder.study.write({"name": "a"})
+            subprocess.run(["umount", "-l", str(small_disk)], check=True)
+            folder.audit.write({"findings": []})
+        assert os.listdir(small_disk) == []
+
+
+class TestChecks:
+    def test_they_see_every_damage(self, tmp_path: Path) -> None:
+        file = JsonFile(tmp_path / "metrics.json")
+        file.write({"value": 1})
+        write_atomic(tmp_path / "report.html", "<html></html>\n")
+        assert checks.damage(tmp_path) == []
+        spoilt = {
+            "metrics.json": '{"value": 2}',
+            "other.json": "{",
+            "report.html": "<html>",
+            "bundle.zip": "PK",
+            "weights.safetensors": "unrecorded",
+            "study.json.damaged-1": "",
+        }
+        for name, content in spoilt.items():
+            path = tmp_path / name
+            before = path.read_bytes() if path.exists() else None
+            path.write_text(content)
+            assert len(checks.damage(tmp_path)) == 1, name
+            path.unlink() if before is None else path.write_bytes(before)
+        assert checks.damage(tmp_path) == []
+
+    def test_a_network_that_is_lost_or_made_again(self, tmp_path: Path) -> None:
+        job = tmp_path / "run" / "jobs" / "net" / "fold1"
+        for name in ("job.json", "model.safetensors"):
+            write_atomic(job / name, name)
+        before = checks.finished_jobs(tmp_path)
+        assert set(before) == {f"run/jobs/net/fold1/{name}" for name in ("job.json", "model.safetensors")}
+        write_atomic(job / "job.json", "another")
+        assert len(checks.lost(before, checks.finished_jobs(tmp_path))) == 1
+        (job / "job.json").unlink()
+        assert len(checks.lost(before, checks.finished_jobs(tmp_path))) == 2
+
+    def test_other_bits_and_leftovers(self, tmp_path: Path) -> None:
+        write_atomic(tmp_path / "run" / "predictions.parquet", "a")
+        expected = checks.results(tmp_path)
+        assert checks.differing(expected, checks.results(tmp_path)) == []
+        write_atomic(tmp_path / "run" / "predictions.parquet", "b")
+        write_atomic(tmp_path / "run" / "tiles.parquet", "b")
+        assert len(checks.differing(expected, checks.results(tmp_path))) == 2
+        for seconds, verdict, equal in ((1, "a", True), (2, "a", True), (2, "b", False)):
+            write_json(tmp_path / "one" / "audit.json", {"verdict": "a", "seconds": {"twins": 1}})
+            write_json(tmp_path / "two" / "audit.json", {"verdict": verdict, "seconds": {"twins": seconds}})
+            one, two = (list(checks.results(tmp_path / name).values()) for name in ("one", "two"))
+            assert (one == two) is equal
+        assert checks.leftovers(tmp_path) == []
+        write_atomic(tmp_path / "run" / "state-before.safetensors", "b")
+        write_atomic(tmp_path / "run" / f"{TEMPORARY}00-a", "b")
+        assert len(checks.leftovers(tmp_path)) == 2
+
+    def test_epochs_that_are_computed_again(self, tmp_path: Path) -> None:
+        file = tmp_path / "epochs"
+        assert checks.epochs_of(file) == []
+        file.write_text("a/progress.json\ttraining\t1\na/progress.json\ttraining\t2\n")
+        before = checks.epochs_of(file)
+        assert checks.epochs_again(before, [("a/progress.json", "training\t3")]) == {}
+        now = [("a/progress.json", f"training\t{epoch}") for epoch in (1, 2, 3)]
+        assert checks.epochs_again(before, now) == {"a/progress.json": 2}
+
+
+class TestTracer:
+    def test_it_counts_changes_in_its_folder(self, tmp_path: Path) -> None:
+        shared = Shared()
+        tracer = Tracer(str(tmp_path), str(tmp_path / "epochs"), shared)
+        inside, outside = str(tmp_path / "a"), "/elsewhere/a"
+        tracer("open", (inside, "r", os.O_RDONLY))
+        tracer("open", (outside, "w", os.O_WRONLY))
+        tracer("import", ("torch",))
+        assert shared.get(OPERATIONS) == 0
+        tracer("open", (inside, "w", os.O_WRONLY | os.O_CREAT))
+        tracer("os.rename", (outside, inside, -1, -1))
+        assert shared.get(OPERATIONS) == 2
+
+    def test_from_the_planned_operation_on_all_fail(self, tmp_path: Path) -> None:
+        inside = str(tmp_path / "a")
+        tracer = Tracer(str(tmp_path), str(tmp_path / "epochs"), Shared(), at=2, fault="ENOSPC")
+        tracer("os.mkdir", (inside, 0o777, -1))
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                tracer("os.mkdir", (inside, 0o777, -1))
+        tracer("os.remove", (inside, -1))  # which makes room
+        gone = Tracer(str(tmp_path), str(tmp_path / "epochs"), Shared(), at=1, fault="EIO")
+        with pytest.raises(OSError, match="error"):
+            gone("os.remove", (inside, -1))
+
+    def test_a_finished_epoch_is_noted(self, tmp_path: Path) -> None:
+        tracer = Tracer(str(tmp_path), str(tmp_path / "epochs"))
+        for done in (0, 1):
+            (tmp_path / "new").write_text(json.dumps({"stage": "training", "done": done}))
+            tracer("os.rename", (str(tmp_path / "new"), str(tmp_path / "job" / "progress.json"), -1, -1))
+        assert checks.epochs_of(tmp_path / "epochs") == [("job/progress.json", "training\t1")]
+
+
+def test_the_summary_counts_kills_by_step() -> None:
+    tally = Tally("films", Counter(train=3, report=1), Counter(), 2, 1, [])
+    tally.add(Tally("films", Counter(train=1), Counter(read=2), 1, 0, ["films, train: lost"]))
+    text = summary([tally])
+    assert "films: 5 kills, 2 failures of the disk, 3 runs finished, 1 epochs again, 1 failures" in text
+    assert "kills by step: train 4, report 1" in text
+    assert text.endswith("films, train: lost")
+
+
+@pytest.mark.slow
+def test_killed_runs_and_failed_disks_continue_to_the_same_bits(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.durability.harness import durability, summary; "
+        "tallies = durability(Path(sys.argv[1]), kills=3, faults=2, seed=1, only='slides'); print(summary(tallies)); "
+        "sys.exit(any(tally.failures for tally in tallies) or sum(tallies[0].kills.values()) < 3)"
+    )
+    root = Path(__file__).resolve().parents[1]
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "3 kills" in ended.stdout
