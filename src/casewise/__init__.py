@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.analysis.comparison import compare
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
+from casewise.reproduce import reproduce
 from casewise.run import run
 from casewise.version import __version__
 
@@ -28,7 +29,17 @@ if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
     from casewise.study.schema import Study
 
-__all__ = ["CasewiseError", "Run", "__version__", "compare", "load_bundle", "open_run", "read_study", "run"]
+__all__ = [
+    "CasewiseError",
+    "Run",
+    "__version__",
+    "compare",
+    "load_bundle",
+    "open_run",
+    "read_study",
+    "reproduce",
+    "run",
+]
 
 
 def read_study(path: Path | str, **changes: Any) -> Study:

@@ -147,6 +147,18 @@ class RunFolder:
         """The seconds until the first figures, of the training, and until the report."""
         return JsonFile(self.path / "timing.json", RETRY, required=("begun", "continued", "first_figures", "seconds"))
 
+    @property
+    def environment(self) -> JsonFile:
+        """Versions, processor and cores of the computer that evaluated the run last."""
+        return JsonFile(self.path / "environment.json", RETRY)
+
+    @property
+    def reproduction(self) -> JsonFile:
+        """Of a run that repeats another one: which, and what of both is the same."""
+        return JsonFile(
+            self.path / "reproduction.json", "Run `casewise reproduce` again.", required=("run", "finished")
+        )
+
     # Results.
 
     @property

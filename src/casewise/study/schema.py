@@ -239,6 +239,12 @@ class Study(StudyModel):
         description="Nested cross-validation: inner folds of each fold's training subjects choose the settings named "
         "in this section: [Nested cross-validation](explanation-nested.md). Default: the recipe is used unchanged.",
     )
+    prune: Literal["none", "asha"] = Field(
+        "none",
+        description="`asha`: stop candidate learning rates of `nested_cv` early whose inner losses are high, by "
+        "asynchronous successive halving: [Stop candidates early](explanation-nested.md#stop-candidates-early). "
+        "`none`: train each of them on all inner folds to the end.",
+    )
     test_time_augmentation: bool = Field(False, description="Average each prediction with that of the mirrored panel.")
     stack: list[Stacker] = Field(
         [],
