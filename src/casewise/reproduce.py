@@ -56,7 +56,7 @@ def reproduce(
     source.check_finished()
     study = _again(saved_study(source.study.read(), source=str(source.study.path)), source)
     target = RunFolder(Path(output or source.path.resolve().with_name(f"{source.path.resolve().name}-reproduced")))
-    mark = {"run": str(source.path.resolve()), "predictions": checksum(source.predictions.path)}
+    mark = {"run": str(source.path.resolve()), "predictions_sha256": checksum(source.predictions.path)}
     _check_target(source, target, mark)
     show = shown_at(show)
     with target.lock():

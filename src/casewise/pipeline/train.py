@@ -18,6 +18,7 @@ from casewise.pipeline.recipe_plan import spent_budget
 from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
 from casewise.pipeline.timing import record_first_figures, record_training
+from casewise.pipeline.track import following, track_training
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.tiles import gather_tiles
@@ -77,7 +78,8 @@ def train(
     start = time.monotonic()
     if networks:
         with show.bar("jobs") as bar:
-            run_jobs(networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text))
+            tell = following(study, folder, lambda done, text: bar(done, len(networks), text))
+            run_jobs(networks, inputs, folder, tell=tell)
         nested = study.nested_cv
         inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
         names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
@@ -90,6 +92,7 @@ def train(
     spent = record_training(folder, time.monotonic() - begun)
     if spent is not None and study.recipe.auto and networks:
         show.line("budget", sentence("budget_spent", spent_budget(study, spent)))
+    track_training(study, folder, show)
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]
@@ -136,7 +139,7 @@ def train_again(
     study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
 ) -> pd.DataFrame:
     """Train, stack, decide and score a variant of a study in a folder of its own; return its predictions."""
-    study = study.model_copy(update={"final": "folds"})
+    study = study.model_copy(update={"final": "folds", "track": []})
     write_splits(splits, folder.splits)
     predictions = train(study, cohort, store, splits, folder, show)
     return score(study, decide(study, stack(study, predictions, folder, show), folder), folder)

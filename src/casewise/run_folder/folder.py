@@ -159,6 +159,23 @@ class RunFolder:
             self.path / "reproduction.json", "Run `casewise reproduce` again.", required=("run", "finished")
         )
 
+    # For people and trackers. None of these has a checksum, since they are written while networks train.
+
+    @property
+    def training_table_path(self) -> Path:
+        """The losses of every network by epoch."""
+        return self.path / "training.csv"
+
+    @property
+    def tensorboard_path(self) -> Path:
+        """The event files of TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def tracking_path(self) -> Path:
+        """What the study's trackers have got."""
+        return self.path / "tracking.json"
+
     # Results.
 
     @property
