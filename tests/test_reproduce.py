@@ -1,4 +1,4 @@
-"""Reproducing a run: what is compared, what is refused before anything is trained, and a repetition to the same bits."""
+"""Reproducing a run: what is compared, what is refused before training, and a repetition to the same bits."""
 
 from __future__ import annotations
 

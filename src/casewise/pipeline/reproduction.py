@@ -143,14 +143,14 @@ def compared_figures(first: Any, second: Any) -> dict[str, Any]:
     """
     leaves = dict(_leaves(first)), dict(_leaves(second))
     names = [*leaves[0], *(name for name in leaves[1] if name not in leaves[0])]
-    different = []
+    different: list[dict[str, Any]] = []
     for name in names:
         pair = [of_run.get(name) for of_run in leaves]
         if pair[0] != pair[1] or (name in leaves[0]) != (name in leaves[1]):
             numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in pair)
-            gap = abs(pair[0] - pair[1]) if numbers else None  # type: ignore[operator]
+            gap = abs(float(pair[0] or 0) - float(pair[1] or 0)) if numbers else None
             different.append({"name": name, "run": pair[0], "reproduction": pair[1], "difference": gap})
-    different.sort(key=lambda entry: -(np.inf if entry["difference"] is None else entry["difference"]))
+    different.sort(key=lambda entry: np.inf if entry["difference"] is None else entry["difference"], reverse=True)
     return {"figures": len(names), "equal": len(names) - len(different), "largest": different[:SHOWN]}
 
 
