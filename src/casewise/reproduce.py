@@ -70,7 +70,7 @@ def reproduce(
 
 
 def _again(study: Study, source: RunFolder) -> Study:
-    """The study with the compute plan that the run recorded, which prepares its images anew."""
+    """The study with the compute plan that the run recorded, which prepares its images anew and tells no tracker."""
     from casewise.jobs.compute_plans import recorded_plans
 
     source.compute.read_if_exists()  # a damaged one must not be set aside in another run's folder
@@ -83,6 +83,7 @@ def _again(study: Study, source: RunFolder) -> Study:
     return study.model_copy(
         update={
             "compute": study.compute.model_copy(update=compute),
+            "track": [],
             "images": study.images.model_copy(update={"store": None}),
         }
     )

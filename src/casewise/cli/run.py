@@ -76,12 +76,15 @@ def reproduce(
     """
     from casewise.console import Silent, Terminal, print_lines
     from casewise.reproduce import reproduce as reproduce_run
+    from casewise.run_folder import RunFolder
 
     show = Silent() if quiet else Terminal()
     with show.bar("reproduce"):
         reproduction = reproduce_run(run_folder, output, tolerance=tolerance, show=show)
     if not quiet:
-        print_lines("\n".join([*reproduction.lines(), f"comparison: {reproduction.folder / 'reproduction.json'}"]))
+        print_lines(
+            "\n".join([*reproduction.lines(), f"comparison: {RunFolder(reproduction.folder).reproduction.path}"])
+        )
     if not reproduction.same:
         raise typer.Exit(1)
 
