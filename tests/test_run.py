@@ -518,6 +518,12 @@ def test_further_seeds_are_trained_on_the_same_split(tiny: Path, tmp_path: Path)
             assert mae["values"][0] == pytest.approx(done.results["metrics"][stage][learner][outcome]["mae"]["value"])
             assert mae["sd"] == pytest.approx(np.std(mae["values"], ddof=1), rel=1e-4)
             assert mae["values"][0] != mae["values"][1]
+            assert (mae["min"], mae["max"]) == (min(mae["values"]), max(mae["values"]))
+            assert mae["mean"] == pytest.approx(np.mean(mae["values"]), rel=1e-4)
+    spread = done.seeds.set_index(["learner", "target", "stage", "metric"]).sort_index()
+    shown = spread.loc[("shufflenet_v2_x0_5", outcome, "oof", "mae")]
+    assert (shown["trainings"], shown["sd"]) == (2, entry["metrics"]["oof"]["shufflenet_v2_x0_5"][outcome]["mae"]["sd"])
+    assert "difference divided by √2" in done.report.read_text()
     assert RunFolder(done.folder).metrics.read()["seeds"] == entry
     assert "Variation between trainings" in done.report.read_text()
     before = {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.analysis.comparison import compare
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
+from casewise.reproduce import reproduce
 from casewise.run import run
 from casewise.version import __version__
 
@@ -38,6 +39,7 @@ __all__ = [
     "load_bundle",
     "open_run",
     "read_study",
+    "reproduce",
     "run",
 ]
 

@@ -129,6 +129,17 @@ class Run:
 
         return metrics_table(self.results)
 
+    @cached_property
+    def seeds(self) -> pd.DataFrame:
+        """The spread of every metric over the trainings with several seeds; empty where there was one training.
+
+        Columns: `learner`, `target`, `stage`, `metric`, `trainings`, `mean`, `min`, `max`, and the standard deviation
+        `sd` (n - 1); missing where the metric of a training is undefined.
+        """
+        from casewise.analysis.tables import seeds_table
+
+        return seeds_table(self.results)
+
     @property
     def cohort(self) -> pd.DataFrame:
         """The cohort as read: one row for each image, with its case and every column of the table."""

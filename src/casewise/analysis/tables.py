@@ -60,6 +60,22 @@ def metrics_table(results: Mapping[str, Any]) -> pd.DataFrame:
     return table.astype(dict.fromkeys(("value", "low", "high"), float))
 
 
+def seeds_table(results: Mapping[str, Any]) -> pd.DataFrame:
+    """The spread of every metric over several seeds, a row each; without rows where there is one training."""
+    entry = results.get("seeds") or {"seeds": [], "metrics": {}}
+    trainings, spread = len(entry["seeds"]), ["mean", "min", "max", "sd"]
+    rows = [
+        {"learner": learner, "target": target, "stage": stage, "metric": metric, "trainings": trainings}
+        | {name: figures.get(name) for name in spread}
+        for stage, by_learner in entry["metrics"].items()
+        for learner, by_target in by_learner.items()
+        for target, by_metric in by_target.items()
+        for metric, figures in by_metric.items()
+    ]
+    columns = ["learner", "target", "stage", "metric", "trainings", *spread]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(spread, float))
+
+
 def cohort_table(images: pd.DataFrame, study: Study) -> pd.DataFrame:
     """The content of `cohort.parquet` with names of classes instead of their numbers."""
     named = {}

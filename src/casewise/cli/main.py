@@ -15,7 +15,7 @@ from casewise.cli.init import init
 from casewise.cli.phantom import phantom
 from casewise.cli.predict import bundle, predict
 from casewise.cli.results import checklist, explain, results
-from casewise.cli.run import audit, run, status, validate
+from casewise.cli.run import audit, reproduce, run, status, validate
 from casewise.cli.serve import serve
 from casewise.version import __version__
 
@@ -45,6 +45,7 @@ def _main(
 
 app.command(short_help="Run a study to its report; run it again to continue.")(run)
 app.command(short_help="Say how far a run is, also while it works.")(status)
+app.command(short_help="Repeat a finished run in a new folder, and compare both.")(reproduce)
 app.command(short_help="Check study file, table and split; train nothing.")(validate)
 app.command(short_help="Search for duplicates, leaks and shortcuts before training.")(audit)
 app.command(short_help="Write a study file, and a table from folders of images.")(init)

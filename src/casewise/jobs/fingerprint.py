@@ -31,6 +31,7 @@ SETTINGS = (
     "outputs",
     "recipe",
     "nested_cv",
+    "prune",
     "weights",
     "pretrain",
     "test_time_augmentation",

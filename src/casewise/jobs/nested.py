@@ -24,6 +24,7 @@ from casewise.errors import TrainingError
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job, JobInputs
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
+from casewise.jobs.pruning import described, halved, rungs_of
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.outputs import outputs_of
@@ -85,18 +86,23 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
         for number, rate in enumerate(study.rates)
         for k, validation_subjects in enumerate(folds)
     ]
-    records = []
-    for done, training in enumerate(trainings):
+    for training in trainings:
         where = f"{job.name}, inner fold {training.fold + 1}"
         check_apart(training.fit_subjects, training.validation_subjects, where=where)
         check_apart(every, held_out, where=where)
-        records.append(_trained(training, job, inputs, plan, done * study.recipe.epochs))
+    pruning = None
+    if study.prune == "asha":
+        records, pruning = _pruned(trainings, job, inputs, plan, tune)
+    else:
+        records = [
+            _trained(training, job, inputs, plan, done * study.recipe.epochs) for done, training in enumerate(trainings)
+        ]
     losses = {
-        rate: [] if any("failed" in record for record in of_rate) else [record["losses"] for record in of_rate]
+        rate: _losses([record for record in records if record["candidate"] == number])
         for number, rate in enumerate(study.rates)
-        if (of_rate := [record for record in records if record["candidate"] == number])
     }
-    best = best_of(losses, epochs=tune.epochs)
+    stopped = {entry["lr"]: entry["epochs"] for entry in (pruning or {}).get("candidates", []) if "rank" in entry}
+    best = best_of({rate: of_rate for rate, of_rate in losses.items() if rate not in stopped}, epochs=tune.epochs)
     if best is None:
         raise TrainingError(next(record["failed"] for record in records if "failed" in record))
     rates = [
@@ -107,9 +113,41 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
             (rate, best_of({rate: losses_at_rate}, epochs=tune.epochs)) for rate, losses_at_rate in losses.items()
         )
     ]
+    rates = [entry | ({"stopped_after": stopped[entry["lr"]]} if entry["lr"] in stopped else {}) for entry in rates]
     mean_guess_loss = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
     best_record = {"lr": best.lr, "epochs": best.epochs, "loss": best.loss, "guess_loss": mean_guess_loss}
-    return InnerCVResult(best, {"folds": len(folds), "chosen": best_record, "rates": rates, "trainings": records})
+    record = {"folds": len(folds), "chosen": best_record, "rates": rates, "trainings": records}
+    return InnerCVResult(best, record | ({"pruning": pruning} if pruning else {}))
+
+
+def _losses(records: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """The losses of one rate, by inner fold and epoch; none if a training failed."""
+    return [] if any("failed" in record for record in records) else [record["losses"] for record in records]
+
+
+def _pruned(
+    trainings: Sequence[_Training], job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train the candidates of a job from rung to rung; return the records of all trainings, and of the decisions."""
+    rungs = rungs_of(inputs.study.recipe.epochs)
+    records: dict[str, dict[str, Any]] = {}
+
+    def loss_at(candidate: int, rung: int) -> float | None:
+        of_candidate = [training for training in trainings if training.candidate == candidate]
+        for training in of_candidate:
+            others = sum(len(record.get("losses", [])) for name, record in records.items() if name != training.name)
+            records[training.name] = _trained(training, job, inputs, plan, others, until=rungs[rung])
+        # the records of an interrupted job may be further than this rung
+        losses = [records[training.name].get("losses", [])[: rungs[rung]] for training in of_candidate]
+        if any(len(of_fold) < rungs[rung] for of_fold in losses):
+            return None
+        best = best_of({0.0: losses}, epochs=tune.epochs)
+        return best.loss if best else None
+
+    losses = halved(len(inputs.study.rates), len(rungs), loss_at)
+    for training in trainings:  # states of stopped trainings
+        shutil.rmtree(job.folder.inner(training.name).folder.path, ignore_errors=True)
+    return [records[training.name] for training in trainings], described(inputs.study.rates, rungs, losses)
 
 
 def epochs_inside(study: Study) -> int:
@@ -117,12 +155,19 @@ def epochs_inside(study: Study) -> int:
     return study.nested_cv.folds * len(study.rates) * study.recipe.epochs if study.nested_cv else 0
 
 
-def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, before: int) -> dict[str, Any]:
-    """Train one candidate on one inner fold, or read the record of the finished training."""
+def _trained(
+    training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, before: int, *, until: int | None = None
+) -> dict[str, Any]:
+    """Train one candidate on one inner fold, or read the record of the finished training.
+
+    With `until`, up to that epoch of the recipe; the state is kept, so that a later call continues.
+    """
     study, panels = inputs.study, inputs.cohort.panels
     inner = job.folder.inner(training.name)
-    if (finished := inner.record.read_or_none()) is not None:
+    finished = inner.record.read_or_none()
+    if finished is not None and (until is None or "failed" in finished or len(finished["losses"]) >= until):
         return finished
+    ends = until is None or until >= study.recipe.epochs
     start = time.monotonic()
     seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
     outputs, network = outputs_of(study), _first_network(training, job, inputs, plan, seed)
@@ -145,10 +190,11 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
         inner.folder.path,
         seed,
         plan,
-        study.compute.save_every,
+        study.compute.save_every if ends else 0,
         "last",
         lambda done, loss: job.folder.write_progress(before + done, total, f"inner training {training.name}", loss),
         study.compute.frozen_once,
+        until,
     )
     record: dict[str, Any] = {
         "fold": training.fold + 1,
@@ -166,10 +212,12 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
             "train_losses": [entry["train_loss"] for entry in learned.history],
         }
     except TrainingError as error:  # a rate at which training fails is not chosen
+        record |= {name: finished[name] for name in ("losses", "train_losses") if finished}  # of its earlier rungs
         record["failed"] = f"inner fold {training.fold + 1}, rate {training.lr:g}: {error}"
-    record["seconds"] = round(time.monotonic() - start, 1)
+    record["seconds"] = round(time.monotonic() - start + (finished or {}).get("seconds", 0.0), 1)
     inner.record.write(record)
-    shutil.rmtree(inner.folder.path, ignore_errors=True)
+    if ends:
+        shutil.rmtree(inner.folder.path, ignore_errors=True)
     return record
 
 

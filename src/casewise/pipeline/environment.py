@@ -20,6 +20,26 @@ def _command() -> str:
     return shlex.join(["casewise", *words]) if by_command else "casewise.run.run, from Python"
 
 
+# Libraries whose versions can change what a run computes.
+LIBRARIES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
+
+
+def machine() -> dict[str, Any]:
+    """Versions, processor, system and cores: what may differ where a run is repeated."""
+    from joblib import cpu_count
+
+    from casewise.training.compute_plan import cpu_name
+
+    return {
+        "casewise": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": cpu_name(),
+        "cores": cpu_count(),
+    }
+
+
 def environment(seconds: float) -> dict[str, Any]:
     """Versions, machine and time of a run, for the report."""
     from joblib import cpu_count

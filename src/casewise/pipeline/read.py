@@ -16,6 +16,7 @@ from casewise.errors import CohortError, StudyError, counted, nearest
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, read_external
 from casewise.pipeline.pretraining import described, read_pretraining
+from casewise.pipeline.track import check_packages
 from casewise.study.schema import Study
 from casewise.study.scores import check_scores, study_scores
 
@@ -37,6 +38,8 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
     from casewise.jobs.fingerprint import deciding_settings, refuse_other
 
     _check_weights_folder(study)
+    if to_train:
+        check_packages(study)
     if to_train and study.compute.plan is not None:
         from casewise.jobs.compute_plans import check_stated
 

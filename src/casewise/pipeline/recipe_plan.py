@@ -48,11 +48,12 @@ def plan_recipe(
 ) -> Study:
     """The study with its planned recipe; unchanged if it states one.
 
-    A plan is used again as soon as the run has a finished learner, also on a machine with more cores.
+    A plan is used again as soon as the run has a finished learner, also on a machine with more cores; that of a run
+    that is reproduced from the start.
     """
     if not study.recipe.auto or not study.networks:
         return study
-    planned = folder.recipe_plan.read_or_none() if folder.finished_jobs() else None
+    planned = folder.recipe_plan.read_or_none() if folder.finished_jobs() or folder.reproduction.exists() else None
     if planned is None:
         facts = plan_facts(study, cohort, store, splits)
         planned = {"facts": facts, "recipe": recipe_of(study, facts)}

@@ -14,7 +14,7 @@ from casewise.console import Show, shown
 from casewise.files import checksum
 from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.environment import environment
+from casewise.pipeline.environment import environment, machine
 from casewise.pipeline.recipe_plan import plan_of_report
 from casewise.report.caveats import sentences
 from casewise.splits.grouped import read_splits
@@ -40,6 +40,7 @@ def report(
     from casewise.report.page import write_report
 
     jobs = folder.job_records(study.networks)
+    folder.environment.write(machine())
     modality = modality_of(study)
     prepared = PreparedCohort(study, cohort, folder.images(study.images.store), store)
     context = ReportContext(

@@ -11,6 +11,8 @@ from casewise.pipeline.evaluate import outcomes
 from casewise.pipeline.train import train_again
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.base import ImageStore
@@ -33,8 +35,9 @@ def seeds(
 ) -> dict[str, Any]:
     """Train the study with `study.seeds` - 1 further seeds; return `results` with the spread under `seeds`.
 
-    It holds the `seeds`, and by stage, learner, target and metric the `values` in their order with their standard
-    deviation `sd` (n - 1); None where the metric of a seed is undefined. The first value is that of the study.
+    It holds the `seeds`, and by stage, learner, target and metric the `values` in their order with their `mean`, `min`,
+    `max` and standard deviation `sd` (n - 1); None where the metric of a seed is undefined. The first value is that of
+    the study.
     """
     numbers = [study.seed + further for further in range(study.seeds)]
     points = [_points(results["metrics"])]
@@ -44,10 +47,8 @@ def seeds(
     spread: dict[str, Any] = {}
     for (stage, learner, target, metric), value in points[0].items():
         values = [value, *(other.get((stage, learner, target, metric)) for other in points[1:])]
-        defined = [number for number in values if number is not None]
-        deviation = float(np.std(defined, ddof=1)) if len(defined) == len(values) else None
         by_target = spread.setdefault(stage, {}).setdefault(learner, {}).setdefault(target, {})
-        by_target[metric] = {"values": values, "sd": deviation}
+        by_target[metric] = {"values": values, **spread_of(values)}
     entry = evaluation.plain({"seeds": numbers, "metrics": spread})
     notes = [
         {**note, "seeds": len(numbers)} if note.get("code") == "conditional_on_networks" else note
@@ -56,6 +57,20 @@ def seeds(
     results = {**results, "seeds": entry, "notes": notes}
     folder.metrics.write(results)
     return results
+
+
+def spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean, extremes and standard deviation (n - 1) of the values of all seeds; None if one of them is undefined.
+
+    >>> spread_of([0.5, 0.75])["sd"], spread_of([0.5, None])["max"]
+    (0.1767766952966369, None)
+    """
+    defined = [value for value in values if value is not None]
+    if len(defined) < max(len(values), 2):
+        return dict.fromkeys(("mean", "min", "max", "sd"))
+    figures = np.asarray(defined, dtype=float)
+    extremes = {"min": float(figures.min()), "max": float(figures.max())}
+    return {"mean": float(figures.mean()), **extremes, "sd": float(figures.std(ddof=1))}
 
 
 def _trained_points(

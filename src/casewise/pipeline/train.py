@@ -21,6 +21,7 @@ from casewise.pipeline.recipe_plan import spent_budget
 from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
 from casewise.pipeline.timing import record_first_figures, record_training
+from casewise.pipeline.track import following, track_training
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.tiles import gather_tiles
@@ -71,9 +72,8 @@ def train(
     start = time.monotonic()
     if networks:
         with show.bar("jobs") as bar:
-            failures = run_jobs(
-                networks, inputs, folder, tell=lambda done, text: bar(done, len(networks), text), partial=True
-            )
+            tell = following(study, folder, partial(_tell, bar, len(networks)))
+            failures = run_jobs(networks, inputs, folder, tell=tell, partial=True)
         study, jobs, networks = _without_failed(study, jobs, networks, failures, folder, show)
         nested = study.nested_cv
         inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
@@ -87,6 +87,7 @@ def train(
     spent = record_training(folder, time.monotonic() - begun)
     if spent is not None and study.recipe.auto and networks:
         show.line("budget", sentence("budget_spent", spent_budget(study, spent)))
+    track_training(study, folder, show)
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]
@@ -241,7 +242,7 @@ def train_again(
     Raises:
         TrainingError: a network could not be trained, so that the variant cannot be compared with the study.
     """
-    study = study.model_copy(update={"final": "folds"})
+    study = study.model_copy(update={"final": "folds", "track": []})
     write_splits(splits, folder.splits)
     trained, predictions = train(study, cohort, store, splits, folder, show)
     if lacking := [name for name in study.networks if name not in trained.networks]:

@@ -147,6 +147,35 @@ class RunFolder:
         """The seconds until the first figures, of the training, and until the report."""
         return JsonFile(self.path / "timing.json", RETRY, required=("begun", "continued", "first_figures", "seconds"))
 
+    @property
+    def environment(self) -> JsonFile:
+        """Versions, processor and cores of the computer that evaluated the run last."""
+        return JsonFile(self.path / "environment.json", RETRY)
+
+    @property
+    def reproduction(self) -> JsonFile:
+        """Of a run that repeats another one: which, and what of both is the same."""
+        return JsonFile(
+            self.path / "reproduction.json", "Run `casewise reproduce` again.", required=("run", "finished")
+        )
+
+    # For people and trackers. None of these has a checksum, since they are written while networks train.
+
+    @property
+    def training_table_path(self) -> Path:
+        """The losses of every network by epoch."""
+        return self.path / "training.csv"
+
+    @property
+    def tensorboard_path(self) -> Path:
+        """The event files of TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def tracking_path(self) -> Path:
+        """What the study's trackers have got."""
+        return self.path / "tracking.json"
+
     # Results.
 
     @property

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from casewise.errors import cut
 from casewise.study.baselines import Baselines
@@ -21,6 +21,7 @@ from casewise.study.panels import Panels
 from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
 from casewise.study.split import NestedCV, Split
 from casewise.study.targets import Kind, ScoreFormula, Target
+from casewise.study.tracking import check_tracker, tracker_names
 from casewise.targets.registry import kind_named
 
 __all__ = [
@@ -239,6 +240,12 @@ class Study(StudyModel):
         description="Nested cross-validation: inner folds of each fold's training subjects choose the settings named "
         "in this section: [Nested cross-validation](explanation-nested.md). Default: the recipe is used unchanged.",
     )
+    prune: Literal["none", "asha"] = Field(
+        "none",
+        description="`asha`: stop candidate learning rates of `nested_cv` early whose inner losses are high, by "
+        "asynchronous successive halving: [Stop candidates early](explanation-nested.md#stop-candidates-early). "
+        "`none`: train each of them on all inner folds to the end.",
+    )
     test_time_augmentation: bool = Field(False, description="Average each prediction with that of the mirrored panel.")
     stack: list[Stacker] = Field(
         [],
@@ -264,6 +271,12 @@ class Study(StudyModel):
     compute: Compute = Field(
         Compute(),
         description="Settings of the machine. A run can be continued after a change of these settings.",
+    )
+    track: Annotated[list[Annotated[str, AfterValidator(check_tracker)]], BeforeValidator(tracker_names)] = Field(
+        [],
+        description="Where else losses and metrics are sent: `tensorboard` (files in the run folder), `mlflow`, or "
+        "`mlflow:ADDRESS`, such as `mlflow:http://127.0.0.1:5000`: [Follow a training](howto-track.md). Results do not "
+        "depend on it. Needs `pip install 'casewise[track]'`.",
     )
     seed: int = Field(
         0,

@@ -105,9 +105,33 @@ def seed_spread(metrics: Mapping[str, Any], study: Study) -> dict[str, Any] | No
         "stage": stage,
         "columns": columns,
         "rows": rows,
+        "every": [
+            Row(learner_name(name), [Cell(write.title(metric)), *_spread_cells(write, metric, spread)])
+            for name, by_metric in by_learner.items()
+            for metric, spread in by_metric.items()
+            if "[" not in metric
+        ],
+        "target": main["target"],
         "trainings": len(entry["seeds"]),
         "first": entry["seeds"][0],
     }
+
+
+def _spread_cells(write: MetricFormat, metric: str, spread: Mapping[str, Any]) -> list[Cell]:
+    """The lowest and the highest value over the seeds, and their standard deviation; dashes if one is undefined."""
+    if spread["sd"] is None:
+        return [Cell(MISSING)] * 3
+    values = spread["values"]
+    return [
+        *(Cell(write.text(metric, value), value=value) for value in (min(values), max(values))),
+        _sd(write, metric, spread),
+    ]
+
+
+def _sd(write: MetricFormat, metric: str, spread: Mapping[str, Any]) -> Cell:
+    percent = write.in_percent(metric)
+    text = number((100 if percent else 1) * spread["sd"], write.digits(metric) + 1)
+    return Cell(text + (" %" if percent else ""), value=spread["sd"])
 
 
 def _seed_cell(write: MetricFormat, metric: str, spread: Mapping[str, Any] | None) -> Cell:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 MOST_NETWORKS = 12
+MOST_CANDIDATES = 200
 
 
 # ------------------------------------------------------------------------------------------------------ nested CV
@@ -56,6 +57,28 @@ def tuning(jobs: Sequence[Mapping[str, Any]], *, epochs: int, tuned_epochs: bool
         "at_last_epoch": last,
         "at_edge_rate": edge,
         "failed": sum("failed" in training for entry in inner for training in entry["trainings"]),
+        "pruning": pruned([job for job in jobs if job.get("inner")], epochs),
+    }
+
+
+def pruned(jobs: Sequence[Mapping[str, Any]], epochs: int) -> dict[str, Any] | None:
+    """Every candidate rate with the epochs that it was trained, and why not longer; None without pruning."""
+    decided = [job for job in jobs if job["inner"].get("pruning")]
+    if not decided:
+        return None
+    rows = [
+        {"fold": job["fold"], "model": job["model"], **entry}
+        for job in sorted(decided, key=lambda job: (natural(job["fold"]), str(job["model"])))
+        for entry in job["inner"]["pruning"]["candidates"]
+    ]
+    return {
+        "rungs": decided[0]["inner"]["pruning"]["rungs"],
+        "candidates": len(rows),
+        "stopped": sum(row["why"] == "not_in_best_half" for row in rows),
+        "trained": sum(len(training.get("losses", [])) for job in decided for training in job["inner"]["trainings"]),
+        "all": sum(len(job["inner"]["trainings"]) * epochs for job in decided),
+        "rows": rows[:MOST_CANDIDATES],
+        "more": max(len(rows) - MOST_CANDIDATES, 0),
     }
 
 
