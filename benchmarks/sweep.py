@@ -73,8 +73,8 @@ def study_file(backbones: str | None, run: Path) -> Path:
     """The study, or one with some of its backbones."""
     if not backbones:
         return STUDY
-    path = STUDY.with_name(f"{run.name}-part.yaml")
-    path.write_text(f"extends: {STUDY.name}\nname: {run.name}\nbackbones: [{backbones}]\n", encoding="utf-8")
+    path = run.with_suffix(".yaml")
+    path.write_text(f"extends: {STUDY.resolve()}\nname: {run.name}\nbackbones: [{backbones}]\n", encoding="utf-8")
     return path
 
 
