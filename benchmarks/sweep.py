@@ -29,12 +29,13 @@ import psutil
 
 from casewise.files import checksum, write_json
 from casewise.run_folder import RunFolder
+from casewise.study.learners import learner_name
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from casewise.training.compute_plan import cpu_name
 
 STUDY, COHORT = Path("studies/sweep.yaml"), Path("runs/sweep-cohort")
-SUBJECTS, VISITS, SIZE, SEED = 30, 2, "160x106", 11
+SUBJECTS, VISITS, SIZE, SEED = 24, 2, "160x106", 11
 
 
 def main() -> None:
@@ -136,9 +137,9 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
     kills = [s for s in stretches if s["code"] == -signal.SIGKILL]
     resumed = sum(record["stretches"] > 1 for record in records)
     left_out = folder.left_out.read_or_none()
-    stacked = [name for name in metrics["metrics"]["oof"] if name not in study.learners]
+    stacked = [learner_name(name) for name in metrics["metrics"]["oof"] if name not in study.learners]
     lines = [
-        "# The sweep: 145 networks of One-Step PASI",
+        f"# The sweep: {len(study.networks) * study.split.folds} networks of One-Step PASI",
         "",
         "Made by `make sweep`. Synthetic photographs, random first weights and few epochs: the page is about the "
         "engine, and its networks say nothing about patients.",

@@ -331,7 +331,7 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
         "stopped_on": study.recipe.early_stopping.monitor,
         "n_fitted": len(choice.fit_subjects),
         "n_stopped": len(choice.stop_subjects),
-        **{name: value for name, value in planned.timer.cost().items() if name != "core_seconds"},
+        **planned.timer.cost(),
         **{k: v for k, v in asdict(planned.plan).items() if k in ("device", "precision", "threads")},
         "memory_format": memory_format(planned.plan),
         **({"parts": planned.plan.parts} if planned.plan.parts > 1 else {}),
