@@ -115,11 +115,12 @@ def results(work: Path) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    """The SHA-256 of a result; of an audit without its seconds."""
+    """The SHA-256 of a result; of an audit without its seconds, and without the hash of paths in the run folder."""
     if path.name != "audit.json":
         return sha256(path)
     findings = json.loads(path.read_text(encoding="utf-8"))
-    findings.pop("seconds", None)
+    for name in ("seconds", "inputs_hash"):
+        findings.pop(name, None)
     return hashlib.sha256(json.dumps(findings).encode()).hexdigest()
 
 
