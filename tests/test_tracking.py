@@ -54,6 +54,7 @@ def study_with(folder: Path, *trackers: str, **changes: Any) -> Study:
         "root": folder / "secret-folder",
         "where_not": {"subject": ["P017"], "site": "hospital-a", "path": "photo.jpg"},
         "subject_names": [["P017", "p-017"]],
+        "images": {"lesion": "mask-of-Anna", "store": folder / "secret-folder"},
         "targets": {"size": "0..10"},
         "split": {"column": "site"},
         "backbones": ["test_resnet", "timm:resnet18"],
