@@ -22,8 +22,8 @@ from casewise.tracking import sending
 from casewise.tracking.sending import TRACKERS, check_packages, send_missing
 from casewise.tracking.tensorboard import EVENTS
 from casewise.tracking.tracker import TrackerError
-from casewise.tracking.training_table import COLUMNS
-from casewise.tracking.units import RESULTS, Unit, job_units, parameters, results_unit
+from casewise.tracking.training_table import COLUMNS, epochs_of
+from casewise.tracking.units import RESULTS, Unit, job_unit, job_units, parameters, results_unit
 
 SECRETS = ("Anna", "P017", "hospital-a", "photo.jpg", "secret-folder")
 HISTORY = [
@@ -54,6 +54,7 @@ def study_with(folder: Path, *trackers: str, **changes: Any) -> Study:
         "root": folder / "secret-folder",
         "where_not": {"subject": ["P017"], "site": "hospital-a", "path": "photo.jpg"},
         "subject_names": [["P017", "p-017"]],
+        "images": {"lesion": "mask-of-Anna", "store": folder / "secret-folder"},
         "targets": {"size": "0..10"},
         "split": {"column": "site"},
         "backbones": ["test_resnet", "timm:resnet18"],
@@ -111,6 +112,11 @@ class TestTable:
         assert [row["kept"] for row in rows[:2]] == ["false", "true"]
         assert (rows[0]["phase"], rows[0]["stop_accuracy"], rows[-1]["phase"]) == ("", "", "1")
         assert float(rows[0]["job_seconds"]) == 4.0
+
+    def test_without_early_stopping_there_is_no_stopping_loss(self) -> None:
+        record = {"model": "cnn", "best_epoch": 2, "seconds": 4.0, "stopped_on": "none", "history": HISTORY}
+        assert [(row["train_loss"], row["stop_loss"]) for row in epochs_of("1", record)] == [(0.1, None), (0.05, None)]
+        assert {name for name, _, _ in job_unit("1", record).values} == {"loss/train", "lr", "accuracy/train"}
 
     def test_an_equal_table_is_not_written_again(self, finished: RunFolder, tmp_path: Path) -> None:
         study = study_with(tmp_path)

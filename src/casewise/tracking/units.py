@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 RESULTS = "results"
-# Sections of the study that have neither paths nor names of subjects, columns or sites, without keys that have.
+# Keys of the study that have neither paths nor names of subjects, columns or sites.
 SECTIONS = (
-    *("modality", "synthetic", "outputs", "primary_outcome", "backbones", "encoders", "images", "panels", "recipe"),
+    *("modality", "synthetic", "outputs", "primary_outcome", "backbones", "encoders", "panels", "recipe"),
     *("nested_cv", "prune", "test_time_augmentation", "stack", "stack_baselines", "final", "seed", "seeds"),
 )
-WITHOUT = ("images.store", "images.memory")
+IMAGES = ("size", "fit", "padding", "channels")
 # Figures of an epoch as trackers name them.
 CURVES = {
     "train_loss": "loss/train",
@@ -104,7 +104,7 @@ def parameters(study: Study) -> dict[str, str]:
     """
     plain = study.model_dump(mode="json")
     settings = dict(_flat({name: plain[name] for name in SECTIONS}))
-    settings = {name: value for name, value in settings.items() if name not in WITHOUT}
+    settings |= {f"images.{name}": str(plain["images"][name]) for name in IMAGES}
     named = {study.weights_of(network) for network in study.networks}
     settings["weights"] = ", ".join(sorted(w if w in ("pretrained", "random") else "file" for w in named))
     settings |= {f"kind.{name}": study.kind_of(name) for name in study.outputs}
