@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ HEALTH = {
 }
 # One for all clusters of a process, because Ray reads it once.
 TOKEN = secrets.token_hex(32)
-OPTIONS = {"include_dashboard": False, "object_store_memory": 80_000_000}
+OPTIONS = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False, "object_store_memory": 80_000_000}
+PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 
 
 @dataclass(frozen=True)
 class RayMachines:
-    """A cluster whose head has no cores; each of its `machines` has one."""
+    """A cluster; each of its `machines` has one core, and the last one is its head."""
 
     address: str
     machines: list[Any]
@@ -53,10 +55,20 @@ def ray_machines(count: int) -> Iterator[RayMachines]:
     """Start a cluster of so many machines with one core each, and end it."""
     # as a user would do for a cluster: without a token, others on the network could start programs
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
+    # a machine that is busy with other tests: patience, and no lower priority for the processes of jobs
+    os.environ.update(RAY_agent_register_timeout_ms="200000", RAY_worker_niceness="0")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": HEALTH, **OPTIONS})
+    cluster = Cluster(initialize_head=True, head_node_args={"_system_config": HEALTH, **OPTIONS, **_ports()})
     try:
-        yield RayMachines(cluster.address, [cluster.add_node(num_cpus=1, **OPTIONS) for _ in range(count)])
+        others = [cluster.add_node(**OPTIONS, **_ports()) for _ in range(count - 1)]
+        yield RayMachines(cluster.address, [*others, cluster.head_node])
     finally:
         cluster.shutdown()
+
+
+def _ports() -> dict[str, int]:
+    """Free ports for the parts of a machine: on a busy one, Ray does not wait until they choose theirs."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
+        return {name: bound.getsockname()[1] for name, bound in zip(PORTS, sockets, strict=True)}
