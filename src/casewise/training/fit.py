@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from casewise.errors import SplitError, TrainingError
 from casewise.modalities.dataset import Batches, standard
-from casewise.models.backbones import Network
+from casewise.models.backbones import Network, out_of_place
 from casewise.models.outputs import Output
 from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Recipe
@@ -160,7 +160,7 @@ def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batch
     # Lightning keeps the mode, and the network is in eval mode after its features were computed.
     module.train()
     try:
-        with naming(network):
+        with naming(network), out_of_place(network):
             trainer.fit(module, ckpt_path=str(state.path) if state.intact() else None)
     except SystemExit as stopped:  # Lightning raises SystemExit on Ctrl-C
         raise KeyboardInterrupt from stopped

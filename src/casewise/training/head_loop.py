@@ -22,7 +22,7 @@ from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import SafetensorsCheckpoints
 from casewise.training.feature_cache import FixedData, Upper
 from casewise.training.fit import Fitted, Saver, Ticker, TrainingContext, finished, naming
-from casewise.training.module import Training, non_finite
+from casewise.training.module import Training, non_finite, seed_draws
 from casewise.training.param_groups import HeadOnly
 
 Features = FeatureData | FixedData
@@ -61,6 +61,9 @@ class HeadTraining(Training):
         configured = self.configure_optimizers()
         self.optimizer: torch.optim.Optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
         self.cycle = configured["lr_scheduler"]["scheduler"] if isinstance(configured, dict) else None
+        if device.type == "cpu":
+            # At every step it loads the driver's library to look for a GPU; it matters only for graphs of a GPU.
+            vars(self.optimizer)["_accelerator_graph_capture_health_check"] = lambda: None
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.val_parts: list[tuple[Tensor, Tensor]] = self.val_dataloader().dataset
         self.epoch = 0
@@ -102,7 +105,7 @@ class HeadTraining(Training):
         """One step of the optimiser; the raw outputs of its rows (B, W)."""
         self.on_train_batch_start([], number)
         if self.draws:
-            torch.manual_seed(mixed_seed(self.seed, "dropout", self.epoch, number))
+            seed_draws(mixed_seed(self.seed, "dropout", self.epoch, number), self.device)
         network = self.network
         # Networks compute their head in single precision too.
         raw = network.head(self.values.index_select(0, rows).float()) * network.target_std + network.target_mean

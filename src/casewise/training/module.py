@@ -129,7 +129,7 @@ class Training(LightningModule):
 
     def training_step(self, rows: list[int], batch_number: int) -> Tensor:
         # Seeded at every step: loaders draw from the same stream at moments that differ in a resumed job.
-        torch.manual_seed(mixed_seed(self.seed, "dropout", self.current_epoch, batch_number))
+        seed_draws(mixed_seed(self.seed, "dropout", self.current_epoch, batch_number), self.device)
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, "panels", self.current_epoch, batch_number))
         panels, truth = self.train_data.training_batch(rows, generator, self.device)
         raw = self.network(self._shaped(panels))
@@ -214,3 +214,15 @@ def non_finite(names: Sequence[str], rows: Sequence[int], epoch: int, batch: int
         f"the loss is no longer a number in epoch {epoch + 1}, batch {batch + 1} "
         f"(cases {named or 'not named'}). Lower recipe.lr (now {recipe.lr:g}), or look at these images"
     )
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed what layers on `device` draw, such as dropout.
+
+    On a CPU `torch.manual_seed` would draw the same, but it also formats its call stack for each kind of accelerator,
+    which takes as long as the step of a head.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
