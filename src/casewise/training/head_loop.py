@@ -63,7 +63,7 @@ class HeadTraining(Training):
         self.cycle = configured["lr_scheduler"]["scheduler"] if isinstance(configured, dict) else None
         if device.type == "cpu":
             # At every step it loads the driver's library to look for a GPU; it matters only for graphs of a GPU.
-            vars(self.optimizer)["_accelerator_graph_capture_health_check"] = lambda: None
+            self.optimizer.__dict__["_accelerator_graph_capture_health_check"] = lambda: None
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.val_parts: list[tuple[Tensor, Tensor]] = self.val_dataloader().dataset
         self.epoch = 0
