@@ -53,6 +53,7 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/skin.py
+	$(BIN)/python benchmarks/loop_overhead.py
 	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/serve.py

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from casewise.errors import CasewiseError, RunError, StudyError
 from casewise.jobs import job as network_jobs
 from casewise.jobs.compute_plans import compute_plans, stated_plans, try_size
 from casewise.jobs.execution import _side_by_side
 from casewise.modalities.dataset import PanelData
-from casewise.models.backbones import Network, build_network
+from casewise.models.backbones import Network, build_network, out_of_place
 from casewise.models.forward import predict
-from casewise.models.outputs import Output
+from casewise.models.outputs import Output, Scored
 from casewise.run_folder import RunFolder, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
@@ -30,7 +31,7 @@ from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
 from casewise.training.compute_plan import ComputePlan, Option, _agrees, choose
 from casewise.training.fit import Fitted, TrainingContext, fit
 from casewise.training.linear_probe import probe
-from casewise.training.module import Training
+from casewise.training.module import Training, seed_draws
 
 NUMBERS = (Output("one"), Output("two"))
 PANELS = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
@@ -398,3 +399,53 @@ print((before - psutil.Process().memory_info().rss) // 2**20)
 """
     freed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(freed) > 150
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU6, nn.Hardswish, nn.SiLU, nn.Mish, nn.Hardsigmoid])
+def test_activations_out_of_place_copy_nothing_and_have_the_same_gradients(kind: type[nn.Module]) -> None:
+    layers = nn.Sequential(nn.Linear(4, 5), kind(inplace=True), nn.Linear(5, 3), nn.ReLU(inplace=True))  # type: ignore[call-arg]
+    values = torch.linspace(-9, 9, 32).view(8, 4)
+    assert kind is not nn.ReLU6 or isinstance(layers[1], nn.Hardtanh)
+
+    def gradients() -> tuple[list[torch.Tensor], int]:
+        layers.zero_grad()
+        with torch.profiler.profile() as profile:
+            total = layers(values).sum()
+        total.backward()
+        copies = sum(event.count for event in profile.key_averages() if event.key == "aten::clone")
+        return [parameter.grad.clone() for parameter in layers.parameters() if parameter.grad is not None], copies
+
+    in_place, copies_in_place = gradients()
+    with out_of_place(layers):
+        assert [getattr(layer, "inplace", None) for layer in layers] == [None, False, None, True]
+        outside, copies_outside = gradients()
+    assert [getattr(layer, "inplace", None) for layer in layers] == [None, True, None, True]
+    assert all(torch.equal(one, other) for one, other in zip(in_place, outside, strict=True))
+    assert (copies_in_place, copies_outside) == (1, 0)
+
+
+def test_draws_on_the_cpu_are_those_of_torchs_seed() -> None:
+    torch.manual_seed(2**55 + 3)
+    expected = nn.functional.dropout(torch.ones(50), 0.5)
+    torch.manual_seed(1)
+    seed_draws(2**55 + 3, torch.device("cpu"))
+    assert torch.equal(nn.functional.dropout(torch.ones(50), 0.5), expected)
+
+
+def test_rows_that_all_have_a_label_have_the_gradients_of_selected_rows() -> None:
+    kind, recipe = Output("label", "classification", 3).network_kind, Recipe(label_smoothing=0.1)
+    raw, truth = torch.linspace(-2, 3, 15).view(5, 3), torch.tensor([0.0, 2.0, 1.0, 1.0, 0.0])
+
+    def gradient(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        values = values.clone().requires_grad_()
+        zeros, ones = torch.zeros(3), torch.ones(3)
+        scored = Scored(
+            Output("label", "classification", 3), values, labels, zeros, ones, torch.tensor([1.0, 2.0, 3.0])
+        )
+        (result,) = torch.autograd.grad(kind.loss([scored], recipe), values)
+        return result
+
+    whole = gradient(raw, truth)
+    padded = gradient(torch.cat([raw, raw[:1]]), torch.cat([truth, torch.tensor([torch.nan])]))
+    assert torch.equal(whole, padded[:5])
+    assert padded[5].tolist() == [0.0, 0.0, 0.0]

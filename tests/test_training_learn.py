@@ -148,13 +148,13 @@ def test_a_warm_up_goes_from_step_to_step(
     tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[float]] = []
-    plain = Training.training_step
+    plain = Training.on_train_batch_start
 
-    def step(self: Training, rows: list[int], number: int) -> Tensor:
-        seen.append([group["lr"] for group in self.trainer.optimizers[0].param_groups])
-        return plain(self, rows, number)
+    def start(self: Any, rows: list[int], number: int) -> None:
+        plain(self, rows, number)
+        seen.append([group["lr"] for group in self.optimizers().param_groups])
 
-    monkeypatch.setattr(Training, "training_step", step)
+    monkeypatch.setattr(Training, "on_train_batch_start", start)
     recipe = {"epochs": 4, "schedule": "cosine", "warmup": 2, "head_lr": 3.0, **kind}
     history = learned(tmp_path, recipe).history
     steps = 3  # 25 rows in batches of 8, the last one joined by the row left over
@@ -226,15 +226,18 @@ class TestFineTuning:
     def test_killed_between_stages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = learned(tmp_path / "whole", self.recipe)
         calls: list[Path] = []
-        plain = learning.fit
 
-        def first_only(*args: Any) -> Any:
-            calls.append(args[-1].folder)
-            if len(calls) == 2:
-                raise CutError
-            return plain(*args)
+        def first_only(plain: Callable[..., Any]) -> Callable[..., Any]:
+            def fit_or_cut(*args: Any) -> Any:
+                calls.append(args[-1].folder)
+                if len(calls) == 2:
+                    raise CutError
+                return plain(*args)
 
-        monkeypatch.setattr(learning, "fit", first_only)
+            return fit_or_cut
+
+        for name in ("fit", "fit_head"):
+            monkeypatch.setattr(learning, name, first_only(getattr(learning, name)))
         with pytest.raises(CutError):
             learned(tmp_path / "cut", self.recipe)
         alike(whole, learned(tmp_path / "cut", self.recipe))

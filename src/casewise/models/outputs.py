@@ -157,10 +157,13 @@ class ClassOutput:
         total = batch[0].raw.new_zeros(())
         for target in batch:
             scored = ~target.truth.isnan()
-            if scored.any():
-                raw = target.raw[scored].float()
+            count = int(scored.sum())
+            if count:
+                # Selecting all rows gives the same values; it takes a quarter of the step of a head.
+                rows = scored if count < len(scored) else slice(None)
+                raw = target.raw[rows].float()
                 weight = None if target.weight is None else target.weight.to(raw)
-                total = total + self._loss(raw, target.truth[scored].long(), weight, recipe)
+                total = total + self._loss(raw, target.truth[rows].long(), weight, recipe)
         return total
 
     def guess_loss(self, fitted: Tensor, validation: Tensor, output: Output, recipe: Recipe) -> float:

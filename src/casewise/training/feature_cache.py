@@ -233,10 +233,20 @@ def activations(
         for start in range(0, len(slots), CHUNK):
             computed = frozen(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
             if result is None:
-                result = buffer.empty((len(slots), *computed.shape[1:]), computed.dtype, path)
+                result = _laid_out(buffer, (len(slots), *computed.shape[1:]), computed.dtype, path, form)
             result[start : start + len(computed)] = computed
     assert result is not None
     return FixedData(result, data.truth, data.names, owner)
+
+
+def _laid_out(
+    buffer: Buffer, shape: tuple[int, ...], dtype: torch.dtype, path: Path, form: torch.memory_format
+) -> Tensor:
+    """An empty tensor, whose maps are in the memory format of the trained layers, so that no batch is rearranged."""
+    if len(shape) != 4 or form != torch.channels_last:
+        return buffer.empty(shape, dtype, path)
+    count, channels, height, width = shape
+    return buffer.empty((count, height, width, channels), dtype, path).permute(0, 3, 1, 2)
 
 
 class FeatureNetwork(nn.Module):

@@ -6,7 +6,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from casewise.errors import SplitError, TrainingError
 from casewise.modalities.dataset import Batches, standard
-from casewise.models.backbones import Network
+from casewise.models.backbones import Network, out_of_place
 from casewise.models.outputs import Output
 from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Recipe
@@ -160,11 +161,28 @@ def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batch
     # Lightning keeps the mode, and the network is in eval mode after its features were computed.
     module.train()
     try:
-        trainer.fit(module, ckpt_path=str(state.path) if state.intact() else None)
+        with naming(network), out_of_place(network):
+            trainer.fit(module, ckpt_path=str(state.path) if state.intact() else None)
     except SystemExit as stopped:  # Lightning raises SystemExit on Ctrl-C
         raise KeyboardInterrupt from stopped
+    return finished(network, recipe, module, keep)
+
+
+@contextmanager
+def naming(network: Any) -> Iterator[None]:
+    """Add the network's name to an error of its training."""
+    try:
+        yield
     except TrainingError as error:
         raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
+
+
+def finished(network: Any, recipe: Recipe, module: Training, keep: Literal["best", "last"]) -> Fitted:
+    """The fitted network, with the weights of its best epoch unless the last is kept.
+
+    Raises:
+        TrainingError: a loss of the history is not finite.
+    """
     if not all(math.isfinite(h["train_loss"] + h["stop_loss"]) for h in module.history) or (
         keep == "best" and not module.best
     ):

@@ -134,18 +134,13 @@ class Training(LightningModule):
 
     def training_step(self, rows: list[int], batch_number: int) -> Tensor:
         # Seeded at every step: loaders draw from the same stream at moments that differ in a resumed job.
-        torch.manual_seed(mixed_seed(self.seed, "dropout", self.current_epoch, batch_number))
+        seed_draws(mixed_seed(self.seed, "dropout", self.current_epoch, batch_number), self.device)
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, "panels", self.current_epoch, batch_number))
         panels, truth = self.train_data.training_batch(rows, generator, self.device)
         raw = forward_in_parts(self.network, self._shaped(panels), self.parts)
         loss = self.loss(raw, truth)
         if not torch.isfinite(loss):
-            names = list(dict.fromkeys(self.train_data.names[row] for row in rows if self.train_data.names))
-            named = names_text(names, CASES_SHOWN)
-            raise TrainingError(
-                f"the loss is no longer a number in epoch {self.current_epoch + 1}, batch {batch_number + 1} "
-                f"(cases {named or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), or look at these images"
-            )
+            raise non_finite(self.train_data.names, rows, self.current_epoch, batch_number, self.recipe)
         self._losses.append(loss.detach())
         if (right := hits(raw.detach(), truth, self.outputs)) is not None:
             self._right.append(right)
@@ -215,3 +210,24 @@ def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
     labels = truth[:, column]
     shares = torch.where(labels.isnan(), 1.0, weights[labels.nan_to_num().long()])
     return shares / shares.sum()
+
+
+def non_finite(names: Sequence[str], rows: Sequence[int], epoch: int, batch: int, recipe: Recipe) -> TrainingError:
+    """The error of a batch whose loss is not finite, with its cases; `epoch` and `batch` count from 0."""
+    named = names_text(list(dict.fromkeys(names[row] for row in rows if names)), CASES_SHOWN)
+    return TrainingError(
+        f"the loss is no longer a number in epoch {epoch + 1}, batch {batch + 1} "
+        f"(cases {named or 'not named'}). Lower recipe.lr (now {recipe.lr:g}), or look at these images"
+    )
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed what layers on `device` draw, such as dropout.
+
+    On a CPU `torch.manual_seed` would draw the same, but it also formats its call stack for each kind of accelerator,
+    which takes as long as the step of a head.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -23,6 +23,7 @@ from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.feature_cache import Buffer, FeatureNetwork, FixedData, Upper, activations, fixed
 from casewise.training.fit import TrainingContext, fit
+from casewise.training.head_loop import fit_head
 from casewise.training.timing import Timer
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ def _phase(
         if context.tell:
             context.tell(epoch, loss)
 
-    fitted = fit(learner, phase_recipe, data, watched, replace(context, tell=tell, folder=folder.path))
+    # Nothing but the head is left of the network if its features were computed once.
+    fit_learner: Any = fit_head if isinstance(learner.body, nn.Identity) else fit
+    fitted = fit_learner(learner, phase_recipe, data, watched, replace(context, tell=tell, folder=folder.path))
     return {
         "freeze": phase.freeze,
         "last_frozen": last,

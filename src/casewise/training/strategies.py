@@ -19,6 +19,7 @@ from casewise.study.schema import Recipe
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.fit import TrainingContext, fit
+from casewise.training.head_loop import fit_head
 from casewise.training.linear_probe import features, probe
 from casewise.training.lr_finder import find_rate
 from casewise.training.param_groups import HeadOnly, layer_groups, unfreeze
@@ -80,7 +81,7 @@ def learn(
         return _fine(network, recipe, train, stop, heads, context, search)
     if heads:
         unfreeze(network, 0, recipe.gradual_unfreezing.groups)
-        fitted = fit(HeadOnly(network), recipe, *heads, context)
+        fitted = fit_head(HeadOnly(network), recipe, *heads, context)
     else:
         fitted = fit(network, recipe, train, stop, context)
     return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, search)
@@ -144,7 +145,7 @@ def _fine(
             fitted = (
                 fit(network, each, train, stop, stage_context)
                 if unfrozen
-                else fit(HeadOnly(network), each, *heads, stage_context)
+                else fit_head(HeadOnly(network), each, *heads, stage_context)
             )
             stage = {
                 "unfrozen": unfrozen,
