@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, nearest
+from casewise.models.activations import clip_in_place
 from casewise.models.attention import GatedAttention, MeanOfBag
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
 from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
@@ -341,6 +342,7 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     if name.startswith("shufflenet"):
         # The values are the same; torchvision's shuffle loses the channels-last format in every block.
         models.shufflenetv2.channel_shuffle = torch.channel_shuffle
+    clip_in_place(body)
     if name.startswith("squeezenet"):
         # Its classifier ends in a ReLU: a regression could not predict below zero, and would have no gradient there.
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
