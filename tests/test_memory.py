@@ -112,6 +112,7 @@ def test_the_memory_of_this_machine_is_known() -> None:
 def fitted(available: float, workers: int, monkeypatch: pytest.MonkeyPatch, **stated: Any) -> int:
     """The number of jobs that fit; three networks need 3000, 1000 and an unknown number of MB."""
     monkeypatch.setattr(memory_limit, "available_mb", lambda: available)
+    monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 50.0))
     plans = {"large": ComputePlan(peak_mb=3000.0), "small": ComputePlan(peak_mb=1000.0), "unknown": ComputePlan()}
     jobs: Any = [SimpleNamespace(model=model) for model in ("small", "small", "large", "unknown")]
     study: Any = SimpleNamespace(
@@ -135,8 +136,8 @@ def test_as_many_jobs_run_in_parallel_as_fit(
 @pytest.mark.parametrize(
     ("available", "workers", "stated", "named"),
     [
-        (2900.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
-        (2900.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
+        (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
+        (2949.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
         (3500.0, 2, {"jobs": 2}, ("compute.jobs: 2 networks", "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
         (2000.0, 2, {"jobs": 2}, ("compute.jobs: 2 networks", "Lower recipe.batch_size")),
     ],
@@ -148,6 +149,10 @@ def test_what_does_not_fit_is_refused(
         fitted(available, workers, monkeypatch, **stated)
     for text in named:
         assert text in str(refusal.value)
+
+
+def test_a_single_job_has_the_memory_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fitted(2950.0, 1, monkeypatch) == 1
 
 
 def test_a_recipe_that_trains_some_of_the_layers_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

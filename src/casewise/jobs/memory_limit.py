@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, counted, gigabytes
-from casewise.training.memory import available_mb
+from casewise.training.memory import PeakMemory, available_mb
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job
@@ -30,7 +30,10 @@ def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, Comp
     if not any(descending):
         return workers
     available = available_mb()
-    fitting = max((n for n in range(1, workers + 1) if sum(descending[:n]) <= available), default=0)
+    # A single job is executed in this process, which has a part of its memory already.
+    for_one = available + PeakMemory.own_now()
+    fitting = next((n for n in range(workers, 1, -1) if sum(descending[:n]) <= available), 0)
+    fitting = fitting or int(descending[0] <= for_one)
     if fitting == workers:
         return workers
     needed = gigabytes(sum(descending[:workers]))
@@ -46,7 +49,7 @@ def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, Comp
         )
     if not fitting and not partial:
         raise CasewiseError(
-            f"{largest}: training it takes {gigabytes(descending[0])} of memory, and {gigabytes(available)} "
+            f"{largest}: training it takes {gigabytes(descending[0])} of memory, and {gigabytes(for_one)} "
             f"are available. Lower recipe.batch_size (now {recipe.batch_size}) or images.size (now "
             f"{study.images.size}), take {largest} out of `backbones`, or close other programs."
         )

@@ -324,6 +324,7 @@ def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
 
         module, width, config = timm_body(name, side=side, channels=channels)
         normal = (config.get("mean", MEAN), config.get("std", STD))
+    clip_in_place(module)
     if channels != 3:
         take_channels(module, name, channels)
     return Body(module, width, SYMMETRIC if scaling == "symmetric" else normal)
@@ -342,7 +343,6 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     if name.startswith("shufflenet"):
         # The values are the same; torchvision's shuffle loses the channels-last format in every block.
         models.shufflenetv2.channel_shuffle = torch.channel_shuffle
-    clip_in_place(body)
     if name.startswith("squeezenet"):
         # Its classifier ends in a ReLU: a regression could not predict below zero, and would have no gradient there.
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
