@@ -26,7 +26,7 @@ from typing import Any
 
 BACKBONE, SIZE, BATCH, PREDICTED = "mobilenet_v2", 224, 32, 128
 WAYS = ("now", "before", "returned")
-INTERVAL = 0.3
+INTERVAL = 0.5
 
 
 def kept_without_limit() -> None:
@@ -155,6 +155,9 @@ def main() -> None:
             for _ in range(given.rounds):
                 for way in given.ways:
                     results, together = side_by_side(way, precision, given.steps, count)
+                    for result in results:
+                        figures = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
+                        print(f"  {precision} {way}: {figures}", file=sys.stderr, flush=True)
                     row = best.setdefault(way, {"together": 0.0})
                     row["together"] = max(row["together"], together)
                     for result in results:
