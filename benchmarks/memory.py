@@ -49,7 +49,7 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
     from casewise.models.forward import predict
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
-    from casewise.training.compute_plan import ComputePlan, keep_memory
+    from casewise.training.compute_plan import ComputePlan, give_memory_back, keep_memory
     from casewise.training.fit import TrainingContext, fit, standardise
     from casewise.training.memory import MB, PeakMemory
 
@@ -84,8 +84,10 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
         before = memory.peak_mb
         fit(network, recipe, train, panels.subset([0]), TrainingContext(outputs, Path(folder), 0, plan))
         trained = memory.peak_mb
+        bf16 = precision == "bf16"
+        if way == "now":
+            give_memory_back()
         with PeakMemory() as of_prediction:
-            bf16 = precision == "bf16"
             predict(network, held_out, outputs, batch=BATCH, channels_last=True, bf16=bf16, flips=False)
         predicted = of_prediction.peak_mb
     kept: dict[int, int] = {}

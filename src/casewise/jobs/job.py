@@ -37,7 +37,7 @@ from casewise.study.learners import learner_named
 from casewise.study.schema import Study
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
-from casewise.training.compute_plan import ComputePlan, keep_memory
+from casewise.training.compute_plan import ComputePlan, give_memory_back, keep_memory
 from casewise.training.feature_cache import MEMORY
 from casewise.training.fit import standardise
 from casewise.training.losses import class_counts, guess_loss
@@ -116,6 +116,7 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
         choice = choose(job, inputs, plan)
         model = build(job, inputs, plan, choice)
         fitted = fit(PlannedJob(job, inputs, plan, choice, timer, MEMORY // side_by_side), model)
+        give_memory_back()  # predictions need other blocks than training steps
         predictions = predict(job, inputs, fitted)
     planned = PlannedJob(job, inputs, plan, choice, timer)
     record(planned, model, fitted, predictions, peak_memory_mb=memory.peak_mb)
