@@ -27,7 +27,7 @@ Option = tuple[str, bool, int]
 # A plan other than the default must take less than this share of its time.
 WORTH = 0.87
 # Freed blocks up to this size, glibc's largest own threshold, are kept; larger ones are mapped and returned. Kept
-# without a limit they leave gaps that no other block fits, for a gigabyte more and no more speed.
+# without a limit they leave gaps that no other block fits, a gigabyte for hardly any speed.
 KEPT_BYTES = 32 * MB
 # Copies of the weights beside a step of training: two moments of the optimizer, and the best epoch.
 WEIGHT_COPIES = 3
