@@ -50,6 +50,7 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/skin.py

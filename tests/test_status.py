@@ -61,6 +61,19 @@ def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> No
     assert stopped.lines()[-1] == "No process is at work in the folder. Run the study again to continue."
 
 
+def test_the_memory_of_finished_jobs_is_shown(copied: RunFolder) -> None:
+    peaks = [job.record.read()["peak_memory_mb"] for job in copied.finished_jobs()]
+    assert len(peaks) == 6
+    assert min(peaks) > 50  # an interpreter with PyTorch
+    record = copied.job("linear_pixels", 0).record
+    record.write(record.read() | {"peak_memory_mb": 2**20})
+    earlier = copied.job("linear_pixels", 1).record
+    earlier.write({name: value for name, value in earlier.read().items() if name != "peak_memory_mb"})
+    status = run_status(copied)
+    assert status.peak_memory_mb == 2**20
+    assert "Memory of a finished job at its peak: up to 1024.0 GB." in status.lines()
+
+
 def test_a_job_of_another_study_is_not_done(copied: RunFolder) -> None:
     record = copied.job("linear_pixels", 0).record
     record.write(record.read() | {"fingerprint": "other"})

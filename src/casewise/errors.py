@@ -119,6 +119,15 @@ def counted(count: int, noun: str, several: str = "") -> str:
     return f"{count:,} {noun if count == 1 else several or plural(noun)}"
 
 
+def gigabytes(megabytes: float) -> str:
+    """An amount of memory, of MB of 2^20 bytes.
+
+    >>> gigabytes(2662.4)
+    '2.6 GB'
+    """
+    return f"{megabytes / 1024:.1f} GB"
+
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = QUOTED
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -116,7 +116,7 @@ def stated_plans(compute: Compute) -> dict[str, ComputePlan] | None:
 
 
 def _with_why(plan: ComputePlan, why: str) -> ComputePlan:
-    return ComputePlan(plan.device, plan.precision, plan.channels_last, plan.threads, (), why)
+    return replace(plan, measured=(), why=why)
 
 
 def check_stated(study: Study) -> None:

@@ -65,9 +65,13 @@ def run_jobs(
     if not waiting:
         tell(len(jobs), f"{counted(len(jobs), 'network')}, all trained before")
         return {}
+    from casewise.jobs.memory_limit import jobs_that_fit
+
     tell(len(jobs) - len(waiting), "resolving weights, measuring speed")
     workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
     plans = backend.prepare(waiting, inputs, folder, threads)
+    if isinstance(backend, LocalBackend):
+        workers = jobs_that_fit(workers, waiting, plans, inputs.study)
     waiting.sort(key=lambda job: -plans[job.model].step_seconds)
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(jobs, tell, over), daemon=True)

@@ -37,10 +37,11 @@ from casewise.study.learners import learner_named
 from casewise.study.schema import Study
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
-from casewise.training.compute_plan import ComputePlan, keep_memory
+from casewise.training.compute_plan import ComputePlan, give_memory_back, keep_memory
 from casewise.training.feature_cache import MEMORY
 from casewise.training.fit import standardise
 from casewise.training.losses import class_counts, guess_loss
+from casewise.training.memory import PeakMemory
 from casewise.training.strategies import Learned
 from casewise.training.timing import Timer
 
@@ -110,12 +111,15 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     torch.set_num_threads(plan.threads)
     begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     timer = Timer(job.folder.path)
-    job.folder.write_progress(0, epochs_inside(inputs.study) + epochs_of(inputs.study))
-    choice = choose(job, inputs, plan)
-    model = build(job, inputs, plan, choice)
-    fitted = fit(PlannedJob(job, inputs, plan, choice, timer, MEMORY // side_by_side), model)
-    predictions = predict(job, inputs, fitted)
-    record(PlannedJob(job, inputs, plan, choice, timer), model, fitted, predictions)
+    with PeakMemory() as memory:
+        job.folder.write_progress(0, epochs_inside(inputs.study) + epochs_of(inputs.study))
+        choice = choose(job, inputs, plan)
+        model = build(job, inputs, plan, choice)
+        fitted = fit(PlannedJob(job, inputs, plan, choice, timer, MEMORY // side_by_side), model)
+        give_memory_back()  # predictions need other blocks than training steps
+        predictions = predict(job, inputs, fitted)
+    planned = PlannedJob(job, inputs, plan, choice, timer)
+    record(planned, model, fitted, predictions, peak_memory_mb=memory.peak_mb)
 
 
 def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:
@@ -301,7 +305,14 @@ def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str
     return metrics
 
 
-def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predictions: JobPredictions) -> None:
+def record(
+    planned: PlannedJob,
+    model: StudyModel,
+    fitted: FittedModel,
+    predictions: JobPredictions,
+    *,
+    peak_memory_mb: float,
+) -> None:
     """Write weights, facts, predictions and, last, the record by which the job counts as finished."""
     job, study, choice, learned = planned.job, planned.inputs.study, planned.choice, fitted.learned
     write_tensors(job.folder.weights, learned.network.state_dict(), {"format": "pt"})
@@ -332,6 +343,7 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
         "n_fitted": len(choice.fit_subjects),
         "n_stopped": len(choice.stop_subjects),
         **planned.timer.cost(),
+        "peak_memory_mb": round(peak_memory_mb, 1),
         **{k: v for k, v in asdict(planned.plan).items() if k in ("device", "precision", "threads")},
         "memory_format": memory_format(planned.plan),
         **({"parts": planned.plan.parts} if planned.plan.parts > 1 else {}),

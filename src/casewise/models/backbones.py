@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, nearest
+from casewise.models.activations import clip_in_place
 from casewise.models.attention import GatedAttention, MeanOfBag
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
 from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
@@ -324,6 +325,7 @@ def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
 
         module, width, config = timm_body(name, side=side, channels=channels)
         normal = (config.get("mean", MEAN), config.get("std", STD))
+    clip_in_place(module)
     if channels != 3:
         take_channels(module, name, channels)
     return Body(module, width, SYMMETRIC if scaling == "symmetric" else normal)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from casewise.errors import CasewiseError, RunError, counted
+from casewise.errors import CasewiseError, RunError, counted, gigabytes
 from casewise.report.formatting import duration
 from casewise.run_folder import JobFolder, JsonFile, RunFolder, TrainingFolder
 
@@ -24,6 +24,7 @@ class RunStatus:
         running: the share of the epochs that are done, by the name of a running job.
         failed: why the last attempt ended, by the name of a job.
         seconds_left: of the training, estimated from finished and running jobs; None if it is not known yet.
+        peak_memory_mb: the largest memory of a finished job; None if no record has it.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class RunStatus:
     failed: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
     seconds_left: float | None = None
+    peak_memory_mb: float | None = None
 
     @property
     def jobs(self) -> int:
@@ -54,6 +56,8 @@ class RunStatus:
         lines = [f"{self.folder}: {counted(self.jobs, 'job')} (learners × folds): {counts}."]
         lines += [f"  running  {name}: {share:.0%} of its epochs" for name, share in self.running.items()]
         lines += [f"  failed   {name}: {reason}" for name, reason in self.failed.items()]
+        if self.peak_memory_mb is not None:
+            lines.append(f"Memory of a finished job at its peak: up to {gigabytes(self.peak_memory_mb)}.")
         if self.running:
             left = "not known yet" if self.seconds_left is None else f"about {duration(self.seconds_left)}"
             return [*lines, f"Time left for these jobs: {left}."]
@@ -77,11 +81,14 @@ def run_status(folder: RunFolder) -> RunStatus:
         raise RunError(f"{folder.path} is not a run folder: {folder.splits.path.name} is missing.")
     seconds: dict[str, list[float]] = {}
     done, running, failed, waiting = [], {}, {}, []
+    peaks: list[float] = []
     for model, name, job, made_from in jobs:
         record = job.record.peek()
         if record and made_from(record):
             done.append(name)
             seconds.setdefault(model, []).append(float(record.get("seconds", 0.0)))
+            if record.get("peak_memory_mb") is not None:
+                peaks.append(float(record["peak_memory_mb"]))
         elif job.at_work():
             running[name] = _share(job.read_progress(0.0))
         elif failure := job.read_failure():
@@ -89,7 +96,8 @@ def run_status(folder: RunFolder) -> RunStatus:
         else:
             waiting.append(name)
     left = _seconds_left(jobs, running, waiting, seconds)
-    return RunStatus(folder.path, at_work, _is_reported(folder), done, running, failed, waiting, left)
+    reported, peak = _is_reported(folder), max(peaks, default=None)
+    return RunStatus(folder.path, at_work, reported, done, running, failed, waiting, left, peak)
 
 
 class _Planned(NamedTuple):

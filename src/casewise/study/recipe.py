@@ -318,8 +318,8 @@ class Compute(StudyModel):
 
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Networks trained in parallel. `auto`: as many as the cores allow with `threads` each, or one on a "
-        "GPU. The same as `--jobs`. Results do not depend on it.",
+        description="Networks trained in parallel. `auto`: as many as the cores allow with `threads` each and the "
+        "available memory allows, or one on a GPU. The same as `--jobs`. Results do not depend on it.",
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
@@ -349,8 +349,8 @@ class Compute(StudyModel):
     )
     keep_memory: bool = Field(
         True,
-        description="Keep freed memory for the next step instead of returning it to the system (Linux with glibc). "
-        "`false`: return it.",
+        description="Keep freed blocks of up to 32 MB for the next step instead of returning them to the system (Linux "
+        "with glibc). `false`: return them.",
     )
 
     @model_validator(mode="after")

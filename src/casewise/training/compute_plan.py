@@ -20,11 +20,19 @@ from casewise.files import cache_folder, write_json
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import Network
 from casewise.study.schema import Compute
+from casewise.training.memory import MB, PeakMemory, available_mb
 
 # Precision, whether channels-last, threads.
 Option = tuple[str, bool, int]
 # A plan other than the default must take less than this share of its time.
 WORTH = 0.87
+# Freed blocks up to this size, glibc's largest own threshold, are kept; larger ones are mapped and returned. Kept
+# without a limit they leave gaps that no other block fits, a gigabyte for hardly any speed.
+KEPT_BYTES = 32 * MB
+# Copies of the weights beside a step of training: two moments of the optimizer, and the best epoch.
+WEIGHT_COPIES = 3
+# Panels from which the memory of a step is extrapolated, before one is tried.
+FEW, MORE = 2, 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class ComputePlan:
 
     Attributes:
         parts: the number of parts in which a batch is computed; more than one for jobs that ran out of memory.
+        peak_mb: the memory that a job needs at its peak, without pages of files: measured in a step of training, with
+            the copies of the weights that training keeps. 0 if it is not known. Results do not depend on it.
     """
 
     device: str = "cpu"
@@ -42,6 +52,7 @@ class ComputePlan:
     measured: tuple[tuple[str, float], ...] = ()
     why: str = "stated by the study"
     parts: int = 1
+    peak_mb: float = 0.0
 
     @property
     def step_seconds(self) -> float:
@@ -66,9 +77,9 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def keep_memory() -> None:
-    """Make glibc keep freed memory; otherwise large batches are returned to the kernel and faulted in at every step."""
+    """Make glibc keep freed blocks of up to `KEPT_BYTES`, which would be returned and faulted in at every step."""
     if libc := _glibc():
-        libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never use mmap
+        libc.mallopt(ctypes.c_int(-3), ctypes.c_int(KEPT_BYTES))  # M_MMAP_THRESHOLD
         libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: never return memory
 
 
@@ -92,7 +103,8 @@ def choose(
     15 % faster, and bfloat16 only if with these weights its features agree with fp32's. If a job may use several
     `threads` and the study does not state their number, one thread is then compared with all of them in the same way.
     The fastest candidate is kept in `memo` by network, fusion, size, versions and processor, so that all runs on a
-    machine use the same; the agreement of bfloat16 is checked every time.
+    machine use the same; the agreement of bfloat16 is checked every time. The memory of a step is measured, too. A
+    step that would not fit in this machine's memory is not tried; the plan then has only an estimate of its memory.
     """
     stated = compute.threads != "auto"
     threads = threads if compute.threads == "auto" else compute.threads
@@ -111,7 +123,7 @@ def choose(
     ]
     options = [o for o in options if o[:2] != ("bf16", False) or len(options) == 1]
     fewer = () if stated or threads == 1 else (1,)
-    memory_use = "kept" if compute.keep_memory else "given back"
+    memory_use = f"kept up to {KEPT_BYTES // MB} MB" if compute.keep_memory else "given back"
     exact = [option for option in options if option[0] == "fp32"]
     quickest = _quickest(network, options, fewer, side=side, batch=batch, memory_use=memory_use, memo=memo)
     if quickest.precision == "fp32" or not exact or _agrees(network, side):
@@ -132,19 +144,25 @@ def _quickest(
     memo: Path | None,
 ) -> ComputePlan:
     """The fastest option, remembered or measured."""
-    if len(options) == 1 and not fewer:
-        return ComputePlan("cpu", *options[0])
     cpu = [torch.__version__, platform.machine(), cpu_name()]
     fused = [network.fusion, network.channels, network.missing_token is not None]
     gathers = "attention" if isinstance(network.head[0], GatedAttention) else "one panel"
     key = "|".join(
-        map(str, [network.name, *fused, gathers, side, batch, options[0][2], fewer, options, memory_use, *cpu])
+        map(str, [network.name, *fused, gathers, side, batch, options[0][2], fewer, options, memory_use, "peak", *cpu])
     )
     remembered = _remembered(memo)
     if key in remembered:
         values = remembered[key]
         return ComputePlan(**{**values, "measured": tuple((str(n), float(s)) for n, s in values["measured"])})
-    choice = _measured(network, options, fewer, side=side, batch=batch)
+    fits, estimate = _step_fits(network, options[0], side=side, batch=batch)
+    if not fits:
+        return ComputePlan("cpu", *options[0], why="not measured, because memory is short", peak_mb=estimate)
+    choice = ComputePlan("cpu", *options[0])
+    if len(options) > 1 or fewer:
+        choice = _measured(network, options, fewer, side=side, batch=batch)
+    option = (choice.precision, choice.channels_last, choice.threads)
+    peak = step_memory(network, option, side=side, batch=batch) + _weight_copies(network)
+    choice = replace(choice, peak_mb=round(peak, 1))
     if memo:
         with suppress(RunError):  # only a cache: the run continues if it cannot be written
             write_json(memo, remembered | {key: asdict(choice)})
@@ -169,6 +187,33 @@ def _measured(network: Network, options: list[Option], fewer: tuple[int, ...], *
     return ComputePlan("cpu", *quickest, names, f"measured, seconds a step of {batch} panels of {side} px")
 
 
+def _step_fits(network: Network, option: Option, *, side: int, batch: int) -> tuple[bool, float]:
+    """Whether a step has enough memory, and the peak of a job, extrapolated from steps of a few panels."""
+    if batch <= 2 * MORE:
+        return True, 0.0
+    few, more = (step_memory(network, option, side=side, batch=panels) for panels in (FEW, MORE))
+    step = more + max(0.0, more - few) / (MORE - FEW) * (batch - MORE)
+    return step - PeakMemory.own_now() <= available_mb(), round(step + _weight_copies(network), 1)
+
+
+def _weight_copies(network: Network) -> float:
+    return WEIGHT_COPIES * sum(weights.numel() * weights.element_size() for weights in network.parameters()) / MB
+
+
+def step_memory(network: Network, option: Option, *, side: int, batch: int) -> float:
+    """The own memory of this process (MB, see `PeakMemory.own_mb`) at the peak of a step of training."""
+    threads = torch.get_num_threads()
+    give_memory_back()
+    try:
+        with PeakMemory() as memory:
+            _step(network, option, torch.rand(batch, network.channels, side, side))
+            return memory.own_mb
+    finally:
+        torch.set_num_threads(threads)
+        network.zero_grad(set_to_none=True)
+        give_memory_back()
+
+
 def _worth(seconds_by_option: dict[Option, float], usual: Option) -> Option:
     """The fastest option, if it is sufficiently faster than the default."""
     best = min(seconds_by_option, key=lambda option: seconds_by_option[option], default=usual)
@@ -191,22 +236,27 @@ def step_seconds(
     try:
         while rounds < least_rounds or (rounds < 6 and time.perf_counter() - start < 2):
             for option in options:
-                precision, channels_last, threads = option
-                if threads != torch.get_num_threads():
-                    torch.set_num_threads(threads)
-                form = torch.channels_last if channels_last else torch.contiguous_format
-                network.to(memory_format=form).train()  # type: ignore[call-overload]
-                shaped = panels.to(memory_format=form)
-                started = time.perf_counter()
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-                    network(shaped).square().mean().backward()
-                network.zero_grad(set_to_none=True)
-                times[option].append(time.perf_counter() - started)
+                times[option].append(_step(network, option, panels))
             rounds += 1
     finally:
         torch.set_num_threads(before)
         network.zero_grad(set_to_none=True)
     return {option: seconds[1:] for option, seconds in times.items()}
+
+
+def _step(network: Network, option: Option, panels: torch.Tensor) -> float:
+    """Seconds of a step of training; the number of threads stays that of the option."""
+    precision, channels_last, threads = option
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    network.to(memory_format=form).train()  # type: ignore[call-overload]
+    shaped = panels.to(memory_format=form)
+    started = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        network(shaped).square().mean().backward()
+    network.zero_grad(set_to_none=True)
+    return time.perf_counter() - started
 
 
 def least(times: dict[Option, list[float]]) -> dict[Option, float]:

@@ -19,12 +19,15 @@ from casewise.models.forward import forward, mean_over_views
 from casewise.models.outputs import Output, hits
 from casewise.study.schema import Recipe
 from casewise.study.seeds import mixed_seed
+from casewise.training.compute_plan import give_memory_back
 from casewise.training.losses import Scaling, class_weights, loss_of
 from casewise.training.lr_schedule import warmed_cosine
 from casewise.training.micro_batches import forward_in_parts
 from casewise.training.param_groups import parameter_groups
 
 CASES_SHOWN = 5
+# Steps of an epoch from which memory is given back before its evaluation.
+STEPS_TO_TRIM = 10
 
 
 class Training(LightningModule):
@@ -151,6 +154,9 @@ class Training(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._predicted: list[tuple[Tensor, Tensor]] = []
+        # Batches of evaluation need other blocks than steps; faulting these in again costs a third of a step.
+        if self._steps >= STEPS_TO_TRIM and len(self.val_data) > self.recipe.batch_size:
+            give_memory_back()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
         slots, owner = batch

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.natural_sort import natural
+from casewise.errors import gigabytes
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as draw
 from casewise.report.formatting import MISSING, duration, number, rate, span
@@ -47,6 +48,7 @@ def section(context: ReportContext) -> dict[str, Any]:
         "accuracy": draw.has_accuracy(context.jobs),
         "models": len(by_model),
         "jobs": job_rows(context),
+        "memory": any(is_number(job.get("peak_memory_mb")) for job in context.jobs),
         "networks": len(context.jobs),
         "origins": weight_origins(context)[:MOST_ORIGINS],
         "seconds": sum(job.get("seconds") or 0 for job in context.jobs),
@@ -61,8 +63,9 @@ def section(context: ReportContext) -> dict[str, Any]:
 
 
 def job_rows(context: ReportContext) -> list[Row]:
-    """One line per backbone: networks, size, epochs, time, and how it was computed."""
+    """One line per backbone: networks, size, epochs, time, memory if any job records it, and how it was computed."""
     rows = []
+    memory_recorded = any(is_number(job.get("peak_memory_mb")) for job in context.jobs)
     for model in dict.fromkeys(job["model"] for job in context.jobs):
         jobs = [job for job in context.jobs if job["model"] == model]
         epochs = [job["epochs"] for job in jobs if is_number(job.get("epochs"))]
@@ -75,10 +78,17 @@ def job_rows(context: ReportContext) -> list[Row]:
             Cell(span(epochs), value=max(epochs, default=0)),
             Cell(span(best), value=max(best, default=0)),
             Cell(duration(seconds), value=seconds),
+            *([_peak_memory(jobs)] if memory_recorded else []),
             Cell("; ".join(how), value=how[0]),
         ]
         rows.append(Row(learner_name(str(model)), cells, mark=model == context.learner))
     return rows
+
+
+def _peak_memory(jobs: Sequence[Mapping[str, Any]]) -> Cell:
+    """The largest peak of these jobs; runs of earlier versions have none."""
+    peaks = [float(job["peak_memory_mb"]) for job in jobs if is_number(job.get("peak_memory_mb"))]
+    return Cell(gigabytes(max(peaks)), value=max(peaks)) if peaks else Cell(MISSING)
 
 
 def seed_spread(metrics: Mapping[str, Any], study: Study) -> dict[str, Any] | None:

@@ -1,0 +1,154 @@
+"""The memory of a process at its peak, and the memory that this machine still has; in MB of 2^20 bytes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Self
+
+MB = 2**20
+# Seconds between two readings where the system's own peak cannot be reset.
+INTERVAL = 0.05
+# A limit above this many bytes is none: cgroups write a number near 2^63 then.
+NO_LIMIT = 2**60
+
+
+class PeakMemory:
+    """The largest resident memory of this process since the start of the block.
+
+    The kernel keeps the peak, which is set back at the start (Linux). Where this is not allowed, the memory is read
+    every twentieth of a second, which misses shorter peaks.
+
+    >>> with PeakMemory() as memory:
+    ...     _ = bytes(2**20)
+    >>> memory.peak_mb > 1
+    True
+    """
+
+    def __init__(self, process: Path = Path("/proc/self")) -> None:
+        self._process = process
+        self._over = threading.Event()
+        self._sampled = 0.0
+        self._sampler: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            (self._process / "clear_refs").write_text("5")
+            self._kept = "VmHWM" in status_mb(self._process)
+        except OSError:
+            self._kept = False
+        if not self._kept:
+            self._sampled = resident_mb()
+            self._sampler = threading.Thread(target=self._sample, daemon=True)
+            self._sampler.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        if self._sampler:
+            self._sampler.join()
+
+    def _sample(self) -> None:
+        while not self._over.wait(INTERVAL):
+            self._sampled = max(self._sampled, resident_mb())
+
+    @property
+    def peak_mb(self) -> float:
+        """The peak so far, with the pages of files that other processes may share."""
+        if self._kept:
+            return status_mb(self._process)["VmHWM"]
+        self._sampled = max(self._sampled, resident_mb())
+        return self._sampled
+
+    @property
+    def own_mb(self) -> float:
+        """The peak so far without pages of files, which the system can drop and processes share."""
+        return self.peak_mb - _of_files(self._process)
+
+    @staticmethod
+    def own_now() -> float:
+        """The resident memory of this process without pages of files."""
+        return resident_mb() - _of_files(Path("/proc/self"))
+
+
+def _of_files(process: Path) -> float:
+    try:
+        status = status_mb(process)
+    except OSError:
+        return 0.0
+    return status.get("RssFile", 0.0) + status.get("RssShmem", 0.0)
+
+
+def resident_mb() -> float:
+    """The resident memory of this process."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / MB
+
+
+def status_mb(process: Path) -> dict[str, float]:
+    """The memory figures of `/proc/PID/status`, such as `VmHWM`; empty on other systems.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return _figures((process / "status").read_text()) if sys.platform == "linux" else {}
+
+
+def available_mb(root: Path = Path("/")) -> float:
+    """The memory that programs can still take: what the machine has available, and what every limit of a cgroup leaves.
+
+    Files that the system keeps in memory to read them faster count as available.
+
+    Args:
+        root: the folder that contains `proc` and `sys`.
+    """
+    try:
+        machine = _figures((root / "proc/meminfo").read_text())["MemAvailable"]
+    except (OSError, KeyError):
+        import psutil
+
+        machine = float(psutil.virtual_memory().available) / MB
+    return max(0.0, min([machine, *_left_by_cgroups(root)]))
+
+
+def _left_by_cgroups(root: Path) -> list[float]:
+    """What the memory limits of this process's cgroup and of those above it leave, for both versions of cgroups."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # In a container the path may be that of the host, of which only the top is visible.
+        parts = [part for part in path.split("/") if part and part != ".."]
+        folders = [top.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+        left += [room for folder in folders if (room := _left_in(folder, *names)) is not None]
+    return left
+
+
+def _left_in(folder: Path, limit_name: str, usage_name: str, dropped_name: str) -> float | None:
+    try:
+        limit = (folder / limit_name).read_text().strip()
+        if limit == "max" or int(limit) > NO_LIMIT:
+            return None
+        pairs = [line.split() for line in (folder / "memory.stat").read_text().splitlines()]
+        dropped = {name: int(value) for name, value in pairs}.get(dropped_name, 0)
+        return (int(limit) - int((folder / usage_name).read_text()) + dropped) / MB
+    except (OSError, ValueError):
+        return None
+
+
+def _figures(text: str) -> dict[str, float]:
+    """Figures in kB of a text such as `/proc/meminfo`, in MB."""
+    rows = [line.split() for line in text.splitlines()]
+    return {row[0].rstrip(":"): int(row[1]) / 1024 for row in rows if len(row) == 3 and row[2] == "kB"}

@@ -1,0 +1,259 @@
+"""The memory of jobs: measured at its peak, compared with what the machine has, recorded and reported."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from casewise.errors import CasewiseError
+from casewise.jobs import memory_limit
+from casewise.jobs.compute_plans import stated_plans
+from casewise.jobs.memory_limit import jobs_that_fit
+from casewise.models.activations import ClippedInPlace, clip_in_place
+from casewise.models.backbones import build_network
+from casewise.pipeline.status import RunStatus
+from casewise.report.sections.training import job_rows
+from casewise.study.schema import Compute, Recipe
+from casewise.training import compute_plan, memory
+from casewise.training.compute_plan import ComputePlan, choose, step_memory
+from casewise.training.memory import PeakMemory, available_mb
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@LINUX
+def test_the_peak_is_that_of_the_block_alone() -> None:
+    earlier = torch.ones(100 * 2**18)  # 100 MB
+    del earlier
+    with PeakMemory() as first:
+        start = first.peak_mb
+        held = torch.ones(50 * 2**18)
+        del held
+        peak = first.peak_mb
+    assert 45 < peak - start < 75
+    with PeakMemory() as second:
+        assert second.peak_mb < peak - 25  # the earlier peak is forgotten
+        assert 0 < second.own_mb < second.peak_mb
+
+
+def test_without_the_system_peak_memory_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = iter([100.0, 300.0])
+    monkeypatch.setattr(memory, "resident_mb", lambda: next(figures, 120.0))
+    with PeakMemory(tmp_path / "absent") as sampled:
+        assert sampled.peak_mb >= 100.0
+    assert sampled.peak_mb == 300.0
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    for name, text in ({"proc/meminfo": "MemTotal: 8192000 kB\nMemAvailable: 4096000 kB\n"} | files).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+GB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 4000.0),
+        # a container, whose limit leaves 3 GB with the files that can be dropped
+        (
+            {
+                "proc/self/cgroup": "0::/app.slice/run\n",
+                "sys/fs/cgroup/app.slice/memory.max": f"{4 * GB}\n",
+                "sys/fs/cgroup/app.slice/memory.current": f"{2 * GB}\n",
+                "sys/fs/cgroup/app.slice/memory.stat": f"anon 5\ninactive_file {GB}\n",
+                "sys/fs/cgroup/app.slice/run/memory.max": "max\n",
+            },
+            3072.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu:/x\n4:memory:/job\n0::/\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n",
+                "sys/fs/cgroup/memory/job/memory.limit_in_bytes": f"{2 * GB}\n",
+                "sys/fs/cgroup/memory/job/memory.usage_in_bytes": f"{GB}\n",
+                "sys/fs/cgroup/memory/job/memory.stat": "total_inactive_file 0\n",
+            },
+            1024.0,
+        ),
+        # only the top of a container's own cgroup is visible
+        (
+            {
+                "proc/self/cgroup": "0::/host/path\n",
+                "sys/fs/cgroup/memory.max": f"{GB}\n",
+                "sys/fs/cgroup/memory.current": f"{2 * GB}\n",
+                "sys/fs/cgroup/memory.stat": "inactive_file 0\n",
+            },
+            0.0,
+        ),
+    ],
+)
+def test_limits_of_containers_count(files: dict[str, str], expected: float, tmp_path: Path) -> None:
+    assert available_mb(machine(tmp_path, files)) == expected
+
+
+def test_the_memory_of_this_machine_is_known() -> None:
+    assert 0 < available_mb() < 2**24
+
+
+def fitted(available: float, workers: int, monkeypatch: pytest.MonkeyPatch, **stated: Any) -> int:
+    """The number of jobs that fit; three networks need 3000, 1000 and an unknown number of MB."""
+    monkeypatch.setattr(memory_limit, "available_mb", lambda: available)
+    monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 50.0))
+    plans = {"large": ComputePlan(peak_mb=3000.0), "small": ComputePlan(peak_mb=1000.0), "unknown": ComputePlan()}
+    jobs: Any = [SimpleNamespace(model=model) for model in ("small", "small", "large", "unknown")]
+    study: Any = SimpleNamespace(
+        compute=Compute(jobs=stated.pop("jobs", "auto")),
+        recipe=Recipe(batch_size=16, **stated),
+        images=SimpleNamespace(size=224),
+    )
+    return jobs_that_fit(workers, jobs, plans, study)
+
+
+@pytest.mark.parametrize(("available", "fit"), [(5000.0, 4), (4999.0, 2), (4000.0, 2), (3999.0, 1), (3000.0, 1)])
+def test_as_many_jobs_run_in_parallel_as_fit(
+    available: float, fit: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="casewise"):
+        assert fitted(available, 4, monkeypatch) == fit
+    assert len(caplog.records) == (fit < 4)
+    assert fit == 4 or "4.9 GB" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("available", "workers", "stated", "named"),
+    [
+        (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
+        (2949.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
+        (3500.0, 2, {"jobs": 2}, ("compute.jobs: 2 networks", "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
+        (2000.0, 2, {"jobs": 2}, ("compute.jobs: 2 networks", "Lower recipe.batch_size")),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    available: float, workers: int, stated: dict[str, Any], named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CasewiseError) as refusal:
+        fitted(available, workers, monkeypatch, **stated)
+    for text in named:
+        assert text in str(refusal.value)
+
+
+def test_a_single_job_has_the_memory_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fitted(2950.0, 1, monkeypatch) == 1
+
+
+def test_a_recipe_that_trains_some_of_the_layers_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fitted(2000.0, 2, monkeypatch, tuning="head_only") == 1
+    assert fitted(2000.0, 2, monkeypatch, tuning="head_only", jobs=2) == 1
+
+
+@LINUX
+def test_the_memory_of_a_step_grows_with_the_batch() -> None:
+    network = build_network("resnet10t", 1)
+    option = ("fp32", True, 1)
+    few, more = (step_memory(network, option, side=96, batch=batch) for batch in (4, 36))
+    # at least the output of the first layers, 64 maps of 48 by 48, with batch norm, for 32 more panels
+    assert more - few > 32 * 64 * 48 * 48 * 4 / 2**20
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, memo = build_network("test_resnet", 1), tmp_path / "speed.json"
+    weights = 3 * 4 * sum(parameter.numel() for parameter in network.parameters()) / 2**20
+    monkeypatch.setattr(compute_plan, "step_memory", lambda *given, side, batch: 100.0 * batch)
+    monkeypatch.setattr(compute_plan, "available_mb", lambda: 1e6)
+    given: Any = {"side": 32, "batch": 9, "threads": 1, "memo": memo}
+    stated = Compute(device="cpu", precision="fp32", memory_format="channels_last")
+    plan = choose(network, stated, **given)
+    assert plan.peak_mb == pytest.approx(900 + weights, abs=0.1)
+    assert plan.described() == ComputePlan().described()
+    monkeypatch.setattr(compute_plan, "step_memory", None)
+    assert choose(network, stated, **given) == plan  # remembered
+    # a step for which there is no memory is not tried, and the choice is not remembered for other days
+    tried: list[int] = []
+    monkeypatch.setattr(compute_plan, "step_memory", lambda *given, side, batch: tried.append(batch) or 100.0 * batch)
+    monkeypatch.setattr(compute_plan, "available_mb", lambda: 0.0)
+    monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 0.0))
+    before = memo.read_text()
+    short = choose(network, Compute(device="cpu"), **given | {"batch": 64})
+    assert tried == [2, 4]
+    assert short.peak_mb == pytest.approx(6400 + weights, abs=0.1)
+    assert (short.precision, short.channels_last, short.measured) == ("fp32", True, ())
+    assert memo.read_text() == before
+
+
+def test_plans_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    recorded = asdict(ComputePlan(measured=(("fp32 channels-last", 0.1),)))
+    file = tmp_path / "compute.json"
+    file.write_text(
+        json.dumps({"old": {k: v for k, v in recorded.items() if k != "peak_mb"}, "new": recorded | {"peak_mb": 7.5}})
+    )
+    plans = stated_plans(Compute(plan=file))
+    assert plans is not None
+    assert (plans["old"].peak_mb, plans["new"].peak_mb) == (0.0, 7.5)
+
+
+def test_the_report_and_the_status_show_the_memory_of_jobs() -> None:
+    job = {"model": "cnn", "epochs": 2, "best_epoch": 1, "seconds": 3.0, "parameters": 10}
+    earlier: Any = SimpleNamespace(jobs=[job], learner="cnn")
+    (row,) = job_rows(earlier)
+    assert len(row.cells) == 6
+    mixed = [job | {"peak_memory_mb": 1024.0}, job | {"peak_memory_mb": 2662.4}, job, job | {"model": "old"}]
+    rows = job_rows(SimpleNamespace(jobs=mixed, learner="cnn"))  # type: ignore[arg-type]
+    assert [(r.cells[5].text, r.cells[5].value) for r in rows] == [("2.6 GB", 2662.4), ("–", "")]
+    assert len(rows[0].cells) == 7
+    status = RunStatus(Path("run"), False, False, done=["cnn, fold 1"], peak_memory_mb=2662.4)
+    assert "up to 2.6 GB" in status.lines()[1]
+    assert len(RunStatus(Path("run"), False, False, done=["cnn, fold 1"]).lines()) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relu6_that_keeps_no_copy_has_the_same_gradients(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(inplace=True), nn.Conv2d(8, 2, 3)).to(dtype)
+    with torch.no_grad():
+        plain[1].weight.mul_(5)  # so that both limits are reached
+    lean = copy.deepcopy(plain)
+    clip_in_place(lean)
+    assert type(lean[2]) is ClippedInPlace
+    panels = torch.rand(4, 3, 12, 12, dtype=dtype)
+    copies: list[int] = []
+    outputs = []
+    for network in (plain, lean):
+        storages: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, storages: dict[int, int] = storages) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs.append(network(panels))
+        outputs[-1].square().sum().backward()
+        copies.append(sum(storages.values()))
+    assert torch.equal(*outputs)
+    for one, other in zip(plain.parameters(), lean.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad)
+    assert copies[0] - copies[1] == 4 * 8 * 10 * 10 * dtype.itemsize
+    with torch.no_grad():
+        assert torch.equal(plain(panels), lean(panels))
+
+
+def test_mobilenet_keeps_no_copies() -> None:
+    kinds = {type(module) for module in build_network("mobilenet_v2", 1).modules()}
+    assert ClippedInPlace in kinds
+    assert nn.ReLU6 not in kinds
