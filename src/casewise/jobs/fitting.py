@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from casewise.jobs.feature_file import feature_data
+from casewise.jobs.feature_file import feature_data, panels_identity
 from casewise.jobs.nested import epochs_inside
+from casewise.modalities.dataset import FeatureData
 from casewise.study.seeds import mixed_seed
 from casewise.training.feature_cache import MEMORY
+from casewise.training.feature_sharing import SharedFeatures
 from casewise.training.fit import TrainingContext
 from casewise.training.linear_head import LinearFit, fit_head
 from casewise.training.radial_head import fit_radial_head
-from casewise.training.strategies import Learned, learn
+from casewise.training.strategies import Learned, head_input, learn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from casewise.jobs.nested import InnerCVResult
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
-    from casewise.modalities.dataset import FeatureData
     from casewise.models.backbones import Network
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe, Study
@@ -90,6 +91,9 @@ def fit_by_steps(
         planned.timer.note()
         job.folder.write_progress(before + done, before + epochs_of(study), loss=loss)
 
+    train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
+    sides = (train, data.fit_rows.tolist()), (stop, data.stop_rows.tolist())
+    shared = SharedFeatures(data.panels, sides, panels_identity(planned.inputs, data.preprocessing))
     context = TrainingContext(
         outputs,
         job.folder.path,
@@ -101,11 +105,24 @@ def fit_by_steps(
         study.compute.frozen_once,
         choice.inner.params.epochs if choice.inner else None,
         memory=planned.memory,
+        shared=shared,
     )
-    train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
     learned = learn(network, choice.recipe, train, stop, data.subjects, context)
     learned.network.to("cuda" if plan.device == "cuda" else "cpu")
+    if predicts_from_features(study, choice.recipe, plan, data.panels):
+        features = head_input(learned.network, data.panels, choice.recipe.batch_size, context)
+        return learned, FeatureData(features, data.panels.truth, data.panels.names)
     return learned, data.panels
+
+
+def predicts_from_features(study: Study, recipe: Recipe, plan: ComputePlan, panels: PanelDataset) -> bool:
+    """Whether predictions can use the features on which the head was trained.
+
+    The body is that of the first weights; a panel is one view, whose features were computed as for predictions.
+    """
+    whole = recipe.tuning == "head_only" and not recipe.phases
+    alone = not panels.bags and len(panels.views()[0]) == len(panels)
+    return whole and alone and plan.precision == "fp32" and not study.test_time_augmentation
 
 
 def fit_linear(
