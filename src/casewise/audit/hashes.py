@@ -255,9 +255,9 @@ def _off_centre(numbers: np.ndarray, centre: int) -> np.ndarray:
 def _nearest(best: np.ndarray, start: int, limit: int, nearest: int) -> np.ndarray:
     """The nearest columns of each row within the limit: (K, 3) row, column, distance."""
     close = best <= limit
-    for row in np.flatnonzero(np.count_nonzero(close, axis=1) > nearest):
-        close[row] = False
-        close[row, np.argpartition(best[row], nearest - 1)[:nearest]] = True
+    for number in np.flatnonzero(np.count_nonzero(close, axis=1) > nearest).tolist():
+        close[number] = False
+        close[number, np.argpartition(best[number], nearest - 1)[:nearest]] = True
     row, column = np.nonzero(close)
     return np.stack([row + start, column, best[row, column]], axis=1).astype(np.int32)
 
