@@ -52,6 +52,8 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/shallow.py
 	$(BIN)/python benchmarks/skin.py
 	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/predict.py
