@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from casewise.jobs.feature_file import feature_data, panels_identity
 from casewise.jobs.nested import epochs_inside
-from casewise.modalities.dataset import FeatureData
 from casewise.study.seeds import mixed_seed
 from casewise.training.feature_cache import MEMORY
 from casewise.training.feature_sharing import SharedFeatures
 from casewise.training.fit import TrainingContext
 from casewise.training.linear_head import LinearFit, fit_head
 from casewise.training.radial_head import fit_radial_head
-from casewise.training.strategies import Learned, head_input, learn
+from casewise.training.strategies import Learned, learn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from casewise.jobs.nested import InnerCVResult
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
+    from casewise.modalities.dataset import FeatureData
     from casewise.models.backbones import Network
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe, Study
@@ -109,20 +109,7 @@ def fit_by_steps(
     )
     learned = learn(network, choice.recipe, train, stop, data.subjects, context)
     learned.network.to("cuda" if plan.device == "cuda" else "cpu")
-    if predicts_from_features(study, choice.recipe, plan, data.panels):
-        features = head_input(learned.network, data.panels, choice.recipe.batch_size, context)
-        return learned, FeatureData(features, data.panels.truth, data.panels.names)
     return learned, data.panels
-
-
-def predicts_from_features(study: Study, recipe: Recipe, plan: ComputePlan, panels: PanelDataset) -> bool:
-    """Whether predictions can use the features on which the head was trained.
-
-    The body is that of the first weights; a panel is one view, whose features were computed as for predictions.
-    """
-    whole = recipe.tuning == "head_only" and not recipe.phases
-    alone = not panels.bags and len(panels.views()[0]) == len(panels)
-    return whole and alone and plan.precision == "fp32" and not study.test_time_augmentation
 
 
 def fit_linear(

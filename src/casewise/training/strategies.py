@@ -100,7 +100,7 @@ def head_input(network: Network, data: PanelDataset, batch: int, context: Traini
 
     if context.shared is None or data.bags:
         return compute(data)
-    # the format in which the network predicts, so that its predictions can use the same features
+    # the format in which the network predicts
     form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
     network.eval().to(memory_format=form)  # type: ignore[call-overload]
     return context.shared.of(data, network, compute, {"features": "fp32", "form": str(form), "batch": batch})
