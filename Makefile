@@ -53,6 +53,8 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/shallow.py
 	$(BIN)/python benchmarks/skin.py
 	$(BIN)/python benchmarks/loop_overhead.py
 	$(BIN)/python benchmarks/volumes.py

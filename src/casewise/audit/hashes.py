@@ -9,12 +9,14 @@ signs. A crop changes every coefficient; each image is therefore also hashed wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from joblib import cpu_count
 from scipy.fft import dctn
 
 if TYPE_CHECKING:
@@ -46,10 +48,16 @@ SIDE = 32
 LIMIT = 32
 # If all images look alike, the nearest suffice: each of 1,200 altered copies was among them.
 NEAREST = 30
-ROWS = 64
+# The images that are compared at once: the counts of a block stay in a processor's second cache.
+ROWS, COLUMNS = 16, 4096
 
 _LOWEST = sorted((u + v, u, v) for u in range(16) for v in range(16))[1 : BITS + 1]
 _ROW, _COLUMN = (np.array([index[axis] for index in _LOWEST]) for axis in (1, 2))
+# The bits of coefficients of even and odd rows and columns: a (both even), b (odd row), c (odd column), d (both odd).
+_PARITY = [np.flatnonzero((row == _ROW % 2) & (column == _COLUMN % 2)) for column in (0, 1) for row in (0, 1)]
+_A, _B, _C, _D = map(len, _PARITY)
+# Twice the middle of a + b, c + d, a - b and c - d.
+_CENTRES = _A + _B, _C + _D, _A - _B, _C - _D
 
 
 @dataclass(frozen=True)
@@ -161,30 +169,28 @@ def close_pairs(
     """Pairs of the images `among` (numbers) whose hashes, in any orientation or as negatives, differ in at most `limit`
     of 128 bits.
 
-    At most the `nearest` of each image are kept. Flat images have no hash and are left out.
+    At most the `nearest` of each image are kept. Flat images have no hash and are left out. All images are compared
+    with all others, in blocks of which the counts fit into a processor's cache.
     """
     among = among[~hashes.flat[among]]
-    whole, inset, transposed = hashes.whole[among], hashes.inset[among], hashes.transposed[among]
-    masks = _flip_masks()
-    pairs: list[np.ndarray] = []
-    for start in range(0, len(among), ROWS):
-        rows = np.arange(start, min(start + ROWS, len(among)))
-        best = np.full((len(rows), len(among)), BITS, np.uint8)
-        variant = np.zeros_like(best)
-        for number in range(len(FLIPS)):
-            flipped = (transposed if number & 4 else whole)[rows] ^ masks[number & 3]
-            for is_inset, others in enumerate((whole, inset)):
-                bits = np.bitwise_count(flipped[:, :1] ^ others[:, 0])
-                bits += np.bitwise_count(flipped[:, 1:] ^ others[:, 1])
-                for negative, distance in ((0, bits), (NEGATIVE, BITS - bits)):
-                    closer = distance < best
-                    np.copyto(variant, np.uint8(2 * (number | negative) + is_inset), where=closer)
-                    np.minimum(best, distance, out=best)
-        best[rows - start, rows] = BITS
-        pairs.append(_nearest(best, variant, start, limit, nearest))
-        if progress:
-            progress(int(rows[-1]) + 1)
-    table = np.concatenate(pairs) if pairs else np.zeros((0, 4), np.int64)
+    hashes = Hashes(*(bits[among] for bits in (hashes.whole, hashes.inset, hashes.flat, hashes.transposed)))
+    of_rows = _by_parity(hashes.whole), _by_parity(hashes.transposed)
+    of_columns = _by_parity(hashes.whole), _by_parity(hashes.inset)
+    starts = range(0, len(among), ROWS)
+
+    def pairs_of(start: int) -> np.ndarray:
+        rows = slice(start, min(start + ROWS, len(among)))
+        best = _smallest([[bits[rows] for bits in by_class] for by_class in of_rows], of_columns)
+        best[np.arange(len(best)), np.arange(rows.start, rows.stop)] = BITS
+        return _with_variants(_nearest(best, start, limit, nearest), hashes)
+
+    pairs = []
+    with ThreadPoolExecutor(int(cpu_count())) as pool:
+        for start, block in zip(starts, pool.map(pairs_of, starts), strict=True):
+            pairs.append(block)
+            if progress:
+                progress(min(start + ROWS, len(among)))
+    table = np.concatenate(pairs) if pairs else np.zeros((0, 4), np.int32)
     return _unique_pairs(table, among)
 
 
@@ -195,12 +201,79 @@ def _flip_masks() -> np.ndarray:
     return np.packbits(signs, axis=1).view(np.uint64)[:, None, :]
 
 
-def _nearest(best: np.ndarray, variant: np.ndarray, start: int, limit: int, nearest: int) -> np.ndarray:
-    """The nearest columns of each row within the limit: (K, 4) row, column, distance, variant."""
-    columns = np.argpartition(best, min(nearest, best.shape[1]) - 1, axis=1)[:, :nearest]
-    row, position = np.nonzero(np.take_along_axis(best, columns, axis=1) <= limit)
-    column = columns[row, position]
-    return np.stack([row + start, column, best[row, column], variant[row, column]], axis=1).astype(np.int64)
+def _by_parity(hashes: np.ndarray) -> list[np.ndarray]:
+    """The bits of hashes (N, 2) in the four classes of `_PARITY`, each (N,) `uint64` or `uint32`."""
+    signs = np.unpackbits(hashes.view(np.uint8), axis=1)
+    classes = []
+    for members in _PARITY:
+        word = np.zeros((len(hashes), 64 if len(members) > 32 else 32), np.uint8)
+        word[:, : len(members)] = signs[:, members]
+        classes.append(np.packbits(word, axis=1).view(np.uint64 if len(members) > 32 else np.uint32)[:, 0])
+    return classes
+
+
+def _smallest(of_rows: Sequence[Sequence[np.ndarray]], of_columns: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """(R, N) `uint8`: the fewest bits in which a row differs from a column, in any orientation or as a negative.
+
+    A flip changes all signs of a class or none, so that the numbers of different bits a, b, c, d in the four classes
+    give the distances of all flips and negatives: with each number counted from half of its class, the largest of
+    |a + b| + |c + d| and |a - b| + |c - d| is 64 minus the smallest distance.
+    """
+    rows, columns = len(of_rows[0][0]), len(of_columns[0][0])
+    best = np.empty((rows, columns), np.uint8)
+    # arrays of this size are reused, because the system would clear the memory of new ones
+    differing = {dtype: np.empty((rows, COLUMNS), dtype) for dtype in (np.uint64, np.uint32)}
+    counts, sums = np.empty((4, rows, COLUMNS), np.uint8), np.empty((2, rows, COLUMNS), np.uint8)
+    for start in range(0, columns, COLUMNS):
+        block = slice(start, min(start + COLUMNS, columns))
+        width = slice(block.stop - start)
+        a, b, c, d = counts[:, :, width]
+        first, second = sums[:, :, width]
+        agreement = np.zeros((rows, block.stop - start), np.uint8)
+        for row_words in of_rows:
+            for column_words in of_columns:
+                for row, column, count in zip(row_words, column_words, (a, b, c, d), strict=True):
+                    different = differing[row.dtype.type][:, width]
+                    np.bitwise_count(np.bitwise_xor(row[:, None], column[block], out=different), out=count)
+                for combined, (ab, cd) in ((np.add, _CENTRES[:2]), (np.subtract, _CENTRES[2:])):
+                    _off_centre(combined(a, b, out=first), ab)
+                    first += _off_centre(combined(c, d, out=second), cd)
+                    np.maximum(agreement, first, out=agreement)
+        agreement >>= 1
+        np.subtract(BITS // 2, agreement, out=best[:, block])
+    return best
+
+
+def _off_centre(numbers: np.ndarray, centre: int) -> np.ndarray:
+    """Replace numbers x, `uint8` that may have wrapped below 0, by |2 x - centre|."""
+    numbers += numbers
+    signed = numbers.view(np.int8)
+    signed -= np.int8(centre)
+    return np.abs(signed, out=signed).view(np.uint8)
+
+
+def _nearest(best: np.ndarray, start: int, limit: int, nearest: int) -> np.ndarray:
+    """The nearest columns of each row within the limit: (K, 3) row, column, distance."""
+    close = best <= limit
+    for number in np.flatnonzero(np.count_nonzero(close, axis=1) > nearest).tolist():
+        close[number] = False
+        close[number, np.argpartition(best[number], nearest - 1)[:nearest]] = True
+    row, column = np.nonzero(close)
+    return np.stack([row + start, column, best[row, column]], axis=1).astype(np.int32)
+
+
+def _with_variants(table: np.ndarray, hashes: Hashes) -> np.ndarray:
+    """The pairs (K, 3) with the first variant of the smallest distance: (K, 4)."""
+    row, column, least = table.T
+    variant = np.full(len(table), -1, np.int32)
+    masks = _flip_masks()[:, 0]
+    for number in range(len(FLIPS)):
+        flipped = (hashes.transposed if number & 4 else hashes.whole)[row] ^ masks[number & 3]
+        for is_inset, others in enumerate((hashes.whole, hashes.inset)):
+            bits = np.bitwise_count(flipped ^ others[column]).sum(axis=1, dtype=np.int32)
+            for negative, distance in ((0, bits), (NEGATIVE, BITS - bits)):
+                variant[(variant < 0) & (distance == least)] = 2 * (number | negative) + is_inset
+    return np.column_stack([table, variant])
 
 
 def _unique_pairs(table: np.ndarray, among: np.ndarray) -> Candidates:
@@ -211,4 +284,5 @@ def _unique_pairs(table: np.ndarray, among: np.ndarray) -> Candidates:
     new = np.ones(len(table), bool)
     new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
     table = table[new]
+    table = table.astype(np.int64)
     return Candidates(among[table[:, 0]], among[table[:, 1]], table[:, 2], table[:, 3] // 2, table[:, 3] % 2 == 1)

@@ -112,7 +112,12 @@ def extract(
             if progress and number % 50 == 0:
                 progress(number / len(rows))
     basis = _basis([descriptors for descriptors, _, _ in raw])
-    return [LocalFeatures(_reduced(item, basis), positions, pixels) for item, positions, pixels in raw]
+    raw.reverse()  # each item is given up as soon as it is reduced
+    features = []
+    while raw:
+        descriptors, positions, pixels = raw.pop()
+        features.append(LocalFeatures(_reduced(_rooted(descriptors), basis), positions, pixels))
+    return features
 
 
 def _picture(store: TileStore, row: int, path: str | None) -> np.ndarray:
@@ -134,21 +139,28 @@ def _picture(store: TileStore, row: int, path: str | None) -> np.ndarray:
 
 
 def _sift(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Descriptors (K, 128), positions as shares of the sides, and the size of the picture."""
+    """Descriptors (K, 128) `uint8`, positions as shares of the sides, and the size of the picture."""
     height, width = picture.shape
     # lungs and bones of a film differ more in brightness than their detail does
     even = cv2.createCLAHE(3.0, (8, 8)).apply(picture)
     points, descriptors = cv2.SIFT.create(nfeatures=KEYPOINTS, contrastThreshold=0.02).detectAndCompute(even, None)
     if descriptors is None:
-        return np.zeros((0, 128), np.float32), np.zeros((0, 2), np.float32), (width, height)
-    rooted = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6))
+        return np.zeros((0, 128), np.uint8), np.zeros((0, 2), np.float32), (width, height)
     positions = (np.array([point.pt for point in points], np.float32) + 0.5) / np.array([width, height], np.float32)
-    return rooted.astype(np.float16), positions, (width, height)
+    # OpenCV gives whole numbers of 0 to 255 as `float32`
+    return descriptors.astype(np.uint8), positions, (width, height)
+
+
+def _rooted(descriptors: np.ndarray) -> np.ndarray:
+    """Descriptors (K, 128) `uint8` as roots of shares of their sum (RootSIFT: Arandjelović and Zisserman, 2012)."""
+    values = descriptors.astype(np.float32)
+    rooted = np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1e-6))
+    return np.asarray(rooted.astype(np.float16))
 
 
 def _basis(descriptors: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The mean (128,) and the scaled main components (128, 32) of a sample of the descriptors."""
-    sample = _sample(descriptors).astype(np.float64)
+    sample = _rooted(_sample(descriptors)).astype(np.float64)
     if len(sample) < 2:
         return np.zeros(128, np.float32), np.eye(128, COMPONENTS, dtype=np.float32)
     values, vectors = np.linalg.eigh(np.cov((sample - sample.mean(axis=0)).T))
@@ -186,7 +198,9 @@ def _vectors(features: Sequence[LocalFeatures]) -> np.ndarray:
         residuals /= np.linalg.norm(residuals, axis=1, keepdims=True) + 1e-6
         vectors[number] = (np.sign(residuals) * np.sqrt(np.abs(residuals))).ravel()
     vectors -= vectors.mean(axis=0)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-6
+    for start in range(0, len(vectors), ROWS):  # the norm makes a copy
+        block = vectors[start : start + ROWS]
+        block /= np.linalg.norm(block, axis=1, keepdims=True) + 1e-6
     return vectors
 
 

@@ -95,10 +95,13 @@ def _ring() -> Bools:
 
 def _histogram(values: NDArray[np.uint8], included: Bools | None = None) -> Floats:
     """(n, 16) shares of grey levels."""
-    bins = (values // (256 // BINS)).astype(np.int64).reshape(len(values), -1)
-    shift = np.arange(len(bins))[:, None] * BINS + bins
-    weights = None if included is None else included.reshape(len(values), -1).astype(float).ravel()
-    counts = np.bincount(shift.ravel(), weights, minlength=len(bins) * BINS).reshape(len(bins), BINS)
+    counts = np.empty((len(values), BINS))
+    for start in range(0, len(values), BATCH):  # the numbers of bins take eight times the memory of the values
+        block = slice(start, start + BATCH)
+        bins = (values[block] // (256 // BINS)).astype(np.int64).reshape(len(values[block]), -1)
+        shift = np.arange(len(bins))[:, None] * BINS + bins
+        weights = None if included is None else included[block].reshape(len(bins), -1).astype(float).ravel()
+        counts[block] = np.bincount(shift.ravel(), weights, minlength=len(bins) * BINS).reshape(len(bins), BINS)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 

@@ -73,10 +73,11 @@ class Register:
 
 def screen(store: TileStore, pairs: Candidates, *, progress: Callable[[int], None] | None = None) -> np.ndarray:
     """The height of the correlation peak of each pair, −1 to 1, and its relative position (x, y): (N, 3)."""
-    rows, index = np.unique(np.concatenate([pairs.i, pairs.j]), return_inverse=True)
-    left, right = index[: len(pairs)], index[len(pairs) :]
-    plain = _detail_of(store, rows, 0.0)
-    inset = _detail_of(store, rows, INSET)
+    rows, index = np.unique(np.concatenate([pairs.i, pairs.j[~pairs.inset]]), return_inverse=True)
+    inset_rows, inset_index = np.unique(pairs.j[pairs.inset], return_inverse=True)
+    left, right = index[: len(pairs)], np.zeros(len(pairs), np.int64)
+    right[~pairs.inset], right[pairs.inset] = index[len(pairs) :], inset_index
+    plain, inset = _detail_of(store, rows, 0.0), _detail_of(store, inset_rows, INSET)
     out = np.zeros((len(pairs), 3))
     for start in range(0, len(pairs), BATCH):
         batch = slice(start, min(start + BATCH, len(pairs)))
@@ -85,8 +86,8 @@ def screen(store: TileStore, pairs: Candidates, *, progress: Callable[[int], Non
             flipped = pairs.flip[batch] % NEGATIVE == number
             first[flipped] = flip(plain[left[batch][flipped]], number)
         first[pairs.flip[batch] >= NEGATIVE] *= -1
-        is_inset = pairs.inset[batch][:, None, None]
-        second = np.where(is_inset, inset[right[batch]], plain[right[batch]])
+        second, is_inset = np.empty_like(first), pairs.inset[batch]
+        second[is_inset], second[~is_inset] = inset[right[batch][is_inset]], plain[right[batch][~is_inset]]
         out[batch] = _peaks(first, second)
         if progress:
             progress(batch.stop)
@@ -102,7 +103,10 @@ def _detail_of(store: TileStore, rows: np.ndarray, inset: float) -> np.ndarray:
         square = grey(store, int(row), COARSE, inset=inset)
         # without normalisation, an edge of the frame would outweigh the content
         out[number] = _normalised(_high_pass(square, 1.5), 4.0) * window
-    return out / (np.linalg.norm(out, axis=(1, 2), keepdims=True) + 1e-6)
+    for start in range(0, len(out), BATCH):  # the norm makes a copy
+        block = out[start : start + BATCH]
+        block /= np.linalg.norm(block, axis=(1, 2), keepdims=True) + 1e-6
+    return out
 
 
 def _peaks(first: np.ndarray, second: np.ndarray) -> np.ndarray:

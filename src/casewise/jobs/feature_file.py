@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -13,8 +14,11 @@ from casewise.models.feature_bank import bank_of
 from casewise.models.forward import compute_features
 from casewise.run_folder import WeightsFile
 from casewise.training.checkpoint import write_tensors
+from casewise.training.feature_sharing import FeatureStore, cached_or_computed, digest_of, digest_of_panels, machine
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
     from casewise.models.backbones import Network
@@ -48,7 +52,7 @@ def feature_data(
                 continue
             with acquired:
                 if not file.intact():
-                    features_of_rows = compute_features(network, data.subset(rows))
+                    features_of_rows = _shared(network, data.subset(rows), f"{encoders} {specs}")
                     with FileLock(folder / "features.lock"):  # one at a time records its checksum in this folder
                         write_tensors(file, {"features": features_of_rows}, {"format": "pt"})
     from safetensors.torch import load_file
@@ -60,6 +64,23 @@ def feature_data(
         features[rows] = of_file
     assert features is not None  # a fold has panels
     return FeatureData(features, data.truth, data.names)
+
+
+def _shared(network: Network, panels: PanelDataset, candidates: str) -> Tensor:
+    """The features of some panels, shared by content with the baselines of other runs."""
+    store = FeatureStore.of_user()
+    facts = ["candidates", candidates, digest_of(network), ROWS, machine(network)]
+    address = (
+        hashlib.sha256(json.dumps([digest_of_panels(panels), facts]).encode()).hexdigest() if store.limit else None
+    )
+    values = cached_or_computed(store, address, partial(compute_features, network, panels))
+    assert values is not None  # it waits for another process
+    return values
+
+
+def panels_identity(inputs: JobInputs, fitted: FittedPreprocessing) -> str:
+    """What decides the pixels of all panels of a run in one fold."""
+    return json.dumps([inputs.study.model_dump(mode="json"), inputs.store.address, fitted], sort_keys=True)
 
 
 def _digest(network: Network) -> str:

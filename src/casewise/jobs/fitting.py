@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from casewise.jobs.feature_file import feature_data
+from casewise.jobs.feature_file import feature_data, panels_identity
 from casewise.jobs.nested import epochs_inside
 from casewise.study.seeds import mixed_seed
 from casewise.training.feature_cache import MEMORY
+from casewise.training.feature_sharing import SharedFeatures
 from casewise.training.fit import TrainingContext
 from casewise.training.linear_head import LinearFit, fit_head
 from casewise.training.radial_head import fit_radial_head
@@ -90,6 +91,9 @@ def fit_by_steps(
         planned.timer.note()
         job.folder.write_progress(before + done, before + epochs_of(study), loss=loss)
 
+    train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
+    sides = (train, data.fit_rows.tolist()), (stop, data.stop_rows.tolist())
+    shared = SharedFeatures(data.panels, sides, panels_identity(planned.inputs, data.preprocessing))
     context = TrainingContext(
         outputs,
         job.folder.path,
@@ -101,8 +105,8 @@ def fit_by_steps(
         study.compute.frozen_once,
         choice.inner.params.epochs if choice.inner else None,
         memory=planned.memory,
+        shared=shared,
     )
-    train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
     learned = learn(network, choice.recipe, train, stop, data.subjects, context)
     learned.network.to("cuda" if plan.device == "cuda" else "cpu")
     return learned, data.panels

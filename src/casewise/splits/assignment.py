@@ -129,14 +129,14 @@ class _Best:
         first = int(np.lexsort((gaps, shortfall))[0])
         key = (float(shortfall[first]), float(gaps[first]))
         if key < self._key:
-            self._key, self.side, self.method = key, sides[first], method
+            self._key, self.side, self.method = key, sides[first].astype(int), method
 
 
 def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed: int) -> tuple[np.ndarray, float]:
     """The side of each subject in the most balanced greedy assignment, (subjects,), and its imbalance."""
     sides, gaps = greedy_candidates(records, np.asarray(shares, float), restarts=restarts, seed=seed)
     best = int(gaps.argmin())
-    return sides[best], float(gaps[best])
+    return sides[best].astype(int), float(gaps[best])
 
 
 def greedy_candidates(
@@ -152,10 +152,11 @@ def greedy_candidates(
     subjects, labels = records.shape
     room = _capacities(subjects, shares)
     random = np.random.default_rng(seed)
-    order = random.permuted(np.tile(np.arange(subjects), (restarts, 1)), axis=1)
+    # small types, because there may be many subjects; the permutations do not depend on the type
+    order = random.permuted(np.tile(np.arange(subjects, dtype=np.int32), (restarts, 1)), axis=1)
     counts = np.zeros((restarts, len(shares), labels))
     sizes = np.zeros((restarts, len(shares)), int)
-    side = np.zeros((restarts, subjects), int)
+    side = np.zeros((restarts, subjects), np.int16)
     rows = np.arange(restarts)
     expected = np.maximum(shares[:, None] * records.sum(), 1e-12)
     for step in range(subjects):
@@ -178,14 +179,15 @@ def greedy_candidates(
 def _random_assignments(subjects: int, shares: np.ndarray, *, restarts: int, seed: int) -> Iterator[np.ndarray]:
     """Random assignments (restarts, subjects) with the same numbers of subjects on each side, some at a time."""
     random = np.random.default_rng([seed, 1])
-    sides = np.repeat(np.arange(len(shares)), _capacities(subjects, shares))
+    sides = np.repeat(np.arange(len(shares), dtype=np.int16), _capacities(subjects, shares))
     for first in range(0, restarts, _AT_ONCE):
         yield random.permuted(np.tile(sides, (min(_AT_ONCE, restarts - first), 1)), axis=1)
 
 
 def _counts(sides: np.ndarray, terms: np.ndarray, n_sides: int) -> np.ndarray:
     """Sums of terms (subjects, labels) by side, (restarts, sides, labels)."""
-    return np.stack([(sides == side) @ terms for side in range(n_sides)], axis=1)
+    blocks = [sides[start : start + _AT_ONCE] for start in range(0, len(sides), _AT_ONCE)]
+    return np.concatenate([np.stack([(b == side) @ terms for side in range(n_sides)], axis=1) for b in blocks])
 
 
 def _exchanged(side: np.ndarray, records: np.ndarray, shares: np.ndarray, needs: ClassNeeds) -> tuple[np.ndarray, int]:

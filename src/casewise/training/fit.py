@@ -25,6 +25,7 @@ from casewise.study.schema import Recipe
 from casewise.training.checkpoint import SafetensorsCheckpoints
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import MEMORY
+from casewise.training.feature_sharing import SharedFeatures
 from casewise.training.module import Training
 from casewise.training.param_groups import HeadOnly
 
@@ -91,6 +92,7 @@ class TrainingContext:
         frozen_once: compute the output of frozen layers once instead of at every step.
         until: the epoch of the recipe after which training ends; the schedule is that of all epochs.
         memory: the bytes for values that are computed once (`casewise.training.feature_cache.Buffer`).
+        shared: the panels of the study, whose features in frozen networks are shared between folds and runs.
     """
 
     outputs: Sequence[Output]
@@ -103,6 +105,7 @@ class TrainingContext:
     frozen_once: bool = True
     until: int | None = None
     memory: int = field(default=MEMORY, kw_only=True)
+    shared: SharedFeatures | None = field(default=None, kw_only=True)
 
     @property
     def files(self) -> TrainingFolder:

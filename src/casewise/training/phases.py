@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -25,6 +27,9 @@ from casewise.training.feature_cache import Buffer, FeatureNetwork, FixedData, U
 from casewise.training.fit import TrainingContext, fit
 from casewise.training.head_loop import fit_head
 from casewise.training.timing import Timer
+
+# In bytes: the activations of a block of panels, which are always in memory.
+LARGE = 2**40
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
@@ -149,10 +154,23 @@ def _shortened(
     form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
     network.to(memory_format=form)  # type: ignore[call-overload]
     bf16, buffer = context.choice.precision == "bf16", Buffer(context.memory)
-    activation_data = [
-        activations(frozen, data, bf16=bf16, form=form, path=path, buffer=buffer)
-        for path, data in zip(folder.activations, (train, stop), strict=True)
-    ]
+
+    def computed(data: FixedData | PanelDataset, path: Path) -> FixedData:
+        return activations(frozen, data, bf16=bf16, form=form, path=path, buffer=buffer)
+
+    def shared(data: FixedData | PanelDataset, path: Path) -> FixedData:
+        # maps are large, and panels of several views have several rows
+        if context.shared is None or not whole or isinstance(data, FixedData) or len(data.views()[0]) != len(data):
+            return computed(data, path)
+        how = {"activations": context.choice.precision, "form": str(form)}
+
+        def of_block(panels: PanelDataset) -> torch.Tensor:
+            return activations(frozen, panels, bf16=bf16, form=form, path=path, buffer=Buffer(LARGE)).values
+
+        values = context.shared.of(data, network, of_block, how, empty=partial(buffer.empty, path=path))
+        return FixedData(values, data.truth, data.names, data.views()[1], data.bag if data.bags else 1)
+
+    activation_data = [shared(data, path) for path, data in zip(folder.activations, (train, stop), strict=True)]
     return (
         Upper(network, rest),
         activation_data[0],

@@ -8,7 +8,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from casewise.errors import TrainingError
 from casewise.modalities.base import PanelDataset
@@ -60,7 +62,7 @@ def learn(
     resuming = context.files.can_resume()
     heads: tuple[FeatureData, FeatureData] | None = None
     if recipe.tuning in ("head_only", "gradual_unfreezing"):
-        heads = _featured(network, train, recipe), _featured(network, stop, recipe)
+        heads = _featured(network, train, recipe, context), _featured(network, stop, recipe, context)
     search = None
     if recipe.lr == "find" and heads:
         # before the probe, because no rate reduces the loss of a fitted head
@@ -87,8 +89,22 @@ def learn(
     return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, search)
 
 
-def _featured(network: Network, data: PanelDataset, recipe: Recipe) -> FeatureData:
-    return FeatureData(features(network, data, batch=recipe.batch_size), data.truth, data.names)
+def _featured(network: Network, data: PanelDataset, recipe: Recipe, context: TrainingContext) -> FeatureData:
+    return FeatureData(head_input(network, data, recipe.batch_size, context), data.truth, data.names)
+
+
+def head_input(network: Network, data: PanelDataset, batch: int, context: TrainingContext) -> Tensor:
+    """The features of every panel of `data` for its head, shared with other folds if the context states how."""
+
+    def compute(panels: PanelDataset) -> Tensor:
+        return features(network, panels, batch=batch)
+
+    if context.shared is None or data.bags:
+        return compute(data)
+    # the format in which the network predicts
+    form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
+    network.eval().to(memory_format=form)  # type: ignore[call-overload]
+    return context.shared.of(data, network, compute, {"features": "fp32", "form": str(form), "batch": batch})
 
 
 def _search_rate(

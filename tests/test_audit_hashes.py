@@ -1,0 +1,82 @@
+"""The comparison of all hashes with all others, against a plain loop over pairs and orientations."""
+
+import numpy as np
+import pytest
+
+from casewise.audit import hashes
+from casewise.audit.hashes import BITS, FLIPS, NEGATIVE, Hashes, close_pairs
+
+
+def made(images: int, seed: int) -> Hashes:
+    """Hashes of images of which many are near copies of a few, some flipped, negative or flat."""
+    random = np.random.default_rng(seed)
+
+    def altered(words: np.ndarray, bits: int) -> np.ndarray:
+        words = words.copy()
+        for _ in range(bits):
+            words[np.arange(len(words)), random.integers(0, 2, len(words))] ^= np.uint64(1) << random.integers(
+                0, 64, len(words), dtype=np.uint64
+            )
+        return words
+
+    originals = random.integers(0, 2**63, (max(1, images // 12), 2), dtype=np.uint64)
+    whole = altered(originals[random.integers(0, len(originals), images)], 13)
+    flipped = random.random(images) < 0.4
+    whole[flipped] ^= hashes._flip_masks()[:, 0][random.integers(0, 4, flipped.sum())]
+    negative = random.random(images) < 0.2
+    whole[negative] = ~whole[negative]
+    turned = altered(whole[random.permutation(images)], 6)
+    return Hashes(whole, altered(whole, 5), random.random(images) < 0.05, turned)
+
+
+def by_loop(made_hashes: Hashes, limit: int) -> dict[tuple[int, int], tuple[int, int, bool]]:
+    """The pairs i < j with distance, orientation and inset: the first variant of the smallest distance, i before j."""
+    masks = hashes._flip_masks()[:, 0]
+    closest: dict[tuple[int, int], tuple[int, int, bool]] = {}
+    for i in range(len(made_hashes.flat)):
+        for j in range(len(made_hashes.flat)):
+            if i == j or made_hashes.flat[i] or made_hashes.flat[j]:
+                continue
+            variants = []
+            for number in range(len(FLIPS)):
+                start = (made_hashes.transposed if number & 4 else made_hashes.whole)[i] ^ masks[number & 3]
+                for inset, others in enumerate((made_hashes.whole, made_hashes.inset)):
+                    bits = int(np.bitwise_count(start ^ others[j]).sum())
+                    variants += [(bits, number, bool(inset)), (BITS - bits, number | NEGATIVE, bool(inset))]
+            best = min(variants, key=lambda variant: variant[0])
+            key = (min(i, j), max(i, j))
+            known = closest.get(key)
+            if best[0] <= limit and (known is None or (best[0], best[2]) < (known[0], known[2])):
+                closest[key] = best
+    return closest
+
+
+@pytest.mark.parametrize("images", [2, 60])
+@pytest.mark.parametrize("blocks", [(16, 4096), (7, 11)])
+def test_all_pairs_are_those_of_a_plain_loop(
+    images: int, blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashes, "ROWS", blocks[0])
+    monkeypatch.setattr(hashes, "COLUMNS", blocks[1])
+    made_hashes = made(images, images)
+    pairs = close_pairs(made_hashes, np.arange(images), nearest=images)
+    rows = zip(
+        *(values.tolist() for values in (pairs.i, pairs.j, pairs.distance, pairs.flip, pairs.inset)), strict=True
+    )
+    found = {(min(i, j), max(i, j)): (distance, flip, inset) for i, j, distance, flip, inset in rows}
+    assert found == by_loop(made_hashes, hashes.LIMIT)
+    assert len(found) > 100 or images < 60
+
+
+def test_each_image_keeps_its_nearest() -> None:
+    made_hashes = made(80, 3)
+    every = close_pairs(made_hashes, np.arange(80), nearest=80)
+    few = close_pairs(made_hashes, np.arange(80), nearest=2)
+    assert 0 < len(few) < len(every)
+    pairs_of_few, pairs_of_every = (
+        {(min(pair), max(pair)) for pair in zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)}
+        for pairs in (few, every)
+    )
+    assert pairs_of_few <= pairs_of_every
+    least = {int(i): every.distance[(every.i == i) | (every.j == i)].min() for i in np.unique([every.i, every.j])}
+    assert all(few.distance[(few.i == i) | (few.j == i)].min() == distance for i, distance in least.items())

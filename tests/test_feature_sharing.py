@@ -1,0 +1,241 @@
+"""Features of frozen networks, shared by content: computed once, the same bits, and never those of other pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from casewise.errors import CasewiseError
+from casewise.modalities.dataset import PanelData
+from casewise.models.backbones import Network, build_network
+from casewise.models.outputs import Output
+from casewise.phantoms.chest import make_chest
+from casewise.run import run
+from casewise.study.schema import Panels, Phase, Recipe
+from casewise.training import feature_sharing
+from casewise.training.compute_plan import ComputePlan
+from casewise.training.feature_sharing import FeatureStore, SharedFeatures, cached_or_computed
+from casewise.training.fit import TrainingContext
+from casewise.training.linear_probe import features
+from casewise.training.strategies import learn
+from tests.chest_study import chest_study
+
+HOW = {"features": "fp32"}
+PANELS = Panels(by="image")
+FOLDS = ((list(range(14)), list(range(14, 20))), (list(range(5, 20)), [0, 2, 4]))
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_sharing, "BLOCK", 6)
+    torch.set_num_threads(1)
+
+
+def panels(count: int = 20) -> PanelData:
+    drawn = torch.Generator().manual_seed(3)
+    truth = (torch.arange(count) % 2).float().unsqueeze(1)
+    store = torch.randint(1, 120, (count, 3, 32, 32), dtype=torch.uint8, generator=drawn)
+    store[1::2] += 60
+    return PanelData(store, [[i] for i in range(count)], truth, PANELS, [f"c{i}" for i in range(count)])
+
+
+def network() -> Network:
+    torch.manual_seed(0)
+    return build_network("test_resnet", 2, dropout=0.1).eval()
+
+
+def shared(data: PanelData, store: FeatureStore, fold: int = 0, identity: str = "study") -> SharedFeatures:
+    sides = tuple((data.subset(rows), rows) for rows in FOLDS[fold])
+    return SharedFeatures(data, sides, identity, store)
+
+
+class Counted:
+    """The features of panels, and how many panels were computed."""
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.panels = network, 0
+
+    def __call__(self, data: PanelData) -> Tensor:
+        self.panels += len(data)
+        return features(self.network, data, batch=2)
+
+
+def values(sharing: SharedFeatures, compute: Counted) -> tuple[Tensor, Tensor]:
+    first, second = (sharing.of(side, compute.network, compute, HOW) for side, _ in sharing.sides)
+    return first, second
+
+
+def test_two_folds_compute_each_panel_once_and_get_the_same_bits_as_without_sharing(tmp_path: Path) -> None:
+    data, store = panels(), FeatureStore(tmp_path / "store")
+    compute = Counted(network())
+    for fold in range(2):
+        with_store = values(shared(data, store, fold), compute)
+        without = values(shared(data, FeatureStore(tmp_path, limit=0), fold), Counted(network()))
+        assert all(torch.equal(a, b) for a, b in zip(with_store, without, strict=True))
+        plain = [features(network(), data.subset(rows), batch=2) for rows in FOLDS[fold]]
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(with_store, plain, strict=True))
+    assert compute.panels == len(data)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_another_study_with_the_same_pixels_finds_the_features(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    values(shared(panels(), store), first := Counted(network()))
+    values(shared(panels(), store, 1, identity="another study"), second := Counted(network()))
+    values(shared(panels(), store, 1, identity=""), third := Counted(network()))
+    assert (first.panels, second.panels, third.panels) == (20, 0, 0)
+
+
+def other_pixels(data: PanelData, network: Network) -> tuple[PanelData, Network]:
+    store = data.store.clone()
+    store[0, 0, 0, 0] += 1
+    return replace(data, store=store), network
+
+
+def other_weights(data: PanelData, network: Network) -> tuple[PanelData, Network]:
+    with torch.no_grad():
+        next(network.body.parameters()).view(-1)[0].add_(1e-3)
+    return data, network
+
+
+def other_statistics(data: PanelData, network: Network) -> tuple[PanelData, Network]:
+    next(buffer for name, buffer in network.body.named_buffers() if name.endswith("running_mean"))[0] += 1e-3
+    return data, network
+
+
+def other_scaling(data: PanelData, network: Network) -> tuple[PanelData, Network]:
+    network.mean += 0.01
+    return data, network
+
+
+@pytest.mark.parametrize(
+    ("change", "computed"), [(other_pixels, 6), (other_weights, 20), (other_statistics, 20), (other_scaling, 20)]
+)
+def test_nothing_is_shared_where_pixels_or_layers_differ(
+    tmp_path: Path, change: Callable[[PanelData, Network], tuple[PanelData, Network]], computed: int
+) -> None:
+    store = FeatureStore(tmp_path)
+    values(shared(panels(), store), Counted(network()))
+    data, changed = change(panels(), network())
+    got = values(shared(data, store, identity="changed"), compute := Counted(changed))
+    assert compute.panels == computed
+    assert torch.equal(got[0], values(shared(data, FeatureStore(tmp_path, 0)), Counted(changed))[0])
+
+
+def test_another_head_and_other_targets_share_and_another_precision_does_not(tmp_path: Path) -> None:
+    sharing = shared(panels(), FeatureStore(tmp_path))
+    values(sharing, Counted(network()))
+    compute = Counted(network())
+    with torch.no_grad():
+        compute.network.head[-1].weight.add_(1.0)
+        compute.network.target_mean.add_(2.0)
+    values(shared(panels(), FeatureStore(tmp_path)), compute)
+    assert compute.panels == 0
+    sharing.of(sharing.sides[0][0], compute.network, compute, {"features": "bf16"})
+    assert compute.panels == 20
+
+
+@pytest.mark.parametrize("damage", ["bits", "cut", "empty", "gone"])
+def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
+    store = FeatureStore(tmp_path)
+    expected = values(shared(panels(), store), Counted(network()))
+    file = sorted(tmp_path.glob("*/*.safetensors"))[0]
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"bits": bytes(content), "cut": bytes(content[: len(content) // 2]), "empty": b""}[damage])
+    got = values(shared(panels(), store), compute := Counted(network()))
+    assert compute.panels in (6, 2)  # one block, of which the last has two panels
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    values(shared(panels(), store), again := Counted(network()))
+    assert again.panels == 0
+
+
+def test_the_least_recently_used_values_are_removed_above_the_limit(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, limit=3900)
+    for number in range(3):
+        store.write(f"{number:064x}", torch.full((250,), float(number)))  # 1,000 bytes and a header
+        os.utime(store._path(f"{number:064x}"), (number, number))
+    assert store.read(f"{0:064x}") is not None  # it is the last one used
+    store.write(f"{3:064x}", torch.zeros(250))
+    kept = [number for number in range(4) if store.read(f"{number:064x}") is not None]
+    assert {0, 3} <= set(kept) <= {0, 2, 3}
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 3900
+    store.write("5" * 64, torch.zeros(2000))
+    assert store.read("5" * 64) is None  # larger than everything that may be kept
+
+
+def test_a_block_that_another_process_computes_is_left_for_later(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    address = "ab" * 32
+    with FileLock(store.locked(address).lock_file, is_singleton=False):
+        assert cached_or_computed(store, address, lambda: torch.ones(3), wait=0) is None
+    assert torch.equal(cached_or_computed(store, address, lambda: torch.ones(3), wait=0), torch.ones(3))
+    assert torch.equal(cached_or_computed(store, address, lambda: torch.zeros(3)), torch.ones(3))
+
+
+def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    got = values(shared(panels(), FeatureStore(tmp_path / "file")), compute := Counted(network()))
+    assert compute.panels == 20
+    assert torch.equal(got[0], values(shared(panels(), FeatureStore(tmp_path, 0)), Counted(network()))[0])
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "nan", "inf"])
+def test_the_size_of_the_store_must_be_a_number(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(feature_sharing.VARIABLE, text)
+    with pytest.raises(CasewiseError, match=feature_sharing.VARIABLE):
+        FeatureStore.of_user()
+    monkeypatch.setenv(feature_sharing.VARIABLE, "0.5")
+    assert FeatureStore.of_user().limit == 2**29
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(epochs=3, lr=0.01, batch_size=4, tuning="head_only", head="probe"),
+        Recipe(lr=0.01, batch_size=4, phases=[Phase(epochs=2, freeze="all"), Phase(epochs=1, freeze="none")]),
+    ],
+)
+def test_a_head_is_trained_to_the_same_bits_with_and_without_a_store(tmp_path: Path, recipe: Recipe) -> None:
+    weights = []
+    for number, store in enumerate(
+        (FeatureStore(tmp_path / "s"), FeatureStore(tmp_path / "s"), FeatureStore(tmp_path, 0))
+    ):
+        sharing = shared(panels(), store)
+        (train, rows), (stop, _) = sharing.sides
+        context = TrainingContext(
+            (Output("label", "classification", 2),), tmp_path / str(number), 5, ComputePlan(), shared=sharing
+        )
+        learned = learn(network(), recipe, train, stop, [f"s{row}" for row in rows], context)
+        weights.append(learned.network.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+        assert torch.equal(value, weights[2][name]), name
+
+
+@pytest.mark.slow
+def test_a_run_predicts_the_same_bits_with_and_without_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make_chest(tmp_path / "films", subjects=24, size=(64, 64), seed=3)
+    tables = []
+    for number, size in enumerate(("1", "1", "0")):
+        monkeypatch.setenv(feature_sharing.VARIABLE, size)
+        study = chest_study(
+            table,
+            recipe={"epochs": 3, "lr": 0.001, "tuning": "head_only"},
+        )
+        folder = tmp_path / f"run{number}"
+        run(study, folder)
+        tables.append(pd.read_parquet(folder / "predictions.parquet"))
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+    pd.testing.assert_frame_equal(tables[0], tables[2], check_exact=True)
