@@ -4,8 +4,8 @@
 
 Each program trains all parameters of the network on the same radiographs (synthetic photographs if those are missing)
 of 224 px in batches of 32, the peers with two workers and their usual augmentation, casewise from a tile store with
-augmentation of the same kind. A few steps of each are timed after the first ones, in separate processes and in turn. The
-seconds of an epoch of 1,000 images are extrapolated from them. The store is built before, once a study.
+augmentation of the same kind. A few steps of each are timed after the first ones, in separate processes and in turn.
+The seconds of an epoch of 1,000 images are extrapolated from them. The store is built before, once a study.
 
 Beside the epochs stand what the network itself costs: images a second of bare training steps (forward and backward, no
 optimiser, no images) by the plan that casewise chose, their floating-point operations a second (three times those of a

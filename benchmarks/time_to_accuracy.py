@@ -302,9 +302,9 @@ def page_of(lines: list[dict[str, Any]], options: argparse.Namespace, load: floa
         "",
         f"The time of a whole training, from image files to held-out predictions, on {fastai_user.CORES} cores. "
         f"fastai: `fine_tune({options.epochs})`, two workers. Lightning and torchvision: {options.epochs + 1} epochs, "
-        "two workers. casewise: a recipe that was fixed beforehand, on subjects that are never held out here. All train on "
-        f"the same {options.images} images of {fastai_user.SIDE} px with the same first weights, and predict the same "
-        "held-out ones.",
+        "two workers. casewise: a recipe that was fixed beforehand, on subjects that are never held out here. All "
+        f"train on the same {options.images} images of {fastai_user.SIDE} px with the same first weights, and predict "
+        "the same held-out ones.",
         "",
         "`head`: a linear head on features that are computed once. `upper`: the same, then the upper blocks on cached "
         f"activations. The aim: in {options.aim:g} times less time than fastai, not less accurate beyond the interval.",
