@@ -111,6 +111,7 @@ def sides_of(table: pd.DataFrame, seed: int, images: int, held_out: int) -> tupl
 def answer(task: dict[str, Any]) -> dict[str, Any]:
     """One training by one program, in this process; writes the held-out predictions."""
     import pandas as pd
+    import torch
 
     from casewise.files import parquet_bytes, write_atomic
 
@@ -119,6 +120,7 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     )
     classes = sorted(set(train["label"]))
     facts: dict[str, Any] = {}
+    torch.set_num_threads(task["threads"])
     if task["program"] == "fastai":
         values = with_fastai(task, train, held_out, classes)
     elif task["program"] == "lightning":
@@ -129,7 +131,7 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
         import casewise_user
 
         recipe = recipe_of(task["program"], task["network"])
-        side = {"recipe": recipe, "panels": {}, "side": fastai_user.SIDE, "threads": fastai_user.CORES}
+        side = {"recipe": recipe, "panels": {}, "side": fastai_user.SIDE}
         values, facts = casewise_user.train(task | side, train, held_out, classes)
     predictions = held_out.join(pd.DataFrame(values, columns=[f"p_{name}" for name in classes]))
     write_atomic(Path(task["predictions"]), parquet_bytes(predictions))
@@ -188,6 +190,7 @@ def tasks_of(options: argparse.Namespace) -> list[dict[str, Any]]:
                         "images": options.images,
                         "held_out": options.held_out,
                         "epochs": options.epochs,
+                        "threads": options.threads,
                         "root": str(options.data),
                         "data": str(options.data / PACKS[pack]["folder"]),
                         "weights": str(options.weights / f"{network}.safetensors"),
@@ -341,6 +344,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=SIZE, help="training images")
     parser.add_argument("--held-out", type=int, default=150, help="most held-out images of a seed")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of fine_tune, after the one of the head alone")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=fastai_user.CORES,
+        help="threads of each program; on a busy machine 1, since threads that wait for each other burn time",
+    )
     parser.add_argument("--aim", type=float, default=4.0, help="fastai's seconds divided by casewise's")
     parser.add_argument("--short", action="store_true", help="one pack, one seed, two epochs of fastai, few images")
     parser.add_argument("--data", type=Path, default=SHARED / "data")

@@ -82,6 +82,7 @@ def options_of(folder: Path, **changes: Any) -> argparse.Namespace:
         "images": 60,
         "held_out": 4,
         "epochs": 5,
+        "threads": 2,
         "aim": 4.0,
         "data": folder,
         "weights": folder,
