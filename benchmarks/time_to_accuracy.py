@@ -9,10 +9,10 @@ of torchvision, six epochs of AdamW in one cycle, two workers. casewise: `recipe
 that are computed once (`head`), and the same followed by epochs of the upper blocks on cached activations (`upper`).
 All start from the same weights and train on the same images.
 
-Subjects are divided once in five folds. Folds 4 and 5 only ever train: casewise's recipes were chosen on them, by
-training on two thirds of their subjects and predicting the rest. A seed holds out fold 1, 2 or 3 in turn, draws the
-training images from all other folds, and seeds the programs. Accuracy and AUROC are of the pooled held-out images; the
-intervals of differences from fastai are from resamples of subjects, all seeds of a subject together.
+Subjects are divided once in five folds. Folds 4 and 5 only ever train: casewise's recipes were chosen on them alone, by
+training on some of their subjects and predicting others, as `--tuning` does. A seed holds out fold 1, 2 or 3 in turn,
+draws the training images from all other folds, and seeds the programs. Accuracy and AUROC are of the pooled held-out
+images; the intervals of differences from fastai are from resamples of subjects, all seeds of a subject together.
 
 Times are those of whole processes, with imports: the seconds of the clock, and the CPU seconds of the process and its
 workers, which depend less on other load. The compute plan of casewise is measured by the first of its processes and
@@ -50,7 +50,9 @@ PACKS: dict[str, dict[str, Any]] = {
         "without": {"subject": ["B22-141", "B22-124"]},
     },
 }
-PROGRAMS = ("fastai", "lightning", "casewise head", "casewise upper")
+USUAL = ("fastai", "lightning", "casewise head", "casewise upper")
+# For the choice of a recipe with --tuning: all layers, and the same with smaller images first.
+PROGRAMS = (*USUAL, "casewise full", "casewise sizes")
 COMMON = {
     "optimizer": "adamw",
     "lr": 3e-4,
@@ -67,15 +69,19 @@ UPPER = {"mobilenet_v2": "14 blocks", "squeezenet1_1": "features.10"}
 
 def recipe_of(program: str, network: str) -> dict[str, Any]:
     """The recipe of a study file by which casewise trains, fixed before anything is measured."""
-    phases = [HEAD]
-    if program == "casewise upper":
-        phases = [HEAD, {"epochs": 6, "freeze": UPPER[network]}]
-    return {**COMMON, "phases": phases}
+    phases: dict[str, list[dict[str, Any]]] = {
+        "casewise head": [HEAD],
+        "casewise upper": [HEAD, {"epochs": 6, "freeze": UPPER[network]}],
+        "casewise full": [HEAD, {"epochs": 6}],
+        "casewise sizes": [HEAD, {"epochs": 2, "size": 128}, {"epochs": 2, "size": 160}, {"epochs": 2}],
+    }
+    return {**COMMON, "phases": phases[program]}
 
 
-# Seconds of one training of mobilenet_v2 with `SIZE` training and `HELD_OUT` held-out images on two idle cores: estimates
-# from the images a second of fastai_speed.py, and from CPU seconds of casewise. In proportion for other sizes.
+# Seconds of one training of mobilenet_v2 with `SIZE` training and `HELD_OUT` held-out images on two idle cores:
+# estimates from the images a second of fastai_speed.py, and from CPU seconds of casewise; in proportion for other sizes
 EXPECTED: dict[str, float] = {"fastai": 90.0, "lightning": 70.0, "casewise head": 10.0, "casewise upper": 24.0}
+EXPECTED |= {"casewise full": 45.0, "casewise sizes": 35.0}
 # Of whole batches, because fastai and Lightning leave out an incomplete one.
 SIZE, HELD_OUT = 224, 128
 
@@ -97,9 +103,15 @@ def rows_of(pack: str, data: Path) -> pd.DataFrame:
     return table.assign(fold=folds)
 
 
-def sides_of(table: pd.DataFrame, seed: int, images: int, held_out: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The training and held-out images of a seed; no subject is on both sides, and every class is on the first."""
-    evaluated = [fold for fold in range(1, FOLDS + 1) if fold not in TUNING_FOLDS]
+def sides_of(
+    table: pd.DataFrame, seed: int, images: int, held_out: int, *, tuning: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training and held-out images of a seed; no subject is on both sides, and every class is on the first.
+
+    With `tuning` all are of the tuning folds, and one of these is held out.
+    """
+    evaluated = [fold for fold in range(1, FOLDS + 1) if (fold in TUNING_FOLDS) == tuning]
+    table = table[table["fold"].isin(TUNING_FOLDS)] if tuning else table
     fold = evaluated[seed % len(evaluated)]
     others, own = table[table["fold"] != fold], table[table["fold"] == fold]
     train = others.sample(min(images, len(others)), random_state=seed).sort_index()
@@ -116,9 +128,9 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
 
     from casewise.files import parquet_bytes, write_atomic
 
-    train, held_out = sides_of(
-        rows_of(task["pack"], Path(task["root"])), task["seed"], task["images"], task["held_out"]
-    )
+    table = rows_of(task["pack"], Path(task["root"]))
+    tuning = bool(task.get("tuning"))
+    train, held_out = sides_of(table, task["seed"], task["images"], task["held_out"], tuning=tuning)
     classes = sorted(set(train["label"]))
     facts: dict[str, Any] = {}
     torch.set_num_threads(task["threads"])
@@ -182,7 +194,7 @@ def tasks_of(options: argparse.Namespace) -> list[dict[str, Any]]:
         for network in options.networks:
             for seed in range(options.seeds):
                 for program in options.programs:
-                    name = f"{pack}-{network}-{seed}-{program.replace(' ', '-')}"
+                    name = f"{pack}-{network}-{seed}-{program.replace(' ', '-')}{'-tuning' * options.tuning}"
                     task = {
                         "program": program,
                         "pack": pack,
@@ -192,6 +204,7 @@ def tasks_of(options: argparse.Namespace) -> list[dict[str, Any]]:
                         "held_out": options.held_out,
                         "epochs": options.epochs,
                         "threads": options.threads,
+                        "tuning": options.tuning,
                         "root": str(options.data),
                         "data": str(options.data / PACKS[pack]["folder"]),
                         "weights": str(options.weights / f"{network}.safetensors"),
@@ -343,7 +356,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", nargs="+", choices=PACKS, default=list(PACKS))
     parser.add_argument("--networks", nargs="+", choices=UPPER, default=["mobilenet_v2"])
-    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(USUAL))
+    parser.add_argument("--tuning", action="store_true", help="compare recipes on the tuning folds alone")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images", type=int, default=SIZE, help="training images")
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help="most held-out images of a seed")

@@ -53,16 +53,20 @@ def test_sides_share_no_subject_and_tuning_folds_only_train(benchmark: Any, tmp_
         assert set(held_out["fold"]) == {seed % 3 + 1}
         assert (len(train), len(held_out)) == (60, 25)
         assert module.sides_of(table, seed, 60, 25)[0].equals(train)
+    for seed in range(2):
+        train, held_out = module.sides_of(table, seed, 20, 10, tuning=True)
+        assert (set(train["fold"]), set(held_out["fold"])) == ({5 - seed}, {4 + seed})
     assert not module.sides_of(table, 0, 60, 25)[0].equals(module.sides_of(table, 3, 60, 25)[0])
 
 
 def test_recipes_are_those_of_a_study_file(benchmark: Any) -> None:
     module = benchmark("time_to_accuracy")
     phases = {}
-    for program in ("casewise head", "casewise upper"):
+    for program in [name for name in module.PROGRAMS if name.startswith("casewise")]:
         values = {
             "name": "recipes",
             "cohort": "table.csv",
+            "images": {"size": 224},
             "panels": {"by": "image"},
             "targets": {"label": {"classes": ["a", "b"]}},
             "backbones": ["mobilenet_v2"],
@@ -71,6 +75,7 @@ def test_recipes_are_those_of_a_study_file(benchmark: Any) -> None:
         phases[program] = build_study(values, source="study.yaml", folder=Path()).recipe.phases
     assert [phase.freeze for phase in phases["casewise head"]] == ["all"]
     assert [phase.freeze for phase in phases["casewise upper"]] == ["all", "14 blocks"]
+    assert [phase.size for phase in phases["casewise sizes"]] == [None, 128, 160, None]
 
 
 def options_of(folder: Path, **changes: Any) -> argparse.Namespace:
@@ -83,6 +88,7 @@ def options_of(folder: Path, **changes: Any) -> argparse.Namespace:
         "held_out": 4,
         "epochs": 5,
         "threads": 2,
+        "tuning": False,
         "aim": 4.0,
         "data": folder,
         "weights": folder,
@@ -138,9 +144,9 @@ def test_finished_trainings_are_judged_and_not_repeated(benchmark: Any, tmp_path
 
 def test_the_whole_measurement_takes_at_most_35_minutes(benchmark: Any, tmp_path: Path) -> None:
     module = benchmark("time_to_accuracy")
-    both = options_of(tmp_path, packs=list(module.PACKS), programs=list(module.PROGRAMS), seeds=5, images=module.SIZE)
+    both = options_of(tmp_path, packs=list(module.PACKS), programs=list(module.USUAL), seeds=5, images=module.SIZE)
     tasks = module.tasks_of(both)
-    assert len(tasks) == 2 * 5 * len(module.PROGRAMS)
+    assert len(tasks) == 2 * 5 * len(module.USUAL)
     assert 0 < module.expected(tasks) <= 35 * 60
     assert module.expected(tasks[:4]) < module.expected(tasks)
 
