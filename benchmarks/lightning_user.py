@@ -7,6 +7,7 @@ validated during training, which is to its advantage.
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from pathlib import Path
@@ -86,6 +87,7 @@ def renew_last_layer(network: nn.Module, classes: int) -> None:
 def trainer(**settings: Any) -> Trainer:
     """Lightning's trainer without files and messages."""
     warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     return Trainer(
         accelerator="cpu",
         logger=False,
