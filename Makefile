@@ -64,6 +64,9 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/multiplicity.py
 	$(BIN)/python benchmarks/fastai_speed.py
 	$(BIN)/python benchmarks/fastai_cxr.py
+	$(BIN)/python benchmarks/epoch_ratios.py --short
+	$(BIN)/python benchmarks/small_jobs.py --short
+	$(BIN)/python benchmarks/time_to_accuracy.py --short
 
 # Planned recipes on the packs of studies/auto; DATA and WEIGHTS: their folders, if not ../shared/data and ../shared/weights
 auto: setup

@@ -88,7 +88,8 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
     outputs = outputs_of(study)
     network = build_network(task["network"], width_of(outputs), dropout=study.recipe.dropout)
     standardise(network, truth, outputs)
-    choice = choose(network, study.compute, side=SIDE, batch=BATCH, threads=CORES, memo=None)
+    memo = Path(task["memo"]) if task.get("memo") else None
+    choice = choose(network, study.compute, side=SIDE, batch=BATCH, threads=CORES, memo=memo)
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         tiles = Path(temporary) / "tiles"
@@ -111,7 +112,8 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
             ),
         )
     form = "channels-last" if choice.channels_last else "contiguous"
-    return {"rate": task["images"] / (ends[1] - ends[0]), "way": f"{choice.precision} {form}"}
+    rate = task["images"] / (ends[1] - ends[0])
+    return {"rate": rate, "way": f"{choice.precision} {form}", "step_seconds": choice.step_seconds}
 
 
 def main() -> None:

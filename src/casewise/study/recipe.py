@@ -80,6 +80,13 @@ class Phase(StudyModel):
     lr: float | None = Field(None, gt=0, description="Learning rate of this phase. Default: that of the recipe.")
     schedule: Schedule | None = Field(None, description="Schedule of this phase. Default: that of the recipe.")
     batch_norm: BatchNorm | None = Field(None, description="As in the recipe, for this phase alone.")
+    size: int | None = Field(
+        None,
+        ge=32,
+        description="Side of the tiles in pixels in this phase, smaller than `images.size`: training takes about as "
+        "much less time as there are fewer pixels. Stopping and prediction see full size. Only for images whose size "
+        "the network does not fix, and not for bags and volumes. Default: `images.size`.",
+    )
     variations: dict[str, Any] = Field(
         {},
         description="Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`. Not "

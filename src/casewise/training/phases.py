@@ -26,6 +26,7 @@ from casewise.training.checkpoint import write_tensors
 from casewise.training.feature_cache import Buffer, FeatureNetwork, FixedData, Upper, activations, fixed
 from casewise.training.fit import TrainingContext, fit
 from casewise.training.head_loop import fit_head
+from casewise.training.progressive_size import at_size
 from casewise.training.timing import Timer
 
 # In bytes: the activations of a block of panels, which are always in memory.
@@ -62,7 +63,13 @@ def in_phases(
                     cast(PanelData, train), copies, seed=context.seed, path=context.files.copies, buffer=buffer
                 )
             phase_context = _from(context, number, len(history), buffer.left)
-            record = _phase(network, recipe, phase, fixed_panels or train, stop, phase_context, files.folder)
+            shown = at_size(
+                (fixed_panels or train).with_variations(phase.variations),
+                phase.size,
+                rows=train.settings.rows,
+                columns=train.settings.columns,
+            )
+            record = _phase(network, recipe, phase, shown, stop, phase_context, files.folder)
             write_tensors(files.weights, network.state_dict(), {"format": "pt"})
             files.record.write(record)
             files.folder.state.before.remove()
@@ -93,7 +100,6 @@ def _phase(
     phase_recipe = recipe.model_copy(
         update={**{k: v for k, v in stated.items() if v is not None}, "epochs": phase.epochs, "phases": []}
     )
-    train = train.with_variations(phase.variations)
     last = freeze(network, phase.freeze)
     counts = parameter_counts(network)
     timer = Timer(folder.path)
