@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import TrainingError, counted
 from casewise.jobs.backends.base import Backend, Failure
+from casewise.jobs.backends.local import LocalBackend
 from casewise.jobs.backends.registry import chosen_backend
 from casewise.run_folder.job_folder import FAILED
 from casewise.study.learners import learner_named
