@@ -75,6 +75,9 @@ class HeadTraining(Training):
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         return self.optimizer
 
+    def _give_memory_back(self) -> None:
+        """A head needs next to nothing."""
+
     def log(self, *_: Any, **__: Any) -> None:
         """The history has the loss already."""
 

@@ -154,6 +154,9 @@ class Training(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._predicted: list[tuple[Tensor, Tensor]] = []
+        self._give_memory_back()
+
+    def _give_memory_back(self) -> None:
         # Batches of evaluation need other blocks than steps; faulting these in again costs a third of a step.
         if self._steps >= STEPS_TO_TRIM and len(self.val_data) > self.recipe.batch_size:
             give_memory_back()

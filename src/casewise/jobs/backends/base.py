@@ -89,6 +89,7 @@ class Backend(Protocol):
 def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Failure | None:
     """Execute a job in this process; return its failure, so that the other jobs continue."""
     from filelock import FileLock, Timeout
+    from threadpoolctl import threadpool_limits
 
     from casewise.jobs.job import run_job
     from casewise.training.compute_plan import give_memory_back
@@ -98,7 +99,9 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
         make_folder(job.folder.path)
         with FileLock(job.folder.lock_path, timeout=PATIENCE):
             job.folder.sweep()
-            run_job(job, inputs, plan, side_by_side=workers)
+            # Sums over another number of threads differ in their last bits, and every kind of process has its own.
+            with threadpool_limits(plan.threads, user_api="blas"):
+                run_job(job, inputs, plan, side_by_side=workers)
         return None
     except TrainingError as error:
         return failed(job, f"{job.folds}, {error}", transient=False)
