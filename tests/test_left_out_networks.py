@@ -134,6 +134,13 @@ def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_no_part_has_a_single_panel() -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+    for panels in (1, 2, 5, 16):
+        network.train(panels > 1)
+        assert forward_in_parts(network, torch.rand(panels, 3, 4, 4), 16).shape == (panels, 3, 1, 1)
+
+
 def test_running_statistics_count_every_part_once() -> None:
     norm = nn.BatchNorm2d(3)
     panels = torch.rand(6, 3, 4, 4)
@@ -190,6 +197,8 @@ def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_b
     [
         ("squeezenet1_0", "Did you mean 'squeezenet1_1'?"),
         ("squeezenet1_1:3", "the study has folds 1 to 2"),
+        ("squeezenet1_1:", "the study has folds 1 to 2"),
+        (" , ", "--only: names no network"),
         ("squeezenet1_1:two", "the study has folds 1 to 2"),
     ],
 )

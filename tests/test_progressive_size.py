@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from casewise.study.loading import build_study
 from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import FixedData
+from casewise.training.feature_sharing import FeatureStore, SharedFeatures
 from casewise.training.fit import TrainingContext
 from casewise.training.progressive_size import ReducedData, at_size, reduced
 from casewise.training.strategies import Learned, learn
@@ -201,3 +203,22 @@ def test_a_network_with_a_fixed_input_is_refused() -> None:
     fixed = study(backbones=["vit_tiny_patch16_224"])
     with pytest.raises(StudyError, match=r"phase 1: size: vit_tiny_patch16_224 cannot see .* 48 px"):
         check_freeze_points(fixed)
+
+
+def test_features_of_a_smaller_size_are_not_those_of_the_full_size(tmp_path: Path) -> None:
+    """The features of frozen layers are shared between folds, and a smaller size has others."""
+    recipe = SMALL_THEN_FULL.model_copy(update={"phases": [Phase(epochs=2, freeze="all", size=32)]})
+    losses = []
+    for name in ("shared", "own"):
+        train, stop = data(), data(4)
+        torch.manual_seed(5)
+        network = build_network("cnn", 2)
+        (tmp_path / name).mkdir()
+        context = TrainingContext(OUTPUTS, tmp_path / name, 3, ComputePlan(), 0.0, "last")
+        if name == "shared":
+            sides = ((train, range(len(train))), (stop, range(len(stop))))
+            store = FeatureStore(tmp_path / "features")
+            context = replace(context, shared=SharedFeatures(train, sides, "", store))
+        learn_of_size = learn(network, recipe, train, stop, [str(i) for i in range(12)], context)
+        losses.append([entry["train_loss"] for entry in learn_of_size.history])
+    assert losses[0] == losses[1]

@@ -54,7 +54,7 @@ def run(
     try:
         with show.bar("run"), executing_on(backend, address, show):
             plan = _read(study, weights_dir, jobs)
-            if only:
+            if only is not None:
                 train_only(plan, _names(only), output, show=show)
                 return
             finished = run_study(plan, output, show=show)
@@ -64,8 +64,9 @@ def run(
     if not quiet:
         print(f"report: {finished.report}")
     if finished.left_out:
+        have = "has" if len(finished.left_out) == 1 else "have"
         print(
-            f"{counted(len(finished.left_out), 'network')} could not be trained and has no part in the results: "
+            f"{counted(len(finished.left_out), 'network')} could not be trained and {have} no part in the results: "
             f"{', '.join(finished.left_out)}. The report says why; the same command tries again.",
             file=sys.stderr,
         )
@@ -141,5 +142,14 @@ def _read(study: Path, weights_dir: Path | None, jobs: int | None) -> Study:
 
 
 def _names(only: list[str]) -> list[str]:
-    """The names of `--only`, which may be separated by commas."""
-    return [name.strip() for text in only for name in text.split(",") if name.strip()]
+    """The names of `--only`, which may be separated by commas.
+
+    Raises:
+        StudyError: there is none.
+    """
+    from casewise.errors import StudyError
+
+    names = [name.strip() for text in only for name in text.split(",") if name.strip()]
+    if not names:
+        raise StudyError("--only: names no network. Write, for example, `--only resnet34` or `--only resnet34:2`.")
+    return names

@@ -39,10 +39,10 @@ def run_jobs(
 ) -> dict[str, Failure]:
     """Execute every job that is not finished, those with the slowest measured step first; return failures by job.
 
-    A job that was ended by a full disk, by too little memory or by the system is tried once more after the others, by
-    itself, since it is not known which of several jobs was at fault. A network for which memory does not suffice even
-    then is trained with every batch in two parts, then in four, and so on. A training that diverged is not tried again:
-    it would be repeated bit by bit.
+    A job that was ended by too little memory, by the system, or by a file that could not be read is tried once more
+    after the others, by itself, since it is not known which of several jobs was at fault. A network for which memory
+    does not suffice even then is trained with every batch in two parts, then in four, and so on. A training that
+    diverged is not tried again: it would be repeated bit by bit.
 
     Args:
         folder: the run folder, which keeps the compute plans (precision, memory format, threads).
@@ -58,17 +58,20 @@ def run_jobs(
     """
     backend = backend or chosen_backend()
     waiting: list[Job] = []
-    for number, job in enumerate(jobs):
+    done = 0
+    for job in jobs:
         if job.finished:
-            tell(number - len(waiting), "verifying finished networks")
-        if not job.intact() and (only is None or job.name in only):
+            tell(done, "verifying finished networks")
+        if job.intact():
+            done += 1
+        elif only is None or job.name in only:
             waiting.append(job)
     if not waiting:
-        tell(len(jobs), f"{counted(len(jobs), 'network')}, all trained before")
+        tell(done, f"{counted(done, 'network')} trained before")
         return {}
     from casewise.jobs.memory_limit import jobs_that_fit
 
-    tell(len(jobs) - len(waiting), "resolving weights, measuring speed")
+    tell(done, "resolving weights, measuring speed")
     workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
     plans = backend.prepare(waiting, inputs, folder, threads)
     if isinstance(backend, LocalBackend):
@@ -90,13 +93,14 @@ def run_jobs(
         watcher.join()
     if failures and (not partial or any(failure.folder for failure in failures.values())):
         raise TrainingError(summary_of(failures, len(jobs)))
-    tell(len(jobs), f"{counted(len(jobs) - len(failures), 'network')} trained")
+    done += len(waiting) - len(failures)
+    tell(done, f"{counted(done, 'network')} trained")
     return failures
 
 
 def most_parts(inputs: JobInputs, alone: bool) -> int:
     """The largest number of parts of a batch; 1 if the failed jobs were not alone, which may have been the reason."""
-    return min(MOST_PARTS, inputs.study.recipe.batch_size) if alone else 1
+    return min(MOST_PARTS, inputs.study.recipe.batch_size // 2) if alone else 1
 
 
 def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[str], most: int) -> set[str]:

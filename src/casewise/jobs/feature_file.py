@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from casewise.modalities.dataset import FeatureData
+from casewise.modalities.registry import BUILT_IN
 from casewise.models.feature_bank import bank_of
 from casewise.models.forward import compute_features
 from casewise.run_folder import WeightsFile
+from casewise.study.learners import added_learners
 from casewise.training.checkpoint import write_tensors
 from casewise.training.feature_sharing import FeatureStore, cached_or_computed, digest_of, digest_of_panels, machine
 
@@ -68,7 +71,7 @@ def feature_data(
 
 def _shared(network: Network, panels: PanelDataset, candidates: str) -> Tensor:
     """The features of some panels, shared by content with the baselines of other runs."""
-    store = FeatureStore.of_user()
+    store = feature_store()
     facts = ["candidates", candidates, digest_of(network), ROWS, machine(network)]
     address = (
         hashlib.sha256(json.dumps([digest_of_panels(panels), facts]).encode()).hexdigest() if store.limit else None
@@ -78,8 +81,16 @@ def _shared(network: Network, panels: PanelDataset, candidates: str) -> Tensor:
     return values
 
 
+def feature_store() -> FeatureStore:
+    """The user's store; with learners of others, whose code is no part of an address, nothing is shared."""
+    store = FeatureStore.of_user()
+    return replace(store, limit=0) if added_learners() else store
+
+
 def panels_identity(inputs: JobInputs, fitted: FittedPreprocessing) -> str:
-    """What decides the pixels of all panels of a run in one fold."""
+    """What decides the pixels of all panels of a run in one fold; empty if that is code of others."""
+    if inputs.study.modality_name not in BUILT_IN:
+        return ""
     return json.dumps([inputs.study.model_dump(mode="json"), inputs.store.address, fitted], sort_keys=True)
 
 

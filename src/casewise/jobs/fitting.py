@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from casewise.jobs.feature_file import feature_data, panels_identity
+from casewise.jobs.feature_file import feature_data, feature_store, panels_identity
 from casewise.jobs.nested import epochs_inside
 from casewise.study.seeds import mixed_seed
 from casewise.training.feature_cache import MEMORY
@@ -93,7 +93,7 @@ def fit_by_steps(
 
     train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
     sides = (train, data.fit_rows.tolist()), (stop, data.stop_rows.tolist())
-    shared = SharedFeatures(data.panels, sides, panels_identity(planned.inputs, data.preprocessing))
+    shared = SharedFeatures(data.panels, sides, panels_identity(planned.inputs, data.preprocessing), feature_store())
     context = TrainingContext(
         outputs,
         job.folder.path,

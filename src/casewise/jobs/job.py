@@ -109,7 +109,9 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
         keep_memory()
     inputs, plan = inputs.of_learner(job.model), replace(plan, parts=job.parts())
     torch.set_num_threads(plan.threads)
-    begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
+    begin(
+        job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}{_loop(inputs.study)}"
+    )
     timer = Timer(job.folder.path)
     with PeakMemory() as memory:
         job.folder.write_progress(0, epochs_inside(inputs.study) + epochs_of(inputs.study))
@@ -120,6 +122,13 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
         predictions = predict(job, inputs, fitted)
     planned = PlannedJob(job, inputs, plan, choice, timer)
     record(planned, model, fitted, predictions, peak_memory_mb=memory.peak_mb)
+
+
+def _loop(study: Study) -> str:
+    """What else decides whether a saved state can be continued: the states of the loop of heads are its own."""
+    recipe = study.recipe
+    heads = recipe.tuning in ("head_only", "gradual_unfreezing") or any(p.freeze == "all" for p in recipe.phases)
+    return ", head loop" if heads else ""
 
 
 def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:

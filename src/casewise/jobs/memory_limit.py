@@ -26,7 +26,8 @@ def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, Comp
     Raises:
         CasewiseError: not even one job fits, or the study states a number of jobs that do not fit.
     """
-    descending = sorted((plans[job.model].peak_mb for job in waiting), reverse=True)
+    # The peak of a job that computes its batches in parts is not known either.
+    descending = sorted((plans[job.model].peak_mb if job.parts() == 1 else 0.0 for job in waiting), reverse=True)
     if not any(descending):
         return workers
     available = available_mb()

@@ -108,7 +108,7 @@ def named_jobs(study: Study, splits: Splits, only: Sequence[str]) -> set[str]:
                 f"--only: the study has no learner {cut(model or text)}; it has {names_text(study.learners, 8)}."
                 f"{nearest(model or text, study.learners)}"
             )
-        if fold and (not fold.isdecimal() or not 1 <= int(fold) <= splits.folds):
+        if text != model and (not fold.isdecimal() or not 1 <= int(fold) <= splits.folds):
             raise StudyError(f"--only: {cut(text)} names fold {cut(fold)}; the study has folds 1 to {splits.folds}.")
         names |= {f"{model}, fold {number}" for number in ([int(fold)] if fold else range(1, splits.folds + 1))}
     return names

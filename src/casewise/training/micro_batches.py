@@ -23,7 +23,8 @@ def forward_in_parts(network: nn.Module, panels: Tensor, parts: int) -> Tensor:
     >>> forward_in_parts(network, torch.ones(5, 3), 2).shape
     torch.Size([5, 2])
     """
-    parts = min(parts, len(panels))
+    # A part of one panel has no statistics for a batch norm.
+    parts = max(1, min(parts, len(panels) // 2))
     if parts == 1:
         outputs: Tensor = network(panels)
         return outputs

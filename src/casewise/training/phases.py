@@ -26,7 +26,7 @@ from casewise.training.checkpoint import write_tensors
 from casewise.training.feature_cache import Buffer, FeatureNetwork, FixedData, Upper, activations, fixed
 from casewise.training.fit import TrainingContext, fit
 from casewise.training.head_loop import fit_head
-from casewise.training.progressive_size import at_size
+from casewise.training.progressive_size import ReducedData, at_size
 from casewise.training.timing import Timer
 
 # In bytes: the activations of a block of panels, which are always in memory.
@@ -166,7 +166,9 @@ def _shortened(
 
     def shared(data: FixedData | PanelDataset, path: Path) -> FixedData:
         # maps are large, and panels of several views have several rows
-        if context.shared is None or not whole or isinstance(data, FixedData) or len(data.views()[0]) != len(data):
+        if context.shared is None or not whole or isinstance(data, (FixedData, ReducedData)):
+            return computed(data, path)
+        if len(data.views()[0]) != len(data):
             return computed(data, path)
         how = {"activations": context.choice.precision, "form": str(form)}
 
