@@ -252,6 +252,8 @@ def test_stored_features_belong_to_an_encoder_and_its_weights(
 
     from casewise.run_folder import JobFolder
 
+    monkeypatch.setenv("CASEWISE_FEATURE_CACHE", "0")  # other runs would share them by content
+
     computed: list[str] = []
 
     def compute(network: Any, data: Any) -> torch.Tensor:

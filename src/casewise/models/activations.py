@@ -28,8 +28,8 @@ class _Clipped(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(gradients[0], output, 0.0, 6.0)  # type: ignore[no-any-return]
 
 
-class ClippedInPlace(nn.ReLU6):
-    """`ReLU6` in place, which in training keeps no copy of its input."""
+class ReLU6(nn.ReLU6):
+    """`ReLU6` in place, which in training keeps no copy of its input; it has the name of PyTorch's."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.requires_grad and torch.is_grad_enabled():
@@ -43,9 +43,9 @@ def clip_in_place(body: nn.Module) -> None:
 
     >>> body = nn.Sequential(nn.ReLU6(inplace=True))
     >>> clip_in_place(body)
-    >>> type(body[0]).__name__
-    'ClippedInPlace'
+    >>> type(body[0]).__module__
+    'casewise.models.activations'
     """
     for module in body.modules():
         if type(module) is nn.ReLU6 and module.inplace:
-            module.__class__ = ClippedInPlace
+            module.__class__ = ReLU6

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import (
+    TEMPORARY,
     checksum,
     json_text,
     parquet_bytes,
@@ -312,17 +313,14 @@ class StateFile(WeightsFile):
 
     @contextmanager
     def replacing(self) -> Iterator[Path]:
-        """As `Artefact.replacing`; the present state becomes the one before.
-
-        After a kill between the two steps there is only the one before, from which `intact` continues.
-        """
+        """As `Artefact.replacing`; the present state becomes the one before."""
         with replacing(self.path, before_replacing=self._record_and_keep) as temporary:
             yield temporary
 
     def _record_and_keep(self, temporary: Path) -> None:
         self._record(temporary)  # a damaged state is set aside by it
         if self.exists():
-            self._move(self, self.before)
+            self._move(self, self.before, keep=True)
 
     def intact(self) -> bool:
         """Whether there is an intact state; the one before takes the place of a damaged or missing one."""
@@ -340,8 +338,11 @@ class StateFile(WeightsFile):
         super().remove()
 
     @staticmethod
-    def _move(source: Artefact, target: Artefact) -> None:
+    def _move(source: Artefact, target: Artefact, *, keep: bool = False) -> None:
         """Rename a verified file to `target`; the checksum is recorded before, so that every file matches its record.
+
+        With `keep` the file has both names, so that there is a last state at every moment. On a disk without links it
+        has the new one only; after a kill `intact` then continues from it.
 
         Raises:
             RunError: the file cannot be renamed.
@@ -350,8 +351,18 @@ class StateFile(WeightsFile):
         # The checksum of the present file comes last, that of the file that was moved to the target first.
         allowed = [*recorded.get(source.path.name, [])[::-1], *recorded.get(target.path.name, [])[:2]]
         write_json(folder / CHECKSUMS, recorded | {target.path.name: list(dict.fromkeys(allowed))})
+        moved = source.path
         try:
-            os.replace(source.path, target.path)
+            if keep:
+                moved = folder / f"{TEMPORARY}{target.path.name}"
+                moved.unlink(missing_ok=True)
+                try:
+                    os.link(source.path, moved)
+                except OSError:
+                    moved = source.path
+            os.replace(moved, target.path)
+            if keep and moved != source.path:
+                moved.unlink(missing_ok=True)  # two names of one file are not renamed to each other
         except OSError as error:
             raise RunError(storage_message(error, target.path)) from error
         sync_folder(folder)

@@ -365,7 +365,10 @@ class Study(StudyModel):
         There is none without any network, and where the name of a network depends on one that is left out.
         """
         kept = [name for name in self.networks if name not in networks]
-        reduced = self.model_copy(update={"backbones": kept, "encoders": encoders_of(self)})
+        # by default the encoder depends on the backbones
+        of_baselines = any(learner_named(name).encoders(self) for name in learners_beside(self))
+        encoders = encoders_of(self) if of_baselines else []
+        reduced = self.model_copy(update={"backbones": kept, "encoders": encoders})
         same = reduced.learners == [name for name in self.learners if name not in networks]
         return reduced if kept and same else None
 

@@ -125,7 +125,7 @@ def _named(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> tupl
     return job.name, attempt(job, inputs, plan, workers)
 
 
-def _begin_worker(parent: int, registrations: Registrations, anchored_folders: Sequence[Anchor]) -> None:
+def _begin_worker(parent: int, registrations: Registrations, anchored_folders: Sequence[Anchor] = ()) -> None:
     anchor_for_good(anchored_folders)
     registrations.register()
     # The parent process handles Ctrl-C: it stops the workers, whose state is on disk.
