@@ -390,8 +390,8 @@ def page_of(lines: list[dict[str, Any]], options: argparse.Namespace, load: floa
         "",
         "`head`: a linear head on features that are computed once. `upper`: the same, then the upper blocks on cached "
         f"activations. The aim: {options.aim:g} times as fast as fastai, and not less accurate: the lower end of the "
-        f"95 % interval of the difference lies above {-MARGIN:g}. Where it does not, this is "
-        "not shown.",
+        f"95 % interval of the difference lies above {-MARGIN:g}. Where it does not, "
+        "this is not shown.",
         "",
         "fastai and Lightning update the statistics of batch norms. Those of these weights were rebuilt from few "
         "photographs, which their users would not know and casewise's recipe avoids. The peers may be better with a "
