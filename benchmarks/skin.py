@@ -13,6 +13,12 @@ and extrapolated; the faster measurement counts. Of casewise whole phases are me
 The two sides run in turn, in separate processes. The images are noise and the first weights random, which does not
 affect the times. `--short` measures 3 epochs of each phase of casewise and extrapolates, and the output says so.
 Times are printed, never asserted.
+
+The aims (`AIMS`) are those of the project's issue "The sweep of 145 networks: unkillable, on one machine or many, and
+leaner", section Speed: at least 60 times as fast as the plain loop for the head phase, at least 3 times for fine-tuning
+above the freeze point, and for the whole schedule at most 3.5 minutes and at least 7 times. They replace earlier ones
+of this file: 5 times for fine-tuning above eleven blocks (now lower), none above ten layers, and 10 minutes and 4 times
+for the schedule. The 2 times for training all layers is an earlier aim of this file, which the issue does not name.
 """
 
 from __future__ import annotations
@@ -30,6 +36,9 @@ from typing import Any
 CORES, BATCH, SIDE, HEAD, FINE = 2, 32, 128, 100, 50
 WAKEN, TIMED = 2, 30
 KINDS = ("all", "11 blocks", "10 layers", "none")
+# How many times as fast as the plain loop, and for the whole schedule the most minutes; see above for their source.
+AIMS = {"head": 60, "fine-tuning": 3, "schedule": 7, "all layers": 2}
+SCHEDULE_MINUTES = 3.5
 
 
 def draw(folder: Path, images: int) -> None:
@@ -167,6 +176,16 @@ def in_own_process(**task: Any) -> dict[str, Any]:
     return dict(json.loads(result.splitlines()[-1]))
 
 
+def judged(aim: str, casewise: float, plain_loop: float) -> str:
+    """An aim in words, and whether these seconds reach it."""
+    reached = plain_loop / casewise >= AIMS[aim]
+    words = f"at least {AIMS[aim]}×"
+    if aim == "schedule":
+        reached = reached and casewise <= 60 * SCHEDULE_MINUTES
+        words = f"at most {SCHEDULE_MINUTES} min and {words}"
+    return f"aim: {words}; {'reached' if reached else 'missed'}"
+
+
 def compare(folder: str, images: int, head: int, fine: int) -> None:
     """Measure both sides and print the table."""
     first = {"epochs": head, "freeze": "all"}
@@ -196,9 +215,8 @@ def compare(folder: str, images: int, head: int, fine: int) -> None:
     print(f"  {'':<52}{'casewise':>12}{'plain loop':>12}")
 
     def row(name: str, casewise: float, plain_loop: float, aim: str) -> None:
-        print(
-            f"  {name:<52}{casewise / 60:>8.2f} min{plain_loop / 60:>8.1f} min   {plain_loop / casewise:6.1f}×  ({aim})"
-        )
+        times = f"{casewise / 60:>8.2f} min{plain_loop / 60:>8.1f} min   {plain_loop / casewise:6.1f}×"
+        print(f"  {name:<52}{times}  ({judged(aim, casewise, plain_loop)})")
 
     def phase(name: str, number: int) -> float:
         published, measured_epochs = (HEAD, head) if number == 0 else (FINE, fine)
@@ -210,14 +228,18 @@ def compare(folder: str, images: int, head: int, fine: int) -> None:
             f"whole schedule, first {name} frozen in fine-tuning",
             preparation + phase(name, 0) + phase(name, 1),
             HEAD * epoch["all"] + FINE * epoch[name],
-            "aim: 3.5 min and 7×",
+            "schedule",
         )
-    row("head alone, 100 epochs", (phase("11 blocks", 0) + phase("10 layers", 0)) / 2, HEAD * epoch["all"], "aim: 60×")
-    row("fine-tuning, first 11 blocks frozen, 50 epochs", phase("11 blocks", 1), FINE * epoch["11 blocks"], "aim: 3×")
-    row("fine-tuning, first 10 layers frozen, 50 epochs", phase("10 layers", 1), FINE * epoch["10 layers"], "aim: 3×")
-    row(
-        "fine-tuning, all layers trained, 3 epochs", casewise_results["none"]["phases"][0], 3 * epoch["none"], "aim: 2×"
-    )
+    row("head alone, 100 epochs", (phase("11 blocks", 0) + phase("10 layers", 0)) / 2, HEAD * epoch["all"], "head")
+    for name in ("11 blocks", "10 layers"):
+        row(
+            f"fine-tuning, first {name} frozen, 50 epochs",
+            phase(name, 1),
+            FINE * epoch[name],
+            "fine-tuning",
+        )
+    trained_all = float(casewise_results["none"]["phases"][0])
+    row("fine-tuning, all layers trained, 3 epochs", trained_all, 3 * epoch["none"], "all layers")
     store, choice = (casewise_results["none"][name] for name in ("store", "choose"))
     print(f"  of the whole schedule: tile store {store:.1f} s, measuring the machine {choice:.1f} s", flush=True)
 

@@ -5,6 +5,7 @@
 A synthetic cohort is drawn, and `studies/sweep.yaml` is run as a user runs it, by `casewise run`. While networks are in
 training the run is ended by SIGKILL with all its processes, as many times as `--kills` states and at random moments,
 and the same command continues it. A run folder that exists is continued, so that this program can be stopped, too.
+Where networks cannot be trained, `casewise run` ends with code 1 after it wrote the report; the page then names them.
 
 The page states the wall-clock and CPU time of the whole, with everything that was repeated after a kill, and of each
 backbone. CPU time is that of the jobs, which they record, and of everything else, which is measured on the processes.
@@ -27,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from casewise.errors import CasewiseError
 from casewise.files import checksum, write_json
 from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_name
@@ -52,12 +54,13 @@ def main() -> None:
     folder, costs = RunFolder(options.run), options.run.with_name(f"{options.run.name}-costs.json")
     record: dict[str, Any] = json.loads(costs.read_text()) if costs.exists() else {"stretches": []}
     draws = random.Random(SEED)
-    while not record["stretches"] or record["stretches"][-1]["code"] != 0:
+    while not record["stretches"] or not ended(folder, record["stretches"][-1]["code"]):
         kills = sum(stretch["code"] == -signal.SIGKILL for stretch in record["stretches"])
         record["stretches"].append(stretch(study, folder, draws if kills < options.kills else None))
         write_json(costs, record)
-        if record["stretches"][-1]["code"] not in (0, -signal.SIGKILL):
-            sys.exit(f"the run ended with code {record['stretches'][-1]['code']}")
+        code = record["stretches"][-1]["code"]
+        if code != -signal.SIGKILL and not ended(folder, code):
+            sys.exit(f"the run ended with code {code}")
     text = page(folder, read_study(study), record["stretches"])
     if options.output:
         options.output.write_text(text, encoding="utf-8")
@@ -102,6 +105,20 @@ def stretch(study: Path, folder: RunFolder, draws: random.Random | None) -> dict
     }
 
 
+def ended(folder: RunFolder, code: int) -> bool:
+    """Whether a run that ended with this code has its report: of all networks (0), or without those left out (1)."""
+    if code != 1:
+        return code == 0
+    if not folder.left_out.exists():
+        return False
+    try:
+        folder.check_reported()
+        # a report of an earlier run may still contain a network that has been left out since
+        return not set(folder.left_out.read()["networks"]) & set(folder.metrics.read()["metrics"]["oof"])
+    except CasewiseError:
+        return False
+
+
 def measure(pid: int, cores: dict[tuple[int, float], float]) -> None:
     """Note the CPU seconds of a process and of all below it, by process."""
     try:
@@ -129,24 +146,35 @@ def trained_again(folder: RunFolder, kills: Sequence[dict[str, Any]]) -> int:
 
 
 def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -> str:
-    """The page with the costs of the run and of every backbone."""
+    """The page with the costs of the run and of every backbone.
+
+    Args:
+        study: of the study file, with the networks that could not be trained.
+    """
     records = folder.job_records(study.networks)
     metrics = folder.metrics.read()
     seconds, cores = sum(s["seconds"] for s in stretches), sum(s["core_seconds"] for s in stretches)
     of_jobs = sum(record["core_seconds"] for record in records)
     kills = [s for s in stretches if s["code"] == -signal.SIGKILL]
     resumed = sum(record["stretches"] > 1 for record in records)
-    left_out = folder.left_out.read_or_none()
+    record = folder.left_out.read_if_exists()
+    left_out: dict[str, dict[str, str]] = record["networks"] if record else {}
+    planned, used = (len(names) * study.split.folds for names in (study.networks, set(study.networks) - set(left_out)))
     stacked = [learner_name(name) for name in metrics["metrics"]["oof"] if name not in study.learners]
     lines = [
-        f"# The sweep: {len(study.networks) * study.split.folds} networks of One-Step PASI",
+        f"# The sweep: {planned} networks of One-Step PASI",
         "",
         "Made by `make sweep`. Synthetic photographs, random first weights and few epochs: the page is about the "
         "engine, and its networks say nothing about patients.",
         "",
-        f"- **{len(records)} networks** ({len(study.networks)} backbones × {study.split.folds} folds) and "
-        f"{len(stacked)} combined learners ({', '.join(stacked)}), evaluated in one report.",
-        f"- Networks that could not be trained: {', '.join(left_out['networks']) if left_out else 'none'}.",
+        f"- **{planned} networks** ({len(study.networks)} backbones × {study.split.folds} folds) in the study file; "
+        f"{used} of them and {len(stacked)} combined learners ({', '.join(stacked)}) are evaluated in one report.",
+        f"- Left out, on all folds, because a network could not be trained: {', '.join(left_out) or 'none'}.",
+        *(
+            f"    - {name}, fold {fold}: {' '.join(reason.split())}"
+            for name, reasons in left_out.items()
+            for fold, reason in reasons.items()
+        ),
         f"- Wall-clock time: **{hours(seconds)}**; CPU time: **{hours(cores)}** on {os.cpu_count()} cores "
         f"({cpu_name()}). The jobs of the networks took {of_jobs / cores:.0%} of the CPU time.",
         f"- The run was ended by SIGKILL {len(kills)} times, after {listed([len(s['finished']) for s in kills])} "

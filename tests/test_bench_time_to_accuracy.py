@@ -26,7 +26,7 @@ def benchmark() -> Any:
     sys.path.remove(str(BENCHMARKS))
 
 
-def cohort(folder: Path) -> Path:
+def cohort(folder: Path, pack: str = "covid-cxr") -> Path:
     """A table of 200 images of 80 subjects with two classes; 20 rows are copies."""
     rng = np.random.default_rng(2)
     subject = rng.integers(0, 80, 220)
@@ -36,8 +36,8 @@ def cohort(folder: Path) -> Path:
         "label": np.where(subject % 3 == 0, "covid", "none"),
         "duplicate_of": ["images/0.jpg" if n >= 200 else "" for n in range(220)],
     }
-    (folder / "covid-cxr").mkdir(parents=True)
-    pd.DataFrame(columns).to_csv(folder / "covid-cxr" / "cases.csv", index=False)
+    (folder / pack).mkdir(parents=True)
+    pd.DataFrame(columns).to_csv(folder / pack / "cases.csv", index=False)
     return folder
 
 
@@ -111,7 +111,7 @@ def finish(module: Any, task: dict[str, Any], right: list[bool], seconds: float)
 def test_finished_trainings_are_judged_and_not_repeated(benchmark: Any, tmp_path: Path) -> None:
     module = benchmark("time_to_accuracy")
     (tmp_path / "mobilenet_v2.safetensors").write_bytes(b"weights")
-    options = options_of(tmp_path)
+    options = options_of(cohort(tmp_path))
     options.out.mkdir()
     tasks = module.tasks_of(options)
     assert [(task["seed"], task["program"]) for task in tasks] == [
@@ -134,6 +134,8 @@ def test_finished_trainings_are_judged_and_not_repeated(benchmark: Any, tmp_path
     assert "Every line of casewise reaches the aim." in page
     slower = {**own, "fastai_seconds": 3.0, "high": -0.01}
     assert "3.0 times as fast as fastai and less accurate than fastai" in module.page_of([fastai, slower], options, 0.5)
+    assert "Nothing was compared" in module.page_of([fastai], options, 0.5)
+    assert "Every line" not in module.page_of([fastai], options, 0.5)
     # other settings are another training
     changed = module.tasks_of(options_of(tmp_path, images=61))
     assert all(module.finished(task) is None for task in changed)
@@ -142,8 +144,59 @@ def test_finished_trainings_are_judged_and_not_repeated(benchmark: Any, tmp_path
     assert json.loads(json.dumps(tasks)) == tasks
 
 
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "shown"),
+    [
+        (0.010, -0.019, 0.030, True),
+        (-0.080, -0.170, 0.010, False),
+        (0.010, -0.020, 0.030, False),
+        (0.0, float("nan"), float("nan"), False),
+        (-0.080, -0.170, -0.010, False),
+    ],
+)
+def test_accuracy_is_shown_only_above_the_margin(
+    benchmark: Any, tmp_path: Path, gain: float, low: float, high: float, shown: bool
+) -> None:
+    module = benchmark("time_to_accuracy")
+    line = {"pack": "covid-cxr", "network": "mobilenet_v2", "program": "casewise head", "seeds": 1, "images": 4}
+    line |= {"accuracy": 0.7, "auroc": 0.8, "seconds": 10.0, "cpu_seconds": 20.0}
+    line |= {"gain": gain, "low": low, "high": high, "fastai_seconds": 10.0, "fastai_cpu_seconds": 10.0}
+    page = module.page_of([line], options_of(tmp_path), 0.5)
+    assert ("Every line of casewise reaches the aim." in page) == shown
+    assert ("less accurate than fastai." in page) == (high < 0)
+    assert ("not shown to lose at most 0.02 accuracy" in page) == (not shown and not high < 0)
+
+
+def test_measurements_are_of_a_table_of_versions_and_of_a_source(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = benchmark("time_to_accuracy")
+    (tmp_path / "mobilenet_v2.safetensors").write_bytes(b"weights")
+    options = options_of(cohort(tmp_path))
+    task = module.tasks_of(options)[0]
+    addresses = [module.address(task)]
+    assert set(module.versions()) == {"python", *module.LIBRARIES}
+    assert {"casewise", "torch", "fastai"} <= set(module.LIBRARIES)
+    assert module.versions()["torch"] != "absent"
+    assert len(module.source()) == 64
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "versions", lambda: {"torch": "0"})
+        addresses.append(module.address(task))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "source", lambda: "0")
+        addresses.append(module.address(task))
+    with (tmp_path / "covid-cxr" / "cases.csv").open("a") as file:
+        file.write("images/220.jpg,s1,none,\n")
+    addresses.append(module.address(module.tasks_of(options)[0]))
+    (tmp_path / "mobilenet_v2.safetensors").write_bytes(b"others")
+    addresses.append(module.address(task))
+    assert len(set(addresses)) == 5
+
+
 def test_the_whole_measurement_takes_at_most_35_minutes(benchmark: Any, tmp_path: Path) -> None:
     module = benchmark("time_to_accuracy")
+    for pack in module.PACKS.values():
+        cohort(tmp_path, pack["folder"])
     both = options_of(tmp_path, packs=list(module.PACKS), programs=list(module.USUAL), seeds=5, images=module.SIZE)
     tasks = module.tasks_of(both)
     assert len(tasks) == 2 * 5 * len(module.USUAL)
@@ -158,8 +211,11 @@ def test_the_mean_of_ratios_is_geometric(benchmark: Any) -> None:
     assert module.operations("mobilenet_v2") == pytest.approx(3 * 2 * 0.30e9, rel=0.05)
     rates = {"casewise": [60.0], "fastai": [20.0], "lightning": [30.0]}
     result = {"rates": rates, "ratios": {"fastai": 3.0, "lightning": 2.0}, "way": "bf16", "step_seconds": 0.4}
+    result["preparation_seconds"] = 0.0041
     text = "\n".join(module.lines_of({"mobilenet_v2": result}, 1e12))
     assert "| mobilenet_v2 | 16.7 | 50.0 | 33.3 | 3.00 | 2.00 |" in text
+    assert "| mobilenet_v2 | 16.7 | 50.0 | 33.3 | 3.00 | 2.00 | 4.1 |" in text
+    assert len({line.count("|") for line in text.split("\n\n")[0].splitlines()}) == 1
     assert "missed: lightning 2.00." in text
     assert "| mobilenet_v2 | bf16 | 80.0 | 60.0 | 75% |" in text
 
