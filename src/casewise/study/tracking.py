@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic_core import PydanticCustomError
 
 from casewise.errors import cut, nearest
-from casewise.study.messages import SECRET
+from casewise.study.messages import PRIVATE
 
 # The package that each tracker needs, by name.
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
@@ -60,7 +60,7 @@ def check_tracker(text: str) -> str:
 
 def _refusal(message: str) -> ValueError:
     """An error whose value is not repeated in messages: it may have a password."""
-    return PydanticCustomError(SECRET, message)  # type: ignore[arg-type]
+    return PydanticCustomError(PRIVATE, message)  # type: ignore[arg-type]
 
 
 def without_user(text: str) -> str:
