@@ -12,7 +12,10 @@ import pytest
 
 import casewise
 from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError
+from casewise.jobs.compute_plans import compute_plans
+from casewise.jobs.plan import Job, JobInputs
 from casewise.pipeline.reproduction import DIFFERENT, EQUAL, WITHIN, Reproduction, compared, compared_predictions
+from casewise.reproduce import _again, _repeat_parts
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from tests.baseline_run import run_baselines
@@ -103,6 +106,66 @@ class TestCompared:
             assert part in text
         assert compared(own_run.files, copied, own_run.study, 0.002)["verdict"] == WITHIN
 
+    def test_networks_on_all_subjects_are_compared(self, own_run: Run, copied: RunFolder) -> None:
+        study = own_run.study.model_copy(update={"final": "refit"})
+        name = study.learners[0]
+        for learner in study.learners:
+            shutil.copytree(copied.job(learner, 0).path, copied.final_job(learner).path)
+        again = RunFolder(copied.path.with_name("again"))
+        shutil.copytree(copied.path, again.path)
+        facts = again.final_job(name).facts
+        facts.write({**facts.read(), "weights_sha256": "other"})
+        found = compared(copied, again, study, 0.0)["networks"]
+        assert found == {"all": 9, "different": [f"{name}, all subjects"]}
+
+    def test_left_out_networks_change_no_figure(self, own_run: Run, copied: RunFolder) -> None:
+        metrics = copied.metrics.read()
+        note = {"code": "networks_left_out", "networks": {"vgg11": {"2": "no number"}}, "combined": True}
+        copied.metrics.write({**metrics, "notes": [note, *metrics["notes"]]})
+        copied.left_out.write({"networks": {"vgg11": {"2": "no number"}}})
+        record = compared(copied, own_run.files, own_run.study, 0.0)
+        assert record["left_out"] == ["vgg11"]
+        assert record["figures"]["equal"] == record["figures"]["figures"] > 100
+        lines = Reproduction(copied.path, record).lines()
+        assert "vgg11 could not be trained in the run, and was not repeated." in lines
+
+    def test_batches_in_other_parts_are_named(self, own_run: Run, copied: RunFolder) -> None:
+        name = own_run.study.learners[0]
+        job = copied.job(name, 1)
+        job.record.write({**job.record.read(), "parts": 4})
+        record = compared(copied, own_run.files, own_run.study, 0.0)
+        assert record["parts"] == {f"{name}, fold 2": [4, 1]}
+        line = f"Different: batches of {name}, fold 2 were computed in 4 parts in the run, in 1 now."
+        assert line in Reproduction(copied.path, record).lines()
+
+
+class TestPlan:
+    def test_recorded_parts_are_repeated(self, own_run: Run, copied: RunFolder, tmp_path: Path) -> None:
+        name = own_run.study.learners[0]
+        job, target = copied.job(name, 1), RunFolder(tmp_path / "again")
+        job.record.write({**job.record.read(), "parts": 4})
+        _repeat_parts(own_run.study, copied, target)
+        again = Job(name, 1, target.job(name, 1), job.record.read()["fingerprint"])
+        assert again.parts() == 4
+        assert list(target.path.rglob("parts.json")) == [again.folder.parts.path]
+        again.halve_parts()  # the machine of the repetition has less memory
+        _repeat_parts(own_run.study, copied, target)
+        assert again.parts() == 8
+
+    def test_baselines_have_the_threads_of_the_run(self, own_run: Run, copied: RunFolder, tmp_path: Path) -> None:
+        name = own_run.study.learners[0]
+        for job in copied.finished_jobs(name):
+            job.record.write({**job.record.read(), "threads": 3})
+        study = _again(own_run.study, copied)
+        assert study.compute.threads == "auto"
+        jobs = [Job(learner, 0, RunFolder(tmp_path).job(learner, 0), "") for learner in study.learners]
+        inputs = JobInputs(study, None, None, None)  # type: ignore[arg-type]
+        plans = compute_plans(jobs, inputs, RunFolder(tmp_path), threads=7)
+        before = own_run.files.job_records(study.learners)[0]["threads"]
+        assert {learner: plan.threads for learner, plan in plans.items()} == {
+            learner: 3 if learner == name else before for learner in study.learners
+        }
+
 
 class TestRefused:
     def test_what_is_no_finished_run(self, tmp_path: Path) -> None:
@@ -123,14 +186,25 @@ class TestRefused:
         with pytest.raises(StudyError, match="at least 0"):
             casewise.reproduce(own_run, tmp_path, tolerance=-1)
 
-    def test_a_changed_cell_is_named(self, own_run: Run, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            (lambda rows: rows.assign(note="new"), "the column 'note' is new"),
+            (
+                lambda rows: rows.assign(label=[rows["label"].iloc[1], *rows["label"].iloc[1:]]),
+                r"label of image 1 \(case C0001/1\) was 1\.0, is 2\.0$",
+            ),
+            (lambda rows: rows.iloc[:-1], "there are 39 images, and the run had 40"),
+        ],
+        ids=["column", "cell", "rows"],
+    )
+    def test_a_changed_table_is_named(self, own_run: Run, tmp_path: Path, change: Any, sentence: str) -> None:
         path = own_run.study.cohort
         text = path.read_bytes()
         try:
             rows = pd.read_csv(path)
-            rows["note"] = "new"
-            rows.to_csv(path, index=False)
-            with pytest.raises(CohortError, match="the column 'note' is new"):
+            change(rows).to_csv(path, index=False)
+            with pytest.raises(CohortError, match=sentence):
                 casewise.reproduce(own_run, tmp_path / "new")
         finally:
             path.write_bytes(text)

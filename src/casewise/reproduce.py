@@ -62,6 +62,7 @@ def reproduce(
     with target.lock():
         target.reproduction.write({**mark, "finished": False})
         _check_inputs(study, source, target, show)
+        _repeat_parts(study, source, target)
     run_study(study, target.path, show=show)
     record = {**mark, "finished": True, **compared(source, target, study, tolerance)}
     with target.lock():
@@ -74,7 +75,7 @@ def _again(study: Study, source: RunFolder) -> Study:
     from casewise.jobs.compute_plans import recorded_plans
 
     source.compute.read_if_exists()  # a damaged one must not be set aside in another run's folder
-    plans = recorded_plans(source, study.networks)
+    plans = recorded_plans(source, study.learners)  # of baselines, the threads matter
     if missing := [name for name in study.networks if name not in plans]:
         raise RunError(f"{source.compute.path} has no compute plan of {missing[0]}, so it cannot be repeated.")
     compute: dict[str, Any] = {"plan": plans or None}
@@ -87,6 +88,18 @@ def _again(study: Study, source: RunFolder) -> Study:
             "images": study.images.model_copy(update={"store": None}),
         }
     )
+
+
+def _repeat_parts(study: Study, source: RunFolder, target: RunFolder) -> None:
+    """Compute batches in as many parts as in the run, where its memory did not suffice for whole ones."""
+    from casewise.tracking.training_table import finished
+
+    for name, fold, job in finished(source, study.learners):
+        record = job.record.read()
+        again = target.final_job(name) if fold == "all" else target.job(name, int(fold) - 1)
+        # an interrupted reproduction may need more parts by now; they count only for a job with the same fingerprint
+        if record.get("parts", 1) > 1 and not (again.parts.exists() or again.record.exists()):
+            again.parts.write({"parts": record["parts"], "fingerprint": record["fingerprint"]})
 
 
 def _check_target(source: RunFolder, target: RunFolder, mark: dict[str, str]) -> None:

@@ -49,7 +49,8 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
                 load_first_weights(network_of(view, model), view, model, ())
             except WeightsError as error:
                 missing.append(str(error))
-            plans_by_model[model] = ComputePlan(threads=threads, why="that of every learner without gradient steps")
+            of_model = stated[model].threads if stated and model in stated else threads
+            plans_by_model[model] = ComputePlan(threads=of_model, why="that of every learner without gradient steps")
             continue
         network = network_of(study, model)
         try_size(network, size * study.panels.rows, size * study.panels.columns)

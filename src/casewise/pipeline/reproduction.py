@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from casewise.errors import counted
 from casewise.predictions.table import KEY, probability_columns
+from casewise.tracking.training_table import finished
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,9 @@ class Reproduction:
         """What is the same and what is not, in sentences."""
         return [
             *_input_lines(self.record),
+            *_left_out_lines(self.record["left_out"]),
             _network_line(self.record["networks"]),
+            *_parts_lines(self.record["parts"]),
             _prediction_line(self.record["predictions"], self.record["tolerance"]),
             _figure_line(self.record["figures"]),
             *_machine_lines(self.record["environment"]),
@@ -68,9 +71,11 @@ def compared(run: RunFolder, repetition: RunFolder, study: Study, tolerance: flo
         "verdict": DIFFERENT if different and beyond else WITHIN if different else EQUAL,
         "tolerance": tolerance,
         "inputs": _inputs(run, repetition),
+        "left_out": sorted((run.left_out.read_if_exists() or {"networks": {}})["networks"]),
         "networks": _networks(run, repetition, study),
+        "parts": _parts(run, repetition, study),
         "predictions": predictions,
-        "figures": compared_figures(*({**folder.metrics.read(), "made_from": None} for folder in folders)),
+        "figures": compared_figures(*(_figures(folder) for folder in folders)),
         "environment": _environments(run, repetition),
     }
 
@@ -131,6 +136,13 @@ def _largest(gaps: np.ndarray) -> float | None:
     return largest if np.isfinite(largest) else None
 
 
+def _figures(folder: RunFolder) -> dict[str, Any]:
+    """The metrics of a run without its note on left-out networks, which a repetition does not try to train."""
+    metrics = folder.metrics.read()
+    notes = [note for note in metrics["notes"] if note["code"] != "networks_left_out"]
+    return {**metrics, "notes": notes, "made_from": None}
+
+
 def compared_figures(first: Any, second: Any) -> dict[str, Any]:
     """Compare the numbers, texts and other single values of two nested objects by their names.
 
@@ -185,14 +197,33 @@ _HASHES = {
 
 
 def _networks(run: RunFolder, repetition: RunFolder, study: Study) -> dict[str, Any]:
-    """Which trained learners of the folds have the same weights, bit by bit."""
+    """Which trained learners of the folds, and of all subjects, have the same weights, bit by bit."""
     weights = [folder.weights_sha256(study.learners) for folder in (run, repetition)]
     pairs = {
         f"{name}, fold {fold + 1}": [of_run[name][fold] if fold < len(of_run[name]) else "" for of_run in weights]
         for name in study.learners
         for fold in range(max(len(of_run[name]) for of_run in weights))
     }
+    if study.final == "refit":
+        final = {name: [folder.final_job(name) for folder in (run, repetition)] for name in study.learners}
+        pairs |= {
+            f"{name}, all subjects": [job.weights_sha256() if job.facts.exists() else "" for job in jobs]
+            for name, jobs in final.items()
+        }
     return {"all": len(pairs), "different": [name for name, pair in pairs.items() if pair[0] != pair[1]]}
+
+
+def _parts(run: RunFolder, repetition: RunFolder, study: Study) -> dict[str, list[int]]:
+    """The trainings whose batches were computed in other numbers of parts, after memory had run out in one of both."""
+    parts = [
+        {(name, fold): int(job.record.read().get("parts", 1)) for name, fold, job in finished(folder, study.learners)}
+        for folder in (run, repetition)
+    ]
+    pairs = {
+        f"{name}, {'all subjects' if fold == 'all' else f'fold {fold}'}": [before, parts[1].get((name, fold), before)]
+        for (name, fold), before in parts[0].items()
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _environments(run: RunFolder, repetition: RunFolder) -> dict[str, Any]:
@@ -248,6 +279,23 @@ def _network_line(networks: Mapping[str, Any]) -> str:
         return f"All {count} trained learners have the same weights, bit by bit."
     named = "; ".join(different[:SHOWN]) + (f" and {len(different) - SHOWN} more" if len(different) > SHOWN else "")
     return f"{len(different)} of {count} trained learners have other weights: {named}."
+
+
+def _left_out_lines(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [f"{', '.join(names)} could not be trained in the run, and {_was(names)} not repeated."]
+
+
+def _was(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
+
+
+def _parts_lines(parts: Mapping[str, Sequence[int]]) -> list[str]:
+    return [
+        f"Different: batches of {name} were computed in {counted(before, 'part')} in the run, in {now} now."
+        for name, (before, now) in parts.items()
+    ]
 
 
 def _prediction_line(predictions: Mapping[str, Any], tolerance: float) -> str:

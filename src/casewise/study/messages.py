@@ -11,6 +11,8 @@ from casewise.study.model import StudyModel
 
 # keys with problems that a message shows, and characters of each sentence
 _SHOWN, _LINE = 12, 400
+# the type of a problem whose value may be a password
+PRIVATE = "private_value"
 # names that pydantic adds to a location for the options of a union
 UNION_OPTION = r"(constrained-\w+|float|int|str|bool|(literal|list|dict|tuple|function-\w+|lax-or-strict)\b.*)"
 
@@ -113,7 +115,7 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     text = re.sub(r", unable to parse string as .*$", "", problem["msg"].removeprefix("Value error, "))
     if not loc:
         return text + ("" if text.endswith(("?", ".")) else ".")
-    shown = "" if isinstance(value, (dict, list)) else f", found {cut(value)}"
+    shown = "" if isinstance(value, (dict, list)) or problem["type"] == PRIVATE else f", found {cut(value)}"
     # the value is placed before the hint, which ends with a question mark
     text, hint = re.fullmatch(r"(.*?)( Did you mean [^?]*\?)?", text, re.DOTALL).groups("")  # type: ignore[union-attr]
     return f"{loc}: {text[0].lower() + text[1:].rstrip('.')}{shown}.{hint}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
+from pydantic_core import PydanticCustomError
+
 from casewise.errors import cut, nearest
+from casewise.study.messages import PRIVATE
 
 # The package that each tracker needs, by name.
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
@@ -27,22 +31,51 @@ def check_tracker(text: str) -> str:
     """
     name, _, address = text.partition(":")
     if name not in PACKAGES:
-        raise ValueError(f"{cut(text)} is no tracker; there are {', '.join(PACKAGES)}.{nearest(name, PACKAGES)}")
+        raise _refusal(f"{cut(name)} is no tracker; there are {', '.join(PACKAGES)}.{nearest(name, PACKAGES)}")
     if not address:
         return name
     if name != "mlflow":
-        raise ValueError(f"{cut(text)}: {name} has no address; its files are in the run folder")
+        raise _refusal(f"{name} has no address; its files are in the run folder")
     try:
         parts = urlsplit(address)
         named = bool(parts.scheme and (parts.netloc or parts.path.startswith("/")))
-        secret = bool(parts.username or parts.password)
+        query = parts.scheme in ("http", "https") and bool(parts.query or parts.fragment)
+        query = query or "password" in parts.query.lower()
     except ValueError:
-        named = secret = False
-    if secret:
-        raise ValueError(
+        named = query = False
+    if without_user(address) != address:
+        raise _refusal(
             "the address of mlflow has a user name or password, which the report would show; leave them out and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
+    if query:
+        raise _refusal(
+            "the address of mlflow goes on after ? or #, where it may have a token or password, which the report would "
+            "show; leave that out and set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_URI for the whole address"
+        )
     if not named:
-        raise ValueError(f"{cut(address)} is no address; write one such as mlflow:http://127.0.0.1:5000")
+        raise _refusal("what follows mlflow: is no address; write one such as mlflow:http://127.0.0.1:5000")
     return text
+
+
+def _refusal(message: str) -> ValueError:
+    """An error whose value is not repeated in messages: it may have a password."""
+    return PydanticCustomError(PRIVATE, message)  # type: ignore[arg-type]
+
+
+def without_user(text: str) -> str:
+    """A text whose addresses have no user name or password.
+
+    >>> without_user("https://me:word@server/mlflow")
+    'https://server/mlflow'
+    """
+    return re.sub(r":(//)?[^\s/]\S*@", r":\1", text)
+
+
+def without_secrets(text: str) -> str:
+    """A text whose addresses have no user name, password, query or fragment, as it may be shown.
+
+    >>> without_secrets("http://me:word@127.0.0.1:5000?token=x did not answer")
+    'http://127.0.0.1:5000 did not answer'
+    """
+    return re.sub(r"(/[^\s?#]*)[?#]\S*", r"\1", without_user(text))

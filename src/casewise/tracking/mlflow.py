@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from casewise.study.tracking import without_secrets
 from casewise.tracking.tracker import TrackerError
 from casewise.tracking.units import RESULTS
 
@@ -39,12 +40,13 @@ class MLflow:
         for name, value in (SETTINGS | PATIENCE).items():
             os.environ.setdefault(name, value)
         beside = (folder.path.resolve().parent / "mlruns").as_uri()
-        self.address = address or os.environ.get("MLFLOW_TRACKING_URI") or beside
+        place = address or os.environ.get("MLFLOW_TRACKING_URI") or beside
+        self.address = without_secrets(place)
         self._run, self._title = run, folder.path.resolve().name
         with _failures(self.address):
             from mlflow.tracking import MlflowClient
 
-            self._client = MlflowClient(tracking_uri=self.address)
+            self._client = MlflowClient(tracking_uri=place)
             experiment = self._client.get_experiment_by_name(study.name)
             self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study.name)
 
@@ -109,11 +111,7 @@ def _named(name: str) -> str:
 def _failures(address: str) -> Iterator[None]:
     """Turn what MLflow and the network raise into a `TrackerError` with the reason."""
     try:
-        from mlflow.exceptions import MlflowException
-    except ImportError as error:
-        raise TrackerError(f"the package mlflow cannot be imported: {error}") from error
-    try:
         yield
-    except (MlflowException, OSError) as error:
-        reason = re.sub(r"\s+", " ", str(error))
+    except Exception as error:  # errors of databases and their drivers have no base class in common
+        reason = without_secrets(re.sub(r"\s+", " ", str(error)) or type(error).__name__)
         raise TrackerError(f"{address}: {reason[:300]}{'…' if len(reason) > 300 else ''}") from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import StudyError, counted
 from casewise.files import parsed_json, write_json
-from casewise.study.tracking import PACKAGES
+from casewise.study.tracking import PACKAGES, without_secrets
 from casewise.tracking.mlflow import MLflow
 from casewise.tracking.tensorboard import TensorBoard
 from casewise.tracking.tracker import Tracker, TrackerError
@@ -85,7 +85,7 @@ def send_missing(study: Study, folder: RunFolder, units: Sequence[Unit], *, loca
         except TrackerError as error:
             log.warning(
                 "track: %s did not get %s: %s The run is not affected; `casewise run` sends what is missing.",
-                text,
+                without_secrets(text),
                 f"{len(lacking) - count} of {counted(len(units), 'part')}",
                 error,
             )

@@ -76,5 +76,6 @@ def write_training_table(folder: RunFolder, learners: Sequence[str]) -> None:
     jobs = [(fold, job.record.read()) for _, fold, job in finished(folder, learners)]
     text = csv_text(row for fold, record in jobs for row in epochs_of(fold, record))
     path = folder.training_table_path
-    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+    # bytes: a program may have saved the table in another encoding
+    if not (path.is_file() and path.read_bytes() == text.encode()):
         write_atomic(path, text)
