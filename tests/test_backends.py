@@ -107,7 +107,7 @@ def test_an_address_without_a_cluster_is_refused(tiny: Path, tmp_path: Path) -> 
 
 def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("ray")
-    from casewise.jobs.backends.ray import NodeReport, refuse
+    from casewise.jobs.backends.ray_cluster import NodeReport, refuse
 
     this, folder = NodeReport.of_this(), RunFolder(tmp_path)
     good = replace(this, host="good")
@@ -130,7 +130,7 @@ def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path, caplo
 
 def test_jobs_need_a_machine_with_their_cores() -> None:
     pytest.importorskip("ray")
-    from casewise.jobs.backends.ray import Task, check_room, cores_of
+    from casewise.jobs.backends.ray_cluster import Task, check_room, cores_of
 
     nodes = {"head": {"host": "a"}, "small": {"CPU": 2.0, "host": "b"}, "gpus": {"CPU": 16.0, "GPU": 4.0, "host": "c"}}
     assert cores_of(3, 0, nodes) == 3
@@ -171,6 +171,25 @@ def test_a_process_ends_when_its_lease_is_withdrawn(tmp_path: Path) -> None:
     assert kept.wait(timeout=30) == 1
     # nobody has said that the second has ended, so the next run waits for it
     assert lessor.path.exists()
+
+
+def test_a_lease_that_is_seen_late_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LOOK", 0.0)
+    lessor = Lessor(tmp_path)
+    stale = Leases.read(lessor.path)
+    lease = lessor.grant()
+    late, read = [None, stale, stale], Leases.read
+    monkeypatch.setattr(Leases, "read", lambda path: late.pop() if late else read(path))
+    entered = False
+    with held(lessor.path, lessor.session, lease, "machine-7", expiry=60):
+        entered = True
+    assert entered
+    assert late == []
+    monkeypatch.setattr(leases, "DELAY", 0.0)
+    with pytest.raises(LeaseError), held(lessor.path, lessor.session, "never granted", "machine-7"):
+        pass
+    lessor.ended(lease)
+    lessor.close()
 
 
 def test_a_process_ends_when_its_lease_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,16 +242,20 @@ def test_a_run_waits_for_the_processes_of_an_earlier_one_and_breaks_their_locks(
     folder = RunFolder(tmp_path)
     job = Job("a", 0, folder.job("a", 0), "made from")
     job.folder.path.mkdir(parents=True)
-    job.folder.lock_path.touch()
+    features = folder.jobs_folder / "features-0123456789abcdef-0.lock"
+    for lock in (job.folder.lock_path, features):
+        lock.touch()
     assert not end_earlier(tmp_path, [job], safe=0.0)
     lessor = Lessor(tmp_path)
     process = holder(lessor, lessor.grant(), 60)
     lessor._over.set()
     assert job.folder.lock_path.exists()
+    assert features.exists()
     assert end_earlier(tmp_path, [job], safe=2.0)
     assert process.wait(timeout=30) == 1
     assert "an earlier run was ended while it trained on other machines" in caplog.text
     assert not job.folder.lock_path.exists()
+    assert not features.exists()
     assert not list(tmp_path.glob(f"{LEASES}*"))
 
 
