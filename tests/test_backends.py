@@ -143,6 +143,52 @@ def test_jobs_need_a_machine_with_their_cores() -> None:
         check_room([Task("a", b"", 1, 1)], {"small": nodes["small"]})
 
 
+@pytest.mark.parametrize("machine_lost", [True, False])
+def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
+    machine_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Either the cluster lost a machine that may have been asked for room, or the task's lease was not seen there."""
+    pytest.importorskip("ray")
+    from casewise.jobs.backends import ray as backend_file
+
+    submitted: list[dict[str, object]] = []
+    leases_of: list[str] = []
+    backend = backend_file.RayBackend("nowhere")
+    lessor = Lessor(tmp_path)
+    backend._session = backend_file.Session(RunFolder(tmp_path), lessor, None)
+
+    class Work:
+        def options(self, **options: object) -> Work:
+            submitted.append(options)
+            return self
+
+        def remote(self, inputs: object, path: str, session: str, lease: str, call: bytes) -> int:
+            leases_of.append(lease)
+            return len(submitted)
+
+    def get(ref: int) -> tuple[str, list[str]]:
+        if ref == 1:
+            raise backend_file.ray.exceptions.RayTaskError("work", "traceback", LeaseError(leases_of[0]))
+        return "done", []
+
+    machines = {"a": {"CPU": 1.0}, "b": {"CPU": 1.0}}
+    seen = iter([machines])
+    alive = {"b": machines["b"]} if machine_lost else machines
+    monkeypatch.setattr(backend_file, "nodes_alive", lambda: next(seen, alive))
+    monkeypatch.setattr(backend_file, "_done", lambda at_work: [ref for ref in at_work if ref == 2 or not machine_lost])
+    monkeypatch.setattr(backend_file.ray, "get", get)
+    monkeypatch.setattr(backend_file.ray, "cancel", lambda *_, **__: None)
+    for wait in ("SAFE", "NODES"):
+        monkeypatch.setattr(backend_file, wait, 0.0)
+    backend._work = Work()
+    assert backend._run([backend_file.Task("measuring", b"", 1, 0)], None) == {"measuring": "done"}
+    assert [options.get("memory") for options in submitted] == [None, 1 if machine_lost else None]
+    assert len(set(leases_of)) == 2
+    said = "measuring: the connection to its machine was lost. It is repeated on another machine."
+    assert caplog.messages == ([] if machine_lost else [said])
+    lessor.close()
+
+
 def holder(lessor: Lessor, lease: str, expiry: float) -> subprocess.Popen[str]:
     """A process that holds a lease for two minutes."""
     arguments = [str(lessor.path), lessor.session, lease, str(expiry)]

@@ -99,7 +99,7 @@ class RayBackend:
     def __init__(self, address: str | None = None) -> None:
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
         self._session: Session | None = None
-        self._own = False
+        self._own, self._losses = False, 0
 
     def __enter__(self) -> RayBackend:
         """Connect to the cluster.
@@ -246,10 +246,14 @@ class RayBackend:
                     if (ended := self._collect(ref, attempt, results)) is not None:
                         ending.append(ended)
                 if (now := time.monotonic()) - looked > NODES:
-                    nodes, looked = nodes_alive(), now
-                    for ref, attempt in _of_lost_nodes(at_work, lessor, nodes).items():
+                    before, nodes, looked = nodes, nodes_alive(), now
+                    of_lost, queued = _of_lost_nodes(at_work, lessor, nodes), {}
+                    if before.keys() - nodes.keys():
+                        self._losses += 1
+                        queued = _not_begun(at_work, lessor)
+                    for ref, attempt in (of_lost | queued).items():
                         del at_work[ref]
-                        ending.append(self._lost(attempt))
+                        ending.append(self._lost(attempt) if ref in of_lost else self._ending(attempt, None))
                         with suppress(ray.exceptions.RayError):
                             ray.cancel(ref, force=True)
                     if any(fits(task, nodes) for task in (*waiting, *(attempt.task for attempt in at_work.values()))):
@@ -266,7 +270,7 @@ class RayBackend:
                     if ended.failure:
                         results[task.name] = ended.failure
                     else:
-                        waiting.appendleft(task._replace(moves=task.moves + 1))
+                        waiting.appendleft(task)
                 alive = [*at_work.values(), *(ended.attempt for ended in ending)]
                 if baseline_lost and not any(_shares_features(attempt.task) for attempt in alive):
                     break_feature_locks(self._session.folder)
@@ -279,6 +283,8 @@ class RayBackend:
         assert self._session is not None
         task, lessor = attempt.task, self._session.lessor
         options = {"num_cpus": task.cpus, "num_gpus": task.gpus, "name": f"casewise: {task.name}"}
+        if self._losses:  # some bytes, by which Ray tells tasks apart: like ones wait for the answer of a lost machine
+            options["memory"] = self._losses
         return self._work.options(**options).remote(
             self._session.inputs, str(lessor.path), lessor.session, attempt.lease, task.call
         )
@@ -321,7 +327,7 @@ class RayBackend:
         if task.moves < MOVES:
             continues = task.job is not None and task.job.folder.can_resume()
             log.warning("%s", (_MOVED if continues else _REPEATED).format(job=task.name))
-            return self._ending(attempt, None)
+            return self._ending(attempt._replace(task=task._replace(moves=task.moves + 1)), None)
         message = _MOVED_OFTEN.format(job=task.name, times=task.moves + 1)
         return self._ending(attempt, Failure(message, transient=False))
 
@@ -364,6 +370,11 @@ def _of_lost_nodes(at_work: Mapping[Any, Attempt], lessor: Lessor, nodes: Mappin
     """The attempts on machines that the cluster has given up; Ray itself may wait for their results for minutes."""
     places = {ref: lessor.place(attempt.lease) for ref, attempt in at_work.items()}
     return {ref: at_work[ref] for ref, place in places.items() if place and place not in nodes}
+
+
+def _not_begun(at_work: Mapping[Any, Attempt], lessor: Lessor) -> dict[Any, Attempt]:
+    """The attempts without a machine; Ray may wait for one that is lost, and has been asked for room, without end."""
+    return {ref: attempt for ref, attempt in at_work.items() if not lessor.place(attempt.lease)}
 
 
 def _shares_features(task: Task) -> bool:
