@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,6 +187,52 @@ def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
     assert len(set(leases_of)) == 2
     said = "measuring: the connection to its machine was lost. It is repeated on another machine."
     assert caplog.messages == ([] if machine_lost else [said])
+    lessor.close()
+
+
+def test_locks_of_features_stay_while_another_baseline_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    from casewise.jobs.backends import ray as backend_file
+
+    folder = RunFolder(tmp_path)
+    jobs = [Job("linear_pixels", fold, folder.job("linear_pixels", fold), "made from") for fold in range(2)]
+    features = folder.jobs_folder / "features-0123456789abcdef-0.lock"
+    for job in jobs:
+        job.folder.path.mkdir(parents=True)
+    for lock in (features, *(job.folder.lock_path for job in jobs)):
+        lock.touch()
+    backend = backend_file.RayBackend("nowhere")
+    lessor = Lessor(tmp_path)
+    backend._session = backend_file.Session(folder, lessor, None)
+    given: list[str] = []
+    exists: list[tuple[bool, bool]] = []
+
+    def submit(attempt: Any) -> int:
+        given.append(attempt.task.name)
+        exists.append((features.exists(), jobs[0].folder.lock_path.exists()))
+        return len(given)
+
+    def done(at_work: dict[int, Any]) -> list[int]:
+        """First the machine of the first job is lost; the second job ends when the first is at work again."""
+        return [ref for ref in at_work if ref == 1 or len(given) > 2]
+
+    def get(ref: int) -> tuple[None, list[str]]:
+        if ref == 1:
+            raise backend_file.ray.exceptions.NodeDiedError("lost")
+        return None, []
+
+    monkeypatch.setattr(backend, "_submit", submit)
+    monkeypatch.setattr(backend_file, "_done", done)
+    monkeypatch.setattr(backend_file.ray, "get", get)
+    monkeypatch.setattr(backend_file, "nodes_alive", lambda: {"a": {"CPU": 2.0}})
+    monkeypatch.setattr(backend_file, "SAFE", 0.0)
+    backend._run([backend_file.Task(job.name, b"", 1, 0, job) for job in jobs], None)
+    assert given == [jobs[0].name, jobs[1].name, jobs[0].name]
+    assert exists == [(True, True), (True, True), (True, False)]
+    assert not features.exists()
+    assert jobs[1].folder.lock_path.exists()
     lessor.close()
 
 
