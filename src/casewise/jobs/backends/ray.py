@@ -175,7 +175,8 @@ class RayBackend:
             call = _pickled(ray_worker.attempt_of, _absolute(job), plan, max(1, beside))
             tasks.append(Task(job.name, call, cores, gpus, _absolute(job)))
         check_room(tasks, nodes)
-        return {name: failure for name, failure in self._run(tasks, limit).items() if failure}
+        results = self._run(tasks, limit)
+        return {task.name: failure for task in tasks if (failure := results[task.name])}
 
     def _begin(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) -> Session:
         """The session of the run folder, with these inputs."""
