@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_an_address_without_a_cluster_is_refused(tiny: Path, tmp_path: Path) -> 
 
 def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("ray")
-    from casewise.jobs.backends.ray import NodeReport, refuse
+    from casewise.jobs.backends.ray_cluster import NodeReport, refuse
 
     this, folder = NodeReport.of_this(), RunFolder(tmp_path)
     good = replace(this, host="good")
@@ -130,7 +131,7 @@ def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path, caplo
 
 def test_jobs_need_a_machine_with_their_cores() -> None:
     pytest.importorskip("ray")
-    from casewise.jobs.backends.ray import Task, check_room, cores_of
+    from casewise.jobs.backends.ray_cluster import Task, check_room, cores_of
 
     nodes = {"head": {"host": "a"}, "small": {"CPU": 2.0, "host": "b"}, "gpus": {"CPU": 16.0, "GPU": 4.0, "host": "c"}}
     assert cores_of(3, 0, nodes) == 3
@@ -141,6 +142,98 @@ def test_jobs_need_a_machine_with_their_cores() -> None:
         check_room([Task("a", b"", 17, 0)], nodes)
     with pytest.raises(RunError, match="1 core and a GPU"):
         check_room([Task("a", b"", 1, 1)], {"small": nodes["small"]})
+
+
+@pytest.mark.parametrize("machine_lost", [True, False])
+def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
+    machine_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Either the cluster lost a machine that may have been asked for room, or the task's lease was not seen there."""
+    pytest.importorskip("ray")
+    from casewise.jobs.backends import ray as backend_file
+
+    submitted: list[dict[str, object]] = []
+    leases_of: list[str] = []
+    backend = backend_file.RayBackend("nowhere")
+    lessor = Lessor(tmp_path)
+    backend._session = backend_file.Session(RunFolder(tmp_path), lessor, None)
+
+    class Work:
+        def options(self, **options: object) -> Work:
+            submitted.append(options)
+            return self
+
+        def remote(self, inputs: object, path: str, session: str, lease: str, call: bytes) -> int:
+            leases_of.append(lease)
+            return len(submitted)
+
+    def get(ref: int) -> tuple[str, list[str]]:
+        if ref == 1:
+            raise backend_file.ray.exceptions.RayTaskError("work", "traceback", LeaseError(leases_of[0]))
+        return "done", []
+
+    machines = {"a": {"CPU": 1.0}, "b": {"CPU": 1.0}}
+    seen = iter([machines])
+    alive = {"b": machines["b"]} if machine_lost else machines
+    monkeypatch.setattr(backend_file, "nodes_alive", lambda: next(seen, alive))
+    monkeypatch.setattr(backend_file, "_done", lambda at_work: [ref for ref in at_work if ref == 2 or not machine_lost])
+    monkeypatch.setattr(backend_file.ray, "get", get)
+    monkeypatch.setattr(backend_file.ray, "cancel", lambda *_, **__: None)
+    for wait in ("SAFE", "NODES"):
+        monkeypatch.setattr(backend_file, wait, 0.0)
+    backend._work = Work()
+    assert backend._run([backend_file.Task("measuring", b"", 1, 0)], None) == {"measuring": "done"}
+    assert [options.get("memory") for options in submitted] == [None, 1 if machine_lost else None]
+    assert len(set(leases_of)) == 2
+    said = "measuring: the connection to its machine was lost. It is repeated on another machine."
+    assert caplog.messages == ([] if machine_lost else [said])
+    lessor.close()
+
+
+def test_locks_of_features_stay_while_another_baseline_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    from casewise.jobs.backends import ray as backend_file
+
+    folder = RunFolder(tmp_path)
+    jobs = [Job("linear_pixels", fold, folder.job("linear_pixels", fold), "made from") for fold in range(2)]
+    features = folder.jobs_folder / "features-0123456789abcdef-0.lock"
+    for job in jobs:
+        job.folder.path.mkdir(parents=True)
+    for lock in (features, *(job.folder.lock_path for job in jobs)):
+        lock.touch()
+    backend = backend_file.RayBackend("nowhere")
+    lessor = Lessor(tmp_path)
+    backend._session = backend_file.Session(folder, lessor, None)
+    given: list[str] = []
+    exists: list[tuple[bool, bool]] = []
+
+    def submit(attempt: Any) -> int:
+        given.append(attempt.task.name)
+        exists.append((features.exists(), jobs[0].folder.lock_path.exists()))
+        return len(given)
+
+    def done(at_work: dict[int, Any]) -> list[int]:
+        """First the machine of the first job is lost; the second job ends when the first is at work again."""
+        return [ref for ref in at_work if ref == 1 or len(given) > 2]
+
+    def get(ref: int) -> tuple[None, list[str]]:
+        if ref == 1:
+            raise backend_file.ray.exceptions.NodeDiedError("lost")
+        return None, []
+
+    monkeypatch.setattr(backend, "_submit", submit)
+    monkeypatch.setattr(backend_file, "_done", done)
+    monkeypatch.setattr(backend_file.ray, "get", get)
+    monkeypatch.setattr(backend_file, "nodes_alive", lambda: {"a": {"CPU": 2.0}})
+    monkeypatch.setattr(backend_file, "SAFE", 0.0)
+    backend._run([backend_file.Task(job.name, b"", 1, 0, job) for job in jobs], None)
+    assert given == [jobs[0].name, jobs[1].name, jobs[0].name]
+    assert exists == [(True, True), (True, True), (True, False)]
+    assert not features.exists()
+    assert jobs[1].folder.lock_path.exists()
+    lessor.close()
 
 
 def holder(lessor: Lessor, lease: str, expiry: float) -> subprocess.Popen[str]:
@@ -171,6 +264,25 @@ def test_a_process_ends_when_its_lease_is_withdrawn(tmp_path: Path) -> None:
     assert kept.wait(timeout=30) == 1
     # nobody has said that the second has ended, so the next run waits for it
     assert lessor.path.exists()
+
+
+def test_a_lease_that_is_seen_late_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LOOK", 0.0)
+    lessor = Lessor(tmp_path)
+    stale = Leases.read(lessor.path)
+    lease = lessor.grant()
+    late, read = [None, stale, stale], Leases.read
+    monkeypatch.setattr(Leases, "read", lambda path: late.pop() if late else read(path))
+    entered = False
+    with held(lessor.path, lessor.session, lease, "machine-7", expiry=60):
+        entered = True
+    assert entered
+    assert late == []
+    monkeypatch.setattr(leases, "DELAY", 0.0)
+    with pytest.raises(LeaseError), held(lessor.path, lessor.session, "never granted", "machine-7"):
+        pass
+    lessor.ended(lease)
+    lessor.close()
 
 
 def test_a_process_ends_when_its_lease_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,16 +335,20 @@ def test_a_run_waits_for_the_processes_of_an_earlier_one_and_breaks_their_locks(
     folder = RunFolder(tmp_path)
     job = Job("a", 0, folder.job("a", 0), "made from")
     job.folder.path.mkdir(parents=True)
-    job.folder.lock_path.touch()
+    features = folder.jobs_folder / "features-0123456789abcdef-0.lock"
+    for lock in (job.folder.lock_path, features):
+        lock.touch()
     assert not end_earlier(tmp_path, [job], safe=0.0)
     lessor = Lessor(tmp_path)
     process = holder(lessor, lessor.grant(), 60)
     lessor._over.set()
     assert job.folder.lock_path.exists()
+    assert features.exists()
     assert end_earlier(tmp_path, [job], safe=2.0)
     assert process.wait(timeout=30) == 1
     assert "an earlier run was ended while it trained on other machines" in caplog.text
     assert not job.folder.lock_path.exists()
+    assert not features.exists()
     assert not list(tmp_path.glob(f"{LEASES}*"))
 
 

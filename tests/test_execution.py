@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 import pytest
@@ -18,7 +18,7 @@ import torch
 import casewise
 from casewise.errors import TrainingError
 from casewise.jobs import compute_plans, fitting
-from casewise.jobs.backends.base import Failure, attempt, is_out_of_memory
+from casewise.jobs.backends.base import Backend, Failure, attempt, is_out_of_memory
 from casewise.jobs.backends.local import LocalBackend, _ended
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job
@@ -144,6 +144,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> None:
         "a": (("fp32 channels-last", 0.2), ("bf16 channels-last", 0.9)),
         "b": (("fp32 channels-last", 0.5),),
         "c": (),
+        "test_resnet": (),
     }
     plans = {model: ComputePlan(measured=seconds) for model, seconds in measured.items()}
     monkeypatch.setattr(compute_plans, "compute_plans", lambda *_: plans)
@@ -175,6 +176,48 @@ def test_only_failures_that_may_pass_are_tried_again(tmp_path: Path, inputs: Any
     with pytest.raises(TrainingError, match=r"^1 of 4 networks could not be trained.*\n  a diverged$"):
         run_jobs(planned(["a", "b"], folder), inputs, folder, tell=lambda *_: None, backend=backend)
     assert backend.calls[1:] == [(["b, fold 1"], 1, True)]
+
+
+class Elsewhere:
+    """A back end that is not this machine, where other jobs may run beside the only one that is known here."""
+
+    notice = "elsewhere"
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.prepare, self.execute = recorder.prepare, recorder.execute
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.usefixtures("plans")
+@pytest.mark.parametrize(("elsewhere", "parts"), [(False, [2, 4]), (True, [1, 2])])
+def test_a_batch_is_divided_only_for_a_job_that_was_alone(
+    elsewhere: bool, parts: list[int], tmp_path: Path, chests: Path
+) -> None:
+    """Elsewhere, how many jobs ran side by side does not follow from the cores of this machine."""
+
+    class Inputs:
+        study = study_of(tmp_path, chests, jobs=1)
+
+    folder = RunFolder(tmp_path / "run")
+    job = planned(["test_resnet"], folder)[0]
+    job.folder.path.mkdir(parents=True)
+    seen: list[int] = []
+
+    class Counting(Recorder):
+        def execute(self, *arguments: Any, **options: Any) -> dict[str, Failure]:
+            seen.append(job.parts())
+            return super().execute(*arguments, **options)
+
+    recorder = Counting(*[{job.name: Failure("memory ran out.", True, memory=True)}] * 2)
+    backend: Backend = Elsewhere(recorder) if elsewhere else recorder
+    run_jobs([job], Inputs(), folder, tell=lambda *_: None, backend=backend)  # type: ignore[arg-type]
+    assert seen == [1, *parts]
+    assert [how for _, *how in recorder.calls] == [[1, False], [1, True], [1, True]]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def run_jobs(
     try:
         failures = backend.execute(waiting, inputs, plans, workers)
         tried: set[str] = set()
-        alone = workers == 1
+        alone = workers == 1 and isinstance(backend, LocalBackend)  # elsewhere, others may run beside the only one here
         while again := _again(waiting, failures, tried, most_parts(inputs, alone)):
             failures = {name: failure for name, failure in failures.items() if name not in again}
             failures |= backend.execute([job for job in waiting if job.name in again], inputs, plans, 1, protected=True)

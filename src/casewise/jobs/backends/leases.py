@@ -21,9 +21,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.errors import RunError
+from casewise.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job
@@ -191,7 +192,7 @@ def held(path: Path, session: str, lease: str, place: str, expiry: float = EXPIR
         RunError: the folder of `path` is not that of the run.
         LeaseError: the lease does not hold.
     """
-    leases = _of_session(path, session)
+    leases = _of_session(path, session, lease)
     if lease not in leases.valid:
         raise LeaseError(lease)
     _place_path(path, lease).write_text(place, encoding="utf-8")
@@ -206,7 +207,7 @@ def held(path: Path, session: str, lease: str, place: str, expiry: float = EXPIR
 
 
 class LeaseError(Exception):
-    """A lease was withdrawn before its job began."""
+    """A lease was withdrawn before its job began, or its machine does not see that it was granted."""
 
 
 def _place_path(path: Path, lease: str) -> Path:
@@ -222,13 +223,23 @@ def sees(path: Path, session: str) -> bool:
     return True
 
 
-def _of_session(path: Path, session: str) -> Leases:
+def _of_session(path: Path, session: str, lease: str | None = None) -> Leases:
+    """The leases of the run as this machine sees them, which may be some seconds late.
+
+    Args:
+        lease: one that they name; without it after `DELAY`, as they are.
+
+    Raises:
+        RunError: the folder of `path` is not that of the run.
+    """
     until = time.monotonic() + DELAY
     while True:
         leases = Leases.read(path)
+        late = time.monotonic() > until
         if leases and leases.session == session:
-            return leases
-        if time.monotonic() > until:
+            if late or lease is None or lease in leases.valid | leases.withdrawn:
+                return leases
+        elif late:
             raise RunError(
                 f"{path.parent} on {socket.gethostname()} is not the run folder of the machine that began the run. The "
                 "machines must share it, at the same path."
@@ -269,19 +280,22 @@ def end_earlier(folder: Path, jobs: Iterable[Job], *, safe: float = SAFE) -> boo
         )
         time.sleep(safe)
         for job in jobs:
-            break_locks(job)
+            break_lock(job)
+        break_feature_locks(RunFolder(folder))
     for leftover in folder.glob(f"{LEASES}*"):
         with suppress(OSError):
             leftover.unlink(missing_ok=True)
     return True
 
 
-def break_locks(job: Job) -> None:
-    """Remove the locks of a job whose machine is gone: its file system may keep them for ever.
+def break_lock(job: Job) -> None:
+    """Remove the lock of a job whose machine is gone: its file system may keep it for ever."""
+    with suppress(OSError):
+        job.folder.lock_path.unlink(missing_ok=True)
 
-    Those of features that baselines compute together are removed as well; every job looks for them by their names.
-    """
-    paths: list[Any] = [job.folder.lock_path, *job.folder.path.parent.parent.glob("features*.lock")]
-    for path in paths:
+
+def break_feature_locks(folder: RunFolder) -> None:
+    """Remove the locks of features that the baselines of a run compute together; none of them may be at work."""
+    for path in folder.jobs_folder.glob("features*.lock"):
         with suppress(OSError):
             path.unlink(missing_ok=True)

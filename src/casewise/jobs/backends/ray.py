@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 import ray.cloudpickle
@@ -27,10 +23,23 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.jobs.backends import ray_worker
 from casewise.jobs.backends.base import LESS_MEMORY, Failure, failed
-from casewise.jobs.backends.leases import SAFE, Lessor, break_locks, end_earlier
+from casewise.jobs.backends.leases import SAFE, LeaseError, Lessor, break_feature_locks, break_lock, end_earlier
+from casewise.jobs.backends.ray_cluster import (
+    REACH,
+    Task,
+    check_room,
+    connect,
+    cores_of,
+    fits,
+    last_line,
+    nodes_alive,
+    refuse,
+    rooms,
+)
 from casewise.jobs.backends.ray_worker import NodeReport
 from casewise.jobs.backends.registrations import Registrations
 from casewise.run_folder import JobFolder, RunFolder
+from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
@@ -38,32 +47,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("casewise")
 
-# How long, in seconds: to reach a cluster, to start a process on every machine, and to wait for a machine with room.
-REACH, START, ROOM = 5.0, 600.0, 60.0
+# How long, in seconds: to start a process on every machine, and to wait for a machine with room.
+START, ROOM = 600.0, 60.0
 # How often a job moves at most; a further loss of its machine is its failure.
 MOVES = 5
 # Seconds between two looks at the machines of the cluster.
 NODES = 2.0
-# Bytes of memory for objects of a Ray of this machine's own, where only the inputs are.
-OBJECTS = 500 * 2**20
 
 _LOST = (
     "{job}: its process on a machine of the cluster was ended by the system, most often because memory ran out. "
     + LESS_MEMORY
 )
 _MOVED = "{job}: the connection to its machine was lost. It continues on another machine from its last saved state."
+_REPEATED = "{job}: the connection to its machine was lost. It is repeated on another machine."
 _MOVED_OFTEN = "{job}: the connection to its machine was lost {times} times."
-
-
-class Task(NamedTuple):
-    """Something to execute in the cluster, with the cores and GPUs that it takes; `call` is a pickled function."""
-
-    name: str
-    call: bytes
-    cpus: int
-    gpus: int
-    job: Job | None = None
-    moves: int = 0
 
 
 class Attempt(NamedTuple):
@@ -102,7 +99,7 @@ class RayBackend:
     def __init__(self, address: str | None = None) -> None:
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
         self._session: Session | None = None
-        self._own = False
+        self._own, self._losses = False, 0
 
     def __enter__(self) -> RayBackend:
         """Connect to the cluster.
@@ -174,11 +171,12 @@ class RayBackend:
             plan = plans[job.model]
             gpus = int(plan.device == "cuda")
             cores = cores_of(plan.threads, gpus, nodes)
-            beside = min(limit or len(jobs), max(_rooms(node, cores, gpus) for node in nodes.values()))
+            beside = min(limit or len(jobs), max(rooms(node, cores, gpus) for node in nodes.values()))
             call = _pickled(ray_worker.attempt_of, _absolute(job), plan, max(1, beside))
             tasks.append(Task(job.name, call, cores, gpus, _absolute(job)))
         check_room(tasks, nodes)
-        return {name: failure for name, failure in self._run(tasks, limit).items() if failure}
+        results = self._run(tasks, limit)
+        return {task.name: failure for task in tasks if (failure := results[task.name])}
 
     def _begin(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) -> Session:
         """The session of the run folder, with these inputs."""
@@ -224,7 +222,7 @@ class RayBackend:
             except (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError, RuntimeError) as error:
                 raise RunError(
                     f"The machine {where} of the Ray cluster cannot load casewise or what the study uses: "
-                    f"{_last_line(error)}. Install the same packages on every machine."
+                    f"{last_line(error)}. Install the same packages on every machine."
                 ) from error
             except ray.exceptions.RayError:
                 log.warning("The machine %s of the Ray cluster was lost.", where)
@@ -237,7 +235,7 @@ class RayBackend:
         waiting, at_work, ending = deque(tasks), dict[Any, Attempt](), list[Ended]()
         results: dict[str, Any] = {}
         nodes, looked = nodes_alive(), time.monotonic()
-        roomy = looked
+        roomy, baseline_lost = looked, False
         try:
             while waiting or at_work or ending:
                 side_by_side = limit or max(1, int(sum(node.get("CPU", 0) for node in nodes.values())))
@@ -249,13 +247,17 @@ class RayBackend:
                     if (ended := self._collect(ref, attempt, results)) is not None:
                         ending.append(ended)
                 if (now := time.monotonic()) - looked > NODES:
-                    nodes, looked = nodes_alive(), now
-                    for ref, attempt in _of_lost_nodes(at_work, lessor, nodes).items():
+                    before, nodes, looked = nodes, nodes_alive(), now
+                    of_lost, queued = _of_lost_nodes(at_work, lessor, nodes), {}
+                    if before.keys() - nodes.keys():
+                        self._losses += 1
+                        queued = _not_begun(at_work, lessor)
+                    for ref, attempt in (of_lost | queued).items():
                         del at_work[ref]
-                        ending.append(self._lost(attempt))
+                        ending.append(self._lost(attempt) if ref in of_lost else self._ending(attempt, None))
                         with suppress(ray.exceptions.RayError):
                             ray.cancel(ref, force=True)
-                    if any(_fits(task, nodes) for task in (*waiting, *(attempt.task for attempt in at_work.values()))):
+                    if any(fits(task, nodes) for task in (*waiting, *(attempt.task for attempt in at_work.values()))):
                         roomy = now
                     elif waiting and now - roomy > ROOM:
                         check_room([*waiting], nodes)
@@ -264,11 +266,16 @@ class RayBackend:
                     lessor.ended(ended.attempt.lease)
                     task = ended.attempt.task
                     if task.job:
-                        break_locks(task.job)
+                        break_lock(task.job)
+                        baseline_lost |= _shares_features(task)
                     if ended.failure:
                         results[task.name] = ended.failure
                     else:
-                        waiting.appendleft(task._replace(moves=task.moves + 1))
+                        waiting.appendleft(task)
+                alive = [*at_work.values(), *(ended.attempt for ended in ending)]
+                if baseline_lost and not any(_shares_features(attempt.task) for attempt in alive):
+                    break_feature_locks(self._session.folder)
+                    baseline_lost = False
             return results
         finally:
             self._cancel(at_work)
@@ -277,6 +284,8 @@ class RayBackend:
         assert self._session is not None
         task, lessor = attempt.task, self._session.lessor
         options = {"num_cpus": task.cpus, "num_gpus": task.gpus, "name": f"casewise: {task.name}"}
+        if self._losses:  # some bytes, by which Ray tells tasks apart: like ones wait for the answer of a lost machine
+            options["memory"] = self._losses
         return self._work.options(**options).remote(
             self._session.inputs, str(lessor.path), lessor.session, attempt.lease, task.call
         )
@@ -292,6 +301,8 @@ class RayBackend:
         try:
             result, warnings = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, LeaseError):
+                return self._lost(attempt)
             lessor.ended(attempt.lease)
             if isinstance(error.cause, CasewiseError):
                 raise error.cause from None
@@ -315,8 +326,9 @@ class RayBackend:
         """A task whose machine was lost: it moves when its process has ended, unless it has moved too often."""
         task = attempt.task
         if task.moves < MOVES:
-            log.warning("%s", _MOVED.format(job=task.name))
-            return self._ending(attempt, None)
+            continues = task.job is not None and task.job.folder.can_resume()
+            log.warning("%s", (_MOVED if continues else _REPEATED).format(job=task.name))
+            return self._ending(attempt._replace(task=task._replace(moves=task.moves + 1)), None)
         message = _MOVED_OFTEN.format(job=task.name, times=task.moves + 1)
         return self._ending(attempt, Failure(message, transient=False))
 
@@ -346,141 +358,6 @@ class RayBackend:
                 lessor.ended(at_work[ref].lease)
 
 
-def connect(address: str) -> None:
-    """Join the cluster at `address`, or start Ray on this machine if it is `local`.
-
-    Raises:
-        CasewiseError: there is none, or it cannot be joined.
-    """
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        import joblib
-
-        # Ray listens on all interfaces: without a token, others on the network could start programs
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        options |= {"num_cpus": joblib.cpu_count(), "include_dashboard": False, "object_store_memory": OBJECTS}
-    elif address != "auto":
-        reach(address)
-    try:
-        ray.init(address=address, **options)
-    except (SystemExit, Exception) as error:  # Ray raises many kinds, and ends the process for some
-        how = "Start one with `ray start --head`, or give --address HOST:PORT." if address == "auto" else ""
-        text = f"--address {address}: no Ray cluster could be joined: {_last_line(error)}. {how}".strip()
-        raise CasewiseError(text) from error
-
-
-def reach(address: str) -> None:
-    """Check that something like Ray answers at `host:port`; Ray itself would wait for minutes and end the process.
-
-    Raises:
-        CasewiseError: nothing answers, it is something else, or the address has another form.
-    """
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise CasewiseError(
-            f"--address {address}: not the address of a Ray cluster, which is HOST:PORT, such as 10.0.0.5:6379, or "
-            "auto. Start the run on a machine of the cluster."
-        )
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH) as connection:
-            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-            connection.settimeout(REACH)
-            # Ray speaks gRPC, which begins with a frame of HTTP/2 settings (RFC 9113, 6.5)
-            answer = connection.recv(4)
-    except OSError as error:
-        reason = "it does not answer" if isinstance(error, TimeoutError) else error.strerror or error
-        raise CasewiseError(
-            f"--address {address}: no Ray cluster was reached: {reason}. Start one with `ray start --head`, which "
-            "prints its address."
-        ) from error
-    if os.environ.get("RAY_USE_TLS") != "1" and answer[3:4] != b"\x04":
-        raise CasewiseError(
-            f"--address {address}: what answers there is not a Ray cluster. `ray start --head` prints its address."
-        )
-
-
-def nodes_alive() -> dict[str, dict[str, Any]]:
-    """The resources of every machine of the cluster that is connected, with its `host`, by Ray's name of it."""
-    return {
-        node["NodeID"]: {**node["Resources"], "host": node.get("NodeManagerHostname") or node["NodeManagerAddress"]}
-        for node in ray.nodes()
-        if node["Alive"]
-    }
-
-
-def cores_of(threads: int, gpus: int, nodes: Mapping[str, Mapping[str, Any]]) -> int:
-    """The cores that a job takes: those of its threads; on GPUs no more than each GPU's share of its machine."""
-    if not gpus:
-        return threads
-    shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes.values() if node.get("GPU", 0) >= 1]
-    return max(1, min(threads, max(shares, default=1)))
-
-
-def check_room(tasks: Sequence[Task], nodes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that every task has room on some machine.
-
-    Raises:
-        RunError: one has not.
-    """
-    for task in tasks:
-        if not _fits(task, nodes):
-            most = max((int(node.get("CPU", 0)) for node in nodes.values()), default=0)
-            need = f"{counted(task.cpus, 'core')}{' and a GPU' if task.gpus else ''}"
-            raise RunError(
-                f"No machine of the Ray cluster has the {need} that a network takes; the largest has "
-                f"{counted(most, 'core')}. Finished networks are kept. Add machines, or state fewer threads "
-                "(`compute: {threads: 1}`), and run again."
-            )
-
-
-def refuse(reports: Sequence[NodeReport], this: NodeReport, folder: RunFolder) -> None:
-    """Check what the machines of a cluster have reported against this one.
-
-    Raises:
-        RunError: no machine has reported, or some lack the folder, other files, or have other versions.
-    """
-    if not reports:
-        raise RunError("No machine of the Ray cluster has a core for a network. Add machines with `ray start`.")
-    problems = []
-    if blind := [report.host for report in reports if not report.sees]:
-        problems.append(
-            f"{folder.path} is not a shared folder: {', '.join(blind)} of the Ray cluster does not see the files that "
-            "this machine writes there. With --output, name a folder that all machines have at the same path."
-        )
-    elif read_only := [report.host for report in reports if not report.writes]:
-        problems.append(f"{folder.path} cannot be written on {', '.join(read_only)} of the Ray cluster.")
-    for report in reports:
-        if report.sees and report.missing:
-            problems.append(
-                f"{', '.join(report.missing)} is not on {report.host} of the Ray cluster. Prepared images must be in a "
-                "folder that all machines have at the same path: see `images.store`."
-            )
-        if report.versions != this.versions:
-            problems.append(
-                f"{report.host} of the Ray cluster has {report.versions}, and this machine has {this.versions}. "
-                "Results depend on them: install the same versions on every machine."
-            )
-    if problems:
-        raise RunError("\n".join(problems))
-    processors = sorted({report.processor for report in reports})
-    if len(processors) > 1:
-        log.warning(
-            "The machines of the Ray cluster have different processors (%s). The last bits of a network's predictions "
-            "depend on the one that trained it.",
-            "; ".join(processors),
-        )
-
-
-def _fits(task: Task, nodes: Mapping[str, Mapping[str, Any]]) -> bool:
-    return any(_rooms(node, task.cpus, task.gpus) for node in nodes.values())
-
-
-def _rooms(node: Mapping[str, Any], cpus: int, gpus: int) -> int:
-    """How many tasks a machine has room for."""
-    rooms = int(node.get("CPU", 0) // cpus)
-    return min(rooms, int(node.get("GPU", 0) // gpus)) if gpus else rooms
-
-
 def _done(at_work: Mapping[Any, Attempt]) -> list[Any]:
     """The tasks that are done, after half a second at most."""
     if not at_work:
@@ -496,14 +373,19 @@ def _of_lost_nodes(at_work: Mapping[Any, Attempt], lessor: Lessor, nodes: Mappin
     return {ref: at_work[ref] for ref, place in places.items() if place and place not in nodes}
 
 
+def _not_begun(at_work: Mapping[Any, Attempt], lessor: Lessor) -> dict[Any, Attempt]:
+    """The attempts without a machine; Ray may wait for one that is lost, and has been asked for room, without end."""
+    return {ref: attempt for ref, attempt in at_work.items() if not lessor.place(attempt.lease)}
+
+
+def _shares_features(task: Task) -> bool:
+    """Whether it may compute features together with others, as baselines do."""
+    return task.job is not None and not learner_named(task.job.model).by_steps
+
+
 def _absolute(job: Job) -> Job:
     return replace(job, folder=JobFolder(job.folder.path.absolute()))
 
 
 def _pickled(function: Any, *arguments: Any) -> bytes:
     return bytes(ray.cloudpickle.dumps((function, arguments)))
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".")
