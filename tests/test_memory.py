@@ -114,7 +114,7 @@ def fitted(available: float, workers: int, monkeypatch: pytest.MonkeyPatch, **st
     monkeypatch.setattr(memory_limit, "available_mb", lambda: available)
     monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 50.0))
     plans = {"large": ComputePlan(peak_mb=3000.0), "small": ComputePlan(peak_mb=1000.0), "unknown": ComputePlan()}
-    jobs: Any = [SimpleNamespace(model=model) for model in ("small", "small", "large", "unknown")]
+    jobs: Any = [SimpleNamespace(model=model, parts=lambda: 1) for model in ("small", "small", "large", "unknown")]
     study: Any = SimpleNamespace(
         compute=Compute(jobs=stated.pop("jobs", "auto")),
         recipe=Recipe(batch_size=16, **stated),
@@ -257,3 +257,9 @@ def test_mobilenet_keeps_no_copies() -> None:
     kinds = {type(module) for module in build_network("mobilenet_v2", 1).modules()}
     assert ReLU6 in kinds
     assert nn.ReLU6 not in kinds
+
+
+def test_the_peak_of_a_job_that_is_computed_in_parts_is_not_known() -> None:
+    jobs: Any = [SimpleNamespace(model="large", parts=lambda: 2)]
+    plans = {"large": ComputePlan(peak_mb=1e9)}
+    assert jobs_that_fit(1, jobs, plans, Any) == 1  # type: ignore[arg-type]
