@@ -194,6 +194,8 @@ class TestVanishedFolder:
             (tmp_path / "run").mkdir()
             (tmp_path / "run" / ".lock").touch()
             RunFolder(tmp_path / "run").study.write({"name": "a"})
+        assert (tmp_path / "runs" / "other.json").read_text().split() == ["{}"]
+        assert RunFolder(tmp_path / "run").study.read() == {"name": "a"}
 
 
 @pytest.mark.parametrize("number", sorted(REMEDIES.keys() - {errno.ENOENT}))

@@ -80,6 +80,6 @@ def described(rates: Sequence[float], rungs: Sequence[int], losses: Losses) -> d
         last = len(of_rungs) - 1
         order = ranked(losses, last)
         why = "failed" if of_rungs[-1] is None else "all_epochs" if len(of_rungs) == len(rungs) else "not_in_best_half"
-        place = {"rank": order.index(number) + 1, "of": len(order)} if why == "not_in_best_half" else {}
-        candidates.append({"lr": rate, "epochs": rungs[last], "losses": of_rungs, "why": why, **place})
+        rank = {"rank": order.index(number) + 1, "of": len(order)} if why == "not_in_best_half" else {}
+        candidates.append({"lr": rate, "epochs": rungs[last], "losses": of_rungs, "why": why, **rank})
     return {"method": "asha", "eta": ETA, "rungs": list(rungs), "candidates": candidates}

@@ -40,13 +40,13 @@ class MLflow:
         for name, value in (SETTINGS | PATIENCE).items():
             os.environ.setdefault(name, value)
         beside = (folder.path.resolve().parent / "mlruns").as_uri()
-        place = address or os.environ.get("MLFLOW_TRACKING_URI") or beside
-        self.address = without_secrets(place)
+        uri = address or os.environ.get("MLFLOW_TRACKING_URI") or beside
+        self.address = without_secrets(uri)
         self._run, self._title = run, folder.path.resolve().name
         with _failures(self.address):
             from mlflow.tracking import MlflowClient
 
-            self._client = MlflowClient(tracking_uri=place)
+            self._client = MlflowClient(tracking_uri=uri)
             experiment = self._client.get_experiment_by_name(study.name)
             self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study.name)
 

@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 MB = 2**20
 # Seconds between two readings where the system's own peak cannot be reset.
 INTERVAL = 0.05
@@ -82,8 +84,6 @@ def _of_files(process: Path) -> float:
 
 def resident_mb() -> float:
     """The resident memory of this process."""
-    import psutil
-
     return float(psutil.Process().memory_info().rss) / MB
 
 
@@ -107,8 +107,6 @@ def available_mb(root: Path = Path("/")) -> float:
     try:
         machine = _figures((root / "proc/meminfo").read_text())["MemAvailable"]
     except (OSError, KeyError):
-        import psutil
-
         machine = float(psutil.virtual_memory().available) / MB
     return max(0.0, min([machine, *_left_by_cgroups(root)]))
 
@@ -130,8 +128,8 @@ def _left_by_cgroups(root: Path) -> list[float]:
         else:
             continue
         # In a container the path may be that of the host, of which only the top is visible.
-        parts = [part for part in path.split("/") if part and part != ".."]
-        folders = [top.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+        levels = [level for level in path.split("/") if level and level != ".."]
+        folders = [top.joinpath(*levels[:depth]) for depth in range(len(levels) + 1)]
         left += [room for folder in folders if (room := _left_in(folder, *names)) is not None]
     return left
 

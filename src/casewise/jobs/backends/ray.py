@@ -369,8 +369,8 @@ def _done(at_work: Mapping[Any, Attempt]) -> list[Any]:
 
 def _of_lost_nodes(at_work: Mapping[Any, Attempt], lessor: Lessor, nodes: Mapping[str, Any]) -> dict[Any, Attempt]:
     """The attempts on machines that the cluster has given up; Ray itself may wait for their results for minutes."""
-    places = {ref: lessor.place(attempt.lease) for ref, attempt in at_work.items()}
-    return {ref: at_work[ref] for ref, place in places.items() if place and place not in nodes}
+    node_of = {ref: lessor.place(attempt.lease) for ref, attempt in at_work.items()}
+    return {ref: at_work[ref] for ref, node in node_of.items() if node and node not in nodes}
 
 
 def _not_begun(at_work: Mapping[Any, Attempt], lessor: Lessor) -> dict[Any, Attempt]:
