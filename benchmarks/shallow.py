@@ -1,6 +1,6 @@
 """A shallow study: heads on frozen features of several backbones, compared with one pass through each of them.
 
-    python benchmarks/shallow.py [--backbones 10] [--folds 5] [--epochs 100] [--images 400] [--size 96]
+    python benchmarks/shallow.py [--backbones 10] [--folds 5] [--epochs 100] [--images 200] [--size 224]
 
 All jobs of the study are trained, one after another with one thread: for each backbone and fold the head is trained on
 the features of the frozen network, without early stopping, and held-out cases are predicted. Features are computed once
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--backbones", type=int, default=len(BACKBONES), help=f"the first of {', '.join(BACKBONES)}")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--no-sharing", action="store_true", help="compute the features in every fold")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from casewise.training.feature_sharing import SharedFeatures
 from casewise.training.fit import TrainingContext
 from casewise.training.linear_head import LinearFit, fit_head
 from casewise.training.radial_head import fit_radial_head
-from casewise.training.strategies import Learned, learn
+from casewise.training.strategies import Learned, frozen_features, learn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +83,7 @@ Fitter: TypeAlias = Callable[
 def fit_by_steps(
     planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
 ) -> tuple[Learned, PanelDataset | FeatureData]:
-    """Train a network by its recipe; it predicts from panels."""
+    """Train a network by its recipe; it predicts from panels, or from their features if only the head was trained."""
     job, plan, choice, study = planned.job, planned.plan, planned.choice, planned.inputs.study
     before = epochs_inside(study)
 
@@ -109,7 +109,9 @@ def fit_by_steps(
     )
     learned = learn(network, choice.recipe, train, stop, data.subjects, context)
     learned.network.to("cuda" if plan.device == "cuda" else "cpu")
-    return learned, data.panels
+    if study.test_time_augmentation:  # mirrored panels have other features
+        return learned, data.panels
+    return learned, frozen_features(network, data.panels, choice.recipe, context) or data.panels
 
 
 def fit_linear(

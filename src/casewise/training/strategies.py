@@ -93,18 +93,37 @@ def _featured(network: Network, data: PanelDataset, recipe: Recipe, context: Tra
     return FeatureData(head_input(network, data, recipe.batch_size, context), data.truth, data.names)
 
 
-def head_input(network: Network, data: PanelDataset, batch: int, context: TrainingContext) -> Tensor:
+def frozen_features(
+    network: Network, panels: PanelDataset, recipe: Recipe, context: TrainingContext
+) -> FeatureData | None:
+    """The features of all panels in the precision of prediction, if training left the body as it was; else None.
+
+    A head predicts the same from them as from the panels, which need not be computed again in every fold. None as well
+    for bags, and for panels with several views, whose predictions are averaged and not their features.
+    """
+    slots, _ = panels.views()
+    if recipe.tuning != "head_only" or recipe.phases or panels.bags or len(slots) != len(panels):
+        return None
+    bf16 = context.choice.precision == "bf16"
+    return FeatureData(head_input(network, panels, recipe.batch_size, context, bf16=bf16), panels.truth, panels.names)
+
+
+def head_input(
+    network: Network, data: PanelDataset, batch: int, context: TrainingContext, *, bf16: bool = False
+) -> Tensor:
     """The features of every panel of `data` for its head, shared with other folds if the context states how."""
 
     def compute(panels: PanelDataset) -> Tensor:
-        return features(network, panels, batch=batch)
+        return features(network, panels, batch=batch, bf16=bf16)
 
     if context.shared is None or data.bags:
         return compute(data)
     # the format in which the network predicts
     form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
     network.eval().to(memory_format=form)  # type: ignore[call-overload]
-    return context.shared.of(data, network, compute, {"features": "fp32", "form": str(form), "batch": batch})
+    return context.shared.of(
+        data, network, compute, {"features": "bf16" if bf16 else "fp32", "form": str(form), "batch": batch}
+    )
 
 
 def _search_rate(
