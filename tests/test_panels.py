@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, fold, gather, plain
 from casewise.study.schema import Panels
 
@@ -245,3 +246,15 @@ def test_the_edge_is_black_or_mirrored() -> None:
         white, MANY * 0, Panels(rotate=30, translate=0.2, perspective=0.3, padding_mode="reflect"), seeded()
     )
     assert mirrored.amin() > 0.999
+
+
+def test_a_cpu_evaluates_fewer_views_together_if_they_are_large() -> None:
+    def together(side: int, panels: Panels, batch: int = 32) -> int:
+        store = torch.zeros((1, 3, side, side), dtype=torch.uint8)
+        return PanelData(store, [[0]], torch.zeros(1, 1), panels).eval_batch_size(batch)
+
+    assert together(32, Panels(by="image")) == 4 * 32
+    assert together(224, Panels(by="image")) == 16
+    assert together(112, Panels(grid="2x2", by="region")) == 16
+    assert together(4000, Panels(by="image")) == 1
+    assert together(224, Panels(by="image"), batch=2) == 8

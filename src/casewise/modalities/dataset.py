@@ -20,6 +20,8 @@ from casewise.study.seeds import mixed_seed
 
 # Tiles of a bag that pass through a network together; more take more memory and no less time.
 TILES_AT_ONCE = 64
+# What a CPU evaluates together: 16 views of 224 × 224 pixels.
+EVALUATED_PIXELS = 16 * 224 * 224
 
 
 class Batches(Protocol):
@@ -90,6 +92,22 @@ class FeatureData:
         return 4 * batch
 
 
+def evaluated_together(batch: int, images: Tensor, panels: Panels, bag: int) -> int:
+    """The number of views that are evaluated together: four training batches, fewer if bags or views are large.
+
+    On a CPU views of at most `EVALUATED_PIXELS` are, because the maps of more leave its caches: evaluation then takes
+    more time and more memory.
+
+    Args:
+        images: (N, C, H, W), those of the slots of panels.
+        bag: the number of images of the largest bag; 1 if panels are not bags.
+    """
+    count = 4 * batch // bag
+    if images.device.type == "cpu" and bag == 1:
+        count = min(count, EVALUATED_PIXELS // (panels.slots * images.shape[-2] * images.shape[-1]))
+    return max(1, count)
+
+
 @dataclass(frozen=True)
 class PanelData:
     """Panels of a subset of the cohort, over the whole tile store.
@@ -151,8 +169,8 @@ class PanelData:
         return plain(self.store, slots.to(self.store.device), self.settings).to(device)
 
     def eval_batch_size(self, batch: int) -> int:
-        """The number of views that are evaluated together: four training batches, fewer if bags are large."""
-        return max(1, 4 * batch // self.bag)
+        """The number of views that are evaluated together (`evaluated_together`)."""
+        return evaluated_together(batch, self.store, self.settings, self.bag)
 
     @property
     def bags(self) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from casewise.modalities.dataset import evaluated_together
 from casewise.modalities.panels import EMPTY, fold
 
 if TYPE_CHECKING:
@@ -200,8 +201,8 @@ class SliceData:
         return torch.minimum(slices, (count - 1).unsqueeze(1))
 
     def eval_batch_size(self, batch: int) -> int:
-        """The number of views that are evaluated together: four training batches, fewer if bags are large."""
-        return max(1, 4 * batch // self.bag)
+        """The number of views that are evaluated together (`evaluated_together`)."""
+        return evaluated_together(batch, self.slices.stored, self.settings, self.bag)
 
     def _windows(self, case: int) -> list[int]:
         """The first slices of a case's windows, counted within the case; one if it has no more slices than slots."""
