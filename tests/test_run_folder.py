@@ -139,6 +139,14 @@ def test_temporary_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
     assert not list(job.path.glob("stage0/*"))
 
 
+def test_the_tenth_fold_comes_after_the_ninth(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for fold in (9, 1, 0, 8):
+        finished_job(folder.job("cnn", fold).path)
+    names = [job.path.name for job in folder.finished_jobs()]
+    assert names == ["fold1", "fold2", "fold9", "fold10"]
+
+
 def test_only_one_run_works_in_a_folder(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run").lock(), pytest.raises(RunError), RunFolder(tmp_path / "run").lock():
         pass

@@ -340,10 +340,11 @@ class RunFolder:
         return any(any(self.jobs_folder.glob(f"*/*/{file.path.name}")) for file in (job.record, job.weights))
 
     def finished_jobs(self, network: str = "") -> list[JobFolder]:
-        """The jobs that have a record, in the order of their names; by default of all networks."""
+        """The jobs that have a record, by network and number of the fold; by default of all networks."""
         name = JobFolder(Path()).record.path.name
         folder = self.job(network, 0).path.parent.name if network else "*"
-        return [JobFolder(path.parent) for path in sorted(self.jobs_folder.glob(f"{folder}/fold*/{name}"))]
+        folders = [path.parent for path in self.jobs_folder.glob(f"{folder}/fold*/{name}")]
+        return [JobFolder(path) for path in sorted(folders, key=lambda p: (p.parent.name, len(p.name), p.name))]
 
     def job_records(self, networks: Sequence[str]) -> list[dict[str, Any]]:
         """The verified records of the finished networks among `networks`; earlier ones of the folder are left out.

@@ -21,7 +21,7 @@ COLUMNS = (
 def finished(folder: RunFolder, learners: Sequence[str]) -> Iterator[tuple[str, str, JobFolder]]:
     """The jobs that have a record: learner, fold (from 1, or `all`), and folder."""
     for name in learners:
-        for job in sorted(folder.finished_jobs(name), key=lambda job: int(job.path.name.removeprefix("fold"))):
+        for job in folder.finished_jobs(name):
             yield name, job.path.name.removeprefix("fold"), job
         if (final := folder.final_job(name)).record.exists():
             yield name, "all", final
