@@ -81,7 +81,7 @@ def test_bags_hold_their_tiles_and_nan() -> None:
     varied = augmented(store, slots, BAG.model_copy(update={"brightness": 0.2, "rotate": 90.0}), seeded())
     assert varied.shape == plain(store, slots, BAG).shape
     assert varied[1, 1:].isnan().all()
-    assert data.eval_batch_size(10) == 8
+    assert data.eval_batch_size(10, torch.device("cpu")) == 8
 
 
 @pytest.mark.parametrize("wrong", [{"by": "image"}, {"grid": "2x2"}, {"shuffle": True}])

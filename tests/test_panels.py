@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, fold, gather, plain
+from casewise.modalities.shape_variation import Bars, ShapeVariation, Stretch
 from casewise.study.schema import Panels
 
 STORE = torch.randint(1, 256, (9, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -249,12 +250,46 @@ def test_the_edge_is_black_or_mirrored() -> None:
 
 
 def test_a_cpu_evaluates_fewer_views_together_if_they_are_large() -> None:
-    def together(side: int, panels: Panels, batch: int = 32) -> int:
+    def together(side: int, panels: Panels, batch: int = 32, device: str = "cpu") -> int:
         store = torch.zeros((1, 3, side, side), dtype=torch.uint8)
-        return PanelData(store, [[0]], torch.zeros(1, 1), panels).eval_batch_size(batch)
+        return PanelData(store, [[0]], torch.zeros(1, 1), panels).eval_batch_size(batch, torch.device(device))
 
     assert together(32, Panels(by="image")) == 4 * 32
     assert together(224, Panels(by="image")) == 16
     assert together(112, Panels(grid="2x2", by="region")) == 16
     assert together(4000, Panels(by="image")) == 1
     assert together(224, Panels(by="image"), batch=2) == 8
+    assert together(224, Panels(by="image"), device="meta") == 4 * 32
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        None,
+        Bars(torch.tensor([[0, 4, 16, 8], [2, 0, 12, 16], [0, 0, 16, 16]]), "mean"),
+        Bars(torch.tensor([[0, 4, 16, 8], [2, 0, 12, 16], [0, 0, 16, 16]]), "reflect"),
+        Stretch(torch.tensor([0.5, 1.0, 2.0]), 0.5, 2.0),
+    ],
+)
+def test_panels_are_made_on_the_device_of_the_network(shapes: ShapeVariation | None) -> None:
+    # a tensor on "meta" has no values, and an operation refuses tensors of two devices as on a GPU
+    settings = Panels(
+        grid="1x2",
+        by="region",
+        shuffle=True,
+        rotate=30,
+        flip="both",
+        zoom_in=0.1,
+        perspective=0.2,
+        brightness=0.2,
+        contrast=0.2,
+        probability=0.7,
+    )
+    store = torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8)
+    data = PanelData(store, [[0, 1], [2]], torch.zeros(2, 1), settings, shapes=shapes)
+    panels, truth = data.training_batch([0, 1], torch.Generator(), torch.device("meta"))
+    plain_panels = data.plain_batch(data.views()[0], torch.device("meta"))
+    assert [value.device.type for value in (panels, truth, plain_panels)] == ["meta"] * 3
+    assert panels.shape == plain_panels.shape == (2, 3, 16, 32)
+    with pytest.raises(RuntimeError, match="device"):
+        _ = panels + torch.zeros(panels.shape)

@@ -87,7 +87,7 @@ def test_panels_are_reduced_after_the_same_draws() -> None:
     slots, _ = small.views()
     assert small.plain_batch(slots[:2], device).shape == (2, 3, 40, 40)
     assert (len(small), small.varied, small.bags, small.settings) == (12, True, False, panels.settings)
-    assert small.eval_batch_size(8) == panels.eval_batch_size(8)
+    assert small.eval_batch_size(8, torch.device("cpu")) == panels.eval_batch_size(8, torch.device("cpu"))
 
 
 def test_halving_averages_and_keeps_a_constant_panel() -> None:

@@ -229,8 +229,8 @@ class TestLargeBags:
         assert (sum(most), max(most)) == (271, 64)  # of those who decide, each epoch
 
     def test_fewer_at_once(self) -> None:
-        assert FixedData(torch.zeros(3, 200, 8), torch.zeros(3, 1), bag=200).eval_batch_size(10) == 1
-        assert FixedData(torch.zeros(3, 8), torch.zeros(3, 1)).eval_batch_size(10) == 40
+        assert FixedData(torch.zeros(3, 200, 8), torch.zeros(3, 1), bag=200).eval_batch_size(10, CPU) == 1
+        assert FixedData(torch.zeros(3, 8), torch.zeros(3, 1)).eval_batch_size(10, CPU) == 40
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is mapped")

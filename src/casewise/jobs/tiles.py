@@ -63,7 +63,7 @@ def weight_rows(
         return None
     device = next(network.parameters()).device
     slots, owner = data.views()
-    bf16, size = bundle.compute.precision == "bf16", data.eval_batch_size(bundle.batch_size)
+    bf16, size = bundle.compute.precision == "bf16", data.eval_batch_size(bundle.batch_size, device)
     form = torch.channels_last if bundle.compute.channels_last else torch.contiguous_format
     tables = []
     network.eval()

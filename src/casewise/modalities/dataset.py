@@ -43,7 +43,7 @@ class Batches(Protocol):
 
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor: ...
 
-    def eval_batch_size(self, batch: int) -> int: ...
+    def eval_batch_size(self, batch: int, device: torch.device) -> int: ...
 
     @property
     def bags(self) -> bool: ...
@@ -87,12 +87,12 @@ class FeatureData:
         names = [self.names[row] for row in rows] if self.names else []
         return replace(self, features=self.features[list(rows)], truth=self.truth[list(rows)], names=names)
 
-    def eval_batch_size(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int, device: torch.device) -> int:
         """The number of rows that are evaluated together: four training batches."""
         return 4 * batch
 
 
-def evaluated_together(batch: int, images: Tensor, panels: Panels, bag: int) -> int:
+def evaluated_together(batch: int, images: Tensor, panels: Panels, bag: int, device: torch.device) -> int:
     """The number of views that are evaluated together: four training batches, fewer if bags or views are large.
 
     On a CPU views of at most `EVALUATED_PIXELS` are, because the maps of more leave its caches: evaluation then takes
@@ -103,7 +103,7 @@ def evaluated_together(batch: int, images: Tensor, panels: Panels, bag: int) -> 
         bag: the number of images of the largest bag; 1 if panels are not bags.
     """
     count = 4 * batch // bag
-    if images.device.type == "cpu" and bag == 1:
+    if device.type == "cpu" and bag == 1:
         count = min(count, EVALUATED_PIXELS // (panels.slots * images.shape[-2] * images.shape[-1]))
     return max(1, count)
 
@@ -150,8 +150,8 @@ class PanelData:
     ) -> tuple[Tensor, Tensor]:
         """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
         slots = torch.tensor([draw(self.tiles[r], self.settings, generator) for r in rows])
-        panels = augmented(self.store, slots.to(self.store.device), self.settings, generator, shapes=self.shapes)
-        return panels.to(device), self.truth[rows].to(device)
+        panels = augmented(self.store, slots, self.settings, generator, shapes=self.shapes, device=device)
+        return panels, self.truth[rows].to(device)
 
     def views(self) -> tuple[Tensor, Tensor]:
         """Every panel as deterministic fillings of slots: (V, S) tile numbers and (V,) the panel each belongs to.
@@ -166,11 +166,11 @@ class PanelData:
 
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
         """Unvaried panels (B, C, H, W) in 0–1."""
-        return plain(self.store, slots.to(self.store.device), self.settings).to(device)
+        return plain(self.store, slots, self.settings, device)
 
-    def eval_batch_size(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int, device: torch.device) -> int:
         """The number of views that are evaluated together (`evaluated_together`)."""
-        return evaluated_together(batch, self.store, self.settings, self.bag)
+        return evaluated_together(batch, self.store, self.settings, self.bag, device)
 
     @property
     def bags(self) -> bool:
@@ -203,7 +203,7 @@ class PanelData:
 
     def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
         """Unvaried tiles (N, C, H, W) in 0–1."""
-        return self.store[numbers.to(self.store.device)].float().div_(255).to(device)
+        return self.store[numbers].to(device).float().div_(255)
 
 
 def encode_bags(

@@ -106,7 +106,7 @@ def predict_with_features(
     slots, owner = data.views()
     predicted, received = [], []
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        size = data.eval_batch_size(batch)
+        size = data.eval_batch_size(batch, device)
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
             raw, features = _raw_and_features(network, data, view_slots, device, form)
             values = values_of(raw.float(), outputs)
@@ -140,7 +140,7 @@ def predict_together(
     predicted: list[list[tuple[Tensor, Tensor]]] = [[] for _ in networks]
     received: list[list[tuple[Tensor, Tensor]]] = [[] for _ in networks]
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        size = data.eval_batch_size(batch)
+        size = data.eval_batch_size(batch, device)
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
             panels = data.plain_batch(view_slots, device).to(memory_format=form)
             features = shared.features(panels)

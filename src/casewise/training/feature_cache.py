@@ -72,7 +72,7 @@ class FixedData:
         """Values (B, ...) of the rows."""
         return self._of(slots[:, 0], device)
 
-    def eval_batch_size(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int, device: torch.device) -> int:
         """The number of rows in a batch of prediction: four training batches, fewer if bags are large."""
         return max(1, 4 * batch // self.bag)
 
@@ -160,12 +160,11 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer
             slot_chunk = slots[start : start + CHUNK]
             if copy:
                 generator = torch.Generator().manual_seed(mixed_seed(seed, "copies", copy, start))
-                slots_on = slot_chunk.to(data.store.device)
-                computed = augmented(data.store, slots_on, data.settings, generator, shapes=data.shapes)
+                computed = augmented(data.store, slot_chunk, data.settings, generator, shapes=data.shapes)
             else:
                 computed = data.plain_batch(slot_chunk, torch.device("cpu"))
             at = copy * len(data) + start
-            values[at : at + len(slot_chunk)] = computed.mul(255).round_().to(torch.uint8).cpu()
+            values[at : at + len(slot_chunk)] = computed.mul(255).round_().to(torch.uint8)
     return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
 
 

@@ -137,7 +137,7 @@ def features(network: Network, data: PanelDataset, *, batch: int, bf16: bool = F
             whole = encode_bags(network.features, data, slots, device, form).float().cpu()
         return whole.clone()
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        size = data.eval_batch_size(batch)
+        size = data.eval_batch_size(batch, device)
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
             fitted_lines.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers))
     return mean_over_views(fitted_lines, len(data)).clone()

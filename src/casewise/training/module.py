@@ -101,7 +101,7 @@ class Training(LightningModule):
 
     def val_dataloader(self) -> Any:
         slots, owner = self.val_data.views()
-        size = self.val_data.eval_batch_size(self.recipe.batch_size)
+        size = self.val_data.eval_batch_size(self.recipe.batch_size, self.device)
         parts: Any = list(zip(slots.split(size), owner.split(size), strict=True))
         return DataLoader(parts, batch_size=None)
 

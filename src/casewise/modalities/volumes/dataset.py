@@ -200,9 +200,9 @@ class SliceData:
         slices = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
         return torch.minimum(slices, (count - 1).unsqueeze(1))
 
-    def eval_batch_size(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int, device: torch.device) -> int:
         """The number of views that are evaluated together (`evaluated_together`)."""
-        return evaluated_together(batch, self.slices.stored, self.settings, self.bag)
+        return evaluated_together(batch, self.slices.stored, self.settings, self.bag, device)
 
     def _windows(self, case: int) -> list[int]:
         """The first slices of a case's windows, counted within the case; one if it has no more slices than slots."""
