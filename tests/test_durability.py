@@ -20,11 +20,15 @@ import torch
 from casewise.cli import main as command_line
 from casewise.errors import RunError
 from casewise.files import REMEDIES, TEMPORARY, storage_message, write_atomic, write_json
-from casewise.run_folder import JsonFile, RunFolder, StateFile
+from casewise.jobs.job import FittedModel, predict, run_job
+from casewise.jobs.plan import Job, JobInputs
+from casewise.run_folder import JobFolder, JsonFile, RunFolder, StateFile
 from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
+from casewise.training.compute_plan import ComputePlan
 from tests.durability import checks
 from tests.durability.harness import Tally, summary
 from tests.durability.tracing import OPERATIONS, Shared, Tracer
+from tests.test_nested import material_of, small_study, small_table
 from tests.test_training import same, trained
 
 
@@ -446,3 +450,41 @@ def test_killed_runs_and_failed_disks_continue_to_the_same_bits(tmp_path: Path) 
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "3 kills" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {
+            "phases": [{"epochs": 1, "freeze": "all"}, {"epochs": 1, "freeze": "none"}],
+            "schedule": "cosine",
+            "early_stopping": {"monitor": "none"},
+        },
+        {"tuning": "gradual_unfreezing", "gradual_unfreezing": {"groups": 2, "epochs": 1}},
+    ],
+)
+def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
+) -> None:
+    study = small_study(
+        small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "lr": 0.01, **recipe}
+    )
+    inputs = material_of(study, tmp_path / "run")
+    formats = []
+
+    def note(job: Job, inputs: JobInputs, fitted: FittedModel) -> Any:
+        weights = [value for value in fitted.predictor.network.parameters() if value.ndim == 4]
+        formats.append([value.is_contiguous(memory_format=torch.channels_last) for value in weights])
+        if len(formats) == 1:
+            raise KeyboardInterrupt
+        return predict(job, inputs, fitted)
+
+    monkeypatch.setattr("casewise.jobs.job.predict", note)
+    job, whole = (Job("test_resnet", 0, JobFolder(tmp_path / name), "the test's") for name in ("job", "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, inputs, ComputePlan())
+    for each in (job, whole):
+        run_job(each, inputs, ComputePlan())
+    assert all(map(all, formats))
+    for file in ("model.safetensors", "distance.safetensors", "predictions.parquet"):
+        assert checks.sha256(job.folder.path / file) == checks.sha256(whole.folder.path / file), file

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+import torch
+
 from casewise.jobs.feature_file import feature_data, feature_store, panels_identity
 from casewise.jobs.nested import epochs_inside
 from casewise.study.seeds import mixed_seed
@@ -108,7 +110,9 @@ def fit_by_steps(
         shared=shared,
     )
     learned = learn(network, choice.recipe, train, stop, data.subjects, context)
-    learned.network.to("cuda" if plan.device == "cuda" else "cpu")
+    # A training of which all phases were finished before an interruption has only loaded its weights.
+    form = torch.channels_last if plan.channels_last else torch.contiguous_format
+    learned.network.to("cuda" if plan.device == "cuda" else "cpu").to(memory_format=form)  # type: ignore[call-overload]
     if study.test_time_augmentation:  # mirrored panels have other features
         return learned, data.panels
     return learned, frozen_features(network, data.panels, choice.recipe, context) or data.panels
