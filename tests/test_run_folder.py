@@ -139,6 +139,22 @@ def test_temporary_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
     assert not list(job.path.glob("stage0/*"))
 
 
+@pytest.mark.parametrize("final", [False, True])
+def test_the_states_of_a_job_that_was_killed_after_its_record_are_removed(tmp_path: Path, final: bool) -> None:
+    folder = RunFolder(tmp_path / "run")
+    done, other = (folder.final_job(name) if final else folder.job(name, 0) for name in ("done", "other"))
+    finished_job(done.path)
+    for job in (done, other):
+        (job.path / "stage0").mkdir(parents=True)
+        for state in (job.path / "state.safetensors", job.path / "stage0" / "state.safetensors"):
+            state.write_bytes(b"a state")
+    files = {path.name for path in done.path.iterdir()} - {"state.safetensors", "stage0"}
+    with folder.lock():
+        assert not list(done.path.rglob("state.safetensors"))
+        assert {path.name for path in done.path.iterdir()} - {"stage0"} == files
+        assert len(list(other.path.rglob("state.safetensors"))) == 2  # it continues from them
+
+
 def test_the_tenth_fold_comes_after_the_ninth(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     for fold in (9, 1, 0, 8):

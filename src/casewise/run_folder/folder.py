@@ -482,11 +482,14 @@ class RunFolder:
                 lock.release()
 
     def _sweep(self) -> None:
-        """Remove temporary files of killed processes; unfinished jobs sweep their folders under their own locks."""
+        """Remove what killed processes left behind; unfinished jobs sweep their folders under their own locks."""
         remove_leftovers(self.bundle.path)
         folders = [self, self.image_split, *map(RunFolder, sorted(self.path.glob("seeds/*")))]
+        record = JobFolder(Path()).record.path.name
         for folder in folders:
-            for job in folder.finished_jobs():
+            for path in folder.jobs_folder.glob(f"*/*/{record}"):  # of folds and of networks on all folds
+                job = JobFolder(path.parent)
+                job.remove_training()  # the process was killed after it had written the record
                 job.sweep()
         jobs = {folder.jobs_folder for folder in folders}
         for path in self.path.rglob(f"{TEMPORARY}*"):
