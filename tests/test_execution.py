@@ -223,7 +223,7 @@ def test_a_batch_is_divided_only_for_a_job_that_was_alone(
 @pytest.mark.parametrize(
     ("error", "transient", "said"),
     [
-        (TrainingError("the loss is no longer a number"), False, "fold 1, the loss is no longer a number"),
+        (TrainingError("the loss is no longer a number"), False, "a, fold 1: the loss is no longer a number"),
         (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), True, "No space left on device (/runs/a)"),
         (MemoryError(), True, "there was not enough memory. Lower `compute.jobs`"),
         (torch.OutOfMemoryError("CUDA out of memory."), True, "there was not enough memory."),

@@ -15,6 +15,7 @@ from casewise.errors import TrainingError
 from casewise.jobs import fitting
 from casewise.jobs.backends.base import Failure, attempt
 from casewise.jobs.plan import Job
+from casewise.pipeline.status import run_status
 from casewise.predictions.stacking import STACKERS
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
@@ -36,10 +37,9 @@ def study_of(folder: Path, chests: Path, **settings: Any) -> Study:
             chests,
             compute=compute,
             backbones=f"[{', '.join(NETWORKS)}]",
-            weights="random",
             recipe=RECIPE,
             stack="[mean]",
-            **settings,
+            **{"weights": "random", **settings},
         )
     )
 
@@ -67,20 +67,23 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
 def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
     tmp_path: Path, chests: Path, failing: dict[str, Exception]
 ) -> None:
-    study = study_of(tmp_path, chests)
+    study = study_of(tmp_path, chests, weights=f"{{{', '.join(f'{name}: random' for name in NETWORKS)}}}")
     failing["squeezenet1_1, fold 2"] = TrainingError("squeezenet1_1: the loss is no longer a number")
     run = casewise.run(study, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     assert "squeezenet1_1" not in set(run.rows["model"])
     assert {"shufflenet_v2_x0_5", "mobilenet_v3_small", STACKERS["mean"].learner} <= set(run.rows["model"])
-    assert folder.left_out.read() == {
-        "networks": {"squeezenet1_1": {"2": "fold 2, squeezenet1_1: the loss is no longer a number"}}
-    }
+    assert folder.left_out.read() == {"networks": {"squeezenet1_1": {"2": "the loss is no longer a number"}}}
     caveat = next(note for note in folder.metrics.read()["notes"] if note["code"] == "networks_left_out")
     assert caveat["combined"] is True
     assert list(caveat["networks"]) == ["squeezenet1_1"]
     assert 'data-code="left_out"' in folder.report_path.read_text()
     assert "squeezenet1_1" not in casewise.open_run(tmp_path / "run").study.networks
+    assert (tmp_path / "run" / "bundle" / "manifest.json").exists()
+    status = run_status(folder)
+    assert status.failed == {"squeezenet1_1, fold 2": "the loss is no longer a number"}
+    assert (len(status.done), status.jobs) == (7, 8)  # with a baseline
+    assert "without the networks that could not be trained" in status.lines()[-1]
 
     failing.clear()
     again = casewise.run(study, tmp_path / "run")
@@ -197,7 +200,8 @@ def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_b
     [
         ("squeezenet1_0", "Did you mean 'squeezenet1_1'?"),
         ("squeezenet1_1:3", "the study has folds 1 to 2"),
-        ("squeezenet1_1:", "the study has folds 1 to 2"),
+        ("squeezenet1_1:", "names no fold after the colon"),
+        (":2", "names no network before the colon"),
         (" , ", "--only: names no network"),
         ("squeezenet1_1:two", "the study has folds 1 to 2"),
     ],
@@ -208,6 +212,7 @@ def test_an_unknown_network_or_fold_is_refused(only: str, said: str, tmp_path: P
     ended = command("run", path, "--output", str(tmp_path / "run"), "--only", only)
     assert ended.returncode == 2
     assert said in " ".join(ended.stderr.split())
+    assert "audit" not in ended.stdout
 
 
 def test_the_command_ends_with_1_if_a_network_is_left_out(

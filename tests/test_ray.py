@@ -244,6 +244,6 @@ def test_registrations_and_failures_pass_between_machines(
                     continue
                 with pytest.raises(TrainingError, match="13 brings bad luck") as error:
                     run_jobs(jobs, ours, folder, tell=lambda *_: None, backend=where)
-            assert "fold 1, 13 brings bad luck\n  fold 2, 13 brings bad luck" in str(error.value)
+            assert "own, fold 1: 13 brings bad luck\n  own, fold 2: 13 brings bad luck" in str(error.value)
     finally:
         unregister_learner("own")

@@ -96,7 +96,7 @@ def train_only(
 
     study, run_folder, show = _places(study, output, show)
     with run_folder.lock():
-        train_named(*_begun(study, run_folder, show), run_folder, show, only)
+        train_named(*_begun(study, run_folder, show, only), run_folder, show, only)
 
 
 def _places(
@@ -110,8 +110,15 @@ def _places(
     return study, RunFolder(Path(output or Path("runs") / study.name)), shown_at(show)
 
 
-def _begun(study: Study, run_folder: RunFolder, show: Show) -> tuple[Study, Cohort, ImageStore, Splits]:
-    """The story up to the training: the planned study, its cohort, its images and its split."""
+def _begun(
+    study: Study, run_folder: RunFolder, show: Show, only: Sequence[str] = ()
+) -> tuple[Study, Cohort, ImageStore, Splits]:
+    """The story up to the training: the planned study, its cohort, its images and its split.
+
+    Args:
+        only: names of networks, which are checked as soon as the folds are known.
+    """
+    from casewise.jobs.plan import named_jobs
     from casewise.pipeline.audit import audit
     from casewise.pipeline.prepare import plan, prepare
     from casewise.pipeline.read import read
@@ -121,6 +128,8 @@ def _begun(study: Study, run_folder: RunFolder, show: Show) -> tuple[Study, Coho
 
     cohort = read(study, run_folder, show)
     splits = split(study, cohort, run_folder, show)
+    if not study.recipe.auto:  # whose networks are planned later
+        named_jobs(study, splits.folds, only)
     weights(study, run_folder, show)
     study = plan(study, cohort, splits, run_folder, show)
     store = prepare(study, cohort, run_folder, show)

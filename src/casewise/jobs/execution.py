@@ -57,15 +57,14 @@ def run_jobs(
         CasewiseError: first weights are missing, the split is not sound, or a job's folder is in use.
     """
     backend = backend or chosen_backend()
+    asked = [job for job in jobs if only is None or job.name in only]
     waiting: list[Job] = []
-    done = 0
-    for job in jobs:
+    for job in asked:
         if job.finished:
-            tell(done, "verifying finished networks")
-        if job.intact():
-            done += 1
-        elif only is None or job.name in only:
+            tell(len(asked) - len(waiting), "verifying finished networks")
+        if not job.intact():
             waiting.append(job)
+    done = len(asked) - len(waiting)
     if not waiting:
         tell(done, f"{counted(done, 'network')} trained before")
         return {}
@@ -78,7 +77,7 @@ def run_jobs(
         workers = jobs_that_fit(workers, waiting, plans, inputs.study)
     waiting.sort(key=lambda job: -plans[job.model].step_seconds)
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(jobs, tell, over), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(asked, tell, over), daemon=True)
     watcher.start()
     try:
         failures = backend.execute(waiting, inputs, plans, workers)
@@ -92,7 +91,7 @@ def run_jobs(
         over.set()
         watcher.join()
     if failures and (not partial or any(failure.folder for failure in failures.values())):
-        raise TrainingError(summary_of(failures, len(jobs)))
+        raise TrainingError(summary_of(failures, len(asked)))
     done += len(waiting) - len(failures)
     tell(done, f"{counted(done, 'network')} trained")
     return failures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from casewise.cohort.table import names_text
@@ -94,24 +95,35 @@ def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) ->
     ]
 
 
-def named_jobs(study: Study, splits: Splits, only: Sequence[str]) -> set[str]:
+def named_jobs(study: Study, folds: int, only: Sequence[str]) -> set[str]:
     """The names of the jobs of the named learners: all folds of `resnet34`, or one, as `resnet34:2` states.
 
     Raises:
         StudyError: there is no such learner or fold.
     """
     names = set()
-    for text in only:
-        model, _, fold = (text, "", "") if text in study.learners else text.rpartition(":")
-        if model not in study.learners:
-            raise StudyError(
-                f"--only: the study has no learner {cut(model or text)}; it has {names_text(study.learners, 8)}."
-                f"{nearest(model or text, study.learners)}"
-            )
-        if text != model and (not fold.isdecimal() or not 1 <= int(fold) <= splits.folds):
-            raise StudyError(f"--only: {cut(text)} names fold {cut(fold)}; the study has folds 1 to {splits.folds}.")
-        names |= {f"{model}, fold {number}" for number in ([int(fold)] if fold else range(1, splits.folds + 1))}
+    for model, fold in map(partial(_named, study), only):
+        if fold and not (fold.isdecimal() and 1 <= int(fold) <= folds):
+            raise StudyError(f"--only: {model}:{cut(fold)}: the study has folds 1 to {folds}.")
+        names |= {f"{model}, fold {number}" for number in ([int(fold)] if fold else range(1, folds + 1))}
     return names
+
+
+def _named(study: Study, text: str) -> tuple[str, str]:
+    """The learner of `resnet34:2`, and the fold; the fold of `resnet34` is empty."""
+    if text in study.learners:
+        return text, ""
+    model, colon, fold = text.rpartition(":") if ":" in text else (text, "", "")
+    if colon and not model:
+        raise StudyError(f"--only: {cut(text)} names no network before the colon.")
+    if model not in study.learners:
+        raise StudyError(
+            f"--only: the study has no learner {cut(model)}; it has {names_text(study.learners, 8)}."
+            f"{nearest(model, study.learners)}"
+        )
+    if not fold:
+        raise StudyError(f"--only: {cut(text)} names no fold after the colon. Write a number, or leave out the colon.")
+    return model, fold
 
 
 def final_jobs(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, Self, TypeAlias
 
 import torch
@@ -344,6 +345,8 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     if name.startswith("shufflenet"):
         # The values are the same; torchvision's shuffle loses the channels-last format in every block.
         models.shufflenetv2.channel_shuffle = torch.channel_shuffle
+    if name.startswith("mnasnet"):
+        body.__class__ = _mnasnet()
     if name.startswith("squeezenet"):
         # Its classifier ends in a ReLU: a regression could not predict below zero, and would have no gradient there.
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
@@ -356,6 +359,15 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     else:
         setattr(body, attribute, nn.Identity())
     return body, int(linear.in_features)
+
+
+@cache
+def _mnasnet() -> type[nn.Module]:
+    """torchvision's MNASNet without its demand for a version beside the weights, which are stored without one."""
+    from torchvision.models import MNASNet
+
+    own = {"__module__": MNASNet.__module__, "_load_from_state_dict": nn.Module._load_from_state_dict}
+    return type("MNASNet", (MNASNet,), own)
 
 
 def library_head(name: str) -> tuple[str, ...]:

@@ -63,6 +63,9 @@ class RunStatus:
             return [*lines, f"Time left for these jobs: {left}."]
         if len(self.done) == self.jobs and self.reported:
             return [*lines, f"The report is up to date with the results. {work}"]
+        if not self.waiting and self.reported:
+            without = "without the networks that could not be trained; the same command tries them again"
+            return [*lines, f"The report is up to date with the results, {without}. {work}"]
         return [*lines, work + ("" if self.at_work else " Run the study again to continue.")]
 
 
@@ -92,7 +95,7 @@ def run_status(folder: RunFolder) -> RunStatus:
         elif job.at_work():
             running[name] = _share(job.read_progress(0.0))
         elif failure := job.read_failure():
-            failed[name] = str(failure.get("message", ""))
+            failed[name] = str(failure.get("message", "")).removeprefix(f"{name}: ")
         else:
             waiting.append(name)
     left = _seconds_left(jobs, running, waiting, seconds)
@@ -129,8 +132,9 @@ def _jobs(folder: RunFolder) -> list[_Planned]:
         )
 
     planned = []
-    for model in study.learners:
-        same = partial(made_from, model=model)
+    left_out = (folder.left_out.peek() or {}).get("networks", {})  # the stored study no longer has them
+    for model in [*study.learners, *left_out]:
+        same = bool if model in left_out else partial(made_from, model=model)
         jobs = [(f"{model}, fold {fold + 1}", folder.job(model, fold)) for fold in range(folds)]
         jobs += [(f"{model}, all folds", folder.final_job(model))] if study.final == "refit" else []
         planned += [_Planned(model, name, job, same) for name, job in jobs]

@@ -157,19 +157,19 @@ def train_only(
     from casewise.jobs.execution import run_jobs
     from casewise.jobs.plan import named_jobs
 
-    names = named_jobs(study, splits, only)
+    names = named_jobs(study, splits.folds, only)
     planned = _planned(study, cohort, store, splits, folder, show)
     baselines = [job for job in planned.jobs if not learner_named(job.model).by_steps]
     networks = [job for job in planned.jobs if learner_named(job.model).by_steps]
     with show.bar("jobs") as bar:
         for jobs in (baselines, networks):
-            if any(job.name in names for job in jobs):
-                tell = partial(_tell, bar, len(jobs))
-                run_jobs(jobs, planned.inputs, folder, tell=tell, only=names)
-    done = sum(job.finished for job in planned.jobs)
-    rest = "" if done == len(planned.jobs) else " the other networks and"
+            if asked := sum(job.name in names for job in jobs):
+                run_jobs(jobs, planned.inputs, folder, tell=partial(_tell, bar, asked), only=names)
+    done, noun = sum(job.finished for job in planned.jobs), "networks and baselines" if baselines else "networks"
+    rest = "" if done == len(planned.jobs) else " the others and"
     show.line(
-        "only", f"{done} of {len(planned.jobs)} learners of all folds trained; without `--only` follow{rest} the report"
+        "only",
+        f"{done} of {len(planned.jobs)} {noun} are trained; the same command without `--only` adds{rest} the report",
     )
 
 
@@ -193,14 +193,17 @@ def _without_failed(
     failed: dict[str, dict[str, str]] = {}
     for job in networks:
         if job.name in failures:
-            failed.setdefault(job.model, {})[str(job.fold + 1)] = failures[job.name].message
+            reason = failures[job.name].message.removeprefix(f"{job.name}: ")
+            failed.setdefault(job.model, {})[str(job.fold + 1)] = reason
     reduced = study.without(failed)
     if reduced is None:
         raise TrainingError(summary_of(failures, len(networks)))
     folder.left_out.write({"networks": failed})
     folder.study.write(reduced.model_dump(mode="json"))
     for name, reasons in failed.items():
-        show.line("left out", f"{name}, which could not be trained: {next(iter(reasons.values()))}")
+        fold, reason = next(iter(reasons.items()))
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        show.line("left out", f"{name}, which could not be trained. Fold {fold}{more}: {reason}")
     remaining = [job for job in jobs if job.model not in failed]
     return reduced, remaining, [job for job in networks if job.model not in failed]
 

@@ -368,7 +368,11 @@ class Study(StudyModel):
         # by default the encoder depends on the backbones
         of_baselines = any(learner_named(name).encoders(self) for name in learners_beside(self))
         encoders = encoders_of(self) if of_baselines else []
-        reduced = self.model_copy(update={"backbones": kept, "encoders": encoders})
+        weights = self.weights
+        if isinstance(weights, dict):
+            backbones = {name.partition("@")[0] for name in kept}
+            weights = {name: value for name, value in weights.items() if name in backbones}
+        reduced = self.model_copy(update={"backbones": kept, "encoders": encoders, "weights": weights})
         same = reduced.learners == [name for name in self.learners if name not in networks]
         return reduced if kept and same else None
 

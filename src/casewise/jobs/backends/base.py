@@ -26,6 +26,7 @@ class Failure:
     """Why a job has no result.
 
     Attributes:
+        message: the name of the job, a colon, and the reason.
         transient: whether another attempt may succeed. A training that diverged is repeated bit by bit, so it may not.
         memory: whether memory ran out, or the process was ended by the system, most often for this reason.
         folder: whether the run folder could not be written or read, so that the results of others are at risk, too.
@@ -104,7 +105,8 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
                 run_job(job, inputs, plan, side_by_side=workers)
         return None
     except TrainingError as error:
-        return failed(job, f"{job.folds}, {error}", transient=False)
+        reason = str(error).removeprefix(f"{job.model}: ")
+        return failed(job, f"{job.name}: {reason}", transient=False)
     except Timeout:
         raise RunError(
             f"{job.folder.path} is in use by a process of an earlier run. Stop it, then run again."
