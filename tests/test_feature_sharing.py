@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from casewise.errors import CasewiseError
-from casewise.modalities.dataset import FeatureData, PanelData
+from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict_with_features
 from casewise.models.outputs import Output
@@ -225,9 +225,8 @@ def test_a_head_is_trained_to_the_same_bits_with_and_without_a_store(tmp_path: P
         assert torch.equal(value, weights[2][name]), name
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 1e-2)])
 def test_a_trained_head_predicts_from_shared_features_what_it_predicts_from_panels(
-    tmp_path: Path, precision: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs, recipe = (
         (Output("label", "classification", 2),),
@@ -235,33 +234,35 @@ def test_a_trained_head_predicts_from_shared_features_what_it_predicts_from_pane
     )
     sharing, trained = shared(panels(), FeatureStore(tmp_path / "s")), network()
     (train, rows), (stop, _) = sharing.sides
-    context = TrainingContext(outputs, tmp_path / "job", 5, ComputePlan(precision=precision), shared=sharing)
+    context = TrainingContext(outputs, tmp_path / "job", 5, ComputePlan(), shared=sharing)
     learn(trained, recipe, train, stop, [f"s{row}" for row in rows], context)
-    stored = frozen_features(trained, sharing.panels, recipe, context)
-    assert stored is not None
-    how = {"batch": 4, "channels_last": True, "bf16": precision == "bf16", "flips": False}
+    assert frozen_features(trained, sharing.panels, recipe, context, flips=False) is not None
+    how = {"batch": 4, "channels_last": True, "bf16": False, "flips": False}
     of_panels = predict_with_features(trained, sharing.panels, outputs, **how)
     # another fold reads them, and the body computes nothing
     monkeypatch.setattr(Network, "features", lambda *_: pytest.fail("the features were computed again"))
-    other_fold = replace(context, shared=shared(panels(), FeatureStore(tmp_path / "s"), fold=1))
-    again = frozen_features(trained, other_fold.shared.panels, recipe, other_fold)
+    other = shared(panels(), FeatureStore(tmp_path / "s"), fold=1)
+    again = frozen_features(trained, other.panels, recipe, replace(context, shared=other), flips=False)
     assert again is not None
     for found, expected in zip(predict_with_features(trained, again, outputs, **how), of_panels, strict=True):
-        assert torch.allclose(found, expected, atol=tolerance)
+        assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_features_replace_panels_only_where_the_body_was_frozen_and_panels_have_one_view(tmp_path: Path) -> None:
-    def of(data: PanelData, recipe: Recipe) -> FeatureData | None:
-        context = TrainingContext((Output("label", "classification", 2),), tmp_path, 5, ComputePlan())
-        return frozen_features(network(), data, recipe, context)
+def test_features_replace_panels_only_where_a_head_predicts_from_the_same_ones(tmp_path: Path) -> None:
+    def replaced(data: PanelData, tuning: str = "head_only", precision: str = "fp32", flips: bool = False) -> bool:
+        context = TrainingContext(
+            (Output("label", "classification", 2),), tmp_path, 5, ComputePlan(precision=precision)
+        )
+        return frozen_features(network(), data, Recipe(tuning=tuning), context, flips=flips) is not None
 
-    data, head_only = panels(), Recipe(tuning="head_only")
-    two_views = replace(data, tiles=[[0, 1], *data.tiles[1:]])
-    assert of(data, head_only) is not None
-    assert of(two_views, head_only) is None
-    assert of(data, Recipe(tuning="full")) is None
-    assert of(data, Recipe(tuning="gradual_unfreezing")) is None
-    assert of(data, Recipe(phases=[Phase(epochs=1, freeze="all")])) is None
+    data = panels()
+    assert replaced(data)
+    assert not replaced(replace(data, tiles=[[0, 1], *data.tiles[1:]]))  # two views
+    assert not replaced(replace(data, settings=Panels(by="case", pooling="attention")))
+    assert not replaced(data, precision="bf16")
+    assert not replaced(data, flips=True)
+    assert not replaced(data, "full")
+    assert not replaced(data, "gradual_unfreezing")
 
 
 @pytest.mark.slow

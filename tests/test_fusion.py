@@ -600,7 +600,7 @@ class Dropped:
     def plain_batch(self, slots: Tensor, device: Any) -> Tensor:
         return self.values[slots[:, 0]].to(device)
 
-    def eval_batch_size(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int, device: torch.device) -> int:
         return 4 * batch
 
 

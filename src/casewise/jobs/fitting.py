@@ -85,7 +85,7 @@ Fitter: TypeAlias = Callable[
 def fit_by_steps(
     planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
 ) -> tuple[Learned, PanelDataset | FeatureData]:
-    """Train a network by its recipe; it predicts from panels, or from their features if only the head was trained."""
+    """Train a network by its recipe; it predicts from panels, or from the features of its head."""
     job, plan, choice, study = planned.job, planned.plan, planned.choice, planned.inputs.study
     before = epochs_inside(study)
 
@@ -110,12 +110,11 @@ def fit_by_steps(
         shared=shared,
     )
     learned = learn(network, choice.recipe, train, stop, data.subjects, context)
-    # A training of which all phases were finished before an interruption has only loaded its weights.
+    # If all phases were finished before an interruption, the network was only loaded, in the format of a new one.
     form = torch.channels_last if plan.channels_last else torch.contiguous_format
     learned.network.to("cuda" if plan.device == "cuda" else "cpu").to(memory_format=form)  # type: ignore[call-overload]
-    if study.test_time_augmentation:  # mirrored panels have other features
-        return learned, data.panels
-    return learned, frozen_features(network, data.panels, choice.recipe, context) or data.panels
+    flips = study.test_time_augmentation
+    return learned, frozen_features(network, data.panels, choice.recipe, context, flips=flips) or data.panels
 
 
 def fit_linear(

@@ -42,11 +42,15 @@ def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, Comp
     recipe = study.recipe
     partial = recipe.tuning == "head_only" or bool(recipe.phases)
     if study.compute.jobs != "auto" and workers > 1 and not partial:
-        advice = f"Write `compute: {{jobs: {fitting}}}`, or lower" if fitting else "Lower"
+        advice = (
+            f"Write `compute: {{jobs: {fitting}}}`, or lower"
+            if fitting
+            else f"Take {largest} out of `backbones`, lower"
+        )
         raise CasewiseError(
-            f"compute.jobs: {counted(workers, 'network')} side by side need {needed} of memory, and "
-            f"{gigabytes(available)} are available. {advice} recipe.batch_size (now {recipe.batch_size}) or "
-            f"images.size (now {study.images.size}), or close other programs."
+            f"compute.jobs: {counted(workers, 'network')} side by side need {needed} of memory (the largest, "
+            f"{largest}, {gigabytes(descending[0])}), and {gigabytes(available)} are available. {advice} recipe.batch_size (now "
+            f"{recipe.batch_size}) or images.size (now {study.images.size}), or close other programs."
         )
     if not fitting and not partial:
         raise CasewiseError(

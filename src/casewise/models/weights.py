@@ -200,7 +200,7 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
     """Load tensors into a module, except those of `heads`.
 
     Raises:
-        WeightsError: beginning with `prefix`, if anything is missing, unknown or of another shape.
+        WeightsError: beginning with `prefix`, if anything is missing, unknown, of another shape or not finite.
     """
     state = body.state_dict()
     missing = [k for k in state if k not in tensors and not k.endswith("num_batches_tracked")]
@@ -218,6 +218,8 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
             f"weights: {prefix}: {first} "
             f"({len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape)."
         )
+    if odd := next((k for k in state if k in tensors and not tensors[k].isfinite().all()), None):
+        raise WeightsError(f"weights: {prefix}: {odd} contains values that are not finite numbers. Use another file.")
     body.load_state_dict({k: tensors.get(k, v) for k, v in state.items()})
 
 

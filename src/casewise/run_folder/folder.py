@@ -368,7 +368,11 @@ class RunFolder:
     def has_weights(self, recorded: Mapping[str, list[str]] | None) -> bool:
         """Whether the networks still have the weights of an earlier `weights_sha256`; False if none is recorded."""
         try:
-            return bool(recorded) and self.weights_sha256(recorded or ()) == recorded
+            present = self.weights_sha256(recorded or ())
+            # earlier versions listed the tenth fold before the second
+            return bool(recorded) and {name: sorted(sums) for name, sums in present.items()} == {
+                name: sorted(sums) for name, sums in (recorded or {}).items()
+            }
         except RunError:
             return False
 
@@ -485,12 +489,16 @@ class RunFolder:
         """Remove what killed processes left behind; unfinished jobs sweep their folders under their own locks."""
         remove_leftovers(self.bundle.path)
         folders = [self, self.image_split, *map(RunFolder, sorted(self.path.glob("seeds/*")))]
+        from filelock import FileLock
+
         record = JobFolder(Path()).record.path.name
         for folder in folders:
             for path in folder.jobs_folder.glob(f"*/*/{record}"):  # of folds and of networks on all folds
                 job = JobFolder(path.parent)
-                job.remove_training()  # the process was killed after it had written the record
-                job.sweep()
+                # a process on another machine may be doing the same; what remains takes space and does no harm
+                with suppress(OSError, NotImplementedError), FileLock(job.lock_path, timeout=0):
+                    job.remove_training()  # the process was killed after it had written the record
+                    job.sweep()
         jobs = {folder.jobs_folder for folder in folders}
         for path in self.path.rglob(f"{TEMPORARY}*"):
             if not jobs & set(path.parents):

@@ -84,13 +84,15 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
     """A clause on the first weights of a network; nothing is loaded or downloaded.
 
     Raises:
-        WeightsError: a stated file does not exist.
+        WeightsError: a stated file does not exist, or is damaged.
 
     >>> origin_of_weights("resnet18", "random", None)
     'random, as the study states'
     """
     file = weights_file(name, weights, folder)
     if file is not None and file.is_file():
+        if file.suffix == ".safetensors":
+            _check_readable(name, file)
         return f"on this computer, in {file.parent}" if file.stem == file_name(name) else f"on this computer, {file}"
     if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
         return "random: there are no published weights"
@@ -106,6 +108,24 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
         f"NOT on this computer; a run first downloads them by {library}, which needs a connection (or name a folder "
         "with them by --weights-dir or CASEWISE_WEIGHTS)"
     )
+
+
+def _check_readable(name: str, file: Path) -> None:
+    """Check the header of a safetensors file and its size, which take no time.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"weights: {file}, which {name} needs, is damaged or no safetensors file: {str(error).rstrip('.')}. Copy "
+            "it again, or name another file."
+        ) from error
 
 
 def needs_download(name: str, weights: str, folder: Path | None) -> bool:

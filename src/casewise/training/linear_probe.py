@@ -123,11 +123,8 @@ def _steps(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: in
     return fitted_lines
 
 
-def features(network: Network, data: PanelDataset, *, batch: int, bf16: bool = False) -> Tensor:
-    """The body's features of every panel, without augmentation: (P, width), the mean over views; bags (P, K, width).
-
-    They are `float32`; `bf16`: computed in bfloat16, as some networks predict.
-    """
+def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
+    """The body's features of every panel, without augmentation: (P, width), the mean over views; bags (P, K, width)."""
     network.eval()
     slots, owner = data.views()
     fitted_lines = []
@@ -136,7 +133,7 @@ def features(network: Network, data: PanelDataset, *, batch: int, bf16: bool = F
         with torch.inference_mode():
             whole = encode_bags(network.features, data, slots, device, form).float().cpu()
         return whole.clone()
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+    with torch.inference_mode():
         size = data.eval_batch_size(batch, device)
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
             fitted_lines.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers))

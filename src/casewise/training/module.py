@@ -99,6 +99,10 @@ class Training(LightningModule):
         shares = balanced(data.truth, self.outputs) if self.recipe.imbalance == "sampling" else None
         return EpochBatches(len(data), self.recipe.batch_size, self.seed, lambda: self.current_epoch, shares=shares)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave the numbers of views where they are: images are gathered on the CPU, and moved then."""
+        return batch
+
     def val_dataloader(self) -> Any:
         slots, owner = self.val_data.views()
         size = self.val_data.eval_batch_size(self.recipe.batch_size, self.device)
@@ -139,7 +143,8 @@ class Training(LightningModule):
         # Seeded at every step: loaders draw from the same stream at moments that differ in a resumed job.
         seed_draws(mixed_seed(self.seed, "dropout", self.current_epoch, batch_number), self.device)
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, "panels", self.current_epoch, batch_number))
-        panels, truth = self.train_data.training_batch(rows, generator, self.device)
+        with torch.autocast(self.device.type, enabled=False):  # coordinates of pixels need their precision
+            panels, truth = self.train_data.training_batch(rows, generator, self.device)
         raw = forward_in_parts(self.network, self._shaped(panels), self.parts)
         loss = self.loss(raw, truth)
         if not torch.isfinite(loss):

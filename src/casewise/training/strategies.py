@@ -94,36 +94,32 @@ def _featured(network: Network, data: PanelDataset, recipe: Recipe, context: Tra
 
 
 def frozen_features(
-    network: Network, panels: PanelDataset, recipe: Recipe, context: TrainingContext
+    network: Network, panels: PanelDataset, recipe: Recipe, context: TrainingContext, *, flips: bool
 ) -> FeatureData | None:
-    """The features of all panels in the precision of prediction, if training left the body as it was; else None.
+    """The features on which a head alone was trained, of all panels, if it predicts from the same ones; else None.
 
-    A head predicts the same from them as from the panels, which need not be computed again in every fold. None as well
-    for bags, and for panels with several views, whose predictions are averaged and not their features.
+    It does not in bfloat16, with mirrored panels (`flips`), for bags, and for panels with several views, of which
+    predictions are averaged and not features. Otherwise the folds of a study need not compute the panels again.
     """
     slots, _ = panels.views()
-    if recipe.tuning != "head_only" or recipe.phases or panels.bags or len(slots) != len(panels):
+    same = context.choice.precision == "fp32" and not flips and not panels.bags and len(slots) == len(panels)
+    if recipe.tuning != "head_only" or not same:
         return None
-    bf16 = context.choice.precision == "bf16"
-    return FeatureData(head_input(network, panels, recipe.batch_size, context, bf16=bf16), panels.truth, panels.names)
+    return _featured(network, panels, recipe, context)
 
 
-def head_input(
-    network: Network, data: PanelDataset, batch: int, context: TrainingContext, *, bf16: bool = False
-) -> Tensor:
+def head_input(network: Network, data: PanelDataset, batch: int, context: TrainingContext) -> Tensor:
     """The features of every panel of `data` for its head, shared with other folds if the context states how."""
 
     def compute(panels: PanelDataset) -> Tensor:
-        return features(network, panels, batch=batch, bf16=bf16)
+        return features(network, panels, batch=batch)
 
     if context.shared is None or data.bags:
         return compute(data)
     # the format in which the network predicts
     form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
     network.eval().to(memory_format=form)  # type: ignore[call-overload]
-    return context.shared.of(
-        data, network, compute, {"features": "bf16" if bf16 else "fp32", "form": str(form), "batch": batch}
-    )
+    return context.shared.of(data, network, compute, {"features": "fp32", "form": str(form), "batch": batch})
 
 
 def _search_rate(

@@ -57,7 +57,11 @@ def connect(address: str) -> None:
     try:
         ray.init(address=address, **options)
     except (SystemExit, Exception) as error:  # Ray raises many kinds, and ends the process for some
-        how = "Start one with `ray start --head`, or give --address HOST:PORT." if address == "auto" else ""
+        how = (
+            "Start one with `ray start --head`, or give --address HOST:PORT."
+            if address == "auto"
+            else "`ray start --head` prints the address, and both machines need the same versions of Ray and Python."
+        )
         text = f"--address {address}: no Ray cluster could be joined: {last_line(error)}. {how}".strip()
         raise CasewiseError(text) from error
 
