@@ -50,7 +50,8 @@ def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, Comp
         raise CasewiseError(
             f"compute.jobs: {counted(workers, 'network')} side by side need {needed} of memory (the largest, "
             f"{largest}, {gigabytes(descending[0])}), and {gigabytes(available)} are available. {advice} "
-            f"recipe.batch_size (now {recipe.batch_size}) or images.size (now {study.images.size}), or close other programs."
+            f"recipe.batch_size (now {recipe.batch_size}) or images.size (now {study.images.size}), or close other "
+            "programs."
         )
     if not fitting and not partial:
         raise CasewiseError(
