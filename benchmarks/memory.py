@@ -3,8 +3,9 @@
 A job trains a few steps and predicts, as a run does, in a process of its own, on panels of noise with random weights.
 Compared are the ways in which freed memory is treated, each alone and with two jobs side by side:
 
-- `now`: blocks of up to 32 MB are kept (`keep_memory: true`), and ReLU6 keeps no copy of its input;
-- `before`: all freed memory is kept, and ReLU6 keeps a copy;
+- `now`: blocks of up to 32 MB are kept (`keep_memory: true`), ReLU6 keeps no copy of its input, and 16 views are
+  evaluated together;
+- `before`: all freed memory is kept, ReLU6 keeps a copy, and 128 views are evaluated together;
 - `returned`: glibc's own way (`keep_memory: false`).
 
 Printed are the largest resident memory of a process, the largest sum over the processes (pages that they share count
@@ -43,8 +44,9 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from casewise.modalities import dataset
     from casewise.modalities.dataset import PanelData
-    from casewise.models.activations import ClippedInPlace
+    from casewise.models.activations import ReLU6
     from casewise.models.backbones import build_network
     from casewise.models.forward import predict
     from casewise.models.outputs import Output
@@ -65,8 +67,9 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
     outputs = (Output("extent"),)
     network = build_network(BACKBONE, 1)
     if way == "before":
+        dataset.EVALUATED_PIXELS = 2**60
         for module in network.modules():
-            if isinstance(module, ClippedInPlace):
+            if isinstance(module, ReLU6):
                 module.__class__ = torch.nn.ReLU6
     standardise(network, train.truth, outputs)
     recipe = Recipe(loss="mse", optimizer="sgd", lr=0.01, momentum=0.9, batch_size=BATCH, epochs=2)

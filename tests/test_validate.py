@@ -100,7 +100,7 @@ def test_weights_are_looked_for(study: Study, tmp_path: Path, monkeypatch: pytes
     checkpoints.mkdir(parents=True)
     (checkpoints / "shufflenetv2_x0.5-f707e7126e.pth").touch()
     cached = origin_of_weights("shufflenet_v2_x0_5", "pretrained", None)
-    (tmp_path / "shufflenet_v2_x0_5.safetensors").touch()
+    save_file({"weight": torch.zeros(1)}, tmp_path / "shufflenet_v2_x0_5.safetensors")
     in_folder = origin_of_weights("shufflenet_v2_x0_5", "pretrained", tmp_path)
     assert len({missing, cached, in_folder}) == 3
     assert str(tmp_path) in in_folder
@@ -109,6 +109,17 @@ def test_weights_are_looked_for(study: Study, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(WeightsError):
         validate(study.model_copy(update={"weights": f"bundle:{tmp_path}/no-run"}), Silent())
     assert len(weight_lines(study.model_copy(update={"backbones": ["resnet18", "resnet34", "cnn"]}))) == 1
+
+
+def test_damaged_weights_stop_a_run_before_it_prepares_images(study: Study, tmp_path: Path) -> None:
+    file = tmp_path / "half.safetensors"
+    save_file({"weight": torch.zeros(1000)}, file)
+    file.write_bytes(file.read_bytes()[:2000])
+    damaged = study.model_copy(update={"weights": str(file)})
+    for check in (lambda: weight_lines(damaged), lambda: run(damaged, tmp_path / "run")):
+        with pytest.raises(WeightsError, match=r"half\.safetensors, which .* needs, is damaged"):
+            check()
+    assert not RunFolder(tmp_path / "run").audit.exists()
 
 
 def test_missing_weights_stop_a_run_before_it_prepares_images(

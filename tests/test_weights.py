@@ -10,7 +10,7 @@ from urllib.error import URLError
 import huggingface_hub.errors as hub
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from casewise.console import Silent
 from casewise.errors import RunError, SplitError, WeightsError
@@ -52,6 +52,14 @@ def test_a_folder_gives_the_library_weights_bit_for_bit(folder: Path) -> None:
 def test_the_environment_names_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASEWISE_WEIGHTS", str(folder))
     assert str(folder) in load_weights(build_network(NAME, 3), "pretrained")[0]
+
+
+def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / f"{NAME}.safetensors")
+    tensors["conv1.0.weight"][0, 0, 0, 0] = torch.nan
+    save_file(tensors, folder / f"{NAME}.safetensors")
+    with pytest.raises(WeightsError, match=r"conv1\.0\.weight contains values that are not finite"):
+        load_weights(build_network(NAME, 1), str(folder))
 
 
 def test_a_file_of_another_architecture_is_refused(folder: Path) -> None:
