@@ -3,9 +3,10 @@
 A job trains a few steps and predicts, as a run does, in a process of its own, on panels of noise with random weights.
 Compared are the ways in which freed memory is treated, each alone and with two jobs side by side:
 
-- `now`: blocks of up to 32 MB are kept (`keep_memory: true`), ReLU6 keeps no copy of its input, and 16 views are
-  evaluated together;
-- `before`: all freed memory is kept, ReLU6 keeps a copy, and 128 views are evaluated together;
+- `now`: freed memory is kept (`keep_memory: true`), ReLU6 keeps no copy of its input, and 16 views are evaluated
+  together;
+- `before`: freed memory is kept, ReLU6 keeps a copy, and 128 views are evaluated together;
+- `limited`: as `now`, but only freed blocks of up to 32 MB are kept;
 - `returned`: glibc's own way (`keep_memory: false`).
 
 Printed are the largest resident memory of a process, the largest sum over the processes (pages that they share count
@@ -26,16 +27,16 @@ from pathlib import Path
 from typing import Any
 
 BACKBONE, SIZE, BATCH, PREDICTED = "mobilenet_v2", 224, 32, 128
-WAYS = ("now", "before", "returned")
+WAYS = ("now", "before", "limited", "returned")
 INTERVAL = 0.5
 
 
-def kept_without_limit() -> None:
-    """What `keep_memory` did before: blocks of every size are kept."""
+def keep_small_blocks() -> None:
+    """Make glibc keep freed blocks of up to 32 MB, its largest threshold."""
     import ctypes
 
     libc = ctypes.CDLL(None)
-    libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never use mmap
+    libc.mallopt(ctypes.c_int(-3), ctypes.c_int(32 * 2**20))  # M_MMAP_THRESHOLD
     libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
 
 
@@ -56,7 +57,7 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
     from casewise.training.memory import MB, PeakMemory
 
     if way != "returned":
-        keep_memory() if way == "now" else kept_without_limit()
+        keep_small_blocks() if way == "limited" else keep_memory()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     images = steps * BATCH + PREDICTED
@@ -88,7 +89,7 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
         fit(network, recipe, train, panels.subset([0]), TrainingContext(outputs, Path(folder), 0, plan))
         trained = memory.peak_mb
         bf16 = precision == "bf16"
-        if way == "now":
+        if way != "before":
             give_memory_back()
         with PeakMemory() as of_prediction:
             predict(network, held_out, outputs, batch=BATCH, channels_last=True, bf16=bf16, flips=False)

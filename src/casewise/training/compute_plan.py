@@ -26,9 +26,6 @@ from casewise.training.memory import MB, PeakMemory, available_mb
 Option = tuple[str, bool, int]
 # A plan other than the default must take less than this share of its time.
 WORTH = 0.87
-# Freed blocks up to this size, glibc's largest own threshold, are kept; larger ones are mapped and returned. Kept
-# without a limit they leave gaps that no other block fits, a gigabyte for hardly any speed.
-KEPT_BYTES = 32 * MB
 # Copies of the weights beside a step of training: two moments of the optimizer, and the best epoch.
 WEIGHT_COPIES = 3
 # Panels from which the memory of a step is extrapolated, before one is tried.
@@ -77,9 +74,13 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def keep_memory() -> None:
-    """Make glibc keep freed blocks of up to `KEPT_BYTES`, which would be returned and faulted in at every step."""
+    """Make glibc keep freed memory, which would be returned and faulted in at every step.
+
+    To keep only blocks of up to 32 MB (the largest threshold of glibc) saves a ninth of the memory of mobilenet_v2 at
+    224 px, and costs 15 % of its speed (benchmarks/memory.py).
+    """
     if libc := _glibc():
-        libc.mallopt(ctypes.c_int(-3), ctypes.c_int(KEPT_BYTES))  # M_MMAP_THRESHOLD
+        libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never use mmap
         libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: never return memory
 
 
@@ -123,7 +124,7 @@ def choose(
     ]
     options = [o for o in options if o[:2] != ("bf16", False) or len(options) == 1]
     fewer = () if stated or threads == 1 else (1,)
-    memory_use = f"kept up to {KEPT_BYTES // MB} MB" if compute.keep_memory else "given back"
+    memory_use = "kept" if compute.keep_memory else "given back"
     exact = [option for option in options if option[0] == "fp32"]
     quickest = _quickest(network, options, fewer, side=side, batch=batch, memory_use=memory_use, memo=memo)
     if quickest.precision == "fp32" or not exact or _agrees(network, side):
