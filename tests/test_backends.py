@@ -91,16 +91,20 @@ def answering(answer: bytes) -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_an_address_without_a_cluster_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_an_address_without_a_cluster_is_refused(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
+    (tmp_path / "ray").mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"127.0.0.1:{server.getsockname()[1]}"
     with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
         for wrong, message in (
             (address, "what answers there is not a Ray cluster"),
             (closed, "no Ray cluster was reached: Connection refused"),
-            ("auto", "--address auto: .*ray start --head"),
+            ("auto", "--address auto.* was reached: Connection refused.*ray start --head"),
         ):
+            # a cluster that has ended leaves its address behind
+            (tmp_path / "ray" / "ray_current_cluster").write_text(closed)
             with pytest.raises(CasewiseError, match=message), casewise.executing_on("ray", wrong):
                 casewise.run(tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()

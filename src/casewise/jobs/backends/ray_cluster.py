@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
@@ -54,6 +55,8 @@ def connect(address: str) -> None:
         options |= {"num_cpus": joblib.cpu_count(), "include_dashboard": False, "object_store_memory": OBJECTS}
     elif address != "auto":
         reach(address)
+    elif last := last_cluster():
+        reach(last, f"auto, which is {last}")  # Ray would wait for minutes if it has ended
     try:
         ray.init(address=address, **options)
     except (SystemExit, Exception) as error:  # Ray raises many kinds, and ends the process for some
@@ -66,16 +69,30 @@ def connect(address: str) -> None:
         raise CasewiseError(text) from error
 
 
-def reach(address: str) -> None:
+def last_cluster() -> str:
+    """The address of the cluster that was started or joined last on this machine, which may have ended; else empty."""
+    if os.environ.get("RAY_ADDRESS"):
+        return ""
+    try:
+        file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 (Ray's own)
+        address = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+    host, _, port = address.rpartition(":")
+    return address if host and port.isdecimal() else ""
+
+
+def reach(address: str, named: str = "") -> None:
     """Check that something like Ray answers at `host:port`; Ray itself would wait for minutes and end the process.
 
     Raises:
         CasewiseError: nothing answers, it is something else, or the address has another form.
     """
+    option = f"--address {named or address}"
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise CasewiseError(
-            f"--address {address}: not the address of a Ray cluster, which is HOST:PORT, such as 10.0.0.5:6379, or "
+            f"{option}: not the address of a Ray cluster, which is HOST:PORT, such as 10.0.0.5:6379, or "
             "auto. Start the run on a machine of the cluster."
         )
     try:
@@ -87,12 +104,12 @@ def reach(address: str) -> None:
     except OSError as error:
         reason = "it does not answer" if isinstance(error, TimeoutError) else error.strerror or error
         raise CasewiseError(
-            f"--address {address}: no Ray cluster was reached: {reason}. Start one with `ray start --head`, which "
+            f"{option}: no Ray cluster was reached: {reason}. Start one with `ray start --head`, which "
             "prints its address."
         ) from error
     if os.environ.get("RAY_USE_TLS") != "1" and answer[3:4] != b"\x04":
         raise CasewiseError(
-            f"--address {address}: what answers there is not a Ray cluster. `ray start --head` prints its address."
+            f"{option}: what answers there is not a Ray cluster. `ray start --head` prints its address."
         )
 
 
