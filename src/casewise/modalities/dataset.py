@@ -95,8 +95,7 @@ class FeatureData:
 def evaluated_together(batch: int, images: Tensor, panels: Panels, bag: int, device: torch.device) -> int:
     """The number of views that are evaluated together: four training batches, fewer if bags or views are large.
 
-    On a CPU views of at most `EVALUATED_PIXELS` are, because the maps of more leave its caches: evaluation then takes
-    more time and more memory.
+    On a CPU views of at most `EVALUATED_PIXELS` are: more take more memory and no less time.
 
     Args:
         images: (N, C, H, W), those of the slots of panels.
