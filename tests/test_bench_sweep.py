@@ -82,3 +82,8 @@ def test_the_schedule_has_an_aim_for_minutes_and_for_the_ratio(benchmark: Any) -
     assert module.judged("schedule", 200.0, 1390.0).endswith("missed")
     assert module.judged("fine-tuning", 10.0, 29.0) == "aim: at least 3×; missed"
     assert module.judged("head", 1.0, 60.0).endswith("reached")
+
+
+def test_what_a_phase_computes_once_is_extrapolated_once() -> None:
+    # 10 seconds once, and 2 for each epoch
+    assert benchmark("skin").extrapolated(16.0, 28.0, 3, 100) == 210.0
