@@ -11,9 +11,8 @@ weights, which is checked. Of the plain loop 30 batches of each kind are measure
 and extrapolated; the faster measurement counts. Of casewise whole phases are measured once.
 
 The two sides run in turn, in separate processes. The images are noise and the first weights random, which does not
-affect the times. `--short` measures 3 and 9 epochs of each phase of casewise and extrapolates from both, so that what a phase computes
-once counts once; the output says so.
-Times are printed, never asserted.
+affect the times. `--short` measures 3 and 9 epochs of each phase of casewise and extrapolates from both, so that what a
+phase computes once counts once; the output says so. Times are printed, never asserted.
 
 The aims (`AIMS`) are those of the project's issue "The sweep of 145 networks: unkillable, on one machine or many, and
 leaner", section Speed: at least 60 times as fast as the plain loop for the head phase, at least 3 times for fine-tuning

@@ -84,6 +84,6 @@ def test_the_schedule_has_an_aim_for_minutes_and_for_the_ratio(benchmark: Any) -
     assert module.judged("head", 1.0, 60.0).endswith("reached")
 
 
-def test_what_a_phase_computes_once_is_extrapolated_once() -> None:
+def test_what_a_phase_computes_once_is_extrapolated_once(benchmark: Any) -> None:
     # 10 seconds once, and 2 for each epoch
     assert benchmark("skin").extrapolated(16.0, 28.0, 3, 100) == 210.0
