@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/casewise run studies/demo.yaml --output runs/demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 # The golden pages of the report, after a change of wording: read the difference before committing it.
 golden: setup

@@ -454,7 +454,7 @@ def test_a_study_names_its_encoders(tmp_path: Path, chests: Path, folder: Path) 
 
 def test_validation_misses_half_of_a_repository(tmp_path: Path, chests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    (tmp_path / "hospital_dino.safetensors").touch()
+    save_file({"weight": torch.zeros(1)}, tmp_path / "hospital_dino.safetensors")
     study = read_study(study_file(tmp_path, chests, tmp_path, f"['{HUB}']"))
     with pytest.raises(WeightsError, match=r"hospital_dino\.json"):
         encoder_lines(study)

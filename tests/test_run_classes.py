@@ -144,7 +144,7 @@ def test_a_network_that_fails_is_named_and_the_others_go_on(tmp_path: Path, ches
         torch.manual_seed(0)
         tensors = {key: value.contiguous() for key, value in build_network(name, 1).body.state_dict().items()}
         if name == "test_resnet":
-            next(iter(tensors.values())).fill_(float("nan"))
+            next(iter(tensors.values())).fill_(3e38)  # sums overflow
         save_file(tensors, tmp_path / f"{name}.safetensors")
     changes = {"weights": "pretrained", "weights_dir": tmp_path, "backbones": ["test_resnet", "test_efficientnet"]}
     study = chest_study(chests, **changes)
@@ -152,7 +152,7 @@ def test_a_network_that_fails_is_named_and_the_others_go_on(tmp_path: Path, ches
     assert list(finished.left_out) == ["test_resnet"]
     assert list(finished.left_out["test_resnet"]) == ["1", "2"]
     for said in finished.left_out["test_resnet"].values():
-        assert "test_resnet: the loss is no longer a number in epoch 1, batch 1 (cases C0" in said
+        assert "the loss is no longer a number in epoch 1, batch 1 (cases C0" in said
     assert set(finished.rows["model"]) == {"test_efficientnet"}
     done = sorted(path.parent.parent.name for path in (tmp_path / "run").glob("jobs/*/*/job.json"))
     assert done == ["test_efficientnet", "test_efficientnet"]

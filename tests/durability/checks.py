@@ -119,8 +119,8 @@ def _digest(path: Path) -> str:
     if path.name != "audit.json":
         return sha256(path)
     findings = json.loads(path.read_text(encoding="utf-8"))
-    findings.pop("seconds")
-    findings["facts"].pop("inputs_hash")
+    findings.pop("seconds", None)
+    findings.get("facts", {}).pop("inputs_hash", None)
     return hashlib.sha256(json.dumps(findings).encode()).hexdigest()
 
 

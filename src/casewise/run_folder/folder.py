@@ -489,14 +489,14 @@ class RunFolder:
         """Remove what killed processes left behind; unfinished jobs sweep their folders under their own locks."""
         remove_leftovers(self.bundle.path)
         folders = [self, self.image_split, *map(RunFolder, sorted(self.path.glob("seeds/*")))]
-        from filelock import FileLock
-
         record = JobFolder(Path()).record.path.name
         for folder in folders:
             for path in folder.jobs_folder.glob(f"*/*/{record}"):  # of folds and of networks on all folds
                 job = JobFolder(path.parent)
+                if any(job.path.glob("sta[gt]e*")) and job.at_work():
+                    continue
                 # a process on another machine may be doing the same; what remains takes space and does no harm
-                with suppress(OSError, NotImplementedError), FileLock(job.lock_path, timeout=0):
+                with suppress(OSError):
                     job.remove_training()  # the process was killed after it had written the record
                     job.sweep()
         jobs = {folder.jobs_folder for folder in folders}
