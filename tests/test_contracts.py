@@ -33,7 +33,8 @@ def test_weights_are_loaded_as_they_are_stored(name: str) -> None:
     # by name alone: a file of tensors has no versions of classes, which MNASNet of torchvision demands
     with torch.device("meta"):
         network = build_network(name, 2)
-    network.load_state_dict(dict(network.state_dict()), assign=True)
+    loaded = network.load_state_dict(dict(network.state_dict()), assign=True)
+    assert not [*loaded.missing_keys, *loaded.unexpected_keys]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -57,14 +57,16 @@ def run_jobs(
         CasewiseError: first weights are missing, the split is not sound, or a job's folder is in use.
     """
     backend = backend or chosen_backend()
-    asked = [job for job in jobs if only is None or job.name in only]
+    named_jobs = [job for job in jobs if only is None or job.name in only]
     waiting: list[Job] = []
-    for job in asked:
+    done = 0
+    for job in named_jobs:
         if job.finished:
-            tell(len(asked) - len(waiting), "verifying finished networks")
-        if not job.intact():
+            tell(done, "verifying finished networks")
+        if job.intact():
+            done += 1
+        else:
             waiting.append(job)
-    done = len(asked) - len(waiting)
     if not waiting:
         tell(done, f"{counted(done, 'network')} trained before")
         return {}
@@ -77,7 +79,7 @@ def run_jobs(
         workers = jobs_that_fit(workers, waiting, plans, inputs.study)
     waiting.sort(key=lambda job: -plans[job.model].step_seconds)
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(asked, tell, over), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(named_jobs, tell, over), daemon=True)
     watcher.start()
     try:
         failures = backend.execute(waiting, inputs, plans, workers)
@@ -91,7 +93,7 @@ def run_jobs(
         over.set()
         watcher.join()
     if failures and (not partial or any(failure.folder for failure in failures.values())):
-        raise TrainingError(summary_of(failures, len(asked)))
+        raise TrainingError(summary_of(failures, len(named_jobs)))
     done += len(waiting) - len(failures)
     tell(done, f"{counted(done, 'network')} trained")
     return failures

@@ -163,8 +163,8 @@ def train_only(
     networks = [job for job in planned.jobs if learner_named(job.model).by_steps]
     with show.bar("jobs") as bar:
         for jobs in (baselines, networks):
-            if asked := sum(job.name in names for job in jobs):
-                run_jobs(jobs, planned.inputs, folder, tell=partial(_tell, bar, asked), only=names)
+            if count := sum(job.name in names for job in jobs):
+                run_jobs(jobs, planned.inputs, folder, tell=partial(_tell, bar, count), only=names)
     done, noun = sum(job.finished for job in planned.jobs), "networks and baselines" if baselines else "networks"
     rest = "" if done == len(planned.jobs) else " the others and"
     show.line(

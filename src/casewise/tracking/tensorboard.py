@@ -48,7 +48,7 @@ class TensorBoard:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         # learners such as timm:vit have signs that some systems allow in no file name
-        parts = [re.sub(r"[^\w.@+-]", "_", part) for part in name.split("/")]
+        parts = [re.sub(r"[^\w.@+-]", "_", folder_name) for folder_name in name.split("/")]
         with replacing(self.folder.joinpath(*parts, EVENTS)) as temporary, temporary.open("wb") as file:
             writer = RecordWriter(file)
             for event in [Event(wall_time=0.0, file_version="brain.Event:2"), *events]:

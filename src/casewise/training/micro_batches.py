@@ -31,11 +31,11 @@ def forward_in_parts(network: nn.Module, panels: Tensor, parts: int) -> Tensor:
     by_part = [
         checkpoint(
             network,
-            part,
+            some_panels,
             use_reentrant=False,
             context_fn=lambda: (nullcontext(), _running_statistics_kept(network)),
         )
-        for part in panels.tensor_split(parts)
+        for some_panels in panels.tensor_split(parts)
     ]
     return torch.cat(by_part)
 
