@@ -50,12 +50,13 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --precision fp32 --ways now folded before
+	$(BIN)/python benchmarks/folding.py
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/shallow.py
-	$(BIN)/python benchmarks/skin.py
+	$(BIN)/python benchmarks/skin.py --short
 	$(BIN)/python benchmarks/loop_overhead.py
 	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/predict.py

@@ -6,7 +6,8 @@ Compared are the ways in which freed memory is treated, each alone and with two 
 - `now`: freed memory is kept (`keep_memory: true`), ReLU6 keeps no copy of its input, and 16 views are evaluated
   together;
 - `before`: freed memory is kept, ReLU6 keeps a copy, and 128 views are evaluated together;
-- `limited`: as `now`, but only freed blocks of up to 32 MB are kept;
+- `folded`: as `now`, with a recipe that keeps the statistics of batch norms, so that these are computed with the
+  convolutions before them;
 - `returned`: glibc's own way (`keep_memory: false`).
 
 Printed are the largest resident memory of a process, the largest sum over the processes (pages that they share count
@@ -27,17 +28,8 @@ from pathlib import Path
 from typing import Any
 
 BACKBONE, SIZE, BATCH, PREDICTED = "mobilenet_v2", 224, 32, 128
-WAYS = ("now", "before", "limited", "returned")
+WAYS = ("now", "folded", "before", "returned")
 INTERVAL = 0.5
-
-
-def keep_small_blocks() -> None:
-    """Make glibc keep freed blocks of up to 32 MB, its largest threshold."""
-    import ctypes
-
-    libc = ctypes.CDLL(None)
-    libc.mallopt(ctypes.c_int(-3), ctypes.c_int(32 * 2**20))  # M_MMAP_THRESHOLD
-    libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
 
 
 def job(way: str, precision: str, steps: int) -> dict[str, Any]:
@@ -48,7 +40,7 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
     from casewise.modalities import dataset
     from casewise.modalities.dataset import PanelData
     from casewise.models.activations import ReLU6
-    from casewise.models.backbones import build_network
+    from casewise.models.backbones import build_network, keep_statistics
     from casewise.models.forward import predict
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
@@ -57,7 +49,7 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
     from casewise.training.memory import MB, PeakMemory
 
     if way != "returned":
-        keep_small_blocks() if way == "limited" else keep_memory()
+        keep_memory()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     images = steps * BATCH + PREDICTED
@@ -73,7 +65,15 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
             if isinstance(module, ReLU6):
                 module.__class__ = torch.nn.ReLU6
     standardise(network, train.truth, outputs)
-    recipe = Recipe(loss="mse", optimizer="sgd", lr=0.01, momentum=0.9, batch_size=BATCH, epochs=2)
+    recipe = Recipe(
+        loss="mse",
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        batch_size=BATCH,
+        epochs=2,
+        batch_norm="keep_statistics" if way == "folded" else "update",
+    )
     plan = ComputePlan(precision=precision)
     ends: list[float] = []
     loss = network.forward
@@ -101,6 +101,8 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
         return tensor
 
     network.train()
+    if recipe.keeps_statistics:
+        keep_statistics(network)
     first = store[:BATCH].float().div_(255).to(memory_format=torch.channels_last)
     with (
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
@@ -147,7 +149,7 @@ def main() -> None:
     parser.add_argument("--job", choices=WAYS)
     parser.add_argument("--precision", choices=("fp32", "bf16"))
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     given = parser.parse_args()

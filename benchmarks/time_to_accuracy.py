@@ -62,8 +62,8 @@ PACKS: dict[str, dict[str, Any]] = {
     },
 }
 USUAL = ("fastai", "lightning", "casewise head", "casewise upper")
-# For the choice of a recipe with --tuning: all layers, and the same with smaller images first.
-PROGRAMS = (*USUAL, "casewise full", "casewise sizes")
+# For the choice of a recipe with --tuning: all layers.
+PROGRAMS = (*USUAL, "casewise full")
 COMMON = {
     "optimizer": "adamw",
     "lr": 3e-4,
@@ -84,7 +84,6 @@ def recipe_of(program: str, network: str) -> dict[str, Any]:
         "casewise head": [HEAD],
         "casewise upper": [HEAD, {"epochs": 6, "freeze": UPPER[network]}],
         "casewise full": [HEAD, {"epochs": 6}],
-        "casewise sizes": [HEAD, {"epochs": 2, "size": 128}, {"epochs": 2, "size": 160}, {"epochs": 2}],
     }
     return {**COMMON, "phases": phases[program]}
 
@@ -92,7 +91,7 @@ def recipe_of(program: str, network: str) -> dict[str, Any]:
 # Seconds of one training of mobilenet_v2 with `SIZE` training and `HELD_OUT` held-out images on two idle cores:
 # estimates from the images a second of fastai_speed.py, and from CPU seconds of casewise; in proportion for other sizes
 EXPECTED: dict[str, float] = {"fastai": 90.0, "lightning": 70.0, "casewise head": 10.0, "casewise upper": 24.0}
-EXPECTED |= {"casewise full": 45.0, "casewise sizes": 35.0}
+EXPECTED |= {"casewise full": 45.0}
 # Of whole batches, because fastai and Lightning leave out an incomplete one.
 SIZE, HELD_OUT = 224, 128
 

@@ -75,7 +75,7 @@ def test_recipes_are_those_of_a_study_file(benchmark: Any) -> None:
         phases[program] = build_study(values, source="study.yaml", folder=Path()).recipe.phases
     assert [phase.freeze for phase in phases["casewise head"]] == ["all"]
     assert [phase.freeze for phase in phases["casewise upper"]] == ["all", "14 blocks"]
-    assert [phase.size for phase in phases["casewise sizes"]] == [None, 128, 160, None]
+    assert [phase.freeze for phase in phases["casewise full"]] == ["all", "none"]
 
 
 def options_of(folder: Path, **changes: Any) -> argparse.Namespace:

@@ -75,7 +75,13 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
                 stated[model]
                 if stated is not None
                 else choose(
-                    network, study.compute, side=side, batch=study.recipe.batch_size, threads=threads, memo=memo_path()
+                    network,
+                    study.compute,
+                    side=side,
+                    batch=study.recipe.batch_size,
+                    threads=threads,
+                    memo=memo_path(),
+                    kept=study.recipe.keeps_statistics,
                 )
             )
         plans_by_model[model] = plan

@@ -15,6 +15,7 @@ from casewise.errors import StudyError, nearest
 from casewise.models.activations import clip_in_place
 from casewise.models.attention import GatedAttention, MeanOfBag
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
+from casewise.models.folding import fold_kept_norms
 from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
@@ -329,6 +330,7 @@ def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
     clip_in_place(module)
     if channels != 3:
         take_channels(module, name, channels)
+    fold_kept_norms(module)
     return Body(module, width, SYMMETRIC if scaling == "symmetric" else normal)
 
 

@@ -116,10 +116,10 @@ def load_first_weights(network: Network, study: Study, model: str, held_out: Seq
 
 
 def check_freeze_points(study: Study) -> None:
-    """Check that every network of the study fits its phases: their freeze points and sizes; no weights are allocated.
+    """Check that every network of the study has the points up to which its phases freeze; no weights are allocated.
 
     Raises:
-        StudyError: naming the phase and the network, and the freeze points that it has or the size that it cannot see.
+        StudyError: naming the phase and the network, and the freeze points that it has.
     """
     import torch
 
@@ -133,19 +133,3 @@ def check_freeze_points(study: Study) -> None:
                 frozen_end(network, phase.freeze)
             except TrainingError as error:
                 raise StudyError(f"recipe.phases, phase {number}: {model}: {error}") from None
-            if phase.size is not None and not _sees(network, phase.size, study.panels.rows, study.panels.columns):
-                raise StudyError(
-                    f"recipe.phases, phase {number}: size: {model} cannot see panels with tiles of {phase.size} px, "
-                    "because its input has a fixed size or a larger least one. Leave size out, or choose a larger one."
-                )
-
-
-def _sees(network: Network, size: int, rows: int, columns: int) -> bool:
-    """Whether the network has features for panels of this size, and keeps their number; nothing is computed."""
-    import torch
-
-    try:
-        panels = torch.empty(1, network.channels, rows * size, columns * size, device="meta")
-        return network.eval().features(panels).shape == (1, network.width)
-    except (AssertionError, RuntimeError, ValueError):
-        return False

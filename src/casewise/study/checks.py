@@ -25,7 +25,6 @@ def check_study(study: Study) -> None:
         check_names,
         check_image_split,
         check_offline_copies,
-        check_phase_sizes,
         check_modality,
         check_weights,
         check_encoders_used,
@@ -138,26 +137,6 @@ def check_offline_copies(study: Study) -> None:
         raise ValueError(
             f"recipe.phases, phase {number + 1}: variations: with panels.offline_copies "
             f"({study.panels.offline_copies}) every copy is augmented once for all phases; leave out one of them"
-        )
-
-
-def check_phase_sizes(study: Study) -> None:
-    """A phase may show single panels of photographs and slides smaller than they are stored."""
-    stated = [(number, phase.size) for number, phase in enumerate(study.recipe.phases, 1) if phase.size is not None]
-    if not stated:
-        return
-    number, size = max(stated, key=lambda pair: pair[1])
-    if study.modality_name == "volumes":
-        raise ValueError(f"recipe.phases, phase {number}: size: slices keep their size in all phases; leave it out")
-    if study.panels.bags:
-        raise ValueError(
-            f"recipe.phases, phase {number}: size: the tiles of a bag keep their size in all phases; leave it out, or "
-            f"change panels.pooling, now {study.panels.pooling}"
-        )
-    if size >= study.images.size:
-        raise ValueError(
-            f"recipe.phases, phase {number}: size: {size} must be smaller than images.size, {study.images.size}; leave "
-            "it out for full size"
         )
 
 

@@ -80,13 +80,6 @@ class Phase(StudyModel):
     lr: float | None = Field(None, gt=0, description="Learning rate of this phase. Default: that of the recipe.")
     schedule: Schedule | None = Field(None, description="Schedule of this phase. Default: that of the recipe.")
     batch_norm: BatchNorm | None = Field(None, description="As in the recipe, for this phase alone.")
-    size: int | None = Field(
-        None,
-        ge=32,
-        description="Side of the tiles in pixels in this phase, smaller than `images.size`: training takes about as "
-        "much less time as there are fewer pixels. Stopping and prediction see full size. Only for images whose size "
-        "the network does not fix, and not for bags and volumes. Default: `images.size`.",
-    )
     variations: dict[str, Any] = Field(
         {},
         description="Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`. Not "
@@ -246,6 +239,12 @@ class Recipe(StudyModel):
         description="Phases of training, one after another, each with its own epochs and frozen layers. Default: one "
         "phase of `epochs`.",
     )
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether batch norms keep their running statistics in every phase."""
+        stated = [phase.batch_norm or self.batch_norm for phase in self.phases] or [self.batch_norm]
+        return set(stated) == {"keep_statistics"}
 
     @model_validator(mode="before")
     @classmethod

@@ -18,7 +18,7 @@ import torch
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.files import cache_folder, write_json
 from casewise.models.attention import GatedAttention
-from casewise.models.backbones import Network
+from casewise.models.backbones import Network, keep_statistics
 from casewise.study.schema import Compute
 from casewise.training.memory import MB, PeakMemory, available_mb
 
@@ -96,7 +96,7 @@ def has_bf16() -> bool:
 
 
 def choose(
-    network: Network, compute: Compute, *, side: int, batch: int, threads: int, memo: Path | None
+    network: Network, compute: Compute, *, side: int, batch: int, threads: int, memo: Path | None, kept: bool = False
 ) -> ComputePlan:
     """Choose device, precision, memory format and threads for training `network` on (batch, C, side, side) panels.
 
@@ -106,6 +106,7 @@ def choose(
     The fastest candidate is kept in `memo` by network, fusion, size, versions and processor, so that all runs on a
     machine use the same; the agreement of bfloat16 is checked every time. The memory of a step is measured, too. A
     step that would not fit in this machine's memory is not tried; the plan then has only an estimate of its memory.
+    With `kept`, batch norms keep their statistics in these steps, which takes less time and memory.
     """
     stated = compute.threads != "auto"
     threads = threads if compute.threads == "auto" else compute.threads
@@ -126,10 +127,10 @@ def choose(
     fewer = () if stated or threads == 1 else (1,)
     memory_use = "kept" if compute.keep_memory else "given back"
     exact = [option for option in options if option[0] == "fp32"]
-    quickest = _quickest(network, options, fewer, side=side, batch=batch, memory_use=memory_use, memo=memo)
+    quickest = _quickest(network, options, fewer, side=side, batch=batch, kept=kept, memory_use=memory_use, memo=memo)
     if quickest.precision == "fp32" or not exact or _agrees(network, side):
         return quickest
-    choice = _quickest(network, exact, fewer, side=side, batch=batch, memory_use=memory_use, memo=memo)
+    choice = _quickest(network, exact, fewer, side=side, batch=batch, kept=kept, memory_use=memory_use, memo=memo)
     why = f"{quickest.why}; bfloat16, which is quicker, gives other features with these weights"
     return replace(choice, measured=choice.measured or quickest.measured, why=why)
 
@@ -141,6 +142,7 @@ def _quickest(
     *,
     side: int,
     batch: int,
+    kept: bool,
     memory_use: str,
     memo: Path | None,
 ) -> ComputePlan:
@@ -149,20 +151,20 @@ def _quickest(
     fused = [network.fusion, network.channels, network.missing_token is not None]
     gathers = "attention" if isinstance(network.head[0], GatedAttention) else "one panel"
     key = "|".join(
-        map(str, [network.name, *fused, gathers, side, batch, options[0][2], fewer, options, memory_use, "peak", *cpu])
+        map(str, [network.name, *fused, gathers, side, batch, kept, options[0][2], fewer, options, memory_use, *cpu])
     )
     remembered = _remembered(memo)
     if key in remembered:
         values = remembered[key]
         return ComputePlan(**{**values, "measured": tuple((str(n), float(s)) for n, s in values["measured"])})
-    fits, estimate = _step_fits(network, options[0], side=side, batch=batch)
+    fits, estimate = _step_fits(network, options[0], side=side, batch=batch, kept=kept)
     if not fits:
         return ComputePlan("cpu", *options[0], why="not measured, because memory is short", peak_mb=estimate)
     choice = ComputePlan("cpu", *options[0])
     if len(options) > 1 or fewer:
-        choice = _measured(network, options, fewer, side=side, batch=batch)
+        choice = _measured(network, options, fewer, side=side, batch=batch, kept=kept)
     option = (choice.precision, choice.channels_last, choice.threads)
-    peak = step_memory(network, option, side=side, batch=batch) + _weight_copies(network)
+    peak = step_memory(network, option, side=side, batch=batch, kept=kept) + _weight_copies(network)
     choice = replace(choice, peak_mb=round(peak, 1))
     if memo:
         with suppress(RunError):  # only a cache: the run continues if it cannot be written
@@ -177,22 +179,26 @@ def _remembered(memo: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _measured(network: Network, options: list[Option], fewer: tuple[int, ...], *, side: int, batch: int) -> ComputePlan:
-    seconds_by_option = least(step_seconds(network, options, side=side, batch=batch)) if len(options) > 1 else {}
+def _measured(
+    network: Network, options: list[Option], fewer: tuple[int, ...], *, side: int, batch: int, kept: bool = False
+) -> ComputePlan:
+    seconds_by_option = (
+        least(step_seconds(network, options, side=side, batch=batch, kept=kept)) if len(options) > 1 else {}
+    )
     quickest = _worth(seconds_by_option, options[0])
     if fewer:
         both = [quickest, *[(*quickest[:2], threads) for threads in fewer]]
-        fewer_threads = least(step_seconds(network, both, side=side, batch=batch))
+        fewer_threads = least(step_seconds(network, both, side=side, batch=batch, kept=kept))
         seconds_by_option, quickest = seconds_by_option | fewer_threads, _worth(fewer_threads, quickest)
     names = tuple((_name(option, bool(fewer)), round(seconds, 4)) for option, seconds in seconds_by_option.items())
     return ComputePlan("cpu", *quickest, names, f"measured, seconds a step of {batch} panels of {side} px")
 
 
-def _step_fits(network: Network, option: Option, *, side: int, batch: int) -> tuple[bool, float]:
+def _step_fits(network: Network, option: Option, *, side: int, batch: int, kept: bool = False) -> tuple[bool, float]:
     """Whether a step has enough memory, and the peak of a job, extrapolated from steps of a few panels."""
     if batch <= 2 * MORE:
         return True, 0.0
-    few, more = (step_memory(network, option, side=side, batch=panels) for panels in (FEW, MORE))
+    few, more = (step_memory(network, option, side=side, batch=panels, kept=kept) for panels in (FEW, MORE))
     step = more + max(0.0, more - few) / (MORE - FEW) * (batch - MORE)
     return step - PeakMemory.own_now() <= available_mb(), round(step + _weight_copies(network), 1)
 
@@ -201,13 +207,13 @@ def _weight_copies(network: Network) -> float:
     return WEIGHT_COPIES * sum(weights.numel() * weights.element_size() for weights in network.parameters()) / MB
 
 
-def step_memory(network: Network, option: Option, *, side: int, batch: int) -> float:
+def step_memory(network: Network, option: Option, *, side: int, batch: int, kept: bool = False) -> float:
     """The own memory of this process (MB, see `PeakMemory.own_mb`) at the peak of a step of training."""
     threads = torch.get_num_threads()
     give_memory_back()
     try:
         with PeakMemory() as memory:
-            _step(network, option, torch.rand(batch, network.channels, side, side))
+            _step(network, option, torch.rand(batch, network.channels, side, side), kept=kept)
             return memory.own_mb
     finally:
         torch.set_num_threads(threads)
@@ -228,7 +234,7 @@ def _name(option: Option, with_threads: bool) -> str:
 
 
 def step_seconds(
-    network: Network, options: Sequence[Option], *, side: int, batch: int, least_rounds: int = 3
+    network: Network, options: Sequence[Option], *, side: int, batch: int, kept: bool = False, least_rounds: int = 3
 ) -> dict[Option, list[float]]:
     """Seconds of training steps by option, measured in turn; the first step of each is left out."""
     panels = torch.rand(batch, network.channels, side, side)
@@ -237,7 +243,7 @@ def step_seconds(
     try:
         while rounds < least_rounds or (rounds < 6 and time.perf_counter() - start < 2):
             for option in options:
-                times[option].append(_step(network, option, panels))
+                times[option].append(_step(network, option, panels, kept=kept))
             rounds += 1
     finally:
         torch.set_num_threads(before)
@@ -245,13 +251,15 @@ def step_seconds(
     return {option: seconds[1:] for option, seconds in times.items()}
 
 
-def _step(network: Network, option: Option, panels: torch.Tensor) -> float:
+def _step(network: Network, option: Option, panels: torch.Tensor, *, kept: bool) -> float:
     """Seconds of a step of training; the number of threads stays that of the option."""
     precision, channels_last, threads = option
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     form = torch.channels_last if channels_last else torch.contiguous_format
     network.to(memory_format=form).train()  # type: ignore[call-overload]
+    if kept:
+        keep_statistics(network)
     shaped = panels.to(memory_format=form)
     started = time.perf_counter()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):

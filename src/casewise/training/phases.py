@@ -26,7 +26,6 @@ from casewise.training.checkpoint import write_tensors
 from casewise.training.feature_cache import Buffer, FeatureNetwork, FixedData, Upper, activations, fixed
 from casewise.training.fit import TrainingContext, fit
 from casewise.training.head_loop import fit_head
-from casewise.training.progressive_size import ReducedData, at_size
 from casewise.training.timing import Timer
 
 # In bytes: the activations of a block of panels, which are always in memory.
@@ -63,12 +62,7 @@ def in_phases(
                     cast(PanelData, train), copies, seed=context.seed, path=context.files.copies, buffer=buffer
                 )
             phase_context = _from(context, number, len(history), buffer.left)
-            shown = at_size(
-                (fixed_panels or train).with_variations(phase.variations),
-                phase.size,
-                rows=train.settings.rows,
-                columns=train.settings.columns,
-            )
+            shown = (fixed_panels or train).with_variations(phase.variations)
             record = _phase(network, recipe, phase, shown, stop, phase_context, files.folder)
             write_tensors(files.weights, network.state_dict(), {"format": "pt"})
             files.record.write(record)
@@ -166,7 +160,7 @@ def _shortened(
 
     def shared(data: FixedData | PanelDataset, path: Path) -> FixedData:
         # maps are large, and panels of several views have several rows
-        if context.shared is None or not whole or isinstance(data, (FixedData, ReducedData)):
+        if context.shared is None or not whole or isinstance(data, FixedData):
             return computed(data, path)
         if len(data.views()[0]) != len(data):
             return computed(data, path)

@@ -1,0 +1,180 @@
+"""Batch norms that keep their statistics are computed with the convolution before them, with the same gradients."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from casewise.models import folding
+from casewise.models.backbones import build_network, keep_statistics
+from casewise.models.folding import fold_kept_norms
+from casewise.models.freezing import freeze
+from casewise.models.frozen_split import split_at
+from casewise.training.micro_batches import forward_in_parts
+
+NETWORKS = {"mobilenet_v2": 52, "shufflenet_v2_x0_5": 56, "resnet18": 20, "densenet121": 59, "efficientnet_b0": 49}
+
+
+def with_statistics(name: str) -> Any:
+    """A network in double precision whose batch norms have different weights and statistics."""
+    torch.manual_seed(0)
+    network = build_network(name, 2).double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight.data, module.running_var):
+                values.uniform_(0.5, 1.5)
+            for values in (module.bias.data, module.running_mean):
+                values.uniform_(-0.2, 0.2)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if type(module).__name__ == "StochasticDepth":
+            module.p = 0.0
+    return network
+
+
+def unfolded(network: Any) -> Any:
+    """A copy with the layers of the library."""
+    other = copy.deepcopy(network)
+    for module in other.modules():
+        if type(module) is folding.Conv2d:
+            module.__class__ = nn.Conv2d
+        if type(module) is folding.BatchNorm2d:
+            module.__class__ = nn.BatchNorm2d
+    return other
+
+
+def gradients(network: Any, panels: Tensor, parts: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+    """The outputs in training, and the gradient of every parameter that is trained."""
+    outputs = forward_in_parts(network, panels, parts)
+    (outputs * torch.arange(outputs.numel()).reshape(outputs.shape)).sum().backward()
+    return outputs.detach(), {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+
+
+def folded_count(network: Any, panels: Tensor) -> int:
+    """How many batch norms a step of training leaves out."""
+    counts = []
+    forward = nn.BatchNorm2d.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.BatchNorm2d, "forward", lambda self, values: counts.append(1) or forward(self, values))
+        network(panels)
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) - len(counts)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_and_gradients_are_those_of_separate_layers(name: str) -> None:
+    network = with_statistics(name)
+    other, panels = unfolded(network), torch.rand(4, 3, 64, 64, dtype=torch.float64)
+    for each in (network.train(), other.train()):
+        keep_statistics(each)
+    assert folded_count(network, panels) == NETWORKS[name]
+    assert folded_count(other, panels) == 0
+    (outputs, own), (expected, of_other) = gradients(network, panels), gradients(other, panels)
+    assert torch.allclose(outputs, expected, rtol=1e-9, atol=1e-12)
+    assert own.keys() == of_other.keys() == dict(network.named_parameters()).keys()
+    for parameter, gradient in own.items():
+        assert torch.allclose(gradient, of_other[parameter], rtol=1e-7, atol=1e-9), parameter
+
+
+def test_a_batch_in_parts_has_the_same_gradients() -> None:
+    network = with_statistics("mobilenet_v2").train()
+    keep_statistics(network)
+    panels = torch.rand(6, 3, 64, 64, dtype=torch.float64)
+    outputs, own = gradients(network, panels)
+    network.zero_grad(set_to_none=True)
+    in_parts, of_parts = gradients(network, panels, parts=3)
+    assert torch.allclose(outputs, in_parts, rtol=1e-9)
+    assert all(torch.allclose(own[name], of_parts[name], rtol=1e-7, atol=1e-9) for name in own)
+
+
+@pytest.mark.parametrize("mode", ["predicting", "explaining", "updating"])
+def test_nothing_changes_where_statistics_are_updated_or_nothing_is_trained(mode: str) -> None:
+    network = with_statistics("mobilenet_v2").train(mode == "updating")
+    other, panels = unfolded(network), torch.rand(4, 3, 64, 64, dtype=torch.float64)
+    with torch.set_grad_enabled(mode != "predicting"):
+        assert torch.equal(network(panels), other(panels))
+        for (name, values), (_, expected) in zip(network.state_dict().items(), other.state_dict().items(), strict=True):
+            assert torch.equal(values, expected), name
+        assert folded_count(network, panels) == 0
+
+
+def test_a_network_can_be_divided_between_the_two_layers() -> None:
+    network = with_statistics("mobilenet_v2").train()
+    keep_statistics(network)
+    freeze(network, "features.1.conv.0.0")
+    first, rest = split_at(network, "features.1.conv.0.0")
+    panels = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        activations = first(panels)
+    plain = unfolded(network)
+    assert torch.allclose(rest(activations), plain.features(panels), rtol=1e-9)
+
+
+def test_a_map_that_something_else_reads_is_computed() -> None:
+    class Both(nn.Module):
+        """Adds what the batch norm receives to what it gives."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, values: Tensor) -> Tensor:
+            inner = self.conv(values)
+            return inner + self.norm(inner)
+
+    class Twice(nn.Sequential):
+        """One convolution that is used twice."""
+
+        def forward(self, values: Tensor) -> Tensor:
+            return self[1](self[0](self[0](values)))
+
+    class Untraceable(nn.Sequential):
+        """A forward pass that depends on values."""
+
+        def forward(self, values: Tensor) -> Tensor:
+            return super().forward(values) if values.sum() > 0 else values
+
+    layers = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    others = [nn.Sequential(layers[0], nn.BatchNorm2d(4, affine=False)), nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))]
+    for body in [Both(), Twice(*layers), Untraceable(*layers), *others]:
+        fold_kept_norms(body)
+        assert not any(isinstance(module, (folding.Conv2d, folding.BatchNorm2d)) for module in body.modules()), body
+
+
+def test_a_map_that_is_read_while_training_is_computed() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    fold_kept_norms(body)
+    body[1].eval()
+    body[1].running_mean.fill_(1.0)
+    seen: list[Tensor] = []
+    panels = torch.rand(2, 3, 5, 5)
+    handle = body[0].register_forward_hook(lambda module, given, values: seen.append(values.detach().clone()))
+    body(panels)
+    handle.remove()
+    assert torch.equal(seen[0], nn.functional.conv2d(panels, body[0].weight, body[0].bias))
+
+
+def test_a_batch_norm_refuses_another_map_than_that_of_its_convolution() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    fold_kept_norms(body)
+    body[1].eval()
+    computed = body[0](torch.rand(2, 3, 5, 5))
+    with pytest.raises(RuntimeError, match="another map"):
+        body[1](computed + 1)
+    assert torch.equal(body[1](computed), nn.functional.batch_norm(computed, *two(body[1]), eps=body[1].eps))
+
+
+def two(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The statistics and weights of a batch norm, in the order of `batch_norm`."""
+    return norm.running_mean, norm.running_var, norm.weight, norm.bias
+
+
+def test_the_stored_weights_are_those_of_the_library() -> None:
+    from torchvision.models import mobilenet_v2
+
+    names = [name.removeprefix("body.") for name in build_network("mobilenet_v2", 1).state_dict()]
+    assert set(mobilenet_v2().state_dict()) - set(names) == {"classifier.1.weight", "classifier.1.bias"}
