@@ -58,6 +58,8 @@ def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> No
     assert not stopped.at_work
     assert stopped.running == {}
     assert stopped.waiting == ["linear_pixels, fold 1", "linear_pixels, fold 2"]
+    assert stopped.interrupted == {"linear_pixels, fold 1": 0.25}
+    assert "  waiting  linear_pixels, fold 1: stopped after 25% of its epochs" in stopped.lines()
     assert stopped.lines()[-1] == "No process is at work in the folder. Run the study again to continue."
 
 

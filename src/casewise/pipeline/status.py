@@ -23,6 +23,7 @@ class RunStatus:
         reported: whether the report is up to date with the results.
         running: the share of the epochs that are done, by the name of a running job.
         failed: why the last attempt ended, by the name of a job.
+        interrupted: the share of the epochs that a waiting job had done when it was last at work.
         seconds_left: of the training, estimated from finished and running jobs; None if it is not known yet.
         peak_memory_mb: the largest memory of a finished job; None if no record has it.
     """
@@ -34,6 +35,7 @@ class RunStatus:
     running: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
+    interrupted: Mapping[str, float] = field(default_factory=dict)
     seconds_left: float | None = None
     peak_memory_mb: float | None = None
 
@@ -56,6 +58,9 @@ class RunStatus:
         lines = [f"{self.folder}: {counted(self.jobs, 'job')} (learners × folds): {counts}."]
         lines += [f"  running  {name}: {share:.0%} of its epochs" for name, share in self.running.items()]
         lines += [f"  failed   {name}: {reason}" for name, reason in self.failed.items()]
+        lines += [
+            f"  waiting  {name}: stopped after {share:.0%} of its epochs" for name, share in self.interrupted.items()
+        ]
         if self.peak_memory_mb is not None:
             lines.append(f"Memory of a finished job at its peak: up to {gigabytes(self.peak_memory_mb)}.")
         if self.running:
@@ -83,7 +88,7 @@ def run_status(folder: RunFolder) -> RunStatus:
     if not at_work and not jobs and not folder.splits.exists():
         raise RunError(f"{folder.path} is not a run folder: {folder.splits.path.name} is missing.")
     seconds: dict[str, list[float]] = {}
-    done, running, failed, waiting = [], {}, {}, []
+    done, running, failed, waiting, interrupted = [], {}, {}, [], {}
     peaks: list[float] = []
     for model, name, job, made_from in jobs:
         record = job.record.peek()
@@ -98,9 +103,11 @@ def run_status(folder: RunFolder) -> RunStatus:
             failed[name] = str(failure.get("message", "")).removeprefix(f"{name}: ")
         else:
             waiting.append(name)
+            if share := _share(job.read_progress(0.0)):
+                interrupted[name] = share
     left = _seconds_left(jobs, running, waiting, seconds)
     reported, peak = _is_reported(folder), max(peaks, default=None)
-    return RunStatus(folder.path, at_work, reported, done, running, failed, waiting, left, peak)
+    return RunStatus(folder.path, at_work, reported, done, running, failed, waiting, interrupted, left, peak)
 
 
 class _Planned(NamedTuple):
