@@ -67,7 +67,7 @@ def folded_count(network: Any, panels: Tensor) -> int:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_and_gradients_are_those_of_separate_layers(name: str) -> None:
-    network = with_statistics(name)
+    network = copy.deepcopy(with_statistics(name))  # copies are folded as well
     other, panels = unfolded(network), torch.rand(4, 3, 64, 64, dtype=torch.float64)
     for each in (network.train(), other.train()):
         keep_statistics(each)
