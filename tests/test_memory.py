@@ -167,6 +167,15 @@ def test_a_recipe_that_trains_some_of_the_layers_is_not_refused(monkeypatch: pyt
 
 
 @LINUX
+def test_a_step_with_kept_statistics_needs_less_memory() -> None:
+    option = ("fp32", True, 1)
+    updating, kept = (
+        step_memory(build_network("mobilenet_v2", 1), option, side=96, batch=32, kept=kept) for kept in (False, True)
+    )
+    assert kept < updating - 50
+
+
+@LINUX
 def test_the_memory_of_a_step_grows_with_the_batch() -> None:
     network = build_network("resnet10t", 1)
     option = ("fp32", True, 1)
@@ -179,18 +188,22 @@ def test_the_memory_of_a_step_grows_with_the_batch() -> None:
 def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, memo = build_network("test_resnet", 1), tmp_path / "speed.json"
     weights = 3 * 4 * sum(parameter.numel() for parameter in network.parameters()) / 2**20
-    monkeypatch.setattr(compute_plan, "step_memory", lambda *given, side, batch: 100.0 * batch)
+    monkeypatch.setattr(compute_plan, "step_memory", lambda *given, side, batch, kept: 100.0 * batch / (1 + kept))
     monkeypatch.setattr(compute_plan, "available_mb", lambda: 1e6)
     given: Any = {"side": 32, "batch": 9, "threads": 1, "memo": memo}
     stated = Compute(device="cpu", precision="fp32", memory_format="channels_last")
     plan = choose(network, stated, **given)
     assert plan.peak_mb == pytest.approx(900 + weights, abs=0.1)
     assert plan.described() == ComputePlan().described()
+    # batch norms that keep their statistics need less
+    assert choose(network, stated, **given, kept=True).peak_mb == pytest.approx(450 + weights, abs=0.1)
     monkeypatch.setattr(compute_plan, "step_memory", None)
     assert choose(network, stated, **given) == plan  # remembered
     # a step for which there is no memory is not tried, and the choice is not remembered for other days
     tried: list[int] = []
-    monkeypatch.setattr(compute_plan, "step_memory", lambda *given, side, batch: tried.append(batch) or 100.0 * batch)
+    monkeypatch.setattr(
+        compute_plan, "step_memory", lambda *given, side, batch, kept: tried.append(batch) or 100.0 * batch
+    )
     monkeypatch.setattr(compute_plan, "available_mb", lambda: 0.0)
     monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 0.0))
     before = memo.read_text()
