@@ -62,8 +62,9 @@ def train(
         data = PanelData(tiles, [[row] for row in range(len(paths))], truth, study.panels)
         train_data = data.subset(range(len(train_rows)))
         memo = Path(task["memo"]) if task.get("memo") else None
+        kept = study.recipe.keeps_statistics
         plan = choose(
-            network, study.compute, side=task["side"], batch=batch, threads=task["threads"], memo=memo, kept=True
+            network, study.compute, side=task["side"], batch=batch, threads=task["threads"], memo=memo, kept=kept
         )
         torch.set_num_threads(plan.threads)
         standardise(network, train_data.truth, outputs)

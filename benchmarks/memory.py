@@ -1,7 +1,7 @@
 """The memory of jobs at their peak, and what saving it costs in speed: mobilenet_v2 at 224 px, batches of 32.
 
 A job trains a few steps and predicts, as a run does, in a process of its own, on panels of noise with random weights.
-Compared are the ways in which freed memory is treated, each alone and with two jobs side by side:
+Compared are ways of training, each alone and with two jobs side by side:
 
 - `now`: freed memory is kept (`keep_memory: true`), ReLU6 keeps no copy of its input, and 16 views are evaluated
   together;

@@ -14,6 +14,7 @@ from casewise.models.backbones import build_network, keep_statistics
 from casewise.models.folding import fold_kept_norms
 from casewise.models.freezing import freeze
 from casewise.models.frozen_split import split_at
+from casewise.study.schema import Recipe
 from casewise.training.micro_batches import forward_in_parts
 
 NETWORKS = {"mobilenet_v2": 52, "shufflenet_v2_x0_5": 56, "resnet18": 20, "densenet121": 59, "efficientnet_b0": 49}
@@ -91,6 +92,29 @@ def test_a_batch_in_parts_has_the_same_gradients() -> None:
     assert all(torch.allclose(own[name], of_parts[name], rtol=1e-7, atol=1e-9) for name in own)
 
 
+def test_a_convolution_with_a_bias_groups_and_stride_is_folded() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(4, 6, 3, stride=2, groups=2, padding_mode="reflect", padding=1), nn.BatchNorm2d(6)
+    )
+    network[1].running_mean.uniform_(-1, 1)
+    network[1].running_var.uniform_(0.5, 2)
+    nn.init.uniform_(network[1].weight)
+    nn.init.uniform_(network[1].bias)
+    fold_kept_norms(network.double())
+    other, panels = unfolded(network), torch.rand(3, 4, 9, 9, dtype=torch.float64)
+    for each in (network, other):
+        keep_statistics(each)
+    assert folded_count(network, panels) == 1
+    with torch.no_grad():
+        assert folded_count(network, panels) == 0
+    keep_statistics(network)
+    (outputs, own), (expected, of_other) = gradients(network, panels), gradients(other, panels)
+    assert torch.allclose(outputs, expected, rtol=1e-12)
+    assert own.keys() == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert all(torch.allclose(own[name], of_other[name], rtol=1e-10) for name in own)
+
+
 @pytest.mark.parametrize("mode", ["predicting", "explaining", "updating"])
 def test_nothing_changes_where_statistics_are_updated_or_nothing_is_trained(mode: str) -> None:
     network = with_statistics("mobilenet_v2").train(mode == "updating")
@@ -102,13 +126,14 @@ def test_nothing_changes_where_statistics_are_updated_or_nothing_is_trained(mode
         assert folded_count(network, panels) == 0
 
 
-def test_a_network_can_be_divided_between_the_two_layers() -> None:
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_network_can_be_divided_between_the_two_layers(needed: bool) -> None:
     network = with_statistics("mobilenet_v2").train()
     keep_statistics(network)
     freeze(network, "features.1.conv.0.0")
     first, rest = split_at(network, "features.1.conv.0.0")
     panels = torch.rand(2, 3, 64, 64, dtype=torch.float64)
-    with torch.no_grad():
+    with torch.set_grad_enabled(needed):
         activations = first(panels)
     plain = unfolded(network)
     assert torch.allclose(rest(activations), plain.features(panels), rtol=1e-9)
@@ -138,9 +163,22 @@ def test_a_map_that_something_else_reads_is_computed() -> None:
         def forward(self, values: Tensor) -> Tensor:
             return super().forward(values) if values.sum() > 0 else values
 
+    class ByName(nn.Sequential):
+        """Calls a layer by keyword only."""
+
+        def forward(self, values: Tensor) -> Tensor:
+            return self[1](input=self[0](values))
+
+    class Unnamed(nn.Sequential):
+        """Makes a layer while it computes."""
+
+        def forward(self, values: Tensor) -> Tensor:
+            return nn.ReLU()(super().forward(values))
+
     layers = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    apart = nn.Sequential(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4))
     others = [nn.Sequential(layers[0], nn.BatchNorm2d(4, affine=False)), nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))]
-    for body in [Both(), Twice(*layers), Untraceable(*layers), *others]:
+    for body in [Both(), Twice(*layers), Untraceable(*layers), ByName(*layers), Unnamed(*layers), apart, *others]:
         fold_kept_norms(body)
         assert not any(isinstance(module, (folding.Conv2d, folding.BatchNorm2d)) for module in body.modules()), body
 
@@ -152,10 +190,20 @@ def test_a_map_that_is_read_while_training_is_computed() -> None:
     body[1].running_mean.fill_(1.0)
     seen: list[Tensor] = []
     panels = torch.rand(2, 3, 5, 5)
-    handle = body[0].register_forward_hook(lambda module, given, values: seen.append(values.detach().clone()))
-    body(panels)
+    handles = [
+        body[0].register_forward_hook(lambda module, given, values: seen.append(values.detach().clone())),
+        body[1].register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone())),
+    ]
+    for handle in handles:
+        body(panels)
+        handle.remove()
+    expected = nn.functional.conv2d(panels, body[0].weight, body[0].bias)
+    assert len(seen) == 3
+    assert all(torch.equal(values, expected) for values in seen)
+    handle = body[0].register_full_backward_hook(lambda module, given, received: None)
+    body(panels.requires_grad_()).sum().backward()
     handle.remove()
-    assert torch.equal(seen[0], nn.functional.conv2d(panels, body[0].weight, body[0].bias))
+    assert folded_count(body, panels) == 1
 
 
 def test_a_batch_norm_refuses_another_map_than_that_of_its_convolution() -> None:
@@ -165,6 +213,13 @@ def test_a_batch_norm_refuses_another_map_than_that_of_its_convolution() -> None
     computed = body[0](torch.rand(2, 3, 5, 5))
     with pytest.raises(RuntimeError, match="another map"):
         body[1](computed + 1)
+    norm = body[1]
+    body[1] = nn.BatchNorm2d(4).eval()
+    body(torch.rand(2, 3, 5, 5))
+    with pytest.raises(RuntimeError, match="did not receive"):
+        body(torch.rand(2, 3, 5, 5))
+    body[1] = norm.train().eval()  # what an error left is forgotten
+    body(torch.rand(2, 3, 5, 5))
     assert torch.equal(body[1](computed), nn.functional.batch_norm(computed, *two(body[1]), eps=body[1].eps))
 
 
@@ -178,3 +233,13 @@ def test_the_stored_weights_are_those_of_the_library() -> None:
 
     names = [name.removeprefix("body.") for name in build_network("mobilenet_v2", 1).state_dict()]
     assert set(mobilenet_v2().state_dict()) - set(names) == {"classifier.1.weight", "classifier.1.bias"}
+
+
+def test_a_recipe_keeps_statistics_if_every_phase_does() -> None:
+    kept, phases = {"batch_norm": "keep_statistics"}, [{"epochs": 1}, {"epochs": 1, "batch_norm": "update"}]
+    assert not Recipe().keeps_statistics
+    assert Recipe.model_validate(kept).keeps_statistics
+    assert Recipe.model_validate({**kept, "phases": phases[:1]}).keeps_statistics
+    assert not Recipe.model_validate({**kept, "phases": phases}).keeps_statistics
+    assert not Recipe.model_validate({"phases": [{"epochs": 1, **kept}, {"epochs": 1}]}).keeps_statistics
+    assert Recipe.model_validate({"phases": [{"epochs": 1, **kept}]}).keeps_statistics

@@ -54,6 +54,9 @@ def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> No
         assert status.seconds_left is not None
         assert status.seconds_left > 0
         assert status.lines()[-1].startswith("Time left for these jobs: about ")
+        with pytest.MonkeyPatch.context() as patch:  # a folder that cannot be written to
+            patch.setattr(folder.JobFolder, "at_work", lambda self: None)
+            assert run_status(copied).interrupted == {}
     stopped = run_status(copied)
     assert not stopped.at_work
     assert stopped.running == {}

@@ -314,13 +314,24 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     values = {"cohort": "c.csv", "targets": {"extent": {"range": [0, 4]}}, "backbones": ["cnn"], "name": "s"}
     splits = SimpleNamespace(held_out=lambda fold: [])
 
-    def plan(**compute: Any) -> ComputePlan:
-        study = Study.model_validate({**values, "compute": {"keep_memory": False, **compute}})
+    def plan(batch_norm: str = "update", **compute: Any) -> ComputePlan:
+        recipe = {"batch_norm": batch_norm}
+        study = Study.model_validate({**values, "recipe": recipe, "compute": {"keep_memory": False, **compute}})
         inputs: Any = SimpleNamespace(study=study, splits=splits, cohort=SimpleNamespace(panels=None))
         jobs: Any = [SimpleNamespace(model="cnn", fold=0)]
         return compute_plans(jobs, inputs, RunFolder(tmp_path), 2)["cnn"]
 
     return plan
+
+
+def test_steps_are_measured_as_the_recipe_trains(planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(*given: Any, kept: bool, **more: Any) -> ComputePlan:
+        return ComputePlan(why="kept" if kept else "updated")
+
+    monkeypatch.setattr("casewise.jobs.compute_plans.choose", measured)
+    assert planned().why == "updated"
+    RunFolder(tmp_path).compute.remove()
+    assert planned(batch_norm="keep_statistics").why == "kept"
 
 
 RECORDED = ComputePlan("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")

@@ -103,7 +103,7 @@ def run_status(folder: RunFolder) -> RunStatus:
             failed[name] = str(failure.get("message", "")).removeprefix(f"{name}: ")
         else:
             waiting.append(name)
-            if share := _share(job.read_progress(0.0)):
+            if job.at_work() is False and (share := _share(job.read_progress(0.0))):
                 interrupted[name] = share
     left = _seconds_left(jobs, running, waiting, seconds)
     reported, peak = _is_reported(folder), max(peaks, default=None)
