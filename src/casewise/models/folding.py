@@ -103,11 +103,10 @@ def _pairs(body: nn.Module) -> list[tuple[Any, Any]]:
     pairs = []
     for node, norm in modules.items():
         before = node.args[0] if node.args else None
-        conv = modules.get(before) if isinstance(before, fx.Node) else None
-        if conv is None or len(before.users) > 1 or not {conv, norm} <= once or _parent(before) != _parent(node):
+        if not isinstance(before, fx.Node) or before not in modules or _parent(before) != _parent(node):
             continue
-        whole = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
-        if whole and type(conv) is nn.Conv2d:
+        conv, whole = modules[before], type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
+        if whole and type(conv) is nn.Conv2d and len(before.users) == 1 and {conv, norm} <= once:
             pairs.append((conv, norm))
     return pairs
 
