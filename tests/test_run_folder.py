@@ -7,6 +7,8 @@ import errno
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import DamagedError, RunError
-from casewise.files import TEMPORARY, replacing, write_atomic
+from casewise.files import TEMPORARY, parquet_bytes, read_parquet, replacing, write_atomic
 from casewise.run_folder import BundleFolder, ExplanationFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.artefact import CHECKSUMS
 from casewise.run_folder.job_folder import PretrainingFolder
@@ -60,6 +62,38 @@ def filled_the_disk(path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("half")
         raise OSError(28, "No space left on device")
+
+
+READING = """
+import os, sys
+from pathlib import Path
+import pandas, pyarrow.parquet
+from casewise.files import read_parquet
+file, threads = Path(sys.argv[1]), lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+read_parquet(file.read_bytes()), read_parquet(file, ["b"])
+print(threads() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the threads of a process are read from /proc")
+def test_reading_a_table_leaves_no_threads_that_could_abort_the_process(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": range(1000), "b": [f"row {number}" for number in range(1000)]})
+    (tmp_path / "table.parquet").write_bytes(parquet_bytes(table))
+    command = [sys.executable, "-c", READING, str(tmp_path / "table.parquet")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0\n"
+
+
+def test_a_table_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
+    rows = {"f": [1.0, None], "s": ["a", None], "b": [True, False], "d": pd.to_datetime(["2020-01-01", None])}
+    for table in (pd.DataFrame(rows), pd.DataFrame(rows).iloc[:0]):
+        (tmp_path / "table.parquet").write_bytes(parquet_bytes(table))
+        pd.testing.assert_frame_equal(
+            read_parquet(tmp_path / "table.parquet"), pd.read_parquet(tmp_path / "table.parquet")
+        )
+        assert list(read_parquet(tmp_path / "table.parquet", ["d", "f"])) == ["d", "f"]
+    with pytest.raises(ValueError, match="lacks the column 'z'"):
+        read_parquet(tmp_path / "table.parquet", ["f", "z"])
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:

@@ -165,6 +165,28 @@ def parquet_bytes(table: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a Parquet table as `pandas.read_parquet` does, in this thread alone.
+
+    A thread of pyarrow that still holds bytes of Python when the interpreter ends aborts the process, after everything
+    was done (apache/arrow, issue 34314).
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no Parquet table, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = source if isinstance(source, bytes) else source.read_bytes()  # files are read by other threads
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        if absent := sorted(set(columns or ()) - set(file.schema_arrow.names)):
+            raise ValueError(f"it lacks the column {absent[0]!r}")
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
+    rows: pd.DataFrame = table.to_pandas(use_threads=False)
+    return rows
+
+
 # What a person can do about a failure of the disk, by its number; the folder is put in.
 _FULL = "Make room on the disk of {folder}"
 _READ_ONLY = "Make {folder} writable"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError, counted, cut
-from casewise.files import checksum, parquet_bytes
+from casewise.files import checksum, parquet_bytes, read_parquet
 from casewise.run import run as run_study
 
 if TYPE_CHECKING:
@@ -156,11 +156,7 @@ def _check_inputs(study: Study, source: RunFolder, target: RunFolder, show: Show
 
 def _check_table(study: Study, source: RunFolder, images: pd.DataFrame) -> None:
     """Check that the table has the rows and values that the run read."""
-    import io
-
-    import pandas as pd
-
-    recorded, present = source.cohort.read(), pd.read_parquet(io.BytesIO(parquet_bytes(images)))
+    recorded, present = source.cohort.read(), read_parquet(parquet_bytes(images))
     problems = []
     for names, text in (
         ([name for name in recorded if name not in present], "the column {} is missing"),

@@ -18,6 +18,7 @@ from casewise.files import (
     json_text,
     parquet_bytes,
     parsed_json,
+    read_parquet,
     replacing,
     storage_message,
     sync_folder,
@@ -237,12 +238,10 @@ class TableFile(Artefact):
             RunError: the file is missing or cannot be read.
             DamagedError: it has changed since it was written, or is not a Parquet table.
         """
-        import pandas as pd
-
         self.verify()
         try:
             with self._reading():
-                return pd.read_parquet(self.path, columns=columns)
+                return read_parquet(self.path, columns)
         except (ValueError, LookupError, TypeError, AttributeError) as error:  # also of altered metadata of pandas
             raise DamagedError(f"{self.path} cannot be read as a Parquet table ({error}). {self.remedy}") from error
 

@@ -8,7 +8,6 @@ the new one or none.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ import PIL
 from PIL import features
 
 from casewise.errors import RunError, StudyError
-from casewise.files import parsed_json, write_atomic, write_json
+from casewise.files import parquet_bytes, parsed_json, read_parquet, write_atomic, write_json
 from casewise.files import sweep as sweep_temporary
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.store.pixels import content_box
@@ -189,7 +188,7 @@ def _opened(folder: Path) -> TileStore:
     packed = (folder / marker["index"]).read_bytes()
     if hashlib.sha256(packed).hexdigest() != marker["index_sha256"]:
         raise ValueError(f"{marker['index']} is not as written")
-    index = pd.read_parquet(io.BytesIO(packed))
+    index = read_parquet(packed)
     if "ctime_ns" not in index:
         index.insert(index.columns.get_loc("mtime_ns") + 1, "ctime_ns", UNKNOWN_TIME)
     preparation = Preparation(**marker["preparation"])
@@ -212,12 +211,11 @@ def publish(folder: Path, built: Path, rows: Sequence[dict[str, Any]], preparati
     """
     address = preparation.address(row["sha256"] for row in rows)
     index = pd.DataFrame(rows, columns=list(COLUMNS))
-    packed = io.BytesIO()
-    index.to_parquet(packed, index=False)
-    checksum = hashlib.sha256(packed.getvalue()).hexdigest()
+    packed = parquet_bytes(index)
+    checksum = hashlib.sha256(packed).hexdigest()
     tiles = folder / f"tiles-{address[:16]}.npy"
     link_over(built, tiles)
-    write_atomic(folder / f"index-{checksum[:16]}.parquet", packed.getvalue())
+    write_atomic(folder / f"index-{checksum[:16]}.parquet", packed)
     marker = {
         "address": address,
         "preparation": asdict(preparation),
