@@ -171,9 +171,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="epochs that count")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > 1:
-        print(f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle.")
+    from casewise.bench.quiet import warn_if_busy
+
+    warn_if_busy()
     from casewise.training.compute_plan import keep_memory
 
     keep_memory()

@@ -273,9 +273,9 @@ def main() -> None:
         return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > 1:
-        print(f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle.")
+    from casewise.bench.quiet import warn_if_busy
+
+    warn_if_busy()
     with tempfile.TemporaryDirectory() as temporary:
         draw(Path(temporary), options.images)
         head, fine = (3, 3) if options.short else (HEAD, FINE)

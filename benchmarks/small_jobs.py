@@ -126,9 +126,9 @@ def main() -> None:
         options.jobs, options.panels = 4, 48
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > 1:
-        print(f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle.")
+    from casewise.bench.quiet import warn_if_busy
+
+    warn_if_busy()
     jobs = [SmallJob(NETWORKS[n % len(NETWORKS)], n, options.panels) for n in range(options.jobs)]
     seconds: dict[str, list[float]] = {"one after another": [], "side by side": []}
     cpu: dict[str, list[float]] = {name: [] for name in seconds}

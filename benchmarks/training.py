@@ -265,10 +265,9 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     panels = max(BATCH, options.panels // BATCH * BATCH)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > 1:
-        # Load slows the side with more threads more, because its threads wait for each other.
-        print(f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle.")
+    from casewise.bench.quiet import warn_if_busy
+
+    warn_if_busy()
     with tempfile.TemporaryDirectory() as temporary:
         materials = []
         for size in SIZES:

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -285,9 +284,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.task:
         print(json.dumps(answer(options.task)))
         return
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > 1:
-        print(f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle.")
+    from casewise.bench.quiet import warn_if_busy
+
+    warn_if_busy()
     measure(options)
 
 

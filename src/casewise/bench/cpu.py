@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +13,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from casewise.bench.quiet import warning_if_busy
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, RunError
 
 SIDE, SMALLEST, EPOCHS, ROUNDS = 512, 32, 100, 2
-BUSY = 1.0
 FP32 = ("fp32", True, 1)
 
 
@@ -81,7 +80,7 @@ def bench_cpu(
     from casewise.training.compute_plan import cpu_name
 
     show, count = show or Silent(), cpu_count()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    warning = warning_if_busy()
     with ExitStack() as stack:
         bar = stack.enter_context(show.bar("bench"))
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="casewise-bench-")))
@@ -110,10 +109,7 @@ def bench_cpu(
         f"{backbone}, batches of {batch}, {images} synthetic images of {size} px, random weights; one thread per job",
         f"with and without in turns, best of at least {ROUNDS} rounds; {EPOCHS} epochs are extrapolated from a few",
     ]
-    if load > BUSY:
-        head.append(
-            f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle."
-        )
+    head += [warning] if warning else []
     return BenchmarkResult(rows, head, _choice_text(backbone, choices, count))
 
 
