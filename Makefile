@@ -46,29 +46,8 @@ $(VENV)/.bench: $(VENV)/.done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	touch $@
 
-# About an hour on two quiet cores; nothing else should run
 bench: setup $(VENV)/.bench
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/ingest.py
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/memory.py --precision fp32 --ways now folded before
-	$(BIN)/python benchmarks/folding.py
-	$(BIN)/python benchmarks/tuning.py
-	$(BIN)/python benchmarks/audit.py
-	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/shallow.py
-	$(BIN)/python benchmarks/skin.py --short
-	$(BIN)/python benchmarks/loop_overhead.py
-	$(BIN)/python benchmarks/volumes.py
-	$(BIN)/python benchmarks/predict.py
-	$(BIN)/python benchmarks/serve.py
-	$(BIN)/python benchmarks/load.py --minutes 2
-	$(BIN)/python benchmarks/multiplicity.py
-	$(BIN)/python benchmarks/fastai_speed.py
-	$(BIN)/python benchmarks/fastai_cxr.py
-	$(BIN)/python benchmarks/epoch_ratios.py --short
-	$(BIN)/python benchmarks/small_jobs.py --short
-	$(BIN)/python benchmarks/time_to_accuracy.py --short
+	$(BIN)/python benchmarks/all.py
 
 # Planned recipes on the packs of studies/auto; DATA and WEIGHTS: their folders, if not ../shared/data and ../shared/weights
 auto: setup

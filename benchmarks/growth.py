@@ -12,7 +12,8 @@ cost has less. The comparison of the hashes of all images with all others is qua
 features are compared in at most 30,000 different images, so that the audit of 200,000 rows costs less for each row.
 
 Runs: a whole run of a small network (audit, training, evaluation, report) with 120 images, 2 folds and 1 backbone; then
-with ten times the images, twice the folds, and twice the backbones. The ratio is that of the CPU seconds.
+with ten times the images, twice the folds, and a second backbone of about the same size. The ratio is that of the CPU
+seconds.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def measure_run(folder: Path, folds: int, backbones: int) -> dict[str, Any]:
 
     study = study_of(
         folder / "cases.csv",
-        backbones=["test_resnet", "test_resnet2"][:backbones],
+        backbones=["test_resnet", "test_byobnet"][:backbones],
         split={"test": 0.2, "folds": folds, "restarts": 50},
         recipe={"epochs": 4, "batch_size": 16},
         compute={"jobs": 1, "precision": "fp32", "memory_format": "channels_last", "threads": 1},
