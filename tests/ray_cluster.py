@@ -17,8 +17,8 @@ import psutil
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 1000,
-    "health_check_timeout_ms": 5000,
-    "health_check_failure_threshold": 5,
+    "health_check_timeout_ms": 3000,
+    "health_check_failure_threshold": 3,
 }
 # One for all clusters of a process, because Ray reads it once.
 TOKEN = secrets.token_hex(32)

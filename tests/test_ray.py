@@ -44,7 +44,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> JobInputs:
 @pytest.fixture(scope="module")
 def long_inputs(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> JobInputs:
     """A network on two folds, which trains for longer than it takes until a cluster gives up a silent machine."""
-    return prepared(tmp_path_factory, chests, ["test_resnet"], epochs=240, early_stopping={"monitor": "none"})
+    return prepared(tmp_path_factory, chests, ["test_resnet"], epochs=480, early_stopping={"monitor": "none"})
 
 
 def prepared(factory: pytest.TempPathFactory, chests: Path, backbones: list[str], **recipe: Any) -> JobInputs:
