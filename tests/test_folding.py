@@ -213,6 +213,9 @@ def test_a_batch_norm_refuses_another_map_than_that_of_its_convolution() -> None
     computed = body[0](torch.rand(2, 3, 5, 5))
     with pytest.raises(RuntimeError, match="another map"):
         body[1](computed + 1)
+    copied = body[0](torch.rand(2, 3, 5, 5)).clone()  # the map itself is gone
+    with pytest.raises(RuntimeError, match="another map"):
+        body[1](copied)
     norm = body[1]
     body[1] = nn.BatchNorm2d(4).eval()
     body(torch.rand(2, 3, 5, 5))

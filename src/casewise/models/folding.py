@@ -51,7 +51,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         folded = self.__dict__.pop(_FOLDED, None)
-        if folded is None or folded() is None:
+        if folded is None:
             return super().forward(input)
         if folded() is not input:
             raise RuntimeError("a batch norm received another map than its convolution computed")
