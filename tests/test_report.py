@@ -23,6 +23,7 @@ from casewise.report.markdown.page import write_results
 from casewise.report.markdown.target_tables import figure
 from casewise.report.page import render, write_report
 from casewise.report.sections import agreement, labels, learners, summary, summary_number
+from casewise.report.templating import sentence
 from casewise.study.schema import EarlyStopping, Study
 from tests.report_contexts import (
     Page,
@@ -86,6 +87,25 @@ def test_no_winner_inside_the_noise(report_of_numbers: ReportContext, alike: lis
     assert (found["code"], found["alike"], found["others"], found["rough"]) == (code, alike, 2, True)
     # these differences have no interval
     assert found["without"] == bool(alike)
+
+
+@pytest.mark.parametrize(
+    ("values", "words", "pair"),
+    [
+        ([5.0, 5.0, 4.0], "net00 and net01 have the smallest mean absolute error, the same value.", "net00 and 1"),
+        ([5.0, 5.5, 4.0], "net00 has the smallest mean absolute error.", "it and 1"),
+    ],
+)
+def test_learners_with_the_same_best_value_are_named_together(
+    values: list[float], words: str, pair: str, report_of_numbers: ReportContext
+) -> None:
+    entry = {"best": "net00", "indistinguishable": ["net00", "net01"], "differences": {"net01": {}, "net02": {}}}
+    figures = {f"net0{number}": {"pasi": {"mae": {"value": value}}} for number, value in enumerate(values)}
+    metrics = {"metrics": {"test": figures}, "comparisons": {"test": {"pasi": {"mae": entry}}}}
+    found = learners.comparison(dataclasses.replace(report_of_numbers, metrics=metrics), "test")
+    text = sentence("comparison", found, "case")
+    assert text.startswith(f"On the test set, {words}")
+    assert f"between {pair} of the 2 other learners" in text
 
 
 def test_the_learners_are_compared_by_the_figure_of_the_choice_as_well(report_of_numbers: ReportContext) -> None:

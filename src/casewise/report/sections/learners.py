@@ -125,6 +125,7 @@ def _forest(context: ReportContext, metric: str) -> dict[str, Any] | None:
 def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str, Any] | None:
     """The learner with the best figure of a stage, and those that do not differ from it beyond chance.
 
+    `equal`: other learners with the same figure; `only`: the class that these and the best predict for every case;
     `code`: `ahead` of every other learner, `none_differs`, or `some_alike`; `without`: whether one of these differences
     has no interval.
     """
@@ -133,16 +134,21 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
     if not entry or not entry.get("differences") or (stage == "oof" and context.metrics.get("site_means")):
         return None
     alike = [name for name in entry["indistinguishable"] if name != entry["best"]]
-    only = context.constant_class(stage, entry["best"]) if metric_of(metric).of_decisions else ""
+    best = entry["best"]
+    figures = {name: figure["value"] for name in (best, *alike) if (figure := context.metric(stage, name, metric))}
+    equal = [name for name in alike if name in figures and figures[name] == figures.get(best)]
+    only = {context.constant_class(stage, name) for name in (best, *equal)} if metric_of(metric).of_decisions else {""}
     count = len(entry["differences"])
     write = metric_format(context.study, context.outcome)
     return {
         "code": "ahead" if not alike else "none_differs" if len(alike) == count else "some_alike",
         "stage": stage,
-        "best": entry["best"],
+        "best": best,
+        "equal": equal[:MOST_ALIKE],
+        "more_equal": max(0, len(equal) - MOST_ALIKE),
         "metric": write.phrase(metric),
         "smallest": write.smaller_is_better(metric),
-        "only": plain(only),
+        "only": plain(only.pop() if len(only) == 1 else ""),
         "others": count,
         "alike": alike[:MOST_ALIKE],
         "count": len(alike),
