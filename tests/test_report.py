@@ -90,22 +90,35 @@ def test_no_winner_inside_the_noise(report_of_numbers: ReportContext, alike: lis
 
 
 @pytest.mark.parametrize(
-    ("values", "words", "pair"),
+    ("difference", "alike", "words", "pair"),
     [
-        ([5.0, 5.0, 4.0], "net00 and net01 have the smallest mean absolute error, the same value.", "net00 and 1"),
-        ([5.0, 5.5, 4.0], "net00 has the smallest mean absolute error.", "it and 1"),
+        (
+            0.0,
+            ["net01"],
+            "net00 and net01 have the smallest mean absolute error, the same value.",
+            "net00 and 1 of the 2",
+        ),
+        (0.5, ["net01"], "net00 has the smallest mean absolute error.", "it and 1 of the 2"),
+        (
+            0.0,
+            ["net01", "net02"],
+            "net00 and net01 have the smallest",
+            "between net00 and each of the 2 others includes 0",
+        ),
+        (0.5, ["net01", "net02"], "net00 has the smallest", "Compared with each of the 2 other learners"),
     ],
 )
 def test_learners_with_the_same_best_value_are_named_together(
-    values: list[float], words: str, pair: str, report_of_numbers: ReportContext
+    difference: float, alike: list[str], words: str, pair: str, report_of_numbers: ReportContext
 ) -> None:
-    entry = {"best": "net00", "indistinguishable": ["net00", "net01"], "differences": {"net01": {}, "net02": {}}}
-    figures = {f"net0{number}": {"pasi": {"mae": {"value": value}}} for number, value in enumerate(values)}
-    metrics = {"metrics": {"test": figures}, "comparisons": {"test": {"pasi": {"mae": entry}}}}
+    ends = {"low": -1.0, "high": 1.5}
+    differences = {"net01": {"difference": difference, **ends}, "net02": {"difference": 1.0, **ends}}
+    entry = {"best": "net00", "indistinguishable": ["net00", *alike], "differences": differences}
+    metrics = {"metrics": {"test": {}}, "comparisons": {"test": {"pasi": {"mae": entry}}}}
     found = learners.comparison(dataclasses.replace(report_of_numbers, metrics=metrics), "test")
     text = sentence("comparison", found, "case")
     assert text.startswith(f"On the test set, {words}")
-    assert f"between {pair} of the 2 other learners" in text
+    assert pair in text
 
 
 def test_the_learners_are_compared_by_the_figure_of_the_choice_as_well(report_of_numbers: ReportContext) -> None:

@@ -117,10 +117,12 @@ def test_runs_of_other_cases_are_not_compared_on_the_page(tmp_path: Path) -> Non
     first, alike = (with_page(run_of(tmp_path / name, 1.0)) for name in ("a", "b"))
     other = with_page(run_of(tmp_path / "c", 1.0, subjects=29))
     assert "first has the smallest mean absolute error" in text_of(first)
-    assert "net has the smallest mean absolute error" in text_of(first, alike).replace("net (b) has", "net has")
+    tied = text_of(first, alike)
+    assert "net and net (b) have the smallest mean absolute error, the same value. Each other learner is" in tied
+    assert "is compared with net on the same subjects" in tied
     text = text_of(first, other)
     assert "| net (c) |" in text
-    assert "has the smallest mean absolute error" not in text  # the first run's own is not the one of all
+    assert "the smallest mean absolute error" not in text  # the first run's own is not the one of all
     (alike / "predictions.parquet").unlink()
     with pytest.raises(RunError):
         text_of(first, alike)
@@ -138,6 +140,10 @@ def test_one_subject_has_no_rough_intervals_on_the_page(tmp_path: Path) -> None:
     compared["differences"]["net"] |= {"low": -0.1, "high": 0.3}
     file.write(metrics)
     assert "these intervals are rough" in text_of(folder)
+    assert "first has the smallest mean absolute error. " in text_of(folder)
+    compared["differences"]["net"] |= {"difference": 0.0}
+    file.write(metrics)
+    assert "first and net have the smallest mean absolute error, the same value." in text_of(folder)
 
 
 def test_where_recipes_or_splits_differ_each_run_is_named(tmp_path: Path) -> None:

@@ -514,7 +514,6 @@ def test_further_seeds_are_trained_on_the_same_split(tiny: Path, tmp_path: Path)
         for files in (folder, other)
     ]
     assert described[0] == described[1]
-    assert 1 < described[0]["weights_mb"] < 2  # 342,000 parameters
     outcome = done.results["main"]["target"]
     for stage, by_learner in entry["metrics"].items():
         for learner, by_target in by_learner.items():

@@ -20,7 +20,6 @@ from casewise.study.learners import learner_named
 from casewise.study.recipe import NetworkPlan
 from casewise.study.schema import Compute, Study
 from casewise.training.compute_plan import ComputePlan, choose, give_memory_back, keep_memory, memo_path
-from casewise.training.memory import MB
 
 
 def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int) -> dict[str, ComputePlan]:
@@ -85,7 +84,7 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
                     kept=study.recipe.keeps_statistics,
                 )
             )
-        plan = plans_by_model[model] = replace(plan, weights_mb=weights_mb(network))
+        plans_by_model[model] = plan
         if recorded.get(model) != (values := json.loads(json.dumps(asdict(plan)))):
             recorded[model] = values
             folder.compute.write(recorded)
@@ -94,11 +93,6 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
     if missing:
         raise WeightsError("\n".join(missing))
     return plans_by_model
-
-
-def weights_mb(network: Network) -> float:
-    """The size of a network's file of weights."""
-    return round(sum(values.nbytes for values in network.state_dict().values()) / MB, 1)
 
 
 def stated_plans(compute: Compute) -> dict[str, ComputePlan] | None:

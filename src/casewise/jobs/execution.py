@@ -70,7 +70,6 @@ def run_jobs(
     if not waiting:
         tell(done, f"{counted(done, 'network')} trained before")
         return {}
-    from casewise.jobs.disk_space import warn_of_little_space
     from casewise.jobs.memory_limit import jobs_that_fit
 
     tell(done, "resolving weights, measuring speed")
@@ -78,7 +77,6 @@ def run_jobs(
     plans = backend.prepare(waiting, inputs, folder, threads)
     if isinstance(backend, LocalBackend):
         workers = jobs_that_fit(workers, waiting, plans, inputs.study)
-    warn_of_little_space(waiting, plans, workers, inputs.study, folder.path)
     waiting.sort(key=lambda job: -plans[job.model].step_seconds)
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(named_jobs, tell, over), daemon=True)

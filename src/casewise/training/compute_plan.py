@@ -40,7 +40,6 @@ class ComputePlan:
         parts: the number of parts in which a batch is computed; more than one for jobs that ran out of memory.
         peak_mb: the memory that a job needs at its peak, without pages of files: measured in a step of training, with
             the copies of the weights that training keeps. 0 if it is not known. Results do not depend on it.
-        weights_mb: the size of the network's weights; 0 if it is not known, and for learners without gradient steps.
     """
 
     device: str = "cpu"
@@ -51,7 +50,6 @@ class ComputePlan:
     why: str = "stated by the study"
     parts: int = 1
     peak_mb: float = 0.0
-    weights_mb: float = 0.0
 
     @property
     def step_seconds(self) -> float:

@@ -125,9 +125,9 @@ def _forest(context: ReportContext, metric: str) -> dict[str, Any] | None:
 def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str, Any] | None:
     """The learner with the best figure of a stage, and those that do not differ from it beyond chance.
 
-    `equal`: other learners with the same figure; `only`: the class that these and the best predict for every case;
-    `code`: `ahead` of every other learner, `none_differs`, or `some_alike`; `without`: whether one of these differences
-    has no interval.
+    `equal`: other learners whose difference from it is 0; `only`: the class that it predicts for every case; `code`:
+    `ahead` of every other learner, `none_differs`, or `some_alike`; `without`: whether one of these differences has no
+    interval.
     """
     metric = metric or kind_report(context.kind).compared
     entry = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {}).get(metric)
@@ -135,9 +135,8 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
         return None
     alike = [name for name in entry["indistinguishable"] if name != entry["best"]]
     best = entry["best"]
-    figures = {name: figure["value"] for name in (best, *alike) if (figure := context.metric(stage, name, metric))}
-    equal = [name for name in alike if name in figures and figures[name] == figures.get(best)]
-    only = {context.constant_class(stage, name) for name in (best, *equal)} if metric_of(metric).of_decisions else {""}
+    equal = [name for name in alike if entry["differences"][name].get("difference") == 0]
+    only = context.constant_class(stage, best) if metric_of(metric).of_decisions else ""
     count = len(entry["differences"])
     write = metric_format(context.study, context.outcome)
     return {
@@ -148,7 +147,7 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
         "more_equal": max(0, len(equal) - MOST_ALIKE),
         "metric": write.phrase(metric),
         "smallest": write.smaller_is_better(metric),
-        "only": plain(only.pop() if len(only) == 1 else ""),
+        "only": plain(only),
         "others": count,
         "alike": alike[:MOST_ALIKE],
         "count": len(alike),
