@@ -121,6 +121,23 @@ def test_learners_with_the_same_best_value_are_named_together(
     assert pair in text
 
 
+def test_of_equal_learners_each_that_predicts_one_class_is_named(report_of_classes: ReportContext) -> None:
+    names = [f"net0{number}" for number in range(9)]
+    outcome = report_of_classes.outcome
+    entry = {"best": names[0], "indistinguishable": names, "differences": {n: {"difference": 0.0} for n in names[1:]}}
+    constant = {name: {outcome: {"constant_class": "mild"}} for name in names[1:3]}
+    metrics = {
+        **report_of_classes.metrics,
+        "classes": {"test": constant},
+        "comparisons": {"test": {outcome: {"accuracy": entry}}},
+        "site_means": None,
+    }
+    found = learners.comparison(dataclasses.replace(report_of_classes, metrics=metrics), "test", "accuracy")
+    text = sentence("comparison", found, "case")
+    assert "net06 and 2 more have the highest accuracy, the same value" in text
+    assert "(net01 predicts mild for every case; net02 predicts mild for every case)." in text
+
+
 def test_the_learners_are_compared_by_the_figure_of_the_choice_as_well(report_of_numbers: ReportContext) -> None:
     entry = {"best": "net00", "indistinguishable": ["net00"], "differences": {"net01": {}}}
     other = {"best": "net00", "indistinguishable": ["net00", "net01"], "differences": {"net01": {}}}

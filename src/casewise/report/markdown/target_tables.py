@@ -11,7 +11,7 @@ from casewise.metrics.registry import columns, metric_of
 from casewise.report.formatting import own_heading
 from casewise.report.markdown.runs import FinishedStudy, pooled
 from casewise.report.sections import validation
-from casewise.report.sections.learners import code_names, fitted_learners
+from casewise.report.sections.learners import code_names, fitted_learners, with_same_value
 from casewise.report.tables import hardly_varies
 from casewise.report.target_kind_sections import kind_report
 from casewise.study.learners import learner_name
@@ -40,6 +40,7 @@ def target_values(
             codes = {note["code"] for note in first.metrics["notes"] if isinstance(note, Mapping)}
             together = len(runs) > 1 or "comparisons" in codes
             compared = {**entry, "metric": metric_of(metric).phrase, "smaller": smaller, "together": together}
+            compared["equal"] = with_same_value(entry["differences"])
     entries = first.metrics.get("classes", {}).get(stage, {})
     only = {learner: (by_target.get(target) or {}).get("constant_class") for learner, by_target in entries.items()}
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from casewise.study.learners import is_baseline, learner_name, learner_named
 MOST_REPORTS = 16
 MOST_STACKERS, MOST_STACKED = 6, 10
 MOST_ALIKE = 6
+# Equal figures that were added up in another order differ by less.
+SAME = 1e-12
 
 
 def learner_rows(context: ReportContext, stage: str) -> list[Row]:
@@ -122,12 +124,22 @@ def _forest(context: ReportContext, metric: str) -> dict[str, Any] | None:
     }
 
 
+def with_same_value(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The learners whose difference from the best is 0, up to rounding.
+
+    >>> with_same_value({"b": {"difference": 1e-17}, "c": {"difference": -0.1}, "d": {"difference": None}})
+    ['b']
+    """
+    found = {name: values.get("difference") for name, values in differences.items()}
+    return [name for name, difference in found.items() if difference is not None and abs(difference) < SAME]
+
+
 def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str, Any] | None:
     """The learner with the best figure of a stage, and those that do not differ from it beyond chance.
 
-    `equal`: other learners whose difference from it is 0; `only`: the class that it predicts for every case; `code`:
-    `ahead` of every other learner, `none_differs`, or `some_alike`; `without`: whether one of these differences has no
-    interval.
+    `equal`: other learners with the same value; `only`: of these and the best, those that predict one class for every
+    case, and that class; `code`: `ahead` of every other learner, `none_differs`, or `some_alike`; `without`: whether
+    one of these differences has no interval.
     """
     metric = metric or kind_report(context.kind).compared
     entry = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {}).get(metric)
@@ -135,8 +147,8 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
         return None
     alike = [name for name in entry["indistinguishable"] if name != entry["best"]]
     best = entry["best"]
-    equal = [name for name in alike if entry["differences"][name].get("difference") == 0]
-    only = context.constant_class(stage, best) if metric_of(metric).of_decisions else ""
+    equal = with_same_value(entry["differences"])
+    shown = [best, *equal[:MOST_ALIKE]] if metric_of(metric).of_decisions else []
     count = len(entry["differences"])
     write = metric_format(context.study, context.outcome)
     return {
@@ -147,7 +159,7 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
         "more_equal": max(0, len(equal) - MOST_ALIKE),
         "metric": write.phrase(metric),
         "smallest": write.smaller_is_better(metric),
-        "only": plain(only),
+        "only": {name: plain(only) for name in shown if (only := context.constant_class(stage, name))},
         "others": count,
         "alike": alike[:MOST_ALIKE],
         "count": len(alike),
