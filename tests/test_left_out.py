@@ -360,8 +360,8 @@ def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> 
     metrics = {**two.metrics, "classes": {"oof": {best: {two.study.primary_outcome: {"constant_class": "covid"}}}}}
     marked = dataclasses.replace(two, metrics=metrics)
     found = {metric: learners.comparison(marked, "oof", metric) for metric in ("accuracy", "auroc")}
-    assert found["accuracy"]["only"] == "covid"  # type: ignore[index]
-    assert found["auroc"]["only"] == ""  # type: ignore[index]
+    assert found["accuracy"]["only"] == {best: "covid"}  # type: ignore[index]
+    assert found["auroc"]["only"] == {}  # type: ignore[index]
 
 
 def test_thresholds_of_folds_are_shown_by_their_range(two: ReportContext, tmp_path: Path) -> None:
