@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout
 from casewise.errors import CasewiseError, CohortError
+from casewise.files import TEMPORARY
 from casewise.inference.chunks import cases_of, in_chunks, reason_of
 from casewise.inference.output_table import OutputTable
 from casewise.inference.prediction_file import opened
@@ -131,3 +136,25 @@ def half_written(path: Path, table: OutputTable) -> None:
     with opened(path, table) as writer:
         writer.write(rows_of(table))
         raise KeyError
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files are not locked on this system")
+@pytest.mark.parametrize("name", ["predictions.csv", "of [March].parquet"])
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path, name: str) -> None:
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from casewise.inference.output_table import OutputTable\n"
+        "from casewise.inference.prediction_file import opened\n"
+        "with opened(Path(sys.argv[1]), OutputTable({}, ['pasi'])):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    output, table = tmp_path / name, OutputTable({}, ["pasi"])
+    assert subprocess.run([sys.executable, "-c", code, str(output)], check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / f"{TEMPORARY}{'0' * 16}-other.csv"
+    other.touch()
+    with opened(output, table):
+        (own,) = set(tmp_path.iterdir()) - {other}
+        assert own != left
+        with opened(output, table):
+            assert own.exists()  # a process at work keeps its file
+    assert set(tmp_path.iterdir()) == {output, other}

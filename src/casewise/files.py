@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -319,6 +320,43 @@ def sweep(folder: Path) -> int:
             path.unlink(missing_ok=True)
             count += 1
     return count
+
+
+@contextmanager
+def held(temporary: Path) -> Iterator[None]:
+    """Mark a temporary file as that of a running process, for `remove_unfinished`, until the block ends."""
+    handle = os.open(temporary, os.O_RDWR | NO_FOLLOW)
+    try:
+        with suppress(OSError):  # a file system without locks
+            _lock(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove the temporary files of `path` that killed processes left, and none that a running process holds.
+
+    Nothing is removed where the system has no locks of files, such as Windows.
+    """
+    for temporary in path.parent.glob(f"{TEMPORARY}{'[0-9a-f]' * 16}-{glob.escape(path.name[-80:])}"):
+        with suppress(OSError):
+            handle = os.open(temporary, os.O_RDWR | NO_FOLLOW)
+            try:
+                if _lock(handle):
+                    temporary.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file for this process; False without locks on this system. OSError: another process holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
 
 
 def _sync(path: Path, flags: int) -> None:
