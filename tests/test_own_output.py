@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from casewise.errors import RunError
+from casewise.files import TEMPORARY
 from casewise.report.markdown.runs import read_finished
 from casewise.run_folder import ExplanationFolder, RunFolder
 from casewise.run_folder.pages import write_page
 
 
 def test_a_page_replaces_only_a_page_of_its_format(tmp_path: Path) -> None:
+    left = tmp_path / f"{TEMPORARY}{'0' * 16}-page.md"  # of a killed process
+    left.touch()
     page = write_page(tmp_path / "page.md", "first", ".md")
+    assert not left.exists() or os.name == "nt"
     assert write_page(page, "second", ".md").read_text() == "second"
     for name in ("victim.csv", "photo.png", "study.yaml"):
         (tmp_path / name).write_text("precious")

@@ -29,7 +29,11 @@ NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 @contextmanager
 def replacing(
-    path: Path, *, durable: bool = True, before_replacing: Callable[[Path], None] | None = None
+    path: Path,
+    *,
+    durable: bool = True,
+    before_replacing: Callable[[Path], None] | None = None,
+    unlocked_folder: bool = False,
 ) -> Iterator[Path]:
     """Yield an empty temporary file beside `path`; when the block ends, it takes the place of `path` in one step.
 
@@ -38,17 +42,25 @@ def replacing(
     Args:
         durable: bring the file and its folder to the disk before returning.
         before_replacing: called with the complete temporary file before it is moved.
+        unlocked_folder: the folder is any that a user named, so that no lock and no later run cleans it: what killed
+            processes left of `path` is removed first (see `remove_unfinished`).
 
     Raises:
         RunError: the disk is full or the folder cannot be written; `path` is unchanged and nothing is left behind.
     """
     check_anchors(path)
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name[-80:]}")
+    locked = None
     try:
         make_folder(path.parent)
+        if unlocked_folder:
+            remove_unfinished(path)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
-        os.close(handle)
+        if unlocked_folder and _lock(handle):
+            locked = handle
+        else:
+            os.close(handle)
         yield temporary
         if stat.S_IMODE(temporary.stat().st_mode) != mode:
             os.chmod(temporary, mode)
@@ -66,6 +78,8 @@ def replacing(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if locked is not None:
+            os.close(locked)
 
 
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> Path:
@@ -322,22 +336,10 @@ def sweep(folder: Path) -> int:
     return count
 
 
-@contextmanager
-def held(temporary: Path) -> Iterator[None]:
-    """Mark a temporary file as that of a running process, for `remove_unfinished`, until the block ends."""
-    handle = os.open(temporary, os.O_RDWR | NO_FOLLOW)
-    try:
-        with suppress(OSError):  # a file system without locks
-            _lock(handle)
-        yield
-    finally:
-        os.close(handle)
-
-
 def remove_unfinished(path: Path) -> None:
-    """Remove the temporary files of `path` that killed processes left, and none that a running process holds.
+    """Remove the temporary files of `path` that killed processes left, and none that a running process has locked.
 
-    Nothing is removed where the system has no locks of files, such as Windows.
+    Nothing is removed where files cannot be locked, such as on Windows.
     """
     for temporary in path.parent.glob(f"{TEMPORARY}{'[0-9a-f]' * 16}-{glob.escape(path.name[-80:])}"):
         with suppress(OSError):
@@ -350,12 +352,13 @@ def remove_unfinished(path: Path) -> None:
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file for this process; False without locks on this system. OSError: another process holds it."""
+    """Lock an open file until it is closed; False if another process has locked it, or files cannot be locked."""
     try:
         import fcntl
-    except ImportError:
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
         return False
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return True
 
 

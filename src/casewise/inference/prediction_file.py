@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from casewise.errors import RunError
-from casewise.files import guarded, held, remove_unfinished, replacing
+from casewise.files import guarded, replacing
 from casewise.inference.chunks import ROWS
 from casewise.inference.ensemble import HEADLINE
 
@@ -125,8 +125,7 @@ def _is_predictions(path: Path, table: OutputTable) -> bool:
 def opened(path: Path, table: OutputTable) -> Iterator[Writer]:
     """A writer of the rows of `path`, which takes its place when the block ends without an error."""
     make: dict[str, type[CsvWriter] | type[ParquetWriter]] = {".csv": CsvWriter, ".parquet": ParquetWriter}
-    remove_unfinished(path)
-    with replacing(path) as temporary, held(temporary):
+    with replacing(path, unlocked_folder=True) as temporary:
         writer = make[path.suffix.casefold()](temporary, table)
         try:
             yield writer

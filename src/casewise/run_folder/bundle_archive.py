@@ -37,7 +37,7 @@ def write_archive(bundle: BundleFolder, path: Path) -> Path:
     """
     bundle.verify()
     names = [bundle.manifest_path.name, *sorted(bundle.manifest()["files"])]
-    with replacing(path) as temporary:
+    with replacing(path, unlocked_folder=True) as temporary:
         with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
             for name in names:
                 entry = zipfile.ZipInfo(name, _DATE)

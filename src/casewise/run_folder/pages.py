@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from casewise.errors import RunError
-from casewise.files import write_atomic
+from casewise.files import replacing
 from casewise.run_folder.folder import RunFolder
 
 
@@ -28,4 +28,6 @@ def write_page(path: Path, text: str, ending: str) -> Path:
             )
         if ending == ".csv" and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
             raise RunError(f"{path} exists and holds another table. Choose another file with --output.")
-    return write_atomic(path, text)
+    with replacing(path, unlocked_folder=True) as temporary:
+        temporary.write_bytes(text.encode())
+    return path
