@@ -130,8 +130,8 @@ def with_same_value(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
     >>> with_same_value({"b": {"difference": 1e-17}, "c": {"difference": -0.1}, "d": {"difference": None}})
     ['b']
     """
-    found = {name: values.get("difference") for name, values in differences.items()}
-    return [name for name, difference in found.items() if difference is not None and abs(difference) < SAME]
+    from_best = {name: entry.get("difference") for name, entry in differences.items()}
+    return [name for name, difference in from_best.items() if difference is not None and abs(difference) < SAME]
 
 
 def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str, Any] | None:
