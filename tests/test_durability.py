@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +20,7 @@ import torch
 
 from casewise.cli import main as command_line
 from casewise.errors import RunError
-from casewise.files import REMEDIES, TEMPORARY, storage_message, write_atomic, write_json
+from casewise.files import REMEDIES, TEMPORARY, staging_folder, storage_message, write_atomic, write_json
 from casewise.jobs.job import FittedModel, predict, run_job
 from casewise.jobs.plan import Job, JobInputs
 from casewise.run_folder import JobFolder, JsonFile, RunFolder, StateFile
@@ -488,3 +489,28 @@ def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
     assert all(map(all, formats))
     for file in ("model.safetensors", "distance.safetensors", "predictions.parquet"):
         assert checks.sha256(job.folder.path / file) == checks.sha256(whole.folder.path / file), file
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are not locked on this system")
+def test_a_folder_of_results_that_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from casewise.files import staging_folder\n"
+        "with staging_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'patient.json').write_text('{}')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    fhir, other = tmp_path / "fhir", tmp_path / f"{TEMPORARY}{'0' * 16}-sr"
+    killed = subprocess.run([sys.executable, "-c", code, "fhir"], cwd=tmp_path, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert (left / "patient.json").is_file()
+    other.mkdir()
+    (tmp_path / f"{TEMPORARY}{'1' * 16}-fhir").symlink_to(other, target_is_directory=True)
+    with staging_folder(fhir) as own:
+        assert own.stat().st_mode & 0o077 == 0
+        (own / "a.json").write_text("{}")
+        assert not left.exists()
+        with staging_folder(fhir) as second:
+            assert (own / "a.json").exists()  # a process at work keeps its folder
+            assert second != own
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([other.name, f"{TEMPORARY}{'1' * 16}-fhir"])

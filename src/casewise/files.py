@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -49,7 +50,7 @@ def replacing(
         RunError: the disk is full or the folder cannot be written; `path` is unchanged and nothing is left behind.
     """
     check_anchors(path)
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name[-80:]}")
+    temporary = _temporary_beside(path)
     locked = None
     try:
         make_folder(path.parent)
@@ -80,6 +81,32 @@ def replacing(
             temporary.unlink(missing_ok=True)
         if locked is not None:
             os.close(locked)
+
+
+@contextmanager
+def staging_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the folder `path`, for files that are to appear there together.
+
+    It is removed with what is in it when the block ends; one that a killed process left is removed at the next call.
+
+    Raises:
+        OSError: no folder can be made there.
+    """
+    path = path.absolute()
+    make_folder(path.parent)
+    remove_unfinished(path)
+    folder = _temporary_beside(path)
+    folder.mkdir(mode=0o700)
+    handle = None
+    try:
+        with suppress(OSError):  # Windows opens no folders
+            handle = os.open(folder, os.O_RDONLY | NO_FOLLOW)
+            _lock(handle)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> Path:
@@ -337,18 +364,23 @@ def sweep(folder: Path) -> int:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove the temporary files of `path` that killed processes left, and none that a running process has locked.
+    """Remove what killed processes left of `path`, a file or folder, and nothing that a running process has locked.
 
     Nothing is removed where files cannot be locked, such as on Windows.
     """
     for temporary in path.parent.glob(f"{TEMPORARY}{'[0-9a-f]' * 16}-{glob.escape(path.name[-80:])}"):
         with suppress(OSError):
-            handle = os.open(temporary, os.O_RDWR | NO_FOLLOW)
+            handle = os.open(temporary, (os.O_RDONLY if temporary.is_dir() else os.O_RDWR) | NO_FOLLOW)
             try:
                 if _lock(handle):
-                    temporary.unlink(missing_ok=True)
+                    remove = shutil.rmtree if temporary.is_dir() else os.unlink
+                    remove(temporary)
             finally:
                 os.close(handle)
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name[-80:]}")
 
 
 def _lock(handle: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,7 +15,7 @@ from casewise.errors import counted
 from casewise.export.formats import format_named
 from casewise.export.learner import TrainedLearner, selected_members
 from casewise.export.parity import check_parity, random_sample, sample_of_cases, with_gaps
-from casewise.files import checksum, make_folder, write_atomic, write_json
+from casewise.files import checksum, make_folder, staging_folder, write_atomic, write_json
 from casewise.run_folder.own_folder import check_folder
 from casewise.version import __version__
 
@@ -81,11 +80,10 @@ def export_model(
     members = selected_members(model.members, learners)
     check_folder(output, [DESCRIPTION], "an export")
     records, parity = [], {}
-    make_folder(output.parent)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".casewise-export-") as temporary:
+    with staging_folder(output) as temporary:
         for folds in members:
             learner = TrainedLearner.of(folds)
-            path = Path(temporary) / f"{learner.file_stem}{graph_format.ending}"
+            path = temporary / f"{learner.file_stem}{graph_format.ending}"
             result = _write_graph(learner, path, graph_format, facts)
             parity[learner.name] = result
             records.append(describe(learner, path, result))
@@ -106,7 +104,7 @@ def export_model(
             "stackers": dict(facts.stackers),
         }
         make_folder(output)
-        for file in sorted(Path(temporary).iterdir()):
+        for file in sorted(temporary.iterdir()):
             os.replace(file, output / file.name)
     write_atomic(output / PAGE, page(description, facts.why_random if facts.cases is None else ""))
     write_json(output / DESCRIPTION, description)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, RunError
-from casewise.files import make_folder, sync_folder, write_atomic
+from casewise.files import make_folder, staging_folder, sync_folder, write_atomic
 from casewise.hospital.case_results import ModelFacts, digest, results_of
 from casewise.hospital.formats import ResultFormat, format_named
 
@@ -105,11 +104,10 @@ def result_folders(model: TrainedModel, folders: Mapping[str, Path]) -> Iterator
         facts = ModelFacts.of(model)
         for name, folder in folders.items():
             try:
-                make_folder(folder.absolute().parent)
-                staged = tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".casewise-results-")
+                staged = stack.enter_context(staging_folder(folder))
             except OSError as error:
                 raise RunError(f"{folder} could not be written: {error.strerror or error}.") from error
-            written.append(ResultFolder(format_named(name), folder, Path(stack.enter_context(staged))))
+            written.append(ResultFolder(format_named(name), folder, staged))
         yield Results(facts, written)
         for each in written:
             each.publish()
