@@ -22,6 +22,8 @@ from casewise.models.linear import build_linear, keep_only
 from casewise.models.outputs import Output
 from casewise.predictions.table import COLUMNS
 from casewise.report.sections.baselines import against
+from casewise.report.tables import MetricFormat
+from casewise.report.templating import templates
 from casewise.study.loading import read_study
 from casewise.training.linear_models import RIDGE, Directions, linear_model
 
@@ -196,6 +198,10 @@ def table_of(truth: np.ndarray, predictions: dict[str, np.ndarray]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
+# what sentences need of a study to name its learners
+NAMES: Any = type("Study", (), {"baselines": type("B", (), {"off": ""})(), "backbones": ["cnn"]})()
+
+
 @pytest.mark.parametrize(("good", "code"), [("net", "better"), ("linear_pixels", "worse")])
 def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -> None:
     random = np.random.default_rng(3)
@@ -207,8 +213,7 @@ def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -
     results = evaluate(table, outcomes, plan)
     assert results["main"]["learner"] == "net"
     results["against_baselines"] = against_baselines(table, outcomes, results["metrics"], results["main"], plan)
-    study: Any = type("Study", (), {"baselines": type("B", (), {"off": ""})(), "backbones": ["cnn"]})()
-    values = against(study, results)
+    values = against(NAMES, results)
     assert values is not None
     assert values["code"] == code
     assert values["difference"]["low"] <= values["difference"]["difference"] <= values["difference"]["high"]
@@ -223,6 +228,14 @@ def test_few_subjects_are_not_compared() -> None:
     assert compared is not None
     assert compared["rough"]
     assert all(entry["indistinguishable"] for entry in compared["differences"].values())
+    values = against(NAMES, results | {"against_baselines": compared})
+    assert values is not None
+    assert values["code"] == "few"
+    assert values["difference"]["low"] is not None
+    module: Any = templates(html=False).get_template("baseline_sentences.j2").module
+    sentence = module.beside({**values, "network": None}, MetricFormat(), "95 %").strip()
+    assert sentence.startswith("Not compared with the best baseline, for which there are too few subjects: ")
+    assert "interval" not in sentence
 
 
 def test_baselines_are_switched_off_with_a_reason(tmp_path: Path, chests: Path) -> None:
