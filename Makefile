@@ -116,7 +116,7 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/phantom-shuffled.yaml
 	$(BIN)/casewise results runs/phantom --compare runs/phantom-shuffled --output docs/results/phantom.md
 
-# All 145 networks of One-Step PASI on a synthetic cohort, ended by SIGKILL three times: hours, and 40 GB of disk
+# All 145 networks of One-Step PASI on a synthetic cohort, ended by SIGKILL three times: half an hour to hours, and 40 GB of disk
 sweep: setup
 	$(BIN)/python benchmarks/sweep.py --output docs/results/sweep.md
 

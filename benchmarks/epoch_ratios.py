@@ -140,6 +140,10 @@ def lines_of(results: dict[str, dict[str, Any]], peak: float) -> list[str]:
         )
     lines += ["", *("| " + " | ".join(row) + " |" for row in rows)]
     note = " More than 100 % of it: on this processor, fp32 is faster than bfloat16." if above else ""
+    lines += [
+        "",
+        "The bare step is a forward and a backward pass on ready tensors, without the optimiser, which epochs include.",
+    ]
     return [*lines, "", f"Peak of a product of matrices in bfloat16: {peak / 1e9:.0f} GFLOP/s.{note}"]
 
 

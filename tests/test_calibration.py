@@ -139,6 +139,9 @@ def test_the_line_of_a_number_is_that_of_scikit_learn() -> None:
     assert entry["slope"]["value"] == pytest.approx(model.coef_[0])
     assert entry["intercept"]["value"] == pytest.approx(model.intercept_)
     assert shape(entry) == "extreme"
+    two = number_calibration(rows.assign(subject=np.repeat(["a", "b"], 60)), PLAN)
+    assert (two["slope"]["low"], two["slope"]["reason"]) == (None, "two subjects: no interval")
+    assert {point["low"] for point in two["curve"]} == {None}
     same = number_calibration(rows.assign(y_pred=3.0), PLAN)
     assert same["slope"]["value"] is None
     assert same["slope"]["reason"]

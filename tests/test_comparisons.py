@@ -64,7 +64,8 @@ def test_fewer_than_ten_subjects_name_no_winner() -> None:
     ten = compare(truth, learners, np.arange(20) % 10, PLAN, metrics=["mae"])["mae"]
     assert (nine["rough"], nine["indistinguishable"]) == (True, ["near", "far"])
     assert nine["differences"]["far"]["indistinguishable"] is True
-    assert nine["differences"]["far"]["low"] > 0
+    assert (nine["differences"]["far"]["low"], nine["differences"]["far"]["high"]) == (None, None)
+    assert nine["differences"]["far"]["difference"] == pytest.approx(8.9)
     assert (ten["rough"], ten["indistinguishable"]) == (False, ["near"])
     assert ten["differences"]["far"]["indistinguishable"] is False
 

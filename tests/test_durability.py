@@ -514,3 +514,23 @@ def test_a_folder_of_results_that_a_killed_process_left_is_removed_by_the_next_o
             assert (own / "a.json").exists()  # a process at work keeps its folder
             assert second != own
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([other.name, f"{TEMPORARY}{'1' * 16}-fhir"])
+
+
+def test_nothing_is_written_when_the_folder_of_unfinished_results_has_vanished(tmp_path: Path) -> None:
+    with staging_folder(tmp_path / "fhir") as folder:
+        write_atomic(folder / "a.json", "{}")
+        shutil.rmtree(folder)
+        with pytest.raises(RunError, match="was removed"):
+            write_atomic(folder / "b.json", "{}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unfinished_results_of_the_working_folder_are_in_it_and_long_names_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with staging_folder(Path()) as folder:
+        assert folder.resolve().parent == tmp_path
+    with staging_folder(Path("皮" * 80)) as folder:
+        (folder / "a.json").touch()
+    assert not list(tmp_path.iterdir())

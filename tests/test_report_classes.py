@@ -135,6 +135,9 @@ def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: ReportCont
         "high": None,
     }
     assert summary_classes.missed(missing)["uncertain"]  # type: ignore[index]
+    rough = confused(three, counts, **apart)
+    rough.metrics["metrics"][three.stage][three.learner][three.outcome]["recall[covid]"]["rough"] = True
+    assert summary_classes.missed(rough)["uncertain"]  # type: ignore[index]
     one = summary_classes.missed(confused(three, [[3, 0, 7], [1, 7, 2], [0, 2, 8]], **apart))
     assert one["all_alike"]  # type: ignore[index]
     assert summary_classes.missed(confused(three, [[9, 0, 0], [0, 9, 0], [0, 0, 9]])) == {
@@ -389,12 +392,22 @@ def test_a_model_is_not_said_to_beat_chance_without_an_interval(
     three: ReportContext, low: float, high: float | None, code: str
 ) -> None:
     metrics = copy.deepcopy(three.metrics)
-    metrics["metrics"][three.stage][three.learner][three.outcome]["auroc"] |= {"low": low, "high": high}
+    metrics["metrics"][three.stage][three.learner][three.outcome]["auroc"] |= {"low": low, "high": high, "rough": False}
     context = dataclasses.replace(three, metrics=metrics)
     found = summary_classes.discrimination(context)
     assert found is not None
     assert found["to_chance"] == code
     assert ("it is not shown that the model" in check_page(render(context)).text) == (code in ("includes", "unknown"))
+
+
+def test_a_rough_interval_below_chance_does_not_say_worse_than_chance(three: ReportContext) -> None:
+    metrics = copy.deepcopy(three.metrics)
+    figures = metrics["metrics"][three.stage][three.learner][three.outcome]
+    figures["auroc"] |= {"low": 0.3, "high": 0.45, "rough": True}
+    text = check_page(render(dataclasses.replace(three, metrics=metrics))).text
+    assert "(rough interval 0.30 to 0.45)" in text
+    assert "The interval is rough: it is not shown that the model distinguishes the classes." in text
+    assert "worse than chance" not in text
 
 
 @pytest.mark.parametrize(

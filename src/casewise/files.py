@@ -85,14 +85,17 @@ def replacing(
 
 @contextmanager
 def staging_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside the folder `path`, for files that are to appear there together.
+    """Yield an empty folder on the disk of the folder `path`, for files that are to appear there together.
 
-    It is removed with what is in it when the block ends; one that a killed process left is removed at the next call.
+    It is beside `path`, or in it where a disk is mounted there. It is removed with what is in it when the block ends;
+    one that a killed process left is removed at the next call.
 
     Raises:
         OSError: no folder can be made there.
+        RunError: in the block, if a file is written after the folder has vanished.
     """
-    path = path.absolute()
+    if not path.name or path.is_mount():
+        path = path / "files"
     make_folder(path.parent)
     remove_unfinished(path)
     folder = _temporary_beside(path)
@@ -102,7 +105,8 @@ def staging_folder(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # Windows opens no folders
             handle = os.open(folder, os.O_RDONLY | NO_FOLLOW)
             _lock(handle)
-        yield folder
+        with anchored(Anchor(folder, ".", folder.stat().st_dev)):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if handle is not None:
@@ -368,7 +372,7 @@ def remove_unfinished(path: Path) -> None:
 
     Nothing is removed where files cannot be locked, such as on Windows.
     """
-    for temporary in path.parent.glob(f"{TEMPORARY}{'[0-9a-f]' * 16}-{glob.escape(path.name[-80:])}"):
+    for temporary in path.parent.glob(f"{TEMPORARY}{'[0-9a-f]' * 16}-{glob.escape(_end(path.name))}"):
         with suppress(OSError):
             handle = os.open(temporary, (os.O_RDONLY if temporary.is_dir() else os.O_RDWR) | NO_FOLLOW)
             try:
@@ -380,7 +384,12 @@ def remove_unfinished(path: Path) -> None:
 
 
 def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name[-80:]}")
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{_end(path.name)}")
+
+
+def _end(name: str) -> str:
+    """The end of a name, so that a longer one made with it is no longer than the 255 bytes that disks allow."""
+    return name.encode(errors="ignore")[-200:].decode(errors="ignore")
 
 
 def _lock(handle: int) -> bool:

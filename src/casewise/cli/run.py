@@ -15,13 +15,21 @@ StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).")]
 Output = Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")]
 WeightsDir = Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Networks trained in parallel [default: one for each core].")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Networks trained in parallel [default: as many as cores and memory allow; one on a GPU]."
+    ),
+]
 BackendName = Annotated[
     str, typer.Option("--backend", help="Where networks are trained: local, this machine, or ray, a Ray cluster.")
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="The Ray cluster, HOST:PORT, or auto for that of this machine [default: a Ray started here]."),
+    typer.Option(
+        help="The Ray cluster, HOST:PORT, or auto for that of this machine "
+        "[default: RAY_ADDRESS, else a Ray started here]."
+    ),
 ]
 
 Only = Annotated[

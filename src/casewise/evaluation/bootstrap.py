@@ -197,8 +197,8 @@ def with_intervals(
             why = None
             if np.isnan(at):
                 why = reason(name, learner)
-            elif n_subjects < 2:
-                why = "one subject: no interval"
+            elif n_subjects < 2 or (basis is None and n_subjects < intervals.FEWEST):
+                why = f"{'one subject' if n_subjects < 2 else 'two subjects'}: no interval"
             elif np.isnan(low):
                 undefined = "too many resamples are undefined: no interval"
                 why = undefined if basis is None else intervals.why_not(name, learner, basis)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan, draw, percentiles, with_intervals
+from casewise.evaluation.intervals import FEWEST
 from casewise.metrics.numbers import sum_by_subject
 from casewise.metrics.recalibration import intercepts, line, logit, slopes, smoothed
 
@@ -160,7 +161,7 @@ def _curve(
     grid = np.linspace(low, high, POINTS)
     middle = np.clip(smoothed(x, y, subjects, np.ones((1, counts.shape[1])), grid)[0], *bounds)
     lows, highs = percentiles(np.clip(smoothed(x, y, subjects, counts, grid), *bounds), plan.confidence)
-    if counts.shape[1] < 2:
+    if counts.shape[1] < FEWEST:
         lows = highs = np.full(POINTS, np.nan)
     values = zip(grid, middle, lows, highs, strict=True)
     return [

@@ -93,8 +93,8 @@ def compare(
     Returns, by metric, `best` (the learner with the best figure), `indistinguishable` (the best learner and those whose
     difference from it may be noise) and `differences`: for each other learner its figure minus that of the best, as
     {difference, low, high, indistinguishable}. The intervals of all pairs of learners cover their differences together,
-    with the confidence of the plan for each metric; a learner is indistinguishable where its interval covers 0, and
-    always below ten subjects.
+    with the confidence of the plan for each metric; a learner is indistinguishable where its interval covers 0 or is
+    missing. Below ten subjects there are no intervals.
 
     >>> truth, subjects = np.arange(20.), np.array(list("abcdefghij" * 2))
     >>> far = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])["mae"]
@@ -143,8 +143,9 @@ def differences(
         for number, learner in enumerate(learners):
             if number == best or np.isnan(point[number]):
                 continue
-            difference, half = float(pairs.difference[number, best]), float(pairs.half_width[number, best])
-            uncertain = few or np.isnan(half) or abs(difference) <= half
+            difference = float(pairs.difference[number, best])
+            half = np.nan if few else float(pairs.half_width[number, best])
+            uncertain = np.isnan(half) or abs(difference) <= half
             equals += [learner] if uncertain else []
             differences_by_learner[learner] = {
                 "difference": difference,

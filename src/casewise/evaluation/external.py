@@ -13,7 +13,7 @@ from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_i
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, percentiles
 from casewise.evaluation.caveats import Caveat
-from casewise.evaluation.intervals import difference, scheme_of
+from casewise.evaluation.intervals import FEWEST, difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of
 from casewise.metrics.metric import CALIBRATED
 from casewise.metrics.registry import metric_of
@@ -149,8 +149,8 @@ def _interval(name: str, value: float, samples: np.ndarray, plan: Plan, fewest: 
     why = ""
     if scheme_of(name) is None:
         why = "biased upwards by chance: no interval"
-    elif fewest < 2:
-        why = "one subject in a source: no interval"
+    elif fewest < FEWEST:
+        why = f"{('no subject', 'one subject', 'two subjects')[fewest]} in a source: no interval"
     elif np.isnan(low):
         why = "too many resamples are undefined: no interval"
     if why:

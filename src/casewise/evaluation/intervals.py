@@ -30,7 +30,7 @@ ROUGH_BELOW = 10
 _LEAST_RATIO = 0.25
 _NO_CHANGE = 1e-9
 # two subjects give one degree of freedom, and intervals that say nothing
-_FEWEST = 3
+FEWEST = 3
 # a share to which fewer subjects contribute has a standard error of almost no degrees of freedom
 _FEW_EVENTS = 5
 _UNREGISTERED = {"agreement": "share", "share": "share", "ppv_at_prevalence": "logit", "npv_at_prevalence": "logit"}
@@ -102,11 +102,11 @@ Scheme = Callable[[str, Mapping[str, np.ndarray], Basis], Ends]
 def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     """The ends of a figure's interval for L learners, NaN where it has none: see `why_not`."""
     scheme = scheme_of(name)
-    if scheme is None or len(basis.presence) < _FEWEST:
+    if scheme is None or len(basis.presence) < FEWEST:
         return np.full_like(points[name], np.nan), np.full_like(points[name], np.nan)
     with np.errstate(all="ignore"):
         low, high = SCHEMES[scheme](name, points, basis)
-    undefined = (basis.rests_on[name] < _FEWEST) | ~np.isfinite(low) | ~np.isfinite(high)
+    undefined = (basis.rests_on[name] < FEWEST) | ~np.isfinite(low) | ~np.isfinite(high)
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 
 
@@ -117,7 +117,7 @@ def why_not(name: str, learner: int, basis: Basis) -> str:
         return "biased upwards by chance: no interval"
     if rests_on == len(basis.presence) == 2:
         return "two subjects: no interval"
-    if rests_on < _FEWEST:
+    if rests_on < FEWEST:
         return f"rests on {('no subject', 'one subject', 'two subjects')[rests_on]}: no interval"
     if np.isnan(basis.left_out[name][:, learner]).any():
         return "undefined without one of the subjects: no interval"

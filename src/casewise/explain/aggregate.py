@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, draw, sum_by_subject, with_intervals
+from casewise.evaluation.intervals import FEWEST
 from casewise.explain.metrics import MEASURES
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def _exact_intervals(
     exact = set()
     for name in HITS:
         estimate = estimates[name]
+        if estimate.n_subjects < FEWEST:
+            continue
         bound = tail ** (1 / estimate.n_subjects)
         if bool((values_by_measure[name] == 0).all()):
             estimates[name] = replace(estimate, low=0.0, high=1 - bound, reason=None)

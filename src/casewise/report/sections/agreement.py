@@ -39,9 +39,8 @@ def agreement(context: ReportContext) -> dict[str, Any] | None:
     digits, label = _digits(context), display_name(context.study, context.outcome)
     slope = slope_of_differences(context)
     edges = (limits.low_interval, limits.bias_interval, limits.high_interval)
-    is_biased = number(abs(limits.bias), digits) != number(0.0, digits)
-    if limits.bias_interval and limits.bias_interval[0] <= 0 <= limits.bias_interval[1]:
-        is_biased = False
+    beyond_chance = limits.bias_interval is not None and not limits.bias_interval[0] <= 0 <= limits.bias_interval[1]
+    is_biased = beyond_chance and number(abs(limits.bias), digits) != number(0.0, digits)
     return {
         "scatter": draw.scatter(rows, limits, scale=context.range_of(context.outcome), label=label),
         "bland_altman": draw.bland_altman(rows, limits, digits=digits, label=label, slope=slope),

@@ -17,11 +17,11 @@ def against(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     """Values for one sentence; None where nothing was evaluated.
 
     `code` is `better`, `worse` or `open` (the interval of the difference includes 0) for the shown learner beside the
-    baseline, `same` where both have the same figures in every resample, `few` without an interval or with so few
-    subjects that no difference is stated, `itself` if the shown learner is a baseline, `off` with the stated reason,
-    and `absent` where none was fitted. `network` has the values of the best network, if the shown learner combines
-    several. `pooled`: the figures are those of all cases, while the headline is the mean within the sources that were
-    left out.
+    baseline, `same` where both have the same figures in every resample, `few` with so few subjects that no difference
+    is stated, `unknown` if the difference has no interval for another reason, `itself` if the shown learner is a
+    baseline, `off` with the stated reason, and `absent` where none was fitted. `network` has the values of the best
+    network, if the shown learner combines several. `pooled`: the figures are those of all cases, while the headline is
+    the mean within the sources that were left out.
     """
     main = metrics.get("main") or {}
     if main.get("learner") is None:
@@ -44,10 +44,15 @@ def _values(study: Study, metrics: Mapping[str, Any], compared: Mapping[str, Any
     stage = metrics["metrics"][compared["stage"]]
     figures = {key: stage[compared[key]][main["target"]][name] for key in ("learner", "baseline")}
     gain = difference["difference"] * (1 if metric_of(name).larger_is_better else -1)
-    few = compared["rough"] or difference["low"] is None
-    code = "few" if few else "open" if difference["indistinguishable"] else ""
-    if not few and difference["low"] == difference["high"] == 0:
+    code = ""
+    if compared["rough"]:
+        code = "few"
+    elif difference["low"] is None:
+        code = "unknown"
+    elif difference["low"] == difference["high"] == 0:
         code = "same"
+    elif difference["indistinguishable"]:
+        code = "open"
     return {
         "code": code or ("better" if gain > 0 else "worse"),
         "learner": compared["learner"],

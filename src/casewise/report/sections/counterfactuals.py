@@ -86,4 +86,5 @@ def _cell(entry: Mapping[str, Any], digits: int) -> Cell:
 
 def _bounds(figure: Mapping[str, Any], digits: int) -> str:
     ends = figure["low"], figure["high"]
-    return "" if None in ends else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
+    text = "" if None in ends else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
+    return f"{text} rough" if text and figure.get("rough") else text

@@ -54,4 +54,5 @@ def _signed(figure: Mapping[str, Any] | None, percent: bool, digits: int) -> Cel
     scale, unit = (100, " points") if percent else (1, "")
     ends = {key: scale * figure[key] for key in ("low", "high") if is_number(figure.get(key))}
     value = scale * float(figure["value"])
-    return Cell(signed(value, digits) + unit, interval(ends, digits), value)
+    small = interval(ends, digits)
+    return Cell(signed(value, digits) + unit, f"{small} rough" if small and figure.get("rough") else small, value)

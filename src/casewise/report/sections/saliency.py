@@ -178,7 +178,12 @@ def _share(figure: dict[str, Any] | None) -> Cell:
         return Cell("–")
     percent = {key: None if figure.get(key) is None else 100 * figure[key] for key in ("value", "low", "high")}
     digits = 0 if abs(percent["value"] or 0) >= 10 else 1
-    return Cell(f"{number(percent['value'], digits)} %", small=interval(percent, digits))
+    return Cell(f"{number(percent['value'], digits)} %", small=_bounds(figure, percent, digits))
+
+
+def _bounds(figure: dict[str, Any], ends: dict[str, Any], digits: int) -> str:
+    text = interval(ends, digits)
+    return f"{text} rough" if text and figure.get("rough") else text
 
 
 def _sanity(name: str, entry: dict[str, Any]) -> Row:
@@ -188,7 +193,7 @@ def _sanity(name: str, entry: dict[str, Any]) -> Row:
 
 def _deletion(name: str, entry: dict[str, Any]) -> Row:
     keys = (*ORDERS, "over_random", "over_centre", "over_brightness")
-    cells = [Cell(number(entry[key]["value"], 2), small=interval(entry[key], 2)) for key in keys]
+    cells = [Cell(number(entry[key]["value"], 2), small=_bounds(entry[key], entry[key], 2)) for key in keys]
     return Row(name, [Cell(str(entry["cases"])), *cells])
 
 

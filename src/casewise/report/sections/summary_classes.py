@@ -90,14 +90,21 @@ def discrimination(context: ReportContext) -> dict[str, Any] | None:
 
 
 def to_chance(auroc: Mapping[str, Any]) -> str:
-    """Where the interval of an AUROC lies: `above` or `below` chance, `includes` it, or `unknown` without one.
+    """Where the interval of an AUROC lies: `above` or `below` chance, `includes` it, `rough` where a rough one is
+    below, or `unknown` without one.
 
     >>> [to_chance({"low": low, "high": high}) for low, high in ((0.6, 0.9), (0.4, 0.5), (0.1, 0.4), (0.6, None))]
     ['above', 'includes', 'below', 'unknown']
+    >>> to_chance({"low": 0.1, "high": 0.4, "rough": True})
+    'rough'
     """
     if not has_interval(auroc):
         return "unknown"
-    return "above" if auroc["low"] > 0.5 else "below" if auroc["high"] < 0.5 else "includes"
+    if auroc["low"] > 0.5:
+        return "above"
+    if auroc["high"] >= 0.5:
+        return "includes"
+    return "rough" if auroc.get("rough") else "below"
 
 
 def rates(context: ReportContext) -> dict[str, Any] | None:
@@ -124,8 +131,8 @@ def distance(context: ReportContext) -> dict[str, Any] | None:
 def missed(context: ReportContext) -> dict[str, Any] | None:
     """The class with the lowest recall and what is predicted instead; None of two classes, and of too few cases.
 
-    `code` is `none` where no case of these classes was missed; `ties`: all classes with this recall; `uncertain`: the
-    interval of its recall is missing, or does not lie below those of all other classes.
+    `code` is `none` where no case of these classes was missed; `ties`: all classes with this recall; `uncertain`: an
+    interval of a recall is missing or rough, or that of this class does not lie below those of all others.
     """
     entry, study = context.class_entry(context.stage, context.learner), context.study
     if not entry or (len(entry["names"]) == 2 and rates(context)):
@@ -156,5 +163,7 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
         "figure": ends[worst],
         "most": most,
         "all_alike": len(errors) == 1,
-        "uncertain": not is_number(high) or not all(is_number(low) and high < low for low in lows),
+        "uncertain": any(figure.get("rough") for figure in ends.values())
+        or not is_number(high)
+        or not all(is_number(low) and high < low for low in lows),
     }
