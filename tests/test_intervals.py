@@ -16,6 +16,7 @@ from casewise.evaluation import Outcomes, evaluate, intervals
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import Estimate, Plan, by_subject, mean_by_subject
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
+from casewise.evaluation.intervals import Basis, ends
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.metric import Metric
@@ -295,3 +296,12 @@ def test_a_range_over_networks_is_not_in_brackets() -> None:
     assert ["[" in text for text in cells] == [False, True]
     texts = [page_cell(figure) for figure in (entry["accuracy"], held_out)]
     assert ["[" in text for text in texts] == [False, True]
+
+
+def test_an_interval_ends_at_the_largest_value_of_a_metric() -> None:
+    left_out = {name: np.array([[0.4], [0.5], [0.9], [1.2], [1.6]]) for name in ("brier", "log_loss")}
+    presence, rests_on = np.ones((5, 1, 1), dtype=bool), {name: np.full(1, 5) for name in left_out}
+    basis = Basis(left_out, presence, rests_on, 0.95)
+    points = {name: np.array([0.9]) for name in left_out}
+    assert ends("log_loss", points, basis)[1][0] > 2
+    assert ends("brier", points, basis)[1][0] == 2

@@ -106,6 +106,8 @@ def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
         return np.full_like(points[name], np.nan), np.full_like(points[name], np.nan)
     with np.errstate(all="ignore"):
         low, high = SCHEMES[scheme](name, points, basis)
+    if _registered(name) and (largest := metric_of(name).largest) is not None:
+        high = np.minimum(high, largest)
     undefined = (basis.rests_on[name] < FEWEST) | ~np.isfinite(low) | ~np.isfinite(high)
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 

@@ -282,7 +282,12 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
         name = min(classes, key=lambda name: len(people[plain(name)]))
         doubts.append(
             f"{column}: the class {name!r} has {counted(rarest, 'subject')} only, so that its figures will be very "
-            "uncertain. Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
+            "uncertain. "
+            + (
+                "Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
+                if len(classes) > 2
+                else "More subjects of it would help."
+            )
         )
     order = _rising(list(classes))
     classes = {name: classes[name] for name in order or classes}

@@ -424,5 +424,6 @@ BUILT_IN = (
         calibrated=True,
         tables=(),
         interval="ratio",
+        largest=2.0,
     ),
 )
