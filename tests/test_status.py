@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from casewise.errors import RunError
+from casewise.console import Silent
+from casewise.errors import AuditError, RunError
 from casewise.files import write_json
+from casewise.pipeline.activity import recorded
 from casewise.pipeline.status import RunStatus, run_status
 from casewise.run import Run
 from casewise.run_folder import RunFolder, folder
@@ -100,6 +102,42 @@ def test_before_the_training_nothing_is_planned(copied: RunFolder) -> None:
     with copied.lock():
         assert run_status(copied).lines()[-1].endswith("is planned yet. A process is at work in the folder.")
     assert run_status(copied).lines()[-1].endswith("No process is at work in the folder.")
+
+
+def test_the_last_line_of_a_command_and_the_error_that_ended_it_are_shown(copied: RunFolder) -> None:
+    assert not copied.activity.exists(), "the run finished"
+    copied.metrics.remove()
+    copied.fingerprint.remove()
+    copied.splits.remove()
+
+    def command() -> None:
+        with copied.lock(), recorded(copied, Silent()) as show:
+            show.line("cohort", "6 cases")
+            assert run_status(copied).lines()[-1].endswith("at work in the folder. Its last line: cohort, 6 cases")
+            with show.bar("audit"), show.bar("pairs"):
+                assert " Its step: pairs. Its last line: cohort" in run_status(copied).lines()[-1]
+            raise AuditError("One person has two names.")
+
+    with pytest.raises(AuditError):
+        command()
+    line = run_status(copied).lines()[-1]
+    assert line.endswith("No process is at work in the folder. The last command stopped: One person has two names.")
+    with copied.lock(), recorded(copied, Silent()):
+        pass
+    assert not copied.activity.exists()
+
+
+def test_networks_that_a_command_does_not_train_are_counted_apart(copied: RunFolder) -> None:
+    for fold in (0, 1):
+        forget(copied, "linear_pixels", fold)
+    copied.metrics.remove()
+    with copied.lock(), recorded(copied, Silent(), ["linear_pixels:2"]) as show:
+        show.line("split", "2 folds")
+        status = run_status(copied)
+        assert (status.waiting, status.not_asked) == (["linear_pixels, fold 2"], ["linear_pixels, fold 1"])
+        assert status.jobs == 6
+        assert status.lines()[0].endswith("4 done, 1 waiting, 1 not asked for with --only.")
+    assert len(run_status(copied).waiting) == 2
 
 
 def test_a_finished_run_needs_no_first_weights(copied: RunFolder) -> None:

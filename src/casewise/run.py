@@ -33,6 +33,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
+    from casewise.pipeline.activity import recorded
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.conformal import conformal
     from casewise.pipeline.counterfactuals import counterfactuals
@@ -50,7 +51,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.train import train
 
     study, run_folder, show = _places(study, output, show)
-    with run_folder.lock(), timed(run_folder):
+    with run_folder.lock(), timed(run_folder), recorded(run_folder, show) as show:
         study, cohort, store, splits = _begun(study, run_folder, show)
         study, predictions = train(study, cohort, store, splits, run_folder, show)
         counterfactuals(study, cohort, store, splits, predictions, run_folder, show)
@@ -72,8 +73,8 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
             record_results(inputs, run_folder)
         write_bundle(run_folder, show)
         track(study, run_folder, show)
-    finished = Run(run_folder.path, predictions, results, run_folder.report_path)
-    show.line("result", finished.headline or "nothing was evaluated")
+        finished = Run(run_folder.path, predictions, results, run_folder.report_path)
+        show.line("result", finished.headline or "nothing was evaluated")
     return finished
 
 
@@ -92,10 +93,11 @@ def train_only(
     Raises:
         CasewiseError: as `run`; or the study has no such network.
     """
+    from casewise.pipeline.activity import recorded
     from casewise.pipeline.train import train_only as train_named
 
     study, run_folder, show = _places(study, output, show)
-    with run_folder.lock():
+    with run_folder.lock(), recorded(run_folder, show, only) as show:
         train_named(*_begun(study, run_folder, show, only), run_folder, show, only)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from casewise.evaluation.bootstrap import PLAN, Plan, resample
+from casewise.evaluation.intervals import largest_difference
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import metric_of, metrics_of
 
@@ -94,7 +95,7 @@ def compare(
     difference from it may be noise) and `differences`: for each other learner its figure minus that of the best, as
     {difference, low, high, indistinguishable}. The intervals of all pairs of learners cover their differences together,
     with the confidence of the plan for each metric; a learner is indistinguishable where its interval covers 0 or is
-    missing. Below ten subjects there are no intervals.
+    missing. Below ten subjects there are no intervals. Intervals end at the largest difference of the metric.
 
     >>> truth, subjects = np.arange(20.), np.array(list("abcdefghij" * 2))
     >>> far = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])["mae"]
@@ -135,7 +136,7 @@ def differences(
         point = points[name]
         if np.isnan(point).all():
             continue
-        best = int(np.nanargmin(sign * point))
+        best, most = int(np.nanargmin(sign * point)), largest_difference(name)
         pairs = pair_intervals(
             point, samples[name], n_subjects=n_subjects, effective=subjects, confidence=plan.confidence
         )
@@ -149,8 +150,8 @@ def differences(
             equals += [learner] if uncertain else []
             differences_by_learner[learner] = {
                 "difference": difference,
-                "low": None if np.isnan(half) else difference - half,
-                "high": None if np.isnan(half) else difference + half,
+                "low": None if np.isnan(half) else max(difference - half, -most),
+                "high": None if np.isnan(half) else min(difference + half, most),
                 "indistinguishable": bool(uncertain),
             }
         comparison[name] = {

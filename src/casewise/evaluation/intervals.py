@@ -285,6 +285,20 @@ def _correlated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, (x * y).sum(axis=0) / np.where(scale > 0, scale, 1.0), 0.0)
 
 
+# The largest difference of two values of a metric, by its scheme.
+_RANGES = {"correlation": 2.0, "kappa": 2.0, "logit": 1.0, "area": 1.0, "share": 1.0}
+
+
+def largest_difference(name: str) -> float:
+    """The largest difference of two values of a registered metric; infinite where it has no bounds.
+
+    >>> largest_difference("auroc"), largest_difference("ccc"), largest_difference("mae")
+    (1.0, 2.0, inf)
+    """
+    metric = metric_of(name)
+    return metric.largest or _RANGES.get(metric.interval or "", np.inf)
+
+
 SCHEMES: dict[str, Scheme] = {
     "mean": _mean,
     "ratio": _ratio,

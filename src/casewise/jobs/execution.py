@@ -86,6 +86,9 @@ def run_jobs(
         tried: set[str] = set()
         alone = workers == 1 and isinstance(backend, LocalBackend)  # elsewhere, others may run beside the only one here
         while again := _again(waiting, failures, tried, most_parts(inputs, alone)):
+            for job in waiting:
+                if job.name in again:
+                    job.folder.progress_path.unlink(missing_ok=True)  # it waits, and has not failed
             failures = {name: failure for name, failure in failures.items() if name not in again}
             failures |= backend.execute([job for job in waiting if job.name in again], inputs, plans, 1, protected=True)
             alone = True
@@ -175,9 +178,10 @@ def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[flo
             if record["stage"] == FAILED:
                 failed += 1
                 continue
-            share = float(record["done"]) / max(1, record["total"])
-            shares += min(share, 0.99)
+            shares += min(record["share"], 0.99)
             running.append(f"{job.name}: {_now(record)}")
+        elif (record := job.folder.read_progress(0.0)) is not None and record["stage"] != FAILED:
+            shares += min(record["share"], 0.99)  # an interrupted job, which continues from there
     waiting = len(jobs) - len(finished) - failed - len(running)
     noun = "networks" if any(learner_named(job.model).by_steps for job in jobs) else "baselines"
     counts = [

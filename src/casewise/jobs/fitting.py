@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from casewise.jobs.feature_file import feature_data, feature_store, panels_identity
-from casewise.jobs.nested import epochs_inside
+from casewise.jobs.progress import epochs_inside, told
 from casewise.study.seeds import mixed_seed
 from casewise.training.feature_cache import MEMORY
 from casewise.training.feature_sharing import SharedFeatures
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from casewise.modalities.dataset import FeatureData
     from casewise.models.backbones import Network
     from casewise.models.outputs import Output
-    from casewise.study.schema import Recipe, Study
+    from casewise.study.schema import Recipe
     from casewise.training.compute_plan import ComputePlan
     from casewise.training.timing import Timer
 
@@ -87,11 +87,11 @@ def fit_by_steps(
 ) -> tuple[Learned, PanelDataset | FeatureData]:
     """Train a network by its recipe; it predicts from panels, or from the features of its head."""
     job, plan, choice, study = planned.job, planned.plan, planned.choice, planned.inputs.study
-    before = epochs_inside(study)
+    record = told(job, planned.inputs, epochs_inside(study))
 
     def tell(done: int, loss: float) -> None:
         planned.timer.note()
-        job.folder.write_progress(before + done, before + epochs_of(study), loss=loss)
+        record(done, loss)
 
     train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
     sides = (train, data.fit_rows.tolist()), (stop, data.stop_rows.tolist())
@@ -147,15 +147,3 @@ def _fit_on_features(
 
 # How the learners of each kind are fitted (`casewise.study.learners.Learner.kind`).
 FITTERS: dict[str, Fitter] = {"network": fit_by_steps, "linear": fit_linear, "radial": fit_radial}
-
-
-def epochs_of(study: Study) -> int:
-    """The largest number of epochs of a network of the study."""
-    recipe = study.recipe
-    if recipe.phases:
-        return sum(phase.epochs for phase in recipe.phases)
-    return (
-        recipe.epochs
-        if recipe.tuning != "gradual_unfreezing"
-        else recipe.gradual_unfreezing.epochs * (recipe.gradual_unfreezing.groups + 1)
-    )

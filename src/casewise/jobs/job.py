@@ -20,10 +20,11 @@ from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
 from casewise.jobs.distance import scales_of_folds, training_distance
 from casewise.jobs.fit_subjects import divided, fit_preprocessing
-from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob, epochs_of
-from casewise.jobs.nested import choose_inside, epochs_inside
+from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
+from casewise.jobs.nested import choose_inside
 from casewise.jobs.plan import Job, JobInputs, begin
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
+from casewise.jobs.progress import begin_progress, epochs_inside, told_of_pretraining
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import FeatureData
@@ -114,7 +115,7 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     )
     timer = Timer(job.folder.path)
     with PeakMemory() as memory:
-        job.folder.write_progress(0, epochs_inside(inputs.study) + epochs_of(inputs.study))
+        begin_progress(job, inputs)
         choice = choose(job, inputs, plan)
         model = build(job, inputs, plan, choice)
         fitted = fit(PlannedJob(job, inputs, plan, choice, timer, MEMORY // side_by_side), model)
@@ -165,7 +166,8 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> Stu
     # All subjects that influence the network: by training, by early stopping, and through its first weights.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle}
     if inputs.pretraining:
-        settings = PretrainingSettings(job.folder.pretraining, tuple(choice.excluded_subjects), seed, plan)
+        tell = told_of_pretraining(job, inputs, epochs_inside(inputs.study))
+        settings = PretrainingSettings(job.folder.pretraining, tuple(choice.excluded_subjects), seed, plan, tell)
         used = pretrain(network, inputs.pretraining, job, settings)
         subjects |= set(used)
         pack = inputs.pretraining.study.cohort.parent.name

@@ -24,6 +24,7 @@ from casewise.errors import TrainingError
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job, JobInputs
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
+from casewise.jobs.progress import told, told_of_pretraining
 from casewise.jobs.pruning import described, halved, rungs_of
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_of
@@ -38,7 +39,7 @@ from casewise.training.strategies import learn
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
-    from casewise.study.schema import NestedCV, Study
+    from casewise.study.schema import NestedCV
     from casewise.training.compute_plan import ComputePlan
 
 
@@ -150,11 +151,6 @@ def _pruned(
     return [records[training.name] for training in trainings], described(inputs.study.rates, rungs, losses)
 
 
-def epochs_inside(study: Study) -> int:
-    """The total number of epochs of the inner trainings of a job."""
-    return study.nested_cv.folds * len(study.rates) * study.recipe.epochs if study.nested_cv else 0
-
-
 def _trained(
     training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, before: int, *, until: int | None = None
 ) -> dict[str, Any]:
@@ -170,7 +166,7 @@ def _trained(
     ends = until is None or until >= study.recipe.epochs
     start = time.monotonic()
     seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
-    outputs, network = outputs_of(study), _first_network(training, job, inputs, plan, seed)
+    outputs, network = outputs_of(study), _first_network(training, job, inputs, plan, seed, before)
     subjects = panels["subject"].astype(str)
     labels = label_table(panels, study)
     labels[~subjects.isin([*training.fit_subjects, *training.validation_subjects]).to_numpy()] = np.nan
@@ -184,7 +180,6 @@ def _trained(
     dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
     train, validation = dataset.subset(rows.tolist()), dataset.subset(validation_rows.tolist())
     standardise(network, train.truth, outputs)
-    total = epochs_inside(study) + study.recipe.epochs
     context = TrainingContext(
         outputs,
         inner.folder.path,
@@ -192,7 +187,7 @@ def _trained(
         plan,
         study.compute.save_every if ends else 0,
         "last",
-        lambda done, loss: job.folder.write_progress(before + done, total, f"inner training {training.name}", loss),
+        told(job, inputs, before, f"inner training {training.name}"),
         study.compute.frozen_once,
         until,
     )
@@ -221,7 +216,9 @@ def _trained(
     return record
 
 
-def _first_network(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, seed: int) -> Network:
+def _first_network(
+    training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, seed: int, before: int
+) -> Network:
     """The network before an inner training; it and its pretraining have not used the subjects on the other side."""
     study = inputs.study
     left_out = sorted({*inputs.splits.held_out(job.fold), *training.validation_subjects})
@@ -232,7 +229,8 @@ def _first_network(training: _Training, job: Job, inputs: JobInputs, plan: Compu
     load_first_weights(network, study, job.model, left_out)
     if inputs.pretraining:
         folder = job.folder.inner(f"fold{training.fold + 1}").folder.pretraining
-        pretrain(network, inputs.pretraining, job, PretrainingSettings(folder, tuple(left_out), seed, plan))
+        tell = told_of_pretraining(job, inputs, before)
+        pretrain(network, inputs.pretraining, job, PretrainingSettings(folder, tuple(left_out), seed, plan, tell))
     return network
 
 

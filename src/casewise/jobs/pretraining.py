@@ -12,6 +12,7 @@ import torch
 from casewise.cohort.labels import label_table
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job
+from casewise.jobs.progress import Told
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
@@ -42,12 +43,16 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """The settings of pretraining; `excluded_subjects` are those on whom the network is tested later."""
+    """The settings of pretraining.
+
+    `excluded_subjects` are those on whom the network is tested later; `tell` receives the progress.
+    """
 
     folder: PretrainingFolder
     excluded_subjects: tuple[str, ...]
     seed: int
     plan: ComputePlan
+    tell: Told
 
 
 def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: PretrainingSettings) -> list[str]:
@@ -85,7 +90,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
         settings.plan,
         study.compute.save_every,
         "last",
-        lambda done, loss: job.folder.write_progress(done, study.recipe.epochs, "pretraining", loss),
+        settings.tell,
     )
     # Lightning needs validation data; they have no effect.
     fitted = fit(whole, study.recipe, data, data.subset([0]), context)

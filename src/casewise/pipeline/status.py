@@ -24,8 +24,12 @@ class RunStatus:
         running: the share of the epochs that are done, by the name of a running job.
         failed: why the last attempt ended, by the name of a job.
         interrupted: the share of the epochs that a waiting job had done when it was last at work.
+        not_asked: waiting jobs that the command at work does not train, because of `--only`.
         seconds_left: of the training, estimated from finished and running jobs; None if it is not known yet.
         peak_memory_mb: the largest memory of a finished job; None if no record has it.
+        step: what the command at work is doing.
+        last_line: what it showed last.
+        error: what ended the last command, if no other has begun since.
     """
 
     folder: Path
@@ -36,13 +40,17 @@ class RunStatus:
     failed: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
     interrupted: Mapping[str, float] = field(default_factory=dict)
+    not_asked: Sequence[str] = ()
     seconds_left: float | None = None
     peak_memory_mb: float | None = None
+    step: str = ""
+    last_line: str = ""
+    error: str = ""
 
     @property
     def jobs(self) -> int:
         """All jobs of the run."""
-        return len(self.done) + len(self.running) + len(self.failed) + len(self.waiting)
+        return sum(map(len, (self.done, self.running, self.failed, self.waiting, self.not_asked)))
 
     def lines(self) -> list[str]:
         """The status in sentences."""
@@ -51,9 +59,15 @@ class RunStatus:
             False: "No process is at work in the folder.",
             None: "Whether a process is at work cannot be told, because the folder is read-only.",
         }[self.at_work]
+        if self.at_work and not self.running:
+            work += f" Its step: {self.step}." if self.step else ""
+            work += f" Its last line: {self.last_line}" if self.last_line else ""
+        if self.at_work is False and self.error:
+            work += f" The last command stopped: {self.error}"
         if not self.jobs:
             return [f"{self.folder}: no network or baseline is planned yet. {work}"]
         states = {"done": self.done, "running": list(self.running), "failed": self.failed, "waiting": self.waiting}
+        states["not asked for with --only"] = self.not_asked
         counts = ", ".join(f"{len(names)} {state}" for state, names in states.items() if names)
         lines = [f"{self.folder}: {counted(self.jobs, 'job')} (learners × folds): {counts}."]
         lines += [f"  running  {name}: {share:.0%} of its epochs" for name, share in self.running.items()]
@@ -71,7 +85,7 @@ class RunStatus:
         if not self.waiting and self.reported:
             without = "without the networks that could not be trained; the same command tries them again"
             return [*lines, f"The report is up to date with the results, {without}. {work}"]
-        return [*lines, work + ("" if self.at_work else " Run the study again to continue.")]
+        return [*lines, work + ("" if self.at_work or self.error else " Run the study again to continue.")]
 
 
 def run_status(folder: RunFolder) -> RunStatus:
@@ -85,10 +99,12 @@ def run_status(folder: RunFolder) -> RunStatus:
     if not folder.path.is_dir():
         raise RunError(f"{folder.path} is not a run folder: there is no such folder.")
     at_work, jobs = folder.at_work(), _jobs(folder)
-    if not at_work and not jobs and not folder.splits.exists():
+    activity = folder.activity.peek() or {}
+    if not at_work and not jobs and not activity and not folder.splits.exists():
         raise RunError(f"{folder.path} is not a run folder: {folder.splits.path.name} is missing.")
+    asked = _asked(folder, activity) if at_work else None
     seconds: dict[str, list[float]] = {}
-    done, running, failed, waiting, interrupted = [], {}, {}, [], {}
+    done, running, failed, waiting, not_asked, interrupted = [], {}, {}, [], [], {}
     peaks: list[float] = []
     for model, name, job, made_from in jobs:
         record = job.record.peek()
@@ -101,13 +117,42 @@ def run_status(folder: RunFolder) -> RunStatus:
             running[name] = _share(job.read_progress(0.0))
         elif failure := job.read_failure():
             failed[name] = str(failure.get("message", "")).removeprefix(f"{name}: ")
+        elif asked is not None and name not in asked:
+            not_asked.append(name)
         else:
             waiting.append(name)
             if job.at_work() is False and (share := _share(job.read_progress(0.0))):
                 interrupted[name] = share
     left = _seconds_left(jobs, running, waiting, seconds)
-    reported, peak = _is_reported(folder), max(peaks, default=None)
-    return RunStatus(folder.path, at_work, reported, done, running, failed, waiting, interrupted, left, peak)
+    return RunStatus(
+        folder.path,
+        at_work,
+        _is_reported(folder),
+        done,
+        running,
+        failed,
+        waiting,
+        interrupted,
+        not_asked,
+        left,
+        max(peaks, default=None),
+        *(str(activity.get(name, "")) for name in ("step", "line", "stopped")),
+    )
+
+
+def _asked(folder: RunFolder, activity: Mapping[str, Any]) -> set[str] | None:
+    """The names of the jobs that the command at work trains; None for all."""
+    from casewise.jobs.plan import named_jobs
+    from casewise.splits.grouped import read_splits
+    from casewise.study.loading import saved_study
+
+    if not activity.get("only") or not folder.study.exists():
+        return None
+    try:
+        study = saved_study(folder.study.read(), source=str(folder.study.path))
+        return named_jobs(study, read_splits(folder.splits).folds, activity["only"])
+    except CasewiseError:  # of a folder whose study is being replaced
+        return None
 
 
 class _Planned(NamedTuple):
@@ -158,7 +203,7 @@ def _is_reported(folder: RunFolder) -> bool:
 
 
 def _share(progress: dict[str, Any] | None) -> float:
-    return min(float(progress["done"]) / max(1, progress["total"]), 1.0) if progress else 0.0
+    return min(progress["share"], 1.0) if progress else 0.0
 
 
 def _seconds_left(

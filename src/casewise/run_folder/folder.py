@@ -159,6 +159,11 @@ class RunFolder:
             self.path / "reproduction.json", "Run `casewise reproduce` again.", required=("run", "finished")
         )
 
+    @property
+    def activity(self) -> JsonFile:
+        """What the command at work showed last, or the error that ended the last one; it has no checksum."""
+        return JsonFile(self.path / "activity.json", RETRY, required=("only",))
+
     # For people and trackers. None of these has a checksum, since they are written while networks train.
 
     @property

@@ -222,10 +222,21 @@ class JobFolder(TrainingFolder):
         """The progress of the training, for the progress bar."""
         return self.path / "progress.json"
 
-    def write_progress(self, done: int, total: int, stage: str = "training", loss: float | None = None) -> None:
-        """Record how many of the epochs are done, and the training loss of the last one."""
+    def write_progress(
+        self,
+        done: int,
+        total: int,
+        stage: str = "training",
+        loss: float | None = None,
+        share: float | None = None,
+    ) -> None:
+        """Record how many epochs of a stage are done, the training loss of the last one, and the share of all work.
+
+        By default, the stage is all the work.
+        """
         finite = loss if loss is not None and math.isfinite(loss) else None
-        progress = {"done": done, "total": total, "stage": stage, "loss": finite}
+        share = done / max(1, total) if share is None else share
+        progress = {"done": done, "total": total, "stage": stage, "loss": finite, "share": share}
         write_json(self.progress_path, progress, durable=False)
 
     def read_progress(self, since: float) -> dict[str, Any] | None:
@@ -235,7 +246,9 @@ class JobFolder(TrainingFolder):
                 return None
         except OSError:
             return None
-        return JsonFile(self.progress_path, required=("done", "total", "stage")).peek()
+        progress = JsonFile(self.progress_path, required=("done", "total", "stage")).peek()
+        # earlier versions recorded no share
+        return progress and {"share": float(progress["done"]) / max(1, progress["total"])} | progress
 
     def write_failure(self, message: str, *, transient: bool) -> None:
         """Record why the training ended without a result, and whether another attempt may succeed."""

@@ -23,7 +23,10 @@ def altered(run: FinishedStudy) -> dict[str, Any] | None:
     main = run.metrics.get("main") or {}
     digits = DIGITS[kind_report(run.study.kind_of(run.main_target)).template]
     figures = run.metrics.get("counterfactuals") or {}
-    return counterfactuals.values(figures, str(main.get("learner")), digits, learners=run.learners)
+    values = counterfactuals.values(figures, str(main.get("learner")), digits, learners=run.learners)
+    notes = [note for note in run.metrics["notes"] if isinstance(note, dict)]
+    hardly_vary = [note["network"] for note in notes if note["code"] == "constant_predictions"]
+    return values and {**values, "hardly_varies": values["largest"]["network"] in hardly_vary}
 
 
 def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:

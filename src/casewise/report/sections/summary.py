@@ -92,6 +92,7 @@ def choice(context: ReportContext) -> dict[str, Any]:
         "code": code,
         "learner": context.learner,
         "learners": len(candidates),
+        "baselines": len(context.learners) > len(candidates),
         "networks": networks,
         "oof": "oof" in context.stages,
         "untouched": context.stages == ["test", "oof"],
