@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
-from casewise.evaluation.comparisons import compare, effective_subjects, pair_intervals
+from casewise.evaluation.comparisons import compare, differences, effective_subjects, pair_intervals
 from casewise.metrics.classes import Classes, Samples
 from tests.test_evaluation_bootstrap import visits
 
@@ -68,6 +68,16 @@ def test_fewer_than_ten_subjects_name_no_winner() -> None:
     assert nine["differences"]["far"]["difference"] == pytest.approx(8.9)
     assert (ten["rough"], ten["indistinguishable"]) == (False, ["near"])
     assert ten["differences"]["far"]["indistinguishable"] is False
+
+
+def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
+    points = {name: np.array([0.95, 0.24]) for name in ("auroc", "mae")}
+    drawn = np.linspace(-0.5, 0.5, 2000)
+    samples = {name: np.column_stack([point[0] - drawn, point[1] + drawn]) for name, point in points.items()}
+    found = differences(points, samples, ["a", "b"], dict.fromkeys(points, 5.0), PLAN, n_subjects=11)
+    ends = {name: next(iter(entry["differences"].values())) for name, entry in found.items()}
+    assert ends["auroc"]["low"] == -1 < -0.71 < ends["auroc"]["high"] < 1
+    assert ends["mae"]["high"] > 1, "an error has no bounds"
 
 
 def test_one_subject_tells_no_learners_apart() -> None:

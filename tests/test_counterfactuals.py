@@ -285,6 +285,20 @@ def test_numbers_have_a_section() -> None:
     assert len(sentences(counterfactual_caveats(found, "x"))) == 1
 
 
+def test_a_network_that_never_varies_is_not_called_robust() -> None:
+    share = {"value": 0.0, "low": 0.0, "high": 0.1}
+    entry = {"cases": 10, "subjects": 10, "answers": 10, "changed": 0, "share": share, "changes": []}
+    note = {"code": "constant_predictions", "network": "resnet18", "folds": 1, "of": 2}
+    other = {**note, "network": "resnet34"}
+    shown = section_values({"resnet18": {"darker": entry}}, "resnet18", 1, notes=["a sentence", note, other])
+    assert shown is not None
+    assert shown["unvaried"] == [note]
+    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
+    text = str(macro.unvaried(shown))
+    assert "nearly the same for every case in 1 of 2 folds" in text
+    assert "is no robustness" in text
+
+
 def test_alterations_that_change_as_many_answers_are_all_named() -> None:
     share = {"value": 0.3, "low": 0.1, "high": 0.5}
     entry = {"cases": 10, "subjects": 10, "answers": 10, "changed": 3, "share": share, "changes": []}

@@ -199,11 +199,11 @@ def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_b
     ("only", "said"),
     [
         ("squeezenet1_0", "Did you mean 'squeezenet1_1'?"),
-        ("squeezenet1_1:3", "the study has folds 1 to 2"),
+        ("squeezenet1_1:3", "'squeezenet1_1:3' names no fold of the study, which has folds 1 to 2"),
         ("squeezenet1_1:", "names no fold after the colon"),
         (":2", "names no network before the colon"),
         (" , ", "--only: names no network"),
-        ("squeezenet1_1:two", "the study has folds 1 to 2"),
+        ("squeezenet1_1:two", "which has folds 1 to 2"),
     ],
 )
 def test_an_unknown_network_or_fold_is_refused(only: str, said: str, tmp_path: Path, chests: Path) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from casewise.jobs.execution import progress
+from casewise.errors import TrainingError
+from casewise.jobs.backends.local import LocalBackend
+from casewise.jobs.execution import progress, run_jobs
 from casewise.jobs.plan import Job
-from casewise.jobs.progress import begin_progress, told, told_of_pretraining
+from casewise.jobs.progress import Progress
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
+from casewise.training.timing import Timer
 
 
 @pytest.fixture
@@ -48,6 +51,10 @@ def inputs(epochs: int, *, pretraining: int = 0, nested: dict[str, Any] | None =
     return SimpleNamespace(study=study, cohort=cohort, pretraining=other if pretraining else None)
 
 
+def progress_of(job: Job, of_job: Any) -> Progress:
+    return Progress(job, of_job, Timer(job.folder.path))
+
+
 def share(job: Job) -> float:
     recorded = job.folder.read_progress(0.0)
     assert recorded is not None
@@ -55,38 +62,52 @@ def share(job: Job) -> float:
 
 
 def test_pretraining_is_a_part_of_the_job_and_weighs_as_much_as_its_images(job: Job) -> None:
-    of_job = inputs(8, pretraining=4)  # 4 epochs of 30 images, then 8 of 10
+    recorder = progress_of(job, inputs(8, pretraining=4))  # 4 epochs of 30 images, then 8 of 10
     shares = []
     for done in range(5):
-        told_of_pretraining(job, of_job)(done, 0.5)
+        recorder.pretraining()(done, 0.5)
         shares.append(share(job))
     assert shares == pytest.approx([0, 0.15, 0.3, 0.45, 0.6])
-    assert progress([job], 0.0, set())[1].endswith("pretraining, predicting")
+    assert progress([job], 0.0, set())[1].endswith("pretraining, finished")
     job.folder.pretraining.path.mkdir()
     job.folder.pretraining.body.path.touch()
     for done, expected in ((0, 0.6), (4, 0.8), (8, 1.0)):
-        told(job, of_job)(done, 0.5)
+        recorder.training()(done, 0.5)
         assert share(job) == pytest.approx(expected)
 
 
 def test_inner_trainings_are_a_part_of_the_job(job: Job) -> None:
-    nested = inputs(3, nested={"folds": 2, "lr": [0.1, 0.01]})  # four inner trainings of 3 epochs, then 3 more
-    told(job, nested, 3, "inner training lr0-fold2")(2, None)
+    # four inner trainings of 3 epochs, then 3 more
+    recorder = progress_of(job, inputs(3, nested={"folds": 2, "lr": [0.1, 0.01]}))
+    recorder.training(3, "inner training lr0-fold2")(2, None)
     assert share(job) == pytest.approx(5 / 15)
-    told(job, nested, 12)(1, None)
+    recorder.training(12)(1, None)
     assert share(job) == pytest.approx(13 / 15)
 
 
 def test_a_job_that_continues_begins_where_it_was(job: Job) -> None:
-    told(job, inputs(8))(6, 0.25)
+    progress_of(job, inputs(8)).training()(6, 0.25)
     now = time.time() + 60
     assert progress([job], now, set()) == (0.75, "0 of 1 networks done, 1 waiting"), "no epoch is counted as new"
-    begin_progress(job, inputs(8))
+    progress_of(job, inputs(8)).begin()
     assert progress([job], 0.0, set())[1].endswith("epoch 7 of 8, loss 0.25")
 
 
 def test_a_job_that_failed_begins_anew(job: Job) -> None:
     job.folder.write_failure("it diverged", transient=True)
     assert progress([job], time.time() + 60, set())[0] == 0
-    begin_progress(job, inputs(8))
+    progress_of(job, inputs(8)).begin()
     assert progress([job], 0.0, set())[1].endswith("epoch 1 of 8")
+
+
+def test_what_was_done_before_does_not_count_as_work_of_this_run(job: Job, tmp_path: Path) -> None:
+    progress_of(job, inputs(8)).training()(6, 0.25)
+    told: list[float] = []
+
+    class Preparing(LocalBackend):
+        def prepare(self, *args: Any, **options: Any) -> Any:
+            raise TrainingError("the test ends here")
+
+    with pytest.raises(TrainingError):
+        run_jobs([job], inputs(8), RunFolder(tmp_path), tell=lambda done, text: told.append(done), backend=Preparing())
+    assert told == [0.75]

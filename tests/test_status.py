@@ -64,7 +64,7 @@ def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> No
     assert stopped.running == {}
     assert stopped.waiting == ["linear_pixels, fold 1", "linear_pixels, fold 2"]
     assert stopped.interrupted == {"linear_pixels, fold 1": 0.25}
-    assert "  waiting  linear_pixels, fold 1: stopped after 25% of its epochs" in stopped.lines()
+    assert "  waiting  linear_pixels, fold 1: stopped after 25% of its training" in stopped.lines()
     assert stopped.lines()[-1] == "No process is at work in the folder. Run the study again to continue."
 
 
@@ -113,7 +113,7 @@ def test_the_last_line_of_a_command_and_the_error_that_ended_it_are_shown(copied
     def command() -> None:
         with copied.lock(), recorded(copied, Silent()) as show:
             show.line("cohort", "6 cases")
-            assert run_status(copied).lines()[-1].endswith("at work in the folder. Its last line: cohort, 6 cases")
+            assert run_status(copied).lines()[-1].endswith("at work in the folder. Its last line: cohort: 6 cases")
             with show.bar("audit"), show.bar("pairs"):
                 assert " Its step: pairs. Its last line: cohort" in run_status(copied).lines()[-1]
             raise AuditError("One person has two names.")
@@ -127,12 +127,28 @@ def test_the_last_line_of_a_command_and_the_error_that_ended_it_are_shown(copied
     assert not copied.activity.exists()
 
 
+def test_what_an_ended_command_left_is_not_that_of_another(copied: RunFolder) -> None:
+    copied.fingerprint.remove()
+    copied.activity.write({"only": [], "step": "audit", "line": "cohort: 6 cases", "stopped": "A row has no image."})
+    assert run_status(copied).lines()[-1].endswith("The last command stopped: A row has no image.")
+    with copied.lock():
+        assert run_status(copied).lines()[-1].endswith("A process is at work in the folder.")
+
+
+def test_a_run_goes_on_where_its_activity_cannot_be_recorded(copied: RunFolder) -> None:
+    copied.metrics.remove()
+    copied.activity.path.mkdir()
+    with copied.lock(), recorded(copied, Silent()) as show:
+        show.line("cohort", "6 cases \ud800")
+        assert run_status(copied).last_line == ""
+    assert copied.activity.path.is_dir()
+
+
 def test_networks_that_a_command_does_not_train_are_counted_apart(copied: RunFolder) -> None:
     for fold in (0, 1):
         forget(copied, "linear_pixels", fold)
     copied.metrics.remove()
-    with copied.lock(), recorded(copied, Silent(), ["linear_pixels:2"]) as show:
-        show.line("split", "2 folds")
+    with copied.lock(), recorded(copied, Silent(), ["linear_pixels:2"]):
         status = run_status(copied)
         assert (status.waiting, status.not_asked) == (["linear_pixels, fold 2"], ["linear_pixels, fold 1"])
         assert status.jobs == 6

@@ -17,6 +17,7 @@ from casewise.errors import RunError, SplitError, WeightsError
 from casewise.files import checksum
 from casewise.jobs.job import JobInputs, build, choose
 from casewise.jobs.plan import Job
+from casewise.jobs.progress import Progress
 from casewise.modalities.base import StoreAddress
 from casewise.models.backbones import build_network
 from casewise.models.downloads import download_of
@@ -26,6 +27,7 @@ from casewise.pipeline.read import read
 from casewise.pipeline.split import split
 from casewise.run_folder import RunFolder
 from casewise.training.compute_plan import ComputePlan
+from casewise.training.timing import Timer
 from tests.chest_study import chest_study
 
 NAME = "shufflenet_v2_x0_5"
@@ -173,11 +175,12 @@ def test_a_bundle_trained_on_the_subjects_that_stop_a_training_is_refused(chests
     cohort, folder = read(study, RunFolder(tmp_path / "run"), Silent()), RunFolder(tmp_path / "run")
     inputs = JobInputs(study, cohort, split(study, cohort, folder, Silent()), StoreAddress(tmp_path, ""))
     job = Job("test_resnet", 0, folder.job("test_resnet", 0), "the test's")
-    choice = choose(job, inputs, ComputePlan())
+    progress = Progress(job, inputs, Timer(tmp_path))
+    choice = choose(job, inputs, ComputePlan(), progress)
     assert choice.excluded_subjects == sorted({*inputs.splits.held_out(0), *choice.stop_subjects})
     study = study.model_copy(update={"weights": f"bundle:{bundle(tmp_path, choice.stop_subjects)}"})
     with pytest.raises(SplitError):
-        build(job, replace(inputs, study=study), ComputePlan(), choice)
+        build(job, replace(inputs, study=study), ComputePlan(), choice, progress)
 
 
 def test_a_bundle_that_saw_a_held_out_subject_is_refused(tmp_path: Path) -> None:

@@ -133,7 +133,9 @@ def _matching(
     With `root` the column contains paths from there, and a file matches however its path is written.
     """
     if column not in cells:
-        problems.add("where", f"{key}: {cut(column)} is not a column.{closest(column, cells.columns.tolist())}")
+        names = cells.columns.tolist()
+        hint = closest(column, names) or f" The table has the columns {names_text(names, 12)}."
+        problems.add("where", f"{key}: {cut(column)} is not a column.{hint}")
         return None
     values = cells[column].str.strip()
     options = [accepted] if isinstance(accepted, str) else list(accepted)

@@ -54,7 +54,9 @@ class Predictor:
         network = bundle.load(parts=parts, own=own).to(device).to(memory_format=form)  # type: ignore[call-overload]
         folder = JobFolder(bundle.folder)
         if why := why_no_distance(folder, bundle.distance):
-            log.warning("%s, %s: no distance from the training cases, because %s.", bundle.model, bundle.folder.name, why)
+            log.warning(
+                "%s, %s: no distance from the training cases, because %s.", bundle.model, bundle.folder.name, why
+            )
         return cls(bundle, network, read_distance(folder, bundle.distance))
 
     @classmethod

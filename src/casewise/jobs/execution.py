@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import TrainingError, counted
 from casewise.jobs.backends.base import Backend, Failure
 from casewise.jobs.backends.local import LocalBackend
 from casewise.jobs.backends.registry import chosen_backend
-from casewise.run_folder.job_folder import FAILED
+from casewise.run_folder.job_folder import FAILED, PRETRAINING
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ def run_jobs(
     backend = backend or chosen_backend()
     named_jobs = [job for job in jobs if only is None or job.name in only]
     waiting: list[Job] = []
-    done = 0
+    done, begun = 0, progress(named_jobs, time.time(), set())[0]  # not less, or what was done before would seem new
     for job in named_jobs:
         if job.finished:
-            tell(done, "verifying finished networks")
+            tell(begun, "verifying finished networks")
         if job.intact():
             done += 1
         else:
@@ -72,7 +73,7 @@ def run_jobs(
         return {}
     from casewise.jobs.memory_limit import jobs_that_fit
 
-    tell(done, "resolving weights, measuring speed")
+    tell(begun, "resolving weights, measuring speed")
     workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
     plans = backend.prepare(waiting, inputs, folder, threads)
     if isinstance(backend, LocalBackend):
@@ -88,7 +89,8 @@ def run_jobs(
         while again := _again(waiting, failures, tried, most_parts(inputs, alone)):
             for job in waiting:
                 if job.name in again:
-                    job.folder.progress_path.unlink(missing_ok=True)  # it waits, and has not failed
+                    with suppress(OSError):
+                        job.folder.progress_path.unlink(missing_ok=True)  # it waits, and has not failed
             failures = {name: failure for name, failure in failures.items() if name not in again}
             failures |= backend.execute([job for job in waiting if job.name in again], inputs, plans, 1, protected=True)
             alone = True
@@ -197,6 +199,6 @@ def _now(record: Mapping[str, Any]) -> str:
     """What a running job is doing."""
     stage = "" if record["stage"] == "training" else f"{record['stage']}, "
     if record["done"] >= record["total"]:
-        return f"{stage}predicting"
+        return f"{stage}finished" if record["stage"] == PRETRAINING else f"{stage}predicting"
     loss = record.get("loss")
     return f"{stage}epoch {record['done'] + 1} of {record['total']}" + ("" if loss is None else f", loss {loss:.3g}")

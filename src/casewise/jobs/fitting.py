@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from casewise.jobs.feature_file import feature_data, feature_store, panels_identity
-from casewise.jobs.progress import epochs_inside, told
+from casewise.jobs.progress import epochs_inside
 from casewise.study.seeds import mixed_seed
 from casewise.training.feature_cache import MEMORY
 from casewise.training.feature_sharing import SharedFeatures
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from casewise.jobs.nested import InnerCVResult
     from casewise.jobs.plan import Job, JobInputs
+    from casewise.jobs.progress import Progress
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
     from casewise.modalities.dataset import FeatureData
     from casewise.models.backbones import Network
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe
     from casewise.training.compute_plan import ComputePlan
-    from casewise.training.timing import Timer
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PlannedJob:
     inputs: JobInputs
     plan: ComputePlan
     choice: Choice
-    timer: Timer
+    progress: Progress
     memory: int = MEMORY
 
 
@@ -87,12 +87,6 @@ def fit_by_steps(
 ) -> tuple[Learned, PanelDataset | FeatureData]:
     """Train a network by its recipe; it predicts from panels, or from the features of its head."""
     job, plan, choice, study = planned.job, planned.plan, planned.choice, planned.inputs.study
-    record = told(job, planned.inputs, epochs_inside(study))
-
-    def tell(done: int, loss: float) -> None:
-        planned.timer.note()
-        record(done, loss)
-
     train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
     sides = (train, data.fit_rows.tolist()), (stop, data.stop_rows.tolist())
     shared = SharedFeatures(data.panels, sides, panels_identity(planned.inputs, data.preprocessing), feature_store())
@@ -103,7 +97,7 @@ def fit_by_steps(
         plan,
         study.compute.save_every,
         "last" if study.recipe.early_stopping.monitor == "none" else "best",
-        tell,
+        planned.progress.training(epochs_inside(study)),
         study.compute.frozen_once,
         choice.inner.params.epochs if choice.inner else None,
         memory=planned.memory,

@@ -24,7 +24,7 @@ from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
 from casewise.jobs.nested import choose_inside
 from casewise.jobs.plan import Job, JobInputs, begin
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.jobs.progress import begin_progress, epochs_inside, told_of_pretraining
+from casewise.jobs.progress import Progress, epochs_inside
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import FeatureData
@@ -113,15 +113,15 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     begin(
         job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}{_loop(inputs.study)}"
     )
-    timer = Timer(job.folder.path)
+    progress = Progress(job, inputs, Timer(job.folder.path))
     with PeakMemory() as memory:
-        begin_progress(job, inputs)
-        choice = choose(job, inputs, plan)
-        model = build(job, inputs, plan, choice)
-        fitted = fit(PlannedJob(job, inputs, plan, choice, timer, MEMORY // side_by_side), model)
+        progress.begin()
+        choice = choose(job, inputs, plan, progress)
+        model = build(job, inputs, plan, choice, progress)
+        fitted = fit(PlannedJob(job, inputs, plan, choice, progress, MEMORY // side_by_side), model)
         give_memory_back()  # predictions need other blocks than training steps
         predictions = predict(job, inputs, fitted)
-    planned = PlannedJob(job, inputs, plan, choice, timer)
+    planned = PlannedJob(job, inputs, plan, choice, progress)
     record(planned, model, fitted, predictions, peak_memory_mb=memory.peak_mb)
 
 
@@ -132,7 +132,7 @@ def _loop(study: Study) -> str:
     return ", head loop" if heads else ""
 
 
-def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:
+def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -> Choice:
     """Divide the training subjects, and let inner folds choose epochs and a learning rate if the study states so.
 
     Raises:
@@ -146,12 +146,12 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:
     if study.recipe.early_stopping.monitor == "inner":
         check_apart(fit_subjects, stop_subjects, where=f"{where}, inner part")
     check_apart(fit_subjects, held_out, where=where)
-    inner = choose_inside(job, inputs, plan, study.nested_cv) if study.nested_cv else None
+    inner = choose_inside(progress, plan, study.nested_cv) if study.nested_cv else None
     recipe = study.recipe.model_copy(update={"lr": inner.params.lr}) if inner else study.recipe
     return Choice(held_out, fit_subjects, stop_subjects, recipe, inner)
 
 
-def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> StudyModel:
+def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice, progress: Progress) -> StudyModel:
     """The network with its first weights, pretrained on another cohort if the study states so."""
     study = inputs.study
     seed = mixed_seed(study.seed, job.model, job.fold)
@@ -166,7 +166,7 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> Stu
     # All subjects that influence the network: by training, by early stopping, and through its first weights.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle}
     if inputs.pretraining:
-        tell = told_of_pretraining(job, inputs, epochs_inside(inputs.study))
+        tell = progress.pretraining(epochs_inside(study))
         settings = PretrainingSettings(job.folder.pretraining, tuple(choice.excluded_subjects), seed, plan, tell)
         used = pretrain(network, inputs.pretraining, job, settings)
         subjects |= set(used)
@@ -353,7 +353,7 @@ def record(
         "stopped_on": study.recipe.early_stopping.monitor,
         "n_fitted": len(choice.fit_subjects),
         "n_stopped": len(choice.stop_subjects),
-        **planned.timer.cost(),
+        **planned.progress.timer.cost(),
         "peak_memory_mb": round(peak_memory_mb, 1),
         **{k: v for k, v in asdict(planned.plan).items() if k in ("device", "precision", "threads")},
         "memory_format": memory_format(planned.plan),

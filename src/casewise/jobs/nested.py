@@ -22,9 +22,7 @@ import torch
 from casewise.cohort.labels import label_table
 from casewise.errors import TrainingError
 from casewise.jobs.fit_subjects import fit_preprocessing
-from casewise.jobs.plan import Job, JobInputs
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.jobs.progress import told, told_of_pretraining
 from casewise.jobs.pruning import described, halved, rungs_of
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_of
@@ -38,6 +36,7 @@ from casewise.training.losses import guess_loss
 from casewise.training.strategies import learn
 
 if TYPE_CHECKING:
+    from casewise.jobs.progress import Progress
     from casewise.models.backbones import Network
     from casewise.study.schema import NestedCV
     from casewise.training.compute_plan import ComputePlan
@@ -66,7 +65,7 @@ class _Training:
         return f"lr{self.candidate}-fold{self.fold + 1}"
 
 
-def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV) -> InnerCVResult:
+def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> InnerCVResult:
     """Train the job's network for each learning rate on each inner fold, and choose.
 
     Finished inner trainings of an interrupted job are read from its folder; the interrupted one continues to the same
@@ -76,6 +75,7 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
         TrainingError: the loss is not a number at any rate.
         SplitError: an inner fold cannot be made.
     """
+    job, inputs = progress.job, progress.inputs
     study, splits = inputs.study, inputs.splits
     held_out = splits.held_out(job.fold)
     folds = inner_folds(
@@ -93,10 +93,10 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
         check_apart(every, held_out, where=where)
     pruning = None
     if study.prune == "asha":
-        records, pruning = _pruned(trainings, job, inputs, plan, tune)
+        records, pruning = _pruned(trainings, progress, plan, tune)
     else:
         records = [
-            _trained(training, job, inputs, plan, done * study.recipe.epochs) for done, training in enumerate(trainings)
+            _trained(training, progress, plan, done * study.recipe.epochs) for done, training in enumerate(trainings)
         ]
     losses = {
         rate: _losses([record for record in records if record["candidate"] == number])
@@ -127,17 +127,18 @@ def _losses(records: Sequence[dict[str, Any]]) -> list[list[float]]:
 
 
 def _pruned(
-    trainings: Sequence[_Training], job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
+    trainings: Sequence[_Training], progress: Progress, plan: ComputePlan, tune: NestedCV
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Train the candidates of a job from rung to rung; return the records of all trainings, and of the decisions."""
-    rungs = rungs_of(inputs.study.recipe.epochs)
+    study, folder = progress.inputs.study, progress.job.folder
+    rungs = rungs_of(study.recipe.epochs)
     records: dict[str, dict[str, Any]] = {}
 
     def loss_at(candidate: int, rung: int) -> float | None:
         of_candidate = [training for training in trainings if training.candidate == candidate]
         for training in of_candidate:
             others = sum(len(record.get("losses", [])) for name, record in records.items() if name != training.name)
-            records[training.name] = _trained(training, job, inputs, plan, others, until=rungs[rung])
+            records[training.name] = _trained(training, progress, plan, others, until=rungs[rung])
         # the records of an interrupted job may be further than this rung
         losses = [records[training.name].get("losses", [])[: rungs[rung]] for training in of_candidate]
         if any(len(of_fold) < rungs[rung] for of_fold in losses):
@@ -145,19 +146,20 @@ def _pruned(
         best = best_of({0.0: losses}, epochs=tune.epochs)
         return best.loss if best else None
 
-    losses = halved(len(inputs.study.rates), len(rungs), loss_at)
+    losses = halved(len(study.rates), len(rungs), loss_at)
     for training in trainings:  # states of stopped trainings
-        shutil.rmtree(job.folder.inner(training.name).folder.path, ignore_errors=True)
-    return [records[training.name] for training in trainings], described(inputs.study.rates, rungs, losses)
+        shutil.rmtree(folder.inner(training.name).folder.path, ignore_errors=True)
+    return [records[training.name] for training in trainings], described(study.rates, rungs, losses)
 
 
 def _trained(
-    training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, before: int, *, until: int | None = None
+    training: _Training, progress: Progress, plan: ComputePlan, before: int, *, until: int | None = None
 ) -> dict[str, Any]:
     """Train one candidate on one inner fold, or read the record of the finished training.
 
     With `until`, up to that epoch of the recipe; the state is kept, so that a later call continues.
     """
+    job, inputs = progress.job, progress.inputs
     study, panels = inputs.study, inputs.cohort.panels
     inner = job.folder.inner(training.name)
     finished = inner.record.read_or_none()
@@ -166,7 +168,7 @@ def _trained(
     ends = until is None or until >= study.recipe.epochs
     start = time.monotonic()
     seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
-    outputs, network = outputs_of(study), _first_network(training, job, inputs, plan, seed, before)
+    outputs, network = outputs_of(study), _first_network(training, progress, plan, seed, before)
     subjects = panels["subject"].astype(str)
     labels = label_table(panels, study)
     labels[~subjects.isin([*training.fit_subjects, *training.validation_subjects]).to_numpy()] = np.nan
@@ -187,7 +189,7 @@ def _trained(
         plan,
         study.compute.save_every if ends else 0,
         "last",
-        told(job, inputs, before, f"inner training {training.name}"),
+        progress.training(before, f"inner training {training.name}"),
         study.compute.frozen_once,
         until,
     )
@@ -216,10 +218,9 @@ def _trained(
     return record
 
 
-def _first_network(
-    training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, seed: int, before: int
-) -> Network:
+def _first_network(training: _Training, progress: Progress, plan: ComputePlan, seed: int, before: int) -> Network:
     """The network before an inner training; it and its pretraining have not used the subjects on the other side."""
+    job, inputs = progress.job, progress.inputs
     study = inputs.study
     left_out = sorted({*inputs.splits.held_out(job.fold), *training.validation_subjects})
     if inputs.pretraining:  # once for all candidates of an inner fold
@@ -229,7 +230,7 @@ def _first_network(
     load_first_weights(network, study, job.model, left_out)
     if inputs.pretraining:
         folder = job.folder.inner(f"fold{training.fold + 1}").folder.pretraining
-        tell = told_of_pretraining(job, inputs, before)
+        tell = progress.pretraining(before)
         pretrain(network, inputs.pretraining, job, PretrainingSettings(folder, tuple(left_out), seed, plan, tell))
     return network
 

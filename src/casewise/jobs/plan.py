@@ -104,7 +104,9 @@ def named_jobs(study: Study, folds: int, only: Sequence[str]) -> set[str]:
     names = set()
     for model, fold in map(partial(_named, study), only):
         if fold and not (fold.isdecimal() and 1 <= int(fold) <= folds):
-            raise StudyError(f"--only: {model}:{cut(fold)}: the study has folds 1 to {folds}.")
+            raise StudyError(
+                f"--only: {cut(f'{model}:{fold}')} names no fold of the study, which has folds 1 to {folds}."
+            )
         names |= {f"{model}, fold {number}" for number in ([int(fold)] if fold else range(1, folds + 1))}
     return names
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from casewise.errors import CasewiseError
-from casewise.files import write_json
+from casewise.errors import CasewiseError, printable
+from casewise.files import storage_failures, write_json
 
 if TYPE_CHECKING:
     from casewise.console import Bar, Show
@@ -27,9 +27,12 @@ def recorded(folder: RunFolder, show: Show, only: Sequence[str] = ()) -> Iterato
     Yields:
         Where the command reports its progress from now on.
     """
-    recorder = None if folder.metrics.exists() else _Recorder(folder, show, tuple(only))
+    recorder = None if folder.metrics.exists() else _Recorder(folder, show, tuple(map(printable, only)))
     try:
-        yield recorder or show
+        if recorder:
+            recorder.write()
+        with storage_failures(folder.path):
+            yield recorder or show
     except CasewiseError as error:
         if recorder:
             recorder.facts.clear()
@@ -49,7 +52,7 @@ class _Recorder:
     facts: dict[str, str] = field(default_factory=dict)
 
     def line(self, step: str, text: str) -> None:
-        self.write(line=f"{step}, {text}")
+        self.write(line=": ".join(filter(None, (step, text))))
         self.show.line(step, text)
 
     @contextmanager
@@ -63,6 +66,6 @@ class _Recorder:
             self.write(step=outer)
 
     def write(self, **facts: str) -> None:
-        self.facts.update(facts)
+        self.facts.update({name: printable(text) for name, text in facts.items()})
         with suppress(OSError, CasewiseError):  # the step itself says what is wrong with the folder
             write_json(self.folder.activity.path, {"only": self.only, **self.facts}, durable=False)

@@ -21,9 +21,9 @@ class RunStatus:
     Attributes:
         at_work: whether a process works in the folder; None if it cannot be told.
         reported: whether the report is up to date with the results.
-        running: the share of the epochs that are done, by the name of a running job.
+        running: the share of the training that is done, by the name of a running job.
         failed: why the last attempt ended, by the name of a job.
-        interrupted: the share of the epochs that a waiting job had done when it was last at work.
+        interrupted: the share of the training that a waiting job had done when it was last at work.
         not_asked: waiting jobs that the command at work does not train, because of `--only`.
         seconds_left: of the training, estimated from finished and running jobs; None if it is not known yet.
         peak_memory_mb: the largest memory of a finished job; None if no record has it.
@@ -62,7 +62,7 @@ class RunStatus:
         if self.at_work and not self.running:
             work += f" Its step: {self.step}." if self.step else ""
             work += f" Its last line: {self.last_line}" if self.last_line else ""
-        if self.at_work is False and self.error:
+        if not self.at_work and self.error:
             work += f" The last command stopped: {self.error}"
         if not self.jobs:
             return [f"{self.folder}: no network or baseline is planned yet. {work}"]
@@ -70,10 +70,10 @@ class RunStatus:
         states["not asked for with --only"] = self.not_asked
         counts = ", ".join(f"{len(names)} {state}" for state, names in states.items() if names)
         lines = [f"{self.folder}: {counted(self.jobs, 'job')} (learners × folds): {counts}."]
-        lines += [f"  running  {name}: {share:.0%} of its epochs" for name, share in self.running.items()]
+        lines += [f"  running  {name}: {share:.0%} of its training" for name, share in self.running.items()]
         lines += [f"  failed   {name}: {reason}" for name, reason in self.failed.items()]
         lines += [
-            f"  waiting  {name}: stopped after {share:.0%} of its epochs" for name, share in self.interrupted.items()
+            f"  waiting  {name}: stopped after {share:.0%} of its training" for name, share in self.interrupted.items()
         ]
         if self.peak_memory_mb is not None:
             lines.append(f"Memory of a finished job at its peak: up to {gigabytes(self.peak_memory_mb)}.")
@@ -123,7 +123,7 @@ def run_status(folder: RunFolder) -> RunStatus:
             waiting.append(name)
             if job.at_work() is False and (share := _share(job.read_progress(0.0))):
                 interrupted[name] = share
-    left = _seconds_left(jobs, running, waiting, seconds)
+    left = _seconds_left(jobs, running, dict.fromkeys(waiting, 0.0) | interrupted, seconds)
     return RunStatus(
         folder.path,
         at_work,
@@ -207,12 +207,19 @@ def _share(progress: dict[str, Any] | None) -> float:
 
 
 def _seconds_left(
-    jobs: Sequence[_Planned], running: Mapping[str, float], waiting: Sequence[str], seconds: Mapping[str, list[float]]
+    jobs: Sequence[_Planned],
+    running: Mapping[str, float],
+    waiting: Mapping[str, float],
+    seconds: Mapping[str, list[float]],
 ) -> float | None:
     """The sum of what running and waiting jobs take, divided by the number of running ones.
 
     A job takes as long as the mean finished one of its learner, or as its own first epochs say. None if there is a
     learner of which neither is known.
+
+    Args:
+        running: the share of the training that is done, by the name of the job; so is `waiting`.
+        seconds: of the finished jobs of each learner.
     """
     if not running:
         return None
@@ -222,11 +229,12 @@ def _seconds_left(
         if share and job.model not in expected and (spent := _spent(job.folder)):
             expected[job.model] = spent / share
     total = 0.0
+    unfinished = {**waiting, **running}
     for job in jobs:
-        if job.name in running or job.name in waiting:
+        if job.name in unfinished:
             if job.model not in expected:
                 return None
-            total += expected[job.model] * (1 - running.get(job.name, 0.0))
+            total += expected[job.model] * (1 - unfinished[job.name])
     return total / len(running)
 
 

@@ -485,6 +485,8 @@ class RunFolder:
         try:
             with anchored(anchor), storage_failures(self.path):
                 self._sweep()
+                with suppress(OSError):  # of an earlier command
+                    self.activity.path.unlink(missing_ok=True)
                 yield
         finally:
             with suppress(OSError):  # the folder may have vanished

@@ -19,6 +19,8 @@ LOCK = ".lock"
 FINAL = "final"
 # The stage of a training that ended with an error of its own.
 FAILED = "failed"
+# The stage of a training on another cohort, after which the job goes on.
+PRETRAINING = "pretraining"
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,8 @@ def altered(run: FinishedStudy) -> dict[str, Any] | None:
     main = run.metrics.get("main") or {}
     digits = DIGITS[kind_report(run.study.kind_of(run.main_target)).template]
     figures = run.metrics.get("counterfactuals") or {}
-    values = counterfactuals.values(figures, str(main.get("learner")), digits, learners=run.learners)
-    notes = [note for note in run.metrics["notes"] if isinstance(note, dict)]
-    hardly_vary = [note["network"] for note in notes if note["code"] == "constant_predictions"]
-    return values and {**values, "hardly_varies": values["largest"]["network"] in hardly_vary}
+    learner, notes = str(main.get("learner")), run.metrics["notes"]
+    return counterfactuals.values(figures, learner, digits, learners=run.learners, notes=notes)
 
 
 def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:

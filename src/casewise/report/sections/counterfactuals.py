@@ -20,14 +20,18 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     """The values of the section; None if no altered image was predicted."""
     figures: Figures = context.metrics.get("counterfactuals") or {}
     digits = metric_format(context.study, context.outcome).digits("mae")
-    return values(figures, context.learner, digits, learners=context.learners)
+    notes = context.metrics.get("notes", [])
+    return values(figures, context.learner, digits, learners=context.learners, notes=notes)
 
 
-def values(figures: Figures, learner: str, digits: int, *, learners: Iterable[str] = ()) -> dict[str, Any] | None:
+def values(
+    figures: Figures, learner: str, digits: int, *, learners: Iterable[str] = (), notes: Iterable[Any] = ()
+) -> dict[str, Any] | None:
     """The shown learner, if it is a network, and then the others, the most affected first.
 
     `digits` are those of a number's error. `apart` are those of `learners` that were not predicted with altered images,
-    because they combine networks.
+    because they combine networks. `unvaried` are the run's `notes` on shown networks that predict nearly the same for
+    every case.
     """
     networks = sorted(
         figures, key=lambda name: (name != learner, -max(map(effect, figures[name].values()), default=0.0))
@@ -48,6 +52,11 @@ def values(figures: Figures, learner: str, digits: int, *, learners: Iterable[st
         "names": list(first),
         "networks": len(networks),
         "networks_shown": shown,
+        "unvaried": [
+            note
+            for note in notes
+            if isinstance(note, Mapping) and note["code"] == "constant_predictions" and note["network"] in shown
+        ],
         "more": len(networks) - len(shown),
         "cases": max(entry["cases"] for entry in first.values()),
         "subjects": max(entry["subjects"] for entry in first.values()),
@@ -72,8 +81,9 @@ def _moved(entry: Mapping[str, Any]) -> float:
 
 def _cell(entry: Mapping[str, Any], digits: int) -> Cell:
     if "changed" not in entry:
-        text = f"{number(entry['moved']['value'], digits)} (mean change {signed(entry['shift']['value'], digits)})"
-        return Cell(text, _bounds(entry["moved"], digits), float(entry["moved"]["value"]))
+        parts = [_bounds(entry["moved"], digits), f"mean change {signed(entry['shift']['value'], digits)}"]
+        value = float(entry["moved"]["value"])
+        return Cell(number(value, digits), "; ".join(filter(None, parts)), value)
     share, into = percent_cell(entry["share"]), commonest(entry)
     text = f"{entry['changed']} of {entry['answers']}"
     if into["to"]:
