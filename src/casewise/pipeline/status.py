@@ -102,7 +102,7 @@ def run_status(folder: RunFolder) -> RunStatus:
     activity = folder.activity.peek() or {}
     if not at_work and not jobs and not activity and not folder.splits.exists():
         raise RunError(f"{folder.path} is not a run folder: {folder.splits.path.name} is missing.")
-    asked = _asked(folder, activity) if at_work else None
+    asked_names = _asked_names(folder, activity) if at_work else None
     seconds: dict[str, list[float]] = {}
     done, running, failed, waiting, not_asked, interrupted = [], {}, {}, [], [], {}
     peaks: list[float] = []
@@ -117,7 +117,7 @@ def run_status(folder: RunFolder) -> RunStatus:
             running[name] = _share(job.read_progress(0.0))
         elif failure := job.read_failure():
             failed[name] = str(failure.get("message", "")).removeprefix(f"{name}: ")
-        elif asked is not None and name not in asked:
+        elif asked_names is not None and name not in asked_names:
             not_asked.append(name)
         else:
             waiting.append(name)
@@ -140,7 +140,7 @@ def run_status(folder: RunFolder) -> RunStatus:
     )
 
 
-def _asked(folder: RunFolder, activity: Mapping[str, Any]) -> set[str] | None:
+def _asked_names(folder: RunFolder, activity: Mapping[str, Any]) -> set[str] | None:
     """The names of the jobs that the command at work trains; None for all."""
     from casewise.jobs.plan import named_jobs
     from casewise.splits.grouped import read_splits
