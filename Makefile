@@ -54,9 +54,12 @@ auto: setup
 	$(BIN)/python benchmarks/auto.py $(AUTO) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
 		--handwritten runs --output docs/results/auto.md
 
-# Mutated inputs for every reader: each is read or refused with a typed error. FUZZ="--count 100000 --seed 7" for others
+# Mutated inputs for every reader: each is read or refused with a typed error (FUZZ="--count 100000 --only table" for
+# others). Then the property tests, with examples that `make test` does not draw. SEED=7 repeats a run.
 fuzz: setup
-	$(BIN)/python -m tests.fuzz $(FUZZ)
+	@seed=$${SEED:-$$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')}; echo "seed $$seed; SEED=$$seed repeats this run"; \
+	$(BIN)/python -m tests.fuzz --seed $$seed $(FUZZ) && \
+	$(BIN)/python -m pytest -m hypothesis -n 2 --dist loadfile --hypothesis-profile random --hypothesis-seed $$seed
 
 # Runs that are killed at random moments, and continued. DURABILITY="--kills 20 --faults 20 --seed 7" for others
 durability: setup

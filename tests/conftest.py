@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -17,6 +18,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # One core for each process, this one and those that tests start: they run side by side, and threads that wait for each
 # other on a busy machine cost more than they bring.
 os.environ.update(LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="1")
+# `make test` draws the same examples every time; `make fuzz` draws others and prints their seed.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("random", derandomize=False, print_blob=True)
+settings.load_profile("fixed")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 TINY = """
