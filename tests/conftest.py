@@ -19,8 +19,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # other on a busy machine cost more than they bring.
 os.environ.update(LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="1")
 # `make test` draws the same examples every time; `make fuzz` draws others and prints their seed.
-settings.register_profile("fixed", derandomize=True)
-settings.register_profile("random", derandomize=False, print_blob=True)
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("fixed")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
