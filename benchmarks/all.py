@@ -31,6 +31,7 @@ BENCHMARKS = (
     "serve.py",
     "load.py --minutes 2",
     "multiplicity.py",
+    "null.py",
     "fastai_speed.py",
     "fastai_cxr.py",
     "epoch_ratios.py --short",

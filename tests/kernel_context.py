@@ -56,9 +56,7 @@ def kernel_study(folder: Path) -> ReportContext:
     )
     primary, plan = outcomes(study, predictions), Plan(50)
     metrics: dict[str, Any] = evaluate(predictions, primary, plan)
-    metrics["against_baselines"] = against_baselines(
-        predictions, primary, metrics["metrics"], metrics["main"], plan, networks=study.networks
-    )
+    metrics["against_baselines"] = against_baselines(metrics, networks=study.networks)
     metrics["counterfactuals"] = {
         name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]
     }

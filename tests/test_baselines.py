@@ -212,7 +212,7 @@ def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -
     outcomes, plan = Outcomes("extent"), Plan(200, 0.95, 0)
     results = evaluate(table, outcomes, plan)
     assert results["main"]["learner"] == "net"
-    results["against_baselines"] = against_baselines(table, outcomes, results["metrics"], results["main"], plan)
+    results["against_baselines"] = against_baselines(results)
     values = against(NAMES, results)
     assert values is not None
     assert values["code"] == code
@@ -224,7 +224,7 @@ def test_few_subjects_are_not_compared() -> None:
     table = table_of(truth, {"net": truth, "linear_pixels": truth[::-1].copy()})
     outcomes, plan = Outcomes("extent"), Plan(100, 0.95, 0)
     results = evaluate(table, outcomes, plan)
-    compared = against_baselines(table, outcomes, results["metrics"], results["main"], plan)
+    compared = against_baselines(results)
     assert compared is not None
     assert compared["rough"]
     assert all(entry["indistinguishable"] for entry in compared["differences"].values())

@@ -17,7 +17,6 @@ from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
-from casewise.evaluation.headline import headline_within
 from casewise.evaluation.results import plain
 from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
@@ -97,21 +96,17 @@ def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> di
     return {**written, "pooled": evaluate(table, outcomes, Plan(100))["main"]}
 
 
-def test_the_learner_is_chosen_within_the_sources(results: dict[str, Any]) -> None:
-    auroc = {name: told["dx"]["auroc_pooled"]["value"] for name, told in results["metrics"]["oof"].items()}
+def test_the_learner_is_not_chosen_by_pooled_figures(results: dict[str, Any]) -> None:
+    auroc = {name: figures["dx"]["auroc_pooled"]["value"] for name, figures in results["metrics"]["oof"].items()}
     assert auroc["pool"] > 0.7 > 0.5 > auroc["fair"]
-    assert results["pooled"]["learner"] != "fair"
-    assert results["main"]["learner"] == "fair"
-    assert results["main"]["metrics"] == results["metrics"]["oof"]["fair"]["dx"]
+    # the network that the study names first, here the first in the table
+    assert (results["main"]["learner"], results["main"]["chosen_on"]) == ("pool", "stated")
+    assert results["main"]["metrics"] == results["metrics"]["oof"]["pool"]["dx"]
     mean = results["site_means"]["fair"]["auroc"]
     each = [results["by_site"][source]["fair"]["auroc"]["value"] for source in ("north", "south")]
     assert mean["value"] == pytest.approx(np.mean(each), abs=1e-5)
     assert (mean["sources"], mean["undefined"]) == (["north", "south"], ["west"])
-    notes = {note["code"]: note for note in results["notes"]}
-    assert (notes["chosen_within"]["metric"], notes["chosen_within"]["undefined"]) == ("auroc", ["west"])
-    assert notes["fitted_not_headline"]["learners"] == ["meta_learner_logistic"]
-    chosen = [note["learner"] for note in results["notes"] if note["code"] == "chosen_where_judged"]
-    assert chosen == ["fair"]
+    assert {"code": "pooled_over_sources", "column": "source", "kind": "classification"} in results["notes"]
 
 
 def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], table: pd.DataFrame) -> None:
@@ -126,42 +121,19 @@ def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], tab
     )
 
 
-def test_without_a_source_that_has_the_figure_the_choice_says_that_it_is_pooled(results: dict[str, Any]) -> None:
-    notes: list[Any] = []
-    alone = {"west": results["by_site"]["west"]}
-    found = headline_within(results["pooled"], results["metrics"], alone, "site", notes)
-    assert found["learner"] == "pool"
-    note = next(note for note in notes if note["code"] == "chosen_on_pooled")
-    assert (note["column"], note["metric"], note["chosen_by"]) == ("site", "auroc", "log_loss")
-    tested = {**results["pooled"], "stage": "test"}
-    assert headline_within(tested, results["metrics"], alone, "site", []) == tested
-
-
-def test_numbers_are_chosen_by_concordance_within() -> None:
-    def told(ccc: float, mae: float) -> dict[str, Any]:
-        return {"ccc": {"value": ccc}, "mae": {"value": mae}}
-
-    metrics = {"oof": {"a": {"pasi": told(0.9, 1)}, "b": {"pasi": told(0.5, 1)}}}
-    main = {"target": "pasi", "stage": "oof", "learner": "a", "kind": "regression", "metrics": None, "chosen_on": "oof"}
-    left_out = {"x": {"a": told(0.1, 1), "b": told(0.3, 1)}, "y": {"a": told(0.2, 1), "b": told(0.2, 1)}}
-    notes: list[Any] = []
-    assert headline_within(main, metrics, left_out, "clinic", notes)["learner"] == "b"
-    assert (notes[0]["code"], notes[0]["kind"]) == ("chosen_within", "regression")
-
-
 def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
     study: Any = SimpleNamespace(
         primary_outcome="dx", level_of=lambda name: "image", split=SimpleNamespace(leave_out="source")
     )
     said = result_line(study, results)
-    assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: Accuracy ")
-    found = results["site_means"]["fair"]["auroc"]
+    assert said.startswith("dx, each source left out, 140 images of 140 subjects, pool: Accuracy ")
+    found = results["site_means"]["pool"]["auroc"]
     assert found["low"] < found["value"] < found["high"]
     ends = f"[{found['low']:.2f}, {found['high']:.2f}]"
     assert f"AUROC {found['value']:.2f} {ends} (mean of 2; north " in said
     assert "undefined in west" in said
     assert "must not be read as discrimination" in said
-    pooled = results["metrics"]["oof"]["fair"]["dx"]["auroc_pooled"]["value"]
+    pooled = results["metrics"]["oof"]["pool"]["dx"]["auroc_pooled"]["value"]
     assert f"AUROC {pooled:.2f}" not in said
 
 
@@ -265,7 +237,6 @@ def held_out() -> ReportContext:
     judged = {"classes": names, "positive": material.study.positive_of(outcome), "plan": plan}
     means = mean_intervals(within_sources(told), rows, outcome, sources, **judged)
     metrics = {**material.metrics, **plain({"by_site": told, "site_means": means})}
-    metrics["main"] = headline_within(metrics["main"], metrics["metrics"], metrics["by_site"], "source", [])
     return dataclasses.replace(material, metrics=metrics)
 
 

@@ -20,6 +20,7 @@ from casewise.evaluation.bootstrap import PLAN, Plan, resample
 from casewise.evaluation.intervals import largest_difference
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import metric_of, metrics_of
+from casewise.study.learners import baselines_among
 
 # with fewer subjects no difference is stated: their resamples do not show how far a difference varies
 FEWEST_SUBJECTS = 10
@@ -93,9 +94,10 @@ def compare(
 
     Returns, by metric, `best` (the learner with the best figure), `indistinguishable` (the best learner and those whose
     difference from it may be noise) and `differences`: for each other learner its figure minus that of the best, as
-    {difference, low, high, indistinguishable}. The intervals of all pairs of learners cover their differences together,
-    with the confidence of the plan for each metric; a learner is indistinguishable where its interval covers 0 or is
-    missing. Below ten subjects there are no intervals. Intervals end at the largest difference of the metric.
+    {difference, low, high, indistinguishable}. `from_baseline` has the same for the differences from each baseline. The
+    intervals of all pairs of learners cover their differences together, with the confidence of the plan for each
+    metric; a learner is indistinguishable where its interval covers 0 or is missing. Below ten subjects there are no
+    intervals. Intervals end at the largest difference of the metric.
 
     >>> truth, subjects = np.arange(20.), np.array(list("abcdefghij" * 2))
     >>> far = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])["mae"]
@@ -130,6 +132,7 @@ def differences(
     `effective` is the effective number of subjects for each metric that is compared.
     """
     few = n_subjects < FEWEST_SUBJECTS
+    baselines = baselines_among(learners)
     comparison: dict[str, dict[str, Any]] = {}
     for name, subjects in effective.items():
         sign = -1.0 if metric_of(name).larger_is_better else 1.0
@@ -140,25 +143,36 @@ def differences(
         pairs = pair_intervals(
             point, samples[name], n_subjects=n_subjects, effective=subjects, confidence=plan.confidence
         )
-        differences_by_learner, equals = {}, [learners[best]]
-        for number, learner in enumerate(learners):
-            if number == best or np.isnan(point[number]):
-                continue
-            difference = float(pairs.difference[number, best])
-            half = np.nan if few else float(pairs.half_width[number, best])
-            uncertain = np.isnan(half) or abs(difference) <= half
-            equals += [learner] if uncertain else []
-            differences_by_learner[learner] = {
-                "difference": difference,
-                "low": None if np.isnan(half) else max(difference - half, -most),
-                "high": None if np.isnan(half) else min(difference + half, most),
-                "indistinguishable": bool(uncertain),
-            }
+        half_width = np.full_like(pairs.half_width, np.nan) if few else pairs.half_width
+
+        from_best = _differences_from(best, learners, pairs.difference, half_width, most)
         comparison[name] = {
             "best": learners[best],
-            "indistinguishable": equals,
+            "indistinguishable": [learners[best], *(n for n, gap in from_best.items() if gap["indistinguishable"])],
             "n_subjects": n_subjects,
             "rough": few,
-            "differences": differences_by_learner,
+            "differences": from_best,
+            "from_baseline": {
+                baseline: _differences_from(learners.index(baseline), learners, pairs.difference, half_width, most)
+                for baseline in baselines
+            },
         }
     return comparison
+
+
+def _differences_from(
+    reference: int, learners: Sequence[str], difference: np.ndarray, half_width: np.ndarray, most: float
+) -> dict[str, dict[str, Any]]:
+    """For each learner but the reference, its difference from it; `difference` and `half_width` are (L, L)."""
+    entries: dict[str, dict[str, Any]] = {}
+    for number, learner in enumerate(learners):
+        gap, half = float(difference[number, reference]), float(half_width[number, reference])
+        if number == reference or np.isnan(gap):
+            continue
+        entries[learner] = {
+            "difference": gap,
+            "low": None if np.isnan(half) else max(gap - half, -most),
+            "high": None if np.isnan(half) else min(gap + half, most),
+            "indistinguishable": bool(np.isnan(half) or abs(gap) <= half),
+        }
+    return entries

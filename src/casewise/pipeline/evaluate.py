@@ -53,10 +53,8 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     _finish_headline(study, predictions, results)
     classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
     results["over_folds"] = evaluation.plain(over_folds(predictions, names, classes_by_target))
-    if compared := against_baselines(
-        predictions, outcomes(study, predictions), results["metrics"], results["main"], plan, networks=study.networks
-    ):
-        results["against_baselines"] = evaluation.plain(compared)
+    if compared := against_baselines(results, networks=study.networks):
+        results["against_baselines"] = compared
     if study.decisions:
         results["decisions"] = folder.decisions.read()
     results["notes"] += _caveats(study, predictions, results, folder)
@@ -96,15 +94,13 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> evaluation.Outcomes:
 
 
 def _finish_headline(study: Study, predictions: pd.DataFrame, results: dict[str, Any]) -> None:
-    """Take the headline within the sources that were left out, or from the networks that inner folds chose."""
+    """Take the headline from the networks that inner folds chose; add the caveats on sources that were left out."""
     from casewise.evaluation.external import one_class_by_source
-    from casewise.evaluation.headline import headline_inside, headline_within
+    from casewise.evaluation.headline import headline_inside
 
-    if "by_site" in results and results["main"]["chosen_on"] != "stated":
+    if "by_site" in results:
         column = study.split.leave_out or "source"
-        results["main"] = headline_within(
-            results["main"], results["metrics"], results["by_site"], column, results["notes"]
-        )
+        results["notes"].append(Caveat("pooled_over_sources", column=column, kind=results["main"]["kind"]))
         results["notes"] += one_class_by_source(results["by_site"], study.level_of(study.primary_outcome))
     if NESTED in set(predictions["model"]):
         results["main"] = headline_inside(results["main"], results["metrics"], NESTED, results["notes"])

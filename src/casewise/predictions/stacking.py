@@ -25,24 +25,35 @@ from casewise.targets import by_form, kind_named
 
 @dataclass(frozen=True)
 class Stacker:
-    """How one kind of meta learner is fitted."""
+    """How one kind of meta learner is fitted.
+
+    Weights are those of the plain mean (`equal`), at least 0 with the sum 1 (`weighted`), or of either sign. Networks
+    have seen the labels of every fold but their own, so the mean of a fold's predictions falls where its labels rise.
+    Weights of either sign invert this and find signal where there is none: they have no out-of-fold predictions.
+    """
 
     learner: str
-    ridge: bool
-    intercept: bool
+    ridge: bool = False
+    intercept: bool = False
     equal: bool = False
     weighted: bool = False
 
+    @property
+    def either_sign(self) -> bool:
+        """Whether weights may be negative, so that only cases which no network has seen can judge them."""
+        return not (self.equal or self.weighted)
+
 
 STACKERS: Mapping[str, Stacker] = {
-    "linear": Stacker("meta_learner", ridge=False, intercept=False),
-    "linear+intercept": Stacker("meta_learner_w_intercept", ridge=False, intercept=True),
-    "ridge": Stacker("meta_learner_ridge", ridge=True, intercept=False),
+    "linear": Stacker("meta_learner"),
+    "linear+intercept": Stacker("meta_learner_w_intercept", intercept=True),
+    "ridge": Stacker("meta_learner_ridge", ridge=True),
     "ridge+intercept": Stacker("meta_learner_ridge_w_intercept", ridge=True, intercept=True),
-    "logistic": Stacker("meta_learner_logistic", ridge=False, intercept=True),
-    "mean": Stacker("mean_of_learners", ridge=False, intercept=False, equal=True),
-    "weighted": Stacker("meta_learner_weighted", ridge=False, intercept=False, weighted=True),
+    "logistic": Stacker("meta_learner_logistic", intercept=True),
+    "mean": Stacker("mean_of_learners", equal=True),
+    "weighted": Stacker("meta_learner_weighted", weighted=True),
 }
+EITHER_SIGN = tuple(name for name, stacker in STACKERS.items() if stacker.either_sign)
 META_LEARNERS = tuple(stacker.learner for stacker in STACKERS.values())
 
 # penalties as shares of the features' mean sum of squares, so that one grid suits a score of 0-4 and one of 0-72
@@ -70,8 +81,8 @@ def stack(
     One stacker is fitted for each target in `ranges`, on all rows (case, region, image) with a reference value. Its
     features are the base learners' out-of-fold predictions of that target. At the stages 'test' and 'external' they are
     the means over the networks of each base learner's folds. Rows at stage 'oof' are cross-fitted: those of a fold come
-    from a stacker fitted on the other folds, which has not seen their subjects. (The base networks of the other folds
-    have, so these results are slightly optimistic.) Predictions are clipped to the range of the target.
+    from a stacker fitted on the other folds, which has not seen their subjects. The base networks of the other folds
+    have, so a stacker with weights of either sign has no such rows. Predictions are clipped to the range of the target.
 
     Ridge regression chooses its penalty by the squared error over groups of subjects.
 
@@ -134,11 +145,12 @@ def _stack_numbers(
     for name in names:
         stacker = STACKERS[name]
         crossed = np.empty(len(rows))
-        for fold in set(folds):
+        for fold in () if stacker.either_sign else set(folds):
             train, held_out = scored & (folds != fold), folds == fold
             fitted = _fit(stacker, features[train], truth[train], subjects[train], learners)
             crossed[held_out] = combine(fitted | {"low": low, "high": high}, features[held_out])
-        tables.append(rows.assign(model=stacker.learner, y_pred=crossed))
+        if not stacker.either_sign:
+            tables.append(rows.assign(model=stacker.learner, y_pred=crossed))
         fitted = _fit(stacker, features[scored], truth[scored], subjects[scored], learners)
         coefficients[name] = fitted | {"low": float(low), "high": float(high)}
         tables += [
@@ -170,7 +182,7 @@ def _fit(
     if stacker.equal:
         weights, intercept = np.full(features.shape[1], 1 / features.shape[1]), 0.0
     elif stacker.weighted:
-        weights, intercept = weights_of_numbers(features, truth), 0.0
+        weights, intercept = weights_of_numbers(features, truth, subjects), 0.0
     elif stacker.ridge:
         penalty, folds = _penalty(stacker, features, truth, subjects)
         choice = {"penalty": float(penalty), "penalty_chosen_over": folds}

@@ -23,8 +23,9 @@ def stack_classes(
 ) -> tuple[list[pd.DataFrame], dict[str, dict[str, Any]]]:
     """Combine the base learners' class probabilities of one target; return the combined rows and the coefficients.
 
-    Rows of the stage 'oof' are cross-fitted: those of a fold come from a stacker fitted on the other folds. At other
-    stages the stacker is fitted on all out-of-fold rows and applied to the means over the folds' networks.
+    Rows of the stage 'oof' are cross-fitted: those of a fold come from a stacker fitted on the other folds; `logistic`,
+    whose weights are of either sign, has none (see `casewise.predictions.stacking.Stacker`). At other stages the
+    stacker is fitted on all out-of-fold rows and applied to the means over the folds' networks.
 
     Raises:
         CasewiseError: a base learner lacks rows that the others have; fewer than two folds have a reference value.
@@ -40,33 +41,27 @@ def stack_classes(
     tables: list[pd.DataFrame] = []
     coefficients: dict[str, dict[str, Any]] = {}
     for name in names:
-        fits: dict[Any, dict[str, Any]] = {}
+        crossed: np.ndarray | None = None
         if name == "mean":
-            crossed, others = probabilities.mean(axis=1), [new.mean(axis=1) for _, new in unseen]
             coefficients[name] = {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
+            crossed = probabilities.mean(axis=1)
         elif name == "weighted":
             crossed = np.empty(probabilities.shape[::2])
             for fold in set(folds):
                 train = scored & (folds != fold)
-                fold_weights = weights_of_classes(probabilities[train], truth[train])
+                fold_weights = weights_of_classes(probabilities[train], truth[train], subjects[train])
                 crossed[folds == fold] = np.einsum("nlk,l->nk", probabilities[folds == fold], fold_weights)
-            weights = weights_of_classes(probabilities[scored], truth[scored])
+            weights = weights_of_classes(probabilities[scored], truth[scored], subjects[scored])
             coefficients[name] = {
                 "weights": dict(zip(learners, weights.tolist(), strict=True)),
                 "intercept": 0.0,
                 "n_rows": int(scored.sum()),
             }
-            others = [np.einsum("nlk,l->nk", new, weights) for _, new in unseen]
         else:
-            crossed = np.empty(probabilities.shape[::2])
-            for fold in set(folds):
-                train = scored & (folds != fold)
-                fits[fold] = _fitted(probabilities[train], truth[train].astype(int), subjects[train])
-                crossed[folds == fold] = _combined(fits[fold], probabilities[folds == fold])
             coefficients[name] = _fitted(probabilities[scored], truth[scored].astype(int), subjects[scored])
-            others = [_combined(coefficients[name], new) for _, new in unseen]
             coefficients[name] |= {"learners": list(learners), "n_rows": int(scored.sum())}
-        for stage_rows, values in ((rows, crossed), *zip([r for r, _ in unseen], others, strict=True)):
+        others = [(stage_rows, combine_classes(coefficients[name], new)) for stage_rows, new in unseen]
+        for stage_rows, values in [*([(rows, crossed)] if crossed is not None else []), *others]:
             combined = stage_rows.assign(model=LEARNERS[name])
             combined[columns] = values
             tables.append(with_decisions(combined))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.cohort.labels import panel_values
-from casewise.errors import SplitError, counted
+from casewise.errors import SplitError, StudyError, counted
+from casewise.predictions.stacking import EITHER_SIGN
 from casewise.splits.grouped import Splits
 from casewise.splits.inner import inner_folds
 from casewise.splits.predefined import TEST
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
 
 
 def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
-    """Check that no network would lack a class, and that every stacker can be fitted.
+    """Check that no network would lack a class, and that every stacker can be fitted and judged.
 
     Raises:
         SplitError: no training subject of a fold has a class; a target that the study stacks is recorded in fewer than
             two folds; a class has too few subjects for the folds of a nested cross-validation.
+        StudyError: a stacker with weights of either sign has neither a test set nor another cohort.
     """
+    either_sign = [name for name in study.stack if name in EITHER_SIGN and len(study.networks) > 1]
+    if either_sign and not splits.subjects(TEST) and not study.external:
+        raise StudyError(
+            f"stack: {either_sign[0]!r} has weights of either sign, which find signal out of fold where there is none. "
+            "They are judged on a test set or an external cohort, and this study has neither. Use `weighted` or "
+            "`mean`, or state a test set, such as `split: {test: 20%}`."
+        )
     _check_nested(splits, panels, study)
     for name in study.outputs:
         values = panel_values(panels, study, name)

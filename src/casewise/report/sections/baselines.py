@@ -20,7 +20,8 @@ def against(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     baseline, `same` where both have the same figures in every resample, `few` with so few subjects that no difference
     is stated, `unknown` if the difference has no interval for another reason, `itself` if the shown learner is a
     baseline, `off` with the stated reason, and `absent` where none was fitted. `network` has the values of the best
-    network, if the shown learner combines several. `pooled`: the figures are those of all cases, while the headline is
+    network, if the shown learner combines several; `chosen` is the number of networks among which it was chosen on the
+    cases that are compared, else 0. `pooled`: the figures are those of all cases, while the headline is
     the mean within the sources that were left out.
     """
     main = metrics.get("main") or {}
@@ -63,5 +64,6 @@ def _values(study: Study, metrics: Mapping[str, Any], compared: Mapping[str, Any
         "beside": figures["baseline"],
         "difference": difference,
         "subjects": compared["n_subjects"],
+        "chosen": compared["chosen"],
         "pooled": compared["stage"] == "oof" and bool(metrics.get("site_means")),
     }

@@ -85,9 +85,9 @@ def choice(context: ReportContext) -> dict[str, Any]:
     elif main.get("learner") == context.learner and main.get("chosen_on") == "inner folds":
         code = "inner"
     elif main.get("learner") == context.learner and main.get("chosen_on") == "stated":
-        code = "stated"
+        code = {"meta_learner_weighted": "weighted", "mean_of_learners": "mean"}.get(context.learner, "first")
     else:
-        code = "by_site" if context.by_site else "best"
+        code = "best"
     return {
         "code": code,
         "learner": context.learner,
@@ -95,7 +95,6 @@ def choice(context: ReportContext) -> dict[str, Any]:
         "baselines": len(context.learners) > len(candidates),
         "networks": networks,
         "oof": "oof" in context.stages,
-        "untouched": context.stages == ["test", "oof"],
         "merit": write.phrase(context.merit),
         "flat": hardly_varies(figure.get(context.merit), context.merit),
         "comparison": comparison(context, context.stage),

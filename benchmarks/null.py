@@ -1,0 +1,253 @@
+"""How often is signal found where there is none, and how often is one of equal learners called better?
+
+    python benchmarks/null.py [--studies 400] [--output docs/results/null.md]
+
+The first table simulates studies whose labels have nothing to do with the images: subjects with three visits, features
+and labels that are alike within a subject, and ridge or logistic regressions on features in place of networks, each
+with half of its features in common with the others. They are trained on all folds but one, as networks are, combined,
+evaluated and reported by the functions that casewise itself uses. Counted are the studies in which the lower end of an
+interval is above chance: a concordance (CCC) or quadratic kappa above 0, an AUROC above 0.5. The second table
+simulates networks and baselines with the same expected error, and counts the studies in which the best network is
+called better than the best baseline.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from casewise.evaluation.against_baselines import against_baselines
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.results import Outcomes, evaluate
+from casewise.predictions.stacking import EITHER_SIGN, STACKERS, stack
+from casewise.predictions.table import check
+from casewise.study.learners import COMBINED
+from casewise.targets import kind_named
+
+VISITS, FEATURES, PENALTY = 3, 40, 30.0
+CHANCE = {"ccc": 0.0, "auroc": 0.5, "kappa_quadratic": 0.0}
+HIGHEST = 20.0
+NOMINAL = 0.05
+
+
+@dataclass(frozen=True)
+class Design:
+    """A study without signal; `tested`: the subjects of its test set, on which stackers of either sign are judged."""
+
+    subjects: int
+    folds: int
+    networks: int
+    kind: str = "regression"
+    n_classes: int = 0
+    tested: int = 0
+
+    @property
+    def title(self) -> str:
+        """Its line of the table."""
+        labels = {0: "numbers", 2: "two classes"}.get(self.n_classes, f"{self.n_classes} grades")
+        tested = f", {self.tested} in a test set" if self.tested else ""
+        return f"{labels}: {self.subjects} subjects{tested}, {self.folds} folds, {self.networks} networks"
+
+    @property
+    def stackers(self) -> list[str]:
+        """Those that the kind of target has and that can be judged."""
+        names = kind_named(self.kind).stackers
+        return [name for name in names if self.tested or name not in EITHER_SIGN]
+
+
+DESIGNS = (
+    Design(20, 3, 3),
+    Design(30, 5, 3),
+    Design(60, 5, 8),
+    Design(60, 5, 3, "classification", 2),
+    Design(60, 5, 3, "ordinal", 3),
+    Design(30, 5, 3, tested=30),
+    Design(60, 5, 3, "classification", 2, tested=30),
+)
+
+
+def study(rng: np.random.Generator, design: Design) -> pd.DataFrame:
+    """The predictions of the networks of one study."""
+    n_subjects = design.subjects + design.tested
+    subject = np.repeat(np.arange(n_subjects), VISITS)
+    fold = (rng.permutation(design.subjects) % design.folds + 1).tolist() + [0] * design.tested
+    fold_of_row = np.array(fold)[subject]
+    severity = _within(rng, subject, 1)[:, 0]
+    if design.n_classes:
+        cuts = np.quantile(severity, np.linspace(0, 1, design.n_classes + 1)[1:-1])
+        truth = np.searchsorted(cuts, severity).astype(float)
+    else:
+        truth = np.clip(HIGHEST / 2 + 3 * severity, 0, HIGHEST)
+    common = _within(rng, subject, FEATURES // 2)
+    tables = []
+    for network in range(design.networks):
+        features = np.hstack([common, _within(rng, subject, FEATURES // 2)])
+        for left_out in range(1, design.folds + 1):
+            training = (fold_of_row != left_out) & (fold_of_row > 0)
+            for stage, rows in (("oof", fold_of_row == left_out), ("test", fold_of_row == 0)):
+                if rows.any():
+                    values = _fitted(design, features[training], truth[training], features[rows])
+                    tables.append(
+                        _table(f"net{network}", stage, left_out, subject[rows], truth[rows], design.kind, values)
+                    )
+    return check(pd.concat(tables, ignore_index=True))
+
+
+def _within(rng: np.random.Generator, subject: np.ndarray, width: int) -> np.ndarray:
+    """Random values (N, width) that are alike within a subject."""
+    return rng.normal(0, 1, (subject[-1] + 1, width))[subject] + rng.normal(0, 0.6, (len(subject), width))
+
+
+def _fitted(design: Design, training: np.ndarray, truth: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Predictions (N, 1), or probabilities (N, K)."""
+    if not design.n_classes:
+        return np.clip(Ridge(alpha=PENALTY).fit(training, truth).predict(features), 0, HIGHEST)[:, None]
+    model = LogisticRegression(C=1 / PENALTY).fit(training, truth.astype(int))
+    probabilities = np.zeros((len(features), design.n_classes))
+    probabilities[:, model.classes_] = model.predict_proba(features)
+    return probabilities
+
+
+def _table(
+    model: str, stage: str, fold: int, subject: np.ndarray, truth: np.ndarray, kind: str, values: np.ndarray
+) -> pd.DataFrame:
+    visits = np.arange(len(subject)) % VISITS
+    columns: dict[str, Any] = {
+        "case": [f"{s:03d}/{visit}" for s, visit in zip(subject, visits, strict=True)],
+        "subject": [f"{s:03d}" for s in subject],
+        "visit": visits.astype(str),
+        "day": np.nan,
+        "region": "",
+        "image": "",
+        "model": model,
+        "stage": stage,
+        "outer_fold": fold,
+        "inner_fold": pd.NA,
+        "target": "label",
+        "kind": kind,
+        "y_true": truth,
+        "y_pred": kind_named(kind).decide(values),
+    }
+    probabilities = {f"p{number}": values[:, number] for number in range(values.shape[1])} if len(values[0]) > 1 else {}
+    return pd.DataFrame(columns | probabilities)
+
+
+def found_signal(design: Design, studies: int, *, seed: int = 0) -> dict[str, float]:
+    """By learner, the share of studies without signal in which its interval lies above chance; also of the headline."""
+    rng = np.random.default_rng([seed, DESIGNS.index(design)])
+    above: dict[str, list[bool]] = defaultdict(list)
+    kind = kind_named(design.kind)
+    ranges = {"label": (0.0, float(design.n_classes - 1) if design.n_classes else HIGHEST)}
+    outcomes = Outcomes(
+        "label", classes={"label": [str(n) for n in range(design.n_classes)]} if design.n_classes else {}
+    )
+    for _ in range(studies):
+        predictions = study(rng, design)
+        combined = stack(predictions, design.stackers, ranges=ranges).rows
+        results = evaluate(pd.concat([predictions, combined], ignore_index=True), outcomes, Plan(100))
+        judged = results["metrics"][results["main"]["stage"]]
+        for learner, figures in judged.items():
+            low = figures["label"][kind.merit]["low"]
+            is_above = low is not None and low > CHANCE[kind.merit]
+            above["networks" if learner not in COMBINED else learner].append(is_above)
+            if learner == results["main"]["learner"]:
+                above["headline"].append(is_above)
+    return {learner: float(np.mean(values)) for learner, values in above.items()}
+
+
+def called_better(studies: int, *, subjects: int, networks: int, baselines: int = 2, seed: int = 0) -> float:
+    """The share of studies in which the best of equal networks is called better than the best of equal baselines."""
+    rng = np.random.default_rng([seed, subjects, networks])
+    names = [
+        *(f"net{n}" for n in range(networks)),
+        *["linear_pixels", "linear_features", "kernel_features"][:baselines],
+    ]
+    better = []
+    for _ in range(studies):
+        subject = np.repeat(np.arange(subjects), VISITS)
+        truth = _within(rng, subject, 1)[:, 0]
+        shared, own = _within(rng, subject, 1), _within(rng, subject, len(names))
+        predicted = truth[:, None] + 0.35 * shared + 0.35 * own
+        fold = 1 + subject % 5
+        tables = [
+            _table(name, "oof", number, subject[fold == number], truth[fold == number], "regression", values)
+            for name, column in zip(names, predicted.T, strict=True)
+            for number in range(1, 6)
+            for values in [column[fold == number][:, None]]
+        ]
+        results = evaluate(pd.concat(tables, ignore_index=True), Outcomes("label"), Plan(500))
+        ccc = {name: figures["label"]["ccc"]["value"] for name, figures in results["metrics"]["oof"].items()}
+        best = max(names[:networks], key=lambda name: ccc[name])
+        compared = against_baselines({**results, "main": {**results["main"], "learner": best}})
+        difference = compared["differences"]["ccc"] if compared else None
+        better.append(bool(difference and not difference["indistinguishable"] and difference["difference"] > 0))
+    return float(np.mean(better))
+
+
+def page(shares: dict[Design, dict[str, float]], better: dict[tuple[int, int], float], studies: int) -> str:
+    """The Markdown page."""
+    learners = ["networks", *(s.learner for s in STACKERS.values()), "headline"]
+    columns = [name for name in learners if any(name in of_design for of_design in shares.values())]
+    error = 1.96 * np.sqrt(NOMINAL * (1 - NOMINAL) / studies)
+    heads = [COMBINED.get(name, name) for name in columns]
+    lines = [
+        "# How often is signal found where there is none?",
+        "",
+        f"{studies:,} simulated studies of each design, without any relation of labels and images, by `python "
+        "benchmarks/null.py --output docs/results/null.md`. Each cell is the share of studies in which the lower end "
+        "of the 95 % interval of a learner lies above chance; `networks` is the mean over the networks. The aim is at "
+        f"most {NOMINAL:.0%}, and chance moves a share of {NOMINAL:.0%} by ± {error:.1%}. Without a test set, "
+        "combinations with weights of either sign are not judged, so they have no cell; with one, all figures are "
+        "those of the test set. The headline is the learner that the report is about.",
+        "",
+        f"| design | {' | '.join(heads)} |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
+    for design, by_learner in shares.items():
+        cells = [f"{by_learner[name]:.1%}" if name in by_learner else "" for name in columns]
+        lines.append(f"| {design.title} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## One of equal networks called better",
+        "",
+        "Networks and two baselines with the same expected error: the share of studies in which the network with the "
+        "best CCC is said to be better than the best baseline. Nominal: at most 2.5 %, because only one direction is "
+        "counted.",
+        "",
+        "| subjects | networks | called better |",
+        "|---|---|---|",
+        *[f"| {subjects} | {networks} | {share:.1%} |" for (subjects, networks), share in better.items()],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Simulate, print and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    shares = {}
+    for design in DESIGNS:
+        shares[design] = found_signal(design, options.studies)
+        print(design.title, {name: round(share, 3) for name, share in shares[design].items()}, flush=True)
+    better = {
+        size: called_better(options.studies, subjects=size[0], networks=size[1])
+        for size in ((40, 5), (100, 5), (100, 29))
+    }
+    text = page(shares, better, options.studies)
+    print(text)
+    if options.output:
+        options.output.write_text(text)
+        print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()
