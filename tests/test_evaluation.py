@@ -118,11 +118,20 @@ def test_the_headline_is_chosen_out_of_fold(told: dict[str, Any]) -> None:
     assert main["metrics"] == told["metrics"]["test"]["good"]["pasi"]
 
 
-def test_without_out_of_fold_rows_the_headline_says_that_it_flatters(table: pd.DataFrame) -> None:
-    found = evaluate(table[table["stage"] == "test"], Outcomes("pasi"), Plan(50))
-    assert found["main"]["chosen_on"] == "test"
-    assert "chosen_where_judged" in codes(found)
-    assert found["response"] == {}
+def test_without_a_stage_to_choose_on_the_headline_is_not_chosen(table: pd.DataFrame) -> None:
+    tested, out_of_fold = (table[table["stage"] == stage] for stage in ("test", "oof"))
+    results = evaluate(tested, Outcomes("pasi"), Plan(50))
+    first = str(tested["model"].iloc[0])
+    assert (results["main"]["learner"], results["main"]["chosen_on"]) == (first, "stated")
+    assert results["response"] == {}
+    for rows in (out_of_fold, out_of_fold[::-1]):
+        results = evaluate(rows, Outcomes("pasi"), Plan(50))
+        assert results["main"]["learner"] == rows["model"].iloc[0]
+    mean = out_of_fold[out_of_fold["model"] == "poor"].assign(model="mean_of_learners")
+    weighted = mean.assign(model="meta_learner_weighted")
+    for others, learner in (([mean], "mean_of_learners"), ([mean, weighted], "meta_learner_weighted")):
+        results = evaluate(pd.concat([out_of_fold, *others]), Outcomes("pasi"), Plan(50))
+        assert (results["main"]["learner"], results["main"]["chosen_on"]) == (learner, "stated")
 
 
 def test_comparisons_are_of_whole_targets(told: dict[str, Any]) -> None:

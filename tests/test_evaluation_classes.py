@@ -418,7 +418,6 @@ def test_without_out_of_fold_rows_nothing_is_calibrated() -> None:
     block = found["classes"]["test"]["good"]["dx"]
     assert (block["temperature"], block["operating"], block["reliability_calibrated"]) == (None, [], [])
     assert found["metrics"]["test"]["good"]["dx"]["ece_calibrated"]["reason"].startswith("no temperature")
-    assert any(note["code"] == "chosen_where_judged" for note in found["notes"])
     one_fold = table(subjects=40).assign(outer_fold=pd.array([0] * 120, dtype="Int64"))
     found = evaluate(one_fold, Outcomes("dx"), Plan(50))
     point = found["classes"]["oof"]["good"]["dx"]["operating"][0]

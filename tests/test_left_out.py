@@ -246,7 +246,7 @@ def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
     assert (lines[0]["metric"], lines[0]["mean"], lines[0]["chance"], lines[0]["count"]) == ("auroc", mean, 0.5, 5)
     assert [name for name, _ in lines[0]["each"]] == list("vwxyz")
     assert summary_classes.class_values(held_out)["discrimination"] is None
-    assert summary.choice(held_out)["code"] == "by_site"
+    assert summary.choice(held_out)["code"] == "mean"
     tiles = {tile["code"]: tile["cell"] for tile in tile_figures.tiles(held_out)}
     assert tiles["auroc"].value == mean
     for code, cell in tiles.items():

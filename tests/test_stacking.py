@@ -124,7 +124,7 @@ def test_rows_keep_the_contract_and_coefficients_are_plain() -> None:
 
 def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject() -> None:
     table = cohort(subjects=30, noise=1.0)
-    table.loc[table["model"] == "net2", "y_pred"] = 3.0
+    table.loc[table["model"] != "net0", "y_pred"] = 3.0
     before = learned(stack(table, ["weighted"], ranges=RANGES).rows, "weighted", "oof")
     changed = table.copy()
     changed.loc[changed["outer_fold"] == 3, "y_true"] = 5.9
