@@ -28,7 +28,7 @@ GROUPS, CLEARLY = 5, 2.0
 
 
 def weights_of_numbers(predicted: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """The weights (L,) of predictions (N, L): those with the smallest absolute error, if clearly better than equal ones.
+    """The weights (L,) of predictions (N, L), of the smallest absolute error if clearly better than equal ones.
 
     >>> truth = np.arange(20.0)
     >>> predicted = np.stack([truth, 19 - truth], axis=1)
@@ -46,7 +46,7 @@ def weights_of_numbers(predicted: np.ndarray, truth: np.ndarray, subjects: np.nd
 
 
 def weights_of_classes(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """The weights (L,) of probabilities (N, L, K): those with the largest likelihood, if clearly better than equal ones.
+    """The weights (L,) of probabilities (N, L, K), of the largest likelihood if clearly better than equal ones.
 
     >>> sure = np.tile([[[0.9, 0.1], [0.5, 0.5]], [[0.1, 0.9], [0.5, 0.5]]], (10, 1, 1))
     >>> weights_of_classes(sure, np.tile([0, 1], 10), np.arange(20)).round(2).tolist()
