@@ -204,7 +204,7 @@ def pairs_apart(names: Sequence[str], side: np.ndarray) -> int:
 @pytest.mark.parametrize("test", [0, 0.2])
 def test_a_long_series_beside_many_short_ones_is_divided(tmp_path: Path, test: float) -> None:
     names = names_of_classes()
-    cohort, study = cohort_of(tmp_path, names, [name[0] for name in names], split={"test": test})
+    cohort, study = cohort_of(tmp_path, names, [name[0] for name in names], split={"test": test, "restarts": 1000})
     splits = split(cohort, study)
     side = np.array([splits.side[f"x{row}"] for row in range(len(names))])
     sides = 5 if test == 0 else 6

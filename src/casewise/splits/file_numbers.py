@@ -192,10 +192,11 @@ def _keys(paths: Sequence[str], holders: np.ndarray, sides: int) -> list[Key]:
     for row, key in enumerate(keys):
         rows_of[key].append(row)
     counts = np.column_stack([holders, np.ones(len(paths))])
+    share = counts.sum(axis=0) / sides
     for (series, *number), rows in rows_of.items():
-        above = (counts[rows].sum(axis=0) * sides > counts.sum(axis=0)).any()
-        for row in rows if above and len(rows) > MOST_OF_PERSON and not number else []:
-            keys[row] = (series, *_numbers(paths[row]))
+        if not number and len(rows) > MOST_OF_PERSON and (counts[rows].sum(axis=0) > share).any():
+            for row in rows:
+                keys[row] = (series, *_numbers(paths[row]))
     return keys
 
 
@@ -227,16 +228,18 @@ def _runs(
 ) -> np.ndarray:
     """(files,) the run of each: every long line is cut into `pieces`, the short ones together; never within a key.
 
-    `classes` (keys, classes) whether the files of a key have the class.
+    Series that may be persons are not joined. `classes` (keys, classes) whether the files of a key have the class.
     """
-    long = [line for line in lines if len(np.unique(line[1])) >= 2 * pieces]
-    short = [line for line in lines if len(np.unique(line[1])) < 2 * pieces]
+    long: list[tuple[np.ndarray, np.ndarray]] = []
+    short: list[tuple[np.ndarray, np.ndarray]] = []
+    for rows, values in lines:
+        (long if keys[values[0]][0] or len(np.unique(values)) >= 2 * pieces else short).append((rows, values))
     if short:
         long.append((np.concatenate([rows for rows, _ in short]), np.concatenate([values for _, values in short])))
     run, number = np.zeros(sum(len(rows) for rows, _ in lines), int), 0
     for rows, values in long:
         present, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-        gaps = np.array([_gap(keys[a], keys[b]) for a, b in itertools.pairwise(present)])
+        gaps = np.array([_gap(keys[a], keys[b]) for a, b in itertools.pairwise(present)], float)
         changes = (classes[present[1:]] != classes[present[:-1]]).any(axis=1)
         run[rows] = number + _pieces(count, gaps, changes, pieces)[inverse]
         number = int(run.max()) + 1
@@ -249,9 +252,9 @@ def _gap(first: Key, second: Key) -> float:
     >>> _gap(("a", 3, 8), ("a", 5, 1)), _gap(("a",), ("b",))
     (2, inf)
     """
-    return (
-        next(b - a for a, b in zip(first[1:], second[1:], strict=True) if a != b) if first[0] == second[0] else np.inf
-    )
+    if first[0] != second[0]:
+        return np.inf
+    return next(b - a for a, b in zip(first[1:], second[1:], strict=True) if a != b)
 
 
 def _pieces(count: np.ndarray, gaps: np.ndarray, changes: np.ndarray, pieces: int) -> np.ndarray:
