@@ -19,7 +19,7 @@ from casewise.errors import CasewiseError, SplitError
 from casewise.initialise.own_data import plan_study
 from casewise.pipeline.validate import number_lines
 from casewise.splits.assignment import needs_of_folds
-from casewise.splits.file_numbers import assign_runs, file_series
+from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, file_series, series_of
 from casewise.splits.grouped import split
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -175,11 +175,107 @@ def test_a_given_test_set_leaves_the_others_to_runs(tmp_path: Path) -> None:
         split(cohort, study)
 
 
-UNNUMBERED = ["left.png", *(f"{n}.png" for n in range(39))]
+# Class folders with one or two long series of numbers, names of few files, and some without a number.
+SERIES = {
+    "a": {"{:04}": range(616, 761), "bcc-{}": range(100, 108), "bcc{}": range(1, 4)},
+    "b": {"{}": [*range(232, 352, 3), *range(3721, 3857)], "nose{}": range(1, 6), "sk{}": (2, 6)},
+}
+
+
+def names_of_classes() -> list[str]:
+    numbered = [f"{label}/{name.format(n)}.jpg" for label in LABELS for name, ns in SERIES[label].items() for n in ns]
+    single = [f"{label}/{letter * 3}-{label}{end}.jpg" for label in LABELS for letter in "hijklmnop" for end in ("", 1)]
+    return numbered + single
+
+
+def pairs_apart(names: Sequence[str], side: np.ndarray) -> int:
+    """Neighbouring numbers of a series on two sides."""
+    side_of = dict(zip(names, side.tolist(), strict=True))
+    pairs = [
+        (f"{label}/{name.format(n)}.jpg", f"{label}/{name.format(n + 1)}.jpg")
+        for label in LABELS
+        for name, numbers in SERIES[label].items()
+        for n in numbers
+        if n + 1 in numbers
+    ]
+    return sum(side_of[first] != side_of[second] for first, second in pairs)
+
+
+@pytest.mark.parametrize("test", [0, 0.2])
+def test_a_long_series_beside_many_short_ones_is_divided(tmp_path: Path, test: float) -> None:
+    names = names_of_classes()
+    cohort, study = cohort_of(tmp_path, names, [name[0] for name in names], split={"test": test, "restarts": 1000})
+    splits = split(cohort, study)
+    side = np.array([splits.side[f"x{row}"] for row in range(len(names))])
+    sides = 5 if test == 0 else 6
+    for label in LABELS:
+        of_class = np.bincount(side[[name[0] == label for name in names]] + int(test > 0), minlength=sides)
+        assert of_class.min() > 0.5 * of_class.mean()
+        assert of_class.max() < 1.6 * of_class.mean()
+    assert pairs_apart(names, side) <= 4 * 2 * (1 if test == 0 else 2)
+    assert splits.record["assignment"]["folds"]["longest_run"] <= 1.5 * 176 / 5
+
+
+def test_a_series_of_few_files_stays_whole() -> None:
+    paths = [f"{'ab'[n % 2]}{n % 26}{chr(97 + n)}/{i}.jpg" for n in range(20) for i in range(20)]
+    labels = np.repeat(["b", *"a" * 19], 20)
+    holders = np.array([[label == known for known in LABELS] for label in labels])
+    run, _ = file_runs(paths, holders, 5)
+    assert (run.reshape(20, 20) == run.reshape(20, 20)[:, :1]).all()
+
+
+def test_cuts_are_at_gaps_in_the_numbers() -> None:
+    numbers = [*range(1, 17), *range(50, 74), *range(100, 120)]
+    run, _ = file_runs([f"{n}.png" for n in numbers], np.zeros((60, 0), bool), 3)
+    assert [run[:16].tolist(), run[16:40].tolist(), run[40:].tolist()] == [[0] * 16, [1] * 24, [2] * 20]
+    labels = np.array(["a"] * 18 + ["b"] * 22)[:, None] == LABELS
+    run, _ = file_runs([f"{n}.png" for n in range(40)], labels, 2)
+    assert run.tolist() == [0] * 18 + [1] * 22
+
+
+@st.composite
+def numbered_files(draw: st.DrawFn) -> list[str]:
+    lengths = draw(st.lists(st.integers(1, 60), min_size=1, max_size=12))
+    names = [f"{chr(97 + s % 3)}/{chr(97 + s) * 2}{s // 6 * '_'}" for s in range(len(lengths))]
+    step = draw(st.integers(1, 3))
+    return [
+        f"{name}{n * step + n // 7}.png" for name, length in zip(names, lengths, strict=True) for n in range(length)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(numbered_files(), st.integers(2, 5), st.sampled_from([1, 2, 4]), st.randoms(use_true_random=False))
+def test_runs_are_contiguous_limited_and_independent_of_the_order(
+    paths: list[str], sides: int, factor: int, random: Any
+) -> None:
+    holders = np.array([[path[0] == folder for folder in "abc"] for path in paths])
+    run, units = file_runs(paths, holders, sides, factor)
+    assert sorted(set(run.tolist())) == list(range(int(run.max()) + 1))  # every file has one run
+    series: dict[str, list[int]] = {}
+    for row, path in enumerate(paths):
+        series.setdefault(series_of(path), []).append(run[row])
+    assert all(borders(own) == len(set(own)) - 1 for own in series.values())  # contiguous: numbers rise within a series
+    assert np.bincount(run).max() <= 1.5 * len(paths) / (sides * factor) + max(MOST_OF_PERSON, len(paths) / sides)
+    assert int(run.max()) < units <= len(paths)
+    order = random.sample(range(len(paths)), len(paths))
+    assert (file_runs([paths[row] for row in order], holders[order], sides, factor)[0] == run[order]).all()
+
+
+@pytest.mark.parametrize("unnumbered", [1, 8])
+def test_files_without_a_number_are_of_their_own(tmp_path: Path, unnumbered: int) -> None:
+    names = [*(f"{chr(97 + n)}.png" for n in range(unnumbered)), *(f"{n}.png" for n in range(60))]
+    cohort, study = cohort_of(tmp_path, names, streaks(len(names), 3))
+    splits = split(cohort, study)
+    assert sorted(set(splits.side.values())) == list(range(5))
+    _, units = file_runs(names, np.zeros((len(names), 0), bool), 5, factor=8)
+    assert units == len(names)
+
+
+OF_WORDS = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}.png" for n in range(40)]
 OF_RANDOM_SIGNS = [f"{chr(97 + n)}{n}{chr(122 - n)}.png" for n in range(20)]
 
 
-@pytest.mark.parametrize("names", [UNNUMBERED, OF_RANDOM_SIGNS])
+@pytest.mark.parametrize("names", [OF_WORDS, OF_RANDOM_SIGNS])
 def test_files_without_numbers_are_refused(tmp_path: Path, names: list[str]) -> None:
     cohort, study = cohort_of(tmp_path, names, streaks(len(names), 1))
     with pytest.raises(SplitError):
@@ -248,3 +344,14 @@ def test_a_new_study_of_numbered_images_keeps_neighbours_together(tmp_path: Path
     assert not study.subjects_known
     assert study.split.by == by
     assert split(read_cohort(study), study).folds == 5
+
+
+def test_a_new_study_of_class_folders_keeps_neighbours_together(tmp_path: Path) -> None:
+    for name in [*(f"{label}/{n}.png" for label in LABELS for n in range(20)), "a/arm.png", "b/leg.png"]:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), len(name)).save(tmp_path / "in" / name)
+    plan_study(table=None, images=tmp_path / "in", folder=tmp_path / "study").write()
+    study = read_study(tmp_path / "study" / "study.yaml")
+    assert (study.subjects_known, study.split.by) == (False, "number")
+    splits = split(read_cohort(study), study)
+    assert (len(splits.side), splits.record["classes_lacking"]) == (42, [])

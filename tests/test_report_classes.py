@@ -298,6 +298,14 @@ def test_a_clean_audit_and_none_at_all(three: ReportContext) -> None:
     assert "no_audit" in {banner["code"] for banner in terms.banners(without)}
 
 
+def test_classes_that_folds_lack_are_on_the_first_page(three: ReportContext) -> None:
+    assert 'data-code="classes_missing"' not in render(three)
+    lacking = [{"side": "fold 2", "target": "dx", "class": "<flat>", "subjects": 183, "reason": "not_assigned"}]
+    page = render(dataclasses.replace(three, splits=three.splits | {"classes_lacking": lacking}))
+    text = page.split('data-code="classes_missing"')[1].split("</li>")[0]
+    assert all(words in text for words in ("fold 2", "183 subjects", "&lt;flat&gt;"))
+
+
 def test_an_audit_that_examined_no_shortcut_is_not_green_and_says_so(three: ReportContext) -> None:
     facts = {"subjects": 12, "images": 24, "tests": [], "not_tested": ["finding from border"]}
     context = dataclasses.replace(three, audit=Audit([], {}, facts).as_json({}))

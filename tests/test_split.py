@@ -21,7 +21,7 @@ from casewise.splits.grouped import (
     split,
     write_splits,
 )
-from casewise.splits.learnable import check_learnable
+from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.study.schema import Study
 from casewise.targets.classes import Classes
 from casewise.targets.number import Number
@@ -316,6 +316,17 @@ def test_a_class_that_a_fold_could_not_learn_is_refused() -> None:
         check_learnable(split(part, wanted), part.panels, wanted)
     part.images["part"] = np.repeat(["1", "2", "2", "2", "3", "3"] * 2, 6)
     check_learnable(split(part, wanted), part.panels, wanted)
+    (sentence,) = [line for line in missing_classes(split(part, wanted).record) if "no c" in line]
+    assert all(words in sentence for words in ("label", "fold 3", "2 subjects"))
+
+
+def test_sources_without_a_class_are_named() -> None:
+    sources = dict(zip((f"S{i:03}" for i in range(12)), [SOURCES[i % 4] for i in range(12)], strict=True))
+    part = of_sources([2.0 if i < 4 and sources[f"S{i:03}"] != "west" else float(i // 4 % 2) for i in range(12)])
+    splits = split(part, one_left_out())
+    (sentence,) = missing_classes(splits.record)
+    assert "fold 3 (west)" in sentence
+    assert missing_classes(split(part, one_left_out(leave_out=None, folds=2, test=0)).record) == []
 
 
 def test_folds_are_balanced_on_classes() -> None:

@@ -14,11 +14,14 @@ from safetensors.torch import save_file
 from casewise.console import Silent
 from casewise.errors import ImageError, WeightsError
 from casewise.modalities.store.unreadable import PROBLEMS
+from casewise.pipeline.read import read
+from casewise.pipeline.split import split
 from casewise.pipeline.validate import validate, weight_lines
 from casewise.pipeline.weights import missing_weights, weights
 from casewise.run import run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
+from casewise.study.split import Split
 from casewise.study.weight_files import origin_of_weights
 
 CASES = 24
@@ -47,10 +50,14 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 class Bars(Silent):
-    """Remembers the progress of each step."""
+    """Remembers the progress and the lines of each step."""
 
     def __init__(self) -> None:
         self.steps: dict[str, list[tuple[float, float]]] = {}
+        self.lines: list[tuple[str, str]] = []
+
+    def line(self, step: str, text: str) -> None:
+        self.lines.append((step, text))
 
     def bar(self, step: str):  # type: ignore[no-untyped-def]
         from contextlib import nullcontext
@@ -209,3 +216,17 @@ def test_a_jpeg_with_lost_data_is_named(study: Study, tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert str(tmp_path / "7.jpg") in lines[1]
+
+
+def test_a_fold_without_a_class_is_a_warning_in_validate_and_in_the_log(study: Study, tmp_path: Path) -> None:
+    table = pd.read_csv(tmp_path / "cohort.csv")
+    table["label"] = ["yes" if number < 2 else "no" for number in range(CASES)]
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+    two = study.model_copy(update={"split": Split(folds=2, test=0)})
+    assert not any("WARNING" in line for line in validate(two, Silent()))
+    three = study.model_copy(update={"split": Split(folds=3, test=0)})
+    (line,) = [line for line in validate(three, Silent()) if line.startswith("WARNING")]
+    assert all(words in line for words in ("label", "no yes", "2 subjects"))
+    show = Bars()
+    split(three, read(three, None, Silent()), RunFolder(tmp_path / "run"), show)
+    assert sum("WARNING" in text and "no yes" in text for _, text in show.lines) == 1

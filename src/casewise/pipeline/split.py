@@ -10,7 +10,7 @@ from casewise.errors import DamagedError, RunError, counted
 from casewise.modalities.registry import modality_of
 from casewise.splits import grouped
 from casewise.splits.grouped import Splits, read_splits, write_splits
-from casewise.splits.learnable import check_learnable
+from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.splits.predefined import validation_in
 from casewise.study.schema import Study
 
@@ -39,6 +39,8 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
         )
     write_splits(splits, folder.splits)
     _show_split(study, cohort, splits, show)
+    for sentence in missing_classes(splits.record):
+        show.line("split", f"WARNING: {sentence}")
     return splits
 
 

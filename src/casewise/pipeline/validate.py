@@ -13,7 +13,7 @@ from casewise.pipeline.external import read_external
 from casewise.pipeline.pretraining import read_pretraining
 from casewise.pipeline.read import read
 from casewise.splits.grouped import Splits, split
-from casewise.splits.learnable import check_learnable
+from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.splits.predefined import TEST
 from casewise.study.learners import FEATURES, encoders_of
 from casewise.study.weight_files import encoder_origin, origin_of_weights
@@ -42,6 +42,7 @@ def validate(study: Study, show: Show) -> list[str]:
     check_learnable(splits, cohort.panels, study)
     lines = number_lines(splits)
     lines += side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
+    lines += [f"{'WARNING':<10} {sentence}" for sentence in missing_classes(splits.record)]
     networks = len(study.networks) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
@@ -82,7 +83,9 @@ def _other_cohorts(study: Study, table: Cohort) -> list[tuple[Study, Cohort]]:
 def number_lines(splits: Splits) -> list[str]:
     """A line on a split by file numbers."""
     runs = [
-        f"{side} {counted(how['runs'], 'run')}" for side, how in splits.record["assignment"].items() if "runs" in how
+        f"{side} {counted(how['runs'], 'run')} of at most {counted(how['longest_run'], 'file')}"
+        for side, how in splits.record["assignment"].items()
+        if "runs" in how
     ]
     return [f"{'split':<10} runs of neighbouring file numbers are on one side: {', '.join(runs)}"] if runs else []
 

@@ -13,6 +13,7 @@ from casewise.report.formatting import capital, class_name, display_name, plain
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
+from casewise.splits.learnable import missing_classes
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -82,6 +83,8 @@ def banners(context: ReportContext) -> list[dict[str, Any]]:
         "few_subjects": subjects < ROUGH_BELOW,
     }
     shown = [{"code": code, "stage": context.stage, "subjects": subjects} for code, holds in limits.items() if holds]
+    if missing := missing_classes(context.splits):
+        shown.append({"code": "classes_missing", "sentences": missing})
     caveats = [note for note in context.metrics.get("notes", []) if not isinstance(note, str)]
     return shown + [
         {"code": code, "caveat": with_shares(caveat, context.metrics.get("counterfactuals") or {})}

@@ -2,11 +2,13 @@
 
 Files are often numbered in the order in which patients came, so images of one person, of one day or of one severity
 have neighbouring numbers. Runs of numbers that stay together keep most of them on one side of the split: all but those
-where two runs meet. Files of several series (`001_left`, `001_right`) with the same number are in the same run.
+where two runs meet. Files of several series (`001_left`, `001_right`) with the same number are in the same run. A file
+without a number is a series of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from casewise.cohort.natural_sort import natural
-from casewise.errors import SplitError, cut
+from casewise.errors import SplitError, counted, cut
 from casewise.splits.assignment import ClassNeeds, assign
 
 # Runs of a fold that are tried: the fewest that give every side the classes that it can have.
@@ -25,6 +27,13 @@ RUNS = (1, 2, 4, 8, 16, 32, 64)
 LEAST_SERIES = 4
 # A number with at least so many values may identify people; one with fewer is a magnification, an eye or a year.
 LEAST_VALUES = 8
+# A series of at most so many files may show one person and is not cut.
+MOST_OF_PERSON = 20
+# How far a cut may move from equal lengths to a gap in the numbers, as a fraction of the length.
+CUT_SHIFT = 0.25
+
+# What identifies the person of a file: its series, or () where that does not matter, then numbers.
+Key = tuple[Any, ...]
 
 
 def series_of(path: str) -> str:
@@ -38,17 +47,19 @@ def series_of(path: str) -> str:
 
 
 def file_series(paths: Sequence[str]) -> list[np.ndarray]:
-    """The rows of each series of numbered files, in the order of their numbers; [] if the files are not numbered.
+    """The rows of each series of files, in the order of their numbers; [] if most files are not numbered.
 
     >>> [rows.tolist() for rows in file_series(["b/x1.png", "b/x10.png", "b/x2.png", "b/x3.png"])]
     [[0, 2, 3, 1]]
     >>> file_series(["3f7a.png", "a01.png", "9cc2.png", "b.png"])
     []
+    >>> [rows.tolist() for rows in file_series(["left.png", *(f"x{n}.png" for n in range(7))])]
+    [[0], [1, 2, 3, 4, 5, 6, 7]]
     """
     rows: dict[str, list[int]] = defaultdict(list)
     for row, path in enumerate(paths):
-        rows[series_of(path)].append(row)
-    if "" in rows or len(paths) < LEAST_SERIES * len(rows):
+        rows[series_of(path) or path].append(row)
+    if len(paths) < LEAST_SERIES * len(rows):
         return []
     names = sorted(rows, key=natural)
     return [np.array(sorted(rows[name], key=lambda row: natural(Path(paths[row]).stem))) for name in names]
@@ -58,15 +69,16 @@ def check_numbers(paths: Sequence[str]) -> None:
     """Check that files are numbered.
 
     Raises:
-        SplitError: names have no numbers, or numbers without an order.
+        SplitError: most names have no numbers, or numbers without an order.
     """
     if file_series(paths):
         return
-    unnumbered = next((path for path in paths if not series_of(path)), None)
-    what = f"{cut(Path(unnumbered).name)} has no number" if unnumbered else "the numbers belong to no common series"
+    series = len({series_of(path) or path for path in paths})
     raise SplitError(
-        f"split.by: 'number' keeps neighbouring file numbers together, and {what}. Leave out `by: number`, or name the "
-        "files in the order in which the images were taken."
+        f"split.by: 'number' keeps neighbouring file numbers together, and {counted(len(paths), 'name')}, such as "
+        f"{cut(Path(paths[0]).name)}, form {series:,} series. A series needs {LEAST_SERIES} files on average; a name "
+        "without a number is a series of its own. Leave out `by: number`, or name the files in the order in which the "
+        "images were taken."
     )
 
 
@@ -88,50 +100,65 @@ def assign_runs(
         paths: the file of each subject.
         records, shares, needs: as of `casewise.splits.assignment.assign`, by subject.
     """
-    lines = _lines(paths, needs.holders)
-    units = sum(len(np.unique(values)) for _, values in lines)
     best: tuple[np.ndarray, dict[str, Any]] | None = None
     for factor in RUNS:
-        run = _runs(lines, len(paths), round(1 / min(shares)) * factor)
+        run, keys = file_runs(paths, needs.holders, round(1 / min(shares)), factor)
         count = int(run.max()) + 1
-        if count < len(shares) or (best and count > units // 2):
+        if count < len(shares) or (best and count > keys // 2):
             continue
         members = run == np.arange(count)[:, None]
         holders = members.astype(int) @ needs.holders.astype(int) > 0
         needs_of_runs = ClassNeeds(holders, np.minimum(needs.least, 1), needs.spread)
         side, how = assign(members @ records, shares, needs_of_runs, restarts=restarts, seed=seed)
         if best is None or how["shortfall"] < best[1]["shortfall"]:
-            best = side[run], how | {"runs": count}
+            best = side[run], how | {"runs": count, "longest_run": int(members.sum(axis=1).max())}
         if not best[1]["shortfall"]:
             break
     if best is None:
-        raise SplitError(f"{units:,} file numbers are too few for {len(shares)} sides of neighbouring numbers.")
+        raise SplitError(f"{keys:,} file numbers are too few for {len(shares)} sides of neighbouring numbers.")
     return best
 
 
-def identities(paths: Sequence[str]) -> list[np.ndarray]:
-    """What may identify the person of each file, the likeliest first: ranks (files,), equal for files of one person.
+def file_runs(paths: Sequence[str], holders: np.ndarray, sides: int, factor: int = 1) -> tuple[np.ndarray, int]:
+    """(files,) the run of each file, and the number of files or persons that are never divided.
+
+    Every line of numbers is cut into `factor` runs for each of so many sides of equal size. A run has at most one and a
+    half times the files of an equal share, and the files of one number or person.
+
+    Args:
+        holders: (files, classes) whether a file has the class.
+    """
+    keys = _keys(paths, holders, sides)
+    names, identity = sorted(set(keys)), _ranks(keys)
+    classes = np.zeros((len(names), holders.shape[1]), bool)
+    np.logical_or.at(classes, identity, holders.astype(bool))
+    return _runs(_lines(paths, identity), names, classes, sides * factor), len(names)
+
+
+def identities(paths: Sequence[str]) -> list[list[Key]]:
+    """What may identify the person of each file, the likeliest first: keys, equal for files of one person.
 
     Folders and names that are more than the numbers in each of them; else the first number in folder and name with
     enough values, then the next such number; without one, the number with most values.
 
-    >>> identities(["Normal_100x_7.png", "Normal_100x_12.png", "Normal_400x_7.png", "Normal_400x_8.png"])[0].tolist()
-    [0, 2, 0, 1]
+    >>> identities(["Normal_100x_7.png", "Normal_100x_12.png", "Normal_400x_7.png", "Normal_400x_8.png"])[0]
+    [((), 7), ((), 12), ((), 7), ((), 8)]
     """
-    numbers = [[int(digits) for digits in re.findall("[0-9]+", _stem(path))] for path in paths]
+    numbers, series = [_numbers(path) for path in paths], [(natural(_shape(path)),) for path in paths]
     positions: dict[int, list[int]] = {}
     for length in {len(row) for row in numbers} - {0}:
         counts = [len(set(values)) for values in zip(*(row for row in numbers if len(row) == length), strict=True)]
         enough = [position for position, count in enumerate(counts) if count >= LEAST_VALUES]
         positions[length] = enough or [counts.index(max(counts))]
-    rankings = []
+    rankings: list[list[Key]] = []
     for level in range(max(map(len, positions.values()), default=1)):
-        values = [row[positions[len(row)][min(level, len(positions[len(row)]) - 1)]] if row else 0 for row in numbers]
-        rankings.append(_ranks(values))
-    series = [_shape(path) for path in paths]
-    pairs = len(set(zip(series, rankings[0].tolist(), strict=True)))
+        place = {length: of_length[min(level, len(of_length) - 1)] for length, of_length in positions.items()}
+        rankings.append(
+            [((), row[place[len(row)]]) if row else name for row, name in zip(numbers, series, strict=True)]
+        )
+    pairs = len(set(zip(series, rankings[0], strict=True)))
     if len(set(series)) ** 2 > pairs:  # more series than numbers in each of them
-        rankings.insert(0, _ranks([natural(name) for name in series]))
+        rankings.insert(0, list(series))
     return rankings
 
 
@@ -149,14 +176,32 @@ def _ranks(values: Sequence[Any]) -> np.ndarray:
     return np.array([rank[value] for value in values])
 
 
-def _lines(paths: Sequence[str], holders: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The files of each line of numbers, and their identity: series whose numbers overlap are one line.
+def _numbers(path: str) -> list[int]:
+    return [int(digits) for digits in re.findall("[0-9]+", _stem(path))]
 
-    What identifies people has several values for each class; folders of classes have one.
+
+def _keys(paths: Sequence[str], holders: np.ndarray, sides: int) -> list[Key]:
+    """What identifies the person of each file; the files of a series that is too long for a person have their numbers.
+
+    What identifies people has several values for each class; folders of classes have one. A series is too long if it
+    has more files, or more of a class, than a side should have, and more than `MOST_OF_PERSON`.
     """
     rankings = identities(paths)
-    several = [identity for identity in rankings if _values_of_classes(identity, holders) >= 2]
-    identity = (several or rankings[-1:])[0]
+    keys = next((keys for keys in rankings if _values_of_classes(_ranks(keys), holders) >= 2), rankings[-1])
+    rows_of: dict[Key, list[int]] = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows_of[key].append(row)
+    counts = np.column_stack([holders, np.ones(len(paths))])
+    share = counts.sum(axis=0) / sides
+    for (series, *number), rows in rows_of.items():
+        if not number and len(rows) > MOST_OF_PERSON and (counts[rows].sum(axis=0) > share).any():
+            for row in rows:
+                keys[row] = (series, *_numbers(paths[row]))
+    return keys
+
+
+def _lines(paths: Sequence[str], identity: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The files of each line of numbers, and their identity: series whose numbers overlap are one line."""
     of_series: dict[str, list[int]] = defaultdict(list)
     for row, path in enumerate(paths):
         of_series[_shape(path)].append(row)
@@ -178,17 +223,58 @@ def _values_of_classes(identity: np.ndarray, holders: np.ndarray) -> float:
     return float(np.mean(counts)) if counts else np.inf
 
 
-def _runs(lines: Sequence[tuple[np.ndarray, np.ndarray]], files: int, pieces: int) -> np.ndarray:
-    """(files,) the run of each: every long line is cut into `pieces`, the short ones together; never within a value."""
-    long = [line for line in lines if len(np.unique(line[1])) >= 2 * pieces]
-    short = [line for line in lines if len(np.unique(line[1])) < 2 * pieces]
+def _runs(
+    lines: Sequence[tuple[np.ndarray, np.ndarray]], keys: Sequence[Key], classes: np.ndarray, pieces: int
+) -> np.ndarray:
+    """(files,) the run of each: every long line is cut into `pieces`, the short ones together; never within a key.
+
+    Series that may be persons are not joined. `classes` (keys, classes) whether the files of a key have the class.
+    """
+    long: list[tuple[np.ndarray, np.ndarray]] = []
+    short: list[tuple[np.ndarray, np.ndarray]] = []
+    for rows, values in lines:
+        (long if keys[values[0]][0] or len(np.unique(values)) >= 2 * pieces else short).append((rows, values))
     if short:
         long.append((np.concatenate([rows for rows, _ in short]), np.concatenate([values for _, values in short])))
-    run, number = np.zeros(files, int), 0
+    run, number = np.zeros(sum(len(rows) for rows, _ in lines), int), 0
     for rows, values in long:
-        _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-        middle = count.cumsum() - count / 2
-        piece = np.unique((middle * pieces / len(rows)).astype(int), return_inverse=True)[1]
-        run[rows] = number + piece[inverse]
-        number += int(piece.max()) + 1
+        present, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
+        gaps = np.array([_gap(keys[a], keys[b]) for a, b in itertools.pairwise(present)], float)
+        changes = (classes[present[1:]] != classes[present[:-1]]).any(axis=1)
+        run[rows] = number + _pieces(count, gaps, changes, pieces)[inverse]
+        number = int(run.max()) + 1
     return run
+
+
+def _gap(first: Key, second: Key) -> float:
+    """The difference between two numbers of a series; infinite between two series.
+
+    >>> _gap(("a", 3, 8), ("a", 5, 1)), _gap(("a",), ("b",))
+    (2, inf)
+    """
+    if first[0] != second[0]:
+        return np.inf
+    return next(b - a for a, b in zip(first[1:], second[1:], strict=True) if a != b)
+
+
+def _pieces(count: np.ndarray, gaps: np.ndarray, changes: np.ndarray, pieces: int) -> np.ndarray:
+    """(keys,) the piece of each key of a line that is cut into pieces of about the same number of files.
+
+    Each cut moves by up to `CUT_SHIFT` of the length of a piece to the widest gap there; of equal gaps to one where the
+    classes change, then to the nearest.
+
+    Args:
+        count: (keys,) the files of each key.
+        gaps: (keys - 1,) the difference to the next number.
+        changes: (keys - 1,) whether the next key has other classes.
+
+    >>> _pieces(np.ones(8), np.array([1, 1, 1, 1, 4, 1, 1]), np.zeros(7, bool), 2).tolist()
+    [0, 0, 0, 0, 0, 1, 1, 1]
+    """
+    length, ends = count.sum() / pieces, count.cumsum()[:-1]
+    first = np.zeros(len(count), int)
+    for end in length * np.arange(1, pieces) if len(ends) else ():
+        distance = np.abs(ends - end)
+        near = np.flatnonzero(distance <= max(CUT_SHIFT * length, distance.min()))
+        first[near[np.lexsort((distance[near], ~changes[near], -gaps[near]))[0]] + 1] = 1
+    return first.cumsum()

@@ -214,7 +214,7 @@ def _assigned(
     records, restarts = panel_records(cohort.panels, study, subjects), study.split.restarts
     if study.split.by != "number":
         return assign(records, shares, needs, restarts=restarts, seed=seed)
-    path_of = cohort.images.groupby(cohort.images["subject"].astype(str))["path"].first()
+    path_of = cohort.images.groupby(cohort.images["subject"].astype(str))["path"].min()
     paths = [str(path_of[subject]) for subject in subjects]
     return assign_runs(paths, records, shares, needs, restarts=restarts, seed=seed)
 

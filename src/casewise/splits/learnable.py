@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from casewise.cohort.labels import panel_values
+from casewise.cohort.table import names_text
 from casewise.errors import SplitError, StudyError, counted
 from casewise.predictions.stacking import EITHER_SIGN
 from casewise.splits.grouped import Splits
@@ -17,6 +20,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.study.schema import Study
+
+
+def missing_classes(record: Mapping[str, Any]) -> list[str]:
+    """A sentence for each class that folds or the test set lack, so that nothing is evaluated on it there.
+
+    Args:
+        record: of `Splits`, or the content of `splits.json`.
+
+    >>> lacking = [{"side": f"fold {fold}", "target": "grade", "class": "2", "subjects": 8} for fold in (1, 3)]
+    >>> missing_classes({"classes_lacking": lacking})
+    ['grade: no 2 in fold 1, fold 3 (8 subjects in the cohort)']
+    """
+    sources = record.get("left_out") or []
+    names = {"test": "the test set"} | {f"fold {fold + 1}": f"fold {fold + 1} ({s})" for fold, s in enumerate(sources)}
+    sides: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+    for entry in record.get("classes_lacking", []):
+        sides[entry["target"], entry["class"], entry["subjects"]].append(names.get(entry["side"], entry["side"]))
+    return [
+        f"{target}: no {label} in {names_text(lacking, 10)} ({counted(subjects, 'subject')} in the cohort)"
+        for (target, label, subjects), lacking in sides.items()
+    ]
 
 
 def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:

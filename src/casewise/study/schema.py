@@ -251,8 +251,8 @@ class Study(StudyModel):
         [],
         description="Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `mean` "
         "and `weighted` (weights of at least 0 that sum to 1, equal unless others are clearly better) are for all "
-        "targets. `linear` and `ridge`, for numbers, and `logistic`, for classes and grades, have weights of either sign, which "
-        "find signal out of fold where there is none: they need a test set or an external cohort to be judged on.",
+        "targets. `linear` and `ridge`, for numbers, and `logistic`, for classes and grades, have weights of either "
+        "sign, which find signal out of fold where there is none: they need a test set or an external cohort to be judged on.",
     )
     final: Literal["folds", "refit"] = Field(
         "folds",
