@@ -34,7 +34,7 @@ def forget(run: RunFolder, model: str, fold: int) -> None:
 
 def test_a_finished_run_is_finished(copied: RunFolder) -> None:
     status = run_status(copied)
-    assert (len(status.done), status.jobs, status.at_work, status.reported) == (6, 6, False, True)
+    assert (len(status.done), status.jobs, status.at_work, status.unreported) == (6, 6, False, "")
     assert status.lines()[-1] == "The report is up to date with the results. No process is at work in the folder."
     done = casewise("status", str(copied.path))
     assert done.returncode == 0
@@ -196,6 +196,6 @@ def test_asking_does_not_stop_a_run_that_begins(copied: RunFolder, monkeypatch: 
 
 
 def test_counts_are_those_of_the_states() -> None:
-    status = RunStatus(Path("runs/a"), True, False, ["a"], {"b": 0.5}, {}, ["c"])
+    status = RunStatus(Path("runs/a"), True, "", ["a"], {"b": 0.5}, {}, ["c"])
     assert status.lines()[0] == "runs/a: 3 jobs (learners × folds): 1 done, 1 running, 1 waiting."
     assert status.lines()[-1] == "Time left for these jobs: not known yet."

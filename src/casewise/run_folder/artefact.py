@@ -83,7 +83,9 @@ class Artefact:
                 return
         if not allowed:
             raise DamagedError(f"{self.path} has no recorded checksum, so it cannot be verified. {self.remedy}")
-        raise DamagedError(f"{self.path} was changed or damaged after it was written. {self.remedy}")
+        raise DamagedError(
+            f"{self.path} was changed or damaged after it was written: its checksum differs. {self.remedy}"
+        )
 
     def matches(self, checksums: Sequence[str]) -> bool:
         """Whether the file has one of these checksums.
