@@ -97,6 +97,7 @@ def test_the_time_left_follows_from_finished_jobs_and_is_shared_by_running_ones(
 
 
 def test_before_the_training_nothing_is_planned(copied: RunFolder) -> None:
+    copied.metrics.remove()
     copied.fingerprint.remove()
     shutil.rmtree(copied.jobs_folder)
     with copied.lock():
@@ -128,6 +129,7 @@ def test_the_last_line_of_a_command_and_the_error_that_ended_it_are_shown(copied
 
 
 def test_what_an_ended_command_left_is_not_that_of_another(copied: RunFolder) -> None:
+    copied.metrics.remove()
     copied.fingerprint.remove()
     copied.activity.write({"only": [], "step": "audit", "line": "cohort: 6 cases", "stopped": "A row has no image."})
     assert run_status(copied).lines()[-1].endswith("The last command stopped: A row has no image.")

@@ -100,7 +100,8 @@ def run_status(folder: RunFolder) -> RunStatus:
         raise RunError(f"{folder.path} is a file, and not a run folder.")
     if not folder.path.is_dir():
         raise RunError(f"{folder.path} is not a run folder: there is no such folder.")
-    at_work, jobs = folder.at_work(), _jobs(folder)
+    at_work = folder.at_work()
+    jobs = _jobs(folder, at_work)
     activity = folder.activity.peek() or {}
     if not at_work and not jobs and not activity and not folder.splits.exists():
         raise RunError(f"{folder.path} is not a run folder: {folder.splits.path.name} is missing.")
@@ -166,16 +167,20 @@ class _Planned(NamedTuple):
     made_from: Callable[[Mapping[str, Any]], bool]
 
 
-def _jobs(folder: RunFolder) -> list[_Planned]:
+def _jobs(folder: RunFolder, at_work: bool | None) -> list[_Planned]:
     """The jobs that the run has planned; none before its training begins.
 
     First weights are not read: trained networks do not need them, and they may be on another computer.
+
+    Raises:
+        RunError: the run was finished, and a record of it is missing by now, or damaged.
     """
     from casewise.inference.run_members import job_fingerprint
     from casewise.splits.grouped import read_splits
     from casewise.study.loading import saved_study
 
-    if not (folder.metrics.exists() or (folder.fingerprint.exists() and folder.study.exists())):
+    finished = folder.metrics.exists() and not at_work
+    if not finished and not (folder.fingerprint.exists() and folder.study.exists()):
         return []
     study = saved_study(folder.study.read(), source=str(folder.study.path))
     folds, fingerprint = read_splits(folder.splits).folds, str(folder.fingerprint.read()["fingerprint"])

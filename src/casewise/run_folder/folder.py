@@ -444,7 +444,7 @@ class RunFolder:
         if missing := next((file.path.name for file in needed if not file.exists()), None):
             inside = sorted(path.parent.name for path in self.path.glob(f"*/{self.metrics.path.name}"))
             remedy = "Finish it with `casewise run` first."
-            if inside and not self.metrics.exists():
+            if inside and not self.is_own():
                 remedy = f"It contains the run folders {', '.join(inside[:12])}{', …' if len(inside) > 12 else ''}."
             raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")
         results = self.metrics.read()
