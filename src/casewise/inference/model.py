@@ -316,7 +316,7 @@ def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping
         return {}, ""
     recorded = folder.manifest()["files"]
     for path in (folder.facts.path, folder.card_path):
-        if not (path.is_file() and checksum(path) == recorded[path.name]["sha256"]):
+        if not (path.is_file() and checksum(path) == recorded.get(path.name, {}).get("sha256")):
             raise RunError(f"{path} is missing, or was changed after it was written. {folder.facts.remedy}")
     about, card = folder.facts.read(), folder.card_path.read_text(encoding="utf-8")
     folders = [folder.member(entry["learner"], entry["fold"] and entry["fold"] - 1) for entry in about["members"]]

@@ -106,7 +106,9 @@ class Artefact:
             raise RunError(f"{self.path} cannot be read: {reason}. Check the disk and the permissions.") from error
 
     def set_aside(self) -> Path:
-        """Rename the file to `*.damaged-N`, so that it is kept but not used; the caller holds the lock.
+        """Rename the file to `*.damaged-N`, so that it is kept but not used.
+
+        Only for a process that holds the lock of the folder and makes the file anew; readers raise the error instead.
 
         Raises:
             RunError: the file cannot be renamed.
