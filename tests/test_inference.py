@@ -198,7 +198,7 @@ def test_a_run_that_lacks_a_network_is_refused(done: Run, tmp_path: Path) -> Non
     with pytest.raises(RunError, match="fold 2"):
         load_bundle(folder)
     record.remove()
-    with pytest.raises(RunError, match="fold 2"):
+    with pytest.raises(RunError, match=r"cnn.fold2.job\.json is missing"):
         load_bundle(folder)
 
 

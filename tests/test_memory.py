@@ -234,9 +234,9 @@ def test_the_report_and_the_status_show_the_memory_of_jobs() -> None:
     rows = job_rows(SimpleNamespace(jobs=mixed, learner="cnn"))  # type: ignore[arg-type]
     assert [(r.cells[5].text, r.cells[5].value) for r in rows] == [("2.6 GB", 2662.4), ("–", "")]
     assert len(rows[0].cells) == 7
-    status = RunStatus(Path("run"), False, False, done=["cnn, fold 1"], peak_memory_mb=2662.4)
+    status = RunStatus(Path("run"), False, "", done=["cnn, fold 1"], peak_memory_mb=2662.4)
     assert "up to 2.6 GB" in status.lines()[1]
-    assert len(RunStatus(Path("run"), False, False, done=["cnn, fold 1"]).lines()) == 2
+    assert len(RunStatus(Path("run"), False, "", done=["cnn, fold 1"]).lines()) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

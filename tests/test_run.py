@@ -21,6 +21,7 @@ import pytest
 import casewise
 from casewise.console import Silent
 from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError, StudyError
+from casewise.files import checksum
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs.fingerprint import changed_settings
 from casewise.pipeline.stored_results import record_results, stored_results
@@ -205,6 +206,8 @@ class TestStoredResults:
 def test_results_are_kept_only_with_every_file_of_them(finished: tuple[Run, Path], tmp_path: Path) -> None:
     folder = RunFolder(Path(shutil.copytree(finished[0].folder, tmp_path / "copy")))
     folder.nested.write({"folds": {"1": {"network": "alexnet"}}})
+    folder.metrics.write(folder.metrics.read() | {"made_from": folder.evaluated_files()})
+    folder.report_mark.write(checksum(folder.metrics.path))
     record_results("inputs", folder)
     assert stored_results("inputs", folder, Silent()) is not None
     folder.nested.remove()

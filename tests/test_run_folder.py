@@ -58,6 +58,20 @@ def test_no_other_module_knows_a_file_name_of_the_run_folder() -> None:
     assert set(knowing) - stores == set(), knowing
 
 
+def test_only_what_makes_a_file_anew_sets_a_damaged_one_aside() -> None:
+    """A reader does not hold the lock of the folder, or would go on without the file."""
+    movers = {"read_or_none", "intact", "report_damage", "set_aside"}
+    makers = ("run_folder/", "jobs/", "training/", "explain/results.py")
+    makers += tuple(f"pipeline/{name}.py" for name in ("audit", "cohort_comparison", "counterfactuals", "recipe_plan"))
+    makers += tuple(f"pipeline/{name}.py" for name in ("split", "stored_results", "timing"))
+    moving = set()
+    for path in sorted(SOURCE.rglob("*.py")):
+        called = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        if movers & {function.attr for function in called if isinstance(function, ast.Attribute)}:
+            moving.add(path.relative_to(SOURCE).as_posix())
+    assert {name for name in moving if not name.startswith(makers)} == set()
+
+
 def filled_the_disk(path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("half")

@@ -34,7 +34,7 @@ def forget(run: RunFolder, model: str, fold: int) -> None:
 
 def test_a_finished_run_is_finished(copied: RunFolder) -> None:
     status = run_status(copied)
-    assert (len(status.done), status.jobs, status.at_work, status.reported) == (6, 6, False, True)
+    assert (len(status.done), status.jobs, status.at_work, status.unreported) == (6, 6, False, "")
     assert status.lines()[-1] == "The report is up to date with the results. No process is at work in the folder."
     done = casewise("status", str(copied.path))
     assert done.returncode == 0
@@ -97,6 +97,7 @@ def test_the_time_left_follows_from_finished_jobs_and_is_shared_by_running_ones(
 
 
 def test_before_the_training_nothing_is_planned(copied: RunFolder) -> None:
+    copied.metrics.remove()
     copied.fingerprint.remove()
     shutil.rmtree(copied.jobs_folder)
     with copied.lock():
@@ -128,6 +129,7 @@ def test_the_last_line_of_a_command_and_the_error_that_ended_it_are_shown(copied
 
 
 def test_what_an_ended_command_left_is_not_that_of_another(copied: RunFolder) -> None:
+    copied.metrics.remove()
     copied.fingerprint.remove()
     copied.activity.write({"only": [], "step": "audit", "line": "cohort: 6 cases", "stopped": "A row has no image."})
     assert run_status(copied).lines()[-1].endswith("The last command stopped: A row has no image.")
@@ -196,6 +198,6 @@ def test_asking_does_not_stop_a_run_that_begins(copied: RunFolder, monkeypatch: 
 
 
 def test_counts_are_those_of_the_states() -> None:
-    status = RunStatus(Path("runs/a"), True, False, ["a"], {"b": 0.5}, {}, ["c"])
+    status = RunStatus(Path("runs/a"), True, "", ["a"], {"b": 0.5}, {}, ["c"])
     assert status.lines()[0] == "runs/a: 3 jobs (learners × folds): 1 done, 1 running, 1 waiting."
     assert status.lines()[-1] == "Time left for these jobs: not known yet."

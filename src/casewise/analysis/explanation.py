@@ -113,8 +113,9 @@ def explain_case(folder: RunFolder, case: str, networks: Sequence[str], *, map_s
     from casewise.console import default_show
     from casewise.explain.case_selection import explain_target
     from casewise.explain.run import explanations_of
-    from casewise.pipeline.explain import open_finished
+    from casewise.pipeline.explain import check_run, open_finished
 
+    check_run(folder)
     with folder.lock():
         run = open_finished(folder)
         name, explanations, rows = explanations_of(run, case, networks, map_size=map_size, show=default_show())

@@ -115,7 +115,7 @@ class Run:
         """
         from casewise.analysis.tables import predictions_table
 
-        return predictions_table(self.rows, self.study, self.files.conformal.read_if_exists() or {})
+        return predictions_table(self.rows, self.study, self.files.conformal.read())
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -159,7 +159,7 @@ class Run:
         """The findings of the audit: `id`, `level`, `sentence`, `remedy`, and the reason if the study `accepted` it."""
         from casewise.analysis.tables import findings_table
 
-        return findings_table(self.files.audit.read_or_none() or {})
+        return findings_table(self.files.audit.read())
 
     # Figures, explanations and new cases.
 

@@ -193,7 +193,7 @@ def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataF
     otherwise (a stacker, for example) the first of `models`.
     """
     main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
-    nested = run.folder.nested.read_or_none() if main == NESTED else None
+    nested = run.folder.nested.read_if_exists() if main == NESTED else None
     if nested:
         folds = {int(fold): record["network"] for fold, record in nested["folds"].items()}
         if set(folds.values()) <= set(models):

@@ -89,7 +89,7 @@ def read_results(folder: RunFolder) -> dict[str, Any] | None:
 
     `measured` is None if masks, their column or the intervals have changed since.
     """
-    results, fingerprint = folder.explanations.read_or_none(), folder.fingerprint.read_or_none()
+    results, fingerprint = folder.explanations.read_or_none(), folder.fingerprint.read_if_exists()
     if not results or not fingerprint or results.get("fingerprint") != fingerprint["fingerprint"]:
         return None
     if not folder.has_weights(results.get("weights_sha256")):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
 from casewise.errors import RunError, nearest
+from casewise.files import checksum
 from casewise.inference.bundle import Bundle
 from casewise.inference.chunks import (
     LEFT_OUT,
@@ -295,6 +296,9 @@ def load_bundle(path: Path | str) -> TrainedModel:
         member = Bundle.open(job.path)
         _check((member,), path)
         return TrainedModel(path, (member,), Combination.of_network(job, member))
+    run.refuse_image_split()
+    if run.is_own():
+        run.check_finished()
     members = tuple(Bundle.open(member.path) for member in predicting_members(run))
     _check(members, path)
     limits = _limits(run.input_checks)
@@ -305,18 +309,18 @@ def load_bundle(path: Path | str) -> TrainedModel:
 def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping[str, Any], str]:
     """The facts and the model card that the bundle of a run states of these networks; empty if it has none of them.
 
-    The networks are those of the run, so a bundle that was damaged is left out with a warning.
+    Raises:
+        RunError: a file of the bundle is missing or was changed.
     """
     if not folder.exists():
         return {}, ""
-    try:
-        about = folder.facts.read()
-        folders = [folder.member(entry["learner"], entry["fold"] and entry["fold"] - 1) for entry in about["members"]]
-        weights = [member.weights_sha256() for member in folders]
-        card = folder.card_path.read_text(encoding="utf-8")
-    except (RunError, OSError, LookupError, TypeError, UnicodeDecodeError) as error:
-        log.warning("%s cannot be read, so its model card and bands are left out: %s", folder.path, error)
-        return {}, ""
+    recorded = folder.manifest()["files"]
+    for path in (folder.facts.path, folder.card_path):
+        if not (path.is_file() and checksum(path) == recorded.get(path.name, {}).get("sha256")):
+            raise RunError(f"{path} is missing, or was changed after it was written. {folder.facts.remedy}")
+    about, card = folder.facts.read(), folder.card_path.read_text(encoding="utf-8")
+    folders = [folder.member(entry["learner"], entry["fold"] and entry["fold"] - 1) for entry in about["members"]]
+    weights = [member.weights_sha256() for member in folders]
     if sorted(weights) != sorted(str(member.origin.get("weights_sha256", "")) for member in members):
         return {}, ""  # the run was trained again since
     return about, card

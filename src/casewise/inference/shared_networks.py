@@ -35,7 +35,7 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
         copy = target.member(facts["model"], None if fold is None else fold - 1)
         copy.path.mkdir(parents=True)
         link_or_copy(member.weights.verified(), copy.weights.path)
-        if facts.get("distance") and member.distance.exists():
+        if facts.get("distance"):
             link_or_copy(member.distance.verified(), copy.distance.path)
         write_json(copy.facts.path, shared_facts(facts, salt))
         entries.append({"learner": facts["model"], "fold": fold})

@@ -80,22 +80,11 @@ def archive_run(run: Path, output: Path, show: Show) -> Path:
 
 def _inputs(folder: RunFolder, members: list[JobFolder]) -> str:
     """A hash of all that the bundle is made from."""
-    files = (
-        folder.study,
-        folder.metrics,
-        folder.splits,
-        folder.audit,
-        folder.stackers,
-        folder.nested,
-        folder.decisions,
-        folder.conformal,
-        folder.input_checks,
-    )
     inputs = {
         "format": FORMAT,
         "content": CONTENT,
         "casewise": __version__,
-        "files": {file.path.name: checksum(file.path) for file in files if file.exists()},
+        "metrics": checksum(folder.metrics.path),  # which records all parts of the run
         "networks": [checksum(member.facts.path) for member in members],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -136,13 +125,12 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
         "response": _response(study, folder, results),
     }
     figures = {name: _without_names(results[name]) for name in FIGURES if results.get(name)}
-    audit = _verdict(folder.audit.read_if_exists() or {}, study)
+    audit = _verdict(folder.audit.read(), study)
     provenance = _provenance(study, folder, bundles, fingerprint)
     write_json(target.facts.path, about)
     write_json(target.metrics.path, figures)
     write_json(target.audit.path, audit)
-    if limits := folder.input_checks.read_if_exists():
-        write_json(target.input_checks.path, limits)
+    write_json(target.input_checks.path, folder.input_checks.read())
     write_json(target.provenance.path, provenance)
     write_atomic(target.card_path, model_card(study, about, figures, audit, provenance))
 

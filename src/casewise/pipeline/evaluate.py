@@ -65,7 +65,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         results |= evaluation.plain(participants_and_subgroups(study, cohort, predictions, results, folder))
     _add_drift_and_altered_images(study, predictions, results, folder)
     results["notes"] = evaluation.plain(results["notes"])
-    results["made_from"] = folder.evaluated_files()
+    results["made_from"] = folder.evaluated_files(study.learners)
     folder.metrics.write(results)
     show.line(
         "evaluate",
@@ -130,7 +130,7 @@ def _caveats(study: Study, predictions: pd.DataFrame, results: dict[str, Any], f
 
 def _left_out(study: Study, folder: RunFolder) -> list[Caveat]:
     """The networks that could not be trained, with the reason for each fold."""
-    record = folder.left_out.read_or_none()
+    record = folder.left_out.read_if_exists()
     return [Caveat("networks_left_out", networks=record["networks"], combined=bool(study.stack))] if record else []
 
 
@@ -144,7 +144,7 @@ def _add_drift_and_altered_images(
     target, plan = study.primary_outcome, _plan(study)
     if study.external:
         distances = drift(predictions, target, plan)
-        compared = folder.cohort_difference.read_or_none() or {}
+        compared = folder.cohort_difference.read_if_exists() or {}
         results["drift"] = evaluation.plain({"cohorts": compared, "learners": distances})
         results["notes"] += drift_caveats(distances, results["main"]["learner"])
     if folder.counterfactuals.exists():

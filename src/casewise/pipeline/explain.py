@@ -37,7 +37,7 @@ def explain_run(
             the folder holds a comparison by image.
     """
     folder = RunFolder(path)
-    _check_exists(folder)
+    check_run(folder)
     with folder.lock():
         run = open_finished(folder)
         explanation = explain(
@@ -70,7 +70,7 @@ def open_finished(folder: RunFolder) -> FinishedRun:
     )
 
 
-def _check_exists(folder: RunFolder) -> None:
+def check_run(folder: RunFolder) -> None:
     """Check that a finished run is here, before a lock file is created."""
     folder.check_exists()
     folder.refuse_image_split()
@@ -79,7 +79,7 @@ def _check_exists(folder: RunFolder) -> None:
 
 def _read_study(folder: RunFolder) -> Study:
     """The study of the run."""
-    _check_exists(folder)
+    check_run(folder)
     study = saved_study(folder.study.read(), source=str(folder.study.path))
     if study.weights_dir and not study.weights_dir.is_dir():
         # trained networks do not need their first weights

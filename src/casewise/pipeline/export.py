@@ -44,7 +44,7 @@ def export(
 
 def _run_facts(folder: RunFolder) -> RunFacts:
     """Cases of the run for the check, spread over its table; without its table or images, the reason."""
-    stackers = folder.stackers.read() if folder.stackers.exists() else {}
+    stackers = folder.stackers.read()
     try:
         prepared = open_finished(folder).prepared
     except CasewiseError as error:

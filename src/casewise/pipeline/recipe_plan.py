@@ -213,10 +213,10 @@ def spent_budget(study: Study, seconds: float) -> dict[str, Any]:
 
 def plan_of_report(study: Study, folder: RunFolder) -> dict[str, Any] | None:
     """The plan in words, and what of the budget was spent (None if it was not recorded); None without a plan."""
-    planned = folder.recipe_plan.read_or_none() if study.recipe.auto else None
+    planned = folder.recipe_plan.read_if_exists() if study.recipe.auto else None
     if not planned or not study.recipe.phases:
         return None
-    seconds = (folder.timing.read_or_none() or {}).get("training")
+    seconds = (folder.timing.read_if_exists() or {}).get("training")
     return {
         "words": in_words(study, planned["facts"]),
         "spent": spent_budget(study, seconds) if seconds is not None else None,

@@ -45,7 +45,7 @@ def report(
     prepared = PreparedCohort(study, cohort, folder.images(study.images.store), store)
     context = ReportContext(
         study=study,
-        audit=folder.audit.read_or_none(),
+        audit=folder.audit.read_if_exists(),
         cohort_images=cohort.images,
         panels=cohort.panels,
         cases=cohort.cases,
@@ -54,7 +54,7 @@ def report(
         predictions=predictions,
         metrics=results,
         jobs=jobs,
-        stackers=folder.stackers.read_or_none() or {},
+        stackers=folder.stackers.read(),
         tiles=lambda numbers: np.asarray(store.tiles[numbers]),
         photograph=lambda image: modality.picture(prepared, image),
         environment=environment(sum(job["seconds"] for job in jobs)),

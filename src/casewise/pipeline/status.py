@@ -20,7 +20,7 @@ class RunStatus:
 
     Attributes:
         at_work: whether a process works in the folder; None if it cannot be told.
-        reported: whether the report is up to date with the results.
+        unreported: why there is no report that is up to date with the results; empty if there is one.
         running: the share of the training that is done, by the name of a running job.
         failed: why the last attempt ended, by the name of a job.
         interrupted: the share of the training that a waiting job had done when it was last at work.
@@ -34,7 +34,7 @@ class RunStatus:
 
     folder: Path
     at_work: bool | None
-    reported: bool
+    unreported: str
     done: Sequence[str] = ()
     running: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -80,11 +80,13 @@ class RunStatus:
         if self.running:
             left = "not known yet" if self.seconds_left is None else f"about {duration(self.seconds_left)}"
             return [*lines, f"Time left for these jobs: {left}."]
-        if len(self.done) == self.jobs and self.reported:
+        if len(self.done) == self.jobs and not self.unreported:
             return [*lines, f"The report is up to date with the results. {work}"]
-        if not self.waiting and self.reported:
+        if not self.waiting and not self.unreported:
             without = "without the networks that could not be trained; the same command tries them again"
             return [*lines, f"The report is up to date with the results, {without}. {work}"]
+        if len(self.done) == self.jobs and not self.at_work:
+            lines.append(self.unreported)
         return [*lines, work + ("" if self.at_work or self.error else " Run the study again to continue.")]
 
 
@@ -98,7 +100,8 @@ def run_status(folder: RunFolder) -> RunStatus:
         raise RunError(f"{folder.path} is a file, and not a run folder.")
     if not folder.path.is_dir():
         raise RunError(f"{folder.path} is not a run folder: there is no such folder.")
-    at_work, jobs = folder.at_work(), _jobs(folder)
+    at_work = folder.at_work()
+    jobs = _jobs(folder, at_work)
     activity = folder.activity.peek() or {}
     if not at_work and not jobs and not activity and not folder.splits.exists():
         raise RunError(f"{folder.path} is not a run folder: {folder.splits.path.name} is missing.")
@@ -127,7 +130,7 @@ def run_status(folder: RunFolder) -> RunStatus:
     return RunStatus(
         folder.path,
         at_work,
-        _is_reported(folder),
+        _why_unreported(folder),
         done,
         running,
         failed,
@@ -164,16 +167,20 @@ class _Planned(NamedTuple):
     made_from: Callable[[Mapping[str, Any]], bool]
 
 
-def _jobs(folder: RunFolder) -> list[_Planned]:
+def _jobs(folder: RunFolder, at_work: bool | None) -> list[_Planned]:
     """The jobs that the run has planned; none before its training begins.
 
     First weights are not read: trained networks do not need them, and they may be on another computer.
+
+    Raises:
+        RunError: the run was finished, and a record of it is missing by now, or damaged.
     """
     from casewise.inference.run_members import job_fingerprint
     from casewise.splits.grouped import read_splits
     from casewise.study.loading import saved_study
 
-    if not (folder.fingerprint.exists() and folder.study.exists()):
+    finished = folder.metrics.exists() and not at_work
+    if not finished and not (folder.fingerprint.exists() and folder.study.exists()):
         return []
     study = saved_study(folder.study.read(), source=str(folder.study.path))
     folds, fingerprint = read_splits(folder.splits).folds, str(folder.fingerprint.read()["fingerprint"])
@@ -184,7 +191,7 @@ def _jobs(folder: RunFolder) -> list[_Planned]:
         )
 
     planned = []
-    left_out = (folder.left_out.peek() or {}).get("networks", {})  # the stored study no longer has them
+    left_out = (folder.left_out.read_if_exists() or {}).get("networks", {})  # the stored study no longer has them
     for model in [*study.learners, *left_out]:
         same = bool if model in left_out else partial(made_from, model=model)
         jobs = [(f"{model}, fold {fold + 1}", folder.job(model, fold)) for fold in range(folds)]
@@ -193,13 +200,13 @@ def _jobs(folder: RunFolder) -> list[_Planned]:
     return planned
 
 
-def _is_reported(folder: RunFolder) -> bool:
+def _why_unreported(folder: RunFolder) -> str:
     try:
         folder.check_finished()
         folder.check_reported()
-    except CasewiseError:
-        return False
-    return True
+    except CasewiseError as error:
+        return str(error)
+    return ""
 
 
 def _share(progress: dict[str, Any] | None) -> float:

@@ -69,12 +69,10 @@ def stored_results(inputs: str | None, folder: RunFolder, show: Show) -> tuple[p
     mark = folder.results_mark.read_or_none()
     if not mark or mark["inputs"] != inputs or not folder.report_path.is_file():
         return None
-    if mark["report"] != checksum(folder.report_path) or _present(folder) != mark.get("outputs"):
+    results = folder.metrics.read_or_none()
+    if mark["report"] != checksum(folder.report_path) or not results or folder.changed_parts(results):
         return None
-    results = folder.metrics.read()
-    if results.get("made_from") != folder.evaluated_files():
-        return None
-    if folder.report_mark.read() != checksum(folder.metrics.path):
+    if folder.report_mark.read_or_none() != checksum(folder.metrics.path):
         return None
     show.line("results", "as computed before: nothing that they depend on has changed")
     return folder.predictions.read(), results
@@ -84,15 +82,7 @@ def record_results(inputs: str | None, folder: RunFolder) -> None:
     """Record that the present results and report were made from `inputs`; nothing without a report."""
     folder.results_mark.remove()
     if inputs is not None and folder.report_path.is_file():
-        report = checksum(folder.report_path)
-        folder.results_mark.write({"inputs": inputs, "report": report, "outputs": _present(folder)})
-
-
-def _present(folder: RunFolder) -> list[str]:
-    """The names of the files of results that are there and intact."""
-    fitted = (folder.stackers, folder.nested, folder.decisions, folder.conformal)
-    outputs = (folder.predictions, folder.metrics, *fitted, folder.report_mark)
-    return [file.path.name for file in outputs if file.is_verified()]
+        folder.results_mark.write({"inputs": inputs, "report": checksum(folder.report_path)})
 
 
 def _hash(text: str) -> str:

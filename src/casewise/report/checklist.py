@@ -226,7 +226,7 @@ def selection(run: FinishedStudy) -> dict[str, Any] | None:
 
 def combined_learners(run: FinishedStudy) -> dict[str, Any] | None:
     names = [name for name in run.figures(stage_of(run)) if name not in run.study.networks]
-    stacked = [name for name in names if name in (run.files.stackers.read_or_none() or {})]
+    stacked = [name for name in names if name in (run.files.stackers.read_if_exists() or {})]
     return {"learners": stacked} if stacked else None
 
 

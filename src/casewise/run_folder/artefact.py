@@ -83,7 +83,9 @@ class Artefact:
                 return
         if not allowed:
             raise DamagedError(f"{self.path} has no recorded checksum, so it cannot be verified. {self.remedy}")
-        raise DamagedError(f"{self.path} was changed or damaged after it was written. {self.remedy}")
+        raise DamagedError(
+            f"{self.path} was changed or damaged after it was written: its checksum differs. {self.remedy}"
+        )
 
     def matches(self, checksums: Sequence[str]) -> bool:
         """Whether the file has one of these checksums.
@@ -104,7 +106,9 @@ class Artefact:
             raise RunError(f"{self.path} cannot be read: {reason}. Check the disk and the permissions.") from error
 
     def set_aside(self) -> Path:
-        """Rename the file to `*.damaged-N`, so that it is kept but not used; the caller holds the lock.
+        """Rename the file to `*.damaged-N`, so that it is kept but not used.
+
+        Only for a process that holds the lock of the folder and makes the file anew; readers raise the error instead.
 
         Raises:
             RunError: the file cannot be renamed.

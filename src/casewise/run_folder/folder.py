@@ -11,7 +11,7 @@ from typing import Any
 
 from casewise.errors import RunError, nearest
 from casewise.files import TEMPORARY, Anchor, anchored, checksum, make_folder, storage_failures
-from casewise.run_folder.artefact import JsonFile, TableFile, TextFile
+from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile
 from casewise.run_folder.bundle_folder import BundleFolder, remove_leftovers
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
 from casewise.run_folder.own_folder import MOMENT, check_folder, is_locked
@@ -265,7 +265,7 @@ class RunFolder:
 
     @property
     def results_mark(self) -> JsonFile:
-        """A hash of all inputs of results and report, the checksum of the report, and the files that were written."""
+        """A hash of all inputs of results and report, and the checksum of the report."""
         return JsonFile(self.path / "results-made-from.json", RETRY, required=("inputs", "report"))
 
     @property
@@ -383,9 +383,23 @@ class RunFolder:
 
     # The folder itself.
 
-    def evaluated_files(self) -> dict[str, str]:
-        """The checksums of the files that the metrics depend on, which `metrics.json` keeps as `made_from`."""
-        return {file.path.name: checksum(file.path) for file in (self.study, self.predictions)}
+    def evaluated_files(self, learners: Iterable[str] = ()) -> dict[str, str]:
+        """The checksums of all parts of a run, by their names in the folder; `metrics.json` keeps them as `made_from`.
+
+        Files that measure time differ between equal runs, so they are no parts: of the network of a job, its facts are.
+        """
+        parts = [self.study, self.cohort, self.splits, self.audit, self.fingerprint, self.recipe_plan, self.left_out]
+        parts += [self.external_cohort, self.cohort_difference, self.counterfactuals, self.tile_predictions]
+        parts += [self.stackers, self.nested, self.decisions, self.conformal, self.input_checks, self.predictions]
+        for name in learners:
+            parts += [job.facts for job in (*self.finished_jobs(name), self.final_job(name)) if job.record.exists()]
+        return {part.path.relative_to(self.path).as_posix(): checksum(part.path) for part in parts if part.exists()}
+
+    def changed_parts(self, results: Mapping[str, Any]) -> list[str]:
+        """The names of the parts that metrics were computed from and that are missing by now, or have changed."""
+        recorded = {file.path.name: "" for file in (self.study, self.predictions)} | (results.get("made_from") or {})
+        parts = {name: Artefact(self.path / name) for name in recorded}
+        return [name for name, part in parts.items() if not (part.exists() and part.matches([recorded[name]]))]
 
     @property
     def _own_names(self) -> set[str]:
@@ -420,24 +434,31 @@ class RunFolder:
             raise RunError(f"There is no run folder {self.path}.{nearest(self.path.name, names)}")
 
     def check_finished(self) -> None:
-        """Check that the folder contains a finished run, whose metrics are those of its study and predictions.
+        """Check that the folder contains a finished run with all parts that its metrics were computed from.
 
         Raises:
             RunError: naming what is missing or has changed.
+            DamagedError: a part is not what was written.
         """
         needed = (self.study, self.splits, self.predictions, self.metrics, self.fingerprint)
         if missing := next((file.path.name for file in needed if not file.exists()), None):
             inside = sorted(path.parent.name for path in self.path.glob(f"*/{self.metrics.path.name}"))
             remedy = "Finish it with `casewise run` first."
-            if inside and not self.study.exists():
+            if inside and not self.is_own():
                 remedy = f"It contains the run folders {', '.join(inside[:12])}{', …' if len(inside) > 12 else ''}."
             raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")
-        present, recorded = self.evaluated_files(), self.metrics.read().get("made_from", {})
-        if changed := [name for name in present if present[name] != recorded.get(name)]:
+        results = self.metrics.read()
+        changed = self.changed_parts(results)
+        for part in (self.splits, self.fingerprint, *(Artefact(self.path / name, RETRY) for name in changed)):
+            part.verify()
+        if changed:
             raise RunError(
                 f"{self.path} holds no finished run: {self.metrics.path.name} was computed before the present "
                 f"{' and '.join(changed)}. Finish the run with `casewise run` first."
             )
+        for facts in (self.path / name for name in results.get("made_from") or ()):
+            if (job := JobFolder(facts.parent)).facts.path == facts:
+                job.check_complete()
 
     def check_reported(self) -> None:
         """Check that the run's report is here and shows the present metrics.

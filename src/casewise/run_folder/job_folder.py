@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import DamagedError
+from casewise.errors import DamagedError, RunError
 from casewise.files import checksum, sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, StateFile, TableFile, TextFile, WeightsFile, log
 from casewise.run_folder.own_folder import is_locked
@@ -265,6 +265,17 @@ class JobFolder(TrainingFolder):
     def at_work(self) -> bool | None:
         """Whether a process trains in this folder; None if it cannot be told."""
         return is_locked(self.lock_path)
+
+    def check_complete(self) -> None:
+        """Check that every file of the finished job is there; their content is verified where it is read.
+
+        Raises:
+            RunError: the record or a file that it names is missing.
+            DamagedError: the record is not what was written.
+        """
+        for name in self.record.read()["files"]:
+            if not (file := Artefact(self.path / name)).exists():
+                raise RunError(f"{file.path} is missing. {file.remedy}")
 
     def finished(self, fingerprint: str) -> bool:
         """Whether the job has a record of the same inputs; its files are not verified."""

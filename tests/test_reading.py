@@ -1,0 +1,192 @@
+"""Commands that read a finished run refuse a missing or damaged part by name, and change nothing in its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import casewise
+from casewise.analysis.comparison import compare
+from casewise.console import Silent
+from casewise.errors import DamagedError, RunError
+from casewise.inference.model import load_bundle
+from casewise.pipeline.bundle import archive_run
+from casewise.pipeline.explain import explain_run
+from casewise.pipeline.export import export
+from casewise.pipeline.status import run_status
+from casewise.report.checklist import write_checklist
+from casewise.report.markdown.page import results_page
+from casewise.reproduce import reproduce
+from casewise.run import run
+from casewise.run_folder import RunFolder
+from tests.test_cli import casewise as command
+
+if TYPE_CHECKING:
+    from casewise.run import Run
+
+JOB = "jobs/linear_pixels/fold1"
+PARTS = ("audit.json", "cohort.parquet", "conformal.json", "counterfactuals.parquet", "fingerprint.json")
+PARTS += ("input-checks.json", "metrics.json", "predictions.parquet", "splits.json", "stackers.json", "study.json")
+PARTS += (f"{JOB}/model.json", f"{JOB}/job.json")
+
+
+def readers(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
+    """Every command that reads a finished run, and writes elsewhere if at all."""
+    return {
+        "open_run": lambda: casewise.open_run(folder),
+        "results": lambda: results_page(folder),
+        "checklist": lambda: write_checklist(folder, "claim"),
+        "bundle": lambda: archive_run(folder, output / "model.zip", Silent()),
+        "explain": lambda: explain_run(folder),
+        "predict": lambda: load_bundle(folder),
+        "export": lambda: export(folder, output / "graphs"),
+        "compare": lambda: compare(folder, folder),
+        "reproduce": lambda: reproduce(folder, output / "again"),
+    }
+
+
+def states(folder: Path) -> dict[str, str]:
+    """The name of every file and folder, with a hash of its content."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in folder.rglob("*")
+    }
+
+
+def status_of(folder: Path) -> str:
+    """Why the run is not finished: an error, or a line of its status."""
+    try:
+        return run_status(RunFolder(folder)).unreported
+    except RunError as error:
+        return str(error)
+
+
+@pytest.fixture
+def copied(baseline_run: Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(baseline_run.folder, tmp_path / "run"))
+
+
+def damages(path: Path) -> Iterator[str]:
+    """Flip a byte of a file, cut it, and remove it, one after the other; then it is as before."""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    yield "changed"
+    path.write_bytes(content[:middle])
+    yield "changed"
+    path.unlink()
+    yield "missing"
+    path.write_bytes(content)
+
+
+def test_every_part_of_the_results_is_recorded(baseline_run: Run) -> None:
+    recorded = set(baseline_run.results["made_from"])
+    assert recorded > set(PARTS) - {"metrics.json", f"{JOB}/job.json"}
+    assert not any(name.endswith("job.json") for name in recorded)  # it has the seconds of the training
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_damaged_or_missing_part_is_refused_by_name_and_nothing_is_changed(
+    name: str, copied: Path, tmp_path: Path
+) -> None:
+    for what in damages(copied / name):
+        before = states(copied)
+        for reader, read in readers(copied, tmp_path / "elsewhere").items():
+            with pytest.raises(RunError, match=Path(name).name) as refused:
+                read()
+            text = str(refused.value)
+            assert what in text, (reader, text)
+            assert "un the study again" in text or "casewise run" in text, (reader, text)
+            assert isinstance(refused.value, DamagedError) or what == "missing", reader
+        assert Path(name).name in status_of(copied)
+        assert states(copied) == before
+    assert not (tmp_path / "elsewhere").exists()
+    assert status_of(copied) == ""
+
+
+@pytest.mark.parametrize("name", ["", "job.json", "model.json", "model.safetensors", "distance.safetensors"])
+def test_a_job_without_a_file_is_refused(name: str, copied: Path, tmp_path: Path) -> None:
+    path = copied / JOB / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = states(copied)
+    for read in readers(copied, tmp_path / "elsewhere").values():
+        with pytest.raises(RunError, match=name or Path(JOB).name):
+            read()
+    assert states(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute"),
+    [
+        ("audit.json", "findings"),
+        ("conformal.json", "predictions"),
+        ("cohort.parquet", "cohort"),
+        ("splits.json", "splits"),
+        ("study.json", "study"),
+    ],
+)
+def test_a_run_that_is_open_refuses_what_was_damaged_since(name: str, attribute: str, copied: Path) -> None:
+    opened = casewise.open_run(copied)
+    for _ in damages(copied / name):
+        before = states(copied)
+        with pytest.raises(RunError, match=name):
+            getattr(opened, attribute)
+        assert states(copied) == before
+
+
+def test_the_command_line_refuses_and_changes_nothing(copied: Path, tmp_path: Path) -> None:
+    stackers = copied / "stackers.json"
+    stackers.write_text(stackers.read_text().replace("0", "1", 1))
+    before = states(copied)
+    for words in (("checklist", str(copied), "--of", "claim"), ("bundle", str(copied), "--output", "model.zip")):
+        done = command(*words)
+        assert done.returncode == 2
+        assert "stackers.json" in done.stderr.replace("\n", "")
+    assert states(copied) == before
+
+
+def test_a_part_that_only_some_studies_have_counts_once_it_is_recorded(copied: Path, tmp_path: Path) -> None:
+    folder = RunFolder(copied)
+    assert casewise.open_run(copied).left_out == {}
+    folder.left_out.write({"networks": {"cnn": {"1": "it diverged"}}})
+    folder.metrics.write(folder.metrics.read() | {"made_from": folder.evaluated_files()})
+    folder.check_finished()
+    folder.left_out.path.unlink()
+    for read in readers(copied, tmp_path / "elsewhere").values():
+        with pytest.raises(RunError, match=r"left-out.json is missing. Run the study again"):
+            read()
+
+
+def test_a_damaged_bundle_of_a_run_is_not_used_and_is_written_again(copied: Path, tmp_path: Path) -> None:
+    facts = copied / "bundle" / "bundle.json"
+    content = facts.read_text()
+    assert '"synthetic": true' in content
+    facts.write_text(content.replace('"synthetic": true', '"synthetic": null'))
+    before = states(copied)
+    with pytest.raises(RunError, match=r"bundle.json"):
+        load_bundle(copied)
+    assert states(copied) == before
+    archive_run(copied, tmp_path / "model.zip", Silent())
+    assert facts.read_text() == content
+    assert load_bundle(copied).about["synthetic"] is True
+
+
+def test_running_the_study_again_mends_what_is_missing(baseline_run: Run, copied: Path, tmp_path: Path) -> None:
+    for name in PARTS:
+        if name != "study.json":
+            (copied / name).unlink()
+    shutil.rmtree(copied / JOB)
+    again = run(baseline_run.study, copied)
+    assert again.results["metrics"] == baseline_run.results["metrics"]
+    assert all((copied / name).is_file() for name in PARTS)
+    assert set(again.results["made_from"]) == set(baseline_run.results["made_from"])
+    casewise.open_run(copied)
+    archive_run(copied, tmp_path / "model.zip", Silent())
+    (copied / "input-checks.json").unlink()  # alone, it is no reason to train or audit
+    run(baseline_run.study, copied)
+    assert load_bundle(copied).limits is not None
