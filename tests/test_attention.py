@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from casewise.modalities.dataset import PanelData
+from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
-from casewise.models.attention import GatedAttention
+from casewise.models.attention import GatedAttention, MeanOfBag
 from casewise.models.backbones import build_network, form_of
 from casewise.models.forward import predict
 from casewise.models.outputs import Output
@@ -82,6 +82,22 @@ def test_bags_hold_their_tiles_and_nan() -> None:
     assert varied.shape == plain(store, slots, BAG).shape
     assert varied[1, 1:].isnan().all()
     assert data.eval_batch_size(10, torch.device("cpu")) == 8
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_tile_without_finite_features_is_no_empty_slot(value: float) -> None:
+    store = torch.randint(1, 255, (6, 3, 8, 8), dtype=torch.uint8, generator=seeded())
+    data = PanelData(store, [[0, 1, 2], [3], [4, 5]], torch.zeros(3, 1), BAG)
+    broken = store[1].float() / 255
+
+    def layers(tiles: torch.Tensor) -> torch.Tensor:
+        features = tiles.flatten(1)[:, :4].clone()
+        features[(tiles == broken).flatten(1).all(dim=1), 1] = value
+        return features
+
+    features = encode_bags(layers, data, data.views()[0], torch.device("cpu"), torch.contiguous_format)
+    for pool in (MeanOfBag(), GatedAttention(4)):
+        assert pool(features).isfinite().all(dim=1).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("wrong", [{"by": "image"}, {"grid": "2x2"}, {"shuffle": True}])

@@ -20,7 +20,9 @@ from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import new_table
+from casewise.inference.output_table import NOT_FINITE, UNITS
 from casewise.inference.prediction_file import predict_to_file
+from casewise.inference.predictor import Predictor
 from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle
 from casewise.run import Run, run
@@ -206,6 +208,34 @@ def test_a_bad_case_is_a_row_with_its_reason(runs: dict[str, Run], tmp_path: Pat
     with pytest.raises(CasewiseError, match="subject"):
         predict_to_file(model, table.drop(columns="subject"), tmp_path / "none.csv")
     assert not (tmp_path / "none.csv").exists()
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_case_without_a_finite_number_of_one_network_has_a_problem(
+    runs: dict[str, Run], modality: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Predictor.rows_of
+
+    def rows_of(self: Predictor, values: Any, features: Any, study: Any, panels: Any, **options: Any) -> Any:
+        if self.bundle.fold == 0:
+            values = values.copy()
+            values[(panels["case"] == panels["case"].iloc[0]).to_numpy()] = value
+        return original(self, values, features, study, panels, **options)
+
+    model, table = load_bundle(runs[modality].folder / "bundle"), table_of(runs[modality])
+    subjects = table["subject"].drop_duplicates().tolist()
+    expected = model.predict(table[table["subject"].isin(subjects[:2])], learner="all")
+    monkeypatch.setattr(Predictor, "rows_of", rows_of)
+    for count in (2, 1):  # among others, and alone
+        rows = model.predict(table[table["subject"].isin(subjects[:count])], learner="all")
+        lacking = rows["case"] == rows["case"].iloc[0]
+        assert set(rows.loc[lacking, "problem"]) == {NOT_FINITE}
+        assert rows.loc[lacking, ["prediction", "prediction low", "prediction high", "spread"]].isna().all(axis=None)
+        assert set(rows.loc[lacking, "prediction set"]) == {""}
+        others = expected.set_index(list(UNITS)).loc[list(rows[~lacking].set_index(list(UNITS)).index)]
+        pd.testing.assert_frame_equal(rows[~lacking].set_index(list(UNITS)), others, check_dtype=False)
+        assert rows.loc[lacking, "target"].nunique() == expected["target"].nunique()
 
 
 def test_a_table_of_bad_cases_alone_gives_their_rows(runs: dict[str, Run], tmp_path: Path) -> None:

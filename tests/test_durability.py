@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from casewise.cli import main as command_line
-from casewise.errors import RunError
+from casewise.errors import CasewiseError, RunError
 from casewise.files import REMEDIES, TEMPORARY, staging_folder, storage_message, write_atomic, write_json
+from casewise.inference.predictor import Predictor
 from casewise.jobs.job import FittedModel, predict, run_job
 from casewise.jobs.plan import Job, JobInputs
 from casewise.run_folder import JobFolder, JsonFile, RunFolder, StateFile
@@ -534,3 +536,32 @@ def test_unfinished_results_of_the_working_folder_are_in_it_and_long_names_are_c
     with staging_folder(Path("皮" * 80)) as folder:
         (folder / "a.json").touch()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["weights", "outputs"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_job_without_finite_numbers_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, value: float
+) -> None:
+    study = small_study(small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "epochs": 1})
+    inputs = material_of(study, tmp_path / "run")
+    original = Predictor.predict_with_features
+
+    def one_without_a_number(self: Predictor, dataset: Any) -> Any:
+        values, features = original(self, dataset)
+        values[0] = value
+        return values, features
+
+    def another_weight(job: Job, inputs: JobInputs, fitted: FittedModel) -> Any:
+        predictions = predict(job, inputs, fitted)
+        next(fitted.predictor.network.parameters()).data.fill_(value)
+        return predictions
+
+    if broken == "outputs":
+        monkeypatch.setattr(Predictor, "predict_with_features", one_without_a_number)
+    else:
+        monkeypatch.setattr("casewise.jobs.job.predict", another_weight)
+    job = Job("test_resnet", 0, JobFolder(tmp_path / "job"), "the test's")
+    with pytest.raises(CasewiseError, match=r"test_resnet, fold 1: .*finite"):
+        run_job(job, inputs, ComputePlan())
+    assert not job.folder.record.exists()

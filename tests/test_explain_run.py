@@ -328,13 +328,30 @@ def test_a_lesion_is_carried_back_to_itself(opened: FinishedRun, tmp_path: Path)
     subject = opened.cohort.panels["subject"].iloc[row]
     truth = nibabel.load(opened.study.cohort.parent / f"masks/{subject}/lesion.nii.gz")
     for name in ("T1", "T2"):
-        carried = nibabel.load(files[name][0])
+        ((path, empty),) = files[name].items()
+        assert not empty
+        carried = nibabel.load(path)
         voxels = np.argwhere(np.asarray(carried.dataobj) > 0.5)
         middle = carried.affine[:3, :3] @ voxels.mean(axis=0) + carried.affine[:3, 3]
         wanted = truth.affine[:3, :3] @ np.argwhere(np.asarray(truth.dataobj) > 0).mean(axis=0) + truth.affine[:3, 3]
         # half a slice, and as much of a pixel in the plane
         reach = np.linalg.norm(truth.affine[:3, :3], axis=0).max() / 2
         assert np.abs(middle - wanted).max() < reach
+
+
+def test_a_map_is_empty_if_its_file_is(
+    planted: Path, opened: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = int(np.flatnonzero(slices_of(opened).present.all(axis=1))[0])
+    options: dict[str, Any] = {"cases": [str(opened.cohort.panels["case"].iloc[row])], "networks": ["test_vit@T2"]}
+    table = pd.read_parquet(explain_run(planted, output=tmp_path / "strong", **options).table)
+    (name,) = json.loads(table["files"].iloc[0])
+    assert np.asarray(nibabel.load(tmp_path / "strong" / name).dataobj).any()
+    assert not table["empty"].any()
+    nothing = "casewise.modalities.volumes.native_space.to_scan"
+    monkeypatch.setattr(nothing, lambda maps, slots, affine, shape, scan_affine: np.zeros(shape, np.float32))
+    table = pd.read_parquet(explain_run(planted, output=tmp_path / "nothing", **options).table)
+    assert table["empty"].all()
 
 
 def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: FinishedRun) -> None:

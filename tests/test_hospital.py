@@ -289,7 +289,7 @@ NUMBERS = ModelFacts("study", "cd" * 32, {"number": (), "befund": ("gesund", "kr
 
 
 def test_rows_become_cases(tmp_path: Path) -> None:
-    first, _, third = results_of(chunk_of(tmp_path), NUMBERS)
+    first, _, third = results_of(chunk_of(tmp_path), NUMBERS, names=True)
     assert (first.case, first.subject, first.visit) == ("Ä/1", "Ä", "")
     assert [value.prediction for value in first.values] == [1.5, "krank"]
     assert first.values[1].members == ("gesund", "krank")
@@ -309,12 +309,72 @@ def test_files_appear_together_and_only_at_the_end(tmp_path: Path, monkeypatch: 
             results.receive(chunk)
             assert not folders["fhir"].exists() or len(list(folders["fhir"].iterdir())) == 6
         fhir, sr = results.folders
-        assert (fhir.files, fhir.cases) == (6, {"Ä/1", "B/1", "C/1"})
+        assert (fhir.files, len(fhir.cases)) == (6, 3)
         assert set(fhir.without) == {""}
-        assert (sr.files, set(sr.without)) == (1, {"B/1", "C/1", ""})
+        assert (sr.files, len(sr.without)) == (1, 3)
         assert len(list(folders["fhir"].iterdir())) == 6
         assert [path.suffix for path in folders["sr"].iterdir()] == [".dcm"]
         assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["fhir", "sr"]
+
+
+MARK = "Zwiebelmüller"
+# every form in which the mark may be written
+MARKS = [
+    form for text in (MARK, "Zwiebelm", "wiebelm\\u00fc", "%C3%BC") for form in (text.encode(), text.encode("latin-1"))
+]
+
+
+def marked_chunk(folder: Path, image: bool) -> PredictedChunk:
+    """Two cases whose names, files, problems and flags contain the mark, and of which one could not be read."""
+    folder = folder / MARK
+    folder.mkdir()
+    table, rows = OutputTable({"number": [], "befund": ["gesund", "krank"]}, []), []
+    files = [
+        film(folder / f"{MARK}-{n}.dcm", SOPInstanceUID=f"1.2.3.1.{n}", PatientName="X", PatientID="7") for n in (1, 2)
+    ]
+    for number, target, file in ((n, t, f) for n in (1, 2) for t in ("number", "befund") for f in files[: 1 + image]):
+        row = dict.fromkeys(table.columns, np.nan) | {"learner": "net", "target": target, "region": ""}
+        row |= {"subject": f"{MARK}-{number}", "visit": f"{MARK} week", "case": f"{MARK}-{number}/{MARK} week"}
+        row |= {"image": str(file) if image else "", "prediction set": "", "interval note": ""}
+        row |= {"prediction": 1.5 if target == "number" else "krank", "problem": ""}
+        row["flags"] = f"{MARK}: x.dcm: upside down; no image of trunk; {MARK}: something new"
+        if number == 2:
+            row |= {"prediction": None, "problem": f"case {MARK}-2/{MARK} week has no image ({file})."}
+        if image and target == "befund":
+            row |= {"prediction": None, "problem": f"The case is unlike the training cases ({row['flags']})."}
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=table.columns)
+    return PredictedChunk(frame, {case: tuple(files) for case in frame["case"].unique()}, has_visits=True)
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_nothing_of_table_and_file_names_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: bool
+) -> None:
+    from highdicom.sr import srread
+
+    flags = ("upside down", "no image of trunk", "far from the training cases")
+    monkeypatch.setattr(ModelFacts, "of", lambda model: replace(NUMBERS, flags=flags))
+    chunk = marked_chunk(tmp_path, image)
+    folders = {name: tmp_path / "out" / name for name in FORMATS}
+    with result_folders(None, folders) as results:  # type: ignore[arg-type]
+        results.receive(chunk)
+    written = [path for folder in folders.values() for path in folder.iterdir()]
+    assert len(written) == 2 + 4 * (1 + image)
+    for path in written:
+        content = os.fsencode(path.name) + path.read_bytes()
+        assert not [mark for mark in MARKS if mark in content], path.name
+        assert b"upside down" in content
+        assert b"no image of trunk" in content
+    subjects = {json.loads(path.read_bytes())["subject"]["identifier"]["value"] for path in folders["fhir"].iterdir()}
+    assert len(subjects) == 2
+    if image:  # without its name, an image is known by its identifier
+        groups = [g for path in folders["sr"].iterdir() for g in srread(path).content.get_image_measurement_groups()]
+        shown = [[s.referenced_sop_instance_uid for s in group.source_images] for group in groups]
+        assert sorted(shown) == [["1.2.3.1.1"], ["1.2.3.1.1"], ["1.2.3.1.2"], ["1.2.3.1.2"]]
+    with result_folders(None, {"fhir": tmp_path / "names"}, names=True) as results:  # type: ignore[arg-type]
+        results.receive(chunk)
+    assert all(MARK in path.name and MARK in path.read_text() for path in (tmp_path / "names").iterdir())
 
 
 def stopped(folders: dict[str, Path], chunk: PredictedChunk) -> None:
@@ -388,17 +448,24 @@ def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     os.makedirs(tmp_path / "made")
     bundle, archive = make_bundle(tmp_path / "made")
     film(tmp_path / "new.dcm")
-    (tmp_path / "cases.csv").write_text("path,subject,visit\nnew.dcm,Jörg,w4\nnowhere.dcm,Änne,w4\n")
+    (tmp_path / "cases.csv").write_text("path,subject,visit\nnew.dcm,Jörg-7,w4-\nnowhere.dcm,Änne,w4-\n")
     words = ["predict", str(bundle), str(tmp_path / "cases.csv"), "--output", str(tmp_path / "new.csv")]
     refused = casewise(*words, "--also", f"fihr={tmp_path / 'fhir'}")
     assert refused.returncode == 2
     assert "fhir" in refused.stderr
-    done = casewise(*words, "--also", f"fhir={tmp_path / 'fhir'}", "--also", f"sr={tmp_path / 'sr'}")
+    hashed = casewise(*words, "--also", f"fhir={tmp_path / 'hashed'}", "--also", f"sr={tmp_path / 'hashed'}")
+    assert hashed.returncode == 0, hashed.stderr
+    for path in (tmp_path / "hashed").iterdir():
+        content = os.fsencode(path.name) + path.read_bytes()
+        assert not [name for name in ("Jörg-7", "J\\u00f6rg-7", "Änne", "nowhere", "w4-") if name.encode() in content]
+    assert len(list((tmp_path / "hashed").iterdir())) == 7
+    assert casewise(*words, "--names").returncode == 2
+    done = casewise(*words, "--names", "--also", f"fhir={tmp_path / 'fhir'}", "--also", f"sr={tmp_path / 'sr'}")
     assert done.returncode == 0, done.stderr
     assert "nowhere.dcm" in done.stderr
     made = [Observation.model_validate_json(path.read_bytes()) for path in (tmp_path / "fhir").iterdir()]
-    assert sorted(each.subject.identifier.value for each in made) == ["Jörg"] * 3 + ["Änne"] * 3
-    assert {each.encounter.identifier.value for each in made} == {"w4"}
+    assert sorted(each.subject.identifier.value for each in made) == ["Jörg-7"] * 3 + ["Änne"] * 3
+    assert {each.encounter.identifier.value for each in made} == {"w4-"}
     absent = [each for each in made if each.dataAbsentReason]
     assert {each.subject.identifier.value for each in absent} == {"Änne"}
     (report,) = map(srread, (tmp_path / "sr").iterdir())

@@ -13,15 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 from casewise import open_run
 from casewise.console import Silent
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import CasewiseError, RunError, WeightsError
+from casewise.files import checksum
 from casewise.inference import members
 from casewise.inference.bundle import SETTINGS, Bundle
 from casewise.inference.chunks import ignores_visits
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import new_table
+from casewise.inference.predictor import Predictor
 from casewise.inference.run_members import job_fingerprint, members_of
 from casewise.inference.to_table import prediction_rows
 from casewise.phantoms.chest import make_chest
@@ -281,6 +284,45 @@ def test_weights_of_another_training_are_refused(done: Run, tmp_path: Path) -> N
     shutil.copy(jobs / "fold2" / WEIGHTS, tmp_path / WEIGHTS)
     with pytest.raises(RunError):
         Bundle.open(tmp_path).load()
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, DISTANCE])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_no_finite_numbers_are_refused(done: Run, tmp_path: Path, name: str, value: float) -> None:
+    folder = done.folder / "jobs" / "cnn" / "fold1"
+    facts = json.loads((folder / FACTS).read_text())
+    for file in (WEIGHTS, DISTANCE):
+        tensors = load_file(folder / file)
+        if file == name:
+            odd = next(key for key, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel() > 1)
+            tensors[odd].view(-1)[1] = value
+        save_file(tensors, tmp_path / file)
+    facts["weights_sha256"] = checksum(tmp_path / WEIGHTS)
+    facts["distance"]["sha256"] = checksum(tmp_path / DISTANCE)
+    (tmp_path / FACTS).write_text(json.dumps(facts))
+    with pytest.raises(WeightsError, match=f"{name}.*{odd}.*finite"):
+        Predictor.load(tmp_path)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_of_a_panel_without_a_finite_number_has_none(
+    done: Run, new: Path, tmp_path: Path, pooling: str, value: float
+) -> None:
+    bundle = load_bundle(done.folder).members[0]
+    table = new_table(new, bundle, tmp_path, columns={}, root=None)
+    panels = table.prepared(tmp_path, Silent()).cohort.panels
+    study = table.study.of_learner(bundle.model)
+    study = study.model_copy(update={"panels": study.panels.model_copy(update={"pooling": pooling})})
+    for count in (1, 2):  # with one panel, and with two of which one has a number
+        values = np.random.default_rng(1).dirichlet(np.ones(len(THREE)), len(panels) * count)
+        values[1, 2] = value
+        rows = prediction_rows(
+            pd.concat([panels] * count, ignore_index=True), study, values, stage="test", model="cnn", fold=0
+        )
+        lacking = rows["case"] == panels["case"].iloc[1]
+        assert rows.loc[lacking, ["y_pred", "p0", "p1", "p2"]].isna().to_numpy().any(axis=0).all()
+        assert rows[["y_pred", "p0", "p1", "p2"]].isna().any(axis=1).sum() == 1
 
 
 def test_the_recorded_mean_and_deviation_of_the_input_are_taken(done: Run) -> None:

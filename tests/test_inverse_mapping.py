@@ -209,6 +209,50 @@ def test_a_crop_s_slices_land_where_they_were_cut() -> None:
     assert back[:, :, :4].max() == 0
 
 
+@pytest.mark.parametrize("turn", TURNS[::5])
+@pytest.mark.parametrize("tilt", [0.0, 0.2])
+def test_voxels_coarser_than_the_slices_miss_none_of_them(turn: np.ndarray, tilt: float) -> None:
+    """A scan of 6 mm slices and a network that saw every sixth slice of 1 mm, half way between their centres."""
+    cos, sin = np.cos(tilt), np.sin(tilt)
+    oblique = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    sides, thickness = (8, 10, 24), (2.0, 2.0, 6.0)
+    along = np.abs(turn).argmax(axis=0)
+    scan = np.eye(4)
+    scan[:3, :3] = oblique @ turn @ np.diag([thickness[axis] for axis in along])
+    shape = tuple({0: 10, 1: 12, 2: 6}[int(axis)] for axis in along)
+    affine = np.eye(4)
+    affine[:3, :3] = oblique
+    middle = (scan @ [*((np.array(shape) - 1) / 2), 1])[:3]
+    affine[:3, 3] = middle - affine[:3, :3] @ ((np.array(sides) - 1) / 2)
+    # the middle of the grid is the border of two voxels, so slices 0, 6, 12 and 18 are 3 mm from their centres
+    seen = np.array([0, 6, 12, 18])
+    back = to_scan(np.full((4, 8, 10), 0.75), seen, affine, shape, scan)
+    assert back.max() == pytest.approx(0.75)
+    depth = (np.argwhere(back > 0) @ scan[:3, :3].T + scan[:3, 3])[:, 2]
+    assert len(set(np.round(depth, 3))) == 4
+
+
+@pytest.mark.parametrize("turn", TURNS[::5])
+@pytest.mark.parametrize("ratio", [(2, 3, 5), (1, 1, 4), (6, 6, 6)])
+def test_a_voxel_has_the_mean_of_its_pixels(turn: np.ndarray, ratio: tuple[int, int, int]) -> None:
+    """One strong pixel anywhere in a coarse voxel: its share of the volume is kept, and it lies in its voxel."""
+    along = np.abs(turn).argmax(axis=0)
+    scan = np.eye(4)
+    scan[:3, :3] = turn @ np.diag([float(ratio[axis]) for axis in along])
+    counts = (4, 3, 3)
+    shape = tuple(counts[axis] for axis in along)
+    sides = tuple(count * factor for count, factor in zip(counts, ratio, strict=True))
+    affine = np.eye(4)
+    affine[:3, 3] = scan[:3, :3] @ ((np.array(shape) - 1) / 2) - (np.array(sides) - 1) / 2
+    for pixel in [(0, 0, 0), tuple(side // 2 for side in sides), tuple(side - 1 for side in sides)]:
+        volume = np.zeros(sides)
+        volume[pixel] = 1.0
+        back = to_scan(volume.transpose(2, 0, 1), range(sides[2]), affine, shape, scan)
+        voxel = np.linalg.inv(scan) @ affine @ [*pixel, 1]
+        assert peak(back) == tuple(np.rint(voxel[:3]).astype(int))
+        assert back.sum() * np.prod(ratio) == pytest.approx(1.0, abs=0.02)
+
+
 def test_slabs_are_the_same_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, scan = np.random.default_rng(0).random((5, 6, 7)), np.diag([0.7, 0.8, 0.6, 1.0])
     whole = to_scan(maps, range(5), np.eye(4), (9, 9, 9), scan)

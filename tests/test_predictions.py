@@ -89,6 +89,17 @@ def test_mean_over_folds() -> None:
     assert means["outer_fold"].isna().all()
 
 
+def test_a_mean_over_folds_needs_a_number_of_each() -> None:
+    nets = [{"stage": "test", "outer_fold": fold, "y_pred": float(fold) if fold else np.nan} for fold in range(3)]
+    shares = [n | {"case": "t/1", "subject": "t", "target": "dx", "kind": "classification"} for n in nets]
+    shares = [n | {"p0": 0.25 * n["outer_fold"] or np.nan, "p1": 1 - 0.25 * n["outer_fold"]} for n in shares]
+    means = mean_over_folds(table(*nets, *shares).assign(distance=[np.nan, 1.0, 3.0] * 2))
+    assert means[["y_pred", "p0"]].isna().all(axis=None)
+    assert means["distance"].tolist() == [2.0, 2.0]
+    alone = mean_over_folds(table(*(n | {"p1": np.nan} for n in shares[:1])))
+    assert alone["y_pred"].isna().all()
+
+
 def test_a_network_that_is_missing_for_some_cases_is_named() -> None:
     nets = [{"stage": "test", "outer_fold": fold} for fold in range(3)]
     others = [n | {"case": "t/1", "subject": "t"} for n in nets[:2]]

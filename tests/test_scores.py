@@ -220,6 +220,17 @@ def test_a_case_with_a_missing_region_is_scored_only_where_the_study_allows_it()
     assert cases_with_missing_regions(both, [COMPOSITE, PASI]) == {"pasi": {"t/v": ["lower"]}}
 
 
+def test_a_region_without_a_number_is_not_a_missing_region() -> None:
+    values = whole([2.0] * 12)
+    rows = table(values)
+    rows.loc[(rows["target"] == "area") & (rows["region"] == "lower"), "y_pred"] = np.nan
+    for missing in ("refuse", "allow"):
+        scored = apply_scores(rows, [COMPOSITE, PASI], missing_regions=missing)
+        assert np.isnan(only(scored, "pasi")["y_pred"])
+        assert np.isnan(only(scored, "composite", "lower")["y_pred"])
+        assert only(scored, "composite", "upper")["y_pred"] == 12
+
+
 def test_a_region_that_no_case_of_the_table_has_is_missing_not_unknown() -> None:
     partly = table({k: 2.0 for k in whole([0.0] * 12) if k[1] != "lower"})
     with pytest.raises(StudyError, match="region 'lower'"):

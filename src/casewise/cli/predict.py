@@ -40,6 +40,13 @@ def predict(
             help="Write each case in a format of hospitals, too: fhir=FOLDER (FHIR R5), sr=FOLDER (DICOM SR).",
         ),
     ] = None,
+    names: Annotated[
+        bool,
+        typer.Option(
+            "--names",
+            help="Write the names of subjects, visits and image files into the files of --also and their names.",
+        ),
+    ] = False,
     root: Annotated[
         Path | None, typer.Option(help="The folder that paths are relative to [default: the table's].")
     ] = None,
@@ -60,6 +67,8 @@ def predict(
         if not (name and separator):
             raise CasewiseError(f"--column: {text!r} is not NAME=COLUMN, such as path=file.")
         columns[name] = heading
+    if names and not also:
+        raise CasewiseError("--names is about the files of --also, such as --also fhir=results/fhir. Give both.")
     with show.bar("predict"):
         from casewise.hospital.write import parsed, result_folders
 
@@ -68,7 +77,7 @@ def predict(
         from casewise.inference.prediction_file import predict_to_file
 
         model = load_bundle(bundle)
-        with result_folders(model, folders) as results:
+        with result_folders(model, folders, names=names) as results:
             written = predict_to_file(
                 model,
                 list(cases),

@@ -29,20 +29,19 @@ def file_name(text: str) -> str:
 
 def write_native(
     run: FinishedRun, maps: Sequence[SaliencyMap], channels: tuple[str, ...], folder: Path
-) -> dict[str, list[Path]]:
-    """Write the maps of one network of one case into `folder`; the files by channel."""
-    files: dict[str, list[Path]] = {}
+) -> dict[str, dict[Path, bool]]:
+    """Write the maps of one network of one case into `folder`; by channel the files, and whether each is empty."""
+    files: dict[str, dict[Path, bool]] = {}
     signed = any(saliency.signed for saliency in maps)
     for channel, natives in native_maps(run.prepared, maps, channels).items():
-        files[channel] = []
+        files[channel] = {}
         for native in natives:
             name = file_name(native.name)
             if native.picture is not None:
-                files[channel].append(
-                    save_overlay(folder / f"{name}.png", native.picture, native.values, signed=signed)
-                )
+                path = save_overlay(folder / f"{name}.png", native.picture, native.values, signed=signed)
             elif native.affine is not None:
-                files[channel].append(save_scan(folder / f"{name}.nii.gz", native.values, native.affine, signed=signed))
+                path = save_scan(folder / f"{name}.nii.gz", native.values, native.affine, signed=signed)
+            files[channel][path] = native.empty
     return files
 
 

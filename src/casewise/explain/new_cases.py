@@ -36,7 +36,7 @@ class OriginalMap:
         native: the map, and the original image if it is not a volume.
         method: the saliency method.
         signed: whether the map goes from −1 (against) to 1 (in favour), in place of 0 to 1.
-        empty, flat: no pixel has any influence; the map is nearly uniform.
+        flat: the map is nearly uniform.
     """
 
     case: str
@@ -44,7 +44,6 @@ class OriginalMap:
     native: NativeMap
     method: str
     signed: bool
-    empty: bool
     flat: bool
 
 
@@ -98,9 +97,9 @@ def explain_new(
     for case, rows in sampled.items():
         maps = [by_row[row] for row in rows]
         signed = any(saliency.signed for saliency in maps)
-        empty, flat = all(saliency.empty for saliency in maps), all(saliency.flat for saliency in maps)
+        flat = all(saliency.flat for saliency in maps)
         for channel, natives in native_maps(prepared, maps, model.sequences, side=side).items():
-            results += [OriginalMap(case, channel, native, model.method, signed, empty, flat) for native in natives]
+            results += [OriginalMap(case, channel, native, model.method, signed, flat) for native in natives]
     return results
 
 

@@ -105,7 +105,7 @@ def _value_text(run: FinishedRun, target: str, value: float) -> str:
 
 
 def _table_rows(
-    run: FinishedRun, case: str, network: CaseExplanation, files: dict[str, list[Path]], folder: Path
+    run: FinishedRun, case: str, network: CaseExplanation, files: dict[str, dict[Path, bool]], folder: Path
 ) -> list[dict[str, Any]]:
     """One row per panel row and sequence; for images, every row lists the files of the whole case."""
     rows = []
@@ -114,7 +114,7 @@ def _table_rows(
     for saliency, prediction in zip(network.maps, network.predictions, strict=True):
         panel = run.cohort.panels.iloc[saliency.row]
         for channel, name in enumerate(network.sequences):
-            maps = saliency.by_sequence[:, channel]
+            maps, own_files = saliency.by_sequence[:, channel], files.get(name, {})
             missing = bool(np.isnan(maps).all())
             class_index = prediction.class_index
             rows.append(
@@ -137,11 +137,11 @@ def _table_rows(
                     "views": len(saliency.slots),
                     "slots": json.dumps(saliency.slots.tolist()),
                     "missing": missing,
-                    "empty": not missing and not bool(np.nanmax(np.abs(maps)) > 0),
+                    "empty": not missing and (not np.nanmax(np.abs(maps)) > 0 or all(own_files.values())),
                     "contrast": float(saliency.contrast.mean()),
                     "map_size": f"{saliency.map_size[0]} x {saliency.map_size[1]}",
                     **(saliency.output_sum.as_json() if saliency.output_sum else {}),
-                    "files": json.dumps([str(file.relative_to(folder)) for file in files.get(name, [])]),
+                    "files": json.dumps([str(file.relative_to(folder)) for file in own_files]),
                 }
             )
     return rows

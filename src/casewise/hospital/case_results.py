@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
 from casewise.files import checksum
-from casewise.inference.output_table import FAR
+from casewise.inference.chunks import LEFT_OUT
+from casewise.inference.input_checks.flags import joined, possible_reasons, reasons_of
+from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
 from casewise.run_folder import BundleFolder, RunFolder
 from casewise.study.scores import Score
 from casewise.version import __version__
@@ -24,6 +26,9 @@ RESEARCH = (
     "Predicted by research software, which is not a medical device. No person has checked the result. Do not base a "
     "decision about a patient on it."
 )
+# In place of texts that may contain names of the table or of files.
+UNREADABLE = "The case could not be read. The table of predictions states why."
+UNLIKE = "unlike the training images"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class ModelFacts:
         scores: the scores of the study by name, in their order.
         coverage: the share of cases that intervals and sets are meant to contain; None if nothing was calibrated.
         synthetic: whether the model was trained on synthetic images.
+        flags: every reason by which it flags cases.
     """
 
     name: str
@@ -45,6 +51,7 @@ class ModelFacts:
     scores: Mapping[str, Score]
     coverage: float | None = None
     synthetic: bool = False
+    flags: tuple[str, ...] = ()
     version: str = __version__
 
     @classmethod
@@ -75,6 +82,7 @@ class ModelFacts:
             scores=scores,
             coverage=None if level is None else float(level),
             synthetic=bool(model.about.get("synthetic")),
+            flags=possible_reasons(model.limits) if model.limits else (),
         )
 
 
@@ -99,6 +107,7 @@ class Value:
         distance: from the training cases, where 1 is the distance that one in twenty held-out cases exceeds.
         flags: why the case is unlike the training cases.
         problem: why there is no prediction.
+        source: the file of the image, which is not written.
     """
 
     learner: str
@@ -114,6 +123,7 @@ class Value:
     distance: float | None = None
     flags: str = ""
     problem: str = ""
+    source: Path | None = None
 
     @property
     def location(self) -> str:
@@ -131,7 +141,8 @@ class CaseResult:
     """All predictions of a case.
 
     Attributes:
-        visit: as the table names it; empty if the table has no visits.
+        subject: as the table names it, or a hash; `case` and `visit` alike.
+        visit: empty if the table has no visits.
         sources: the files of its images, or folders of DICOM series.
     """
 
@@ -150,17 +161,52 @@ class Quantity:
     inputs: tuple[Value, ...] = ()
 
 
-def results_of(chunk: PredictedChunk, facts: ModelFacts) -> list[CaseResult]:
-    """The cases of a chunk in their order, without rows that name no subject."""
+def results_of(chunk: PredictedChunk, facts: ModelFacts, *, names: bool = False) -> list[CaseResult]:
+    """The cases of a chunk in their order, without rows that name no subject.
+
+    Args:
+        names: whether they have the names of the table and of files, in place of hashes and fixed texts.
+    """
     results = []
     for case, rows in chunk.table.groupby("case", sort=False):
         if not case:
             continue
         first = rows.iloc[0]
-        values = with_uncomputed([_value(row, facts) for row in rows.to_dict("records")], facts)
+        values = tuple(_value(row, facts) for row in rows.to_dict("records"))
         visit = str(first["visit"]) if chunk.has_visits else ""
-        results.append(CaseResult(str(case), str(first["subject"]), visit, chunk.sources.get(str(case), ()), values))
+        result = CaseResult(str(case), str(first["subject"]), visit, chunk.sources.get(str(case), ()), values)
+        result = result if names else _without_names(result, facts)
+        results.append(replace(result, values=with_uncomputed(result.values, facts)))
     return results
+
+
+def _without_names(result: CaseResult, facts: ModelFacts) -> CaseResult:
+    """The same with hashes in place of names, and fixed texts in place of those that may contain a name."""
+    return replace(
+        result,
+        case=_hashed(facts, result.case),
+        subject=_hashed(facts, result.subject),
+        visit=result.visit and _hashed(facts, result.subject, result.visit),
+        values=tuple(_nameless(value, facts) for value in result.values),
+    )
+
+
+def _nameless(value: Value, facts: ModelFacts) -> Value:
+    # a reason may follow the name of a file
+    flags = joined(
+        next((text for text in facts.flags if reason == text or reason.endswith(f": {text}")), UNLIKE)
+        for reason in reasons_of(value.flags)
+    )
+    problem = value.problem
+    if problem.startswith(FLAGGED):
+        problem = f"{FLAGGED} ({flags})."
+    elif problem not in ("", NOT_FINITE, LEFT_OUT):
+        problem = UNREADABLE
+    return replace(value, image=value.image and f"image {_hashed(facts, value.image)}", flags=flags, problem=problem)
+
+
+def _hashed(facts: ModelFacts, *names: str) -> str:
+    return f"hashed-{digest(facts.checksum, *names)[:16]}"
 
 
 def _value(row: Mapping[Any, Any], facts: ModelFacts) -> Value:
@@ -182,6 +228,7 @@ def _value(row: Mapping[Any, Any], facts: ModelFacts) -> Value:
         distance=_number(row["distance"]),
         flags=str(row["flags"]),
         problem=problem,
+        source=Path(row["image"]) if row["image"] else None,
     )
 
 

@@ -138,6 +138,8 @@ def _group(values: Sequence[Value], headers: Sequence[Dataset], facts: ModelFact
     from highdicom import UID, sr
 
     first = values[0]
+    # values of one image refer to that image alone
+    headers = [header for header in headers if Path(header.filename) == first.source] or headers
     code = _Codes(facts)
     measurements, evaluations = [], []
     for value in values:

@@ -30,6 +30,7 @@ class ResultFolder:
     Attributes:
         folder: where they go.
         staged: where they are until all cases are predicted.
+        names: whether files have the names of the table.
         files: how many were written.
         cases: the cases with a file.
         without: by case the reason why there is none.
@@ -38,6 +39,7 @@ class ResultFolder:
     format: ResultFormat
     folder: Path
     staged: Path
+    names: bool
     files: int = 0
     cases: set[str] = field(default_factory=set)
     without: dict[str, str] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class ResultFolder:
         """Write the files of every case of a chunk."""
         if (chunk.table["case"] == "").any():
             self.without.setdefault("", NO_SUBJECT)
-        for result in results_of(chunk, facts):
+        for result in results_of(chunk, facts, names=self.names):
             try:
                 for name, content in self.format.files(result, facts):
                     stem = file_stem(result.case, name)
@@ -90,8 +92,11 @@ def parsed(options: Sequence[str]) -> dict[str, Path]:
 
 
 @contextmanager
-def result_folders(model: TrainedModel, folders: Mapping[str, Path]) -> Iterator[Results]:
+def result_folders(model: TrainedModel, folders: Mapping[str, Path], *, names: bool = False) -> Iterator[Results]:
     """What receives the predictions of every chunk; the files appear when the block ends without an error.
+
+    Args:
+        names: whether the files have the names of subjects, visits and images, in place of hashes.
 
     Raises:
         RunError: the model is no bundle, or a folder cannot be written.
@@ -107,7 +112,7 @@ def result_folders(model: TrainedModel, folders: Mapping[str, Path]) -> Iterator
                 staged = stack.enter_context(staging_folder(folder))
             except OSError as error:
                 raise RunError(f"{folder} could not be written: {error.strerror or error}.") from error
-            written.append(ResultFolder(format_named(name), folder, staged))
+            written.append(ResultFolder(format_named(name), folder, staged, names))
         yield Results(facts, written)
         for each in written:
             each.publish()
@@ -128,7 +133,7 @@ class Results:
 
 
 def file_stem(case: str, name: str) -> str:
-    """A file name that people recognise, made of plain letters, with a hash that tells equal ones from each other.
+    """A file name made of plain letters, with a hash that tells equal ones from each other.
 
     >>> file_stem("Müller/1", "grade")
     'Müller_1-grade-6355924a'

@@ -142,4 +142,4 @@ def with_spread(means: pd.DataFrame, by_fold: pd.DataFrame) -> pd.DataFrame:
         for column in set(columns):
             chosen = positions[np.array(columns) == column]
             spread[chosen] = deviations[column].to_numpy(dtype=float)[chosen]
-    return means.assign(spread=spread)
+    return means.assign(spread=np.where(means["y_pred"].isna(), np.nan, spread))

@@ -28,6 +28,7 @@ def prediction_rows(
 ) -> pd.DataFrame:
     """The network's values (P, V) as rows of the predictions table, each at its target's level and in its range.
 
+    A row has the prediction NaN if a value of any of its panels is not a finite number.
     If several panels show one unit of a target's level, numbers and probabilities are averaged, or with
     `pooling: max` the panel with the largest value is used. `distances` (P,) are averaged, too.
     """
@@ -43,7 +44,9 @@ def prediction_rows(
         table["kind"] = output.kind
         kind = output.target_kind
         value_names = kind.columns(output.classes)
-        table[value_names] = values[:, value_slice].astype(float)
+        finite = np.isfinite(values[:, value_slice]).all(axis=1)
+        table[value_names] = np.where(finite[:, None], values[:, value_slice].astype(float), 0.0)
+        table["finite"] = finite
         table["distance"] = np.nan if distances is None else distances
         table["image"] = ""
         if level == "image":
@@ -61,11 +64,13 @@ def prediction_rows(
         else:
             units = table.groupby(keys, sort=False, dropna=False, as_index=False)
             mean_distances = units["distance"].mean()["distance"].to_numpy()
+            finite = units["finite"].all()["finite"].to_numpy()
             if takes_largest:
                 prominence = kind.prominence(output.classes, positive_number(study, name))
                 table = most_conspicuous(units, value_names, prominence)
             else:
                 table = units[["y_true", *value_names]].mean()
+        table.loc[~finite, value_names] = np.nan
         table[value_names] = kind.normalise(table[value_names].to_numpy(), *study.range_of(name))
         table["y_pred"] = kind.decide(table[value_names].to_numpy())
         table["distance"] = mean_distances

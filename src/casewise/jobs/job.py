@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from casewise.cohort.labels import label_table
-from casewise.errors import SplitError
+from casewise.errors import SplitError, TrainingError
 from casewise.evaluation.train_metrics import right_on
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
@@ -31,6 +31,7 @@ from casewise.modalities.dataset import FeatureData
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of
+from casewise.models.weights import check_finite
 from casewise.predictions.table import check
 from casewise.splits.grouped import check_apart
 from casewise.splits.image_split import training_subjects
@@ -289,6 +290,11 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
         tile_tables.append(weight_rows(fitted.predictor, data, stage_panels, stage=stage))
     by_tile = [table for table in tile_tables if table is not None]
     table = pd.concat(tables, ignore_index=True)
+    if len(without := table.loc[table["y_pred"].isna(), "case"]):
+        raise TrainingError(
+            f"{job.name}: {job.model} gives no finite number for case {without.iloc[0]}. Lower recipe.lr, or take "
+            f"{job.model} out of the study."
+        )
     distance = distance.scaled_by(table[table["stage"] == "oof"]) if distance else None
     return JobPredictions(
         distance.scaled(table) if distance else table.assign(distance=np.nan),
@@ -326,6 +332,7 @@ def record(
 ) -> None:
     """Write weights, facts, predictions and, last, the record by which the job counts as finished."""
     job, study, choice, learned = planned.job, planned.inputs.study, planned.choice, fitted.learned
+    check_finite(learned.network.state_dict(), f"{job.name}: ", f"Lower recipe.lr, or take {job.model} out.")
     write_tensors(job.folder.weights, learned.network.state_dict(), {"format": "pt"})
     bundle = fitted.predictor.bundle
     origin = bundle.origin | {"weights_sha256": checksum(job.folder.weights.path)}

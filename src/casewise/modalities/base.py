@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
+
 from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import torch
     from torch import Tensor
@@ -260,6 +261,11 @@ class NativeMap:
     picture: np.ndarray | None = None
     affine: np.ndarray | None = None
     voxels: np.ndarray | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no pixel or voxel has any influence."""
+        return not bool(np.nan_to_num(self.values).any())
 
 
 # The anatomy is where evidence may lie, such as the lungs; a lesion is where it should lie.

@@ -217,6 +217,7 @@ def encode_bags(
 ) -> Tensor:
     """Apply layers to every tile of bags: slots (B, K) → (B, K, ...), NaN in empty slots.
 
+    A bag is NaN as a whole if a value of one of its tiles is not finite, which would otherwise count as an empty slot.
     Tiles are read from the store a few at a time, so that only the result of a large bag is in memory as a whole.
 
     Args:
@@ -225,6 +226,7 @@ def encode_bags(
     """
     images: SingleTiles = data
     result: Tensor | None = None
+    finite: list[Tensor] = []
     for positions in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
         row, column = positions[:, 0], positions[:, 1]
         tiles = images.single_tiles(slots[row, column], device)
@@ -233,7 +235,10 @@ def encode_bags(
             shape = (*slots.shape, *output.shape[1:])
             result = (empty(shape, output.dtype) if empty else output.new_empty(shape)).fill_(torch.nan)
         result[row.to(result.device), column.to(result.device)] = output.to(result.device)
+        finite.append(output.flatten(1).isfinite().all(dim=1))
     assert result is not None  # every bag has a tile
+    bags = torch.nonzero(slots != EMPTY)[:, 0]
+    result[bags[~torch.cat(finite).to(bags.device)].unique().to(result.device)] = torch.nan
     return result
 
 

@@ -14,6 +14,8 @@ from casewise.modalities.store.preparation import Fit
 EMPTY = -1
 # voxels mapped per block: the coordinates of a whole scan would need gigabytes
 VOXELS_AT_ONCE = 2**21
+# points along an axis of a voxel at most, for headers of absurd voxels
+MOST_POINTS = 64
 
 
 def to_photograph(tile: np.ndarray, *, width: int, height: int, fit: Fit = "pad") -> np.ndarray:
@@ -73,8 +75,9 @@ def to_scan(
 ) -> np.ndarray:
     """Map slices to the voxels of their scan: (X, Y, Z) `float32`, 0 outside all slices.
 
-    The centre of each voxel is interpolated in mm, linearly between pixels and between neighbouring slices, up to half
-    a pixel beyond the outermost ones. Several maps of one slice (overlapping windows) are averaged first.
+    Values are interpolated in mm, linearly between pixels and between neighbouring slices, up to half a pixel beyond
+    the outermost ones. A voxel that is coarser than the pixels or the slices has the mean over its extent, without what
+    no slice covers. Several maps of one slice (overlapping windows) are averaged first.
 
     Args:
         maps: (N, h, w).
@@ -100,7 +103,7 @@ def to_scan(
     deep = max(1, VOXELS_AT_ONCE // per_plane)
     for start in range(box[2].start, box[2].stop, deep):
         block = (box[0], box[1], slice(start, min(start + deep, box[2].stop)))
-        result[block] = _interpolated(volume, covered, to_grid, block)
+        result[block] = _mean_in_voxels(volume, covered, to_grid, block)
     return result
 
 
@@ -125,8 +128,27 @@ def _bounding_box(
     return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
 
 
-def _interpolated(volume: np.ndarray, covered: np.ndarray, to_grid: np.ndarray, block: tuple[slice, ...]) -> np.ndarray:
-    """The volume's values at a block of voxels of the scan."""
+def _mean_in_voxels(
+    volume: np.ndarray, covered: np.ndarray, to_grid: np.ndarray, block: tuple[slice, ...]
+) -> np.ndarray:
+    """The mean over the covered part of each voxel of a block, from points at most one pixel and one slice apart."""
+    steps = np.abs(to_grid[:3, :3]).max(axis=0)
+    counts = np.ceil(steps - 1e-6).clip(1, MOST_POINTS).astype(int)
+    total = np.zeros([s.stop - s.start for s in block], np.float32)
+    points = np.zeros_like(total)
+    for offset in product(*[(np.arange(count) + 0.5) / count - 0.5 for count in counts]):
+        shifted = to_grid.copy()
+        shifted[:3, 3] += to_grid[:3, :3] @ offset
+        values, inside = _interpolated(volume, covered, shifted, block)
+        total += values
+        points += inside
+    return total / np.maximum(points, 1)
+
+
+def _interpolated(
+    volume: np.ndarray, covered: np.ndarray, to_grid: np.ndarray, block: tuple[slice, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The volume's values at the points of a block, 0 outside all slices, and which points a slice covers."""
     from scipy.ndimage import map_coordinates
 
     voxels = [np.arange(s.start, s.stop, dtype=float) for s in block]
@@ -144,12 +166,15 @@ def _interpolated(volume: np.ndarray, covered: np.ndarray, to_grid: np.ndarray, 
     result = np.zeros(coordinates[0].shape, np.float32)
     points = np.stack([axis[inside] for axis in coordinates])
     values = map_coordinates(volume, points, order=1, mode="nearest", output=np.float32)
+    near: np.ndarray | bool = True
     if not covered.all():
         # a slice outside all windows is missing, not 0: its neighbours extend half way to it
         weight = map_coordinates(covered, points[2:], order=1, mode="nearest", output=np.float32)
-        values = np.where(weight >= 0.5 - 1e-6, values / np.maximum(weight, 0.5 - 1e-6), 0)
+        near = weight >= 0.5 - 1e-6
+        values = np.where(near, values / np.maximum(weight, 0.5 - 1e-6), 0)
     result[inside] = values
-    return result
+    inside[inside] = near
+    return result, inside
 
 
 def _inverse(affine: np.ndarray) -> np.ndarray:

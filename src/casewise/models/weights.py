@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,9 +218,18 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
             f"weights: {prefix}: {first} "
             f"({len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape)."
         )
-    if odd := next((k for k in state if k in tensors and not tensors[k].isfinite().all()), None):
-        raise WeightsError(f"weights: {prefix}: {odd} contains values that are not finite numbers. Use another file.")
+    check_finite({k: tensors[k] for k in state if k in tensors}, f"{prefix}: ", "Use another file.")
     body.load_state_dict({k: tensors.get(k, v) for k, v in state.items()})
+
+
+def check_finite(tensors: Mapping[str, Tensor], prefix: str, remedy: str) -> None:
+    """Check that weights are numbers.
+
+    Raises:
+        WeightsError: beginning with `prefix`, one is infinite or not a number.
+    """
+    if odd := next((name for name, values in tensors.items() if not values.isfinite().all()), None):
+        raise WeightsError(f"weights: {prefix}{odd} contains values that are not finite numbers. {remedy}")
 
 
 def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
@@ -230,7 +239,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
 
     Raises:
         RunError: the weights are of another training, or the file cannot be read.
-        WeightsError: it is no safetensors file.
+        WeightsError: it is no safetensors file, or not all of its values are finite numbers.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -242,9 +251,11 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
             "or train it again."
         )
     try:
-        return load(data)
+        tensors = load(data)
     except SafetensorError as error:
         raise WeightsError(f"weights: {file.path} cannot be read as network weights: {first_line(error)}.") from error
+    check_finite(tensors, f"{file.path}: ", "Train the network again.")
+    return tensors
 
 
 def _facts_of(path: Path, facts: JsonFile) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def _combined(rows: pd.DataFrame, learner: str, target: str, entry: Mapping[str,
     index = pd.MultiIndex.from_frame(first[key])
     kind = str(first["kind"].iloc[0])
     columns = by_form(kind, {"number": ["y_pred"], "classes": _present(first)})
+    if not columns:  # the first learner gave no number
+        return first.assign(model=learner)
     # (N, learners, K)
     values = np.stack(
         [

@@ -27,7 +27,8 @@ def apply_scores(
     directly, its prediction is kept.
 
     A case that lacks a region has no score with `missing_regions='refuse'`. With 'allow' the predicted value of the
-    missing region is the mean over the other regions of the case, and the case has no reference.
+    missing region is the mean over the other regions of the case, and the case has no reference. A score of a
+    prediction that is NaN is NaN.
     `cases_with_missing_regions` lists them. `regions` are those of the study, by default those in the table.
     """
     study_regions = list(regions) if regions is not None else _regions_of(table)
@@ -81,11 +82,15 @@ def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[
                 guesses[reference] = np.where(np.isnan(guesses[reference]), mean, guesses[reference])
 
     y_true = score.value(truths)
-    y_pred = np.clip(score.value(guesses), score.low, score.high)
+    # a prediction that is no number is there: it is neither filled nor left out
+    lost = np.isnan(predicted) & np.isin(target, score.targets)
+    lost &= fill or not takes_regions or np.isin(region, ["", *score.regions])
+    unknown = np.bincount(group[lost], minlength=n_groups) > 0
+    y_pred = np.where(unknown, np.nan, np.clip(score.value(guesses), score.low, score.high))
     direct = target == score.name
     first = np.full(n_groups, -1)
     first[group[::-1]] = np.arange(len(group))[::-1]
-    new = np.isfinite(y_pred) & ~np.isin(np.arange(n_groups), group[direct])
+    new = (np.isfinite(y_pred) | unknown) & ~np.isin(np.arange(n_groups), group[direct])
     rows = inputs.iloc[first[new]][list(COLUMNS)].copy()
     rows["target"], rows["y_true"], rows["y_pred"] = score.name, y_true[new], y_pred[new]
     if "distance" in inputs:

@@ -128,7 +128,7 @@ def _check_probabilities(table: pd.DataFrame) -> None:
 
 
 def mean_over_folds(test_rows: pd.DataFrame) -> pd.DataFrame:
-    """The mean of the folds' networks for each learner, case, region, image and target.
+    """The mean of the folds' networks for each learner, case, region, image and target; NaN if one gave no number.
 
     Takes rows of the stages 'test' and 'external'; rows that are means already (no outer fold) are ignored. The result
     has no outer and no inner fold.
@@ -179,9 +179,11 @@ def _mean_over_networks(rows: pd.DataFrame) -> pd.DataFrame:
             f"but only {networks[short.index[0]]} of them predicted {row['target']} of case '{row['case']}'."
         )
     means = rows.drop_duplicates(group).copy()
-    columns = probability_columns(rows)
-    columns = ["y_pred", *columns, *(["distance"] if "distance" in rows else [])]
-    means[columns] = grouped[columns].mean().to_numpy()
+    columns = ["y_pred", *probability_columns(rows)]
+    complete = grouped[columns].count().eq(grouped.size(), axis=0)
+    means[columns] = grouped[columns].mean().where(complete).to_numpy()
+    if "distance" in rows:
+        means["distance"] = grouped["distance"].mean().to_numpy()
     means = with_decisions(means)
     for name in _FOLDS:
         means[name] = pd.array([pd.NA] * len(means), dtype="Int64")
@@ -194,7 +196,7 @@ def with_decisions(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.reset_index(drop=True)
     for (name, _), group in rows.groupby(["kind", "target"], sort=False):
         kind, present = kind_named(str(name)), [column for column in columns if group[column].notna().any()]
-        values = group[kind.columns(len(present))].to_numpy(dtype=float)
+        values = group[kind.columns(len(present or columns))].to_numpy(dtype=float)
         rows.loc[group.index, "y_pred"] = kind.decide(values)
     return rows
 

@@ -38,7 +38,7 @@ def map_pictures(shown: OriginalMap, submission: Submission) -> list[dict[str, A
             "region": file.slot if file else shown.channel,
             "method": shown.method,
             "signed": shown.signed,
-            "empty": shown.empty,
+            "empty": shown.native.empty,
             "flat": shown.flat,
             "note": note,
             "width": picture.shape[1],

@@ -39,12 +39,12 @@ class Classes:
         return [f"p{number}" for number in range(n_classes)]
 
     def decide(self, values: np.ndarray) -> np.ndarray:
-        """The most probable class.
+        """The most probable class; NaN without probabilities.
 
-        >>> Classes().decide(np.array([[0.4, 0.25, 0.35]]))
-        array([0.])
+        >>> Classes().decide(np.array([[0.4, 0.25, 0.35], [0.4, np.nan, 0.6]]))
+        array([ 0., nan])
         """
-        return values.argmax(axis=1).astype(float)
+        return np.where(np.isnan(values).any(axis=1), np.nan, values.argmax(axis=1))
 
     def normalise(self, values: np.ndarray, low: float, high: float) -> np.ndarray:
         """Probabilities that add up to 1."""

@@ -25,13 +25,14 @@ class Grades(Classes):
         return n_classes - 1
 
     def decide(self, values: np.ndarray) -> np.ndarray:
-        """The median grade.
+        """The median grade; NaN without probabilities.
 
-        >>> Grades().decide(np.array([[0.4, 0.25, 0.35]]))
-        array([1.])
+        >>> Grades().decide(np.array([[0.4, 0.25, 0.35], [0.4, np.nan, 0.6]]))
+        array([ 1., nan])
         """
         # a cumulated probability of one half must count in spite of rounding
-        return (np.cumsum(values, axis=1) < 0.5 - 1e-9).sum(axis=1).clip(max=values.shape[1] - 1) * 1.0
+        grades = (np.cumsum(values, axis=1) < 0.5 - 1e-9).sum(axis=1).clip(max=values.shape[1] - 1)
+        return np.where(np.isnan(values).any(axis=1), np.nan, grades)
 
     def prominence(self, n_classes: int, positive: int | None) -> list[float] | None:
         """The expected grade; for two grades the probability of the positive one."""

@@ -41,6 +41,7 @@ REASONS: dict[str, tuple[str, str]] = {
 }
 # What precedes the name of a region or sequence that a case lacks.
 MISSING = {"region": "no image of", "sequence": "no scan of the sequence"}
+WRONG_REGION = "looks like an image of {shown}, not of {stated}"
 IN_GREY = 0.02
 # Training images whose limit of colour is below this are grey, some perhaps toned.
 MOST_OF_GREY = 0.15
@@ -67,7 +68,7 @@ def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | Non
         for number, (shown, stated) in enumerate(zip(suspected, regions, strict=True)):
             # the region of a turned image or a negative is not recognised by these scores
             if shown and not is_negative[number] and not is_turned[number] and NEARLY_UNIFORM not in flags[number]:
-                flags[number].append(f"looks like an image of {shown}, not of {stated}")
+                flags[number].append(WRONG_REGION.format(shown=shown, stated=stated))
     return flags
 
 
@@ -128,6 +129,17 @@ def joined(reasons: Iterable[str]) -> str:
 def reasons_of(text: str) -> list[str]:
     """The reasons in a text of `joined`."""
     return text.split(SEPARATOR) if text else []
+
+
+def possible_reasons(limits: Limits) -> tuple[str, ...]:
+    """Every reason that may be in a text of `joined`, without a file's name."""
+    of_numbers = [reason for pair in REASONS.values() for reason in pair if reason]
+    lacking = [f"{MISSING['region']} {name}" for name in limits.regions]
+    lacking += [f"{MISSING['sequence']} {name}" for name in limits.sequences]
+    regions = limits.wrong_region.regions if limits.wrong_region else ()
+    wrong = [WRONG_REGION.format(shown=shown, stated=stated) for shown in regions for stated in regions]
+    fixed = (FAR, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
+    return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *of_numbers, *lacking, *wrong))
 
 
 def _evenly(rows: np.ndarray) -> np.ndarray:
