@@ -152,7 +152,7 @@ def split_modules(network: Network, end: int) -> tuple[Segment, Segment]:
     if network.read_map:
         if network.bodies[0].get_submodule(network.read_map) not in set(rest.modules()):
             raise TrainingError(
-                f"freeze: the head of {network.name} receives the map of {network.read_map}, which is frozen or divided."
+                f"freeze: the head of {network.name} receives the map of {network.read_map}, which is frozen or split."
             )
         rest.reader = network.features_from
     return first, rest
