@@ -366,13 +366,22 @@ def test_stated_phases_keep_planned_flips() -> None:
         ({"recipe": {"schedule": "plateau"}}, "schedule: plateau"),
         ({"recipe": {"warmup": 3}}, "warmup: "),
         ({"recipe": {"early_stopping": {"monitor": "none"}}, "nested_cv": {"folds": 2, "epochs": True}}, "nested_cv: "),
-        ({"recipe": {"epochs": 20}, "backbones": ["cnn"], "budget": "1h"}, "budget: "),
-        ({"backbones": ["cnn"], "budget": "1h"}, "budget: "),
     ],
 )
 def test_what_cannot_be_planned_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study_of(**values)
+
+
+@pytest.mark.parametrize("recipe", ["", "recipe: {epochs: 20}\n"])
+def test_a_budget_without_a_plan_is_refused(tmp_path: Path, recipe: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"cohort: a.csv\ntargets: {{x: 0..4}}\nbackbones: [cnn]\nbudget: 1h\n{recipe}")
+    with pytest.raises(StudyError, match="budget"):
+        read_study(path)
+    assert read_study(path, settings=["recipe.auto=true"]).recipe.auto
+    assert not read_study(path, settings=["recipe.auto=false"]).recipe.auto
+    assert read_study(path, settings=["backbones=[]"]).networks == []
 
 
 def test_a_stated_recipe_with_networks_is_not_planned() -> None:

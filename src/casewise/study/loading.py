@@ -78,7 +78,7 @@ def read_study(path: Path | str, *, settings: Sequence[str] = (), **changes: Any
         file_values, values = _merged(file_values, setting, whole=()), _merged(values, setting, whole=())
     values.setdefault("name", path.stem)
     try:
-        return build_study(values, source=str(path), folder=path.parent)
+        study = build_study(values, source=str(path), folder=path.parent)
     except StudyError as error:
         first, *lines = str(error).split("\n  ")
         if not parent:
@@ -86,6 +86,12 @@ def read_study(path: Path | str, *, settings: Sequence[str] = (), **changes: Any
         raise StudyError(
             "\n  ".join([first, *(with_origin(line, values, file_values, parent) for line in lines)])
         ) from None
+    if "budget" in values and study.networks and "auto" not in study.recipe.model_fields_set:
+        raise StudyError(
+            f"{path}: budget is for planned recipes, and the study states backbones. Write `auto: true` under recipe "
+            "to plan what it does not state, or leave out budget."
+        )
+    return study
 
 
 def _refuse_other_kinds(path: Path) -> None:

@@ -303,11 +303,6 @@ class Study(StudyModel):
             recipe = {"auto": True, **recipe}
             if not recipe["auto"]:
                 raise ValueError("backbones: without a planned recipe, state the networks to train; [] for none")
-        elif isinstance(recipe, dict) and "auto" not in recipe and "budget" in values and values["backbones"]:
-            raise ValueError(
-                "budget: is for planned recipes, and the study states backbones; write `auto: true` under recipe to "
-                "plan what it does not state, or leave out budget"
-            )
         if isinstance(recipe, dict) and recipe.get("auto"):
             values = {**_AUTO, **values, "recipe": recipe}
             values["backbones"] = values.get("backbones", [_AUTO_BACKBONE[values.get("weights") == "random"]])
