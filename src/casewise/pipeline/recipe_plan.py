@@ -234,14 +234,15 @@ def _fewest_epochs(study: Study) -> int:
 
 def stated_in_words(study: Study) -> str:
     """Which settings of its recipe a study states, before anything is planned, and what the others are."""
-    rest = "all others are planned from the images" if study.recipe.auto else "all others have their defaults"
-    return f"stated: {_listed(study.recipe.stated)}; {rest}"
+    rest = "are planned from the images" if study.recipe.auto else "have their defaults"
+    stated = study.recipe.stated
+    return f"stated: {_listed(stated)}; all other settings {rest}" if stated else f"all settings {rest}"
 
 
 def _listed(stated: dict[str, Any]) -> str:
     """Stated settings with their values; sections by their names alone."""
     named = [name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items()]
-    return ", ".join(named) or "nothing"
+    return ", ".join(named)
 
 
 def in_words(study: Study, planned: dict[str, Any]) -> str:
