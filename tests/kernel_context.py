@@ -66,7 +66,7 @@ def kernel_study(folder: Path) -> ReportContext:
         metrics=metrics,
         notes=sentences(metrics["notes"]),
         explanations=_explained(folder, study.primary_outcome),
-        plan={"words": "made-up plan: 10 epochs", "spent": spent_budget(study, 2.0 * study.budget)},
+        plan={"words": "made-up plan: 10 epochs", "spent": spent_budget(study, {}, 2.0 * study.budget)},
     )
 
 

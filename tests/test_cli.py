@@ -97,6 +97,24 @@ def test_check_tells_the_split_without_training(tiny: Path) -> None:
     assert "2 backbones × 2 folds = 4 networks" in done.stdout
 
 
+def test_settings_are_replaced_on_the_command_line(tiny: Path) -> None:
+    study = str(tiny)
+    done = casewise("validate", study, "--set", "recipe.epochs=20", "--set", "split.folds=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "epochs 20" in done.stdout
+    assert "× 2 folds" in done.stdout
+    for command in ("run", "validate", "audit"):
+        for setting, hint in (
+            ("recipe.epohcs=20", "Did you mean 'epochs'"),
+            ("epochs=20", "Did you mean recipe.epochs"),
+            ("recipe.epochs", "write KEY=VALUE"),
+            ("recipe.epochs=[", "not valid YAML"),
+        ):
+            refused = casewise(command, study, "--set", setting)
+            assert refused.returncode == 2
+            assert hint in " ".join(refused.stderr.split())
+
+
 def test_backbones_are_listed() -> None:
     *names, last = casewise("backbones").stdout.splitlines()
     assert names == TORCHVISION
@@ -229,7 +247,7 @@ def test_lost_output_is_no_success() -> None:
         assert subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL, env=buffered).returncode == 1
 
 
-@pytest.mark.parametrize("words", [["--epochs", "2"], ["--set", "recipe.epochs=2"]])
+@pytest.mark.parametrize("words", [["--epochs", "2"], ["--recipe.epochs=2"]])
 def test_settings_belong_in_the_study_file(words: list[str]) -> None:
     failed = casewise("run", "study.yaml", *words)
     assert (failed.returncode, "study file" in failed.stderr) == (2, True)

@@ -13,17 +13,20 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import casewise
+from casewise.errors import RunError, StudyError
 from casewise.jobs.fingerprint import deciding_settings
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.build_model import network_of
 from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.recipe_plan import (
     as_yaml,
+    in_words,
     mirrored,
     planned_encoders,
     planned_flips,
     recipe_of,
     spent_budget,
+    stated_in_words,
 )
 from casewise.pipeline.timing import record_training, timed
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
@@ -236,8 +239,8 @@ def test_a_training_over_the_budget_is_reported(seconds: float, over: bool) -> N
     slow, fast = (recipe_of(study, facts(images=images)) for images in (100_000, 100))
     for recipe, fewest in ((slow, True), (fast, False)):
         planned = study.model_copy(update={"recipe": Recipe.model_validate({**recipe, "auto": True})})
-        spent = spent_budget(planned, seconds)
-        assert (spent["over"], spent["fewest"]) == (over, fewest)
+        spent = spent_budget(planned, {}, seconds)
+        assert (spent["over"], spent["fewest"], spent["stated"]) == (over, fewest, False)
         text = sentence("budget_spent", spent)
         assert duration(seconds) in text
         assert duration(1800) in text
@@ -281,7 +284,7 @@ def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chest
     study = read_study(tmp_path / "study.yaml")
     assert not study.recipe.auto
     pasted, ran = (each.model_dump(mode="json") for each in (study, planned.study))
-    ran["recipe"]["auto"] = False
+    ran["recipe"]["auto"] = False  # which also keeps the budget of the study from being refused
     assert pasted == ran
 
 
@@ -310,6 +313,112 @@ def test_networks_without_pretrained_weights_are_trained_longer_and_whole() -> N
         assert recipe["phases"][0]["freeze"] == "none"
         assert recipe["pool"] == "map"
         assert recipe["phases"][0]["epochs"] > recipe_of(study_of(), facts())["phases"][0]["epochs"]
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"epochs": 20},
+        {"lr": 0.1},
+        {"batch_size": 4},
+        {"dropout": 0.0, "pool": "average"},
+        {"optimizer": "sgd", "early_stopping": {"patience": 5}},
+        {"schedule": "cosine", "warmup": 2},
+    ],
+)
+def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
+    study, all_planned = study_of(recipe=stated, weights="random"), recipe_of(study_of(weights="random"), facts())
+    assert (study.recipe.auto, study.networks, study.stack) == (True, ["cnn"], ["weighted"])
+    assert study.recipe.stated == stated
+    recipe = recipe_of(study, facts())
+    planned = Recipe.model_validate({**recipe, "auto": True})
+    assert [phase.epochs for phase in planned.phases] == [stated.get("epochs", all_planned["phases"][0]["epochs"])]
+    assert {name: recipe[name] for name in stated if name != "epochs"} == {
+        name: value for name, value in stated.items() if name != "epochs"
+    }
+    # the rate depends on the number of steps
+    rest = set(all_planned) - set(stated) - {"lr", "phases"}
+    assert {name: recipe[name] for name in rest} == {name: all_planned[name] for name in rest}
+    assert "stated" in in_words(study.model_copy(update={"recipe": planned}), {"facts": facts(), "stated": stated})
+
+
+def test_the_rate_follows_stated_epochs_and_batches() -> None:
+    rates = [recipe_of(study_of(recipe=recipe), facts(panels=200))["lr"] for recipe in ({}, {"epochs": 100})]
+    assert rates == [6e-4, 3e-4]
+    assert recipe_of(study_of(recipe={"batch_size": 2}), facts(panels=200))["lr"] < 6e-4
+
+
+def test_stated_phases_keep_planned_flips() -> None:
+    phases = [{"epochs": 3, "freeze": "all"}, {"epochs": 2, "variations": {"rotate": 10}}]
+    recipe = recipe_of(study_of(recipe={"phases": phases}), facts(flips="both"))
+    assert recipe["phases"][0] == {"epochs": 3, "freeze": "all", "variations": {"flip": "both"}}
+    assert recipe["phases"][1]["variations"] == {"rotate": 10}
+    copies = study_of(recipe={"phases": phases[:1]}, panels={"offline_copies": 2, "flip": "both", "by": "image"})
+    assert "variations" not in recipe_of(copies, facts(flips="both"))["phases"][0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"recipe": {"auto": False, "epochs": 20}}, "backbones: "),
+        ({"recipe": {"tuning": "head_only"}}, "tuning: head_only"),
+        ({"recipe": {"lr": "find"}}, "lr: find"),
+        ({"recipe": {"schedule": "plateau"}}, "schedule: plateau"),
+        ({"recipe": {"warmup": 3}}, "warmup: "),
+        ({"recipe": {"early_stopping": {"monitor": "none"}}, "nested_cv": {"folds": 2, "epochs": True}}, "nested_cv: "),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        study_of(**values)
+
+
+@pytest.mark.parametrize("recipe", ["", "recipe: {epochs: 20}\n"])
+def test_a_budget_without_a_plan_is_refused(tmp_path: Path, recipe: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"cohort: a.csv\ntargets: {{x: 0..4}}\nbackbones: [cnn]\nbudget: 1h\n{recipe}")
+    with pytest.raises(StudyError, match="budget"):
+        read_study(path)
+    assert read_study(path, settings=["recipe.auto=true"]).recipe.auto
+    assert not read_study(path, settings=["recipe.auto=false"]).recipe.auto
+    assert read_study(path, settings=["backbones=[]"]).networks == []
+
+
+def test_a_stated_recipe_with_networks_is_not_planned() -> None:
+    study = study_of(recipe={"epochs": 20}, backbones=["cnn"])
+    assert (study.recipe, study.networks) == (Recipe(epochs=20), ["cnn"])
+    assert "epochs 20" in stated_in_words(study)
+    assert study_of(recipe={"auto": True, "epochs": 20}, backbones=["cnn"], budget="1h").recipe.auto
+    assert study_of(recipe={"epochs": 20}, backbones=[]).networks == []
+
+
+def test_a_run_keeps_stated_settings_and_records_them(tmp_path: Path, chests: Path) -> None:
+    text = STUDY.format(cohort=chests) + "baselines: {off: a test of networks}\nrecipe: {dropout: 0.1}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    settings = ["recipe.epochs=1", "evaluation.counterfactual_cases=0"]
+    study = read_study(tmp_path / "study.yaml", settings=settings)
+    finished = casewise.run(study, tmp_path / "run")
+    folder = RunFolder(finished.folder)
+    planned = folder.recipe_plan.read()
+    assert planned["stated"] == {"epochs": 1, "dropout": 0.1}
+    saved = folder.study.read()["recipe"]
+    assert (saved["dropout"], [phase["epochs"] for phase in saved["phases"]]) == (0.1, [1])
+    assert saved["optimizer"] == "adamw"
+    assert folder.finished_jobs("cnn")
+    page = folder.plan_page.path.read_text()
+    assert "stated: epochs 1, dropout 0.1" in page
+    assert not read_study(_written(tmp_path / "pasted.yaml", text, page)).recipe.auto
+    with pytest.raises(RunError, match=r"recipe\.epochs was 1 and is planned"):
+        casewise.run(read_study(tmp_path / "study.yaml", settings=settings[1:]), folder.path)
+    assert folder.recipe_plan.read() == planned
+    late = read_study(tmp_path / "study.yaml", settings=["recipe.warmup=30", "recipe.schedule=cosine"])
+    with pytest.raises(StudyError, match="warmup: 30 epochs"):
+        casewise.run(late, tmp_path / "other")
+
+
+def _written(path: Path, text: str, page: str) -> Path:
+    path.write_text(yaml.safe_dump(yaml.safe_load(text) | yaml.safe_load(page)))
+    return path
 
 
 def test_a_second_run_follows_the_plan_of_the_first(planned: Any) -> None:

@@ -79,6 +79,17 @@ def test_values_of_another_kind_are_told_in_plain_words(text: str, said: str, tm
     assert "unable to" not in str(caught.value)
 
 
+def test_single_settings_replace_those_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "cohort: a.csv\ntargets: {x: 0..4, y: 0..2}\nbackbones: [cnn]\nrecipe: auto\n")
+    study = read_study(path, settings=["recipe.epochs=20", "targets.x=0..3", "backbones=alexnet, cnn"])
+    assert study.recipe.stated == {"epochs": 20}
+    assert study.recipe.auto
+    assert study.backbones == ["alexnet", "cnn"]
+    assert {name: target.range for name, target in study.targets.items()} == {"x": (0, 3), "y": (0, 2)}
+    with pytest.raises(StudyError, match=r"recipe\.epochs: must be a whole number, found 'many'"):
+        read_study(path, settings=["recipe.epochs=many"])
+
+
 def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
     study = read_study(written(tmp_path, GOOD + "recipe: {early_stopping: {monitor: fold}}\noutputs: [composite]\n"))
     assert study.recipe.early_stopping.monitor == "fold"
@@ -91,6 +102,15 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
     [
         ("recipe: {lrr: 1}", r"recipe\.lrr: there is no such setting\. Did you mean 'lr'\?"),
         ("recip: {}", "Did you mean 'recipe'"),
+        ("epochs: 20", r"epochs: there is no such setting\. Did you mean recipe\.epochs"),
+        ("folds: 3", r"Did you mean split\.folds"),
+        ("size: 96", r"Did you mean images\.size"),
+        ("device: cpu", r"Did you mean compute\.device"),
+        ("split: {seed: 1}", "Did you mean seed, at the top of the study"),
+        ("recipe: {class_weight: balanced}", r"Did you mean recipe\.imbalance"),
+        ("recipe: {augment: true}", r"Did you mean panels\.augmentation"),
+        ("augment: true", r"Did you mean panels\.augmentation"),
+        ("recipe: {patience: 3}", r"recipe\.early_stopping\.patience"),
         ("backbones: resnet43", "no backbone 'resnet43'. Did you mean 'resnet34'"),
         ("split: {by: visit}", "puts images of one subject on both sides"),
         ("split: {by: image}", "panels of this study are by region; write `panels: {by: image}`"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -16,9 +16,11 @@ from casewise.evaluation.train_metrics import right_on
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.build_model import check_freeze_points
+from casewise.models.forward import predict
 from casewise.models.outputs import Output, hits, values_of
 from casewise.phantoms.chest import make_chest
 from casewise.run import run
+from casewise.study.panels import BAGS
 from casewise.study.schema import Panels, Phase, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.compute_plan import ComputePlan
@@ -274,25 +276,47 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("freeze", ["all", "6 layers"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_frozen_parts_of_bags_are_worked_out_once(tmp_path: Path, freeze: str, channels_last: bool) -> None:
-    settings = Panels(by="case", pooling="attention", bag=4)
-    bags = replace(data(settings), tiles=[[(i + k) % 12 for k in range(1 + i % 3)] for i in range(12)])
+@pytest.mark.parametrize("pooling", ["mean", "max", "maps", "attention"])
+@pytest.mark.parametrize(("cells", "channels_last"), [(0, False), (0, True), (2, True)])
+def test_frozen_parts_are_computed_once_for_every_pooling(
+    tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool
+) -> None:
+    settings = Panels(by="case", pooling=pooling, bag=4) if pooling in BAGS else Panels(by="image", pooling=pooling)
+    panels = data(settings)
+    if settings.bags:
+        panels = replace(panels, tiles=[[(i + k) % 12 for k in range(1 + i % 3)] for i in range(12)])
     # batch norm over the few tiles of a bag would make rounding as large as the weights
     recipe = RECIPE.model_copy(update={"phases": [Phase(epochs=2, freeze=freeze)], "batch_norm": "keep_statistics"})
 
-    def made(name: str, *, once: bool) -> Learned:
+    def trained(name: str, *, once: bool) -> tuple[Learned, torch.Tensor]:
         torch.manual_seed(0)
-        network = build_network("mobilenet_v2", 2, attention=True)
+        options = {"attention": pooling == "attention", "maps": pooling == "maps", "map_cells": cells, "side": 64}
+        network = build_network("mobilenet_v2", 2, **options)
         choice = ComputePlan(channels_last=channels_last)
-        course = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
+        context = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
         (tmp_path / name).mkdir()
-        return learn(network, recipe, bags, bags, [str(i) for i in range(12)], course)
+        result = learn(network, recipe, panels, panels, [str(i) for i in range(12)], context)
+        return result, predict(
+            result.network, panels, OUTPUTS, batch=4, channels_last=channels_last, bf16=False, flips=False
+        )
 
-    kept, anew = made("once", once=True), made("anew", once=False)
-    assert kept.phases[0]["way"] == "output of the frozen layers computed once per panel"
-    for (name, one), other in zip(kept.network.state_dict().items(), anew.network.state_dict().values(), strict=True):
-        assert torch.allclose(one.double(), other.double(), atol=1e-5), name
+    (once, first), (every_step, second) = trained("once", once=True), trained("every step", once=False)
+    assert once.phases[0]["way"] == "output of the frozen layers computed once per panel"
+    states = once.network.state_dict(), every_step.network.state_dict()
+    for (name, value), other in zip(states[0].items(), states[1].values(), strict=True):
+        assert torch.allclose(value.double(), other.double(), atol=1e-5), name
+    assert torch.allclose(first, second, atol=1e-5)
+
+
+def test_a_map_below_the_freeze_point_is_computed_at_every_step(tmp_path: Path) -> None:
+    network = build_network("mobilenet_v2", 2, map_cells=2, side=64)
+    recipe = RECIPE.model_copy(update={"phases": [Phase(epochs=1, freeze="17 blocks")]})
+    rows = data(Panels(by="image"))
+    before = {name: value.clone() for name, value in network.body.named_parameters()}
+    context = TrainingContext(OUTPUTS, tmp_path, 3, ComputePlan(), keep="last")
+    result = learn(network, recipe, rows, rows, [str(i) for i in range(12)], context)
+    assert "every step" in result.phases[0]["way"]
+    assert all(torch.equal(before[name], value) for name, value in result.network.body.named_parameters())
 
 
 def test_a_freeze_point_that_no_network_has_is_told_before_anything_is_read(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def _refuse_settings(words: list[str]) -> None:
         if not alike:
             raise CasewiseError(
                 f"`casewise {words[0]}` has no option {cut(name)}. Settings such as the number of epochs belong in the "
-                "study file, so that it states the whole study: `recipe: {epochs: 2}`. For a variant, write a second "
-                "file that begins with `extends: study.yaml`."
+                "study file: `recipe: {epochs: 2}`. For a variant, write `--set recipe.epochs=2` or a second file "
+                "that begins with `extends: study.yaml`."
             )
         raise CasewiseError(f"`casewise {words[0]}` has no option {cut(name)}. Did you mean {alike[0]!r}?")
 

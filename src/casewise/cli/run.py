@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).")]
 Output = Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")]
 WeightsDir = Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a setting of the study file, such as `--set recipe.epochs=20`; the value is YAML, and paths are "
+        "relative to the study file. May be repeated.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Jobs = Annotated[
     int | None,
@@ -49,6 +58,7 @@ def run(
     only: Only = None,
     backend: BackendName = "local",
     address: Address = None,
+    settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
@@ -61,7 +71,7 @@ def run(
     show = Silent() if quiet else Terminal()
     try:
         with show.bar("run"), executing_on(backend, address, show):
-            plan = _read(study, weights_dir, jobs)
+            plan = _read(study, weights_dir, settings, jobs)
             if only is not None:
                 train_only(plan, _names(only), output, show=show)
                 return
@@ -81,14 +91,14 @@ def run(
         raise typer.Exit(1)
 
 
-def validate(study: StudyFile, weights_dir: WeightsDir = None) -> None:
+def validate(study: StudyFile, weights_dir: WeightsDir = None, settings: Settings = None) -> None:
     """Check the study file, the table, every image, the split and the weights without training anything."""
     from casewise.console import Terminal, print_lines
     from casewise.pipeline.validate import validate as validate_study
 
     show = Terminal()
     with show.bar("validate"):
-        lines = validate_study(_read(study, weights_dir, None), show)
+        lines = validate_study(_read(study, weights_dir, settings), show)
     print_lines("\n".join(lines))
 
 
@@ -129,21 +139,21 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None) -> None:
+def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None, settings: Settings = None) -> None:
     """Search for duplicates, leaks and shortcuts before anything is trained; every run begins with it."""
     from casewise.console import Terminal, print_lines
     from casewise.pipeline.audit import audit_alone
     from casewise.run_folder import RunFolder
 
-    plan, show = _read(study, weights_dir, None), Terminal()
+    plan, show = _read(study, weights_dir, settings), Terminal()
     with show.bar("audit"):
         audit_alone(plan, RunFolder(output or Path("runs") / plan.name), show, print_lines)
 
 
-def _read(study: Path, weights_dir: Path | None, jobs: int | None) -> Study:
+def _read(study: Path, weights_dir: Path | None, settings: list[str] | None, jobs: int | None = None) -> Study:
     from casewise.study.loading import read_study
 
-    plan = read_study(study, weights_dir=str(weights_dir.resolve()) if weights_dir else None)
+    plan = read_study(study, settings=settings or (), weights_dir=str(weights_dir.resolve()) if weights_dir else None)
     if jobs:
         plan = plan.model_copy(update={"compute": plan.compute.model_copy(update={"jobs": jobs})})
     return plan

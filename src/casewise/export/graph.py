@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casewise.models.attention import GatedAttention
 from casewise.models.backbones import Network
-from casewise.models.feature_maps import gridded, read_maps
 from casewise.models.fusion import Fused
 from casewise.models.outputs import Output, split_raw
 from casewise.targets import by_form
@@ -92,7 +90,10 @@ def raw_outputs(network: Network, panels: Tensor) -> Tensor:
         occupied = ~panels[..., 0, 0].isnan().all(dim=2)
         tiles = torch.where(occupied[:, :, None, None, None], panels, torch.zeros_like(panels))
         by_tile = _features(network, tiles.flatten(0, 1))
-        pooled = _pooled(network.head[0], by_tile.unflatten(0, (panels.shape[0], panels.shape[1])), occupied)
+        features = by_tile.unflatten(0, (panels.shape[0], panels.shape[1]))
+        filled = torch.where(occupied.unsqueeze(-1), features, torch.zeros_like(features))
+        assert network.pooling is not None  # its panels are bags
+        pooled = (network.pooling.shares(filled, occupied).unsqueeze(-1) * filled).sum(dim=1)
     linear: Any = network.head[-1]
     result: Tensor = linear(pooled) * network.target_std + network.target_mean
     return result
@@ -102,13 +103,11 @@ def _features(network: Network, panels: Tensor) -> Tensor:
     """(B, C, H, W) → (B, width)."""
     scaled = (panels - network.mean) / network.std
     body: Any = network.body
-    if not network.read_map:
-        return _fused(body, scaled) if isinstance(body, Fused) else body(scaled)
-    if isinstance(body, Fused):  # early fusion, the only one with maps
-        scaled, body = _filled(body, scaled), body.bodies[0]
-    return gridded(
-        read_maps(network.bodies[0], [network.read_map], scaled, run=body)[network.read_map], network.map_cells
-    )
+    if isinstance(body, Fused):
+        if not network.read_map:
+            return _fused(body, scaled)
+        scaled, body = _filled(body, scaled), body.bodies[0]  # early fusion, the only one with maps
+    return network.features_from(scaled, body)
 
 
 def _fused(body: Fused, panels: Tensor) -> Tensor:
@@ -134,14 +133,3 @@ def _filled(body: Fused, panels: Tensor) -> Tensor:
         return panels
     present = ~panels[:, :, :1, :1].isnan()
     return torch.where(present, panels, body.missing_token.view(1, -1, 1, 1))
-
-
-def _pooled(pooling: nn.Module, features: Tensor, occupied: Tensor) -> Tensor:
-    """Features (B, K, W) of bags as one vector (B, W), as `casewise.models.attention` with NaN in empty slots."""
-    present = occupied.unsqueeze(-1)
-    filled = torch.where(present, features, torch.zeros_like(features))
-    if not isinstance(pooling, GatedAttention):
-        return filled.sum(dim=1) / present.to(filled.dtype).sum(dim=1)
-    scores = pooling.score(torch.tanh(pooling.content(filled)) * torch.sigmoid(pooling.gate(filled)))
-    weights = scores.masked_fill(~present, -torch.inf).softmax(dim=1)
-    return (weights * filled).sum(dim=1)

@@ -10,7 +10,6 @@ import torch
 
 from casewise.modalities.dataset import encode_bags
 from casewise.modalities.panels import EMPTY
-from casewise.models.attention import GatedAttention
 from casewise.models.outputs import outputs_of, value_columns
 
 if TYPE_CHECKING:
@@ -58,8 +57,8 @@ def weight_rows(
     Columns: image (number), case, stage, target ('', because all targets share it), weight; `float32`.
     """
     network, bundle = predictor.network, predictor.bundle
-    gathering: Any = network.head[0]
-    if not isinstance(gathering, GatedAttention) or not data.bags:
+    pooling = network.pooling
+    if pooling is None or not pooling.learned or not data.bags:
         return None
     device = next(network.parameters()).device
     slots, owner = data.views()
@@ -71,7 +70,7 @@ def weight_rows(
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
             features = encode_bags(network.features, data, view_slots, device, form).float()
             with torch.autocast(device.type, enabled=False):
-                weights = gathering.weights(features).cpu().numpy()
+                weights = pooling.weights(features).cpu().numpy()
             bag, slot = np.nonzero(view_slots.numpy() != EMPTY)
             table = _named(panels.iloc[panel_numbers.numpy()[bag]], stage, "")
             tables.append(table.assign(image=view_slots.numpy()[bag, slot], weight=weights[bag, slot]))

@@ -5,23 +5,49 @@ Gated attention of Ilse, Tomczak and Welling, "Attention-based Deep Multiple Ins
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 
-class MeanOfBag(nn.Module):
-    """The mean of a bag's features (B, K, W), where a row of NaN is an empty slot: (B, W)."""
+class BagPooling(nn.Module):
+    """How the features of a bag (B, K, W), where a row of NaN is an empty slot, become one vector (B, W)."""
+
+    name: ClassVar[str]
+    # whether the weights of tiles are learned, so that they differ within a bag
+    learned: ClassVar[bool] = False
+
+    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
+        """The weight of each tile (B, K), summing to 1: `filled` are features with 0 in the slots not `occupied`."""
+        raise NotImplementedError
+
+    def weights(self, features: Tensor) -> Tensor:
+        """The weight of each tile of a case: (B, K), summing to 1; 0 in empty slots."""
+        return self.shares(features.nan_to_num(), ~features[..., 0].isnan())
+
+
+class MeanOfBag(BagPooling):
+    """The mean of a bag's features: every tile has the same weight."""
+
+    name = "maps"
+
+    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
+        """See `BagPooling`."""
+        return occupied.to(filled.dtype) / occupied.sum(dim=1, keepdim=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, W) → (B, W); features of single tiles (B, W) are returned unchanged."""
         return features if features.ndim == 2 else features.nanmean(dim=1)
 
 
-class GatedAttention(nn.Module):
-    """The mean of a bag's features (B, K, W), weighted by a small gated network: (B, W).
+class GatedAttention(BagPooling):
+    """The mean of a bag's features, weighted by a small gated network.
 
-    A row of NaN is an empty slot of its bag. Before training all tiles have almost the same weight.
+    Before training all tiles have almost the same weight.
     """
+
+    name, learned = "attention", True
 
     def __init__(self, width: int, hidden: int = 128) -> None:
         super().__init__()
@@ -30,10 +56,8 @@ class GatedAttention(nn.Module):
         nn.init.zeros_(self.score.bias)
         nn.init.normal_(self.score.weight, std=0.01)
 
-    def weights(self, features: Tensor) -> Tensor:
-        """The weight of each tile of a case: (B, K), summing to 1; 0 in empty slots."""
-        occupied = ~features[..., 0].isnan()
-        filled = features.nan_to_num()
+    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
+        """See `BagPooling`."""
         scores = self.score(torch.tanh(self.content(filled)) * torch.sigmoid(self.gate(filled))).squeeze(-1)
         return scores.masked_fill(~occupied, -torch.inf).softmax(dim=1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from casewise.errors import StudyError, nearest
 from casewise.models.activations import clip_in_place
-from casewise.models.attention import GatedAttention, MeanOfBag
+from casewise.models.attention import BagPooling, GatedAttention, MeanOfBag
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
 from casewise.models.folding import fold_kept_norms
 from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
@@ -107,12 +107,7 @@ class Network(nn.Module):
     def features(self, panels: Tensor) -> Tensor:
         """(B, C, H, W) in 0–1 → (B, width); bags (B, K, C, H, W), NaN in empty slots, → (B, K, width)."""
         if panels.ndim == 4:
-            scaled = (panels - self.mean) / self.std
-            if not self.read_map:
-                return self.body(scaled)
-            return gridded(
-                read_maps(self.bodies[0], [self.read_map], scaled, run=self.body)[self.read_map], self.map_cells
-            )
+            return self.features_from((panels - self.mean) / self.std, self.body)
         occupied = ~panels[..., 0, 0].isnan().all(dim=2)
         tiles = panels[occupied]
         # without gradients, tiles need not be in memory at once
@@ -122,6 +117,12 @@ class Network(nn.Module):
         features = by_tile.new_full((*occupied.shape, by_tile.shape[1]), torch.nan)
         features[occupied] = by_tile
         return features
+
+    def features_from(self, values: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
+        """The features (B, width) that the body, or its last `layers`, compute from their input."""
+        if not self.read_map:
+            return layers(values)
+        return gridded(read_maps(self.bodies[0], [self.read_map], values, run=layers)[self.read_map], self.map_cells)
 
     def forward(self, panels: Tensor) -> Tensor:
         return self.predict_head(self.features(panels))
@@ -140,6 +141,12 @@ class Network(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             pooled: Tensor = self.head[:-1](features.float())
             return pooled
+
+    @property
+    def pooling(self) -> BagPooling | None:
+        """How the features of a bag become one vector; None if panels are not bags."""
+        first = self.head[0]
+        return first if isinstance(first, BagPooling) else None
 
     def keep_in_eval(self, names: Iterable[str]) -> None:
         """Keep these modules of the body in eval mode also after `train()` (see `casewise.models.freezing.freeze`)."""

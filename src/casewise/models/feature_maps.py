@@ -140,12 +140,12 @@ def _at_hand(maps: Sequence[FeatureMap], stride: int) -> int:
 
 
 def read_maps(
-    body: nn.Module, modules: Sequence[str], inputs: Tensor, *, run: nn.Module | None = None
+    body: nn.Module, modules: Sequence[str], inputs: Tensor, *, run: Callable[[Tensor], Any] | None = None
 ) -> dict[str, Tensor]:
     """The maps (B, C, h, w) of some modules of a body; what it computes after them is left out.
 
     Args:
-        run: the module that is applied to the inputs and of which `body` is a part; by default the body itself.
+        run: what is applied to the inputs and of which `body` is a part; by default the body itself.
     """
     outputs: dict[str, Tensor] = {}
 

@@ -21,16 +21,21 @@ from casewise.study.freezing import FreezePoint
 class Segment(nn.Sequential):
     """One side of a split network. `at` names the last module of the body before the split.
 
-    Frozen modules stay in eval mode also after `train()`, as in the network itself.
+    Frozen modules stay in eval mode also after `train()`, as in the network itself. `reader` computes features by the
+    segment if the head receives an inner map.
     """
 
     at: str = ""
+    reader: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None
 
     def __init__(self, parts: Iterable[nn.Module], frozen_modules: Iterable[nn.Module]) -> None:
         super().__init__(*parts)
         module_ids = {id(module) for module in self.modules()}
         # in a tuple, so that they are not registered as submodules again
         self.frozen_eval = tuple(module for module in frozen_modules if id(module) in module_ids)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.reader(values, super().forward) if self.reader else super().forward(values)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -110,8 +115,8 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Segment
 
     Raises:
         StudyError: `upto` cannot be read.
-        TrainingError: the network has no such point, is not a supported chain, or no layer with weights precedes the
-        cut.
+        TrainingError: the network has no such point, is not a supported chain, no layer with weights precedes the
+        cut, or the map that the head receives does.
     """
     try:
         return split_modules(network, frozen_end(network, upto))
@@ -130,7 +135,8 @@ def split_modules(network: Network, end: int) -> tuple[Segment, Segment]:
     """Split a network after its first `end` modules, in the order of the body's `modules()`; see `split_at`.
 
     Raises:
-        TrainingError: the network is not a supported chain, or no layer with weights precedes the cut.
+        TrainingError: the network is not a supported chain, no layer with weights precedes the cut, or the map that
+        the head receives does.
     """
     frozen = {id(module) for module in list(network.bodies[0].modules())[:end]}
     chain = _chain(network)
@@ -143,6 +149,12 @@ def split_modules(network: Network, end: int) -> tuple[Segment, Segment]:
     eval_modules = [module for element in before for module in element.modules()]
     first, rest = Segment([_Scaled(network), *before], [*frozen_modules, *eval_modules]), Segment(after, frozen_modules)
     first.at = rest.at = _name_of(network, before)
+    if network.read_map:
+        if network.bodies[0].get_submodule(network.read_map) not in set(rest.modules()):
+            raise TrainingError(
+                f"freeze: the head of {network.name} receives the map of {network.read_map}, which is frozen or split."
+            )
+        rest.reader = network.features_from
     return first, rest
 
 

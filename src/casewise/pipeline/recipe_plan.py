@@ -1,4 +1,4 @@
-"""Planning the recipe of a study that states none, from the number and the position of its images and a time budget.
+"""Planning what a study does not state of its recipe, from its images, their position and a time budget.
 
 No label is used, so the plan cannot depend on the cases that are judged.
 """
@@ -10,13 +10,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from casewise.errors import counted
+from casewise.errors import RunError, StudyError, counted, cut
 from casewise.modalities.registry import modality_of
 from casewise.splits.predefined import TEST
 from casewise.study.backbones import UNTRAINED
 from casewise.study.learners import encoders_of
-from casewise.study.recipe import Recipe
+from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ IMAGES_A_SECOND = 40
 # The share of the budget for training; preparation, audit, baselines and evaluation take the rest.
 SHARE = 0.4
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 12
-BATCH = 16
 # The highest learning rate times the number of steps, and the bounds of the rate: few steps need larger ones.
 RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
@@ -46,19 +46,33 @@ MOST_ENCODERS, MOST_PANELS = 2, 1000
 def plan_recipe(
     study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
 ) -> Study:
-    """The study with its planned recipe; unchanged if it states one.
+    """The study with planned settings for those that its recipe does not state; unchanged if nothing is planned.
 
     A plan is used again as soon as the run has a finished learner, also on a machine with more cores; that of a run
     that is reproduced from the start.
+
+    Raises:
+        StudyError: a stated setting contradicts the plan.
+        RunError: the folder has learners of a plan for which other settings were stated.
     """
-    if not study.recipe.auto or not study.networks:
+    if not study.networks:
         return study
-    planned = folder.recipe_plan.read_or_none() if folder.finished_jobs() or folder.reproduction.exists() else None
+    if not study.recipe.auto:
+        show.line("recipe", stated_in_words(study))
+        return study
+    reproduced, stated = folder.reproduction.exists(), study.recipe.stated
+    planned = folder.recipe_plan.read_or_none() if folder.finished_jobs() or reproduced else None
     if planned is None:
         facts = plan_facts(study, cohort, store, splits)
-        planned = {"facts": facts, "recipe": recipe_of(study, facts)}
-        folder.recipe_plan.write(planned)
-    recipe = Recipe.model_validate({**planned["recipe"], "auto": True})
+        planned = {"facts": facts, "recipe": recipe_of(study, facts), "stated": stated}
+    elif not reproduced:
+        _refuse_other(folder, planned.get("stated", {}), stated)
+    try:
+        recipe = Recipe.model_validate({**planned["recipe"], "auto": True})
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise StudyError(f"recipe: what is stated contradicts what is planned for the rest: {message}.") from None
+    folder.recipe_plan.write(planned)
     facts = planned["facts"]
     study = study.model_copy(
         update={
@@ -72,8 +86,30 @@ def plan_recipe(
         }
     )
     folder.plan_page.write(as_yaml(study, planned))
-    show.line("recipe", in_words(study, facts))
+    show.line("recipe", in_words(study, planned))
     return study
+
+
+def _refuse_other(folder: RunFolder, before: dict[str, Any], stated: dict[str, Any]) -> None:
+    """Check that a plan was made for the same stated settings.
+
+    Raises:
+        RunError: naming those that changed.
+    """
+    changed = [
+        f"recipe.{name} was {_value(before, name)} and is {_value(stated, name)}"
+        for name in {**before, **stated}
+        if before.get(name) != stated.get(name)
+    ]
+    if changed:
+        raise RunError(
+            f"{folder.path} holds networks of another study: {'; '.join(changed)}. Results of both must not be mixed. "
+            "Choose another folder with --output, or undo the change."
+        )
+
+
+def _value(stated: dict[str, Any], name: str) -> str:
+    return cut(stated[name]) if name in stated else "planned"
 
 
 def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) -> dict[str, Any]:
@@ -88,10 +124,21 @@ def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) 
         "cores": study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
         "budget": study.budget,
         "size": study.images.size,
-        "flips": "none" if study.fusions else planned_flips(store.tiles, training, study.seed),
+        "flips": _flips(study, store, training),
         "encoders": planned_encoders(study, panels),
         "noun": modality_of(study).noun(study).plural,
     }
+
+
+def _flips(study: Study, store: ImageStore, training: np.ndarray) -> str:
+    """The flips in training: none of volumes, else those that the study states, else planned ones."""
+    if study.fusions:
+        return "none"
+    return (
+        study.panels.flip
+        if "flip" in study.panels.model_fields_set
+        else planned_flips(store.tiles, training, study.seed)
+    )
 
 
 def planned_encoders(study: Study, panels: int) -> list[str]:
@@ -141,37 +188,37 @@ def mirrored(study: Study, facts: dict[str, Any]) -> bool:
     """Whether predictions are averaged with those of mirrored panels: where training mirrors, unless the study says."""
     if "test_time_augmentation" in study.model_fields_set:
         return study.test_time_augmentation
-    return bool(facts["flips"] != "none")
+    return facts["flips"] in ("horizontal", "both")
 
 
 def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
-    """The planned recipe as a study file states it."""
-    pretrained = _all_pretrained(study)
+    """The recipe as a study file states it: the stated settings, and planned ones for the rest."""
+    pretrained, stated = _all_pretrained(study), study.recipe.stated
     seconds = facts["images"] * (facts["folds"] - 1) * (facts["size"] / 224) ** 2 / IMAGES_A_SECOND
     epochs = math.floor(SHARE * facts["budget"] * facts["cores"] / max(seconds * len(study.networks), 1e-9))
     epochs = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
-    steps = epochs * math.ceil(facts["panels"] * (facts["folds"] - 1) / facts["folds"] / BATCH)
+    # Networks without pretrained weights are trained twice as long, at the same rate.
+    longer = 1 if pretrained else 2
+    phase = {"epochs": stated.pop("epochs", longer * epochs), "freeze": "30%" if pretrained else "none"}
+    phases = stated.pop("phases", None) or [phase]
+    recipe = Recipe(auto=True).completed.model_dump(mode="json", include=set(PLANNED), exclude_unset=True) | stated
+    steps = sum(phase["epochs"] for phase in phases) / longer
+    steps *= math.ceil(facts["panels"] * (facts["folds"] - 1) / facts["folds"] / recipe["batch_size"])
     rate = min(max(RATE_TIMES_STEPS / steps, LOWEST_RATE), HIGHEST_RATE)
     # Pretrained networks predicted films much better from the average over their last map.
     positions = facts["flips"] != "both" and (bool(study.fusions) or not pretrained)
-    phase: dict[str, Any] = {"epochs": epochs if pretrained else 2 * epochs, "freeze": "30%" if pretrained else "none"}
-    if not study.fusions:
+    positions = stated.get("pool", "map" if positions else "average") == "map"
+    if not study.fusions and not study.panels.offline_copies:
         # Within so few epochs, turns, shifts and changes of brightness made predictions worse.
-        phase["variations"] = {"flip": facts["flips"]}
+        phases = [{"variations": {"flip": facts["flips"]}, **phase} for phase in phases]
     return {
-        "optimizer": "adamw",
         "lr": round(rate, 5),
-        "weight_decay": 0.01,
-        "schedule": "one-cycle",
-        "batch_size": BATCH,
         "batch_norm": "keep_statistics" if pretrained else "update",
         "pool": "map" if positions else "average",
         # A head on a map has many weights for few steps. That of an average would only repeat the linear model.
         "head": "probe" if positions and pretrained else "random",
-        "dropout": 0.2,
-        "clip_gradients": 1.0,
-        "early_stopping": {"monitor": "none"},
-        "phases": [phase],
+        **recipe,
+        "phases": phases,
     }
 
 
@@ -185,28 +232,45 @@ def _fewest_epochs(study: Study) -> int:
     return FEWEST_EPOCHS * (1 if _all_pretrained(study) else 2)
 
 
-def in_words(study: Study, facts: dict[str, Any]) -> str:
-    """The plan in a sentence."""
-    phase, recipe = study.recipe.phases[0], study.recipe
+def stated_in_words(study: Study) -> str:
+    """Which settings of its recipe a study states, before anything is planned, and what the others are."""
+    rest = "are planned from the images" if study.recipe.auto else "have their defaults"
+    stated = study.recipe.stated
+    return f"stated: {_listed(stated)}; all other settings {rest}" if stated else f"all settings {rest}"
+
+
+def _listed(stated: dict[str, Any]) -> str:
+    """Stated settings with their values; sections by their names alone."""
+    named = [name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items()]
+    return ", ".join(named)
+
+
+def in_words(study: Study, planned: dict[str, Any]) -> str:
+    """The plan in a sentence, and the settings that the study states."""
+    recipe, facts, phases = study.recipe, planned["facts"], study.recipe.phases
+    phase, epochs = phases[0], sum(phase.epochs for phase in phases)
+    several = f" in {counted(len(phases), 'phase')}" if len(phases) > 1 else ""
+    stated = f"; stated: {_listed(planned['stated'])}" if planned.get("stated") else ""
     flips = {"none": "no flips", "both": "flips in both directions"}.get(facts["flips"], f"{facts['flips']} flips")
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
     of = f"{facts['images']:,} {facts['noun']}, {facts['folds']} folds, {counted(facts['cores'], 'core')}"
     minutes = facts["budget"] / 60
     return (
-        f"planned: {', '.join(study.networks)}, {phase.epochs} epochs{frozen}, {head}, {flips}; for {of} and "
-        f"{minutes:g} {'minute' if minutes == 1 else 'minutes'}"
+        f"planned: {', '.join(study.networks)}, {counted(epochs, 'epoch')}{several}{frozen}, {head}, {flips}; for {of} "
+        f"and {minutes:g} {'minute' if minutes == 1 else 'minutes'}{stated}"
     )
 
 
-def spent_budget(study: Study, seconds: float) -> dict[str, Any]:
-    """The time of the training beside the budget, in seconds, and whether the plan has as few epochs as it can have."""
+def spent_budget(study: Study, planned: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The time of the training and the budget, in seconds, and whether epochs are stated, or the fewest of a plan."""
     epochs = sum(phase.epochs for phase in study.recipe.phases)
     return {
         "seconds": seconds,
         "budget": study.budget,
         "over": seconds > study.budget,
         "epochs": epochs,
+        "stated": bool({"epochs", "phases"} & set(planned.get("stated", {}))),
         "fewest": epochs <= _fewest_epochs(study),
     }
 
@@ -218,8 +282,8 @@ def plan_of_report(study: Study, folder: RunFolder) -> dict[str, Any] | None:
         return None
     seconds = (folder.timing.read_if_exists() or {}).get("training")
     return {
-        "words": in_words(study, planned["facts"]),
-        "spent": spent_budget(study, seconds) if seconds is not None else None,
+        "words": in_words(study, planned),
+        "spent": spent_budget(study, planned, seconds) if seconds is not None else None,
     }
 
 
@@ -236,11 +300,11 @@ def as_yaml(study: Study, planned: dict[str, Any]) -> str:
         "panels": study.panels.model_dump(mode="json", exclude_unset=True),
         "backbones": study.backbones,
         "encoders": study.encoders,
-        "recipe": planned["recipe"],
+        "recipe": {"auto": False, **planned["recipe"]},
         "test_time_augmentation": study.test_time_augmentation,
         "stack": list(study.stack),
         "stack_baselines": study.stack_baselines,
     }
     lines = yaml.safe_dump({key: value for key, value in stated.items() if value not in ({}, [])}, sort_keys=False)
-    head = f"# {in_words(study, planned['facts'])}\n# These lines replace those of the same keys in the study file.\n"
+    head = f"# {in_words(study, planned)}\n# These lines replace those of the same keys in the study file.\n"
     return head + lines

@@ -86,7 +86,7 @@ def train(
         show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
     spent = record_training(folder, time.monotonic() - begun)
     if spent is not None and study.recipe.auto and networks:
-        show.line("budget", sentence("budget_spent", spent_budget(study, spent)))
+        show.line("budget", sentence("budget_spent", spent_budget(study, folder.recipe_plan.read(), spent)))
     track_training(study, folder, show)
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)

@@ -12,6 +12,7 @@ from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import read_external
 from casewise.pipeline.pretraining import read_pretraining
 from casewise.pipeline.read import read
+from casewise.pipeline.recipe_plan import stated_in_words
 from casewise.splits.grouped import Splits, split
 from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.splits.predefined import TEST
@@ -48,7 +49,8 @@ def validate(study: Study, show: Show) -> list[str]:
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
     of = f"{counted(len(study.networks), study.network_noun)} × {counted(splits.folds, 'fold')}"
     jobs = f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")
-    return [*lines, *weight_lines(study), *encoder_lines(study), jobs]
+    recipe = [f"{'recipe':<10} {stated_in_words(study)}"] if study.networks else []
+    return [*lines, *weight_lines(study), *encoder_lines(study), *recipe, jobs]
 
 
 def weight_lines(study: Study) -> list[str]:

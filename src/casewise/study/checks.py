@@ -180,11 +180,14 @@ def check_prune(study: Study) -> None:
 
 def check_nested_cv(study: Study) -> None:
     """No other key may choose what the inner folds choose."""
-    nested_cv, recipe = study.nested_cv, study.recipe
+    nested_cv, recipe = study.nested_cv, study.recipe.completed
     if not nested_cv:
         return
     if recipe.phases:
-        raise ValueError("nested_cv: phases state their own epochs and rates; leave out recipe.phases or nested_cv")
+        planned = "; a planned recipe has phases" if recipe.auto else ""
+        raise ValueError(
+            f"nested_cv: phases state their own epochs and rates; leave out recipe.phases or nested_cv{planned}"
+        )
     if recipe.tuning == "gradual_unfreezing":
         raise ValueError(
             "nested_cv: gradual unfreezing ends each of its stages by the stopping loss, so that there is no single "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,11 @@ def preset_text(name: str) -> str:
     return (PRESETS / f"{name}.yaml").read_text()
 
 
-def read_study(path: Path | str, **changes: Any) -> Study:
+def read_study(path: Path | str, *, settings: Sequence[str] = (), **changes: Any) -> Study:
     """Read a study file with everything it extends; relative paths start at the file's own folder.
 
     Args:
+        settings: single settings that replace the file's, as `KEY=VALUE` with a value in YAML: `recipe.epochs=20`.
         changes: values that replace the file's, such as those given on the command line; sections are merged key by
             key, as with `extends`.
 
@@ -72,9 +74,11 @@ def read_study(path: Path | str, **changes: Any) -> Study:
     parent = str(file_values.get("extends", ""))
     values = _extended(dict(file_values), str(path), folder=path.parent, chain=(str(path.resolve()),))
     file_values, values = file_values | changes, _merged(values, changes)
+    for setting in map(_setting, settings):
+        file_values, values = _merged(file_values, setting, whole=()), _merged(values, setting, whole=())
     values.setdefault("name", path.stem)
     try:
-        return build_study(values, source=str(path), folder=path.parent)
+        study = build_study(values, source=str(path), folder=path.parent)
     except StudyError as error:
         first, *lines = str(error).split("\n  ")
         if not parent:
@@ -82,6 +86,12 @@ def read_study(path: Path | str, **changes: Any) -> Study:
         raise StudyError(
             "\n  ".join([first, *(with_origin(line, values, file_values, parent) for line in lines)])
         ) from None
+    if "budget" in values and study.networks and "auto" not in study.recipe.model_fields_set:
+        raise StudyError(
+            f"{path}: budget is for planned recipes, and the study states backbones. Write `auto: true` under recipe "
+            "to plan what it does not state, or leave out budget."
+        )
+    return study
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -219,25 +229,39 @@ def _extended(values: dict[str, Any], source: str, *, folder: Path, chain: tuple
     return _merged(below, values)
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Merge `above` into `below`; sections of names (targets, scores, readers) are replaced, settings are merged."""
+def _setting(text: str) -> dict[str, Any]:
+    """A setting of the command line as values of a study file.
+
+    >>> _setting("recipe.epochs=20")
+    {'recipe': {'epochs': 20}}
+
+    Raises:
+        StudyError: it is not `KEY=VALUE`, or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise StudyError(f"--set {cut(text)}: write KEY=VALUE, such as `--set recipe.epochs=20`.")
+    values = mapping(f"{names[-1]}: {value}", f"--set {cut(text)}")
+    for name in reversed(names[:-1]):
+        values = {name: values}
+    return values
+
+
+# Sections of names, which a study replaces as a whole.
+WHOLE = (
+    *("targets", "scores", "where", "where_not", "pretrain", "external", "bands", "readers", "references", "accept"),
+    "weights",
+)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any], *, whole: Collection[str] = WHOLE) -> dict[str, Any]:
+    """Merge `above` into `below`; sections named in `whole` are replaced, settings are merged."""
     result = dict(below)
     for key, value in above.items():
-        whole = key in (
-            "targets",
-            "scores",
-            "where",
-            "where_not",
-            "pretrain",
-            "external",
-            "bands",
-            "readers",
-            "references",
-            "accept",
-            "weights",
-        )
-        if isinstance(value, dict) and isinstance(result.get(key), dict) and not whole:
-            result[key] = _merged(result[key], value)
+        before = {"auto": True} if key == "recipe" and result.get(key) == "auto" else result.get(key)
+        if isinstance(value, dict) and isinstance(before, dict) and key not in whole:
+            result[key] = _merged(before, value, whole=whole)
         else:
             result[key] = value
     return result

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from casewise.errors import QUOTED, counted, cut, nearest, shortened
 from casewise.study.model import StudyModel
@@ -13,6 +14,13 @@ from casewise.study.model import StudyModel
 _SHOWN, _LINE = 12, 400
 # the type of a problem whose value may be a password
 PRIVATE = "private_value"
+# names of other libraries for a setting
+_OTHER_NAMES = {
+    "class_weight": "recipe.imbalance",
+    "class_weights": "recipe.imbalance",
+    "augment": "panels.augmentation",
+    "learning_rate": "recipe.lr",
+}
 # names that pydantic adds to a location for the options of a union
 UNION_OPTION = r"(constrained-\w+|float|int|str|bool|(literal|list|dict|tuple|function-\w+|lax-or-strict)\b.*)"
 
@@ -109,7 +117,9 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     if problem["type"] == "string_type" and problem["loc"][0] == "accept":
         return f"{loc}: needs a reason in words, found {cut(value)}."
     if problem["type"] == "extra_forbidden":
-        return f"{loc}: there is no such setting.{nearest(problem['loc'][-1], keys_at(problem['loc'][:-1], study))}"
+        name = str(problem["loc"][-1])
+        own_hint = nearest(name, keys_at(problem["loc"][:-1], study))
+        return f"{loc}: there is no such setting.{_hint_elsewhere(name, study) or own_hint}"
     if problem["type"] == "missing":
         return f"{loc}: is missing."
     text = re.sub(r", unable to parse string as .*$", "", problem["msg"].removeprefix("Value error, "))
@@ -154,6 +164,32 @@ def keys_at(loc: tuple[Any, ...], study: type[StudyModel]) -> list[str]:
         inner = [o for o in options if isinstance(o, type) and issubclass(o, StudyModel)]
         model = inner[0] if inner else model
     return list(model.model_fields)
+
+
+def _hint_elsewhere(name: str, study: type[StudyModel]) -> str:
+    """A hint at the settings of this name in other sections; '' without any.
+
+    >>> from casewise.study.schema import Study
+    >>> _hint_elsewhere("epochs", Study), _hint_elsewhere("seed", Study)
+    (' Did you mean recipe.epochs?', ' Did you mean seed, at the top of the study?')
+    """
+    places = _places(name, study)
+    paths = [path for rank, path in places if rank == min(places)[0]]
+    if name in _OTHER_NAMES:
+        paths = [_OTHER_NAMES[name]]
+    at_top = ", at the top of the study" if paths == [name] else ""
+    return f" Did you mean {' or '.join(paths[:3])}{at_top}?" if paths else ""
+
+
+def _places(name: str, section: type[StudyModel], prefix: str = "", rank: int = 0) -> list[tuple[int, str]]:
+    """The settings of this name in a section and those within it, which rank lower; optional ones rank lowest."""
+    places = [(rank, prefix + name)] if name in section.model_fields else []
+    for key, field in section.model_fields.items():
+        options = get_args(field.annotation) if get_origin(field.annotation) is UnionType else ()
+        for option in (field.annotation, *options):
+            if isinstance(option, type) and issubclass(option, StudyModel):
+                places += _places(name, option, f"{prefix}{key}.", rank + (2 if options else 1))
+    return places
 
 
 def with_origin(line: str, values: dict[str, Any], file_values: dict[str, Any], parent: str) -> str:

@@ -118,7 +118,7 @@ class Panels(StudyModel):
         le=100,
         description="Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it "
         "in every epoch. A copy stays on the same side of every split as its panel. `0`: none. Needs `recipe.phases` "
-        "and at least one augmentation; not with `shuffle` or `pooling: attention`.",
+        "and at least one augmentation; not with `shuffle`, `pooling: attention` or `maps`.",
     )
     pooling: Literal["mean", "max", "maps", "attention"] = Field(
         "mean",

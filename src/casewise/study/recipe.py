@@ -114,13 +114,28 @@ class Phase(StudyModel):
         return {name: getattr(panels, name) for name in value}
 
 
+# Settings of every planned recipe that states no others; the rest depends on the images
+# (`casewise.pipeline.recipe_plan`), as do the epochs of its phase.
+PLANNED: dict[str, Any] = {
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "schedule": "one-cycle",
+    "batch_size": 16,
+    "dropout": 0.2,
+    "clip_gradients": 1.0,
+    "early_stopping": EarlyStopping(monitor="none"),
+    "phases": [Phase(epochs=4)],
+}
+
+
 class Recipe(StudyModel):
     """How a network is trained. The phases are trained one after another, each continuing from the one before."""
 
     auto: bool = Field(
         False,
-        description="Whether the recipe is planned from the images and `budget`; `recipe: auto` is short for it, and "
-        "the default of a study that states neither `recipe` nor `backbones`: [Planned recipes](explanation-plan.md).",
+        description="Whether settings that are not stated are planned from the images and `budget`; `recipe: auto` "
+        "plans all of them. Default: `true` in a study that does not state `backbones`: "
+        "[Planned recipes](explanation-plan.md).",
     )
     loss: Literal["mse", "huber", "l1"] = Field(
         "mse",
@@ -241,6 +256,17 @@ class Recipe(StudyModel):
     )
 
     @property
+    def stated(self) -> dict[str, Any]:
+        """The settings that the study states, as plain values."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude={"auto"})
+
+    @property
+    def completed(self) -> Recipe:
+        """A planned recipe with the settings that do not depend on the images; another one as it is."""
+        planned = {name: value for name, value in PLANNED.items() if name not in self.model_fields_set}
+        return self.model_copy(update=planned) if self.auto else self
+
+    @property
     def keeps_statistics(self) -> bool:
         """Whether batch norms keep their running statistics in every phase."""
         stated = [phase.batch_norm or self.batch_norm for phase in self.phases] or [self.batch_norm]
@@ -253,10 +279,13 @@ class Recipe(StudyModel):
 
     @model_validator(mode="after")
     def _check_phases(self) -> Recipe:
-        if self.phases and self.tuning != "full":
-            raise ValueError(f"tuning: {self.tuning} decides which layers are trained; leave it out, or the phases")
-        if self.phases and self.lr == "find":
-            raise ValueError("lr: find needs a single phase; with phases, write numbers")
+        phases, planned = self.completed.phases, "; a planned recipe has phases" if self.auto else ""
+        if phases and self.tuning != "full":
+            raise ValueError(
+                f"tuning: {self.tuning} decides which layers are trained; leave it out, or the phases{planned}"
+            )
+        if phases and self.lr == "find":
+            raise ValueError(f"lr: find needs a single phase; with phases, write numbers{planned}")
         # the saved study of a run states every default
         if self.phases and "epochs" in self.model_fields_set and self.epochs != 1000:
             raise ValueError("epochs: with phases, every phase states its own; leave out recipe.epochs")
@@ -264,7 +293,7 @@ class Recipe(StudyModel):
 
     @model_validator(mode="after")
     def _check_monitored(self) -> Recipe:
-        if self.early_stopping.monitor == "none" and self.schedule == "plateau":
+        if (self.completed.early_stopping.monitor, self.completed.schedule) == ("none", "plateau"):
             raise ValueError(
                 "schedule: plateau needs a validation loss; with early_stopping.monitor none use cosine or constant"
             )
@@ -282,10 +311,11 @@ class Recipe(StudyModel):
         key, epochs = "epochs", self.epochs
         if self.tuning == "gradual_unfreezing":
             key, epochs = "gradual_unfreezing.epochs", self.gradual_unfreezing.epochs
+        schedule = self.completed.schedule
         phases = [
-            (f"epochs of phase {number}", phase.epochs, phase.schedule or self.schedule)
+            (f"epochs of phase {number}", phase.epochs, phase.schedule or schedule)
             for number, phase in enumerate(self.phases, 1)
-        ] or [(key, epochs, self.schedule)]
+        ] or [(key, epochs, schedule)]
         cosines = [(name, epochs) for name, epochs, schedule in phases if schedule == "cosine"]
         if not cosines:
             raise ValueError("warmup: needs schedule: cosine; write it, or leave warmup out")

@@ -233,7 +233,8 @@ class Study(StudyModel):
     recipe: Recipe = Field(Recipe(), description="How a network is trained.")
     budget: Annotated[float, BeforeValidator(read_duration), Field(ge=60)] = Field(
         1800.0,
-        description="The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number.",
+        description="The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number. "
+        "Only with a planned recipe.",
     )
     nested_cv: NestedCV | None = Field(
         None,
@@ -295,10 +296,16 @@ class Study(StudyModel):
     @model_validator(mode="before")
     @classmethod
     def _resolve_defaults(cls, values: Any) -> Any:
-        if "recipe" not in values and "backbones" not in values:
-            values = {**values, "recipe": "auto"}
-        if values.get("recipe") in ("auto", {"auto": True}):
-            values = {**_AUTO, **values}
+        recipe = values.get("recipe", {})
+        if isinstance(recipe, Recipe):
+            recipe = {name: getattr(recipe, name) for name in recipe.model_fields_set}
+        recipe = {"auto": True} if recipe == "auto" else recipe
+        if isinstance(recipe, dict) and "backbones" not in values:
+            recipe = {"auto": True, **recipe}
+            if not recipe["auto"]:
+                raise ValueError("backbones: without a planned recipe, state the networks to train; [] for none")
+        if isinstance(recipe, dict) and recipe.get("auto"):
+            values = {**_AUTO, **values, "recipe": recipe}
             values["backbones"] = values.get("backbones", [_AUTO_BACKBONE[values.get("weights") == "random"]])
             if values.get("volumes") and "panels" not in values:
                 values["panels"] = {"pooling": "maps"}

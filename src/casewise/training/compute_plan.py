@@ -17,7 +17,6 @@ import torch
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.files import cache_folder, write_json
-from casewise.models.attention import GatedAttention
 from casewise.models.backbones import Network, keep_statistics
 from casewise.study.schema import Compute
 from casewise.training.memory import MB, PeakMemory, available_mb
@@ -149,7 +148,7 @@ def _quickest(
     """The fastest option, remembered or measured."""
     cpu = [torch.__version__, platform.machine(), cpu_name()]
     fused = [network.fusion, network.channels, network.missing_token is not None]
-    gathers = "attention" if isinstance(network.head[0], GatedAttention) else "one panel"
+    gathers = network.pooling.name if network.pooling else "one panel"
     key = "|".join(
         map(str, [network.name, *fused, gathers, side, batch, kept, options[0][2], fewer, options, memory_use, *cpu])
     )

@@ -21,7 +21,6 @@ from casewise.errors import RunError, TrainingError
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented
-from casewise.models.attention import GatedAttention
 from casewise.models.backbones import TILES_AT_ONCE, form_of
 from casewise.study.seeds import mixed_seed
 
@@ -178,7 +177,7 @@ class Upper(nn.Module):
         super().__init__()
         self.name = network.name
         self.body, self.head = rest, network.head
-        self.bags = isinstance(network.head[0], GatedAttention)
+        self.bags = network.pooling is not None
         self.register_buffer("target_mean", network.target_mean)
         self.register_buffer("target_std", network.target_std)
 
