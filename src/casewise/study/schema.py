@@ -253,7 +253,7 @@ class Study(StudyModel):
         description="Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `mean` "
         "and `weighted` (weights of at least 0 that sum to 1, equal unless others are clearly better) are for all "
         "targets. `linear` and `ridge`, for numbers, and `logistic`, for classes and grades, have weights of either "
-        "sign, which find signal out of fold where there is none: they need a test set or an external cohort to be judged on.",
+        "sign, which find signal out of fold where there is none: a test set or an external cohort must judge them.",
     )
     final: Literal["folds", "refit"] = Field(
         "folds",
