@@ -393,7 +393,7 @@ def test_a_stated_recipe_with_networks_is_not_planned() -> None:
 
 
 def test_a_run_keeps_stated_settings_and_records_them(tmp_path: Path, chests: Path) -> None:
-    text = STUDY.format(cohort=chests) + "baselines: {off: a test of networks}\nrecipe: {dropout: 0.1}\n"
+    text = STUDY.format(cohort=chests) + "baselines: {'off': a test of networks}\nrecipe: {dropout: 0.1}\n"
     (tmp_path / "study.yaml").write_text(text)
     settings = ["recipe.epochs=1", "evaluation.counterfactual_cases=0"]
     study = read_study(tmp_path / "study.yaml", settings=settings)
