@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import LINE, CasewiseError, RunError, cut, shortened
@@ -217,6 +218,7 @@ def _check_types(facts: Mapping[str, Any]) -> None:
     records: list[tuple[Any, dict[str, type]]] = [
         (facts, _FACTS),
         (facts["network"], {"name": str, "outputs": int}),
+        (facts["compute"], {"device": str}),
         (facts["settings"], {"columns": dict, "targets": dict, "scores": dict, "test_time_augmentation": bool}),
     ]
     records += [(output, _OUTPUT) for output in facts["outputs"]]
@@ -224,6 +226,8 @@ def _check_types(facts: Mapping[str, Any]) -> None:
         for key, kind in types.items():
             if not isinstance(record, dict) or not isinstance(record.get(key), kind):
                 raise ValueError(f"{key} is not {kind.__name__}")
+    if not isinstance(facts.get("distance"), (dict, NoneType)):
+        raise ValueError("distance is neither an object nor null")
     if unknown := next((o["kind"] for o in facts["outputs"] if o["kind"] not in kind_names()), None):
         raise ValueError(f"there is no kind of target {cut(unknown)}")
     names = [*facts["subjects"], *(name for output in facts["outputs"] for name in output["classes"])]

@@ -341,6 +341,8 @@ def _of_bundle(
         folds = [entry["fold"] and entry["fold"] - 1 for entry in about["members"]]
         folders = [folder.member(entry["learner"], fold) for entry, fold in zip(about["members"], folds, strict=True)]
         combination = Combination(**about["combination"])
+        if wrong := [name for name in ("bands", "display", "response") if not isinstance(about.get(name) or {}, dict)]:
+            raise TypeError(f"{wrong[0]} is not an object")
     except (LookupError, TypeError) as error:
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     members = tuple(Bundle.open(member.path) for member in folders)
@@ -366,7 +368,7 @@ def _limits(file: JsonFile) -> Limits | None:
     values = file.read_if_exists()
     try:
         return Limits.of(values) if values else None
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{file.path} is damaged ({error!r}). {file.remedy}") from error
 
 
