@@ -86,12 +86,15 @@ def open_run(folder: Path | str) -> Run:
     return Run.open(folder)
 
 
-def load_bundle(folder: Path | str) -> TrainedModel:
+def load_bundle(folder: Path | str, *, trust: Path | str | None = None) -> TrainedModel:
     """Load a bundle (a folder or zip file), the networks of a run folder, or one network's folder, for new cases.
+
+    Args:
+        trust: the file of a public key, with whose private key the bundle must be signed.
 
     Raises:
         RunError: there is no trained network, a file was changed, or the networks do not predict the same targets.
     """
     from casewise.inference.model import load_bundle as load
 
-    return load(folder)
+    return load(folder, trust=trust)

@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import RunError
+from casewise.errors import RunError, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,12 +195,25 @@ def parsed_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, or is nested too deeply.
+        ValueError: it is no JSON, is nested too deeply, or a field is NaN, infinite or too large for a number (1e999).
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if field := next(_not_finite(value, ""), None):
+            raise ValueError(f"the field {shortened(field)} is not a finite number")
+        return value
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _not_finite(value: Any, field: str) -> Iterator[str]:
+    """The fields of a JSON value that are NaN or infinite, such as `metrics.mae.0`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield field or "of the whole text"
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        if isinstance(inner, (float, dict, list)):
+            yield from _not_finite(inner, f"{field}.{key}" if field else str(key))
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:

@@ -206,10 +206,10 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
     member.path.mkdir(parents=True)
     shutil.copy(job.weights.path, member.weights.path)
     member.facts.path.write_text(json.dumps(as_json(facts)))
-    about = {"members": [{"learner": "test_resnet", "fold": 1}]}
+    about: dict[str, Any] = {"format": 1, "members": [{"learner": "test_resnet", "fold": 1}]}
     about |= {"combination": asdict(Combination(headline="test_resnet"))}
     bundle.facts.path.write_text(json.dumps(about))
-    bundle.card_path.write_text("# Card\n")
+    bundle.card.path.write_text("# Card\n")
     bundle.write_manifest("0", "inputs")
     return bundle.path, write_archive(bundle, folder / "bundle.zip")
 

@@ -54,6 +54,10 @@ def predict(
     abstain: Annotated[
         bool, typer.Option("--abstain", help="Leave out predictions of flagged cases, with the reason.")
     ] = False,
+    trust: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="A public key; refuse a bundle that is not signed with its private key."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Predict new cases. Labels are not needed; a case that cannot be read is a row with the reason."""
@@ -76,7 +80,7 @@ def predict(
         from casewise.inference.model import load_bundle
         from casewise.inference.prediction_file import predict_to_file
 
-        model = load_bundle(bundle)
+        model = load_bundle(bundle, trust=trust)
         with result_folders(model, folders, names=names) as results:
             written = predict_to_file(
                 model,
@@ -122,6 +126,9 @@ def predict(
 def bundle(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     output: Annotated[Path, typer.Option(help="The .zip file to write.")],
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign it with this private key (OpenSSH, ed25519).")
+    ] = None,
 ) -> None:
     """Write a run's trained networks as one file that predicts elsewhere, without the names of its subjects."""
     from casewise.console import Terminal
@@ -130,5 +137,5 @@ def bundle(
     with show.bar("bundle"):
         from casewise.pipeline.bundle import archive_run
 
-        path = archive_run(run_folder, output, show)
+        path = archive_run(run_folder, output, show, key=sign)
     print(f"wrote {path}: {path.stat().st_size / 2**20:,.1f} MiB")

@@ -34,6 +34,10 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes that predict, each with the model in memory.")] = 1,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; further ones get 503.")] = 8,
     timeout: Annotated[int, typer.Option(min=1, help="Seconds until a prediction is stopped.")] = 300,
+    trust: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="A public key; refuse a bundle that is not signed with its private key."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Offer a trained model as a page and a JSON interface on this computer."""
@@ -62,5 +66,6 @@ def serve(
         workers=workers,
         queue=queue,
         timeout=float(timeout),
+        trust=trust,
     )
     run_service(settings, Silent() if quiet else Terminal())

@@ -183,7 +183,9 @@ def load_model(run: FinishedRun, model: str, fold: int, *, instead_of: LoadedMod
     bundle = Bundle.open(run.folder.job(model, fold).path)
     alike = instead_of if instead_of and instead_of.predictor.bundle.network == bundle.network else None
     network = bundle.load(into=alike.network if alike else None)
-    distance = read_distance(JobFolder(bundle.folder), bundle.distance) if reads_features(network) else None
+    distance = (
+        read_distance(JobFolder(bundle.folder), bundle.distance, network.width) if reads_features(network) else None
+    )
     predictor = Predictor(bundle, network, distance)  # on the CPU, where maps are computed
     return on_panels(predictor, run.prepared, label_table(run.cohort.panels, run.study))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import RunError, cut
+from casewise.errors import LINE, CasewiseError, RunError, cut, shortened
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
-from casewise.models.outputs import Output
+from casewise.models.outputs import Output, width_of
 from casewise.models.weights import FORMAT, read_checked
 from casewise.run_folder import JobFolder
 from casewise.study.loading import saved_study
@@ -135,7 +136,7 @@ class Bundle:
     @property
     def output_records(self) -> tuple[Output, ...]:
         """The targets of the network's raw outputs, in order."""
-        return tuple(Output(o["name"], o["kind"], len(o["classes"]), o["main"]) for o in self.outputs)
+        return _records(self.outputs)
 
     def study(self, table: Path, root: Path | None = None) -> Study:
         """The study that reads and prepares the cases of another table exactly as those of the training.
@@ -174,17 +175,19 @@ class Bundle:
             else:
                 network = parts.network(self.network, tensors, own=own) if parts else network_from(self.network)
         except (
+            CasewiseError,
             TypeError,
             ValueError,
             LookupError,
             AttributeError,
             ArithmeticError,
+            AssertionError,
             RuntimeError,
             MemoryError,
         ) as error:
             raise RunError(
-                f"{JobFolder(self.folder).facts.path} does not describe a network ({cut(str(error))}). Copy the bundle "
-                "again, or train again."
+                f"{JobFolder(self.folder).facts.path}: the field network does not describe one that can be built "
+                f"({shortened(str(error), LINE)}). Copy the bundle again, or train again."
             ) from error
         try:
             network.load_state_dict(tensors)
@@ -194,6 +197,10 @@ class Bundle:
                 f"({str(error).splitlines()[-1].strip()}). Use the version of casewise that wrote it, or train again."
             ) from None
         return network.eval()
+
+
+def _records(outputs: Iterable[Mapping[str, Any]]) -> tuple[Output, ...]:
+    return tuple(Output(o["name"], o["kind"], len(o["classes"]), o["main"]) for o in outputs)
 
 
 # The types of facts that everything that reads a network uses, and of each record of its outputs.
@@ -210,19 +217,24 @@ def _check_types(facts: Mapping[str, Any]) -> None:
     """
     records: list[tuple[Any, dict[str, type]]] = [
         (facts, _FACTS),
-        (facts["network"], {"name": str}),
-        (facts["settings"], {"scores": dict}),
+        (facts["network"], {"name": str, "outputs": int}),
+        (facts["compute"], {"device": str}),
+        (facts["settings"], {"columns": dict, "targets": dict, "scores": dict, "test_time_augmentation": bool}),
     ]
     records += [(output, _OUTPUT) for output in facts["outputs"]]
     for record, types in records:
         for key, kind in types.items():
             if not isinstance(record, dict) or not isinstance(record.get(key), kind):
                 raise ValueError(f"{key} is not {kind.__name__}")
+    if not isinstance(facts.get("distance"), (dict, NoneType)):
+        raise ValueError("distance is neither an object nor null")
     if unknown := next((o["kind"] for o in facts["outputs"] if o["kind"] not in kind_names()), None):
         raise ValueError(f"there is no kind of target {cut(unknown)}")
     names = [*facts["subjects"], *(name for output in facts["outputs"] for name in output["classes"])]
     if not facts["outputs"] or not all(isinstance(name, str) for name in names):
         raise ValueError("there are no outputs, or a name is no text")
+    if (stated := facts["network"]["outputs"]) != (width := width_of(_records(facts["outputs"]))):
+        raise ValueError(f"network.outputs is {stated}, and outputs describe {width}")
 
 
 def settings_of(study: Study, model: str) -> dict[str, Any]:

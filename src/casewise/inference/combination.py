@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from casewise.errors import RunError
-from casewise.predictions.decisions import ALL, half_way
+from casewise.predictions.combined import with_combined
+from casewise.predictions.conformal import with_sets
+from casewise.predictions.decisions import ALL, apply_thresholds, half_way
 from casewise.predictions.nested_cv import NESTED
+from casewise.predictions.table import COLUMNS
 
 if TYPE_CHECKING:
     from casewise.inference.bundle import Bundle
@@ -58,20 +64,28 @@ class Combination:
         """That of a network alone: nothing but its decisions."""
         return cls(decisions=decisions_of(folder.decisions, [member]), headline=member.model)
 
-    def check_types(self) -> None:
-        """Check what was read from a file.
+    def rehearsed(self, members: Sequence[Bundle]) -> pd.DataFrame:
+        """Combine, decide and calibrate a made-up case, as a check of what was read from a file.
+
+        Returns:
+            Rows of every learner, as `casewise.inference.ensemble` has them.
 
         Raises:
-            TypeError: a value has another type than casewise writes.
+            LookupError, TypeError, ValueError, AttributeError: a value is missing or has another form.
+            RunError: a stacker combines a network that is not there.
         """
-        texts, mappings = (self.nested, self.headline), (self.stackers, self.decisions, self.intervals)
-        nested = (
-            [*self.stackers.values(), *self.intervals.get("learners", {}).values()]
-            if all(isinstance(value, Mapping) for value in mappings)
-            else [None]
-        )
-        if not all(isinstance(text, str) for text in texts) or not all(isinstance(value, Mapping) for value in nested):
-            raise TypeError("what combines the networks has another form")
+        if not (isinstance(self.headline, str) and isinstance(self.nested, str)):
+            raise TypeError("the name of a learner is no text")
+        networks = list(dict.fromkeys(member.model for member in members))
+        rows = [
+            {**dict.fromkeys(COLUMNS, ""), "model": model, "stage": "external", "target": output.name}
+            | {"kind": output.kind, "y_pred": 0.0, "distance": math.nan, "outer_fold": math.nan}
+            | {f"p{number}": 1 / output.classes for number in range(output.classes)}
+            for model in networks
+            for output in members[0].output_records
+        ]
+        combined = with_combined(pd.DataFrame(rows), self.stackers, self.nested)
+        return with_sets(apply_thresholds(combined, self.decisions), self.intervals)
 
     def learners(self, networks: Sequence[str]) -> list[str]:
         """Every learner that can predict: the networks, the stackers, and the choice of nested cross-validation."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from casewise.errors import LINE, RunError, shortened
 from casewise.models.weights import read_checked
 
 if TYPE_CHECKING:
@@ -143,13 +144,24 @@ def why_no_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> str:
     return ""
 
 
-def read_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> FeatureDistance | None:
+def read_distance(folder: JobFolder, facts: Mapping[str, Any] | None, width: int) -> FeatureDistance | None:
     """The distance that belongs to these facts of a network; None if it has none, see `why_no_distance`.
+
+    Args:
+        width: that of the network's features.
 
     Raises:
         RunError: the file beside the weights is of another training, or damaged.
     """
     if not facts or why_no_distance(folder, facts):
         return None
-    tensors: Mapping[str, Any] = read_checked(folder.distance, str(facts["sha256"]))
-    return FeatureDistance(**tensors, scale=dict(facts["scale"]))
+    try:
+        tensors: Mapping[str, Any] = read_checked(folder.distance, str(facts["sha256"]))
+        distance = FeatureDistance(**tensors, scale={name: float(scale) for name, scale in facts["scale"].items()})
+        distance.raw(torch.zeros(1, width))
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise RunError(
+            f"{folder.facts.path}: the field distance, or {folder.distance.path.name} beside it, does not belong to "
+            f"the network ({shortened(repr(error), LINE)}). Copy the files again, or train the network again."
+        ) from error
+    return distance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
-from casewise.errors import RunError, nearest
+from casewise.errors import RunError, nearest, shortened
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
 from casewise.inference.chunks import (
@@ -34,6 +35,7 @@ from casewise.inference.output_table import OutputTable
 from casewise.inference.run_members import predicting_members
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_archive import extract, is_archive
+from casewise.run_folder.bundle_signature import check_signature
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
@@ -273,24 +275,30 @@ def with_paths(rows: pd.DataFrame, new: NewCases) -> pd.DataFrame:
     return rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
 
 
-def load_bundle(path: Path | str) -> TrainedModel:
+def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> TrainedModel:
     """Load a bundle (a folder or a zip file), the trained networks of a run folder, or one network's folder.
+
+    Args:
+        trust: the file of a public key, with whose private key the bundle must be signed.
 
     Raises:
         RunError: there is no trained network, a file is missing or was changed, networks of a run are missing or do not
-            predict the same, or it is a comparison by image.
+            predict the same, it is a comparison by image, or it is not signed with the trusted key.
     """
     path = Path(path)
     if is_archive(path):
         unpacked = tempfile.TemporaryDirectory(prefix="casewise-bundle-")
-        return _of_bundle(extract(path, Path(unpacked.name)), path, unpacked)
+        return _of_bundle(extract(path, Path(unpacked.name)), path, trust, unpacked)
     if path.is_file():
         raise RunError(f"{path} is a file, and neither a bundle as `casewise bundle` writes it nor a run folder.")
     if not path.is_dir():
         names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise RunError(f"There is no bundle or run folder {path}.{nearest(path.name, names)}")
     if BundleFolder(path).exists():
-        return _of_bundle(BundleFolder(path), path, None)
+        BundleFolder(path).verify()
+        return _of_bundle(BundleFolder(path), path, trust, None)
+    if trust is not None:
+        raise RunError(f"--trust: {path} is not a bundle, and only bundles are signed. Give one, or leave out --trust.")
     job, run = JobFolder(path), RunFolder(path)
     if job.facts.exists() or job.weights.exists():
         member = Bundle.open(job.path)
@@ -315,10 +323,10 @@ def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping
     if not folder.exists():
         return {}, ""
     recorded = folder.manifest()["files"]
-    for path in (folder.facts.path, folder.card_path):
+    for path in (folder.facts.path, folder.card.path):
         if not (path.is_file() and checksum(path) == recorded.get(path.name, {}).get("sha256")):
             raise RunError(f"{path} is missing, or was changed after it was written. {folder.facts.remedy}")
-    about, card = folder.facts.read(), folder.card_path.read_text(encoding="utf-8")
+    about, card = folder.about(), folder.card.read()
     folders = [folder.member(entry["learner"], entry["fold"] and entry["fold"] - 1) for entry in about["members"]]
     weights = [member.weights_sha256() for member in folders]
     if sorted(weights) != sorted(str(member.origin.get("weights_sha256", "")) for member in members):
@@ -326,21 +334,33 @@ def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping
     return about, card
 
 
-def _of_bundle(folder: BundleFolder, path: Path, unpacked: tempfile.TemporaryDirectory[str] | None) -> TrainedModel:
-    if unpacked is None:
-        folder.verify()
-    about = folder.facts.read()
+def _of_bundle(
+    folder: BundleFolder, path: Path, trust: Path | str | None, unpacked: tempfile.TemporaryDirectory[str] | None
+) -> TrainedModel:
+    """The model of a bundle whose files match its manifest."""
+    if trust is not None:
+        check_signature(folder, path, Path(trust))
+    about = folder.about()
     try:
         folds = [entry["fold"] and entry["fold"] - 1 for entry in about["members"]]
         folders = [folder.member(entry["learner"], fold) for entry, fold in zip(about["members"], folds, strict=True)]
         combination = Combination(**about["combination"])
-        combination.check_types()
+        if wrong := [name for name in ("bands", "display", "response") if not isinstance(about.get(name) or {}, dict)]:
+            raise TypeError(f"{wrong[0]} is not an object")
     except (LookupError, TypeError) as error:
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     members = tuple(Bundle.open(member.path) for member in folders)
     _check(members, path)
-    card, limits = folder.card_path.read_text(encoding="utf-8"), _limits(folder.input_checks)
-    return TrainedModel(path, members, combination, about, card, limits, unpacked)
+    limits = _limits(folder.input_checks)
+    model = TrainedModel(path, members, combination, about, folder.card.read(), limits, unpacked)
+    try:
+        model.table.of_rows(combination.rehearsed(members).assign(spread=math.nan))
+    except (RunError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{folder.facts.path}: the field combination does not fit the networks ({shortened(repr(error))}). "
+            f"{folder.facts.remedy}"
+        ) from error
+    return model
 
 
 def _limits(file: JsonFile) -> Limits | None:
@@ -352,7 +372,7 @@ def _limits(file: JsonFile) -> Limits | None:
     values = file.read_if_exists()
     try:
         return Limits.of(values) if values else None
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{file.path} is damaged ({error!r}). {file.remedy}") from error
 
 

@@ -57,7 +57,7 @@ class Predictor:
             log.warning(
                 "%s, %s: no distance from the training cases, because %s.", bundle.model, bundle.folder.name, why
             )
-        return cls(bundle, network, read_distance(folder, bundle.distance))
+        return cls(bundle, network, read_distance(folder, bundle.distance, network.width))
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from casewise.errors import RunError, StudyError, WeightsError, nearest
+from casewise.files import parsed_json
 from casewise.jobs.fit_subjects import divided
 from casewise.jobs.plan import Job, JobInputs
 from casewise.models.backbones import Network
@@ -110,7 +111,7 @@ def stated_plans(compute: Compute) -> dict[str, ComputePlan] | None:
         }
     path = RunFolder(compute.plan).compute.path if compute.plan.is_dir() else compute.plan
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parsed_json(path.read_text(encoding="utf-8"))
         return {model: _with_why(_plan_of(entry), f"as recorded in {path}") for model, entry in values.items()}
     except OSError as error:
         raise StudyError(

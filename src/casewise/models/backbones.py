@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from casewise.errors import StudyError, nearest
+from casewise.errors import StudyError, cut, nearest
 from casewise.models.activations import clip_in_place
 from casewise.models.attention import BagPooling, GatedAttention, MeanOfBag
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
@@ -303,7 +303,10 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
     if network_options.map_cells:
         body = _with_map(body, bodies[0].module, network_options)
     if network_options.mean is not None and network_options.std is not None:
-        body = replace(body, normal=(tuple(network_options.mean), tuple(network_options.std)))
+        normal = (tuple(network_options.mean), tuple(network_options.std))
+        if [len(numbers) for numbers in normal] != [len(numbers) for numbers in body.normal]:
+            raise StudyError(f"mean and std: {cut(normal)} are not {len(body.normal[0])} numbers each.")
+        body = replace(body, normal=normal)
     return Network(name, body, outputs, network_options)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casewise.errors import StudyError
+from casewise.errors import StudyError, cut
 
 POSITIONS = "pos_embed"
 
@@ -33,12 +33,12 @@ def timm_body(
     import timm
 
     timm_name = name.removeprefix("timm:")
-    options: dict[str, Any] = {**(arguments or {}), "pretrained": False, "num_classes": 0}
+    options = dict(arguments or {})
     if channels != 3:
         options["in_chans"] = channels
     config: Any = timm.get_pretrained_cfg(timm_name) if side else None
     if not side or not config or not config.fixed_input_size or config.input_size[-1] == side:
-        body: Any = timm.create_model(timm_name, **options)
+        body: Any = _created(timm_name, options)
     else:
         try:
             body = _sized(timm_name, side, options)
@@ -64,13 +64,12 @@ def fitting_side(name: str, side: int, arguments: Mapping[str, Any]) -> int | No
     if config is None or not config.fixed_input_size:
         return None
     published = int(config.input_size[-1])
-    options = {**arguments, "pretrained": False, "num_classes": 0}
     with torch.device("meta"):
-        body: Any = timm.create_model(name, **options)
+        body: Any = _created(name, arguments)
         patch = _patch(body)
         multiple = max(1, round(side / patch)) * patch if patch else published
         try:
-            other: Any = timm.create_model(name, **options, img_size=multiple)
+            other: Any = _created(name, {**arguments, "img_size": multiple})
         except (TypeError, AssertionError, ValueError, RuntimeError):
             return published
     tensors, _ = with_positions(other, body.state_dict())
@@ -79,15 +78,28 @@ def fitting_side(name: str, side: int, arguments: Mapping[str, Any]) -> int | No
     return multiple if uniform and shapes == {key: value.shape for key, value in tensors.items()} else published
 
 
-def _sized(name: str, side: int, options: dict[str, Any]) -> nn.Module:
-    """The network for panels of another size than published; checked with one panel."""
+def _created(name: str, options: Mapping[str, Any]) -> Any:
+    """A network that timm has registered, with random weights; nothing is downloaded and no file is read.
+
+    timm itself would also take the name of a hub repository or of a folder, and the path of a checkpoint.
+
+    Raises:
+        StudyError: timm has no such network.
+    """
     import timm
 
-    body: Any = timm.create_model(name, **options, img_size=side)
+    if ":" in name or not timm.is_model(name):
+        raise StudyError(f"There is no network {cut(name)} among those of torchvision, timm and casewise.")
+    return timm.create_model(name, **{**options, "pretrained": False, "checkpoint_path": "", "num_classes": 0})
+
+
+def _sized(name: str, side: int, options: dict[str, Any]) -> nn.Module:
+    """The network for panels of another size than published; checked with one panel."""
+    body: Any = _created(name, options | {"img_size": side})
     patch = _patch(body)
     if patch and side % patch:
-        padded = options | {"dynamic_img_size": True, "dynamic_img_pad": True}
-        body = timm.create_model(name, **padded, img_size=patch * math.ceil(side / patch))
+        padded = {"dynamic_img_size": True, "dynamic_img_pad": True, "img_size": patch * math.ceil(side / patch)}
+        body = _created(name, options | padded)
     with torch.no_grad():
         body.eval()(torch.zeros(1, options.get("in_chans", 3), side, side))
     return body.train()

@@ -252,7 +252,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
         )
     try:
         tensors = load(data)
-    except SafetensorError as error:
+    except (SafetensorError, LookupError, ValueError, RuntimeError) as error:  # also of types that torch does not have
         raise WeightsError(f"weights: {file.path} cannot be read as network weights: {first_line(error)}.") from error
     check_finite(tensors, f"{file.path}: ", "Train the network again.")
     return tensors

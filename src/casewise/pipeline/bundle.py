@@ -59,11 +59,15 @@ def write_bundle(folder: RunFolder, show: Show) -> None:
     show.line("bundle", f"{counted(len(members), 'network')}, {weights:,.1f} MiB of weights, shared with jobs")
 
 
-def archive_run(run: Path, output: Path, show: Show) -> Path:
+def archive_run(run: Path, output: Path, show: Show, *, key: Path | None = None) -> Path:
     """Write the bundle of a finished run as a zip file; the run's own bundle is made first where it is missing.
+
+    Args:
+        key: the file of a private key by which the bundle is signed; None for no signature.
 
     Raises:
         RunError: the run is not finished, or the file cannot be written.
+        CasewiseError: the file of the key holds no private key.
     """
     folder = RunFolder(run)
     folder.check_exists()
@@ -75,7 +79,7 @@ def archive_run(run: Path, output: Path, show: Show) -> Path:
         raise RunError(f"--output: {output} is a folder. Give the name of a file.")
     with folder.lock():
         write_bundle(folder, show)
-    return write_archive(folder.bundle, output)
+    return write_archive(folder.bundle, output, key)
 
 
 def _inputs(folder: RunFolder, members: list[JobFolder]) -> str:
@@ -132,7 +136,7 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
     write_json(target.audit.path, audit)
     write_json(target.input_checks.path, folder.input_checks.read())
     write_json(target.provenance.path, provenance)
-    write_atomic(target.card_path, model_card(study, about, figures, audit, provenance))
+    write_atomic(target.card.path, model_card(study, about, figures, audit, provenance))
 
 
 def _response(study: Study, folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -20,6 +20,8 @@ from casewise.run_folder.bundle_folder import (
     checked_manifest,
     is_safe,
 )
+from casewise.run_folder.bundle_signature import LARGEST as LARGEST_SIGNATURE
+from casewise.run_folder.bundle_signature import signature_of
 
 # The comment at the end of the archive: this text, and the SHA-256 of all bytes before it.
 MARK = b"casewise bundle "
@@ -29,13 +31,15 @@ _CHUNK = 2**20
 _RATIO, _SLACK = 200, 2**20
 
 
-def write_archive(bundle: BundleFolder, path: Path) -> Path:
-    """Write a verified bundle as a zip file, in one step; equal bundles give equal bytes.
+def write_archive(bundle: BundleFolder, path: Path, key: Path | None = None) -> Path:
+    """Write a verified bundle as a zip file, in one step, signed if there is a key; equal bundles give equal bytes.
 
     Raises:
         RunError: a file of the bundle is missing or changed, or `path` cannot be written.
+        CasewiseError: the file of the key holds no private key.
     """
     bundle.verify()
+    signature = signature_of(bundle, key) if key else ""
     names = [bundle.manifest_path.name, *sorted(bundle.manifest()["files"])]
     with replacing(path, unlocked_folder=True) as temporary:
         with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
@@ -48,6 +52,8 @@ def write_archive(bundle: BundleFolder, path: Path) -> Path:
                 with (bundle.path / name).open("rb") as source, archive.open(entry, "w") as target:
                     while chunk := source.read(_CHUNK):
                         target.write(chunk)
+            if signature:
+                archive.writestr(zipfile.ZipInfo(bundle.signature_path.name, _DATE), signature)
             archive.comment = MARK + b"0" * 64
         with temporary.open("r+b") as file:
             digest = _digest(file)
@@ -96,7 +102,7 @@ def extract(path: Path, folder: Path) -> BundleFolder:
 
 def _extracted(archive: zipfile.ZipFile, path: Path, bundle: BundleFolder) -> BundleFolder:
     entries = archive.infolist()
-    if len(entries) > MOST_FILES + 1:
+    if len(entries) > MOST_FILES + 2:
         raise RunError(f"{path} has {len(entries):,} files, more than any bundle. Do not use it.")
     for entry in entries:
         _check_entry(entry, path)
@@ -108,6 +114,7 @@ def _extracted(archive: zipfile.ZipFile, path: Path, bundle: BundleFolder) -> Bu
         raise RunError(f"{path} is not a bundle: it has no {bundle.manifest_path.name}. {REMEDY}")
     with archive.open(manifest_entry) as source:
         data = source.read(LARGEST_MANIFEST + 1)
+    signature_entry = by_name.pop(bundle.signature_path.name, None)
     listed = checked_manifest(data, str(path))["files"]
     if missing := next((name for name in listed if name not in by_name), None):
         raise RunError(f"{path} is incomplete: {missing} is missing. {REMEDY}")
@@ -117,6 +124,9 @@ def _extracted(archive: zipfile.ZipFile, path: Path, bundle: BundleFolder) -> Bu
         raise RunError(f"{path}: {wrong} has another size than the manifest states. {REMEDY}")
     bundle.path.mkdir(parents=True, exist_ok=True)
     bundle.manifest_path.write_bytes(data)
+    if signature_entry:
+        with archive.open(signature_entry) as source:
+            bundle.signature_path.write_bytes(source.read(LARGEST_SIGNATURE))
     for name, entry in by_name.items():
         target = bundle.path / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -21,12 +20,13 @@ from casewise.files import (
     checksum,
     json_text,
     make_folder,
+    parsed_json,
     read_regular,
     storage_message,
     sync_folder,
     write_atomic,
 )
-from casewise.run_folder.artefact import JsonFile
+from casewise.run_folder.artefact import JsonFile, TextFile
 from casewise.run_folder.job_folder import FINAL, JobFolder
 
 # Increased whenever a bundle of this version cannot be read by earlier ones.
@@ -75,14 +75,29 @@ class BundleFolder:
         return JsonFile(self.path / "provenance.json", REMEDY, portable=True)
 
     @property
-    def card_path(self) -> Path:
+    def signature_path(self) -> Path:
+        """The signature of the manifest, which does not list it; a bundle need not have one."""
+        return self.path / "signature.json"
+
+    @property
+    def card(self) -> TextFile:
         """The model card, in Markdown."""
-        return self.path / "MODEL_CARD.md"
+        return TextFile(self.path / "MODEL_CARD.md", REMEDY, portable=True)
 
     def member(self, learner: str, fold: int | None) -> JobFolder:
         """The folder of a network; `fold` from 0, None for one that was trained on all folds."""
         name = FINAL if fold is None else f"fold{fold + 1}"
         return JobFolder(self.path / "members" / re.sub(r"[^A-Za-z0-9_@.+=-]", "_", learner) / name)
+
+    def about(self) -> dict[str, Any]:
+        """The content of `facts`.
+
+        Raises:
+            RunError: it is missing, cannot be read, or has another format.
+        """
+        about = self.facts.read()
+        check_format(about, str(self.facts.path))
+        return about
 
     def exists(self) -> bool:
         """Whether the folder has a manifest."""
@@ -182,15 +197,10 @@ def checked_manifest(data: bytes, where: str) -> dict[str, Any]:
         RunError: it was changed, is of another format, or names a file that a bundle cannot have.
     """
     try:
-        content = json.loads(data.decode())
+        content = parsed_json(data.decode())
+        check_format(content, f"The manifest of {where}")
         recorded = content.pop("sha256")
-        version = content["format"]
         files: Mapping[str, Mapping[str, Any]] = content["files"]
-        if type(version) is int and version != FORMAT:
-            raise RunError(
-                f"{where} is a bundle of format {version}, and this version of casewise reads {FORMAT}. Use casewise "
-                f"{cut(str(content.get('casewise', '')), 20)}, which wrote it."
-            )
         intact = _hash(content) == recorded and json_text(content | {"sha256": recorded}).encode() == data
         intact = intact and all(type(e["bytes"]) is int and isinstance(e["sha256"], str) for e in files.values())
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -202,6 +212,20 @@ def checked_manifest(data: bytes, where: str) -> dict[str, Any]:
     if len(files) > MOST_FILES or any(not 0 <= entry["bytes"] <= LARGEST_FILE for entry in files.values()):
         raise RunError(f"{where} has more or larger files than any bundle. Do not use it.")
     return dict(content)
+
+
+def check_format(content: Mapping[str, Any], where: str) -> None:
+    """Check the format that a file of a bundle states.
+
+    Raises:
+        RunError: it states another one than this version reads, or none.
+    """
+    stated = content.get("format")
+    if type(stated) is not int or stated != FORMAT:
+        raise RunError(
+            f"{where} states the format {cut(stated)}, and this version of casewise reads {FORMAT}. Use the version "
+            f"that wrote it ({cut(content.get('casewise', 'not stated'), 20)}), or write the bundle again."
+        )
 
 
 def is_safe(name: str) -> bool:

@@ -53,7 +53,7 @@ def service(
     counters = Counters()
     with tempfile.TemporaryDirectory(prefix="casewise-serve-") as name:
         threads = max(1, (os.cpu_count() or 1) // settings.workers)
-        plan = WorkerPlan(settings.bundle, settings.learner, settings.max_pixels, Path(name), threads)
+        plan = WorkerPlan(settings.bundle, settings.learner, settings.max_pixels, Path(name), threads, settings.trust)
         pool = WorkerPool(
             plan,
             counters,

@@ -51,13 +51,14 @@ class ModelSession:
         path: a bundle (folder or zip file) or a run folder.
         learner: as in `casewise.inference.ensemble.Ensemble`; it must name one learner.
         max_pixels: of one image.
+        trust: a public key, with whose private key a bundle must be signed.
 
     Raises:
         RunError: there is no such model or learner, or the model cannot be served.
     """
 
-    def __init__(self, path: Path, learner: str, *, max_pixels: int) -> None:
-        self.model: TrainedModel = load_bundle(path)
+    def __init__(self, path: Path, learner: str, *, max_pixels: int, trust: Path | None = None) -> None:
+        self.model: TrainedModel = load_bundle(path, trust=trust)
         self.ensemble = Ensemble(self.model.members, self.model.combination, learner)
         if len(self.ensemble.learners) > 1:
             raise RunError(

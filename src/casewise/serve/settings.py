@@ -26,6 +26,7 @@ class ServiceSettings:
         workers: processes that predict; queue: requests that may wait for one of them.
         timeout: seconds until a prediction is stopped; upload_seconds: until an upload must be complete;
             idle_seconds: without any byte from a client until its connection is closed.
+        trust: a public key; a bundle that is not signed with its private key is refused.
     """
 
     bundle: Path
@@ -42,6 +43,7 @@ class ServiceSettings:
     timeout: float = 300.0
     upload_seconds: float = 300.0
     idle_seconds: float = 20.0
+    trust: Path | None = None
 
     def check(self) -> None:
         """Check that the options agree.

@@ -34,6 +34,7 @@ class WorkerPlan:
     max_pixels: int
     folder: Path
     threads: int
+    trust: Path | None = None
 
 
 def work(connection: Connection, plan: WorkerPlan) -> None:
@@ -50,7 +51,7 @@ def work(connection: Connection, plan: WorkerPlan) -> None:
         from casewise.serve.session import ModelSession
 
         torch.set_num_threads(plan.threads)
-        session = ModelSession(plan.bundle, plan.learner, max_pixels=plan.max_pixels)
+        session = ModelSession(plan.bundle, plan.learner, max_pixels=plan.max_pixels, trust=plan.trust)
         _send(connection, {"ready": session.description})
         session.warm_up()
     except CasewiseError as error:

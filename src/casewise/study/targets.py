@@ -133,7 +133,11 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
         if limits[1] - limits[0] >= MOST_CLASSES:
             raise ValueError(f"a target has at most {MOST_CLASSES:,} grades")
         classes = [str(grade) for grade in range(int(limits[0]), int(limits[1]) + 1)]
-    elif "range" in values and not _is_of_classes(values["range"], len(classes)):
+    elif (
+        "range" in values
+        and isinstance(classes, (list, tuple, dict))
+        and not _is_of_classes(values["range"], len(classes))
+    ):
         raise ValueError("a target has classes or a range, not both")
     if isinstance(classes, (list, tuple, dict)) and len(classes) > MOST_CLASSES:
         raise ValueError(f"a target has at most {MOST_CLASSES:,} classes, found {len(classes):,}")
