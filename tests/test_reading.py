@@ -109,15 +109,24 @@ def test_a_damaged_or_missing_part_is_refused_by_name_and_nothing_is_changed(
     assert status_of(copied) == ""
 
 
-@pytest.mark.parametrize("name", ["", "job.json", "model.json", "model.safetensors", "distance.safetensors"])
-def test_a_job_without_a_file_is_refused(name: str, copied: Path, tmp_path: Path) -> None:
-    path = copied / JOB / name
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+def test_a_run_without_a_job_is_refused(copied: Path, tmp_path: Path) -> None:
+    shutil.rmtree(copied / JOB)
     before = states(copied)
     for read in readers(copied, tmp_path / "elsewhere").values():
-        with pytest.raises(RunError, match=name or Path(JOB).name):
+        with pytest.raises(RunError, match=JOB):
             read()
     assert states(copied) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "distance.safetensors"])
+def test_networks_without_a_file_neither_predict_nor_are_bundled(name: str, copied: Path, tmp_path: Path) -> None:
+    (copied / JOB / name).unlink()
+    before = states(copied)
+    for reader in ("bundle", "predict", "export"):
+        with pytest.raises(RunError, match=rf"{name} is missing. Run the study again"):
+            readers(copied, tmp_path / "elsewhere")[reader]()
+    assert states(copied) == before
+    assert results_page(copied)  # whose figures need no weights
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,7 @@ def test_where_recipes_or_splits_differ_each_run_is_named(tmp_path: Path) -> Non
     assert "6 epochs" in text_of(first, other, third)
     splits = RunFolder(other).splits
     splits.write(splits.read() | {"how": "leave out source", "hash": "y"})
+    finish(RunFolder(other))
     assert "`x`; `y`" in text_of(first, other)
 
 
@@ -173,4 +174,5 @@ def test_images_are_counted_where_cases_have_several(tmp_path: Path) -> None:
     for paths, counts in ((1, "30 cases; "), (3, "30 cases, 90 images; ")):
         rows = [(subject, f"{subject}-{n}.png") for subject in subjects for n in range(paths)]
         RunFolder(first).cohort.write(pd.DataFrame(rows, columns=["subject", "path"]))
+        finish(RunFolder(first))
         assert f"30 subjects, {counts}1 folds" in text_of(first)

@@ -30,7 +30,7 @@ def predicting_members(folder: RunFolder) -> list[JobFolder]:
     """The folders of the networks that predict new cases: those of the folds, or those trained on all of them.
 
     Raises:
-        RunError: as `members_of`, or a network on all folds is missing or has other inputs.
+        RunError: as `members_of`, or a network on all folds is missing, incomplete or has other inputs.
     """
     members = members_of(folder)
     study = saved_study(folder.study.read(), source=str(folder.study.path))
@@ -44,6 +44,8 @@ def predicting_members(folder: RunFolder) -> list[JobFolder]:
             f"{folder.path} is not a finished run: {', '.join(lacking[:5])} {'is' if len(lacking) == 1 else 'are'} not "
             "trained on all folds, as the study states by `final: refit`. Run the study again."
         )
+    for job in final:
+        job.check_complete()
     return final
 
 
@@ -53,7 +55,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
     A file of first weights may have been moved since; its checksum is in the records, equal for all folds of a network.
 
     Raises:
-        RunError: the folder holds a comparison by image, or a network is missing or has other inputs.
+        RunError: the folder holds a comparison by image, or a network is missing, incomplete or has other inputs.
     """
     folder.refuse_image_split()
     needed = (folder.study, folder.splits, folder.fingerprint)
@@ -72,6 +74,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
             if not job.record.exists():
                 missing.append(name)
                 continue
+            job.check_complete()
             record = job.record.read()
             expected = expected or job_fingerprint(fingerprint, study, network, record.get("first_weights", ""))
             if record["fingerprint"] != expected:

@@ -458,7 +458,7 @@ class RunFolder:
             )
         for facts in (self.path / name for name in results.get("made_from") or ()):
             if (job := JobFolder(facts.parent)).facts.path == facts:
-                job.check_complete()
+                job.record.verify()
 
     def check_reported(self) -> None:
         """Check that the run's report is here and shows the present metrics.
