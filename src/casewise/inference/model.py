@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
 from casewise.errors import RunError, nearest
+from casewise.files import checksum
 from casewise.inference.bundle import Bundle
 from casewise.inference.chunks import (
     LEFT_OUT,
@@ -87,6 +88,12 @@ class TrainedModel:
     def decisions(self) -> Mapping[str, Any]:
         """The rules of grades with their thresholds by learner (see `casewise.predictions.decisions`)."""
         return self.combination.decisions
+
+    @property
+    def checksum(self) -> str:
+        """The SHA-256 of the bundle's manifest, which lists that of every other file; empty if it is no bundle."""
+        bundle = BundleFolder(Path(self.unpacked.name) if self.unpacked else self.folder)
+        return checksum(bundle.manifest_path) if bundle.exists() else ""
 
     def check_abstaining(self) -> None:
         """Check that there are limits of the images of new cases.
