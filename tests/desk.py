@@ -70,22 +70,21 @@ class Desk:
         self.hold = True
         before = len(self.held)
         self.page.locator(button).click()
-        self.wait_for_request(before + 1)
-
-    def wait_for_request(self, count: int) -> None:
-        """Wait until so many requests wait."""
-        for _ in range(2000):
-            if len(self.held) >= count:
-                return
-            self.page.evaluate("new Promise((go) => setTimeout(go, 5))")
-        raise AssertionError(f"{len(self.held)} requests")
+        self.wait(lambda: len(self.held) > before)
 
     def answer(self, number: int = 0, *, then: Callable[[Route], None] | None = None) -> None:
         """Let a request go, and wait until the page has dealt with its answer."""
         before = self.page.evaluate("arrived")
         (then or (lambda route: route.continue_()))(self.held[number])
-        self.page.wait_for_function(f"arrived > {before}")
-        self.page.evaluate("new Promise((go) => setTimeout(go))")
+        self.wait(lambda: self.page.evaluate("arrived") > before)
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Wait until something is true."""
+        for _ in range(5000):
+            if ready():
+                return
+            self.page.evaluate("new Promise((go) => setTimeout(go, 5))")
+        raise AssertionError("it never was")
 
     def drop(self, where: str, *images: dict[str, Any]) -> None:
         """Drop images on an element."""

@@ -19,7 +19,7 @@ async function call(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers });
   } catch {
-    throw new Error("The service does not answer. Check that it is running, then try again.");
+    throw new Error("The service does not answer, or a chosen file was changed or removed. Check both, then try again.");
   }
   let body = null;
   try {
@@ -62,7 +62,6 @@ async function start() {
     if (!asked || sessionStorage.getItem(TOKEN)) problem(error.message);
     return;
   }
-  get("token-form").hidden = true;
   describeModel();
   clear();
 }
@@ -216,6 +215,7 @@ function byName(visit, files) {
 }
 
 function put(visit, slot, files) {
+  files.forEach((file) => file.lastModified); // from now on the browser does not read a file that was changed on the disk
   visit.files.get(slot).push(...files);
   status(`${files.length} ${files.length === 1 ? "file" : "files"} added${slot ? ` to ${slot}` : ""}.`);
   visit.redraw[slot]();
@@ -377,6 +377,7 @@ function clear() {
 get("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem(TOKEN, get("token").value.trim());
+  get("token-form").hidden = true;
   start();
 });
 get("add-visit").addEventListener("click", () => addVisit().name.focus());
