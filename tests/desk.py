@@ -24,12 +24,16 @@ window.signals = [];
 const send = window.fetch;
 window.fetch = async (path, options = {{}}) => {{
   window.signals.push(options.signal);
-  const response = await send(path, {{ ...options, signal: undefined }}).finally(() => setTimeout(() => window.arrived++));
-  const text = await response.text();
-  setTimeout(() => window.arrived++);
-  return {{ ok: response.ok, status: response.status, json: async () => JSON.parse(text) }};
+  try {{
+    const response = await send(path, {{ ...options, signal: undefined }});
+    const text = await response.text();
+    return {{ ok: response.ok, status: response.status, json: async () => JSON.parse(text) }};
+  }} finally {{
+    setTimeout(() => window.arrived++);
+  }}
 }};
 """
+
 
 @dataclass
 class Desk:

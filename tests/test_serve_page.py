@@ -199,9 +199,7 @@ def images(phantom: Path) -> dict[str, list[dict[str, Any]]]:
         own = rows[rows["subject"] == subject]
         own = own[own["visit"] == own["visit"].unique()[number]].drop_duplicates("region").set_index("region")
         visits[name] = [payload(f"{name}-{region}.jpg", Path(own.loc[region, "path"])) for region in REGIONS]
-    return visits | {
-        "c": [image | {"name": own["name"]} for image, own in zip(visits["b"], visits["a"], strict=True)]
-    }
+    return visits | {"c": [image | {"name": own["name"]} for image, own in zip(visits["b"], visits["a"], strict=True)]}
 
 
 def payload(name: str, path: Path) -> dict[str, Any]:

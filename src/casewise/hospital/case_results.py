@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
 from casewise.inference.output_table import FAR
-from casewise.run_folder import BundleFolder, RunFolder
+from casewise.run_folder import RunFolder
 from casewise.study.scores import Score
 from casewise.version import __version__
 
