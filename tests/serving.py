@@ -57,7 +57,8 @@ def running(settings: ServiceSettings, target: Callable[[Connection, WorkerPlan]
 
 def toy_work(connection: Connection, plan: WorkerPlan) -> None:
     """A worker that does what the name of the first visit says: die, die once, wait for a file, or answer."""
-    connection.send_bytes(json.dumps({"ready": TOY}).encode())
+    name = "another" if (plan.folder.parent / "changed").exists() else "first"
+    connection.send_bytes(json.dumps({"ready": TOY | {"name": name}}).encode())
     while True:
         try:
             job = json.loads(connection.recv_bytes())

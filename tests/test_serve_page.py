@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
+from casewise.inference.model import load_bundle
 from casewise.serve.settings import ServiceSettings
 from tests.browsing import chromium, needs_chromium
 from tests.conftest import absolute
+from tests.desk import LATE, REGIONS, TOKEN, Desk
 from tests.serving import Running, running
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
-TOKEN = "a-token-of-tests"
 PATIENCE = 120_000
 
 pytestmark = needs_chromium
@@ -80,7 +83,7 @@ def fill(page: Page, rows: pd.DataFrame) -> list[str]:
         box = page.get_by_role("group", name=f"Visit {number + 1}")
         box.get_by_label("Name").fill(visit)
         box.get_by_label("Day").fill(str(28 * number))
-        for region in ("upper", "trunk", "lower"):
+        for region in REGIONS:
             paths = rows.loc[(rows["visit"] == visit) & (rows["region"] == region), "path"].tolist()
             box.get_by_label(f"Choose files of {region}").set_input_files(paths)
     return visits
@@ -98,6 +101,7 @@ def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> 
     assert "not a medical device" in notice.inner_text()
     assert accessibility_problems(page) == ""
     visits = fill(page, rows)
+    page.get_by_label("Label for the print-out").fill("A label")
     page.get_by_role("button", name="Predict").click()
     page.get_by_role("heading", name="Results").wait_for()
     assert page.evaluate("document.activeElement.id") == "results-title"
@@ -125,7 +129,6 @@ def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> 
     sizes = page.evaluate("[...document.querySelectorAll('.map img')].map(image => image.naturalWidth)")
     assert min(sizes) > 0
     assert accessibility_problems(page) == ""
-    page.get_by_label("Label for the print-out").fill("A label")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as JSON").click()
     download.value.save_as(tmp_path / "saved.json")
@@ -182,3 +185,289 @@ def test_the_interface_is_described_offline(page: Page, served: Running) -> None
     page.goto(served.url + "/docs")
     page.get_by_role("heading", name="POST /api/predict").wait_for()
     assert page.get_by_role("heading", name="GET /api/model").count() == 1
+
+
+# Tries to show or save something of one patient with the images or the label of another.
+
+
+@pytest.fixture(scope="module")
+def images(phantom: Path) -> dict[str, list[dict[str, Any]]]:
+    rows = absolute(phantom)
+    first, other = rows["subject"].iloc[0], rows["subject"].iloc[-1]
+    visits = {}
+    for name, subject, number in (("a", first, 0), ("a2", first, 1), ("b", other, 0)):
+        own = rows[rows["subject"] == subject]
+        own = own[own["visit"] == own["visit"].unique()[number]].drop_duplicates("region").set_index("region")
+        visits[name] = [payload(f"{name}-{region}.jpg", Path(own.loc[region, "path"])) for region in REGIONS]
+    return visits | {"c": [image | {"name": own["name"]} for image, own in zip(visits["b"], visits["a"], strict=True)]}
+
+
+def payload(name: str, path: Path) -> dict[str, Any]:
+    return {"name": name, "mimeType": "image/jpeg", "buffer": path.read_bytes()}
+
+
+@pytest.fixture(scope="module")
+def values(served: Running, images: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """The primary outcome of each visit, of a request of its own."""
+    values = {}
+    for visit, own in images.items():
+        files = [(region, (image["name"], image["buffer"])) for region, image in zip(REGIONS, own, strict=True)]
+        answer = httpx.post(
+            served.url + "/api/predict", files=files, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=300
+        )
+        results = answer.json()["visits"][0]["results"]
+        (values[visit],) = [result["prediction"] for result in results if result["target"] == "pasi"]
+    assert len({round(value, 1) for value in values.values()}) == 3
+    return values
+
+
+@pytest.fixture
+def desk(
+    browser: Any, served: Running, served_run: Path, images: Any, values: dict[str, float]
+) -> Iterator[Callable[[], Desk]]:
+    """Opens the page in a tab."""
+    context = browser.new_context(accept_downloads=True)
+    context.set_default_timeout(20_000)
+    context.add_init_script(LATE)
+    problems: list[str] = []
+    checksum = load_bundle(served_run / "bundle").checksum
+
+    def opened() -> Desk:
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        tab = Desk(page, checksum, images, values)
+        for path in ("**/api/predict", "**/api/explain"):
+            page.route(path, lambda route: tab.held.append(route) if tab.hold else route.continue_())
+        page.goto(served.url)
+        page.locator("#visits fieldset").wait_for()
+        return tab
+
+    yield opened
+    context.close()
+    assert problems == []
+
+
+Open = Callable[[], Desk]
+
+
+def refused(status: int, code: str) -> Callable[[Route], None]:
+    body = json.dumps({"error": {"code": code, "message": code, "files": []}})
+    return lambda route: route.fulfill(status=status, body=body, content_type="application/json")
+
+
+def by_another_model(route: Route) -> None:
+    response = route.fetch()
+    body = response.json()
+    route.fulfill(response=response, json=body | {"model": body["model"] | {"checksum": "0" * 64}})
+
+
+# What is changed, as a selector and a text, or as a step.
+CHANGES: dict[str, Callable[[Desk], None]] = {
+    "label": lambda desk: desk.page.locator("#label").fill("B"),
+    "label by the keyboard": lambda desk: desk.page.locator("#label").press_sequentially("b"),
+    "name of a visit": lambda desk: desk.page.locator("#visit-1").fill("week 4"),
+    "day of a visit": lambda desk: desk.page.locator("#day-1").fill("28"),
+    "image added": lambda desk: desk.choose(desk.images["b"][0]),
+    "image removed": lambda desk: desk.page.get_by_role("button", name="Remove a-upper.jpg").click(),
+    "image dropped on its place": lambda desk: desk.drop(".slot", desk.images["b"][0]),
+    "images dropped by their names": lambda desk: desk.drop(".visit", *desk.images["b"]),
+    "image dropped without a place": lambda desk: desk.drop(".visit", desk.images["b"][0] | {"name": "x.jpg"}),
+    "visit added": lambda desk: desk.page.locator("#add-visit").click(),
+    "visit removed": lambda desk: desk.page.get_by_role("button", name="Remove visit 2").click(),
+    "start again": lambda desk: desk.page.locator("#clear").click(),
+    "page restored by the browser": lambda desk: restore(desk.page),
+    "page loaded again": lambda desk: again(desk.page.reload, desk.page),
+    "page left and visited again": lambda desk: leave(desk.page),
+}
+
+VISITS = {"visit removed": ["a", "a2"]}
+
+
+def again(step: Callable[[], object], page: Page) -> None:
+    step()
+    page.locator("#visits fieldset").wait_for()
+    assert page.locator("#label").input_value() == ""
+    assert page.locator(".files li").count() == 0
+
+
+def restore(page: Page) -> None:
+    with page.expect_navigation():
+        page.evaluate("window.dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    again(lambda: None, page)
+
+
+def leave(page: Page) -> None:
+    page.goto(page.url + "docs")
+    again(page.go_back, page)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_removes_the_answer(desk: Open, change: str) -> None:
+    tab = desk()
+    tab.predicted("A", *VISITS.get(change, ["a"]))
+    CHANGES[change](tab)
+    tab.check_empty()
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if not name.startswith("page")])
+def test_a_change_ends_the_running_request(desk: Open, change: str) -> None:
+    tab = desk()
+    tab.fill("A", *VISITS.get(change, ["a"]))
+    tab.send()
+    assert tab.page.evaluate("signals.at(-1).aborted") is False
+    CHANGES[change](tab)
+    assert tab.page.evaluate("signals.at(-1).aborted") is True
+    assert tab.page.locator("#predict").is_enabled()
+    tab.answer()
+    tab.check_empty()
+
+
+@pytest.mark.parametrize("change", ["label", "image added", "visit added", "start again"])
+def test_a_change_ends_a_running_saliency_map(desk: Open, change: str) -> None:
+    tab = desk()
+    tab.predicted("A", "a")
+    tab.send("#explain")
+    CHANGES[change](tab)
+    tab.answer()
+    tab.check_empty()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_patients_one_after_another(desk: Open, order: tuple[int, int]) -> None:
+    tab = desk()
+    tab.fill("A", "a")
+    tab.send()
+    tab.page.locator("#clear").click()
+    tab.fill("B", "b")
+    tab.send()
+    for number in order:
+        tab.answer(number)
+        if number == 0 == order[0]:
+            tab.check_empty()
+    tab.check_shown("B", "b")
+
+
+@pytest.mark.parametrize("visit", ["b", "c"])
+def test_start_again_keeps_no_label_and_no_image(desk: Open, visit: str) -> None:
+    tab = desk()
+    tab.predicted("A", "a")
+    tab.check_shown("A", "a")
+    tab.page.locator("#clear").click()
+    assert tab.page.locator("#label").input_value() == ""
+    tab.predicted("", visit)
+    tab.check_shown("", visit)
+
+
+def test_a_saliency_map_of_the_patient_before(desk: Open) -> None:
+    tab = desk()
+    tab.predicted("A", "a")
+    tab.send("#explain")
+    tab.page.locator("#clear").click()
+    tab.hold = False
+    tab.predicted("B", "b")
+    tab.answer()
+    assert tab.page.locator(".map").count() == 0
+    tab.check_shown("B", "b")
+
+
+def test_a_saliency_map_of_the_target_before(desk: Open) -> None:
+    tab = desk()
+    tab.predicted("A", "a")
+    tab.send("#explain")
+    tab.page.locator("#saliency-target").select_option(index=1)
+    tab.answer()
+    assert tab.page.locator(".map").count() == 0
+    tab.check_shown("A", "a")
+
+
+def test_saliency_maps_after_a_visit_was_added(desk: Open) -> None:
+    tab = desk()
+    tab.predicted("A", "a")
+    tab.page.locator("#add-visit").click()
+    for image in tab.images["a2"]:
+        tab.choose(image, 1)
+    tab.page.locator("#predict").click()
+    tab.page.locator("#results").wait_for()
+    tab.page.locator("#explain").click()
+    tab.page.locator(".map").first.wait_for()
+    captions = tab.page.locator("figcaption").all_inner_texts()
+    names = [image["name"] for visit in ("a", "a2") for image in tab.images[visit]]
+    assert [next(name for name in names if name in caption) for caption in captions] == names
+    assert [("Visit 1" in caption, "Visit 2" in caption) for caption in captions] == [(True, False)] * 3 + [
+        (False, True)
+    ] * 3
+    tab.check_shown("A", "a", "a2")
+
+
+@pytest.mark.parametrize("button", ["#predict", "#explain"])
+@pytest.mark.parametrize(
+    "then",
+    [refused(422, "unreadable"), refused(401, "token"), lambda route: route.abort(), by_another_model],
+    ids=["refused", "token", "ended", "other model"],
+)
+def test_an_error_leaves_no_answer(desk: Open, button: str, then: Callable[[Route], None]) -> None:
+    tab = desk()
+    tab.predicted("A", "a")
+    tab.send(button)
+    tab.answer(then=then)
+    assert tab.page.get_by_role("alert").is_visible()
+    tab.check_empty()
+
+
+def test_a_new_token_starts_again(desk: Open) -> None:
+    tab = desk()
+    tab.predicted("A", "a")
+    tab.send()
+    tab.answer(then=refused(401, "token"))
+    tab.page.locator("#token").fill(TOKEN)
+    before = tab.page.evaluate("arrived")
+    tab.page.keyboard.press("Enter")
+    tab.page.keyboard.press("Enter")
+    tab.wait(lambda: tab.page.evaluate("arrived") > before)
+    assert tab.page.locator("#token-form").is_hidden()
+    assert tab.page.locator("#visits fieldset").count() == 1
+    assert tab.page.locator(".files li").count() == 0
+    tab.hold = False
+    tab.predicted("B", "b")
+    tab.check_shown("B", "b")
+
+
+def test_an_image_that_was_changed_on_the_disk(desk: Open, tmp_path: Path) -> None:
+    tab = desk()
+    file = tmp_path / "upper.jpg"
+    file.write_bytes(tab.images["a"][0]["buffer"])
+    tab.page.locator("fieldset").get_by_label("Choose files of upper").set_input_files(file)
+    file.write_bytes(tab.images["b"][0]["buffer"])
+    os.utime(file, (0, 0))
+    for image in tab.images["a"][1:]:
+        tab.choose(image)
+    tab.page.locator("#predict").click()
+    tab.page.get_by_role("alert").wait_for()
+    tab.check_empty()
+
+
+def test_a_second_click_and_saving_while_a_request_runs(desk: Open) -> None:
+    tab = desk()
+    tab.predicted("A", "a")
+    tab.hold = True
+    tab.page.locator("#predict").dblclick()
+    tab.page.keyboard.press("Enter")
+    tab.wait(lambda: bool(tab.held))
+    tab.check_empty()
+    downloads: list[object] = []
+    tab.page.on("download", lambda download: downloads.append(download))
+    tab.page.evaluate("document.getElementById('save').click()")
+    tab.answer()
+    assert (len(tab.held), downloads) == (1, [])
+    tab.check_shown("A", "a")
+
+
+def test_two_tabs(desk: Open) -> None:
+    tabs = {"a": desk(), "b": desk()}
+    for visit, tab in tabs.items():
+        tab.fill(visit.upper(), visit)
+        tab.send()
+    for visit in ("b", "a"):
+        tabs[visit].answer()
+    for visit, tab in tabs.items():
+        tab.check_shown(visit.upper(), visit)

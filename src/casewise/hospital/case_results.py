@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
-from casewise.files import checksum
 from casewise.inference.chunks import LEFT_OUT
 from casewise.inference.input_checks.flags import joined, possible_reasons, reasons_of
 from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
-from casewise.run_folder import BundleFolder, RunFolder
+from casewise.run_folder import RunFolder
 from casewise.study.scores import Score
 from casewise.version import __version__
 
@@ -61,8 +60,7 @@ class ModelFacts:
         Raises:
             RunError: the model is a run folder or a single network, which has no checksum of its own.
         """
-        bundle = BundleFolder(Path(model.unpacked.name) if model.unpacked else model.folder)
-        if not bundle.exists():
+        if not model.checksum:
             own = RunFolder(model.folder).bundle
             way = f"Give {own.path}" if own.exists() else "Give a bundle"
             raise RunError(
@@ -77,7 +75,7 @@ class ModelFacts:
         level = model.combination.intervals.get("level")
         return cls(
             name=str(model.about.get("title") or model.about.get("name") or "model"),
-            checksum=checksum(bundle.manifest_path),
+            checksum=model.checksum,
             classes={name: tuple(classes) for name, classes in model.table.classes.items()},
             scores=scores,
             coverage=None if level is None else float(level),

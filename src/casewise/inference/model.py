@@ -91,6 +91,12 @@ class TrainedModel:
         """The rules of grades with their thresholds by learner (see `casewise.predictions.decisions`)."""
         return self.combination.decisions
 
+    @property
+    def checksum(self) -> str:
+        """The SHA-256 of the bundle's manifest, which lists that of every other file; empty if it is no bundle."""
+        bundle = BundleFolder(Path(self.unpacked.name) if self.unpacked else self.folder)
+        return checksum(bundle.manifest_path) if bundle.exists() else ""
+
     def check_abstaining(self) -> None:
         """Check that there are limits of the images of new cases.
 

@@ -36,6 +36,7 @@ def describe(model: TrainedModel, study: Study, learner: str, explained: list[st
     return {
         "name": str(about.get("name") or model.folder.name),
         "title": str(about.get("title") or about.get("name") or "A model of casewise"),
+        "checksum": model.checksum,
         "casewise": __version__,
         "notice": NOTICE,
         "synthetic": bool(about.get("synthetic") or any(m.origin.get("synthetic") for m in model.members)),

@@ -76,6 +76,9 @@ class Worker:
         if "failed" in first:
             self.stop()
             raise RunError(str(first["failed"]))
+        if self.description not in ({}, first["ready"]):
+            self.stop()
+            raise RunError(f"{self._plan.bundle}: it was changed since the service started. Start the service again.")
         self.description = first["ready"]
 
     def call(self, job: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -216,8 +219,8 @@ class WorkerPool:
                 "The process that predicts ended twice with this request, perhaps because an image needs too much "
                 "memory. Send fewer or smaller images.",
             )
-        except RunError:
-            log.error("a worker process cannot be started again")
+        except RunError as error:
+            log.error("a worker process cannot be started again: %s", error)
             return _problem("no_worker", "The model cannot be loaded at present. Tell whoever runs this service.")
         finally:
             self._idle.put(worker)

@@ -49,6 +49,7 @@ class ModelDescription(BaseModel):
     title: str
     notice: str
     synthetic: bool
+    checksum: str = Field(description="The SHA-256 of the bundle's manifest; empty for a run folder.")
     learner: str
     primary_outcome: str
     targets: list[TargetDescription]
@@ -152,6 +153,7 @@ class MapPicture(BaseModel):
 class Explanation(BaseModel):
     """The answer of /api/explain."""
 
+    model: dict[str, Any]
     learner: str
     learner_title: str
     target: str

@@ -139,6 +139,7 @@ class ModelSession:
         title = self.description["titles"].get(target.target, target.target)
         signed = any(entry["signed"] for entry in maps)
         return {
+            "model": self._facts,
             "learner": learner,
             "learner_title": learner_name(learner),
             "target": target.target,
@@ -229,6 +230,12 @@ class ModelSession:
             self._on_cpu[key] = copied
         return self._on_cpu[key]
 
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """What an answer says about the model, so that a client sees whether it is the one that was described."""
+        names = ("name", "title", "checksum", "learner", "casewise", "synthetic")
+        return {name: self.description[name] for name in names}
+
     def _answer(self, submission: Submission, rows: pd.DataFrame) -> dict[str, Any]:
         by_visit = dict(iter(rows.groupby(rows["visit"].astype(str), sort=False)))
         visits = []
@@ -246,7 +253,7 @@ class ModelSession:
                 }
             )
         return {
-            "model": {key: self.description[key] for key in ("name", "title", "learner", "casewise", "synthetic")},
+            "model": self._facts,
             "notice": self.description["notice"],
             "visits": visits,
             "trajectory": trajectory(visits, self.description),

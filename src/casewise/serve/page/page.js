@@ -7,8 +7,10 @@ const TOKEN = "casewise-token";
 const VIEWABLE = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp"];
 let model = null;
 let visits = [];
-let answer = null;
 let counter = 0;
+// What is on the page, both ended by any change: the request that runs, and the answer with what was sent for it.
+let running = new AbortController();
+let current = null;
 
 async function call(path, options = {}) {
   const token = sessionStorage.getItem(TOKEN);
@@ -17,7 +19,7 @@ async function call(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers });
   } catch {
-    throw new Error("The service does not answer. Check that it is running, then try again.");
+    throw new Error("The service does not answer, or a chosen file was changed or removed. Check both, then try again.");
   }
   let body = null;
   try {
@@ -60,11 +62,8 @@ async function start() {
     if (!asked || sessionStorage.getItem(TOKEN)) problem(error.message);
     return;
   }
-  get("token-form").hidden = true;
-  problem("");
   describeModel();
-  visits = [];
-  addVisit();
+  clear();
 }
 
 function describeModel() {
@@ -85,7 +84,7 @@ function describeModel() {
     ["Targets", listed(model.targets.map((t) => t.title))], ["Intervals and sets", coverage],
     ["Limits", `${model.limits.max_files} files, ${Math.round(model.limits.max_bytes / 2 ** 20)} MiB`],
   ];
-  get("facts").replaceChildren(...facts.flatMap(([name, text]) => [element("dt", name), element("dd", text)]));
+  listFacts("facts", facts);
   get("card").textContent = model.card;
   get("card-fold").hidden = !model.card;
   options("saliency-target", model.explained_targets.map((name) => [name, titleOf(name)]));
@@ -93,6 +92,10 @@ function describeModel() {
   get("learner-choice").hidden = model.explained_learners.length < 2;
   get("saliency").hidden = !model.explained_learners.length;
   get("images").hidden = get("about").hidden = false;
+}
+
+function listFacts(id, facts) {
+  get(id).replaceChildren(...facts.flatMap(([name, text]) => [element("dt", name), element("dd", text)]));
 }
 
 function options(id, pairs) {
@@ -158,7 +161,9 @@ function number() {
     visit.node.querySelector("legend").textContent = `Visit ${position + 1}`;
     visit.remove.hidden = visits.length < 2;
     visit.remove.textContent = `Remove visit ${position + 1}`;
+    visit.node.querySelectorAll("[type=file]").forEach((input) => input.setAttribute("aria-label", `Choose files of ${input.dataset.title}, visit ${position + 1}`));
   });
+  invalidate();
 }
 
 function visitSlots(visit) {
@@ -175,7 +180,7 @@ function slotNode(visit, slot) {
   const choose = element("label", "Choose files", "choose");
   const input = element("input");
   Object.assign(input, { type: "file", multiple: true, accept: model.endings.join(",") + (model.sequences.length ? "" : ",image/*") });
-  input.setAttribute("aria-label", `Choose files of ${title}, visit ${visits.length}`);
+  input.dataset.title = title;
   input.addEventListener("change", () => {
     put(visit, slot, [...input.files]);
     input.value = "";
@@ -198,6 +203,7 @@ function slotNode(visit, slot) {
 }
 
 function byName(visit, files) {
+  invalidate();
   const slots = [...visit.files.keys()];
   const lost = [];
   for (const file of files) {
@@ -209,12 +215,14 @@ function byName(visit, files) {
 }
 
 function put(visit, slot, files) {
+  files.forEach((file) => file.lastModified); // from now on the browser does not read a file that was changed on the disk
   visit.files.get(slot).push(...files);
-  visit.redraw[slot]();
   status(`${files.length} ${files.length === 1 ? "file" : "files"} added${slot ? ` to ${slot}` : ""}.`);
+  visit.redraw[slot]();
 }
 
 function drawFiles(visit, slot, node, list) {
+  invalidate();
   const files = visit.files.get(slot);
   node.classList.toggle("filled", files.length > 0);
   list.querySelectorAll("img").forEach((image) => URL.revokeObjectURL(image.src));
@@ -225,8 +233,8 @@ function drawFiles(visit, slot, node, list) {
     remove.setAttribute("aria-label", `Remove ${file.name}`);
     remove.addEventListener("click", () => {
       visit.files.set(slot, files.filter((other) => other !== file));
-      visit.redraw[slot]();
       status(`${file.name} removed.`);
+      visit.redraw[slot]();
       node.querySelector("input").focus();
     });
     item.append(thumbnail(file), element("span", file.name), remove);
@@ -254,51 +262,92 @@ function form() {
   return data;
 }
 
-async function busy(button, text, work) {
+// The running request is ended, with everything that only it would have shown; its answer can no longer appear.
+function stop() {
+  running.abort();
+  if (get("status").classList.contains("busy")) status("");
+  get("predict").disabled = get("explain").disabled = false;
+  get("maps").replaceChildren();
+}
+
+// Something that was sent is no longer what is on the page: no result may stay beside it.
+function invalidate() {
+  const lost = current || get("predict").disabled;
+  stop();
+  current = null;
+  get("results").hidden = get("save").disabled = get("print").disabled = true;
+  for (const id of ["record", "trajectory", "answers"]) get(id).replaceChildren();
+  if (lost) status("Images or fields changed: there are no results for them yet. Predict again.");
+}
+
+async function ask(button, text, path, body, show) {
+  stop();
+  const { signal } = (running = new AbortController());
   button.disabled = true;
   problem("");
   status(text, true);
   try {
-    await work();
-  } catch (error) {
-    problem(error.message);
-  } finally {
+    const answer = await call(path, { method: "POST", body, signal });
+    signal.throwIfAborted();
+    if (Object.entries(answer.model).some(([key, value]) => model[key] !== value)) throw new Error("The service now runs another model than the one on this page. Load the page again.");
     button.disabled = false;
-    get("status").classList.remove("busy");
+    show(answer);
+  } catch (error) {
+    if (signal.aborted) return;
+    invalidate();
+    problem(error.message);
   }
 }
 
 function predict() {
-  return busy(get("predict"), "Predicting …", async () => {
-    answer = await call("api/predict", { method: "POST", body: form() });
-    get("maps").replaceChildren();
+  invalidate();
+  const sent = { label: get("label").value.trim(), date: new Date(), form: form() };
+  return ask(get("predict"), "Predicting …", "api/predict", sent.form, (answer) => {
+    current = { ...sent, answer };
+    showRecord();
     get("answers").replaceChildren(...answer.visits.map((visit) => showVisit(visit, model, answer.visits.length > 1)));
+    get("results").hidden = get("save").disabled = get("print").disabled = false;
     drawTrajectory(get("trajectory"), answer.trajectory, model);
-    get("results").hidden = false;
     status(`Results for ${answer.visits.length} ${answer.visits.length === 1 ? "visit" : "visits"}.`);
     get("results-title").focus();
   });
 }
 
+function showRecord() {
+  const { label, answer } = current;
+  const date = current.date.toLocaleString("en-GB", { dateStyle: "long", timeStyle: "long" });
+  listFacts("record", [
+    ["Label", label || "none"], ["Date", date],
+    ...answer.visits.map((visit) => [`Images, ${visit.visit}${visit.day === null ? "" : ` (day ${visit.day})`}`, filesOf(visit)]),
+    ["Model", `${model.title}, ${model.learner_title}`], ["Checksum of the bundle", answer.model.checksum || "none: the model is a run folder"],
+  ]);
+  get("results").style.setProperty("--stamp", JSON.stringify(`${label || "no label"} · ${date}`));
+}
+
+function filesOf(visit) {
+  const lists = new Map();
+  for (const { file, region } of visit.images) lists.set(region, [...(lists.get(region) || []), file]);
+  return [...lists].map(([region, files]) => (region ? `${region}: ` : "") + (files.length > 12 ? `${files.length} files, ${files[0]} to ${files.at(-1)}` : files.join(", "))).join("; ");
+}
+
 function explain() {
-  return busy(get("explain"), "Computing saliency maps …", async () => {
-    const data = form();
-    data.append("target", get("saliency-target").value);
-    data.append("learner", get("saliency-learner").value);
-    const maps = await call("api/explain", { method: "POST", body: data });
+  const { form, answer } = current;
+  form.set("target", get("saliency-target").value);
+  form.set("learner", get("saliency-learner").value);
+  return ask(get("explain"), "Computing saliency maps …", "api/explain", form, (maps) => {
     const legend = element("p", "", "influence");
     const ends = maps.signed ? ["against", "in favour"] : ["little influence", "much"];
     legend.append(element("span", ends[0]), element("i", "", maps.signed ? "signed" : ""), element("span", ends[1]));
     const intro = element("p", `${maps.title}, ${maps.learner_title}: ${maps.meaning}. A map shows what the model used, not whether that is right.`, "note");
     const grid = element("div", "", "maps");
-    grid.append(...maps.maps.map((map) => mapFigure(map)));
+    grid.append(...maps.maps.map((map) => mapFigure(map, answer.visits)));
     get("maps").replaceChildren(intro, legend, grid);
     status(`${maps.maps.length} saliency ${maps.maps.length === 1 ? "map" : "maps"} shown.`);
   });
 }
 
-function mapFigure(map) {
-  const about = [visits.length > 1 ? answer.visits[map.visit - 1].visit : "", map.region, map.file].filter(Boolean).join(", ");
+function mapFigure(map, sent) {
+  const about = [sent.length > 1 ? sent[map.visit - 1].visit : "", map.region, map.file].filter(Boolean).join(", ");
   const of = map.explained_class ? `class: ${map.explained_class}` : "";
   const notes = [map.note, map.empty ? "no pixel has any influence" : map.flat ? "the map is nearly uniform" : ""].filter(Boolean);
   return figure([
@@ -307,19 +356,28 @@ function mapFigure(map) {
 }
 
 function save() {
-  const label = get("label").value.trim();
-  const blob = new Blob([JSON.stringify({ label, ...answer }, null, 1)], { type: "application/json" });
+  const { label, date, answer } = current;
+  const blob = new Blob([JSON.stringify({ label, date, ...answer }, null, 1)], { type: "application/json" });
   const link = element("a");
   link.href = URL.createObjectURL(blob);
-  link.download = "casewise-results.json";
+  link.download = `casewise-results-${date.toISOString().slice(0, 19).replaceAll(":", "-")}.json`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  status("Saved as casewise-results.json.");
+  status(`Saved as ${link.download}.`);
+}
+
+function clear() {
+  get("visits").replaceChildren();
+  visits = [];
+  get("label").value = "";
+  problem("");
+  addVisit();
 }
 
 get("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem(TOKEN, get("token").value.trim());
+  get("token-form").hidden = true;
   start();
 });
 get("add-visit").addEventListener("click", () => addVisit().name.focus());
@@ -328,13 +386,11 @@ get("explain").addEventListener("click", explain);
 get("save").addEventListener("click", save);
 get("print").addEventListener("click", () => window.print());
 get("clear").addEventListener("click", () => {
-  get("visits").replaceChildren();
-  visits = [];
-  answer = null;
-  get("results").hidden = true;
-  problem("");
-  addVisit();
-  status("All images and results were removed.");
+  clear();
+  status("The label, all images and all results were removed.");
 });
-window.addEventListener("resize", () => answer && drawTrajectory(get("trajectory"), answer.trajectory, model));
+get("images").addEventListener("input", invalidate);
+get("saliency-choice").addEventListener("input", stop);
+window.addEventListener("resize", () => current && drawTrajectory(get("trajectory"), current.answer.trajectory, model));
+window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 start();
