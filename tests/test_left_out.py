@@ -59,7 +59,7 @@ def table() -> pd.DataFrame:
     pool = {s: level[s] + noise[s] for s in truth}
     fair = {s: 1 - level[s] + noise[s] - 0.06 * truth[s] for s in truth}
     fitted = {s: level[s] + 0.05 - 0.05 * truth[s] for s in truth}
-    told = {"pool": pool, "fair": fair, "meta_learner_logistic": fitted}
+    told = {"fair": fair, "pool": pool, "meta_learner_logistic": fitted}
     return pd.concat([rows(name, share, truth) for name, share in told.items()], ignore_index=True)
 
 
@@ -100,8 +100,8 @@ def test_the_learner_is_not_chosen_by_pooled_figures(results: dict[str, Any]) ->
     auroc = {name: figures["dx"]["auroc_pooled"]["value"] for name, figures in results["metrics"]["oof"].items()}
     assert auroc["pool"] > 0.7 > 0.5 > auroc["fair"]
     # the network that the study names first, here the first in the table
-    assert (results["main"]["learner"], results["main"]["chosen_on"]) == ("pool", "stated")
-    assert results["main"]["metrics"] == results["metrics"]["oof"]["pool"]["dx"]
+    assert (results["main"]["learner"], results["main"]["chosen_on"]) == ("fair", "stated")
+    assert results["main"]["metrics"] == results["metrics"]["oof"]["fair"]["dx"]
     mean = results["site_means"]["fair"]["auroc"]
     each = [results["by_site"][source]["fair"]["auroc"]["value"] for source in ("north", "south")]
     assert mean["value"] == pytest.approx(np.mean(each), abs=1e-5)
@@ -109,9 +109,19 @@ def test_the_learner_is_not_chosen_by_pooled_figures(results: dict[str, Any]) ->
     assert {"code": "pooled_over_sources", "column": "source", "kind": "classification"} in results["notes"]
 
 
+def test_weights_fitted_across_sources_are_not_the_headline(table: pd.DataFrame) -> None:
+    both = [
+        table.assign(model=name)[table["model"] == "fair"] for name in ("meta_learner_weighted", "mean_of_learners")
+    ]
+    rows = pd.concat([table, *both], ignore_index=True)
+    for left_out, learner in ((True, "mean_of_learners"), (False, "meta_learner_weighted")):
+        outcomes = Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"}, sources_left_out=left_out)
+        assert evaluate(rows, outcomes, Plan(20))["main"]["learner"] == learner
+
+
 def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], table: pd.DataFrame) -> None:
     for told in results["by_site"].values():
-        assert list(told) == ["pool", "fair", "meta_learner_logistic"]
+        assert list(told) == ["fair", "pool", "meta_learner_logistic"]
     assert results["by_site"]["north"]["meta_learner_logistic"]["auroc"]["value"] == 1
     lost = table.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64"))
     sources = {subject: subject[:-3] for subject in table["subject"]}
@@ -126,14 +136,14 @@ def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
         primary_outcome="dx", level_of=lambda name: "image", split=SimpleNamespace(leave_out="source")
     )
     said = result_line(study, results)
-    assert said.startswith("dx, each source left out, 140 images of 140 subjects, pool: Accuracy ")
-    found = results["site_means"]["pool"]["auroc"]
+    assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: Accuracy ")
+    found = results["site_means"]["fair"]["auroc"]
     assert found["low"] < found["value"] < found["high"]
     ends = f"[{found['low']:.2f}, {found['high']:.2f}]"
     assert f"AUROC {found['value']:.2f} {ends} (mean of 2; north " in said
     assert "undefined in west" in said
     assert "must not be read as discrimination" in said
-    pooled = results["metrics"]["oof"]["pool"]["dx"]["auroc_pooled"]["value"]
+    pooled = results["metrics"]["oof"]["fair"]["dx"]["auroc_pooled"]["value"]
     assert f"AUROC {pooled:.2f}" not in said
 
 

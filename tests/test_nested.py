@@ -194,7 +194,7 @@ class TestRun:
         main = done.results["main"]
         assert (main["learner"], main["chosen_on"]) == (NESTED, "inner folds")
         assert main["metrics"] == done.results["metrics"]["test"][NESTED]["label"]
-        assert all(note["code"] != "chosen_where_judged" for note in done.results["notes"])
+        assert any(note["code"] == "chosen_in_inner_folds" for note in done.results["notes"])
 
     def test_the_report_and_the_page_tell_it(self, done: Run, tmp_path: Path) -> None:
         page = done.report.read_text()

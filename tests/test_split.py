@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from casewise.errors import BothSidesError, DamagedError, SplitError
+from casewise.errors import BothSidesError, DamagedError, SplitError, StudyError
 from casewise.run_folder import RunFolder
 from casewise.splits.assignment import assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.grouped import (
@@ -22,6 +23,7 @@ from casewise.splits.grouped import (
     write_splits,
 )
 from casewise.splits.learnable import check_learnable, missing_classes
+from casewise.study.baselines import Baselines
 from casewise.study.schema import Study
 from casewise.targets.classes import Classes
 from casewise.targets.number import Number
@@ -182,9 +184,19 @@ def test_words_and_numbers_do_not_mix(sides: list[str]) -> None:
         split(cohort(12, part=[sides[i % 3] for i in range(12) for _ in range(6)]), study(column="part", folds=2))
 
 
+@pytest.mark.parametrize("update", [{"backbones": ["resnet18", "resnet34"]}, {"stack_baselines": True}])
+def test_weights_of_either_sign_need_a_test_set(update: dict[str, Any]) -> None:
+    part, both = cohort(12), {"stack": ["mean", "ridge"], "baselines": Baselines()}
+    wanted = study(folds=3, test=0).model_copy(update=both | update)
+    with pytest.raises(StudyError, match="'ridge' has weights of either sign"):
+        check_learnable(split(part, wanted), part.panels, wanted)
+    tested = study(folds=3, test=0.25).model_copy(update=both | update)
+    check_learnable(split(part, tested), part.panels, tested)
+
+
 def test_a_stacker_needs_two_folds_with_the_target() -> None:
     part = cohort(12)
-    wanted = study(folds=3, test=0).model_copy(update={"stack": ["ridge"]})
+    wanted = study(folds=3, test=0).model_copy(update={"stack": ["weighted"]})
     found = split(part, wanted)
     check_learnable(found, part.panels, wanted)
     part.panels.loc[~part.panels["subject"].isin(found.subjects(0)), "area"] = np.nan

@@ -6,12 +6,12 @@ import errno
 import glob
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -207,12 +207,12 @@ def parsed_json(text: str | bytes) -> Any:
 
 
 def _not_finite(value: Any, field: str) -> Iterator[str]:
-    """The fields of a JSON value that are NaN or infinite, such as `metrics.mae.0`."""
-    if isinstance(value, float) and not math.isfinite(value):
+    """The fields of a JSON value that are NaN, infinite or too large for a float, such as `metrics.mae.0`."""
+    if isinstance(value, (float, int)) and not abs(value) <= sys.float_info.max:
         yield field or "of the whole text"
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        if isinstance(inner, (float, dict, list)):
+        if isinstance(inner, (float, int, dict, list)):
             yield from _not_finite(inner, f"{field}.{key}" if field else str(key))
 
 

@@ -17,14 +17,15 @@ _COMBINATIONS = ("meta_learner_weighted", "mean_of_learners")
 
 
 def headline(
-    metrics: Mapping[str, Any], main: str, kind: str, notes: list[Caveat], *, stated: str = ""
+    metrics: Mapping[str, Any], main: str, kind: str, *, stated: str = "", sources_left_out: bool = False
 ) -> dict[str, Any]:
     """The learner that the report is about, which is never chosen on the cases on which it is evaluated.
 
     It is the learner `stated`, if it was evaluated. Else, if there is a test set, it is the best out of fold by the
     merit of the target's `kind`, then by its tie-breaker. Else nothing is chosen: it is the weighted mean of the
-    learners, or their mean, or the first network of the study (without networks, the last baseline). `metrics` are
-    those of `evaluate`.
+    learners, or their mean, or the first network of the study (without networks, the last baseline). Where sources are
+    left out, weights were fitted on predictions of networks that were trained on the source, so the weighted mean is
+    passed over. `metrics` are those of `evaluate`.
     """
     headline_values: dict[str, Any] = {
         "target": main,
@@ -52,7 +53,8 @@ def headline(
         learner = max(choices, key=lambda name: _rank(*(out_of_fold[name][key].value for key in deciding)))
     else:
         first = candidates[-1] if is_baseline(candidates[0]) else candidates[0]
-        learner = next((name for name in _COMBINATIONS if name in candidates), first)
+        combinations = [name for name in _COMBINATIONS if not (sources_left_out and name.startswith(FITTED))]
+        learner = next((name for name in combinations if name in candidates), first)
     return headline_values | {
         "stage": stage,
         "learner": learner,

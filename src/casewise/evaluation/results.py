@@ -52,7 +52,8 @@ class Outcomes:
         positive: of two classes, the one that sensitivity refers to; by default the first.
         sensitivities: the sensitivities that operating points aim at, besides Youden's.
         prevalence: the share of the positive class for which predictive values are also stated, by target.
-        learner: the learner of the headline, if it is stated before any result; empty: the best out of fold.
+        learner: the learner of the headline, if it is stated before any result (see `evaluation.headline`).
+        sources_left_out: whether each fold is a source, such as a hospital.
     """
 
     primary: str
@@ -62,6 +63,7 @@ class Outcomes:
     sensitivities: Sequence[float] = (0.9,)
     prevalence: Mapping[str, float] = field(default_factory=dict)
     learner: str = ""
+    sources_left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def evaluate(
         `classes[stage][learner][target]`: see `casewise.evaluation.classification.describe_classes`.
         `response[stage][learner]`; `bands[stages][stage][learner]` and `bands[lower_bounds]`.
         `readers[between][all or stage][target key][pair]`, `readers[learners][stage][learner][target key][reader]`.
-        `main`: the headline (see `casewise.evaluation.headline`), whose learner is chosen out of fold if possible.
+        `main`: the headline (see `casewise.evaluation.headline`), whose learner is not chosen on the cases that judge it.
         `notes`: caveats (see `casewise.evaluation.caveats`).
     """
     rows = final_rows(check(predictions))
@@ -148,7 +150,13 @@ def evaluate(
         notes.append(Caveat("outcome_by_region", target=primary))
     if not results["metrics"]:
         notes.append(Caveat("nothing_judged"))
-    results["main"] = headline(results["metrics"], primary, kind.name, notes, stated=outcomes.learner)
+    results["main"] = headline(
+        results["metrics"],
+        primary,
+        kind.name,
+        stated=outcomes.learner,
+        sources_left_out=outcomes.sources_left_out,
+    )
     notes += pooled_caveats(results["metrics"].get("oof", {}), list(classes))
     notes += lower_on_test(
         results["metrics"], primary, results["main"]["learner"], kind.merit, confidence=plan.confidence

@@ -82,6 +82,7 @@ def _plan(study: Study) -> evaluation.Plan:
 def outcomes(study: Study, predictions: pd.DataFrame) -> evaluation.Outcomes:
     """The targets and scores of a study that were predicted, with their classes."""
     names = [*study.outputs, *study.scores]
+    stated = "weighted" in study.stack and not study.split.leave_out
     return evaluation.Outcomes(
         study.primary_outcome,
         [name for name in names if name in set(predictions["target"])],
@@ -89,7 +90,8 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> evaluation.Outcomes:
         positive={name: label for name in names if (label := study.positive_of(name)) is not None},
         sensitivities=tuple(study.evaluation.target_sensitivities),
         prevalence=study.evaluation.prevalence,
-        learner=STACKERS["weighted"].learner if study.recipe.auto and "weighted" in study.stack else "",
+        learner=STACKERS["weighted"].learner if study.recipe.auto and stated else "",
+        sources_left_out=bool(study.split.leave_out),
     )
 
 

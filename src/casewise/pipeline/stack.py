@@ -11,7 +11,7 @@ from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.nested_cv import chosen_networks, nested_rows
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
-from casewise.study.learners import is_baseline
+from casewise.study.learners import combined_learners
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
     """Add the rows of the study's stackers, and those of the network chosen within each fold."""
     nested = _nested(study, predictions, folder, show)
-    combined = [name for name in study.learners if study.stack_baselines or not is_baseline(name)]
+    combined = combined_learners(study)
     if not study.stack or len(combined) < 2:
         folder.stackers.write({})
         if study.stack:

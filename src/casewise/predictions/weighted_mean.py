@@ -25,6 +25,8 @@ SMALLEST = 1e-3
 SUM = 1e3
 # Groups of subjects that are left out, and the standard errors by which fitted weights must be better than equal ones.
 GROUPS, CLEARLY = 5, 2.0
+# With fewer subjects, the standard error of a gain is itself too uncertain.
+FEWEST_SUBJECTS = 10
 
 
 def weights_of_numbers(predicted: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> np.ndarray:
@@ -73,10 +75,10 @@ def _if_clearly_better(
     equal = np.full(n_learners, 1 / n_learners)
     numbers = np.unique(subjects, return_inverse=True)[1]
     n_subjects = int(numbers.max(initial=-1)) + 1
-    if n_subjects < 2:
+    if n_subjects < FEWEST_SUBJECTS:
         return equal
     gain = loss(equal)
-    for fitted_on, left_out in GroupKFold(min(GROUPS, n_subjects)).split(gain, groups=numbers):
+    for fitted_on, left_out in GroupKFold(GROUPS).split(gain, groups=numbers):
         gain[left_out] -= loss(fit(fitted_on))[left_out]
     deviation = np.bincount(numbers, gain - gain.mean())
     error = np.sqrt((deviation**2).sum() * n_subjects / (n_subjects - 1)) / len(gain)

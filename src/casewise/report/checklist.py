@@ -220,7 +220,7 @@ def selection(run: FinishedStudy) -> dict[str, Any] | None:
     main = _main(run)
     if not main or not main.get("chosen_on"):
         return None
-    learners = without_baselines(run.figures(main["stage"]))
+    learners = without_baselines(run.figures("oof" if main["chosen_on"] == "oof" else main["stage"]))
     return {"learner": main["learner"], "chosen_on": main["chosen_on"], "learners": learners}
 
 

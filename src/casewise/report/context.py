@@ -113,7 +113,7 @@ class ReportContext:
 
     @property
     def merit(self) -> str:
-        """The metric by which the learner shown is chosen, out of fold."""
+        """The metric by which learners are ranked."""
         return kind_named(self.kind).merit
 
     @property
@@ -146,7 +146,7 @@ class ReportContext:
 
     @cached_property
     def learner(self) -> str:
-        """The shown learner: the best one out of fold on the primary outcome, chosen without the test set."""
+        """The shown learner: that of the headline (see `casewise.evaluation.headline`)."""
         main = self.metrics.get("main") or {}
         if main.get("target") == self.outcome and main.get("learner") in self.learners:
             return str(main["learner"])

@@ -54,7 +54,11 @@ def check_signature(bundle: BundleFolder, where: Path, key: Path) -> None:
             "the bundle, or give the public key of those who signed it."
         ) from error
     own = {*bundle.manifest()["files"], bundle.manifest_path.name, bundle.signature_path.name}
-    files = (path.relative_to(bundle.path).as_posix() for path in bundle.path.rglob("*") if not path.is_dir())
+    files = (
+        path.relative_to(bundle.path).as_posix()
+        for path in bundle.path.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    )
     if extra := next((name for name in files if name not in own), None):
         raise RunError(f"{where} has a file that its signed manifest does not list: {cut(extra)}. Do not use it.")
 

@@ -15,6 +15,7 @@ from casewise.predictions.stacking import EITHER_SIGN
 from casewise.splits.grouped import Splits
 from casewise.splits.inner import inner_folds
 from casewise.splits.predefined import TEST
+from casewise.study.learners import combined_learners
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,14 +50,19 @@ def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
     Raises:
         SplitError: no training subject of a fold has a class; a target that the study stacks is recorded in fewer than
             two folds; a class has too few subjects for the folds of a nested cross-validation.
-        StudyError: a stacker with weights of either sign has neither a test set nor another cohort.
+        StudyError: a stacker with weights of either sign has no test set, or its grades need out-of-fold predictions.
     """
-    either_sign = [name for name in study.stack if name in EITHER_SIGN and len(study.networks) > 1]
-    if either_sign and not splits.subjects(TEST) and not study.external:
+    either_sign = [name for name in study.stack if name in EITHER_SIGN and len(combined_learners(study)) > 1]
+    if either_sign and not splits.subjects(TEST):
         raise StudyError(
             f"stack: {either_sign[0]!r} has weights of either sign, which find signal out of fold where there is none. "
-            "They are judged on a test set or an external cohort, and this study has neither. Use `weighted` or "
-            "`mean`, or state a test set, such as `split: {test: 20%}`."
+            "They are judged on a test set, and this study has none. Use `weighted` or `mean`, or state a test set, "
+            "such as `split: {test: 20%}`."
+        )
+    if either_sign and (tuned := next((name for name, rule in study.decisions.items() if rule == "kappa"), None)):
+        raise StudyError(
+            f"stack: {either_sign[0]!r} has no out-of-fold predictions, on which `decision: kappa` of {tuned!r} tunes "
+            "its thresholds. Use `weighted` or `mean`, or the decision `median` or `mean`."
         )
     _check_nested(splits, panels, study)
     for name in study.outputs:

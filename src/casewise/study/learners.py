@@ -224,6 +224,11 @@ def learners_beside(study: Study) -> list[str]:
     return [name for name, learner in _REGISTERED.items() if learner.belongs_to(study)]
 
 
+def combined_learners(study: Study) -> list[str]:
+    """The learners that the stackers of a study combine."""
+    return [name for name in study.learners if study.stack_baselines or not is_baseline(name)]
+
+
 def is_baseline(name: str) -> bool:
     """Whether the learner is a floor that networks must be better than."""
     return learner_named(name).is_baseline

@@ -253,7 +253,7 @@ class Study(StudyModel):
         description="Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `mean` "
         "and `weighted` (weights of at least 0 that sum to 1, equal unless others are clearly better) are for all "
         "targets. `linear` and `ridge`, for numbers, and `logistic`, for classes and grades, have weights of either "
-        "sign, which find signal out of fold where there is none: a test set or an external cohort must judge them.",
+        "sign, which find signal out of fold where there is none: a test set must judge them.",
     )
     final: Literal["folds", "refit"] = Field(
         "folds",
@@ -305,7 +305,10 @@ class Study(StudyModel):
             if not recipe["auto"]:
                 raise ValueError("backbones: without a planned recipe, state the networks to train; [] for none")
         if isinstance(recipe, dict) and recipe.get("auto"):
-            values = {**_AUTO, **values, "recipe": recipe}
+            split = values.get("split")
+            # weights that are fitted across sources say nothing about a new one
+            across = {"stack": ["mean"]} if isinstance(split, dict) and split.get("leave_out") else {}
+            values = {**_AUTO, **across, **values, "recipe": recipe}
             values["backbones"] = values.get("backbones", [_AUTO_BACKBONE[values.get("weights") == "random"]])
             if values.get("volumes") and "panels" not in values:
                 values["panels"] = {"pooling": "maps"}

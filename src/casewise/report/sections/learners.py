@@ -75,7 +75,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "forests": [plot for metric in kind.forests if several and (plot := _forest(context, metric))],
         "several": several,
         "comparisons": comparisons,
-        "combined": fitted_learners(list(context.learners)),
+        "combined": fitted_learners([name for name in context.learners if context.figures("oof", name)]),
         "weights": stacker_tables(context),
         "reports": reports(context) if several and context.classes else [],
         "code_names": code_names(context.learners),

@@ -87,7 +87,7 @@ def choice(context: ReportContext) -> dict[str, Any]:
     elif main.get("learner") == context.learner and main.get("chosen_on") == "stated":
         code = {"meta_learner_weighted": "weighted", "mean_of_learners": "mean"}.get(context.learner, "first")
     else:
-        code = "best"
+        code, candidates = "best", [name for name in candidates if context.figures("oof", name)]
     return {
         "code": code,
         "learner": context.learner,
