@@ -103,7 +103,7 @@ def evaluate(
         `classes[stage][learner][target]`: see `casewise.evaluation.classification.describe_classes`.
         `response[stage][learner]`; `bands[stages][stage][learner]` and `bands[lower_bounds]`.
         `readers[between][all or stage][target key][pair]`, `readers[learners][stage][learner][target key][reader]`.
-        `main`: the headline (see `casewise.evaluation.headline`), whose learner is not chosen on the cases that judge it.
+        `main`: the headline (see `casewise.evaluation.headline`), never chosen on the cases that judge it.
         `notes`: caveats (see `casewise.evaluation.caveats`).
     """
     rows = final_rows(check(predictions))
