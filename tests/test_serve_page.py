@@ -261,7 +261,7 @@ def by_another_model(route: Route) -> None:
     route.fulfill(response=response, json=body | {"model": body["model"] | {"checksum": "0" * 64}})
 
 
-# What is changed, as a selector and a text, or as a step.
+# What a person or the browser changes.
 CHANGES: dict[str, Callable[[Desk], None]] = {
     "label": lambda desk: desk.page.locator("#label").fill("B"),
     "label by the keyboard": lambda desk: desk.page.locator("#label").press_sequentially("b"),
@@ -279,11 +279,12 @@ CHANGES: dict[str, Callable[[Desk], None]] = {
     "page loaded again": lambda desk: again(desk.page.reload, desk.page),
     "page left and visited again": lambda desk: leave(desk.page),
 }
-
+# The visits before a change, where there are several.
 VISITS = {"visit removed": ["a", "a2"]}
 
 
 def again(step: Callable[[], object], page: Page) -> None:
+    """Take a step after which the page is empty."""
     step()
     page.locator("#visits fieldset").wait_for()
     assert page.locator("#label").input_value() == ""
@@ -291,6 +292,7 @@ def again(step: Callable[[], object], page: Page) -> None:
 
 
 def restore(page: Page) -> None:
+    """What the browser says when it shows a page from its memory, which the tests' browser never does by itself."""
     with page.expect_navigation():
         page.evaluate("window.dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
     again(lambda: None, page)

@@ -376,6 +376,7 @@ function clear() {
 
 get("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
+  if (get("token-form").hidden) return; // Enter was pressed twice
   sessionStorage.setItem(TOKEN, get("token").value.trim());
   get("token-form").hidden = true;
   start();
