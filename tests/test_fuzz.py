@@ -147,7 +147,8 @@ def test_forged_facts_of_a_network(bundle: Path, changes: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    "combination", [{"headline": 1}, {"stackers": []}, {"stackers": {"a": 1}}, {"intervals": {"learners": {"a": 2}}}]
+    "combination",
+    [{"headline": 1}, {"stackers": []}, {"stackers": {"a": 1}}, {"intervals": {"learners": {"test_resnet": 2}}}],
 )
 def test_forged_facts_of_a_bundle(bundle: Path, combination: dict[str, Any]) -> None:
     path = BundleFolder(bundle).facts.path

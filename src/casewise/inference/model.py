@@ -363,8 +363,8 @@ def _of_bundle(
         model.table.of_rows(combination.rehearsed(members).assign(spread=math.nan))
     except (RunError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{folder.facts.path}: the field combination does not fit the networks ({shortened(repr(error))}). "
-            f"{folder.facts.remedy}"
+            f"{folder.facts.path} is damaged: the field combination does not fit the networks "
+            f"({shortened(repr(error))}). {folder.facts.remedy}"
         ) from error
     return model
 
