@@ -176,7 +176,7 @@ def test_without_a_test_set() -> None:
     judged = terms.judged_on(context)
     assert (judged["stage"], judged["count"], judged["subjects"]) == ("oof", 48, 8)
     assert not judged["test_unscored"]
-    assert not summary.choice(context)["untouched"]
+    assert summary.choice(context)["code"] == "first"
 
 
 def test_cases_without_regions_with_readers_and_one_learner() -> None:

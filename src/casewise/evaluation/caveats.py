@@ -121,7 +121,7 @@ def lower_on_test(
 ) -> list[Caveat]:
     """Whether the learner of the headline is worse on the test set than out of fold by more than chance explains.
 
-    The subjects differ, so the interval of the difference is that of independent metrics. The learner was chosen for
+    The subjects differ, so the interval of the difference is that of independent metrics. The learner may be chosen for
     its figure out of fold, so the lower half of that interval is widened to hold for all learners at once (Bonferroni).
     Of the test set's interval the larger half counts, because figures near their bound, such as a high CCC, vary more
     downwards than their intervals reach upwards. Nothing is stated below ten subjects.

@@ -220,14 +220,15 @@ def selection(run: FinishedStudy) -> dict[str, Any] | None:
     main = _main(run)
     if not main or not main.get("chosen_on"):
         return None
-    learners = without_baselines(run.figures("oof" if main["chosen_on"] == "oof" else main["stage"]))
+    figures = run.figures("oof" if main["chosen_on"] == "oof" else main["stage"])
+    learners = list(figures) if main["chosen_on"] == "stated" else without_baselines(figures)
     return {"learner": main["learner"], "chosen_on": main["chosen_on"], "learners": learners}
 
 
 def combined_learners(run: FinishedStudy) -> dict[str, Any] | None:
     names = [name for name in run.figures(stage_of(run)) if name not in run.study.networks]
     stacked = [name for name in names if name in (run.files.stackers.read_if_exists() or {})]
-    return {"learners": stacked} if stacked else None
+    return {"learners": stacked, "baselines": run.study.stack_baselines} if stacked else None
 
 
 def imbalance(run: FinishedStudy) -> dict[str, Any] | None:
