@@ -1,6 +1,6 @@
 """How often is signal found where there is none, and how often is one of equal learners called better?
 
-    python benchmarks/null.py [--studies 400] [--output docs/results/null.md]
+    python benchmarks/null.py [--studies 250] [--output docs/results/null.md]
 
 The first table simulates studies whose labels have nothing to do with the images: subjects with three visits, features
 and labels that are alike within a subject, and ridge or logistic regressions on features in place of networks, each
@@ -205,7 +205,9 @@ def page(shares: dict[Design, dict[str, float]], better: dict[tuple[int, int], f
         "of the 95 % interval of a learner lies above chance; `networks` is the mean over the networks. The aim is at "
         f"most {NOMINAL:.0%}, and chance moves a share of {NOMINAL:.0%} by ± {error:.1%}. Without a test set, "
         "combinations with weights of either sign are not judged, so they have no cell; with one, all figures are "
-        "those of the test set. The headline is the learner that the report is about.",
+        "those of the test set. The headline is the learner that the report is about. Out of fold, intervals take the "
+        "trained networks as given, although the networks of all folds share most of their training cases: the shares "
+        "are therefore nearer to 5 % than to the 2.5 % of one side of an interval, for single networks as well.",
         "",
         f"| design | {' | '.join(heads)} |",
         "|---" * (1 + len(columns)) + "|",
@@ -231,7 +233,7 @@ def page(shares: dict[Design, dict[str, float]], better: dict[tuple[int, int], f
 def main() -> None:
     """Simulate, print and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--studies", type=int, default=250)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     shares = {}
