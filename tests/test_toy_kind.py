@@ -168,7 +168,7 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
         "backbones": ["test_resnet", "test_byobnet"],
         "weights": "random",
         "recipe": {"epochs": 2, "batch_size": 4, "schedule": "cosine", "early_stopping": {"monitor": "none"}},
-        "stack": ["mean", "ridge"],
+        "stack": ["mean", "weighted"],
         "evaluation": {"bootstrap_resamples": 100},
         "audit": {"permutations": 99},
         "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
@@ -176,7 +176,7 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
     finished = run(build_study(values, source="the toy kind", folder=tmp_path), tmp_path / "run")
     rows = finished.rows
     assert set(rows["kind"]) == {"counts"}
-    networks, combined = {"test_resnet", "test_byobnet"}, {"mean_of_learners", "meta_learner_ridge"}
+    networks, combined = {"test_resnet", "test_byobnet"}, {"mean_of_learners", "meta_learner_weighted"}
     assert set(rows["model"]) == {"linear_pixels", *networks, *combined}
     assert rows["y_pred"].between(0, 9).all()
     assert finished.results["main"]["kind"] == "counts"
