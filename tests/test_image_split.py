@@ -185,7 +185,7 @@ class TestRun:
         assert (found["subjects"], found["images"]) == (16, 48)
         for stage in ("oof", "test"):
             assert set(found["metrics"][stage]) == set(metrics["metrics"][stage])
-            assert {"test_resnet", "mean_of_learners", "meta_learner_logistic"} <= set(found["metrics"][stage])
+            assert {"test_resnet", "mean_of_learners"} <= set(found["metrics"][stage])
             for learner, targets in found["metrics"][stage].items():
                 own = metrics["metrics"][stage][learner]["label"]["accuracy"]
                 other = targets["label"]["accuracy"]
