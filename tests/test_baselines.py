@@ -219,6 +219,27 @@ def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -
     assert values["difference"]["low"] <= values["difference"]["difference"] <= values["difference"]["high"]
 
 
+def test_the_interval_allows_for_the_choice_among_learners() -> None:
+    random = np.random.default_rng(5)
+    truth = random.normal(size=60)
+    names = [f"net{number}" for number in range(12)]
+    predictions = {name: truth + random.normal(size=60) for name in [*names, "linear_pixels"]}
+    widths, results = [], {}
+    for learners in (["net0", "linear_pixels"], list(predictions)):
+        table = table_of(truth, {name: predictions[name] for name in learners})
+        results = evaluate(table, Outcomes("extent"), Plan(200, 0.95, 0))
+        compared = against_baselines(results)
+        assert compared is not None
+        difference = compared["differences"]["ccc"]
+        widths.append(difference["high"] - difference["low"])
+    # with more learners, one of them is better by chance more often
+    assert widths[1] > 1.2 * widths[0]
+    combined = {**results, "main": {**results["main"], "learner": "net11"}}
+    network = against_baselines(combined, networks=names[:11])["network"]  # type: ignore[index]
+    ccc = {name: results["metrics"]["oof"][name]["extent"]["ccc"]["value"] for name in names[:11]}
+    assert (network["learner"], network["chosen"]) == (max(ccc, key=lambda name: ccc[name]), 11)
+
+
 def test_few_subjects_are_not_compared() -> None:
     truth = np.arange(6.0)
     table = table_of(truth, {"net": truth, "linear_pixels": truth[::-1].copy()})

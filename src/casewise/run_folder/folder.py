@@ -393,13 +393,19 @@ class RunFolder:
         parts += [self.stackers, self.nested, self.decisions, self.conformal, self.input_checks, self.predictions]
         for name in learners:
             parts += [job.facts for job in (*self.finished_jobs(name), self.final_job(name)) if job.record.exists()]
-        return {part.path.relative_to(self.path).as_posix(): checksum(part.path) for part in parts if part.exists()}
+        return {
+            artefact.path.relative_to(self.path).as_posix(): checksum(artefact.path)
+            for artefact in parts
+            if artefact.exists()
+        }
 
     def changed_parts(self, results: Mapping[str, Any]) -> list[str]:
         """The names of the parts that metrics were computed from and that are missing by now, or have changed."""
         recorded = {file.path.name: "" for file in (self.study, self.predictions)} | (results.get("made_from") or {})
         parts = {name: Artefact(self.path / name) for name in recorded}
-        return [name for name, part in parts.items() if not (part.exists() and part.matches([recorded[name]]))]
+        return [
+            name for name, artefact in parts.items() if not (artefact.exists() and artefact.matches([recorded[name]]))
+        ]
 
     @property
     def _own_names(self) -> set[str]:
@@ -449,8 +455,8 @@ class RunFolder:
             raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")
         results = self.metrics.read()
         changed = self.changed_parts(results)
-        for part in (self.splits, self.fingerprint, *(Artefact(self.path / name, RETRY) for name in changed)):
-            part.verify()
+        for artefact in (self.splits, self.fingerprint, *(Artefact(self.path / name, RETRY) for name in changed)):
+            artefact.verify()
         if changed:
             raise RunError(
                 f"{self.path} holds no finished run: {self.metrics.path.name} was computed before the present "

@@ -152,9 +152,9 @@ def identities(paths: Sequence[str]) -> list[list[Key]]:
         positions[length] = enough or [counts.index(max(counts))]
     rankings: list[list[Key]] = []
     for level in range(max(map(len, positions.values()), default=1)):
-        place = {length: of_length[min(level, len(of_length) - 1)] for length, of_length in positions.items()}
+        key_position = {length: of_length[min(level, len(of_length) - 1)] for length, of_length in positions.items()}
         rankings.append(
-            [((), row[place[len(row)]]) if row else name for row, name in zip(numbers, series, strict=True)]
+            [((), row[key_position[len(row)]]) if row else name for row, name in zip(numbers, series, strict=True)]
         )
     pairs = len(set(zip(series, rankings[0], strict=True)))
     if len(set(series)) ** 2 > pairs:  # more series than numbers in each of them
