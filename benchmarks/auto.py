@@ -77,7 +77,8 @@ Each study is at most ten lines long and states no recipe, no network and no siz
 of scans ([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of fold,
 or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported learner was
 stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is to their
-advantage. Differences are paired: both learners on the same cases and resamples of subjects.
+advantage. Differences are paired: both learners on the same cases and resamples of subjects. Intervals of differences
+from a baseline hold for all pairs of learners of the study at once.
 
 ## What was chosen on these packs
 
@@ -173,6 +174,13 @@ def paired(first: Run, second: Run, figure: Figure, learners: tuple[str, str]) -
     return None if rows.empty else dict(rows.iloc[0])
 
 
+def from_baseline(figure: Figure, baseline: str) -> dict[str, Any] | None:
+    """The learner minus the baseline, by the run's intervals for all pairs of learners; None if not compared."""
+    compared = figure.run.results["comparisons"].get(figure.stage, {}).get(figure.target, {}).get(figure.metric, {})
+    difference = compared.get("from_baseline", {}).get(baseline, {}).get(figure.learner)
+    return {**difference, "distinguishable": not difference["indistinguishable"]} if difference else None
+
+
 def baseline_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
     """For each figure the planned run beside its best baseline and its best network."""
     from casewise.study.learners import baselines_among
@@ -180,7 +188,7 @@ def baseline_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
     for figure in shown:
         baselines = baselines_among(figure.run.results["metrics"][figure.stage])
         baseline, network = figure.best(baselines), figure.best(figure.run.study.networks)
-        difference = paired(figure.run, figure.run, figure, (baseline, figure.learner)) if baseline else None
+        difference = from_baseline(figure, baseline) if baseline else None
         yield [
             figure.name,
             figure.target,
