@@ -6,8 +6,8 @@
 fastai is used as its users do: `vision_learner`, `fine_tune(5)` (users.py). scikit-learn: `StandardScaler` and a linear
 model on the pooled features of a frozen MobileNetV2. Classes: `LogisticRegression`, whose C has the highest
 log-likelihood in inner folds; numbers: `Ridge`, whose alpha has the smallest absolute error. Inner folds keep the
-images of a subject together. Both peers start from the same weights and train on the same subjects as the run. Predictions are
-kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
+images of a subject together. Both peers start from the same weights and train on the same subjects as the run.
+Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
 
 A further peer is a function that returns the rows of the held-out folds with predictions, in the columns of
 `out_of_fold`, and an entry of `peers_of`.

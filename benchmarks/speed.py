@@ -63,7 +63,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def in_own_process(step: str, *arguments: Any) -> dict[str, float]:
-    """The result of a step (`STEPS_ALONE`) in a process of its own, so that its memory can be measured."""
+    """The result of a step (`ALONE`) in a process of its own, so that its memory can be measured."""
     command = [sys.executable, __file__, "--alone", step, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -231,9 +231,8 @@ def measure_audit(options: argparse.Namespace) -> None:
     print(f"audit of {len(cohort.images):,} films of {SIZE} px: {whole:.1f} s (aim: below 60)")
     for step, step_seconds in result.seconds.items():
         print(f"  {step:<30} {step_seconds:7.1f} s")
-    print(
-        f"  a script with hashes and loops {script:7.1f} s, {script / result.seconds['twins']:.1f}× the search for twins"
-    )
+    ratio = script / result.seconds["twins"]
+    print(f"  a script with hashes and loops {script:7.1f} s, {ratio:.1f}× the search for twins")
 
 
 def written_copies(paths: list[str], folder: Path, each: int) -> list[tuple[str, int, str]]:

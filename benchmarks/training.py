@@ -136,6 +136,7 @@ def compare_panels(options: argparse.Namespace) -> None:
     study = {
         "images": {"size": SLOT},
         "panels": {"by": "region", "grid": "2x2", "shuffle": True, "rotate": 180, "brightness": 0.2, "contrast": 0.2},
+        "regions": ["upper", "trunk", "lower"],
         "targets": {name: {"range": [0, 10]} for name in SCORES},
         "recipe": {**recipe, "schedule": "constant", "early_stopping": {"monitor": "none"}},
     }

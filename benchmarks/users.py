@@ -3,7 +3,7 @@
 fastai: `ImageDataLoaders` of a table, `Resize(224)`, `aug_transforms`, ImageNet's `Normalize`, `vision_learner` and
 `fine_tune`. Lightning: a data set that opens each file, torchvision's transforms and network, AdamW with one cycle, and
 `Trainer` with its defaults. PyTorch: a `DataLoader` and a loop in fp32 with the defaults of PyTorch. All read the image
-files in every epoch, with two workers. Each measurement (`SIDES`) runs in a process of its own; the first steps, in
+files in every epoch, with two workers. Each measurement (`PROGRAMS`) runs in a process of its own; the first steps, in
 which workers fill their queues, are not timed. fastai is installed with `pip install 'casewise[bench]'`.
 """
 
@@ -54,9 +54,9 @@ def in_own_process(script: str, task: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def measured(side: str, **task: Any) -> dict[str, Any]:
-    """The measurement of one side, in a process of its own."""
-    return in_own_process(__file__, {"way": side, **task})
+def measured(program: str, /, **task: Any) -> dict[str, Any]:
+    """The measurement of one program (`PROGRAMS`), in a process of its own."""
+    return in_own_process(__file__, {"program": program, **task})
 
 
 def images_needed(steps: int, batch: int = BATCH) -> int:
@@ -305,7 +305,7 @@ def loop_above_frozen(task: dict[str, Any]) -> dict[str, Any]:
     return {"epoch": seconds / steps * len(task["paths"]) / BATCH, "frozen": weights}
 
 
-SIDES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+PROGRAMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "fastai": fastai_speed,
     "fastai fold": fastai_fold,
     "lightning": lightning_speed,
@@ -315,4 +315,4 @@ SIDES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 if __name__ == "__main__":
     task = json.loads(sys.argv[sys.argv.index("--task") + 1])
-    print(json.dumps(SIDES[task["way"]](task)))
+    print(json.dumps(PROGRAMS[task["program"]](task)))
