@@ -370,7 +370,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page to write (Markdown)")
     parser.add_argument("--part", type=Path, metavar="FILE", help="a file for the table alone (Markdown)")
     options = parser.parse_args()
-    options.fastai = options.fastai and users.ready(fastai=True)
+    users.ready()
+    options.fastai = options.fastai and users.has_fastai()
     lines, missing = [], []
     for spec in options.names or PACKS:
         name, _, target = spec.partition(":")

@@ -24,6 +24,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -207,7 +208,7 @@ def lines_of(results: dict[str, dict[str, Any]]) -> list[str]:
 
 def compare_images(options: argparse.Namespace) -> None:
     """Print and write the page of epochs beside fastai and Lightning."""
-    if not users.ready(fastai=True):
+    if not users.has_fastai():
         return
     networks, steps = (NETWORKS[1:3], 2) if options.short else (options.networks, options.steps)
     recipe = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "batch_size": BATCH, "epochs": 2}
@@ -359,10 +360,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=PACK, help="the folder of the radiographs")
     parser.add_argument("--biopsies", type=int, default=IMAGES, help="images of the schedule")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page of `images` (Markdown)")
-    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--task", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.task:
-        print(json.dumps(with_casewise(options.task)))
+        print(json.dumps(with_casewise(json.load(sys.stdin))))
         return
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")

@@ -30,24 +30,27 @@ CORES, WORKERS, BATCH, SIDE, WARM, SEED = 2, 2, 32, 224, 3, 0
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def ready(*, fastai: bool = False) -> bool:
-    """Limit this process to `CORES`, and warn of other load; False if fastai is needed and not installed."""
-    if fastai and not find_spec("fastai"):
-        print("fastai is not installed: pip install 'casewise[bench]'. Nothing was measured.")
-        return False
+def has_fastai() -> bool:
+    """Whether fastai is installed; a sentence is printed if it is not."""
+    if not (installed := find_spec("fastai") is not None):
+        print("fastai is not installed: pip install 'casewise[bench]'. Nothing was compared with it.")
+    return installed
+
+
+def ready() -> None:
+    """Limit this process to `CORES`, and warn of other load."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     from casewise.bench.quiet import warn_if_busy
 
     warn_if_busy()
-    return True
 
 
 def in_own_process(script: str, task: dict[str, Any]) -> dict[str, Any]:
-    """Run a task of a script (`script --task JSON`) in a separate process; return the JSON of its last line."""
+    """Run `script --task` in a process of its own, with a task as JSON; return the JSON of its last line."""
     # Importing fastai warns of features that PyTorch will remove.
-    command = [sys.executable, "-W", "ignore::FutureWarning", script, "--task", json.dumps(task)]
-    completed = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-W", "ignore::FutureWarning", script, "--task"]
+    completed = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True)
     if completed.returncode:
         raise SystemExit(f"{' '.join(command)} failed; see above.")
     result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
@@ -314,5 +317,5 @@ PROGRAMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    task = json.loads(sys.argv[sys.argv.index("--task") + 1])
+    task = json.load(sys.stdin)
     print(json.dumps(PROGRAMS[task["program"]](task)))
