@@ -220,7 +220,7 @@ def of_fastai(
     for fold in folds:
         own = {"fold": fold, "numbers": numbers, "predictions": str(predictions)}
         total += users.measured("fastai fold", **task, **own)["seconds"]
-        tables.append(pd.read_csv(predictions, dtype=dict.fromkeys(TEXT, str)))
+        tables.append(pd.read_csv(predictions, dtype=dict.fromkeys(TEXT, str), keep_default_na=False))
     return pd.concat(tables, ignore_index=True), total
 
 

@@ -131,7 +131,7 @@ def fastai_fold(task: dict[str, Any]) -> dict[str, Any]:
 
     set_seed(SEED)
     torch.set_num_threads(CORES)
-    table = pd.read_csv(task["table"], dtype={"subject": str, "case": str, "image": str})
+    table = pd.read_csv(task["table"], dtype={"subject": str, "case": str, "image": str}, keep_default_na=False)
     start = time.perf_counter()
     rows = table.assign(is_valid=table["fold"] == task["fold"])
     learner = fastai_learner(rows, task["data"], task["network"], task["weights"], numbers=task["numbers"], workers=0)
