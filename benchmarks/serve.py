@@ -220,8 +220,8 @@ def client(server: Server, body: bytes, number: int, end: float, tally: Tally) -
         time.sleep(min(LONGEST_WAIT, wait))
 
 
-def under_load(server: Server, body: bytes, clients: int, minutes: float) -> bool:
-    """Print latencies, statuses and memory; whether there was no error and memory is flat."""
+def under_load(server: Server, body: bytes, clients: int, minutes: float, *, settled: float) -> bool:
+    """Print latencies, statuses and memory; whether there was no error and memory is flat after `settled` seconds."""
     server.post("/api/explain", body)
     start, tally, memory = time.monotonic(), Tally(), []
     end = start + 60 * minutes
@@ -233,7 +233,6 @@ def under_load(server: Server, body: bytes, clients: int, minutes: float) -> boo
         time.sleep(INTERVAL)
     for thread in threads:
         thread.join()
-    settled = min(60.0, 60 * minutes / 5)
     first = statistics.mean([value for seconds, value in memory if seconds >= settled][:AVERAGED])
     last = statistics.mean([value for _, value in memory][-AVERAGED:])
     growth, errors = last / first - 1, sum(tally.statuses.values()) - tally.statuses["200"] - tally.statuses["503"]
@@ -267,7 +266,8 @@ def main() -> None:
             seconds, cpu, answer = timed(server, "/api/predict", body, arguments.cases)
             map_seconds, map_cpu, _ = timed(server, "/api/explain", body, arguments.cases)
             small = multipart(photographs(folder / "small", *SMALL), visit="week 0")
-            flat = not arguments.minutes or under_load(server, small, arguments.clients, arguments.minutes)
+            minutes, settled = arguments.minutes, min(60.0, 60 * arguments.minutes / 5)
+            flat = not minutes or under_load(server, small, arguments.clients, minutes, settled=settled)
         results = {(r["target"], r["region"]): r["prediction"] for r in answer["visits"][0]["results"]}
         expected = predicted(bundle, paths)
     difference = max(abs(results[key] - expected[key]) for key in expected)
