@@ -71,8 +71,6 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-cxr-by-source.yaml
 	$(BIN)/casewise run studies/idrid.yaml
 	$(BIN)/casewise results runs/covid-cxr --output docs/results/covid-cxr.md
-	$(BIN)/python benchmarks/letterbox.py runs/covid-cxr --output docs/results/letterbox.md
-	$(BIN)/python benchmarks/fastai_cxr.py --folds 5 --output docs/results/fastai.md
 	$(BIN)/casewise results runs/covid-in-cohen --output docs/results/covid-in-cohen.md
 	$(BIN)/casewise results runs/covid-cxr-by-source --output docs/results/covid-cxr-by-source.md
 	$(BIN)/casewise results runs/idrid --output docs/results/idrid.md
@@ -90,10 +88,8 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise results runs/oral --output docs/results/oral.md
 	$(BIN)/casewise results runs/skin-phantom --output docs/results/skin-phantom.md
 	$(BIN)/casewise results runs/skin-phantom-three --output docs/results/skin-phantom-three.md
-	$(BIN)/python benchmarks/fast_paths.py --output docs/results/fast-paths.md
 	$(BIN)/python benchmarks/coverage.py --output docs/coverage.md
 	$(BIN)/python benchmarks/conformal.py --runs runs/auto --output docs/results/prediction-coverage.md
-	$(BIN)/python benchmarks/alignment.py --output docs/results/mri-volumes.md
 	$(BIN)/casewise phantom runs/pancreas-cohort --kind pancreas --subjects 60 --seed 6
 	$(BIN)/casewise phantom runs/planted-cohort --kind pancreas --subjects 120 --classes normal,high \
 		--lesion planted --seed 7

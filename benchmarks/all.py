@@ -1,6 +1,6 @@
 """All benchmarks one after another, as `make bench` runs them: about an hour on two quiet cores.
 
-    python benchmarks/all.py [--start growth.py] [--list]
+    python benchmarks/all.py [--start serve.py] [--list]
 
 Nothing else should run on the machine. A benchmark that fails is named at the end, and the others are still measured;
 the exit code is then 1. The figures are printed by the benchmarks themselves, never asserted.
@@ -15,28 +15,12 @@ import time
 from pathlib import Path
 
 BENCHMARKS = (
-    "startup.py",
-    "ingest.py",
-    "training.py",
-    "memory.py --precision fp32 --ways now folded before",
-    "folding.py",
-    "tuning.py",
-    "audit.py",
-    "growth.py",
-    "shallow.py",
-    "skin.py --short",
-    "loop_overhead.py",
-    "volumes.py",
-    "predict.py",
-    "serve.py",
-    "load.py --minutes 2",
+    "speed.py",
+    "training.py --short",
+    "serve.py --minutes 2",
+    "coverage.py --studies 200",
     "multiplicity.py",
     "null.py",
-    "fastai_speed.py",
-    "fastai_cxr.py",
-    "epoch_ratios.py --short",
-    "small_jobs.py --short",
-    "time_to_accuracy.py --short",
 )
 
 

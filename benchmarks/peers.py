@@ -3,9 +3,14 @@
     python benchmarks/auto.py severity oral hpylori idrid
     python benchmarks/peers.py [NAME[:TARGET] ...] [--without-fastai] [--output docs/results/auto-peers.md]
 
-fastai is used as its users do: `vision_learner`, `fine_tune(5)`. The other peer is a linear model on the pooled
-features of a frozen MobileNetV2 (linear_peer.py). Both start from the same weights and train on the same subjects as
-the run. Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
+fastai is used as its users do: `vision_learner`, `fine_tune(5)` (users.py). scikit-learn: `StandardScaler` and a linear
+model on the pooled features of a frozen MobileNetV2. Classes: `LogisticRegression`, whose C has the highest
+log-likelihood in inner folds; numbers: `Ridge`, whose alpha has the smallest absolute error. Inner folds keep the
+images of a subject together. Both peers start from the same weights and train on the same subjects as the run.
+Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
+
+A further peer is a function that returns the rows of the held-out folds with predictions, in the columns of
+`out_of_fold`, and an entry of `peers_of`.
 """
 
 from __future__ import annotations
@@ -14,27 +19,35 @@ import argparse
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import auto
-import fastai_cxr
-import fastai_user
-import linear_peer
-from linear_peer import TEST
+import users
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from casewise.analysis.run import Run
 
+WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
+TEST = 0  # the fold of the test set
 # The runs by default, with a target; the primary outcome where none is stated.
 PACKS = {"severity": "extent", "oral": "", "hpylori": "", "idrid": ""}
 EPOCHS = 5
-# Columns that are text, and the settings of the linear peer that its predictions depend on.
+# Columns that are text.
 TEXT = ("path", "subject", "case", "image")
-SETTINGS = ("SIDE", "INNER_FOLDS", "INVERSE_STRENGTHS", "STRENGTHS", "MAX_ITER", "TOLERANCE")
+INNER_FOLDS = 4
+# 1,280 standardised features: from nearly constant predictions to nearly perfect separation of a few hundred images.
+INVERSE_STRENGTHS = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+STRENGTHS = [1e1, 1e2, 1e3, 1e4, 1e5]
+MAX_ITER, TOLERANCE = 200, 1e-3
+# What the predictions of the linear peer depend on.
+LINEAR = {"grid": [INNER_FOLDS, INVERSE_STRENGTHS, STRENGTHS], "limits": [users.SIDE, MAX_ITER, TOLERANCE]}
+FLOOR = 1e-6  # the least probability that is counted
 COLUMNS = ["pack", "target", "metric", "planned", "peer", "its figure", "planned − peer", "the planned run is"]
 COLUMNS += ["time, planned", "time, peer"]
 HEAD = """# Planned recipes beside fastai and scikit-learn
@@ -95,14 +108,120 @@ def read_or_make(
     return pd.read_csv(file, dtype=dict.fromkeys(TEXT, str)), record["seconds"]
 
 
+def features(paths: Sequence[str], weights: Path) -> np.ndarray:
+    """The pooled features (N, 1280) `float32` of a frozen MobileNetV2; paths have no leading slash."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from safetensors.torch import load_file
+    from torchvision import models, transforms
+
+    network = models.mobilenet_v2(weights=None)
+    network.load_state_dict(load_file(str(weights)))
+    network.eval()
+    steps = transforms.Compose(
+        [
+            transforms.Resize((users.SIDE, users.SIDE)),
+            transforms.ToTensor(),
+            transforms.Normalize(*users.IMAGENET),
+        ]
+    )
+    values = []
+    with torch.inference_mode():
+        for start in range(0, len(paths), users.BATCH):
+            images = [steps(Image.open(f"/{path}").convert("RGB")) for path in paths[start : start + users.BATCH]]
+            values.append(network.features(torch.stack(images)).mean(dim=(2, 3)).numpy())
+    return np.concatenate(values)
+
+
+def log_likelihood(model: Any, values: np.ndarray, labels: np.ndarray) -> float:
+    """The mean log-likelihood of labels; that of a class without training images is the logarithm of `FLOOR`."""
+    import numpy as np
+
+    probabilities = model.predict_proba(values)
+    index = np.searchsorted(model.classes_, labels).clip(max=len(model.classes_) - 1)
+    chosen = np.where(model.classes_[index] == labels, probabilities[np.arange(len(labels)), index], 0.0)
+    return float(np.log(np.maximum(chosen, FLOOR)).mean())
+
+
+def fitted(values: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, numbers: bool) -> Any:
+    """The pipeline with the penalty that is best in inner folds by subject, fitted to all rows."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    model, grid, scoring, folds = (
+        (Ridge(), {"model__alpha": STRENGTHS}, "neg_mean_absolute_error", GroupKFold)
+        if numbers
+        else (
+            LogisticRegression(max_iter=MAX_ITER, tol=TOLERANCE),
+            {"model__C": INVERSE_STRENGTHS},
+            log_likelihood,
+            StratifiedGroupKFold,
+        )
+    )
+    pipeline = Pipeline([("scale", StandardScaler()), ("model", model)])
+    search = GridSearchCV(pipeline, grid, scoring=scoring, cv=folds(INNER_FOLDS))
+    with threadpool_limits(1), warnings.catch_warnings():
+        # weak penalties need more iterations than they are given; they are judged as they are
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # a grade of few images is missing in some inner folds
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return search.fit(values, labels, groups=subjects).best_estimator_
+
+
+def out_of_fold(table: pd.DataFrame, values: np.ndarray, folds: Sequence[int], *, numbers: bool) -> pd.DataFrame:
+    """The rows of `folds` with predictions of models of the other folds, in the columns of every peer.
+
+    `table` has the columns subject, fold (`TEST`: the test set, on which no model is trained) and label; row i has the
+    features `values[i]`. The prediction is in column `prediction`, or in `p_CLASS` of each class.
+    """
+    import pandas as pd
+
+    tables = []
+    labels, subjects = table["label"].to_numpy(), table["subject"].to_numpy()
+    for fold in folds:
+        judged = (table["fold"] == fold).to_numpy()
+        train = ~judged & (table["fold"] != TEST).to_numpy()
+        model = fitted(values[train], labels[train], subjects[train], numbers=numbers)
+        if numbers:
+            columns = {"prediction": model.predict(values[judged])}
+        else:
+            probabilities = model.predict_proba(values[judged])
+            columns = {f"p_{name}": probabilities[:, n] for n, name in enumerate(model.classes_)}
+        tables.append(table[judged].reset_index(drop=True).join(pd.DataFrame(columns)))
+    every = pd.concat(tables, ignore_index=True)
+    return every if numbers else every.fillna({f"p_{name}": 0.0 for name in set(labels)})
+
+
 def of_scikit_learn(
     table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool
 ) -> tuple[pd.DataFrame, float]:
-    """Predictions of the held-out images of `folds`, with the columns of fastai's, and the seconds they took."""
+    """Predictions of the held-out images of `folds`, and the seconds they took."""
     start = time.perf_counter()
-    values = linear_peer.features(table["path"].tolist(), weights)
-    predictions = linear_peer.out_of_fold(table, values, folds, numbers=numbers)
-    return predictions, time.perf_counter() - start
+    values = features(table["path"].tolist(), weights)
+    return out_of_fold(table, values, folds, numbers=numbers), time.perf_counter() - start
+
+
+def of_fastai(
+    table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool, epochs: int, folder: Path
+) -> tuple[pd.DataFrame, float]:
+    """The same of fastai's networks, one for each fold, each trained in a process of its own."""
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images, predictions, tables, total = folder / "images.csv", folder / "fold.csv", [], 0.0
+    # out of fold, subjects of the test set are not used
+    (table if TEST in folds else table[table["fold"] != TEST]).to_csv(images, index=False)
+    task = {"table": str(images), "data": "/", "network": weights.stem, "weights": str(weights), "epochs": epochs}
+    for fold in folds:
+        own = {"fold": fold, "numbers": numbers, "predictions": str(predictions)}
+        total += users.measured("fastai fold", **task, **own)["seconds"]
+        tables.append(pd.read_csv(predictions, dtype=dict.fromkeys(TEXT, str), keep_default_na=False))
+    return pd.concat(tables, ignore_index=True), total
 
 
 def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -182,27 +301,16 @@ def peers_of(
     origin = hashlib.sha256(weights.read_bytes()).hexdigest()
     settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
     if options.scikit_learn:
-        own = {name: getattr(linear_peer, name) for name in SETTINGS}
         peers["scikit-learn"] = read_or_make(
             folder / "scikit-learn.csv",
-            settings | own,
+            settings | LINEAR,
             lambda: of_scikit_learn(table, folds, weights, numbers=numbers),
         )
     if options.fastai:
-        # out of fold, subjects of the test set are not used
-        used = table if stage == "test" else table[table["fold"] != TEST].reset_index(drop=True)
-        task = argparse.Namespace(
-            network="mobilenet_v2",
-            weights=options.weights,
-            epochs=options.epochs,
-            data=Path("/"),
-            flip_vert=False,
-            out=folder,
-        )
         peers["fastai"] = read_or_make(
             folder / "fastai.csv",
             settings | {"epochs": options.epochs},
-            lambda: fastai_cxr.folds_of_fastai(used, task, folds, numbers=numbers, one_process=True),
+            lambda: of_fastai(table, folds, weights, numbers=numbers, epochs=options.epochs, folder=folder),
         )
     return peers
 
@@ -252,7 +360,7 @@ def main() -> None:
         "names", nargs="*", help=f"the runs, as NAME or NAME:TARGET; by default {', '.join(PACKS)}", metavar="NAME"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/auto"), help="the folder of finished runs")
-    parser.add_argument("--weights", type=Path, default=fastai_cxr.SHARED / "weights")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument(
         "--epochs", type=int, default=EPOCHS, help="epochs of fine_tune after the one of the head alone"
     )
@@ -262,7 +370,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page to write (Markdown)")
     parser.add_argument("--part", type=Path, metavar="FILE", help="a file for the table alone (Markdown)")
     options = parser.parse_args()
-    options.fastai = options.fastai and fastai_user.ready()
+    users.ready()
+    options.fastai = options.fastai and users.has_fastai()
     lines, missing = [], []
     for spec in options.names or PACKS:
         name, _, target = spec.partition(":")

@@ -1,17 +1,22 @@
-"""`casewise serve`: seconds from the upload of a case of eight large photographs to the answer, and for saliency.
+"""`casewise serve`: seconds from the upload of a case of eight large photographs to the answer, and fifty clients.
 
-    python benchmarks/serve.py [--cases 10] [--workers 1] [--folds 5] [--side 112] [--bundle BUNDLE]
+    python benchmarks/serve.py [--cases 10] [--minutes 0] [--clients 50] [--workers 1] [--folds 5] [--bundle BUNDLE]
 
 Without `--bundle`, a study by the preset `onestep-pasi` with MobileNetV2 from random weights is trained for one epoch
 on phantoms: one network for each fold, panels of 2 x 2 tiles. The photographs have 4928 x 3264 pixels. The time of a
 case begins before the first byte is sent and ends when the JSON is complete; the body is put together before. The
-server, started by the command line, and the client share the processor. Times are printed, never asserted; the answer
-must be that of `predict`.
+server, started by the command line, and the client share the processor. Times are printed, never asserted.
+
+With `--minutes`, so many `--clients` then each send a visit of eight photographs of 640 x 424 pixels, wait for the
+answer and begin again; after a 503 they wait as long as the header Retry-After says, at most a second. Every twentieth
+request is for saliency. Errors other than 503 end the benchmark with status 1, and so does memory of the server and its
+workers that changes by more than 5 % between the first minute (the first fifth, if that is shorter) and the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import http.client
 import io
 import json
@@ -20,9 +25,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +46,11 @@ PHOTOGRAPHS = [
     for number in range(1, count + 1)
 ]
 AIM, SALIENCY_AIM = 1.5, 1.0
+# Under load: the photographs, the largest change of memory, and the share of requests for saliency.
+SMALL, FLAT, EXPLAINED = (640, 424), 0.05, 20
+LONGEST_WAIT = 1.0
+# Seconds between two measurements of the memory, and how many are averaged.
+INTERVAL, AVERAGED = 2.0, 5
 STUDY = """
 extends: onestep-pasi
 name: serve
@@ -104,13 +116,13 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.process, self.port = process, port
 
-    def post(self, path: str, body: bytes) -> tuple[int, Any]:
-        """The status and the JSON of the answer, on a connection of its own."""
+    def post(self, path: str, body: bytes) -> tuple[int, float, Any]:
+        """The status, the seconds after which to ask again, and the JSON of the answer, on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
             connection.request("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
             answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
+            return answer.status, float(answer.getheader("Retry-After") or 0), json.loads(answer.read())
         finally:
             connection.close()
 
@@ -159,7 +171,7 @@ def timed(server: Server, path: str, body: bytes, count: int) -> tuple[list[floa
     seconds, cpu, answer = [], [], None
     for number in range(count + 1):
         before, start = server.cpu_seconds(), time.perf_counter()
-        status, answer = server.post(path, body)
+        status, _, answer = server.post(path, body)
         if status != 200:
             raise SystemExit(f"{path}: status {status}, {answer}")
         if number:
@@ -177,10 +189,69 @@ def line(name: str, seconds: Sequence[float], cpu: Sequence[float], about: str) 
     )
 
 
+@dataclass
+class Tally:
+    """Seconds by path of the answers with status 200, and the number of answers by status."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: collections.defaultdict(list))
+    statuses: collections.Counter[str] = field(default_factory=collections.Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, path: str, status: str, seconds: float) -> None:
+        """Add an answer."""
+        with self.lock:
+            self.statuses[status] += 1
+            if status == "200":
+                self.seconds[path].append(seconds)
+
+
+def client(server: Server, body: bytes, number: int, end: float, tally: Tally) -> None:
+    """Send requests until the end."""
+    while time.monotonic() < end:
+        number += 1
+        path = "/api/explain" if number % EXPLAINED == 0 else "/api/predict"
+        start, wait = time.monotonic(), 0.0
+        try:
+            code, wait, _ = server.post(path, body)
+            status = str(code)
+        except (OSError, http.client.HTTPException) as error:
+            status = type(error).__name__
+        tally.add(path, status, time.monotonic() - start)
+        time.sleep(min(LONGEST_WAIT, wait))
+
+
+def under_load(server: Server, body: bytes, clients: int, minutes: float, *, settled: float) -> bool:
+    """Print latencies, statuses and memory; whether there was no error and memory is flat after `settled` seconds."""
+    server.post("/api/explain", body)
+    start, tally, memory = time.monotonic(), Tally(), []
+    end = start + 60 * minutes
+    threads = [threading.Thread(target=client, args=(server, body, n, end, tally)) for n in range(clients)]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < end:
+        memory.append((time.monotonic() - start, server.memory()))
+        time.sleep(INTERVAL)
+    for thread in threads:
+        thread.join()
+    first = statistics.mean([value for seconds, value in memory if seconds >= settled][:AVERAGED])
+    last = statistics.mean([value for _, value in memory][-AVERAGED:])
+    growth, errors = last / first - 1, sum(tally.statuses.values()) - tally.statuses["200"] - tally.statuses["503"]
+    counts = ", ".join(f"{count:,} of {status}" for status, count in tally.statuses.most_common())
+    print(f"{clients} clients, {minutes:g} minutes: {counts}")
+    for path, seconds in tally.seconds.items():
+        middle, high = np.quantile(seconds, [0.5, 0.95])
+        print(f"  {path:<14}{len(seconds):>6,} answers  p50 {middle:.2f} s  p95 {high:.2f} s")
+    mib = f"{first / 2**20:,.0f} MiB after {settled:.0f} s, {last / 2**20:,.0f} MiB at the end"
+    print(f"  memory {mib} ({growth:+.1%})")
+    return not errors and abs(growth) <= FLAT
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10)
+    parser.add_argument("--minutes", type=float, default=0.0, help="under load; 0: not measured")
+    parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--folds", type=int, default=5, help="networks")
     parser.add_argument("--side", type=int, default=112, help="pixels of a tile; a panel has 2 x 2")
@@ -194,6 +265,9 @@ def main() -> None:
         with served(bundle, "--workers", str(arguments.workers)) as server:
             seconds, cpu, answer = timed(server, "/api/predict", body, arguments.cases)
             map_seconds, map_cpu, _ = timed(server, "/api/explain", body, arguments.cases)
+            small = multipart(photographs(folder / "small", *SMALL), visit="week 0")
+            minutes, settled = arguments.minutes, min(60.0, 60 * arguments.minutes / 5)
+            flat = not minutes or under_load(server, small, arguments.clients, minutes, settled=settled)
         results = {(r["target"], r["region"]): r["prediction"] for r in answer["visits"][0]["results"]}
         expected = predicted(bundle, paths)
     difference = max(abs(results[key] - expected[key]) for key in expected)
@@ -204,6 +278,8 @@ def main() -> None:
     print(line("upload to answer", seconds, cpu, f"aim: {AIM:g} s"))
     print(line("saliency", map_seconds, map_cpu, f"aim: {SALIENCY_AIM:g} s"))
     print(f"  largest difference from predict: {difference:.1e}")
+    if not flat:
+        sys.exit("There were errors, or the memory is not flat.")
 
 
 if __name__ == "__main__":

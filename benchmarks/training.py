@@ -1,284 +1,376 @@
-"""A training epoch of casewise compared with a plain training loop, on the same two cores.
+"""How fast casewise trains, beside a plain loop, fastai, and Lightning with torchvision, on the same two cores.
 
-    python benchmarks/training.py [--panels 80] [--rounds 2]
+    python benchmarks/training.py [panels] [images] [schedule] [--short] [--rounds 1] [--output FILE]
 
-Panels are 2x2 slots of 128 px; every tile is rotated by any angle, slots are shuffled, brightness and contrast vary;
-batches of 16, SGD with momentum, mean squared error of four targets. casewise trains by `fit`, from a tile store, as
-the jobs of a run do. The plain loop reads the same photographs with a DataLoader with two workers, which decode
-and augment them in every epoch, and computes in fp32 with the defaults of PyTorch.
+`panels`: an epoch of the photographs preset. Panels are 2x2 slots of 128 px; tiles are rotated by any angle, slots are
+shuffled, brightness and contrast vary; batches of 16, SGD, mean squared error of four targets; beside a plain loop.
 
-The two sides run in turn, in separate processes. Not timed are imports, building the store (once a study), casewise's
-first epoch, and the plain loop's first steps, in which its workers fill their queues. The casewise epoch
-includes stopping on one held-out panel and keeping the best weights, which the plain loop does not do. The photographs
-are synthetic. Times are printed, never asserted.
+`images`: all parameters of five networks on radiographs (synthetic photographs if those are missing) of 224 px in
+batches of 32 with augmentation; beside fastai and Lightning. `--output` writes the page docs/results/epoch-ratios.md.
+
+`schedule`: the published schedule of the skin biopsies, 1,888 images of 128 px, MobileNetV2, 100 epochs of the head and
+50 of fine-tuning above a freeze point; beside a plain loop, of which 30 batches are measured. That both sides freeze
+the same weights is checked. `--short` measures 3 and 9 epochs of each phase of casewise and extrapolates from both.
+
+casewise trains as the jobs of a run do, from a tile store that is built before the clock starts; the peers (users.py)
+decode the image files in every epoch. Sides take turns, in separate processes. Of `panels` and `images`, the first
+epoch of casewise is not timed, nor are the first steps of the peers. Figures are printed, never asserted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from casewise.training.compute_plan import ComputePlan
+import users
+from users import BATCH, CORES, SEED, SIDE
 
-CORES, WORKERS, BATCH, SIDE, WARM = 2, 2, 16, 128, 4
+PACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid-cxr"
+PARTS = ("panels", "images", "schedule")
+# `panels`. The epoch of a small network is longer, so that the overhead beside the steps has a realistic share.
+PANEL_BATCH, SLOT, PANELS = 16, 128, 80
 SIZES = ((492, 326), (2464, 1632))
-# The epoch of a small network is longer, so that the overhead beside the steps has a realistic share.
-NETWORKS = {"resnet34": 1, "shufflenet_v2_x0_5": 3}
-TARGETS = ("erythema", "induration", "scaling", "area")
+PANEL_NETWORKS = {"resnet34": 1, "shufflenet_v2_x0_5": 3}
+SCORES = ("erythema", "induration", "scaling", "area")
+PANEL_AIM = 2.5
+# `images`. The aim is for the geometric mean of casewise's images a second divided by those of each peer.
+NETWORKS = ("resnet34", "mobilenet_v2", "shufflenet_v2_x0_5", "vgg11_bn", "densenet121")
+PEERS, IMAGE_AIM, EPOCH = ("fastai", "lightning"), 2.8, 1000
+CLASSES = ("covid", "no_finding", "pneumonia")
+# `schedule`: how many times as fast as the plain loop, and for the whole schedule the most minutes.
+BIOPSY_SIDE, IMAGES, HEAD, FINE, TIMED, LONGER = 128, 1888, 100, 50, 30, 3
+FREEZES = ("all", "11 blocks", "10 layers", "none")
+AIMS = {"head": 60, "fine-tuning": 3, "schedule": 7, "all layers": 2}
+SCHEDULE_MINUTES = 3.5
 
 
-@dataclass(frozen=True)
-class TrainingPanels:
-    """The panels of both sides: the photographs of each, their numbers in the tile store, and its targets."""
+def with_casewise(task: dict[str, Any]) -> dict[str, Any]:
+    """Train as a job of a run does; the seconds of the last epoch and of each phase, the plan, and the tile store.
 
-    store: str
-    photographs: list[list[str]]
-    tiles: list[list[int]]
-    truth: list[list[float]]
-
-    def repeated(self, panels: int) -> TrainingPanels:
-        """These panels, repeated to a number of panels."""
-        rows = [n % len(self.tiles) for n in range(panels)]
-        return TrainingPanels(
-            store=self.store,
-            photographs=[self.photographs[row] for row in rows],
-            tiles=[self.tiles[row] for row in rows],
-            truth=[self.truth[row] for row in rows],
-        )
-
-
-class PlainPanels:
-    """A typical data set: open, resize, rotate, augment, paste into the grid, convert to a tensor."""
-
-    def __init__(self, material: TrainingPanels) -> None:
-        from torchvision import transforms
-
-        self.material = material
-        self.vary = transforms.Compose(
-            [
-                transforms.RandomRotation(180, interpolation=transforms.InterpolationMode.BILINEAR),
-                transforms.ColorJitter(brightness=0.2, contrast=0.2),
-            ]
-        )
-        normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        self.finish = transforms.Compose([transforms.ToTensor(), normalize])
-
-    def __len__(self) -> int:
-        return len(self.material.photographs)
-
-    def __getitem__(self, row: int) -> Any:
-        import torch
-        from PIL import Image, ImageOps
-
-        panel = Image.new("RGB", (2 * SIDE, 2 * SIDE))
-        slots = random.sample([(0, 0), (SIDE, 0), (0, SIDE), (SIDE, SIDE)], 4)
-        for path, slot in zip(self.material.photographs[row], slots, strict=False):
-            tile = ImageOps.pad(Image.open(path).convert("RGB"), (SIDE, SIDE))
-            panel.paste(self.vary(tile), slot)
-        return self.finish(panel), torch.tensor(self.material.truth[row])
-
-
-def train_plainly(network: str, material: TrainingPanels, panels: int) -> dict[str, Any]:
-    """Train with a plain PyTorch loop; return the panels per second after the first steps."""
-    import torch
-    from torch.utils.data import DataLoader
-    from torchvision import models
-
-    steps = panels // BATCH
-    # Longer than the timed part, so that the workers are equally busy at its beginning and end.
-    data: Any = PlainPanels(material.repeated((WARM + steps + 3 * WORKERS) * BATCH))
-    loader = DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=WORKERS)
-    model = models.get_model(network, weights=None, num_classes=len(TARGETS)).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    criterion = torch.nn.MSELoss()
-    start = 0.0
-    for number, (images, truth) in enumerate(loader):
-        if number == WARM:
-            start = time.perf_counter()
-        if number == WARM + steps:
-            break
-        optimizer.zero_grad()
-        loss = criterion(model(images), truth)
-        loss.backward()
-        optimizer.step()
-    return {"rate": steps * BATCH / (time.perf_counter() - start)}
-
-
-def train_with_casewise(network: str, material: TrainingPanels, panels: int, choice: ComputePlan) -> dict[str, Any]:
-    """Train as a job of a run does; return the panels per second of the second epoch."""
-    import numpy as np
+    `study` has the settings of a study file; `paths`, `tiles` and `truth` the photographs, those of each panel, and the
+    labels of each panel.
+    """
     import torch
 
-    from casewise.modalities.dataset import PanelData, open_tiles, standard
-    from casewise.modalities.store.store import open_store
-    from casewise.models.backbones import build_network
-    from casewise.models.outputs import Output
-    from casewise.study.schema import Panels, Recipe
-    from casewise.training.compute_plan import keep_memory
-    from casewise.training.fit import TrainingContext, fit
-
-    keep_memory()
-    torch.set_num_threads(choice.threads)
-    whole = material.repeated(panels)
-    truth = np.array(whole.truth, dtype=np.float32)
-    settings = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
-    store = open_tiles(Path(whole.store), open_store(Path(whole.store)).address)
-    train = PanelData(store, whole.tiles, torch.from_numpy(truth), settings)
-    stop = PanelData(train.store, train.tiles[:1], train.truth[:1], settings)
-    model = build_network(network, len(TARGETS))
-    for buffer, values in zip((model.target_mean, model.target_std), standard(truth), strict=True):
-        buffer.copy_(torch.from_numpy(values))
-    recipe = Recipe(loss="mse", optimizer="sgd", lr=0.01, momentum=0.9, batch_size=BATCH, epochs=2)
-    ends: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        fit(
-            model,
-            recipe,
-            train,
-            stop,
-            TrainingContext(
-                [Output(name) for name in TARGETS],
-                Path(folder),
-                0,
-                choice,
-                tell=lambda *_: ends.append(time.perf_counter()),
-            ),
-        )
-    return {"rate": panels / (ends[1] - ends[0])}
-
-
-def choose_for(network: str, threads: int) -> dict[str, Any]:
-    """The measurement by which a run chooses precision and memory format."""
-    from casewise.models.backbones import build_network
-    from casewise.study.schema import Compute
-    from casewise.training.compute_plan import choose, keep_memory
-
-    keep_memory()
-    model = build_network(network, len(TARGETS))
-    return asdict(choose(model, Compute(device="cpu"), side=2 * SIDE, batch=BATCH, threads=threads, memo=None))
-
-
-def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """One measurement, in a separate process."""
-    if task["way"] == "choose":
-        return choose_for(task["network"], task["threads"])
-    material = TrainingPanels(**json.loads(Path(task["material"]).read_text()))
-    if task["way"] == "plain":
-        return train_plainly(task["network"], material, task["panels"])
-    from casewise.training.compute_plan import ComputePlan
-
-    return train_with_casewise(task["network"], material, task["panels"], ComputePlan(**task["choice"]))
-
-
-def in_own_processes(*tasks: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run the tasks in parallel, each in a separate process."""
-    commands = [[sys.executable, __file__, "--task", json.dumps(task)] for task in tasks]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    outputs = [process.communicate()[0] for process in processes]
-    for process, command in zip(processes, commands, strict=True):
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command)
-    return [json.loads(text.splitlines()[-1]) for text in outputs]
-
-
-def write_panels(folder: Path, size: tuple[int, int]) -> Path:
-    """Draw a phantom cohort, prepare its tiles and write its panels as JSON."""
-    import pandas as pd
-
+    from casewise.modalities.dataset import PanelData, open_tiles
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
+    from casewise.models.backbones import build_network
+    from casewise.models.outputs import outputs_of, width_of
+    from casewise.study.loading import build_study
+    from casewise.training.compute_plan import choose, keep_memory
+    from casewise.training.fit import TrainingContext, quiet, standardise
+    from casewise.training.strategies import learn
+
+    quiet()
+    keep_memory()
+    torch.set_num_threads(CORES)
+    study = build_study(
+        {"name": "training", "cohort": "table", "compute": {"jobs": 1}, **task["study"]}, source=__file__, folder=Path()
+    )
+    recipe, outputs, truth = study.recipe, outputs_of(study), torch.tensor(task["truth"])
+    network = build_network(study.backbones[0], width_of(outputs), dropout=recipe.dropout, scaling=recipe.scaling)
+    standardise(network, truth, outputs)
+    side, start, ends = task["side"], time.perf_counter(), []
+    choice = choose(network, study.compute, side=side, batch=recipe.batch_size, threads=CORES, memo=None)
+    choice_seconds = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        start = time.perf_counter()
+        built = prepare([Path(path) for path in task["paths"]], Preparation(size=study.images.size), folder / "tiles")
+        store_seconds = time.perf_counter() - start
+        data = PanelData(open_tiles(folder / "tiles", built.address), task["tiles"], truth, study.panels)
+        context = TrainingContext(
+            outputs, folder, SEED, choice, tell=lambda *_: ends.append(time.perf_counter()), keep="last"
+        )
+        subjects = [str(row) for row in range(len(truth))]
+        learned = learn(network, recipe, data, data.subset([0]), subjects, context)
+    return {
+        "epoch": ends[-1] - ends[-2],
+        "phases": [phase["seconds"] for phase in learned.phases],
+        "frozen": [phase["frozen"] for phase in learned.phases],
+        "choice": choice_seconds,
+        "store": store_seconds,
+        "plan": f"{choice.precision} {'channels-last' if choice.channels_last else 'contiguous'}",
+    }
+
+
+def casewise(**task: Any) -> dict[str, Any]:
+    """The measurement of casewise, in a process of its own."""
+    return users.in_own_process(__file__, task)
+
+
+def faster(own: Sequence[float], other: Sequence[float]) -> float:
+    """How many times as fast: the median over rounds, because other load slows both sides of a round."""
+    return statistics.median(a / b for a, b in zip(own, other, strict=True))
+
+
+# panels
+
+
+def drawn_panels(folder: Path, size: tuple[int, int], panels: int) -> tuple[list[list[str]], list[list[float]]]:
+    """The photographs of each panel of a phantom cohort and its scores, repeated to so many panels."""
+    import pandas as pd
+
     from casewise.phantoms.psoriasis import make_psoriasis
 
-    cohort = make_psoriasis(folder / "cohort", subjects=4, visits=1, size=size, seed=1)
-    table = pd.read_csv(cohort).reset_index(names="tile")
-    table["path"] = [str(cohort.parent / path) for path in table["path"]]
-    prepare([Path(path) for path in table["path"]], Preparation(size=SIDE), folder / "tiles")
-    groups = [rows for _, rows in table.groupby(["subject", "visit", "region"])]
-    material = TrainingPanels(
-        store=str(folder / "tiles"),
-        photographs=[rows["path"].tolist() for rows in groups],
-        tiles=[rows["tile"].tolist() for rows in groups],
-        truth=[rows[list(TARGETS)].iloc[0].astype(float).tolist() for rows in groups],
-    )
-    path = folder / "material.json"
-    path.write_text(json.dumps(asdict(material)))
-    return path
+    table = make_psoriasis(folder, subjects=4, visits=1, size=size, seed=1)
+    rows = pd.read_csv(table)
+    groups = [group for _, group in rows.groupby(["subject", "visit", "region"])]
+    chosen = [groups[row % len(groups)] for row in range(panels)]
+    paths = [[str(table.parent / path) for path in group["path"]] for group in chosen]
+    return paths, [group[list(SCORES)].iloc[0].astype(float).tolist() for group in chosen]
 
 
-def compare(network: str, panels: int, rounds: int, materials: list[Path]) -> None:
-    """Measure one network and print its rows of the table."""
-    task = {"network": network, "panels": panels, "material": str(materials[0])}
-    choices = [in_own_processes({"way": "choose", "network": network, "threads": threads})[0] for threads in (CORES, 1)]
-    print(f"\n{network}, {panels} panels an epoch")
-    for choice in choices:
-        form = "channels-last" if choice["channels_last"] else "contiguous"
-        steps = ", ".join(f"{name} {seconds:.3f}" for name, seconds in choice["measured"])
-        print(f"  choice for {choice['threads']} thread(s): {choice['precision']} {form} (seconds a step: {steps})")
-    casewise_rates: list[float] = []
-    plain_rates: list[list[float]] = [[] for _ in materials]
-    for _ in range(rounds):
-        # Between the plain loops, so that other load slows both sides of each ratio.
-        plain_rates[0].append(in_own_processes(task | {"way": "plain"})[0]["rate"])
-        casewise_rates.append(in_own_processes(task | {"way": "casewise", "choice": choices[0]})[0]["rate"])
-        for rates, material in zip(plain_rates[1:], materials[1:], strict=True):
-            rates.append(in_own_processes(task | {"way": "plain", "material": str(material)})[0]["rate"])
-    both = sum(
-        result["rate"] for result in in_own_processes(*[task | {"way": "casewise", "choice": choices[1]}] * CORES)
-    )
-    middle = statistics.median(casewise_rates)
-    print(f"  {'':<44}{'panels/s':>9}{'s/epoch':>9}")
-    print(f"  {'casewise':<44}{middle:>9.1f}{panels / middle:>9.2f}")
-    for (width, height), rates in zip(SIZES, plain_rates, strict=True):
-        plain = statistics.median(rates)
-        gains = [casewise_rate / rate for casewise_rate, rate in zip(casewise_rates, rates, strict=True)]
-        name = f"plain loop, photographs of {width} x {height}"
-        speed_up = (
-            f"casewise is {statistics.median(gains):.1f} times as fast ({min(gains):.1f}-{max(gains):.1f}; aim: 2.5)"
-        )
-        print(f"  {name:<44}{plain:>9.1f}{panels / plain:>9.2f}   {speed_up}")
-    name = f"casewise, {CORES} jobs in parallel, one thread each"
-    print(f"  {name:<44}{both:>9.1f}{panels / both:>9.2f}   {both / middle:.2f} of one job on both cores", flush=True)
+def compare_panels(options: argparse.Namespace) -> None:
+    """Print panels a second of casewise and of plain loops on small and large photographs."""
+    recipe = {"loss": "mse", "optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "batch_size": PANEL_BATCH, "epochs": 2}
+    study = {
+        "images": {"size": SLOT},
+        "panels": {"by": "region", "grid": "2x2", "shuffle": True, "rotate": 180, "brightness": 0.2, "contrast": 0.2},
+        "regions": ["upper", "trunk", "lower"],
+        "targets": {name: {"range": [0, 10]} for name in SCORES},
+        "recipe": {**recipe, "schedule": "constant", "early_stopping": {"monitor": "none"}},
+    }
+    networks = list(PANEL_NETWORKS)[-1:] if options.short else list(PANEL_NETWORKS)
+    for network in networks:
+        panels = PANEL_NETWORKS[network] * (options.panels // PANEL_BATCH * PANEL_BATCH)
+        with tempfile.TemporaryDirectory() as temporary:
+            drawn = [drawn_panels(Path(temporary) / str(n), size, panels) for n, size in enumerate(SIZES)]
+            unique = sorted({path for paths in drawn[0][0] for path in paths})
+            tiles = [[unique.index(path) for path in paths] for paths in drawn[0][0]]
+            task = {"study": {**study, "backbones": [network]}, "paths": unique, "tiles": tiles, "truth": drawn[0][1]}
+            rates: dict[str, list[float]] = {"casewise": []}
+            for _ in range(options.rounds):
+                result = casewise(**task, side=2 * SLOT)
+                rates["casewise"].append(panels / result["epoch"])
+                for (width, height), (paths, truth) in zip(SIZES, drawn, strict=True):
+                    plain = {"network": network, "panels": panels, "batch": PANEL_BATCH, "side": SLOT}
+                    rate = users.measured("panels", paths=paths, truth=truth, **plain)["rate"]
+                    rates.setdefault(f"plain loop, photographs of {width} x {height}", []).append(rate)
+        print(f"\n{network}, {panels} panels an epoch, {result['plan']}, panels a second")
+        for name, own in rates.items():
+            gain = f"   casewise is {faster(rates['casewise'], own):.1f} times as fast (aim: {PANEL_AIM})"
+            print(f"  {name:<44}{statistics.median(own):>9.1f}{'' if name == 'casewise' else gain}", flush=True)
+
+
+# images
+
+
+def radiographs(data: Path, folder: Path, count: int) -> tuple[list[str], list[int]]:
+    """Paths of so many images, and the number of the class of each."""
+    import pandas as pd
+
+    from casewise.phantoms.psoriasis import make_psoriasis
+
+    if (data / "cases.csv").is_file():
+        rows = pd.read_csv(data / "cases.csv", dtype=str, keep_default_na=False)
+        rows = rows[rows["label"].isin(CLASSES)]
+    else:
+        print(f"{data / 'cases.csv'} does not exist; synthetic photographs are used.")
+        rows = pd.read_csv(make_psoriasis(folder, subjects=40, visits=1, size=(320, 320), seed=1), dtype=str)
+        named = dict(zip(sorted(set(rows["region"])), CLASSES, strict=True))
+        rows, data = rows.assign(label=rows["region"].map(named)), folder
+    rows = rows.sample(min(count, len(rows)), random_state=SEED)
+    return [str((data / path).resolve()) for path in rows["path"]], [CLASSES.index(label) for label in rows["label"]]
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The geometric mean of positive values."""
+    return math.exp(statistics.fmean(math.log(value) for value in values))
+
+
+def lines_of(results: dict[str, dict[str, Any]]) -> list[str]:
+    """The table of epochs and their ratios as Markdown, and whether the aim is reached."""
+    programs = ("casewise", *PEERS)
+    head = ["network", *(f"{name}, s" for name in programs), *(f"to {name}" for name in PEERS)]
+    rows = [[*head, "preparation once, s"], ["---"] * (len(head) + 1)]
+    ratios = {peer: [faster(r["rates"]["casewise"], r["rates"][peer]) for r in results.values()] for peer in PEERS}
+    for number, (network, result) in enumerate(results.items()):
+        seconds = [f"{EPOCH / statistics.median(result['rates'][name]):.1f}" for name in programs]
+        gains = [f"{ratios[peer][number]:.2f}" for peer in PEERS]
+        rows.append([network, *seconds, *gains, f"{EPOCH * result['preparation']:.1f}"])
+    means = {peer: geometric_mean(values) for peer, values in ratios.items()}
+    rows.append(["geometric mean", "", "", "", *(f"{mean:.2f}" for mean in means.values()), ""])
+    missed = [f"{peer} {mean:.2f}" for peer, mean in means.items() if mean < IMAGE_AIM]
+    aim = f"Aim for both geometric means: {IMAGE_AIM}; " + (f"missed: {', '.join(missed)}." if missed else "reached.")
+    return [*("| " + " | ".join(row) + " |" for row in rows), "", aim]
+
+
+def compare_images(options: argparse.Namespace) -> None:
+    """Print and write the page of epochs beside fastai and Lightning."""
+    if not users.has_fastai():
+        return
+    networks, steps = (NETWORKS[1:3], 2) if options.short else (options.networks, options.steps)
+    recipe = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "batch_size": BATCH, "epochs": 2}
+    study = {
+        "images": {"size": SIDE},
+        "panels": {"by": "image", "augmentation": "fastai-default", "flip": "horizontal"},
+        "targets": {"label": {"classes": list(CLASSES)}},
+        "recipe": {**recipe, "schedule": "constant", "early_stopping": {"monitor": "none"}},
+    }
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        paths, labels = radiographs(options.data, Path(temporary), steps * BATCH)
+        tiles = [[row % len(paths)] for row in range(steps * BATCH)]
+        own = {"paths": paths, "tiles": tiles, "truth": [[float(labels[row])] for (row,) in tiles], "side": SIDE}
+        for network in networks:
+            rates: dict[str, list[float]] = {"fastai": [], "casewise": [], "lightning": []}
+            for _ in range(options.rounds):
+                # casewise between the peers, so that other load slows both sides of each ratio
+                for name in rates:
+                    if name == "casewise":
+                        result = casewise(**own, study={**study, "backbones": [network]})
+                        rate = steps * BATCH / result["epoch"]
+                    else:
+                        rate = users.measured(name, paths=paths, labels=labels, network=network, steps=steps)["rate"]
+                    rates[name].append(rate)
+            results[network] = {"rates": rates, "preparation": result["store"] / len(paths)}
+            shown = ", ".join(f"{name} {statistics.median(values):.1f}" for name, values in rates.items())
+            print(f"{network}: images/s {shown}; {result['plan']}; load {os.getloadavg()[0]:.1f}", flush=True)
+    page = f"""# Epochs of casewise, fastai and Lightning
+
+Seconds of an epoch of {EPOCH:,} images of {SIDE} px, extrapolated from {steps} steps of {BATCH} images, and the
+seconds of each peer divided by those of casewise. All parameters are trained, on {CORES} cores, with two workers in
+the peers.
+
+The peers decode the image files in every epoch. casewise decodes them once and then reads a ready store; the seconds
+of its preparation for {EPOCH:,} images (last column, extrapolated) come once a study on top of those of the epochs,
+and are not part of the ratios.
+
+{chr(10).join(lines_of(results))}
+
+Made by `python benchmarks/training.py images --output docs/results/epoch-ratios.md`.
+"""
+    print(page)
+    if options.output:
+        options.output.write_text(page, encoding="utf-8")
+
+
+# schedule
+
+
+def draw_biopsies(folder: Path, images: int) -> list[str]:
+    """Write images of smooth noise, whose JPEGs are about as large as those of tissue."""
+    import numpy as np
+    from PIL import Image
+
+    random, paths = np.random.default_rng(0), []
+    for number in range(images):
+        coarse = random.integers(90, 230, (BIOPSY_SIDE // 4, BIOPSY_SIDE // 4, 3), dtype=np.uint8)
+        soft = Image.fromarray(coarse).resize((BIOPSY_SIDE, BIOPSY_SIDE), Image.Resampling.BICUBIC)
+        paths.append(str(folder / f"{number:04d}.jpg"))
+        soft.save(paths[-1], quality=92)
+    return paths
+
+
+def judged(aim: str, own: float, plain: float) -> str:
+    """An aim in words, and whether these seconds reach it."""
+    reached = plain / own >= AIMS[aim]
+    words = f"at least {AIMS[aim]}×"
+    if aim == "schedule":
+        reached = reached and own <= 60 * SCHEDULE_MINUTES
+        words = f"at most {SCHEDULE_MINUTES} min and {words}"
+    return f"aim: {words}; {'reached' if reached else 'missed'}"
+
+
+def extrapolated(few: float, more: float, epochs: int, published: int) -> float:
+    """The seconds of so many published epochs, from those of `epochs` and of `LONGER` times as many."""
+    return few + max(0.0, more - few) / ((LONGER - 1) * epochs) * (published - epochs)
+
+
+def compare_schedule(options: argparse.Namespace) -> None:
+    """Print the times of the phases and of the whole schedule."""
+    head, fine = (3, 3) if options.short else (HEAD, FINE)
+    common = {"optimizer": "adam", "lr": 1e-4, "schedule": "constant", "batch_size": BATCH, "batch_norm": "update"}
+    common |= {"scaling": "symmetric", "early_stopping": {"monitor": "none"}}
+
+    def measured(*phases: tuple[int, str]) -> dict[str, Any]:
+        stated = [
+            {"epochs": epochs, "freeze": freeze, "lr": 1e-5 if n else 1e-4} for n, (epochs, freeze) in enumerate(phases)
+        ]
+        study = {
+            "images": {"size": BIOPSY_SIDE},
+            "panels": {"by": "image"},
+            "targets": {"label": {"classes": ["a", "b"]}},
+            "backbones": ["mobilenet_v2"],
+            "recipe": {**common, "phases": stated},
+        }
+        return casewise(study=study, **own, side=BIOPSY_SIDE)
+
+    def phase(freeze: str, number: int) -> float:
+        seconds = float(results[freeze]["phases"][number])
+        epochs, published = ((head, HEAD), (fine, FINE))[number]
+        return extrapolated(seconds, float(longer[freeze]["phases"][number]), epochs, published) if longer else seconds
+
+    def row(name: str, own_seconds: float, plain_seconds: float, aim: str) -> None:
+        times = f"{own_seconds / 60:>8.2f} min{plain_seconds / 60:>8.1f} min   {plain_seconds / own_seconds:6.1f}×"
+        print(f"  {name:<48}{times}  ({judged(aim, own_seconds, plain_seconds)})")
+
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = draw_biopsies(Path(temporary), options.biopsies)
+        own: dict[str, Any] = {"paths": paths, "tiles": [[row] for row in range(len(paths))]}
+        own["truth"] = [[float(number % 2)] for number in range(len(paths))]
+        steps = max(1, min(len(paths) // BATCH, TIMED))
+        plain: dict[str, list[dict[str, Any]]] = {freeze: [] for freeze in FREEZES}
+        results, longer = {}, {}
+        for freeze in FREEZES[1:3]:
+            for each in FREEZES:
+                plain[each].append(users.measured("frozen", paths=paths, freeze=each, steps=steps))
+            results[freeze] = measured((head, "all"), (fine, freeze))
+            if options.short:
+                longer[freeze] = measured((LONGER * head, "all"), (LONGER * fine, freeze))
+        results["none"] = measured((3, "none"))
+    # the faster of both measurements counts
+    epoch = {freeze: min(result["epoch"] for result in both) for freeze, both in plain.items()}
+    frozen = {freeze: both[0]["frozen"] for freeze, both in plain.items()}
+    own_frozen = {freeze: results[freeze]["frozen"][-1] for freeze in FREEZES[1:]}
+    if frozen != {"all": results["11 blocks"]["frozen"][0], **own_frozen}:
+        raise SystemExit(f"The two sides freeze different weights: {frozen} and {own_frozen}.")
+    scaled = f"; {head} and {LONGER * head} epochs of casewise, extrapolated" if options.short else ""
+    print(f"\npublished schedule: {len(paths):,} images of {BIOPSY_SIDE} px, {HEAD} + {FINE} epochs{scaled}")
+    print(f"  {'':<48}{'casewise':>12}{'plain loop':>12}   {results['none']['plan']}")
+    for freeze in FREEZES[1:3]:
+        own_whole = results[freeze]["choice"] + results[freeze]["store"] + phase(freeze, 0) + phase(freeze, 1)
+        row(f"whole schedule, {freeze} frozen", own_whole, HEAD * epoch["all"] + FINE * epoch[freeze], "schedule")
+    row("head alone", (phase("11 blocks", 0) + phase("10 layers", 0)) / 2, HEAD * epoch["all"], "head")
+    for freeze in FREEZES[1:3]:
+        row(f"fine-tuning, {freeze} frozen", phase(freeze, 1), FINE * epoch[freeze], "fine-tuning")
+    row("all layers trained, 3 epochs", float(results["none"]["phases"][0]), 3 * epoch["none"], "all layers")
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure the requested parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--panels", type=int, default=80, help="panels in an epoch of resnet34")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all")
+    parser.add_argument("--short", action="store_true", help="fewer networks, steps and epochs")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--panels", type=int, default=PANELS, help="panels of an epoch of resnet34")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="of `images`")
+    parser.add_argument("--steps", type=int, default=4, help="steps of `images` that are timed")
+    parser.add_argument("--data", type=Path, default=PACK, help="the folder of the radiographs")
+    parser.add_argument("--biopsies", type=int, default=IMAGES, help="images of the schedule")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the page of `images` (Markdown)")
+    parser.add_argument("--task", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.task:
-        print(json.dumps(answer(options.task)))
+        print(json.dumps(with_casewise(json.load(sys.stdin))))
         return
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    panels = max(BATCH, options.panels // BATCH * BATCH)
-    from casewise.bench.quiet import warn_if_busy
-
-    warn_if_busy()
-    with tempfile.TemporaryDirectory() as temporary:
-        materials = []
-        for size in SIZES:
-            folder = Path(temporary) / f"{size[0]}x{size[1]}"
-            folder.mkdir()
-            materials.append(write_panels(folder, size))
-        print(
-            f"{CORES} cores, batches of {BATCH} panels of {2 * SIDE} px, {options.rounds} rounds; synthetic photographs"
-        )
-        for network in options.networks:
-            compare(network, NETWORKS[network] * panels, options.rounds, materials)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
+    users.ready()
+    compare = {"panels": compare_panels, "images": compare_images, "schedule": compare_schedule}
+    for part in options.parts or PARTS:
+        compare[part](options)
 
 
 if __name__ == "__main__":

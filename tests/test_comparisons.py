@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -85,38 +80,6 @@ def test_one_subject_tells_no_learners_apart() -> None:
     found = compare(truth, {"a": truth, "b": truth + 9}, np.array(["s"] * 4), PLAN, metrics=["mae"])["mae"]
     assert found["indistinguishable"] == ["a", "b"]
     assert found["differences"]["b"]["low"] is None
-
-
-@pytest.fixture(scope="module")
-def benchmark_file() -> Any:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "multiplicity.py"
-    spec = importlib.util.spec_from_file_location("multiplicity", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["multiplicity"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_equal_learners_are_seldom_called_worse(benchmark_file: Any) -> None:
-    rates = benchmark_file.family_wise_error(20, 12)
-    for metric in benchmark_file.METRICS:
-        # 72, 48 and 12 comparisons: at 5 %, more than 8, 6 and 3 happen in less than 2 % of seeds
-        assert rates[metric, 3][0] <= 8 / 72
-        assert rates[metric, 7][0] <= 6 / 48
-        assert rates[metric, 33][0] <= 3 / 12
-    # one interval for each learner, as before: nearly every study of 33 equal learners has one that is called worse
-    assert rates["mae", 33][1] > 0.9
-    assert rates["mae", 7][1] > 0.3
-
-
-def test_the_test_set_seldom_raises_a_false_alarm(benchmark_file: Any) -> None:
-    few = benchmark_file.false_alarms(3, 5)
-    assert {stated for stated, _ in few.values()} == {0.0}
-    assert few["ccc", 3][1] > 0.2
-    ten = benchmark_file.false_alarms(10, 8)
-    assert ten["ccc", 3][0] <= 6 / 48
 
 
 def test_pairs_are_covered_together() -> None:

@@ -162,6 +162,8 @@ def test_the_readme_names_every_command() -> None:
 
 @pages
 def test_files_exist(page: Path) -> None:
+    if page.name == "CHANGELOG.md":  # it names files of earlier days, too
+        return
     for text in code(page):
         for name in re.findall(r"[\w./-]+", text):
             if name.startswith(PLACES) and not re.search(r"[<*]", text):

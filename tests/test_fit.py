@@ -342,58 +342,6 @@ def test_new_cases_are_prepared_as_in_training(finished: Run, films: Path, tmp_p
     assert store.preparation.fit == "stretch"
 
 
-def test_the_letterbox_control_runs_on_a_finished_run(
-    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = tmp_path / "letterbox.md"
-    names = ["letterbox.py", str(finished.folder), "--network", "test_resnet", "--films", "5", "--output", str(page)]
-    monkeypatch.setattr("sys.argv", names)
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import letterbox
-
-    letterbox.main()
-    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("|")][2:]
-    by_fold = {name: [row[1:] for row in rows if row[0] == name] for name in ("1", "2", "all")}
-    images = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path).settings["images"]
-    ways = [way.name for way in letterbox.ways_of(images)]
-    # this run stretches, so its own preparation is no further way
-    assert len(ways) == len(set(ways)) == 5
-    for of_fold in by_fold.values():
-        assert [way for way, *_ in of_fold] == ways
-    named = {fold: of_fold[0][1].split(" ") for fold, of_fold in by_fold.items()}
-    for word in (0, 2):
-        assert int(named["all"][word]) == sum(int(named[fold][word]) for fold in ("1", "2"))
-    assert by_fold["all"][0][2:] == ["–", "–"]
-    held_out = letterbox.held_out_films(finished.folder, "test_resnet", 0, "no_finding", "label")
-    learned = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path).subjects
-    assert len(held_out) >= 5
-    assert not learned & {path.parent.name for path in held_out}
-
-
-def test_the_letterbox_table_has_intervals_and_no_row_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import letterbox
-
-    answers = {
-        letterbox.AS_THEY_ARE.name: ["covid"] * 2 + ["none"] * 8,
-        "cropped": ["covid", "none"] + ["covid"] * 3 + ["none"] * 5,
-    }
-    as_they_are, cropped = letterbox.counts_by_way(answers, "covid")
-    assert as_they_are == {"way": "as they are", "films": 10, "named": 2, "others": 8, "changed_to": 0, "changed": 0}
-    assert cropped == {"way": "cropped", "films": 10, "named": 4, "others": 8, "changed_to": 3, "changed": 4}
-    # Wilson 1927: the shares whose distance from 3/8 is 1.96 of their own standard errors
-    assert letterbox.cells({"fold": 1, **cropped})[3] == "3 of 8 (38 % [14, 69])"
-    for share in (0.1368, 0.6943):
-        assert abs(3 / 8 - share) == pytest.approx(1.96 * np.sqrt(share * (1 - share) / 8), abs=1e-3)
-    facts = {"films": 10, "from": "none", "to": "covid", "network": "n", "study": "s", "fit": "stretch"}
-    for folds in ([1], [1, 2]):
-        counts = pd.DataFrame([{"fold": fold, **row} for fold in folds for row in (as_they_are, cropped)])
-        text = letterbox.page(counts, facts | {"folds": folds})
-        rows = [line.partition(" | ")[2] for line in text.splitlines() if line.startswith("| ")][1:]
-        assert len(rows) == (2 if folds == [1] else 6)
-        assert len(set(rows)) == (2 if folds == [1] else 4)
-
-
 def test_a_column_of_masks_that_does_not_exist_is_named_before_training(films: Path) -> None:
     with pytest.raises(CohortError, match="lung_mask"):
         read(chest_study(films, images={"lesion": "lung_masks"}, columns={"visit": "", "date": ""}), None, Silent())

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,19 +23,7 @@ from casewise.report.sections.training import on_training_cases
 from casewise.report.sections.training import trained_or_held_out as training_cell
 from casewise.report.tables import MetricFormat
 
-PLACE = Path(__file__).resolve().parents[1] / "benchmarks" / "coverage.py"
 TWO = Classes(("negative", "positive"), "classification", 1)
-
-
-@pytest.fixture(scope="module")
-def benchmark_file() -> Any:
-    spec = importlib.util.spec_from_file_location("coverage_of_intervals", PLACE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def judged(samples: Samples, classes: Classes = TWO, plan: Plan = Plan(50)) -> dict[str, dict[str, Estimate]]:
@@ -225,46 +208,6 @@ def test_an_added_metric_has_an_interval_of_its_scheme() -> None:
     finally:
         unregister_metric("halved")
     assert found["halved"].low == pytest.approx(found["mae"].low / 2)  # type: ignore[operator]
-
-
-def test_intervals_of_numbers_contain_the_true_value(benchmark_file: Any) -> None:
-    for model in benchmark_file.NUMBERS[:2]:
-        table, _ = benchmark_file.coverage(model, (10, 30), 400)
-        for name, cells in table.items():
-            for cell in cells:
-                old, new = cell.shares
-                assert 89.5 <= new <= 98.5, (model.title, name)
-                assert cell.new == cell.studies == 400
-                assert new >= old - 1.5, (model.title, name)
-        # what a statistician found
-        assert table["loa_low"][0].shares[0] < 88
-        assert table["ccc"][0].shares[0] < 90
-
-
-def test_intervals_of_classes_contain_the_true_value(benchmark_file: Any) -> None:
-    model = benchmark_file.CLASSES[1]
-    by_all, by_rest = benchmark_file.coverage(model, (30,), 400)
-    names = [name for name in by_rest if benchmark_file.shown(name) and name != "ece"]
-    assert {"accuracy", "auroc", "sensitivity", "kappa", "log_loss", "brier"} <= set(names)
-    for name in names:
-        assert 90 <= by_all[name][0].shares[1] <= 98.5, name
-        assert by_all[name][0].shares[1] >= by_all[name][0].shares[0], name
-        # ten subjects of the class or more
-        assert sum(cell.new for cell in by_rest[name][2:]) > 100, name
-
-
-def test_the_page_of_the_benchmark(benchmark_file: Any) -> None:
-    model = benchmark_file.NUMBERS[0]
-    table, _ = benchmark_file.coverage(model, benchmark_file.SUBJECTS, 20)
-    text = benchmark_file.markdown(table, [str(n) for n in benchmark_file.SUBJECTS])
-    assert len(text.splitlines()) == 2 + 9
-    assert all(line.count("|") == 8 for line in text.splitlines())
-    assert "of 36 shares" in benchmark_file.finding([table])
-    # rough below 10 subjects, limits of agreement below 80
-    assert [cell.marked for cell in table["mae"]] == [True, True, False, False, False, False]
-    assert [cell.marked for cell in table["loa_high"]] == [True] * 5 + [False]
-    upper = next(line for line in text.splitlines() if line.startswith("| Upper limit"))
-    assert upper.count("†") == 5
 
 
 def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on() -> None:

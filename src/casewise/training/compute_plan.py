@@ -76,7 +76,7 @@ def keep_memory() -> None:
     """Make glibc keep freed memory, which would be returned and faulted in at every step.
 
     To keep only blocks of up to 32 MB (the largest threshold of glibc) saves a ninth of the memory of mobilenet_v2 at
-    224 px, and costs 15 % of its speed (benchmarks/memory.py).
+    224 px, and costs 15 % of its speed (docs/performance.md).
     """
     if libc := _glibc():
         libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never use mmap

@@ -1,28 +1,16 @@
-"""The benchmarks of the sweep and of the skin schedule: what counts as ended or reached, and what the page states."""
+"""The benchmark of the sweep: what counts as its end, and what the page states."""
 
 from __future__ import annotations
 
-import importlib
 import signal
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from casewise.files import checksum
 from casewise.run_folder import RunFolder
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 REASON = "the loss is not a number\nin epoch 2"
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module
-    sys.path.remove(str(BENCHMARKS))
 
 
 def reported(path: Path, networks: list[str]) -> RunFolder:
@@ -72,18 +60,3 @@ def test_the_page_counts_the_networks_of_the_study_and_names_those_left_out(benc
     assert "could not be trained: vgg11." in page
     assert "vgg11, fold 2: the loss is not a number in epoch 2" in page
     assert "| resnet18 | 11.0 | 2.0 | 3.0 | fp32 | 512 |" in page
-
-
-def test_the_schedule_has_an_aim_for_minutes_and_for_the_ratio(benchmark: Any) -> None:
-    module = benchmark("skin")
-    assert module.AIMS == {"head": 60, "fine-tuning": 3, "schedule": 7, "all layers": 2}
-    assert module.judged("schedule", 210.0, 1470.0) == "aim: at most 3.5 min and at least 7×; reached"
-    assert module.judged("schedule", 211.0, 2000.0).endswith("missed")
-    assert module.judged("schedule", 200.0, 1390.0).endswith("missed")
-    assert module.judged("fine-tuning", 10.0, 29.0) == "aim: at least 3×; missed"
-    assert module.judged("head", 1.0, 60.0).endswith("reached")
-
-
-def test_what_a_phase_computes_once_is_extrapolated_once(benchmark: Any) -> None:
-    # 10 seconds once, and 2 for each epoch
-    assert benchmark("skin").extrapolated(16.0, 28.0, 3, 100) == 210.0

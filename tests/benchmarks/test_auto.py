@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 from casewise.metrics.registry import metric_of
 from tests.chest_study import PLANNED
 
-PLACE = Path(__file__).resolve().parents[1] / "benchmarks"
 PAGE = """
 ## label
 
@@ -27,10 +24,8 @@ PAGE = """
 
 
 @pytest.fixture(scope="module")
-def auto() -> Any:
-    sys.path.insert(0, str(PLACE))
-    yield importlib.import_module("auto")
-    sys.path.remove(str(PLACE))
+def auto(benchmark: Any) -> Any:
+    return benchmark("auto")
 
 
 @pytest.fixture(scope="module")

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import conformal
-from conformal_page import Figure, observed, page, verdict
-
 from casewise.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> conformal.Population:
+def conformal(benchmark: Any) -> Any:
+    return benchmark("conformal")
+
+
+@pytest.fixture(scope="module")
+def films(conformal: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return conformal.population("chest", 40, tmp_path_factory.mktemp("films"))
 
 
-def test_new_subjects_are_predicted_by_every_fold_and_learned_ones_by_one(films: conformal.Population) -> None:
+def test_new_subjects_are_predicted_by_every_fold_and_learned_ones_by_one(conformal: Any, films: Any) -> None:
     names = sorted(set(films.cohort.panels["subject"].astype(str)))
     rows = conformal.predictions(films, names[:30], names[30:], 1)
     panels = films.cohort.panels["subject"].astype(str)
@@ -35,7 +36,7 @@ def test_new_subjects_are_predicted_by_every_fold_and_learned_ones_by_one(films:
 
 
 def test_simulation_continues_and_gives_every_figure(
-    films: conformal.Population, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    conformal: Any, films: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conformal, "SUBJECTS", (25,))
     monkeypatch.setattr(conformal, "NEW", 15)
@@ -46,12 +47,12 @@ def test_simulation_continues_and_gives_every_figure(
     monkeypatch.setattr(conformal, "predictions", lambda *_: pytest.fail("a finished study was repeated"))
     again = conformal.simulate(films, 2, file)
     pd.testing.assert_frame_equal(table, again)
-    text = page(table, None, most=4, new=15, side=32, psoriasis=500, chest=40)
-    assert f"| finding | 25 | 2 | {Figure.of(table['coverage'].tolist()).percent} |" in text
+    text = conformal.page(table, None, most=4, new=15, side=32, psoriasis=500, chest=40)
+    assert f"| finding | 25 | 2 | {conformal.Figure.of(table['coverage'].tolist()).percent} |" in text
     assert "(`--runs`)" in text
 
 
-def test_least_share_is_that_of_the_class() -> None:
+def test_least_share_is_that_of_the_class(conformal: Any) -> None:
     rows = pd.DataFrame({"subject": ["a", "a", "b"], "y_true": [0.0, 0.0, 1.0]})
     classes = [{"subjects": subjects, "quantile": None} for subjects in (12, 5)]
     # 12 of 13 are the least from 90 %; with 5 subjects a class is in every set
@@ -59,7 +60,7 @@ def test_least_share_is_that_of_the_class() -> None:
     assert conformal.least_share(rows, {"subjects": 60, "quantile": 1.0}) == pytest.approx(55 / 61)
 
 
-def test_coverage_by_the_quantile_counts_subjects_equally() -> None:
+def test_coverage_by_the_quantile_counts_subjects_equally(conformal: Any) -> None:
     rows = pd.DataFrame(
         {"subject": ["a", "a", "a", "b"], "y_true": [1.0, 1.0, 9.0, 1.0], "y_pred": [1.0, 2.0, 1.0, 4.0]}
     )
@@ -67,7 +68,7 @@ def test_coverage_by_the_quantile_counts_subjects_equally() -> None:
     assert conformal.by_quantile(rows, entry) == pytest.approx((2 / 3 + 0) / 2)
 
 
-def test_the_verdict_names_what_is_outside() -> None:
+def test_the_verdict_names_what_is_outside(conformal: Any) -> None:
     table = pd.DataFrame(
         {
             "subjects": [60, 60, 120, 120],
@@ -77,14 +78,14 @@ def test_the_verdict_names_what_is_outside() -> None:
             "class ill": [0.8, 0.82, 0.9, np.nan],
         }
     )
-    text = verdict(table)
+    text = conformal.verdict(table)
     assert "only 2 of 200 studies" in text
     assert "finding with 60 subjects (96.0" in text
     assert "finding with 120" not in text
     assert "ill, 60 subjects); 1 of 2 are below 85 %" in text
 
 
-def test_runs_on_real_images_are_listed_with_their_stage(tmp_path: Path) -> None:
+def test_runs_on_real_images_are_listed_with_their_stage(conformal: Any, tmp_path: Path) -> None:
     figure = {"value": 0.843, "low": 0.758, "high": 0.902, "n_subjects": 102}
     stage = {"coverage": figure, "size": {"value": 2.4}, "by_class": {"0": figure, "1": None}, "cross_fitted": False}
     results = {
@@ -95,7 +96,7 @@ def test_runs_on_real_images_are_listed_with_their_stage(tmp_path: Path) -> None
     }
     (tmp_path / "eyes").mkdir()
     RunFolder(tmp_path / "eyes").metrics.write(results)
-    lines = observed(tmp_path)
+    lines = conformal.observed(tmp_path)
     assert "| eyes | grade | test set | 102 | 84.3 [75.8, 90.2] | 2.40 | 0: 84.3 [75.8, 90.2], n = 102 |" in lines
     assert lines[-1] == "Below 88 %: eyes (test set, 84.3 %; its interval contains the level)."
-    assert len(observed(tmp_path / "absent")) == 1
+    assert len(conformal.observed(tmp_path / "absent")) == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 FOLDS = (1, 2, 3)
 
 
 @pytest.fixture(scope="module")
-def peers() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("peers")
-    sys.path.remove(str(BENCHMARKS))
+def peers(benchmark: Any) -> Any:
+    return benchmark("peers")
 
 
 def synthetic(*, numbers: bool = False) -> tuple[pd.DataFrame, np.ndarray]:
@@ -38,7 +33,7 @@ def synthetic(*, numbers: bool = False) -> tuple[pd.DataFrame, np.ndarray]:
 
 def test_the_linear_peer_predicts_images_that_it_was_not_trained_on(peers: Any) -> None:
     table, values = synthetic()
-    predictions = peers.linear_peer.out_of_fold(table, values, FOLDS, numbers=False)
+    predictions = peers.out_of_fold(table, values, FOLDS, numbers=False)
     assert predictions["path"].tolist() == [p for fold in FOLDS for p in table["path"][table["fold"] == fold]]
     columns = ["p_absent", "p_faint", "p_present"]
     assert np.allclose(predictions[columns].sum(axis=1), 1)
@@ -46,14 +41,14 @@ def test_the_linear_peer_predicts_images_that_it_was_not_trained_on(peers: Any) 
     assert predictions["p_present"][labels == "present"].min() > predictions["p_present"][labels == "absent"].mean()
     # neither the labels of a fold nor those of the test set change its predictions
     changed = table.assign(label=np.where(table["fold"].isin([1, peers.TEST]), "absent", table["label"]))
-    again = peers.linear_peer.out_of_fold(changed, values, [1], numbers=False)
+    again = peers.out_of_fold(changed, values, [1], numbers=False)
     assert np.allclose(again[columns], predictions[columns][predictions["fold"] == 1], atol=1e-6)
 
 
 def test_a_class_of_one_subject_is_predicted_with_probability_0_where_it_was_not_learned(peers: Any) -> None:
     table, values = synthetic()
     table.loc[table["subject"] == "1", "label"] = "rare"
-    predictions = peers.linear_peer.out_of_fold(table, values, FOLDS, numbers=False)
+    predictions = peers.out_of_fold(table, values, FOLDS, numbers=False)
     rare = predictions["p_rare"].to_numpy()
     assert (rare[predictions["fold"] == 1] == 0).all()
     assert (rare[predictions["fold"] == 2] > 0).all()
@@ -61,7 +56,7 @@ def test_a_class_of_one_subject_is_predicted_with_probability_0_where_it_was_not
 
 def test_numbers_are_predicted_by_ridge(peers: Any) -> None:
     table, values = synthetic(numbers=True)
-    predictions = peers.linear_peer.out_of_fold(table, values, FOLDS, numbers=True)
+    predictions = peers.out_of_fold(table, values, FOLDS, numbers=True)
     error = (predictions["prediction"] - predictions["label"]).abs().mean()
     assert error < 0.6 * (predictions["label"] - predictions["label"].mean()).abs().mean()
 
@@ -72,7 +67,7 @@ def test_predictions_are_kept_until_their_settings_change(peers: Any, tmp_path: 
 
     def make() -> tuple[pd.DataFrame, float]:
         calls.append(1)
-        return peers.linear_peer.out_of_fold(table, values, FOLDS, numbers=False), 1.5
+        return peers.out_of_fold(table, values, FOLDS, numbers=False), 1.5
 
     first, _ = peers.read_or_make(tmp_path / "peer.csv", {"folds": [1]}, make)
     second, seconds = peers.read_or_make(tmp_path / "peer.csv", {"folds": [1]}, make)
@@ -81,3 +76,24 @@ def test_predictions_are_kept_until_their_settings_change(peers: Any, tmp_path: 
     assert second["subject"].map(type).eq(str).all()
     peers.read_or_make(tmp_path / "peer.csv", {"folds": [2]}, make)
     assert len(calls) == 2
+
+
+def test_fastai_is_trained_on_all_other_folds_and_never_on_the_test_set(
+    peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, _ = synthetic()
+    learned: dict[int, set[int]] = {}
+
+    def measured(program: str, /, **task: Any) -> dict[str, float]:
+        images = pd.read_csv(task["table"])
+        learned[task["fold"]] = set(images["fold"]) - {task["fold"]}
+        images[images["fold"] == task["fold"]].assign(p_absent=1.0).to_csv(task["predictions"], index=False)
+        return {"seconds": 2.0}
+
+    monkeypatch.setattr(peers.users, "measured", measured)
+    options = {"numbers": False, "epochs": 1, "folder": tmp_path}
+    rows, seconds = peers.of_fastai(table, FOLDS, Path("mobilenet_v2.safetensors"), **options)
+    assert (seconds, len(rows)) == (6.0, (table["fold"] != peers.TEST).sum())
+    assert learned == {1: {2, 3}, 2: {1, 3}, 3: {1, 2}}
+    peers.of_fastai(table, [peers.TEST], Path("mobilenet_v2.safetensors"), **options)
+    assert learned[peers.TEST] == set(FOLDS)

@@ -1,0 +1,509 @@
+"""The speed and memory of single steps, each beside a simple script for the same work.
+
+    python benchmarks/speed.py [start] [ingest] [audit] [memory] [predict] [--rounds 3] [--short]
+    python benchmarks/speed.py copies [--table TABLE]
+
+`start`: whole processes of `casewise --help` and `import casewise`. `ingest`: tiles of synthetic JPEGs of 4928 x 3264
+pixels, beside open, convert and resize with Pillow in as many processes; and opening a store of 2,700 images.
+`audit`: 1,500 synthetic films, beside a script that compares difference hashes pair by pair; embeddings are computed
+if the folder of pretrained weights exists beside the checkout. `memory`: the peak of a job of mobilenet_v2 at 224 px,
+alone and with a second one. `predict`: a planned model of chest phantoms on new films, beside a loop that decodes with
+Pillow, resizes, applies every network in turn in single precision, and averages; its networks are in memory before.
+
+`copies` (not part of the default): 120 copies of each kind of `casewise.phantoms.chest.TWIN_KINDS` are made of 1,000
+films; counted are the copies that the audit pairs with their original, and the pairs of different films. `--table`
+names a table with the column `path` (and `subject`), whose images are copied instead. Pairs of images of one subject
+are not false; pairs of two subjects are listed, because published images contain unmarked copies.
+
+Sides take turns, and ratios are medians over rounds. `--short` takes a tenth of the images. Times are printed, never
+asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
+
+    from casewise.inference.model import TrainedModel
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
+HEAVY = ("torch", "torchvision", "timm", "lightning", "pandas", "numpy", "scipy", "sklearn", "PIL", "cv2", "matplotlib")
+WORKERS = 2
+# `ingest`: side of a tile, photographs, those of the build whose memory is measured, images of a finished store
+WIDTH, HEIGHT, TILE, PHOTOGRAPHS, BUILT, STORED = 4928, 3264, 128, 24, 240, 2700
+# `audit` and `copies`: films and their side
+FILMS, SIZE, COPIED, COPIES = 1500, 224, 1000, 120
+# `memory`: steps of an epoch, and images that are predicted
+BATCH, STEPS, PREDICTED = 32, 6, 128
+# `predict`: new films, their side, and the folds of the model
+NEW, NEW_SIDE, FOLDS = 1000, 512, 5
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """The wall-clock time of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def in_own_process(step: str, *arguments: Any) -> dict[str, float]:
+    """The result of a step (`ALONE`) in a process of its own, so that its memory can be measured."""
+    command = [sys.executable, __file__, "--alone", step, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def peak_memory() -> float:
+    """The peak resident memory of this process in MB (Linux)."""
+    # getrusage would include the memory of the parent before exec
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+# start
+
+
+def measure_start(options: argparse.Namespace) -> None:
+    """Print the seconds of whole processes."""
+    commands = {
+        "casewise --help": [sys.executable, "-m", "casewise.cli.main", "--help"],
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "import casewise": [sys.executable, "-c", "import casewise"],
+    }
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(1 + 5 * options.rounds):
+        for name, command in commands.items():
+            times[name].append(seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))  # noqa: B023
+    # the first round fills the page cache; each import minus the plain start beside it, because other load slows both
+    bare = times["python -c pass"][1:]
+    alone = statistics.median(a - b for a, b in zip(times["import casewise"][1:], bare, strict=True))
+    print(f"casewise --help {statistics.median(times['casewise --help'][1:]):.3f} s (aim: 0.3)")
+    print(f"import casewise {alone:.3f} s without the start of Python (aim: 0.15)")
+    code = f"import json, sys, casewise.cli.main; print(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+    heavy = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    print(f"  the command line loads {', '.join(heavy) or 'no heavy package'} (aim: no torch)")
+
+
+# ingest
+
+
+def photograph(seed: int, folder: Path) -> Path:
+    """Write one synthetic photograph of 3 to 5 MB: broad shading, skin-like texture and sensor noise."""
+    rng = np.random.default_rng(seed)
+
+    def layer(rows: int, columns: int, low: int, high: int) -> np.ndarray:
+        cells = rng.integers(low, high, (rows, columns, 3), dtype=np.uint8)
+        return np.asarray(Image.fromarray(cells).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), dtype=np.int16)
+
+    noise = rng.normal(0, 5, (HEIGHT // 2, WIDTH // 2, 1)).astype(np.int16)
+    pixels = layer(17, 25, 60, 220) + layer(HEIGHT // 12, WIDTH // 12, 0, 60) - 30 + np.tile(noise, (2, 2, 1))
+    path = folder / f"synthetic-{seed:04d}.jpg"
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=88)
+    return path
+
+
+def with_pillow(path: Path, resample: Image.Resampling = Image.Resampling.LANCZOS) -> bytes:
+    """Open, convert and resize, keeping the ratio; loading first prevents decoding at a reduced size."""
+    image = Image.open(path).convert("RGB")
+    scale = TILE / max(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), resample).tobytes()
+
+
+def with_pillow_bicubic(path: Path) -> bytes:
+    """The same with Pillow's default filter, which is faster."""
+    return with_pillow(path, Image.Resampling.BICUBIC)
+
+
+def build(listing: str, folder: str) -> dict[str, float]:
+    """Prepare the images of a list, in this process."""
+    from casewise.modalities.store.preparation import Preparation
+    from casewise.modalities.store.store_builder import prepare
+
+    paths = [Path(line) for line in Path(listing).read_text().splitlines()]
+    spent = seconds(lambda: prepare(paths, Preparation(), Path(folder), processes=WORKERS))
+    return {"seconds": spent, "peak": peak_memory()}
+
+
+def measure_ingest(options: argparse.Namespace) -> None:
+    """Print images a second, the peak memory of a build, and the seconds of opening a finished store."""
+    from casewise.modalities.store.preparation import Preparation
+    from casewise.modalities.store.store_builder import prepare
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, listing = Path(temporary), Path(temporary) / "paths.txt"
+        paths = [photograph(seed, folder) for seed in range(max(2, options.share(PHOTOGRAPHS)))]
+        rates: dict[str, list[float]] = {"casewise": [], "Pillow, Lanczos": [], "Pillow, bicubic": []}
+        with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+            list(pool.map(with_pillow, paths[:WORKERS]))  # starts the workers
+            for turn in range(options.rounds):
+                ways: tuple[Callable[[], object], ...] = (
+                    lambda turn=turn: prepare(paths, Preparation(), folder / f"{turn}", processes=WORKERS),  # type: ignore[misc]
+                    lambda: list(pool.map(with_pillow, paths)),
+                    lambda: list(pool.map(with_pillow_bicubic, paths)),
+                )
+                for own, way in zip(rates.values(), ways, strict=True):
+                    own.append(len(paths) / seconds(way))
+        print(f"{len(paths)} synthetic JPEGs of {WIDTH} x {HEIGHT}, {WORKERS} workers")
+        for name, own in rates.items():
+            gain = statistics.median(a / b for a, b in zip(rates["casewise"], own, strict=True))
+            ratio = "" if name == "casewise" else f"   casewise is {gain:.1f} times as fast (aim: 4)"
+            print(f"  {name:<18}{statistics.median(own):7.1f} images/s{ratio}")
+        count = options.share(BUILT)
+        listing.write_text("\n".join(str(paths[n % len(paths)]) for n in range(count)))
+        built = in_own_process("build", listing, folder / "memory")
+        print(f"build of {count:,}: peak memory {built['peak']:.0f} MB (aim: 1,500)")
+        small = [folder / f"small-{number:04d}.jpg" for number in range(options.share(STORED))]
+        for path in small:
+            Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)).save(path)
+        listing.write_text("\n".join(map(str, small)))
+        in_own_process("build", listing, folder / "small")
+        opened = statistics.median(in_own_process("build", listing, folder / "small")["seconds"] for _ in range(3))
+        print(f"opening a finished store of {len(small):,}: {opened:.3f} s in a fresh process (aim: 0.2)")
+
+
+# audit
+
+
+def pairs_by_hand(paths: list[str]) -> int:
+    """A simple script: a difference hash of every file with Pillow, and a loop over all pairs."""
+    hashes, close = [], 0
+    for path in paths:
+        values = np.asarray(Image.open(path).convert("L").resize((9, 8)), dtype=int)
+        bits = (values[:, :-1] > values[:, 1:]).ravel()
+        hashes.append(sum(int(bit) << position for position, bit in enumerate(bits)))
+    for number, first in enumerate(hashes):
+        for second in hashes[number + 1 :]:
+            close += (first ^ second).bit_count() <= 4
+    return close
+
+
+def measure_audit(options: argparse.Namespace) -> None:
+    """Print the seconds of an audit and of its steps."""
+    from casewise.audit.run import audit
+    from casewise.console import Silent
+    from casewise.models.embeddings import embedder
+    from casewise.phantoms.chest import make_chest
+    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.read import read
+    from casewise.run_folder import RunFolder
+    from casewise.splits.grouped import split
+    from casewise.study.loading import build_study
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        table = make_chest(folder / "films", subjects=options.share(FILMS) // 3, images=3, size=(SIZE, SIZE), seed=1)
+        values: dict[str, Any] = {
+            "name": "audit",
+            "cohort": str(table),
+            "images": {"size": SIZE, "channels": "grey"},
+            "panels": {"by": "image"},
+            "targets": {"label": ["covid", "no_finding", "pneumonia"]},
+            "audit": {"mask": "lung_mask"},
+            "backbones": ["mobilenet_v2"],
+            "evaluation": {"response": False},
+        }
+        values |= {"weights_dir": str(WEIGHTS)} if WEIGHTS.is_dir() else {}
+        study = build_study(values, source="benchmark", folder=folder)
+        cohort = read(study, None, Silent())
+        tiles = prepare(study, cohort, RunFolder(folder), Silent())
+        sides = split(cohort, study).side
+        start = time.perf_counter()
+        result = audit(study, cohort, tiles, sides, embed=embedder(study, tiles))
+        whole = time.perf_counter() - start
+        script = seconds(lambda: pairs_by_hand(list(cohort.images["path"])))
+    print(f"audit of {len(cohort.images):,} films of {SIZE} px: {whole:.1f} s (aim: below 60)")
+    for step, step_seconds in result.seconds.items():
+        print(f"  {step:<30} {step_seconds:7.1f} s")
+    ratio = script / result.seconds["twins"]
+    print(f"  a script with hashes and loops {script:7.1f} s, {ratio:.1f}× the search for twins")
+
+
+def written_copies(paths: list[str], folder: Path, each: int) -> list[tuple[str, int, str]]:
+    """Write `each` copies of each kind of these images: the path of the copy, the number of its original, the kind."""
+    from casewise.phantoms.chest.twins import ALTERED
+    from casewise.phantoms.folder import encoded
+
+    order, copies = np.random.default_rng(1), []
+    for kind, alter in ALTERED.items():
+        for number in order.permutation(len(paths))[:each].tolist():
+            random, source = np.random.default_rng([2, number]), Path(paths[number])
+            suffix = source.suffix if kind == "exact" else ".jpg" if kind == "recompressed" else ".png"
+            target = folder / f"{kind}-{number}{suffix}"
+            if kind == "exact":
+                target.write_bytes(source.read_bytes())
+            else:
+                altered = alter(random, [np.asarray(Image.open(source).convert("RGB"))])[0]
+                quality = {"quality": int(random.integers(30, 61))} if kind == "recompressed" else {}
+                target.write_bytes(encoded(altered, suffix, **quality))
+            copies.append((str(target), number, kind))
+    return copies
+
+
+def count_copies(options: argparse.Namespace) -> None:
+    """Print the share of copies that are found, by kind, and the pairs of different films."""
+    import pandas as pd
+
+    from casewise.audit.twins import find_twins
+    from casewise.modalities.store.preparation import Preparation
+    from casewise.modalities.store.store_builder import prepare
+    from casewise.phantoms.chest import make_chest
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, films = Path(temporary), options.share(COPIED)
+        table = options.table or make_chest(folder / "films", subjects=films, size=(SIZE, SIZE), seed=1)
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+        if "duplicate_of" in rows:
+            rows = rows[rows["duplicate_of"] == ""]
+        rows = rows.iloc[np.sort(np.random.default_rng(0).permutation(len(rows))[:films])]
+        paths = [str(table.parent / path) for path in rows["path"]]
+        people = rows["subject"].tolist() if "subject" in rows else list(map(str, range(len(rows))))
+        (folder / "copies").mkdir()
+        copies = written_copies(paths, folder / "copies", min(options.share(COPIES), len(paths)))
+        original = [*range(len(paths)), *(number for _, number, _ in copies)]
+        files = [*paths, *(path for path, _, _ in copies)]
+        subjects = [*people, *(f"copy {number}" for number in range(len(copies)))]
+        store = prepare([Path(file) for file in files], Preparation(size=SIZE, channels="rgb"), folder / "tiles")
+        twins = find_twins(store, pd.DataFrame({"path": files, "subject": subjects}))
+    pairs = {(twin.i, twin.j) for twin in twins}
+    print(f"{len(paths):,} images and {len(copies):,} copies")
+    for kind in dict.fromkeys(kind for _, _, kind in copies):
+        numbers = [(number, len(paths) + row) for row, (_, number, of) in enumerate(copies) if of == kind]
+        print(f"  {kind:<14} {sum(pair in pairs for pair in numbers):4d} of {len(numbers)}")
+    false = [pair for pair in pairs if people[original[pair[0]]] != people[original[pair[1]]]]
+    between = sorted({tuple(sorted((original[i], original[j]))) for i, j in false})
+    print(f"  pairs of images of two subjects: {len(between)}")
+    for i, j in between[:20]:
+        print(f"    {Path(paths[i]).name} and {Path(paths[j]).name}")
+
+
+# memory
+
+
+def job(batch_norm: str) -> dict[str, float]:
+    """Train mobilenet_v2 for two epochs of a few steps and predict, as a job does; its peak and CPU seconds a step."""
+    import torch
+
+    from casewise.modalities.dataset import PanelData
+    from casewise.models.backbones import build_network
+    from casewise.models.forward import predict
+    from casewise.models.outputs import Output
+    from casewise.study.schema import Panels, Recipe
+    from casewise.training.compute_plan import ComputePlan, give_memory_back, keep_memory
+    from casewise.training.fit import TrainingContext, fit, standardise
+
+    keep_memory()
+    torch.set_num_threads(1)
+    count, rng = STEPS * BATCH + PREDICTED, np.random.default_rng(0)
+    store = torch.from_numpy(rng.integers(0, 256, (count, 3, SIZE, SIZE), dtype=np.uint8))
+    truth = torch.from_numpy(rng.random((count, 1), dtype=np.float32))
+    panels = PanelData(store, [[row] for row in range(count)], truth, Panels(by="image"))
+    train, new = panels.subset(range(STEPS * BATCH)), panels.subset(range(STEPS * BATCH, count))
+    outputs, network, ends = (Output("extent"),), build_network("mobilenet_v2", 1), [time.process_time()]
+    standardise(network, train.truth, outputs)
+    recipe = Recipe(
+        loss="mse", optimizer="sgd", lr=0.01, momentum=0.9, batch_size=BATCH, epochs=2, batch_norm=batch_norm
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        context = TrainingContext(
+            outputs, Path(folder), 0, ComputePlan(threads=1), tell=lambda *_: ends.append(time.process_time())
+        )
+        fit(network, recipe, train, panels.subset([0]), context)
+    give_memory_back()
+    predict(network, new, outputs, batch=BATCH, channels_last=True, bf16=False, flips=False)
+    return {"peak": peak_memory(), "step": (ends[-1] - ends[-2]) / STEPS}
+
+
+def measure_memory(options: argparse.Namespace) -> None:
+    """Print the peaks of one job and of two side by side."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    print(f"mobilenet_v2, {SIZE} px, batches of {BATCH}, fp32, one thread a job")
+    for batch_norm in ("keep_statistics", "update"):
+        for count in (1, 2):
+            with ThreadPoolExecutor(count) as pool:
+                results = list(pool.map(lambda _: in_own_process("job", batch_norm), range(count)))  # noqa: B023
+            peak, step = (max(result[name] for result in results) for name in ("peak", "step"))
+            aim = " (aim: 2,048 MB a job)" if count == 2 and batch_norm == "keep_statistics" else ""
+            print(
+                f"  {batch_norm:<16}{count} at a time: {peak:,.0f} MB a job, {step:.2f} CPU s a step{aim}", flush=True
+            )
+
+
+# predict
+
+
+def planned_bundle(folder: Path, folds: int) -> Path:
+    """The bundle of a planned study of phantoms; first weights are random but read as pretrained ones."""
+    import torch
+    from safetensors.torch import save_file
+
+    from casewise.models.encoders import build_encoder
+    from casewise.phantoms.chest import make_chest
+    from casewise.run import run
+    from casewise.study.loading import build_study
+
+    torch.manual_seed(0)
+    state = build_encoder({"name": "mobilenet_v2"}, SIZE).network.body.state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, folder / "mobilenet_v2.safetensors")
+    values = {
+        "name": "predict",
+        "synthetic": True,
+        "cohort": make_chest(folder / "training", subjects=40, size=(320, 320), seed=1),
+        "images": {"channels": "grey", "size": SIZE},
+        "panels": {"by": "image"},
+        "targets": {"label": ["covid", "no_finding", "pneumonia"]},
+        "split": {"test": 0, "folds": folds},
+        "weights_dir": str(folder),
+        "budget": "1min",
+        "audit": {"permutations": 99},
+        "evaluation": {"bootstrap_resamples": 200, "response": False, "counterfactual_cases": 1},
+    }
+    return run(build_study(values, source="the benchmark", folder=folder), folder / "run", show=True).folder / "bundle"
+
+
+def new_films(folder: Path, count: int) -> list[Path]:
+    """Synthetic films as JPEG files; a few are drawn, and each file has its own noise."""
+    import pandas as pd
+
+    from casewise.phantoms.chest import make_chest
+
+    table = make_chest(folder / "drawn", subjects=20, size=(NEW_SIDE, NEW_SIDE), seed=2)
+    drawn = [
+        np.asarray(Image.open(table.parent / name).convert("L"), dtype=np.int16) for name in pd.read_csv(table)["path"]
+    ]
+    random, paths = np.random.default_rng(3), []
+    for number in range(count):
+        film = drawn[number % len(drawn)]
+        paths.append(folder / f"film{number}.jpg")
+        noisy = np.clip(film + random.normal(0, 3, film.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(paths[-1], quality=90)
+    return paths
+
+
+class PlainLoop:
+    """A script without casewise for the same networks."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        import torch
+
+        self.members = [(bundle, bundle.load().to(memory_format=torch.contiguous_format)) for bundle in model.members]
+        self.size = int(model.members[0].settings["images"]["size"])
+
+    def predict(self, paths: list[Path]) -> dict[str, np.ndarray]:
+        """By learner the mean probabilities (N, K) over its folds."""
+        import torch
+
+        batches: dict[str, list[torch.Tensor]] = {bundle.model: [] for bundle, _ in self.members}
+        with torch.inference_mode():
+            for start in range(0, len(paths), 2 * BATCH):
+                panels = torch.stack([self._panel(path) for path in paths[start : start + 2 * BATCH]])
+                by_learner: dict[str, list[torch.Tensor]] = {name: [] for name in batches}
+                for bundle, network in self.members:
+                    values = network(panels).softmax(1)
+                    if bundle.settings["test_time_augmentation"]:
+                        values = (values + network(panels.flip(-1)).softmax(1)) / 2
+                    by_learner[bundle.model].append(values)
+                for name, of_folds in by_learner.items():
+                    batches[name].append(torch.stack(of_folds).mean(0))
+        return {name: torch.cat(values).numpy() for name, values in batches.items()}
+
+    def _panel(self, path: Path) -> torch.Tensor:
+        import torch
+
+        film = Image.open(path).convert("L").resize((self.size, self.size), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.asarray(film).copy()).float().div(255).expand(3, -1, -1)
+
+
+def measure_predict(options: argparse.Namespace) -> None:
+    """Print the seconds of `casewise predict` and of the loop, and the largest difference of a probability."""
+    import pandas as pd
+
+    from casewise.inference.model import load_bundle
+    from casewise.inference.prediction_file import predict_to_file
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        bundle = planned_bundle(folder, FOLDS if options.share(FOLDS) == FOLDS else 2)
+        paths, output = new_films(folder, options.share(NEW)), folder / "new.parquet"
+        plain = PlainLoop(load_bundle(bundle))
+
+        def predict(chosen: list[Path]) -> None:
+            table = pd.DataFrame({"path": [str(path) for path in chosen], "subject": [path.stem for path in chosen]})
+            predict_to_file(load_bundle(bundle), table, output, learner="networks")
+
+        predict(paths[:1])  # libraries are loaded before the clock starts
+        own, other = [], []
+        for _ in range(options.rounds):
+            own.append(seconds(lambda: predict(paths)))
+            start = time.perf_counter()
+            by_learner = plain.predict(paths)
+            other.append(time.perf_counter() - start)
+        rows = pd.read_parquet(output)
+    names = [name for name in rows if name.startswith("probability of")]
+    largest = max(
+        float(np.abs(rows.loc[rows["learner"] == key, names] - values).max().max())
+        for key, values in by_learner.items()
+    )
+    ratio = statistics.median(b / a for a, b in zip(own, other, strict=True))
+    print(f"predict, {len(paths):,} films of {NEW_SIDE} px, {len(plain.members)} networks")
+    print(
+        f"  casewise {statistics.median(own):.1f} s, plain loop {statistics.median(other):.1f} s: {ratio:.1f}× (aim: 4)"
+    )
+    # films are decoded at another scale
+    print(f"  largest difference of a probability {largest:.1e}")
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "start": measure_start,
+    "ingest": measure_ingest,
+    "audit": measure_audit,
+    "memory": measure_memory,
+    "predict": measure_predict,
+    "copies": count_copies,
+}
+ALONE: dict[str, Callable[..., dict[str, float]]] = {"build": build, "job": job}
+
+
+def main() -> None:
+    """Measure the requested parts and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all but copies")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--short", action="store_true", help="a tenth of the images")
+    parser.add_argument("--table", type=Path, help="of `copies`: a table of images to copy")
+    parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.alone:
+        step, *arguments = options.alone
+        print(json.dumps(ALONE[step](*arguments)))
+        return
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
+    options.share = lambda count: max(1, count // 10) if options.short else count
+    from casewise.bench.quiet import warn_if_busy
+
+    warn_if_busy()
+    for part in options.parts or list(PARTS)[:-1]:
+        print(f"\n{part}", flush=True)
+        PARTS[part](options)
+
+
+if __name__ == "__main__":
+    main()

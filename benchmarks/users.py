@@ -1,0 +1,321 @@
+"""The other side of comparisons: code as users of fastai, of Lightning with torchvision, and of plain PyTorch write it.
+
+fastai: `ImageDataLoaders` of a table, `Resize(224)`, `aug_transforms`, ImageNet's `Normalize`, `vision_learner` and
+`fine_tune`. Lightning: a data set that opens each file, torchvision's transforms and network, AdamW with one cycle, and
+`Trainer` with its defaults. PyTorch: a `DataLoader` and a loop in fp32 with the defaults of PyTorch. All read the image
+files in every epoch, with two workers. Each measurement (`PROGRAMS`) runs in a process of its own; the first steps, in
+which workers fill their queues, are not timed. fastai is installed with `pip install 'casewise[bench]'`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+CORES, WORKERS, BATCH, SIDE, WARM, SEED = 2, 2, 32, 224, 3, 0
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def has_fastai() -> bool:
+    """Whether fastai is installed; a sentence is printed if it is not."""
+    if not (installed := find_spec("fastai") is not None):
+        print("fastai is not installed: pip install 'casewise[bench]'. Nothing was compared with it.")
+    return installed
+
+
+def ready() -> None:
+    """Limit this process to `CORES`, and warn of other load."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    from casewise.bench.quiet import warn_if_busy
+
+    warn_if_busy()
+
+
+def in_own_process(script: str, task: dict[str, Any]) -> dict[str, Any]:
+    """Run `script --task` in a process of its own, with a task as JSON; return the JSON of its last line."""
+    # Importing fastai warns of features that PyTorch will remove.
+    command = [sys.executable, "-W", "ignore::FutureWarning", script, "--task"]
+    completed = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True)
+    if completed.returncode:
+        raise SystemExit(f"{' '.join(command)} failed; see above.")
+    result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
+    return result
+
+
+def measured(program: str, /, **task: Any) -> dict[str, Any]:
+    """The measurement of one program (`PROGRAMS`), in a process of its own."""
+    return in_own_process(__file__, {"program": program, **task})
+
+
+def images_needed(steps: int, batch: int = BATCH) -> int:
+    """More images than are timed, so that the workers are equally busy at the beginning and the end."""
+    return (WARM + steps + 3 * WORKERS) * batch
+
+
+class Clock:
+    """The seconds between the ends of two steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.last, self.start, self.seconds = WARM + steps, 0.0, 0.0
+
+    def ended(self, step: int) -> bool:
+        """Note the end of a step, counted from 1; whether it is the last that is timed."""
+        if step == WARM:
+            self.start = time.perf_counter()
+        if step == self.last:
+            self.seconds = time.perf_counter() - self.start
+        return step == self.last
+
+
+# fastai
+
+
+def fastai_learner(
+    rows: Any, data: str, network: str, weights: str | None, *, numbers: bool = False, workers: int = WORKERS
+) -> Any:
+    """A fastai user's learner from a table with the columns path, label and is_valid; labels are classes or numbers."""
+    from fastai.vision import all as fastai
+    from torchvision import models
+
+    def network_of(pretrained: bool = False, **_: Any) -> Any:
+        from safetensors.torch import load_file
+
+        model = models.get_model(network, weights=None)
+        if pretrained:
+            model.load_state_dict(load_file(str(weights)))
+        return model
+
+    # fastai has the cut of ResNets; for other networks its users state it here.
+    meta = fastai.model_meta.get(getattr(models, network), {"cut": -1, "split": fastai.default_split})
+    fastai.model_meta[network_of] = {"cut": meta["cut"], "split": meta["split"]}
+    loaders = fastai.ImageDataLoaders.from_df(
+        rows,
+        path=data,
+        fn_col="path",
+        label_col="label",
+        valid_col="is_valid",
+        y_block=fastai.RegressionBlock() if numbers else None,
+        item_tfms=fastai.Resize(SIDE),
+        batch_tfms=[*fastai.aug_transforms(), fastai.Normalize.from_stats(*IMAGENET)],
+        bs=BATCH,
+        seed=SEED,
+        num_workers=workers,
+    )
+    return fastai.vision_learner(loaders, network_of, pretrained=bool(weights), metrics=[])
+
+
+def fastai_fold(task: dict[str, Any]) -> dict[str, Any]:
+    """Train on all folds but one by `fine_tune`; write the held-out predictions (CSV), and return the seconds.
+
+    Images are read in this process, so that its time does not depend on a share of memory between processes.
+    """
+    import pandas as pd
+    from fastai.vision.all import set_seed
+
+    from casewise.files import write_atomic
+
+    set_seed(SEED)
+    torch.set_num_threads(CORES)
+    table = pd.read_csv(task["table"], dtype={"subject": str, "case": str, "image": str}, keep_default_na=False)
+    start = time.perf_counter()
+    rows = table.assign(is_valid=table["fold"] == task["fold"])
+    learner = fastai_learner(rows, task["data"], task["network"], task["weights"], numbers=task["numbers"], workers=0)
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(task["epochs"])
+        values, _ = learner.get_preds(ds_idx=1)
+    names = ["prediction"] if task["numbers"] else [f"p_{name}" for name in learner.dls.vocab]
+    held_out = learner.dls.valid_ds.items[["path", "subject", "fold", "label"]].reset_index(drop=True)
+    write_atomic(
+        Path(task["predictions"]), held_out.join(pd.DataFrame(values.numpy(), columns=names)).to_csv(index=False)
+    )
+    return {"seconds": time.perf_counter() - start}
+
+
+def fastai_speed(task: dict[str, Any]) -> dict[str, Any]:
+    """Images a second while all parameters are trained."""
+    import pandas as pd
+    from fastai.vision.all import Callback, CancelFitException, set_seed
+
+    clock = Clock(task["steps"])
+
+    class Watch(Callback):
+        """Stops after the timed steps."""
+
+        def after_batch(self) -> None:
+            if clock.ended(self.iter + 1):
+                raise CancelFitException
+
+    set_seed(SEED)
+    count = images_needed(task["steps"])
+    rows = [row % len(task["paths"]) for row in range(count + BATCH)]
+    table = pd.DataFrame({"path": [task["paths"][n] for n in rows], "label": [str(task["labels"][n]) for n in rows]})
+    learner = fastai_learner(table.assign(is_valid=table.index >= count), "/", task["network"], None)
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(1, cbs=Watch())
+    return {"rate": task["steps"] * BATCH / clock.seconds}
+
+
+# torchvision, with Lightning's trainer or a loop
+
+
+class Photographs(Dataset[tuple[torch.Tensor, int]]):
+    """Images of files with their class; with `side` they are resized and augmented."""
+
+    def __init__(self, paths: list[str], labels: list[int], *, side: int = 0) -> None:
+        from torchvision import transforms
+
+        self.paths, self.labels = paths, labels
+        jitter = transforms.ColorJitter(brightness=0.2, contrast=0.2)
+        varied = [transforms.RandomHorizontalFlip(), transforms.RandomRotation(10), jitter]
+        sized = [transforms.Resize((side, side)), *varied] if side else []
+        self.steps = transforms.Compose([*sized, transforms.ToTensor(), transforms.Normalize(*IMAGENET)])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        from PIL import Image
+
+        with Image.open(self.paths[row]) as image:
+            return self.steps(image.convert("RGB")), self.labels[row]
+
+
+class PlainPanels(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Panels of 2x2 photographs, which are opened, padded, rotated, varied in light, and pasted in random order."""
+
+    def __init__(self, paths: list[list[str]], truth: list[list[float]], side: int) -> None:
+        from torchvision import transforms
+
+        self.paths, self.truth, self.side = paths, truth, side
+        rotation = transforms.RandomRotation(180, interpolation=transforms.InterpolationMode.BILINEAR)
+        self.vary = transforms.Compose([rotation, transforms.ColorJitter(brightness=0.2, contrast=0.2)])
+        self.finish = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*IMAGENET)])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        from PIL import Image, ImageOps
+
+        side = self.side
+        panel = Image.new("RGB", (2 * side, 2 * side))
+        slots = random.sample([(0, 0), (side, 0), (0, side), (side, side)], 4)
+        for path, slot in zip(self.paths[row], slots, strict=False):
+            panel.paste(self.vary(ImageOps.pad(Image.open(path).convert("RGB"), (side, side))), slot)
+        return self.finish(panel), torch.tensor(self.truth[row])
+
+
+def lightning_speed(task: dict[str, Any]) -> dict[str, Any]:
+    """Images a second while all parameters are trained by Lightning's `Trainer`."""
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from torchvision import models
+
+    clock, count = Clock(task["steps"]), images_needed(task["steps"])
+
+    class Classifier(LightningModule):
+        """A torchvision network."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = models.get_model(task["network"], weights=None, num_classes=max(task["labels"]) + 1)
+
+        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], number: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=3e-4, weight_decay=0.01)
+            cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-4, total_steps=count // BATCH)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    class Watch(Callback):
+        """Stops after the timed steps."""
+
+        def on_train_batch_end(self, engine: Trainer, *_: Any) -> None:
+            engine.should_stop = clock.ended(engine.global_step)
+
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    rows = [row % len(task["paths"]) for row in range(count)]
+    data = Photographs([task["paths"][n] for n in rows], [task["labels"][n] for n in rows], side=SIDE)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_steps=clock.last, callbacks=[Watch()], enable_model_summary=False, **quiet)
+    trainer.fit(Classifier(), DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=WORKERS))
+    return {"rate": task["steps"] * BATCH / clock.seconds}
+
+
+def seconds_of_loop(
+    model: nn.Module, data: Dataset[Any], criterion: nn.Module, optimizer: torch.optim.Optimizer, batch: int, steps: int
+) -> float:
+    """The seconds of the timed steps of a plain loop."""
+    clock = Clock(steps)
+    for step, (images, truth) in enumerate(DataLoader(data, batch_size=batch, shuffle=True, num_workers=WORKERS), 1):
+        optimizer.zero_grad()
+        criterion(model(images), truth).backward()
+        optimizer.step()
+        if clock.ended(step):
+            break
+    return clock.seconds
+
+
+def loop_of_panels(task: dict[str, Any]) -> dict[str, Any]:
+    """Panels a second of a plain loop that trains all parameters."""
+    from torchvision import models
+
+    batch, steps = task["batch"], task["panels"] // task["batch"]
+    rows = [row % len(task["paths"]) for row in range(images_needed(steps, batch))]
+    truth = [task["truth"][row] for row in rows]
+    data = PlainPanels([task["paths"][row] for row in rows], truth, task["side"])
+    model = models.get_model(task["network"], weights=None, num_classes=len(truth[0])).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    return {"rate": steps * batch / seconds_of_loop(model, data, nn.MSELoss(), optimizer, batch, steps)}
+
+
+def loop_above_frozen(task: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of an epoch of a plain loop over MobileNetV2 above frozen layers, and the number of frozen weights."""
+    from torchvision.models import mobilenet_v2
+
+    model = mobilenet_v2(num_classes=2).train()
+    features = model.features
+    frozen = {
+        "none": [],
+        "10 layers": [*features[:4], features[4].conv[0]],
+        "11 blocks": list(features[:11]),
+        "all": list(features),
+    }
+    for layers in frozen[task["freeze"]]:
+        layers.requires_grad_(False).eval()
+    steps = task["steps"]
+    rows = [row % len(task["paths"]) for row in range(images_needed(steps))]
+    data = Photographs([task["paths"][row] for row in rows], [row % 2 for row in rows])
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    seconds = seconds_of_loop(model, data, nn.CrossEntropyLoss(), optimizer, BATCH, steps)
+    weights = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    return {"epoch": seconds / steps * len(task["paths"]) / BATCH, "frozen": weights}
+
+
+PROGRAMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "fastai": fastai_speed,
+    "fastai fold": fastai_fold,
+    "lightning": lightning_speed,
+    "panels": loop_of_panels,
+    "frozen": loop_above_frozen,
+}
+
+if __name__ == "__main__":
+    task = json.load(sys.stdin)
+    print(json.dumps(PROGRAMS[task["program"]](task)))
