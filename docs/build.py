@@ -389,7 +389,7 @@ def main(arguments: list[str]) -> int:
         print(f"wrote docs/{path.name}")
     if "--pages" in arguments:
         return 0
-    missing = [name for name in ("material", "mkdocstrings") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("mkdocs", "mkdocstrings") if importlib.util.find_spec(name) is None]
     if missing:
         print("The pages are current. The site needs the packages of the extra dev: make setup.", file=sys.stderr)
         return 2

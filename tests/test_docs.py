@@ -7,7 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -78,7 +81,7 @@ def test_the_schema_for_editors_accepts_every_key() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for package in ("material", "mkdocstrings"):
+    for package in ("mkdocs", "mkdocstrings"):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("site")
     words = ["build", "--strict", "--site-dir", str(folder)]
@@ -108,16 +111,23 @@ def test_the_reference_of_python_has_every_public_name(site: Path) -> None:
 
 @pytest.mark.slow
 @needs_chromium
-def test_a_search_in_a_folder_finds_pages_and_fetches_nothing_from_elsewhere(site: Path) -> None:
-    with chromium() as opened:
-        requested: list[str] = []
-        page = opened.new_page()
-        page.on("request", lambda request: requested.append(request.url))
-        page.goto(f"file://{site}/index.html?q=notebook")
-        page.locator("a.md-search-result__link[href*='tutorial-notebook.html']").first.wait_for()
-        page.goto(f"file://{site}/index.html?q=xyzzyx")
-        page.get_by_text("No matching documents").wait_for()
-        assert [url for url in requested if not url.startswith(("file:", "data:", "blob:"))] == []
+def test_a_search_finds_pages_and_fetches_nothing_from_elsewhere(site: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/"
+    try:
+        with chromium() as opened:
+            requested: list[str] = []
+            page = opened.new_page()
+            page.on("request", lambda request: requested.append(request.url))
+            page.goto(f"{address}search.html?q=notebook")
+            page.locator("#mkdocs-search-results a[href*='tutorial-notebook.html']").first.wait_for()
+            page.goto(f"{address}search.html?q=xyzzyx")
+            page.get_by_text("No results found").wait_for()
+            assert [url for url in requested if not url.startswith((address, "data:", "blob:"))] == []
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_the_overview_and_the_readme_have_the_same_screenshot_and_limitations() -> None:
