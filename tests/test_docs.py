@@ -63,7 +63,7 @@ def test_a_page_that_lags_behind_is_noticed(tmp_path: Path) -> None:
     docs = Path(shutil.copytree(DOCS, tmp_path / "docs"))
     shutil.copy(ROOT / "README.md", tmp_path)
     page = docs / "reference-study-recipe.md"
-    page.write_text(page.read_text().replace("| `momentum` |", "| `momentun` |"))
+    page.write_text(page.read_text().replace("- `momentum` (", "- `momentun` ("))
     done = build(docs, "--check")
     assert done.returncode == 1
     assert "docs/reference-study-recipe.md is not current" in done.stderr
@@ -221,7 +221,7 @@ def test_columns_metrics_and_files_of_a_run_are_described() -> None:
     told = set(re.findall(r"`([^`\n]+)`", (DOCS / "reference-run.md").read_text()))
     assert set(COLUMNS) | {"p0", "p1"} <= told
     metrics = (DOCS / "reference-metrics.md").read_text()
-    assert all(f"| `{name}` |" in metrics for name in metric_names())
+    assert all(f"\n- `{name}` (" in metrics for name in metric_names())
     assert set(META_LEARNERS) <= told
     written = file_names()
     assert len(written) > 25
@@ -248,7 +248,7 @@ def test_the_audit_page_tells_every_finding_and_the_limits_in_force() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "howto-audit.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [DOCS / "howto-audit.md"], ids=lambda page: page.name)
 def test_the_audit_says_what_the_page_shows(page: Path, tmp_path: Path) -> None:
     study = next(text for text in blocks(page, "yaml") if text.startswith("# study file: marker.yaml"))
     (tmp_path / "marker.yaml").write_text(study)
