@@ -82,7 +82,7 @@ the class in brackets, such as `recall[covid]`; without it, the metric is the pl
 """
 COMMANDS_HEAD = """# The command line
 
-`casewise COMMAND --help` shows the same text.
+`casewise COMMAND --help` shows the same text. With `--quiet`, commands that have it print nothing but errors.
 """
 COMMANDS_TAIL = """`casewise --version` shows the version.
 
@@ -152,13 +152,14 @@ def _other_pages(page: str) -> str:
 
 def _sections_by_page() -> list[str]:
     """Every section of the study file as a link, a line for each page."""
-    lines = ["## Sections", "", "| page | sections |", "|---|---|"]
+    lines = ["## Sections", ""]
     for page, (title, _) in STUDY_PAGES.items():
         links = [_link(section) for _, section in _sections(Study, "") if section and _page_of(section) == page]
         if links:
             topic = title.partition(": ")[2].capitalize() or title
-            lines.append(f"| [{topic}]({page}) | {', '.join(links)} |")
-    return [*lines, f"| [Presets]({PRESETS_PAGE}) | {', '.join(f'`{name}`' for name in preset_names())} |", ""]
+            lines.append(f"- {topic}: {', '.join(links)}")
+    return [*lines, f"- [Presets]({PRESETS_PAGE}): {', '.join(f'`{name}`' for name in preset_names())}", ""]
+
 
 
 def schema_file() -> str:
@@ -242,7 +243,7 @@ def _in_words(node: dict[str, Any]) -> str:
     if kind in ("integer", "number"):
         limits = " ".join(text.format(node[key]) for key, text in LIMITS.items() if key in node)
         return f"{'whole number' if kind == 'integer' else 'number'} {limits}".strip()
-    return {"boolean": "`true`, `false`", "string": "path" if node.get("format") == "path" else "text"}[str(kind)]
+    return {"boolean": "true or false", "string": "path" if node.get("format") == "path" else "text"}[str(kind)]
 
 
 def _default(field: FieldInfo, name: str) -> str:
@@ -337,6 +338,8 @@ def commands_page() -> str:
     for name, command in documented:
         rows, usage = [], [f"casewise {name}"]
         for parameter in command.params:
+            if parameter.name == "quiet":
+                continue  # said once, at the top of the page
             option = parameter.opts[0].startswith("--")
             usage += [] if option else [parameter.name.upper()]
             label = parameter.opts[0] if option else parameter.name.upper()
