@@ -161,7 +161,6 @@ def _sections_by_page() -> list[str]:
     return [*lines, f"- [Presets]({PRESETS_PAGE}): {', '.join(f'`{name}`' for name in preset_names())}", ""]
 
 
-
 def schema_file() -> str:
     """The JSON schema of the study file, for editors: the schema of the models, with short forms such as `0..4`."""
     schema = Study.model_json_schema()
@@ -265,7 +264,9 @@ def presets_page() -> str:
     texts = {name: preset_text(name) for name in preset_names()}
     for name, text in texts.items():
         settings = _settings(text)
-        base = next((b for b in texts if name.startswith(f"{b}-") and _settings(texts[b]).keys() <= settings.keys()), None)
+        base = next(
+            (b for b in texts if name.startswith(f"{b}-") and _settings(texts[b]).keys() <= settings.keys()), None
+        )
         if base is None:
             page = re.search(r"docs/(explanation-[\w-]+\.md)", text)
             head = f"[The publication, and deviations from it]({page[1]})." if page else ""
