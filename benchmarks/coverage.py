@@ -227,10 +227,11 @@ def markdown(table: Table, columns: Sequence[str]) -> str:
 
 PAGE = """# How often intervals contain the true value
 
-`python benchmarks/coverage.py --output docs/coverage.md` makes this page: {studies:,} simulated studies for each model
-and number of subjects. A subject has one to six cases; part of every error is the subject's own. A cell shows the share
-of nominal 95 % intervals, in percent, that contain the true value: first percentiles of resamples of subjects, as
-casewise gave formerly, then in bold the intervals that it gives now ([how](explanation-figures.md)). A dash
+`python benchmarks/coverage.py --output docs/results/coverage.md` makes this page: {studies:,} simulated studies for
+each model and number of subjects. A subject has one to six cases; part of every error is the subject's own. A cell
+shows the share of nominal 95 % intervals, in percent, that contain the true value: first percentiles of resamples
+of subjects, as
+casewise gave formerly, then in bold the intervals that it gives now ([how](../explanation-figures.md)). A dash
 means that fewer than a fifth of the studies have such an interval; a dagger (†), that at least half of the intervals
 are marked as rough, because they rest on too few subjects.
 

@@ -1,6 +1,6 @@
 """How often is a learner called worse although all learners are equal?
 
-    python benchmarks/multiplicity.py [--studies 300] [--output docs/multiplicity.md]
+    python benchmarks/multiplicity.py [--studies 300] [--output docs/results/multiplicity.md]
 
 Studies are simulated whose learners have the same expected error: subjects with one to four cases each, an error that
 all learners of a case share, and errors of each learner for the subject and the case. The family-wise error is the
@@ -175,8 +175,8 @@ def page(errors: dict[int, dict], alarms: dict[int, dict], studies: int) -> str:
         f"{studies:,} simulated studies for each number of subjects, with {max(LEARNERS)} learners of the same "
         f"expected error, one to four cases a subject and {RESAMPLES} resamples. For three and seven learners, each "
         f"study gives {GROUPS[3]} and {GROUPS[7]} comparisons. Nominal: {1 - CONFIDENCE:.0%}. "
-        "By `python benchmarks/multiplicity.py --output docs/multiplicity.md`; the method is described in "
-        "[How figures are computed and compared](explanation-figures.md#no-winner-within-the-uncertainty).",
+        "By `python benchmarks/multiplicity.py --output docs/results/multiplicity.md`; the method is described in "
+        "[How figures are computed and compared](../explanation-figures.md#no-winner-within-the-uncertainty).",
         "",
         "## Differences from the best learner",
         "",

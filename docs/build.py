@@ -73,15 +73,16 @@ support JSON schemas can complete and check keys. To use this, write as the firs
 
 `PATH` is the folder `docs` of the repository.
 """
+PRESETS_HEAD = "A preset is a study file. `extends: NAME` is the same as writing its lines.\n"
 METRICS_HEAD = """# Metrics
 
 Every metric is one record of the registry (`casewise.metrics.registry`). The metric of a single class has the name of
 the class in brackets, such as `recall[covid]`; without it, the metric is the plain mean over the classes.
-`NAME_calibrated` is the metric after temperature scaling.
+`NAME_calibrated` is the metric after temperature scaling. Larger values are better unless stated.
 """
 COMMANDS_HEAD = """# The command line
 
-`casewise COMMAND --help` shows the same text.
+`casewise COMMAND --help` shows the same text. With `--quiet`, commands that have it print nothing but errors.
 """
 COMMANDS_TAIL = """`casewise --version` shows the version.
 
@@ -116,20 +117,15 @@ def study_page(page: str) -> str:
         if _page_of(section) != page:
             continue
         own = schema if model is Study else schema["$defs"][model.__name__]
-        lines += [
-            f"## `{section}`" if section else "## The study",
-            "",
-            "| key | value | default | meaning |",
-            "|---|---|---|---|",
-        ]
+        lines += [f"## `{section}`" if section else "## The study", ""]
         if model is Study:
-            lines.append(f"| `extends` | text |  | {EXTENDS} |")
+            lines.append(f"- `extends` (text): {EXTENDS}")
         for name, field in model.model_fields.items():
             undocumented += [] if field.description else [f"{model.__name__}.{name}"]
             kind = ACCEPTED_VALUES.get(f"{model.__name__}.{name}") or _kind(
                 own["properties"][name], field, section, name
             )
-            lines.append(f"| `{name}` | {kind} | {_default(field, name)} | {field.description} |")
+            lines.append(f"- `{name}` ({kind}{_default(field, name)}): {field.description}")
         lines.append("")
     if undocumented:
         sys.exit(f"These keys of the study file have no description: {', '.join(undocumented)}.")
@@ -156,13 +152,13 @@ def _other_pages(page: str) -> str:
 
 def _sections_by_page() -> list[str]:
     """Every section of the study file as a link, a line for each page."""
-    lines = ["## Sections", "", "| page | sections |", "|---|---|"]
+    lines = ["## Sections", ""]
     for page, (title, _) in STUDY_PAGES.items():
         links = [_link(section) for _, section in _sections(Study, "") if section and _page_of(section) == page]
         if links:
             topic = title.partition(": ")[2].capitalize() or title
-            lines.append(f"| [{topic}]({page}) | {', '.join(links)} |")
-    return [*lines, f"| [Presets]({PRESETS_PAGE}) | {', '.join(f'`{name}`' for name in preset_names())} |", ""]
+            lines.append(f"- {topic}: {', '.join(links)}")
+    return [*lines, f"- [Presets]({PRESETS_PAGE}): {', '.join(f'`{name}`' for name in preset_names())}", ""]
 
 
 def schema_file() -> str:
@@ -246,37 +242,45 @@ def _in_words(node: dict[str, Any]) -> str:
     if kind in ("integer", "number"):
         limits = " ".join(text.format(node[key]) for key, text in LIMITS.items() if key in node)
         return f"{'whole number' if kind == 'integer' else 'number'} {limits}".strip()
-    return {"boolean": "`true`, `false`", "string": "path" if node.get("format") == "path" else "text"}[str(kind)]
+    return {"boolean": "true or false", "string": "path" if node.get("format") == "path" else "text"}[str(kind)]
 
 
 def _default(field: FieldInfo, name: str) -> str:
     if field.is_required():
-        return "the file's name" if name == "name" else "required"  # read_study fills it in
+        return "; default: the file's name" if name == "name" else "; required"  # read_study fills it in
     value = field.default
     if value is None or value in ("", [], {}) or isinstance(value, StudyModel):
         return ""
     if parse_range in {getattr(m, "func", None) for m in field.metadata}:
-        return f"`{value[0]:g}..{value[1]:g}`"
+        return f"; default `{value[0]:g}..{value[1]:g}`"
     if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+        return f"; default `{str(value).lower()}`"
+    return f"; default `{value:g}`" if isinstance(value, float) else f"; default `{value}`"
 
 
 def presets_page() -> str:
-    """The text of every preset."""
-    lines = [GENERATED, "# The study file: presets", "", "A preset is a study file that `extends` names.", ""]
-    for name in preset_names():
-        lines += [
-            f"## {name}",
-            "",
-            f"`extends: {name}` is the same as writing:",
-            "",
-            "```text",
-            preset_text(name).strip(),
-            "```",
-            "",
-        ]
+    """The settings of every preset; of a preset whose name begins with that of another, those that differ from it."""
+    lines = [GENERATED, "# The study file: presets", "", PRESETS_HEAD]
+    texts = {name: preset_text(name) for name in preset_names()}
+    for name, text in texts.items():
+        settings = _settings(text)
+        base = next(
+            (b for b in texts if name.startswith(f"{b}-") and _settings(texts[b]).keys() <= settings.keys()), None
+        )
+        if base is None:
+            page = re.search(r"docs/(explanation-[\w-]+\.md)", text)
+            head = f"[The publication, and deviations from it]({page[1]})." if page else ""
+        else:
+            settings = {key: value for key, value in settings.items() if _settings(texts[base]).get(key) != value}
+            head = f"As [{base}](#{base}), except for:"
+        lines += [f"## {name}", "", head, "", "```text", *settings.values(), "```", ""]
     return "\n".join(lines)
+
+
+def _settings(text: str) -> dict[str, str]:
+    """The top-level keys of a preset, each with its lines."""
+    blocks = re.split(r"^(?=[a-z_]+:)", text, flags=re.MULTILINE)
+    return {block.partition(":")[0]: block.strip() for block in blocks if not block.startswith("#") and block.strip()}
 
 
 def _scores() -> list[str]:
@@ -306,14 +310,16 @@ def index_page() -> str:
 
 def metrics_page() -> str:
     """Every registered metric: its meaning, the kinds of target it applies to, and which direction is better."""
-    heads = "| metric | title | kinds of target | better | meaning |"
-    lines = [GENERATED, METRICS_HEAD, heads, "|---|---|---|---|---|"]
-    better = {True: "larger", False: "smaller", None: "neither"}
+    lines = [GENERATED, METRICS_HEAD]
+    better = {True: "", False: "; smaller is better", None: "; neither direction is better"}
+    by_kinds: dict[tuple[str, ...], list[str]] = {}
     for name in metric_names():
         metric = metric_of(name)
-        cells = [f"`{name}`", metric.title, ", ".join(metric.kinds), better[metric.larger_is_better], metric.glossary]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+        entry = f"- `{name}` ({metric.title}{better[metric.larger_is_better]}): {metric.glossary}"
+        by_kinds.setdefault(tuple(metric.kinds), []).append(entry)
+    for kinds, entries in by_kinds.items():
+        lines += [f"## For {' and '.join(kinds)}", "", *entries, ""]
+    return "\n".join(lines)
 
 
 def commands_page() -> str:
@@ -333,14 +339,17 @@ def commands_page() -> str:
     for name, command in documented:
         rows, usage = [], [f"casewise {name}"]
         for parameter in command.params:
+            if parameter.name == "quiet":
+                continue  # said once, at the top of the page
             option = parameter.opts[0].startswith("--")
             usage += [] if option else [parameter.name.upper()]
             label = parameter.opts[0] if option else parameter.name.upper()
-            empty = parameter.default in (None, (), [])
-            default = "required" if parameter.required else "" if empty else f"`{parameter.default}`"
-            rows.append(f"| `{label}` | {default} | {_escaped(parameter.help)} |")
+            empty = parameter.default in (None, (), [], "")
+            optional = "" if empty or parameter.is_flag else f" (default `{parameter.default}`)"
+            default = " (required)" if parameter.required and option else optional
+            rows.append(f"- `{label}`{default}: {_escaped(parameter.help)}")
         lines += [f"## {' '.join(usage)}", "", _escaped(command.help), ""]
-        lines += ["| | default | meaning |", "|---|---|---|", *rows, ""] if rows else []
+        lines += [*rows, ""] if rows else []
     return "\n".join([*lines, COMMANDS_TAIL])
 
 
@@ -389,7 +398,7 @@ def main(arguments: list[str]) -> int:
         print(f"wrote docs/{path.name}")
     if "--pages" in arguments:
         return 0
-    missing = [name for name in ("material", "mkdocstrings") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("mkdocs", "mkdocstrings") if importlib.util.find_spec(name) is None]
     if missing:
         print("The pages are current. The site needs the packages of the extra dev: make setup.", file=sys.stderr)
         return 2

@@ -170,12 +170,13 @@ def as_markdown() -> str:
         "",
         "## Refused settings",
         "",
-        "Settings that contradict each other are refused before anything is read, with these messages.",
+        "Settings that contradict each other are refused before anything is read. The message names the key:",
         "",
-        "| combination | message |",
-        "|---|---|",
     ]
-    lines += [f"| {title} | {refusal(contradiction(*study))} |" for title, *study in CONTRADICTIONS]
+    for title, *study in CONTRADICTIONS:
+        key, _, reason = refusal(contradiction(*study)).partition(": ")
+        assert reason, title
+        lines.append(f"- {title}: `{key}`")
     return "\n".join(lines) + "\n"
 
 

@@ -64,7 +64,7 @@ def test_a_metric_is_one_record(matthews: Metric, tmp_path: Path) -> None:
     assert spec.loader
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
-    assert f"| `matthews` | {matthews.title} | classification | larger | {matthews.glossary} |" in build.metrics_page()
+    assert f"\n- `matthews` ({matthews.title}): {matthews.glossary}\n" in build.metrics_page()
 
 
 def test_a_name_is_registered_once(matthews: Metric) -> None:

@@ -45,7 +45,7 @@ class Metric:
         rests_on: of `casewise.metrics.classes.ClassSubjects`, the number of subjects that it rests on: for each
             learner, or with `by_class` for each class as well. For numbers it is that of all subjects.
         rough_below: with fewer such subjects, its 95 % intervals may contain the true value in fewer than 92 % of
-            studies; see `docs/coverage.md`.
+            studies; see `docs/results/coverage.md`.
     """
 
     name: str

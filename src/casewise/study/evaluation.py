@@ -39,9 +39,8 @@ class Evaluation(StudyModel):
     bootstrap_resamples: int = Field(
         2000,
         ge=100,
-        description="Number of resamples of subjects for comparisons and for intervals that are not made by leaving "
-        "out one subject at a time: differences between learners, subgroups, means over sources, calibration, net "
-        "benefit, distant cases, altered images and saliency. Intervals of the metrics themselves do not use it.",
+        description="Number of resamples of subjects for comparisons, and for [intervals that are not made by leaving "
+        "out one subject at a time](explanation-figures.md#intervals-leave-out-one-subject-at-a-time).",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of the intervals.")
     prediction_coverage: float = Field(
@@ -69,8 +68,8 @@ class Evaluation(StudyModel):
     )
     readers: dict[str, dict[str, str]] = Field(
         {},
-        description="Columns with the scores of readers: `{score: {reader: column}}`. The report compares the "
-        "agreement between readers with that of the model.",
+        description="Columns with the scores of readers, whose agreement is compared with that of the model: `{score: "
+        "{reader: column}}`.",
     )
     references: dict[str, dict[str, dict[MetricName, float]]] = Field(
         {},
@@ -80,24 +79,24 @@ class Evaluation(StudyModel):
     target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.9],
         description="For classes and grades: sensitivities for which a threshold is chosen out of fold, in addition "
-        "to Youden's threshold: `[0.9, 0.95]`.",
+        "to Youden's: `[0.9, 0.95]`.",
     )
 
     prevalence: dict[str, Annotated[Fraction, Field(gt=0)]] = Field(
         {},
         description="For a target with two classes, the share of the positive class where the model is to be used: "
-        "`{finding: 2%}`. Operating points then also state the predictive values at this prevalence.",
+        "`{finding: 2%}`. Operating points then also state the predictive values for it.",
     )
     decision_thresholds: list[Annotated[Fraction, Field(gt=0)]] = Field(
         [],
-        description="Probabilities of a class above which one would act, such as `[5%, 10%, 20%]`, for the primary "
-        "outcome. The report then shows the net benefit (decision curve) at them.",
+        description="Probabilities of a class of the primary outcome above which one would act, such as `[5%, 10%, "
+        "20%]`. The report then shows the net benefit (decision curve).",
     )
     subgroups: list[Subgroup] = Field(
         [],
-        description="Columns of the table for which the headline is also computed by group: `[sex, site, {age: [40, "
-        "60]}]`. Numbers are divided at the stated cut points, or into thirds of the subjects where none are stated. "
-        "Differences between the groups are tested, with allowance for the number of tests.",
+        description="Columns for which the headline is also computed by group: `[sex, site, {age: [40, 60]}]`. "
+        "Numbers are divided at the stated cut points, or into thirds of the subjects. Differences are "
+        "tested, with allowance for the number of tests.",
     )
 
     counterfactual_cases: int = Field(
@@ -105,8 +104,7 @@ class Evaluation(StudyModel):
         ge=0,
         le=1000,
         description="Number of held-out cases, divided among the folds, that the networks of their fold predict again "
-        "with altered images: cropped, recompressed, brighter and so on. [How often the answer "
-        "changes](howto-audit.md#altered-images) is reported. `0` omits it.",
+        "with [altered images](howto-audit.md#altered-images). `0` omits it.",
     )
 
     @property

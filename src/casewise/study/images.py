@@ -27,25 +27,23 @@ class Images(StudyModel):
         128,
         ge=16,
         le=1024,
-        description="Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For "
-        "volumes, the side of a slice as the network sees it; the other settings of `images` then have no effect. "
-        "A study with a planned recipe that states no size has 224 for photographs and films, less for smaller ones "
-        "and 384 for at most 1,000 images whose long sides have a median of 448 pixels or more.",
+        description="Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For volumes, the "
+        "side of a slice as the network sees it; the other settings of `images` then have no effect. A "
+        "planned recipe has 224 for photographs and films, less for smaller ones and 384 for at most "
+        "1,000 images whose long sides have a median of 448 pixels or more.",
     )
     fit: Literal["auto", "pad", "crop", "stretch"] = Field(
         "auto",
-        description="How an image that is not square becomes a square tile. `pad`: it keeps its aspect ratio and is "
-        "centred, and bars fill the rest. `crop`: its central square. `stretch`: it is stretched to the square. "
-        "`auto`: planned from the shapes of the images outside the test set, never from labels: `pad` if all have one "
-        "shape; else `stretch`, because bars would show the shape of an image, which often goes with its source; and "
-        "`pad` with reflection if more than one image in twenty is more than twice as long as wide. The plan is saved "
-        "with the run and its models.",
+        description="How an image that is not square becomes a square tile. `pad`: bars fill the rest. `crop`: its "
+        "central square. `stretch`: it is stretched to the square. `auto`: [planned from the shapes of "
+        "the images](howto-photographs.md#images-that-are-not-square) outside the test set, never from "
+        "labels.",
     )
     padding: Literal["auto", "reflect", "mean", "black"] = Field(
         "auto",
         description="With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` "
-        "colour, or `black`. If shapes differ, width and place of bars that are not black vary in training, so that "
-        "they tell less. `auto`: `black` if all images have one shape, else `reflect`.",
+        "colour, or `black`. If shapes differ, bars that are not black vary in training. `auto`: `black` "
+        "if all images have one shape, else `reflect`.",
     )
     channels: Literal["rgb", "grey"] = Field(
         "rgb", description="Colour, or one grey channel, which networks receive three times."
@@ -53,7 +51,8 @@ class Images(StudyModel):
     lesion: str | None = Field(
         None,
         description="Column with the mask of each image's lesions, a path from `root`, against which explanations are "
-        "measured; empty where there is no lesion. It does not affect training. For volumes, see `volumes.lesion`.",
+        "measured; empty where there is no lesion. Not used in training. For volumes, see "
+        "`volumes.lesion`.",
     )
     store: Path | None = Field(
         None, description="Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."
@@ -79,8 +78,8 @@ class Tiles(StudyModel):
     mpp: float | None = Field(
         None,
         gt=0,
-        description="Resolution of a tile in microns per pixel. The next finer level of the slide is read and reduced. "
-        "Give at most one of `mpp`, `magnification` and `level`; without any, the slide's finest level is used.",
+        description="Resolution in microns per pixel. The next finer level of the slide is read and reduced. Give at "
+        "most one of `mpp`, `magnification` and `level`; without any, the finest level is used.",
     )
     magnification: float | None = Field(
         None,
@@ -91,7 +90,7 @@ class Tiles(StudyModel):
         None,
         ge=0,
         description="Resolution as a level of the slide; 0 is the finest. If a slide has fewer levels, its coarsest "
-        "one is used, and a note reports this. Levels may differ between scanners: prefer `mpp`.",
+        "one is used, with a note. Levels may differ between scanners: prefer `mpp`.",
     )
     min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = Field(
         0.5, description="Smallest fraction of a tile that must be tissue, detected by Otsu's threshold on colour."
@@ -130,15 +129,15 @@ class Volumes(StudyModel):
 
     sequences: list[str] = Field(
         min_length=1,
-        description="The sequences of a case in order, spelled as in the table's column: `[T1, T2]`. Rows with other "
-        "sequences are left out and counted. The first sequence of a case defines the grid onto which the others are "
-        "resampled.",
+        description="The sequences of a case in order, spelled as in the table's column: `[T1, T2]`. Rows with others "
+        "are left out and counted. The first sequence of a case defines the grid onto which the others "
+        "are resampled.",
     )
     column: str = Field("sequence", description="Column of the table that names the sequence of a row.")
     slice_index: str | None = Field(
         None,
-        description="For tables with one slice image in each row: the column with the position of the slice, a "
-        "number that rises from the feet to the head. Empty: a row is a whole scan, a NIfTI file or a DICOM series.",
+        description="For tables with one slice image in each row: the column with the position of the slice, rising "
+        "from the feet to the head. Empty: a row is a whole scan.",
     )
     pixel_mm: float = Field(
         1.0, gt=0, description="For slice images (`slice_index`): distance between pixels in millimetres."
@@ -150,8 +149,8 @@ class Volumes(StudyModel):
         256,
         ge=16,
         le=1024,
-        description="Side in pixels of the square axial plane to which every slice is resampled first, before anything "
-        "is cropped.",
+        description="Side in pixels of the square axial plane to which every slice is resampled before anything is "
+        "cropped.",
     )
     bias: Literal["n4", "none"] = Field(
         "n4",
@@ -163,10 +162,10 @@ class Volumes(StudyModel):
     )
     roi: Literal["mask", "box", "centre", "none"] = Field(
         "none",
-        description="The region of the plane that networks see, the same square for all slices of a case, with a "
-        "side of `images.size` pixels: around a `mask`, around a `box` (columns `box_x0` to `box_z1`, in voxels of "
-        "the file of the case's first sequence, from 0, ends not included), the central pixels (`centre`), or the "
-        "whole plane (`none`). Only `centre` is not resized. Mask and box also select the slices.",
+        description="The region of the plane that networks see, the same square for all slices of a case, with a side "
+        "of `images.size` pixels: around a `mask`, around a `box` (columns `box_x0` to `box_z1`, in "
+        "voxels of the file of the case's first sequence, from 0, ends not included), the central pixels "
+        "(`centre`, not resized), or the whole plane (`none`). Mask and box also select the slices.",
     )
     margin: float = Field(
         10.0, ge=0, le=1000, description="Millimetres added around the mask or box, in plane and between slices."
@@ -176,35 +175,35 @@ class Volumes(StudyModel):
     )
     lesion: str | None = Field(
         None,
-        description="Column that names a case's lesion mask, against which explanations are measured. It does not "
-        "affect training.",
+        description="Column that names a case's lesion mask, against which explanations are measured. Not used in "
+        "training.",
     )
     standardise: Literal["nyul", "none"] = Field(
         "nyul",
         description="`nyul`: bring the intensities of all scans of a sequence onto one scale by histogram landmarks, "
-        "fitted on the subjects on which a network is trained. `none`: scale each scan's own range to 0 to 1. Units "
-        "are lost in both cases.",
+        "fitted on the training subjects of a network. `none`: scale each scan's own range to 0 to 1. "
+        "Units are lost in both cases.",
     )
     fusion: list[str] = Field(
         ["early"],
         min_length=1,
-        description="How several sequences are combined, or a list of ways, each training a separate network "
-        "(`BACKBONE@FUSION`): `early` (channels of the first layer), `late` (one body for each sequence, features "
-        "concatenated before the head), `late-shared` (one body for all sequences), or the name of a single "
-        "sequence, which is then used alone. For a single backbone, write `BACKBONE@FUSION` in `backbones`.",
+        description="How several sequences are combined; each way in a list trains a separate network "
+        "(`BACKBONE@FUSION`): `early` (channels of the first layer), `late` (one body for each sequence, "
+        "features concatenated before the head), `late-shared` (one body for all sequences), or the name "
+        "of a single sequence. For a single backbone, write `BACKBONE@FUSION` in `backbones`.",
     )
     missing: Literal["require", "drop", "mask"] = Field(
         "require",
-        description="Cases that lack a sequence: `require` refuses them and lists them, `drop` leaves them out and "
-        "lists them, `mask` puts a learned token in place of the missing sequence. All `sequences` count, also for "
-        "networks that use only one of them.",
+        description="Cases that lack a sequence: `require` refuses them, `drop` leaves them out, both with a list; "
+        "`mask` puts a learned token in place of the missing sequence. All `sequences` count, also for "
+        "networks that use only one.",
     )
     sequence_dropout: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="With `missing: mask`, the probability that a sequence of a case is hidden in a training step, for "
-        "networks with several sequences; at least one sequence remains. Default: 0.2 with `mask`, else 0.",
+        description="With `missing: mask`, the probability that a sequence of a case is hidden in a training step; at "
+        "least one remains. Default: 0.2 with `mask`, else 0.",
     )
     inference_windows: Literal["central", "all"] = Field(
         "central",

@@ -11,7 +11,7 @@ from casewise.errors import cut
 from casewise.study.model import RowFilter, StudyModel
 from casewise.study.targets import Target
 
-AS_IN_THE_STUDY = "As the key of the same name in the study, but for this table only."
+AS_IN_THE_STUDY = "As in the study, but for this table only."
 Apart = Literal["named_apart", "distinct"]
 
 

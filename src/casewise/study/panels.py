@@ -45,8 +45,8 @@ class Panels(StudyModel):
     grid: Annotated[str, BeforeValidator(parse_grid)] = Field(
         "1x1",
         description="Rows x columns of slots, `1x1` to `8x8`. Empty slots are black. If there are more images than "
-        "slots, they are sampled in training and averaged over several panels in prediction. For volumes, the slots "
-        "are filled with consecutive slices, and the grid is a square (`3x3`).",
+        "slots, they are sampled in training and averaged over several panels in prediction. For volumes, "
+        "a square (`3x3`) of consecutive slices.",
     )
     shuffle: bool = Field(False, description="Permute the tiles of a panel in training.")
     rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = Field(
@@ -58,8 +58,8 @@ class Panels(StudyModel):
     )
     quarter_turns: bool = Field(
         False,
-        description="For volumes: rotate a panel's slices in training by 0, 90, 180 or 270 degrees with equal "
-        "probability, all slices and sequences of the panel together.",
+        description="For volumes: rotate a panel in training by 0, 90, 180 or 270 degrees, all slices and sequences "
+        "together.",
     )
     translate: float = Field(
         0.0, ge=0, le=0.5, description="Largest translation of a tile in training, as a fraction of its side."
@@ -74,8 +74,7 @@ class Panels(StudyModel):
         0.0,
         ge=0,
         le=0.5,
-        description="Largest displacement of a tile's corners in training, as a fraction of half its side, as if it "
-        "were seen from the side.",
+        description="Largest displacement of a tile's corners in training, as a fraction of half its side.",
     )
     brightness: float = Field(
         0.0, ge=0, lt=1, description="Half-width of the range around 1 of the brightness factor in training."
@@ -91,8 +90,8 @@ class Panels(StudyModel):
         1.0,
         gt=0,
         le=1,
-        description="Fraction of tiles that are rotated, translated or scaled in training and, drawn independently, of "
-        "tiles whose brightness and contrast change. Flips keep their own probability of 0.5.",
+        description="Fraction of tiles that are rotated, translated or scaled in training and, drawn independently, "
+        "of tiles whose brightness and contrast change. Flips keep 0.5.",
     )
     padding_mode: Literal["black", "reflect"] = Field(
         "black",
@@ -101,10 +100,9 @@ class Panels(StudyModel):
     )
     vary_shape: bool = Field(
         True,
-        description="Where images of different shapes are stretched to squares, whether each is cropped in training to "
-        "an aspect ratio drawn between the 1st and 99th percentile of the training images, so that how an image is "
-        "stretched tells less of its source; where they are padded, whether bars that are not black vary. Without "
-        "effect if all images have one shape.",
+        description="Whether stretched images of different shapes are first cropped in training to an aspect ratio "
+        "drawn between the 1st and 99th percentile of the training images, and padded ones have bars that "
+        "vary unless black, so that shape tells less of the source.",
     )
     augmentation: Literal["as_stated", "fastai-default"] = Field(
         "as_stated",
@@ -117,14 +115,14 @@ class Panels(StudyModel):
         ge=0,
         le=100,
         description="Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it "
-        "in every epoch. A copy stays on the same side of every split as its panel. `0`: none. Needs `recipe.phases` "
-        "and at least one augmentation; not with `shuffle`, `pooling: attention` or `maps`.",
+        "in every epoch. A copy stays on the side of its panel. Needs `recipe.phases` and at least one "
+        "augmentation; not with `shuffle`, `pooling: attention` or `maps`.",
     )
     pooling: Literal["mean", "max", "maps", "attention"] = Field(
         "mean",
         description="How several panels of one case are combined: `mean` of their predictions; `max`, the largest "
-        "number, highest grade or highest probability of the positive class (with `by: image`); `maps`, the mean of "
-        "the features of all images of a case or region, which keeps positions where `recipe.pool` is `map`; "
+        "number, highest grade or highest probability of the positive class (with `by: image`); `maps`, "
+        "the mean of the features of all images, which keeps positions where `recipe.pool` is `map`; "
         "`attention`, learned weights over them (both with `by: case` or `region`).",
     )
     bag: int = Field(

@@ -34,8 +34,8 @@ class EarlyStopping(StudyModel):
     monitor: Literal["inner", "fold", "none"] = Field(
         "inner",
         description="`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted "
-        "afterwards, as in the publication of One-Step PASI; the report then states that out-of-fold figures are too "
-        "optimistic. `none`: all epochs are trained on all training folds, and the last one is kept.",
+        "afterwards; the report then states that out-of-fold figures are too optimistic. `none`: all "
+        "epochs are trained on all training folds, and the last one is kept.",
     )
     val_fraction: Fraction = Field(0.15, description="Fraction of the training subjects that `inner` sets aside.")
 
@@ -133,9 +133,9 @@ class Recipe(StudyModel):
 
     auto: bool = Field(
         False,
-        description="Whether settings that are not stated are planned from the images and `budget`; `recipe: auto` "
-        "plans all of them. Default: `true` in a study that does not state `backbones`: "
-        "[Planned recipes](explanation-plan.md).",
+        description="Whether settings that are not stated are [planned](explanation-plan.md) from the images and "
+        "`budget`; `recipe: auto` plans all of them. Default: `true` in a study that does not state "
+        "`backbones`.",
     )
     loss: Literal["mse", "huber", "l1"] = Field(
         "mse",
@@ -151,9 +151,9 @@ class Recipe(StudyModel):
     )
     imbalance: Literal["none", "weights", "sampling"] = Field(
         "none",
-        description="For classes and grades. `none`: every panel has the same weight. `weights`: every class has the "
-        "same total weight in the loss. `sampling`: panels are drawn with replacement, so that every class of the "
-        "primary outcome is drawn equally often.",
+        description="For classes and grades. `weights`: every class has the same total weight in the loss. "
+        "`sampling`: panels are drawn with replacement, so that every class of the primary outcome is "
+        "drawn equally often.",
     )
     optimizer: Literal["sgd", "adam", "adamw", "radam"] = Field(
         "sgd", description="Optimiser. `radam` is Rectified Adam with the weight decay of AdamW."
@@ -161,7 +161,7 @@ class Recipe(StudyModel):
     lr: Annotated[float, Field(gt=0)] | Literal["find"] = Field(
         0.01,
         description="Learning rate at the start; with `one-cycle`, the highest one. `find`: determined for each "
-        "network by a range test on its training subjects: [Learning rate and tuning](explanation-tuning.md).",
+        "network by [a range test](explanation-tuning.md) on its training subjects.",
     )
     finder: LearningRateFinder = Field(LearningRateFinder(), description="Settings of `lr: find`.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`; the other optimisers do not use it.")
@@ -176,8 +176,9 @@ class Recipe(StudyModel):
         0,
         ge=0,
         description="Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` "
-        "only. With a warm-up, the rate changes at every step instead of every epoch. Must be smaller than `epochs`, "
-        "than `gradual_unfreezing.epochs` with that tuning, and than the epochs of each phase with this schedule.",
+        "only; the rate then changes at every step. Must be smaller than `epochs`, than "
+        "`gradual_unfreezing.epochs` with that tuning, and than the epochs of each phase with this "
+        "schedule.",
     )
     plateau: Plateau = Field(Plateau(), description="Settings of `schedule: plateau`.")
     batch_size: int = Field(
@@ -195,7 +196,7 @@ class Recipe(StudyModel):
     tuning: Literal["full", "head_only", "gradual_unfreezing"] = Field(
         "full",
         description="Which layers are trained: all (`full`), the head alone on features computed once (`head_only`), "
-        "or one group of layers after another as long as the loss improves (`gradual_unfreezing`).",
+        "or one group of layers after another while the loss improves (`gradual_unfreezing`).",
     )
     gradual_unfreezing: GradualUnfreezing = Field(
         GradualUnfreezing(), description="Settings of `tuning: gradual_unfreezing`."
@@ -203,16 +204,16 @@ class Recipe(StudyModel):
     discriminative: float = Field(
         1.0,
         ge=1,
-        description="Divisor of the learning rate from one group of layers to the next group towards the input; "
-        "there are `gradual_unfreezing.groups` groups. 1: the same rate for all.",
+        description="Divisor of the learning rate from one of `gradual_unfreezing.groups` groups of layers to the "
+        "next towards the input. 1: the same rate for all.",
     )
     layer_decay: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Factor on the learning rate from one layer to the next layer towards the input, as is usual for "
-        "transformers (0.65 to 0.9). Layers are the blocks and the embedding of a transformer, or the freeze points "
-        "of another network. 1: the same rate for all. Not with `discriminative`.",
+        description="Factor on the learning rate from one layer to the next towards the input, as is usual for "
+        "transformers (0.65 to 0.9). Layers are the blocks and the embedding of a transformer, or the "
+        "freeze points of another network. Not with `discriminative`.",
     )
     batch_norm: BatchNorm = Field(
         "update",
@@ -234,8 +235,8 @@ class Recipe(StudyModel):
     )
     pool: Literal["average", "map"] = Field(
         "average",
-        description="What the head receives. `average`: the mean over the last map of the network, which does not say "
-        "where things are. `map`: the means over a grid of `map_cells` × `map_cells` of its widest map at stride 16.",
+        description="What the head receives. `average`: the mean over the last map, which does not say where things "
+        "are. `map`: the means over a grid of `map_cells` × `map_cells` of the widest map at stride 16.",
     )
     map_cells: int = Field(3, ge=2, le=8, description="Rows and columns of the grid of `pool: map`.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the head.")
@@ -348,20 +349,21 @@ class Compute(StudyModel):
     plan: dict[str, NetworkPlan] | Path | None = Field(
         None,
         description="A compute plan to repeat: a run folder or its `compute.json`, or for each network `device`, "
-        "`precision`, `memory_format` and `threads`. Nothing is measured then, and the same study with the same seed "
-        "gives the same bits on the same kind of machine. Default: the first run measures, and records its plan.",
+        "`precision`, `memory_format` and `threads`. Nothing is measured then, and the same study and "
+        "seed give the same bits on the same kind of machine. Default: the first run measures, and "
+        "records its plan.",
     )
 
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Networks trained in parallel. `auto`: as many as the cores allow with `threads` each and the "
-        "available memory allows, or one on a GPU. The same as `--jobs`. Results do not depend on it.",
+        description="Networks trained in parallel, as `--jobs`. `auto`: as many as the cores allow with `threads` "
+        "each and the available memory allows, or one on a GPU. Results do not depend on it.",
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="Threads of each network in training. `auto`: the number of cores divided by the number of "
-        "networks of the run, at least one, or one if that is measured to be faster. The number of networks in "
-        "parallel has no influence, because it must not change results.",
+        "networks of the run, at least one, or one if that is measured to be faster. The number of "
+        "networks in parallel has no influence.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
@@ -381,12 +383,12 @@ class Compute(StudyModel):
     frozen_once: bool = Field(
         True,
         description="Compute the features of frozen layers once for all epochs of a phase in which panels do not "
-        "vary. `false`: compute them in every epoch, with the same result.",
+        "vary; the result is the same.",
     )
     keep_memory: bool = Field(
         True,
         description="Keep freed memory for the next step instead of returning it to the system (Linux with glibc), "
-        "which saves time and takes memory. `false`: return it.",
+        "which saves time and takes memory.",
     )
 
     @model_validator(mode="after")

@@ -115,8 +115,7 @@ class Study(StudyModel):
     )
     where_not: RowFilter = Field(
         {},
-        description="Rows to leave out: a column and the value, or list of values; any of them leaves a row out. For "
-        "single images, such as copies: `{path: [images/a.jpg]}`.",
+        description="Rows to leave out: a column and the value, or list of values, such as `{path: [images/a.jpg]}`.",
     )
     subjects_known: bool = Field(
         True,
@@ -125,30 +124,29 @@ class Study(StudyModel):
     )
     subject_names: SubjectNames = Field(
         "refuse_similar",
-        description="Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`, `O1` and "
-        "`01`) are refused, because one person could then be in training and test data. `as_written`: they are "
-        "different people, unless they differ in case, spaces or invisible characters only. Lists of names state that "
-        'these are different people and refuse all others: `[["1", "01"], [S1, S-1]]`, as the tables spell '
-        "them. The report states it.",
+        description="Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`) are "
+        "refused, because one person could then be in training and test data. `as_written`: they are "
+        "different people, unless they differ in case, spaces or invisible characters only. Lists state "
+        'which are different people, as the tables spell them, and refuse all others: `[["1", "01"], [S1, '
+        "S-1]]`.",
     )
     modality: str = Field(
         "",
-        description="Kind of images: `photographs`, `slides`, `volumes`, or the name of a registered modality. The "
-        "settings of a registered modality are a section with its name. Default: `volumes` if the study has that "
-        "section, `slides` if it has `tiles`, else `photographs`.",
+        description="Kind of images: `photographs`, `slides`, `volumes`, or a registered modality, whose settings are "
+        "a section with its name. Default: `volumes` if the study has that section, `slides` if it has "
+        "`tiles`, else `photographs`.",
     )
     images: Images = Field(Images(), description="How each image becomes a tile.")
     tiles: Tiles | None = Field(
         None,
-        description="Which tiles are cut from whole slides (.svs, .ndpi, pyramidal .tiff and other formats that "
-        "OpenSlide reads). Required where the table names slides; other images are used whole. A target without "
-        "`level` is then at case level where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`.",
+        description="Which tiles are cut from whole slides. Required where the table names slides; other images are "
+        "used whole. A target without `level` is then at case level where `panels.by` is `image`. Needs "
+        "`pip install 'casewise[slides]'`.",
     )
     volumes: Volumes | None = Field(
         None,
-        description="Which scans form a case (NIfTI files, DICOM series, or ordered slice images), and how networks "
-        "see them. Panels are then windows of a case's slices: `panels: {by: case, grid: 3x3}`. Needs `pip install "
-        "'casewise[volumes]'`.",
+        description="Which scans form a case, and how networks see them. Panels are then windows of a case's slices: "
+        "`panels: {by: case, grid: 3x3}`. Needs `pip install 'casewise[volumes]'`.",
     )
     regions: list[str] = Field(
         [],
@@ -187,7 +185,7 @@ class Study(StudyModel):
     accept: dict[str, str] = Field(
         {},
         description="Findings of the audit that are accepted, each with the reason: `{shortcut-source: the classes "
-        "come from two hospitals}`. The report prints both on its first screen.",
+        "come from two hospitals}`. The report prints both.",
     )
     backbones: list[str] = Field(
         [],
@@ -204,9 +202,8 @@ class Study(StudyModel):
     )
     bundle_subjects: Apart = Field(
         "named_apart",
-        description="`named_apart`: a network of `weights: bundle:PATH` must not have been trained on a subject with a "
-        "name of this study. `distinct`: equal names denote different people, as in two hospitals that both number "
-        "their patients from 1; the report states it.",
+        description="`named_apart`: a network of `weights: bundle:PATH` must not have been trained on a subject with "
+        "a name of this study. `distinct`: equal names denote different people; the report states it.",
     )
     weights_dir: Path | None = Field(
         None,
@@ -215,19 +212,16 @@ class Study(StudyModel):
     )
     baselines: Baselines = Field(
         Baselines(),
-        description="Simple models on pixels and on frozen features of a pretrained network (linear ones; in planned "
-        "studies and those without networks also one with a radial kernel), evaluated beside the networks: "
-        "[Baselines](explanation-baselines.md). `auto` (default): they are fitted; `{off: the reason}`: they are not, "
-        "and the report says why.",
+        description="[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the "
+        "networks. `auto` (default): they are fitted; `{off: the reason}`: they are not, and the report "
+        "says why.",
     )
     encoders: list[str] = Field(
         [],
-        description="The pretrained networks whose frozen features the baselines `linear_features` and "
-        "`kernel_features` use: names of "
-        "torchvision (`mobilenet_v2`), of timm (`timm:vit_small_patch14_dinov2`, perhaps with the published weights, "
-        "`timm:vit_small_patch14_dinov2.lvd142m`), or timm's names of hub repositories (`hf-hub:owner/name`). Their "
-        "weights are files in `weights_dir` or downloads: [Encoders](explanation-baselines.md#encoders). Default: "
-        "MobileNetV2 if the study has it or no network, else its first pretrained backbone.",
+        description="The pretrained networks whose frozen features the baselines use: names of torchvision, of timm "
+        "(`timm:vit_small_patch14_dinov2.lvd142m`) or of hub repositories (`hf-hub:owner/name`): "
+        "[Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no "
+        "network, else its first pretrained backbone.",
     )
     pretrain: Pretraining | None = Field(None, description="Another cohort to train on first.")
     recipe: Recipe = Field(Recipe(), description="How a network is trained.")
@@ -238,28 +232,28 @@ class Study(StudyModel):
     )
     nested_cv: NestedCV | None = Field(
         None,
-        description="Nested cross-validation: inner folds of each fold's training subjects choose the settings named "
-        "in this section: [Nested cross-validation](explanation-nested.md). Default: the recipe is used unchanged.",
+        description="[Nested cross-validation](explanation-nested.md): inner folds of each fold's training subjects "
+        "choose the settings of this section. Default: none.",
     )
     prune: Literal["none", "asha"] = Field(
         "none",
-        description="`asha`: stop candidate learning rates of `nested_cv` early whose inner losses are high, by "
-        "asynchronous successive halving: [Stop candidates early](explanation-nested.md#stop-candidates-early). "
-        "`none`: train each of them on all inner folds to the end.",
+        description="`asha`: stop candidate learning rates of `nested_cv` "
+        "[early](explanation-nested.md#stop-candidates-early) whose inner losses are high. `none`: train "
+        "each of them on all inner folds to the end.",
     )
     test_time_augmentation: bool = Field(False, description="Average each prediction with that of the mirrored panel.")
     stack: list[Stacker] = Field(
         [],
         description="Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `mean` "
-        "and `weighted` (weights of at least 0 that sum to 1, equal unless others are clearly better) are for all "
-        "targets. `linear` and `ridge`, for numbers, and `logistic`, for classes and grades, have weights of either "
-        "sign, which find signal out of fold where there is none: a test set must judge them.",
+        "and `weighted` (weights of at least 0 that sum to 1, equal unless others are clearly better) are "
+        "for all targets. `linear` and `ridge`, for numbers, and `logistic`, for classes and grades, have "
+        "weights of either sign and need a test set.",
     )
     final: Literal["folds", "refit"] = Field(
         "folds",
-        description="What predicts new cases. `folds`: the networks of all folds, averaged. `refit`: one "
-        "network for each learner, trained on all subjects outside the test set; it takes as long as one more fold. "
-        "Figures are those of the networks of the folds in both cases, and the model card says so.",
+        description="What predicts new cases. `folds`: the networks of all folds, averaged. `refit`: one network for "
+        "each learner, trained on all subjects outside the test set, which takes as long as one more "
+        "fold. [Figures are those of the networks of the folds](howto-predict.md#take-the-model-along).",
     )
     stack_baselines: bool = Field(
         False, description="Whether the meta learners combine the baselines as well as the networks."
@@ -276,9 +270,9 @@ class Study(StudyModel):
     )
     track: Annotated[list[Annotated[str, AfterValidator(check_tracker)]], BeforeValidator(tracker_names)] = Field(
         [],
-        description="Where else losses and metrics are sent: `tensorboard` (files in the run folder), `mlflow`, or "
-        "`mlflow:ADDRESS`, such as `mlflow:http://127.0.0.1:5000`: [Follow a training](howto-track.md). Results do not "
-        "depend on it. Needs `pip install 'casewise[track]'`.",
+        description="Where else losses and metrics are sent: `tensorboard`, `mlflow`, or `mlflow:ADDRESS`, such as "
+        "`mlflow:http://127.0.0.1:5000`: [Follow a training](howto-track.md). Needs `pip install "
+        "'casewise[track]'`.",
     )
     seed: int = Field(
         0,
@@ -290,7 +284,8 @@ class Study(StudyModel):
         ge=1,
         le=100,
         description="How often the study is trained on its split: with `seed` and the seeds after it. Results are "
-        "those of `seed`; the report shows how much they vary over all. Each further seed takes as long as the first.",
+        "those of `seed`; the report shows how much they vary. Each further seed takes as long as the "
+        "first.",
     )
 
     @model_validator(mode="before")

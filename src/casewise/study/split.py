@@ -22,10 +22,9 @@ class Split(StudyModel):
     by: Literal["subject", "image", "number"] = Field(
         "subject",
         description="`subject`: all images of a subject are on one side. `number`, only with `subjects_known: false`: "
-        "images with neighbouring file numbers, which often show the same person, are on one side, except where two "
-        "runs of numbers meet; runs are as long as possible; [more](howto-split.md#subjects-that-are-not-known). "
-        "`image` adds a split by image, as in many publications, for comparison only: every network is trained once "
-        "more with images of one subject on both sides, and the report shows the figures that this would have given.",
+        "[runs of neighbouring file numbers](howto-split.md#subjects-that-are-not-known) are on one side. "
+        "`image` adds a split by image for comparison only: every network is trained once more with "
+        "images of one subject on both sides, and the report shows what this would have claimed.",
     )
     test: Fraction = Field(
         0.1,
@@ -41,21 +40,20 @@ class Split(StudyModel):
     )
     stratify_by: str | None = Field(
         None,
-        description="Target or score whose distribution is kept similar in all folds and the test set. Default: the "
-        "primary outcome if it is a target, else the first target.",
+        description="Target or score whose distribution is kept similar on all sides. Default: the primary outcome if "
+        "it is a target, else the first target.",
     )
     restarts: int = Field(
         1000,
         ge=1,
         le=100_000,
-        description="Number of greedy assignments of subjects in random orders that are tried, and of random "
-        "assignments; the most balanced one is kept that has every class on every side where possible.",
+        description="Number of greedy assignments of subjects in random orders, and of random ones; the most balanced "
+        "one with every class on every side where possible is kept.",
     )
     column: str | None = Field(
         None,
-        description="Column of the table that contains the split: `train` or `test`, or the number of the fold from "
-        "1. If there is a `test`, `validation` is treated as `train`, because casewise makes its own folds and its "
-        "own set for early stopping. See [Use an existing split](howto-split.md).",
+        description="Column that contains the split: `train` or `test`, or the number of the fold from 1. See [Use an "
+        "existing split](howto-split.md).",
     )
     leave_out: str | None = Field(
         None,

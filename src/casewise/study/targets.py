@@ -73,8 +73,8 @@ class Target(StudyModel):
     decision: Literal["median", "mean", "kappa"] | None = Field(
         None,
         description="How the probabilities of grades become one grade: the `median` (default), the rounded `mean` "
-        "(default with a planned recipe), or `kappa`, by thresholds on the mean that give the highest quadratic kappa "
-        "on out-of-fold predictions of other folds. No network depends on it. [More](howto-classify.md#grades).",
+        "(default with a planned recipe), or `kappa`, by thresholds with the highest quadratic kappa out "
+        "of fold. No network depends on it. [More](howto-classify.md#grades).",
     )
 
     @model_validator(mode="before")
