@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="epochs that count")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
-    from casewise.bench.quiet import warn_if_busy
+    from casewise.plugins.bench.cpu import warn_if_busy
 
     warn_if_busy()
     from casewise.training.compute_plan import keep_memory

@@ -273,7 +273,7 @@ def main() -> None:
         return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    from casewise.bench.quiet import warn_if_busy
+    from casewise.plugins.bench.cpu import warn_if_busy
 
     warn_if_busy()
     with tempfile.TemporaryDirectory() as temporary:

@@ -126,7 +126,7 @@ def main() -> None:
         options.jobs, options.panels = 4, 48
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    from casewise.bench.quiet import warn_if_busy
+    from casewise.plugins.bench.cpu import warn_if_busy
 
     warn_if_busy()
     jobs = [SmallJob(NETWORKS[n % len(NETWORKS)], n, options.panels) for n in range(options.jobs)]

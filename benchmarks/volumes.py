@@ -284,7 +284,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.task:
         print(json.dumps(answer(options.task)))
         return
-    from casewise.bench.quiet import warn_if_busy
+    from casewise.plugins.bench.cpu import warn_if_busy
 
     warn_if_busy()
     measure(options)

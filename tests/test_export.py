@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from casewise.cli.main import app
+from casewise.cli.main import command_line
 from casewise.errors import CasewiseError
 from casewise.export import formats, parity
 from casewise.export.formats import FORMATS, format_named
@@ -226,7 +226,7 @@ def test_an_exported_run_predicts_images_prepared_by_the_page_like_casewise(
 ) -> None:
     output = tmp_path / "exported"
     result = CliRunner().invoke(
-        app,
+        command_line(),
         ["export", str(done.folder), "--to", to, "--output", str(output), "--learner", "test_resnet"],
         catch_exceptions=False,
     )

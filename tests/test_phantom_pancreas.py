@@ -13,7 +13,7 @@ import pytest
 from scipy import ndimage, stats
 from typer.testing import CliRunner
 
-from casewise.cli.main import app
+from casewise.cli.main import command_line
 from casewise.errors import CasewiseError
 from casewise.phantoms.folder import MARK
 from casewise.phantoms.pancreas.anatomy import abdomen
@@ -367,7 +367,9 @@ def test_sites_are_told_by_their_machines() -> None:
 
 def test_the_command_draws_it_and_refuses_what_is_not_its(tmp_path: Path) -> None:
     words = ["phantom", str(tmp_path / "a"), "--kind", "pancreas", "--subjects", "4", "--size", "40x32"]
-    done = CliRunner().invoke(app, [*words, "--classes", "normal,high", "--missing", "0.5", "--lesion", "planted"])
+    done = CliRunner().invoke(
+        command_line(), [*words, "--classes", "normal,high", "--missing", "0.5", "--lesion", "planted"]
+    )
     assert done.exit_code == 0, done.output
     rows = rows_of(tmp_path / "a" / "cohort.csv")
     assert Counter(row["grade"] for row in rows).keys() == {"normal", "high"}
@@ -379,8 +381,8 @@ def test_the_command_draws_it_and_refuses_what_is_not_its(tmp_path: Path) -> Non
         (["--lesion", "cyst"], "lesion must be one of cysts, planted"),
         (["--classes", "normal,hig"], "Did you mean 'high'"),
     ):
-        refused = CliRunner().invoke(app, [*words, *more])
+        refused = CliRunner().invoke(command_line(), [*words, *more])
         assert isinstance(refused.exception, CasewiseError)
         assert message in str(refused.exception)
-    other = CliRunner().invoke(app, ["phantom", str(tmp_path / "b"), "--kind", "chest", "--missing", "0.1"])
+    other = CliRunner().invoke(command_line(), ["phantom", str(tmp_path / "b"), "--kind", "chest", "--missing", "0.1"])
     assert "--missing is not for --kind chest" in str(other.exception)

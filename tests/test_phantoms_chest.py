@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from casewise.cli.main import app
+from casewise.cli.main import command_line
 from casewise.errors import CasewiseError
 from casewise.phantoms.chest import FINDINGS, TWIN_KINDS, Film, draw_film, make_chest, plant_twins
 from casewise.phantoms.chest.anatomy import chest
@@ -490,7 +490,7 @@ def test_an_interrupted_phantom_has_no_table_and_can_be_drawn_again(tmp_path: Pa
 def test_the_command_draws_a_cohort_with_twins(tmp_path: Path) -> None:
     words = ["phantom", str(tmp_path / "c"), "--kind", "chest", "--subjects", "4", "--size", "64x64", "--images", "2"]
     words += ["--classes", "covid,no_finding", "--marker", "corner", "--sources", "2", "--seed", "5", "--twins", "1"]
-    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    done = CliRunner().invoke(command_line(), words, catch_exceptions=False)
     assert done.exit_code == 0
     assert "cases.csv" in done.stdout
     assert len(rows_of(tmp_path / "c" / "cases.csv")) == 8 + len(TWIN_KINDS)
@@ -516,7 +516,7 @@ def test_the_command_draws_a_cohort_with_twins(tmp_path: Path) -> None:
     ],
 )
 def test_an_option_of_the_other_kind_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["phantom", str(tmp_path / "x"), *words])
+    done = CliRunner().invoke(command_line(), ["phantom", str(tmp_path / "x"), *words])
     assert isinstance(done.exception, CasewiseError)
     assert message in str(done.exception)
     assert not (tmp_path / "x").exists()

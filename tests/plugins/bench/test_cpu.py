@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from casewise.bench import cpu
-from casewise.bench.cpu import BenchmarkResult, Row, bench_cpu
-from casewise.bench.worker import Worker
 from casewise.errors import CasewiseError
+from casewise.plugins.bench import cpu
+from casewise.plugins.bench.cpu import BenchmarkResult, Row, bench_cpu
+from casewise.plugins.bench.worker import Worker
 from casewise.study.schema import Compute
 
 PATHS = [

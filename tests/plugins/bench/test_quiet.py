@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from casewise.bench.quiet import busy_cores, warn_if_busy, warning_if_busy
+from casewise.plugins.bench.cpu import busy_cores, warn_if_busy, warning_if_busy
 
 
 @pytest.mark.parametrize(("percent", "sentence"), [(10.0, None), (62.5, "Other processes use 2.5 of 4 cores")])
@@ -14,7 +14,7 @@ def test_a_busy_machine_is_named(
 ) -> None:
     monkeypatch.setattr(psutil, "cpu_percent", lambda seconds: percent if seconds > 0 else None)
     monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
-    monkeypatch.setattr("casewise.bench.quiet.BUSY", 0.5)
+    monkeypatch.setattr("casewise.plugins.bench.cpu.BUSY", 0.5)
     warn_if_busy()
     printed = capsys.readouterr().out
     assert printed.startswith(sentence) if sentence else not printed

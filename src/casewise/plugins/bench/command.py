@@ -1,4 +1,4 @@
-"""Commands about casewise: measurements of this machine, and the list of backbones."""
+"""The command that measures this machine."""
 
 from __future__ import annotations
 
@@ -22,18 +22,7 @@ def bench_cpu(
     images: Annotated[int, typer.Option(help="Number of synthetic images to train on, a batch or more.")] = 192,
 ) -> None:
     """Measure the speed-up of each fast path of training on this CPU, and print the key that disables it."""
-    from casewise.bench.cpu import bench_cpu as measure
     from casewise.console import Terminal
+    from casewise.plugins.bench.cpu import bench_cpu as measure
 
     print(measure(backbone=backbone, size=size, batch=batch_size, images=images, show=Terminal()))
-
-
-def backbones() -> None:
-    """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed as well."""
-    from casewise.study.backbones import TORCHVISION
-
-    print("\n".join(TORCHVISION))
-    print(
-        "and every timm name, such as vit_small_patch16_224 (`timm:resnet34` if both libraries have it); "
-        "`all29` stands for the first 29"
-    )

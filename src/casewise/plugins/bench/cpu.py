@@ -13,12 +13,15 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from casewise.bench.quiet import warning_if_busy
+import psutil
+
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, RunError
 
 SIDE, SMALLEST, EPOCHS, ROUNDS = 512, 32, 100, 2
 FP32 = ("fp32", True, 1)
+# Cores that a desktop uses when nothing is done.
+BUSY = 0.3
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class _Process:
 
 @contextmanager
 def _process(settings: dict[str, Any]) -> Iterator[_Process]:
-    command = [sys.executable, "-m", "casewise.bench.worker"]
+    command = [sys.executable, "-m", "casewise.plugins.bench.worker"]
     # in its own session, so that Ctrl-C reaches only this process, which then ends the others
     popen = subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -274,3 +277,25 @@ def _choice_text(backbone: str, choices: Sequence[dict[str, Any]], count: int) -
 
 def _seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} s" if value >= 100 else f"{value:.3g} s"
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """The cores that all processes use on average, while this one waits for so many seconds.
+
+    The system's load average would still count what has ended in the last minutes.
+    """
+    return float(psutil.cpu_percent(seconds)) / 100 * (psutil.cpu_count() or 1)
+
+
+def warning_if_busy() -> str | None:
+    """The sentence for a table of times if other processes are running; None if the machine is quiet."""
+    if (busy := busy_cores()) <= BUSY:
+        return None
+    cores = psutil.cpu_count()
+    return f"Other processes use {busy:.1f} of {cores} cores, so these ratios are unreliable. Measure when idle."
+
+
+def warn_if_busy() -> None:
+    """Print that sentence."""
+    if sentence := warning_if_busy():
+        print(sentence, flush=True)

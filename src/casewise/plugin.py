@@ -1,0 +1,99 @@
+"""What a plugin may bring, and how plugins are found.
+
+A plugin is a folder in `casewise.plugins`, or a package of somebody else that names its object in the entry points
+`casewise.plugins`. The folders need no declaration: one that is removed is not there, and the rest works without it.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import CasewiseError
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.run_folder import RunFolder
+    from casewise.study.schema import Study
+
+GROUP = "casewise.plugins"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line: a function with the annotations of typer, or a group of them.
+
+    Attributes:
+        run: the function, or a `typer.Typer`.
+        help: one line for the list of commands.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    help: str
+
+
+class Plugin:
+    """What a plugin brings to casewise; a subclass overrides what it has, and imports it inside of the method.
+
+    Attributes:
+        name: as in messages; that of its folder in `casewise.plugins`.
+        extra: the optional dependencies of casewise that it needs; empty if none.
+    """
+
+    name: str
+    extra: str = ""
+
+    def commands(self) -> Sequence[Command]:
+        """Commands of the command line."""
+        return ()
+
+    def check_study(self, study: Study) -> None:
+        """Check before a run what this plugin needs for the study.
+
+        Raises:
+            StudyError: a package is missing.
+        """
+
+    def on_jobs_finished(self, study: Study, folder: RunFolder) -> None:
+        """Called while networks train, each time some are finished; it must be quick and write into the folder only."""
+
+    def on_trained(self, study: Study, folder: RunFolder, show: Show) -> None:
+        """Called when all networks are trained."""
+
+    def on_evaluated(self, study: Study, folder: RunFolder, show: Show) -> None:
+        """Called when metrics and report are written."""
+
+
+@lru_cache
+def plugins() -> tuple[Plugin, ...]:
+    """All plugins: those of casewise by name, then those of other packages.
+
+    Raises:
+        CasewiseError: a plugin cannot be imported; the message names its package.
+    """
+    own = [module.name for module in pkgutil.iter_modules(import_module(GROUP).__path__)]
+    found = [_object(f"casewise.plugins.{name}", "plugin", "casewise") for name in sorted(own)]
+    others = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    found += [_object(entry.module, entry.attr, entry.dist.name if entry.dist else entry.name) for entry in others]
+    return tuple(found)
+
+
+def _object(module: str, attribute: str, package: str) -> Plugin:
+    try:
+        plugin = getattr(import_module(module), attribute or "plugin")
+    except Exception as error:  # whatever a package of somebody else raises  # noqa: BLE001
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        if isinstance(plugin, Plugin):
+            return plugin
+        problem = f"{module}:{attribute} is a {type(plugin).__name__}, not a casewise.plugin.Plugin"
+    raise CasewiseError(
+        f"The plugin {module} of the package {package} cannot be used ({problem}). Install the package again in a "
+        f"version for this casewise, or remove it: `pip uninstall {package}`."
+    )
