@@ -19,9 +19,12 @@ from casewise.errors import CasewiseError
 if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.run_folder import RunFolder
+    from casewise.study.model import StudyModel
     from casewise.study.schema import Study
 
 GROUP = "casewise.plugins"
+# Keys of the study file that plugins of casewise bring, for the message where a plugin is missing.
+KEYS = {"track": "tracking"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,14 @@ class Plugin:
         """Commands of the command line."""
         return ()
 
+    def study_keys(self) -> type[StudyModel] | None:
+        """A class whose fields are further keys of the study file."""
+        return None
+
+    def repeated(self, study: Study) -> Study:
+        """The study for a repetition of its training, such as one that is not followed."""
+        return study
+
     def check_study(self, study: Study) -> None:
         """Check before a run what this plugin needs for the study.
 
@@ -82,6 +93,13 @@ def plugins() -> tuple[Plugin, ...]:
     others = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
     found += [_object(entry.module, entry.attr, entry.dist.name if entry.dist else entry.name) for entry in others]
     return tuple(found)
+
+
+def repeated(study: Study) -> Study:
+    """The study for a repetition of its training: every plugin may change it."""
+    for plugin in plugins():
+        study = plugin.repeated(study)
+    return study
 
 
 def _object(module: str, attribute: str, package: str) -> Plugin:

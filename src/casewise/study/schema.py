@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from casewise.errors import cut
+from casewise.plugin import plugins
 from casewise.study.baselines import Baselines
 from casewise.study.checks import SECTIONS, check_study
 from casewise.study.evaluation import Audit, Evaluation
@@ -21,7 +22,6 @@ from casewise.study.panels import Panels
 from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
 from casewise.study.split import NestedCV, Split
 from casewise.study.targets import Kind, ScoreFormula, Target
-from casewise.study.tracking import check_tracker, tracker_names
 from casewise.targets.registry import kind_named
 
 __all__ = [
@@ -274,12 +274,6 @@ class Study(StudyModel):
         Compute(),
         description="Settings of the machine. A run can be continued after a change of these settings.",
     )
-    track: Annotated[list[Annotated[str, AfterValidator(check_tracker)]], BeforeValidator(tracker_names)] = Field(
-        [],
-        description="Where else losses and metrics are sent: `tensorboard` (files in the run folder), `mlflow`, or "
-        "`mlflow:ADDRESS`, such as `mlflow:http://127.0.0.1:5000`: [Follow a training](howto-track.md). Results do not "
-        "depend on it. Needs `pip install 'casewise[track]'`.",
-    )
     seed: int = Field(
         0,
         ge=0,
@@ -329,6 +323,10 @@ class Study(StudyModel):
         if type(self) is Study:
             return super().__reduce__()
         return _rebuilt, (self.modality, self.model_dump())
+
+    def key(self, name: str) -> Any:
+        """The value of a key that a plugin adds to study files; None without the plugin."""
+        return getattr(self, name, None)
 
     @property
     def folders_allowed(self) -> bool:
@@ -456,6 +454,14 @@ class Study(StudyModel):
         """The level of a target or score."""
         return self.scores[name].level if name in self.scores else (self.targets[name].level or self.target_level)
 
+
+if not TYPE_CHECKING:  # type checkers see the keys of the core
+    Study = create_model(
+        "Study",
+        __base__=(*(keys for plugin in plugins() if (keys := plugin.study_keys())), Study),
+        __module__=__name__,
+        __doc__=Study.__doc__,
+    )
 
 _SETTINGS: dict[str, type[StudyModel]] = {}
 

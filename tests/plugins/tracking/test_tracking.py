@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 
 from casewise.errors import StudyError
-from casewise.pipeline.track import following, track, track_training
+from casewise.pipeline.training_table import COLUMNS, epochs_of, following, record_trained
+from casewise.plugins.tracking import plugin, sending
+from casewise.plugins.tracking.sending import TRACKERS, check_packages, send_missing, tensorboard_path, tracking_path
+from casewise.plugins.tracking.study_keys import PACKAGES
+from casewise.plugins.tracking.tensorboard import EVENTS
+from casewise.plugins.tracking.tracker import TrackerError
+from casewise.plugins.tracking.units import RESULTS, Unit, job_unit, job_units, parameters, results_unit
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
-from casewise.study.tracking import PACKAGES
-from casewise.tracking import sending
-from casewise.tracking.sending import TRACKERS, check_packages, send_missing
-from casewise.tracking.tensorboard import EVENTS
-from casewise.tracking.tracker import TrackerError
-from casewise.tracking.training_table import COLUMNS, epochs_of
-from casewise.tracking.units import RESULTS, Unit, job_unit, job_units, parameters, results_unit
 
 SECRETS = ("Anna", "P017", "hospital-a", "photo.jpg", "secret-folder")
 HISTORY = [
@@ -99,7 +98,7 @@ def read_rows(folder: RunFolder) -> list[dict[str, str]]:
 
 class TestTable:
     def test_a_row_for_each_network_and_epoch_with_all_digits(self, finished: RunFolder, tmp_path: Path) -> None:
-        track_training(study_with(tmp_path), finished, Shown())
+        record_trained(study_with(tmp_path), finished, Shown())
         rows = read_rows(finished)
         assert tuple(rows[0]) == COLUMNS
         assert [(row["model"], row["fold"], row["epoch"]) for row in rows[:3]] == [
@@ -120,9 +119,9 @@ class TestTable:
 
     def test_an_equal_table_is_not_written_again(self, finished: RunFolder, tmp_path: Path) -> None:
         study = study_with(tmp_path)
-        track_training(study, finished, Shown())
+        record_trained(study, finished, Shown())
         before = finished.training_table_path.stat()
-        track_training(study, finished, Shown())
+        record_trained(study, finished, Shown())
         assert finished.training_table_path.stat().st_ino == before.st_ino
 
     def test_it_grows_while_networks_are_trained(self, finished: RunFolder, tmp_path: Path) -> None:
@@ -143,10 +142,10 @@ class TestTable:
         self, finished: RunFolder, tmp_path: Path, encoding: str
     ) -> None:
         study = study_with(tmp_path)
-        track_training(study, finished, Shown())
+        record_trained(study, finished, Shown())
         before = finished.training_table_path.read_bytes()
         finished.training_table_path.write_bytes((before.decode() + "é").encode(encoding))
-        track_training(study, finished, Shown())
+        record_trained(study, finished, Shown())
         assert finished.training_table_path.read_bytes() == before
 
 
@@ -169,9 +168,9 @@ class TestSending:
         study, units = study_with(tmp_path, "mlflow"), []
         monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units)))
         shown = Shown()
-        track_training(study, finished, shown)
-        track(study, finished, shown)
-        track(study, finished, shown)
+        record_trained(study, finished, shown)
+        plugin.on_evaluated(study, finished, shown)
+        plugin.on_evaluated(study, finished, shown)
         assert [unit.name for unit in units] == [
             "test_resnet/fold-1",
             "test_resnet/fold-2",
@@ -183,7 +182,7 @@ class TestSending:
         changed = finished.metrics.read()
         changed["metrics"]["oof"]["test_resnet"]["size"]["mae"]["value"] = 2.0
         finished.metrics.write(changed)
-        track(study, finished, shown)
+        plugin.on_evaluated(study, finished, shown)
         assert [unit.name for unit in units[5:]] == [RESULTS]
         assert {name: value for name, value, _ in units[5].values}["oof/test_resnet/size/mae"] == 2.0
 
@@ -197,12 +196,12 @@ class TestSending:
         study, units = study_with(tmp_path, "mlflow"), []
         monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units, fails_after=3)))
         with caplog.at_level(logging.WARNING, logger="casewise"):
-            track(study, finished, Shown())
+            plugin.on_evaluated(study, finished, Shown())
         assert len(units) == 3
         assert "2 of 5 parts" in caplog.text
         assert "the connection was refused" in caplog.text
         monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units)))
-        track(study, finished, Shown())
+        plugin.on_evaluated(study, finished, Shown())
         assert len(units) == 5
         assert len({unit.name for unit in units}) == 5
 
@@ -271,19 +270,19 @@ def test_tensorboard_reads_what_was_written(finished: RunFolder, tmp_path: Path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     study = study_with(tmp_path, "tensorboard")
-    track(study, finished, Shown())
-    events = EventAccumulator(str(finished.tensorboard_path / "timm_resnet18" / "fold-1"))
+    plugin.on_evaluated(study, finished, Shown())
+    events = EventAccumulator(str(tensorboard_path(finished) / "timm_resnet18" / "fold-1"))
     events.Reload()
     scalars = events.Scalars("loss/stop")
     assert [(scalar.step, round(scalar.value, 6)) for scalar in scalars] == [(1, 0.333333), (2, 0.25)]
     assert [scalar.wall_time for scalar in scalars] == [2.0, 4.0]
-    results = EventAccumulator(str(finished.tensorboard_path / "test_resnet" / RESULTS))
+    results = EventAccumulator(str(tensorboard_path(finished) / "test_resnet" / RESULTS))
     results.Reload()
     assert results.Scalars("oof/size/mae")[0].value == 1.25
-    assert len(list(finished.tensorboard_path.rglob(EVENTS))) == 6
-    before = {path: path.stat().st_ino for path in finished.tensorboard_path.rglob(EVENTS)}
-    track(study, finished, Shown())
-    assert before == {path: path.stat().st_ino for path in finished.tensorboard_path.rglob(EVENTS)}
+    assert len(list(tensorboard_path(finished).rglob(EVENTS))) == 6
+    before = {path: path.stat().st_ino for path in tensorboard_path(finished).rglob(EVENTS)}
+    plugin.on_evaluated(study, finished, Shown())
+    assert before == {path: path.stat().st_ino for path in tensorboard_path(finished).rglob(EVENTS)}
 
 
 class TestMLflow:
@@ -300,7 +299,7 @@ class TestMLflow:
 
     def test_a_run_for_the_study_and_one_for_each_network(self, finished: RunFolder, tmp_path: Path) -> None:
         study = study_with(tmp_path, "mlflow")
-        track(study, finished, Shown())
+        plugin.on_evaluated(study, finished, Shown())
         runs = {run.info.run_name: run for run in self.runs(finished)}
         assert set(runs) == {
             "grades",
@@ -318,10 +317,10 @@ class TestMLflow:
 
     def test_a_lost_record_sends_no_network_twice(self, finished: RunFolder, tmp_path: Path) -> None:
         study = study_with(tmp_path, "mlflow")
-        track(study, finished, Shown())
-        record = json.loads(finished.tracking_path.read_text())
-        finished.tracking_path.write_text(json.dumps({"run": record["run"], "sent": {}}))
-        track(study, finished, Shown())
+        plugin.on_evaluated(study, finished, Shown())
+        record = json.loads(tracking_path(finished).read_text())
+        tracking_path(finished).write_text(json.dumps({"run": record["run"], "sent": {}}))
+        plugin.on_evaluated(study, finished, Shown())
         assert len(self.runs(finished)) == 5
 
     def test_a_server_that_is_down_is_a_warning(
@@ -330,7 +329,7 @@ class TestMLflow:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         study = study_with(tmp_path, "mlflow:http://127.0.0.1:9")
         with caplog.at_level(logging.WARNING, logger="casewise"):
-            track(study, finished, Shown())
+            plugin.on_evaluated(study, finished, Shown())
         assert "mlflow:http://127.0.0.1:9 did not get 5 of 5 parts" in caplog.text
         assert "casewise run" in caplog.text
 
@@ -347,7 +346,7 @@ class TestMLflow:
 
         monkeypatch.setattr("mlflow.tracking.MlflowClient", Client)
         with caplog.at_level(logging.WARNING, logger="casewise"):
-            track(study_with(tmp_path, "mlflow"), finished, Shown())
+            plugin.on_evaluated(study_with(tmp_path, "mlflow"), finished, Shown())
         assert "mlflow did not get 5 of 5 parts: postgresql://127.0.0.1:9/db: No module named 'psycopg2'" in caplog.text
         assert not [part for part in ("me:", "hush", "hidden") if part in caplog.text]
 
@@ -367,7 +366,7 @@ class TestMLflow:
                 return "1"
 
         monkeypatch.setattr("mlflow.tracking.MlflowClient", Client)
-        monkeypatch.setattr("casewise.tracking.mlflow.MLflow.send", lambda self, unit: None)
+        monkeypatch.setattr("casewise.plugins.tracking.mlflow.MLflow.send", lambda self, unit: None)
         shown = Shown()
-        track(study_with(tmp_path, "mlflow"), finished, shown)
+        plugin.on_evaluated(study_with(tmp_path, "mlflow"), finished, shown)
         assert [text for _, text in shown.lines] == ["mlflow: 5 parts sent to http://127.0.0.1:9/"]

@@ -10,21 +10,32 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import StudyError, counted
 from casewise.files import parsed_json, write_json
-from casewise.study.tracking import PACKAGES, without_secrets
-from casewise.tracking.mlflow import MLflow
-from casewise.tracking.tensorboard import TensorBoard
-from casewise.tracking.tracker import Tracker, TrackerError
+from casewise.plugins.tracking.mlflow import MLflow
+from casewise.plugins.tracking.study_keys import PACKAGES, without_secrets
+from casewise.plugins.tracking.tensorboard import TensorBoard
+from casewise.plugins.tracking.tracker import Tracker, TrackerError
 
 if TYPE_CHECKING:
+    from casewise.plugins.tracking.units import Unit
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
-    from casewise.tracking.units import Unit
 
 log = logging.getLogger("casewise")
+
+
+def tensorboard_path(folder: RunFolder) -> Path:
+    """The files of TensorBoard in a run folder."""
+    return folder.path / "tensorboard"
+
+
+def tracking_path(folder: RunFolder) -> Path:
+    """What the study's trackers have got."""
+    return folder.path / "tracking.json"
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Kind:
 
 
 TRACKERS = {
-    "tensorboard": Kind(lambda address, folder, study, run: TensorBoard(folder.tensorboard_path), local=True),
+    "tensorboard": Kind(lambda address, folder, study, run: TensorBoard(tensorboard_path(folder)), local=True),
     "mlflow": Kind(lambda address, folder, study, run: MLflow(address, folder, study, run)),
 }
 
@@ -51,7 +62,7 @@ def check_packages(study: Study) -> None:
     Raises:
         StudyError: naming the extra that is missing.
     """
-    names = [text.partition(":")[0] for text in study.track]
+    names = [text.partition(":")[0] for text in study.key("track")]
     missing = [name for name in names if importlib.util.find_spec(PACKAGES[name]) is None]
     if missing:
         what = " and ".join(dict.fromkeys(PACKAGES[name] for name in missing))
@@ -68,7 +79,7 @@ def send_missing(study: Study, folder: RunFolder, units: Sequence[Unit], *, loca
         a sentence for each tracker that got something.
     """
     record, lines = _read(folder), []
-    for text in study.track:
+    for text in study.key("track"):
         sent: dict[str, str] = record["sent"].setdefault(text, {})
         lacking = [unit for unit in units if sent.get(unit.name) != unit.sha256]
         name, _, address = text.partition(":")
@@ -77,7 +88,7 @@ def send_missing(study: Study, folder: RunFolder, units: Sequence[Unit], *, loca
         count, tracker = 0, None
         try:
             tracker = TRACKERS[name].open(address, folder, study, record["run"])
-            write_json(folder.tracking_path, record)  # the identifier of the run, before anything has it
+            write_json(tracking_path(folder), record)  # the identifier of the run, before anything has it
             for unit in lacking:
                 tracker.send(unit)
                 sent[unit.name] = unit.sha256
@@ -90,7 +101,7 @@ def send_missing(study: Study, folder: RunFolder, units: Sequence[Unit], *, loca
                 error,
             )
         if count and tracker:
-            write_json(folder.tracking_path, record)
+            write_json(tracking_path(folder), record)
             lines.append(f"{name}: {counted(count, 'part')} sent to {tracker.address}")
     return lines
 
@@ -98,7 +109,7 @@ def send_missing(study: Study, folder: RunFolder, units: Sequence[Unit], *, loca
 def _read(folder: RunFolder) -> dict[str, Any]:
     """The record of what trackers have; a new one if there is none, or a damaged one."""
     try:
-        record = parsed_json(folder.tracking_path.read_text(encoding="utf-8"))
+        record = parsed_json(tracking_path(folder).read_text(encoding="utf-8"))
         if isinstance(record["run"], str) and all(isinstance(sent, dict) for sent in record["sent"].values()):
             return dict(record)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

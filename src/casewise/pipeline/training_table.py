@@ -1,16 +1,21 @@
-"""`training.csv`: the training of every network by epoch, one tidy table for a spreadsheet or a script."""
+"""Following a training: `training.csv`, a row for each network and epoch, and the hooks of plugins."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from casewise.errors import CasewiseError
 from casewise.files import guarded, write_atomic
+from casewise.plugin import plugins
 
 if TYPE_CHECKING:
+    from casewise.console import Show
     from casewise.run_folder import JobFolder, RunFolder
+    from casewise.study.schema import Study
 
 COLUMNS = (
     *("model", "fold", "epoch", "phase", "train_loss", "stop_loss", "lr"),
@@ -79,3 +84,34 @@ def write_training_table(folder: RunFolder, learners: Sequence[str]) -> None:
     # bytes: a program may have saved the table in another encoding
     if not (path.is_file() and path.read_bytes() == text.encode()):
         write_atomic(path, text)
+
+
+def record_trained(study: Study, folder: RunFolder, show: Show) -> None:
+    """Write the table of the training, and let plugins follow it.
+
+    Raises:
+        RunError: a record is damaged, or the table cannot be written.
+    """
+    write_training_table(folder, study.learners)
+    for plugin in plugins():
+        plugin.on_trained(study, folder, show)
+
+
+def following(study: Study, folder: RunFolder, tell: Callable[[float, str], None]) -> Callable[[float, str], None]:
+    """`tell`, which also writes the table of the training and calls plugins as networks are finished.
+
+    It is called by a thread that watches the jobs; a failure there is reported when the training is finished.
+    """
+    written = [0]
+
+    def follow(done: float, text: str) -> None:
+        tell(done, text)
+        count = sum(len(folder.finished_jobs(name)) for name in study.networks)
+        if count > written[0]:
+            written[0] = count
+            with suppress(CasewiseError, OSError):
+                write_training_table(folder, study.learners)
+                for plugin in plugins():
+                    plugin.on_jobs_finished(study, folder)
+
+    return follow

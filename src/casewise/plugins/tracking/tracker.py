@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from casewise.errors import CasewiseError
 
 if TYPE_CHECKING:
-    from casewise.tracking.units import Unit
+    from casewise.plugins.tracking.units import Unit
 
 
 class TrackerError(CasewiseError):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
 from casewise.files import replacing
-from casewise.tracking.tracker import TrackerError
-from casewise.tracking.units import RESULTS
+from casewise.plugins.tracking.tracker import TrackerError
+from casewise.plugins.tracking.units import RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from casewise.tracking.units import Unit
+    from casewise.plugins.tracking.units import Unit
 
 EVENTS = "events.out.tfevents.0.casewise"
 

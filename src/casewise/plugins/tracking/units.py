@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from casewise.tracking.training_table import epochs_of, finished
+from casewise.pipeline.training_table import epochs_of, finished
 
 if TYPE_CHECKING:
     from casewise.run_folder import RunFolder

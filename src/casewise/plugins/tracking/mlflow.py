@@ -8,16 +8,16 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from casewise.study.tracking import without_secrets
-from casewise.tracking.tracker import TrackerError
-from casewise.tracking.units import RESULTS
+from casewise.plugins.tracking.study_keys import without_secrets
+from casewise.plugins.tracking.tracker import TrackerError
+from casewise.plugins.tracking.units import RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from casewise.plugins.tracking.units import Unit
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
-    from casewise.tracking.units import Unit
 
 # What MLflow takes at once, and the length of a value that every server takes.
 METRICS, PARAMS, LENGTH = 1000, 100, 500

@@ -1,14 +1,17 @@
-"""The trackers that a study may name."""
+"""The key `track` of a study file: the trackers that a study may name."""
 
 from __future__ import annotations
 
 import re
+from typing import Annotated
 from urllib.parse import urlsplit
 
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from casewise.errors import cut, nearest
 from casewise.study.messages import PRIVATE
+from casewise.study.model import StudyModel
 
 # The package that each tracker needs, by name.
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
@@ -56,6 +59,17 @@ def check_tracker(text: str) -> str:
     if not named:
         raise _refusal("what follows mlflow: is no address; write one such as mlflow:http://127.0.0.1:5000")
     return text
+
+
+class TrackingKeys(StudyModel):
+    """The key `track`."""
+
+    track: Annotated[list[Annotated[str, AfterValidator(check_tracker)]], BeforeValidator(tracker_names)] = Field(
+        [],
+        description="Where else losses and metrics are sent: `tensorboard` (files in the run folder), `mlflow`, or "
+        "`mlflow:ADDRESS`, such as `mlflow:http://127.0.0.1:5000`: [Follow a training](howto-track.md). Results do not "
+        "depend on it. Needs `pip install 'casewise[track]'`.",
+    )
 
 
 def _refusal(message: str) -> ValueError:
