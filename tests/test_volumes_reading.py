@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.volumes.reading import sources
+from casewise.modalities.store import dicom_file
 from casewise.modalities.volumes.reading.read_scan import files_of, read_scan
 from casewise.modalities.volumes.reading.scans import Scan, check_same_subject, orientation_of
 from tests.test_volumes_dicom import series, volume
@@ -76,7 +76,7 @@ def test_files_of(tmp_path: Path) -> None:
 
 def test_a_whole_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     series(tmp_path)
-    monkeypatch.setattr(sources, "MOST_FILES", 5)
+    monkeypatch.setattr(dicom_file, "MOST_FILES", 5)
     with pytest.raises(ImageError, match=r"more than 5 files\. Name the folder of one scan"):
         read_scan(tmp_path)
 

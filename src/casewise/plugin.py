@@ -7,17 +7,21 @@ A plugin is a folder in `casewise.plugins`, or a package of somebody else that n
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from casewise.errors import CasewiseError
 
 if TYPE_CHECKING:
     from casewise.console import Show
+    from casewise.inference.chunks import PredictedChunk
+    from casewise.inference.model import TrainedModel
     from casewise.run_folder import RunFolder
     from casewise.study.model import StudyModel
     from casewise.study.schema import Study
@@ -41,6 +45,30 @@ class Command:
     help: str
 
 
+class ResultFolder(Protocol):
+    """The files of one format of results.
+
+    Attributes:
+        files: how many were written; without: by case the reason why it has none.
+    """
+
+    folder: Path
+    files: int
+    without: dict[str, str]
+
+    @property
+    def title(self) -> str: ...
+
+
+class ResultFolders(Protocol):
+    """What writes the predictions of new cases in the formats of a plugin."""
+
+    @property
+    def folders(self) -> Sequence[ResultFolder]: ...
+
+    def receive(self, chunk: PredictedChunk) -> None: ...
+
+
 class Plugin:
     """What a plugin brings to casewise; a subclass overrides what it has, and imports it inside of the method.
 
@@ -51,6 +79,28 @@ class Plugin:
 
     name: str
     extra: str = ""
+
+    def result_formats(self) -> Sequence[str]:
+        """The names of formats in which `casewise predict --also NAME=FOLDER` writes new cases."""
+        return ()
+
+    def check_result_format(self, name: str) -> None:
+        """Check that a format of `result_formats` can be written.
+
+        Raises:
+            CasewiseError: a package is missing.
+        """
+
+    def result_folders(
+        self, model: TrainedModel, folders: Mapping[str, Path], *, names: bool
+    ) -> AbstractContextManager[ResultFolders]:
+        """What writes new cases in some of `result_formats`; the files appear when the block ends without an error.
+
+        Args:
+            folders: the folder of each format.
+            names: whether the files have the names of subjects, visits and images, in place of hashes.
+        """
+        raise NotImplementedError
 
     def commands(self) -> Sequence[Command]:
         """Commands of the command line."""

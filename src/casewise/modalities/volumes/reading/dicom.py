@@ -11,7 +11,15 @@ import numpy as np
 
 from casewise.cohort.table import names_text
 from casewise.errors import ImageError
-from casewise.modalities.store.dicom_file import DefectError, damage_named, pydicom_module, text_of, whole_number
+from casewise.modalities.store.dicom_file import (
+    MOST_FILES,
+    DefectError,
+    damage_named,
+    dicom_files,
+    pydicom_module,
+    text_of,
+    whole_number,
+)
 from casewise.modalities.volumes.reading.dicom_pixels import Pixels
 from casewise.modalities.volumes.reading.dicom_series import (
     ACQUIRED,
@@ -20,8 +28,14 @@ from casewise.modalities.volumes.reading.dicom_series import (
     find_series,
 )
 from casewise.modalities.volumes.reading.dicom_slices import Slice, Stack, stacked
-from casewise.modalities.volumes.reading.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
-from casewise.modalities.volumes.reading.sources import MOST_FILES, checked_size, dicom_files
+from casewise.modalities.volumes.reading.scans import (
+    VOXEL_BYTES,
+    Scan,
+    checked_affine,
+    checked_size,
+    checked_values,
+    unread,
+)
 
 # The tag of each fact.
 FACTS = {

@@ -12,12 +12,13 @@ from casewise.errors import ImageError, counted
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
     damage_named,
+    head_of,
     is_dicom,
     pydicom_module,
     text_of,
     whole_number,
 )
-from casewise.modalities.volumes.reading.sources import checked_size, head_of
+from casewise.modalities.volumes.reading.scans import checked_size
 
 # The tags that are read: those that identify, order and scale a series.
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")

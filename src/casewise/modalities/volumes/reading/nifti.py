@@ -15,8 +15,15 @@ import numpy as np
 
 from casewise.errors import CasewiseError, ImageError
 from casewise.modalities.store.content import name_content
-from casewise.modalities.volumes.reading.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
-from casewise.modalities.volumes.reading.sources import HEAD, checked_size
+from casewise.modalities.store.dicom_file import HEAD
+from casewise.modalities.volumes.reading.scans import (
+    VOXEL_BYTES,
+    Scan,
+    checked_affine,
+    checked_size,
+    checked_values,
+    unread,
+)
 
 if TYPE_CHECKING:
     from types import ModuleType

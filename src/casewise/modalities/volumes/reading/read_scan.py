@@ -8,13 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from casewise.errors import ImageError
-from casewise.modalities.store.dicom_file import is_dicom
-from casewise.modalities.volumes.reading.scans import Scan, unread
-from casewise.modalities.volumes.reading.sources import (
-    checked_size,
-    dicom_files,
-    head_of,
-)
+from casewise.modalities.store.dicom_file import dicom_files, head_of, is_dicom
+from casewise.modalities.volumes.reading.scans import Scan, checked_size, unread
 
 
 def read_scan(path: Path, *, sequence: str | None = None, voxels: bool = True) -> Scan:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from casewise.errors import ImageError
+from casewise.modalities.store.file_check import size_of
 
 # More bytes of voxels than any scan has; a header that states more is damaged or made to exhaust memory.
 VOXEL_BYTES = 2_000_000_000
@@ -205,3 +206,13 @@ def _id(scan: Scan) -> str:
     """The patient id; empty if the file only states that it was removed."""
     identity = str(scan.facts.get("patient_id", "")).strip()
     return "" if identity.casefold() in NO_ID else identity
+
+
+def checked_size(path: Path) -> int:
+    """Return the number of bytes of a file that should be a scan or one of its slices.
+
+    Raises:
+        ImageError: it is missing, empty, not a file, or not readable.
+    """
+    remedy = "this is not a file. Name a .nii or .nii.gz file, or a folder of DICOM files."
+    return size_of(path, folder=remedy, other=remedy)

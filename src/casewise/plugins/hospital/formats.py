@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from casewise.errors import CasewiseError, cut, nearest
-from casewise.hospital.case_results import CaseResult, ModelFacts
-from casewise.hospital.dicom_sr import DicomSr
-from casewise.hospital.fhir import Fhir
+from casewise.plugins.hospital.case_results import CaseResult, ModelFacts
+from casewise.plugins.hospital.dicom_sr import DicomSr
+from casewise.plugins.hospital.fhir import Fhir
 
 
 class ResultFormat(Protocol):

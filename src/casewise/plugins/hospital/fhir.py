@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from casewise.errors import printable
 from casewise.files import json_text
-from casewise.hospital.case_results import CaseResult, ModelFacts, Quantity, Value, digest, quantities, remarks
+from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Quantity, Value, digest, quantities, remarks
 
 # Everything that casewise names itself is below this URI: targets, classes, extensions and identifiers.
 OWN = "urn:casewise"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, RunError
 from casewise.files import make_folder, staging_folder, sync_folder, write_atomic
-from casewise.hospital.case_results import ModelFacts, digest, results_of
-from casewise.hospital.formats import ResultFormat, format_named
+from casewise.plugins.hospital.case_results import ModelFacts, digest, results_of
+from casewise.plugins.hospital.formats import ResultFormat, format_named
 
 if TYPE_CHECKING:
     from casewise.inference.chunks import PredictedChunk
@@ -44,6 +44,11 @@ class ResultFolder:
     cases: set[str] = field(default_factory=set)
     without: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """What people call the format."""
+        return self.format.title
+
     def receive(self, chunk: PredictedChunk, facts: ModelFacts) -> None:
         """Write the files of every case of a chunk."""
         if (chunk.table["case"] == "").any():
@@ -71,26 +76,6 @@ class ResultFolder:
         sync_folder(self.folder)
 
 
-def parsed(options: Sequence[str]) -> dict[str, Path]:
-    """Formats with their folders from `FORMAT=FOLDER`.
-
-    Raises:
-        CasewiseError: a text has another form, a format is unknown, given twice or not installed, or a folder is a
-            file.
-    """
-    folders: dict[str, Path] = {}
-    for text in options:
-        name, separator, folder = text.partition("=")
-        if not (name and separator and folder):
-            raise CasewiseError(f"--also: {text!r} is not FORMAT=FOLDER, such as fhir=results/fhir.")
-        if format_named(name).name in folders:
-            raise CasewiseError(f"--also: {name} is given twice.")
-        if Path(folder).exists() and not Path(folder).is_dir():
-            raise CasewiseError(f"--also {name}: {folder} is a file. Name a folder.")
-        folders[name] = Path(folder)
-    return folders
-
-
 @contextmanager
 def result_folders(model: TrainedModel, folders: Mapping[str, Path], *, names: bool = False) -> Iterator[Results]:
     """What receives the predictions of every chunk; the files appear when the block ends without an error.
@@ -101,9 +86,6 @@ def result_folders(model: TrainedModel, folders: Mapping[str, Path], *, names: b
     Raises:
         RunError: the model is no bundle, or a folder cannot be written.
     """
-    if not folders:
-        yield Results(None, [])
-        return
     with ExitStack() as stack:
         written = []
         facts = ModelFacts.of(model)
@@ -120,15 +102,14 @@ def result_folders(model: TrainedModel, folders: Mapping[str, Path], *, names: b
 
 @dataclass(frozen=True)
 class Results:
-    """The folders of all formats; `facts` is None where there are none."""
+    """The folders of all formats."""
 
-    facts: ModelFacts | None
+    facts: ModelFacts
     folders: list[ResultFolder]
 
     def receive(self, chunk: PredictedChunk) -> None:
         """Write the files of a chunk in every format."""
         for folder in self.folders:
-            assert self.facts is not None
             folder.receive(chunk, self.facts)
 
 

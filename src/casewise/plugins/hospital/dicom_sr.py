@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, printable, shortened
-from casewise.hospital.case_results import CaseResult, ModelFacts, Value, remarks
-from casewise.modalities.store.dicom_file import damage_named, is_dicom, quiet_pydicom
-from casewise.modalities.volumes.reading.sources import dicom_files, head_of
+from casewise.modalities.store.dicom_file import damage_named, dicom_files, head_of, is_dicom, quiet_pydicom
+from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Value, remarks
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -14,9 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.cli.predict import parsed_folders
 from casewise.errors import CasewiseError, RunError
-from casewise.hospital import formats
-from casewise.hospital.case_results import (
+from casewise.inference.chunks import PredictedChunk, cases_of, names_visits, sources_of
+from casewise.inference.output_table import OutputTable
+from casewise.plugins.hospital import formats
+from casewise.plugins.hospital.case_results import (
     RESEARCH,
     CaseResult,
     ModelFacts,
@@ -25,10 +28,8 @@ from casewise.hospital.case_results import (
     results_of,
     with_uncomputed,
 )
-from casewise.hospital.formats import FORMATS, format_named
-from casewise.hospital.write import file_stem, parsed, result_folders
-from casewise.inference.chunks import PredictedChunk, cases_of, names_visits, sources_of
-from casewise.inference.output_table import OutputTable
+from casewise.plugins.hospital.formats import FORMATS, format_named
+from casewise.plugins.hospital.write import file_stem, result_folders
 from casewise.study.scores import Score
 from tests.film_files import film_bytes
 from tests.test_new_cases import study_of
@@ -404,8 +405,8 @@ def test_names_of_files(tmp_path: Path) -> None:
 def test_mistyped_options(tmp_path: Path, texts: list[str], message: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CasewiseError, match=message):
-        parsed([text.replace("{file}", str(tmp_path / "file")) for text in texts])
-    assert parsed(["fhir=a=b"]) == {"fhir": Path("a=b")}
+        parsed_folders([text.replace("{file}", str(tmp_path / "file")) for text in texts])
+    assert parsed_folders(["fhir=a=b"]) == {"fhir": Path("a=b")}
 
 
 def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
