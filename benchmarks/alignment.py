@@ -95,8 +95,8 @@ def draw_phantom(
 ) -> tuple[dict[str, Scan], dict[str, Scan]]:
     """Scans and masks of a phantom subject by sequence; their headers are correct by construction."""
     from casewise.files import write_atomic
-    from casewise.phantoms.pancreas import SEQUENCES, draw_volume
-    from casewise.phantoms.pancreas.cohort import nifti_bytes
+    from casewise.plugins.phantoms.pancreas import SEQUENCES, draw_volume
+    from casewise.plugins.phantoms.pancreas.cohort import nifti_bytes
 
     scans, masks = {}, {}
     for name in SEQUENCES:

@@ -2,10 +2,10 @@
 
 The films are synthetic. Embeddings are computed if the folder of pretrained weights exists beside the checkout.
 
-With `--copies`, instead: 120 copies of each kind of `casewise.phantoms.chest.TWIN_KINDS` are made of 1,000 films, and
-the copies that the audit pairs with their original and the pairs of different films are counted. `--table` names a
-table with the column `path` (and `subject`), whose images are copied instead of synthetic films. Pairs of images of one
-subject are not false; pairs of two subjects are listed, because published images contain unmarked copies.
+With `--copies`, instead: 120 copies of each kind of `casewise.plugins.phantoms.chest.TWIN_KINDS` are made of 1,000
+films, and the copies that the audit pairs with their original and the pairs of different films are counted. `--table`
+names a table with the column `path` (and `subject`), whose images are copied instead of synthetic films. Pairs of
+images of one subject are not false; pairs of two subjects are listed, because published images contain unmarked copies.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def written_copies(paths: list[str], folder: Path, each: int) -> list[tuple[str,
     import numpy as np
     from PIL import Image
 
-    from casewise.phantoms.chest.twins import ALTERED
-    from casewise.phantoms.folder import encoded
+    from casewise.plugins.phantoms.chest.twins import ALTERED
+    from casewise.plugins.phantoms.folder import encoded
 
     order, copies = np.random.default_rng(1), []
     for kind, alter in ALTERED.items():
@@ -73,7 +73,7 @@ def count_copies(table: Path | None, films: int, each: int) -> None:
     from casewise.audit.twins import find_twins
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
-    from casewise.phantoms.chest import make_chest
+    from casewise.plugins.phantoms.chest import make_chest
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -125,9 +125,9 @@ def time_audit() -> None:
     from casewise.audit.run import audit
     from casewise.console import Silent
     from casewise.models.embeddings import embedder
-    from casewise.phantoms.chest import make_chest
     from casewise.pipeline.prepare import prepare
     from casewise.pipeline.read import read
+    from casewise.plugins.phantoms.chest import make_chest
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import split
     from casewise.study.loading import build_study

@@ -32,7 +32,7 @@ def table_of(data: Path, folder: Path) -> tuple[pd.DataFrame, Path]:
     """Images with path, subject and label, and the folder that contains the paths."""
     import pandas as pd
 
-    from casewise.phantoms.psoriasis import make_psoriasis
+    from casewise.plugins.phantoms.psoriasis import make_psoriasis
 
     if (data / "cases.csv").is_file():
         rows = pd.read_csv(data / "cases.csv", dtype=str, keep_default_na=False)

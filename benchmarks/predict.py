@@ -34,7 +34,7 @@ def made_bundle(folder: Path, folds: int) -> Path:
     from safetensors.torch import save_file
 
     from casewise.models.encoders import build_encoder
-    from casewise.phantoms.chest import make_chest
+    from casewise.plugins.phantoms.chest import make_chest
     from casewise.run import run
     from casewise.study.loading import build_study
 
@@ -60,7 +60,7 @@ def made_bundle(folder: Path, folds: int) -> Path:
 
 def films(folder: Path, count: int, side: int) -> list[Path]:
     """Synthetic films as JPEG files; a few are drawn, and each file has its own noise."""
-    from casewise.phantoms.chest import make_chest
+    from casewise.plugins.phantoms.chest import make_chest
 
     table = make_chest(folder / "drawn", subjects=20, size=(side, side), seed=2)
     drawn = []

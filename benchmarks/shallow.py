@@ -59,9 +59,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     from casewise.models.build_model import network_of
     from casewise.models.forward import predict
     from casewise.models.outputs import outputs_of
-    from casewise.phantoms.chest import make_chest
     from casewise.pipeline.prepare import prepare
     from casewise.pipeline.read import read
+    from casewise.plugins.phantoms.chest import make_chest
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import split
     from casewise.study.loading import build_study

@@ -198,7 +198,7 @@ def write_panels(folder: Path, size: tuple[int, int]) -> Path:
 
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
-    from casewise.phantoms.psoriasis import make_psoriasis
+    from casewise.plugins.phantoms.psoriasis import make_psoriasis
 
     cohort = make_psoriasis(folder / "cohort", subjects=4, visits=1, size=size, seed=1)
     table = pd.read_csv(cohort).reset_index(names="tile")

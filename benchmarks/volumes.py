@@ -249,7 +249,7 @@ def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         cohort, slices = Path(temporary) / "cohort", Path(temporary) / "slices"
         if {"pair", "cases"} & set(options.part):
-            from casewise.phantoms.pancreas import make_pancreas
+            from casewise.plugins.phantoms.pancreas import make_pancreas
 
             size, slice_range = (options.size, options.size), (options.slices, options.slices)
             make_pancreas(cohort, subjects=options.cases, size=size, slices=slice_range, seed=1)

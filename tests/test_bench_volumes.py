@@ -65,7 +65,7 @@ def test_both_sides_prepare_the_same_slices(
 ) -> None:
     from casewise.modalities.volumes.preprocess import Steps, prepare_case
     from casewise.modalities.volumes.reading.read_scan import read_scan
-    from casewise.phantoms.pancreas import make_pancreas
+    from casewise.plugins.phantoms.pancreas import make_pancreas
 
     own = sys.modules["volumes_casewise"]
     make_pancreas(tmp_path / "cohort", subjects=1, size=(48, 48), slices=(12, 12), seed=1)

@@ -21,7 +21,7 @@ from casewise.modalities.registry import modality_of
 from casewise.modalities.slides.modality import Slides
 from casewise.modalities.volumes.modality import VolumesModality
 from casewise.modalities.volumes.slice_store import SliceStore, altered_slices
-from casewise.pipeline.explain import open_finished
+from casewise.pipeline.finished import open_finished
 from casewise.report.caveats import sentences
 from casewise.report.markdown.page import write_results
 from casewise.report.sections.counterfactuals import values as section_values

@@ -31,7 +31,7 @@ from casewise.modalities.slides.tissue_mask import read_thumbnail
 from casewise.modalities.store.pixels import LANCZOS
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import Budget, prepare
-from casewise.phantoms.slides.pyramid import write_pyramid
+from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 from tests.slide_tiles import read_tiles
 
 pytest.importorskip("openslide", reason="the package that reads slides is optional")

@@ -24,13 +24,13 @@ from casewise.modalities.slides import tiles as slide_tiles
 from casewise.modalities.slides import wsi_tile as pieces
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
-from casewise.phantoms.slides import draw_region, make_slide_phantom
-from casewise.phantoms.slides.pyramid import write_pyramid
 from casewise.pipeline.audit import audit
 from casewise.pipeline.external import prepare_external
 from casewise.pipeline.prepare import prepare
 from casewise.pipeline.read import read
 from casewise.pipeline.split import split
+from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
+from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 from casewise.report import page
 from casewise.report.context import ReportContext
 from casewise.report.figures.slides import grid_of

@@ -547,8 +547,8 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
 
     from casewise.console import Silent
     from casewise.errors import CohortError, ImageError
-    from casewise.explain.case_selection import named_cases
     from casewise.modalities.volumes.native_space import read_lesion
+    from casewise.plugins.explain.case_selection import named_cases
     from casewise.study.loading import read_study
 
     bench.volumes = ", lesion: mask"

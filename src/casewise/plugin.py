@@ -7,7 +7,8 @@ A plugin is a folder in `casewise.plugins`, or a package of somebody else that n
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,9 +20,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from casewise.errors import CasewiseError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
     from casewise.console import Show
+    from casewise.inference.bundle import Bundle
     from casewise.inference.chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
+    from casewise.inference.predictor import Predictor
+    from casewise.modalities.base import PreparedCohort
     from casewise.run_folder import RunFolder
     from casewise.study.model import StudyModel
     from casewise.study.schema import Study
@@ -129,6 +136,62 @@ class Plugin:
 
     def on_evaluated(self, study: Study, folder: RunFolder, show: Show) -> None:
         """Called when metrics and report are written."""
+
+
+class Explainer(Plugin, ABC):
+    """The plugin that computes saliency maps; there is at most one."""
+
+    @abstractmethod
+    def stored(self, folder: RunFolder) -> dict[str, Any] | None:
+        """What the report shows of the maps of a run; None if there are none, or they are of other networks."""
+
+    @abstractmethod
+    def explain_case(self, folder: RunFolder, case: str, networks: Sequence[str], *, map_size: int) -> Any:
+        """The maps of one case of a finished run, with a `figure`; nothing is written."""
+
+    @abstractmethod
+    def explainable(self, members: Sequence[Bundle]) -> list[str]:
+        """The learners of a bundle that have maps of new cases."""
+
+    @abstractmethod
+    def target_of(self, study: Study, name: str) -> Any:
+        """What maps of new cases explain, with `output` and `target`; an empty name: the primary outcome.
+
+        Raises:
+            CasewiseError: the networks do not predict it.
+        """
+
+    @abstractmethod
+    def explain_new(
+        self,
+        predictors: Iterable[Predictor],
+        prepared: PreparedCohort,
+        target: Any,
+        predicted: pd.DataFrame,
+        *,
+        side: int,
+    ) -> Sequence[Any]:
+        """The maps of new cases, each with `case`, `channel`, `native` (a `NativeMap`), `method`, `signed`, `flat`.
+
+        Args:
+            predictors: the networks of the learner's folds, one or more, on the CPU.
+            target: from `target_of`.
+            predicted: their rows of the predictions table, by which the explained class is chosen.
+            side: the longest side of pictures in pixels.
+        """
+
+    @abstractmethod
+    def overlay(self, picture: np.ndarray, values: np.ndarray, *, signed: bool) -> np.ndarray:
+        """(H, W, 3) `uint8`: a map (H, W) over a picture (H, W) or (H, W, 3) `uint8`."""
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Import what maps need, so that the first one is not slower than the next."""
+
+
+def explainer() -> Explainer | None:
+    """The plugin that computes saliency maps; None if it is not installed."""
+    return next((plugin for plugin in plugins() if isinstance(plugin, Explainer)), None)
 
 
 @lru_cache

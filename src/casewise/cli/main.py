@@ -10,13 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from casewise.cli.export import export
 from casewise.cli.init import init
-from casewise.cli.phantom import phantom
 from casewise.cli.predict import bundle, predict
-from casewise.cli.results import checklist, explain, results
+from casewise.cli.results import checklist, results
 from casewise.cli.run import audit, backbones, reproduce, run, status, validate
-from casewise.cli.serve import serve
 from casewise.plugin import plugins
 from casewise.version import __version__
 
@@ -50,14 +47,10 @@ app.command(short_help="Repeat a finished run in a new folder, and compare both.
 app.command(short_help="Check study file, table and split; train nothing.")(validate)
 app.command(short_help="Search for duplicates, leaks and shortcuts before training.")(audit)
 app.command(short_help="Write a study file, and a table from folders of images.")(init)
-app.command(short_help="Draw a synthetic cohort with known truth.")(phantom)
 app.command(short_help="Print a run's results, or write them as a Markdown page.")(results)
 app.command(short_help="Predict new cases with a trained model.")(predict)
 app.command(short_help="Write a run's trained model as one file.")(bundle)
-app.command(short_help="Offer a trained model as a page on this computer.")(serve)
-app.command(short_help="Compute saliency maps of a run, and measure them.")(explain)
 app.command(short_help="Fill a reporting guideline's checklist from a run.")(checklist)
-app.command(short_help="Write trained learners as ONNX or TorchScript graphs.")(export)
 app.command(short_help="List the names of backbones.")(backbones)
 
 
