@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from casewise.inference.chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
     from casewise.inference.predictor import Predictor
+    from casewise.jobs.backends.base import Backend
+    from casewise.jobs.plan import Job
     from casewise.modalities.base import PreparedCohort
     from casewise.run_folder import RunFolder
     from casewise.study.model import StudyModel
@@ -116,6 +118,17 @@ class Plugin:
     def study_keys(self) -> type[StudyModel] | None:
         """A class whose fields are further keys of the study file."""
         return None
+
+    def backends(self) -> Mapping[str, Callable[[str | None], Backend]]:
+        """Where jobs are executed: for each name of `--backend`, what makes it for an address.
+
+        Raises:
+            CasewiseError: calling one, if its library is not installed.
+        """
+        return {}
+
+    def before_jobs(self, folder: Path, jobs: Sequence[Job]) -> None:
+        """Called before this machine begins jobs of a run folder, which an earlier run may still execute elsewhere."""
 
     def repeated(self, study: Study) -> Study:
         """The study for a repetition of its training, such as one that is not followed."""

@@ -1,7 +1,7 @@
 """Jobs on the machines of a Ray cluster, which share the run folder.
 
 Ray starts a job where there is room and reports when its machine is lost. The job then moves: it continues from its
-last state on another machine, once its process on the lost one has certainly ended (`casewise.jobs.backends.leases`).
+last state on another machine, once its process on the lost one has certainly ended (`casewise.plugins.cluster.leases`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from casewise.errors import CasewiseError, RunError, counted
-from casewise.jobs.backends import ray_worker
 from casewise.jobs.backends.base import LESS_MEMORY, Failure, failed
-from casewise.jobs.backends.leases import SAFE, LeaseError, Lessor, break_feature_locks, break_lock, end_earlier
-from casewise.jobs.backends.ray_cluster import (
+from casewise.jobs.backends.registrations import Registrations
+from casewise.plugins.cluster import worker as ray_worker
+from casewise.plugins.cluster.leases import SAFE, LeaseError, Lessor, break_feature_locks, break_lock, end_earlier
+from casewise.plugins.cluster.machines import (
     REACH,
     Task,
     check_room,
@@ -36,8 +37,7 @@ from casewise.jobs.backends.ray_cluster import (
     refuse,
     rooms,
 )
-from casewise.jobs.backends.ray_worker import NodeReport
-from casewise.jobs.backends.registrations import Registrations
+from casewise.plugins.cluster.worker import NodeReport
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.learners import learner_named
 

@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 
 from casewise.errors import CasewiseError, RunError, counted
-from casewise.jobs.backends.ray_worker import NodeReport
+from casewise.plugins.cluster.worker import NodeReport
 from casewise.run_folder import RunFolder
 
 if TYPE_CHECKING:

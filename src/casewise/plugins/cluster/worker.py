@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.files import TEMPORARY
 from casewise.jobs.backends.base import Failure, attempt
-from casewise.jobs.backends.leases import held, sees
+from casewise.plugins.cluster.leases import held, sees
 from casewise.version import __version__
 
 if TYPE_CHECKING:

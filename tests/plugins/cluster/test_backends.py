@@ -17,8 +17,8 @@ import pytest
 
 import casewise
 from casewise.errors import CasewiseError, RunError
-from casewise.jobs.backends import leases
-from casewise.jobs.backends.leases import LEASES, LeaseError, Leases, Lessor, end_earlier, held, sees
+from casewise.plugins.cluster import leases
+from casewise.plugins.cluster.leases import LEASES, LeaseError, Leases, Lessor, end_earlier, held, sees
 from casewise.jobs.backends.local import LocalBackend
 from casewise.jobs.backends.registry import BACKENDS, backend_named, chosen_backend, executing_on
 from casewise.jobs.plan import Job
@@ -28,7 +28,7 @@ from tests.test_cli import casewise as command
 HOLDER = """
 import sys, time
 from pathlib import Path
-from casewise.jobs.backends.leases import held
+from casewise.plugins.cluster.leases import held
 with held(Path(sys.argv[1]), sys.argv[2], sys.argv[3], "machine-7", float(sys.argv[4])):
     print("held", flush=True)
     time.sleep(120)
@@ -58,7 +58,7 @@ def test_mistakes_in_the_choice_of_a_back_end_are_messages(words: list[str], par
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "casewise.jobs.backends.ray", raising=False)
+    monkeypatch.delitem(sys.modules, "casewise.plugins.cluster.backend", raising=False)
     with pytest.raises(CasewiseError, match=r"casewise\[ray\]"):
         backend_named("ray")
 
@@ -67,7 +67,7 @@ def test_the_back_end_is_chosen_for_a_block(monkeypatch: pytest.MonkeyPatch) -> 
     class Other(LocalBackend):
         notice = "elsewhere"
 
-    monkeypatch.setitem(BACKENDS, "other", lambda address: Other())  # type: ignore[index]
+    monkeypatch.setitem(BACKENDS, "other", lambda address: Other())
     with executing_on("other") as backend:
         assert chosen_backend() is backend
         assert isinstance(backend, Other)
@@ -112,7 +112,7 @@ def test_an_address_without_a_cluster_is_refused(tiny: Path, tmp_path: Path, mon
 
 def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("ray")
-    from casewise.jobs.backends.ray_cluster import NodeReport, refuse
+    from casewise.plugins.cluster.machines import NodeReport, refuse
 
     this, folder = NodeReport.of_this(), RunFolder(tmp_path)
     good = replace(this, host="good")
@@ -135,7 +135,7 @@ def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path, caplo
 
 def test_jobs_need_a_machine_with_their_cores() -> None:
     pytest.importorskip("ray")
-    from casewise.jobs.backends.ray_cluster import Task, check_room, cores_of
+    from casewise.plugins.cluster.machines import Task, check_room, cores_of
 
     nodes = {"head": {"host": "a"}, "small": {"CPU": 2.0, "host": "b"}, "gpus": {"CPU": 16.0, "GPU": 4.0, "host": "c"}}
     assert cores_of(3, 0, nodes) == 3
@@ -154,7 +154,7 @@ def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
 ) -> None:
     """Either the cluster lost a machine that may have been asked for room, or the task's lease was not seen there."""
     pytest.importorskip("ray")
-    from casewise.jobs.backends import ray as backend_file
+    from casewise.plugins.cluster import backend as backend_file
 
     submitted: list[dict[str, object]] = []
     leases_of: list[str] = []
@@ -198,7 +198,7 @@ def test_locks_of_features_stay_while_another_baseline_is_at_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    from casewise.jobs.backends import ray as backend_file
+    from casewise.plugins.cluster import backend as backend_file
 
     folder = RunFolder(tmp_path)
     jobs = [Job("linear_pixels", fold, folder.job("linear_pixels", fold), "made from") for fold in range(2)]
