@@ -21,10 +21,10 @@ from alignment_page import page
 
 from casewise.errors import CasewiseError
 from casewise.files import write_atomic
-from casewise.modalities.volumes.grid import to_ras
-from casewise.modalities.volumes.preprocess import Steps, prepare_case
-from casewise.modalities.volumes.reading.read_scan import read_scan
-from casewise.modalities.volumes.reading.scans import Scan
+from casewise.plugins.volumes.grid import to_ras
+from casewise.plugins.volumes.preprocess import Steps, prepare_case
+from casewise.plugins.volumes.reading.read_scan import read_scan
+from casewise.plugins.volumes.reading.scans import Scan
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mri-volumes"
 PLANE = 256

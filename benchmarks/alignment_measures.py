@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from casewise.modalities.volumes.grid import Grid, carried, covered, to_ras
-from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
-from casewise.modalities.volumes.reading.scans import Scan
-from casewise.modalities.volumes.roi import mask_on
+from casewise.plugins.volumes.grid import Grid, carried, covered, to_ras
+from casewise.plugins.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.plugins.volumes.reading.scans import Scan
+from casewise.plugins.volumes.roi import mask_on
 
 AXES = ("right", "front", "head")
 BINS = 32

@@ -10,8 +10,8 @@ import alignment_measures as measures
 from alignment_measures import AXES, Alignment, Subject
 
 from casewise.errors import CasewiseError
-from casewise.modalities.volumes.reading.read_scan import read_scan
-from casewise.modalities.volumes.reading.scans import Scan
+from casewise.plugins.volumes.reading.read_scan import read_scan
+from casewise.plugins.volumes.reading.scans import Scan
 
 TABLED = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 OPPOSITE = {"right": "left", "front": "back", "head": "feet"}

@@ -28,9 +28,9 @@ from volumes_user import (
 )
 
 if TYPE_CHECKING:
-    from casewise.modalities.volumes.case_files import CaseSources
-    from casewise.modalities.volumes.dataset import SliceData
-    from casewise.modalities.volumes.slice_store import SliceStore
+    from casewise.plugins.volumes.case_files import CaseSources
+    from casewise.plugins.volumes.dataset import SliceData
+    from casewise.plugins.volumes.slice_store import SliceStore
     from casewise.training.compute_plan import ComputePlan
 
 DEEP = 24
@@ -46,7 +46,7 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 
 def cases_in(folder: Path) -> list[CaseSources]:
     """The pairs of a phantom cohort."""
-    from casewise.modalities.volumes.case_files import CaseSources
+    from casewise.plugins.volumes.case_files import CaseSources
 
     subjects = sorted((folder / "images").iterdir())
     return [
@@ -57,8 +57,8 @@ def cases_in(folder: Path) -> list[CaseSources]:
 
 def measure_pair(folder: str, rounds: int, size: int) -> dict[str, Any]:
     """Seconds and core-seconds of each side for one pair a round, both in this process, in one thread."""
-    from casewise.modalities.volumes.preprocess import Steps, prepare_case
-    from casewise.modalities.volumes.reading.read_scan import read_scan
+    from casewise.plugins.volumes.preprocess import Steps, prepare_case
+    from casewise.plugins.volumes.reading.read_scan import read_scan
 
     threads_of_simpleitk(1)
     cases, steps = [[files[0] for files in case.paths] for case in cases_in(Path(folder))], Steps(in_plane_size=size)
@@ -80,8 +80,8 @@ def measure_pair(folder: str, rounds: int, size: int) -> dict[str, Any]:
 
 def measure_cases(folder: str, store: str, way: str, size: int) -> dict[str, Any]:
     """Seconds of preparing all cases one way; for casewise also the imported readers and a hash of the slices."""
-    from casewise.modalities.volumes.preprocess import Steps
-    from casewise.modalities.volumes.slice_store import prepare_slices
+    from casewise.plugins.volumes.preprocess import Steps
+    from casewise.plugins.volumes.slice_store import prepare_slices
 
     cases, steps = cases_in(Path(folder)), Steps(in_plane_size=size)
     paths = [[files[0] for files in case.paths] for case in cases]
@@ -120,8 +120,8 @@ def draw_slices(folder: Path, cases: int, side: int) -> None:
 
 def store_of(folder: Path) -> SliceStore:
     """The slices in the form that `prepare_slices` gives them."""
-    from casewise.modalities.volumes.preprocess import DECILES
-    from casewise.modalities.volumes.slice_store import SliceStore
+    from casewise.plugins.volumes.preprocess import DECILES
+    from casewise.plugins.volumes.slice_store import SliceStore
 
     stacks = np.stack([np.load(path) for path in sorted(folder.glob("case-*.npy"))])
     cases = len(stacks)
@@ -143,8 +143,8 @@ def data_of(store: SliceStore, panels: int) -> SliceData:
     """This number of panels of the cases in turn, as in a job of a run."""
     import torch
 
-    from casewise.modalities.volumes.dataset import SliceData, slices_of
-    from casewise.modalities.volumes.standardise import standard_scales
+    from casewise.plugins.volumes.dataset import SliceData, slices_of
+    from casewise.plugins.volumes.standardise import standard_scales
     from casewise.study.schema import Panels
 
     cases = len(store.count)
@@ -214,7 +214,7 @@ def divided(data: SliceData, rows: list[int], generator: Any) -> Any:
     import torch
 
     from casewise.modalities.panels import fold
-    from casewise.modalities.volumes.dataset import turned
+    from casewise.plugins.volumes.dataset import turned
 
     drawn = torch.rand(len(rows), 3, generator=generator)
     cases = torch.tensor([data.cases[row] for row in rows])
@@ -229,8 +229,8 @@ def measure_tables(folder: str, backbone: str, steps: int, choice: ComputePlan) 
     """Median seconds of a batch by tables, of one by division, of the network's step, and of fitting the standard."""
     import torch
 
-    from casewise.modalities.volumes.dataset import slices_of
-    from casewise.modalities.volumes.standardise import standard_scales
+    from casewise.plugins.volumes.dataset import slices_of
+    from casewise.plugins.volumes.standardise import standard_scales
     from casewise.training.compute_plan import keep_memory
 
     keep_memory()

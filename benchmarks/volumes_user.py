@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from casewise.modalities.volumes.preprocess import Steps
+    from casewise.plugins.volumes.preprocess import Steps
 
 SEQUENCES = ("T1", "T2")
 CLASSES, BATCH, GRID = 3, 8, 3
@@ -30,7 +30,7 @@ def by_simpleitk(paths: Sequence[Path], steps: Steps) -> list[np.ndarray]:
     """Prepare the scans of one case with calls of SimpleITK: arrays (Z, Y, X), all on the grid of the first."""
     import SimpleITK as sitk  # noqa: N813
 
-    from casewise.modalities.volumes.correction import CONDUCTANCE, ITERATIONS, STEP, shrink_factors
+    from casewise.plugins.volumes.correction import CONDUCTANCE, ITERATIONS, STEP, shrink_factors
 
     grid, volumes = None, []
     for path in paths:

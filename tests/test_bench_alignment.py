@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.modalities.volumes import preprocess as preparing
-from casewise.modalities.volumes.grid import to_ras
-from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
-from casewise.modalities.volumes.reading.scans import Scan
+from casewise.plugins.volumes import preprocess as preparing
+from casewise.plugins.volumes.grid import to_ras
+from casewise.plugins.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.plugins.volumes.reading.scans import Scan
 
 pytest.importorskip("SimpleITK")
 

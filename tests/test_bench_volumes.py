@@ -63,9 +63,9 @@ def here(module: Any, *tasks: dict[str, Any]) -> list[Any]:
 def test_both_sides_prepare_the_same_slices(
     benchmark_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from casewise.modalities.volumes.preprocess import Steps, prepare_case
-    from casewise.modalities.volumes.reading.read_scan import read_scan
     from casewise.plugins.phantoms.pancreas import make_pancreas
+    from casewise.plugins.volumes.preprocess import Steps, prepare_case
+    from casewise.plugins.volumes.reading.read_scan import read_scan
 
     own = sys.modules["volumes_casewise"]
     make_pancreas(tmp_path / "cohort", subjects=1, size=(48, 48), slices=(12, 12), seed=1)
@@ -90,7 +90,7 @@ def test_both_sides_prepare_the_same_slices(
 
 
 def test_both_sides_lay_slices_out_alike(benchmark_files: Any, slices: Path) -> None:
-    from casewise.modalities.volumes.dataset import slices_of
+    from casewise.plugins.volumes.dataset import slices_of
 
     own, user = sys.modules["volumes_casewise"], sys.modules["volumes_user"]
     store = own.store_of(slices)

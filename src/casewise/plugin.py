@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.inference.bundle import Bundle
     from casewise.inference.chunks import PredictedChunk
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
     from casewise.inference.predictor import Predictor
     from casewise.jobs.backends.base import Backend
     from casewise.jobs.plan import Job
-    from casewise.modalities.base import PreparedCohort
+    from casewise.modalities.base import Modality, PreparedCohort, Start
     from casewise.run_folder import RunFolder
     from casewise.study.model import StudyModel
     from casewise.study.schema import Study
 
 GROUP = "casewise.plugins"
 # Keys of the study file that plugins of casewise bring, for the message where a plugin is missing.
-KEYS = {"track": "tracking"}
+KEYS = {"tiles": "slides", "track": "tracking", "volumes": "volumes"}
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,12 @@ class Plugin:
     Attributes:
         name: as in messages; that of its folder in `casewise.plugins`.
         extra: the optional dependencies of casewise that it needs; empty if none.
+        section: the key of `study_keys` with the settings of its modality; empty if it has none.
     """
 
     name: str
     extra: str = ""
+    section: str = ""
 
     def result_formats(self) -> Sequence[str]:
         """The names of formats in which `casewise predict --also NAME=FOLDER` writes new cases."""
@@ -129,6 +132,25 @@ class Plugin:
 
     def before_jobs(self, folder: Path, jobs: Sequence[Job]) -> None:
         """Called before this machine begins jobs of a run folder, which an earlier run may still execute elsewhere."""
+
+    def planned_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Further defaults of a planned recipe, for the values of a study file."""
+        return {}
+
+    def modality(self) -> Modality | None:
+        """The modality that it brings, whose name is that of the plugin."""
+        return None
+
+    def claim(self, files: Sequence[Path], study: Study) -> Start | None:
+        """The beginning of a study of image files if some of them can only be of its modality; else None."""
+        return None
+
+    def refuse(self, study: Study, cohort: Cohort) -> None:
+        """Refuse rows of a study of photographs whose files can only be of its modality.
+
+        Raises:
+            CohortError: naming the files.
+        """
 
     def repeated(self, study: Study) -> Study:
         """The study for a repetition of its training, such as one that is not followed."""
@@ -219,6 +241,11 @@ def plugins() -> tuple[Plugin, ...]:
     others = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
     found += [_object(entry.module, entry.attr, entry.dist.name if entry.dist else entry.name) for entry in others]
     return tuple(found)
+
+
+def modality_sections() -> dict[str, str]:
+    """The section of the study file with the settings of each modality of a plugin; photographs have none."""
+    return {plugin.name: plugin.section for plugin in plugins() if plugin.section}
 
 
 def repeated(study: Study) -> Study:

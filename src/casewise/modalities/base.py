@@ -1,6 +1,7 @@
 """The interface of modalities, which the rest of casewise uses without knowing the modality; torch is not imported.
 
-A modality is a folder in `casewise.modalities`, or a class registered with `casewise.modalities.registry.register`.
+Photographs are the modality of the core. Others come with plugins (`casewise.plugin.Plugin.modality`), or are classes
+registered with `casewise.modalities.registry.register`.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from casewise.errors import StudyError, nearest
+from casewise.plugin import KEYS, plugins
 from casewise.study.schema import register_settings
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Modality
     from casewise.study.schema import Study
 
-BUILT_IN = ("photographs", "slides", "volumes")
 _REGISTERED: dict[str, Modality] = {}
 
 
@@ -28,6 +28,11 @@ def register(modality: Modality) -> Modality:
     return modality
 
 
+def modality_names() -> list[str]:
+    """The modalities of casewise and of its plugins; others are registered by programs."""
+    return ["photographs", *(plugin.name for plugin in plugins() if plugin.section)]
+
+
 def modality_of(study: Study) -> Modality:
     """The modality of a study.
 
@@ -36,8 +41,17 @@ def modality_of(study: Study) -> Modality:
     """
     name = study.modality_name
     if name not in _REGISTERED:
-        if name not in BUILT_IN:
-            names = list(dict.fromkeys([*BUILT_IN, *_REGISTERED]))
-            raise StudyError(f"modality: {name!r} is none of {', '.join(names)}.{nearest(name, names)}")
-        register(import_module(f"casewise.modalities.{name}.modality").MODALITY)
+        _register_plugins()
+    if name not in _REGISTERED:
+        names = list(_REGISTERED)
+        missing = " It is a plugin of casewise, which is not installed here." if name in KEYS.values() else ""
+        raise StudyError(f"modality: {name!r} is none of {', '.join(names)}.{missing or nearest(name, names)}")
     return _REGISTERED[name]
+
+
+def _register_plugins() -> None:
+    """Register photographs, and the modalities of plugins; those that have another of the same name are kept."""
+    photographs = import_module("casewise.modalities.photographs.modality").MODALITY
+    for modality in (photographs, *(plugin.modality() for plugin in plugins())):
+        if modality is not None and modality.name not in _REGISTERED:
+            register(modality)

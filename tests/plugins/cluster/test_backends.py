@@ -17,11 +17,11 @@ import pytest
 
 import casewise
 from casewise.errors import CasewiseError, RunError
-from casewise.plugins.cluster import leases
-from casewise.plugins.cluster.leases import LEASES, LeaseError, Leases, Lessor, end_earlier, held, sees
 from casewise.jobs.backends.local import LocalBackend
 from casewise.jobs.backends.registry import BACKENDS, backend_named, chosen_backend, executing_on
 from casewise.jobs.plan import Job
+from casewise.plugins.cluster import leases
+from casewise.plugins.cluster.leases import LEASES, LeaseError, Leases, Lessor, end_earlier, held, sees
 from casewise.run_folder import RunFolder
 from tests.test_cli import casewise as command
 

@@ -18,8 +18,6 @@ from casewise.console import Silent
 from casewise.errors import CohortError, ImageError, RunError
 from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import binarise_masks
-from casewise.modalities.volumes.preview import central
-from casewise.modalities.volumes.slice_store import SliceStore, open_slices
 from casewise.pipeline.finished import FinishedRun, open_finished
 from casewise.plugins.explain.case_selection import case_hint, explain_target, select_cases
 from casewise.plugins.explain.command import explain_run
@@ -38,6 +36,8 @@ from casewise.plugins.explain.saliency import (
     saliency_maps,
 )
 from casewise.plugins.phantoms.pancreas import make_pancreas
+from casewise.plugins.volumes.preview import central
+from casewise.plugins.volumes.slice_store import SliceStore, open_slices
 from casewise.report.sections.saliency import sentence_of
 from casewise.run import run
 from casewise.run_folder import RunFolder
@@ -229,7 +229,7 @@ def test_lesions_outside_the_slices_looked_at_are_not_measured(
             mask[0 if row == wide[0] else count // 2, 10:20, 10:20] = True
         return CaseMask(np.arange(count), mask, marked=row in (wide[0], near, gone))
 
-    monkeypatch.setattr("casewise.modalities.volumes.modality.VolumesModality.mask", lesion)
+    monkeypatch.setattr("casewise.plugins.volumes.modality.VolumesModality.mask", lesion)
     found, table = measure(opened, ["test_vit@T2"], map_size=0, progress=lambda *_: None)
     case = opened.cohort.panels["case"]
     assert (found["with_mask"], found["outside_window"], found["cases"]) == (1, 1, len(rows))
@@ -354,7 +354,7 @@ def test_a_map_is_empty_if_its_file_is(
     (name,) = json.loads(table["files"].iloc[0])
     assert np.asarray(nibabel.load(tmp_path / "strong" / name).dataobj).any()
     assert not table["empty"].any()
-    nothing = "casewise.modalities.volumes.native_space.to_scan"
+    nothing = "casewise.plugins.volumes.native_space.to_scan"
     monkeypatch.setattr(nothing, lambda maps, slots, affine, shape, scan_affine: np.zeros(shape, np.float32))
     table = pd.read_parquet(explain_run(planted, output=tmp_path / "nothing", **options).table)
     assert table["empty"].all()

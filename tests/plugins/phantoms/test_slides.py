@@ -14,14 +14,14 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from casewise.errors import CasewiseError, RunError
-from casewise.modalities.slides.reader import Slide
-from casewise.modalities.slides.tiles import TilePlan, plan_tiles
 from casewise.plugins.phantoms.folder import MARK
 from casewise.plugins.phantoms.psoriasis import make_psoriasis
 from casewise.plugins.phantoms.slides import pyramid
 from casewise.plugins.phantoms.slides.cohort import COLUMNS, draw_region, finding_of, make_regions, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 from casewise.plugins.phantoms.slides.skin import STAGES, Section, skin
+from casewise.plugins.slides.reader import Slide
+from casewise.plugins.slides.tiles import TilePlan, plan_tiles
 from tests.phantom_files import contents, rows_of
 
 SMALL = {"size": (640, 520), "mpp": 2.0}

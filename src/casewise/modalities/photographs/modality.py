@@ -27,6 +27,7 @@ from casewise.modalities.base import (
     Start,
     StoreReference,
 )
+from casewise.plugin import plugins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,14 +47,15 @@ class Photographs:
     """Every row of the table is one image file, and a panel shows one or several of them in a grid."""
 
     name = "photographs"
+    # whether a planned study without a size has one that suits the shapes of its images
+    plans_size = True
 
     def noun(self, study: Study) -> Noun:
         return Noun("image", "images")
 
     def start(self, files: Sequence[Path] | None, study: Study) -> Start:
-        from casewise.modalities.slides.start import start_with_slides
-
-        return start_with_slides(files or [], study) or Start(study, [], [], "image")
+        claims = (plugin.claim(files or [], study) for plugin in plugins())
+        return next(filter(None, claims), None) or Start(study, [], [], "image")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
         from casewise.modalities.photographs.new_files import new_images
@@ -64,9 +66,8 @@ class Photographs:
         return {}
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-        from casewise.modalities.slides.cohort import refuse_slides
-
-        refuse_slides(study, cohort)
+        for plugin in plugins():
+            plugin.refuse(study, cohort)
         return cohort
 
     def picture_noun(self, study: Study) -> Noun:
@@ -102,7 +103,7 @@ class Photographs:
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         from casewise.modalities.photographs.fit import needs_plan, planned, planned_size, shapes
 
-        size_open = study.recipe.auto and not study.tiles and "size" not in study.images.model_fields_set
+        size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set
         if not size_open and not needs_plan(study.images):
             return study
         sizes, images = shapes(self.sources(cohort), study.images.size, folder.of("tiles")), study.images
