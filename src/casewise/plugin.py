@@ -92,6 +92,11 @@ class Plugin:
     extra: str = ""
     section: str = ""
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is part of casewise."""
+        return type(self).__module__.startswith(f"{GROUP}.")
+
     def result_formats(self) -> Sequence[str]:
         """The names of formats in which `casewise predict --also NAME=FOLDER` writes new cases."""
         return ()

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from casewise.errors import StudyError, nearest
-from casewise.plugin import KEYS, plugins
+from casewise.plugin import KEYS, Plugin, plugins
 from casewise.study.schema import register_settings
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def register(modality: Modality) -> Modality:
     return modality
 
 
-def modality_names() -> list[str]:
-    """The modalities of casewise and of its plugins; others are registered by programs."""
-    return ["photographs", *(plugin.name for plugin in plugins() if plugin.section)]
+def own_modalities() -> list[str]:
+    """The modalities of casewise itself; others are code that its version does not describe."""
+    return ["photographs", *(name for name, plugin in _of_plugins().items() if plugin.is_own)]
 
 
 def modality_of(study: Study) -> Modality:
@@ -39,19 +39,18 @@ def modality_of(study: Study) -> Modality:
     Raises:
         StudyError: no modality has the name that the study states.
     """
-    name = study.modality_name
+    name, of_plugins = study.modality_name, _of_plugins()
     if name not in _REGISTERED:
-        _register_plugins()
-    if name not in _REGISTERED:
-        names = list(_REGISTERED)
-        missing = " It is a plugin of casewise, which is not installed here." if name in KEYS.values() else ""
-        raise StudyError(f"modality: {name!r} is none of {', '.join(names)}.{missing or nearest(name, names)}")
+        if name == "photographs":
+            register(import_module("casewise.modalities.photographs.modality").MODALITY)
+        elif name in of_plugins and (modality := of_plugins[name].modality()):
+            register(modality)
+        else:
+            names = list(dict.fromkeys(["photographs", *of_plugins, *_REGISTERED]))
+            missing = " It is a plugin of casewise, which is not installed here." if name in KEYS.values() else ""
+            raise StudyError(f"modality: {name!r} is none of {', '.join(names)}.{missing or nearest(name, names)}")
     return _REGISTERED[name]
 
 
-def _register_plugins() -> None:
-    """Register photographs, and the modalities of plugins; those that have another of the same name are kept."""
-    photographs = import_module("casewise.modalities.photographs.modality").MODALITY
-    for modality in (photographs, *(plugin.modality() for plugin in plugins())):
-        if modality is not None and modality.name not in _REGISTERED:
-            register(modality)
+def _of_plugins() -> dict[str, Plugin]:
+    return {plugin.name: plugin for plugin in plugins() if type(plugin).modality is not Plugin.modality}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.files import checksum, parquet_bytes
 from casewise.metrics.registry import added_metrics
-from casewise.modalities.registry import modality_names
+from casewise.modalities.registry import own_modalities
 from casewise.plugin import explainer
 from casewise.study.learners import added_learners
 from casewise.targets.registry import added_kinds
@@ -36,7 +36,7 @@ def inputs_of_results(
     These are studies with several seeds or a comparison by image, which have networks of their own to verify, and those
     with metrics, kinds of targets, learners or modalities that others have registered.
     """
-    registered = added_metrics() or added_kinds() or added_learners() or study.modality_name not in modality_names()
+    registered = added_metrics() or added_kinds() or added_learners() or study.modality_name not in own_modalities()
     if registered or study.seeds > 1 or study.split.by == "image":
         return None
 
