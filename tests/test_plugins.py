@@ -159,8 +159,10 @@ def test_a_package_of_somebody_else_brings_a_command_and_a_modality(phantom: Pat
     study = tmp_path / "study.yaml"
     study.write_text(STUDY.format(cohort=phantom) + "oct: {layers: 4}\n")
     code = (
-        "import sys; from casewise.study.loading import read_study; from casewise.modalities.registry import *; "
-        "s = read_study(sys.argv[1]); print(modality_of(s).noun(s).plural, s.modality_settings.layers, own_modalities())"
+        "import sys; from casewise.study.loading import read_study; "
+        "from casewise.modalities.registry import modality_of, own_modalities; "
+        "s = read_study(sys.argv[1]); "
+        "print(modality_of(s).noun(s).plural, s.modality_settings.layers, own_modalities())"
     )
     environment = os.environ | {"PYTHONPATH": str(SOURCE)}
     done = subprocess.run([python, "-c", code, str(study)], capture_output=True, text=True, env=environment, check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,11 +17,10 @@ from casewise.modalities.base import (
     ImageFolder,
     ImageStore,
     MaskMeaning,
+    Modality,
     NativeMap,
     Noun,
-    Overview,
     PanelDataset,
-    Picture,
     PreparedCohort,
     SlotMaps,
     Start,
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.store.store import ImageSource, TileStore
+    from casewise.modalities.store.store import ImageSource
     from casewise.study.schema import Panels, Study
 
 # The longest side of a picture in a report, in pixels.
@@ -43,15 +42,12 @@ PICTURE_SIDE = 900
 ALTERED_SIDES = 4
 
 
-class Photographs:
+class Photographs(Modality):
     """Every row of the table is one image file, and a panel shows one or several of them in a grid."""
 
     name = "photographs"
     # whether a planned study without a size has one that suits the shapes of its images
     plans_size = True
-
-    def noun(self, study: Study) -> Noun:
-        return Noun("image", "images")
 
     def start(self, files: Sequence[Path] | None, study: Study) -> Start:
         claims = (plugin.claim(files or [], study) for plugin in plugins())
@@ -62,9 +58,6 @@ class Photographs:
 
         return new_images(study, paths)
 
-    def columns(self, study: Study) -> dict[str, str]:
-        return {}
-
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
         for plugin in plugins():
             plugin.refuse(study, cohort)
@@ -72,12 +65,6 @@ class Photographs:
 
     def picture_noun(self, study: Study) -> Noun:
         return Noun("photograph", "photographs") if study.images.channels == "rgb" else self.noun(study)
-
-    def described(self, study: Study, images: pd.DataFrame) -> str:
-        return self.picture_noun(study).counted(len(images))
-
-    def whole(self, study: Study, cohort: Cohort) -> Cohort:
-        return cohort
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
         """Decode every image once, at a reduced size.
@@ -135,30 +122,8 @@ class Photographs:
         """What each row of the cohort's images is read from."""
         return [Path(path) for path in cohort.images["path"]]
 
-    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
-        from casewise.modalities.store.store import TileStore
-
-        assert isinstance(prepared.store, TileStore)
-        return prepared.cohort, prepared.store
-
     def pretraining_panels(self, study: Study) -> Panels:
         return study.panels.model_copy(update={"by": "image"})
-
-    def settings(self, study: Study) -> dict[str, Any]:
-        return {}
-
-    def facts(self, study: Study, network: str) -> dict[str, Any]:
-        return {}
-
-    def network_options(self, study: Study, network: str) -> dict[str, Any]:
-        return {}
-
-    def channels(self, study: Study, network: str) -> tuple[str, ...]:
-        return ("",)
-
-    def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
-        """Nothing is derived from training images."""
-        return {}
 
     def dataset(
         self,
@@ -219,19 +184,10 @@ class Photographs:
         image = read_image(path, size=ALTERED_SIDES * preparation.size, channels=preparation.channels)
         return open_source(path, png(altered(image, alteration))).tile(preparation)
 
-    def report_facts(self, study: Study) -> dict[str, Any]:
-        return {"sliced": False, "order": None, "late": False, "windowed": False}
-
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         from casewise.modalities.store.readers import read_image
 
         return read_image(Path(self._path(prepared, image)), size=PICTURE_SIDE)
-
-    def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
-        return None
-
-    def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
-        return []
 
     def to_native(
         self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None

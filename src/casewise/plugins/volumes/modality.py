@@ -16,9 +16,9 @@ from casewise.modalities.base import (
     ImageFolder,
     ImageStore,
     MaskMeaning,
+    Modality,
     NativeMap,
     Noun,
-    Overview,
     PanelDataset,
     Picture,
     PreparedCohort,
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.modalities.store.store import TileStore
     from casewise.plugins.volumes.slice_store import SliceStore
-    from casewise.study.schema import Panels, Study
+    from casewise.study.schema import Study
 
 
 # Early fusion of so many sequences keeps the kernels of colours (see `casewise.models.fusion.adapted`).
 COLOURS = 3
 
 
-class VolumesModality:
+class VolumesModality(Modality):
     """Every row of the table is the scan of one sequence, or one slice of it; a case is a stack of slices."""
 
     name = "volumes"
@@ -81,23 +81,14 @@ class VolumesModality:
 
         return settle_sequences(study, cohort)
 
-    def picture_noun(self, study: Study) -> Noun:
-        return self.noun(study)
-
     def described(self, study: Study, images: pd.DataFrame) -> str:
         sequences = " and ".join(", ".join(volumes_of(study).sequences).rsplit(", ", 1))
         return f"{self.noun(study).counted(len(images))} ({sequences})"
-
-    def whole(self, study: Study, cohort: Cohort) -> Cohort:
-        return cohort
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
         from casewise.plugins.volumes.header_check import check_headers
 
         check_headers(study, cohort, show)
-
-    def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
-        return study
 
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
         from casewise.plugins.volumes.preparation import SCANS, slices_and_pictures
@@ -109,9 +100,6 @@ class VolumesModality:
 
         assert isinstance(prepared.store, PreparedScans)
         return prepared.cohort, prepared.store.pictures
-
-    def pretraining_panels(self, study: Study) -> Panels:
-        return study.panels
 
     def settings(self, study: Study) -> dict[str, Any]:
         # further fusions are further networks, as further backbones are, and lesions are only measured against
@@ -207,9 +195,6 @@ class VolumesModality:
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         return np.repeat(prepared.store.tiles[image].transpose(1, 2, 0), 3, axis=2)
-
-    def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
-        return None
 
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
         """The central window of each sequence that the case has and that `fitted` knows."""
