@@ -26,7 +26,7 @@ from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.conformal import coverage
-from casewise.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import stream
 from casewise.predictions.conformal import ROUNDING, interval, probabilities
 from casewise.predictions.table import mean_over_folds
 
@@ -86,9 +86,9 @@ class Population:
 
 def drawn(kind: str, subjects: int, folder: Path) -> Path:
     """The table of a population: subjects with one to `MOST_CASES` visits, an image each."""
-    from casewise.phantoms.chest.cohort import draw_film
-    from casewise.phantoms.psoriasis.cohort import draw_photograph
-    from casewise.phantoms.psoriasis.severity import course
+    from casewise.plugins.phantoms.chest.cohort import draw_film
+    from casewise.plugins.phantoms.psoriasis.cohort import draw_photograph
+    from casewise.plugins.phantoms.psoriasis.severity import course
 
     rows: list[dict[str, Any]] = []
     table = folder / f"{kind}-{subjects}.csv"

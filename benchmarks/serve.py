@@ -71,7 +71,7 @@ BOUNDARY = "a-boundary-of-the-benchmark"
 
 def made_bundle(folder: Path, folds: int, side: int) -> Path:
     """The bundle of a study of phantoms with so many networks, whose tiles have `side` pixels."""
-    from casewise.phantoms.psoriasis import make_psoriasis
+    from casewise.plugins.phantoms.psoriasis import make_psoriasis
     from casewise.run import run
     from casewise.study.loading import read_study
 
@@ -82,7 +82,7 @@ def made_bundle(folder: Path, folds: int, side: int) -> Path:
 
 def photographs(folder: Path, width: int = WIDTH, height: int = HEIGHT) -> list[Path]:
     """The eight photographs of a phantom's visit, drawn small, enlarged, and with the noise of a camera."""
-    from casewise.phantoms.psoriasis import draw_photograph
+    from casewise.plugins.phantoms.psoriasis import draw_photograph
 
     random = np.random.default_rng(4)
     folder.mkdir()

@@ -10,7 +10,7 @@ if the folder of pretrained weights exists beside the checkout. `memory`: the pe
 alone and with a second one. `predict`: a planned model of chest phantoms on new films, beside a loop that decodes with
 Pillow, resizes, applies every network in turn in single precision, and averages; its networks are in memory before.
 
-`copies` (not part of the default): 120 copies of each kind of `casewise.phantoms.chest.TWIN_KINDS` are made of 1,000
+`copies` (not part of the default): 120 copies of each kind of `casewise.plugins.phantoms.chest.TWIN_KINDS` are made of 1,000
 films; counted are the copies that the audit pairs with their original, and the pairs of different films. `--table`
 names a table with the column `path` (and `subject`), whose images are copied instead. Pairs of images of one subject
 are not false; pairs of two subjects are listed, because published images contain unmarked copies.
@@ -199,7 +199,7 @@ def measure_audit(options: argparse.Namespace) -> None:
     from casewise.audit.run import audit
     from casewise.console import Silent
     from casewise.models.embeddings import embedder
-    from casewise.phantoms.chest import make_chest
+    from casewise.plugins.phantoms.chest import make_chest
     from casewise.pipeline.prepare import prepare
     from casewise.pipeline.read import read
     from casewise.run_folder import RunFolder
@@ -237,8 +237,8 @@ def measure_audit(options: argparse.Namespace) -> None:
 
 def written_copies(paths: list[str], folder: Path, each: int) -> list[tuple[str, int, str]]:
     """Write `each` copies of each kind of these images: the path of the copy, the number of its original, the kind."""
-    from casewise.phantoms.chest.twins import ALTERED
-    from casewise.phantoms.folder import encoded
+    from casewise.plugins.phantoms.chest.twins import ALTERED
+    from casewise.plugins.phantoms.folder import encoded
 
     order, copies = np.random.default_rng(1), []
     for kind, alter in ALTERED.items():
@@ -263,7 +263,7 @@ def count_copies(options: argparse.Namespace) -> None:
     from casewise.audit.twins import find_twins
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
-    from casewise.phantoms.chest import make_chest
+    from casewise.plugins.phantoms.chest import make_chest
 
     with tempfile.TemporaryDirectory() as temporary:
         folder, films = Path(temporary), options.share(COPIED)
@@ -355,7 +355,7 @@ def planned_bundle(folder: Path, folds: int) -> Path:
     from safetensors.torch import save_file
 
     from casewise.models.encoders import build_encoder
-    from casewise.phantoms.chest import make_chest
+    from casewise.plugins.phantoms.chest import make_chest
     from casewise.run import run
     from casewise.study.loading import build_study
 
@@ -382,7 +382,7 @@ def new_films(folder: Path, count: int) -> list[Path]:
     """Synthetic films as JPEG files; a few are drawn, and each file has its own noise."""
     import pandas as pd
 
-    from casewise.phantoms.chest import make_chest
+    from casewise.plugins.phantoms.chest import make_chest
 
     table = make_chest(folder / "drawn", subjects=20, size=(NEW_SIDE, NEW_SIDE), seed=2)
     drawn = [
@@ -497,7 +497,7 @@ def main() -> None:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
     options.share = lambda count: max(1, count // 10) if options.short else count
-    from casewise.bench.quiet import warn_if_busy
+    from casewise.plugins.bench.quiet import warn_if_busy
 
     warn_if_busy()
     for part in options.parts or list(PARTS)[:-1]:

@@ -121,7 +121,7 @@ def drawn_panels(folder: Path, size: tuple[int, int], panels: int) -> tuple[list
     """The photographs of each panel of a phantom cohort and its scores, repeated to so many panels."""
     import pandas as pd
 
-    from casewise.phantoms.psoriasis import make_psoriasis
+    from casewise.plugins.phantoms.psoriasis import make_psoriasis
 
     table = make_psoriasis(folder, subjects=4, visits=1, size=size, seed=1)
     rows = pd.read_csv(table)
@@ -170,7 +170,7 @@ def radiographs(data: Path, folder: Path, count: int) -> tuple[list[str], list[i
     """Paths of so many images, and the number of the class of each."""
     import pandas as pd
 
-    from casewise.phantoms.psoriasis import make_psoriasis
+    from casewise.plugins.phantoms.psoriasis import make_psoriasis
 
     if (data / "cases.csv").is_file():
         rows = pd.read_csv(data / "cases.csv", dtype=str, keep_default_na=False)

@@ -326,9 +326,9 @@ def commands_page() -> str:
     """Every command with its arguments and options."""
     import typer
 
-    from casewise.cli.main import app
+    from casewise.cli.main import command_line
 
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands: dict[str, Any] = typer.main.get_command(command_line()).commands  # type: ignore[attr-defined]
     below = {name: getattr(command, "commands", None) for name, command in commands.items()}
     documented = [
         pair

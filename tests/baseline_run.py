@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from casewise.models.encoders import build_encoder
-from casewise.phantoms.chest import make_chest
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
 from casewise.study.loading import build_study
 from casewise.study.weight_files import file_name

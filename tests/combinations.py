@@ -234,7 +234,7 @@ def _images(
 
 def _write_slide(path: Path, values: np.ndarray) -> None:
     """A pyramidal TIFF of 1 µm pixels."""
-    from casewise.phantoms.slides.pyramid import write_pyramid
+    from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 
     def paint(left: int, top: int, width: int, height: int) -> np.ndarray:
         return values[top : top + height, left : left + width]

@@ -47,7 +47,7 @@ compute: {{precision: fp32, memory_format: channels_last}}
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The table of a small synthetic cohort: 8 subjects, 3 visits, 8 photographs each."""
-    from casewise.phantoms.psoriasis import make_psoriasis
+    from casewise.plugins.phantoms.psoriasis import make_psoriasis
 
     return make_psoriasis(tmp_path_factory.mktemp("phantom"), subjects=8, visits=3, size=(96, 64), seed=3)
 
@@ -61,7 +61,7 @@ def absolute(table: Path) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The table of 24 chest phantoms, a subject each, of three classes."""
-    from casewise.phantoms.chest import make_chest
+    from casewise.plugins.phantoms.chest import make_chest
 
     return make_chest(tmp_path_factory.mktemp("chests"), subjects=24, size=(64, 64), seed=1)
 

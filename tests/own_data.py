@@ -173,7 +173,7 @@ def names_with_subjects(folder: Path, films: list[Film]) -> OwnData:
 
 def dicom_series(folder: Path, films: list[Film]) -> OwnData:
     """A folder of DICOM slices for each patient, and a table of diagnoses by patient."""
-    from tests.test_volumes_dicom import series, volume
+    from tests.plugins.volumes.test_dicom import series, volume
 
     rows = [["PatientID", "diagnosis"]]
     for film in films[:12]:
@@ -193,7 +193,7 @@ def dicom_series(folder: Path, films: list[Film]) -> OwnData:
 
 def dicom_films(folder: Path, films: list[Film]) -> OwnData:
     """Chest films as DICOM files of one frame."""
-    from tests.test_volumes_dicom import one_file
+    from tests.plugins.volumes.test_dicom import one_file
 
     rows = [["file", "patient", "finding"]]
     for film in films:

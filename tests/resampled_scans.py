@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from casewise.modalities.volumes.grid import Grid, check_shown, covered, plane_grid, resampled
-from casewise.modalities.volumes.reading.scans import Scan
+from casewise.plugins.volumes.grid import Grid, check_shown, covered, plane_grid, resampled
+from casewise.plugins.volumes.reading.scans import Scan
 
 
 def in_plane(scan: Scan, size: int = 256) -> Scan:

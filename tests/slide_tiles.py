@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from casewise.modalities.slides.reader import Slide
-from casewise.modalities.slides.tiles import read_tile
+from casewise.plugins.slides.reader import Slide
+from casewise.plugins.slides.tiles import read_tile
 
 
 def read_tiles(path: Path, boxes: np.ndarray, *, side: int, channels: str = "rgb") -> Iterator[np.ndarray]:

@@ -19,8 +19,8 @@ from casewise.console import Silent
 from casewise.errors import AuditError
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
-from casewise.phantoms.chest import make_chest, plant_twins
 from casewise.pipeline.audit import audit_alone
+from casewise.plugins.phantoms.chest import make_chest, plant_twins
 from casewise.report import audit_page
 from casewise.report.audit_page import difference, write_audit_page
 from casewise.run_folder import RunFolder

@@ -27,7 +27,7 @@ from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
-from casewise.phantoms.chest import make_chest, plant_twins
+from casewise.plugins.phantoms.chest import make_chest, plant_twins
 
 SIZE = 128
 STRAIGHT_ON = np.array([[1, 0, 0], [0, 1, 0]], np.float32)

@@ -145,7 +145,7 @@ def test_a_study_without_networks_reports_its_baseline(finished: Any) -> None:
 def test_a_stored_baseline_predicts_as_in_the_run(finished: Any) -> None:
     """From its weights and facts, on panels instead of features computed once."""
     from casewise.inference.predictor import Predictor
-    from casewise.pipeline.explain import open_finished
+    from casewise.pipeline.finished import open_finished
     from casewise.run_folder import RunFolder
 
     folder = RunFolder(finished.folder)

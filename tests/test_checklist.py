@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from casewise.errors import CasewiseError, RunError
-from casewise.phantoms.chest import make_chest
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.report import checklist as lists
 from casewise.report.markdown.runs import read_finished
 from casewise.report.templating import FOLDER, templates

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from casewise.cli.main import main
-from casewise.phantoms.chest import make_chest
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.study.backbones import ALL29, TORCHVISION
 
 COMMANDS = ["run", "validate", "audit", "init", "phantom", "results", "predict", "bundle", "explain", "backbones"]

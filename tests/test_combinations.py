@@ -10,7 +10,7 @@ import pytest
 
 from casewise.errors import StudyError
 from casewise.inference.model import load_bundle
-from casewise.pipeline.explain import explain_run
+from casewise.plugins.explain.command import explain_run
 from casewise.run import Run, run
 from casewise.study.loading import build_study
 from tests.combinations import KINDS, MODALITIES, REFUSED, WAYS, as_markdown, make_table, settings

@@ -18,10 +18,10 @@ from casewise.jobs.counterfactuals import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, OF_VALUES, UNALTERED, altered
 from casewise.modalities.photographs.modality import Photographs
 from casewise.modalities.registry import modality_of
-from casewise.modalities.slides.modality import Slides
-from casewise.modalities.volumes.modality import VolumesModality
-from casewise.modalities.volumes.slice_store import SliceStore, altered_slices
-from casewise.pipeline.explain import open_finished
+from casewise.pipeline.finished import open_finished
+from casewise.plugins.slides.modality import Slides
+from casewise.plugins.volumes.modality import VolumesModality
+from casewise.plugins.volumes.slice_store import SliceStore, altered_slices
 from casewise.report.caveats import sentences
 from casewise.report.markdown.page import write_results
 from casewise.report.sections.counterfactuals import values as section_values

@@ -19,7 +19,7 @@ import yaml
 
 from casewise.audit import findings, probes, shortcuts
 from casewise.audit import shortcuts as evidence
-from casewise.cli.main import app
+from casewise.cli.main import command_line
 from casewise.metrics.registry import metric_names
 from casewise.predictions.stacking import META_LEARNERS
 from casewise.predictions.table import COLUMNS
@@ -153,7 +153,7 @@ def test_the_reference_of_the_study_file_has_every_section_once() -> None:
 
 @pages
 def test_commands_and_options_exist(page: Path) -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(command_line()).commands  # type: ignore[attr-defined]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for text in code(page):
         if found := re.match(r"casewise ([a-z][\w-]*)", text):
@@ -166,7 +166,7 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text()
-    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+    for name in typer.main.get_command(command_line()).commands:  # type: ignore[attr-defined]
         assert f"`casewise {name}" in text, name
 
 

@@ -20,7 +20,7 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
 from casewise.jobs.distance import evenly
-from casewise.phantoms.chest import make_chest
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.table import COLUMNS, check, mean_over_folds
 from casewise.report.markdown.page import write_results
@@ -177,7 +177,7 @@ def test_tables_of_earlier_versions_are_read_without_the_column(done: Run) -> No
 
 
 def test_a_finished_run_is_opened_without_its_other_cohorts(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from casewise.pipeline.explain import open_finished
+    from casewise.pipeline.finished import open_finished
 
     monkeypatch.setattr("casewise.pipeline.read.read_external", lambda *_: pytest.fail("it is not needed"))
     assert len(open_finished(RunFolder(done.folder)).cohort.cases)
@@ -190,7 +190,7 @@ def test_the_cohorts_are_told_apart(done: Run) -> None:
 
 
 def test_parts_of_one_cohort_are_not_told_apart(done: Run, chests: Path) -> None:
-    from casewise.pipeline.explain import open_finished
+    from casewise.pipeline.finished import open_finished
     from casewise.run_folder import RunFolder
 
     prepared = open_finished(RunFolder(done.folder)).prepared

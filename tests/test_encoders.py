@@ -203,7 +203,7 @@ def study_file(place: Path, cohort: Path, folder: Path, encoders: str) -> Path:
 PREDICT = """
 import sys
 from casewise.inference.predictor import Predictor
-from casewise.pipeline.explain import open_finished
+from casewise.pipeline.finished import open_finished
 from casewise.run_folder import RunFolder
 from pathlib import Path
 folder = RunFolder(Path(sys.argv[1]))

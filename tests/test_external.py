@@ -22,9 +22,9 @@ from casewise.jobs.external import predict_external
 from casewise.jobs.plan import expand
 from casewise.metrics.registry import metric_of
 from casewise.models.weights import bundle_subjects, read_tensors
-from casewise.phantoms.chest import make_chest
-from casewise.pipeline.explain import open_finished
 from casewise.pipeline.external import prepare_external, read_external
+from casewise.pipeline.finished import open_finished
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.table import mean_over_folds
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run

@@ -18,7 +18,7 @@ from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict_with_features
 from casewise.models.outputs import Output
-from casewise.phantoms.chest import make_chest
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
 from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training import feature_sharing

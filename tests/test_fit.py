@@ -34,9 +34,9 @@ from casewise.modalities.shape_variation import Bars, Stretch, open_shapes, stre
 from casewise.modalities.store.pixels import content_box, fit
 from casewise.modalities.store.preparation import Fit, Padding, Preparation
 from casewise.modalities.store.store import TileStore
-from casewise.phantoms.chest import make_chest
 from casewise.pipeline.prepare import plan, prepare
 from casewise.pipeline.read import read
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import TEST, Splits

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from casewise.errors import SplitError, StudyError, TrainingError, WeightsError
 from casewise.files import checksum
-from casewise.modalities.volumes.dataset import drop_sequences
 from casewise.models.backbones import MEAN, STD, Network, build_network
 from casewise.models.freezing import freeze, layers, parameter_counts
 from casewise.models.frozen_split import split_at
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.outputs import Output
 from casewise.models.weights import load_weights
+from casewise.plugins.volumes.dataset import drop_sequences
 from casewise.study.schema import Recipe, Study
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import TrainingContext, fit

@@ -16,7 +16,7 @@ from casewise.errors import CasewiseError, DamagedError, RunError
 from casewise.files import parsed_json
 from casewise.inference.model import load_bundle
 from casewise.modalities.store.store import open_store
-from casewise.modalities.volumes.slice_store import open_slices
+from casewise.plugins.volumes.slice_store import open_slices
 from casewise.run_folder import BundleFolder
 from casewise.run_folder.artefact import CHECKSUMS, Artefact, JsonFile, TableFile, WeightsFile
 from casewise.training.checkpoint import SafetensorsCheckpoints

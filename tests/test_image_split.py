@@ -14,9 +14,9 @@ from casewise.console import Silent
 from casewise.errors import CohortError, RunError, StudyError, WeightsError
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
-from casewise.phantoms.chest import make_chest
-from casewise.phantoms.slides import make_regions
-from casewise.pipeline.explain import explain_run
+from casewise.plugins.explain.command import explain_run
+from casewise.plugins.phantoms.chest import make_chest
+from casewise.plugins.phantoms.slides import make_regions
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder

@@ -27,7 +27,7 @@ from casewise.inference.new_cases import new_table
 from casewise.inference.predictor import Predictor
 from casewise.inference.run_members import job_fingerprint, members_of
 from casewise.inference.to_table import prediction_rows
-from casewise.phantoms.chest import make_chest
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import saved_study

@@ -33,10 +33,10 @@ from casewise.inference.input_checks.region_score import fit_regions
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable
 from casewise.inference.prediction_file import predict_to_file
-from casewise.phantoms.psoriasis.cohort import PsoriasisSettings, draw_photograph
 from casewise.pipeline import input_checks as pipeline
 from casewise.pipeline.input_checks import input_checks
 from casewise.pipeline.prepare import prepare
+from casewise.plugins.phantoms.psoriasis.cohort import PsoriasisSettings, draw_photograph
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from casewise.splits.predefined import TEST

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.errors import CasewiseError
-from casewise.explain.native_space import to_slots
 from casewise.modalities.inverse_mapping import to_photograph, to_scan, to_slide
 from casewise.modalities.panels import fold
 from casewise.modalities.store.pixels import central_square, reduced
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
-from casewise.modalities.volumes.preprocess import Steps, prepare_case
-from casewise.modalities.volumes.reading.scans import Scan
-from casewise.modalities.volumes.roi import Box
+from casewise.plugins.explain.native_space import to_slots
+from casewise.plugins.volumes.preprocess import Steps, prepare_case
+from casewise.plugins.volumes.reading.scans import Scan
+from casewise.plugins.volumes.roi import Box
 from casewise.study.schema import Panels
 
 

@@ -26,10 +26,10 @@ from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job
 from casewise.jobs.pretraining import pretrain
 from casewise.modalities.base import StoreAddress
-from casewise.modalities.volumes.slice_store import SliceStore
 from casewise.pipeline.prepare import prepare
 from casewise.pipeline.read import read
 from casewise.pipeline.split import split as split_step
+from casewise.plugins.volumes.slice_store import SliceStore
 from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
@@ -276,7 +276,7 @@ class TestNothingLeaks:
     ) -> None:
         def first(changed: tuple[int, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
             store = volumes(changed)
-            monkeypatch.setattr("casewise.modalities.volumes.slice_store.open_slices", lambda folder, address: store)
+            monkeypatch.setattr("casewise.plugins.volumes.slice_store.open_slices", lambda folder, address: store)
             study, cohort = volume_study(), volume_cohort()
             splits = Splits({f"S{n:02}": n % 3 for n in range(12)}, 3, {})
             return trained(

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from casewise.explain.methods.contributions import centre_at, contributions
-from casewise.explain.methods.target import ExplainTarget
 from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import network_from
 from casewise.models.feature_bank import FeatureSpec
 from casewise.models.linear import build_linear
 from casewise.models.outputs import Output
 from casewise.models.radial import GAMMA, RadialBlock, RadialHead
+from casewise.plugins.explain.methods.contributions import centre_at, contributions
+from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.training.linear_head import fit_head
 from casewise.training.radial_head import fit_radial_head
 

@@ -16,9 +16,9 @@ from casewise.console import Silent
 from casewise.errors import DamagedError, RunError
 from casewise.inference.model import load_bundle
 from casewise.pipeline.bundle import archive_run
-from casewise.pipeline.explain import explain_run
-from casewise.pipeline.export import export
 from casewise.pipeline.status import run_status
+from casewise.plugins.explain.command import explain_run
+from casewise.plugins.export.command import export_run as export
 from casewise.report.checklist import write_checklist
 from casewise.report.markdown.page import results_page
 from casewise.reproduce import reproduce

@@ -483,7 +483,7 @@ def _cohort(study: Study) -> Any:
 
 
 def test_slices_of_a_case_are_a_bag(tmp_path: Path) -> None:
-    from casewise.modalities.volumes.dataset import SliceData, Slices
+    from casewise.plugins.volumes.dataset import SliceData, Slices
     from casewise.study.panels import Panels
 
     random = torch.Generator().manual_seed(0)

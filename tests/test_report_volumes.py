@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casewise.modalities.volumes.preview import central, central_panels, grid
-from casewise.modalities.volumes.slice_store import SliceStore
-from casewise.modalities.volumes.standardise import standard_scales
+from casewise.plugins.volumes.preview import central, central_panels, grid
+from casewise.plugins.volumes.slice_store import SliceStore
+from casewise.plugins.volumes.standardise import standard_scales
 from casewise.report import page, terms
 from casewise.report.context import ReportContext
 from casewise.report.sections import saliency, volumes

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from casewise.errors import AuditError
-from casewise.phantoms.chest import make_chest
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.targets import kind_named
 from tests.chest_study import THREE, chest_study

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from casewise.phantoms.slides import make_regions
+from casewise.plugins.phantoms.slides import make_regions
 from casewise.run import run
 from casewise.study.loading import read_study
 

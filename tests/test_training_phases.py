@@ -18,7 +18,7 @@ from casewise.models.backbones import Network, build_network
 from casewise.models.build_model import check_freeze_points
 from casewise.models.forward import predict
 from casewise.models.outputs import Output, hits, values_of
-from casewise.phantoms.chest import make_chest
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
 from casewise.study.panels import BAGS
 from casewise.study.schema import Panels, Phase, Recipe, Study

@@ -73,6 +73,7 @@ def reproduce(
 def _again(study: Study, source: RunFolder) -> Study:
     """The study with the compute plan that the run recorded, which prepares its images anew and tells no tracker."""
     from casewise.jobs.compute_plans import recorded_plans
+    from casewise.plugin import repeated
 
     source.compute.read_if_exists()  # a damaged one must not be set aside in another run's folder
     plans = recorded_plans(source, study.learners)  # of baselines, the threads matter
@@ -81,10 +82,9 @@ def _again(study: Study, source: RunFolder) -> Study:
     compute: dict[str, Any] = {"plan": plans or None}
     if plans:
         compute |= dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto")
-    return study.model_copy(
+    return repeated(study).model_copy(
         update={
             "compute": study.compute.model_copy(update=compute),
-            "track": [],
             "images": study.images.model_copy(update={"store": None}),
         }
     )
@@ -92,7 +92,7 @@ def _again(study: Study, source: RunFolder) -> Study:
 
 def _repeat_parts(study: Study, source: RunFolder, target: RunFolder) -> None:
     """Compute batches in as many parts as in the run, where its memory did not suffice for whole ones."""
-    from casewise.tracking.training_table import finished
+    from casewise.pipeline.training_table import finished
 
     for name, fold, job in finished(source, study.learners):
         record = job.record.read()

@@ -47,8 +47,8 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.stack import stack
     from casewise.pipeline.stored_results import inputs_of_results, record_results, stored_results
     from casewise.pipeline.timing import timed
-    from casewise.pipeline.track import track
     from casewise.pipeline.train import train
+    from casewise.plugin import plugins
 
     study, run_folder, show = _places(study, output, show)
     with run_folder.lock(), timed(run_folder), recorded(run_folder, show) as show:
@@ -72,7 +72,8 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
             report(study, cohort, predictions, results, store, run_folder, show)
             record_results(inputs, run_folder)
         write_bundle(run_folder, show)
-        track(study, run_folder, show)
+        for plugin in plugins():
+            plugin.on_evaluated(study, run_folder, show)
         finished = Run(run_folder.path, predictions, results, run_folder.report_path)
         show.line("result", finished.headline or "nothing was evaluated")
     return finished

@@ -36,7 +36,7 @@ STEPS = {
     "seeds": "casewise.pipeline.seeds:seeds",
     "report": "casewise.pipeline.report:report",
     "bundle": "casewise.pipeline.bundle:write_bundle",
-    "explain": "casewise.pipeline.explain:explain_run",
+    "explain": "casewise.plugins.explain.command:explain_run",
     "bundle file": "casewise.pipeline.bundle:archive_run",
     "predict": "casewise.inference.prediction_file:predict_to_file",
     "results": "casewise.report.markdown.page:write_results",

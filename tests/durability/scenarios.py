@@ -46,26 +46,26 @@ class Scenario:
 
 
 def _photographs(folder: Path) -> Path:
-    from casewise.phantoms.psoriasis import make_psoriasis
+    from casewise.plugins.phantoms.psoriasis import make_psoriasis
 
     return make_psoriasis(folder, subjects=8, visits=2, size=(96, 64), seed=3)
 
 
 def _films(folder: Path) -> Path:
-    from casewise.phantoms.chest import make_chest
+    from casewise.plugins.phantoms.chest import make_chest
 
     return make_chest(folder, subjects=24, size=(64, 64), seed=1)
 
 
 def _slides(folder: Path) -> Path:
-    from casewise.phantoms.slides import make_slide_phantom
+    from casewise.plugins.phantoms.slides import make_slide_phantom
 
     classes = ("normal", "late")
     return make_slide_phantom(folder, subjects=6, images=2, classes=classes, size=(640, 520), mpp=2.0, seed=3)
 
 
 def _volumes(folder: Path) -> Path:
-    from casewise.phantoms.pancreas import make_pancreas
+    from casewise.plugins.phantoms.pancreas import make_pancreas
 
     return make_pancreas(folder, subjects=12, size=(32, 32), classes=("normal", "high"), seed=6)
 

@@ -185,7 +185,7 @@ def read_mask(work: Work, draw: random.Random) -> None:
 
 def read_series(work: Work, draw: random.Random) -> None:
     """A scan as DICOM: several files, one of them changed, or one of many frames."""
-    from casewise.modalities.volumes.reading.read_scan import read_scan
+    from casewise.plugins.volumes.reading.read_scan import read_scan
 
     files = list(draw.choice(samples.series()))
     number = draw.randrange(len(files))
@@ -200,9 +200,9 @@ def read_series(work: Work, draw: random.Random) -> None:
 
 def read_nifti(work: Work, draw: random.Random) -> None:
     """A scan or a mask as NIfTI; compressed ones are changed before or after their compression."""
-    from casewise.modalities.volumes.grid import Grid
-    from casewise.modalities.volumes.reading.read_scan import read_scan
-    from casewise.modalities.volumes.roi import inside_of, region_of_mask
+    from casewise.plugins.volumes.grid import Grid
+    from casewise.plugins.volumes.reading.read_scan import read_scan
+    from casewise.plugins.volumes.roi import inside_of, region_of_mask
 
     sample = draw.choice(samples.scans())
     others = [other.data for other in samples.scans()]
@@ -219,8 +219,8 @@ def read_nifti(work: Work, draw: random.Random) -> None:
 
 def read_slide(work: Work, draw: random.Random) -> None:
     """A whole slide: what it is, its facts and an area of it."""
-    from casewise.modalities.slides.reader import Slide, is_slide
-    from casewise.modalities.slides.tissue_mask import read_thumbnail
+    from casewise.plugins.slides.reader import Slide, is_slide
+    from casewise.plugins.slides.tissue_mask import read_thumbnail
 
     sample = _changed(draw, samples.slides())
     path = work.file(sample.ending, sample.data)
@@ -393,7 +393,7 @@ def read_tiles(work: Work, draw: random.Random) -> None:
 
 def read_slices(work: Work, draw: random.Random) -> None:
     """The store of prepared scans."""
-    from casewise.modalities.volumes.slice_store import open_slices
+    from casewise.plugins.volumes.slice_store import open_slices
 
     source = work.once("scans", samples.make_slices)
     assert isinstance(source, Path)

@@ -95,8 +95,8 @@ def films() -> list[Sample]:
 @cache
 def series() -> list[list[bytes]]:
     """Scans as DICOM: a series of slices, and one file of many frames."""
-    from tests.test_volumes_dicom import multi_frame, volume
-    from tests.test_volumes_dicom import series as write_series
+    from tests.plugins.volumes.test_dicom import multi_frame, volume
+    from tests.plugins.volumes.test_dicom import series as write_series
 
     with tempfile.TemporaryDirectory() as folder:
         slices = write_series(Path(folder) / "slices", volume()[:4])

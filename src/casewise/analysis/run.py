@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.analysis.explanation import CaseMaps
     from casewise.analysis.plots import Plots
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
@@ -170,8 +169,8 @@ class Run:
 
         return Plots(self)
 
-    def explain(self, case: str, *, learners: Sequence[str] | str = (), map_size: int = 0) -> CaseMaps:
-        """The saliency maps of one case; nothing is written.
+    def explain(self, case: str, *, learners: Sequence[str] | str = (), map_size: int = 0) -> Any:
+        """The saliency maps of one case, `CaseMaps`; nothing is written.
 
         Args:
             case: as `SUBJECT/VISIT`, or a subject who has one case.
@@ -181,10 +180,14 @@ class Run:
         Raises:
             CasewiseError: there is no such case or network, or the images are missing or have changed.
         """
-        from casewise.analysis.explanation import explain_case
+        from casewise.errors import CasewiseError
+        from casewise.plugin import explainer
 
+        maps = explainer()
+        if maps is None:
+            raise CasewiseError("Saliency maps need the plugin 'explain' of casewise, which is not installed here.")
         networks = [learners] if isinstance(learners, str) else learners
-        return explain_case(self.files, case, networks, map_size=map_size)
+        return maps.explain_case(self.files, case, networks, map_size=map_size)
 
     def predict(
         self,

@@ -49,7 +49,7 @@ _TAKING = (
     *("location", "magnification", "mpp", "stain", "batch"),
     *("date", "studydate", "examdate", "acquisitiondate", "scandate", "imagedate", "year"),
 )
-# Facts of slides, see `casewise.modalities.slides.cohort.FACTS`.
+# Facts of slides, see `casewise.plugins.slides.cohort.FACTS`.
 _SLIDES = ("slidevendor", "slidempp", "slidemagnification", "slidesize")
 USUAL = (*SOURCES, *_DEVICES, *_PEOPLE, *_TAKING, *_SLIDES)
 RARE, MOST_LEVELS, MOSTLY = 5, 30, 0.9

@@ -5,18 +5,16 @@ from __future__ import annotations
 import atexit
 import errno
 import sys
+from functools import lru_cache
 from typing import Annotated, Any
 
 import typer
 
-from casewise.cli.bench import backbones, bench
-from casewise.cli.export import export
 from casewise.cli.init import init
-from casewise.cli.phantom import phantom
 from casewise.cli.predict import bundle, predict
-from casewise.cli.results import checklist, explain, results
-from casewise.cli.run import audit, reproduce, run, status, validate
-from casewise.cli.serve import serve
+from casewise.cli.results import checklist, results
+from casewise.cli.run import audit, backbones, reproduce, run, status, validate
+from casewise.plugin import plugins
 from casewise.version import __version__
 
 app = typer.Typer(
@@ -49,16 +47,27 @@ app.command(short_help="Repeat a finished run in a new folder, and compare both.
 app.command(short_help="Check study file, table and split; train nothing.")(validate)
 app.command(short_help="Search for duplicates, leaks and shortcuts before training.")(audit)
 app.command(short_help="Write a study file, and a table from folders of images.")(init)
-app.command(short_help="Draw a synthetic cohort with known truth.")(phantom)
 app.command(short_help="Print a run's results, or write them as a Markdown page.")(results)
 app.command(short_help="Predict new cases with a trained model.")(predict)
 app.command(short_help="Write a run's trained model as one file.")(bundle)
-app.command(short_help="Offer a trained model as a page on this computer.")(serve)
-app.command(short_help="Compute saliency maps of a run, and measure them.")(explain)
 app.command(short_help="Fill a reporting guideline's checklist from a run.")(checklist)
-app.command(short_help="Write trained learners as ONNX or TorchScript graphs.")(export)
-app.add_typer(bench, name="bench", short_help="Measure the speed-up of the fast paths on this machine.")
 app.command(short_help="List the names of backbones.")(backbones)
+
+
+@lru_cache
+def command_line() -> typer.Typer:
+    """The commands of the core and of all plugins.
+
+    Raises:
+        CasewiseError: a plugin cannot be loaded.
+    """
+    for plugin in plugins():
+        for command in plugin.commands():
+            if isinstance(command.run, typer.Typer):
+                app.add_typer(command.run, name=command.name, short_help=command.help)
+            else:
+                app.command(command.name, short_help=command.help)(command.run)
+    return app
 
 
 def _refuse_settings(words: list[str]) -> None:
@@ -71,7 +80,7 @@ def _refuse_settings(words: list[str]) -> None:
 
     if not words or words[0] not in ("run", "validate", "audit"):
         return
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(command_line())
     options = ["--help", *(name for option in command.commands[words[0]].params for name in option.opts)]
     for word in words[1:]:
         name = word.partition("=")[0]
@@ -122,7 +131,7 @@ def main() -> None:
         atexit.register(lambda: end_process(code))  # the last of all that is done at the exit
     try:
         _refuse_settings(sys.argv[1:])
-        app()
+        command_line()()
         code = 0
     except CasewiseError as error:
         print(error_text(str(error)), file=sys.stderr)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from casewise.cli.run import Quiet
+from casewise.plugin import ResultFolders, plugins
+
+if TYPE_CHECKING:
+    from casewise.inference.chunks import PredictedChunk
+    from casewise.inference.model import TrainedModel
 
 
 def predict(
@@ -74,14 +81,18 @@ def predict(
     if names and not also:
         raise CasewiseError("--names is about the files of --also, such as --also fhir=results/fhir. Give both.")
     with show.bar("predict"):
-        from casewise.hospital.write import parsed, result_folders
-
-        folders = parsed(also or [])
+        folders = parsed_folders(also or [])
         from casewise.inference.model import load_bundle
         from casewise.inference.prediction_file import predict_to_file
 
         model = load_bundle(bundle, trust=trust)
-        with result_folders(model, folders, names=names) as results:
+        with ExitStack() as stack:
+            results = [stack.enter_context(each) for each in _result_folders(model, folders, names=names)]
+
+            def receive(chunk: PredictedChunk) -> None:
+                for each in results:
+                    each.receive(chunk)
+
             written = predict_to_file(
                 model,
                 list(cases),
@@ -91,7 +102,7 @@ def predict(
                 root=root,
                 size=chunk,
                 show=show,
-                receive=results.receive,
+                receive=receive,
                 abstain=abstain,
             )
     if not quiet:
@@ -112,15 +123,51 @@ def predict(
         )
     elif model.limits is None and not quiet:
         print("This model has no limits of images, so the column flags is empty for every case.", file=sys.stderr)
-    for folder in results.folders:
+    result_folders = [folder for each in results for folder in each.folders]
+    for folder in result_folders:
         if not quiet:
-            print(f"wrote {folder.folder}: {counted(folder.files, 'file')} ({folder.format.title})")
+            print(f"wrote {folder.folder}: {counted(folder.files, 'file')} ({folder.title})")
         if folder.without:
             count, reason = len(folder.without), next(iter(folder.without.values()))
             verb = "has" if count == 1 else "have"
-            print(f"{counted(count, 'case')} {verb} no {folder.format.title}. The first: {reason}", file=sys.stderr)
-    if written.without == written.cases or any(not folder.files for folder in results.folders):
+            print(f"{counted(count, 'case')} {verb} no {folder.title}. The first: {reason}", file=sys.stderr)
+    if written.without == written.cases or any(not folder.files for folder in result_folders):
         raise typer.Exit(1)
+
+
+def parsed_folders(options: Sequence[str]) -> dict[str, Path]:
+    """Formats with their folders from `FORMAT=FOLDER`.
+
+    Raises:
+        CasewiseError: a text has another form, a format is unknown, given twice or not installed, or a folder is a
+            file.
+    """
+    from casewise.errors import CasewiseError, cut, nearest
+
+    owners = {name: plugin for plugin in plugins() for name in plugin.result_formats()} if options else {}
+    folders: dict[str, Path] = {}
+    for text in options:
+        name, separator, folder = text.partition("=")
+        if not (name and separator and folder):
+            raise CasewiseError(f"--also: {text!r} is not FORMAT=FOLDER, such as fhir=results/fhir.")
+        if name not in owners:
+            names = ", ".join(owners) or "the formats, because no plugin with a format is installed"
+            raise CasewiseError(f"--also: {cut(name)} is none of {names}.{nearest(name, owners)}")
+        owners[name].check_result_format(name)
+        if name in folders:
+            raise CasewiseError(f"--also: {name} is given twice.")
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise CasewiseError(f"--also {name}: {folder} is a file. Name a folder.")
+        folders[name] = Path(folder)
+    return folders
+
+
+def _result_folders(
+    model: TrainedModel, folders: Mapping[str, Path], *, names: bool
+) -> Iterator[AbstractContextManager[ResultFolders]]:
+    for plugin in plugins() if folders else ():
+        if own := {name: folders[name] for name in plugin.result_formats() if name in folders}:
+            yield plugin.result_folders(model, own, names=names)
 
 
 def bundle(

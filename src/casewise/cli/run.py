@@ -1,4 +1,4 @@
-"""Commands for a study file, run, validate and audit, and the status of a run."""
+"""Commands for a study file, run, validate and audit, the status of a run, and the names of backbones."""
 
 from __future__ import annotations
 
@@ -148,6 +148,17 @@ def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = Non
     plan, show = _read(study, weights_dir, settings), Terminal()
     with show.bar("audit"):
         audit_alone(plan, RunFolder(output or Path("runs") / plan.name), show, print_lines)
+
+
+def backbones() -> None:
+    """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed as well."""
+    from casewise.study.backbones import TORCHVISION
+
+    print("\n".join(TORCHVISION))
+    print(
+        "and every timm name, such as vit_small_patch16_224 (`timm:resnet34` if both libraries have it); "
+        "`all29` stands for the first 29"
+    )
 
 
 def _read(study: Path, weights_dir: Path | None, settings: list[str] | None, jobs: int | None = None) -> Study:

@@ -13,6 +13,7 @@ from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
 from casewise.models.outputs import Output, width_of
 from casewise.models.weights import FORMAT, read_checked
+from casewise.plugin import modality_sections
 from casewise.run_folder import JobFolder
 from casewise.study.loading import saved_study
 from casewise.targets import kind_names
@@ -29,8 +30,7 @@ SETTINGS = (
     "subjects_known",
     "modality",
     "images",
-    "tiles",
-    "volumes",
+    *sorted(modality_sections().values()),
     "regions",
     "missing_regions",
     "panels",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from casewise.modalities.dataset import FeatureData
-from casewise.modalities.registry import BUILT_IN
+from casewise.modalities.registry import own_modalities
 from casewise.models.feature_bank import bank_of
 from casewise.models.forward import compute_features
 from casewise.run_folder import WeightsFile
@@ -89,7 +89,7 @@ def feature_store() -> FeatureStore:
 
 def panels_identity(inputs: JobInputs, fitted: FittedPreprocessing) -> str:
     """What decides the pixels of all panels of a run in one fold; empty if that is code of others."""
-    if inputs.study.modality_name not in BUILT_IN:
+    if inputs.study.modality_name not in own_modalities():
         return ""
     return json.dumps([inputs.study.model_dump(mode="json"), inputs.store.address, fitted], sort_keys=True)
 

@@ -1,10 +1,12 @@
 """The interface of modalities, which the rest of casewise uses without knowing the modality; torch is not imported.
 
-A modality is a folder in `casewise.modalities`, or a class registered with `casewise.modalities.registry.register`.
+Photographs are the modality of the core. Others come with plugins (`casewise.plugin.Plugin.modality`), or are classes
+registered with `casewise.modalities.registry.register`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,14 +302,17 @@ class CaseMask:
         return np.where(padded[positions] == slots, positions, -1)
 
 
-class Modality(Protocol):
-    """How one kind of image becomes the input of networks, and how saliency maps are mapped back to it."""
+class Modality(ABC):
+    """How one kind of image becomes the input of networks, and how saliency maps are mapped back to it.
+
+    A modality has a name and the abstract methods; the others have defaults for images that need nothing special.
+    """
 
     name: str
 
     def noun(self, study: Study) -> Noun:
         """The noun for one image."""
-        ...
+        return Noun("image", "images")
 
     def start(self, files: Sequence[Path] | None, study: Study) -> Start:
         """The beginning of a study of these image files of a folder; None if there is no folder.
@@ -315,19 +320,19 @@ class Modality(Protocol):
         Raises:
             CasewiseError: tables cannot be made from folders of this modality's files.
         """
-        ...
+        return Start(study, [], [], self.noun(study).singular)
 
+    @abstractmethod
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
         """The table of new cases in these image files and folders, with the study's names of columns.
 
         Raises:
             CasewiseError: a folder has no images of this modality, or their subjects cannot be told apart.
         """
-        ...
 
     def columns(self, study: Study) -> dict[str, str]:
         """Descriptions of the table columns that only this modality has."""
-        ...
+        return {}
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
         """The cohort after the checks and additions of this modality, such as the tiles of slides.
@@ -337,59 +342,61 @@ class Modality(Protocol):
         Raises:
             CasewiseError: naming every problem.
         """
-        ...
+        return cohort
 
     def picture_noun(self, study: Study) -> Noun:
         """The noun for one image in the report."""
-        ...
+        return self.noun(study)
 
     def described(self, study: Study, images: pd.DataFrame) -> str:
         """The number of images of a cohort in words; `images` is its table of images."""
-        ...
+        return self.picture_noun(study).counted(len(images))
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
         """The cohort with one row for each image file, as in its table; splits are drawn from it."""
-        ...
+        return cohort
 
-    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
+    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:  # noqa: B027
         """Open every file and check it before the preparation; volumes by their headers."""
-        ...
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         """The study with everything that its images decide, without their labels; a planned study stays as it is."""
-        ...
+        return study
 
+    @abstractmethod
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
         """Prepare all images once, or open the prepared ones; `step` names the progress bar.
 
         Raises:
             ImageError: with every image that cannot be prepared.
         """
-        ...
 
     def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
         """The input of the audit: whole images, and one picture of each."""
-        ...
+        from casewise.modalities.store.store import TileStore
+
+        assert isinstance(prepared.store, TileStore)
+        return prepared.cohort, prepared.store
 
     def pretraining_panels(self, study: Study) -> Panels:
         """The panels of a cohort for pretraining: single images where possible."""
-        ...
+        return study.panels
 
     def settings(self, study: Study) -> dict[str, Any]:
         """The settings of this modality that affect a network's weights, by name."""
-        ...
+        return {}
 
     def facts(self, study: Study, network: str) -> dict[str, Any]:
         """Settings of new cases that differ from the study's, as plain JSON; {} if there are none."""
-        ...
+        return {}
 
     def network_options(self, study: Study, network: str) -> dict[str, Any]:
         """Arguments of `build_network` that this modality determines."""
-        ...
+        return {}
 
     def channels(self, study: Study, network: str) -> tuple[str, ...]:
         """The channels of a network that have separate saliency maps; `("",)` for a single unnamed one."""
-        ...
+        return ("",)
 
     def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
         """Values that preprocessing derives from the training cases; `rows` are numbers of the cohort's panels.
@@ -399,8 +406,9 @@ class Modality(Protocol):
         Raises:
             CasewiseError: nothing can be derived from these cases.
         """
-        ...
+        return {}
 
+    @abstractmethod
     def dataset(
         self,
         store: StoreReference,
@@ -415,11 +423,10 @@ class Modality(Protocol):
             labels: (P, T), NaN where not recorded; None where cases are only predicted.
             fitted: from `fit`, also of another cohort.
         """
-        ...
 
     def alterations(self, study: Study) -> tuple[str, ...]:
         """The names in `casewise.modalities.alterations.ALTERATIONS` that make sense for the study's images."""
-        ...
+        return ()
 
     def altered(self, prepared: PreparedCohort, rows: Sequence[int], alteration: str) -> AlteredPanels:
         """The panels `rows` (numbers of the cohort's panels) of altered images, prepared as in training, unlabelled.
@@ -433,7 +440,7 @@ class Modality(Protocol):
         Raises:
             ImageError: an image cannot be read.
         """
-        ...
+        raise NotImplementedError
 
     def report_facts(self, study: Study) -> dict[str, Any]:
         """The facts by which the report's templates choose.
@@ -441,19 +448,19 @@ class Modality(Protocol):
         `sliced`: panels show slices of one scan; `order`: the column that orders them; `late`: some network processes
         channels separately; `windowed`: audits use a part of each scan.
         """
-        ...
+        return {"sliced": False, "order": None, "late": False, "windowed": False}
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         """A picture of one row of the cohort's images, (h, w, 3) `uint8`."""
-        ...
+        return None
 
     def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
         """The image file from which several rows of the cohort were cut; None if rows are whole files."""
-        ...
+        return None
 
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
         """The input of a network for the case of one panel row; empty if `picture` already shows it."""
-        ...
+        return []
 
     def to_native(
         self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
@@ -463,11 +470,11 @@ class Modality(Protocol):
         Args:
             side: the longest side of pictures in pixels; by default that of the originals. Volumes are never reduced.
         """
-        ...
+        raise NotImplementedError
 
     def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
         """The columns of the table with masks, by what they mark; those that the study names."""
-        ...
+        return {}
 
     def mask(self, prepared: PreparedCohort, row: int, meaning: MaskMeaning) -> CaseMask:
         """The masks of one of `mask_columns` for the case of one panel row.
@@ -475,4 +482,4 @@ class Modality(Protocol):
         Raises:
             ImageError: a mask cannot be read or does not fit its image.
         """
-        ...
+        raise NotImplementedError

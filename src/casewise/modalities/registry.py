@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from casewise.errors import StudyError, nearest
+from casewise.plugin import KEYS, Plugin, plugins
 from casewise.study.schema import register_settings
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Modality
     from casewise.study.schema import Study
 
-BUILT_IN = ("photographs", "slides", "volumes")
 _REGISTERED: dict[str, Modality] = {}
 
 
@@ -28,16 +28,29 @@ def register(modality: Modality) -> Modality:
     return modality
 
 
+def own_modalities() -> list[str]:
+    """The modalities of casewise itself; others are code that its version does not describe."""
+    return ["photographs", *(name for name, plugin in _of_plugins().items() if plugin.is_own)]
+
+
 def modality_of(study: Study) -> Modality:
     """The modality of a study.
 
     Raises:
         StudyError: no modality has the name that the study states.
     """
-    name = study.modality_name
+    name, of_plugins = study.modality_name, _of_plugins()
     if name not in _REGISTERED:
-        if name not in BUILT_IN:
-            names = list(dict.fromkeys([*BUILT_IN, *_REGISTERED]))
-            raise StudyError(f"modality: {name!r} is none of {', '.join(names)}.{nearest(name, names)}")
-        register(import_module(f"casewise.modalities.{name}.modality").MODALITY)
+        if name == "photographs":
+            register(import_module("casewise.modalities.photographs.modality").MODALITY)
+        elif name in of_plugins and (modality := of_plugins[name].modality()):
+            register(modality)
+        else:
+            names = list(dict.fromkeys(["photographs", *of_plugins, *_REGISTERED]))
+            missing = " It is a plugin of casewise, which is not installed here." if name in KEYS.values() else ""
+            raise StudyError(f"modality: {name!r} is none of {', '.join(names)}.{missing or nearest(name, names)}")
     return _REGISTERED[name]
+
+
+def _of_plugins() -> dict[str, Plugin]:
+    return {plugin.name: plugin for plugin in plugins() if type(plugin).modality is not Plugin.modality}

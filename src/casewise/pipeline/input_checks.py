@@ -45,7 +45,7 @@ def input_checks(
         images["region"].astype(str).to_numpy()[rows],
     )
     of_training = images[sides != TEST]
-    sequences = _expected(of_training, "sequence") if study.volumes else ()
+    sequences = _expected(of_training, "sequence") if study.fusions else ()
     limits = fit_limits(training, _expected(of_training, "region"), sequences)
     folder.input_checks.write(replace(limits, distance=distance_limits(predictions)).as_json())
 

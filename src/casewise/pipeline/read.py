@@ -16,7 +16,7 @@ from casewise.errors import CohortError, StudyError, counted, nearest
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, read_external
 from casewise.pipeline.pretraining import described, read_pretraining
-from casewise.pipeline.track import check_packages
+from casewise.plugin import plugins
 from casewise.study.schema import Study
 from casewise.study.scores import check_scores, study_scores
 
@@ -39,7 +39,8 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
 
     _check_weights_folder(study)
     if to_train:
-        check_packages(study)
+        for plugin in plugins():
+            plugin.check_study(study)
     if to_train and study.compute.plan is not None:
         from casewise.jobs.compute_plans import check_stated
 

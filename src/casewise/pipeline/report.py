@@ -16,6 +16,7 @@ from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCo
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.environment import environment, machine
 from casewise.pipeline.recipe_plan import plan_of_report
+from casewise.plugin import explainer
 from casewise.report.caveats import sentences
 from casewise.splits.grouped import read_splits
 from casewise.study.schema import Study
@@ -35,7 +36,6 @@ def report(
     show: Show,
 ) -> Path:
     """Write the HTML report."""
-    from casewise.explain.results import read_results
     from casewise.report.context import ReportContext
     from casewise.report.page import write_report
 
@@ -61,7 +61,7 @@ def report(
         slide=lambda path: modality.overview(prepared, path),
         tile_predictions=folder.tile_predictions.read() if folder.tile_predictions.exists() else None,
         grids=_grids(prepared, folder),
-        explanations=read_results(folder),
+        explanations=maps.stored(folder) if (maps := explainer()) else None,
         plan=plan_of_report(study, folder),
     )
     path = write_report(context, folder.report_path)

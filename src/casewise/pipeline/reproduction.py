@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.errors import counted
+from casewise.pipeline.training_table import finished
 from casewise.predictions.table import KEY, probability_columns
-from casewise.tracking.training_table import finished
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.files import checksum, parquet_bytes
 from casewise.metrics.registry import added_metrics
-from casewise.modalities.registry import BUILT_IN
+from casewise.modalities.registry import own_modalities
+from casewise.plugin import explainer
 from casewise.study.learners import added_learners
 from casewise.targets.registry import added_kinds
 from casewise.version import __version__
@@ -35,10 +36,9 @@ def inputs_of_results(
     These are studies with several seeds or a comparison by image, which have networks of their own to verify, and those
     with metrics, kinds of targets, learners or modalities that others have registered.
     """
-    registered = added_metrics() or added_kinds() or added_learners() or study.modality_name not in BUILT_IN
+    registered = added_metrics() or added_kinds() or added_learners() or study.modality_name not in own_modalities()
     if registered or study.seeds > 1 or study.split.by == "image":
         return None
-    from casewise.explain.results import read_results
 
     files = [folder.audit, folder.splits, folder.external_cohort, folder.cohort_difference]
     files += [folder.tile_predictions, folder.counterfactuals, folder.left_out]
@@ -54,7 +54,7 @@ def inputs_of_results(
             for job in folder.finished_jobs(network)
         },
         "files": {file.path.name: checksum(file.path) for file in files if file.exists()},
-        "explanations": read_results(folder),
+        "explanations": maps.stored(folder) if (maps := explainer()) else None,
         "pictures": _states(folder.explanation_folder.path),
         "casewise": [__version__, *_states(Path(__file__).parents[1])],
         "libraries": [metadata.version(name) for name in LIBRARIES],

@@ -21,7 +21,8 @@ from casewise.pipeline.recipe_plan import spent_budget
 from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
 from casewise.pipeline.timing import record_first_figures, record_training
-from casewise.pipeline.track import following, track_training
+from casewise.pipeline.training_table import following, record_trained
+from casewise.plugin import repeated
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.tiles import gather_tiles
@@ -87,7 +88,7 @@ def train(
     spent = record_training(folder, time.monotonic() - begun)
     if spent is not None and study.recipe.auto and networks:
         show.line("budget", sentence("budget_spent", spent_budget(study, folder.recipe_plan.read(), spent)))
-    track_training(study, folder, show)
+    record_trained(study, folder, show)
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]
@@ -245,7 +246,7 @@ def train_again(
     Raises:
         TrainingError: a network could not be trained, so that the variant cannot be compared with the study.
     """
-    study = study.model_copy(update={"final": "folds", "track": []})
+    study = repeated(study).model_copy(update={"final": "folds"})
     write_splits(splits, folder.splits)
     trained, predictions = train(study, cohort, store, splits, folder, show)
     if lacking := [name for name in study.networks if name not in trained.networks]:

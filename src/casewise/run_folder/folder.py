@@ -164,22 +164,12 @@ class RunFolder:
         """What the command at work showed last, or the error that ended the last one; it has no checksum."""
         return JsonFile(self.path / "activity.json", RETRY, required=("only",))
 
-    # For people and trackers. None of these has a checksum, since they are written while networks train.
+    # For people. It has no checksum, since it is written while networks train.
 
     @property
     def training_table_path(self) -> Path:
         """The losses of every network by epoch."""
         return self.path / "training.csv"
-
-    @property
-    def tensorboard_path(self) -> Path:
-        """The event files of TensorBoard."""
-        return self.path / "tensorboard"
-
-    @property
-    def tracking_path(self) -> Path:
-        """What the study's trackers have got."""
-        return self.path / "tracking.json"
 
     # Results.
 

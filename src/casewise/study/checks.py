@@ -6,13 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 from casewise.errors import cut, nearest
+from casewise.plugin import modality_sections
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
-
-# The section of a study file with the settings of a built-in modality; photographs have none.
-SECTIONS = {"slides": "tiles", "volumes": "volumes"}
 
 
 def check_study(study: Study) -> None:
@@ -145,12 +143,12 @@ def check_modality(study: Study) -> None:
     settings = study.modality_settings
     if settings is not None:
         settings.check_with(study)
-    modality = study.modality_name
-    for owner, section in SECTIONS.items():
+    modality, sections = study.modality_name, modality_sections()
+    for owner, section in sections.items():
         stated = getattr(study, section) is not None
         if modality == owner and not stated:
             raise ValueError(f"modality: {cut(modality)} needs the section `{section}`, which this study lacks; add it")
-        if stated and modality != owner and modality in ("photographs", *SECTIONS):
+        if stated and modality != owner and modality in ("photographs", *sections):
             raise ValueError(
                 f"modality: {cut(modality)} does not use the section `{section}`, which is for {owner}; leave out the "
                 f"section, or write `modality: {owner}`"

@@ -159,10 +159,11 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
     Raises:
         RunError: the study was saved by another version.
     """
+    model = study_model(str(values.get("modality", "")))
+    # a key of a plugin that is not installed and that the study does not use
+    values = {name: value for name, value in values.items() if value or name in model.model_fields}
     try:
-        return study_model(str(values.get("modality", ""))).model_validate(
-            decisions_of_earlier(baselines_of_earlier(_without_unused(values)))
-        )
+        return model.model_validate(decisions_of_earlier(baselines_of_earlier(_without_unused(values))))
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"])) or "the file"

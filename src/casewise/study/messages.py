@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from casewise.errors import QUOTED, counted, cut, nearest, shortened
+from casewise.plugin import KEYS
 from casewise.study.model import StudyModel
 
 # keys with problems that a message shows, and characters of each sentence
@@ -118,6 +119,8 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
         return f"{loc}: needs a reason in words, found {cut(value)}."
     if problem["type"] == "extra_forbidden":
         name = str(problem["loc"][-1])
+        if len(problem["loc"]) == 1 and name in KEYS:
+            return f"{loc}: belongs to the plugin {KEYS[name]!r} of casewise, which is not installed here."
         own_hint = nearest(name, keys_at(problem["loc"][:-1], study))
         return f"{loc}: there is no such setting.{_hint_elsewhere(name, study) or own_hint}"
     if problem["type"] == "missing":

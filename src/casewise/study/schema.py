@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from casewise.errors import cut
+from casewise.plugin import modality_sections, plugins
 from casewise.study.baselines import Baselines
-from casewise.study.checks import SECTIONS, check_study
+from casewise.study.checks import check_study
 from casewise.study.evaluation import Audit, Evaluation
-from casewise.study.images import Images, Tiles, Volumes
+from casewise.study.images import Images
 from casewise.study.learners import encoders_of, learner_named, learners_beside
 from casewise.study.model import Level, Range, RowFilter, StudyModel, read_duration
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
@@ -21,7 +22,6 @@ from casewise.study.panels import Panels
 from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
 from casewise.study.split import NestedCV, Split
 from casewise.study.targets import Kind, ScoreFormula, Target
-from casewise.study.tracking import check_tracker, tracker_names
 from casewise.targets.registry import kind_named
 
 __all__ = [
@@ -45,8 +45,6 @@ __all__ = [
     "Study",
     "StudyModel",
     "Target",
-    "Tiles",
-    "Volumes",
     "network_names",
     "register_settings",
     "study_model",
@@ -137,17 +135,6 @@ class Study(StudyModel):
         "`tiles`, else `photographs`.",
     )
     images: Images = Field(Images(), description="How each image becomes a tile.")
-    tiles: Tiles | None = Field(
-        None,
-        description="Which tiles are cut from whole slides. Required where the table names slides; other images are "
-        "used whole. A target without `level` is then at case level where `panels.by` is `image`. Needs "
-        "`pip install 'casewise[slides]'`.",
-    )
-    volumes: Volumes | None = Field(
-        None,
-        description="Which scans form a case, and how networks see them. Panels are then windows of a case's slices: "
-        "`panels: {by: case, grid: 3x3}`. Needs `pip install 'casewise[volumes]'`.",
-    )
     regions: list[str] = Field(
         [],
         description="The regions that the column `region` may contain, in order. Empty: the study has no regions.",
@@ -268,12 +255,6 @@ class Study(StudyModel):
         Compute(),
         description="Settings of the machine. A run can be continued after a change of these settings.",
     )
-    track: Annotated[list[Annotated[str, AfterValidator(check_tracker)]], BeforeValidator(tracker_names)] = Field(
-        [],
-        description="Where else losses and metrics are sent: `tensorboard`, `mlflow`, or `mlflow:ADDRESS`, such as "
-        "`mlflow:http://127.0.0.1:5000`: [Follow a training](howto-track.md). Needs `pip install "
-        "'casewise[track]'`.",
-    )
     seed: int = Field(
         0,
         ge=0,
@@ -303,10 +284,9 @@ class Study(StudyModel):
             split = values.get("split")
             # weights that are fitted across sources say nothing about a new one
             across = {"stack": ["mean"]} if isinstance(split, dict) and split.get("leave_out") else {}
-            values = {**_AUTO, **across, **values, "recipe": recipe}
+            of_plugins = {key: value for plugin in plugins() for key, value in plugin.planned_defaults(values).items()}
+            values = {**_AUTO, **across, **of_plugins, **values, "recipe": recipe}
             values["backbones"] = values.get("backbones", [_AUTO_BACKBONE[values.get("weights") == "random"]])
-            if values.get("volumes") and "panels" not in values:
-                values["panels"] = {"pooling": "maps"}
         targets, scores = values.get("targets"), values.get("scores")
         outputs = values.get("outputs") or (list(targets) if isinstance(targets, dict) else None)
         if not isinstance(outputs, (list, tuple)) or not outputs:
@@ -325,31 +305,35 @@ class Study(StudyModel):
             return super().__reduce__()
         return _rebuilt, (self.modality, self.model_dump())
 
+    def key(self, name: str) -> Any:
+        """The value of a key that a plugin adds to study files; None without the plugin."""
+        return getattr(self, name, None)
+
+    @property
+    def _sections(self) -> dict[str, Any]:
+        """The sections of modalities that the study states, by the name of the modality."""
+        stated = {name: getattr(self, section) for name, section in modality_sections().items()}
+        return {name: section for name, section in stated.items() if section is not None}
+
     @property
     def folders_allowed(self) -> bool:
         """Whether a path of the table may be a folder, as of a DICOM series."""
-        return self.volumes is not None and self.volumes.slice_index is None
-
-    @property
-    def slice_is_case(self) -> bool:
-        """Whether every slice of a subject's scan is a case of its own: its position is its visit."""
-        position = self.volumes.slice_index if self.volumes else None
-        return position is not None and self.columns.get("visit", "visit") == position
+        return any(section.folders_allowed for section in self._sections.values())
 
     @property
     def landmarks_of_subjects(self) -> bool:
-        """Whether the intensities of a slice are standardised by all slices of its subject."""
-        return self.slice_is_case and self.volumes is not None and self.volumes.standardise != "none"
+        """Whether the intensities of an image are standardised by all images of its subject."""
+        return any(section.landmarks_of_subjects(self) for section in self._sections.values())
 
     @property
     def modality_name(self) -> str:
         """Which modality the images have."""
-        return self.modality or ("volumes" if self.volumes else "slides" if self.tiles else "photographs")
+        return self.modality or next(iter(self._sections), "photographs")
 
     @property
     def modality_settings(self) -> Any:
         """The section of the study file with the settings of its modality; None without one."""
-        return getattr(self, SECTIONS.get(self.modality_name, self.modality_name), None)
+        return getattr(self, modality_sections().get(self.modality_name, self.modality_name), None)
 
     @property
     def networks(self) -> list[str]:
@@ -410,7 +394,8 @@ class Study(StudyModel):
     @property
     def target_level(self) -> Level:
         """The level of a target that states none: that of a panel; with tiles, the case."""
-        return "case" if self.tiles and self.panels.by == "image" else self.panels.by
+        levels = (section.target_level(self) for section in self._sections.values())
+        return next((level for level in levels if level), self.panels.by)
 
     @property
     def external_name(self) -> str:
@@ -451,6 +436,15 @@ class Study(StudyModel):
         """The level of a target or score."""
         return self.scores[name].level if name in self.scores else (self.targets[name].level or self.target_level)
 
+
+if not TYPE_CHECKING:  # type checkers see the keys of the core
+    Study = create_model(
+        "Study",
+        # fields of later bases come first
+        __base__=(*(keys for plugin in reversed(plugins()) if (keys := plugin.study_keys())), Study),
+        __module__=__name__,
+        __doc__=Study.__doc__,
+    )
 
 _SETTINGS: dict[str, type[StudyModel]] = {}
 

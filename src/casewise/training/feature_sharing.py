@@ -353,7 +353,7 @@ def _processor() -> str:
 def _versions() -> tuple[str, ...]:
     """The versions of the libraries, and a hash of the part of casewise that computes panels and features."""
     source = hashlib.sha256()
-    for folder in ("modalities", "models", "training"):
+    for folder in ("modalities", "plugins/slides", "plugins/volumes", "models", "training"):
         for path in sorted((Path(__file__).parent.parent / folder).rglob("*.py")):
             source.update(path.read_bytes())
     versions = [__version__, source.hexdigest()]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self
 from casewise.console import end_process
 from casewise.files import Anchor, anchor_for_good, anchors
 from casewise.jobs.backends.base import LESS_MEMORY, Failure, attempt, failed
-from casewise.jobs.backends.leases import end_earlier
 from casewise.jobs.backends.registrations import Registrations
+from casewise.plugin import plugins
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
@@ -41,7 +41,8 @@ class LocalBackend:
         """See `Backend.prepare`."""
         from casewise.jobs.compute_plans import compute_plans
 
-        end_earlier(folder.path, jobs)
+        for plugin in plugins():
+            plugin.before_jobs(folder.path, jobs)
         return compute_plans(jobs, inputs, folder, threads)
 
     def execute(

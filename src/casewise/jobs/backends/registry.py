@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, cut, nearest
 from casewise.jobs.backends.local import LocalBackend
+from casewise.plugin import plugins
 
 if TYPE_CHECKING:
     from casewise.console import Show
@@ -26,20 +27,8 @@ def _local(address: str | None) -> Backend:
     return LocalBackend()
 
 
-def _ray(address: str | None) -> Backend:
-    try:
-        from casewise.jobs.backends.ray import RayBackend
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "ray":
-            raise
-        raise CasewiseError(
-            "--backend ray needs Ray, which is not installed: `pip install 'casewise[ray]'`, on every machine."
-        ) from error
-    return RayBackend(address)
-
-
-# From the name of a back end to what makes it for an address; a further one is a file and a line here.
-BACKENDS: Mapping[str, Callable[[str | None], Backend]] = {"local": _local, "ray": _ray}
+# From the name of a back end of the core to what makes it for an address; plugins have others.
+BACKENDS: dict[str, Callable[[str | None], Backend]] = {"local": _local}
 
 _CHOSEN: ContextVar[Backend | None] = ContextVar("backend", default=None)
 
@@ -53,9 +42,12 @@ def backend_named(name: str, address: str | None = None) -> Backend:
     >>> type(backend_named("local")).__name__
     'LocalBackend'
     """
-    if name not in BACKENDS:
-        raise CasewiseError(f"--backend: {cut(name)} is none of {', '.join(BACKENDS)}.{nearest(name, BACKENDS)}")
-    return BACKENDS[name](address)
+    backends = dict(BACKENDS)
+    for plugin in plugins():
+        backends |= plugin.backends()
+    if name not in backends:
+        raise CasewiseError(f"--backend: {cut(name)} is none of {', '.join(backends)}.{nearest(name, backends)}")
+    return backends[name](address)
 
 
 @contextmanager

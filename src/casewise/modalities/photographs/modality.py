@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,23 +17,23 @@ from casewise.modalities.base import (
     ImageFolder,
     ImageStore,
     MaskMeaning,
+    Modality,
     NativeMap,
     Noun,
-    Overview,
     PanelDataset,
-    Picture,
     PreparedCohort,
     SlotMaps,
     Start,
     StoreReference,
 )
+from casewise.plugin import plugins
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.store.store import ImageSource, TileStore
+    from casewise.modalities.store.store import ImageSource
     from casewise.study.schema import Panels, Study
 
 # The longest side of a picture in a report, in pixels.
@@ -42,41 +42,29 @@ PICTURE_SIDE = 900
 ALTERED_SIDES = 4
 
 
-class Photographs:
+class Photographs(Modality):
     """Every row of the table is one image file, and a panel shows one or several of them in a grid."""
 
     name = "photographs"
-
-    def noun(self, study: Study) -> Noun:
-        return Noun("image", "images")
+    # whether a planned study without a size has one that suits the shapes of its images
+    plans_size = True
 
     def start(self, files: Sequence[Path] | None, study: Study) -> Start:
-        from casewise.modalities.slides.start import start_with_slides
-
-        return start_with_slides(files or [], study) or Start(study, [], [], "image")
+        claims = (plugin.claim(files or [], study) for plugin in plugins())
+        return next(filter(None, claims), None) or Start(study, [], [], "image")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
         from casewise.modalities.photographs.new_files import new_images
 
         return new_images(study, paths)
 
-    def columns(self, study: Study) -> dict[str, str]:
-        return {}
-
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-        from casewise.modalities.slides.cohort import refuse_slides
-
-        refuse_slides(study, cohort)
+        for plugin in plugins():
+            plugin.refuse(study, cohort)
         return cohort
 
     def picture_noun(self, study: Study) -> Noun:
         return Noun("photograph", "photographs") if study.images.channels == "rgb" else self.noun(study)
-
-    def described(self, study: Study, images: pd.DataFrame) -> str:
-        return self.picture_noun(study).counted(len(images))
-
-    def whole(self, study: Study, cohort: Cohort) -> Cohort:
-        return cohort
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
         """Decode every image once, at a reduced size.
@@ -102,7 +90,7 @@ class Photographs:
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         from casewise.modalities.photographs.fit import needs_plan, planned, planned_size, shapes
 
-        size_open = study.recipe.auto and not study.tiles and "size" not in study.images.model_fields_set
+        size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set
         if not size_open and not needs_plan(study.images):
             return study
         sizes, images = shapes(self.sources(cohort), study.images.size, folder.of("tiles")), study.images
@@ -134,30 +122,8 @@ class Photographs:
         """What each row of the cohort's images is read from."""
         return [Path(path) for path in cohort.images["path"]]
 
-    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
-        from casewise.modalities.store.store import TileStore
-
-        assert isinstance(prepared.store, TileStore)
-        return prepared.cohort, prepared.store
-
     def pretraining_panels(self, study: Study) -> Panels:
         return study.panels.model_copy(update={"by": "image"})
-
-    def settings(self, study: Study) -> dict[str, Any]:
-        return {}
-
-    def facts(self, study: Study, network: str) -> dict[str, Any]:
-        return {}
-
-    def network_options(self, study: Study, network: str) -> dict[str, Any]:
-        return {}
-
-    def channels(self, study: Study, network: str) -> tuple[str, ...]:
-        return ("",)
-
-    def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
-        """Nothing is derived from training images."""
-        return {}
 
     def dataset(
         self,
@@ -218,19 +184,10 @@ class Photographs:
         image = read_image(path, size=ALTERED_SIDES * preparation.size, channels=preparation.channels)
         return open_source(path, png(altered(image, alteration))).tile(preparation)
 
-    def report_facts(self, study: Study) -> dict[str, Any]:
-        return {"sliced": False, "order": None, "late": False, "windowed": False}
-
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         from casewise.modalities.store.readers import read_image
 
         return read_image(Path(self._path(prepared, image)), size=PICTURE_SIDE)
-
-    def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
-        return None
-
-    def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
-        return []
 
     def to_native(
         self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None

@@ -1,8 +1,9 @@
-"""DICOM files: recognising them, reading tags as text and numbers, and the errors of damaged files."""
+"""DICOM files: listing and recognising them, reading tags as text and numbers, and the errors of damaged files."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import struct
 import warnings
@@ -12,12 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casewise.cohort.folder_layout import DICOM_SUFFIXES
 from casewise.errors import CasewiseError, ImageError
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
+# A DICOM file is marked after 128 bytes; its transfer syntax follows within the first thousand.
+HEAD = 1024
+# More files than any scan has.
+MOST_FILES = 20_000
 
 
 def is_dicom(head: bytes) -> bool:
@@ -31,6 +37,55 @@ def is_dicom(head: bytes) -> bool:
     # Old software wrote no preamble: the first element is of group 0002 or 0008, with its type or a short length.
     tag, kind, length = head[:4], head[4:6], head[6:8]
     return tag[:2] in (b"\x02\0", b"\x08\0") and tag[3:] == b"\0" and (kind.isupper() or length == b"\0\0")
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD)
+    except (OSError, ValueError) as error:  # ValueError: no path can have such a character
+        raise ImageError(f"{path}: it cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def dicom_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """The DICOM files of a folder and of all folders in it, sorted, and the other files; or a file by itself.
+
+    Raises:
+        ImageError: the folder contains too many files, or cannot be listed.
+    """
+    if not path.is_dir():
+        return [path], []
+    dicom: list[Path] = []
+    others: list[Path] = []
+    for file in _files(path):
+        # A file that has the suffix and is not DICOM is a broken copy: reading it raises the error.
+        has_suffix = file.suffix.lower() in DICOM_SUFFIXES
+        (dicom if has_suffix or is_dicom(head_of(file)) else others).append(file)
+    return sorted(dicom), sorted(others)
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files under a folder except hidden ones."""
+    files: list[Path] = []
+
+    def refuse(error: OSError) -> None:
+        raise ImageError(f"{error.filename}: the folder cannot be listed: {error.strerror}.") from error
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        files += [
+            Path(parent) / name for name in names if not name.startswith(".") and os.path.isfile(f"{parent}/{name}")
+        ]
+        if len(files) > MOST_FILES:
+            raise ImageError(
+                f"{folder}: the folder contains more than {MOST_FILES:,} files. Name the folder of one scan of "
+                f"one visit."
+            )
+    return files
 
 
 def quiet_pydicom() -> ModuleType:

@@ -30,7 +30,7 @@ MOST_WEIGHT = 4.0
 
 def section(context: ReportContext) -> dict[str, Any] | None:
     """The selected tiles, shown on one slide, and maps of a few cases; None where no slide was cut."""
-    images, tiles = context.cohort_images, context.study.tiles
+    images, tiles = context.cohort_images, context.study.modality_settings
     if "tile_side" not in images or tiles is None:
         return None
     tile_rows = images[images["tile_side"] >= 0]
@@ -183,7 +183,7 @@ def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, wei
     if tiles.empty:
         return None
     boxes = tiles[["tile_x", "tile_y", "tile_side"]].to_numpy(np.int64)
-    overlap = context.study.tiles.overlap if context.study.tiles else 0.0
+    overlap = getattr(context.study.modality_settings, "overlap", 0.0)
     stride = max(round(int(boxes[0, 2]) * (1 - overlap)), 1)
     scale, _ = _scale(context, weighted)
     weights = whole["weight"].to_numpy(float) if weighted else None

@@ -17,7 +17,7 @@ LONGEST = 720
 
 def section(context: ReportContext) -> dict[str, Any] | None:
     """One case as the networks see it, and the settings of preparation; None without panels."""
-    study, volumes = context.study, context.study.volumes
+    study, volumes = context.study, context.study.modality_settings
     if volumes is None or context.panels.empty:
         return None
     case = illustrated_case(context)
@@ -34,7 +34,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 
 def present(context: ReportContext) -> dict[str, Any] | None:
     """How many cases have each sequence; None where the table names none."""
-    images, volumes = context.cohort_images, context.study.volumes
+    images, volumes = context.cohort_images, context.study.modality_settings
     if "sequence" not in images or volumes is None:
         return None
     cases = context.panels["case"].nunique()
@@ -52,7 +52,7 @@ def fusion(study: Study, name: str) -> dict[str, Any]:
 
     `pretrained`: the first layer may begin with weights of colour images.
     """
-    sequences: list[str] = list(study.volumes.sequences) if study.volumes else []
+    sequences: list[str] = list(study.modality_settings.sequences) if study.modality_settings else []
     codes = {"early": "early", "late-shared": "shared"}
     code = "single" if name in sequences else codes.get(name, "late")
     return {

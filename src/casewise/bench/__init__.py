@@ -1,1 +1,0 @@
-"""Measures the effect of each fast path of training on the present machine."""

@@ -1,1 +1,0 @@
-"""Whole-slide images: reading, tissue, and tiles."""

@@ -1,1 +1,0 @@
-"""Volumes: reading scans and preparing slices on one grid."""

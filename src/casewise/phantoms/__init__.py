@@ -1,1 +1,0 @@
-"""Synthetic cohorts with known truth, marked as such in every file they write."""

@@ -1,0 +1,275 @@
+"""What a plugin may bring, and how plugins are found.
+
+A plugin is a folder in `casewise.plugins`, or a package of somebody else that names its object in the entry points
+`casewise.plugins`. The folders need no declaration: one that is removed is not there, and the rest works without it.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from casewise.errors import CasewiseError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
+    from casewise.inference.bundle import Bundle
+    from casewise.inference.chunks import PredictedChunk
+    from casewise.inference.model import TrainedModel
+    from casewise.inference.predictor import Predictor
+    from casewise.jobs.backends.base import Backend
+    from casewise.jobs.plan import Job
+    from casewise.modalities.base import Modality, PreparedCohort, Start
+    from casewise.run_folder import RunFolder
+    from casewise.study.model import StudyModel
+    from casewise.study.schema import Study
+
+GROUP = "casewise.plugins"
+# Keys of the study file that plugins of casewise bring, for the message where a plugin is missing.
+KEYS = {"tiles": "slides", "track": "tracking", "volumes": "volumes"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line: a function with the annotations of typer, or a group of them.
+
+    Attributes:
+        run: the function, or a `typer.Typer`.
+        help: one line for the list of commands.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    help: str
+
+
+class ResultFolder(Protocol):
+    """The files of one format of results.
+
+    Attributes:
+        files: how many were written; without: by case the reason why it has none.
+    """
+
+    folder: Path
+    files: int
+    without: dict[str, str]
+
+    @property
+    def title(self) -> str: ...
+
+
+class ResultFolders(Protocol):
+    """What writes the predictions of new cases in the formats of a plugin."""
+
+    @property
+    def folders(self) -> Sequence[ResultFolder]: ...
+
+    def receive(self, chunk: PredictedChunk) -> None: ...
+
+
+class Plugin:
+    """What a plugin brings to casewise; a subclass overrides what it has, and imports it inside of the method.
+
+    Attributes:
+        name: as in messages; that of its folder in `casewise.plugins`.
+        extra: the optional dependencies of casewise that it needs; empty if none.
+        section: the key of `study_keys` with the settings of its modality; empty if it has none.
+    """
+
+    name: str
+    extra: str = ""
+    section: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is part of casewise."""
+        return type(self).__module__.startswith(f"{GROUP}.")
+
+    def result_formats(self) -> Sequence[str]:
+        """The names of formats in which `casewise predict --also NAME=FOLDER` writes new cases."""
+        return ()
+
+    def check_result_format(self, name: str) -> None:
+        """Check that a format of `result_formats` can be written.
+
+        Raises:
+            CasewiseError: a package is missing.
+        """
+
+    def result_folders(
+        self, model: TrainedModel, folders: Mapping[str, Path], *, names: bool
+    ) -> AbstractContextManager[ResultFolders]:
+        """What writes new cases in some of `result_formats`; the files appear when the block ends without an error.
+
+        Args:
+            folders: the folder of each format.
+            names: whether the files have the names of subjects, visits and images, in place of hashes.
+        """
+        raise NotImplementedError
+
+    def commands(self) -> Sequence[Command]:
+        """Commands of the command line."""
+        return ()
+
+    def study_keys(self) -> type[StudyModel] | None:
+        """A class whose fields are further keys of the study file."""
+        return None
+
+    def backends(self) -> Mapping[str, Callable[[str | None], Backend]]:
+        """Where jobs are executed: for each name of `--backend`, what makes it for an address.
+
+        Raises:
+            CasewiseError: calling one, if its library is not installed.
+        """
+        return {}
+
+    def before_jobs(self, folder: Path, jobs: Sequence[Job]) -> None:
+        """Called before this machine begins jobs of a run folder, which an earlier run may still execute elsewhere."""
+
+    def planned_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Further defaults of a planned recipe, for the values of a study file."""
+        return {}
+
+    def modality(self) -> Modality | None:
+        """The modality that it brings, whose name is that of the plugin."""
+        return None
+
+    def claim(self, files: Sequence[Path], study: Study) -> Start | None:
+        """The beginning of a study of image files if some of them can only be of its modality; else None."""
+        return None
+
+    def refuse(self, study: Study, cohort: Cohort) -> None:
+        """Refuse rows of a study of photographs whose files can only be of its modality.
+
+        Raises:
+            CohortError: naming the files.
+        """
+
+    def repeated(self, study: Study) -> Study:
+        """The study for a repetition of its training, such as one that is not followed."""
+        return study
+
+    def check_study(self, study: Study) -> None:
+        """Check before a run what this plugin needs for the study.
+
+        Raises:
+            StudyError: a package is missing.
+        """
+
+    def on_jobs_finished(self, study: Study, folder: RunFolder) -> None:
+        """Called while networks train, each time some are finished; it must be quick and write into the folder only."""
+
+    def on_trained(self, study: Study, folder: RunFolder, show: Show) -> None:
+        """Called when all networks are trained."""
+
+    def on_evaluated(self, study: Study, folder: RunFolder, show: Show) -> None:
+        """Called when metrics and report are written."""
+
+
+class Explainer(Plugin, ABC):
+    """The plugin that computes saliency maps; there is at most one."""
+
+    @abstractmethod
+    def stored(self, folder: RunFolder) -> dict[str, Any] | None:
+        """What the report shows of the maps of a run; None if there are none, or they are of other networks."""
+
+    @abstractmethod
+    def explain_case(self, folder: RunFolder, case: str, networks: Sequence[str], *, map_size: int) -> Any:
+        """The maps of one case of a finished run, with a `figure`; nothing is written."""
+
+    @abstractmethod
+    def explainable(self, members: Sequence[Bundle]) -> list[str]:
+        """The learners of a bundle that have maps of new cases."""
+
+    @abstractmethod
+    def target_of(self, study: Study, name: str) -> Any:
+        """What maps of new cases explain, with `output` and `target`; an empty name: the primary outcome.
+
+        Raises:
+            CasewiseError: the networks do not predict it.
+        """
+
+    @abstractmethod
+    def explain_new(
+        self,
+        predictors: Iterable[Predictor],
+        prepared: PreparedCohort,
+        target: Any,
+        predicted: pd.DataFrame,
+        *,
+        side: int,
+    ) -> Sequence[Any]:
+        """The maps of new cases, each with `case`, `channel`, `native` (a `NativeMap`), `method`, `signed`, `flat`.
+
+        Args:
+            predictors: the networks of the learner's folds, one or more, on the CPU.
+            target: from `target_of`.
+            predicted: their rows of the predictions table, by which the explained class is chosen.
+            side: the longest side of pictures in pixels.
+        """
+
+    @abstractmethod
+    def overlay(self, picture: np.ndarray, values: np.ndarray, *, signed: bool) -> np.ndarray:
+        """(H, W, 3) `uint8`: a map (H, W) over a picture (H, W) or (H, W, 3) `uint8`."""
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Import what maps need, so that the first one is not slower than the next."""
+
+
+def explainer() -> Explainer | None:
+    """The plugin that computes saliency maps; None if it is not installed."""
+    return next((plugin for plugin in plugins() if isinstance(plugin, Explainer)), None)
+
+
+@lru_cache
+def plugins() -> tuple[Plugin, ...]:
+    """All plugins: those of casewise by name, then those of other packages.
+
+    Raises:
+        CasewiseError: a plugin cannot be imported; the message names its package.
+    """
+    own = [module.name for module in pkgutil.iter_modules(import_module(GROUP).__path__)]
+    found = [_object(f"casewise.plugins.{name}", "plugin", "casewise") for name in sorted(own)]
+    others = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    found += [_object(entry.module, entry.attr, entry.dist.name if entry.dist else entry.name) for entry in others]
+    return tuple(found)
+
+
+def modality_sections() -> dict[str, str]:
+    """The section of the study file with the settings of each modality of a plugin; photographs have none."""
+    return {plugin.name: plugin.section for plugin in plugins() if plugin.section}
+
+
+def repeated(study: Study) -> Study:
+    """The study for a repetition of its training: every plugin may change it."""
+    for plugin in plugins():
+        study = plugin.repeated(study)
+    return study
+
+
+def _object(module: str, attribute: str, package: str) -> Plugin:
+    try:
+        plugin = getattr(import_module(module), attribute or "plugin")
+    except Exception as error:  # whatever a package of somebody else raises  # noqa: BLE001
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        if isinstance(plugin, Plugin):
+            return plugin
+        problem = f"{module}:{attribute} is a {type(plugin).__name__}, not a casewise.plugin.Plugin"
+    raise CasewiseError(
+        f"The plugin {module} of the package {package} cannot be used ({problem}). Install the package again in a "
+        f"version for this casewise, or remove it: `pip uninstall {package}`."
+    )

@@ -1,0 +1,391 @@
+"""Jobs on the machines of a Ray cluster, which share the run folder.
+
+Ray starts a job where there is room and reports when its machine is lost. The job then moves: it continues from its
+last state on another machine, once its process on the lost one has certainly ended (`casewise.plugins.cluster.leases`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ray
+import ray.cloudpickle
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from casewise.errors import CasewiseError, RunError, counted
+from casewise.jobs.backends.base import LESS_MEMORY, Failure, failed
+from casewise.jobs.backends.registrations import Registrations
+from casewise.plugins.cluster import worker as ray_worker
+from casewise.plugins.cluster.leases import SAFE, LeaseError, Lessor, break_feature_locks, break_lock, end_earlier
+from casewise.plugins.cluster.machines import (
+    REACH,
+    Task,
+    check_room,
+    connect,
+    cores_of,
+    fits,
+    last_line,
+    nodes_alive,
+    refuse,
+    rooms,
+)
+from casewise.plugins.cluster.worker import NodeReport
+from casewise.run_folder import JobFolder, RunFolder
+from casewise.study.learners import learner_named
+
+if TYPE_CHECKING:
+    from casewise.jobs.plan import Job, JobInputs
+    from casewise.training.compute_plan import ComputePlan
+
+log = logging.getLogger("casewise")
+
+# How long, in seconds: to start a process on every machine, and to wait for a machine with room.
+START, ROOM = 600.0, 60.0
+# How often a job moves at most; a further loss of its machine is its failure.
+MOVES = 5
+# Seconds between two looks at the machines of the cluster.
+NODES = 2.0
+
+_LOST = (
+    "{job}: its process on a machine of the cluster was ended by the system, most often because memory ran out. "
+    + LESS_MEMORY
+)
+_MOVED = "{job}: the connection to its machine was lost. It continues on another machine from its last saved state."
+_REPEATED = "{job}: the connection to its machine was lost. It is repeated on another machine."
+_MOVED_OFTEN = "{job}: the connection to its machine was lost {times} times."
+
+
+class Attempt(NamedTuple):
+    """A task that was given to the cluster, its lease, and when, by `time.monotonic`."""
+
+    task: Task
+    lease: str
+    since: float
+
+
+class Ended(NamedTuple):
+    """A task whose process ends until `ready`, and its failure; None if it moves."""
+
+    attempt: Attempt
+    ready: float
+    failure: Failure | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the jobs of one run folder share: who grants their leases, and their inputs in the cluster."""
+
+    folder: RunFolder
+    lessor: Lessor
+    inputs: Any
+
+
+class RayBackend:
+    """Executes jobs on a Ray cluster, or on a Ray of its own on this machine.
+
+    Args:
+        address: `host:port`, or `auto` for a cluster that this machine belongs to; by default that of the environment
+            variable RAY_ADDRESS, else Ray is started on this machine and ends with the run.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._session: Session | None = None
+        self._own, self._losses = False, 0
+
+    def __enter__(self) -> RayBackend:
+        """Connect to the cluster.
+
+        Raises:
+            CasewiseError: there is none at the address, or it cannot be joined.
+        """
+        self._own = not ray.is_initialized()
+        if self._own:
+            connect(self._address)
+        self._work = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(ray_worker.work)
+        self._look = ray.remote(max_retries=0, num_cpus=0)(ray_worker.look)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Withdraw all leases and leave the cluster."""
+        if self._session:
+            self._session.lessor.close()
+            self._session = None
+        if self._own:
+            ray.shutdown()
+
+    @property
+    def notice(self) -> str:
+        """Where jobs are executed."""
+        nodes = nodes_alive()
+        cores, gpus = (int(sum(node.get(kind, 0) for node in nodes.values())) for kind in ("CPU", "GPU"))
+        machines = counted(sum(1 for node in nodes.values() if node.get("CPU", 0) >= 1), "machine")
+        return f"networks are trained on {machines} with {counted(cores, 'core')}" + (
+            f" and {counted(gpus, 'GPU')}" if gpus else ""
+        )
+
+    def prepare(
+        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
+    ) -> dict[str, ComputePlan]:
+        """See `Backend.prepare`: checks that all machines share the folder, and measures the plans on one of them.
+
+        Raises:
+            RunError: a machine does not see the folder or has other versions, or none has enough cores.
+        """
+        folder = RunFolder(folder.path.absolute(), folder.images_of and folder.images_of.absolute())
+        session = self._begin(jobs, inputs, folder)
+        nodes = nodes_alive()
+        refuse(self._reports(session, inputs, nodes), NodeReport.of_this(), folder)
+        gpus = int(inputs.study.compute.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes.values()))
+        jobs = [_absolute(job) for job in jobs]
+        call = _pickled(ray_worker.plans_of, jobs, folder, threads)
+        task = Task("measuring the machine", call, cores_of(threads, gpus, nodes), gpus)
+        check_room([task], nodes)
+        plans: dict[str, ComputePlan] | Failure = self._run([task], 1)[task.name]
+        if isinstance(plans, Failure):
+            raise RunError(plans.message)
+        return plans
+
+    def execute(
+        self,
+        jobs: Sequence[Job],
+        inputs: JobInputs,
+        plans: Mapping[str, ComputePlan],
+        workers: int,
+        *,
+        protected: bool = False,
+    ) -> dict[str, Failure]:
+        """See `Backend.execute`; how many jobs run side by side follows from the cluster, unless the study says it."""
+        nodes, compute = nodes_alive(), inputs.study.compute
+        limit = workers if protected else None if compute.jobs == "auto" else compute.jobs
+        tasks = []
+        for job in jobs:
+            plan = plans[job.model]
+            gpus = int(plan.device == "cuda")
+            cores = cores_of(plan.threads, gpus, nodes)
+            beside = min(limit or len(jobs), max(rooms(node, cores, gpus) for node in nodes.values()))
+            call = _pickled(ray_worker.attempt_of, _absolute(job), plan, max(1, beside))
+            tasks.append(Task(job.name, call, cores, gpus, _absolute(job)))
+        check_room(tasks, nodes)
+        results = self._run(tasks, limit)
+        return {task.name: failure for task in tasks if (failure := results[task.name])}
+
+    def _begin(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) -> Session:
+        """The session of the run folder, with these inputs."""
+        if self._session and self._session.folder != folder:
+            self._session.lessor.close()
+            self._session = None
+        if self._session is None:
+            end_earlier(folder.path, jobs)
+            lessor = Lessor(folder.path)
+        else:
+            lessor = self._session.lessor
+        pretraining = inputs.pretraining and replace(inputs.pretraining, tiles=inputs.pretraining.tiles.absolute())
+        store = replace(inputs.store, folder=inputs.store.folder.absolute())
+        shared = replace(inputs, store=store, pretraining=pretraining)
+        # registrations come first, since the inputs may need them
+        parts = (ray.cloudpickle.dumps(Registrations.of(inputs.study)), ray.cloudpickle.dumps(shared))
+        self._session = Session(folder, lessor, ray.put(parts))
+        return self._session
+
+    def _reports(self, session: Session, inputs: JobInputs, nodes: Mapping[str, Any]) -> list[NodeReport]:
+        """What every machine with cores sees; a machine that is lost meanwhile has no report.
+
+        Raises:
+            RunError: a machine does not answer, or cannot load what the study uses.
+        """
+        folders = [inputs.store.folder.absolute()]
+        if inputs.pretraining:
+            folders.append(inputs.pretraining.tiles.absolute())
+        refs = {}
+        for name, node in nodes.items():
+            if node.get("CPU", 0) >= 1:
+                here = NodeAffinitySchedulingStrategy(name, soft=False)
+                arguments = (session.inputs, str(session.lessor.path), session.lessor.session, folders)
+                refs[self._look.options(scheduling_strategy=here).remote(*arguments)] = name
+        _, late = ray.wait(list(refs), num_returns=len(refs), timeout=START) if refs else ([], [])
+        reports = []
+        for ref, name in refs.items():
+            where = nodes[name]["host"]
+            if ref in late:
+                raise RunError(f"The machine {where} of the Ray cluster did not start a process in {START:.0f} s.")
+            try:
+                reports.append(ray.get(ref))
+            except (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError, RuntimeError) as error:
+                raise RunError(
+                    f"The machine {where} of the Ray cluster cannot load casewise or what the study uses: "
+                    f"{last_line(error)}. Install the same packages on every machine."
+                ) from error
+            except ray.exceptions.RayError:
+                log.warning("The machine %s of the Ray cluster was lost.", where)
+        return reports
+
+    def _run(self, tasks: Sequence[Task], limit: int | None) -> dict[str, Any]:
+        """Execute tasks, at most `limit` at a time; return their results, or failures, by name."""
+        assert self._session is not None  # `prepare` has begun it
+        lessor = self._session.lessor
+        waiting, at_work, ending = deque(tasks), dict[Any, Attempt](), list[Ended]()
+        results: dict[str, Any] = {}
+        nodes, looked = nodes_alive(), time.monotonic()
+        roomy, baseline_lost = looked, False
+        try:
+            while waiting or at_work or ending:
+                side_by_side = limit or max(1, int(sum(node.get("CPU", 0) for node in nodes.values())))
+                while waiting and len(at_work) < side_by_side:
+                    attempt = Attempt(waiting.popleft(), lessor.grant(), time.monotonic())
+                    at_work[self._submit(attempt)] = attempt
+                for ref in _done(at_work):
+                    attempt = at_work.pop(ref)
+                    if (ended := self._collect(ref, attempt, results)) is not None:
+                        ending.append(ended)
+                if (now := time.monotonic()) - looked > NODES:
+                    before, nodes, looked = nodes, nodes_alive(), now
+                    of_lost, queued = _of_lost_nodes(at_work, lessor, nodes), {}
+                    if before.keys() - nodes.keys():
+                        self._losses += 1
+                        queued = _not_begun(at_work, lessor)
+                    for ref, attempt in (of_lost | queued).items():
+                        del at_work[ref]
+                        ending.append(self._lost(attempt) if ref in of_lost else self._ending(attempt, None))
+                        with suppress(ray.exceptions.RayError):
+                            ray.cancel(ref, force=True)
+                    if any(fits(task, nodes) for task in (*waiting, *(attempt.task for attempt in at_work.values()))):
+                        roomy = now
+                    elif waiting and now - roomy > ROOM:
+                        check_room([*waiting], nodes)
+                for ended in [ended for ended in ending if ended.ready <= now]:
+                    ending.remove(ended)
+                    lessor.ended(ended.attempt.lease)
+                    task = ended.attempt.task
+                    if task.job:
+                        break_lock(task.job)
+                        baseline_lost |= _shares_features(task)
+                    if ended.failure:
+                        results[task.name] = ended.failure
+                    else:
+                        waiting.appendleft(task)
+                alive = [*at_work.values(), *(ended.attempt for ended in ending)]
+                if baseline_lost and not any(_shares_features(attempt.task) for attempt in alive):
+                    break_feature_locks(self._session.folder)
+                    baseline_lost = False
+            return results
+        finally:
+            self._cancel(at_work)
+
+    def _submit(self, attempt: Attempt) -> Any:
+        assert self._session is not None
+        task, lessor = attempt.task, self._session.lessor
+        options = {"num_cpus": task.cpus, "num_gpus": task.gpus, "name": f"casewise: {task.name}"}
+        if self._losses:  # some bytes, by which Ray tells tasks apart: like ones wait for the answer of a lost machine
+            options["memory"] = self._losses
+        return self._work.options(**options).remote(
+            self._session.inputs, str(lessor.path), lessor.session, attempt.lease, task.call
+        )
+
+    def _collect(self, ref: Any, attempt: Attempt, results: dict[str, Any]) -> Ended | None:
+        """Store the result of a task that is done; how it ends, if its process or its machine was lost.
+
+        Raises:
+            CasewiseError: the task ended with it.
+        """
+        assert self._session is not None
+        lessor, task = self._session.lessor, attempt.task
+        try:
+            result, warnings = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, LeaseError):
+                return self._lost(attempt)
+            lessor.ended(attempt.lease)
+            if isinstance(error.cause, CasewiseError):
+                raise error.cause from None
+            raise
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+            if lessor.lapsed(attempt.since):
+                return self._lost(attempt)
+            message = _LOST.format(job=task.name)
+            failure = failed(task.job, message, transient=True) if task.job else Failure(message, transient=True)
+            failure = replace(failure, memory=True)
+            return self._ending(attempt, failure)
+        except ray.exceptions.RayError:
+            return self._lost(attempt)
+        for message in warnings:
+            log.warning("%s", message)
+        lessor.ended(attempt.lease)
+        results[task.name] = result
+        return None
+
+    def _lost(self, attempt: Attempt) -> Ended:
+        """A task whose machine was lost: it moves when its process has ended, unless it has moved too often."""
+        task = attempt.task
+        if task.moves < MOVES:
+            continues = task.job is not None and task.job.folder.can_resume()
+            log.warning("%s", (_MOVED if continues else _REPEATED).format(job=task.name))
+            return self._ending(attempt._replace(task=task._replace(moves=task.moves + 1)), None)
+        message = _MOVED_OFTEN.format(job=task.name, times=task.moves + 1)
+        return self._ending(attempt, Failure(message, transient=False))
+
+    def _ending(self, attempt: Attempt, failure: Failure | None) -> Ended:
+        assert self._session is not None
+        self._session.lessor.withdraw([attempt.lease])
+        return Ended(attempt, time.monotonic() + SAFE, failure)
+
+    def _cancel(self, at_work: Mapping[Any, Attempt]) -> None:
+        """End the processes of these attempts; the leases of those that do not answer remain withdrawn."""
+        if not at_work or not self._session:
+            return
+        lessor = self._session.lessor
+        lessor.withdraw(attempt.lease for attempt in at_work.values())
+        for ref in at_work:
+            with suppress(ray.exceptions.RayError):
+                ray.cancel(ref, force=True)
+        done, _ = ray.wait(list(at_work), num_returns=len(at_work), timeout=REACH)
+        for ref in done:
+            try:
+                ray.get(ref)
+            except (ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError):
+                lessor.ended(at_work[ref].lease)
+            except ray.exceptions.RayError:
+                continue
+            else:
+                lessor.ended(at_work[ref].lease)
+
+
+def _done(at_work: Mapping[Any, Attempt]) -> list[Any]:
+    """The tasks that are done, after half a second at most."""
+    if not at_work:
+        time.sleep(0.5)
+        return []
+    done: list[Any] = ray.wait(list(at_work), num_returns=1, timeout=0.5)[0]
+    return done
+
+
+def _of_lost_nodes(at_work: Mapping[Any, Attempt], lessor: Lessor, nodes: Mapping[str, Any]) -> dict[Any, Attempt]:
+    """The attempts on machines that the cluster has given up; Ray itself may wait for their results for minutes."""
+    node_of = {ref: lessor.place(attempt.lease) for ref, attempt in at_work.items()}
+    return {ref: at_work[ref] for ref, node in node_of.items() if node and node not in nodes}
+
+
+def _not_begun(at_work: Mapping[Any, Attempt], lessor: Lessor) -> dict[Any, Attempt]:
+    """The attempts without a machine; Ray may wait for one that is lost, and has been asked for room, without end."""
+    return {ref: attempt for ref, attempt in at_work.items() if not lessor.place(attempt.lease)}
+
+
+def _shares_features(task: Task) -> bool:
+    """Whether it may compute features together with others, as baselines do."""
+    return task.job is not None and not learner_named(task.job.model).by_steps
+
+
+def _absolute(job: Job) -> Job:
+    return replace(job, folder=JobFolder(job.folder.path.absolute()))
+
+
+def _pickled(function: Any, *arguments: Any) -> bytes:
+    return bytes(ray.cloudpickle.dumps((function, arguments)))

@@ -1,0 +1,200 @@
+"""The machines of a Ray cluster: joining them, what they have in common, and which of them have room for a job."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+
+from casewise.errors import CasewiseError, RunError, counted
+from casewise.plugins.cluster.worker import NodeReport
+from casewise.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from casewise.jobs.plan import Job
+
+log = logging.getLogger("casewise")
+
+# How long, in seconds, to reach a cluster.
+REACH = 5.0
+# Bytes of memory for objects of a Ray of this machine's own, where only the inputs are.
+OBJECTS = 500 * 2**20
+
+
+class Task(NamedTuple):
+    """Something to execute in the cluster, with the cores and GPUs that it takes; `call` is a pickled function."""
+
+    name: str
+    call: bytes
+    cpus: int
+    gpus: int
+    job: Job | None = None
+    moves: int = 0
+
+
+def connect(address: str) -> None:
+    """Join the cluster at `address`, or start Ray on this machine if it is `local`.
+
+    Raises:
+        CasewiseError: there is none, or it cannot be joined.
+    """
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        import joblib
+
+        # Ray listens on all interfaces: without a token, others on the network could start programs
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        options |= {"num_cpus": joblib.cpu_count(), "include_dashboard": False, "object_store_memory": OBJECTS}
+    elif address != "auto":
+        reach(address)
+    elif last := last_cluster():
+        reach(last, f"auto, which is {last}")  # Ray would wait for minutes if it has ended
+    try:
+        ray.init(address=address, **options)
+    except (SystemExit, Exception) as error:  # Ray raises many kinds, and ends the process for some
+        how = (
+            "Start one with `ray start --head`, or give --address HOST:PORT."
+            if address == "auto"
+            else "`ray start --head` prints the address, and both machines need the same versions of Ray and Python."
+        )
+        text = f"--address {address}: no Ray cluster could be joined: {last_line(error)}. {how}".strip()
+        raise CasewiseError(text) from error
+
+
+def last_cluster() -> str:
+    """The address of the cluster that was started or joined last on this machine, which may have ended; else empty."""
+    if os.environ.get("RAY_ADDRESS"):
+        return ""
+    try:
+        file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 (Ray's own)
+        address = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+    host, _, port = address.rpartition(":")
+    return address if host and port.isdecimal() else ""
+
+
+def reach(address: str, named: str = "") -> None:
+    """Check that something like Ray answers at `host:port`; Ray itself would wait for minutes and end the process.
+
+    Raises:
+        CasewiseError: nothing answers, it is something else, or the address has another form.
+    """
+    option = f"--address {named or address}"
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise CasewiseError(
+            f"{option}: not the address of a Ray cluster, which is HOST:PORT, such as 10.0.0.5:6379, or "
+            "auto. Start the run on a machine of the cluster."
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            connection.settimeout(REACH)
+            # Ray speaks gRPC, which begins with a frame of HTTP/2 settings (RFC 9113, 6.5)
+            answer = connection.recv(4)
+    except OSError as error:
+        reason = "it does not answer" if isinstance(error, TimeoutError) else error.strerror or error
+        raise CasewiseError(
+            f"{option}: no Ray cluster was reached: {reason}. Start one with `ray start --head`, which "
+            "prints its address."
+        ) from error
+    if os.environ.get("RAY_USE_TLS") != "1" and answer[3:4] != b"\x04":
+        raise CasewiseError(
+            f"{option}: what answers there is not a Ray cluster. `ray start --head` prints its address."
+        )
+
+
+def nodes_alive() -> dict[str, dict[str, Any]]:
+    """The resources of every machine of the cluster that is connected, with its `host`, by Ray's name of it."""
+    return {
+        node["NodeID"]: {**node["Resources"], "host": node.get("NodeManagerHostname") or node["NodeManagerAddress"]}
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+def cores_of(threads: int, gpus: int, nodes: Mapping[str, Mapping[str, Any]]) -> int:
+    """The cores that a job takes: those of its threads; on GPUs no more than each GPU's share of its machine."""
+    if not gpus:
+        return threads
+    shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes.values() if node.get("GPU", 0) >= 1]
+    return max(1, min(threads, max(shares, default=1)))
+
+
+def check_room(tasks: Sequence[Task], nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that every task has room on some machine.
+
+    Raises:
+        RunError: one has not.
+    """
+    for task in tasks:
+        if not fits(task, nodes):
+            most = max((int(node.get("CPU", 0)) for node in nodes.values()), default=0)
+            need = f"{counted(task.cpus, 'core')}{' and a GPU' if task.gpus else ''}"
+            raise RunError(
+                f"No machine of the Ray cluster has the {need} that a network takes; the largest has "
+                f"{counted(most, 'core')}. Finished networks are kept. Add machines, or state fewer threads "
+                "(`compute: {threads: 1}`), and run again."
+            )
+
+
+def refuse(reports: Sequence[NodeReport], this: NodeReport, folder: RunFolder) -> None:
+    """Check what the machines of a cluster have reported against this one.
+
+    Raises:
+        RunError: no machine has reported, or some lack the folder, other files, or have other versions.
+    """
+    if not reports:
+        raise RunError("No machine of the Ray cluster has a core for a network. Add machines with `ray start`.")
+    problems = []
+    if blind := [report.host for report in reports if not report.sees]:
+        problems.append(
+            f"{folder.path} is not a shared folder: {', '.join(blind)} of the Ray cluster does not see the files that "
+            "this machine writes there. With --output, name a folder that all machines have at the same path."
+        )
+    elif read_only := [report.host for report in reports if not report.writes]:
+        problems.append(f"{folder.path} cannot be written on {', '.join(read_only)} of the Ray cluster.")
+    for report in reports:
+        if report.sees and report.missing:
+            problems.append(
+                f"{', '.join(report.missing)} is not on {report.host} of the Ray cluster. Prepared images must be in a "
+                "folder that all machines have at the same path: see `images.store`."
+            )
+        if report.versions != this.versions:
+            problems.append(
+                f"{report.host} of the Ray cluster has {report.versions}, and this machine has {this.versions}. "
+                "Results depend on them: install the same versions on every machine."
+            )
+    if problems:
+        raise RunError("\n".join(problems))
+    processors = sorted({report.processor for report in reports})
+    if len(processors) > 1:
+        log.warning(
+            "The machines of the Ray cluster have different processors (%s). The last bits of a network's predictions "
+            "depend on the one that trained it.",
+            "; ".join(processors),
+        )
+
+
+def fits(task: Task, nodes: Mapping[str, Mapping[str, Any]]) -> bool:
+    return any(rooms(node, task.cpus, task.gpus) for node in nodes.values())
+
+
+def rooms(node: Mapping[str, Any], cpus: int, gpus: int) -> int:
+    """How many tasks a machine has room for."""
+    rooms = int(node.get("CPU", 0) // cpus)
+    return min(rooms, int(node.get("GPU", 0) // gpus)) if gpus else rooms
+
+
+def last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__).rstrip(".")

@@ -1,0 +1,211 @@
+"""Selection of the cases to explain, and each network's prediction of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.cohort.identity import alike
+from casewise.errors import CohortError, RunError, nearest
+from casewise.models.outputs import outputs_of
+from casewise.pipeline.finished import FinishedRun
+from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.predictions.nested_cv import NESTED
+from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The number of correctly and of erroneously predicted cases that are selected.
+CASES_PER_GROUP = 3
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """One network's prediction for the unit of a panel row, and the reference value.
+
+    Attributes:
+        fold: None for a prediction by all folds' networks, on the test set.
+        probability: of the predicted class; NaN for a number.
+        class_index: the predicted class; None for a number.
+        correct: None for numbers and where there is no reference value.
+    """
+
+    model: str
+    stage: str
+    fold: int | None
+    y_true: float
+    y_pred: float
+    probability: float
+    class_index: int | None
+    correct: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedCase:
+    """A case of a fold with a mask on the images or slices that the fold's network sees.
+
+    Attributes:
+        row: of the cohort's panels.
+        mask: (N, H, W) `bool`, see `CaseMask.planes`.
+        slots: (V, K) the planes of the mask in the slots of each view; −1 for a slot without one.
+    """
+
+    row: int
+    case: str
+    subject: str
+    prediction: CasePrediction
+    mask: np.ndarray
+    slots: np.ndarray
+
+
+def explain_target(run: FinishedRun) -> ExplainTarget:
+    """The target that is explained: the primary outcome if the networks predict it, else their first target."""
+    return ExplainTarget.of_outcome(run.study)
+
+
+def predicted_target(run: FinishedRun, prediction: CasePrediction) -> ExplainTarget:
+    """The same target with the predicted class."""
+    return ExplainTarget(outputs_of(run.study), explain_target(run).target, class_index=prediction.class_index)
+
+
+def panel_rows(run: FinishedRun, case: str) -> list[int]:
+    """The panel rows of a case."""
+    return np.flatnonzero(run.cohort.panels["case"].astype(str).to_numpy() == case).tolist()
+
+
+def prediction_of(run: FinishedRun, model: str, row: int) -> CasePrediction | None:
+    """A network's prediction for the unit of a panel row; None if it made none."""
+    panel = run.cohort.panels.iloc[row]
+    target = explain_target(run).target
+    level = run.study.level_of(target)
+    rows = run.rows_by_case.get((model, target, str(panel["case"])))
+    if rows is None:
+        return None
+    if level in ("region", "image") and (rows["region"] != "").any():
+        rows = rows[rows["region"] == str(panel["region"])]
+    if level == "image":
+        rows = rows[rows["image"] == str(run.cohort.images["path"].iloc[int(panel["tiles"][0])])]
+    return _case_prediction(rows.iloc[0]) if len(rows) else None
+
+
+def _case_prediction(row: pd.Series[Any]) -> CasePrediction:
+    class_index = int(row["y_pred"]) if kind_named(row["kind"]).form == "classes" else None
+    labelled = not np.isnan(row["y_true"])
+    return CasePrediction(
+        model=str(row["model"]),
+        stage=str(row["stage"]),
+        fold=int(row["outer_fold"]) - 1 if row["stage"] == "oof" else None,
+        y_true=float(row["y_true"]),
+        y_pred=float(row["y_pred"]),
+        probability=float("nan") if class_index is None else float(row[f"p{class_index}"]),
+        class_index=class_index,
+        correct=None if class_index is None or not labelled else bool(row["y_pred"] == row["y_true"]),
+    )
+
+
+def named_cases(run: FinishedRun, names: list[str]) -> list[str]:
+    """The cases named as `SUBJECT/VISIT`, or by a subject who has one case.
+
+    Raises:
+        CohortError: there is no such case, or the subject has several.
+    """
+    panels = run.cohort.panels
+    cases = list(dict.fromkeys(panels["case"].astype(str)))
+    by_subject: dict[str, list[str]] = {}
+    for case, subject in zip(panels["case"].astype(str), panels["subject"].astype(str), strict=True):
+        if case not in by_subject.setdefault(subject, []):
+            by_subject[subject].append(case)
+    selected, problems = [], []
+    for name in dict.fromkeys(names):
+        if name in cases:
+            selected.append(name)
+        elif len(subject_cases := by_subject.get(name, [])) == 1:
+            selected.append(subject_cases[0])
+        else:
+            hint = case_hint(name, by_subject)
+            problems.append(f"The run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
+    if problems:
+        raise CohortError("\n  ".join(problems))
+    return list(dict.fromkeys(selected))
+
+
+def case_hint(name: str, by_subject: dict[str, list[str]]) -> str:
+    """The cases of the named subject; never those of another one, whose name is often alike.
+
+    >>> case_hint("P1/11", {"P1": ["P1/1", "P1/2"]}), case_hint("P2/1", {"P1": ["P1/1"]})
+    (" Did you mean 'P1/1'? The subject has P1/1, P1/2.", '')
+    """
+    named = alike(name)
+    subjects = [subject for subject in by_subject if named == alike(subject) or named.startswith(alike(subject) + "/")]
+    if not subjects:
+        return ""
+    own = by_subject[max(subjects, key=len)]
+    more = " …" if len(own) > 8 else ""
+    return f"{nearest(name, own) if '/' in name else ''} The subject has {', '.join(own[:8])}{more}."
+
+
+def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
+    """Select a few cases by a rule that does not depend on the maps; returns them and the rule as a phrase.
+
+    Classes: the correctly predicted cases with the highest probability, cycling through the reference classes, then
+    likewise erroneous ones. Numbers: the cases with the smallest and the largest errors. Out-of-fold predictions are
+    preferred to those on the test set.
+
+    Raises:
+        RunError: the networks have no predictions.
+    """
+    model, rows = _reference_model(run, models)
+    target = explain_target(run)
+    table = rows[rows["target"] == target.target].dropna(subset=["y_true"])
+    stage = "oof" if (table["stage"] == "oof").any() else "test"
+    table = table[table["stage"] == stage].drop_duplicates("case")
+    if table.empty:
+        raise RunError(
+            f"{run.folder.path}: {model} has no predictions of {target.target} for cases with a reference value."
+        )
+    where = "out of fold" if stage == "oof" else "on the test set"
+    if not target.output.classes:
+        table = table.assign(error=(table["y_pred"] - table["y_true"]).abs()).sort_values("error", kind="stable")
+        near, far = table.head(CASES_PER_GROUP), table.iloc[CASES_PER_GROUP:].tail(CASES_PER_GROUP)
+        rule = f"the {len(near)} cases with the smallest and {len(far)} with the largest errors of {model}, {where}"
+        return [*near["case"], *far["case"][::-1]], rule
+    classes = table["y_pred"].astype(int)
+    probability = [row[f"p{index}"] for (_, row), index in zip(table.iterrows(), classes, strict=True)]
+    table = table.assign(predicted_probability=probability)
+    table = table.sort_values("predicted_probability", ascending=False, kind="stable")
+    correct = _across_classes(table[table["y_pred"] == table["y_true"]])
+    erroneous = _across_classes(table[table["y_pred"] != table["y_true"]])
+    groups = [f"{len(cases)} {word}" for cases, word in ((correct, "correct"), (erroneous, "erroneous")) if cases]
+    rule = (
+        f"the {' and the '.join(groups)} predictions of {model} with the highest probability {where}, from different "
+        "reference classes where possible"
+    )
+    return [*correct, *erroneous], rule
+
+
+def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataFrame]:
+    """The learner whose predictions select the cases, as the rule names it, and its rows.
+
+    The learner that the report shows if it is one of `models`; for nested cross-validation each fold's own network;
+    otherwise (a stacker, for example) the first of `models`.
+    """
+    main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
+    nested = run.folder.nested.read_if_exists() if main == NESTED else None
+    if nested:
+        folds = {int(fold): record["network"] for fold, record in nested["folds"].items()}
+        if set(folds.values()) <= set(models):
+            return "each fold’s chosen network", table[table["model"] == NESTED]
+    if main in models:
+        return main, table[table["model"] == main]
+    name = models[0]
+    phrase = f"{name} (in place of {main}, which the report shows)" if main else name
+    return phrase, table[table["model"] == name]
+
+
+def _across_classes(table: pd.DataFrame) -> list[str]:
+    """The first cases, cycling through the reference classes."""
+    turn = table.groupby("y_true", sort=False).cumcount()
+    return list(table.assign(turn=turn).sort_values("turn", kind="stable")["case"].head(CASES_PER_GROUP).astype(str))

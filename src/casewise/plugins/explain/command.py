@@ -1,0 +1,97 @@
+"""The command that explains a finished run and writes its report again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from casewise.cli.run import Quiet
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.plugins.explain.run import Explanation
+
+
+def explain(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="SUBJECT/VISIT; repeat for more [default: a few correct and erroneous ones]."),
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="Name of a network or baseline; repeat for more [default: all].")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The output folder [default: explanations in the run folder].")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure all out-of-fold cases against the study's masks.")
+    ] = False,
+    map_size: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="CNNs: the last feature map with at least so many cells a side [0: stride 16 if there is one; 1: the "
+            "last map].",
+        ),
+    ] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Compute saliency maps of a run's networks and baselines, and add them to the report."""
+    from casewise.console import Silent, Terminal
+
+    show = Silent() if quiet else Terminal()
+    with show.bar("explain"):
+        outputs = explain_run(
+            run_folder,
+            cases=case or [],
+            networks=network or [],
+            output=output,
+            measure=measure,
+            map_size=map_size,
+            show=show,
+        )
+    if quiet:
+        return
+    if outputs.figure:
+        print(f"figure: {outputs.figure}")
+    print(f"report: {outputs.report}")
+
+
+def explain_run(
+    path: Path,
+    *,
+    cases: Sequence[str] = (),
+    networks: Sequence[str] = (),
+    output: Path | None = None,
+    measure: bool = False,
+    map_size: int = 0,
+    show: Show | None = None,
+) -> Explanation:
+    """Explain cases of the finished run at `path` and write its report again; arguments as of `explain.run`.
+
+    Raises:
+        CasewiseError: there is no finished run, case or network of this name, files are missing or have changed, or
+            the folder holds a comparison by image.
+    """
+    from dataclasses import replace
+
+    from casewise.console import Silent
+    from casewise.pipeline.finished import check_run, open_finished
+    from casewise.pipeline.report import report
+    from casewise.plugins.explain.run import explain as explain_opened
+    from casewise.run_folder import RunFolder
+
+    folder = RunFolder(path)
+    check_run(folder)
+    with folder.lock():
+        run = open_finished(folder)
+        explanation = explain_opened(
+            run, cases=cases, networks=networks, output=output, measure=measure, map_size=map_size, show=show
+        )
+        store = run.prepared.store
+        page = report(run.study, run.cohort, run.predictions, run.results, store, folder, Silent())
+    return replace(explanation, report=page)

@@ -1,0 +1,242 @@
+"""Localisation: maps of all out-of-fold cases against masks, with randomisation and deletion as checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.errors import RunError
+from casewise.evaluation.bootstrap import Plan
+from casewise.pipeline.finished import FinishedRun
+from casewise.plugins.explain.aggregate import stronger_prior, summary
+from casewise.plugins.explain.case_selection import MaskedCase, predicted_target, prediction_of
+from casewise.plugins.explain.checks import mask_to_measure
+from casewise.plugins.explain.deletion_curve import deletion_curves, summarise_deletion
+from casewise.plugins.explain.methods.dispatch import explain
+from casewise.plugins.explain.methods.randomise import randomised, similarities
+from casewise.plugins.explain.metrics import MEASURES, measure_map
+from casewise.plugins.explain.placement import out_of_fold_rows
+from casewise.plugins.explain.saliency import LoadedModel, check_reproduces, load_model, saliency_maps
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from casewise.modalities.base import CaseMask
+    from casewise.models.backbones import Network
+    from casewise.plugins.explain.methods.target import ExplainTarget
+
+# Cases of each network for the randomisation check, and for deletion.
+RANDOMISED_CASES, DELETED_CASES = 4, 12
+# Networks with random weights per fold, and fewer of them where there are many maps.
+DRAWS, FEWER_DRAWS, MANY_MAPS = 10, 5, 200
+
+
+@dataclass
+class _Measurements:
+    """What is collected over the folds of one network."""
+
+    rows: list[dict[str, Any]]
+    random_weights: list[np.ndarray]
+    sanity: dict[str, Any]
+    curves: list[dict[str, Any]]
+    map_size: tuple[int, int] = (0, 0)
+    method: str = ""
+
+
+def measure(
+    run: FinishedRun, models: Sequence[str], *, map_size: int, progress: Callable[[int, int, str], None]
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Measure the maps of all out-of-fold cases.
+
+    Returns:
+        Every measure with its interval, for `explanations.json`; and a table with one row per case and network.
+
+    Raises:
+        CasewiseError: the study names no masks, they cannot be read, or none marks anything.
+    """
+    import pandas as pd
+
+    meaning, column = mask_to_measure(run)
+    plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
+    out_of_fold = out_of_fold_rows(run)
+    case_masks = {row: run.modality.mask(run.prepared, row, meaning) for row in out_of_fold}
+    lost_cases = sorted(str(run.cohort.panels["case"].iloc[row]) for row, mask in case_masks.items() if mask.lost)
+    masks = {row: mask for row, mask in case_masks.items() if mask.planes.any()}
+    if not masks:
+        raise RunError(f"--measure: no mask in the column {column!r} marks anything on the images of any case.")
+    total, tables = len(models) * run.splits.folds, []
+    networks: dict[str, dict[str, Any]] = {}
+    visible: set[int] = set()
+    for number, model in enumerate(models):
+        collected = _Measurements([], [], {}, [])
+        for fold in range(run.splits.folds):
+            progress(number * run.splits.folds + fold, total, f"{model}, fold {fold + 1}")
+            visible |= _measure_fold(run, load_model(run, model, fold), masks, map_size, collected)
+        if not collected.rows:
+            networks[model] = {"method": collected.method, "all": None, "correct": None, "erroneous": None}
+            continue
+        table = pd.DataFrame(collected.rows).assign(network=model)
+        networks[model] = {
+            "method": collected.method,
+            "cells": list(collected.map_size),
+            **_summaries(table, np.concatenate(collected.random_weights), plan),
+            "sanity": collected.sanity,
+            "deletion": summarise_deletion(collected.curves, plan),
+        }
+        tables.append(table)
+    progress(total, total, "")
+    if not tables:
+        raise RunError(
+            f"--measure: all masks in the column {column!r} lie outside the images that the networks saw out of fold."
+        )
+    results = {
+        "meaning": meaning,
+        "column": column,
+        "cases": len(out_of_fold),
+        "with_mask": len(visible),
+        "outside_window": len(set(masks) - visible),
+        "lost_masks": lost_cases,
+        "cells": map_size,
+        "networks": networks,
+    }
+    return results, pd.concat(tables, ignore_index=True)
+
+
+def _measure_fold(
+    run: FinishedRun, model: LoadedModel, masks: Mapping[int, CaseMask], map_size: int, collected: _Measurements
+) -> set[int]:
+    """Add the measurements of one fold's network; returns the panel rows with a visible mask."""
+    cases = masked_cases(run, model, masks)
+    collected.method = model.method
+    if cases:
+        check_reproduces(run, model, [case.row for case in cases])
+        rows, collected.map_size = _measure_cases(run, model, cases, map_size)
+        collected.rows += rows
+        draws = DRAWS if len(masks) * max(len(case.slots) for case in cases) <= MANY_MAPS else FEWER_DRAWS
+        random = [_with_random_weights(run, model, cases, map_size, draw) for draw in range(draws)]
+        collected.random_weights.append(np.stack(random, axis=1))
+        collected.sanity = collected.sanity or _sanity_check(run, model, cases[:RANDOMISED_CASES], map_size)
+        deleted = _sample(cases, -(-DELETED_CASES // run.splits.folds), run.study.seed)
+        collected.curves += deletion_curves(run, model, deleted, map_size)
+    return {case.row for case in cases}
+
+
+def masked_cases(run: FinishedRun, model: LoadedModel, masks: Mapping[int, CaseMask]) -> list[MaskedCase]:
+    """The predicted cases of a network's fold with a mask on the images or slices that it sees."""
+    panels, sides = run.cohort.panels, run.splits.side
+    rows = [row for row in masks if sides.get(str(panels["subject"].iloc[row])) == model.fold]
+    cases = []
+    for row, slots in zip(rows, model.slots(rows) if rows else [], strict=True):
+        prediction, planes = prediction_of(run, model.model, row), masks[row].planes
+        positions = masks[row].positions(slots)
+        if planes[positions[positions >= 0]].any() and prediction is not None:
+            case, subject = str(panels["case"].iloc[row]), str(panels["subject"].iloc[row])
+            cases.append(MaskedCase(row, case, subject, prediction, planes, positions))
+    return cases
+
+
+def _sample(cases: Sequence[MaskedCase], count: int, seed: int) -> list[MaskedCase]:
+    """At most `count` random cases, in their order."""
+    selected = np.random.default_rng(seed).permutation(len(cases))[:count]
+    return [cases[n] for n in sorted(selected)]
+
+
+def _measure_cases(
+    run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int
+) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+    """The measures of each case, the mean over views that show the mask, in order; and the size of a map."""
+    measures: dict[int, dict[str, Any]] = {}
+    size = (0, 0)
+    for group in _by_class(cases):
+        target = predicted_target(run, group[0].prediction)
+        maps = saliency_maps(model, [case.row for case in group], target, map_size=map_size)
+        for case, saliency in zip(group, maps, strict=True):
+            size = saliency.map_size
+            views = [
+                measure_map(values, case.mask, slots, grid=saliency.grid, peaks=saliency.peaks)
+                for values, slots in zip(saliency.raw, case.slots, strict=True)
+            ]
+            visible = [view for view in views if not np.isnan(view["mask_share"])]
+            measures[case.row] = {
+                "case": case.case,
+                "subject": case.subject,
+                "fold": model.fold + 1,
+                "correct": case.prediction.correct,
+                "empty": saliency.empty,
+                "flat": not saliency.empty and saliency.flat,
+                "contrast": float(saliency.contrast.mean()),
+                **{name: float(np.mean([view[name] for view in visible])) for name in MEASURES},
+            }
+    return [measures[case.row] for case in cases], size
+
+
+def _with_random_weights(
+    run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int, draw: int
+) -> np.ndarray:
+    """Hit, near, share inside and whether the map is empty, for each case with random weights, (N, 4).
+
+    Every fold and draw has its own seed.
+    """
+    seed = (run.study.seed * 1000 + model.fold) * 100 + draw
+    (_, network), *_ = randomised(model.network, how="all", seed=seed)
+    rows, _ = _measure_cases(run, replace(model, predictor=replace(model.predictor, network=network)), cases, map_size)
+    return np.array([[row["hit"], row["near"], row["share_inside"], float(row["empty"])] for row in rows])
+
+
+def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> dict[str, Any]:
+    """The measures over all, correctly predicted and erroneously predicted cases, and counts of uninformative maps."""
+    prior = stronger_prior(table)
+    groups: dict[str, Any] = {}
+    for name, correct in (("all", None), ("correct", True), ("erroneous", False)):
+        # predictions of numbers are neither correct nor erroneous
+        member = np.array([correct is None or value is correct for value in table["correct"]])
+        estimates = summary(table[member], random_weights[member, :, :-1], prior=prior, plan=plan)
+        groups[name] = {key: estimate.as_json() for key, estimate in estimates.items()} or None
+    return {
+        **groups,
+        "prior": prior,
+        "draws": random_weights.shape[1],
+        "empty_maps": int(table["empty"].sum()),
+        "flat_maps": int(table["flat"].sum()),
+        "random_weights_maps": int(random_weights.shape[0] * random_weights.shape[1]),
+        "random_weights_empty": int(random_weights[:, :, -1].sum()),
+    }
+
+
+def _by_class(cases: Iterable[MaskedCase]) -> list[list[MaskedCase]]:
+    """The cases grouped by predicted class, because a group is explained together."""
+    groups: dict[int | None, list[MaskedCase]] = {}
+    for case in cases:
+        groups.setdefault(case.prediction.class_index, []).append(case)
+    return list(groups.values())
+
+
+def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int) -> dict[str, Any]:
+    """The similarity of maps to those of the same network with more and more randomised layers."""
+    by_step: dict[str, list[tuple[int, float | None, float, int]]] = {}
+    for group in _by_class(cases):
+        maps_of = partial(_maps, target=predicted_target(run, group[0].prediction), map_size=map_size)
+        panels = model.first_panels([case.row for case in group])
+        for step in similarities(model.network, panels, maps_of, seed=run.study.seed):
+            by_step.setdefault(step.down_to, []).append((step.groups, step.spearman, step.ssim, len(group)))
+    steps = []
+    for name, groups in by_step.items():
+        ranks = [(rank, count) for _, rank, _, count in groups if rank is not None]
+        steps.append(
+            {
+                "down_to": name,
+                "groups": groups[0][0],
+                "spearman": sum(rank * n for rank, n in ranks) / sum(n for _, n in ranks) if ranks else None,
+                "ssim": float(np.average([ssim for _, _, ssim, _ in groups], weights=[n for *_, n in groups])),
+            }
+        )
+    return {"cases": len(cases), "fold": model.fold + 1, "steps": steps}
+
+
+def _maps(network: Network, panels: Tensor, *, target: ExplainTarget, map_size: int) -> Tensor:
+    return explain(network, panels, target=target, map_size=map_size)

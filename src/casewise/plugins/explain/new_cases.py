@@ -1,0 +1,132 @@
+"""Saliency maps of new cases by a trained model, over their original images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.errors import CasewiseError, nearest
+from casewise.inference.predictor import Predictor
+from casewise.models.outputs import outputs_of
+from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.plugins.explain.native_space import native_maps
+from casewise.plugins.explain.saliency import LoadedModel, SaliencyMap, average_folds, on_panels, saliency_maps
+from casewise.study.learners import is_baseline
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.inference.bundle import Bundle
+    from casewise.modalities.base import NativeMap, PreparedCohort
+    from casewise.study.schema import Study
+
+# Panels of a case that are explained; of more, an evenly spaced sample.
+MAX_PANELS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class OriginalMap:
+    """A map of a new case over one of its original images, or in a scan.
+
+    Attributes:
+        channel: the sequence; empty for images.
+        native: the map, and the original image if it is not a volume.
+        method: the saliency method.
+        signed: whether the map goes from −1 (against) to 1 (in favour), in place of 0 to 1.
+        flat: the map is nearly uniform.
+    """
+
+    case: str
+    channel: str
+    native: NativeMap
+    method: str
+    signed: bool
+    flat: bool
+
+
+def explainable(members: Sequence[Bundle]) -> list[str]:
+    """Networks, then baselines, that have saliency maps; networks that weight tiles by attention have none."""
+    names = sorted(dict.fromkeys(member.model for member in members), key=is_baseline)
+    attention = members[0].settings["panels"].get("pooling") == "attention"
+    return [name for name in names if is_baseline(name) or not attention]
+
+
+def explained_target(study: Study, name: str = "") -> ExplainTarget:
+    """The target of this name; by default the primary outcome if the networks predict it, else their first target.
+
+    Raises:
+        CasewiseError: the networks do not predict it.
+    """
+    if not name:
+        return ExplainTarget.of_outcome(study)
+    outputs = outputs_of(study)
+    if name not in (names := [output.name for output in outputs]):
+        raise CasewiseError(f"target: the networks predict {', '.join(names)}, not {name!r}.{nearest(name, names)}")
+    return ExplainTarget(outputs, name)
+
+
+def explain_new(
+    predictors: Iterable[Predictor],
+    prepared: PreparedCohort,
+    target: ExplainTarget,
+    predicted: pd.DataFrame,
+    *,
+    side: int | None = None,
+) -> list[OriginalMap]:
+    """The mean maps of the networks of one learner for every prepared case.
+
+    Args:
+        predictors: the networks of the learner's folds, one or more, on the CPU, each used before the next is taken.
+        predicted: rows of the predictions table with the columns `case`, `region`, `image`, `target` and `y_pred`; for
+            classes and grades, the predicted one is explained.
+        side: the longest side of pictures in pixels; by default that of the original images.
+    """
+    names = prepared.cohort.panels["case"].astype(str).to_numpy()
+    sampled = {case: np.flatnonzero(names == case).tolist() for case in dict.fromkeys(names)}
+    sampled = {case: rows[:: -(-len(rows) // MAX_PANELS)] for case, rows in sampled.items()}
+    targets = {row: _with_class(prepared, target, predicted, row) for rows in sampled.values() for row in rows}
+    of_folds = []
+    for predictor in predictors:
+        model = on_panels(predictor, prepared)
+        of_folds.append(_maps(model, targets))
+    by_row = {saliency.row: saliency for saliency in average_folds(of_folds)}
+    results = []
+    for case, rows in sampled.items():
+        maps = [by_row[row] for row in rows]
+        signed = any(saliency.signed for saliency in maps)
+        flat = all(saliency.flat for saliency in maps)
+        for channel, natives in native_maps(prepared, maps, model.sequences, side=side).items():
+            results += [OriginalMap(case, channel, native, model.method, signed, flat) for native in natives]
+    return results
+
+
+def _maps(model: LoadedModel, targets: Mapping[int, ExplainTarget]) -> list[SaliencyMap]:
+    """The maps of panel rows by number, in their order; rows with one target are computed together."""
+    by_target: dict[int | None, list[int]] = {}
+    for row, target in targets.items():
+        by_target.setdefault(target.class_index, []).append(row)
+    maps = {
+        saliency.row: saliency
+        for rows in by_target.values()
+        for saliency in saliency_maps(model, rows, targets[rows[0]])
+    }
+    return [maps[row] for row in targets]
+
+
+def _with_class(prepared: PreparedCohort, target: ExplainTarget, predicted: pd.DataFrame, row: int) -> ExplainTarget:
+    """The target with the class that was predicted for the unit of a panel row."""
+    if not target.output.classes:
+        return target
+    panel, level = prepared.cohort.panels.iloc[row], prepared.study.level_of(target.target)
+    rows = predicted[(predicted["target"] == target.target) & (predicted["case"].astype(str) == str(panel["case"]))]
+    if level in ("region", "image") and (rows["region"] != "").any():
+        rows = rows[rows["region"] == str(panel["region"])]
+    if level == "image":
+        number = int(panel["tiles"][0])
+        rows = rows[rows["image"].isin([str(number), str(prepared.cohort.images["path"].iloc[number])])]
+    if rows.empty or bool(rows["y_pred"].isna().iloc[0]):
+        return target
+    return ExplainTarget(target.outputs, target.target, class_index=int(rows["y_pred"].iloc[0]))

@@ -1,0 +1,281 @@
+"""Writes the explanation of each case: overlays, volumes, rows of the table, and the entries of the report."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casewise.console import Show
+from casewise.files import write_atomic
+from casewise.modalities.base import MaskMeaning
+from casewise.pipeline.finished import FinishedRun
+from casewise.plugins.explain.case_selection import CasePrediction, explain_target
+from casewise.plugins.explain.metrics import as_panel
+from casewise.plugins.explain.native_space import file_name, write_native
+from casewise.plugins.explain.overlays import FigureRow, overlay
+from casewise.plugins.explain.saliency import SaliencyMap
+from casewise.report.formatting import class_name, number
+
+# Panels of a case that are shown side by side.
+MAX_PANELS_SHOWN = 4
+# Small pictures are enlarged by a whole factor until their longest side has about this many pixels.
+SHOWN_SIDE = 480
+# The outline of a mask: a green that is not in the maps' colours, and its width in pixels.
+OUTLINE_COLOUR, OUTLINE_WIDTH = (0, 230, 118), 2
+
+
+@dataclass(frozen=True, eq=False)
+class CaseExplanation:
+    """One network's maps and predictions of one case, by panel row.
+
+    `folds`: the fold of the network, or the number of folds that were averaged. `sequences`: see `LoadedModel`.
+    """
+
+    model: str
+    folds: str
+    method: str
+    sequences: tuple[str, ...]
+    maps: list[SaliencyMap]
+    predictions: list[CasePrediction]
+
+    def map_of(self, index: int, sequence: str) -> np.ndarray:
+        """The map of a sequence on the middle view of a panel row."""
+        saliency = self.maps[index]
+        values: np.ndarray = saliency.by_sequence[saliency.middle_view, self.sequences.index(sequence)]
+        return values
+
+    def picture_of(self, index: int, sequence: str) -> np.ndarray:
+        """The panel as the network sees it."""
+        return self.maps[index].picture(self.sequences.index(sequence) if sequence else None)
+
+
+@dataclass(frozen=True, eq=False)
+class OutputRecords:
+    """The rows of the table, the entries of the report, and the rows of the side-by-side figure."""
+
+    table: list[dict[str, Any]]
+    entries: list[dict[str, Any]]
+    figure: list[FigureRow]
+
+
+def write_outputs(
+    run: FinishedRun, explanations: dict[str, list[CaseExplanation]], folder: Path, show: Show
+) -> OutputRecords:
+    """Write all maps of all cases into `folder`."""
+    written = OutputRecords([], [], [])
+    with show.bar("write") as bar:
+        for done, (case, networks) in enumerate(explanations.items()):
+            bar(done, len(explanations), case)
+            for network in networks:
+                network_folder = folder / file_name(case) / file_name(network.model)
+                files = write_native(run, network.maps, network.sequences, network_folder)
+                written.table.extend(_table_rows(run, case, network, files, folder))
+            entries, rows = _side_by_side(run, case, networks, folder)
+            written.figure.extend(rows)
+            written.entries.append(_report_entry(run, case, networks, entries))
+    return written
+
+
+def _report_entry(
+    run: FinishedRun, case: str, networks: list[CaseExplanation], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    panel = run.cohort.panels[run.cohort.panels["case"].astype(str) == case].iloc[0]
+    return {
+        "case": case,
+        "subject": str(panel["subject"]),
+        "visit": str(panel["visit"]),
+        "stage": networks[0].predictions[0].stage,
+        "methods": sorted({network.method for network in networks}),
+        "rows": rows,
+    }
+
+
+def _value_text(run: FinishedRun, target: str, value: float) -> str:
+    """The name of a class, or a rounded number."""
+    if np.isnan(value):
+        return "not recorded"
+    classes = run.study.classes_of(target)
+    return class_name(run.study, target, classes[int(value)]) if classes else number(value, 2)
+
+
+def _table_rows(
+    run: FinishedRun, case: str, network: CaseExplanation, files: dict[str, dict[Path, bool]], folder: Path
+) -> list[dict[str, Any]]:
+    """One row per panel row and sequence; for images, every row lists the files of the whole case."""
+    rows = []
+    target = explain_target(run)
+    classes = run.study.classes_of(target.target)
+    for saliency, prediction in zip(network.maps, network.predictions, strict=True):
+        panel = run.cohort.panels.iloc[saliency.row]
+        for channel, name in enumerate(network.sequences):
+            maps, own_files = saliency.by_sequence[:, channel], files.get(name, {})
+            missing = bool(np.isnan(maps).all())
+            class_index = prediction.class_index
+            rows.append(
+                {
+                    "case": case,
+                    "subject": str(panel["subject"]),
+                    "visit": str(panel["visit"]),
+                    "region": str(panel["region"] or ""),
+                    "sequence": name,
+                    "network": network.model,
+                    "stage": prediction.stage,
+                    "folds": network.folds,
+                    "method": network.method,
+                    "target": target.target,
+                    "explained_class": "" if class_index is None else classes[class_index],
+                    "y_true": prediction.y_true,
+                    "y_pred": prediction.y_pred,
+                    "probability": prediction.probability,
+                    "correct": prediction.correct,
+                    "views": len(saliency.slots),
+                    "slots": json.dumps(saliency.slots.tolist()),
+                    "missing": missing,
+                    "empty": not missing and (not np.nanmax(np.abs(maps)) > 0 or all(own_files.values())),
+                    "contrast": float(saliency.contrast.mean()),
+                    "map_size": f"{saliency.map_size[0]} x {saliency.map_size[1]}",
+                    **(saliency.output_sum.as_json() if saliency.output_sum else {}),
+                    "files": json.dumps([str(file.relative_to(folder)) for file in own_files]),
+                }
+            )
+    return rows
+
+
+def _side_by_side(
+    run: FinishedRun, case: str, networks: list[CaseExplanation], folder: Path
+) -> tuple[list[dict[str, Any]], list[FigureRow]]:
+    """Write the panels and their overlays; the report's entries and the figure's rows for them."""
+    entries, figure = [], []
+    target = explain_target(run).target
+    case_folder = folder / file_name(case)
+    for index, name in _shown_panels(networks):
+        shown = _networks_with(networks, index, name)
+        if not shown:
+            continue
+        label = "-".join(text for text in (file_name(name) if name else "", f"panel{index + 1}") if text)
+        first = shown[0]
+        meaning, mask = _mask_on_panel(run, first.maps[index])
+        picture = outlined(first.picture_of(index, name), mask)
+        maps = []
+        for network in shown:
+            values, saliency, prediction = network.map_of(index, name), network.maps[index], network.predictions[index]
+            overlaid = outlined(overlay(network.picture_of(index, name), values, signed=saliency.signed), mask)
+            file = _save(case_folder / file_name(network.model) / f"{label}.png", overlaid)
+            empty = not bool(np.abs(values).max() > 0)
+            maps.append(
+                {
+                    "network": network.model,
+                    "method": network.method,
+                    "file": str(file.relative_to(folder)),
+                    "empty": empty,
+                    "flat": not empty and saliency.flat,
+                    "cells": list(saliency.map_size),
+                    "predicted": _value_text(run, target, prediction.y_pred),
+                    "probability": prediction.probability,
+                    "correct": prediction.correct,
+                    "sum": saliency.output_sum.as_json() if saliency.output_sum else None,
+                }
+            )
+        row = _figure_row(run, case, shown, index, name)
+        entries.append(
+            {
+                "name": row.name.removeprefix(case).strip(),
+                "input": str(_save(case_folder / f"{label}.png", picture).relative_to(folder)),
+                "outlined": meaning,
+                "reference": row.reference,
+                "maps": maps,
+            }
+        )
+        figure.append(row)
+    return entries, figure
+
+
+def figure_rows(run: FinishedRun, case: str, networks: list[CaseExplanation]) -> list[FigureRow]:
+    """The rows of the side-by-side figure of a case."""
+    panels = [(index, name, _networks_with(networks, index, name)) for index, name in _shown_panels(networks)]
+    return [_figure_row(run, case, shown, index, name) for index, name, shown in panels if shown]
+
+
+def _networks_with(networks: list[CaseExplanation], index: int, name: str) -> list[CaseExplanation]:
+    """The networks that have a map of a sequence on a panel."""
+    shown = [network for network in networks if name in network.sequences]
+    return [network for network in shown if not np.isnan(network.map_of(index, name)).all()]
+
+
+def _figure_row(run: FinishedRun, case: str, shown: list[CaseExplanation], index: int, name: str) -> FigureRow:
+    """A panel and its maps as a row of the figure."""
+    target, first = explain_target(run).target, shown[0]
+    region = str(run.cohort.panels["region"].iloc[first.maps[index].row] or "")
+    title = " ".join(text for text in (name, region) if text)
+    _, mask = _mask_on_panel(run, first.maps[index])
+    predictions = {network.model: network.predictions[index] for network in shown}
+    return FigureRow(
+        f"{case}\n{title}".strip(),
+        outlined(first.picture_of(index, name), mask),
+        {network.model: enlarged(network.map_of(index, name)) for network in shown},
+        {model: prediction.correct for model, prediction in predictions.items()},
+        _value_text(run, target, first.predictions[index].y_true),
+        {model: _value_text(run, target, prediction.y_pred) for model, prediction in predictions.items()},
+        signed=frozenset(network.model for network in shown if network.maps[index].signed),
+        pictures={network.model: outlined(network.picture_of(index, name), None) for network in shown[1:]},
+    )
+
+
+def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str]]:
+    """The panels of a case that are shown, one for each sequence; first the sequence that most networks see."""
+    most_first = sorted(networks, key=lambda network: -len(network.sequences))
+    names = list(dict.fromkeys(name for network in most_first for name in network.sequences))
+    names.sort(key=lambda name: -sum(name in network.sequences for network in networks))
+    for index in range(min(len(networks[0].maps), MAX_PANELS_SHOWN)):
+        yield from ((index, name) for name in names)
+
+
+def _mask_on_panel(run: FinishedRun, saliency: SaliencyMap) -> tuple[MaskMeaning | None, np.ndarray | None]:
+    """What the first mask on the middle view marks, and this mask (H, W); None if there is none."""
+    for meaning, column in run.modality.mask_columns(run.study).items():
+        if column not in run.cohort.images:
+            continue
+        mask = run.modality.mask(run.prepared, saliency.row, meaning)
+        positions = mask.positions(saliency.slots[saliency.middle_view])
+        if mask.planes[positions[positions >= 0]].any():
+            shown = positions >= 0
+            return meaning, as_panel(mask.planes[positions.clip(0)] & shown[:, None, None], saliency.grid)
+    return None, None
+
+
+def enlarged(values: np.ndarray) -> np.ndarray:
+    """A small picture or map with every pixel repeated as a square.
+
+    >>> enlarged(np.zeros((240, 120))).shape, enlarged(np.zeros((500, 10))).shape
+    ((480, 240), (500, 10))
+    """
+    times = max(1, SHOWN_SIDE // max(values.shape[:2]))
+    return values.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def outlined(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """The picture enlarged; with a mask (H, W), (H, W, 3) with its outline."""
+    from scipy.ndimage import binary_dilation
+
+    drawn = enlarged(picture)
+    if mask is None:
+        return drawn
+    if drawn.ndim == 2:
+        drawn = np.repeat(drawn[..., None], 3, axis=2)
+    inside = enlarged(mask)
+    drawn[binary_dilation(inside, iterations=OUTLINE_WIDTH) & ~inside] = OUTLINE_COLOUR
+    return drawn
+
+
+def _save(path: Path, picture: np.ndarray) -> Path:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return write_atomic(path, buffer.getvalue())

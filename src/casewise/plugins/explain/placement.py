@@ -1,0 +1,172 @@
+"""Where maps lie: the share at the border of the image, and inside masks, on a random sample of out-of-fold images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.evaluation.bootstrap import Plan, estimates, sum_by_subject
+from casewise.pipeline.finished import FinishedRun
+from casewise.plugins.explain.case_selection import CasePrediction, predicted_target, prediction_of
+from casewise.plugins.explain.metrics import by_slice, share_inside
+from casewise.plugins.explain.saliency import LoadedModel, SaliencyMap, check_reproduces, load_model, saliency_maps
+
+if TYPE_CHECKING:
+    from casewise.modalities.base import CaseMask
+
+# The number of images of each sample.
+SAMPLE = 60
+# The width of the border as a share of each side of the image: the audit examines the same border.
+BORDER = 1 / 8
+
+
+def border(shape: tuple[int, int]) -> np.ndarray:
+    """The pixels (H, W) whose centre lies within an eighth of the width or the height from an edge.
+
+    In an image whose sides are multiples of eight this is 1 − (6/8)² = 43.75 % of the area.
+
+    >>> border((8, 8)).mean(), border((16, 8))[:, 3].sum()
+    (np.float64(0.4375), np.int64(4))
+    """
+    rows, columns = ((np.abs((np.arange(side) + 0.5) / side - 0.5) > 0.5 - BORDER) for side in shape)
+    return rows[:, None] | columns[None]
+
+
+def placement(
+    run: FinishedRun, models: Sequence[str], *, map_size: int, progress: Callable[[int, int, str], None]
+) -> dict[str, Any]:
+    """The share of each network's maps in each region, beside the region's share of the area, with intervals.
+
+    Regions are the border (see `border`) of each image as the network sees it, with its padding, and each kind of mask
+    that the study names. Every region has a random sample of its own, without regard to predictions: of all
+    out-of-fold images, or of those with a mask. Explained is the predicted class.
+
+    Returns:
+        `regions`: by name the column, the number of panels of the sample and of those it was drawn from (`of`; None if
+        not all masks had to be read); `networks`: by name and region the mean share of the map, the mean share of the
+        area, and their paired difference.
+    """
+    rows_by_region, masks, available = _samples(run)
+    plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
+    rows = sorted(set().union(*rows_by_region.values()))
+    networks: dict[str, dict[str, Any]] = {}
+    folds, loaded = run.splits.folds, None
+    for number, model in enumerate(models):
+        maps: dict[int, SaliencyMap] = {}
+        for fold in range(folds):
+            progress(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
+            groups = _rows_by_class(run, model, fold, rows)
+            if groups:
+                loaded = load_model(run, model, fold, instead_of=loaded)
+                maps |= _maps_of_fold(run, loaded, groups, map_size)
+        networks[model] = {
+            region: figures
+            for region, region_rows in rows_by_region.items()
+            if (figures := _figures(run, maps, region_rows, masks.get(region), plan))
+        }
+    progress(len(models) * folds, len(models) * folds, "")
+    columns = run.modality.mask_columns(run.study)
+    regions = {
+        region: {"column": columns.get(region), "sample": len(sample), "of": available[region]}  # type: ignore[call-overload]
+        for region, sample in rows_by_region.items()
+    }
+    return {"regions": regions, "networks": networks}
+
+
+def out_of_fold_rows(run: FinishedRun) -> list[int]:
+    """The panel rows of the subjects who are in a fold."""
+    sides = [run.splits.side.get(str(subject), -1) for subject in run.cohort.panels["subject"]]
+    return [row for row, side in enumerate(sides) if side >= 0]
+
+
+def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int, CaseMask]], dict[str, int | None]]:
+    """The panel rows of the sample of each region, the masks of these rows, and the number they were drawn from."""
+    rows = random_order(run, out_of_fold_rows(run))
+    samples, available = {"border": rows[:SAMPLE]}, dict[str, int | None](border=len(rows))
+    masks: dict[str, dict[int, CaseMask]] = {}
+    for meaning, column in run.modality.mask_columns(run.study).items():
+        if column not in run.cohort.images:
+            continue
+        masked: dict[int, CaseMask] = {}
+        for row in rows:
+            # masks of scans take long to read, so not all of them are
+            if len(masked) == SAMPLE:
+                break
+            mask = run.modality.mask(run.prepared, row, meaning)
+            if mask.planes.any():
+                masked[row] = mask
+        masks[meaning], samples[meaning] = masked, list(masked)
+        available[meaning] = None if len(masked) == SAMPLE else len(masked)
+    return samples, masks, available
+
+
+def random_order(run: FinishedRun, rows: Sequence[int]) -> list[int]:
+    """Panel rows in random order, first one of each subject, then a second one of each, and so on."""
+    drawn = np.random.default_rng(run.study.seed).permutation(np.asarray(rows, dtype=int))
+    subjects = run.cohort.panels["subject"].iloc[drawn].astype(str)
+    turn = subjects.groupby(subjects.to_numpy(), sort=False).cumcount().to_numpy()
+    return [int(row) for row in drawn[np.argsort(turn, kind="stable")]]
+
+
+Groups = dict[int | None, list[tuple[int, CasePrediction]]]
+
+
+def _rows_by_class(run: FinishedRun, model: str, fold: int, rows: Sequence[int]) -> Groups:
+    """The rows that the network of a fold predicted out of fold, with the prediction, by the predicted class."""
+    groups: Groups = {}
+    for row in rows:
+        prediction = prediction_of(run, model, row)
+        if prediction is not None and prediction.fold == fold:
+            groups.setdefault(prediction.class_index, []).append((row, prediction))
+    return groups
+
+
+def _maps_of_fold(run: FinishedRun, loaded: LoadedModel, groups: Groups, map_size: int) -> dict[int, SaliencyMap]:
+    """The maps of the rows, each of its predicted class."""
+    check_reproduces(run, loaded, [row for group in groups.values() for row, _ in group])
+    maps: dict[int, SaliencyMap] = {}
+    for group in groups.values():
+        numbers = [row for row, _ in group]
+        target = predicted_target(run, group[0][1])
+        maps |= dict(zip(numbers, saliency_maps(loaded, numbers, target, map_size=map_size), strict=True))
+    return maps
+
+
+def _figures(
+    run: FinishedRun,
+    maps: dict[int, SaliencyMap],
+    rows: Sequence[int],
+    masks: dict[int, CaseMask] | None,
+    plan: Plan,
+) -> dict[str, Any] | None:
+    """The mean shares of one network and region; None if no map shows the region."""
+    terms, subjects, empty = [], [], 0
+    for row in rows:
+        if row not in maps:
+            continue
+        shares = [shares_of(maps[row], view, masks[row] if masks else None) for view in range(len(maps[row].raw))]
+        visible = np.array([pair for pair in shares if pair is not None])
+        if len(visible):
+            terms.append([1.0, *visible.mean(axis=0)])
+            subjects.append(str(run.cohort.panels["subject"].iloc[row]))
+            empty += maps[row].empty
+    if not terms:
+        return None
+    sums = sum_by_subject(np.array(terms), np.array(subjects))[:, None, :]
+
+    def means(totals: np.ndarray) -> dict[str, np.ndarray]:
+        share, area = totals[..., 1] / totals[..., 0], totals[..., 2] / totals[..., 0]
+        return {"share": share, "area": area, "difference": share - area}
+
+    figures = estimates(sums, means, lambda name, whole: "no map", plan, n_cases=len(terms))[0]
+    return {**{name: estimate.as_json() for name, estimate in figures.items()}, "empty_maps": empty}
+
+
+def shares_of(saliency: SaliencyMap, view: int, mask: CaseMask | None) -> tuple[float, float] | None:
+    """The share of a map and of the area inside a mask, or at the border of each image; None if it shows no mask."""
+    slots = saliency.slots[view] if mask is None else mask.positions(saliency.slots[view])
+    slot_maps, planes = by_slice(saliency.raw[view], slots, grid=saliency.grid)
+    inside = np.broadcast_to(border(slot_maps.shape[1:]), slot_maps.shape) if mask is None else mask.planes[planes]
+    return (share_inside(slot_maps, inside), float(inside.mean())) if inside.any() else None

@@ -1,0 +1,169 @@
+"""`explanations.json`: what `casewise explain` stores in a run folder, and whether it still describes the run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.cohort.table import text_of
+from casewise.errors import RunError
+from casewise.modalities.registry import modality_of
+from casewise.plugins.explain.checks import learners_of
+from casewise.study.loading import saved_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.pipeline.finished import FinishedRun
+    from casewise.run_folder import RunFolder
+    from casewise.study.schema import Study
+
+# Increased when the meaning of the measures changes.
+FORM = 3
+
+
+def save_results(
+    run: FinishedRun, shown: dict[str, Any], placement: dict[str, Any], measures: dict[str, Any] | None
+) -> None:
+    """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
+    before = run.folder.explanations.read_or_none() or {}
+    weights = run.folder.weights_sha256(learners_of(run))
+    source = measurement_source(run.study, run.cohort.images)
+    same_weights = run.folder.has_weights(before.get("weights_sha256"))
+    same_networks = before.get("fingerprint") == run.fingerprint and same_weights
+    earlier = before.get("measured") if same_networks else None
+    if earlier and not same_source(earlier.get("inputs") or {}, source):
+        earlier = None
+    if measures is not None:
+        measures = {"inputs": source, **measures}
+    if earlier and measures is None:
+        measures = earlier
+    elif earlier and measures and earlier["cells"] == measures["cells"]:
+        merged = {**earlier["networks"], **measures["networks"]}
+        measures = {**measures, "networks": {name: merged[name] for name in learners_of(run) if name in merged}}
+    results = {
+        "fingerprint": run.fingerprint,
+        "weights_sha256": weights,
+        "shown": shown,
+        "placement": placement,
+        "measured": measures,
+    }
+    run.folder.explanations.write(_without_nan(results))
+
+
+def stored_placement(run: FinishedRun, models: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The placement of these networks' maps from an earlier explanation; None if it was made from other inputs."""
+    before = run.folder.explanations.read_or_none() or {}
+    placement = before.get("placement") or {}
+    earlier = placement.get("inputs") or {}
+    if before.get("fingerprint") != run.fingerprint or not run.folder.has_weights(before.get("weights_sha256")):
+        return None
+    if earlier.get("cells") != inputs["cells"] or not same_source(earlier.get("source") or {}, inputs["source"]):
+        return None
+    if not set(models) <= set(placement["networks"]):
+        return None
+    return {**placement, "networks": {name: placement["networks"][name] for name in models}}
+
+
+def earlier_cases(
+    run: FinishedRun, shown: Mapping[str, Any], selected: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str], str]:
+    """The entries of cases that an earlier explanation put into the report and that can stay beside `selected`.
+
+    They stay if networks, weights, target, folder and cells of the maps are the same. Returns these entries, the names
+    of cases that cannot stay, and the earlier rule.
+    """
+    before = run.folder.explanations.read_or_none() or {}
+    earlier = before.get("shown") or {}
+    others = [entry for entry in earlier.get("cases", []) if entry["case"] not in selected]
+    same = all(earlier.get(name) == shown[name] for name in ("folder", "target", "cells"))
+    same = same and before.get("fingerprint") == run.fingerprint and run.folder.has_weights(before["weights_sha256"])
+    return (others, [], earlier["rule"]) if same else ([], [entry["case"] for entry in others], "")
+
+
+def read_results(folder: RunFolder) -> dict[str, Any] | None:
+    """The content of `explanations.json`; None if it is missing or describes other networks.
+
+    `measured` is None if masks, their column or the intervals have changed since.
+    """
+    results, fingerprint = folder.explanations.read_or_none(), folder.fingerprint.read_if_exists()
+    if not results or not fingerprint or results.get("fingerprint") != fingerprint["fingerprint"]:
+        return None
+    if not folder.has_weights(results.get("weights_sha256")):
+        return None
+    if results.get("measured") and not _is_current(folder, results["measured"]):
+        results["measured"] = None
+    if results.get("shown"):
+        results["shown"]["folder"] = str(folder.path / results["shown"]["folder"])
+    return results
+
+
+def _is_current(folder: RunFolder, measured: dict[str, Any]) -> bool:
+    try:
+        study = saved_study(folder.study.read(), source=str(folder.study.path))
+        images = folder.cohort.read()
+    except RunError:
+        return False
+    return same_source(measured.get("inputs") or {}, measurement_source(study, images))
+
+
+def measurement_source(study: Study, images: pd.DataFrame) -> dict[str, Any]:
+    """What measures depend on besides the networks: the columns with masks, the masks' contents, and the intervals.
+
+    `masks` is None if no mask file exists, for example on another machine; their contents are then unknown.
+
+    Args:
+        study: the study of the run.
+        images: the cohort's table of images.
+    """
+    folder = Path(study.root or study.cohort.parent).absolute()
+    columns = [column for column in modality_of(study).mask_columns(study).values() if column in images]
+    rows = [row for column in columns for row in zip(images["case"], images["path"], images[column], strict=True)]
+    return {
+        "form": FORM,
+        "columns": columns,
+        "resamples": study.evaluation.bootstrap_resamples,
+        "confidence": study.evaluation.confidence,
+        "seed": study.seed,
+        "masks": _hash_of_masks((str(case), Path(str(path)).name, text_of(mask), folder) for case, path, mask in rows),
+    }
+
+
+def same_source(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether measures made from `before` are valid for `after`.
+
+    >>> before = {"form": 3, "masks": "a"}
+    >>> same_source(before, {"form": 3, "masks": None}), same_source(before, {"form": 3, "masks": "b"})
+    (True, False)
+    """
+    masks_exist = after["masks"] is not None
+    return all(before.get(name) == value for name, value in after.items() if name != "masks" or masks_exist)
+
+
+def _hash_of_masks(rows: Iterable[tuple[str, str, str, Path]]) -> str | None:
+    """A hash over case, slice, name and content of every mask; None if no mask file exists."""
+    digest, exists = hashlib.sha256(), False
+    for case, slice_name, mask, folder in sorted(rows, key=lambda row: row[:3]):
+        if not mask:
+            continue
+        digest.update(f"{case}|{slice_name}|{mask}|".encode())
+        if (folder / mask).is_file():
+            exists = True
+            with (folder / mask).open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest() if exists else None
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with NaN replaced by None, because JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(key): _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,231 @@
+"""Explain a finished run: saliency maps of selected cases, a table, and measures against lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from casewise.console import Show, Silent
+from casewise.errors import CasewiseError
+from casewise.pipeline.finished import FinishedRun
+from casewise.plugins.explain.case_selection import (
+    CasePrediction,
+    explain_target,
+    named_cases,
+    panel_rows,
+    predicted_target,
+    prediction_of,
+    select_cases,
+)
+from casewise.plugins.explain.checks import check_explainable, check_networks, mask_to_measure
+from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
+from casewise.plugins.explain.overlays import FigureRow, save_side_by_side
+from casewise.plugins.explain.placement import placement
+from casewise.plugins.explain.results import earlier_cases, measurement_source, save_results, stored_placement
+from casewise.plugins.explain.saliency import (
+    LoadedModel,
+    SaliencyMap,
+    average_folds,
+    check_reproduces,
+    load_model,
+    saliency_maps,
+    sequences_of,
+)
+from casewise.report.formatting import counted
+from casewise.report.sections.saliency import placement_values, sentence_of
+from casewise.report.templating import sentence
+from casewise.run_folder import ExplanationFolder
+
+# Panels of a case that are explained; of more, an evenly spaced sample.
+MAX_PANELS = 64
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The files and measures of an explanation; `report` is the run's report where it was written again."""
+
+    folder: Path
+    table: Path
+    figure: Path | None
+    measures: dict[str, Any] | None
+    report: Path | None = None
+
+
+def explain(
+    run: FinishedRun,
+    *,
+    cases: Sequence[str] = (),
+    networks: Sequence[str] = (),
+    output: Path | None = None,
+    measure: bool = False,
+    map_size: int = 0,
+    show: Show | None = None,
+) -> Explanation:
+    """Explain cases of a finished run, and measure the maps on request.
+
+    Args:
+        cases: as `SUBJECT/VISIT`; by default a few that `select_cases` selects.
+        networks: by default all of the study.
+        output: the folder for pictures and volumes; by default `explanations` in the run folder.
+        measure: measure all out-of-fold cases against the masks of lesions, or of the anatomy, that the study names.
+        map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels (see
+            `casewise.plugins.explain.methods.gradcam.layers_of`).
+
+    Raises:
+        CasewiseError: there is no case or network of this name, or files are missing or have changed.
+    """
+    show = show or Silent()
+    if map_size < 0:
+        raise CasewiseError(f"--map-size: the number of cells must be at least 0, not {map_size}.")
+    folder = ExplanationFolder(output) if output else run.folder.explanation_folder
+    check_explainable(run)
+    models = check_networks(run, list(networks))
+    if measure:
+        mask_to_measure(run)
+    selected, rule = (named_cases(run, list(cases)), "selected by name") if cases else select_cases(run, models)
+    if output:
+        folder.begin()
+    explanations = _explain_cases(run, models, selected, map_size, show)
+    shown = {
+        "folder": _relative_to_run(folder.path, run.folder.path),
+        "target": explain_target(run).target,
+        "cells": map_size,
+    }
+    kept, dropped, earlier_rule = earlier_cases(run, shown, selected)
+    written = write_outputs(run, explanations, folder.path, show)
+    folder.table.write(_table(folder, written.table, [entry["case"] for entry in kept]))
+    figure = save_side_by_side(folder.figure_path, written.figure) if written.figure else None
+    counts = f"{counted(len(selected), 'case')} ({rule}), {counted(len(models), 'network')}"
+    show.line("explain", f"{counts}, in {folder.path}")
+    if kept:
+        show.line("explain", f"{counted(len(kept), 'case')} explained earlier stay in the report, after these")
+    if dropped:
+        listed = f"{', '.join(dropped[:6])}{', …' if len(dropped) > 6 else ''}"
+        show.line("explain", f"no longer in the report, because they were explained in another way: {listed}")
+    places = _placement(run, models, map_size, show)
+    measures = _measure(run, models, map_size, folder, show) if measure else None
+    rules = list(dict.fromkeys([*rule.split("; "), *(earlier_rule.split("; ") if kept else [])]))
+    save_results(run, {"rule": "; ".join(rules), **shown, "cases": [*written.entries, *kept]}, places, measures)
+    return Explanation(folder.path, folder.table.path, figure, measures)
+
+
+def explanations_of(
+    run: FinishedRun, case: str, networks: Sequence[str], *, map_size: int, show: Show
+) -> tuple[str, list[CaseExplanation], list[FigureRow]]:
+    """The name of a case, its explanation by each network, and the rows of its figure; nothing is written.
+
+    Raises:
+        CasewiseError: there is no case or network of this name, or files are missing or have changed.
+    """
+    check_explainable(run)
+    models, (name,) = check_networks(run, list(networks)), named_cases(run, [case])
+    explanations = _explain_cases(run, models, [name], map_size, show)[name]
+    return name, explanations, figure_rows(run, name, explanations)
+
+
+def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -> dict[str, Any]:
+    """Where the maps of all networks lie, with a sentence for each network and region; a stored one is not repeated."""
+    inputs = {"cells": map_size, "source": measurement_source(run.study, run.cohort.images)}
+    places = stored_placement(run, models, inputs)
+    if places is None:
+        with show.bar("placement") as bar:
+            places = {"inputs": inputs, **placement(run, models, map_size=map_size, progress=bar)}
+    for values in placement_values(places):
+        show.line("placement", sentence("placement", values))
+    return places
+
+
+def _measure(
+    run: FinishedRun, models: list[str], map_size: int, folder: ExplanationFolder, show: Show
+) -> dict[str, Any]:
+    """Measure all networks, write the table, and show a sentence for each network."""
+    from casewise.plugins.explain.localisation import measure
+
+    with show.bar("measure") as bar:
+        measures, table = measure(run, models, map_size=map_size, progress=bar)
+    folder.measurements.write(table)
+    for name, network in measures["networks"].items():
+        show.line("measure", sentence_of(name, network, measures["meaning"]))
+    return measures
+
+
+def _table(folder: ExplanationFolder, rows: list[dict[str, Any]], kept: list[str]) -> pd.DataFrame:
+    """The table of the explained cases, with the rows of those that were explained earlier and stay."""
+    table = pd.DataFrame(rows)
+    if not kept or not folder.table.exists():
+        return table
+    earlier = folder.table.read()
+    return pd.concat([table, earlier[earlier["case"].isin(kept)]], ignore_index=True)
+
+
+def _relative_to_run(output: Path, folder: Path) -> str:
+    """The output folder, relative if it lies in the run folder, so that a run folder can be moved."""
+    output, folder = output.resolve(), folder.resolve()
+    return str(output.relative_to(folder) if output.is_relative_to(folder) else output)
+
+
+def _explain_cases(
+    run: FinishedRun, models: list[str], cases: list[str], map_size: int, show: Show
+) -> dict[str, list[CaseExplanation]]:
+    """The explanations of each case by each network; every network is loaded once."""
+    explanations: dict[str, list[CaseExplanation]] = {case: [] for case in cases}
+    rows = {case: _sample(panel_rows(run, case)) for case in cases}
+    folds, loaded = run.splits.folds, None
+    with show.bar("explain") as bar:
+        for number, model in enumerate(models):
+            maps: dict[str, list[list[SaliencyMap]]] = {}
+            predictions = {case: [prediction_of(run, model, row) for row in rows[case]] for case in cases}
+            method = ""
+            for fold in range(folds):
+                bar(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
+                fold_cases = [case for case in cases if _is_predicted_by(predictions[case], fold)]
+                if not fold_cases:
+                    continue
+                loaded = load_model(run, model, fold, instead_of=loaded)
+                method = loaded.method
+                check_reproduces(run, loaded, [row for case in fold_cases for row in rows[case]])
+                for case in fold_cases:
+                    maps.setdefault(case, []).append(
+                        _maps_of_case(run, loaded, rows[case], predictions[case], map_size)
+                    )
+            for case, by_fold in maps.items():
+                available = [prediction for prediction in predictions[case] if prediction is not None]
+                label = (
+                    f"mean of {len(by_fold)} folds" if available[0].fold is None else f"fold {available[0].fold + 1}"
+                )
+                explanations[case].append(
+                    CaseExplanation(model, label, method, sequences_of(run, model), average_folds(by_fold), available)
+                )
+    missing = [case for case in cases if not explanations[case]]
+    if missing:
+        raise CasewiseError(f"--case: no network of the run has a prediction of case {', '.join(missing)}.")
+    return explanations
+
+
+def _is_predicted_by(predictions: Sequence[CasePrediction | None], fold: int) -> bool:
+    """Whether the network of this fold predicted the case: out of fold one network, on the test set all."""
+    return bool(predictions) and all(p is not None and p.fold in (fold, None) for p in predictions)
+
+
+def _maps_of_case(
+    run: FinishedRun,
+    model: LoadedModel,
+    rows: list[int],
+    predictions: Sequence[CasePrediction | None],
+    map_size: int,
+) -> list[SaliencyMap]:
+    """The maps of a case's panel rows, each for the predicted class."""
+    maps: list[SaliencyMap] = []
+    for row, prediction in zip(rows, predictions, strict=True):
+        if prediction is not None:
+            maps += saliency_maps(model, [row], predicted_target(run, prediction), map_size=map_size)
+    return maps
+
+
+def _sample(rows: list[int]) -> list[int]:
+    """At most `MAX_PANELS` rows, evenly spaced."""
+    return rows[:: -(-len(rows) // MAX_PANELS)]

@@ -1,0 +1,375 @@
+"""A network of a finished run, loaded with the panels of prediction, and its saliency maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from casewise.cohort.labels import label_table
+from casewise.errors import RunError
+from casewise.inference.bundle import Bundle
+from casewise.inference.distance import read_distance
+from casewise.inference.predictor import Predictor
+from casewise.inference.to_table import prediction_rows
+from casewise.modalities.registry import modality_of
+from casewise.pipeline.finished import FinishedRun
+from casewise.plugins.explain.methods.contributions import Contributions, centre_at, contributions, reads_features
+from casewise.plugins.explain.methods.dispatch import CellMaps, cell_maps, method_for, scaled
+from casewise.plugins.explain.methods.receptive_field import peak_pixels
+from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.predictions.table import probability_columns
+from casewise.run_folder import JobFolder
+from casewise.study.panels import Panels
+from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from casewise.modalities.base import PanelDataset, PreparedCohort
+    from casewise.models.backbones import Network
+
+# Number formats of two machines differ by less; another network or panel differs by more.
+TOLERANCE = 0.05
+BATCH = 8
+# Below this contrast, the maximum of a map is hardly above its mean.
+MIN_CONTRAST = 0.1
+
+
+@dataclass(frozen=True)
+class OutputSum:
+    """The explained output of a baseline as a sum: `average` + what is on the map + `unplaced`.
+
+    Attributes:
+        output: the raw output: a number in its units, the logit of a class minus the mean of the others, or the sum of
+            the steps of a grade.
+        average: the output for the mean features of the training images.
+        unplaced: what features without a place add, and missing sequences.
+    """
+
+    output: float
+    average: float
+    unplaced: float
+
+    @property
+    def placed(self) -> float:
+        """The sum of the map."""
+        return self.output - self.average - self.unplaced
+
+    def as_json(self) -> dict[str, float]:
+        """The output and its terms."""
+        return {**asdict(self), "placed": self.placed}
+
+
+@dataclass(frozen=True, eq=False)
+class SaliencyMap:
+    """The panels of one panel row as a network sees them, and its maps.
+
+    Attributes:
+        row: of the cohort's panels.
+        slots: (V, K) the tiles of every view by number, −1 for an empty slot; for volumes slice numbers in the case.
+        panels: (V, C, H, W) `float32` in 0–1; NaN where a sequence is missing.
+        maps: (V, H, W) from 0 to 1; all methods but rollout use one scale for all views. Of contributions, those in
+            favour of the explained output.
+        by_sequence: (V, C, H, W), with late fusion a map for each sequence, else the same map for all; NaN for a
+            missing sequence. Grad-CAM uses one scale for all, rollout one for each. Contributions have a sign: they
+            go from −1 to 1, on one scale for all.
+        raw: (V, H, W), `maps` before they were scaled to 0–1.
+        contrast: (V,), see `CellMaps.contrast`.
+        map_size: rows and columns of the network's map.
+        peaks: see `casewise.plugins.explain.methods.receptive_field.peak_pixels`.
+        grid: rows and columns of images on a panel.
+        output_sum: of contributions, the explained output as a sum; None for other methods.
+    """
+
+    row: int
+    slots: np.ndarray
+    panels: np.ndarray
+    maps: np.ndarray
+    by_sequence: np.ndarray
+    raw: np.ndarray
+    contrast: np.ndarray
+    map_size: tuple[int, int]
+    peaks: tuple[np.ndarray, np.ndarray]
+    grid: tuple[int, int]
+    output_sum: OutputSum | None = None
+
+    @property
+    def signed(self) -> bool:
+        """Whether `by_sequence` has a sign."""
+        return self.output_sum is not None
+
+    @property
+    def middle_view(self) -> int:
+        """The view that is shown."""
+        return (len(self.slots) - 1) // 2
+
+    @property
+    def empty(self) -> bool:
+        """Whether no cell has any influence."""
+        return not bool(self.raw.max() > 0)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the map is nearly uniform."""
+        return float(self.contrast.mean()) < MIN_CONTRAST
+
+    def picture(self, sequence: int | None) -> np.ndarray:
+        """The panel of the middle view, 8 bits: (H, W, 3) of images, (H, W) of a sequence."""
+        panel = self.panels[self.middle_view]
+        values = panel.transpose(1, 2, 0) if sequence is None else panel[sequence]
+        return np.asarray(np.rint(np.clip(values, 0, 1) * 255), dtype=np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """The network of one fold and the run's panels as it sees them.
+
+    Attributes:
+        panels: those that are explained; of a bag its images one by one, because the features of all are averaged.
+        sequences: the names of its sequences; one empty name for images.
+        predicted: the panels of prediction.
+    """
+
+    model: str
+    fold: int
+    predictor: Predictor
+    panels: PanelDataset
+    sequences: tuple[str, ...]
+    predicted: PanelDataset
+
+    @property
+    def network(self) -> Network:
+        """The network."""
+        return self.predictor.network
+
+    @property
+    def method(self) -> str:
+        """The saliency method."""
+        return method_for(self.network)
+
+    @property
+    def label(self) -> str:
+        """The network in messages."""
+        return f"{self.model}, fold {self.fold + 1}"
+
+    def first_panels(self, rows: Sequence[int]) -> torch.Tensor:
+        """The first view of each panel row."""
+        data = self.panels.subset(rows)
+        slots, owner = data.views()
+        first = [int((owner == number).nonzero()[0]) for number in range(len(rows))]
+        return data.plain_batch(slots[first], torch.device("cpu"))
+
+    def slots(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """The slices in the slots of each panel row's views: (V, K)."""
+        data = self.panels.subset(rows)
+        views, owner = data.views()
+        slots = data.slots_of(views)
+        return [slots[owner == number].numpy() for number in range(len(rows))]
+
+
+def load_model(run: FinishedRun, model: str, fold: int, *, instead_of: LoadedModel | None = None) -> LoadedModel:
+    """Load the network of a fold, with the panels of the run's cohort.
+
+    Args:
+        instead_of: a network that is no longer needed; if it is built alike, it gets the weights of the fold, which is
+            quicker than to build another one.
+
+    Raises:
+        RunError: its folder holds no usable network.
+    """
+    bundle = Bundle.open(run.folder.job(model, fold).path)
+    alike = instead_of if instead_of and instead_of.predictor.bundle.network == bundle.network else None
+    network = bundle.load(into=alike.network if alike else None)
+    distance = (
+        read_distance(JobFolder(bundle.folder), bundle.distance, network.width) if reads_features(network) else None
+    )
+    predictor = Predictor(bundle, network, distance)  # on the CPU, where maps are computed
+    return on_panels(predictor, run.prepared, label_table(run.cohort.panels, run.study))
+
+
+def on_panels(predictor: Predictor, prepared: PreparedCohort, labels: np.ndarray | None = None) -> LoadedModel:
+    """A network on the CPU with the panels of prepared cases; `labels` (P, T) are None for new cases."""
+    bundle, study, modality = predictor.bundle, prepared.study, modality_of(prepared.study)
+    if reads_features(predictor.network):
+        centre_at(predictor.network, predictor.distance.mean if predictor.distance else None)
+    of_learner = study.of_learner(bundle.model)
+    panels = modality.dataset(prepared.store, of_learner, prepared.cohort.panels, labels, bundle.fitted)
+    single = panels.arranged(Panels(by=of_learner.panels.by)) if panels.bags else panels
+    return LoadedModel(bundle.model, bundle.fold, predictor, single, modality.channels(study, bundle.model), panels)
+
+
+def sequences_of(run: FinishedRun, model: str) -> tuple[str, ...]:
+    """The sequences that a network sees; one empty name for images."""
+    return run.modality.channels(run.study, model)
+
+
+def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) -> None:
+    """Stop unless the loaded network reproduces the recorded predictions; else its maps would explain other ones.
+
+    Raises:
+        RunError: predictions differ, or the network was trained on one of the subjects.
+    """
+    study, panels, bundle = (
+        run.study.of_learner(model.model),
+        run.cohort.panels.iloc[list(rows)],
+        model.predictor.bundle,
+    )
+    leaked = sorted(set(map(str, panels["subject"])) & (bundle.subjects - bundle.stop_subjects))
+    if leaked:
+        raise RunError(f"{model.label} was trained on subject {leaked[0]}, who must not be explained with it.")
+    values = model.predictor.predict(model.predicted.subset(rows))
+    repeated = prediction_rows(panels, study, values, stage="oof", model=model.model, fold=model.fold)
+    recorded = run.folder.job(model.model, model.fold).predictions.read()
+    ranges = {target: float(np.ptp(study.range_of(target))) for target in set(repeated["target"])}
+    compare_predictions(recorded, repeated, ranges, model)
+
+
+def compare_predictions(
+    recorded: pd.DataFrame, repeated: pd.DataFrame, ranges: Mapping[str, float], model: LoadedModel
+) -> None:
+    """Stop unless every repeated prediction was recorded, is a number, and agrees with the record.
+
+    Args:
+        ranges: the range of values of each target that is a number.
+
+    Raises:
+        RunError: it names the case.
+    """
+    keys = ["case", "region", "image", "target"]
+    remedy = "Run the study again."
+    both = repeated.merge(
+        recorded.drop_duplicates(keys), on=keys, how="left", suffixes=("_repeated", ""), indicator=True
+    )
+    if repeated.empty or (both["_merge"] != "both").any():
+        case = "" if repeated.empty else f" for case {both.loc[(both['_merge'] != 'both').idxmax(), 'case']}"
+        raise RunError(
+            f"{model.label}: predictions.parquet has no prediction{case}, so the maps cannot be checked. {remedy}"
+        )
+    columns = ["y_pred", *(column for column in probability_columns(repeated) if column in recorded)]
+    for name in columns:
+        repetition, first_value = both[f"{name}_repeated"], both[name]
+        # a number has no probabilities: they are missing on both sides
+        undefined = repetition.isna() if name == "y_pred" else repetition.isna() != first_value.isna()
+        if undefined.any():
+            raise RunError(
+                f"{model.label} gives no number for case {both.loc[undefined.idxmax(), 'case']}: its weights or the "
+                f"images contain values that are not numbers. {remedy}"
+            )
+        difference = (first_value - repetition).abs()
+        if name == "y_pred":
+            # a class may change by rounding alone, so only its probability is compared
+            is_number = both["kind"].map(lambda name: kind_named(name).form == "number")
+            difference = (difference / both["target"].map(ranges)).where(is_number)
+        differs = difference > TOLERANCE
+        if name == "y_pred":
+            differs |= first_value.isna()
+        if differs.any():
+            raise RunError(
+                f"{model.label} does not reproduce predictions.parquet for case "
+                f"{both.loc[differs.idxmax(), 'case']}: its weights, the images or their preparation have changed. "
+                f"{remedy}"
+            )
+
+
+def saliency_maps(
+    model: LoadedModel, rows: Sequence[int], target: ExplainTarget, *, map_size: int = 0
+) -> list[SaliencyMap]:
+    """The maps of every view of these panel rows."""
+    if reads_features(model.network):
+        return [contribution_map(model, row, target) for row in rows]
+    data = model.panels.subset(rows)
+    slots, owner = data.views()
+    late = model.network.fusion in ("late", "late-shared")
+    views: list[list[tuple[Any, ...]]] = [[] for _ in rows]
+    last: CellMaps | None = None
+    for batch, owners in zip(slots.split(BATCH), owner.split(BATCH), strict=True):
+        panels = data.plain_batch(batch, torch.device("cpu"))
+        last = cell_maps(model.network, panels, target=target, map_size=map_size)
+        raw = last.on_panel()
+        by_sequence = last.by_sequence() if late else raw[:, None].expand(-1, len(model.sequences), -1, -1)
+        if model.sequences != ("",):
+            by_sequence = by_sequence.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
+        slot_tiles = data.slots_of(batch)
+        for number, row in enumerate(owners.tolist()):
+            views[row].append(
+                tuple(values[number] for values in (slot_tiles, panels, raw, by_sequence, last.contrast()))
+            )
+    if last is None:
+        return []
+    size = (int(last.maps.shape[2]), int(last.maps.shape[3]))
+    peaks = peak_pixels(size, last.shape, last.centres)
+    results = []
+    for row, case_views in zip(rows, views, strict=True):
+        slot_tiles, panels, raw, by_sequence, contrast = map(torch.stack, zip(*case_views, strict=True))
+        # one scale for all views and, for Grad-CAM, all sequences of a case, because they are compared by eye
+        maps = scaled(raw[None], last.method)[0]
+        if late:
+            separate = scaled(by_sequence.flatten(0, 1)[None], last.method)[0].reshape(by_sequence.shape)
+        else:
+            separate = (
+                maps[:, None].expand(-1, by_sequence.shape[1], -1, -1).masked_fill(by_sequence.isnan(), torch.nan)
+            )
+        arrays = [values.numpy() for values in (slot_tiles, panels, maps, separate, raw, contrast)]
+        results.append(SaliencyMap(int(row), *arrays, size, peaks, _grid(data)))  # type: ignore[arg-type,call-arg]
+    return results
+
+
+def contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> SaliencyMap:
+    """The contributions of a panel row to the output of a model on fixed features; of several views, to their mean."""
+    data = model.panels.subset([row])
+    views, _ = data.views()
+    panels = [data.plain_batch(batch_views, torch.device("cpu")) for batch_views in views.split(BATCH)]
+    with torch.no_grad():
+        at = torch.cat([model.network.features(batch) for batch in panels]).mean(dim=0) if len(views) > 1 else None
+    by_batch: list[Contributions] = [contributions(model.network, batch, target, at=at) for batch in panels]
+    panel = torch.cat(panels)
+    # the output is that of the mean features of all views
+    maps = torch.cat([batch.maps for batch in by_batch]) / len(views)
+    total = OutputSum(
+        float(torch.cat([batch.output for batch in by_batch]).mean()),
+        float(by_batch[0].average[0]),
+        float(torch.cat([batch.unplaced for batch in by_batch]).mean()),
+    )
+    by_channel = maps if model.sequences != ("",) else maps.sum(dim=1, keepdim=True)
+    if model.sequences != ("",):
+        missing = panel[:, :, :1, :1].isnan()
+        total = replace(total, unplaced=total.unplaced + float(maps.masked_fill(~missing, 0.0).sum()))
+        by_channel = by_channel.masked_fill(missing, torch.nan)
+    raw = by_channel.nansum(dim=1).clamp(min=0)
+    largest = float(by_channel.abs().nan_to_num().max()) or 1.0
+    shape = (int(raw.shape[1]), int(raw.shape[2]))
+    return SaliencyMap(
+        int(row),
+        data.slots_of(views).numpy(),
+        panel.numpy(),
+        scaled(raw[None], "contributions")[0].numpy(),
+        (by_channel / largest).float().numpy(),
+        raw.numpy(),
+        CellMaps(raw[:, None], shape, None, "contributions").contrast().numpy(),
+        shape,
+        peak_pixels(shape, shape),
+        _grid(data),
+        total,
+    )
+
+
+def _grid(data: PanelDataset) -> tuple[int, int]:
+    return data.settings.rows, data.settings.columns
+
+
+def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
+    """The mean over folds of maps of the same rows; the panels are those of the first fold."""
+    averages = []
+    for of_row in zip(*folds, strict=True):
+        first = of_row[0]
+        means = {
+            name: np.mean([getattr(saliency, name) for saliency in of_row], axis=0)
+            for name in ("maps", "by_sequence", "raw", "contrast")
+        }
+        sums = [saliency.output_sum for saliency in of_row if saliency.output_sum]
+        total = OutputSum(*np.mean([astuple(each) for each in sums], axis=0).tolist()) if sums else None
+        averages.append(replace(first, **means, output_sum=total))
+    return averages

@@ -1,0 +1,89 @@
+"""The command that writes a trained model as graphs for other programs: it takes cases of the run for the check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from casewise.cli.run import Quiet
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.modalities.base import FittedPreprocessing, PanelDataset
+    from casewise.plugins.export.learner import TrainedLearner
+    from casewise.plugins.export.write import Export, RunFacts
+    from casewise.run_folder import RunFolder
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A finished run folder, or a bundle.")],
+    to: Annotated[str, typer.Option(help="onnx or torchscript.")],
+    output: Annotated[Path, typer.Option(help="The output folder: new, empty, or of an earlier export.")],
+    learner: Annotated[
+        list[str] | None, typer.Option(help="Name of a network or baseline; repeat for more [default: all].")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write each learner as one graph, from prepared panels to the mean over its folds, and check it."""
+    from casewise.console import Silent, Terminal
+
+    show = Silent() if quiet else Terminal()
+    with show.bar("export"):
+        written = export_run(model, output, to=to, learners=learner or [], show=show)
+    if not quiet:
+        print(f"wrote {written.folder}")
+
+
+def export_run(
+    path: Path, output: Path, *, to: str = "onnx", learners: Sequence[str] = (), show: Show | None = None
+) -> Export:
+    """Export the learners of a run folder or a bundle; arguments as of `casewise.plugins.export.write.export_model`.
+
+    Raises:
+        CasewiseError: there is no trained model, or it cannot be exported.
+    """
+    from contextlib import nullcontext
+
+    from casewise.console import Silent
+    from casewise.inference.model import load_bundle
+    from casewise.plugins.export.formats import format_named
+    from casewise.plugins.export.write import RunFacts, export_model
+    from casewise.run_folder import RunFolder
+
+    show = show or Silent()
+    format_named(to)
+    model = load_bundle(path)
+    folder = RunFolder(path)
+    is_run = path.is_dir() and folder.study.exists() and folder.splits.exists()
+    with folder.lock() if is_run else nullcontext():
+        facts = _run_facts(folder) if is_run else RunFacts(why_random="a bundle holds no cases")
+        return export_model(model, Path(output), to=to, learners=learners, facts=facts, show=show)
+
+
+def _run_facts(folder: RunFolder) -> RunFacts:
+    """Cases of the run for the check, spread over its table; without its table or images, the reason."""
+    import numpy as np
+
+    from casewise.errors import CasewiseError
+    from casewise.modalities.registry import modality_of
+    from casewise.pipeline.finished import open_finished
+    from casewise.plugins.export.parity import MOST_PANELS
+    from casewise.plugins.export.write import RunFacts
+
+    stackers = folder.stackers.read()
+    try:
+        prepared = open_finished(folder).prepared
+    except CasewiseError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        return RunFacts(why_random=f"the cases of the run cannot be read ({reason})", stackers=stackers)
+    panels = prepared.cohort.panels
+    rows = np.unique(np.linspace(0, len(panels) - 1, min(MOST_PANELS, len(panels))).round().astype(int))
+
+    def cases(learner: TrainedLearner, fitted: FittedPreprocessing) -> PanelDataset:
+        study = prepared.study.of_learner(learner.name)
+        return modality_of(study).dataset(prepared.store, study, panels.iloc[rows], None, fitted)
+
+    return RunFacts(cases, stackers=stackers)

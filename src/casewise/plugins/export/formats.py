@@ -1,0 +1,188 @@
+"""The formats of a graph: how one is written, and how the written file is read again for the check.
+
+A new format is a class with the members of `GraphFormat`, registered in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from casewise.errors import CasewiseError, cut, nearest
+from casewise.plugins.export.operators import PortableOperators
+
+if TYPE_CHECKING:
+    from casewise.plugins.export.graph import LearnerGraph
+
+# One file of ONNX holds at most 2 GiB; the weights of graphs above this size are in a second file.
+LARGEST_ONNX_FILE = 3 * 2**29
+# Libraries that report the steps of their work as messages.
+TALKATIVE = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._export", "torch.fx")
+
+# Panels of each input -> values (B, V) of each output.
+RunGraph = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of the inputs and outputs of a graph, in order."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class GraphFormat(Protocol):
+    """A format of a graph."""
+
+    name: str
+    ending: str
+    reader: str
+
+    def check_installed(self) -> None:
+        """Check that the packages are there.
+
+        Raises:
+            CasewiseError: one is missing; the message names the extra.
+        """
+
+    def write(self, graph: LearnerGraph, panels: Sequence[Tensor], names: Names, path: Path) -> None:
+        """Record a graph with these panels as an example; the numbers of panels, and of images in a bag, stay free.
+
+        Raises:
+            CasewiseError: the graph cannot be recorded.
+        """
+
+    def open(self, path: Path, names: Names) -> RunGraph:
+        """The graph in a file, as a program without casewise runs it, on the CPU."""
+
+
+class Onnx:
+    """ONNX, run by ONNX Runtime."""
+
+    name, ending, reader = "onnx", ".onnx", "onnxruntime"
+
+    def check_installed(self) -> None:
+        """See `GraphFormat`."""
+        packages = ("onnx", "onnxruntime", "onnxscript")
+        if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+            raise CasewiseError(
+                f"--to onnx needs {' and '.join(missing)}: pip install 'casewise[export]'. "
+                "`--to torchscript` needs no further package."
+            )
+
+    def write(self, graph: LearnerGraph, panels: Sequence[Tensor], names: Names, path: Path) -> None:
+        """See `GraphFormat`."""
+        free = {0: torch.export.Dim("batch")} | ({1: torch.export.Dim("images")} if panels[0].ndim == 5 else {})
+        size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
+        with _quiet(), torch.no_grad(), PortableOperators(), _refusing(graph, self.name):
+            torch.onnx.export(
+                graph,
+                tuple(panels),
+                path,
+                dynamo=True,
+                dynamic_shapes=(tuple(free for _ in panels),),
+                input_names=list(names.inputs),
+                output_names=list(names.outputs),
+                external_data=size > LARGEST_ONNX_FILE,
+                verbose=False,
+            )
+
+    def open(self, path: Path, names: Names) -> RunGraph:
+        """See `GraphFormat`."""
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+        def run(panels: Sequence[Tensor]) -> list[Tensor]:
+            inputs = dict(zip(names.inputs, (values.numpy() for values in panels), strict=True))
+            return [torch.from_numpy(values) for values in session.run(list(names.outputs), inputs)]
+
+        return run
+
+
+class TorchScript:
+    """TorchScript, run by libtorch in C++ or by `torch.jit.load` in Python."""
+
+    name, ending, reader = "torchscript", ".pt", "torch.jit.load"
+
+    def check_installed(self) -> None:
+        """Nothing is needed but PyTorch."""
+
+    def write(self, graph: LearnerGraph, panels: Sequence[Tensor], names: Names, path: Path) -> None:
+        """See `GraphFormat`."""
+
+        def recorded(*inputs: Tensor) -> tuple[Tensor, ...]:
+            # a function: of a module, the recorder would also evaluate every property
+            values: tuple[Tensor, ...] = graph(*inputs)
+            return values
+
+        with _quiet(), torch.no_grad(), _refusing(graph, self.name):
+            torch.jit.save(torch.jit.trace(recorded, tuple(panels), check_trace=False), str(path))
+
+    def open(self, path: Path, names: Names) -> RunGraph:
+        """See `GraphFormat`."""
+        with _quiet():
+            module: Any = torch.jit.load(str(path), map_location="cpu")
+
+        def run(panels: Sequence[Tensor]) -> list[Tensor]:
+            with torch.inference_mode():
+                return list(module(*panels))
+
+        return run
+
+
+FORMATS: dict[str, GraphFormat] = {each.name: each for each in (Onnx(), TorchScript())}
+
+
+def format_named(name: str) -> GraphFormat:
+    """The format of a name, after checking that its packages are installed.
+
+    Raises:
+        CasewiseError: there is none of this name, or a package is missing.
+    """
+    if name not in FORMATS:
+        raise CasewiseError(f"--to: {cut(name)} is none of {', '.join(FORMATS)}.{nearest(name, FORMATS)}")
+    FORMATS[name].check_installed()
+    return FORMATS[name]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the messages of libraries on what they do."""
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _refusing(graph: LearnerGraph, name: str) -> Iterator[None]:
+    """Errors of a recorder as one sentence that names the learner."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = (str(cause) or type(cause).__name__).strip().splitlines()
+        other = next(each for each in FORMATS if each != name)
+        raise CasewiseError(
+            f"{graph.name} cannot be exported to {name}: {cut(lines[0])}. Try --to {other}, or select other learners "
+            "with --learner."
+        ) from error

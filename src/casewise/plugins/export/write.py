@@ -1,0 +1,216 @@
+"""Writing an export: the graph of each learner, checked, and what a person needs to feed it."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import counted
+from casewise.files import checksum, make_folder, staging_folder, write_atomic, write_json
+from casewise.plugins.export.formats import format_named
+from casewise.plugins.export.learner import TrainedLearner, selected_members
+from casewise.plugins.export.parity import check_parity, random_sample, sample_of_cases, with_gaps
+from casewise.run_folder.own_folder import check_folder
+from casewise.version import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from casewise.console import Show
+    from casewise.inference.bundle import Bundle
+    from casewise.inference.model import TrainedModel
+    from casewise.modalities.base import FittedPreprocessing, PanelDataset
+    from casewise.plugins.export.formats import GraphFormat
+    from casewise.plugins.export.parity import Parity
+
+FORMAT = "casewise-export-1"
+DESCRIPTION, PAGE = "preprocessing.json", "README.md"
+
+# From a study and a preparation to panels of some of its cases.
+Cases = Callable[[TrainedLearner, "FittedPreprocessing"], "PanelDataset"]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What only the folder of a run has.
+
+    Attributes:
+        cases: panels of some cases of the run, on which graphs are checked; None: on random panels.
+        why_random: why there are none.
+        stackers: the coefficients of learners that combine others, by name and target.
+    """
+
+    cases: Cases | None = None
+    why_random: str = ""
+    stackers: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Export:
+    """The folder that was written, with the files of graphs and the result of the check of each learner."""
+
+    folder: Path
+    graphs: dict[str, Path]
+    parity: dict[str, Parity]
+
+
+def export_model(
+    model: TrainedModel, output: Path, *, to: str, learners: Sequence[str], facts: RunFacts, show: Show
+) -> Export:
+    """Write one checked graph for each learner, `preprocessing.json` and `README.md`.
+
+    Nothing is written unless every graph agrees with casewise. Files of an earlier export of the same learners are
+    replaced.
+
+    Args:
+        to: the name of a format of `casewise.plugins.export.formats.FORMATS`.
+        learners: names; by default all.
+
+    Raises:
+        CasewiseError: there is no such format or learner, a package is missing, a learner cannot be exported, a graph
+            differs from casewise, or the folder has other files.
+    """
+    graph_format = format_named(to)
+    members = selected_members(model.members, learners)
+    check_folder(output, [DESCRIPTION], "an export")
+    records, parity = [], {}
+    with staging_folder(output) as temporary:
+        for folds in members:
+            learner = TrainedLearner.of(folds)
+            path = temporary / f"{learner.file_stem}{graph_format.ending}"
+            result = _write_graph(learner, path, graph_format, facts)
+            parity[learner.name] = result
+            records.append(describe(learner, path, result))
+            source = "panels of the run" if result.source == "cases" else "random panels"
+            show.line(
+                "export",
+                f"{learner.name}: {path.name}, {counted(len(folds), 'fold')}; largest difference from casewise "
+                f"{result.largest:.1e} on {result.panels} {source}",
+            )
+        if facts.cases is None and facts.why_random:
+            show.line("", f"checked on random panels: {facts.why_random}")
+        description = {
+            "format": FORMAT,
+            "casewise": __version__,
+            "graphs": graph_format.name,
+            "learners": records,
+            "decisions": dict(model.decisions),
+            "stackers": dict(facts.stackers),
+        }
+        make_folder(output)
+        for file in sorted(temporary.iterdir()):
+            os.replace(file, output / file.name)
+    write_atomic(output / PAGE, page(description, facts.why_random if facts.cases is None else ""))
+    write_json(output / DESCRIPTION, description)
+    graphs = {record["learner"]: output / record["file"] for record in records}
+    return Export(output, graphs, parity)
+
+
+def _write_graph(learner: TrainedLearner, path: Path, graph_format: GraphFormat, facts: RunFacts) -> Parity:
+    """Write the graph of a learner and check the file."""
+    if facts.cases is None:
+        sample = random_sample(learner)
+    else:
+        cases = facts.cases
+        sample = sample_of_cases([cases(learner, fitted) for fitted in learner.fitted])
+    sample = with_gaps(sample, sequences=learner.may_lack_sequences)
+    # the example for the recording is random: sizes of 1 would be taken as fixed
+    graph_format.write(learner.graph(), random_sample(learner).panels, learner.names, path)
+    return check_parity(learner, graph_format.open(path, learner.names), sample, graph_format.reader)
+
+
+def _fold(member: Bundle) -> int | str:
+    """The number of a network's fold, from 1, or `all`."""
+    return "all" if member.origin.get("final") else member.fold + 1
+
+
+def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, Any]:
+    """The inputs and outputs of a graph and how panels are prepared, as JSON."""
+    study, names, member = learner.study, learner.names, learner.members[0]
+    shape = ["batch", *(["images"] if learner.bags else []), *learner.tile_shape]
+    settings = study.modality_settings
+    return {
+        "learner": learner.name,
+        "file": path.name,
+        # large ONNX graphs have a second file with their weights, named after the first
+        "sha256": {file.name: checksum(file) for file in sorted(path.parent.glob(f"{glob.escape(path.name)}*"))},
+        "folds": [_fold(member) for member in learner.members],
+        "inputs": [
+            {
+                "name": name,
+                "shape": shape,
+                "dtype": "float32",
+                "range": [0.0, 1.0],
+                "channels": list(learner.channels),
+                "missing": _missing(learner),
+                "fitted": fitted,
+                "folds": [_fold(m) for m, read in zip(learner.members, learner.reads, strict=True) if read == number],
+            }
+            for number, (name, fitted) in enumerate(zip(names.inputs, learner.fitted, strict=True))
+        ],
+        "outputs": [
+            {
+                "name": name,
+                "target": output.name,
+                "kind": output.kind,
+                "shape": ["batch", len(output.target_kind.columns(output.classes))],
+                "dtype": "float32",
+                "classes": record["classes"],
+                "range": record["range"],
+                "level": record["level"],
+            }
+            for name, output, record in zip(names.outputs, learner.outputs, member.outputs, strict=True)
+        ],
+        "preparation": {
+            "modality": study.modality_name,
+            "images": study.images.model_dump(mode="json", include={"size", "fit", "padding", "channels"}),
+            "settings": settings.model_dump(mode="json") if settings is not None else {},
+            "panels": {
+                "by": study.panels.by,
+                "grid": [study.panels.rows, study.panels.columns],
+                "pooling": study.panels.pooling,
+            },
+        },
+        "in_graph": {
+            "normalisation": True,
+            "mirrored_panels": learner.flips,
+            "mean_over_folds": True,
+            "clipped_to_range": True,
+        },
+        "trained_with": member.compute.precision,
+        "parity": parity.as_json(),
+    }
+
+
+def _missing(learner: TrainedLearner) -> str:
+    """What is NaN in an input, in words of the file."""
+    empty = "an image of NaN is an empty slot" if learner.bags else ""
+    absent = "a channel of NaN is a missing sequence" if learner.may_lack_sequences else ""
+    return "; ".join(text for text in (empty, absent) if text) or "nothing may be NaN"
+
+
+def page(description: Mapping[str, Any], why_random: str) -> str:
+    """The page for people of a description, in Markdown; `why_random` is why no cases of a run were compared."""
+    text = _template().render(export=description, why_random=why_random)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        autoescape=False,  # noqa: S701 (a Markdown page is not HTML)
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("README.md.j2")

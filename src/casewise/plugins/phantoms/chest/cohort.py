@@ -1,0 +1,184 @@
+"""The chest phantom: synthetic films with signs inside the lungs, and shortcuts only where they are requested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from casewise.plugins.phantoms.chest.anatomy import Chest, chest
+from casewise.plugins.phantoms.chest.film import MACHINES, Film, draw
+from casewise.plugins.phantoms.chest.signs import FINDINGS, sign
+from casewise.plugins.phantoms.draws import balanced_class, stream
+from casewise.plugins.phantoms.folder import (
+    CohortFolder,
+    Labels,
+    PhantomKind,
+    Progress,
+    check_choice,
+    check_settings,
+    encoded,
+)
+
+SMALLEST = 48
+SOURCES = ("north", "south")
+# With two sources: how many of ten subjects come from the north, in the first class and in the others.
+FROM_NORTH = (9, 2)
+# The letter in the corner of each class; the second class has none.
+LETTERS = ("L", "", "R")
+FIRST_DAY, DAYS = date(2020, 1, 6), 700
+COLUMNS = ("path", "subject", "visit", "view", "label", "source", "sex", "age", "date", "lung_mask", "synthetic")
+CONTENTS = """\
+Every film in this folder was drawn by casewise from random numbers. No person was X-rayed, and nothing here may be used
+to judge how well a model does on patients.
+
+cases.csv     one row for each film
+phantom.json  the settings, the seed, and the truth: which sign was drawn into each subject's films
+images/       <subject>/<visit>.jpg or .png, each marked as synthetic in its comment
+masks/        <subject>/<visit>.png, 255 inside the lungs
+"""
+
+
+CHEST = PhantomKind("chest", COLUMNS, CONTENTS, "films", (SMALLEST, 4096), FINDINGS)
+
+
+@dataclass(frozen=True)
+class ChestSettings:
+    """Everything that determines the bytes of the cohort.
+
+    Every subject has `images` films. A film has about `size` (width, height) pixels. `marker="corner"` burns a letter
+    that follows the class into one corner. Two `sources` are two hospitals with different exposures and film sizes;
+    the first has nine tenths of the first class and a fifth of the others. `labels="shuffled"` permutes the labels
+    between subjects after the films are drawn, so that nothing can be learned.
+    """
+
+    subjects: int = 60
+    images: int = 1
+    classes: tuple[str, ...] = FINDINGS
+    size: tuple[int, int] = (320, 320)
+    seed: int = 0
+    labels: Labels = "true"
+    marker: Literal["corner", None] = None
+    sources: Literal[1, 2] = 1
+
+
+def make_chest(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
+    """Draw a chest phantom into `folder` and return the path of its `cases.csv`, one row a film.
+
+    A subject's films are taken on different days, each a visit: the same anatomy with slightly different exposure and
+    position. Classes are as equal in number as possible and independent of anatomy, sex, age, date and file format.
+    The size of a film varies by 8 %; every film has a mask of its lungs. The same settings give the same bytes, and a
+    subject's films do not depend on the number of subjects.
+
+    Signs of disease are drawn inside the lungs only and leave the mean brightness of any eighth of the film unchanged,
+    so nothing else reveals the class unless `marker` or `sources` request it.
+
+    Args:
+        settings: the fields of `ChestSettings`.
+        progress: receives the numbers of finished films and of all films.
+
+    Raises:
+        CasewiseError: a setting is out of range, or the folder contains something that is not a chest phantom.
+    """
+    options = ChestSettings(**settings)
+    check_settings(options, CHEST)
+    seed = options.seed
+    cohort = CohortFolder(folder, CHEST, options, options.subjects * options.images, progress)
+    findings = [finding_of(seed, number, options.classes) for number in range(options.subjects)]
+    labels = findings
+    if options.labels == "shuffled":
+        order = stream(seed, "shuffled labels", options.subjects).permutation(options.subjects)
+        labels = [findings[other] for other in order]
+    truth: list[dict[str, Any]] = []
+    for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
+        source = _source(options, number, finding)
+        patient = chest(seed, number)
+        truth.append({"subject": patient.name, "finding": finding, "label": label, "source": source})
+        person = {
+            "subject": patient.name,
+            "label": label,
+            "source": source,
+            "sex": patient.sex,
+            "age": patient.age,
+            "view": "PA",
+        }
+        for image, day in enumerate(_days(seed, number, options.images)):
+            path, mask = _save(cohort, patient, image, _draw(options, patient, image, finding, source))
+            cohort.add(path=path, visit=image + 1, date=day.isoformat(), lung_mask=mask, **person)
+    return cohort.finish(truth)
+
+
+def draw_film(
+    subject_number: int, *, finding: str, image: int = 0, seed: int = 0, size: tuple[int, int] = (320, 320)
+) -> Film:
+    """Return one film of a subject with any finding, with its lungs and the contribution of the sign; counts from 0.
+
+    Raises:
+        CasewiseError: no such finding.
+
+    >>> film = draw_film(0, finding="pneumonia", size=(96, 80))
+    >>> film.picture.shape, bool((film.sign[~film.lungs] == 0).all())
+    ((80, 96), True)
+    """
+    check_choice("The finding", finding, FINDINGS)
+    patient = chest(seed, subject_number)
+    return draw(seed, patient, image=image, ill=sign(seed, patient, finding), size=size)
+
+
+def finding_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
+    """Return the finding of subject `number`; each block of `len(classes)` subjects has each class once."""
+    return balanced_class(seed, "classes", number, classes)
+
+
+def _source(settings: ChestSettings, number: int, finding: str) -> str:
+    """Return the hospital of a subject; every ten subjects of a class have exactly the stated shares."""
+    if settings.sources == 1:
+        return SOURCES[0]
+    ten, position = divmod(number // len(settings.classes), 10)
+    rank = int(stream(settings.seed, "source", finding, ten).permutation(10)[position])
+    return SOURCES[0 if rank < FROM_NORTH[finding != settings.classes[0]] else 1]
+
+
+def _days(seed: int, number: int, images: int) -> list[date]:
+    random = stream(seed, "days", number)
+    days = [FIRST_DAY + timedelta(days=int(random.integers(DAYS)))]
+    while len(days) < images:
+        days.append(days[-1] + timedelta(days=int(random.integers(1, 15))))
+    return days
+
+
+def _draw(settings: ChestSettings, patient: Chest, image: int, finding: str, source: str) -> Film:
+    machine = MACHINES["any" if settings.sources == 1 else source]
+    random = stream(settings.seed, "native size", patient.number, image)
+    width, height = (max(round(side * random.uniform(*machine.enlarged)), SMALLEST) for side in settings.size)
+    ill = sign(settings.seed, patient, finding)
+    film = draw(settings.seed, patient, image=image, ill=ill, size=(width, height), machine=machine)
+    if settings.marker is not None:
+        random = stream(settings.seed, "marker", patient.number, image)
+        _burn_in(film.picture, LETTERS[settings.classes.index(finding)], random)
+    return film
+
+
+def _burn_in(picture: NDArray[np.uint8], letter: str, random: np.random.Generator) -> None:
+    """Write a letter into the upper left corner in place, at a slightly varying position."""
+    unit = min(picture.shape)
+    size = max(0.075 * unit, 6.0)
+    left, top = (round(float(value)) for value in 0.025 * unit + random.uniform(0, 0.02 * unit, 2))
+    # A letter of this font is 21 pixels high at a scale of 1, and is positioned by its lower left corner.
+    corner = (left, top + round(size))
+    thickness = max(round(size / 7), 1)
+    cv2.putText(picture, letter, corner, cv2.FONT_HERSHEY_SIMPLEX, size / 21, 250, thickness, cv2.LINE_AA)
+
+
+def _save(cohort: CohortFolder, patient: Chest, image: int, film: Film) -> tuple[str, str]:
+    """Write a film and its mask; return their paths relative to the folder."""
+    suffix = ".png" if stream(cohort.settings.seed, "format", patient.number, image).random() < 0.5 else ".jpg"
+    path, mask = f"images/{patient.name}/{image + 1}{suffix}", f"masks/{patient.name}/{image + 1}.png"
+    cohort.save(path, encoded(film.picture, suffix))
+    cohort.save(mask, encoded(film.lungs.astype(np.uint8) * np.uint8(255), ".png"))
+    return path, mask

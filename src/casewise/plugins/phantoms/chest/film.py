@@ -1,0 +1,264 @@
+"""One synthetic chest film: an anatomy in front of an X-ray tube, with or without a sign of disease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from casewise.plugins.phantoms.chest.anatomy import Chest, Rib
+from casewise.plugins.phantoms.chest.canvas import Canvas, Floats, Points, breathed, circle
+from casewise.plugins.phantoms.chest.signs import GRID, MARGIN, RAMP, Sign, paint, spread
+from casewise.plugins.phantoms.draws import stream
+
+# A film with more pixels a side is drawn smaller, enlarged, and given new grain, which saves time.
+DRAWN_AT_MOST = 640
+TEXTURES = ((1.0, "texture"), (0.4, "texture"), (3.5, "texture"), (5.0, "unevenness"), (10.0, "unevenness"))
+SIGN_AT_MOST = 160  # a sign is smooth, so it is computed on at most this many pixels a side
+
+
+@dataclass(frozen=True)
+class Film:
+    """A drawn film: `picture` `(H, W) uint8`, `lungs` `(H, W) bool`, and `sign` `(H, W) float32`.
+
+    `sign` is the contribution of the disease in grey levels, zero outside the lungs.
+    """
+
+    picture: NDArray[np.uint8]
+    lungs: NDArray[np.bool_]
+    sign: Floats
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The ranges of a hospital's films: contrast, brightness, grain, and size relative to the requested size."""
+
+    contrast: tuple[float, float]
+    gamma: tuple[float, float]
+    grain: tuple[float, float]
+    enlarged: tuple[float, float]
+
+
+MACHINES = {
+    "any": Machine((1.9, 3.3), (0.8, 1.25), (0.8, 4.6), (0.92, 1.08)),
+    "north": Machine((2.7, 3.2), (1.0, 1.25), (0.8, 2.2), (0.96, 1.04)),
+    "south": Machine((2.0, 2.5), (0.68, 0.9), (3.0, 5.4), (1.16, 1.26)),
+}
+
+
+def draw(
+    seed: int,
+    patient: Chest,
+    *,
+    image: int,
+    ill: Sign | None,
+    size: tuple[int, int],
+    machine: Machine = MACHINES["any"],
+) -> Film:
+    """Draw film `image` (from 0) of a subject in `size` (width, height) pixels.
+
+    The rest of the film, including the grain, is the same with and without a sign.
+    """
+    random = stream(seed, "film", patient.name, image)
+    shrink = min(1.0, DRAWN_AT_MOST / max(size))
+    shape = (max(round(size[1] * shrink), 1), max(round(size[0] * shrink), 1))
+    forward, scale = _position(seed, patient, random, shape)
+    canvas = Canvas(forward, scale, shape)
+    breath = float(random.uniform(-0.012, 0.012))
+    density, lungs, room = _density(seed, patient, canvas, breath)
+    grey, slope = _exposed(density, lungs, machine, random)
+    grey = cv2.GaussianBlur(grey, (0, 0), max(0.0014 * scale, 0.35)).astype(np.float32, copy=False)
+    added = np.zeros(shape, np.float32) if ill is None else _sign(ill, canvas, breath, room, slope)
+    _collimate(grey, stream(seed, "collimation", patient.number))
+    return _developed(grey, added, lungs > 127, float(random.uniform(*machine.grain)), random, size)
+
+
+def _position(seed: int, patient: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
+    """Return the affine map from body units to pixels, and pixels a body unit; a subject's films are similar."""
+    subject_random = stream(seed, "position", patient.number)
+    turn = np.deg2rad(subject_random.uniform(-4, 4) + film.uniform(-1.2, 1.2))
+    shift = subject_random.uniform((-0.05, -0.06), (0.05, 0.06)) + film.uniform(-0.012, 0.012, 2)
+    # The tops of the lungs are always on the film.
+    top = min(float(lung[:, 1].min()) for lung in patient.lungs)
+    zoom = min(subject_random.uniform(0.86, 1.24) * film.uniform(0.985, 1.015), 0.465 / max(-(top + shift[1]), 0.3))
+    scale = min(shape) * zoom
+    linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
+    return np.column_stack([linear, middle + scale * shift]), float(scale)
+
+
+def _density(seed: int, patient: Chest, canvas: Canvas, breath: float) -> tuple[Floats, NDArray[np.uint8], Floats]:
+    """Return the density of each pixel, the visible lungs (0-255), and the area for signs (0-1)."""
+    much = patient.densities
+    inner = [breathed(lung, breath) for lung in patient.lungs]
+    torso = canvas.fill(patient.torso)
+    arms = canvas.bands([(arm, 2 * patient.arm_width, 255) for arm in patient.arms])
+    deep = canvas.depth(torso)
+    skin, bulk = np.exp(deep * np.float32(-1 / 0.022)), np.exp(deep * np.float32(-1 / 0.12))
+    body = 1 - np.float32(0.75) * skin - np.float32(0.25) * bulk
+    limbs = 1 - np.exp(canvas.depth(arms) * np.float32(-1 / 0.03))
+    body = np.maximum(body, np.float32(0.8) * limbs)
+    density = np.float32(much["body"]) * body
+
+    middle = canvas.rounded(canvas.fill(breathed(patient.heart, breath), patient.mediastinum), 0.014)
+    abdomen = canvas.fill(breathed(patient.abdomen, breath))
+    whole = canvas.fill(*inner)
+    lungs = cv2.subtract(whole, cv2.max(middle, abdomen)).astype(np.uint8, copy=False)
+    depth = canvas.depth(lungs)
+    air = np.float32(0.66) + np.float32(0.34) * (1 - np.exp(depth * np.float32(-1 / 0.045)))
+    y = canvas.rows()
+    # The bases contain more blood and muscle than the tops.
+    air *= np.clip(np.float32(0.94) - np.float32(0.32) * y, 0.75, 1.1)
+    density -= np.float32(0.38 * much["air"]) * air * canvas.soft(lungs, 0.003)
+    # Lung behind the heart and below the dome makes their outlines visible.
+    density -= np.float32(0.10 * much["air"]) * canvas.soft(whole - np.minimum(whole, lungs), 0.012)
+
+    fill = 1 - np.exp(canvas.depth(abdomen) * np.float32(-1 / 0.06))
+    below = np.float32(0.5) * canvas.soft(abdomen, 0.003) + np.float32(0.5) * fill
+    bulge = 1 - np.exp(canvas.depth(middle) * np.float32(-1 / 0.05))
+    bulge = np.float32(0.45) * canvas.soft(middle, 0.004) + np.float32(0.55) * bulge
+    bulge *= np.clip((y + 0.56) / 0.48, 0.2, 1)
+    bulge, below = np.float32(much["heart"]) * bulge, np.float32(much["abdomen"]) * below * body
+    # Heart and liver have the same density, so the border between them is invisible below the dome.
+    density += np.maximum(bulge, below) + np.float32(0.25) * np.minimum(bulge, below)
+    if patient.bubble is not None:
+        density -= np.float32(0.12) * canvas.soft(canvas.fill(breathed(patient.bubble, breath)), 0.012)
+    # Exposure is uneven: one side of the film receives more rays, and the bases are thicker than the tops.
+    density += np.float32(much["across"]) * canvas.columns() * body
+    density += np.float32(much["down"]) * y * body
+    _bones(patient, canvas, density, body, canvas.soft(lungs, 0.02))
+    if patient.breasts:
+        density += np.float32(much["breasts"]) * canvas.soft(canvas.fill(*patient.breasts), 0.012) * body
+    _texture(seed, patient, canvas, density, body, canvas.soft(lungs), breath)
+    room = np.clip((depth - np.float32(MARGIN)) * np.float32(1 / RAMP), 0, 1)
+    return density, lungs, room
+
+
+def _bones(patient: Chest, canvas: Canvas, density: Floats, body: Floats, over: Floats) -> None:
+    """Add spine, trachea, ribs, clavicles, arms and shoulder blades in place; `over` is 1 in front of the lungs."""
+    much = patient.densities
+    discs = np.float32(0.75) + np.float32(0.25) * np.cos(canvas.rows() * np.float32(2 * np.pi / 0.062))
+    column = canvas.bands([(patient.spine, 0.066, 190), (patient.spine, 0.012, 255)])
+    density += np.float32(much["spine"]) * canvas.soft(column, 0.006) * discs
+    density -= np.float32(0.09) * canvas.soft(canvas.bands([(patient.trachea, 0.034, 255)]), 0.006)
+
+    ribs = canvas.soft(_rib_layer(canvas, patient.ribs, front=False), 0.0018)
+    front = canvas.soft(_rib_layer(canvas, patient.ribs, front=True), 0.003)
+    # Ribs end in front in cartilage, which is hardly visible.
+    out = np.abs(canvas.columns())
+    front *= np.clip((out - 0.10) / 0.12, 0, 1)
+    shown = np.float32(0.25) + np.float32(0.75) * over
+    density += np.float32(much["ribs"]) * (ribs + np.float32(much["front"]) * front) * shown * body
+
+    bars = [(line, 0.028, 255) for line in patient.clavicles]
+    marrow = [(line[1:-1], 0.014, 140) for line in patient.clavicles]
+    ends = np.clip((0.43 - out) / 0.12, 0.1, 1)
+    density += np.float32(much["clavicles"]) * canvas.soft(canvas.bands(bars + marrow), 0.003) * ends * body
+    blades = canvas.fill(*patient.scapulae)
+    rim = canvas.bands([(np.vstack([blade, blade[:1]]), 0.011, 255) for blade in patient.scapulae])
+    density += np.float32(much["scapulae"]) * (canvas.soft(blades, 0.008) + canvas.soft(rim, 0.004)) * body
+    humeri = canvas.bands([(arm, 0.05, 255) for arm in patient.arms] + [(arm, 0.024, 150) for arm in patient.arms])
+    density += np.float32(0.09) * canvas.soft(humeri, 0.004) * body
+    if patient.leads:
+        wires = canvas.bands([(lead, 0.005, 255) for lead in patient.leads])
+        density += np.float32(0.11) * canvas.soft(wires, 0.001) * body
+        buttons = [circle(x, y, 0.008) for x, y in (lead[-1] for lead in patient.leads)]
+        density += np.float32(0.16) * canvas.soft(canvas.fill(*buttons), 0.001)
+
+
+def _rib_layer(canvas: Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArray[np.uint8]:
+    """Return the ribs' shadows: their rims are hard bone and brighter than the middle."""
+    lines: list[tuple[Points, float, int]] = []
+    for rib in ribs:
+        line, bright = (rib.before, 200) if front else (rib.behind, 215)
+        bright = min(round(bright * rib.clear), 255)
+        lines += [(line, rib.width, bright), (line, rib.width * 0.6, round(bright * 0.5))]
+    return canvas.bands(lines)
+
+
+def _texture(
+    seed: int, patient: Chest, canvas: Canvas, density: Floats, body: Floats, air: Floats, breath: float
+) -> None:
+    """Add vessels, hila and the fine unevenness of all tissue in place."""
+    much = patient.densities
+    random = stream(seed, "texture", patient.number)
+    vessels = canvas.soft(canvas.threads(breathed(patient.vessels, breath), patient.calibre), 0.0014)
+    density += np.float32(much["vessels"]) * vessels * air
+    height, width = canvas.shape
+    columns, rows = np.arange(width, dtype=np.float32)[None, :], np.arange(height, dtype=np.float32)[:, None]
+    for x, y in patient.hila @ canvas.forward[:, :2].T + canvas.forward[:, 2]:
+        across = np.exp(np.square((columns - x) / (0.035 * canvas.scale)) * np.float32(-0.5))
+        along = np.exp(np.square((rows - y) / (0.055 * canvas.scale)) * np.float32(-0.5))
+        density += np.float32(0.07) * across * along
+    for zoom, name in TEXTURES:
+        grid = random.standard_normal((GRID, GRID), dtype=np.float32)
+        density += np.float32(much[name]) * spread(grid, canvas.inverse / zoom, canvas.shape) * body
+
+
+def _exposed(
+    density: Floats, lungs: NDArray[np.uint8], machine: Machine, random: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Return grey levels (0-255) by the film's S-shaped curve, and its slope: grey levels a unit of density."""
+    inside = lungs > 127
+    dark = float(density[inside].mean()) if inside.any() else 0.2
+    bright = float(np.percentile(density[::3, ::3], 88))
+    contrast = random.uniform(*machine.contrast) / max(bright - dark, 0.1)
+    level = dark + (bright - dark) * random.uniform(0.25, 0.44)
+    black, white = random.uniform(0, 12), random.uniform(225, 250)
+    gamma = random.uniform(*machine.gamma)
+    # The sigmoid of density to the power gamma, and its derivative, in one pass over the pixels.
+    curve = 1 / (1 + np.exp((density - np.float32(level)) * np.float32(-contrast)))
+    bent = curve ** np.float32(gamma)
+    slope = np.float32((white - black) * contrast * gamma) * bent * (1 - curve)
+    return np.float32(black) + np.float32(white - black) * bent, slope
+
+
+def _sign(ill: Sign, canvas: Canvas, breath: float, room: Floats, slope: Floats) -> Floats:
+    """Return the sign at the size of the film, computed on fewer pixels."""
+    height, width = room.shape
+    fewer = min(1.0, SIGN_AT_MOST / max(height, width))
+    small = (max(round(width * fewer), 1), max(round(height * fewer), 1))
+    step = np.array([width / small[0], height / small[1]])
+    # Pixel centres: pixel i of the small film is at (i + 0.5) * step - 0.5 of the large one.
+    inverse = canvas.inverse.copy()
+    inverse[:, 2] += inverse[:, :2] @ (0.5 * step - 0.5) - [0, breath * 0.8]
+    inverse[:, :2] *= step
+    small_film, steep = (
+        cv2.resize(values, small, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
+        for values in (room, slope)
+    )
+    coarse = paint(ill, inverse, small_film, steep, canvas.scale * fewer)
+    grown = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+    return grown * (room > 0)
+
+
+def _collimate(grey: Floats, random: np.random.Generator) -> None:
+    """Blacken a strip at some edges in place, as of a narrow beam, in one film of five."""
+    if random.random() > 0.2:
+        return
+    height, width = grey.shape
+    left, right, top, bottom = random.uniform(0, 0.035, 4) * (random.random(4) < 0.5)
+    dark = np.float32(0.12)
+    grey[:, : round(left * width)] *= dark
+    grey[:, width - round(right * width) :] *= dark
+    grey[: round(top * height)] *= dark
+    grey[height - round(bottom * height) :] *= dark
+
+
+def _developed(
+    grey: Floats,
+    added: Floats,
+    lungs: NDArray[np.bool_],
+    grain: float,
+    random: np.random.Generator,
+    size: tuple[int, int],
+) -> Film:
+    """Return 8-bit pixels of the requested size, with grain."""
+    if grey.shape != size[::-1]:
+        grey, added = (cv2.resize(v, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) for v in (grey, added))
+        lungs = cv2.resize(lungs.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    speckle = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(grain)
+    picture = cv2.convertScaleAbs(np.maximum(grey + added + speckle, 0)).astype(np.uint8, copy=False)
+    return Film(picture, lungs, added)

@@ -1,0 +1,108 @@
+"""The command that draws synthetic cohorts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Where to write the images and the table.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="psoriasis, chest (radiographs), slides (skin biopsies), regions (cut from slides) or pancreas (MRI)."
+        ),
+    ] = "psoriasis",
+    subjects: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of subjects [default: 30; chest, pancreas 60; slides, regions 40]."),
+    ] = None,
+    visits: Annotated[int | None, typer.Option(min=1, help="psoriasis: visits of each subject [default: 6].")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Width x height in pixels [default: 492x326; chest 320x320; slides 2048x1536; regions 512x512; "
+            "pancreas, in plane, 96x96]."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: another number draws another cohort.")] = 0,
+    labels: Annotated[str, typer.Option(help="true, or shuffled between subjects.")] = "true",
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="chest, slides, regions: images of each subject [default: 1; regions 6]."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Two or more classes; chest: covid,no_finding,pneumonia; slides, regions: normal,early,late; "
+            "pancreas: normal,low,high [default: all]."
+        ),
+    ] = None,
+    marker: Annotated[
+        str | None, typer.Option(help="chest: corner draws a letter that depends on the class [default: none].")
+    ] = None,
+    sources: Annotated[
+        int | None,
+        typer.Option(min=1, max=2, help="chest: number of hospitals, 1 or 2; two have different classes [default: 1]."),
+    ] = None,
+    twins: Annotated[
+        int | None,
+        typer.Option(min=1, help="chest: number of copies under new subjects, for each of twelve alterations."),
+    ] = None,
+    stains: Annotated[
+        str | None,
+        typer.Option(help="slides, regions: alike, or own, which gives each subject another stain [default: alike]."),
+    ] = None,
+    missing: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="pancreas: share of subjects that lack one sequence [default: 0]."),
+    ] = None,
+    lesion: Annotated[
+        str | None,
+        typer.Option(help="pancreas: cysts, or planted (a bright ball); both depend on the grade [default: cysts]."),
+    ] = None,
+) -> None:
+    """Draw a synthetic cohort with known truth, marked as synthetic everywhere."""
+    from casewise.console import Terminal
+    from casewise.errors import CasewiseError, nearest
+    from casewise.plugins.phantoms.chest import ChestSettings, make_chest, plant_twins
+    from casewise.plugins.phantoms.pancreas import PancreasSettings, make_pancreas
+    from casewise.plugins.phantoms.psoriasis import PsoriasisSettings, make_psoriasis
+    from casewise.plugins.phantoms.slides import RegionSettings, SkinSettings, make_regions, make_slide_phantom
+
+    kinds: dict[str, tuple[Callable[..., Path], type]] = {
+        "psoriasis": (make_psoriasis, PsoriasisSettings),
+        "chest": (make_chest, ChestSettings),
+        "slides": (make_slide_phantom, SkinSettings),
+        "regions": (make_regions, RegionSettings),
+        "pancreas": (make_pancreas, PancreasSettings),
+    }
+    if kind not in kinds:
+        raise CasewiseError(f"--kind is one of {', '.join(kinds)}; found {kind!r}.{nearest(kind, kinds)}")
+    make, settings = kinds[kind]
+    options: dict[str, Any] = {"subjects": subjects, "visits": visits, "size": size, "seed": seed, "labels": labels}
+    options |= {"images": images, "classes": classes, "marker": marker, "sources": sources, "twins": twins}
+    options |= {"stains": stains, "missing": missing, "lesion": lesion}
+    options = {name: value for name, value in options.items() if value is not None}
+    allowed = {field.name for field in fields(settings)} | ({"twins"} if kind == "chest" else set())
+    for name in options:
+        if name not in allowed:
+            raise CasewiseError(f"--{name} is not for --kind {kind}; leave it out.")
+    if size is not None:
+        width, _, height = size.partition("x")
+        if not (width.isdigit() and height.isdigit()):
+            raise CasewiseError(f"--size is written as width x height, such as 320x320; found {size!r}.")
+        options["size"] = (int(width), int(height))
+    if classes is not None:
+        options["classes"] = tuple(name.strip() for name in classes.split(","))
+    options.pop("twins", None)
+    with Terminal().bar("phantom") as bar:
+        table = make(folder, progress=lambda done, total: bar(done, total), **options)
+        if twins:
+            plant_twins(table, each=twins, seed=seed)
+    print(f"wrote {table}")

@@ -1,0 +1,241 @@
+"""The abdomen of a pancreas phantom: the positions of a subject's organs, in the order of painting.
+
+Positions are in millimetres from the middle of the body at the height of the pancreas, in the order right, front, up
+(RAS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+
+from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.pancreas.shapes import Ellipsoid, Point, Shape, Trunk, Tube, curve
+
+# The signal of a tissue on T1 and T2 without fat suppression, relative to fat on T1 and fluid on T2; not measured.
+TISSUES: dict[str, tuple[float, float]] = {
+    "skin": (0.42, 0.30),
+    "fat": (0.95, 0.66),
+    "muscle": (0.36, 0.17),
+    "marrow": (0.60, 0.40),
+    "bone": (0.08, 0.05),
+    "disc": (0.34, 0.34),
+    "fluid": (0.13, 1.00),
+    "cord": (0.40, 0.42),
+    "liver": (0.53, 0.27),
+    "bile": (0.26, 0.97),
+    "spleen": (0.36, 0.50),
+    "cortex": (0.46, 0.56),
+    "medulla": (0.33, 0.70),
+    "pancreas": (0.63, 0.38),
+    "blood": (0.19, 0.06),
+    "vein": (0.27, 0.13),
+    "bowel": (0.40, 0.33),
+    "gas": (0.02, 0.02),
+    "lung": (0.05, 0.04),
+    "stool": (0.46, 0.26),
+    "wall": (0.50, 0.24),
+    "nodule": (0.80, 0.30),
+    "lesion": (0.95, 1.00),
+}
+PANCREAS: tuple[Point, ...] = (
+    (29.0, 4.0, -18.0),
+    (33.0, 11.0, -9.0),
+    (23.0, 22.0, -1.0),
+    (3.0, 30.0, 4.0),
+    (-22.0, 29.0, 7.0),
+    (-46.0, 17.0, 10.0),
+    (-70.0, 2.0, 13.0),
+)
+THICKNESS = (11.0, 16.0, 11.5, 10.0, 11.5, 10.5, 7.0)
+PIECES = 22
+RIB = 30.0
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """A shape of one tissue; `inside` names the boundary that it does not cross: "cavity" or "room" (of the liver)."""
+
+    name: str
+    shape: Shape
+    inside: str = ""
+
+
+@dataclass(frozen=True)
+class Abdomen:
+    """One subject: `trunk` is the skin, `before` and `after` are painted before and after the pancreas.
+
+    `signals` are the signals of the tissues on T1 and T2.
+    """
+
+    number: int
+    name: str
+    sex: str
+    age: int
+    trunk: Trunk
+    flesh: Trunk
+    cavity: Trunk
+    porta: Ellipsoid
+    before: tuple[Tissue, ...]
+    pancreas: Tube
+    after: tuple[Tissue, ...]
+    signals: dict[str, tuple[float, float]]
+
+
+@lru_cache(maxsize=4)
+def abdomen(seed: int, number: int) -> Abdomen:
+    """Return subject `number` (from 0) of the cohort with this seed; it depends on neither the grade nor the cohort."""
+    random = stream(seed, "abdomen", number)
+    sex = "M" if random.random() < 0.42 else "F"
+    age = int(np.clip(round(random.normal(65.3, 11.9)), 30, 92))
+    build, fat = random.uniform(0.94, 1.05), random.uniform(11, 30)
+    wide, front, back = 147 * build, 98 * build, 104.0
+    flesh = Trunk(wide, front, back)
+    trunk = Trunk(wide + fat, front + 0.9 * fat, back + 0.45 * fat)
+    cavity = Trunk(wide - 9, front - 9, 88.0)
+    line = curve([_moved(random, point, 2.0) for point in PANCREAS], PIECES)
+    thick = np.interp(np.linspace(0, 1, PIECES), np.linspace(0, 1, len(THICKNESS)), THICKNESS)
+    thick = thick * random.uniform(0.92, 1.1)
+    points = tuple(map(tuple, line.tolist()))
+    pancreas = Tube(points, tuple(thick.tolist()))
+    before = (*_frame(random, flesh), *_solid(random), *_bowel(random), *_vessels(random))
+    behind = tuple((x, y - 0.9 * r, z + 1.0) for (x, y, z), r in zip(points[8:], pancreas.radii[8:], strict=True))
+    after = (
+        Tissue("vein", Tube(behind[::2], (3.4,) * len(behind[::2]))),
+        Tissue("vein", Tube(((11.0, 12.0, -120.0), (12.0, 14.0, 0.0), (38.0, 18.0, 40.0)), (5.6, 5.6, 6.0))),
+        Tissue("blood", Tube(((-5.0, -6.0, 12.0), (-2.0, 6.0, -2.0), (1.0, 11.0, -120.0)), (3.4, 3.4, 3.2))),
+    )
+    vary = stream(seed, "tissues", number).normal(1, 0.04, (len(TISSUES), 2))
+    signals = {name: (t1 * a, t2 * b) for (name, (t1, t2)), (a, b) in zip(TISSUES.items(), vary.tolist(), strict=True)}
+    porta = Ellipsoid((4.0, 8.0, -14.0), (64.0, 36.0, 46.0))
+    return Abdomen(
+        number, f"P{number + 1:04d}", sex, age, trunk, flesh, cavity, porta, before, pancreas, after, signals
+    )
+
+
+def _moved(random: np.random.Generator, point: Point, far: float) -> Point:
+    return tuple((np.asarray(point) + random.normal(0, far, 3) * (1, 1, 0.5)).tolist())
+
+
+def _organ(
+    random: np.random.Generator, centre: Point, radii: Point, turn: float = 0.0, *, far: float = 3.0
+) -> Ellipsoid:
+    radii = tuple((np.asarray(radii) * random.normal(1, 0.05, 3)).tolist())
+    return Ellipsoid(_moved(random, centre, far), radii, turn + random.normal(0, 0.06))
+
+
+def _frame(random: np.random.Generator, flesh: Trunk) -> Iterator[Tissue]:
+    """Spine, muscles of the back, and ribs."""
+    for side in (1, -1):
+        yield Tissue("muscle", Tube(((side * 28.0, -50.0, 30.0), (side * 46.0, -48.0, -150.0)), (9.0, 25.0)))
+        yield Tissue("muscle", Ellipsoid((side * 31.0, -82.0, -20.0), (30.0, 19.0, 700.0), side * 0.12))
+        yield Tissue("muscle", Ellipsoid((side * 62.0, -76.0, -40.0), (17.0, 8.0, 60.0), side * 0.3))
+        for height in np.arange(-75, 150, RIB) + random.uniform(-8, 8):
+            for turn in np.arange(-55, 65, 20) + random.uniform(-4, 4):
+                angle = np.deg2rad(turn)
+                # Ribs descend towards the front.
+                z = height - 0.9 * (turn + 55)
+                if z < -40:
+                    continue
+                deep, bend = (flesh.front if angle > 0 else flesh.back), flesh.power
+                c, s = np.cos(angle), np.sin(angle)
+                form = (c**bend + abs(s) ** bend) ** (-1 / bend)
+                x, y = side * (flesh.wide * form * c - 5 * c), deep * form * s - 5 * s
+                normal = side * c ** (bend - 1) / flesh.wide, np.sign(s) * abs(s) ** (bend - 1) / deep
+                tangent = np.arctan2(normal[0], -normal[1])
+                position = (x, y, z)
+                yield Tissue("bone", Ellipsoid(position, (10.0, 5.0, 7.0), tangent))
+                yield Tissue("marrow", Ellipsoid(position, (7.5, 2.8, 5.0), tangent))
+    first = random.uniform(-18, 18)
+    yield Tissue("bone", Tube(((0.0, -44.0, -170.0), (0.0, -44.0, 170.0)), (21.5, 21.5)))
+    yield Tissue("bone", Ellipsoid((0.0, -68.0, 0.0), (22.0, 14.0, 400.0)))
+    yield Tissue("marrow", Tube(((0.0, -43.5, -170.0), (0.0, -43.5, 170.0)), (19.5, 19.5)))
+    for middle in np.arange(first - 180, 170, 36):
+        yield Tissue("disc", Ellipsoid((0.0, -43.5, middle), (20.5, 20.5, 5.5)))
+        yield Tissue("bone", Ellipsoid((0.0, -88.0, middle + 6), (4.5, 17.0, 14.0)))
+        yield Tissue("marrow", Ellipsoid((0.0, -88.0, middle + 6), (2.6, 14.0, 11.0)))
+        for side in (1, -1):
+            yield Tissue("bone", Ellipsoid((side * 30.0, -70.0, middle + 14), (16.0, 5.0, 6.0)))
+    yield Tissue("fluid", Tube(((0.0, -70.0, -170.0), (0.0, -70.0, 170.0)), (9.0, 9.0)))
+    yield Tissue("cord", Tube(((0.0, -71.0, -60.0), (0.0, -70.0, 170.0)), (3.0, 5.0)))
+
+
+def _solid(random: np.random.Generator) -> Iterator[Tissue]:
+    """Liver with its veins, gall bladder, spleen, kidneys, some of which have a harmless cyst, and lungs."""
+    yield Tissue("liver", _organ(random, (80.0, 8.0, 38.0), (66.0, 84.0, 92.0)), "room")
+    yield Tissue("liver", _organ(random, (8.0, 50.0, 42.0), (58.0, 34.0, 46.0)), "room")
+    porta = _moved(random, (40.0, 18.0, 40.0), 2.0)
+    for end in ((92.0, 40.0, 50.0), (96.0, -20.0, 44.0), (10.0, 56.0, 52.0), (100.0, 10.0, 14.0)):
+        yield Tissue("vein", Tube((porta, _moved(random, end, 8.0)), (5.0, 2.2)), "cavity")
+    for end in ((110.0, 0.0, 78.0), (70.0, 50.0, 76.0), (100.0, -30.0, 64.0)):
+        yield Tissue("vein", Tube(((24.0, -6.0, 92.0), _moved(random, end, 8.0)), (5.0, 2.0)), "cavity")
+    yield Tissue("bile", _organ(random, (60.0, 50.0, 0.0), (14.0, 19.0, 22.0), 0.5, far=4.0), "cavity")
+    yield Tissue("spleen", _organ(random, (-106.0, -26.0, 42.0), (27.0, 46.0, 48.0), -0.25), "cavity")
+    for side, height in ((1.0, -16.0), (-1.0, -4.0)):
+        whole = _organ(random, (side * 64.0, -40.0, height), (24.0, 31.0, 54.0), side * -0.35)
+        (x, y, z), (a, b, c) = whole.centre, whole.radii
+        yield Tissue("cortex", whole, "cavity")
+        for turn, up in product(range(6), (-0.55, 0.0, 0.55)):
+            angle, wide = turn * np.pi / 3 + up, np.sqrt(1 - up * up)
+            position = x + 0.56 * a * wide * np.cos(angle), y + 0.56 * b * wide * np.sin(angle), z + up * c
+            yield Tissue("medulla", Ellipsoid(position, (5.5, 6.0, 9.0)))
+        yield Tissue("fat", Ellipsoid((x - side * 9, y + 4.0, z), (11.0, 10.0, 26.0), whole.turn))
+        yield Tissue("fluid", Ellipsoid((x - side * 6, y + 3.0, z), (5.0, 5.0, 16.0)))
+        # Cysts of kidneys are common and independent of the pancreas.
+        if random.random() < 0.35:
+            radius = random.uniform(5, 12)
+            position = x + side * 0.9 * a, y - 0.35 * b, z + random.uniform(-20, 20)
+            yield Tissue("fluid", Ellipsoid(position, (radius, radius, radius)))
+        yield Tissue("lung", Ellipsoid((side * 84.0, -22.0, 128.0), (56.0, 58.0, 58.0)), "cavity")
+
+
+def _bowel(random: np.random.Generator) -> Iterator[Tissue]:
+    """Stomach, duodenum, colon and small bowel: walls and contents."""
+    stomach = _organ(random, (-56.0, 44.0, 50.0), (46.0, 33.0, 40.0), 0.3)
+    x, y, z = stomach.centre
+    a, b, c = stomach.radii
+    yield Tissue("bowel", stomach, "cavity")
+    yield Tissue(
+        "fluid" if random.random() < 0.5 else "stool", Ellipsoid((x, y, z), (a - 5, b - 5, c - 5), stomach.turn)
+    )
+    yield Tissue("gas", Ellipsoid((x, y + 0.5 * b, z), (0.6 * a, 0.33 * b, 0.6 * c), stomach.turn))
+    loop = ((36.0, 32.0, 12.0), (54.0, 22.0, 2.0), (57.0, 4.0, -20.0), (46.0, -2.0, -44.0), (0.0, 0.0, -54.0))
+    yield Tissue("bowel", Tube(loop, (10.0, 10.5, 10.5, 10.0, 9.0)))
+    yield Tissue("stool" if random.random() < 0.75 else "fluid", Tube(loop, (5.0, 6.0, 6.0, 5.0, 4.0)))
+    across = (
+        (104.0, 18.0, -34.0),
+        (50.0, 66.0, -40.0),
+        (-10.0, 72.0, -44.0),
+        (-60.0, 62.0, -28.0),
+        (-108.0, 20.0, -6.0),
+    )
+    for way, thick in (
+        (((106.0, 4.0, -36.0), (102.0, 2.0, -170.0)), 23.0),
+        (tuple(_moved(random, position, 3.0) for position in across), 17.0),
+        (((-112.0, 2.0, -8.0), (-106.0, -6.0, -170.0)), 16.0),
+    ):
+        yield Tissue("bowel", Tube(way, (thick,) * len(way)), "cavity")
+        yield Tissue("stool", Tube(way, (thick - 4,) * len(way)), "cavity")
+        up = tuple((x, y + 0.45 * thick, z) for x, y, z in way)
+        yield Tissue("gas", Tube(up, (0.36 * thick,) * len(way)), "cavity")
+    for low, high in [((-78, 12, -120), (72, 66, -42))] * 26 + [((-118, 8, -42), (-78, 58, 14))] * 9:
+        centre, radii, turn = tuple(random.uniform(low, high)), random.uniform(10, 17, 3), random.uniform(0, np.pi)
+        # Loops beside the pancreas are collapsed or contain gas: bright water would look like a cyst.
+        wet = "fluid" if high[2] < 0 else "stool"
+        kind = ("stool", wet, "gas")[int(random.choice(3, p=(0.55, 0.35, 0.1)))]
+        yield Tissue("bowel", Ellipsoid(centre, tuple(radii), turn), "cavity")
+        yield Tissue(kind, Ellipsoid(centre, tuple(radii - 4), turn), "cavity")
+
+
+def _vessels(random: np.random.Generator) -> Iterator[Tissue]:
+    """The aorta, the inferior vena cava and the vessels of the kidneys."""
+    thick = random.uniform(8.5, 11)
+    yield Tissue("wall", Tube(((-9.0, -11.0, 170.0), (-5.0, -12.0, -170.0)), (thick + 1.2, thick + 0.4)))
+    yield Tissue("blood", Tube(((-9.0, -11.0, 170.0), (-5.0, -12.0, -170.0)), (thick, thick - 1)))
+    yield Tissue("vein", Ellipsoid((21.0, -12.0, 0.0), (12.0, 8.5, 600.0), 0.2))
+    yield Tissue("vein", Tube(((22.0, -12.0, -8.0), (50.0, -36.0, -14.0)), (4.0, 3.5)))
+    yield Tissue("vein", Tube(((18.0, -3.0, -6.0), (-8.0, 2.0, -5.0), (-48.0, -34.0, -4.0)), (3.5, 3.5, 3.5)))

@@ -1,0 +1,233 @@
+"""The skin phantom: synthetic biopsies with known truth, as pyramidal slides or as regions of interest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casewise.errors import CasewiseError
+from casewise.plugins.phantoms.draws import balanced_class, shuffled_labels, stream
+from casewise.plugins.phantoms.folder import (
+    CohortFolder,
+    Labels,
+    PhantomKind,
+    Progress,
+    check_choice,
+    check_settings,
+    encoded,
+)
+from casewise.plugins.phantoms.slides.pyramid import TILE, write_pyramid
+from casewise.plugins.phantoms.slides.skin import STAGES, Section, Skin, skin
+
+# The smallest side of a slide in microns.
+SMALLEST_MICRONS = 600.0
+# One pixel of a slide's mask covers so many pixels of the slide along each axis.
+MASK_STEP = 16
+# Regions are cut from sections of this width and height in microns.
+FRAME = (3072.0, 2304.0)
+# The least share of tissue in a region.
+REGION_TISSUE = 0.9
+REGIONS_PER_SECTION = 3
+COLUMNS = ("path", "subject", "visit", "label", "disease", "section", "source", "sex", "age", "mpp", "synthetic")
+CONTENTS = """\
+Every biopsy in this folder was drawn by casewise from random numbers. No person was biopsied, and nothing here may be
+used to judge how well a model does on patients.
+
+cases.csv     one row for each slide or region; `disease` is normal or ssc, `label` is normal, early or late
+phantom.json  the settings, the seed, and the truth: collagen bundles and other properties of every subject
+images/       <subject>/<section>.tiff (slides) or <subject>/<n>.png (regions), each marked as synthetic in the file
+masks/        <subject>/<section>.png, slides only: 255 where there is skin, one pixel for 16 of the slide
+"""
+
+
+SLIDES = PhantomKind("skin", COLUMNS, CONTENTS, "images", (256, 40_000), tuple(STAGES))
+REGIONS = replace(SLIDES, sides=(32, 40_000))
+
+
+@dataclass(frozen=True)
+class SkinSettings:
+    """Everything that determines the bytes of the cohort.
+
+    Every subject has `images` slides or regions of `size` (width, height) pixels; `mpp` is microns per pixel.
+    `stains="own"` gives every subject a recognisable stain, and `labels="shuffled"` permutes the labels between
+    subjects after drawing: together they make images that identify subjects but not classes.
+    """
+
+    form: Literal["slides", "regions"] = "slides"
+    subjects: int = 40
+    images: int = 1
+    classes: tuple[str, ...] = tuple(STAGES)
+    size: tuple[int, int] = (2048, 1536)
+    mpp: float = 1.0
+    seed: int = 0
+    labels: Labels = "true"
+    stains: Literal["alike", "own"] = "alike"
+
+
+@dataclass(frozen=True)
+class RegionSettings(SkinSettings):
+    """The settings of a cohort of regions, which are square."""
+
+    form: Literal["slides", "regions"] = "regions"
+    images: int = 6
+    size: tuple[int, int] = (512, 512)
+    mpp: float = 0.5
+
+
+def make_slide_phantom(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
+    """Draw biopsies as pyramidal TIFFs into `folder` and return the path of its `cases.csv`, one row a slide.
+
+    Half of the subjects are normal, as in the publication that the preset `ssc-skin` follows; the others
+    are early and late in equal numbers. A subject has one visit; its slides are sections of the same skin. Every slide
+    has a mask of its tissue, and its tags state the microns per pixel.
+
+    Classes differ in the collagen of the dermis (thicker, denser bundles), the epidermis (thinner, with flat ridges),
+    glands and follicles (fewer) and inflammatory cells (most when early), as `STAGES` states; subjects vary within a
+    class. Stain, surface, sex and age are independent of the class. The same settings give the same bytes, and a
+    subject's slides do not depend on the number of subjects.
+
+    Args:
+        settings: the fields of `SkinSettings`.
+        progress: receives the numbers of finished slides and of all slides.
+
+    Raises:
+        CasewiseError: a setting is out of range, or the folder contains something that is not such a phantom.
+    """
+    return _make(folder, SLIDES, SkinSettings(**settings), _save_slide, progress)
+
+
+def make_regions(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
+    """Draw regions of interest as PNG into `folder` and return the path of its `cases.csv`, one row a region.
+
+    They are cut at random from sections as `make_slide_phantom` draws them, three from each, with little glass.
+
+    Args:
+        settings: the fields of `RegionSettings`.
+        progress: receives the numbers of finished regions and of all regions.
+
+    Raises:
+        CasewiseError: a setting is out of range, or the folder contains something that is not such a phantom.
+    """
+    return _make(folder, REGIONS, RegionSettings(**settings), _save_region, progress)
+
+
+def draw_region(
+    subject_number: int, *, finding: str, number: int = 0, seed: int = 0, size: int = 512, mpp: float = 0.5
+) -> NDArray[np.uint8]:
+    """Return one region of a subject's skin with any finding, (size, size, 3); subjects and regions count from 0.
+
+    Raises:
+        CasewiseError: no such finding.
+
+    >>> draw_region(0, finding="late", size=64).shape
+    (64, 64, 3)
+    """
+    check_choice("The finding", finding, tuple(STAGES))
+    return _region(skin(seed, subject_number, finding), number, size, mpp)
+
+
+def finding_of(seed: int, number: int, classes: Sequence[str]) -> str:
+    """Return the finding of subject `number`: the first class is as common as all the others together.
+
+    >>> sorted(finding_of(7, number, ("normal", "early", "late")) for number in range(4, 8))
+    ['early', 'late', 'normal', 'normal']
+    """
+    return balanced_class(seed, "skin classes", number, [classes[0]] * (len(classes) - 1) + list(classes[1:]))
+
+
+def _save_slide(cohort: CohortFolder, patient: Skin, number: int) -> tuple[str, int]:
+    """Write one section as a slide, and the mask of its tissue; return the path and the number of the section."""
+    settings, name = cohort.settings, f"{patient.name}/{number + 1}"
+    section = Section(patient, number, size=settings.size, mpp=settings.mpp)
+    mask = np.zeros([-(-side // MASK_STEP) for side in reversed(settings.size)], np.uint8)
+
+    def paint(left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
+        picture, tissue = section.paint(left, top, width, height)
+        sampled = tissue[MASK_STEP // 2 :: MASK_STEP, MASK_STEP // 2 :: MASK_STEP]
+        y, x = top // MASK_STEP, left // MASK_STEP
+        mask[y : y + sampled.shape[0], x : x + sampled.shape[1]] = sampled
+        return picture
+
+    write_pyramid(cohort.path / f"images/{name}.tiff", settings.size, paint, mpp=settings.mpp)
+    cohort.save(f"masks/{name}.png", encoded(mask * np.uint8(255), ".png"))
+    return f"images/{name}.tiff", number + 1
+
+
+def _save_region(cohort: CohortFolder, patient: Skin, number: int) -> tuple[str, int]:
+    """Write one region; return the path and the number of its section."""
+    path = f"images/{patient.name}/{number + 1}.png"
+    cohort.save(path, encoded(_region(patient, number, cohort.settings.size[0], cohort.settings.mpp), ".png"))
+    return path, number // REGIONS_PER_SECTION + 1
+
+
+def _region(patient: Skin, number: int, size: int, mpp: float) -> NDArray[np.uint8]:
+    """Draw a square at a position of its section with enough tissue."""
+    frame = round(FRAME[0] / mpp), round(FRAME[1] / mpp)
+    section = Section(patient, number // REGIONS_PER_SECTION, size=frame, mpp=mpp)
+    random = stream(patient.seed, "region", patient.number, number)
+    picture, tissue = _window(section, max(frame[0] - size, 0) // 2, max(frame[1] - size, 0) // 2, size)
+    # The centre and the corners reveal most windows of glass without drawing them.
+    far, near, middle = size - size // 8, size // 8, size // 2
+    probes = ((middle, middle), (near, near), (far, near), (near, far), (far, far))
+    for _ in range(20):
+        left, top = (int(random.integers(max(side - size, 1))) for side in frame)
+        if not all(section.paint(left + x, top + y, 1, 1)[1].all() for x, y in probes):
+            continue
+        picture, tissue = _window(section, left, top, size)
+        if tissue.mean() >= REGION_TISSUE:
+            break
+    return picture
+
+
+def _window(section: Section, left: int, top: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    picture, tissue = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), bool)
+    for y in range(0, size, TILE):
+        for x in range(0, size, TILE):
+            tile = np.s_[y : y + TILE, x : x + TILE]
+            picture[tile], tissue[tile] = section.paint(left + x, top + y, min(TILE, size - x), min(TILE, size - y))
+    return picture, tissue
+
+
+def _make(
+    folder: Path,
+    kind: PhantomKind,
+    settings: SkinSettings,
+    save_image: Callable[[CohortFolder, Skin, int], tuple[str, int]],
+    progress: Progress | None,
+) -> Path:
+    check_settings(settings, kind)
+    width, height = settings.size
+    if settings.form == "regions" and width != height:
+        raise CasewiseError(f"Regions of the phantom are square; found a size of {width}x{height}.")
+    if not 0.1 <= settings.mpp <= 8:
+        raise CasewiseError(f"The phantom's mpp must be 0.1 to 8 microns a pixel; found {settings.mpp}.")
+    microns = min(width, height) * settings.mpp
+    if settings.form == "slides" and microns < SMALLEST_MICRONS:
+        raise CasewiseError(
+            f"The phantom's slides must be {SMALLEST_MICRONS:g} microns a side or more; found {microns:g}."
+        )
+    cohort = CohortFolder(folder, kind, settings, settings.subjects * settings.images, progress)
+    findings = [finding_of(settings.seed, number, settings.classes) for number in range(settings.subjects)]
+    labels = shuffled_labels(settings.seed, findings) if settings.labels == "shuffled" else findings
+    truth: list[dict[str, Any]] = []
+    for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
+        patient = skin(settings.seed, number, finding, settings.stains)
+        random = stream(settings.seed, "person", number)
+        person = {
+            "subject": patient.name,
+            "visit": 1,
+            "label": label,
+            "disease": "normal" if label == "normal" else "ssc",
+        }
+        person |= {"sex": "FM"[int(random.random() < 0.3)], "age": int(random.integers(24, 78))}
+        measures = {name: round(value, 4) for name, value in asdict(patient.stage).items()}
+        truth.append({"subject": patient.name, "finding": finding, "label": label, **measures})
+        for image in range(settings.images):
+            path, section = save_image(cohort, patient, image)
+            cohort.add(path=path, section=section, source="phantom", mpp=settings.mpp, **person)
+    return cohort.finish(truth)

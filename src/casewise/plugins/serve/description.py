@@ -1,0 +1,81 @@
+"""What a client needs to know about the model: targets, ranges, bands, images, limits of use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from casewise.cohort.folder_layout import ENDINGS
+from casewise.modalities.registry import modality_of
+from casewise.plugins.serve.slots import slots_of
+from casewise.report.formatting import display_name
+from casewise.study.learners import learner_name
+from casewise.targets import kind_named
+from casewise.version import __version__
+
+if TYPE_CHECKING:
+    from casewise.inference.model import TrainedModel
+    from casewise.study.schema import Study
+
+NOTICE = "Research software, not a medical device. The results must not be used to diagnose, treat or monitor anyone."
+
+
+def describe(model: TrainedModel, study: Study, learner: str, explained: list[str]) -> dict[str, Any]:
+    """The facts of a model as plain values.
+
+    Args:
+        learner: the learner that predicts; explained: those of its networks that have saliency maps.
+    """
+    about, noun = model.about, modality_of(study).noun(study)
+    display = about.get("display") or {}
+    names = [*study.outputs, *(name for name in study.scores if name not in study.outputs)]
+    titles = {name: str(display.get(name) or display_name(study, name)) for name in names}
+    outcome, bands = study.primary_outcome, about.get("bands") or {}
+    targets = [_target(study, name, titles[name], bands if name == outcome else {}) for name in names]
+    sequences = getattr(study.modality_settings, "sequences", None)
+    level = model.combination.intervals.get("level")
+    return {
+        "name": str(about.get("name") or model.folder.name),
+        "title": str(about.get("title") or about.get("name") or "A model of casewise"),
+        "checksum": model.checksum,
+        "casewise": __version__,
+        "notice": NOTICE,
+        "synthetic": bool(about.get("synthetic") or any(m.origin.get("synthetic") for m in model.members)),
+        "learner": learner,
+        "learner_title": learner_name(learner),
+        "modality": study.modality_name,
+        "noun": {"singular": noun.singular, "plural": noun.plural},
+        "primary_outcome": outcome,
+        "targets": targets,
+        "targets_by_name": {target["name"]: target for target in targets},
+        "titles": titles,
+        "coverage": level,
+        "response": about.get("response"),
+        "slots": slots_of(study),
+        "regions": list(study.regions),
+        "sequences": [str(name) for name in sequences or []],
+        "series": bool(sequences),
+        "all_slots": study.missing_regions == "refuse" and not sequences,
+        "endings": [".nii", ".nii.gz", ".dcm"] if sequences else list(ENDINGS),
+        "explained_learners": explained,
+        "explained_titles": {name: learner_name(name) for name in explained},
+        "explained_targets": list(study.outputs),
+        "card": model.card,
+    }
+
+
+def _target(study: Study, name: str, title: str, bands: dict[str, float]) -> dict[str, Any]:
+    score = name in study.scores
+    kind = "regression" if score else study.targets[name].kind
+    numeric = kind_named(kind).form == "number"
+    low, high = study.range_of(name)
+    return {
+        "name": name,
+        "title": title,
+        "kind": kind,
+        "score": score,
+        "primary": name == study.primary_outcome,
+        "level": study.level_of(name),
+        "range": [low, high] if numeric else None,
+        "classes": [] if score else study.classes_of(name),
+        "bands": dict(sorted(bands.items(), key=lambda band: band[1])) if numeric else {},
+    }

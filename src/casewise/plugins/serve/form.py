@@ -1,0 +1,182 @@
+"""Reads a multipart request into a submission, whose files lie in a folder of their own."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from casewise.errors import cut, nearest
+from casewise.plugins.serve.problems import ServiceError, shown_name
+from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, neutral_name
+
+if TYPE_CHECKING:
+    from starlette.datastructures import FormData, UploadFile
+    from starlette.requests import Request
+
+    from casewise.plugins.serve.settings import ServiceSettings
+
+# The field of images where a model has neither regions nor sequences.
+IMAGE = "image"
+MOST_VISITS, LONGEST_TEXT = 100, 200
+# Bytes of a field without a file.
+FIELD_BYTES = 16 * 1024
+COPIED = 2**20
+NUMBERED = re.compile(r"([1-9]\d{0,2})\.(.+)", re.DOTALL)
+
+
+async def read_submission(
+    request: Request, folder: Path, description: Mapping[str, Any], settings: ServiceSettings
+) -> Submission:
+    """The submission of a request; its images are in `folder`, under neutral names.
+
+    Raises:
+        ServiceError: the request is no multipart form, has too many parts, an unknown field, or no image.
+    """
+    if not request.headers.get("content-type", "").casefold().startswith("multipart/form-data"):
+        raise ServiceError(
+            415,
+            "not_multipart",
+            "The request must be a multipart/form-data form with the images as files, such as `curl -F "
+            f"{(description['slots'] or [IMAGE])[0]}=@photograph.jpg`.",
+        )
+    parser = DirectParser(
+        request.headers,
+        request.stream(),
+        max_files=settings.max_files,
+        max_fields=3 * MOST_VISITS,
+        max_part_size=FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from error
+    try:
+        return await run_in_threadpool(_stored, form, folder, description)
+    finally:
+        await form.close()
+
+
+class DirectParser(MultiPartParser):
+    """Writes a file where it arrives, in memory or on disk; a thread for each piece takes longer than the write."""
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Add a piece to the current field or file."""
+        if (upload := self._current_part.file) is None:
+            super().on_part_data(data, start, end)
+        else:
+            upload.file.write(data[start:end])
+
+    def on_part_end(self) -> None:
+        """Finish the current field or file."""
+        if (upload := self._current_part.file) is None:
+            super().on_part_end()
+        else:
+            upload.file.seek(0)
+            self.items.append((self._current_part.field_name, upload))
+
+
+def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Submission:
+    names: dict[int, str] = {}
+    days: dict[int, float] = {}
+    options = {"target": "", "learner": "", "subject": ""}
+    files: list[UploadedFile] = []
+    total = 0
+    for field, value in form.multi_items():
+        number, name = _numbered(field, description)
+        if not isinstance(value, str):
+            file, size = _file(value, field, number, name, len(files), folder, description)
+            files.append(file)
+            total += size
+        elif name == "visit":
+            names[number] = _text(value, field)
+        elif name == "day":
+            days[number] = _day(value, field)
+        elif field in options:
+            options[field] = _text(value, field)
+        else:
+            raise _unknown(field, description, is_file=False)
+    if not files:
+        raise ServiceError(422, "no_image", "The request has no image. Send at least one file.")
+    numbers = sorted({file.visit for file in files} | set(names) | set(days))
+    if len(numbers) > MOST_VISITS:
+        raise ServiceError(413, "too_many_visits", f"The request has {len(numbers)} visits; at most {MOST_VISITS}.")
+    positions = {number: position for position, number in enumerate(numbers)}
+    visits = [Visit(names.get(number) or f"visit {number}", days.get(number)) for number in numbers]
+    if len({visit.name for visit in visits}) < len(visits):
+        raise ServiceError(422, "same_visit", "Two visits have the same name. Give each its own.")
+    if any(visit.day is None for visit in visits) and days:
+        lacking = next(visit.name for visit in visits if visit.day is None)
+        raise ServiceError(
+            422,
+            "day_missing",
+            f"{lacking} has no day, and another visit has one. State the day of every visit, or none.",
+        )
+    stored = [UploadedFile(file.name, file.stored, file.slot, positions[file.visit]) for file in files]
+    extra = {"subject": options["subject"], "bytes": total}
+    return Submission(visits, stored, options["target"], options["learner"], extra)
+
+
+def _numbered(field: str, description: Mapping[str, Any]) -> tuple[int, str]:
+    """The number of the visit and the name of a field: `2.upper` is `upper` of the second visit, `upper` of the first.
+
+    A region whose name looks like that is taken as it is.
+    """
+    match = NUMBERED.fullmatch(field)
+    if match and field not in description["slots"]:
+        return int(match[1]), match[2]
+    return 1, field
+
+
+def _file(
+    upload: UploadFile, field: str, number: int, slot: str, count: int, folder: Path, description: Mapping[str, Any]
+) -> tuple[UploadedFile, int]:
+    name = shown_name(upload.filename or "")
+    allowed = description["slots"] or [IMAGE]
+    if slot not in allowed:
+        raise _unknown(field, description, is_file=True, file=name)
+    stored, size = neutral_name(count, name), 0
+    with (folder / stored).open("xb") as target:
+        while chunk := upload.file.read(COPIED):
+            size += target.write(chunk)
+    if not size:
+        raise ServiceError(422, "empty_file", f"{name}: the file is empty (0 bytes). Copy it again.", [name])
+    return UploadedFile(name, stored, slot if description["slots"] else "", number), size
+
+
+def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file: str = "") -> ServiceError:
+    slots = description["slots"] or [IMAGE]
+    options = slots if is_file else ["visit", "day", "target", "learner", "subject"]
+    noun = "a file" if is_file else "a text field"
+    return ServiceError(
+        422,
+        "unknown_field",
+        f"{f'{file}: ' if file else ''}{cut(field)} is not the name of {noun}. There are {', '.join(options)}, for "
+        f"further visits with their number: 2.{options[0]}.{nearest(field, options)}",
+        [file] if file else [],
+    )
+
+
+def _text(value: str, field: str) -> str:
+    text = value.strip()
+    if len(text) > LONGEST_TEXT or not text.isprintable():
+        raise ServiceError(
+            422, "bad_text", f"{cut(field)}: it must be at most {LONGEST_TEXT} printable characters on one line."
+        )
+    return text
+
+
+def _day(value: str, field: str) -> float:
+    try:
+        day = float(value)
+    except ValueError:
+        day = math.nan
+    if not math.isfinite(day) or abs(day) > 1e6:
+        raise ServiceError(422, "bad_day", f"{cut(field)}: {cut(value)} is not a number of days, such as 28.")
+    return day

@@ -1,0 +1,207 @@
+"""What surrounds every request: token, host, size, slow clients, headers of security, one line of log, and counters."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from casewise.plugins.serve.counters import Counters
+from casewise.plugins.serve.problems import ServiceError
+from casewise.plugins.serve.settings import LOCAL_NAMES, ServiceSettings, is_local
+from casewise.plugins.serve.worker import location_of
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("casewise.plugins.serve")
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+# What is read and thrown away of a refused upload, so that its client reads the answer: bytes, and seconds.
+DRAINED, DRAINING = 64 * 2**20, 10.0
+# Paths by which requests are counted and logged; others may contain anything.
+PATHS = ("/", "/health", "/metrics", "/docs", "/api/model", "/api/predict", "/api/explain", "/api/openapi.json")
+OPEN_WITHOUT_TOKEN = ("/", "/health", "/docs")
+
+
+class Guard:
+    """An ASGI application around another one."""
+
+    def __init__(self, app: ASGIApp, settings: ServiceSettings, counters: Counters) -> None:
+        self._app, self._settings, self._counters = app, settings, counters
+        self._token = _digest(settings.token)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        start, path = time.monotonic(), str(scope["path"])
+        exchange = _Exchange(scope, receive, send, self._settings)
+        try:
+            self._check(scope)
+            exchange.check_length()
+            await self._app(scope, exchange.receive, exchange.send)
+        except ServiceError as error:
+            await exchange.refuse(error)
+        except Exception as error:  # noqa: BLE001 (no traceback may reach the log, which could quote a patient's data)
+            log.error("request %s: %s", exchange.name, location_of(error))
+            fault = f"This request could not be answered because of a fault of casewise. Its number is {exchange.name}."
+            await exchange.refuse(ServiceError(500, "fault", fault))
+        seconds = time.monotonic() - start
+        label = path if path in PATHS else "/page" if path.startswith("/page/") else "other"
+        self._counters.add("requests_total", path=label, status=str(exchange.status))
+        self._counters.add("request_seconds_total", seconds, path=label)
+        log.info("%s %s %s %d %.2f s", exchange.name, scope["method"], label, exchange.status, seconds)
+
+    def _check(self, scope: Scope) -> None:
+        """Refuse a request for another host, from another site's page, or without the token."""
+        headers, path = _headers(scope), str(scope["path"])
+        host = headers.get("host", "")
+        if is_local(self._settings.host) and _part(f"//{host}", "hostname") not in (*LOCAL_NAMES, self._settings.host):
+            raise ServiceError(
+                421, "wrong_host", "This service answers requests for localhost and 127.0.0.1 only. Use one of these."
+            )
+        origin = headers.get("origin", "")
+        if origin and _part(origin, "netloc") != host:
+            raise ServiceError(403, "other_site", "Pages of other sites cannot use this service.")
+        if not self._settings.token or path in OPEN_WITHOUT_TOKEN or path.startswith("/page/"):
+            return
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.casefold() != "bearer" or not hmac.compare_digest(_digest(token.strip()), self._token):
+            what = "The token is wrong." if token else "The service needs a token."
+            raise ServiceError(
+                401,
+                "token",
+                f"{what} Send the one with which the service was started in the header `Authorization: Bearer TOKEN`.",
+            )
+
+
+class _Exchange:
+    """One request and its answer, with limits of size and time."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ServiceSettings) -> None:
+        headers = _headers(scope)
+        self._length = headers.get("content-length", "")
+        self._receive, self._send, self._settings = receive, send, settings
+        self.name = secrets.token_hex(4)
+        self.status = 0
+        self._bytes = 0
+        self._complete = self._length in ("", "0") and "transfer-encoding" not in headers
+        self._deadline = time.monotonic() + settings.upload_seconds
+
+    def check_length(self) -> None:
+        """Refuse a body that is too large by its own statement."""
+        if self._length.isdigit() and int(self._length) > self._settings.max_bytes:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """The next part of the body, within the limits."""
+        if self._complete:
+            return await self._receive()
+        left = min(self._settings.idle_seconds, self._deadline - time.monotonic())
+        try:
+            message = await asyncio.wait_for(self._receive(), max(left, 0.0))
+        except TimeoutError as error:
+            raise ServiceError(
+                408, "slow_upload", "The upload was too slow and was stopped. Send it again, over a faster connection."
+            ) from error
+        self._count(message)
+        if self._bytes > self._settings.max_bytes:
+            raise self._too_large()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer; the rest of an upload that is refused is thrown away before."""
+        if message["type"] == "http.response.start":
+            await self._drain()
+            self.status = int(message["status"])
+            extra = {**HEADERS, "x-request": self.name}
+            own = {name for name, _ in message["headers"]}
+            message = {
+                **message,
+                "headers": [
+                    *message["headers"],
+                    *((n.encode(), v.encode()) for n, v in extra.items() if n.encode() not in own),
+                ],
+            }
+        await asyncio.wait_for(self._send(message), self._settings.idle_seconds)
+
+    async def refuse(self, error: ServiceError) -> None:
+        """Answer with an error, unless an answer has begun."""
+        if self.status:
+            return
+        body = json.dumps(error.as_json()).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if error.retry_after is not None:
+            headers.append((b"retry-after", str(error.retry_after).encode()))
+        if error.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if error.status == 408:
+            self._complete = True
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _drain(self) -> None:
+        end, limit = time.monotonic() + DRAINING, self._bytes + DRAINED
+        while not self._complete and self._bytes < limit and (left := end - time.monotonic()) > 0:
+            try:
+                self._count(await asyncio.wait_for(self._receive(), min(left, self._settings.idle_seconds)))
+            except TimeoutError:
+                return
+
+    def _count(self, message: Message) -> None:
+        self._bytes += len(message.get("body", b""))
+        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
+
+    def _too_large(self) -> ServiceError:
+        limit = self._settings.max_bytes / 2**20
+        return ServiceError(
+            413,
+            "too_large",
+            f"The request is larger than {limit:,.0f} MiB. Send fewer or smaller images, or start the service with a "
+            "larger --max-size.",
+        )
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    values: list[tuple[bytes, bytes]] = scope["headers"]
+    return {name.decode("latin-1").casefold(): value.decode("latin-1") for name, value in values}
+
+
+def _part(address: str, name: str) -> str:
+    """A part of an address; empty if it has none, or is no address."""
+    try:
+        return str(getattr(urlsplit(address), name) or "")
+    except ValueError:
+        return ""
+
+
+def _digest(token: str) -> bytes:
+    """Of fixed length, so that a comparison takes the same time for every token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def error_answer(error: ServiceError) -> dict[str, Any]:
+    """The arguments of a JSON response with an error."""
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
+    return {"content": error.as_json(), "status_code": error.status, "headers": headers}

@@ -1,0 +1,179 @@
+"""Runs the service until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from casewise.console import Silent
+from casewise.errors import CasewiseError, counted
+from casewise.plugins.serve.app import create_app
+from casewise.plugins.serve.counters import Counters
+from casewise.plugins.serve.guard import Guard
+from casewise.plugins.serve.pool import WorkerPool
+from casewise.plugins.serve.settings import ServiceSettings
+from casewise.plugins.serve.worker import WorkerPlan, work
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from casewise.console import Show
+
+# Connections at a time; further ones get 503.
+CONNECTIONS = 200
+
+
+@contextmanager
+def service(
+    settings: ServiceSettings, target: Callable[[Connection, WorkerPlan], None] = work
+) -> Iterator[tuple[ASGIApp, WorkerPool, dict[str, Any]]]:
+    """The application with its worker processes, and the description of its model; all ends with the block.
+
+    Args:
+        target: the function of the worker processes.
+
+    Raises:
+        CasewiseError: the options do not agree, or the model cannot be loaded.
+    """
+    settings.check()
+    counters = Counters()
+    with tempfile.TemporaryDirectory(prefix="casewise-serve-") as name:
+        threads = max(1, (os.cpu_count() or 1) // settings.workers)
+        plan = WorkerPlan(settings.bundle, settings.learner, settings.max_pixels, Path(name), threads, settings.trust)
+        pool = WorkerPool(
+            plan,
+            counters,
+            workers=settings.workers,
+            queue_length=settings.queue,
+            timeout=settings.timeout,
+            target=target,
+        )
+        counters.set("workers", settings.workers)
+        try:
+            description = pool.start()
+            yield (
+                Guard(create_app(settings, pool, description, counters, Path(name)), settings, counters),
+                pool,
+                description,
+            )
+        finally:
+            pool.stop()
+
+
+def server_of(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Server:
+    """A server of the application; it logs nothing about requests itself."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=protocol(settings.idle_seconds),
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level=logging.CRITICAL,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+        date_header=False,
+    )
+    return uvicorn.Server(config)
+
+
+def protocol(idle_seconds: float) -> type[H11Protocol]:
+    """HTTP whose clients must send the head of a request within some seconds."""
+
+    class ImpatientProtocol(H11Protocol):
+        """Closes connections that are open without a request."""
+
+        _head_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            waiting = self.conn.their_state is h11.IDLE
+            if waiting and self._head_timer is None:
+                self._head_timer = self.loop.call_later(idle_seconds, self.transport.close)
+            elif not waiting:
+                self._stop()
+
+        def _stop(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+    return ImpatientProtocol
+
+
+def run_service(settings: ServiceSettings, show: Show) -> None:
+    """Load the model, print the address, and answer until Ctrl-C or SIGTERM.
+
+    Raises:
+        CasewiseError: the options do not agree, the model cannot be loaded, or the port is in use.
+    """
+    settings.check()
+    # a stop from outside must end the workers and remove their files, as Ctrl-C does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with _bound(settings) as listening, ExitStack() as stack, suppress(KeyboardInterrupt):
+        with show.bar("load"):
+            app, _, description = stack.enter_context(service(settings))
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"http://{host}:{listening.getsockname()[1]}/"
+        show.line("serve", f"{description['title']}, {description['learner_title']}: {address}")
+        if (kept := description["networks_in_memory"]) < (networks := description["networks"]):
+            show.line(
+                "",
+                f"{kept} of {counted(networks, 'network')} stay in memory, because their weights are large. The others "
+                "are read again for every request, which takes longer.",
+            )
+        show.line("", "Press Ctrl-C to stop." if settings.keep is None else f"Requests are kept in {settings.keep}.")
+        _log_requests(quiet=isinstance(show, Silent))
+        server_of(app, settings).run(sockets=[listening])
+
+
+def _bound(settings: ServiceSettings) -> socket.socket:
+    """A listening socket."""
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((settings.host, settings.port), family=family, backlog=CONNECTIONS)
+    except OSError as error:
+        raise CasewiseError(
+            f"--port: {settings.host} port {settings.port} cannot be used ({error.strerror or error}). Choose another "
+            "port, or 0 for a free one."
+        ) from error
+
+
+def _log_requests(*, quiet: bool) -> None:
+    """One line a request on the terminal: number, method, path, status and time, and nothing of its content."""
+    log = logging.getLogger("casewise.plugins.serve")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.propagate = False

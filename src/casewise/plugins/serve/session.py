@@ -1,0 +1,343 @@
+"""A model in memory that answers requests; it runs in a process of its own."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import CasewiseError, CohortError, ImageError, RunError, counted
+from casewise.evaluation.agreement import band_of
+from casewise.inference.chunks import cases_of, settle
+from casewise.inference.ensemble import Ensemble
+from casewise.inference.input_checks.flags import SEPARATOR, reasons_of
+from casewise.inference.model import TrainedModel, load_bundle
+from casewise.inference.new_cases import new_table
+from casewise.inference.output_table import FAR
+from casewise.inference.predictor import Predictor
+from casewise.modalities.base import PreparedCohort
+from casewise.modalities.registry import modality_of
+from casewise.plugin import explainer
+from casewise.plugins.serve.description import describe
+from casewise.plugins.serve.pictures import map_pictures
+from casewise.plugins.serve.problems import ServiceError
+from casewise.plugins.serve.slots import check_pixels, check_slots, into_series, needed_columns, slot_column
+from casewise.plugins.serve.submission import SUBJECT, Submission
+from casewise.plugins.serve.trajectory import trajectory
+from casewise.study.learners import learner_name, the_learner
+
+if TYPE_CHECKING:
+    from casewise.inference.new_cases import NewCases, NewTable
+    from casewise.study.schema import Study
+
+# The longest side of a picture with a map, in pixels: large photographs are then decoded at a quarter of their size.
+PICTURE_SIDE = 600
+# Columns of the output table that have an entry of another name or form in an answer.
+OTHER_FORM = {"learner", "case", "subject", "visit", "image", "prediction", "prediction set", "problem"}
+
+
+class ModelSession:
+    """A model with its networks in memory.
+
+    Args:
+        path: a bundle (folder or zip file) or a run folder.
+        learner: as in `casewise.inference.ensemble.Ensemble`; it must name one learner.
+        max_pixels: of one image.
+        trust: a public key, with whose private key a bundle must be signed.
+
+    Raises:
+        RunError: there is no such model or learner, or the model cannot be served.
+    """
+
+    def __init__(self, path: Path, learner: str, *, max_pixels: int, trust: Path | None = None) -> None:
+        self.model: TrainedModel = load_bundle(path, trust=trust)
+        self.ensemble = Ensemble(self.model.members, self.model.combination, learner)
+        if len(self.ensemble.learners) > 1:
+            raise RunError(
+                f"--learner: {learner} means {counted(len(self.ensemble.learners), 'learner')}; a service shows one. "
+                f"Choose one of: {', '.join(self.ensemble.learners)}."
+            )
+        self.max_pixels, self.explainer = max_pixels, explainer()
+        self.learner = self.ensemble.learners[0]
+        self._check_columns()
+        self.networks_kept = self.ensemble.load()
+        self._on_cpu: dict[tuple[str, int], Predictor] = {}
+
+    @cached_property
+    def study(self) -> Study:
+        """The study by which new cases are read, without a table."""
+        return self.model.reader.study(Path("cases.csv"))
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """The answer of /api/model (see `casewise.plugins.serve.description.describe`)."""
+        networks = {member.model for member in self.ensemble.members}
+        maps = (
+            [name for name in self.explainer.explainable(self.model.members) if name in networks]
+            if self.explainer
+            else []
+        )
+        return describe(self.model, self.study, self.learner, maps) | {
+            "networks": len(self.ensemble.members),
+            "networks_in_memory": self.networks_kept,
+        }
+
+    def warm_up(self) -> None:
+        """Import what saliency maps need, so that the first one is not slower than the next; it may be missing."""
+        if self.explainer:
+            self.explainer.warm_up()
+
+    def predict(self, submission: Submission, folder: Path) -> dict[str, Any]:
+        """The answer of /api/predict for images in `folder`.
+
+        Raises:
+            ServiceError: an image cannot be read, or one is missing.
+        """
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            _, _, rows = self._prepared(submission, folder, Path(work))
+        return self._answer(submission, rows)
+
+    def explain(self, submission: Submission, folder: Path) -> dict[str, Any]:
+        """The answer of /api/explain for images in `folder`.
+
+        Raises:
+            ServiceError: as `predict`; or there is no such learner or target, or it has no maps.
+        """
+        names = self.description["explained_learners"]
+        learner = submission.learner or next(iter(names), "")
+        if self.explainer is None or learner not in names:
+            raise ServiceError(
+                422,
+                "no_saliency",
+                f"There are no saliency maps of {learner or self.learner}. "
+                + (
+                    f"Choose one of: {', '.join(names)}."
+                    if names
+                    else "Its networks weight tiles by attention, or the plugin `explain` is not installed."
+                ),
+            )
+        try:
+            target = self.explainer.target_of(self.study, submission.target)
+        except CasewiseError as error:
+            raise ServiceError(422, "unknown_target", str(error)) from error
+        maps: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            # only the maps of classes depend on what was predicted
+            table, prepared, rows = self._prepared(submission, folder, Path(work), predict=bool(target.output.classes))
+            classes = list(self.model.table.classes[target.target])
+            coded = rows.assign(y_pred=[classes.index(v) if v in classes else np.nan for v in rows["prediction"]])
+            for new in prepared:
+                at = PreparedCohort(table.study, new.cohort, new.folder, new.store)
+                predictors = map(self._cpu_predictor, self.ensemble.predictors(learner))
+                for shown in self.explainer.explain_new(predictors, at, target, coded, side=PICTURE_SIDE):
+                    level = self.study.level_of(target.target)
+                    maps += [
+                        {name: value for name, value in entry.items() if name != "stored"}
+                        | {"explained_class": explained_class(rows, target.target, level, entry)}
+                        for entry in map_pictures(self.explainer, shown, submission)
+                    ]
+        title = self.description["titles"].get(target.target, target.target)
+        signed = any(entry["signed"] for entry in maps)
+        return {
+            "model": self._facts,
+            "learner": learner,
+            "learner_title": learner_name(learner),
+            "target": target.target,
+            "title": title,
+            "signed": signed,
+            "meaning": self._meaning(learner, signed=signed, classes=bool(target.output.classes)),
+            "maps": maps,
+        }
+
+    def _meaning(self, learner: str, *, signed: bool, classes: bool) -> str:
+        """What the maps of a learner show; of classes, they are about the one that the service's learner predicts."""
+        what = "contributions to its" if signed else "influence on its"
+        if not classes:
+            return f"{what} prediction"
+        by = "that it predicts" if learner == self.learner else f"that {the_learner(self.learner)} predicts"
+        return f"{what} output for the class {by}"
+
+    def _prepared(
+        self, submission: Submission, folder: Path, work: Path, *, predict: bool = True
+    ) -> tuple[NewTable, list[NewCases], pd.DataFrame]:
+        """The table of all visits, the prepared cases, and their rows in the columns of the output table.
+
+        Without `predict` there are no rows.
+        """
+        check_slots(submission, self.description)
+        check_pixels(submission, folder, self.max_pixels, self.description)
+        try:
+            table = new_table(
+                self._cells(submission, folder), self.model.reader, work, columns=self._columns, root=folder
+            )
+            cells = table.cells()
+            cases = cases_of(cells, table.study)
+            if not predict:
+                settled = settle(table, cells, cases, work / "prepared")
+                if settled.problems:
+                    raise self._unreadable(submission, [problem for _, problem in settled.problems], folder)
+                return table, settled.prepared, pd.DataFrame(columns=self.model.table.columns)
+            rows, prepared = self.model.predict_together(self.ensemble, table, cells, cases, work / "prepared")
+        except (CohortError, ImageError) as error:
+            raise self._unreadable(submission, [str(error)], folder) from error
+        problems = list(dict.fromkeys(rows.loc[rows["prediction"].isna() & (rows["problem"] != ""), "problem"]))
+        answered = set(rows.loc[rows["prediction"].notna(), "case"])
+        if problems and len(answered) < len(submission.visits):
+            raise self._unreadable(submission, problems, folder)
+        return table, prepared, rows
+
+    def _unreadable(self, submission: Submission, problems: Sequence[str], folder: Path) -> ServiceError:
+        text = "\n".join(problems)
+        return ServiceError(422, "unreadable", submission.named(text, folder), submission.files_in(text))
+
+    @property
+    def _columns(self) -> dict[str, str]:
+        """The headings of the tables of requests; a column that they do not have is empty."""
+        stated = {"path": "path", "subject": "subject", "visit": "visit"} | (
+            {"region": "region"} if self.study.regions else {}
+        )
+        return dict.fromkeys(self.model.reader.settings["columns"], "") | stated
+
+    def _cells(self, submission: Submission, folder: Path) -> pd.DataFrame:
+        """One row for each image or scan; the DICOM files of one scan are moved into a folder."""
+        column, rows = slot_column(self.study), []
+        for file in into_series(submission, folder) if self.description["series"] else submission.files:
+            cells = {"path": file.stored, "subject": SUBJECT, "visit": f"visit {file.visit + 1}"}
+            rows.append(cells | ({column: file.slot} if column else {}))
+        return pd.DataFrame(rows)
+
+    def _check_columns(self) -> None:
+        """Refuse a model whose cases need more columns of a table than files and their regions or sequences state."""
+        needed = set(modality_of(self.study).columns(self.study)) - {"path", slot_column(self.study)}
+        if needed := needed | needed_columns(self.study):
+            raise RunError(
+                f"{self.model.folder}: its cases need the table's column {min(needed)!r}, which an upload does not "
+                "state. Use `casewise predict` with a table."
+            )
+
+    def _cpu_predictor(self, predictor: Predictor) -> Predictor:
+        """The network where maps are computed: itself, or a copy of one that predicts on a GPU.
+
+        Copies stay in memory if all networks do.
+        """
+        if next(predictor.network.parameters()).device.type == "cpu":
+            return predictor
+        key = (predictor.bundle.model, predictor.bundle.fold)
+        if key not in self._on_cpu:
+            copied = Predictor(predictor.bundle, predictor.bundle.load(), predictor.distance)
+            if self.networks_kept < len(self.model.members):
+                return copied
+            self._on_cpu[key] = copied
+        return self._on_cpu[key]
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """What an answer says about the model, so that a client sees whether it is the one that was described."""
+        names = ("name", "title", "checksum", "learner", "casewise", "synthetic")
+        return {name: self.description[name] for name in names}
+
+    def _answer(self, submission: Submission, rows: pd.DataFrame) -> dict[str, Any]:
+        by_visit = dict(iter(rows.groupby(rows["visit"].astype(str), sort=False)))
+        visits = []
+        for number, visit in enumerate(submission.visits):
+            own = by_visit[f"visit {number + 1}"]
+            results = [self._result(submission, row) for row in own.to_dict("records")]
+            images = [{"file": f.name, "region": f.slot} for f in submission.files if f.visit == number]
+            visits.append(
+                {
+                    "visit": visit.name,
+                    "day": visit.day,
+                    "images": images,
+                    "results": results,
+                    "flags": flags_of(results),
+                }
+            )
+        return {
+            "model": self._facts,
+            "notice": self.description["notice"],
+            "visits": visits,
+            "trajectory": trajectory(visits, self.description),
+        }
+
+    def _result(self, submission: Submission, row: Mapping[Any, Any]) -> dict[str, Any]:
+        """A row of the output table as plain values; columns that are added to the table are passed on."""
+        target = str(row["target"])
+        facts = self.description["targets_by_name"][target]
+        classes = facts["classes"]
+        value = row["prediction"]
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        result: dict[str, Any] = {
+            "target": target,
+            "title": facts["title"],
+            "region": str(row["region"]),
+            "image": submission.named(Path(str(row["image"])).name) if row["image"] else "",
+            "prediction": None if missing else str(value) if classes else float(value),
+        }
+        if classes:
+            names = {name: plain(row[f"probability of {name}"]) for name in classes}
+            result["probabilities"] = names
+            result["prediction_set"] = [name for name in str(row["prediction set"]).split(" | ") if name]
+        elif facts["bands"] and not missing:
+            names_of_bands = list(facts["bands"])
+            result["band"] = names_of_bands[int(band_of(np.array([float(value)]), facts["bands"])[0])]
+        used = {*OTHER_FORM, "target", "region", *(name for name in row if str(name).startswith("probability of "))}
+        result |= {str(name).replace(" ", "_"): plain(cell) for name, cell in row.items() if name not in used}
+        result["flags"] = [submission.named(reason) for reason in reasons_of(str(row["flags"]))]
+        result["problem"] = str(row["problem"])
+        return result
+
+
+def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[str, Any]) -> str:
+    """The class that a map is about, which was predicted for its case, region or image; empty if none was.
+
+    Args:
+        rows: of the output table; none for a number.
+        shown: the visit, region and stored file of the map (see `casewise.plugins.serve.pictures.map_pictures`).
+    """
+    if rows.empty:
+        return ""
+    own = rows[(rows["target"] == target) & (rows["visit"].astype(str) == f"visit {shown['visit']}")]
+    if level in ("region", "image") and (own["region"] != "").any():
+        own = own[own["region"] == shown["region"]]
+    if level == "image":
+        own = own[[Path(str(name)).name == shown["stored"] for name in own["image"]]]
+    values = own["prediction"].dropna()
+    return "" if values.empty else str(values.iloc[0])
+
+
+def plain(cell: Any) -> Any:
+    """A cell of a table as JSON has it: None in place of NaN and NA.
+
+    >>> plain(np.float64(1.5)), plain(float("nan")), plain(pd.NA), plain(np.True_)
+    (1.5, None, None, True)
+    """
+    if cell is None or cell is pd.NA or (isinstance(cell, float) and not math.isfinite(cell)):
+        return None
+    return cell.item() if isinstance(cell, np.generic) else cell
+
+
+def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What the results of a visit should be read with: a code, and a sentence."""
+    flags = []
+    distances = [result["distance"] for result in results if result["beyond"]]
+    if distances:
+        flags.append(
+            {
+                "code": "beyond",
+                "message": "The images are far from those that the model was trained on (distance "
+                f"{max(distances):.2f}; one in twenty held-out cases of the study exceeds {FAR:g}). The results may "
+                "not apply.",
+            }
+        )
+    unlike = dict.fromkeys(reason for result in results for reason in result["flags"])
+    if unlike:
+        message = f"Unlike the training cases: {SEPARATOR.join(unlike)}. The results may not apply."
+        flags.append({"code": "unlike", "message": message})
+    problems = dict.fromkeys(result["problem"] for result in results if result["problem"])
+    return flags + [{"code": "problem", "message": problem} for problem in problems]

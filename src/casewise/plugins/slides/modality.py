@@ -1,0 +1,149 @@
+"""Whole slides, cut into tiles, as a modality; image files among them are used whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.modalities.base import ImageFolder, ImageStore, MaskMeaning, NativeMap, Noun, PreparedCohort, SlotMaps
+from casewise.modalities.photographs.modality import Photographs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
+    from casewise.modalities.store.store import ImageSource, TileStore
+    from casewise.plugins.slides.plans import StoredSlide
+    from casewise.study.schema import Study
+
+
+SLIDE, TILE_NOUN = Noun("slide", "slides"), Noun("tile", "tiles")
+
+
+class Slides(Photographs):
+    """Every row of the table is a slide that becomes many rows, one a tile."""
+
+    name = "slides"
+    plans_size = False
+
+    def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
+        from casewise.plugins.slides.cohort import FOLDER, into_tiles
+
+        return into_tiles(study, cohort, folder.of(FOLDER) if folder else None, show)
+
+    def described(self, study: Study, images: pd.DataFrame) -> str:
+        from casewise.plugins.slides.cohort import TILE
+
+        if TILE[0] not in images:
+            return super().described(study, images)
+        tiles = images[images["tile_side"] >= 0]
+        text = f"{SLIDE.counted(tiles['path'].nunique())} ({TILE_NOUN.counted(len(tiles))})"
+        others = len(images) - len(tiles)
+        return f"{text} and {self.noun(study).counted(others)}" if others else text
+
+    def whole(self, study: Study, cohort: Cohort) -> Cohort:
+        from casewise.plugins.slides.cohort import without_tiles
+
+        return without_tiles(study, cohort)
+
+    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
+        """Slides are opened when the table is read."""
+
+    def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
+        from casewise.plugins.slides.cohort import FOLDER, sweep
+
+        sweep(study, cohort, folder.of(FOLDER))
+        return super().prepare(study, cohort, folder, show, step)
+
+    def sources(self, cohort: Cohort) -> Sequence[ImageSource]:
+        """A tile of a slide, or an image file that is used whole."""
+        from casewise.plugins.slides.cohort import TILE
+        from casewise.plugins.slides.wsi_tile import SlideTile
+
+        if TILE[0] not in cohort.images:
+            return super().sources(cohort)
+        files = {path: Path(path) for path in cohort.images["path"].unique()}
+        rows = cohort.images[["path", *TILE]].itertuples(index=False, name=None)
+        return [SlideTile(files[path], x, y, side) if side >= 0 else files[path] for path, x, y, side in rows]
+
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
+        """Slides and a small picture of each: tiles have no border and no file of their own."""
+        from casewise.plugins.slides.cohort import FOLDER, has_tiles, pictures
+
+        if not has_tiles(prepared.cohort):
+            return super().audited(prepared, show)
+        return pictures(prepared.study, prepared.cohort, prepared.folder.of(FOLDER), show)
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        from casewise.plugins.slides.settings import tiles_of
+
+        tiles = tiles_of(study)
+        assert tiles is not None
+        return {"tiling": tiles.model_dump(mode="json")}
+
+    def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
+        """None: a mask of a whole slide is not mapped onto its tiles."""
+        return {}
+
+    def alterations(self, study: Study) -> tuple[str, ...]:
+        """Those of grey values: a tile has no border and no shape of its own."""
+        from casewise.modalities.alterations import OF_VALUES
+
+        return tuple(OF_VALUES)
+
+    def altered_tile(self, prepared: PreparedCohort, number: int, alteration: str) -> np.ndarray:
+        """The prepared tile, altered."""
+        from casewise.modalities.alterations import altered
+
+        return altered(prepared.store.tiles[number].transpose(1, 2, 0), alteration).transpose(2, 0, 1)
+
+    def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
+        slide = self.overview(prepared, self._path(prepared, image))
+        return slide.read_picture() if slide else super().picture(prepared, image)
+
+    def to_native(
+        self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
+    ) -> list[NativeMap]:
+        """A map for each slide of the case, on its downsampled picture; photographs of the case as photographs."""
+        from casewise.modalities.inverse_mapping import EMPTY, to_slide
+
+        images = prepared.cohort.images
+        sides = images["tile_side"].to_numpy()
+        if not any(sides[number] >= 0 for panel in maps for number in panel.slots.tolist() if number != EMPTY):
+            return super().to_native(prepared, maps, channel, side=side)
+        tiles: dict[str, list[tuple[np.ndarray, Any]]] = {}
+        for panel in maps:
+            for tile, number in zip(panel.maps, panel.slots.tolist(), strict=True):
+                if number != EMPTY and sides[number] >= 0:
+                    box = images[["tile_x", "tile_y", "tile_side"]].iloc[number].to_numpy(dtype=int)
+                    tiles.setdefault(self._path(prepared, number), []).append((tile, box))
+        results = []
+        for path, tile_maps in tiles.items():
+            slide = self.overview(prepared, path)
+            assert slide is not None
+            picture = slide.read_picture()
+            step = slide.size[0] / picture.shape[1]
+            values, boxes = np.stack([tile for tile, _ in tile_maps]), np.stack([box for _, box in tile_maps])
+            on_slide = to_slide(values, boxes, width=slide.size[0], height=slide.size[1], downsample=step)
+            height, width = picture.shape[:2]
+            on_picture = np.full((height, width), np.nan, np.float32)
+            rows, columns = min(height, on_slide.shape[0]), min(width, on_slide.shape[1])
+            on_picture[:rows, :columns] = on_slide[:rows, :columns]
+            results.append(NativeMap(Path(path).stem, on_picture, picture))
+        return results
+
+    def overview(self, prepared: PreparedCohort, path: str) -> StoredSlide | None:
+        """The stored tiles of the slide at `path`; None if `path` is an image that is used whole."""
+        from casewise.plugins.slides.cohort import FOLDER, has_tiles, slide_of
+
+        images = prepared.cohort.images
+        if not has_tiles(prepared.cohort) or not (images.loc[images["path"] == path, "tile_side"] >= 0).any():
+            return None
+        return slide_of(prepared.study, path, prepared.folder.of(FOLDER))
+
+
+MODALITY = Slides()

@@ -1,0 +1,275 @@
+"""Tiles of a slide: their positions, resolution and pixels."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from casewise.errors import ImageError, StudyError
+from casewise.modalities.store.pixels import LANCZOS, as_array
+from casewise.modalities.store.preparation import LARGEST, SMALLEST, Channels
+from casewise.plugins.slides.reader import BLOCK, SAME_LEVEL, Slide, SlideFacts, on_white
+from casewise.plugins.slides.tissue_mask import find_tissue, read_thumbnail, spread, tissue_shares
+
+if TYPE_CHECKING:
+    from casewise.modalities.store.store_builder import Budget
+
+# Bytes of the thumbnail in addition to the open slide. Finding tissue needs no more than the slide did.
+PICTURE = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """The rules by which tiles are cut from a slide.
+
+    `side`: of a tile in pixels as it is stored. At most one of `mpp` (microns per pixel), `magnification` and `level`
+    states the resolution; the default is that of level 0. `min_tissue`: the least share of a tile that
+    must be tissue. `max_tiles`: the largest number of tiles of a slide, spread evenly over its tissue. `overlap`: the
+    share of its side that a tile has in common with the next one. `assume_mpp`: the microns per pixel of level 0 of
+    slides that do not state theirs.
+
+    Raises:
+        StudyError: a value is not allowed, or two resolutions are stated.
+
+    >>> TilePlan(mpp=1.0).resolution
+    '1 µm per pixel'
+    >>> TilePlan(mpp=1.0, level=2)
+    Traceback (most recent call last):
+    ...
+    casewise.errors.StudyError: tiles: mpp and level are stated, but a tile has one resolution. Keep one of them.
+    """
+
+    side: int = 128
+    mpp: float | None = None
+    magnification: float | None = None
+    level: int | None = None
+    min_tissue: float = 0.5
+    max_tiles: int | None = None
+    overlap: float = 0.0
+    assume_mpp: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        _whole("side", self.side, SMALLEST, LARGEST)
+        for name, low in (("level", 0), ("max_tiles", 1)):
+            if (value := getattr(self, name)) is not None:
+                _whole(name, value, low)
+        for name in ("mpp", "magnification", "assume_mpp"):
+            if (value := getattr(self, name)) is not None and not (_real(value) and 0 < value < math.inf):
+                raise StudyError(f"tiles: {name} must be a number above 0, not {value!r}.")
+        if not (_real(self.min_tissue) and 0 <= self.min_tissue <= 1):
+            raise StudyError(f"tiles: min_tissue must be a share from 0 to 1, not {self.min_tissue!r}.")
+        if not (_real(self.overlap) and 0 <= self.overlap <= 0.9):
+            raise StudyError(f"tiles: overlap must be a share from 0 to 0.9, not {self.overlap!r}.")
+        stated = [name for name in ("mpp", "magnification", "level") if getattr(self, name) is not None]
+        if len(stated) > 1:
+            raise StudyError(
+                f"tiles: {' and '.join(stated)} are stated, but a tile has one resolution. Keep one of them."
+            )
+
+    @property
+    def resolution(self) -> str:
+        """The resolution in words."""
+        if self.mpp is not None:
+            return f"{self.mpp:g} µm per pixel"
+        return f"{self.magnification:g}x" if self.magnification is not None else f"level {self.level or 0}"
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedSlide:
+    """The tiles of one slide.
+
+    `boxes`: (N, 3) `int64`, x, y and side in level-0 pixels, from left to right and then downwards. `shares`: (N,)
+    `float64`, how much of each is tissue. `mask`: (h, w) `bool`, the tissue; each of its pixels is `downsample` level-0
+    pixels wide. `picture`: (h, w, 3) `uint8`, the slide as small as the mask. `candidates`: the number of tiles with
+    enough tissue before `max_tiles` was applied. `notes`: sentences on deviations from the plan.
+    """
+
+    path: Path
+    facts: SlideFacts
+    boxes: np.ndarray
+    shares: np.ndarray
+    notes: tuple[str, ...]
+    mask: np.ndarray
+    downsample: float
+    picture: np.ndarray
+    candidates: int
+
+    def __len__(self) -> int:
+        """The number of tiles."""
+        return len(self.boxes)
+
+
+def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> PlannedSlide:
+    """Find the tissue of a slide and plan tiles in a grid from its upper left corner.
+
+    A tile that would cross the right or lower edge is left out. `budget`: the memory that slides planned at the same
+    time share; this slide waits until there is enough.
+
+    Raises:
+        ImageError: the slide cannot be read, does not state its resolution, is smaller than a tile, or has no tissue.
+        CasewiseError: the package that reads slides is not installed.
+    """
+    with Slide(path) as slide:
+        facts = slide.facts
+        target, notes = _downsample(slide.path, facts, plan)
+        boxes = _grid(slide.path, facts, plan, target)
+        mpp = facts.mpp or plan.assume_mpp
+        with budget.hold(slide.memory + PICTURE) if budget else nullcontext():
+            picture, scanned, downsample = read_thumbnail(slide)
+            # Frees the memory before tissue is searched.
+            slide.close()
+            tissue = find_tissue(picture, scanned, downsample, mpp=mpp)
+    shares = tissue_shares(tissue, boxes)
+    enough = np.flatnonzero(shares >= plan.min_tissue - 1e-9)
+    if not len(enough):
+        if not tissue.mask.any():
+            raise ImageError(f"{slide.path}: there is no tissue on this slide. Leave it out of the table.")
+        shares_text = f"{tissue.share:.1%} of it is tissue, and no tile has more than {shares.max():.0%}"
+        raise ImageError(
+            f"{slide.path}: there is too little tissue on this slide: {shares_text}, and the study requires "
+            f"{plan.min_tissue:.0%}. Leave it out of the table, or lower `min_tissue`."
+        )
+    selected = enough
+    if plan.max_tiles is not None and len(enough) > plan.max_tiles:
+        # Positions are counted in steps of the grid, so that the curve fills it.
+        steps = np.unique(boxes[:, 0], return_inverse=True)[1], np.unique(boxes[:, 1], return_inverse=True)[1]
+        selected = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
+    all_notes = (*facts.notes, *notes, *tissue.notes)
+    return PlannedSlide(
+        slide.path,
+        facts,
+        boxes[selected],
+        shares[selected],
+        all_notes,
+        tissue.mask,
+        tissue.downsample,
+        picture,
+        len(enough),
+    )
+
+
+def read_tile(slide: Slide, x: int, y: int, span: int, *, side: int, channels: Channels = "rgb") -> np.ndarray:
+    """Read one box of an open slide, (C, side, side) `uint8`; `x`, `y` and `span` are in level-0 pixels.
+
+    It is read from the coarsest level that is fine enough and resized as photographs are. Areas that were not scanned
+    or lie outside the slide are white.
+    """
+    tile = slide.in_srgb(_tile(slide, x, y, span, side))
+    return np.ascontiguousarray(as_array(tile, channels).transpose(2, 0, 1))
+
+
+def _tile(slide: Slide, x: int, y: int, span: int, side: int) -> Image.Image:
+    """Read one box as an RGB image of `side` pixels."""
+    level = slide.facts.level_for(span / side)
+    downsample = slide.facts.levels[level][2]
+    left, top, width = x / downsample, y / downsample, span / downsample
+    # A tenth of a pixel is less than the deviation of a level in any file.
+    corner = math.floor(left + 0.1), math.floor(top + 0.1)
+    across, down = math.ceil(left + width - 0.1) - corner[0], math.ceil(top + width - 0.1) - corner[1]
+    # A large area is averaged while it is read, to at least twice the size, which the filter then reduces.
+    factor = max(int(width / (2 * side)), 1) if max(across, down) > BLOCK else 1
+    image = on_white(slide.reduced(level, (*corner, across, down), factor))
+    if image.size == (side, side):
+        return image
+    offset = max(left - corner[0], 0.0) / factor, max(top - corner[1], 0.0) / factor
+    end = min(offset[0] + width / factor, image.width), min(offset[1] + width / factor, image.height)
+    return image.resize((side, side), LANCZOS, box=(*offset, *end))
+
+
+def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, list[str]]:
+    """The width of a pixel of a tile in level-0 pixels, and notes.
+
+    Raises:
+        ImageError: the slide does not state the resolution that the plan needs.
+    """
+    notes = []
+    if plan.mpp is not None:
+        mpp = facts.mpp or plan.assume_mpp
+        if mpp is None:
+            raise ImageError(
+                f"{path}: the slide does not state the width of a pixel in microns, so {plan.resolution} cannot be "
+                f"read from it. {_instead('magnification', facts.magnification)} Or state the width, if you know it: "
+                "`assume_mpp: 0.5`."
+            )
+        if facts.mpp is None:
+            notes.append(
+                f"the file does not state the width of a pixel in microns; {mpp:g}, as stated in the study, is assumed"
+            )
+        target = plan.mpp / mpp
+    elif plan.magnification is not None:
+        if facts.magnification is None:
+            raise ImageError(
+                f"{path}: the slide does not state the magnification of its scan, so {plan.resolution} cannot "
+                f"be read from it. {_instead('mpp', facts.mpp)}"
+            )
+        target = facts.magnification / plan.magnification
+    else:
+        return _of_level(facts, plan.level or 0)
+    level = facts.level_for(target)
+    if target < 1 / SAME_LEVEL:
+        notes.append(f"no level is as fine as {plan.resolution}; level 0 is read and enlarged by {1 / target:.2f}")
+    elif (by := target / facts.levels[level][2]) > SAME_LEVEL:
+        notes.append(f"no level has {plan.resolution}; level {level} is read and reduced by {by:.2f}")
+    return target, notes
+
+
+def _instead(name: str, value: float | None) -> str:
+    """The resolution that can be stated instead."""
+    if value is None:
+        return "State `level` instead."
+    return f"It states its {name}, {value:.4g}: state `{name}` instead."
+
+
+def _of_level(facts: SlideFacts, level: int) -> tuple[float, list[str]]:
+    """The downsample of a level; of the coarsest level if the level does not exist."""
+    last = len(facts.levels) - 1
+    if level <= last:
+        return facts.levels[level][2], []
+    return facts.levels[last][2], [f"there is no level {level}; level {last}, the coarsest, is used"]
+
+
+def _grid(path: Path, facts: SlideFacts, plan: TilePlan, target: float) -> np.ndarray:
+    """All boxes of the grid, (N, 3), in raster order.
+
+    Raises:
+        ImageError: the slide is smaller than one tile.
+    """
+    span = max(round(plan.side * target), 1)
+    if span > min(facts.width, facts.height):
+        raise ImageError(
+            f"{path}: a tile of {plan.side} px at {_at(facts, plan)} is {span:,} px wide at level 0, more than the "
+            f"slide ({facts.width:,} x {facts.height:,}). State a finer resolution, or a smaller `images: {{size: …}}`."
+        )
+    stride = max(round(span * (1 - plan.overlap)), 1)
+    across = np.arange(0, facts.width - span + 1, stride)
+    down = np.arange(0, facts.height - span + 1, stride)
+    y, x = np.meshgrid(down, across, indexing="ij")
+    return np.stack([x.ravel(), y.ravel(), np.full(x.size, span)], axis=1).astype(np.int64)
+
+
+def _at(facts: SlideFacts, plan: TilePlan) -> str:
+    """The resolution of a plan on one slide, with the existing levels."""
+    if plan.mpp is not None or plan.magnification is not None:
+        return plan.resolution
+    last = len(facts.levels) - 1
+    used = min(plan.level or 0, last)
+    nearest_note = f", the nearest to level {plan.level} that it has" if used != (plan.level or 0) else ""
+    sizes = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
+    return f"level {used}{nearest_note} ({'its levels are' if last else 'its only level is'} {sizes} px)"
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        allowed = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        raise StudyError(f"tiles: {name} must be a whole number {allowed}, not {value!r}.")

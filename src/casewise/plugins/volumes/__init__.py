@@ -1,0 +1,32 @@
+"""Scans: NIfTI files, DICOM series, and ordered slice images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from casewise.plugin import Plugin
+
+if TYPE_CHECKING:
+    from casewise.modalities.base import Modality
+    from casewise.study.model import StudyModel
+
+
+class _Volumes(Plugin):
+    name = extra = section = "volumes"
+
+    def study_keys(self) -> type[StudyModel]:
+        from casewise.plugins.volumes.settings import VolumesKeys
+
+        return VolumesKeys
+
+    def planned_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {"panels": {"pooling": "maps"}} if values.get("volumes") else {}
+
+    def modality(self) -> Modality:
+        from casewise.plugins.volumes.modality import MODALITY
+
+        return MODALITY
+
+
+plugin = _Volumes()

@@ -1,0 +1,283 @@
+"""The data of training on volumes: windows of consecutive slices in grids, or bags of single slices.
+
+A panel has one channel for each sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from casewise.modalities.dataset import evaluated_together
+from casewise.modalities.panels import EMPTY, fold
+
+if TYPE_CHECKING:
+    from casewise.plugins.volumes.slice_store import SliceStore
+    from casewise.study.schema import Panels
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of all cases as tensors that every fold shares, and the intensity mapping of each scan.
+
+    Attributes:
+        stored: (N, S, H, W) `int16`, 0 to 32767.
+        first, count: (P,) each case's first slice and number of slices.
+        present: (P, S) bool.
+        tables: (P·S, 32768) float32, 0 to 1, of one fold.
+    """
+
+    stored: Tensor
+    first: Tensor
+    count: Tensor
+    present: Tensor
+    tables: Tensor
+
+
+def slices_of(store: SliceStore, sequences: list[int], fitted: Mapping[str, Any]) -> Slices:
+    """The slices of all cases with their intensities standardised.
+
+    Args:
+        sequences: the numbers of the stored sequences that become channels.
+        fitted: `standard` is the standard scale of each of them, as `casewise.plugins.volumes.standardise.fit`
+            computes it from training cases, and None leaves intensities as they are; `landmarks` says whose landmarks
+            are mapped to it.
+    """
+    from casewise.plugins.volumes.standardise import plain_tables, tables
+
+    standard = fitted["standard"]
+    marks, spans = store.scale_of(np.arange(len(store.count)), fitted)
+    cases, channels = len(marks), len(sequences)
+    mappings = np.empty((cases, channels, 32768), dtype=np.float32)
+    for channel, number in enumerate(sequences):
+        if standard is None:
+            mappings[:, channel] = plain_tables(cases)
+        else:
+            scale = np.asarray(standard[channel], dtype=np.float64)
+            mappings[:, channel] = tables(marks[:, number], scale, None if spans is None else spans[:, number])
+    stored = np.ascontiguousarray(store.slices[:, sequences]).view(np.int16)
+    return Slices(
+        torch.from_numpy(stored),
+        torch.from_numpy(store.first.copy()),
+        torch.from_numpy(store.count.copy()),
+        torch.from_numpy(store.present[:, sequences].copy()),
+        torch.from_numpy(mappings.reshape(cases * channels, -1)),
+    )
+
+
+@dataclass(frozen=True)
+class SliceData:
+    """Cases of a subset of the cohort; a panel shows a window of the slices of a case, or all of them as a bag.
+
+    Attributes:
+        slices: of all cases.
+        cases: (P,) their numbers.
+        truth: (P, T) float32, NaN where not scored.
+        all_windows: whether predictions are means over all windows, else of the central one.
+        drop: the probability with which a sequence is left out of a training panel; at least one remains.
+    """
+
+    slices: Slices
+    cases: list[int]
+    truth: Tensor
+    settings: Panels
+    names: list[str] = field(default_factory=list)
+    all_windows: bool = False
+    drop: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def subset(self, rows: Sequence[int]) -> SliceData:
+        """Some of the cases."""
+        names = [self.names[row] for row in rows] if self.names else []
+        return replace(self, cases=[self.cases[row] for row in rows], truth=self.truth[list(rows)], names=names)
+
+    def arranged(self, panels: Panels) -> SliceData:
+        """The same slices in other panels; all of them if a panel shows a single one."""
+        return replace(self, settings=panels, all_windows=self.all_windows or panels.slots == 1)
+
+    def with_variations(self, changes: Mapping[str, Any]) -> SliceData:
+        """Return the data unchanged: slices vary in the same way in all phases."""
+        return self
+
+    @property
+    def bags(self) -> bool:
+        """Whether a view is a bag of the case's slices instead of a grid."""
+        return self.settings.bags
+
+    @property
+    def bag(self) -> int:
+        """The number of slices of the largest bag; 1 if views are grids."""
+        return max(int(self.slices.count[case]) for case in self.cases) if self.bags else 1
+
+    @property
+    def varied(self) -> bool:
+        """True: each epoch draws other windows."""
+        return True
+
+    @property
+    def subsampled(self) -> bool:
+        """False: windows are drawn instead of single images."""
+        return False
+
+    @property
+    def copyable(self) -> bool:
+        """False: windows are drawn in every epoch, so there are no fixed copies."""
+        return False
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Panels (B, S, rows·H, columns·W) in 0–1, each a window drawn at random, and their truth (B, T).
+
+        Bags are (B, K, S, H, W), NaN in empty slots; slices are drawn if a case has more than a bag holds. A flip and a
+        quarter turn are drawn for each panel and apply to all its slices and sequences.
+        """
+        drawn = torch.rand(len(rows), 3, generator=generator)
+        if self.bags:
+            panels = self._drawn_bags([self.cases[row] for row in rows], drawn[:, 1:], generator)
+            return panels.to(device), self.truth[rows].to(device)
+        starts = []
+        for row, chance in zip(rows, drawn[:, 0].tolist(), strict=True):
+            windows = self._windows(self.cases[row])
+            starts.append([self.cases[row], windows[min(int(chance * len(windows)), len(windows) - 1)]])
+        tiles = self._tiles(torch.tensor(starts))
+        tiles = turned(tiles, drawn[:, 1:], self.settings)
+        panels = fold(tiles, self.settings)
+        if self.drop:
+            panels = drop_sequences(panels, self.drop, generator)
+        return panels.to(device), self.truth[rows].to(device)
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every case as windows (V, 2), case and first slice, and (V,) the row each belongs to.
+
+        A bag is one view of all slices of the case by their rows in the store, (V, K), padded to the largest bag.
+        """
+        if self.bags:
+            padded = torch.full((len(self), self.bag), EMPTY)
+            for row, case in enumerate(self.cases):
+                numbers = self._rows_of(case)
+                padded[row, : len(numbers)] = numbers
+            return padded, torch.arange(len(self))
+        views, owner = [], []
+        for row, case in enumerate(self.cases):
+            windows = self._windows(case)
+            for start in windows if self.all_windows else [windows[(len(windows) - 1) // 2]]:
+                views.append([case, start])
+                owner.append(row)
+        return torch.tensor(views), torch.tensor(owner)
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Unvaried panels (B, S, rows·H, columns·W) of windows (B, 2); of bags (B, K) as `training_batch`."""
+        if self.bags:
+            tiles = self.single_tiles(slots.clamp(min=0).flatten(), device).unflatten(0, slots.shape)
+            return tiles.masked_fill((slots == EMPTY).view(*slots.shape, 1, 1, 1).to(device), torch.nan)
+        return fold(self._tiles(slots), self.settings).to(device)
+
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """Unvaried slices (N, S, H, W) in 0–1 by their rows in the store; an absent sequence is NaN."""
+        starts, order = self.slices.first.sort()
+        cases = order[torch.searchsorted(starts, numbers, right=True) - 1]
+        return self._values(numbers.unsqueeze(1), cases)[:, 0].to(device)
+
+    def slots_of(self, windows: Tensor) -> Tensor:
+        """The slices, counted within the case, in the slots of windows (B, 2): (B, K).
+
+        If a case has fewer slices than slots, its first and last slices are repeated around them.
+        """
+        if self.bags:
+            cases = torch.tensor(self.cases)[:, None]
+            return torch.where(windows == EMPTY, EMPTY, windows - self.slices.first[cases])
+        cases, starts = windows[:, 0], windows[:, 1]
+        count, slots = self.slices.count[cases], self.settings.slots
+        lead = ((slots - count).clamp(min=0) // 2).unsqueeze(1)
+        slices = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
+        return torch.minimum(slices, (count - 1).unsqueeze(1))
+
+    def eval_batch_size(self, batch: int, device: torch.device) -> int:
+        """The number of views that are evaluated together (`evaluated_together`)."""
+        return evaluated_together(batch, self.slices.stored, self.settings, self.bag, device)
+
+    def _windows(self, case: int) -> list[int]:
+        """The first slices of a case's windows, counted within the case; one if it has no more slices than slots."""
+        return list(range(max(1, int(self.slices.count[case]) - self.settings.slots + 1)))
+
+    def _tiles(self, windows: Tensor) -> Tensor:
+        """Windows (B, 2) → their slices (B, K, S, H, W) in 0–1; an absent sequence is NaN."""
+        cases = windows[:, 0]
+        return self._values(self.slices.first[cases].unsqueeze(1) + self.slots_of(windows), cases)
+
+    def _rows_of(self, case: int) -> Tensor:
+        """The rows in the store of a case's slices, in order."""
+        return int(self.slices.first[case]) + torch.arange(int(self.slices.count[case]))
+
+    def _drawn_bags(self, cases: list[int], drawn: Tensor, generator: torch.Generator) -> Tensor:
+        """Bags (B, K, S, H, W) of slices in their order, drawn where there are more than a bag holds, NaN if empty."""
+        numbers = []
+        for case in cases:
+            rows = self._rows_of(case)
+            kept = torch.randperm(len(rows), generator=generator)[: self.settings.bag].sort().values
+            numbers.append(rows[kept])
+        most = max(map(len, numbers))
+        slots = torch.stack([torch.nn.functional.pad(rows, (0, most - len(rows)), value=EMPTY) for rows in numbers])
+        tiles = turned(self.plain_batch(slots, torch.device("cpu")), drawn, self.settings)
+        if not self.drop:
+            return tiles
+        # a sequence that is left out is left out of all slices of the case
+        whole = drop_sequences(tiles.transpose(1, 2).flatten(2, 3), self.drop, generator)
+        return whole.unflatten(2, tiles.shape[1:2] + tiles.shape[3:4]).transpose(1, 2)
+
+    def _values(self, rows: Tensor, cases: Tensor) -> Tensor:
+        """Slices (B, K, S, H, W) in 0–1 by their rows (B, K) in the store and their cases (B,)."""
+        stored = self.slices.stored[rows]
+        size, channels = len(cases), stored.shape[2]
+        scans = (cases * channels).view(size, 1, 1) + torch.arange(channels).view(1, 1, -1)
+        wide = self.slices.tables.shape[1]
+        at = scans.view(size, 1, channels, 1, 1) * wide + stored.long()
+        values = self.slices.tables.view(-1)[at]
+        absent = ~self.slices.present[cases]
+        if absent.any():
+            values = values.masked_fill(absent.view(size, 1, channels, 1, 1), torch.nan)
+        return values
+
+
+def turned(tiles: Tensor, drawn: Tensor, settings: Any) -> Tensor:
+    """Slices (B, K, S, H, W), flipped and turned by two uniform numbers (B, 2) for each panel."""
+    if settings.flip in ("horizontal", "both"):
+        tiles = torch.where((drawn[:, 0] < 0.5).view(-1, 1, 1, 1, 1), tiles.flip(4), tiles)
+    if settings.quarter_turns:
+        turns = (drawn[:, 1] * 4).long().clamp(max=3)
+        turned = tiles.clone()
+        for number in (1, 2, 3):
+            turned_rows = turns == number
+            if turned_rows.any():
+                turned[turned_rows] = torch.rot90(tiles[turned_rows], number, dims=(3, 4))
+        tiles = turned
+    return tiles
+
+
+def drop_sequences(panels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Leave sequences out of training panels (B, S, H, W) at random, as NaN; the argument is not changed.
+
+    Every present sequence is left out with probability `rate`, independently of the others; if this would leave out all
+    of a case, one of them, each with equal probability, is kept.
+
+    >>> panels = torch.zeros(2, 3, 4, 4)
+    >>> dropped = drop_sequences(panels, 0.99, torch.Generator().manual_seed(0))
+    >>> dropped.isnan().all(dim=(2, 3)).sum(dim=1).tolist()
+    [2, 2]
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must be 0 or more and less than 1, got {rate!r}")
+    present = ~panels[:, :, 0, 0].isnan()
+    drawn = torch.rand(present.shape, generator=generator, device=generator.device).to(present.device)
+    # the present sequence with the highest draw is never left out
+    last = drawn.masked_fill(~present, -1).argmax(dim=1, keepdim=True)
+    gone = ((drawn < rate) & present).scatter(1, last, False)
+    return panels.masked_fill(gone[:, :, None, None], torch.nan)

@@ -1,0 +1,253 @@
+"""Volumes of one or several sequences as a modality: networks see windows of consecutive slices in a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.errors import CasewiseError
+from casewise.modalities.base import (
+    AlteredPanels,
+    CaseMask,
+    FittedPreprocessing,
+    ImageFolder,
+    ImageStore,
+    MaskMeaning,
+    Modality,
+    NativeMap,
+    Noun,
+    PanelDataset,
+    Picture,
+    PreparedCohort,
+    SlotMaps,
+    Start,
+    StoreReference,
+)
+from casewise.plugins.volumes.settings import volumes_of
+from casewise.study.backbones import UNTRAINED
+from casewise.study.learners import learner_named
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
+    from casewise.modalities.store.store import TileStore
+    from casewise.plugins.volumes.slice_store import SliceStore
+    from casewise.study.schema import Study
+
+
+# Early fusion of so many sequences keeps the kernels of colours (see `casewise.models.fusion.adapted`).
+COLOURS = 3
+
+
+class VolumesModality(Modality):
+    """Every row of the table is the scan of one sequence, or one slice of it; a case is a stack of slices."""
+
+    name = "volumes"
+
+    def noun(self, study: Study) -> Noun:
+        return Noun("slice", "slices") if volumes_of(study).slice_index else Noun("scan", "scans")
+
+    def start(self, files: Sequence[Path] | None, study: Study) -> Start:
+        if files is not None:
+            raise CasewiseError(
+                "--images makes tables of images and slides, not of scans. Leave --images out: the study file then "
+                "lists the columns of the table, which has one row for each scan."
+            )
+        return Start(study, [], [], "scan")
+
+    def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
+        from casewise.plugins.volumes.new_scans import new_scans
+
+        return new_scans(study, paths)
+
+    def columns(self, study: Study) -> dict[str, str]:
+        volumes = volumes_of(study)
+        columns = {
+            "path": "a NIfTI file or the folder of a DICOM series, from `root` if given, else from the table's folder",
+            volumes.column: f"which sequence the scan is: {' or '.join(volumes.sequences)}",
+        }
+        if volumes.roi == "mask":
+            columns[volumes.mask] = "a NIfTI file that marks the region of interest; one file a case"
+        return columns
+
+    def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
+        from casewise.plugins.volumes.case_files import settle_sequences
+
+        return settle_sequences(study, cohort)
+
+    def described(self, study: Study, images: pd.DataFrame) -> str:
+        sequences = " and ".join(", ".join(volumes_of(study).sequences).rsplit(", ", 1))
+        return f"{self.noun(study).counted(len(images))} ({sequences})"
+
+    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
+        from casewise.plugins.volumes.header_check import check_headers
+
+        check_headers(study, cohort, show)
+
+    def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
+        from casewise.plugins.volumes.preparation import SCANS, slices_and_pictures
+
+        return slices_and_pictures(study, cohort, folder.of(SCANS), show)
+
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
+        from casewise.plugins.volumes.preparation import PreparedScans
+
+        assert isinstance(prepared.store, PreparedScans)
+        return prepared.cohort, prepared.store.pictures
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        # further fusions are further networks, as further backbones are, and lesions are only measured against
+        stated = volumes_of(study).model_dump(mode="json")
+        plain = {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}
+        # networks of earlier versions had the landmarks of single slices, and mean kernels for three sequences
+        plain |= {"landmarks": "subject"} if volumes_of(study).slice_is_case(study) else {}
+        plain |= {"first_layer": "colours"} if any(_keeps_colours(study, name) for name in study.networks) else {}
+        return {"volumes": plain}
+
+    def facts(self, study: Study, network: str) -> dict[str, Any]:
+        return {
+            "volumes": volumes_of(study).model_dump(mode="json")
+            | {"fusion": [study.fusion_of(network)], "lesion": None}
+        }
+
+    def network_options(self, study: Study, network: str) -> dict[str, Any]:
+        volumes, fusion = volumes_of(study), study.fusion_of(network)
+        single = fusion in volumes.sequences
+        return {
+            "fusion": "early" if single else fusion,
+            "sequences": 1 if single else len(volumes.sequences),
+            # a case without the only sequence is represented by the learned stand-in, too
+            "missing": volumes.missing,
+            "side": study.images.size * study.panels.rows,
+        }
+
+    def channels(self, study: Study, network: str) -> tuple[str, ...]:
+        volumes, fusion = volumes_of(study), str(study.fusion_of(network))
+        return (fusion,) if fusion in volumes.sequences else tuple(volumes.sequences)
+
+    def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
+        """The network's sequences and, of each, the standard scale of intensities (None: not standardised)."""
+        from casewise.plugins.volumes.slice_store import BY_SUBJECT, open_slices
+        from casewise.plugins.volumes.standardise import standard_scales
+
+        sequences = self.channels(study, network) if network else tuple(volumes_of(study).sequences)
+        if volumes_of(study).standardise == "none":
+            return {"sequences": list(sequences), "standard": None}
+        slices = open_slices(store.folder, store.address)
+        numbers = [volumes_of(study).sequences.index(name) for name in sequences]
+        fitted: FittedPreprocessing = {"sequences": list(sequences)}
+        if slices.subjects is not None:
+            # every subject counts once, however many of its slices are cases
+            rows, fitted["landmarks"] = slices.subjects.one_case_each(rows), BY_SUBJECT
+        landmarks, _ = slices.scale_of(rows, fitted)
+        return fitted | {"standard": standard_scales(landmarks, numbers)}
+
+    def dataset(
+        self,
+        store: StoreReference,
+        study: Study,
+        panels: pd.DataFrame,
+        labels: np.ndarray | None,
+        fitted: FittedPreprocessing,
+    ) -> PanelDataset:
+        from casewise.modalities.dataset import labels_tensor
+        from casewise.plugins.volumes.slice_store import open_slices
+
+        slices = open_slices(store.folder, store.address)
+        return _slice_data(slices, study, panels, labels_tensor(labels, len(panels)), fitted)
+
+    def alterations(self, study: Study) -> tuple[str, ...]:
+        """Those of intensities: a slice of a region of interest has no border and no shape of its own."""
+        from casewise.modalities.alterations import OF_VALUES
+
+        return tuple(OF_VALUES)
+
+    def altered(self, prepared: PreparedCohort, rows: Sequence[int], alteration: str) -> AlteredPanels:
+        """The intensities of every slice altered before they are standardised with the scan's own landmarks."""
+        from casewise.modalities.dataset import labels_tensor
+        from casewise.plugins.volumes.slice_store import altered_slices, open_slices
+
+        panels = prepared.cohort.panels.iloc[list(rows)]
+        stored = open_slices(Path(prepared.store.folder), prepared.store.address)
+        numbers = [int(number) for number in panels["panel"]]
+
+        def dataset(fitted: FittedPreprocessing) -> PanelDataset:
+            slices = altered_slices(stored, numbers, alteration)
+            own = panels.assign(panel=range(len(numbers)))
+            return _slice_data(slices, prepared.study, own, labels_tensor(None, len(own)), fitted)
+
+        return dataset
+
+    def report_facts(self, study: Study) -> dict[str, Any]:
+        volumes = volumes_of(study)
+        return {
+            "sliced": True,
+            "order": volumes.slice_index,
+            "late": any("late" in str(fusion) for fusion in volumes.fusion),
+            "windowed": volumes.slice_index is None,
+        }
+
+    def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
+        return np.repeat(prepared.store.tiles[image].transpose(1, 2, 0), 3, axis=2)
+
+    def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
+        """The central window of each sequence that the case has and that `fitted` knows."""
+        from casewise.plugins.volumes.preview import central_panels
+        from casewise.plugins.volumes.slice_store import open_slices
+
+        slices = open_slices(Path(prepared.store.folder), prepared.store.address)
+        return central_panels(prepared.study, slices, row, fitted)
+
+    def to_native(
+        self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
+    ) -> list[NativeMap]:
+        """The map of one sequence on its scan or, for slice images, on each slice with a map."""
+        from casewise.plugins.volumes.native_space import native_maps
+
+        return native_maps(prepared, maps[0], channel)
+
+    def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
+        column = volumes_of(study).lesion
+        return {"lesion": column} if column else {}
+
+    def mask(self, prepared: PreparedCohort, row: int, meaning: MaskMeaning) -> CaseMask:
+        from casewise.plugins.volumes.native_space import read_lesion
+
+        return read_lesion(prepared, row)
+
+
+def _keeps_colours(study: Study, network: str) -> bool:
+    """Whether the first layer of a network starts from kernels of three colours, one for each sequence."""
+    learner = learner_named(network)
+    if study.fusion_of(network) != "early" or len(volumes_of(study).sequences) != COLOURS:
+        return False
+    published = learner.encoders(study)[0] not in UNTRAINED
+    return study.weights_of(network) != "random" and (published or bool(learner.weight_files(study)))
+
+
+def _slice_data(
+    slices: SliceStore, study: Study, panels: pd.DataFrame, truth: Tensor, fitted: FittedPreprocessing
+) -> PanelDataset:
+    """Windows of the slices of these cases, whose numbers in `slices` are in the column `panel`."""
+    from casewise.plugins.volumes.dataset import SliceData, slices_of
+
+    volumes = volumes_of(study)
+    numbers = [volumes.sequences.index(name) for name in fitted["sequences"]]
+    return SliceData(
+        slices_of(slices, numbers, fitted),
+        [int(number) for number in panels["panel"]],
+        truth,
+        study.panels,
+        [str(case) for case in panels["case"]],
+        volumes.inference_windows == "all",
+        volumes.sequence_dropout if len(numbers) > 1 else 0.0,
+    )
+
+
+MODALITY = VolumesModality()

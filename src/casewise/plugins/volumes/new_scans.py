@@ -1,0 +1,136 @@
+"""The table of new cases from folders of scans and single scans: NIfTI files and folders of DICOM series."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casewise.cohort.folder_layout import DICOM_SUFFIXES, find_region
+from casewise.cohort.natural_sort import natural
+from casewise.errors import CasewiseError, counted
+from casewise.plugins.volumes.settings import volumes_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.study.schema import Study
+
+log = logging.getLogger("casewise")
+NIFTI = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class NewScan:
+    """A scan with the facts that its path states."""
+
+    path: Path
+    subject: str
+    visit: str
+    sequence: str
+
+
+def new_scans(study: Study, paths: Sequence[Path]) -> pd.DataFrame:
+    """One row for each scan in `subject/visit/`, `subject/` or alone; its name contains that of its sequence.
+
+    A study of one sequence needs no sequence in the names. A scan alone is a subject of its own, named by its file.
+
+    Raises:
+        CasewiseError: the study needs columns that only a table has; there is no scan; a folder is deeper.
+    """
+    import pandas as pd
+
+    volumes = volumes_of(study)
+    if volumes.slice_index or volumes.roi in ("mask", "box"):
+        needed = volumes.slice_index or (volumes.mask if volumes.roi == "mask" else "box_x0")
+        raise CasewiseError(
+            f"cases: scans of this study need a table, because files do not state the column {needed!r}. Give a table "
+            "with the columns of the training table other than the labels."
+        )
+    scans = [scan for path in paths for scan in _scans_of(path, list(volumes.sequences))]
+    heading = {role: str(study.columns.get(role) or role) for role in ("path", "subject", "visit")}
+    table = {
+        heading["path"]: [str(scan.path) for scan in scans],
+        heading["subject"]: [scan.subject for scan in scans],
+        volumes.column: [scan.sequence for scan in scans],
+    }
+    if any(scan.visit for scan in scans):
+        table[heading["visit"]] = [scan.visit for scan in scans]
+    return pd.DataFrame(table)
+
+
+def _scans_of(path: Path, sequences: list[str]) -> list[NewScan]:
+    """The scans of one file or folder."""
+    if not path.is_dir():
+        return [NewScan(path, path.name, "", _sequence(path.name, sequences))]
+    files, others = _files(path)
+    if not files:
+        raise CasewiseError(f"cases: {path} contains no scans: neither NIfTI files nor folders of DICOM files.")
+    if others:
+        log.warning(
+            "%s: %s no scan by name and left out, such as %s.",
+            path,
+            counted(len(others), "file is", "files are"),
+            others[0].relative_to(path),
+        )
+    scans = []
+    for file in files:
+        *folders, name = file.relative_to(path).parts or (path.name,)
+        if len(folders) > 2:
+            raise CasewiseError(
+                f"cases: {path} contains scans {len(folders)} folders deep, such as {file.relative_to(path)}. Allowed "
+                "are subject/visit/scan, subject/scan and single scans. Or give a table."
+            )
+        subject, visit = (*folders, "", "")[:2]
+        scans.append(
+            NewScan(file, subject or (path.name if len(sequences) > 1 else name), visit, _sequence(name, sequences))
+        )
+    return scans
+
+
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The scans below a folder, which is one itself if it contains DICOM files; and the other files."""
+    scans: list[Path] = []
+    others: list[Path] = []
+    for parent, inner, names in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        visible = sorted(name for name in names if not name.startswith("."))
+        nifti = [name for name in visible if name.casefold().endswith(NIFTI)]
+        dicom = [name for name in visible if name.casefold().endswith(DICOM_SUFFIXES) or _is_dicom(Path(parent, name))]
+        scans += [Path(parent, name) for name in nifti]
+        if dicom:
+            scans.append(Path(parent))
+        others += [Path(parent, name) for name in visible if name not in nifti and name not in dicom]
+    return sorted(scans, key=lambda path: natural(path.as_posix())), others
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file without a suffix is a DICOM file by its content."""
+    if path.suffix and not path.suffix[1:].isdigit():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _sequence(name: str, sequences: list[str]) -> str:
+    """The sequence that a name contains; the only one of a study; '' if it is not clear."""
+    return sequences[0] if len(sequences) == 1 else _longest(name, sequences)
+
+
+def _longest(name: str, sequences: list[str]) -> str:
+    """The sequence in a name; of T1 and T1c, the longer one where both are in it.
+
+    >>> _longest("P01_T1c.nii.gz", ["T1", "T1c"]), _longest("P01_flair.nii", ["T1", "T2"])
+    ('T1c', '')
+    """
+    if exact := find_region(name, sequences):
+        return exact
+    contained = [sequence for sequence in sequences if sequence.casefold() in name.casefold()]
+    longest = max(contained, key=len, default="")
+    return longest if all(sequence.casefold() in longest.casefold() for sequence in contained) else ""

@@ -1,0 +1,241 @@
+"""Reading a DICOM series as one volume, from files of one slice each or from a file of several frames."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casewise.cohort.table import names_text
+from casewise.errors import ImageError
+from casewise.modalities.store.dicom_file import (
+    MOST_FILES,
+    DefectError,
+    damage_named,
+    dicom_files,
+    pydicom_module,
+    text_of,
+    whole_number,
+)
+from casewise.plugins.volumes.reading.dicom_pixels import Pixels
+from casewise.plugins.volumes.reading.dicom_series import (
+    ACQUIRED,
+    Series,
+    choose,
+    find_series,
+)
+from casewise.plugins.volumes.reading.dicom_slices import Slice, Stack, stacked
+from casewise.plugins.volumes.reading.scans import (
+    VOXEL_BYTES,
+    Scan,
+    checked_affine,
+    checked_size,
+    checked_values,
+    unread,
+)
+
+# The tag of each fact.
+FACTS = {
+    "series_uid": "SeriesInstanceUID",
+    "series_number": "SeriesNumber",
+    "series_description": "SeriesDescription",
+    "protocol": "ProtocolName",
+    "modality": "Modality",
+    "patient_id": "PatientID",
+    "study_uid": "StudyInstanceUID",
+    "frame_of_reference": "FrameOfReferenceUID",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+}
+# The functional group of each tag in a multi-frame file.
+GROUP_OF = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "EchoTime": "MREchoSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+}
+UNIT_VECTOR = 1e-2
+
+
+def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) -> Scan:
+    """Read a folder of DICOM files (with all folders in it), or one file, as one volume.
+
+    Series are identified by their UID, slices sorted by position. `sequence` selects one of several series. Without
+    `voxels` only headers are read, and pixels only where two slices have the same position.
+
+    Raises:
+        ImageError: there is no DICOM image, none or several series match, files are damaged, or the slices do not form
+            one evenly spaced volume.
+        CasewiseError: the package that reads DICOM is not installed.
+    """
+    path = Path(path)
+    pydicom_module()
+    if not path.is_dir():
+        checked_size(path)
+    files, others = dicom_files(path)
+    if not files:
+        raise ImageError(no_dicom_message(path, others))
+    candidates, empty = find_series(files)
+    if not candidates:
+        raise ImageError(f"{path}: its {len(empty)} DICOM files contain no image. Name the folder of the scan.")
+    series, notes = choose(candidates, sequence, path)
+    slices = _slices(series, path)
+    where = str(path) if len(candidates) == 1 else f"{path}, {series.description}"
+    pixels = Pixels()
+    stack = stacked(slices, where, pixels.same)
+    affine, affine_notes = checked_affine(stack.affine, path)
+    if voxels:
+        values = _values(stack, pixels)
+        value_facts, value_notes = checked_values(values, path)
+    else:
+        rows, columns = stack.slices[0].size
+        values, value_facts, value_notes = unread((columns, rows, len(stack.slices))), {}, []
+    facts: dict[str, str | float] = {"format": "DICOM"}
+    facts |= {name: text for name, tag in FACTS.items() if (text := series.text(tag))}
+    facts |= {"slices": len(stack.slices), **value_facts}
+    if (field := text_of(series.headers[0][1], "MagneticFieldStrength")).replace(".", "", 1).isdigit():
+        facts["field_strength"] = float(field)
+    ignored = (("files that are not DICOM", others), ("DICOM files without an image", empty))
+    ignored_notes = [
+        f"{kind} were left aside ({names_text([f.name for f in names], 3)})" for kind, names in ignored if names
+    ]
+    stated = whole_number(series.headers[0][1], "ImagesInAcquisition", 0)
+    if path.is_dir() and stated > len(slices):
+        ignored_notes.append(
+            f"its files state {stated} images, but {len(slices)} are present: the first or last may be missing"
+        )
+    return Scan(values, affine, path, facts, (*notes, *ignored_notes, *stack.notes, *affine_notes, *value_notes))
+
+
+def no_dicom_message(path: Path, others: Sequence[Path]) -> str:
+    """The message on a folder without DICOM files."""
+    scans = [file for file in others if re.search(r"\.nii(\.gz)?$", file.name, re.IGNORECASE)]
+    if scans:
+        return f"{path}: the folder contains no DICOM file but {scans[0].name}. Name that file itself."
+    if not others:
+        return f"{path}: the folder is empty. Copy the scan into it again."
+    return f"{path}: none of the {len(others)} files in the folder is DICOM (for example {others[0].name})."
+
+
+def _slices(series: Series, where: Path) -> list[Slice]:
+    """All slices of a series, each checked by itself.
+
+    Raises:
+        ImageError: a file is in colour, states no position, or states too many pixels.
+    """
+    slices: list[Slice] = []
+    total = 0
+    for path, header in series.headers:
+        with damage_named(path):
+            frames = max(1, whole_number(header, "NumberOfFrames", 1))
+            rows, columns = int(header.Rows), int(header.Columns)
+            if rows < 1 or columns < 1:
+                raise ImageError(f"{path}: it claims {columns} x {rows} pixels; each side must be at least 1.")
+            total += rows * columns * frames
+            if total * 4 > VOXEL_BYTES or len(slices) + frames > MOST_FILES:
+                raise ImageError(
+                    f"{where}: its files claim more than {VOXEL_BYTES / 1e9:g} GB of voxels ({path.name} {columns} x "
+                    f"{rows} x {frames}). They are damaged, or belong to several scans."
+                )
+            colours = whole_number(header, "SamplesPerPixel", 1)
+            kind = text_of(header, "PhotometricInterpretation") or "MONOCHROME2"
+            if colours > 1 or kind not in {"MONOCHROME1", "MONOCHROME2"}:
+                raise ImageError(
+                    f"{path}: its pixels are colours ({kind}), as in a screenshot or a colour map, not values of the "
+                    "scanner. Leave the file out, or name the series from which it was derived."
+                )
+            if "MOSAIC" in text_of(header, "ImageType"):
+                raise ImageError(f"{path}: it is a mosaic of all slices in one picture. Convert it to NIfTI.")
+            name = str(path.relative_to(where)) if path != where else path.name
+            slices += [_slice(path, name, header, -1 if frames == 1 else frame, kind) for frame in range(frames)]
+    return slices
+
+
+def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
+    """One slice, from the header of the file or from the functional groups of its frame."""
+    index = max(frame, 0)
+    name = name if frame < 0 else f"frame {frame + 1} of {name}"
+    numbers = {tag: _numbers(_value(header, index, tag)) for tag in GROUP_OF}
+    position, directions = numbers["ImagePositionPatient"], numbers["ImageOrientationPatient"]
+    spacing = numbers["PixelSpacing"]
+    for tag, values, count in (
+        ("ImagePositionPatient", position, 3),
+        ("ImageOrientationPatient", directions, 6),
+        ("PixelSpacing", spacing, 2),
+    ):
+        if len(values) != count:
+            problem = "does not state" if not values else "states in an impossible way"
+            label = path if frame < 0 else f"{path}, frame {frame + 1}"
+            raise ImageError(
+                f"{label}: it {problem} its position in the patient ({tag}). Leave the file out if it is not a "
+                f"slice of "
+                "a volume (a report, a screenshot, ultrasound), or export the scan again from its archive."
+            )
+    row, column = np.array(directions[:3]), np.array(directions[3:])
+    if max(abs(np.linalg.norm(row) - 1), abs(np.linalg.norm(column) - 1), abs(row @ column)) > UNIT_VECTOR:
+        raise ImageError(
+            f"{path}: its rows and columns are not at right angles (ImageOrientationPatient {directions})."
+        )
+    if min(spacing) <= 0:
+        raise ImageError(f"{path}: its pixels would measure {spacing[0]:g} x {spacing[1]:g} mm (PixelSpacing).")
+    thickness = (numbers["SliceThickness"] or _numbers(header.get("SpacingBetweenSlices")) or [0.0])[0]
+    slope, intercept = (numbers["RescaleSlope"] or [1.0])[0], (numbers["RescaleIntercept"] or [0.0])[0]
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        if _value(header, index, tag) not in (None, "") and not numbers[tag]:
+            raise ImageError(f"{path}: its {tag} is not a finite number. Export the scan again from its archive.")
+    if slope == 0:
+        raise ImageError(f"{path}: its RescaleSlope is 0, which makes all pixels equal. Export the scan again.")
+    acquired = {tag: text_of(header, tag) for tag in ACQUIRED if text_of(header, tag)}
+    grouped = ("EchoTime", "DiffusionBValue", "TemporalPositionIndex")
+    acquired |= {tag: f"{numbers[tag][0]:g}" for tag in grouped if numbers[tag]}
+    return Slice(
+        path, frame, name, np.array(position), row / np.linalg.norm(row), column / np.linalg.norm(column),
+        (spacing[0], spacing[1]), (int(header.Rows), int(header.Columns)), max(thickness, 0.0),
+        slope, intercept, kind == "MONOCHROME1", acquired,
+    )  # fmt: skip
+
+
+def _value(header: Any, frame: int, tag: str) -> Any:
+    """A value of a frame: from its own groups, else from those of all frames, else from the header of the file."""
+    per_frame, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
+    if per_frame and frame >= len(per_frame):
+        raise DefectError(f"it has {len(per_frame)} functional groups, fewer than frames")
+    for groups in (per_frame[frame] if per_frame else None, shared[0] if shared else None):
+        inner = groups.get(GROUP_OF[tag]) if groups is not None else None
+        if inner and inner[0].get(tag) is not None:
+            return inner[0].get(tag)
+    frames = max(1, whole_number(header, "NumberOfFrames", 1))
+    if tag == "ImagePositionPatient" and frames > 1:
+        # All frames would have the same position.
+        return None
+    return header.get(tag)
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers of a value; none if one of them is not finite."""
+    if value is None or value == "":
+        return []
+    numbers = [float(number) for number in ([value] if isinstance(value, int | float | str) else value)]
+    return numbers if np.isfinite(numbers).all() else []
+
+
+def _values(stack: Stack, pixels: Pixels) -> np.ndarray:
+    """All slices as (columns, rows, slices) `float32`; MONOCHROME1 inverted with one maximum and minimum."""
+    rows, columns = stack.slices[0].size
+    values = np.empty((columns, rows, len(stack.slices)), np.float32, order="F")
+    inverted = [i for i, image in enumerate(stack.slices) if image.inverted]
+    for i, image in enumerate(stack.slices):
+        with np.errstate(over="ignore", invalid="ignore"):
+            values[:, :, i] = pixels.of(image).T
+    if inverted:
+        planes = values[:, :, inverted]
+        values[:, :, inverted] = planes.max() + planes.min() - planes
+    return values

@@ -1,0 +1,218 @@
+"""A scan: the voxels of one sequence of a case, and their positions in the patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from casewise.errors import ImageError
+from casewise.modalities.store.file_check import size_of
+
+# More bytes of voxels than any scan has; a header that states more is damaged or made to exhaust memory.
+VOXEL_BYTES = 2_000_000_000
+# The range of possible spacings; outside, the units or numbers of a header are wrong.
+FINEST_MM, COARSEST_MM = 1e-3, 1e3
+# The smallest volume of a voxel relative to the product of its sides.
+FLAT = 1e-3
+# The cosine of an angle between axes above which a note is added.
+OBLIQUE = 0.01
+# Words that stand for a removed id.
+NO_ID = {"", "anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "removed"}
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """The voxels of one sequence in the order of the file.
+
+    Attributes:
+        values: (X, Y, Z) `float32`, the scanner's values after slope and intercept of the file; all finite.
+        affine: (4, 4) `float64`, from voxel indices to mm in RAS: x grows to the patient's right, y to the front, z
+            to the head (as in NIfTI).
+        path: the file or folder.
+        facts: from the file. `patient_id` only serves to compare scans and is never shown or stored.
+        notes: sentences on anything unusual that does not prevent the use of the scan.
+    """
+
+    values: np.ndarray
+    affine: np.ndarray
+    path: Path
+    facts: dict[str, str | float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        x, y, z = self.values.shape
+        return x, y, z
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance in mm between neighbouring voxels along each axis."""
+        return spacing_of(self.affine)
+
+    @property
+    def orientation(self) -> str:
+        """The direction in which each axis grows, nearest of R/L, A/P, S/I.
+
+        >>> Scan(np.zeros((1, 1, 1), np.float32), np.diag([-1.0, -1.0, 2.0, 1.0]), Path("a.nii")).orientation
+        'LPS'
+        """
+        return orientation_of(self.affine)
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """The lengths of the affine's columns.
+
+    >>> spacing_of(np.diag([-1.0, 2.0, 0.5, 1.0]))
+    (1.0, 2.0, 0.5)
+    """
+    x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    return float(x), float(y), float(z)
+
+
+def orientation_of(affine: np.ndarray) -> str:
+    """The letters of the directions in which the axes grow, by the best of all assignments.
+
+    >>> orientation_of(np.array([[0, 0, 1.0, 0], [-1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]]))
+    'PSR'
+    """
+    from itertools import permutations
+
+    directions = affine[:3, :3] / np.array(spacing_of(affine))
+    best = max(permutations(range(3)), key=lambda axes: sum(abs(directions[row, i]) for i, row in enumerate(axes)))
+    letters = ("LR", "PA", "IS")
+    return "".join(letters[row][int(directions[row, column] > 0)] for column, row in enumerate(best))
+
+
+def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str]]:
+    """The affine as `float64`, and notes on anything unusual.
+
+    Raises:
+        ImageError: it is not finite, singular, or of impossible spacing.
+    """
+    affine = np.asarray(affine, np.float64)
+    remedy = "Convert the scan again from its DICOM files."
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise ImageError(f"{path}: its affine is not finite, so the positions of its voxels are unknown. {remedy}")
+    spacing = spacing_of(affine)
+    text = " x ".join(f"{side:.4g}" for side in spacing)
+    if min(spacing) < FINEST_MM or max(spacing) > COARSEST_MM:
+        raise ImageError(
+            f"{path}: its voxels would measure {text} mm; allowed is {FINEST_MM:g} to {COARSEST_MM:g} mm. {remedy}"
+        )
+    directions = affine[:3, :3] / np.array(spacing)
+    if abs(np.linalg.det(directions)) < FLAT:
+        raise ImageError(
+            f"{path}: two axes of its affine point the same way (it is singular), so a position in the patient belongs "
+            f"to no voxel or to many. {remedy}"
+        )
+    worst = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    angle = np.degrees(np.arccos(min(worst, 1.0)))
+    text = f"its axes are not at right angles ({angle:.1f}° instead of 90°), as with a tilted gantry"
+    return affine, [text] if worst > OBLIQUE else []
+
+
+def unread(shape: tuple[int, int, int]) -> np.ndarray:
+    """An array of zeros of this shape for a scan whose voxels were not read; all voxels share one number in memory.
+
+    >>> unread((512, 512, 400)).strides
+    (0, 0, 0)
+    """
+    return np.broadcast_to(np.float32(0), shape)
+
+
+def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | float], list[str]]:
+    """Facts and notes on the voxels.
+
+    Raises:
+        ImageError: some are not finite.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        # Counted only in this case, because a mask of all voxels costs memory.
+        nans = int(np.isnan(values).sum())
+        infinite = int(values.size - np.isfinite(values).sum()) - nans
+        values_text = " and ".join(
+            f"{count:,} are {name}" for count, name in ((nans, "NaN"), (infinite, "infinite")) if count
+        )
+        raise ImageError(
+            f"{path}: of {values.size:,} voxels {values_text}. Give them the value of the background (often 0) and "
+            "save the scan again, or convert it again from its source."
+        )
+    if low == high:
+        return {"constant": low}, [f"all its voxels are {low:g}: it shows nothing"]
+    return {}, []
+
+
+def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
+    """Compare the patients and examinations that the scans of one case state, by sequence; return notes.
+
+    Files without a patient id (all NIfTI, and DICOM with the id removed) cannot be compared. Different frames of
+    reference give only a note: the patient may have left the table between two sequences. So do different examinations
+    if all files name the same patient.
+
+    Raises:
+        ImageError: two scans name different patients, two are of different examinations and not all name their patient,
+            or two sequences are the same series.
+    """
+    sequence_of: dict[str | float, str] = {}
+    for name, scan in scans.items():
+        source = scan.facts.get("series_uid") or str(scan.path)
+        if source in sequence_of:
+            raise ImageError(
+                f"{scan.path}: {sequence_of[source]} and {name} of one case are the same series. Correct the paths in "
+                "the table, or name the sequences as the scanner does."
+            )
+        sequence_of[source] = name
+    ids = {name: _id(scan) for name, scan in scans.items() if _id(scan)}
+    if len({identity.casefold() for identity in ids.values()}) > 1:
+        text = "; ".join(f"{name} is of patient {ids[name]!r} ({scans[name].path})" for name in ids)
+        raise ImageError(
+            f"The scans of one case are of different patients: {text}. Correct the paths in the table; if it is "
+            "one person under two ids, give the files one id."
+        )
+    notes = _other_examinations(scans, same_subject=len(ids) == len(scans))
+    frames = {name: str(scan.facts.get("frame_of_reference", "")) for name, scan in scans.items()}
+    named = {name: frame for name, frame in frames.items() if frame}
+    if len(set(named.values())) > 1:
+        doubt = "" if len(ids) == len(scans) else ", and not every file names its patient"
+        notes.append(
+            f"{' and '.join(named)} have different frames of reference{doubt}: the patient may have moved between "
+            "them, or they may show different patients. The positions stated in the files are used."
+        )
+    return notes
+
+
+def _other_examinations(scans: Mapping[str, Scan], *, same_subject: bool) -> list[str]:
+    """A note on scans of several examinations; `same_subject`: all of them name the same patient."""
+    studies = {name: str(scan.facts.get("study_uid", "")) for name, scan in scans.items()}
+    named = {name: study for name, study in studies.items() if study}
+    if len(set(named.values())) < 2:
+        return []
+    text = f"{' and '.join(named)} are of different examinations (their StudyInstanceUIDs differ)"
+    if not same_subject:
+        files = ", ".join(str(scans[name].path) for name in named)
+        raise ImageError(
+            f"{text}, and not every file names its patient, so they may show different people: {files}. Correct "
+            "the paths in the table; if it is one person at one visit, give the files one PatientID."
+        )
+    return [f"{text}: are they of one visit?"]
+
+
+def _id(scan: Scan) -> str:
+    """The patient id; empty if the file only states that it was removed."""
+    identity = str(scan.facts.get("patient_id", "")).strip()
+    return "" if identity.casefold() in NO_ID else identity
+
+
+def checked_size(path: Path) -> int:
+    """Return the number of bytes of a file that should be a scan or one of its slices.
+
+    Raises:
+        ImageError: it is missing, empty, not a file, or not readable.
+    """
+    remedy = "this is not a file. Name a .nii or .nii.gz file, or a folder of DICOM files."
+    return size_of(path, folder=remedy, other=remedy)

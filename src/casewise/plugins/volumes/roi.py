@@ -1,0 +1,218 @@
+"""The region of interest of a case: one square of the axial plane for all its slices, and which slices."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from casewise.errors import CohortError, ImageError, nearest
+from casewise.plugins.volumes.grid import Grid, carried, resampled
+from casewise.plugins.volumes.reading.scans import Scan
+
+__all__ = [
+    "Box",
+    "Region",
+    "central",
+    "inside_of",
+    "mask_on",
+    "region_of_box",
+    "region_of_mask",
+    "slice_affine",
+    "whole",
+]
+
+Unit = Literal["voxel", "mm"]
+# The smallest share of a region that must lie in the scan.
+LEAST_INSIDE = 0.5
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in a scan: from `low` to `high` along each axis, `high` excluded.
+
+    In `voxel`, indices into the file of the case's first present sequence as it is stored (as `values[low:high]`); in
+    `mm`, coordinates to the patient's right, front and head (RAS), which are the same for every sequence.
+
+    Raises:
+        CohortError: the values are not a box.
+
+    >>> Box((10, 20, 3), (40, 60, 9)).unit
+    'voxel'
+    >>> Box((10, 20, 3), (40, 20, 9))
+    Traceback (most recent call last):
+    ...
+    casewise.errors.CohortError: The box from (10, 20, 3) to (40, 20, 9) has no extent along y.
+    """
+
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    unit: Unit = "voxel"
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if self.unit not in get_args(Unit):
+            hint = nearest(self.unit, get_args(Unit))
+            raise CohortError(f"A box is given in 'voxel' or 'mm', not {self.unit!r}.{hint}")
+        if not np.isfinite([*self.low, *self.high]).all():
+            raise CohortError(f"The box from {self.low} to {self.high} is not made of six numbers.")
+        for axis, low, high in zip("xyz", self.low, self.high, strict=True):
+            if not low < high:
+                raise CohortError(f"The box from {self.low} to {self.high} has no extent along {axis}.")
+
+
+@dataclass(frozen=True)
+class Region:
+    """Voxels of a plane grid in RAS: `x`, `y` the first of `side` in the plane, slices from `first` up to `end`."""
+
+    x: int
+    y: int
+    side: int
+    first: int
+    end: int
+    notes: tuple[str, ...] = ()
+
+
+def whole(grid: Grid) -> Region:
+    """The whole plane of all slices."""
+    return Region(0, 0, grid.shape[0], 0, grid.shape[2])
+
+
+def central(grid: Grid, size: int) -> Region:
+    """The central `size`×`size` pixels of all slices.
+
+    >>> central(Grid((256, 256, 20), np.eye(4)), 64)
+    Region(x=96, y=96, side=64, first=0, end=20, notes=())
+    """
+    side = min(size, grid.shape[0])
+    start = (grid.shape[0] - side) // 2
+    return Region(start, start, side, 0, grid.shape[2])
+
+
+def region_of_box(box: Box, scan: Scan, grid: Grid, margin: float = 0.0) -> Region:
+    """The square and the slices of a plane grid that contain the box and `margin` mm around it.
+
+    `scan` is the file in whose voxels the box may be given.
+
+    Raises:
+        ImageError: more than half of the box lies outside the scan.
+    """
+    corners = np.array(list(itertools.product(*zip(box.low, box.high, strict=True))), dtype=np.float64)
+    # A voxel begins half a voxel before its centre.
+    points = corners - 0.5 if box.unit == "voxel" else carried(np.linalg.inv(scan.affine), corners)
+    low, high = points.min(axis=0), points.max(axis=0)
+    edge = np.array(scan.shape) - 0.5
+    inside_low, inside_high = np.clip(low, -0.5, edge), np.clip(high, -0.5, edge)
+    inside = float(np.prod(inside_high - inside_low) / np.prod(high - low))
+    _check_inside(inside, f"The box from {box.low} to {box.high} ({box.unit})", "Does it belong to this file?", scan)
+    box_corners = np.array(list(itertools.product(*zip(inside_low, inside_high, strict=True))))
+    return _around(carried(np.linalg.inv(grid.affine) @ scan.affine, box_corners), grid, margin, _notes(inside, "box"))
+
+
+def region_of_mask(mask: Scan, scan: Scan, grid: Grid, margin: float = 0.0) -> Region:
+    """The square and the slices of a plane grid that contain all voxels of the mask above 0 and `margin` mm around
+    them.
+
+    The mask may have a geometry of its own, which its affine states. `scan` is the scan that it must overlap.
+
+    Raises:
+        ImageError: the mask is empty, or more than half of it lies outside the scan.
+    """
+    marked = np.argwhere(mask.values > 0)
+    if not len(marked):
+        raise ImageError(
+            f"{mask.path}: the mask marks nothing; no voxel is above 0. Draw it again, or name the case's right mask."
+        )
+    in_scan = inside_of(mask, scan)
+    inside = float(in_scan.mean())
+    between = np.linalg.inv(grid.affine) @ mask.affine
+    centres = carried(between, marked[in_scan])
+    # A marked voxel reaches half its length beyond its centre.
+    reach = np.abs(between[:3, :3]).sum(axis=1) / 2
+    ends = np.concatenate([centres.min(axis=0, keepdims=True) - reach, centres.max(axis=0, keepdims=True) + reach])
+    return _around(ends, grid, margin, _notes(inside, "mask"))
+
+
+def inside_of(mask: Scan, scan: Scan) -> np.ndarray:
+    """Which of the mask's voxels above 0 (in the order of `argwhere`) lie in the scan's volume; (N,) `bool`.
+
+    Raises:
+        ImageError: more than half of them lie outside.
+    """
+    points = carried(np.linalg.inv(scan.affine) @ mask.affine, np.argwhere(mask.values > 0))
+    in_scan = np.asarray(((points > -0.5) & (points < np.array(scan.shape) - 0.5)).all(axis=1))
+    doubt = "Is it a mask of another visit or subject?"
+    if mask.shape == scan.shape:
+        doubt = "They have the same number of voxels: was the mask saved without the scan's geometry?"
+    if len(in_scan):
+        _check_inside(float(in_scan.mean()), f"{mask.path}: the mask", doubt, scan)
+    return in_scan
+
+
+def _check_inside(inside: float, region_name: str, doubt: str, scan: Scan) -> None:
+    if inside < LEAST_INSIDE:
+        overlap = "does not touch" if inside <= 0 else f"lies to {1 - inside:.0%} outside"
+        raise ImageError(f"{region_name} {overlap} the volume of {scan.path}. {doubt}")
+
+
+def _notes(inside: float, region_name: str) -> tuple[str, ...]:
+    return (
+        () if inside > 1 - 1e-6 else (f"{1 - inside:.0%} of the {region_name} lies outside the scan and was left out",)
+    )
+
+
+def _around(points: np.ndarray, grid: Grid, margin: float, notes: tuple[str, ...]) -> Region:
+    """The region around points of the grid."""
+    spacing = np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0))
+    # A thousandth of a voxel allows for rounding at an exact border.
+    low = points.min(axis=0) - margin / spacing + 0.5 + 1e-3
+    high = points.max(axis=0) + margin / spacing + 0.5 - 1e-3
+    first, end = max(0, math.floor(low[2])), min(grid.shape[2], math.ceil(high[2]))
+    side = min(grid.shape[0], max(math.ceil(high[n]) - math.floor(low[n]) for n in (0, 1)))
+    start = []
+    for axis in (0, 1):
+        middle = (math.floor(low[axis]) + math.ceil(high[axis])) / 2
+        # At the border the square moves inwards, so that it shows scanned voxels only.
+        start.append(min(max(0, math.floor(middle - side / 2)), grid.shape[axis] - side))
+    return Region(start[0], start[1], side, first, max(end, first + 1), notes)
+
+
+def slice_affine(region: Region, grid: Grid, size: int) -> np.ndarray:
+    """The affine from (row, column, slice) of the region's slices, resized to `size`×`size`, to RAS mm; (4, 4).
+
+    Slices are oriented as radiologists view them: rows go from front to back, columns from the patient's right to the
+    left, slices upwards.
+    """
+    step = region.side / size
+    # The centre of the first row lies half a new pixel from the region's edge.
+    translation = np.array(
+        [
+            [0, -step, 0, region.x + region.side - 0.5 - step / 2],
+            [-step, 0, 0, region.y + region.side - 0.5 - step / 2],
+            [0, 0, 1, region.first],
+            [0, 0, 0, 1],
+        ]
+    )
+    return np.asarray(grid.affine @ translation)
+
+
+def mask_on(mask: Scan, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """A mask on prepared slices: (N, H, W) `bool`; a pixel larger than the mask's voxels is marked if one of them is.
+
+    No marked voxel is lost between the centres of coarse pixels. `affine` maps (row, column, slice) to mm, as in
+    `Prepared`; `shape` is (N, H, W).
+    """
+    count, rows, columns = shape
+    marked = (mask.values > 0).astype(np.uint8)
+    # Each pixel is sampled once for every voxel of its width.
+    wide = np.abs((np.linalg.inv(mask.affine) @ affine)[:3, :3]).sum(axis=0)
+    many = np.maximum(1, np.ceil(wide - 1e-6)).astype(int)
+    inner = np.diag([*(1 / many), 1.0])
+    inner[:3, 3] = (1 / many - 1) / 2
+    fine = (rows * int(many[0]), columns * int(many[1]), count * int(many[2]))
+    resampled_mask = resampled(marked, mask.affine, Grid(fine, affine @ inner), nearest=True)
+    blocks = resampled_mask.reshape(rows, many[0], columns, many[1], count, many[2])
+    return np.ascontiguousarray(np.moveaxis(blocks.max(axis=(1, 3, 5)), 2, 0)).astype(bool)

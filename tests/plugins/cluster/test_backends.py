@@ -1,0 +1,372 @@
+"""The choice of a back end, what a cluster's machines must share, and the leases of their jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import casewise
+from casewise.errors import CasewiseError, RunError
+from casewise.jobs.backends.local import LocalBackend
+from casewise.jobs.backends.registry import BACKENDS, backend_named, chosen_backend, executing_on
+from casewise.jobs.plan import Job
+from casewise.plugins.cluster import leases
+from casewise.plugins.cluster.leases import LEASES, LeaseError, Leases, Lessor, end_earlier, held, sees
+from casewise.run_folder import RunFolder
+from tests.test_cli import casewise as command
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from casewise.plugins.cluster.leases import held
+with held(Path(sys.argv[1]), sys.argv[2], sys.argv[3], "machine-7", float(sys.argv[4])):
+    print("held", flush=True)
+    time.sleep(120)
+print("let go", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--backend", "rya"], ["'rya' is none of local, ray", "Did you mean 'ray'?"]),
+        (["--address", "auto"], ["--address auto", "--backend ray"]),
+        (["--backend", "ray", "--address", "ray://head:10001"], ["HOST:PORT", "ray://head:10001"]),
+        (["--backend", "ray", "--address", "head"], ["HOST:PORT"]),
+        (["--backend", "ray", "--address", "head:99999"], ["HOST:PORT"]),
+        (["--adress", "auto"], ["Did you mean '--address'?"]),
+    ],
+)
+def test_mistakes_in_the_choice_of_a_back_end_are_messages(words: list[str], parts: list[str], tiny: Path) -> None:
+    failed = command("run", str(tiny), "--output", str(tiny.parent / "run"), *words)
+    text = " ".join(failed.stderr.split())
+    assert failed.returncode == 2
+    assert [part for part in parts if part not in text] == []
+    assert "Traceback" not in failed.stderr
+    assert not (tiny.parent / "run").exists()
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "casewise.plugins.cluster.backend", raising=False)
+    with pytest.raises(CasewiseError, match=r"casewise\[ray\]"):
+        backend_named("ray")
+
+
+def test_the_back_end_is_chosen_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(LocalBackend):
+        notice = "elsewhere"
+
+    monkeypatch.setitem(BACKENDS, "other", lambda address: Other())
+    with executing_on("other") as backend:
+        assert chosen_backend() is backend
+        assert isinstance(backend, Other)
+    assert type(chosen_backend()) is LocalBackend
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """The address of a server that gives every caller this answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    caller, _ = server.accept()
+                    caller.recv(1000)
+                    caller.sendall(answer)
+                    caller.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_an_address_without_a_cluster_is_refused(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "ray").mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = f"127.0.0.1:{server.getsockname()[1]}"
+    with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
+        for wrong, message in (
+            (address, "what answers there is not a Ray cluster"),
+            (closed, "no Ray cluster was reached: Connection refused"),
+            ("auto", "--address auto.* was reached: Connection refused.*ray start --head"),
+        ):
+            # a cluster that has ended leaves its address behind
+            (tmp_path / "ray" / "ray_current_cluster").write_text(closed)
+            with pytest.raises(CasewiseError, match=message), casewise.executing_on("ray", wrong):
+                casewise.run(tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("ray")
+    from casewise.plugins.cluster.machines import NodeReport, refuse
+
+    this, folder = NodeReport.of_this(), RunFolder(tmp_path)
+    good = replace(this, host="good")
+    refuse([good, good], this, folder)
+    wrong = [
+        (replace(this, host="blind", sees=False, writes=False), "blind .* does not see .*--output"),
+        (replace(this, host="guest", writes=False), "cannot be written on guest"),
+        (replace(this, host="bare", missing=("/tiles",)), "/tiles is not on bare .*`images.store`"),
+        (replace(this, host="old", versions="casewise 0.0.1"), "old .* has casewise 0.0.1"),
+    ]
+    for report, message in wrong:
+        with pytest.raises(RunError, match=message):
+            refuse([good, report], this, folder)
+    with pytest.raises(RunError, match="No machine"):
+        refuse([], this, folder)
+    assert not caplog.messages
+    refuse([good, replace(this, processor="another")], this, folder)
+    assert "different processors" in caplog.text
+
+
+def test_jobs_need_a_machine_with_their_cores() -> None:
+    pytest.importorskip("ray")
+    from casewise.plugins.cluster.machines import Task, check_room, cores_of
+
+    nodes = {"head": {"host": "a"}, "small": {"CPU": 2.0, "host": "b"}, "gpus": {"CPU": 16.0, "GPU": 4.0, "host": "c"}}
+    assert cores_of(3, 0, nodes) == 3
+    assert cores_of(16, 1, nodes) == 4
+    assert cores_of(16, 1, {}) == 1
+    check_room([Task("a", b"", 16, 0), Task("b", b"", 4, 1)], nodes)
+    with pytest.raises(RunError, match="the 17 cores that a network takes; the largest has 16 cores"):
+        check_room([Task("a", b"", 17, 0)], nodes)
+    with pytest.raises(RunError, match="1 core and a GPU"):
+        check_room([Task("a", b"", 1, 1)], {"small": nodes["small"]})
+
+
+@pytest.mark.parametrize("machine_lost", [True, False])
+def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
+    machine_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Either the cluster lost a machine that may have been asked for room, or the task's lease was not seen there."""
+    pytest.importorskip("ray")
+    from casewise.plugins.cluster import backend as backend_file
+
+    submitted: list[dict[str, object]] = []
+    leases_of: list[str] = []
+    backend = backend_file.RayBackend("nowhere")
+    lessor = Lessor(tmp_path)
+    backend._session = backend_file.Session(RunFolder(tmp_path), lessor, None)
+
+    class Work:
+        def options(self, **options: object) -> Work:
+            submitted.append(options)
+            return self
+
+        def remote(self, inputs: object, path: str, session: str, lease: str, call: bytes) -> int:
+            leases_of.append(lease)
+            return len(submitted)
+
+    def get(ref: int) -> tuple[str, list[str]]:
+        if ref == 1:
+            raise backend_file.ray.exceptions.RayTaskError("work", "traceback", LeaseError(leases_of[0]))
+        return "done", []
+
+    machines = {"a": {"CPU": 1.0}, "b": {"CPU": 1.0}}
+    seen = iter([machines])
+    alive = {"b": machines["b"]} if machine_lost else machines
+    monkeypatch.setattr(backend_file, "nodes_alive", lambda: next(seen, alive))
+    monkeypatch.setattr(backend_file, "_done", lambda at_work: [ref for ref in at_work if ref == 2 or not machine_lost])
+    monkeypatch.setattr(backend_file.ray, "get", get)
+    monkeypatch.setattr(backend_file.ray, "cancel", lambda *_, **__: None)
+    for wait in ("SAFE", "NODES"):
+        monkeypatch.setattr(backend_file, wait, 0.0)
+    backend._work = Work()
+    assert backend._run([backend_file.Task("measuring", b"", 1, 0)], None) == {"measuring": "done"}
+    assert [options.get("memory") for options in submitted] == [None, 1 if machine_lost else None]
+    assert len(set(leases_of)) == 2
+    said = "measuring: the connection to its machine was lost. It is repeated on another machine."
+    assert caplog.messages == ([] if machine_lost else [said])
+    lessor.close()
+
+
+def test_locks_of_features_stay_while_another_baseline_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    from casewise.plugins.cluster import backend as backend_file
+
+    folder = RunFolder(tmp_path)
+    jobs = [Job("linear_pixels", fold, folder.job("linear_pixels", fold), "made from") for fold in range(2)]
+    features = folder.jobs_folder / "features-0123456789abcdef-0.lock"
+    for job in jobs:
+        job.folder.path.mkdir(parents=True)
+    for lock in (features, *(job.folder.lock_path for job in jobs)):
+        lock.touch()
+    backend = backend_file.RayBackend("nowhere")
+    lessor = Lessor(tmp_path)
+    backend._session = backend_file.Session(folder, lessor, None)
+    given: list[str] = []
+    exists: list[tuple[bool, bool]] = []
+
+    def submit(attempt: Any) -> int:
+        given.append(attempt.task.name)
+        exists.append((features.exists(), jobs[0].folder.lock_path.exists()))
+        return len(given)
+
+    def done(at_work: dict[int, Any]) -> list[int]:
+        """First the machine of the first job is lost; the second job ends when the first is at work again."""
+        return [ref for ref in at_work if ref == 1 or len(given) > 2]
+
+    def get(ref: int) -> tuple[None, list[str]]:
+        if ref == 1:
+            raise backend_file.ray.exceptions.NodeDiedError("lost")
+        return None, []
+
+    monkeypatch.setattr(backend, "_submit", submit)
+    monkeypatch.setattr(backend_file, "_done", done)
+    monkeypatch.setattr(backend_file.ray, "get", get)
+    monkeypatch.setattr(backend_file, "nodes_alive", lambda: {"a": {"CPU": 2.0}})
+    monkeypatch.setattr(backend_file, "SAFE", 0.0)
+    backend._run([backend_file.Task(job.name, b"", 1, 0, job) for job in jobs], None)
+    assert given == [jobs[0].name, jobs[1].name, jobs[0].name]
+    assert exists == [(True, True), (True, True), (True, False)]
+    assert not features.exists()
+    assert jobs[1].folder.lock_path.exists()
+    lessor.close()
+
+
+def holder(lessor: Lessor, lease: str, expiry: float) -> subprocess.Popen[str]:
+    """A process that holds a lease for two minutes."""
+    arguments = [str(lessor.path), lessor.session, lease, str(expiry)]
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_process_ends_when_its_lease_is_withdrawn(tmp_path: Path) -> None:
+    lessor = Lessor(tmp_path)
+    first, second = lessor.grant(), lessor.grant()
+    withdrawn, kept = holder(lessor, first, 60), holder(lessor, second, 60)
+    assert lessor.place(first) == "machine-7"
+    lessor.withdraw([first])
+    assert withdrawn.communicate(timeout=30)[0] == ""
+    assert withdrawn.returncode == 1
+    assert kept.poll() is None
+    state = Leases.read(lessor.path)
+    assert state is not None
+    assert (state.valid, state.withdrawn) == ({second}, {first})
+    with pytest.raises(LeaseError), held(lessor.path, lessor.session, first, "here"):
+        pass
+    lessor.ended(first)
+    lessor.close()
+    assert kept.wait(timeout=30) == 1
+    # nobody has said that the second has ended, so the next run waits for it
+    assert lessor.path.exists()
+
+
+def test_a_lease_that_is_seen_late_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LOOK", 0.0)
+    lessor = Lessor(tmp_path)
+    stale = Leases.read(lessor.path)
+    lease = lessor.grant()
+    late, read = [None, stale, stale], Leases.read
+    monkeypatch.setattr(Leases, "read", lambda path: late.pop() if late else read(path))
+    entered = False
+    with held(lessor.path, lessor.session, lease, "machine-7", expiry=60):
+        entered = True
+    assert entered
+    assert late == []
+    monkeypatch.setattr(leases, "DELAY", 0.0)
+    with pytest.raises(LeaseError), held(lessor.path, lessor.session, "never granted", "machine-7"):
+        pass
+    lessor.ended(lease)
+    lessor.close()
+
+
+def test_a_process_ends_when_its_lease_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lessor = Lessor(tmp_path)
+    renewed = holder(lessor, lessor.grant(), 4 * leases.BEAT)
+    time.sleep(6 * leases.BEAT)
+    assert renewed.poll() is None
+    lessor._over.set()  # as if the machine of the run were gone
+    assert renewed.wait(timeout=60) == 1
+
+
+def test_a_process_ends_when_the_folder_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    lessor = Lessor(tmp_path / "run")
+    process = holder(lessor, lessor.grant(), 4.0)
+    (tmp_path / "run").rename(tmp_path / "unmounted")
+    assert process.wait(timeout=60) == 1
+    lessor._over.set()
+
+
+def test_another_folder_at_the_same_path_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "DELAY", 0.0)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    lessor, other = Lessor(here), Lessor(there)
+    assert sees(lessor.path, lessor.session)
+    assert not sees(other.path, lessor.session)
+    assert not sees(tmp_path / "nowhere" / LEASES, lessor.session)
+    for either in (lessor, other):
+        either.close()
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "0", "00000000 {}\n", 'deadbeef {"session": "a"}\n', "[]"])
+def test_half_a_file_is_no_lease(tmp_path: Path, content: str) -> None:
+    (tmp_path / LEASES).write_text(content)
+    assert Leases.read(tmp_path / LEASES) is None
+    whole = Leases("s", 3, frozenset("a"), frozenset("b"))
+    whole.write(tmp_path / LEASES)
+    assert Leases.read(tmp_path / LEASES) == whole
+    shorter = replace(whole, valid=frozenset())
+    shorter.write(tmp_path / LEASES)
+    assert Leases.read(tmp_path / LEASES) == shorter
+
+
+def test_a_run_waits_for_the_processes_of_an_earlier_one_and_breaks_their_locks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path)
+    job = Job("a", 0, folder.job("a", 0), "made from")
+    job.folder.path.mkdir(parents=True)
+    features = folder.jobs_folder / "features-0123456789abcdef-0.lock"
+    for lock in (job.folder.lock_path, features):
+        lock.touch()
+    assert not end_earlier(tmp_path, [job], safe=0.0)
+    lessor = Lessor(tmp_path)
+    process = holder(lessor, lessor.grant(), 60)
+    lessor._over.set()
+    assert job.folder.lock_path.exists()
+    assert features.exists()
+    assert end_earlier(tmp_path, [job], safe=2.0)
+    assert process.wait(timeout=30) == 1
+    assert "an earlier run was ended while it trained on other machines" in caplog.text
+    assert not job.folder.lock_path.exists()
+    assert not features.exists()
+    assert not list(tmp_path.glob(f"{LEASES}*"))
+
+
+def test_a_pause_of_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lessor = Lessor(tmp_path)
+    lessor._over.set()
+    lessor._thread.join()
+    begun = time.monotonic()
+    assert not lessor.lapsed(begun)
+    later = begun + leases.EXPIRY
+    monkeypatch.setattr(leases.time, "monotonic", lambda: later)
+    assert lessor.lapsed(begun)
+    lease = lessor.grant()
+    assert lessor.lapsed(begun)
+    assert not lessor.lapsed(later)
+    lessor.ended(lease)
+    lessor.close()

@@ -1,0 +1,301 @@
+"""Contributions of linear models: their maps add up to the output, and runs show them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import casewise
+from casewise.errors import CasewiseError
+from casewise.models.feature_bank import FeatureSpec
+from casewise.models.linear import build_linear, candidates
+from casewise.models.outputs import Output
+from casewise.pipeline.finished import open_finished
+from casewise.plugins.explain.case_selection import explain_target
+from casewise.plugins.explain.command import explain_run
+from casewise.plugins.explain.methods.contributions import centre_at, contributions, directions, spread
+from casewise.plugins.explain.methods.dispatch import cell_maps, explain, method_for
+from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.plugins.explain.overlays import overlay
+from casewise.plugins.explain.saliency import SaliencyMap, load_model, saliency_maps
+from casewise.plugins.phantoms.pancreas import make_pancreas
+from casewise.report.sections.saliency import placed_shares
+from casewise.run_folder import RunFolder
+from casewise.study.baselines import Baselines
+from casewise.study.loading import build_study, read_study
+from tests.chest_study import SMALL
+from tests.test_baselines import write_study
+
+OUTPUTS = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
+
+
+def linear(
+    specs: list[FeatureSpec], *, encoder: str = "", channels: int = 3, side: int = 48, sequences: int = 0
+) -> Any:
+    torch.manual_seed(0)
+    plain = [spec.as_json() for spec in specs] or None
+    bank = {"encoder": encoder, "channels": channels, "specs": plain, "sequences": sequences}
+    network = build_linear("linear_features", 7, bank, {"side": side}).eval()
+    with torch.no_grad():
+        network.head[-1].weight.copy_(torch.randn_like(network.head[-1].weight) / 20)
+        network.target_mean.copy_(torch.randn(7))
+        network.target_std.copy_(torch.rand(7) + 0.5)
+        centre_at(network, network.features(torch.rand(4, channels, side, side)).mean(0))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("encoder", "channels", "sequences", "side"),
+    [("", 3, 0, 50), ("resnet18", 3, 0, 96), ("mobilenet_v2", 3, 3, 70), ("mobilenet_v2", 2, 2, 64)],
+)
+def test_the_map_the_average_and_the_rest_add_up_to_the_output(
+    encoder: str, channels: int, sequences: int, side: int
+) -> None:
+    """With every candidate of pixels and features, every kind of target, and a missing sequence."""
+    network = linear([], encoder=encoder, channels=channels, side=side, sequences=sequences)
+    panels = torch.rand(2, channels, side, side)
+    if sequences:
+        panels[1, 0] = torch.nan
+    with torch.no_grad():
+        raw = network(panels).double()
+    expected = {
+        "extent": raw[:, 0],
+        "label": raw[:, 2] - (raw[:, 1] + raw[:, 3]) / 2,
+        "grade": raw[:, 4:].sum(dim=1),
+    }
+    for name, output in expected.items():
+        target = ExplainTarget(OUTPUTS, name, class_index=1 if name == "label" else None)
+        explained = contributions(network, panels, target)
+        assert explained.maps.shape == panels.shape
+        assert torch.allclose(explained.output, output, atol=1e-4)
+
+
+def test_the_average_image_has_no_contributions() -> None:
+    network = linear([FeatureSpec("pixels", cells=4)])
+    panels = torch.rand(1, 3, 48, 48)
+    with torch.no_grad():
+        centre_at(network, network.features(panels)[0])
+        raw = network(panels)
+    explained = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
+    assert float(explained.maps.abs().max()) < 1e-9
+    assert float(explained.average) == pytest.approx(float(raw[0, 0]), abs=1e-5)
+
+
+def test_a_pixel_of_weight_stands_where_it_is() -> None:
+    """A model that reads one cell has contributions in this cell alone, with the sign of the weight."""
+    network = linear([FeatureSpec("pixels", cells=4)])
+    with torch.no_grad():
+        network.head[-1].weight.zero_()
+        network.head[-1].weight[0, 16 + 6] = -2.0  # green, second row, third column
+        centre_at(network, torch.zeros(48))
+    explained = contributions(network, torch.ones(1, 3, 48, 48), ExplainTarget(OUTPUTS, "extent"))
+    expected = torch.zeros(3, 48, 48, dtype=torch.float64)
+    expected[1, 12:24, 24:36] = -2.0 * float(network.target_std[0]) / 144
+    assert torch.allclose(explained.maps[0], expected, atol=1e-7)
+    against = contributions(network, torch.ones(1, 3, 48, 48), ExplainTarget(OUTPUTS, "extent", negative=True))
+    assert torch.allclose(against.maps, -explained.maps)
+
+
+def test_a_mirror_difference_contributes_on_both_sides_with_opposite_signs() -> None:
+    network = linear([FeatureSpec("pixels", (), (), "asymmetry", 4)], channels=1)
+    with torch.no_grad():
+        network.head[-1].weight.zero_()
+        network.head[-1].weight[0, 3] = 2.0  # second row, second column of two
+        centre_at(network, torch.zeros(8))
+    panel = torch.rand(1, 1, 48, 48)
+    left, right = panel[0, 0, 12:24, 12:24].mean(), panel[0, 0, 12:24, 24:36].mean()
+    explained = contributions(network, panel, ExplainTarget(OUTPUTS, "extent")).maps[0, 0]
+    scale = 2.0 * float(network.target_std[0])
+    assert float(explained[12:24, 12:24].sum()) == pytest.approx(scale * float(left), rel=1e-5)
+    assert float(explained[12:24, 24:36].sum()) == pytest.approx(-scale * float(right), rel=1e-5)
+    assert int((explained != 0).sum()) == 2 * 144
+
+
+@pytest.mark.parametrize("cells", [3, 4, 5])
+def test_mirror_differences_add_up_with_a_centre(cells: int) -> None:
+    """The centre counts half on each side, and a middle column has none."""
+    network = linear([FeatureSpec("pixels", (), (), "asymmetry", cells)])
+    panels = torch.rand(2, 3, 48, 48)
+    with torch.no_grad():
+        raw = network(panels).double()
+    explained = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
+    assert torch.allclose(explained.output, raw[:, 0], atol=1e-5)
+
+
+def test_mirror_differences_are_candidates_of_volumes_only() -> None:
+    assert any(spec.summary == "asymmetry" for spec in candidates([], 3, 64))
+    assert not any(spec.summary == "asymmetry" for spec in candidates([], 0, 64))
+
+
+@pytest.mark.parametrize("summary", ["grid", "asymmetry", "moments", "covariance"])
+def test_positions_of_a_map_are_its_own(summary: Any) -> None:
+    """What is bright in one corner of the map contributes there, for each summary that has places."""
+    network = linear([FeatureSpec("features", (), ("conv1",), summary, 2)], encoder="resnet18", side=128)
+    with torch.no_grad():
+        network.head[-1].weight[0].fill_(1.0)
+        centre_at(network, torch.zeros(network.width))
+    panels = network.body.encoder.mean.expand(1, 3, 128, 128).clone()  # 0 for the encoder
+    panels[:, :, :32, :32] = torch.rand(3, 32, 32)
+    explained = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
+    inside = explained.maps[..., :40, :40].abs().sum() / explained.maps.abs().sum()
+    assert float(inside) > 0.5  # of a tenth of the area
+    assert bool((explained.unplaced != 0).any()) == (summary == "moments")
+
+
+def test_cells_are_those_of_the_means_and_keep_their_sums() -> None:
+    values, maps = torch.randn(2, 3, 3, 5), torch.rand(2, 3, 14, 17)
+    spread_out = spread(values, (14, 17))
+    pooled = torch.nn.functional.adaptive_avg_pool2d(maps, (3, 5))
+    assert torch.allclose((spread_out * maps).sum(dim=(2, 3)), (values * pooled).sum(dim=(2, 3)), atol=1e-5)
+    assert torch.allclose(spread_out.sum(dim=(2, 3)), values.sum(dim=(2, 3)), atol=1e-5)
+
+
+def test_the_predicted_class_is_explained_where_none_is_named() -> None:
+    network, panels = linear([FeatureSpec("pixels", cells=4)]), torch.rand(3, 3, 48, 48)
+    with torch.no_grad():
+        predicted = network(panels)[:, 1:4].argmax(dim=1)
+    weights = directions(network, panels, ExplainTarget(OUTPUTS, "label"))
+    assert torch.equal(weights[:, 1:4].argmax(dim=1), predicted)
+    assert torch.allclose(weights.sum(dim=1), torch.zeros(3, dtype=torch.float64))
+
+
+def test_linear_models_have_contributions_and_nothing_else() -> None:
+    network, panels = linear([FeatureSpec("pixels", cells=4)]), torch.rand(2, 3, 48, 48)
+    target = ExplainTarget(OUTPUTS, "extent")
+    assert method_for(network) == "contributions"
+    assert float(cell_maps(network, panels, target=target).maps.min()) >= 0
+    assert float(explain(network, panels, target=target).max()) == pytest.approx(1)
+    with pytest.raises(CasewiseError):
+        cell_maps(network, panels, target=target, method="grad-cam")
+
+
+def test_a_sign_is_shown_by_hue_over_grey() -> None:
+    picture = np.full((1, 3, 3), 100, np.uint8)
+    shown = overlay(picture, np.array([[-1.0, 0.0, 1.0]]), signed=True)[0].astype(int)
+    assert shown[0, 2] > shown[0, 0]  # blue
+    assert shown[1].tolist() == [100, 100, 100]
+    assert shown[2, 0] > shown[2, 2]  # red
+
+
+def test_the_placed_share_counts_a_case_once() -> None:
+    entry = {"network": "a", "sum": {"placed": 1.0, "unplaced": -1.0}}
+    cases = [{"rows": [{"maps": [entry]}, {"maps": [entry, {"network": "cnn", "sum": None}]}]}]
+    assert placed_shares(cases) == [{"name": "a", "share": 0.5, "count": 1}]
+
+
+def sums_of(run: Any, model: str, fold: int, rows: list[int]) -> list[tuple[SaliencyMap, float]]:
+    """The maps of panel rows and, for each, the explained output by the network itself."""
+    loaded, target = load_model(run, model, fold), explain_target(run)
+    results = []
+    for row in rows:
+        data = loaded.predicted.subset([row])
+        views, _ = data.views()
+        with torch.no_grad():
+            raw = loaded.network(data.plain_batch(views, torch.device("cpu"))).double()
+        number = int(target.decide(raw)[0]) if target.output.classes else None
+        toward = directions(
+            loaded.network, torch.zeros(1, 3, 4, 4), ExplainTarget(target.outputs, target.target, number)
+        )
+        explained = ExplainTarget(target.outputs, target.target, class_index=number)
+        results.append((saliency_maps(loaded, [row], explained)[0], float((raw @ toward.T)[0, 0])))
+    return results
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
+    folder = tmp_path_factory.mktemp("linear")
+    return casewise.run(write_study(folder, chests), folder / "run").folder
+
+
+def test_a_run_shows_the_contributions_of_its_baseline(films: Path) -> None:
+    run = open_finished(RunFolder(films))
+    for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1, 2]):
+        assert saliency.output_sum is not None
+        assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
+        assert np.abs(saliency.by_sequence).max() == pytest.approx(1)
+        assert saliency.raw.min() >= 0
+    done = explain_run(films)
+    table = pd.read_parquet(done.table)
+    assert set(table["method"]) == {"contributions"}
+    total = table["average"] + table["placed"] + table["unplaced"]
+    assert np.allclose(total, table["output"], atol=1e-6)
+    stored = json.loads((films / "explanations.json").read_text())
+    assert all(entry["maps"][0]["sum"] for case in stored["shown"]["cases"] for entry in case["rows"])
+    assert "linear_pixels" in stored["placement"]["networks"]
+    assert done.report is not None
+    assert 'class="signed"' in done.report.read_text()
+
+
+def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) -> None:
+    """The output of a scan is that of the mean features of its slices; a missing sequence has no map."""
+    table = make_pancreas(
+        tmp_path / "pancreas", subjects=8, classes=("normal", "high"), size=(48, 48), slices=(9, 10), lesion="planted",
+        missing=0.2, seed=2,
+    )  # fmt: skip
+    values = {
+        "name": "scans", "synthetic": True, "cohort": table, "weights": "random", "backbones": [],
+        "images": {"size": 32}, "panels": {"by": "case", "grid": "2x2"},
+        "volumes": {"sequences": ["T1", "T2"], "in_plane_size": 32, "bias": "none", "smoothing": "none",
+                    "missing": "mask", "lesion": "lesion"},
+        "targets": {"grade": {"classes": ["normal", "high"]}}, "split": {"test": 0, "folds": 2, "restarts": 20},
+        "audit": {"permutations": 99},
+        "evaluation": {"bootstrap_resamples": 100, "response": False},
+        "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
+    }  # fmt: skip
+    study = build_study(values, source="the test's study", folder=table.parent)
+    folder = casewise.run(study, tmp_path / "run").folder
+    run = open_finished(RunFolder(folder))
+    rows = list(range(len(run.cohort.panels)))
+    missing = 0
+    for saliency, output in sums_of(run, "linear_pixels", 0, rows):
+        assert saliency.output_sum is not None
+        assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
+        assert saliency.by_sequence.shape[:2] == (len(saliency.slots), 2)
+        missing += int(np.isnan(saliency.by_sequence).any())
+    assert missing > 0
+    explained = explain_run(folder, measure=True)
+    assert explained.measures is not None
+    assert explained.measures["networks"]["linear_pixels"]["method"] == "contributions"
+    assert any(explained.folder.rglob("*.nii.gz"))
+
+
+@pytest.mark.slow
+def test_photographs_of_a_region_share_the_map_of_a_number(tiny: Path, tmp_path: Path) -> None:
+    """The output of a region with several photographs is that of their mean features."""
+    update = {"backbones": [], "weights": "random", "stack": [], "baselines": Baselines()}
+    run = open_finished(RunFolder(casewise.run(read_study(tiny).model_copy(update=update), tmp_path / "run").folder))
+    views = 0
+    for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1, 2, 3]):
+        assert saliency.output_sum is not None
+        assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
+        views = max(views, len(saliency.slots))
+    assert views > 1
+
+
+@pytest.mark.slow
+def test_tiles_of_a_slide_lie_on_its_picture(tmp_path: Path) -> None:
+    pytest.importorskip("openslide", reason="the package that reads slides is optional")
+    from casewise.plugins.phantoms.slides import make_slide_phantom
+
+    table = make_slide_phantom(tmp_path, subjects=6, classes=("normal", "late"), size=(640, 520), mpp=2.0, seed=3)
+    values = {
+        **SMALL, "cohort": table, "images": {"size": 32}, "tiles": {"mpp": 4.0, "max_tiles": 4}, "backbones": [],
+        "baselines": {},
+        "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
+        "split": {"test": 0.0, "folds": 2, "restarts": 20},
+    }  # fmt: skip
+    study = build_study(values, source="the test's study", folder=tmp_path)
+    folder = casewise.run(study, tmp_path / "run").folder
+    run = open_finished(RunFolder(folder))
+    for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1]):
+        assert saliency.output_sum is not None
+        assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
+    done = explain_run(folder)
+    table = pd.read_parquet(done.table)
+    assert all((done.folder / name).is_file() for line in table["files"] for name in json.loads(line))

@@ -1,0 +1,264 @@
+"""Measures of explanation against closed forms, chance, and by-hand intervals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from casewise.errors import CasewiseError
+from casewise.evaluation.bootstrap import Plan, draw
+from casewise.evaluation.intervals import expanded
+from casewise.plugins.explain.aggregate import stronger_prior, summary
+from casewise.plugins.explain.metrics import (
+    MEASURES,
+    by_slice,
+    centre_prior,
+    chance_hit,
+    delete_pixels,
+    hit,
+    measure_map,
+    random_map,
+    share_inside,
+)
+
+PLAN = Plan(resamples=300, seed=1)
+
+
+def box(shape: tuple[int, int], top: int, left: int, side: int) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def test_share_and_hit_of_known_maps() -> None:
+    mask = box((8, 8), 0, 0, 4)
+    assert share_inside(np.ones((8, 8)), mask) == 0.25
+    assert share_inside(mask * 3.0, mask) == 1
+    assert share_inside(~mask * 1.0, mask) == 0
+    assert hit(mask * 1.0, mask) == 1
+    assert hit(~mask * 1.0, mask) == 0
+
+
+@given(st.integers(1, 60), st.floats(0, 5))
+def test_a_map_that_says_nothing_is_at_chance(count: int, level: float) -> None:
+    mask = np.zeros(64, bool)
+    mask[:count] = True
+    mask = np.random.default_rng(count).permutation(mask).reshape(8, 8)
+    flat = np.full((8, 8), level)
+    assert hit(flat, mask) == pytest.approx(mask.mean())
+    assert share_inside(flat, mask) == pytest.approx(mask.mean())
+
+
+def test_equal_peaks_share_the_hit() -> None:
+    values = np.zeros((4, 4))
+    values[0, 0] = values[3, 3] = values[2, 2] = 1
+    assert hit(values, box((4, 4), 2, 2, 2)) == pytest.approx(2 / 3)
+
+
+def drawn(hits: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Figures of random weights as `summary` takes them."""
+    return np.stack([hits, hits, shares], axis=2)
+
+
+def lattice(cells: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels are the middles of cells that share a panel's side evenly; an odd number of pixels each."""
+    middles = np.eye(side)[:, side // cells // 2 :: side // cells]
+    return middles, middles
+
+
+def test_an_empty_mask_measures_nothing() -> None:
+    row = measure_map(np.eye(4), np.zeros((1, 4, 4)), np.array([0]), grid=(1, 1), peaks=lattice(4, 4))
+    assert all(np.isnan(row[name]) for name in MEASURES)
+
+
+def test_chance_is_that_of_the_network_s_own_cells_shuffled() -> None:
+    """A cell's peak lies on the lattice of middles, which small lesions between them never meet."""
+    rng = np.random.default_rng(0)
+    peaks, slots = lattice(4, 20), np.array([0])
+    for mask in (box((20, 20), 1, 1, 4), box((20, 20), 3, 3, 4), box((20, 20), 0, 2, 9)):
+        cells, hits = rng.permutation(16).astype(float), []
+        for _ in range(1500):
+            small = rng.permutation(cells).reshape(4, 4)
+            hits.append(hit(peaks[0] @ small @ peaks[1].T, mask))
+        exact = chance_hit(mask[None], slots, grid=(1, 1), peaks=peaks)
+        assert exact == pytest.approx(np.mean(hits), abs=0.035)
+    assert chance_hit(box((20, 20), 3, 3, 4)[None], slots, grid=(1, 1), peaks=peaks) == 0
+
+
+def test_a_slice_that_stands_twice_counts_once() -> None:
+    slots = np.array([0, 0, 1, 1])
+    mask = np.zeros((2, 4, 4), bool)
+    mask[1, 0, 0] = True
+    values = np.zeros((8, 8))
+    values[:4], values[4, 0], values[4, 4] = 0.1, 2.0, 6.0
+    own, kept = by_slice(values, slots, grid=(2, 2))
+    assert (own.shape, kept.tolist(), own[1, 0, 0]) == ((2, 4, 4), [0, 1], 4.0)
+    peaks = lattice(8, 8)
+    row = measure_map(values, mask, slots, grid=(2, 2), peaks=peaks)
+    assert row["hit"] == 1
+    assert row["share_inside"] == pytest.approx(4 / (1.6 + 4))
+    assert row["mask_share"] == pytest.approx(1 / 32)
+    assert row["chance_hit"] == pytest.approx(1 / 32)
+
+
+def test_the_stronger_of_two_priors_is_what_a_network_is_held_against() -> None:
+    """A lesion on one slice of nine: a peak in every tile shares its hit, one at the panel's middle does not."""
+    mask = np.zeros((9, 5, 5), bool)
+    mask[4, 1:4, 1:4] = True
+    row = measure_map(np.ones((15, 15)), mask, np.arange(9), grid=(3, 3), peaks=lattice(3, 15))
+    assert row["tile_centre_hit"] == pytest.approx(1 / 9)
+    assert row["panel_centre_hit"] == 1
+    table = table_of([row | {"case": f"s{n}/1", "subject": f"s{n}", "fold": n % 2} for n in range(12)])
+    assert stronger_prior(table)["hit"] == "panel_centre"
+    found = summary(table, drawn(np.zeros((12, 5)), np.zeros((12, 5))), prior=stronger_prior(table), plan=PLAN)
+    assert found["prior_hit"].value == 1
+    assert found["hit_over_prior"].value == pytest.approx(1 / 25 - 1)
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    with pytest.raises(CasewiseError, match=r"\(4, 4\) .* \(4, 5\)"):
+        share_inside(np.eye(4), np.ones((4, 5)))
+    for bad in (-1.0, np.nan):
+        with pytest.raises(CasewiseError, match="finite"):
+            hit(np.full((2, 2), bad), np.ones((2, 2)))
+
+
+def test_the_centre_prior_has_a_peak_in_every_tile() -> None:
+    prior = centre_prior((9, 15), grid=(3, 3))
+    assert (prior[1::3, 2::5] == prior.max()).all()
+    assert (prior == prior.max()).sum() == 9
+    assert prior.max() == 1
+    one = centre_prior((101, 101), std=0.1)
+    assert one[50, 60] == pytest.approx(np.exp(-0.5 * (10 / 10.1) ** 2))
+    with pytest.raises(CasewiseError, match="2 x 2"):
+        centre_prior((9, 9), grid=(2, 2))
+
+
+def test_random_maps_hit_as_often_as_the_mask_is_large() -> None:
+    mask = box((56, 56), 5, 9, 24)
+    hits = [hit(random_map((56, 56), seed=seed), mask) for seed in range(600)]
+    shares = [share_inside(random_map((56, 56), seed=seed), mask) for seed in range(200)]
+    assert np.mean(hits) == pytest.approx(mask.mean(), abs=0.04)
+    assert np.mean(shares) == pytest.approx(mask.mean(), abs=0.02)
+    assert 0 <= random_map((20, 30), seed=3).min() < random_map((20, 30), seed=3).max() <= 1
+
+
+def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows)
+
+
+def some_rows(subjects: int, visits: int) -> pd.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    for subject in range(subjects):
+        for visit in range(visits):
+            mask = box((16, 16), *rng.integers(0, 10, 2), 6)
+            values = mask + 1.1 * rng.random((16, 16))
+            row = measure_map(values, mask[None], np.array([0]), grid=(1, 1), peaks=lattice(16, 16))
+            rows.append(row | {"case": f"s{subject}/{visit}", "subject": f"s{subject}", "fold": subject % 3})
+    return table_of(rows)
+
+
+PRIOR = {"hit": "tile_centre", "share": "panel_centre"}
+
+
+def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
+    table = some_rows(14, 2)
+    hits, shares = np.random.default_rng(1).random((2, 28, 6))
+    found = summary(table, drawn(hits, shares), prior=PRIOR, plan=PLAN)
+    for name in MEASURES:
+        values = [table.loc[table["subject"] == s, name].to_numpy() for s in sorted(table["subject"].unique())]
+        assert found[name].value == pytest.approx(table[name].mean())
+        by_hand = [
+            np.concatenate([own for own, n in zip(values, counts, strict=True) for _ in range(int(n))]).mean()
+            for counts in draw(14, PLAN)
+        ]
+        told = found[name]
+        if 0 < told.value < 1:  # type: ignore[operator]
+            tail = 50 * (1 - expanded(0.95, 14))
+            assert 1 < tail < 2.5
+            assert [told.low, told.high] == pytest.approx(np.percentile(by_hand, [tail, 100 - tail]).tolist())
+        assert (told.n_subjects, told.n_cases, told.rough) == (14, 28, False)
+    assert found["random_weights_hit"].value == pytest.approx(hits.mean())
+    assert found["hit_over_random_weights"].value == pytest.approx(table["hit"].mean() - hits.mean())
+    assert found["share_over_prior"].value == pytest.approx(
+        (table["share_inside"] - table["panel_centre_share"]).mean()
+    )
+
+
+def test_the_interval_of_random_weights_holds_the_draws() -> None:
+    """Networks that differ and cases that do not: the draws alone make the interval wide."""
+    table = some_rows(30, 1)
+    same = np.tile([0.9, 0.1, 0.9, 0.1, 0.5], (30, 1))
+    found = summary(table, drawn(same, same), prior=PRIOR, plan=PLAN)["random_weights_hit"]
+    assert found.value == pytest.approx(0.5)
+    assert found.high - found.low > 0.2  # type: ignore[operator]
+    calm = summary(table, drawn(np.full((30, 5), 0.5), same), prior=PRIOR, plan=PLAN)["random_weights_hit"]
+    assert calm.high - calm.low < 1e-9  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.2646), (1.0, 0.7354, 1.0)])
+def test_where_all_or_none_hit_the_interval_is_exact(value: float, low: float, high: float) -> None:
+    """Clopper and Pearson's of 12 subjects; the difference from what is sure is no surer than that."""
+    table = some_rows(12, 1).assign(hit=value)
+    found = summary(table, drawn(np.full((12, 5), 0.5), np.ones((12, 5))), prior=PRIOR, plan=PLAN)
+    assert [found["hit"].low, found["hit"].high] == pytest.approx([low, high], abs=1e-4)
+    over = found["hit_over_random_weights"]
+    assert [over.low, over.high] == pytest.approx([low - 0.5, high - 0.5], abs=1e-4)
+
+
+def test_cases_without_a_mask_are_left_out_of_the_summary() -> None:
+    table, hits = some_rows(12, 1), np.random.default_rng(2).random((13, 4))
+    empty = table.iloc[:1].assign(subject="x", case="x/1", **dict.fromkeys(MEASURES, np.nan))
+    both = summary(pd.concat([table, empty]), drawn(hits, hits), prior=PRIOR, plan=PLAN)
+    assert both == summary(table, drawn(hits[:12], hits[:12]), prior=PRIOR, plan=PLAN)
+    assert summary(empty, drawn(hits[12:], hits[12:]), prior=PRIOR, plan=PLAN) == {}
+
+
+def test_deletion_by_the_right_order_falls_fastest() -> None:
+    rng = np.random.default_rng(0)
+    panel = rng.random((2, 12, 12))
+
+    def predict(panels: np.ndarray) -> np.ndarray:
+        return panels.sum(axis=(1, 2, 3)) / panel.sum()
+
+    right, wrong = delete_pixels(panel, panel.sum(axis=0), predict), delete_pixels(panel, -panel.sum(axis=0), predict)
+    drawn = np.mean([delete_pixels(panel, np.zeros((12, 12)), predict, seed=seed).area for seed in range(40)])
+    assert right.area < drawn < wrong.area
+    assert drawn == pytest.approx(0.5, abs=0.02)
+    assert right.values[0] == pytest.approx(1)
+    assert right.values[-1] == 0
+    assert (np.diff(right.values) <= 0).all()
+    assert right.shares.tolist() == pytest.approx(np.linspace(0, 1, 21).tolist())
+
+
+def test_deletion_leaves_a_missing_sequence_missing() -> None:
+    panel = np.ones((2, 4, 4))
+    panel[1] = np.nan
+    seen: list[np.ndarray] = []
+    delete_pixels(panel, np.eye(4), lambda panels: seen.append(panels) or np.zeros(len(panels)), steps=4, fill=0.5)
+    assert np.isnan(seen[0][:, 1]).all()
+    assert seen[0][-1, 0].tolist() == np.full((4, 4), 0.5).tolist()
+    # a quarter is taken away: the four on the diagonal
+    assert (seen[0][1, 0] == 0.5).tolist() == np.eye(4, dtype=bool).tolist()
+
+
+def test_deletion_of_what_does_not_fit() -> None:
+    with pytest.raises(CasewiseError, match=r"\(4, 5\) .* \(1, 4, 4\)"):
+        delete_pixels(np.ones((1, 4, 4)), np.ones((4, 5)), lambda panels: panels)
+    with pytest.raises(CasewiseError, match=r"\(21,\).* \(2, 2\)"):
+        delete_pixels(np.ones((1, 4, 4)), np.ones((4, 4)), lambda panels: np.zeros((2, 2)))
+
+
+def test_what_measures_and_draws_needs_no_network_library() -> None:
+    imports = "".join(
+        f"import casewise.plugins.explain.{name}\n" for name in ("metrics", "aggregate", "overlays", "results")
+    )
+    code = imports + "import sys\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

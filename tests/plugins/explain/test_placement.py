@@ -1,0 +1,226 @@
+"""Where maps lie: the border, masks of films on tiles, and `casewise explain` of films with and without masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from casewise.errors import CohortError, ImageError, RunError, StudyError
+from casewise.modalities.base import CaseMask
+from casewise.modalities.masks import to_tile
+from casewise.modalities.store.pixels import fit
+from casewise.modalities.store.preparation import Fit, Preparation
+from casewise.pipeline.finished import open_finished
+from casewise.plugins.explain.checks import mask_to_measure
+from casewise.plugins.explain.command import explain_run
+from casewise.plugins.explain.placement import border, placement, random_order, shares_of
+from casewise.plugins.explain.saliency import SaliencyMap
+from casewise.plugins.phantoms.chest import make_chest
+from casewise.report.sections.saliency import placement_values, verdict
+from casewise.report.templating import sentence
+from casewise.run import run
+from casewise.run_folder import RunFolder
+from tests.chest_study import chest_study
+
+pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
+
+FAST: dict[str, Any] = {
+    "split": {"test": 0, "folds": 2, "restarts": 5},
+    "recipe": {"epochs": 1},
+    "evaluation": {"bootstrap_resamples": 100},
+    "accept": {"twins-across-subjects": "phantoms of 64 pixels look alike"},
+}
+
+
+def saliency_of(values: np.ndarray, slots: list[int]) -> SaliencyMap:
+    maps = values[None]
+    peaks = (np.eye(2), np.eye(2))
+    arrays = (np.array([slots]), maps[:, None], maps, maps[:, None], maps, np.ones(1))
+    return SaliencyMap(0, *arrays, (2, 2), peaks, (1, 2))
+
+
+def test_the_border_is_the_outer_eighth() -> None:
+    ring = border((64, 64))
+    assert ring.mean() == 1 - 0.75**2
+    assert ring[7].all()
+    assert not ring[8, 8:56].any()
+    # the same as the border of the audit, which has cells of 12 of 96 pixels
+    from casewise.audit.regions import CELL, _ring
+
+    assert (border((96, 96)) == np.kron(_ring(), np.ones((CELL, CELL), bool))).all()
+
+
+def test_shares_are_of_each_image_of_a_panel_and_empty_slots_do_not_count() -> None:
+    tile = np.zeros((16, 16))
+    tile[0, 0] = 3.0
+    tile[8, 8] = 1.0
+    panel = np.concatenate([tile, np.ones((16, 16))], axis=1)
+    assert shares_of(saliency_of(panel, [5, -1]), 0, None) == (0.75, 0.4375)
+    planes = np.zeros((1, 16, 16), bool)
+    planes[0, 8, 8] = True
+    mask = CaseMask(np.array([5]), planes, marked=True)
+    # the second image has no mask: only the first one counts
+    assert shares_of(saliency_of(panel, [5, 9]), 0, mask) == (0.25, 1 / 256)
+    assert shares_of(saliency_of(panel, [9, -1]), 0, mask) is None
+
+
+def test_planes_belong_to_the_slots_of_their_images() -> None:
+    mask = CaseMask(np.array([3, 8]), np.zeros((2, 4, 4), bool), marked=False)
+    assert mask.positions(np.array([[8, 3, -1], [9, 5, 2]])).tolist() == [[1, 0, -1], [-1, -1, -1]]
+    none = CaseMask(np.array([], int), np.zeros((0, 4, 4), bool), marked=False)
+    assert none.positions(np.array([0, -1])).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
+def test_masks_lie_on_tiles_as_their_images_do(how: Fit) -> None:
+    """White films are prepared as tiles: masks of all pixels cover just them, whatever the shape."""
+    for width, height in ((40, 100), (100, 40), (64, 64), (10, 7)):
+        tile = fit(np.full((height, width, 1), 255, np.uint8), Preparation(32, how, "black"))[..., 0] > 0
+        options: dict[str, Any] = {"width": width, "height": height, "side": 32, "fit": how}
+        for meaning in ("anatomy", "lesion"):
+            assert (to_tile(np.ones((height, width), bool), meaning=meaning, **options) == tile).all()
+        small = np.zeros((height, width), bool)
+        small[height // 2, width // 2] = True
+        # a lesion of a single pixel does not vanish
+        assert to_tile(small, meaning="lesion", **options).any()
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chest(tmp_path_factory.mktemp("films"), subjects=12, size=(64, 72), seed=4)
+
+
+@pytest.fixture(scope="module")
+def finished(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on films, of which nine have a mask of the lungs."""
+    table = pd.read_csv(films)
+    table.loc[:2, "lung_mask"] = ""
+    changed = films.with_name("nine.csv")
+    table.to_csv(changed, index=False)
+    study = chest_study(changed, audit={"mask": "lung_mask"}, **FAST)
+    return run(study, tmp_path_factory.mktemp("finished") / "run").folder
+
+
+def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANDOMISED_CASES", "DELETED_CASES", "DRAWS", "FEWER_DRAWS"):
+        monkeypatch.setattr(f"casewise.plugins.explain.localisation.{name}", 1)
+    done = explain_run(finished, measure=True)
+    assert done.measures is not None
+    assert (done.measures["meaning"], done.measures["column"]) == ("anatomy", "lung_mask")
+    assert (done.measures["with_mask"], done.measures["cases"]) == (9, 12)
+    content = json.loads((finished / "explanations.json").read_text())
+    placement = content["placement"]
+    assert placement["regions"] == {
+        "border": {"column": None, "sample": 12, "of": 12},
+        "anatomy": {"column": "lung_mask", "sample": 9, "of": 9},
+    }
+    figures = placement["networks"]["test_resnet"]
+    assert figures["border"]["area"]["value"] == 0.4375
+    for region, count in (("border", 12), ("anatomy", 9)):
+        share, area = figures[region]["share"], figures[region]["area"]
+        assert share["n_subjects"] == count
+        if region == "border":  # the same for every image of one shape
+            assert area["low"] is area["high"] is None
+        else:
+            assert 0 < area["low"] <= area["high"] < 1
+        assert figures[region]["difference"]["value"] == pytest.approx(share["value"] - area["value"])
+    # all masks are in the sample: the same shares as those measured
+    measured = done.measures["networks"]["test_resnet"]["all"]
+    assert figures["anatomy"]["share"]["value"] == pytest.approx(measured["share_inside"]["value"])
+    assert figures["anatomy"]["area"]["value"] == pytest.approx(measured["mask_share"]["value"])
+    lungs = [np.asarray(Image.open(finished_mask)).astype(bool).mean() for finished_mask in masks_of(finished)]
+    assert figures["anatomy"]["area"]["value"] == pytest.approx(np.mean(lungs) * 64 / 72, abs=0.03)
+    page = done.report.read_text() if done.report else ""
+    for values in placement_values(placement):
+        assert sentence("placement", values) in page
+
+
+def masks_of(finished: Path) -> list[Path]:
+    opened = open_finished(RunFolder(finished))
+    return [opened.study.cohort.parent / name for name in opened.cohort.images["lung_mask"] if name]
+
+
+def test_the_border_is_reported_without_masks(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = chest_study(films, **FAST)
+    folder = run(study, tmp_path / "run").folder
+    done = explain_run(folder)
+    placement = json.loads((folder / "explanations.json").read_text())["placement"]
+    assert set(placement["regions"]) == set(placement["networks"]["test_resnet"]) == {"border"}
+    (values,) = placement_values(placement)
+    assert sentence("placement", values) in (done.report.read_text() if done.report else "")
+    # the placement of the maps is kept for other cases, and computed again for maps of another size
+    calls = []
+    monkeypatch.setattr(
+        "casewise.plugins.explain.run.placement", lambda *args, **kwargs: calls.append(kwargs) or placement
+    )
+    explain_run(folder)
+    assert calls == []
+    assert json.loads((folder / "explanations.json").read_text())["placement"] == placement
+    explain_run(folder, map_size=1)
+    assert [call["map_size"] for call in calls] == [1]
+    opened = open_finished(RunFolder(folder))
+    with pytest.raises(RunError, match="names no masks"):
+        mask_to_measure(opened)
+    images = opened.study.images.model_copy(update={"lesion": "lungs"})
+    object.__setattr__(opened.prepared, "study", opened.study.model_copy(update={"images": images}))
+    with pytest.raises(CohortError, match="'lungs'"):
+        mask_to_measure(opened)
+
+
+def test_a_named_lesion_comes_before_the_anatomy_and_must_fit(finished: Path, tmp_path: Path) -> None:
+    opened = open_finished(RunFolder(finished))
+    images = opened.study.images.model_copy(update={"lesion": "lung_mask"})
+    object.__setattr__(opened.prepared, "study", opened.study.model_copy(update={"images": images}))
+    assert mask_to_measure(opened) == ("lesion", "lung_mask")
+    # a film without a mask has no lesion, and unknown anatomy
+    assert [opened.modality.mask(opened.prepared, 0, m).planes.shape[0] for m in ("lesion", "anatomy")] == [1, 0]
+    Image.new("L", (60, 20), 255).save(tmp_path / "other.png")
+    opened.cohort.images["lung_mask"] = str(tmp_path / "other.png")
+    with pytest.raises(ImageError, match="60×20"):
+        opened.modality.mask(opened.prepared, 4, "lesion")
+
+
+def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_finished(RunFolder(finished))
+    rows = random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
+    assert set(rows[:5]) == {0, 1, 2, 3, 4}
+    assert rows == random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
+    monkeypatch.setattr("casewise.plugins.explain.placement.SAMPLE", 4)
+    regions = placement(opened, ["test_resnet"], map_size=0, progress=lambda *_: None)["regions"]
+    assert regions["border"] == {"column": None, "sample": 4, "of": 12}
+    assert regions["anatomy"] == {"column": "lung_mask", "sample": 4, "of": None}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rough", "code"),
+    [(0.1, 0.2, False, "more"), (-0.1, 0.2, False, "same"), (-0.2, -0.1, False, "less"), (-0.2, -0.1, True, "same")],
+)
+def test_what_is_said_follows_the_interval(low: float, high: float, rough: bool, code: str) -> None:
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n_subjects": 12, "n_cases": 14, "rough": rough}
+    difference = estimate | {"low": low, "high": high}
+    figures = {"share": estimate, "area": estimate, "difference": difference, "empty_maps": 1}
+    placement = {
+        "regions": {"anatomy": {"column": "lungs", "sample": 14, "of": 20}},
+        "networks": {"net": {"anatomy": figures}},
+    }
+    (values,) = placement_values(placement)
+    assert (values["code"], values["region"], values["column"]) == (code, "anatomy", "lungs")
+    assert verdict("net", {"all": None}, "anatomy")["meaning"] == "anatomy"
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"volumes": {"sequences": ["T1"]}, "panels": {"by": "case"}}, "volumes.lesion"),
+        ({"tiles": {"magnification": 20}}, "slides"),
+    ],
+)
+def test_lesions_of_photographs_are_named_for_photographs_only(section: dict[str, Any], named: str) -> None:
+    with pytest.raises(StudyError, match=f"images.lesion.*{named}"):
+        chest_study(Path("x.csv"), images={"size": 32, "lesion": "lesion", "channels": "rgb"}, **section)

@@ -1,0 +1,123 @@
+"""Where the cells of a map look: as the layers' windows say, and as a trained network's maps show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from casewise.models.backbones import build_network
+from casewise.plugins.explain.methods.receptive_field import cell_centres, even_centres, upsampled, zero_to_one
+
+# first middle and step in pixels: from each backbone's kernels, strides and paddings by hand
+PLACES = {
+    "alexnet": (15, 16),
+    "vgg11": (7.5, 16),
+    "resnet18": (0, 32),
+    "densenet121": (14, 32),
+    "mobilenet_v2": (0, 32),
+    "mobilenet_v3_small": (0, 32),
+    "shufflenet_v2_x0_5": (0, 32),
+    "squeezenet1_1": (15, 16),
+    "googlenet": (22, 32),
+    "efficientnet_b0": (0, 32),
+    "cnn": (7.5, 16),
+    "unet_encoder": (7.5, 16),
+    "convnext_atto": (15.5, 32),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in PLACES if n not in {"vgg11", "densenet121", "googlenet"}])
+def test_middles_are_what_the_windows_say(name: str) -> None:
+    check_middles(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg11", "densenet121", "googlenet"])
+def test_middles_of_large_backbones(name: str) -> None:
+    check_middles(name)
+
+
+def check_middles(name: str) -> None:
+    network = build_network(name, 1)
+    middles = cell_centres(network.body, network.explain_layers[0], (128, 192))
+    assert middles is not None
+    first, step = PLACES[name]
+    for found in middles:
+        torch.testing.assert_close(found, first + step * torch.arange(len(found), dtype=torch.float64))
+
+
+def test_the_network_is_not_touched_and_asked_once() -> None:
+    network = build_network("cnn", 1).train()
+    values = {key: value.clone() for key, value in network.state_dict().items()}
+    layer = network.explain_layers[0]
+    once = cell_centres(network.body, layer, (64, 64))
+    assert cell_centres(network.body, layer, (64, 64)) is once
+    assert cell_centres(network.body, layer, (96, 64)) is not once
+    assert all(torch.equal(value, values[key]) for key, value in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+    assert all(not module._forward_hooks for module in network.modules())
+
+
+def test_attention_tells_no_places() -> None:
+    import timm
+
+    body: Any = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0)
+    assert cell_centres(body, body.blocks[0].norm1, (224, 224)) is None
+
+
+@pytest.mark.parametrize("size", [(8, 8), (31, 17)])
+def test_even_cells_are_drawn_out_as_torch_does(size: tuple[int, int]) -> None:
+    maps = torch.rand(3, 5, 4)
+    wanted = functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    low, high = wanted.amin(dim=(1, 2), keepdim=True), wanted.amax(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(zero_to_one(upsampled(maps, size)), (wanted - low) / (high - low), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cell_s_peak_lies_at_its_middle() -> None:
+    maps = torch.zeros(1, 3, 3)
+    maps[0, 1, 2] = 5.0
+    found = zero_to_one(upsampled(maps, 12, (torch.tensor([0.0, 4.0, 8.0]), torch.tensor([1.0, 5.0, 9.0]))))
+    at = (found[0] == 1).nonzero()
+    # beyond the last middle nothing is known to be nearer
+    assert at.tolist() == [[4, 9], [4, 10], [4, 11]]
+    assert zero_to_one(upsampled(torch.rand(2, 1, 1), 4)).max() == 0
+
+
+def test_cells_of_a_strided_network_point_at_what_it_saw() -> None:
+    """A network of four strided layers that shows where something bright is, at every pixel in turn."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for channels in (1, 4, 4, 4):
+        layers += [nn.Conv2d(channels, 4, 3, stride=2, padding=1), nn.ReLU()]
+    body = nn.Sequential(*layers)
+    with torch.no_grad():
+        for layer in layers[::2]:
+            layer.weight.fill_(0.1)  # type: ignore[union-attr, operator]
+            layer.bias.zero_()  # type: ignore[union-attr, operator]
+    middles = cell_centres(body, body[-1], (96, 96))
+    spots = torch.zeros(64, 1, 96, 96)
+    places = torch.randint(20, 76, (64, 2), generator=torch.Generator().manual_seed(0))
+    spots[torch.arange(64), 0, places[:, 0], places[:, 1]] = 1
+    with torch.no_grad():
+        maps = body(spots)[:, 0]
+    away = {}
+    for name, used in (("placed", middles), ("even", None)):
+        found = zero_to_one(upsampled(maps, 96, used))
+        grid = torch.arange(96.0)
+        centres = torch.stack([(found.sum(dim=d) * grid).sum(dim=1) / found.sum(dim=(1, 2)) for d in (2, 1)], dim=1)
+        away[name] = (centres - places).mean(dim=0)
+    assert away["placed"].abs().max() < 1
+    assert away["even"].min() > 6.5
+
+
+def test_rounding_is_no_pattern() -> None:
+    for level in (0.1, 0.3, 1e-12):
+        assert zero_to_one(upsampled(torch.full((1, 5, 7), level), (61, 53))).max() == 0
+
+
+def test_evenly() -> None:
+    assert even_centres(3, 3).tolist() == [0, 1, 2]

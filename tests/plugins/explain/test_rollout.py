@@ -1,0 +1,240 @@
+"""Attention rollout: the definition by hand, every kind of head, and a network left as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from casewise.errors import CasewiseError
+from casewise.models.backbones import Body, Network, NetworkOptions, build_network
+from casewise.models.fusion import Fused
+from casewise.models.outputs import Output
+from casewise.plugins.explain.methods.dispatch import CellMaps, cell_maps, explain, method_for, scaled
+from casewise.plugins.explain.methods.receptive_field import patch_centres, upsampled, zero_to_one
+from casewise.plugins.explain.methods.rollout import rollout_by_sequence
+from casewise.plugins.explain.methods.target import ExplainTarget
+
+
+def rolled_out(network: Network, panels: torch.Tensor) -> torch.Tensor:
+    """The mean over sequences: (B, h, w)."""
+    return rollout_by_sequence(network, panels).nanmean(dim=1)
+
+
+def tiny_vit(**options: Any) -> Network:
+    """A transformer of three blocks on 48 × 32 pixels, 6 × 4 patches."""
+    import timm
+
+    settings = {"img_size": (48, 32), "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 0}
+    name = options.pop("name", "vit_tiny_patch16_224")
+    body: Any = timm.create_model(name, **(settings | options))
+    return Network("tiny", Body(body, 24), 2, NetworkOptions())
+
+
+def seen_by_hand(network: Network, panels: torch.Tensor) -> torch.Tensor:
+    """The whole product of layers (B, N, N), from queries and keys computed here."""
+    body: Any = network.body
+    kept: list[torch.Tensor] = []
+
+    def look(part: Any, given: Any, _: Any) -> None:
+        size, tokens, width = given[0].shape
+        queries, keys, _values = part.qkv(given[0]).reshape(size, tokens, 3, part.num_heads, -1).permute(2, 0, 3, 1, 4)
+        kept.append((queries @ keys.transpose(-2, -1) / (width / part.num_heads) ** 0.5).softmax(dim=-1))
+
+    hooks = [block.attn.register_forward_hook(look) for block in body.blocks]
+    with torch.no_grad():
+        network.eval().features(panels)
+    for hook in hooks:
+        hook.remove()
+    product = torch.eye(kept[0].shape[-1]).expand(len(panels), -1, -1)
+    for weights in kept:
+        mixed = 0.5 * weights.mean(dim=1) + 0.5 * torch.eye(weights.shape[-1])
+        product = mixed / mixed.sum(dim=-1, keepdim=True) @ product
+    return product
+
+
+@pytest.fixture
+def panels() -> torch.Tensor:
+    return torch.rand(2, 3, 48, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "read", "prefix"),
+    [
+        ({}, [0], 1),
+        ({"reg_tokens": 4}, [0], 5),
+        ({"class_token": False, "global_pool": "avg"}, list(range(24)), 0),
+        ({"global_pool": "avg"}, list(range(1, 25)), 1),
+        ({"name": "deit_tiny_distilled_patch16_224"}, [0, 1], 2),
+        ({"dynamic_img_size": True}, [0], 1),
+    ],
+    ids=["class", "registers", "mean", "mean-with-class", "distilled", "dynamic"],
+)
+def test_it_is_the_product_of_layers(
+    panels: torch.Tensor, options: dict[str, Any], read: list[int], prefix: int
+) -> None:
+    network = tiny_vit(**options)
+    assert method_for(network) == "rollout"
+    rows = seen_by_hand(network, panels)[:, read].mean(dim=1)[:, prefix:]
+    wanted = (rows / rows.sum(dim=1, keepdim=True)).reshape(2, 6, 4)
+    found = rolled_out(network, panels)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+    assert torch.allclose(found.sum(dim=(1, 2)), torch.ones(2))
+
+
+def test_panels_of_another_size_where_the_transformer_allows_it() -> None:
+    network = tiny_vit(dynamic_img_size=True)
+    assert rolled_out(network, torch.rand(1, 3, 64, 96)).shape == (1, 8, 12)
+
+
+def test_a_patch_that_all_attend_to_is_the_peak(panels: torch.Tensor) -> None:
+    network = tiny_vit()
+    body: Any = network.body
+    with torch.no_grad():
+        body.pos_embed.zero_()
+        for block in body.blocks:
+            # queries all alike; the key of a token is what it is
+            block.attn.qkv.weight[:24].zero_()
+            block.attn.qkv.bias[:24].fill_(1.0)
+            block.attn.qkv.weight[24:48] = 30 * torch.eye(24)
+            block.attn.qkv.weight[48:].zero_()
+            for part in (block.attn.proj, block.mlp.fc2):
+                part.weight.zero_()
+                part.bias.zero_()
+            # the mean that a layer norm takes away would hide how bright a patch is
+            block.norm1 = nn.Identity()
+        body.patch_embed.proj.weight.fill_(0.01)
+        body.patch_embed.proj.bias.zero_()
+    panels = torch.zeros(1, 3, 48, 32)
+    panels[:, :, 24:32, 16:24] = 1.0
+    found = rolled_out(network, panels)[0]
+    assert np.unravel_index(int(found.argmax()), (6, 4)) == (3, 2)
+    assert found.max() > 0.9
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_left_as_it_was(panels: torch.Tensor, training: bool) -> None:
+    network = tiny_vit().train(training)
+    body: Any = network.body
+    body.blocks[1].eval()
+    body.patch_embed.requires_grad_(False)
+    network(panels).sum().backward()
+    body.blocks[0].attn.fused_attn = False
+    was = [state_of(module) for module in network.modules()]
+    learned = [(p, p.requires_grad, p.grad, None if p.grad is None else p.grad.clone()) for p in network.parameters()]
+    rolled_out(network, panels)
+    assert [state_of(module) for module in network.modules()] == was
+    for parameter, learns, gradient, value in learned:
+        assert parameter.requires_grad == learns
+        assert parameter.grad is gradient
+        assert value is None or torch.equal(gradient, value)
+
+
+def state_of(module: nn.Module) -> tuple[Any, ...]:
+    """Mode, fused attention and number of hooks of a module."""
+    hooks = len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+    return module.training, getattr(module, "fused_attn", None), hooks
+
+
+def test_it_is_left_as_it_was_after_an_error_too() -> None:
+    network = tiny_vit().train()
+    was = [state_of(module) for module in network.modules()]
+    with pytest.raises(AssertionError):
+        rolled_out(network, torch.rand(1, 3, 40, 40))
+    assert [state_of(module) for module in network.modules()] == was
+
+
+def test_late_fusion_has_a_map_for_each_sequence(panels: torch.Tensor) -> None:
+    one, other = tiny_vit(), tiny_vit()
+    plain: Any = ((0, 0, 0), (1, 1, 1))
+    pairs = {}
+    for kind, bodies in (("late", [one.body, other.body]), ("late-shared", [one.body])):
+        body = Fused(bodies, 24, kind=kind, sequences=2, missing="mask")  # type: ignore[arg-type]
+        network = Network("late", Body(body, 48, ((0, 0), (1, 1))), 2, NetworkOptions())
+        assert method_for(network) == "rollout"
+        pairs[kind] = rollout_by_sequence(network, panels[:, :2])
+        torch.testing.assert_close(rolled_out(network, panels[:, :2]), pairs[kind].mean(dim=1))
+        # the second case lacks its first sequence
+        gone = panels[:, :2].clone()
+        gone[1, 0] = torch.nan
+        found = rollout_by_sequence(network, gone)
+        assert found[1, 0].isnan().all()
+        torch.testing.assert_close(found[0], pairs[kind][0])
+        torch.testing.assert_close(found[1, 1], pairs[kind][1, 1])
+        torch.testing.assert_close(rolled_out(network, gone)[1], found[1, 1])
+        asked = ExplainTarget((Output("label", "classification", 2),), "label")
+        maps = cell_maps(network, gone, target=asked)
+        each = scaled(maps.by_sequence(), maps.method)
+        assert each.shape == (2, 2, 48, 32)
+        assert each[1, 0].isnan().all()
+        assert each[1, 1].max() == 1
+        assert explain(network, gone, target=asked).isfinite().all()
+    alone = [Network("one", Body(body, 24, plain), 2, NetworkOptions()) for body in (one.body, other.body)]
+    for number, network in enumerate(alone):
+        torch.testing.assert_close(pairs["late"][:, number], rolled_out(network, panels[:, [number] * 3]))
+        torch.testing.assert_close(pairs["late-shared"][:, number], rolled_out(alone[0], panels[:, [number] * 3]))
+
+
+def test_patches_of_a_padded_panel_stay_where_they_are() -> None:
+    """A panel of 44 pixels has 6 patches of 8, the last of which stands half over the edge."""
+    network = tiny_vit(dynamic_img_size=True, dynamic_img_pad=True, img_size=(48, 48))
+    with torch.no_grad():
+        found = explain(network, torch.rand(1, 3, 44, 44), target=ExplainTarget((Output("extent"),), "extent"))
+        rolled = rolled_out(network, torch.rand(1, 3, 44, 44))
+    assert (found.shape, rolled.shape) == ((1, 44, 44), (1, 6, 6))
+    middles = patch_centres((6, 6), (44, 44), (8, 8))
+    assert middles is not None
+    assert middles[0].tolist() == [3.5, 11.5, 19.5, 27.5, 35.5, 43.5]
+    assert patch_centres((5, 5), (44, 44), (8, 8)) is None
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "cnn", "swin_tiny_patch4_window7_224"])
+def test_no_other_network_is_rolled_out(name: str) -> None:
+    network = build_network(name, 1)
+    assert method_for(network) == "grad-cam"
+    with pytest.raises(CasewiseError, match=f"{name} .*use grad-cam"):
+        rolled_out(network, torch.rand(1, 3, 64, 64))
+
+
+def test_maps_reach_the_panel_s_size_and_run_from_0_to_1(panels: torch.Tensor) -> None:
+    network, asked = tiny_vit(), ExplainTarget((Output("label", "classification", 2),), "label")
+    maps = explain(network, panels, method="rollout", target=asked)
+    assert maps.shape == (2, 48, 32)
+    assert maps.amin(dim=(1, 2)).tolist() == [0, 0]
+    assert maps.amax(dim=(1, 2)).tolist() == [1, 1]
+    assert torch.equal(maps, explain(network, panels, target=asked))
+    assert zero_to_one(upsampled(torch.ones(1, 3, 3), 9)).max() == 0
+
+
+def test_bags_and_unknown_methods_are_refused(panels: torch.Tensor) -> None:
+    network, asked = tiny_vit(), ExplainTarget((Output("label", "classification", 2),), "label")
+    with pytest.raises(CasewiseError, match=r"'gradcam'.* Did you mean 'grad-cam'"):
+        explain(network, panels, method="gradcam", target=asked)
+    with pytest.raises(CasewiseError, match="bags"):
+        explain(network, panels[None], target=asked)
+
+
+def test_attention_that_pools_is_not_overlooked() -> None:
+    """Where one more attention gathers the patches, rollout would tell of another head."""
+    torch.manual_seed(0)
+    network = build_network("vit_tiny_patch16_224", 1, side=64)
+    assert method_for(network) == "rollout"
+    network.body.global_pool = "map"  # type: ignore[assignment]
+    assert method_for(network) == "grad-cam"
+    with pytest.raises(CasewiseError, match="global_pool: map"):
+        rolled_out(network, torch.rand(1, 3, 64, 64))
+
+
+def test_a_map_that_hardly_varies_is_known_by_its_contrast_and_shares_are_not_stretched() -> None:
+    nearly = torch.full((1, 1, 4, 4), 1 / 16)
+    nearly[0, 0, 0, 0] *= 1.02
+    found = CellMaps(nearly, (8, 8), None, "rollout")
+    assert float(found.contrast()) < 0.02
+    plain = found.on_panel()[0].numpy()
+    inside = np.zeros((8, 8), bool)
+    inside[:2, :2] = True
+    # stretched to 0–1 nearly all of it would lie there
+    assert plain[inside].sum() / plain.sum() == pytest.approx(1 / 16, rel=0.03)

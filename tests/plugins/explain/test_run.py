@@ -1,0 +1,608 @@
+"""`casewise explain` on finished runs of volumes, slice images, pictures and slides; and all that can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from casewise.console import Silent
+from casewise.errors import CohortError, ImageError, RunError
+from casewise.modalities.base import CaseMask
+from casewise.modalities.masks import binarise_masks
+from casewise.pipeline.finished import FinishedRun, open_finished
+from casewise.plugins.explain.case_selection import case_hint, explain_target, select_cases
+from casewise.plugins.explain.command import explain_run
+from casewise.plugins.explain.localisation import measure
+from casewise.plugins.explain.methods.dispatch import cell_maps
+from casewise.plugins.explain.methods.randomise import randomised
+from casewise.plugins.explain.methods.receptive_field import peak_pixels
+from casewise.plugins.explain.metrics import as_panel
+from casewise.plugins.explain.native_space import write_native
+from casewise.plugins.explain.results import measurement_source, read_results, same_source
+from casewise.plugins.explain.saliency import (
+    SaliencyMap,
+    check_reproduces,
+    compare_predictions,
+    load_model,
+    saliency_maps,
+)
+from casewise.plugins.phantoms.pancreas import make_pancreas
+from casewise.plugins.volumes.preview import central
+from casewise.plugins.volumes.slice_store import SliceStore, open_slices
+from casewise.report.sections.saliency import sentence_of
+from casewise.run import run
+from casewise.run_folder import RunFolder
+from casewise.study.loading import build_study, read_study
+from tests.chest_study import SMALL, chest_study
+
+nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
+pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
+
+
+VOLUMES = {
+    **{key: SMALL[key] for key in ("synthetic", "weights", "audit", "compute")},
+    "name": "planted",
+    "images": {"size": 32},
+    "volumes": {
+        "sequences": ["T1", "T2"],
+        "in_plane_size": 64,
+        "bias": "none",
+        "smoothing": "none",
+        "fusion": ["late", "T2"],
+        "missing": "mask",
+        "lesion": "lesion",
+    },
+    "panels": {"by": "case", "grid": "3x3"},
+    "targets": {"grade": {"classes": ["normal", "high"], "positive": "high"}},
+    "split": {"test": 0.2, "folds": 2, "restarts": 20},
+    "baselines": {"off": "tests of networks"},
+    "backbones": ["test_resnet", "test_vit"],
+    "recipe": {
+        "epochs": 1,
+        "batch_size": 4,
+        "optimizer": "adam",
+        "schedule": "cosine",
+        "early_stopping": {"monitor": "none"},
+    },
+    "evaluation": {"bootstrap_resamples": 100, "response": False},
+    "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
+}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on ten abdomens, every other with a bright ball; one lacks a sequence."""
+    table = make_pancreas(
+        tmp_path_factory.mktemp("pancreas"),
+        subjects=10,
+        classes=("normal", "high"),
+        size=(48, 48),
+        slices=(10, 12),
+        lesion="planted",
+        missing=0.1,
+        seed=2,
+    )
+    study = build_study(VOLUMES | {"cohort": table}, source="the test's study", folder=table.parent)
+    return run(study, tmp_path_factory.mktemp("planted") / "run").folder
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few cases are compared and deleted."""
+    monkeypatch.setattr("casewise.plugins.explain.localisation.RANDOMISED_CASES", 1)
+    monkeypatch.setattr("casewise.plugins.explain.localisation.DELETED_CASES", 2)
+    monkeypatch.setattr("casewise.plugins.explain.localisation.DRAWS", 2)
+
+
+@pytest.fixture(scope="module")
+def opened(planted: Path) -> FinishedRun:
+    return open_finished(RunFolder(planted))
+
+
+def slices_of(opened: FinishedRun) -> SliceStore:
+    return open_slices(Path(opened.prepared.store.folder), opened.prepared.store.address)
+
+
+def lesion_of(opened: FinishedRun, row: int) -> CaseMask:
+    return opened.modality.mask(opened.prepared, row, "lesion")
+
+
+def marked_rows(opened: FinishedRun) -> list[int]:
+    return [row for row in range(len(opened.cohort.panels)) if lesion_of(opened, row).planes.any()]
+
+
+def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun) -> None:
+    done = explain_run(planted, measure=True)
+    table = pd.read_parquet(done.table)
+    assert set(table["network"]) == set(opened.study.networks)
+    assert dict(zip(table["network"], table["method"], strict=True)) == {
+        name: "rollout" if "vit" in name else "grad-cam" for name in opened.study.networks
+    }
+    assert (table["stage"] == "oof").all()
+    sides = opened.splits.side
+    assert all(row["folds"] == f"fold {sides[row['subject']] + 1}" for _, row in table.iterrows())
+    for line in table[~table["missing"]].itertuples():
+        files = json.loads(line.files)
+        assert files
+        for name in files:
+            source = opened.study.cohort.parent / f"images/{line.subject}/{line.sequence}.nii.gz"
+            carried, scan = nibabel.load(done.folder / name), nibabel.load(source)
+            assert carried.shape == scan.shape
+            np.testing.assert_allclose(carried.affine, scan.affine, atol=1e-4)
+    told = json.loads((planted / "explanations.json").read_text())
+    unseen = [r for r in marked_rows(opened) if sides[str(opened.cohort.panels["subject"].iloc[r])] >= 0]
+    windows = {r: central(int(slices_of(opened).count[r]), 9) for r in unseen}
+    inside = sum(bool(lesion_of(opened, r).planes[windows[r]].any()) for r in unseen)
+    assert told["measured"]["with_mask"] == inside
+    assert told["measured"]["outside_window"] == len(unseen) - inside
+    for name in opened.study.networks:
+        figures = told["measured"]["networks"][name]
+        assert_sound(figures, told["measured"]["with_mask"])
+    page = done.report.read_text()
+    assert '<section id="saliency"' in page
+    assert sentence_of("test_vit@late", told["measured"]["networks"]["test_vit@late"], "lesion") in page
+    assert page.count("erroneous</b>") + page.count("correct</b>") >= len(opened.study.networks)
+
+
+def assert_sound(figures: dict[str, Any], cases: int) -> None:
+    """What must hold of a network's figures whatever it looks at."""
+    every = figures["all"]
+    assert every["hit"]["n_cases"] == cases
+    counts = [(figures[name] or {"hit": {"n_cases": 0}})["hit"]["n_cases"] for name in ("correct", "erroneous")]
+    assert sum(counts) == cases
+    for name in ("share_inside", "random_weights_share", "prior_share", "mask_share"):
+        assert 0 < every[name]["value"] < 1
+    differs = every["hit"]["value"] - every["random_weights_hit"]["value"]
+    assert every["hit_over_random_weights"]["value"] == pytest.approx(differs)
+    assert every["prior_hit"]["value"] == max(every[f"{n}_centre_hit"]["value"] for n in ("tile", "panel"))
+    assert (figures["draws"], figures["random_weights_maps"]) == (2, 2 * cases)
+    assert figures["sanity"]["steps"][-1]["groups"] > 1
+    assert {name: len(curve) for name, curve in figures["deletion"]["curves"].items()} == dict.fromkeys(
+        ("map", "random", "centre", "brightness"), 21
+    )
+
+
+def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(planted, tmp_path / "run"))
+    explain_run(folder, measure=True, networks=["test_vit@T2"])
+    explain_run(folder, networks=["test_vit@T2"])
+    told = read_results(RunFolder(folder))
+    assert told is not None
+    assert "test_vit@T2" in told["measured"]["networks"]
+    study = json.loads((folder / "study.json").read_text())
+    other = {**study, "volumes": {**study["volumes"], "lesion": "lesions"}}
+    for changed in (other, {**study, "seed": study["seed"] + 1}, {**study, "evaluation": {"bootstrap_resamples": 9}}):
+        evaluation = study["evaluation"] | changed["evaluation"]
+        RunFolder(folder).study.write({**changed, "evaluation": evaluation})
+        told = read_results(RunFolder(folder))
+        assert told is not None
+        assert told["measured"] is None
+        assert told["shown"]
+    RunFolder(folder).study.write(study)
+    facts = RunFolder(folder).job("test_vit@T2", 0).facts
+    trained = facts.read()
+    facts.write(trained | {"weights_sha256": "of other weights"})
+    assert read_results(RunFolder(folder)) is None
+    facts.write(trained)
+    assert read_results(RunFolder(folder)) is not None
+    note = json.loads((folder / "fingerprint.json").read_text())
+    RunFolder(folder).fingerprint.write(note | {"fingerprint": "other"})
+    assert read_results(RunFolder(folder)) is None
+
+
+def test_measured_is_dropped_where_a_mask_changes(planted: Path, opened: FinishedRun, tmp_path: Path) -> None:
+    source = opened.study.cohort.parent
+    copied = Path(shutil.copytree(source, tmp_path / "cohort"))
+    images = opened.cohort.images
+    named = next(str(name) for name in images["lesion"] if str(name) not in ("", "nan"))
+    study = opened.study.model_copy(update={"cohort": copied / opened.study.cohort.name})
+    before = measurement_source(study, images)
+    assert before == measurement_source(opened.study, images)
+    assert before["masks"]
+    (copied / named).write_bytes((copied / named).read_bytes() + b" ")
+    assert not same_source(before, measurement_source(study, images))
+    assert not same_source(before, measurement_source(study.model_copy(update={"seed": 99}), images))
+
+
+def test_lesions_outside_the_slices_looked_at_are_not_measured(
+    planted: Path, opened: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask beyond the window is told of, and neither measured nor deleted; one lost in preparation is named."""
+    sides = opened.splits.side
+    rows = [r for r in range(len(opened.cohort.panels)) if sides[str(opened.cohort.panels["subject"].iloc[r])] >= 0]
+    wide = [r for r in rows if int(slices_of(opened).count[r]) > 10]
+    near, gone = [r for r in rows if r != wide[0]][:2]
+
+    def lesion(self: Any, prepared: Any, row: int, meaning: str) -> CaseMask:
+        count = int(slices_of(opened).count[row])
+        mask = np.zeros((count, 32, 32), bool)
+        if row in (wide[0], near):
+            mask[0 if row == wide[0] else count // 2, 10:20, 10:20] = True
+        return CaseMask(np.arange(count), mask, marked=row in (wide[0], near, gone))
+
+    monkeypatch.setattr("casewise.plugins.volumes.modality.VolumesModality.mask", lesion)
+    found, table = measure(opened, ["test_vit@T2"], map_size=0, progress=lambda *_: None)
+    case = opened.cohort.panels["case"]
+    assert (found["with_mask"], found["outside_window"], found["cases"]) == (1, 1, len(rows))
+    assert found["lost_masks"] == [str(case.iloc[gone])]
+    assert list(table["case"]) == [str(case.iloc[near])]
+    assert found["networks"]["test_vit@T2"]["deletion"]["cases"] == 1
+    assert found["networks"]["test_vit@T2"]["sanity"]["cases"] == 1
+
+
+def test_every_draw_and_fold_has_a_seed_of_its_own(opened: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def noted(network: Any, *, how: str, seed: int) -> Any:
+        seeds.append(seed)
+        return randomised(network, how=how, seed=seed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("casewise.plugins.explain.localisation.randomised", noted)
+    measure(opened, ["test_vit@T2"], map_size=0, progress=lambda *_: None)
+    assert len(seeds) == len(set(seeds)) == 4
+
+
+def rows_said(**changed: Any) -> pd.DataFrame:
+    about = {"case": "a/1", "region": "", "image": "", "target": "grade", "kind": "classification"}
+    return pd.DataFrame([{**about, "y_true": 1.0, "y_pred": 1.0, "p0": 0.2, "p1": 0.8, **changed}])
+
+
+@pytest.mark.parametrize(
+    ("recorded", "repeated"),
+    [
+        ({"case": "b/1"}, {}),
+        ({"region": "left"}, {}),
+        ({}, {"p1": np.nan}),
+        ({}, {"y_pred": np.nan}),
+        ({}, {"p1": 0.7}),
+    ],
+)
+def test_what_cannot_be_compared_is_not_taken_for_the_same(
+    opened: FinishedRun, recorded: dict[str, Any], repeated: dict[str, Any]
+) -> None:
+    one = load_model(opened, "test_vit@T2", 0)
+    compare_predictions(rows_said(), rows_said(p1=0.79), {"grade": 1.0}, one)
+    with pytest.raises(RunError, match="case a/1"):
+        compare_predictions(rows_said(**recorded), rows_said(**repeated), {"grade": 1.0}, one)
+    with pytest.raises(RunError, match=r"predictions.parquet"):
+        compare_predictions(rows_said(), rows_said().iloc[:0], {"grade": 1.0}, one)
+
+
+def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun, tmp_path: Path) -> None:
+    models = list(opened.study.networks)
+    of_stacker = dataclasses.replace(opened, results={"main": {"learner": "stacker"}})
+    assert f"{models[0]} (in place of stacker" in select_cases(of_stacker, models)[1]
+    folds = {"1": {"network": models[1]}, "2": {"network": models[2]}}
+    RunFolder(tmp_path).nested.write({"folds": folds})
+    final = opened.final
+    rows = final[(final["stage"] == "oof") & (final["model"] == final["outer_fold"].map({1: models[1], 2: models[2]}))]
+    nested = dataclasses.replace(
+        opened,
+        folder=RunFolder(tmp_path),
+        results={"main": {"learner": "nested"}},
+        final=pd.concat([final, rows.assign(model="nested")]),
+    )
+    cases, rule = select_cases(nested, models)
+    assert "each fold" in rule
+    assert set(cases) <= set(rows["case"])
+    assert models[0] in select_cases(nested, models[:1])[1]
+
+
+def test_a_test_case_is_the_mean_of_all_folds(planted: Path, opened: FinishedRun, tmp_path: Path) -> None:
+    subject = opened.splits.subjects(-1)[0]
+    done = explain_run(planted, cases=[subject], networks=["test_vit@T2"], output=tmp_path / "out")
+    table = pd.read_parquet(done.table)
+    assert list(table["folds"]) == ["mean of 2 folds"]
+    assert list(table["case"]) == [f"{subject}/1"]
+
+
+def test_panels_are_those_of_prediction(opened: FinishedRun) -> None:
+    model, fold = "test_resnet@late", 1
+    one = load_model(opened, model, fold)
+    names = opened.splits.subjects(fold)
+    rows = [row for row, name in enumerate(opened.cohort.panels["subject"]) if name in names]
+    check_reproduces(opened, one, rows)
+    data = one.panels.subset(rows)
+    slots = data.slots_of(data.views()[0])
+    for row, own in zip(rows, slots.tolist(), strict=True):
+        assert own == central(int(slices_of(opened).count[row]), 9).tolist()
+    with pytest.raises(RunError, match="subject"):
+        check_reproduces(opened, one, [row for row in range(len(opened.cohort.panels)) if row not in rows][:1])
+
+
+def test_a_lesion_is_carried_back_to_itself(opened: FinishedRun, tmp_path: Path) -> None:
+    """The mask on the panel, taken for a map, comes to lie on the mask in the scan."""
+    row = next(r for r in marked_rows(opened) if slices_of(opened).present[r].all())
+    slots = central(int(slices_of(opened).count[row]), 9)
+    mask = as_panel(lesion_of(opened, row).planes[slots], (3, 3)).astype(np.float32)
+    assert mask.any()
+    each = np.stack([mask, mask])[None]
+    peaks = peak_pixels((3, 3), (96, 96))
+    saliency = SaliencyMap(
+        row, slots[None], np.zeros_like(each), mask[None], each, mask[None], np.ones(1), (3, 3), peaks, (3, 3)
+    )
+    files = write_native(opened, [saliency], ("T1", "T2"), tmp_path)
+    subject = opened.cohort.panels["subject"].iloc[row]
+    truth = nibabel.load(opened.study.cohort.parent / f"masks/{subject}/lesion.nii.gz")
+    for name in ("T1", "T2"):
+        ((path, empty),) = files[name].items()
+        assert not empty
+        carried = nibabel.load(path)
+        voxels = np.argwhere(np.asarray(carried.dataobj) > 0.5)
+        middle = carried.affine[:3, :3] @ voxels.mean(axis=0) + carried.affine[:3, 3]
+        wanted = truth.affine[:3, :3] @ np.argwhere(np.asarray(truth.dataobj) > 0).mean(axis=0) + truth.affine[:3, 3]
+        # half a slice, and as much of a pixel in the plane
+        reach = np.linalg.norm(truth.affine[:3, :3], axis=0).max() / 2
+        assert np.abs(middle - wanted).max() < reach
+
+
+def test_a_map_is_empty_if_its_file_is(
+    planted: Path, opened: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = int(np.flatnonzero(slices_of(opened).present.all(axis=1))[0])
+    options: dict[str, Any] = {"cases": [str(opened.cohort.panels["case"].iloc[row])], "networks": ["test_vit@T2"]}
+    table = pd.read_parquet(explain_run(planted, output=tmp_path / "strong", **options).table)
+    (name,) = json.loads(table["files"].iloc[0])
+    assert np.asarray(nibabel.load(tmp_path / "strong" / name).dataobj).any()
+    assert not table["empty"].any()
+    nothing = "casewise.plugins.volumes.native_space.to_scan"
+    monkeypatch.setattr(nothing, lambda maps, slots, affine, shape, scan_affine: np.zeros(shape, np.float32))
+    table = pd.read_parquet(explain_run(planted, output=tmp_path / "nothing", **options).table)
+    assert table["empty"].all()
+
+
+def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: FinishedRun) -> None:
+    lacking = int(np.flatnonzero(~slices_of(opened).present.all(axis=1))[0])
+    one = load_model(opened, "test_resnet@late", 0)
+    (saliency,) = saliency_maps(one, [lacking], explain_target(opened))
+    gone = np.isnan(saliency.by_sequence).all(axis=(2, 3))[0]
+    assert gone.tolist() == (~slices_of(opened).present[lacking]).tolist()
+    assert np.isfinite(saliency.maps).all()
+    whole = next(r for r in range(len(gone) + 8) if slices_of(opened).present[r].all())
+    (saliency,) = saliency_maps(one, [whole], explain_target(opened))
+    found = (
+        cell_maps(one.network, torch.from_numpy(saliency.panels), target=explain_target(opened))
+        .by_sequence()
+        .numpy()[0]
+    )
+    # one scale for both sequences: the weaker one is shown as the weaker
+    assert saliency.by_sequence.max() == 1 or saliency.by_sequence.max() == 0
+    if found.max() > 0:
+        span = found.max() - found.min()
+        np.testing.assert_allclose(saliency.by_sequence[0], (found - found.min()) / span, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"cases": ["P0001/2"]}, CohortError, "Did you mean 'P0001/1'"),
+        ({"networks": ["test_vit@lat"]}, RunError, "Did you mean 'test_vit@late'"),
+    ],
+)
+def test_names_that_do_not_exist(planted: Path, options: dict[str, Any], error: type, said: str) -> None:
+    with pytest.raises(error, match=said):
+        explain_run(planted, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("F-1001/99", ["F-1001/1", "F-1001/2"]), ("F-1001", ["F-1001/1"]), ("F-1009/1", [])]
+)
+def test_cases_of_other_subjects_are_never_suggested(name: str, own: list[str]) -> None:
+    subjects = {"F-1001": ["F-1001/1", "F-1001/2"], "F-1019": ["F-1019/1", "F-1019/9"]}
+    hint = case_hint(name, subjects)
+    assert "F-1019" not in hint
+    assert all(case in hint for case in own)
+    assert bool(hint) == bool(own)
+
+
+def test_no_finished_run(planted: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="Did you mean 'run'"):
+        explain_run(planted.with_name("rnu"))
+    (tmp_path / "half").mkdir()
+    with pytest.raises(RunError, match=r"study.json is missing"):
+        explain_run(tmp_path / "half")
+    assert not any((tmp_path / "half").iterdir())
+
+
+def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(planted, tmp_path / "run"))
+    place = folder / "jobs/test_vit@T2/fold2"
+    other = folder / "jobs/test_vit@T2/fold1/model.safetensors"
+    weights = RunFolder(folder).job("test_vit@T2", 1).weights
+    with weights.replacing() as temporary:
+        shutil.copy(other, temporary)
+    subject = next(iter(open_finished(RunFolder(folder)).splits.subjects(1)))
+    with pytest.raises(RunError, match=r"model.safetensors is not the file"):
+        explain_run(folder, cases=[subject], networks=["test_vit@T2"])
+    with weights.replacing() as temporary:
+        shutil.copy(folder / "jobs/test_resnet@T2/fold1/model.safetensors", temporary)
+    with pytest.raises(RunError, match=r"model.safetensors"):
+        explain_run(folder, cases=[subject], networks=["test_vit@T2"])
+    (place / "model.safetensors").unlink()
+    with pytest.raises(RunError, match=r"model.safetensors.*test_vit@T2 of fold 2"):
+        explain_run(folder, networks=["test_vit@T2"])
+    run = RunFolder(folder)
+    study = run.study.read()
+    study["volumes"]["lesion"] = None
+    run.study.write(study)
+    with pytest.raises(RunError, match=r"metrics.json .* study.json"):
+        explain_run(folder)
+    run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
+    with pytest.raises(RunError, match=r"--measure.*lesion"):
+        explain_run(folder, networks=["test_resnet@T2"], measure=True)
+    run.study.write(study | {"spin": 1})
+    run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
+    with pytest.raises(RunError, match=r"study.json.*version"):
+        explain_run(folder)
+
+
+def test_slice_images(tmp_path: Path) -> None:
+    """Maps lie on the slice images themselves, masks are read slice by slice."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(8):
+        for place in range(6):
+            values = (rng.random((48, 40)) * 90).astype(np.uint8)
+            spot = n % 2 and place in (2, 3)
+            mask = np.zeros((48, 40), np.uint8)
+            if spot:
+                mask[10:18, 20:30] = 255
+            values[mask > 0] = 250
+            name = f"s{n}-{place}.png"
+            Image.fromarray(values).save(tmp_path / name)
+            if spot:
+                Image.fromarray(mask).save(tmp_path / f"mask-{name}")
+            about = {"path": name, "subject": f"S{n}", "visit": 1, "sequence": "flair", "place": place}
+            rows.append({**about, "mask": f"mask-{name}" if spot else "", "tumour": ("no", "yes")[n % 2]})
+    table = tmp_path / "cohort.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    volumes = {"sequences": ["flair"], "slice_index": "place", "in_plane_size": 48, "bias": "none", "smoothing": "none"}
+    values = VOLUMES | {
+        "cohort": table,
+        "volumes": {**volumes, "lesion": "mask", "inference_windows": "all"},
+        "panels": {"by": "case", "grid": "2x2"},
+        "targets": {"tumour": {"classes": ["no", "yes"], "positive": "yes"}},
+        "baselines": {"off": "tests of networks"},
+        "backbones": ["test_resnet"],
+        "split": {"test": 0, "folds": 2, "restarts": 20},
+    }
+    folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
+    opened = open_finished(RunFolder(folder))
+    row = [str(case) for case in opened.cohort.panels["case"]].index("S1/1")
+    mask = lesion_of(opened, row).planes
+    assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == [2, 3]
+    # the plane is a square about the slice, as wide as it is high
+    where = np.argwhere(mask[2]).mean(axis=0) / 32 * 48 - [0, 4]
+    assert np.abs(where - [13.5, 24.5]).max() < 2
+    done = explain_run(folder, cases=["S1/1"], measure=True)
+    files = json.loads(pd.read_parquet(done.table)["files"].iloc[0])
+    assert len(files) == 6
+    assert all(Image.open(done.folder / name).size == (40, 48) for name in files)
+    assert done.measures is not None
+    assert done.measures["with_mask"] == 4
+
+
+def test_a_case_without_the_one_sequence_has_no_map_of_it(planted: Path, opened: FinishedRun, tmp_path: Path) -> None:
+    present = slices_of(opened).present
+    row = int(np.flatnonzero(~present.all(axis=1))[0])
+    name = ("T1", "T2")[int(present[row].argmin())]
+    if name == "T1":
+        pytest.skip("the phantom lacks T1, which no network sees alone")
+    case = str(opened.cohort.panels["case"].iloc[row])
+    table = pd.read_parquet(explain_run(planted, cases=[case], networks=["test_vit@T2"], output=tmp_path).table)
+    assert table["missing"].all()
+    assert (table["files"] == "[]").all()
+
+
+@pytest.mark.parametrize("monitor", ["inner", "fold"])
+def test_pictures(chests: Path, tmp_path: Path, monitor: str) -> None:
+    study = chest_study(chests, split={"test": 0.0}, recipe={"epochs": 1, "early_stopping": {"monitor": monitor}})
+    folder = run(study, tmp_path / "run").folder
+    done, opened = explain_run(folder), open_finished(RunFolder(folder))
+    bundle = load_model(opened, "test_resnet", 0).predictor.bundle
+    trained, held_out = set(opened.splits.training(0)), set(opened.splits.held_out(0))
+    assert bundle.subjects == (trained if monitor == "inner" else trained | held_out)
+    assert bundle.stop_subjects < trained if monitor == "inner" else bundle.stop_subjects == held_out
+    assert bundle.stop_subjects
+    table = pd.read_parquet(done.table)
+    assert set(table["explained_class"]) <= set(study.classes_of("label"))
+    for line in table.itertuples():
+        for name in json.loads(line.files):
+            images = opened.cohort.images[opened.cohort.images["case"].astype(str) == line.case]
+            sizes = {Image.open(path).size for path in images["path"]}
+            assert Image.open(done.folder / name).size in sizes
+    assert '<section id="saliency"' in done.report.read_text()
+    with pytest.raises(RunError, match=r"--measure.*lesion"):
+        explain_run(folder, measure=True)
+
+
+class Lines(Silent):
+    """Keeps the lines that are shown."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def line(self, step: str, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
+    """A panel of several photographs is carried back to each of them; of a number no case is right or wrong."""
+    study = read_study(tiny).model_copy(update={"backbones": ["test_resnet"], "stack": []})
+    folder = run(study, tmp_path / "run").folder
+    done = explain_run(folder)
+    table = pd.read_parquet(done.table)
+    assert table["correct"].isna().all()
+    assert (table["explained_class"] == "").all()
+    assert set(table["region"]) == set(study.regions)
+    files = json.loads(table["files"].iloc[0])
+    case = table["case"].iloc[0]
+    cohort = pd.read_parquet(folder / "cohort.parquet")
+    assert len(files) == int((cohort["case"] == case).sum())
+    assert all(Image.open(done.folder / name).size == (96, 64) for name in files)
+    shown = json.loads((folder / "explanations.json").read_text())["shown"]
+    assert shown["rule"] in done.report.read_text()
+    first = [entry["case"] for entry in shown["cases"]]
+    further = next(name for name in cohort["case"] if name not in first)
+    explain_run(folder, cases=[further])
+    shown = json.loads((folder / "explanations.json").read_text())["shown"]
+    assert [entry["case"] for entry in shown["cases"]] == [further, *first]
+    assert len(shown["rule"].split("; ")) == 2
+    assert set(pd.read_parquet(done.table)["case"]) == {further, *first}
+    lines = Lines()
+    explain_run(folder, cases=[further], map_size=1, show=lines)
+    shown = json.loads((folder / "explanations.json").read_text())["shown"]
+    assert [entry["case"] for entry in shown["cases"]] == [further]
+    assert any(all(name in text for name in first) for text in lines.texts)
+
+
+def test_slides(tmp_path: Path) -> None:
+    """Maps of a slide's tiles lie on its small picture, each where its tile was cut."""
+    pytest.importorskip("openslide", reason="the package that reads slides is optional")
+    from casewise.plugins.phantoms.slides import make_slide_phantom
+
+    table = make_slide_phantom(tmp_path, subjects=6, classes=("normal", "late"), size=(640, 520), mpp=2.0, seed=3)
+    values = {
+        **SMALL,
+        "cohort": table,
+        "images": {"size": 32},
+        "tiles": {"mpp": 4.0, "max_tiles": 4},
+        "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
+        "split": {"test": 0.0, "folds": 2, "restarts": 20},
+        "recipe": {**SMALL["recipe"], "epochs": 1, "early_stopping": {"monitor": "none"}, "schedule": "cosine"},
+    }
+    folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
+    done = explain_run(folder)
+    table = pd.read_parquet(done.table)
+    files = {name for line in table["files"] for name in json.loads(line)}
+    assert len(files) == table["case"].nunique()
+    assert all((done.folder / name).is_file() for name in files)
+
+
+@pytest.mark.parametrize(
+    ("values", "marked"),
+    [
+        ([0, 255], [False, True]),
+        ([0, 1], [False, True]),
+        ([0, 1, 2, 200], [False, True, True, True]),
+        ([0, 64, 128, 192, 255], [False, True, True, True, True]),
+        ([0, 2, 5, 250, 253, 255], [False, False, False, True, True, True]),
+    ],
+)
+def test_labels_and_compressed_masks_are_told_apart(values: list[int], marked: list[bool]) -> None:
+    assert binarise_masks(np.array(values, np.uint8), Path("a.png")).tolist() == marked
+
+
+@pytest.mark.parametrize("values", [[0, 1, 255], list(range(0, 256, 8)), list(range(100, 140))])
+def test_masks_that_may_be_either_are_refused_by_name(values: list[int]) -> None:
+    with pytest.raises(ImageError, match=rf"mask-7\.png: .*{len(values)} values"):
+        binarise_masks(np.array(values, np.uint8), Path("mask-7.png"))

@@ -1,0 +1,419 @@
+"""Exported graphs: the values of casewise without casewise, for every kind of network and any number of panels."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from casewise.cli.main import command_line
+from casewise.errors import CasewiseError
+from casewise.files import checksum
+from casewise.inference.bundle import Bundle, ComputeFacts, output_facts, settings_of
+from casewise.inference.model import load_bundle
+from casewise.modalities.dataset import FeatureData
+from casewise.modalities.registry import modality_of
+from casewise.models.build_model import network_of, scaled_facts
+from casewise.models.outputs import outputs_of
+from casewise.pipeline.finished import open_finished
+from casewise.plugins.export import formats, parity
+from casewise.plugins.export.command import export_run as export
+from casewise.plugins.export.formats import FORMATS, format_named
+from casewise.plugins.export.graph import LearnerGraph
+from casewise.plugins.export.learner import TrainedLearner, selected_members
+from casewise.plugins.export.operators import PORTABLE
+from casewise.plugins.export.parity import TOLERANCE, Sample, check_parity, random_sample, reference, with_gaps
+from casewise.plugins.export.write import describe, page
+from casewise.run import Run, run
+from casewise.run_folder import RunFolder
+from casewise.study.loading import build_study
+from casewise.training.radial_head import fit_radial_head
+from tests.chest_study import THREE, chest_study
+from tests.combinations import make_table, settings
+
+SIDE = 32
+TARGETS: dict[str, Any] = {
+    "extent": {"range": "0..20"},
+    "label": {"classes": ["no", "mild", "severe"]},
+    "grade": {"kind": "ordinal", "range": "0..3"},
+}
+SEQUENCES: dict[str, Any] = {"sequences": ["T1", "T2"], "in_plane_size": SIDE, "bias": "none", "smoothing": "none"}
+# What is exported: the learner, the changes of the study, and whether folds are prepared differently.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cnn": ("test_resnet", {"panels": {"by": "case", "grid": "1x2"}, "test_time_augmentation": True}),
+    "map": ("test_resnet", {"recipe": {"pool": "map", "map_cells": 2}}),
+    "vit": ("test_vit", {"images": {"size": 160}}),
+    "early": ("test_resnet@early", {"volumes": {**SEQUENCES, "fusion": ["early", "late"]}}),
+    "late": ("test_resnet@late", {"volumes": {**SEQUENCES, "fusion": ["early", "late"]}}),
+    "late with missing sequences": (
+        "test_resnet@late",
+        {"volumes": {**SEQUENCES, "fusion": ["early", "late"], "missing": "mask"}},
+    ),
+    "late-shared with missing sequences": (
+        "test_resnet@late-shared",
+        {"volumes": {**SEQUENCES, "fusion": ["early", "late-shared"], "missing": "mask"}},
+    ),
+    "early with missing sequences": (
+        "test_resnet@early",
+        {"volumes": {**SEQUENCES, "fusion": ["early", "late"], "missing": "mask"}},
+    ),
+    "attention": ("test_resnet", {"panels": {"by": "case", "pooling": "attention"}}),
+    "maps": ("test_resnet", {"panels": {"by": "case", "pooling": "maps"}}),
+    "pixels": ("linear_pixels", {}),
+    "features": ("linear_features", {"encoders": ["test_resnet"], "images": {"size": 200}}),
+    "features of a transformer": ("linear_features", {"encoders": ["test_vit"]}),
+    "a radial kernel on features": ("kernel_features", {"encoders": ["test_resnet"]}),
+}
+# Recording ONNX takes seconds; these are the kinds whose graphs have the most different operators.
+QUICK_IN_ONNX = ("cnn", "late with missing sequences", "attention")
+has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+needs_onnx = pytest.mark.skipif(not has_onnx, reason="the extra `export` is not installed")
+CASES = [
+    pytest.param(
+        kind,
+        to,
+        marks=[needs_onnx, *([] if kind in QUICK_IN_ONNX else [pytest.mark.slow])] if to == "onnx" else [],
+        id=f"{kind}, {to}",
+    )
+    for to in FORMATS
+    for kind in KINDS
+]
+
+
+@dataclass(frozen=True)
+class UntrainedBundle(Bundle):
+    """A bundle of a network of random weights that is in no folder."""
+
+    network_now: Any = None
+
+    def load(self, into: Any = None) -> Any:
+        return self.network_now.eval()
+
+
+def learner_of(kind: str, folds: int = 2) -> TrainedLearner:
+    """A learner of random networks with random means of the labels; folds have different preparations of scans."""
+    model, changes = KINDS[kind]
+    values: dict[str, Any] = {
+        "name": "export",
+        "cohort": "cases.csv",
+        "images": {"size": SIDE},
+        "panels": {"by": "case"},
+        "targets": TARGETS,
+        "backbones": [] if model.endswith(("_pixels", "_features")) else [model.partition("@")[0]],
+        "weights": "random",
+        "recipe": {"epochs": 1, "dropout": 0.5},
+        "evaluation": {"response": False},
+    }
+    values |= {
+        key: {**values.get(key, {}), **value} if isinstance(value, dict) else value for key, value in changes.items()
+    }
+    study = build_study(values, source="the test's study", folder=Path())
+    assert model in study.learners
+    view, members = study.of_learner(model), []
+    for fold in range(folds):
+        torch.manual_seed(fold)
+        network = network_of(view, model)
+        network.target_mean += torch.rand(len(network.target_mean)) * 5
+        network.target_std *= 1 + torch.rand(len(network.target_std))
+        for name, parameter in network.named_parameters():
+            if name.endswith("missing_token"):
+                torch.nn.init.normal_(parameter)
+        outputs = outputs_of(view)
+        if model == "kernel_features":
+            truth = torch.stack([torch.rand(24), torch.arange(24.0) % 3, torch.arange(24.0) % 4], dim=1)
+            with torch.no_grad():
+                data = FeatureData(network.eval().features(torch.rand(24, 3, SIDE, SIDE)), truth)
+            fit_radial_head(network, data, [str(number) for number in range(24)], outputs, seed=fold)
+        members.append(
+            UntrainedBundle(
+                Path(),
+                model,
+                fold,
+                scaled_facts({"name": model}, network),
+                output_facts(view, outputs, network),
+                settings_of(view, model),
+                {"sequences": ["T1", "T2"], "standard": [[0.0, 0.1 * fold + 0.2, 1.0]] * 2} if study.volumes else {},
+                ComputeFacts(),
+                4,
+                frozenset(),
+                frozenset(),
+                {},
+                network_now=network,
+            )
+        )
+    return TrainedLearner.of(members)
+
+
+@pytest.mark.parametrize(("kind", "to"), CASES)
+def test_a_graph_gives_the_values_of_casewise_for_any_number_of_panels(kind: str, to: str, tmp_path: Path) -> None:
+    learner, written = learner_of(kind), tmp_path / "graph"
+    graph_format = format_named(to)
+    graph_format.write(learner.graph(), random_sample(learner).panels, learner.names, written)
+    compute = graph_format.open(written, learner.names)
+    checked = check_parity(
+        learner, compute, with_gaps(random_sample(learner), sequences=learner.may_lack_sequences), ""
+    )
+    assert 0 <= checked.largest <= TOLERANCE
+    generator = torch.Generator().manual_seed(7)
+    for count in (1, 2, 7):
+        images = [5] if learner.bags else []
+        panels = [torch.rand([count, *images, *learner.tile_shape], generator=generator) for _ in learner.fitted]
+        values, expected = compute(panels), reference(learner, panels)
+        assert [tuple(each.shape) for each in values] == [(count, 1), (count, 3), (count, 4)]
+        for own, each in zip(expected, values, strict=True):
+            np.testing.assert_allclose(each.numpy(), own, atol=1e-4)
+        assert torch.allclose(values[1].sum(dim=1), torch.ones(count), atol=1e-5)
+    # the panels matter, so that equal values are no accident
+    assert not np.allclose(expected[1][0], expected[1][1], atol=1e-6)
+    gaps = learner.bags or learner.may_lack_sequences
+    assert bool(with_gaps(random_sample(learner), sequences=learner.may_lack_sequences).panels[0].isnan().any()) == gaps
+
+
+def test_folds_with_different_preparations_have_an_input_each() -> None:
+    assert learner_of("late").names.inputs == ("panels_1", "panels_2")
+    assert learner_of("cnn").names.inputs == ("panels",)
+    assert learner_of("cnn").names.outputs == ("extent", "label", "grade")
+
+
+def operator_calls() -> list[tuple[Callable[..., torch.Tensor], tuple[Any, ...], dict[str, Any]]]:
+    maps = torch.rand(2, 3, 13, 10, generator=torch.Generator().manual_seed(0))
+    functional = torch.nn.functional
+    resize = {"mode": "bilinear", "antialias": True}
+    return [
+        (torch.Tensor.cumprod, (maps[:, :, 0, 0],), {"dim": 1}),
+        (torch.quantile, (maps.flatten(2), torch.linspace(0.01, 0.99, 9)), {"dim": 2}),
+        (torch.quantile, (maps.flatten(2), torch.tensor([0.0, 1.0])), {"dim": 2}),
+        *[(functional.adaptive_avg_pool2d, (maps, size), {}) for size in (1, 4, (3, 20), (None, 5))],
+        (functional.interpolate, (maps,), {"size": (7, 21), **resize}),
+        (functional.interpolate, (maps,), {"size": 24, "mode": "bilinear"}),
+        (functional.interpolate, (maps,), {"scale_factor": 2}),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(operator_calls())))
+def test_portable_operators_give_the_values_of_those_that_they_replace(number: int) -> None:
+    operator, arguments, options = operator_calls()[number]
+    replaced, own = PORTABLE[operator](*arguments, **options), operator(*arguments, **options)
+    assert replaced.shape == own.shape
+    assert torch.allclose(replaced, own, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
+    study = chest_study(
+        chests,
+        backbones=["test_resnet", "cnn"],
+        stack=["mean"],
+        recipe={"epochs": 1},
+        test_time_augmentation=True,
+    )
+    return run(study, tmp_path_factory.mktemp("export") / "run")
+
+
+@pytest.mark.parametrize("to", ["torchscript", pytest.param("onnx", marks=[needs_onnx, pytest.mark.slow])])
+def test_an_exported_run_predicts_images_prepared_by_the_page_like_casewise(
+    done: Run, chests: Path, tmp_path: Path, to: str
+) -> None:
+    output = tmp_path / "exported"
+    result = CliRunner().invoke(
+        command_line(),
+        ["export", str(done.folder), "--to", to, "--output", str(output), "--learner", "test_resnet"],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    description = json.loads((output / "preprocessing.json").read_text())
+    (entry,) = description["learners"]
+    assert {path.name for path in output.iterdir()} == {entry["file"], "preprocessing.json", "README.md"}
+    assert (entry["learner"], entry["folds"], entry["parity"]["source"]) == ("test_resnet", [1, 2], "cases")
+    assert 0 <= entry["parity"]["largest"] <= entry["parity"]["tolerance"] == TOLERANCE
+    (stated,) = entry["inputs"]
+    assert (stated["name"], stated["shape"]) == ("panels", ["batch", 3, 64, 64])
+    assert (stated["dtype"], stated["range"], stated["channels"]) == ("float32", [0.0, 1.0], ["red", "green", "blue"])
+    assert entry["in_graph"]["mirrored_panels"]
+    panels = torch.from_numpy(done_tiles(done)).float().div(255).expand(-1, 3, -1, -1).contiguous()
+    names = formats.Names(("panels",), ("label",))
+    (values,) = format_named(to).open(output / entry["file"], names)([panels])
+    table = load_bundle(done.folder).predict(chests)
+    table = table[table["learner"] == "test_resnet"]
+    own = table[[f"probability of {name}" for name in THREE]].to_numpy()
+    assert len(own) == len(values) == 24
+    np.testing.assert_allclose(values.numpy(), own, atol=1e-4)
+    page = (output / "README.md").read_text()
+    assert all(text in page for text in ("float32", "(batch, 3, 64, 64)", "red, green, blue", *THREE))
+
+
+def done_tiles(done: Run) -> np.ndarray:
+    """The prepared images of a run, (N, 1, 64, 64) `uint8`, in the order of its table."""
+    return np.array(open_finished(RunFolder(done.folder)).prepared.store.tiles)
+
+
+def test_prepared_panels_are_the_images_as_the_page_describes(done: Run, chests: Path) -> None:
+    paths = pd.read_csv(chests)["path"]
+    for tile, path in zip(done_tiles(done), paths, strict=True):
+        picture = Image.open(chests.parent / path).convert("L").resize((64, 64), Image.Resampling.LANCZOS)
+        assert np.abs(tile[0].astype(int) - np.asarray(picture).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(("modality", "way"), [("volumes", "several"), ("photographs", "attention")])
+def test_every_learner_of_a_run_gives_the_predictions_of_casewise(modality: str, way: str, tmp_path: Path) -> None:
+    table = make_table(tmp_path, modality, "here", seed=3)
+    values = settings(modality, "classes", table, way) | {"baselines": {}}
+    done = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run")
+    written = export(done.folder, tmp_path / "out", to="torchscript")
+    prepared = open_finished(RunFolder(done.folder)).prepared
+    predicted = load_bundle(done.folder).predict(table)
+    description = json.loads((written.folder / "preprocessing.json").read_text())
+    assert len(description["learners"]) == (3 if modality == "volumes" else 2)
+    for entry in description["learners"]:
+        assert entry["parity"]["source"] == "cases"
+        study = prepared.study.of_learner(entry["learner"])
+        panels = []
+        for stated in entry["inputs"]:
+            dataset = modality_of(study).dataset(prepared.store, study, prepared.cohort.panels, None, stated["fitted"])
+            slots, owner = dataset.views()
+            panels.append(dataset.plain_batch(slots, torch.device("cpu")))
+            # numbers in the statement of the shape, names where any size will do
+            fixed = [size for size in stated["shape"] if isinstance(size, int)]
+            assert list(panels[-1].shape[-len(fixed) :]) == fixed
+            assert len(stated["shape"]) == panels[-1].ndim
+        names = formats.Names(tuple(stated["name"] for stated in entry["inputs"]), ("classes",))
+        (graph_values,) = format_named("torchscript").open(written.folder / entry["file"], names)(panels)
+        rows = pd.DataFrame(graph_values.numpy(), columns=["probability of healthy", "probability of ill"])
+        rows = rows.groupby(np.array(prepared.cohort.panels["case"].astype(str))[owner.numpy()]).mean()
+        own = predicted[predicted["learner"] == entry["learner"]].set_index("case")[list(rows.columns)]
+        assert len(own) == len(rows) == 16
+        np.testing.assert_allclose(rows.loc[own.index].to_numpy(), own.to_numpy(), atol=1e-4)
+    if modality == "volumes":
+        assert all(len(entry["inputs"]) == 2 for entry in description["learners"])
+        assert description["learners"][0]["inputs"][0]["channels"] == ["T1", "T2"]
+
+
+def test_all_learners_are_exported_and_the_coefficients_of_those_that_combine_them(done: Run, tmp_path: Path) -> None:
+    written = export(done.folder, tmp_path / "all", to="torchscript")
+    assert set(written.graphs) == {"test_resnet", "cnn"}
+    description = json.loads((written.folder / "preprocessing.json").read_text())
+    assert description["stackers"]["mean_of_learners"]["label"]["weights"] == {"test_resnet": 0.5, "cnn": 0.5}
+    # again, into the same folder
+    assert set(export(done.folder, tmp_path / "all", to="torchscript").graphs) == {"test_resnet", "cnn"}
+
+
+@needs_onnx
+def test_weights_of_large_graphs_are_in_a_second_file(
+    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "LARGEST_ONNX_FILE", 0)
+    written = export(done.folder / "jobs" / "test_resnet" / "fold1", tmp_path / "large", to="onnx")
+    (entry,) = json.loads((written.folder / "preprocessing.json").read_text())["learners"]
+    assert set(entry["sha256"]) == {"test_resnet.onnx", "test_resnet.onnx.data"}
+    assert {name: checksum(written.folder / name) for name in entry["sha256"]} == entry["sha256"]
+    names = formats.Names(("panels",), ("label",))
+    (values,) = format_named("onnx").open(written.graphs["test_resnet"], names)([torch.rand(2, 3, 64, 64)])
+    assert torch.allclose(values.sum(dim=1), torch.ones(2), atol=1e-5)
+
+
+def test_a_network_alone_is_checked_on_random_panels_and_says_so(done: Run, tmp_path: Path) -> None:
+    folder = done.folder / "jobs" / "cnn" / "fold1"
+    written = export(folder, tmp_path / "one", to="torchscript")
+    assert written.parity["cnn"].source == "random"
+    assert "random panels" in (written.folder / "README.md").read_text()
+    (entry,) = json.loads((written.folder / "preprocessing.json").read_text())["learners"]
+    assert entry["folds"] == [1]
+
+
+def test_a_run_without_its_images_is_checked_on_random_panels(
+    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(folder: Any) -> Any:
+        raise CasewiseError("cohort.csv does not exist.")
+
+    monkeypatch.setattr("casewise.pipeline.finished.open_finished", without)
+    written = export(done.folder, tmp_path / "out", to="torchscript", learners=["cnn"])
+    assert written.parity["cnn"].source == "random"
+    assert "cohort.csv does not exist" in (written.folder / "README.md").read_text()
+
+
+def test_a_graph_that_differs_is_refused_and_leaves_nothing(
+    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = LearnerGraph.forward
+    monkeypatch.setattr(
+        LearnerGraph, "forward", lambda self, *panels: tuple(values + 2e-4 for values in forward(self, *panels))
+    )
+    with pytest.raises(CasewiseError, match=r"cnn: .*differs from casewise by 0\.0002 in label"):
+        export(done.folder, tmp_path / "out", to="torchscript", learners=["cnn"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_are_no_numbers_are_refused() -> None:
+    learner = learner_of("cnn", folds=1)
+    sample = Sample(random_sample(learner).panels, "random")
+
+    def broken(panels: Any) -> list[torch.Tensor]:
+        return [torch.full(each.shape, torch.nan) for each in reference(learner, panels)]
+
+    with pytest.raises(CasewiseError, match="differs"):
+        check_parity(learner, lambda panels: [torch.as_tensor(v) for v in broken(panels)], sample, "")
+
+
+def test_what_cannot_be_recorded_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(self: LearnerGraph, *panels: torch.Tensor) -> Any:
+        raise RuntimeError("no such operator\nand more")
+
+    learner = learner_of("cnn", folds=1)
+    monkeypatch.setattr(LearnerGraph, "forward", forward)
+    with pytest.raises(CasewiseError, match=r"test_resnet cannot be exported to torchscript: .*no such operator"):
+        FORMATS["torchscript"].write(
+            learner.graph(), random_sample(learner).panels, learner.names, tmp_path / "graph.pt"
+        )
+
+
+def test_learners_and_formats_that_cannot_be_exported_are_refused(
+    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = load_bundle(done.folder).members
+    with pytest.raises(CasewiseError, match=r"mean_of_learners combines .*test_resnet, cnn"):
+        selected_members(members, ["mean_of_learners"])
+    with pytest.raises(CasewiseError, match="Did you mean 'test_resnet'"):
+        selected_members(members, ["test_resnt"])
+    with pytest.raises(CasewiseError, match="Did you mean 'onnx'"):
+        format_named("onx")
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(CasewiseError, match=r"letter\.txt"):
+        export(done.folder, tmp_path, to="torchscript")
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    with pytest.raises(CasewiseError, match=r"onnxruntime: pip install 'casewise\[export\]'"):
+        format_named("onnx")
+
+
+def test_a_number_is_compared_in_deviations_of_its_labels() -> None:
+    learner = learner_of("cnn", folds=1)
+    assert learner.units[0] == pytest.approx(float(learner.networks[0].target_std[0]))
+    assert learner.units[1:] == [1.0, 1.0]
+    assert parity.TOLERANCE == 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_of_every_kind_states_its_inputs_and_outputs(kind: str, tmp_path: Path) -> None:
+    learner = learner_of(kind)
+    graph = tmp_path / "graph.pt"
+    graph.write_bytes(b"")
+    checked = parity.Parity(1e-7, 4, "random", "torch.jit.load")
+    entry = describe(learner, graph, checked)
+    assert list(entry["sha256"]) == ["graph.pt"]
+    text = page({"casewise": "1", "graphs": "torchscript", "learners": [entry], "decisions": {}, "stackers": {}}, "")
+    for stated in [*entry["inputs"], *entry["outputs"]]:
+        assert f"`{stated['name']}`: `float32`, shape ({', '.join(map(str, stated['shape']))})" in text
+    assert ("NaN is an empty slot" in text) == learner.bags
+    assert ("missing sequence" in text) == learner.may_lack_sequences
+    assert "mild, severe" in text
+    assert max(map(len, text.splitlines())) < 200

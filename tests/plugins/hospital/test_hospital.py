@@ -1,0 +1,481 @@
+"""Results in the formats of hospitals, read back with the libraries of their standards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.cli.predict import parsed_folders
+from casewise.errors import CasewiseError, RunError
+from casewise.inference.chunks import PredictedChunk, cases_of, names_visits, sources_of
+from casewise.inference.output_table import OutputTable
+from casewise.plugins.hospital import formats
+from casewise.plugins.hospital.case_results import (
+    RESEARCH,
+    CaseResult,
+    ModelFacts,
+    Value,
+    quantities,
+    results_of,
+    with_uncomputed,
+)
+from casewise.plugins.hospital.formats import FORMATS, format_named
+from casewise.plugins.hospital.write import file_stem, result_folders
+from casewise.study.scores import Score
+from tests.film_files import film_bytes
+from tests.test_new_cases import study_of
+
+pytest.importorskip("fhir.resources", reason="the extra `hospital` is not installed")
+pytest.importorskip("highdicom", reason="the extra `hospital` is not installed")
+
+SCORES = {
+    "total": Score("total", "redness[upper] + 2 * redness[lower]", "case", 0, 12),
+    "worst": Score("worst", "redness * 2", "region", 0, 8),
+}
+FACTS = ModelFacts(
+    name="Schöne Studie",
+    checksum="ab" * 32,
+    classes={"redness": (), "befund": ("gesund", "schön krank βeta"), "grade": ("0", "1", "2"), "age": ()},
+    scores=SCORES,
+    coverage=0.9,
+)
+VALUES = (
+    Value("net", "redness", "upper", prediction=1.23456789, low=0.5, high=2.0, distance=1.5),
+    Value("net", "redness", "lower", prediction=2.0),
+    Value("net", "total", prediction=5.25, low=4.0, high=6.5),
+    Value("net", "worst", "upper", prediction=2.5),
+    Value("net", "worst", "lower", prediction=4.0),
+    Value(
+        "net",
+        "befund",
+        prediction="schön krank βeta",
+        probabilities={"gesund": 0.25, "schön krank βeta": 0.75},
+        members=("gesund", "schön krank βeta"),
+    ),
+    Value("net", "grade", prediction="2", probabilities={"0": 0.1, "1": 0.2, "2": 0.7}, note="in every set: 0"),
+    Value("net", "age", problem="Müllers Bild.png: the file is empty."),
+)
+
+
+def film(path: Path, **tags: Any) -> Path:
+    about: dict[str, Any] = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1", "StudyDate": "20200131"}
+    about |= {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg", "PatientID": "ÄÖ-7"}
+    path.write_bytes(film_bytes(np.zeros((8, 8), np.uint16), **about | tags))
+    return path
+
+
+def result(*sources: Path, values: tuple[Value, ...] = VALUES) -> CaseResult:
+    return CaseResult("Jörg Müller/Woche 4", "Jörg Müller", "Woche 4", sources, values)
+
+
+def observations(values: tuple[Value, ...] = VALUES) -> dict[str, dict[str, Any]]:
+    """The Observations of a case by the text of their codes, validated by the library of the standard."""
+    from fhir.resources.observation import Observation
+
+    contents = [content for _, content in FORMATS["fhir"].files(result(values=values), FACTS)]
+    resources = [Observation.model_validate_json(content) for content in contents]
+    assert {resource.get_resource_type() for resource in resources} == {"Observation"}
+    return {resource.code.text: json.loads(data) for resource, data in zip(resources, contents, strict=True)}
+
+
+def extensions(element: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The inner values of every extension of a name."""
+    own = [each for each in element.get("extension", []) if each["url"] == f"urn:casewise:{name}"]
+    return [{inner["url"]: inner[next(k for k in inner if k != "url")] for inner in each["extension"]} for each in own]
+
+
+class TestFhir:
+    def test_scores_have_their_inputs_and_other_targets_stand_alone(self) -> None:
+        made = observations()
+        assert set(made) == {"total", "worst (upper)", "worst (lower)", "befund", "grade", "age"}
+        assert made["total"]["valueQuantity"] == {"value": 5.25}
+        inputs = {part["code"]["text"]: part["valueQuantity"]["value"] for part in made["total"]["component"]}
+        assert inputs == {"redness (upper)": 1.23457, "redness (lower)": 2.0}
+        worst = made["worst (upper)"]
+        assert [part["code"]["text"] for part in worst["component"]] == ["redness (upper)"]
+        assert worst["bodySite"] == {"text": "upper"}
+        assert "component" not in made["grade"]
+
+    def test_intervals_are_extensions_and_never_reference_ranges(self) -> None:
+        made = observations()
+        limits = {"low": {"value": 4.0}, "high": {"value": 6.5}}
+        assert extensions(made["total"], "prediction-interval") == [{"range": limits, "coverage": 0.9}]
+        first = made["total"]["component"][0]
+        assert extensions(first, "prediction-interval")[0]["range"]["high"] == {"value": 2.0}
+        assert "referenceRange" not in json.dumps(made)
+        assert any("90% prediction interval 4 to 6.5" in note["text"] for note in made["total"]["note"])
+
+    def test_images_of_one_name_have_files_of_their_own(self) -> None:
+        values = tuple(Value("net", "age", image=f"{side}/img.png", prediction=2.0) for side in ("left", "right"))
+        names = [name for name, _ in FORMATS["fhir"].files(result(values=values), FACTS)]
+        assert len(set(names)) == 2
+
+    def test_the_note_states_why_a_case_is_unlike_the_training_cases(self) -> None:
+        (flagged,) = observations((Value("net", "age", prediction=2.0, flags="upside down"),)).values()
+        assert "unlike the training cases: upside down." in " ".join(note["text"] for note in flagged["note"])
+        assert "unlike" not in json.dumps(observations((Value("net", "age", prediction=2.0),)))
+
+    def test_classes_and_grades_are_codes_of_the_model(self) -> None:
+        made = observations()
+        for name, predicted in (("befund", "schön krank βeta"), ("grade", "2")):
+            coding = made[name]["valueCodeableConcept"]["coding"][0]
+            assert (coding["code"], coding["version"]) == (predicted, FACTS.checksum)
+            assert coding["system"] == f"urn:casewise:class:{name}"
+        shares = {each["class"]["code"]: each["value"] for each in extensions(made["grade"], "probability")}
+        assert shares == {"0": 0.1, "1": 0.2, "2": 0.7}
+        members = next(e for e in made["befund"]["extension"] if e["url"].endswith("set"))["extension"]
+        assert [e["valueCoding"]["code"] for e in members if e["url"] == "class"] == ["gesund", "schön krank βeta"]
+
+    def test_a_missing_prediction_has_its_reason(self) -> None:
+        age = observations()["age"]
+        assert age["dataAbsentReason"]["text"] == "Müllers Bild.png: the file is empty."
+        assert age["dataAbsentReason"]["coding"][0]["code"] == "error"
+        assert not any(key.startswith("value") for key in age)
+
+    def test_a_score_that_could_not_be_computed_names_what_is_missing(self) -> None:
+        made = observations(with_uncomputed((VALUES[0], VALUES[3]), FACTS))
+        assert "redness[lower]" in made["total"]["dataAbsentReason"]["text"]
+        assert made["total"]["component"][0]["valueQuantity"]["value"] == 1.23457
+
+    def test_every_resource_names_its_status_subject_and_model(self) -> None:
+        for made in observations().values():
+            assert made["status"] == "preliminary"
+            assert made["subject"] == {"type": "Patient", "identifier": {"value": "Jörg Müller"}}
+            assert made["encounter"]["identifier"] == {"value": "Woche 4"}
+            assert made["contained"][0]["identifier"][0]["value"] == FACTS.checksum
+            assert (made["device"], made["contained"][0]["displayName"]) == ({"reference": "#model"}, "Schöne Studie")
+            assert made["note"][0]["text"] == RESEARCH
+            assert not {"issued", "effectiveDateTime"} & set(made)  # nothing states when it was observed
+        identifiers = {made["identifier"][0]["value"] for made in observations().values()}
+        assert len(identifiers) == 6
+        assert {made["identifier"][0]["value"] for made in observations().values()} == identifiers
+
+    def test_texts_that_fhir_does_not_allow(self) -> None:
+        strange = Value("net", " a \x00 \n b ", prediction=1.0)
+        assert list(observations((strange, *VALUES[:5])))[-1] == "a \\x00 b"
+
+    def test_a_distant_case_is_noted(self) -> None:
+        notes = {name: [note["text"] for note in made["note"]] for name, made in observations().items()}
+        assert any("farther from the training cases" in text for text in notes["total"])
+        assert not any("farther" in text for text in notes["grade"])
+
+
+class TestDicom:
+    def report(self, *sources: Path, values: tuple[Value, ...] = VALUES) -> Any:
+        from highdicom.sr import srread
+
+        ((_, content),) = FORMATS["sr"].files(result(*sources, values=values), FACTS)
+        return srread(io.BytesIO(content))
+
+    def test_a_report_without_a_score_is_partial(self, tmp_path: Path) -> None:
+        image = film(tmp_path / "a.dcm", SOPInstanceUID="1.2.3.1.1")
+        report = self.report(image, values=with_uncomputed((VALUES[0], VALUES[3]), FACTS))
+        assert report.CompletionFlag == "PARTIAL"
+        comments = [str(item.get("TextValue", "")) for item in report.ContentSequence]
+        assert any("total: no prediction" in text and "no redness[lower]" in text for text in comments)
+
+    def test_images_of_two_people_of_no_number_have_no_report(self, tmp_path: Path) -> None:
+        images = [
+            film(tmp_path / f"{name}.dcm", SOPInstanceUID=f"1.2.3.1.{number}", PatientID="", PatientName=name)
+            for number, name in enumerate(["Müller^Jörg", "Meier^Anna"], start=1)
+        ]
+        with pytest.raises(CasewiseError, match="several patient identifiers, names"):
+            self.report(*images)
+
+    def test_measurements_classes_and_evidence(self, tmp_path: Path) -> None:
+        first = film(tmp_path / "a.dcm", SOPInstanceUID="1.2.3.1.1")
+        second = film(tmp_path / "b", SOPInstanceUID="1.2.3.2.1", SeriesInstanceUID="1.2.3.2")
+        report = self.report(first, second, first)
+        assert (report.StudyInstanceUID, str(report.PatientName), report.PatientID) == ("1.2.3", "Müller^Jörg", "ÄÖ-7")
+        assert report.SeriesInstanceUID not in ("1.2.3.1", "1.2.3.2")
+        flags = (report.PreliminaryFlag, report.VerificationFlag, report.CompletionFlag)
+        assert flags == ("PRELIMINARY", "UNVERIFIED", "PARTIAL")
+        groups = {g.tracking_identifier: g for g in report.content.get_image_measurement_groups()}
+        assert set(groups) == {"net, upper", "net, lower", "net"}
+        upper = {m.name.meaning: m.value for m in groups["net, upper"].get_measurements()}
+        assert upper["redness"] == 1.23457
+        assert upper["Upper end of the prediction interval, redness"] == 2.0
+        of_case = groups["net"]
+        numbers = {m.name.meaning: m.value for m in of_case.get_measurements()}
+        assert (numbers["total"], numbers["Probability of schön krank βeta, befund"]) == (5.25, 0.75)
+        classes = [(e.name.meaning, e.value.meaning) for e in of_case.get_qualitative_evaluations()]
+        assert ("befund", "schön krank βeta") in classes
+        assert ("grade", "2") in classes
+        assert ("age", "No prediction") in classes
+        images = {image.referenced_sop_instance_uid for image in of_case.source_images}
+        assert images == {"1.2.3.1.1", "1.2.3.2.1"}
+        evidence = report.CurrentRequestedProcedureEvidenceSequence
+        assert [study.StudyInstanceUID for study in evidence] == ["1.2.3"]
+        assert {series.SeriesInstanceUID for series in evidence[0].ReferencedSeriesSequence} == {"1.2.3.1", "1.2.3.2"}
+
+    def test_the_report_names_the_model_and_says_that_it_is_research(self, tmp_path: Path) -> None:
+        report = self.report(film(tmp_path / "a.dcm"))
+        texts = [str(item.TextValue) for item in report.ContentSequence if "TextValue" in item]
+        assert {RESEARCH, FACTS.checksum, "Schöne Studie", "casewise"} <= set(texts)
+        assert any(text.startswith("age: no prediction. Müllers Bild.png") for text in texts)
+        codes = [item.ConceptNameCodeSequence[0] for item in report.ContentSequence]
+        assert {code.CodingSchemeDesignator for code in codes} == {"DCM"}
+
+    def test_a_series_in_a_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "series").mkdir()
+        for number in range(3):
+            film(tmp_path / "series" / f"{number}.dcm", SOPInstanceUID=f"1.2.3.1.{number + 1}")
+        (tmp_path / "series" / "notes.txt").write_text("x")
+        report = self.report(tmp_path / "series")
+        (group,) = report.content.get_image_measurement_groups(tracking_uid=None)[:1]
+        assert len(group.source_images) == 3
+
+    def test_images_without_the_tags_of_a_patient(self, tmp_path: Path) -> None:
+        absent = dict.fromkeys(["PatientName", "PatientID", "PatientBirthDate", "StudyDate", "SpecificCharacterSet"])
+        report = self.report(film(tmp_path / "a.dcm", **absent), values=VALUES[5:7])
+        assert report.PatientID == ""
+        assert report.CompletionFlag == "COMPLETE"
+
+    @pytest.mark.parametrize("value", ["number", "class", "nothing"])
+    def test_each_kind_alone(self, tmp_path: Path, value: str) -> None:
+        values = {"number": VALUES[2:3], "class": VALUES[6:7], "nothing": VALUES[7:]}[value]
+        (group,) = self.report(film(tmp_path / "a.dcm"), values=values).content.get_image_measurement_groups()
+        assert len(group.get_measurements()) == {"number": 3, "class": 3, "nothing": 0}[value]
+        assert len(group.get_qualitative_evaluations()) == {"number": 0, "class": 1, "nothing": 1}[value]
+
+    def test_cases_without_a_report_have_a_reason(self, tmp_path: Path) -> None:
+        (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff photograph")
+        other = film(tmp_path / "other.dcm", PatientID="somebody else", SOPInstanceUID="1.9")
+        nameless = film(tmp_path / "nameless.dcm", SeriesInstanceUID=None)
+        broken = tmp_path / "broken.dcm"
+        broken.write_bytes(film(tmp_path / "a.dcm").read_bytes()[:400])
+        reasons = {
+            r"photo\.jpg is not a DICOM file": [tmp_path / "photo.jpg"],
+            "several patient": [tmp_path / "a.dcm", other],
+            "SeriesInstanceUID": [nameless],
+            "No image": [],
+            "no such file|cannot be read": [tmp_path / "nowhere.dcm"],
+            "broken": [broken],
+            "too long": [tmp_path / ("a" * 5000)],
+            "null": [tmp_path / "a\0b"],
+        }
+        for reason, sources in reasons.items():
+            with pytest.raises(CasewiseError, match=reason):
+                list(FORMATS["sr"].files(result(*sources), FACTS))
+
+
+def chunk_of(tmp_path: Path) -> PredictedChunk:
+    """Two good cases, one of them with a DICOM image, one that cannot be read, and a row without a subject."""
+    table = OutputTable({"number": [], "befund": ["gesund", "krank"]}, [])
+    rows = []
+    for case in ("Ä/1", "B/1", "C/1", ""):
+        for target in ("number", "befund"):
+            problem = "" if case in ("Ä/1", "B/1") else "It cannot be read."
+            predicted = None if problem else (1.5 if target == "number" else "krank")
+            row = dict.fromkeys(table.columns, np.nan) | {"learner": "net", "case": case, "target": target}
+            row |= {"subject": case.partition("/")[0], "visit": "1", "region": "", "image": "", "problem": problem}
+            rows.append(row | {"prediction": predicted, "prediction set": "", "interval note": ""})
+    frame = pd.DataFrame(rows, columns=table.columns)
+    frame.loc[frame["target"] == "befund", ["probability of gesund", "probability of krank"]] = (0.25, 0.75)
+    frame.loc[1, "prediction set"] = "gesund | krank"
+    (tmp_path / "b.png").write_bytes(b"\x89PNG")
+    return PredictedChunk(frame, {"Ä/1": (film(tmp_path / "a.dcm"),), "B/1": (tmp_path / "b.png",)}, has_visits=False)
+
+
+NUMBERS = ModelFacts("study", "cd" * 32, {"number": (), "befund": ("gesund", "krank")}, {})
+
+
+def test_rows_become_cases(tmp_path: Path) -> None:
+    first, _, third = results_of(chunk_of(tmp_path), NUMBERS, names=True)
+    assert (first.case, first.subject, first.visit) == ("Ä/1", "Ä", "")
+    assert [value.prediction for value in first.values] == [1.5, "krank"]
+    assert first.values[1].members == ("gesund", "krank")
+    assert first.values[1].probabilities == {"gesund": 0.25, "krank": 0.75}
+    assert [value.prediction for value in third.values] == [None, None]
+    assert [quantity.main.target for quantity in quantities(first, NUMBERS)] == ["number", "befund"]
+
+
+def test_files_appear_together_and_only_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ModelFacts, "of", lambda model: NUMBERS)
+    chunk, folders = chunk_of(tmp_path), {"fhir": tmp_path / "new" / "fhir", "sr": tmp_path / "new" / "sr"}
+    with pytest.raises(KeyError):
+        stopped(folders, chunk)
+    assert list((tmp_path / "new").iterdir()) == []
+    for _ in range(2):  # a second time, the files are replaced
+        with result_folders(None, folders) as results:  # type: ignore[arg-type]
+            results.receive(chunk)
+            assert not folders["fhir"].exists() or len(list(folders["fhir"].iterdir())) == 6
+        fhir, sr = results.folders
+        assert (fhir.files, len(fhir.cases)) == (6, 3)
+        assert set(fhir.without) == {""}
+        assert (sr.files, len(sr.without)) == (1, 3)
+        assert len(list(folders["fhir"].iterdir())) == 6
+        assert [path.suffix for path in folders["sr"].iterdir()] == [".dcm"]
+        assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["fhir", "sr"]
+
+
+MARK = "Zwiebelmüller"
+# every form in which the mark may be written
+MARKS = [
+    form for text in (MARK, "Zwiebelm", "wiebelm\\u00fc", "%C3%BC") for form in (text.encode(), text.encode("latin-1"))
+]
+
+
+def marked_chunk(folder: Path, image: bool) -> PredictedChunk:
+    """Two cases whose names, files, problems and flags contain the mark, and of which one could not be read."""
+    folder = folder / MARK
+    folder.mkdir()
+    table, rows = OutputTable({"number": [], "befund": ["gesund", "krank"]}, []), []
+    files = [
+        film(folder / f"{MARK}-{n}.dcm", SOPInstanceUID=f"1.2.3.1.{n}", PatientName="X", PatientID="7") for n in (1, 2)
+    ]
+    for number, target, file in ((n, t, f) for n in (1, 2) for t in ("number", "befund") for f in files[: 1 + image]):
+        row = dict.fromkeys(table.columns, np.nan) | {"learner": "net", "target": target, "region": ""}
+        row |= {"subject": f"{MARK}-{number}", "visit": f"{MARK} week", "case": f"{MARK}-{number}/{MARK} week"}
+        row |= {"image": str(file) if image else "", "prediction set": "", "interval note": ""}
+        row |= {"prediction": 1.5 if target == "number" else "krank", "problem": ""}
+        row["flags"] = f"{MARK}: x.dcm: upside down; no image of trunk; {MARK}: something new"
+        if number == 2:
+            row |= {"prediction": None, "problem": f"case {MARK}-2/{MARK} week has no image ({file})."}
+        if image and target == "befund":
+            row |= {"prediction": None, "problem": f"The case is unlike the training cases ({row['flags']})."}
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=table.columns)
+    return PredictedChunk(frame, {case: tuple(files) for case in frame["case"].unique()}, has_visits=True)
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_nothing_of_table_and_file_names_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: bool
+) -> None:
+    from highdicom.sr import srread
+
+    flags = ("upside down", "no image of trunk", "far from the training cases")
+    monkeypatch.setattr(ModelFacts, "of", lambda model: replace(NUMBERS, flags=flags))
+    chunk = marked_chunk(tmp_path, image)
+    folders = {name: tmp_path / "out" / name for name in FORMATS}
+    with result_folders(None, folders) as results:  # type: ignore[arg-type]
+        results.receive(chunk)
+    written = [path for folder in folders.values() for path in folder.iterdir()]
+    assert len(written) == 2 + 4 * (1 + image)
+    for path in written:
+        content = os.fsencode(path.name) + path.read_bytes()
+        assert not [mark for mark in MARKS if mark in content], path.name
+        assert b"upside down" in content
+        assert b"no image of trunk" in content
+    subjects = {json.loads(path.read_bytes())["subject"]["identifier"]["value"] for path in folders["fhir"].iterdir()}
+    assert len(subjects) == 2
+    if image:  # without its name, an image is known by its identifier
+        groups = [g for path in folders["sr"].iterdir() for g in srread(path).content.get_image_measurement_groups()]
+        shown = [[s.referenced_sop_instance_uid for s in group.source_images] for group in groups]
+        assert sorted(shown) == [["1.2.3.1.1"], ["1.2.3.1.1"], ["1.2.3.1.2"], ["1.2.3.1.2"]]
+    with result_folders(None, {"fhir": tmp_path / "names"}, names=True) as results:  # type: ignore[arg-type]
+        results.receive(chunk)
+    assert all(MARK in path.name and MARK in path.read_text() for path in (tmp_path / "names").iterdir())
+
+
+def stopped(folders: dict[str, Path], chunk: PredictedChunk) -> None:
+    with result_folders(None, folders) as results:  # type: ignore[arg-type]
+        results.receive(chunk)
+        raise KeyError
+
+
+def test_names_of_files(tmp_path: Path) -> None:
+    assert file_stem("Ä/1", "grade") != file_stem("Ä_1", "grade")
+    assert "/" not in file_stem("../../etc/passwd", "\0a")
+    assert not file_stem("../x", "").startswith(".")
+    (tmp_path / f"{file_stem('漢' * 300, 'grade')}.json").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["fhir"], "FORMAT=FOLDER"),
+        (["=x"], "FORMAT=FOLDER"),
+        (["fhir="], "FORMAT=FOLDER"),
+        (["fihr=x"], "Did you mean 'fhir'"),
+        (["fhir=x", "fhir=y"], "twice"),
+        (["sr={file}"], "is a file"),
+    ],
+)
+def test_mistyped_options(tmp_path: Path, texts: list[str], message: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CasewiseError, match=message):
+        parsed_folders([text.replace("{file}", str(tmp_path / "file")) for text in texts])
+    assert parsed_folders(["fhir=a=b"]) == {"fhir": Path("a=b")}
+
+
+def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Toy:
+        name, title, ending, packages = "toy", "Toy", ".toy", ("no_such_package.inside", "json")
+
+    monkeypatch.setitem(formats.FORMATS, "toy", Toy())
+    with pytest.raises(CasewiseError, match=r"no_such_package.*casewise\[hospital\]"):
+        format_named("toy")
+
+
+def test_the_sources_of_cases(tmp_path: Path) -> None:
+    study = study_of("photographs").model_copy(update={"root": tmp_path})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.png").write_bytes(b"")
+    cells = pd.DataFrame(
+        {"path": ["1.png ", "b\\2.png", "1.png", ""], "subject": list("ABAC")}, index=range(2, 6), dtype="str"
+    )
+    sources = sources_of(cases_of(cells, study), cells, study)
+    assert sources == {"A/1": (tmp_path / "1.png",), "B/1": (tmp_path / "b" / "2.png",), "C/1": ()}
+    long = cells.assign(path=["a" * 5000, "a\0b", "1.png", " "])
+    assert [len(paths) for paths in sources_of(cases_of(long, study), long, study).values()] == [2, 1, 0]
+    assert not names_visits(cells, study)
+    assert names_visits(cells.assign(visit=["", "2", "", ""]), study)
+
+
+# as a bundle holds them
+SCORE_SETTINGS = {"double": {"formula": "number*2", "level": "case", "range": [0.0, 8.0]}}
+
+
+def test_the_command_writes_both_formats(tmp_path: Path) -> None:
+    """From a bundle with random weights and films of new cases to files of both standards."""
+    from fhir.resources.observation import Observation
+    from highdicom.sr import srread
+
+    from casewise.inference.model import load_bundle
+    from tests.fuzz.samples import make_bundle
+    from tests.test_cli import casewise
+
+    os.makedirs(tmp_path / "made")
+    bundle, archive = make_bundle(tmp_path / "made")
+    film(tmp_path / "new.dcm")
+    (tmp_path / "cases.csv").write_text("path,subject,visit\nnew.dcm,Jörg-7,w4-\nnowhere.dcm,Änne,w4-\n")
+    words = ["predict", str(bundle), str(tmp_path / "cases.csv"), "--output", str(tmp_path / "new.csv")]
+    refused = casewise(*words, "--also", f"fihr={tmp_path / 'fhir'}")
+    assert refused.returncode == 2
+    assert "fhir" in refused.stderr
+    hashed = casewise(*words, "--also", f"fhir={tmp_path / 'hashed'}", "--also", f"sr={tmp_path / 'hashed'}")
+    assert hashed.returncode == 0, hashed.stderr
+    for path in (tmp_path / "hashed").iterdir():
+        content = os.fsencode(path.name) + path.read_bytes()
+        assert not [name for name in ("Jörg-7", "J\\u00f6rg-7", "Änne", "nowhere", "w4-") if name.encode() in content]
+    assert len(list((tmp_path / "hashed").iterdir())) == 7
+    assert casewise(*words, "--names").returncode == 2
+    done = casewise(*words, "--names", "--also", f"fhir={tmp_path / 'fhir'}", "--also", f"sr={tmp_path / 'sr'}")
+    assert done.returncode == 0, done.stderr
+    assert "nowhere.dcm" in done.stderr
+    made = [Observation.model_validate_json(path.read_bytes()) for path in (tmp_path / "fhir").iterdir()]
+    assert sorted(each.subject.identifier.value for each in made) == ["Jörg-7"] * 3 + ["Änne"] * 3
+    assert {each.encounter.identifier.value for each in made} == {"w4-"}
+    absent = [each for each in made if each.dataAbsentReason]
+    assert {each.subject.identifier.value for each in absent} == {"Änne"}
+    (report,) = map(srread, (tmp_path / "sr").iterdir())
+    assert report.StudyInstanceUID == "1.2.3"
+    model = load_bundle(bundle)
+    with pytest.raises(RunError, match="no bundle"):
+        ModelFacts.of(load_bundle(model.members[0].folder))
+    settings = {**model.members[0].settings, "scores": SCORE_SETTINGS}
+    scored = replace(model, members=(replace(model.members[0], settings=settings),))
+    assert ModelFacts.of(scored).scores == {"double": Score("double", "number*2", "case", 0, 8)}
+    facts = {ModelFacts.of(load_bundle(path)).checksum for path in (bundle, archive)}
+    assert facts == {hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()}

@@ -1,0 +1,280 @@
+"""The skin phantom: real slides of synthetic skin, whose classes differ where they should and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage, stats
+
+from casewise.errors import CasewiseError, RunError
+from casewise.plugins.phantoms.folder import MARK
+from casewise.plugins.phantoms.psoriasis import make_psoriasis
+from casewise.plugins.phantoms.slides import pyramid
+from casewise.plugins.phantoms.slides.cohort import COLUMNS, draw_region, finding_of, make_regions, make_slide_phantom
+from casewise.plugins.phantoms.slides.pyramid import write_pyramid
+from casewise.plugins.phantoms.slides.skin import STAGES, Section, skin
+from casewise.plugins.slides.reader import Slide
+from casewise.plugins.slides.tiles import TilePlan, plan_tiles
+from tests.phantom_files import contents, rows_of
+
+SMALL = {"size": (640, 520), "mpp": 2.0}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_slide_phantom(tmp_path_factory.mktemp("skin"), subjects=8, images=2, seed=3, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def dermis() -> dict[str, list[np.ndarray]]:
+    """Regions of the same twelve subjects with every finding."""
+    return {
+        finding: [draw_region(number, finding=finding, seed=5, size=256, mpp=1.0) for number in range(12)]
+        for finding in STAGES
+    }
+
+
+def test_columns_files_and_marks(cohort: Path) -> None:
+    rows = rows_of(cohort)
+    assert len(rows) == 16
+    assert tuple(rows[0]) == COLUMNS
+    assert [(row["subject"], row["visit"], row["section"]) for row in rows[:3]] == [
+        ("B0001", "1", "1"),
+        ("B0001", "1", "2"),
+        ("B0002", "1", "1"),
+    ]
+    assert Counter(row["label"] for row in rows) == {"normal": 8, "early": 4, "late": 4}
+    assert all((row["label"] == "normal") == (row["disease"] == "normal") for row in rows)
+    assert {row["disease"] for row in rows} == {"normal", "ssc"}
+    assert {row["synthetic"] for row in rows} == {"1"}
+    assert {row["mpp"] for row in rows} == {"2.0"}
+    note = json.loads((cohort.parent / "phantom.json").read_text())
+    assert note["synthetic"] is note["complete"] is True
+    assert [one["finding"] for one in note["subjects"]] == [row["label"] for row in rows[::2]]
+    assert all(one["bundle"] > 0 for one in note["subjects"])
+    assert MARK in (cohort.parent / "README.txt").read_text()
+
+
+def test_they_are_slides(cohort: Path) -> None:
+    openslide = pytest.importorskip("openslide", reason="the package that reads slides is optional")
+    for row in rows_of(cohort)[:3]:
+        path = cohort.parent / row["path"]
+        with Slide(path) as slide:
+            assert (slide.facts.width, slide.facts.height) == SMALL["size"]
+            assert slide.facts.mpp == pytest.approx(2.0)
+            assert [round(level[2]) for level in slide.facts.levels] == [1, 4, 16]
+            whole = np.asarray(slide.reduced(0, (0, 0, 640, 520)))
+            small = np.asarray(slide.reduced(1, (0, 0, 160, 130)))
+        assert (whole[..., 3] == 255).all()
+        mean = whole[..., :3].reshape(130, 4, 160, 4, 3).mean(axis=(1, 3))
+        assert np.abs(mean - small[..., :3]).mean() < 5
+        with openslide.OpenSlide(path) as handle:
+            assert handle.properties["tiff.ImageDescription"] == MARK
+
+
+def test_the_skin_is_found_where_it_was_drawn(cohort: Path) -> None:
+    pytest.importorskip("openslide", reason="the package that reads slides is optional")
+    for row in rows_of(cohort)[::3]:
+        planned = plan_tiles(cohort.parent / row["path"], TilePlan(side=32))
+        with Image.open(cohort.parent / "masks" / row["subject"] / f"{row['section']}.png") as image:
+            assert image.info["Description"] == MARK
+            drawn = np.asarray(image) > 0
+        found = planned.mask[8::16, 8::16][: drawn.shape[0], : drawn.shape[1]]
+        drawn = drawn[: found.shape[0], : found.shape[1]]
+        assert (found & drawn).sum() / (found | drawn).sum() > 0.8
+        assert 0.3 < drawn.mean() < 0.6
+        assert len(planned) > 60
+
+
+def test_same_bytes_for_any_number_of_subjects(cohort: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    fewer, other = (
+        make_slide_phantom(
+            tmp_path / name, subjects=4, images=2, seed=seed, progress=lambda *at: seen.append(at), **SMALL
+        )
+        for name, seed in (("fewer", 3), ("other", 4))
+    )
+    assert seen[:8] == [(done, 8) for done in range(1, 9)]
+    pictures = {name: data for name, data in contents(fewer.parent).items() if Path(name).suffix in (".tiff", ".png")}
+    assert len(pictures) == 16
+    assert pictures.items() <= contents(cohort.parent).items()
+    assert rows_of(fewer) == rows_of(cohort)[:8]
+    assert not any(contents(other.parent).get(name) == data for name, data in pictures.items())
+    assert contents(cohort.parent)["images/B0001/1.tiff"] != contents(cohort.parent)["images/B0001/2.tiff"]
+
+
+def test_parts_of_a_section_join() -> None:
+    section = Section(skin(1, 0, "early"), 0, size=(900, 700), mpp=1.0)
+    whole, tissue = section.paint(0, 0, 900, 700)
+    part, inside = section.paint(301, 217, 256, 300)
+    # Only the rim of shapes may differ that the part cuts through.
+    assert (whole[217:517, 301:557] == part).mean() > 0.999
+    assert np.array_equal(tissue[217:517, 301:557], inside)
+
+
+def collagen(picture: np.ndarray) -> np.ndarray:
+    """What is stained in a region: all but the gaps between the bundles."""
+    return picture[..., 1] < 200
+
+
+def test_collagen_thickens_and_closes_from_class_to_class(dermis: dict[str, list[np.ndarray]]) -> None:
+    share = {finding: np.array([collagen(p).mean() for p in pictures]) for finding, pictures in dermis.items()}
+    # Twice the mean distance from the next gap, in microns.
+    thick = {
+        finding: np.array([4 * ndimage.distance_transform_edt(collagen(p))[collagen(p)].mean() for p in pictures])
+        for finding, pictures in dermis.items()
+    }
+    for measured in (share, thick):
+        assert (measured["early"] > measured["normal"]).mean() > 0.9
+        assert (measured["late"] > measured["early"]).mean() > 0.9
+    # Subjects of neighbouring classes still overlap in a single measure.
+    assert share["normal"].max() > share["early"].min()
+
+
+def test_epidermis_and_adnexa_follow_the_class() -> None:
+    sections = {f: [Section(skin(2, n, f), 0, size=(3072, 2304), mpp=1.0) for n in range(10)] for f in STAGES}
+    u = np.arange(-1000.0, 1000.0)
+    thick = {f: np.mean([one.border(u).mean() for one in many]) for f, many in sections.items()}
+    ridged = {f: np.mean([one.border(u).std() for one in many]) for f, many in sections.items()}
+    adnexa = {f: np.mean([one.shapes.adnexa for one in many]) for f, many in sections.items()}
+    cells = {f: np.mean([one.shapes.infiltrates for one in many]) for f, many in sections.items()}
+    for measured in (thick, ridged, adnexa):
+        assert measured["normal"] > measured["early"] > measured["late"]
+    assert cells["early"] > 2 * max(cells["normal"], cells["late"])
+
+
+def test_stain_and_surface_have_nothing_to_do_with_the_class() -> None:
+    one, other = skin(4, 7, "normal", "own"), skin(4, 7, "late", "own")
+    assert (one.colours, one.glass, one.waves) == (other.colours, other.glass, other.waves)
+    findings = [finding_of(4, number, tuple(STAGES)) for number in range(160)]
+    strength = np.array([skin(4, n, f, "own").colours[1][1] for n, f in enumerate(findings)])
+    groups = [strength[np.array(findings) == finding] for finding in STAGES]
+    assert stats.f_oneway(*groups).pvalue > 0.01
+    assert Counter(findings) == {"normal": 80, "early": 40, "late": 40}
+
+
+def recognised(stains: str) -> float:
+    """How often the nearest other region, by the colours of collagen and glass, is of the same subject."""
+    looks, who = [], []
+    for number in range(20):
+        for region in range(3):
+            section = Section(skin(6, number, "normal", stains), region, size=(1500, 1200), mpp=1.0)
+            picture = section.paint(650, 500, 192, 192)[0]
+            density = -np.log((picture + 1.0) / 250)
+            strong = density[..., 1] > np.percentile(density[..., 1], 55)
+            red, green, blue = np.median(density[strong], axis=0)
+            looks.append([red / green, blue / green, green, *np.percentile(picture, 93, axis=(0, 1))])
+            who.append(number)
+    table, subjects = np.array(looks) / np.std(looks, axis=0), np.array(who)
+    away = np.linalg.norm(table[:, None] - table[None], axis=2) + 1e9 * np.eye(len(table))
+    return float((subjects[away.argmin(axis=1)] == subjects).mean())
+
+
+def test_subjects_with_their_own_stain_are_recognised() -> None:
+    own, alike = recognised("own"), recognised("alike")
+    assert own > 0.85
+    assert own > alike + 0.3
+
+
+def test_shuffled_labels_are_another_subjects(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"subjects": 12, "images": 1, "size": (64, 64), "seed": 1}
+    true, shuffled = (
+        rows_of(make_regions(tmp_path / labels, labels=labels, **settings))  # type: ignore[arg-type]
+        for labels in ("true", "shuffled")
+    )
+    assert [row["path"] for row in true] == [row["path"] for row in shuffled]
+    assert Counter(row["label"] for row in true) == Counter(row["label"] for row in shuffled)
+    assert [row["label"] for row in true] != [row["label"] for row in shuffled]
+    for row in true:
+        assert (tmp_path / "true" / row["path"]).read_bytes() == (tmp_path / "shuffled" / row["path"]).read_bytes()
+    note = json.loads((tmp_path / "shuffled" / "phantom.json").read_text())
+    assert [one["finding"] for one in note["subjects"]] == [row["label"] for row in true]
+    # Half of the normal subjects keep the label normal, as many of the others get it: no finding tells a label.
+    pairs = Counter((one["finding"] == "normal", one["label"] == "normal") for one in note["subjects"])
+    assert set(pairs.values()) == {3}
+
+
+def test_regions(tmp_path: Path) -> None:
+    table = make_regions(tmp_path, subjects=2, images=4, size=(300, 300), classes=("normal", "late"), seed=2)
+    rows = rows_of(table)
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["section"] for row in rows[:4]] == ["1", "1", "1", "2"]
+    assert {row["label"] for row in rows} == {"normal", "late"}
+    pictures = []
+    for row in rows:
+        with Image.open(tmp_path / row["path"]) as image:
+            assert (image.size, image.mode, image.info["Description"]) == ((300, 300), "RGB", MARK)
+            pictures.append(np.asarray(image))
+    assert len({picture.tobytes() for picture in pictures}) == len(rows)
+    assert all((picture[..., 1] < 215).mean() > 0.4 for picture in pictures)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"subjects": 0}, "subjects must be 1 or more; found 0"),
+        ({"images": 0}, "images must be 1 or more"),
+        ({"classes": ("normal", "lat")}, "found 'lat'. Did you mean 'late'"),
+        ({"classes": ("normal",)}, "two or more; found normal"),
+        ({"size": (100, 800)}, "256 to 40000 pixels a side; found 100x800"),
+        ({"size": (1000, 800), "mpp": 0.5}, "600 microns a side or more; found 400"),
+        ({"mpp": 0.0}, "mpp must be 0.1 to 8"),
+        ({"labels": "shuffle"}, "Did you mean 'shuffled'"),
+        ({"stains": "owned"}, "Did you mean 'own'"),
+        ({"labels": "shuffled", "subjects": 1}, "the phantom has 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(CasewiseError, match=message):
+        make_slide_phantom(tmp_path / "a", **settings)
+    assert not (tmp_path / "a").exists()
+
+
+def test_other_folders_are_left_alone(tmp_path: Path, cohort: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").write_text("mine")
+    with pytest.raises(CasewiseError, match="not a skin phantom"):
+        make_slide_phantom(tmp_path / "own", subjects=1, **SMALL)
+    make_psoriasis(tmp_path / "other", subjects=1, visits=1, size=(32, 24), processes=1)
+    with pytest.raises(CasewiseError, match="not a skin phantom"):
+        make_slide_phantom(tmp_path / "other", subjects=1, **SMALL)
+    with pytest.raises(CasewiseError, match="is a file"):
+        make_slide_phantom(cohort, subjects=1, **SMALL)
+    with pytest.raises(CasewiseError, match="Did you mean 'early'"):
+        draw_region(0, finding="earl")
+
+
+def grey(left: int, top: int, width: int, height: int) -> np.ndarray:
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def test_a_slide_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(left: int, top: int, width: int, height: int) -> np.ndarray:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match="No space left"):
+        write_pyramid(tmp_path / "a.tiff", (600, 600), fails, mpp=1.0)
+    monkeypatch.setattr(pyramid, "LARGEST_FILE", 2000)
+    with pytest.raises(CasewiseError, match="exceeds 4 GB"):
+        write_pyramid(tmp_path / "a.tiff", (600, 600), grey, mpp=1.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_tiff_reader_opens_it(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "a.tiff", (500, 300), grey, mpp=0.25, levels=2)
+
+    def pages() -> Iterator[tuple[tuple[int, int], int, float]]:
+        with Image.open(tmp_path / "a.tiff") as image:
+            for number in range(image.n_frames):  # type: ignore[attr-defined]
+                image.seek(number)
+                yield image.size, int(np.asarray(image.convert("L")).mean()), image.info["dpi"][0]
+
+    # A quarter of a micron is 40,000 pixels a centimetre.
+    assert list(pages()) == [((500, 300), 128, 101600.0), ((125, 75), 127, 25400.0)]

@@ -1,0 +1,259 @@
+"""The service around a model: tokens, limits, slow clients, the queue, the death of workers, and what is logged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from casewise.errors import CasewiseError
+from casewise.plugins.serve.settings import ServiceSettings
+from tests.serving import Running, running, toy_work
+
+TOKEN = "a-token-of-tests"
+IMAGE = {"upper": ("Jane Doe.png", b"pixels of Jane", "image/png")}
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[Running]:
+    settings = ServiceSettings(
+        Path("bundle"), max_bytes=100_000, max_files=20, queue=1, idle_seconds=1.0, upload_seconds=3.0
+    )
+    with running(settings, toy_work) as service:
+        yield service
+
+
+def error_of(answer: httpx.Response, status: int, code: str) -> str:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    return str(error["message"])
+
+
+def test_every_answer_has_the_headers_of_security(toy: Running) -> None:
+    for path in ("/", "/health", "/metrics", "/docs", "/api/model", "/api/openapi.json", "/page/page.js", "/nothing"):
+        headers = httpx.get(toy.url + path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+
+
+def test_the_page_takes_nothing_from_elsewhere() -> None:
+    from casewise.plugins.serve.app import PAGE
+
+    for path in PAGE.iterdir():
+        text = path.read_text()
+        hosts = [part.split("/")[0] for part in text.split("://")[1:]]
+        assert set(hosts) <= {"www.w3.org"}, path  # the name of SVG elements, which nothing fetches
+        assert "style=" not in text, path
+
+
+def test_health_model_and_counters(toy: Running) -> None:
+    assert httpx.get(toy.url + "/health").json() == {"status": "ok"}
+    assert httpx.get(toy.url + "/api/model").json()["slots"] == ["upper", "lower"]
+    before = httpx.get(toy.url + "/metrics").text
+    httpx.post(toy.url + "/api/predict", files=IMAGE)
+    after = httpx.get(toy.url + "/metrics").text
+
+    def value(text: str, name: str) -> float:
+        return float(next(line for line in text.splitlines() if line.startswith(f"casewise_{name} ")).split()[1])
+
+    assert value(after, "visits_total") == value(before, "visits_total") + 1
+    assert 'casewise_requests_total{path="/api/predict",status="200"}' in after
+    described = httpx.get(toy.url + "/api/openapi.json").json()
+    errors = {"400", "401", "403", "408", "413", "415", "421", "422", "500", "503", "507"}
+    assert errors <= set(described["paths"]["/api/predict"]["post"]["responses"])
+    assert {"/api/predict", "/api/explain", "/api/model", "/health", "/metrics"} <= set(described["paths"])
+    form = described["paths"]["/api/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert {"upper", "lower", "visit", "day"} <= set(form["properties"])
+
+
+def test_a_token_is_needed_where_the_service_has_one() -> None:
+    with running(ServiceSettings(Path("bundle"), token=TOKEN), toy_work) as service:
+        for path in ("/api/model", "/metrics", "/api/openapi.json"):
+            assert "needs a token" in error_of(httpx.get(service.url + path), 401, "token")
+        for wrong in ("wrong", TOKEN[:-1], TOKEN + "x", TOKEN.upper()):
+            answer = httpx.get(service.url + "/api/model", headers={"Authorization": f"Bearer {wrong}"})
+            error_of(answer, 401, "token")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        basic = httpx.post(service.url + "/api/predict", files=IMAGE, headers={"Authorization": f"Basic {TOKEN}"})
+        error_of(basic, 401, "token")
+        good = httpx.get(service.url + "/api/model", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert good.status_code == 200
+        for path in ("/", "/health", "/docs", "/page/page.js"):
+            assert httpx.get(service.url + path).status_code == 200
+
+
+def test_other_hosts_need_a_token_and_tokens_are_long() -> None:
+    with pytest.raises(CasewiseError, match="--host"):
+        ServiceSettings(Path("bundle"), host="0.0.0.0").check()
+    with pytest.raises(CasewiseError, match="--token"):
+        ServiceSettings(Path("bundle"), token="short").check()
+    ServiceSettings(Path("bundle"), host="0.0.0.0", token=TOKEN).check()
+
+
+def test_pages_of_other_sites_cannot_use_a_local_service(toy: Running) -> None:
+    error_of(httpx.get(toy.url + "/api/model", headers={"Host": "evil.example"}), 421, "wrong_host")
+    error_of(httpx.get(toy.url + "/api/model", headers={"Host": "["}), 421, "wrong_host")
+    error_of(httpx.post(toy.url + "/api/predict", files=IMAGE, headers={"Origin": "http://["}), 403, "other_site")
+    answer = httpx.post(toy.url + "/api/predict", files=IMAGE, headers={"Origin": "http://evil.example"})
+    error_of(answer, 403, "other_site")
+    own = httpx.post(toy.url + "/api/predict", files=IMAGE, headers={"Origin": toy.url})
+    assert own.status_code == 200
+
+
+def test_too_large_requests_are_refused_and_their_clients_read_why(toy: Running) -> None:
+    large = {"upper": ("a.png", bytes(3_000_000), "image/png")}
+    assert "MiB" in error_of(httpx.post(toy.url + "/api/predict", files=large), 413, "too_large")
+
+    def pieces() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="upper"; filename="a.png"\r\n\r\n'
+        for _ in range(40):
+            yield bytes(10_000)
+        yield b"\r\n--x--\r\n"
+
+    # no Content-Length: the size is known only when it is read
+    answer = httpx.post(
+        toy.url + "/api/predict", content=pieces(), headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    error_of(answer, 413, "too_large")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that a thread or another process brings about."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("the condition did not come about")
+
+
+def spoken(port: int, data: bytes, seconds: float = 8.0) -> bytes:
+    """What the service answers to raw bytes of a client that then says nothing more."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        connection.sendall(data)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+        return received
+
+
+def test_slow_clients_are_dropped(toy: Running) -> None:
+    assert spoken(toy.port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n") == b""
+    assert spoken(toy.port, b"") == b""
+    begun = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
+    begun += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    answer = spoken(toy.port, begun)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"slow_upload" in answer
+    assert b"casewise_requests_in_progress 0" in httpx.get(toy.url + "/metrics").content
+
+
+def test_the_death_of_a_worker_is_survived(toy: Running) -> None:
+    assert toy.pool.workers[0].pid is not None
+    first = httpx.post(toy.url + "/api/predict", files=IMAGE).json()["pid"]
+    once = httpx.post(toy.url + "/api/predict", files=IMAGE, data={"visit": "die once"}, timeout=60)
+    assert once.status_code == 200
+    assert once.json()["pid"] != first
+    error_of(httpx.post(toy.url + "/api/predict", files=IMAGE, data={"visit": "die"}, timeout=60), 503, "worker_died")
+    assert httpx.post(toy.url + "/api/predict", files=IMAGE, timeout=60).status_code == 200
+    assert not list(toy.folder.glob("request-*"))
+
+
+def test_a_model_that_was_replaced_meanwhile_answers_nothing() -> None:
+    with running(ServiceSettings(Path("bundle")), toy_work) as service:
+        (service.folder / "changed").touch()
+        error_of(httpx.post(service.url + "/api/predict", files=IMAGE, data={"visit": "die"}), 503, "no_worker")
+        error_of(httpx.post(service.url + "/api/predict", files=IMAGE), 503, "no_worker")
+
+
+def test_a_full_queue_is_refused_and_no_waiting_request_is_lost(toy: Running) -> None:
+    answers: list[int] = []
+
+    def send(visit: str) -> None:
+        answers.append(httpx.post(toy.url + "/api/predict", files=IMAGE, data={"visit": visit}, timeout=60).status_code)
+
+    waiting = [threading.Thread(target=send, args=(visit,)) for visit in ("wait", "next")]
+    waiting[0].start()
+    until(lambda: (toy.folder / "waiting").exists())
+    waiting[1].start()
+    until(lambda: "casewise_requests_in_progress 2" in httpx.get(toy.url + "/metrics").text)
+    refused = httpx.post(toy.url + "/api/predict", files=IMAGE)
+    error_of(refused, 503, "busy")
+    assert int(refused.headers["retry-after"]) > 0
+    assert httpx.get(toy.url + "/health").status_code == 200
+    (toy.folder / "go").touch()
+    for thread in waiting:
+        thread.join()
+    assert answers == [200, 200]
+
+
+def test_a_prediction_that_takes_too_long_is_stopped() -> None:
+    with running(ServiceSettings(Path("bundle"), timeout=0.5), toy_work) as service:
+        answer = httpx.post(service.url + "/api/predict", files=IMAGE, data={"visit": "wait"}, timeout=60)
+        error_of(answer, 503, "timeout")
+        assert httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60).status_code == 200
+
+
+def test_nothing_is_stored_unless_it_is_asked_for(toy: Running, tmp_path: Path) -> None:
+    httpx.post(toy.url + "/api/predict", files=IMAGE)
+    assert not [path for path in toy.folder.rglob("*") if path.is_file() and b"Jane" in path.read_bytes()]
+    keep = tmp_path / "kept"
+    with running(ServiceSettings(Path("bundle"), keep=keep), toy_work) as service:
+        sent = httpx.post(service.url + "/api/predict", files=IMAGE, data={"subject": "P7"})
+        assert sent.status_code == 200
+        error_of(httpx.post(service.url + "/api/predict", data={"visit": "a"}), 415, "not_multipart")
+        (folder,) = keep.iterdir()
+        kept = json.loads((folder / "answer.json").read_text())
+        assert (kept["subject"], kept["files"]) == ("P7", {"upload-0.png": "Jane Doe.png"})
+        assert (folder / "images" / "upload-0.png").read_bytes() == b"pixels of Jane"
+        shutil.rmtree(keep)
+        keep.touch()
+        error_of(httpx.post(service.url + "/api/predict", files=IMAGE), 507, "not_kept")
+    with pytest.raises(CasewiseError, match="--keep"):
+        ServiceSettings(Path("bundle"), keep=keep).check()
+
+
+def test_requests_are_kept_beside_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_loop = []
+
+    def keep(*_: Any) -> None:
+        try:
+            asyncio.get_running_loop()
+            in_loop.append(True)
+        except RuntimeError:
+            in_loop.append(False)
+
+    monkeypatch.setattr("casewise.plugins.serve.app.keep_request", keep)
+    with running(ServiceSettings(Path("bundle"), keep=tmp_path), toy_work) as service:
+        assert httpx.post(service.url + "/api/predict", files=IMAGE).status_code == 200
+    assert in_loop == [False]
+
+
+def test_the_log_has_neither_names_nor_content(toy: Running, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        data = {"visit": "Secret visit", "subject": "Jane"}
+        httpx.post(toy.url + "/api/predict?name=Jane", files=IMAGE, data=data)
+        httpx.get(toy.url + "/Jane/Doe.png")
+        httpx.post(toy.url + "/api/predict", files={"Jane": ("Jane.png", b"x")})
+        # a line follows its answer
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not any(
+            "422" in record.getMessage() for record in caplog.records if record.name.startswith("casewise")
+        ):
+            time.sleep(0.01)
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith(("casewise", "uvicorn"))]
+    assert sum("/api/predict" in line for line in lines) == 2
+    assert not [line for line in lines if "Jane" in line or "Secret" in line or "Doe" in line]

@@ -1,0 +1,280 @@
+"""The interface of a served model: predictions, saliency maps, and typed errors for every bad upload."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from casewise.inference.model import load_bundle
+from casewise.plugins.serve.settings import ServiceSettings
+from tests.bad_uploads import BAD, picture
+from tests.conftest import absolute
+from tests.serving import Running, running
+from tests.test_cli import casewise
+
+REGIONS = ("upper", "trunk", "lower")
+
+
+@pytest.fixture(scope="module")
+def served(served_run: Path) -> Iterator[Running]:
+    settings = ServiceSettings(served_run / "bundle", learner="linear_pixels", max_files=60)
+    with running(settings) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def table(phantom: Path) -> pd.DataFrame:
+    rows = absolute(phantom)
+    return rows[rows["subject"] == rows["subject"].iloc[0]]
+
+
+def form_of(rows: pd.DataFrame) -> tuple[list[tuple[str, Any]], dict[str, str]]:
+    """The files and fields of the visits in a table."""
+    visits = list(dict.fromkeys(rows["visit"]))
+    files = [
+        (f"{visits.index(row.visit) + 1}.{row.region}", (Path(row.path).name, Path(row.path).read_bytes()))
+        for row in rows.itertuples()
+    ]
+    return files, {f"{number}.visit": visit for number, visit in enumerate(visits, 1)}
+
+
+def post(service: Running, rows: pd.DataFrame, path: str = "/api/predict", **fields: str) -> httpx.Response:
+    files, data = form_of(rows)
+    return httpx.post(service.url + path, files=files, data=data | fields, timeout=300)
+
+
+def test_predictions_are_those_of_the_bundle(served: Running, served_run: Path, table: pd.DataFrame) -> None:
+    answer = post(served, table)
+    assert answer.status_code == 200, answer.text
+    expected = load_bundle(served_run / "bundle").predict(table, learner="linear_pixels")
+    columns = {"prediction": "prediction", "prediction low": "prediction_low", "prediction high": "prediction_high"}
+    columns |= {"distance": "distance", "spread": "spread"}
+    by_key = expected.set_index(["visit", "target", "region"])
+    results = {
+        (visit["visit"], result["target"], result["region"]): result
+        for visit in answer.json()["visits"]
+        for result in visit["results"]
+    }
+    assert set(results) == set(by_key.index)
+    for key, result in results.items():
+        for ours, theirs in columns.items():
+            value = by_key.loc[key, ours]
+            assert result[theirs] == (None if pd.isna(value) else pytest.approx(float(value), abs=1e-5))
+        assert result["beyond"] == (None if pd.isna(by_key.loc[key, "beyond"]) else bool(by_key.loc[key, "beyond"]))
+    scores = [results[visit, "pasi", ""] for visit in dict.fromkeys(table["visit"])]
+    bounds = {"clear": (0, 1), "mild": (1, 10), "moderate-to-severe": (10, 72)}
+    for score in scores:
+        low, high = bounds[score["band"]]
+        assert low <= score["prediction"] <= high
+    assert all(score["prediction_low"] is not None for score in scores)
+
+
+def test_the_course_has_percent_change_and_response(served: Running, table: pd.DataFrame) -> None:
+    answer = post(served, table).json()
+    course = answer["trajectory"]
+    values = [entry["value"] for entry in course["visits"]]
+    assert len(values) == 3
+    assert (course["target"], course["baseline"]) == ("pasi", table["visit"].iloc[0])
+    assert course["visits"][0]["is_baseline"]
+    for entry in course["visits"][1:]:
+        change = 100 * (entry["value"] - values[0]) / values[0]
+        assert entry["change"] == pytest.approx(change, abs=1e-6)
+        assert {t: entry["response"][t] for t in ("50", "75", "90")} == {
+            t: change <= -float(t) for t in ("50", "75", "90")
+        }
+        assert entry["response"]["100"] == (entry["value"] <= course["clear_at"])
+    # days decide the order, not the order of the fields
+    later_first = post(served, table, **{"1.day": "56", "2.day": "28", "3.day": "0"}).json()["trajectory"]["visits"]
+    assert [entry["value"] for entry in later_first] == pytest.approx(values[::-1])
+    assert later_first[0]["is_baseline"]
+    assert [entry["day"] for entry in later_first] == [0, 28, 56]
+    assert [entry["day"] for entry in course["visits"]] == [None] * 3  # no day is invented
+    some = post(served, table, **{"1.day": "5"})
+    assert (some.status_code, some.json()["error"]["code"]) == (422, "day_missing")
+    single = post(served, table[table["visit"] == table["visit"].iloc[0]]).json()
+    assert single["trajectory"] is None
+
+
+def test_the_model_is_described(served: Running) -> None:
+    model = httpx.get(served.url + "/api/model").json()
+    assert (model["slots"], model["primary_outcome"], model["coverage"]) == (list(REGIONS), "pasi", 0.6)
+    assert model["synthetic"]
+    targets = {target["name"]: target for target in model["targets"]}
+    assert list(targets["pasi"]["bands"]) == ["clear", "mild", "moderate-to-severe"]
+    assert targets["area"]["range"] == [0, 6]
+    assert model["response"]["thresholds"] == [50, 75, 90, 100]
+    assert "# " in model["card"]
+
+
+def test_saliency_lies_over_the_original_images(served: Running, table: pd.DataFrame) -> None:
+    rows = table[table["visit"] == table["visit"].iloc[1]]
+    answer = post(served, rows, "/api/explain", target="scaling")
+    assert answer.status_code == 200, answer.text
+    explained = answer.json()
+    assert (explained["target"], explained["learner"], explained["signed"]) == ("scaling", "linear_pixels", True)
+    names = {(entry["region"], entry["file"]) for entry in explained["maps"]}
+    assert names == {(row.region, Path(row.path).name) for row in rows.itertuples()}
+    for entry in explained["maps"]:
+        path = next(p for p in rows["path"] if Path(p).name == entry["file"])
+        original, overlay = (picture_of(entry[name]) for name in ("original", "overlay"))
+        with Image.open(path) as image:
+            assert original.shape == overlay.shape == np.asarray(image).shape
+            assert np.abs(original.astype(float) - np.asarray(image)).mean() < 6  # JPEG of the same picture
+        assert (original != overlay).any()
+    wrong = post(served, rows, "/api/explain", target="scalling")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (422, "unknown_target")
+    assert "'scaling'" in wrong.json()["error"]["message"]
+    other = post(served, rows, "/api/explain", learner="resnet18")
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "no_saliency")
+
+
+def picture_of(url: str) -> np.ndarray:
+    head, _, data = url.partition(",")
+    assert head == "data:image/jpeg;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def good_form(**changed: Any) -> dict[str, Any]:
+    return {region: (f"{region}.jpg", picture(), "image/jpeg") for region in REGIONS} | changed
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_upload_is_an_error_that_names_it(served: Running, kind: str) -> None:
+    name, content, status, code = BAD[kind]()
+    answer = httpx.post(served.url + "/api/predict", files=good_form(trunk=(name, content)), timeout=300)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == code
+    assert error["files"] == [name]
+    assert name in error["message"]
+    assert len(error["message"]) < 700
+    for private in ("Traceback", "Jane", "/tmp", "upload-", "request-", "casewise-serve"):
+        assert private not in error["message"]
+
+
+NAMES = [
+    "../../etc/passwd",
+    "..\\..\\windows\\win.ini",
+    "/etc/shadow",
+    "a\r\nX-Evil: 1.jpg",
+    "x" * 900 + ".jpg",
+    "\u202egpj.exe",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_files_lead_nowhere(served: Running, name: str) -> None:
+    bad = httpx.post(served.url + "/api/predict", files=good_form(trunk=(name, b"text")), timeout=300)
+    assert bad.status_code == 422
+    error = bad.json()["error"]
+    assert len(error["files"]) == 1
+    assert "/" not in error["files"][0]
+    assert "\\" not in error["files"][0].replace("\\x", "").replace("\\u", "")
+    assert error["files"][0].isprintable()
+    assert len(error["files"][0]) <= 120
+    assert not list(served.folder.glob("request-*"))
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    assert set(answer.json()) == {"error"}
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def test_bad_forms_are_typed_errors(served: Running) -> None:
+    url = served.url + "/api/predict"
+    assert code_of(httpx.post(url, json={"a": 1})) == (415, "not_multipart")
+    assert code_of(httpx.post(url, content=b"x", headers={"Content-Type": "text/html"})) == (415, "not_multipart")
+    for body in (
+        b"",
+        b"--x",
+        b"--x\r\n\r\n",
+        b"no boundary",
+        b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--",
+    ):
+        status, code = code_of(
+            httpx.post(url, content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+        )
+        assert (status, code) in {(400, "bad_form"), (422, "no_image")}
+    assert code_of(httpx.post(url, content=b"a", headers={"Content-Type": "multipart/form-data"})) == (400, "bad_form")
+    many = [("upper", ("a.jpg", b"x"))] * 10_000
+    assert code_of(httpx.post(url, files=many, timeout=300)) == (400, "bad_form")
+    fields = {f"field{number}": "x" for number in range(10_000)}
+    assert code_of(httpx.post(url, files=good_form(), data=fields, timeout=300)) == (400, "bad_form")
+    long = {"visit": "x" * 100_000}
+    assert code_of(httpx.post(url, files=good_form(), data=long)) == (400, "bad_form")
+    assert code_of(httpx.post(url, files=good_form(), data={"visit": "a\x1b[31m"})) == (422, "bad_text")
+    assert code_of(httpx.post(url, files=good_form(), data={"day": "1e999"})) == (422, "bad_day")
+    assert code_of(httpx.post(url, files=good_form(), data={"uper": "x"})) == (422, "unknown_field")
+    for field in ("target", "learner"):  # they would have no effect
+        assert code_of(httpx.post(url, files=good_form(), data={field: "x"})) == (422, "unknown_field")
+    unknown = httpx.post(url, files=good_form(uper=("a.jpg", picture())))
+    assert code_of(unknown) == (422, "unknown_field")
+    assert "'upper'" in unknown.json()["error"]["message"]
+    lacking = good_form()
+    del lacking["trunk"]
+    missing = httpx.post(url, files=lacking)
+    assert code_of(missing) == (422, "missing_image")
+    assert "trunk" in missing.json()["error"]["message"]
+    assert code_of(httpx.post(url, files=good_form(), data={"2.visit": "week 4"})) == (422, "no_image")
+    same = good_form() | {f"2.{name}": file for name, file in good_form().items()}
+    assert code_of(httpx.post(url, files=same, data={"1.visit": "a", "2.visit": "a"})) == (422, "same_visit")
+    assert code_of(httpx.get(url)) == (405, "wrong_method")
+    assert code_of(httpx.get(served.url + "/page/../app.py")) == (404, "not_found")
+    assert code_of(httpx.get(served.url + "/page/%2e%2e/app.py")) == (404, "not_found")
+
+
+def test_the_content_of_a_photograph_decides_not_its_type(served: Running) -> None:
+    files = good_form(trunk=("a.exe", picture(), "text/html"), lower=("b.jpg", picture(kind="PNG"), "application/pdf"))
+    answer = httpx.post(served.url + "/api/predict", files=files, timeout=300)
+    assert answer.status_code == 200, answer.text
+    both = picture() + b"\nPK\x03\x04<script>alert(1)</script>"
+    mixed = httpx.post(served.url + "/api/predict", files=good_form(trunk=("a.jpg", both)), timeout=300)
+    assert mixed.status_code in (200, 422)
+    assert "script" not in json.dumps(mixed.json())
+
+
+def test_the_command_serves_until_it_is_stopped(served_run: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "casewise.cli.main", "serve", str(served_run / "bundle"), "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "CASEWISE_SERVE_TOKEN": "a-token-of-tests"}
+    with subprocess.Popen(
+        [*words, "--learner", "linear_pixels"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        address = ""
+        while not address:
+            line = process.stdout.readline()
+            assert line, "the command ended"
+            address = next((word for word in line.split() if word.startswith("http://")), "")
+        assert httpx.get(address + "health").json() == {"status": "ok"}
+        assert httpx.get(address + "api/model").status_code == 401
+        assert list(tmp_path.glob("casewise-serve-*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_what_is_wrong(served_run: Path) -> None:
+    bundle = str(served_run / "bundle")
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        taken = casewise("serve", bundle, "--port", str(used.getsockname()[1]))
+    assert taken.returncode == 2
+    assert "--port" in taken.stderr
+    for words in (["serve", bundle + "x"], ["serve", bundle, "--host", "0.0.0.0"], ["serve", bundle, "--learner", "x"]):
+        refused = casewise(*words, "--port", "0")
+        assert refused.returncode == 2, refused.stderr
+        assert "Traceback" not in refused.stderr

@@ -1,0 +1,204 @@
+"""A model that answers in the same process: scans, slides, and what is drawn of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.errors import RunError
+from casewise.inference import members
+from casewise.inference.model import load_bundle
+from casewise.modalities.base import NativeMap
+from casewise.plugins.explain.new_cases import explainable
+from casewise.plugins.serve.pictures import strongest_slice
+from casewise.plugins.serve.problems import ServiceError
+from casewise.plugins.serve.session import ModelSession, explained_class, flags_of
+from casewise.plugins.serve.slots import into_series
+from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, neutral_name
+from casewise.run import run
+from casewise.study.learners import is_baseline, learner_name, the_learner
+from casewise.study.loading import build_study
+from tests.combinations import make_table, settings
+from tests.conftest import absolute
+
+
+@pytest.fixture(scope="module", params=["volumes", "slides"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The bundle and the table of a run that predicts classes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    table = make_table(folder, request.param, "here", seed=1)
+    values: dict[str, Any] = settings(request.param, "classes", table, "explanation")
+    values |= {"synthetic": True}
+    if request.param == "volumes":
+        values["volumes"]["sequences"] = ["T1", "T2"]
+    finished = run(build_study(values, source="study", folder=folder), folder / "run")
+    return finished.folder / "bundle", table
+
+
+def upload(rows: pd.DataFrame, source: Path, folder: Path) -> Submission:
+    files = []
+    for number, row in enumerate(rows.to_dict("records")):
+        stored = neutral_name(number, row["path"])
+        shutil.copy(source / row["path"], folder / stored)
+        files.append(UploadedFile(row["path"], stored, row.get("sequence", ""), 0))
+    return Submission([Visit("first")], files)
+
+
+def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, table = trained
+    session = ModelSession(bundle, "headline", max_pixels=10**8)
+    rows = pd.read_csv(table)
+    rows = rows[rows["subject"] == "here3"].reset_index(drop=True)
+    submission = upload(rows, table.parent, tmp_path)
+    answer = session.predict(submission, tmp_path)
+    assert answer["model"] == {name: session.description[name] for name in answer["model"]}
+    assert len(answer["model"]["checksum"]) == 64
+    (result,) = answer["visits"][0]["results"]
+    absolute = rows.assign(path=[str(table.parent / path) for path in rows["path"]]).drop(columns=["site"])
+    expected = load_bundle(bundle).predict(absolute, learner="headline").iloc[0]
+    assert result["prediction"] == expected["prediction"]
+    for name, value in result["probabilities"].items():
+        assert value == pytest.approx(expected[f"probability of {name}"], abs=1e-6)
+    assert result["prediction_set"] == expected["prediction set"].split(" | ")
+    assert answer["trajectory"] is None
+    json.dumps(answer, allow_nan=False)
+    explained = session.explain(submission, tmp_path)
+    assert explained["model"] == answer["model"]
+    maps = explained["maps"]
+    assert {entry["explained_class"] for entry in maps} == {result["prediction"]}
+    for learner in session.description["explained_learners"]:
+        by = "that it predicts" if learner == session.learner else f"that {the_learner(session.learner)} predicts"
+        meaning = session.explain(replace(submission, learner=learner), tmp_path)["meaning"]
+        assert meaning.endswith(f"output for the class {by}")
+    shown = {entry["region"] or entry["file"] for entry in maps}
+    assert shown == ({"T1", "T2"} if session.description["series"] else {rows["path"].iloc[0]})
+    if session.description["series"]:
+        assert all("axial slice" in entry["note"] for entry in maps)
+        assert {(entry["width"], entry["height"]) for entry in maps} == {(32, 32)}
+    (tmp_path / submission.files[0].stored).write_bytes(b"no image")
+    with pytest.raises(ServiceError) as refused:
+        session.predict(submission, tmp_path)
+    assert refused.value.files == [rows["path"].iloc[0]]
+    assert str(tmp_path) not in refused.value.message
+
+
+def test_a_service_shows_one_learner(served_run: Path) -> None:
+    with pytest.raises(RunError, match="--learner: networks means 2 learners"):
+        ModelSession(served_run / "bundle", "networks", max_pixels=1)
+
+
+def test_maps_are_offered_of_networks_before_baselines_by_their_names(served_run: Path) -> None:
+    session = ModelSession(served_run / "bundle", "headline", max_pixels=1)
+    baselines = [is_baseline(name) for name in explainable(session.model.members)]
+    assert baselines == sorted(baselines)
+    titles = session.description["explained_titles"]
+    assert list(titles) == session.description["explained_learners"]
+    assert titles == {name: learner_name(name) for name in titles}
+
+
+def test_the_slice_is_shown_as_radiologists_view_it() -> None:
+    values, voxels = np.zeros((8, 6, 5), np.float32), np.zeros((8, 6, 5), np.float32)
+    values[6, 5, 3] = 1.0  # to the patient's right and front
+    voxels[6, 5, 3] = 50.0
+    for axes, signs in (((0, 1, 2), (1, 1, 1)), ((1, 0, 2), (1, -1, 1)), ((2, 1, 0), (-1, 1, -1))):
+        affine = np.zeros((4, 4))
+        affine[3, 3] = 1
+        stored = []
+        for array in (values, voxels):
+            turned = array.transpose(axes)
+            stored.append(np.flip(turned, [i for i, sign in enumerate(signs) if sign < 0]))
+        for i, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+            affine[axis, i] = sign
+        picture, shown, note = strongest_slice(NativeMap("T1", stored[0], affine=affine, voxels=stored[1]))
+        assert picture.shape == shown.shape == (6, 8)
+        assert np.argwhere(shown == 1).tolist() == [[0, 1]]
+        assert picture[0, 1] == picture.max()
+        assert "slice 4 of 5" in note
+
+
+def test_the_files_of_a_series_are_one_scan(tmp_path: Path) -> None:
+    names = [("T1", "a.dcm"), ("T1", "b.dcm"), ("T2", "c.nii.gz"), ("T3", "noending")]
+    files = [UploadedFile(name, neutral_name(n, name), slot, 0) for n, (slot, name) in enumerate(names)]
+    for file in files:
+        (tmp_path / file.stored).touch()
+    submission = Submission([Visit("week 4")], files)
+    scans = into_series(submission, tmp_path)
+    assert into_series(submission, tmp_path) == scans
+    assert [(scan.slot, scan.stored) for scan in scans] == [
+        ("T1", "series-0"),
+        ("T2", "upload-2.nii.gz"),
+        ("T3", "series-2"),
+    ]
+    assert sorted(path.name for path in (tmp_path / "series-0").iterdir()) == ["upload-0.dcm", "upload-1.dcm"]
+    text = f"subject/visit 1: {tmp_path}/series-0/upload-1.dcm: it is cut. {tmp_path}/series-0: two series."
+    assert submission.named(text, tmp_path) == "week 4: b.dcm: it is cut. the files of T1: two series."
+    assert submission.files_in(text) == ["b.dcm"]
+    assert submission.named("upload-2.nii.gz: upside down. Far.") == "c.nii.gz: upside down. Far."
+
+
+def test_flags_of_the_results_are_those_of_their_visit() -> None:
+    result = {"distance": 0.5, "beyond": False, "flags": ["a; b.jpg: upside down", "nearly uniform"], "problem": ""}
+    (flag,) = flags_of([result, result])
+    assert flag["code"] == "unlike"
+    assert "a; b.jpg: upside down; nearly uniform." in flag["message"]
+    assert flags_of([result | {"flags": []}]) == []
+    codes = [flag["code"] for flag in flags_of([result | {"distance": 2.0, "beyond": True, "problem": "cut"}])]
+    assert codes == ["beyond", "unlike", "problem"]
+
+
+def test_a_class_that_is_explained_is_that_of_its_region_or_image() -> None:
+    rows = pd.DataFrame(
+        [
+            {"target": "dx", "visit": "visit 1", "region": "arm", "image": "/x/upload-0.jpg", "prediction": "a"},
+            {"target": "dx", "visit": "visit 1", "region": "leg", "image": "/x/upload-1.jpg", "prediction": "b"},
+            {"target": "dx", "visit": "visit 2", "region": "leg", "image": "/x/upload-2.jpg", "prediction": None},
+        ]
+    )
+    shown = {"visit": 1, "region": "leg", "stored": "upload-1.jpg"}
+    assert [explained_class(rows, "dx", level, shown) for level in ("case", "region", "image")] == ["a", "b", "b"]
+    assert explained_class(rows, "dx", "image", shown | {"visit": 2, "stored": "upload-2.jpg"}) == ""
+    assert explained_class(rows.iloc[:0], "dx", "case", shown) == ""
+    assert explained_class(pd.DataFrame(columns=["subject", "prediction"]), "dx", "case", shown) == ""
+
+
+def test_networks_beyond_the_memory_are_read_for_each_request(
+    served_run: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = absolute(phantom)
+    rows = rows[rows["subject"] == rows["subject"].iloc[0]]
+    rows = rows[rows["visit"] == rows["visit"].iloc[0]].reset_index(drop=True)
+    answers = []
+    for kept in (members.KEPT_BYTES, 0):
+        monkeypatch.setattr(members, "KEPT_BYTES", kept)
+        session = ModelSession(served_run / "bundle", "test_resnet", max_pixels=10**8)
+        assert session.description["networks_in_memory"] == (2 if kept else 0)
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        files = []
+        for number, row in enumerate(rows.itertuples()):
+            stored = neutral_name(number, str(row.path))
+            shutil.copy(row.path, folder / stored)
+            files.append(UploadedFile(stored, stored, row.region, 0))
+        submission = Submission([Visit("week 0")], files)
+        answers.append((session.predict(submission, folder), session.explain(submission, folder)))
+    assert answers[0] == answers[1]
+
+
+def test_a_run_folder_has_the_card_and_the_bands_of_its_bundle(served_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(served_run, copy)
+    whole = ModelSession(copy / "bundle", "linear_pixels", max_pixels=1).description
+    of_run = ModelSession(copy, "linear_pixels", max_pixels=1).description
+    assert of_run == whole | {"checksum": ""}  # the run may have changed since the bundle was written
+    assert whole["checksum"] == load_bundle(copy / "bundle").checksum != ""
+    assert whole["card"]
+    shutil.rmtree(copy / "bundle")
+    without = load_bundle(copy)
+    assert (without.card, without.about) == ("", {})

@@ -1,0 +1,591 @@
+"""Slides through a whole run: cut, kept, audited, predicted tile by tile, drawn; and everything that can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.console import Silent
+from casewise.errors import AuditError, CohortError, ImageError, RunError, StudyError
+from casewise.modalities.registry import modality_of
+from casewise.modalities.store.readers import read_image
+from casewise.modalities.store.store import open_store
+from casewise.pipeline.audit import audit
+from casewise.pipeline.external import prepare_external
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
+from casewise.pipeline.split import split
+from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
+from casewise.plugins.phantoms.slides.pyramid import write_pyramid
+from casewise.plugins.slides import cohort as slides
+from casewise.plugins.slides import plans as slide_plans
+from casewise.plugins.slides import tiles as slide_tiles
+from casewise.plugins.slides import wsi_tile as pieces
+from casewise.report import page
+from casewise.report.context import ReportContext
+from casewise.report.figures.slides import grid_of
+from casewise.report.sections import slides as report_slides
+from casewise.run import Run, run
+from casewise.run_folder import RunFolder
+from casewise.study.loading import build_study
+from casewise.study.schema import Study
+from tests.chest_study import SMALL
+from tests.report_contexts import section_of
+from tests.slide_tiles import read_tiles
+
+openslide = pytest.importorskip("openslide", reason="the package that reads slides is optional")
+
+SIDE = 32
+NUMBER = {"disease": "0..1"}
+
+
+@pytest.fixture(scope="module")
+def skin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six subjects, two slides each, of 640 x 520 pixels at 2 µm."""
+    folder = tmp_path_factory.mktemp("skin")
+    return make_slide_phantom(
+        folder, subjects=6, images=2, classes=("normal", "late"), size=(640, 520), mpp=2.0, seed=3
+    )
+
+
+def skin_study(table: Path, **changes: Any) -> Study:
+    """Tiles of 32 pixels at 4 µm, at most six of a slide."""
+    values = {
+        **SMALL,
+        "name": "skin",
+        "images": {"size": SIDE},
+        "tiles": {"mpp": 4.0, "max_tiles": 6},
+        "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
+        "recipe": {**SMALL["recipe"], "epochs": 1, "early_stopping": {"monitor": "none"}, "schedule": "cosine"},
+        "cohort": table,
+    }
+    return build_study(values | changes, source="the test's study", folder=table.parent)
+
+
+def cut(study: Study, folder: Path | None) -> Cohort:
+    return slides.into_tiles(study, read_cohort(study), folder, Silent())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, skin: Path) -> Run:
+    return run(skin_study(skin), tmp_path_factory.mktemp("done") / "run")
+
+
+@pytest.fixture
+def no_slide_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a slide was opened")
+
+    monkeypatch.setattr(openslide, "OpenSlide", refuse)
+
+
+def white(path: Path, **options: Any) -> Path:
+    """A slide of bare glass."""
+    write_pyramid(path, (640, 512), lambda x, y, w, h: np.full((h, w, 3), 244, np.uint8), mpp=2.0, **options)
+    return path
+
+
+def table_of(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+class TestWholeRun:
+    def test_every_row_is_a_tile_and_its_pixels_are_those_of_the_slide(self, done: Run, skin: Path) -> None:
+        images = pd.read_parquet(done.folder / "cohort.parquet")
+        counts = images.groupby("path").size()
+        assert len(counts) == 12
+        assert (counts == 6).all()
+        assert (images["image"] == np.arange(len(images))).all()
+        assert (images["panel"] == images["image"]).all()
+        assert set(images["tile_side"]) == {64}
+        assert set(images["slide_mpp"]) == {"2"}
+        assert set(images["slide_size"]) == {"640x520"}
+        assert set(images["section"]) == {"1", "2"}
+        store = open_store(done.folder / "tiles")
+        assert len(store) == len(images)
+        one = images[images["path"] == images["path"].iloc[-1]]
+        expected = list(read_tiles(Path(one["path"].iloc[0]), one[list(slides.TILE)].to_numpy(), side=SIDE))
+        assert np.array_equal(store.tiles[one["image"].to_numpy()], np.stack(expected))
+
+    def test_a_case_is_predicted_once_by_the_mean_of_its_tiles(self, done: Run) -> None:
+        table = done.rows
+        assert len(table) == 6
+        assert set(table["image"]) == {""}
+        tiles = pd.read_parquet(done.folder / "tiles.parquet")
+        assert len(tiles) == 6 * 12
+        means = tiles.groupby("case")[["p0", "p1"]].mean().loc[table["case"]]
+        assert np.allclose(means.to_numpy(), table[["p0", "p1"]].to_numpy(), atol=1e-5)
+        assert set(tiles["stage"]) == {"oof", "test"}
+        assert tiles.loc[tiles["stage"] == "test", "outer_fold"].isna().all()
+        assert set(tiles.loc[tiles["stage"] == "oof", "outer_fold"]) == {1, 2}
+
+    def test_tiles_are_known_by_their_place(self, done: Run) -> None:
+        images = pd.read_parquet(done.folder / "cohort.parquet").set_index("image")
+        tiles = pd.read_parquet(done.folder / "tiles.parquet").set_index("image")
+        for name in ("path", "tile_x", "tile_y", "tile_side", "case", "subject"):
+            assert (tiles[name] == images.loc[tiles.index, name]).all()
+        assert not tiles.index.has_duplicates
+
+    def test_the_split_counts_slides(self, done: Run) -> None:
+        sides = json.loads((done.folder / "splits.json").read_text())["n"]
+        assert sum(side["panels"] for side in sides.values()) == 12
+
+    def test_the_audit_looked_at_whole_slides(self, done: Run) -> None:
+        found = json.loads((done.folder / "audit.json").read_text())
+        assert found["facts"]["images"] == 12
+        assert {"slide_vendor", "slide_mpp", "slide_magnification", "slide_size"} <= set(found["facts"]["columns"])
+        assert not [one for one in found["findings"] if one["level"] == "error"]
+        pictures = open_store(done.folder / "slides" / "pictures")
+        assert set(pictures.index["format"]) == {"JPEG"}
+
+    def test_the_report_shows_slides_and_maps(self, done: Run) -> None:
+        text = done.report.read_text()
+        section = section_of(text, "slides")
+        for fact in ("12 slides", "32 pixels", "4 µm per pixel", "128 µm"):
+            assert fact in section
+        assert "12 slides (72 tiles) of 6 subjects" in text
+        assert "1 of 2 slides of this case" in section
+        assert section.count("Probability of ssc</figcaption>") == section.count("The slide</figcaption>") >= 4
+        assert "100 %: ssc" in section
+        assert 'id="preparation"' not in text
+        assert not re.findall(r'(?:href|src)="(?!data:|#)[^"]*"', section)
+
+    def test_a_second_run_reads_no_slide(self, done: Run, skin: Path, no_slide_is_read: None) -> None:
+        again = run(skin_study(skin), done.folder)
+        assert again.rows.equals(done.rows)
+
+    def test_other_tiles_are_another_study(self, done: Run, skin: Path) -> None:
+        with pytest.raises(RunError, match=r"tiles\.mpp was 4\.0 and is 8\.0\. Results of both"):
+            run(skin_study(skin, tiles={"mpp": 8.0, "max_tiles": 6}), done.folder)
+        assert run(skin_study(skin), done.folder).folder == done.folder
+
+
+def material_of(done: Run, study: Study, monkeypatch: pytest.MonkeyPatch) -> ReportContext:
+    """What the report of a finished run is made of."""
+    kept: list[ReportContext] = []
+
+    def keep(material: ReportContext, path: Path) -> Path:
+        kept.append(material)
+        return path
+
+    monkeypatch.setattr(page, "write_report", keep)
+    RunFolder(done.folder).results_mark.remove()
+    run(study, done.folder)
+    return kept[0]
+
+
+def with_targets(material: ReportContext, study: Study, changes: dict[str, Any]) -> ReportContext:
+    """The same tiles, predicted of another target: its columns as given."""
+    rows = material.predictions.drop(columns=["p0", "p1"]).assign(**changes)
+    tiles = material.tile_predictions
+    assert tiles is not None
+    own = {name: value for name, value in changes.items() if name not in ("kind", "y_true")}
+    single = tiles.drop(columns=["p0", "p1"]).assign(**own)
+    return dataclasses.replace(material, study=study, predictions=rows, tile_predictions=single)
+
+
+class TestMaps:
+    def test_three_classes_are_shown_as_recorded_and_as_named(
+        self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        material = material_of(done, skin_study(skin), monkeypatch)
+        study = skin_study(skin, targets={"disease": ["normal", "ssc", "scar"]})
+        shares = {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0}
+        found = report_slides.maps(with_targets(material, study, {**shares, "kind": "classification", "y_true": 2.0}))
+        assert found is not None
+        assert [code for code, _ in found["groups"]] == ["wrong", "undecided"]
+        case = found["groups"][0][1][0]
+        assert [(title["name"], title["roles"]) for title, _ in case["maps"]] == [
+            ("scar", ["reference"]),
+            ("ssc", ["predicted"]),
+        ]
+        assert case["tiles"]["classes"] == [(6, "ssc")]
+        assert (case["result"]["predicted"], case["result"]["p"]) == ("ssc", 0.5)
+
+    def test_grades_are_shown_as_expected(self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        material = material_of(done, skin_study(skin), monkeypatch)
+        study = skin_study(skin, targets={"disease": {"kind": "ordinal", "range": "0..2"}})
+        shares = {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0, "kind": "ordinal", "y_true": 1.0}
+        found = report_slides.maps(with_targets(material, study, shares))
+        assert found is not None
+        assert found["none_wrong"]
+        titles = [title["code"] for _, cases in found["groups"] for case in cases for title, _ in case["maps"]]
+        assert set(titles) == {"grade"}
+
+    def test_an_even_weight_is_one_share_however_many_slides_a_case_has(
+        self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        study = skin_study(skin)
+        material = material_of(done, study, monkeypatch)
+        tiles = material.tile_predictions
+        assert tiles is not None
+        drawn: list[np.ndarray] = []
+        real = report_slides.draw.heat
+
+        def heat(slide: Any, boxes: np.ndarray, values: np.ndarray, **rest: Any) -> Any:
+            drawn.append(values)
+            return real(slide, boxes, values, **rest)
+
+        monkeypatch.setattr(report_slides.draw, "heat", heat)
+
+        def shown(weights: pd.Series) -> Any:
+            drawn.clear()
+            changed = dataclasses.replace(material, tile_predictions=tiles.assign(weight=weights, target=""))
+            found = report_slides.maps(changed)
+            assert found is not None
+            assert drawn
+            return found["groups"][0][1][0]
+
+        even = shown(pd.Series(1 / 12, tiles.index))
+        assert np.allclose(drawn, 1 / report_slides.MOST_WEIGHT)
+        wanted = {"count": 12, "half": 6, "here": 6, "share": pytest.approx(0.5)}
+        assert {key: even["weights"][key] for key in wanted} == wanted
+        # Nine tenths on the slides that are called 1, which are those shown.
+        first = tiles["path"].str.endswith("1.tiff")
+        uneven = shown(first.map({True: 0.9 / 6, False: 0.1 / 6}))
+        share = 0.9 if "/1.tiff" in uneven["file"] else 0.1
+        assert np.allclose(drawn[0], 2 * share / report_slides.MOST_WEIGHT)
+        wanted = {"count": 12, "half": 4, "here": 6, "share": pytest.approx(share)}
+        assert {key: uneven["weights"][key] for key in wanted} == wanted
+
+    def test_one_tile_carries_and_a_single_slide_has_all(self) -> None:
+        table = pd.DataFrame({"path": ["a"] * 3, "tile_side": [64] * 3, "weight": [0.1, 0.7, 0.2]})
+        found = report_slides.weights_summary(table, "a")
+        assert (found["count"], found["half"], found["here"], found["only_tiles"]) == (3, 1, None, True)
+        mixed = table.assign(path=["a", "a", "r.png"], tile_side=[64, 64, -1])
+        found = report_slides.weights_summary(mixed, "a")
+        assert (found["here"], found["share"], found["only_tiles"]) == (2, pytest.approx(0.8), False)
+
+    def test_numbers_are_shown_closest_and_furthest(
+        self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        material = material_of(done, skin_study(skin), monkeypatch)
+        study = skin_study(skin, targets={"disease": "0..10"})
+        found = report_slides.maps(with_targets(material, study, {"y_pred": 4.0, "kind": "regression", "y_true": 2.0}))
+        assert found is not None
+        assert [len(cases) for _, cases in found["groups"]] == [2, 2]
+        case = found["groups"][1][1][0]
+        assert (case["result"]["reference"], case["result"]["predicted"]) == ("2.00", "4.00")
+        assert case["maps"][0][0]["name"] == "disease"
+        assert case["tiles"] == {"count": 6, "quartiles": ["4.00"] * 3, "classes": []}
+
+    def test_overlapping_tiles_are_averaged_where_they_lie(self) -> None:
+        boxes = np.array([[100, 40, 20], [110, 40, 20], [100, 70, 20]])
+        cells, corner = grid_of(boxes, np.array([0.0, 1.0, 0.5]), 10)
+        assert corner == (100.0, 40.0)
+        assert cells[:2].tolist() == [[0.0, 0.5, 1.0]] * 2
+        assert np.isnan(cells[2]).all()
+        assert cells[3:, :2].tolist() == [[0.5, 0.5]] * 2
+        assert np.isnan(cells[3:, 2]).all()
+
+
+def test_attention_leaves_the_weight_of_every_tile(skin: Path, tmp_path: Path) -> None:
+    study = skin_study(skin, panels={"by": "case", "pooling": "attention", "bag": 4})
+    found = run(study, tmp_path / "run")
+    tiles = pd.read_parquet(found.folder / "tiles.parquet")
+    assert len(tiles) == 6 * 12
+    assert "p0" not in tiles
+    assert np.allclose(tiles.groupby("case")["weight"].sum(), 1, atol=1e-5)
+    text = found.report.read_text()
+    shown = section_of(text, "slides")
+    assert shown.count('<article class="mapped">') == shown.count("half of the weight") >= 1
+
+
+class TestKilled:
+    def test_in_planning(self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        study, planned, keep = skin_study(skin), [], slide_plans.keep
+
+        def killed(*given: Any) -> Any:
+            if len(planned) == 5:
+                raise KeyboardInterrupt
+            planned.append(given[0].path)
+            return keep(*given)
+
+        monkeypatch.setattr(slides, "AT_ONCE", 1)
+        monkeypatch.setattr(slide_plans, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cut(study, tmp_path)
+        monkeypatch.setattr(slide_plans, "keep", keep)
+        before, later, plan = set(planned), [], slide_tiles.plan_tiles
+        monkeypatch.setattr(slide_tiles, "plan_tiles", lambda path, *how: later.append(path) or plan(path, *how))
+        whole = cut(study, tmp_path)
+        assert len(before) == 5
+        assert len(later) == 7
+        assert not before & set(later)
+        monkeypatch.undo()
+        assert whole.images.equals(cut(study, None).images)
+
+    def test_in_tiling(self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        study = skin_study(skin)
+        cohort, read, tile = cut(study, tmp_path / "slides"), [], pieces.SlideReader.tile
+
+        def killed(self: pieces.SlideReader, piece: pieces.SlideTile, preparation: Any) -> np.ndarray:
+            if len(read) == 20:
+                raise KeyboardInterrupt
+            read.append(str(piece))
+            return tile(self, piece, preparation)
+
+        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+        monkeypatch.setattr(pieces.SlideReader, "tile", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(study, cohort, RunFolder(tmp_path), Silent())
+        first, later = set(read), []
+        assert len(first) == 20
+
+        def told(self: pieces.SlideReader, piece: pieces.SlideTile, preparation: Any) -> np.ndarray:
+            later.append(str(piece))
+            return tile(self, piece, preparation)
+
+        monkeypatch.setattr(pieces.SlideReader, "tile", told)
+        store = prepare(study, cohort, RunFolder(tmp_path), Silent())
+        assert store.index["path"].tolist() == [str(source) for source in modality_of(study).sources(cohort)]
+        # The last ones read before the kill may not have been noted down.
+        assert len(first & set(later)) <= 1
+        assert first | set(later) == set(store.index["path"])
+
+
+class TestCut:
+    def test_regions_stay_as_they_are(self, skin: Path, tmp_path: Path) -> None:
+        rows = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]]).iloc[[0, 2]]
+        region = tmp_path / "region.png"
+        Image.fromarray(draw_region(1, finding="late", size=96)).save(region)
+        own = {"path": str(region), "subject": "R1", "visit": 1, "disease": 1}
+        table = table_of(tmp_path / "cases.csv", [*rows.assign(disease=0).to_dict("records"), own])
+        study = skin_study(table, targets=NUMBER)
+        cohort = cut(study, tmp_path / "slides")
+        whole = cohort.images[cohort.images["tile_side"] < 0]
+        assert whole["path"].tolist() == [str(region)]
+        assert whole[["tile_x", "tile_y"]].to_numpy().tolist() == [[-1, -1]]
+        assert modality_of(study).described(study, cohort.images) == "2 slides (12 tiles) and 1 image"
+        assert cohort.images.loc[cohort.images["path"] == str(region), "slide_vendor"].tolist() == [""]
+        store = prepare(study, cohort, RunFolder(tmp_path), Silent())
+        last = int(whole["image"].iloc[0])
+        assert np.array_equal(store.tiles[last].transpose(1, 2, 0), read_image(region, size=SIDE))
+
+    def test_what_was_cut_can_be_put_together(self, skin: Path) -> None:
+        study = skin_study(skin)
+        before = read_cohort(study)
+        after = slides.without_tiles(study, cut(study, None))
+        assert after.images[before.images.columns].equals(before.images)
+        assert after.panels.equals(before.panels)
+        assert slides.without_tiles(study, before) is before
+
+    def test_panels_of_cases_hold_all_tiles_of_a_case(self, skin: Path) -> None:
+        cohort = cut(skin_study(skin, panels={"by": "case"}), None)
+        assert len(cohort.panels) == 6
+        assert [len(tiles) for tiles in cohort.panels["tiles"]] == [12] * 6
+        assert sorted(cohort.panels["tiles"].explode()) == cohort.images["image"].tolist()
+
+    def test_a_label_is_that_of_the_case(self, skin: Path) -> None:
+        assert skin_study(skin).level_of("disease") == "case"
+        assert skin_study(skin, panels={"by": "region"}, regions=["a"]).level_of("disease") == "region"
+        assert skin_study(skin, tiles=None).level_of("disease") == "image"
+        label = {"classes": ["normal", "ssc"], "level": "image"}
+        with pytest.raises(CohortError, match=r"targets\.disease: its level is image.*Write `level: case`"):
+            cut(skin_study(skin, targets={"disease": label}), None)
+
+    def test_notes_of_many_slides_are_one(self, skin: Path) -> None:
+        notes = cut(skin_study(skin, tiles={"mpp": 3.0}), None).notes
+        alike = [note for note in notes if "no level has 3 µm per pixel" in note]
+        assert len(alike) == 1
+        first = ", ".join(f"{Path(path).parent.name}/{Path(path).name}" for path in pd.read_csv(skin)["path"][:3])
+        assert alike[0].startswith(f"12 of 12 slides ({first} … (12 in all)): no level has")
+        thinned = cut(skin_study(skin), None).notes
+        assert "12 of 12 slides have more tiles than 6, of which an even selection is used." in thinned
+        assert any(note.startswith("Slides give 6 tiles each, of 32 pixels at 4 µm per pixel") for note in thinned)
+
+    def test_nothing_to_cut_is_said(self, tmp_path: Path) -> None:
+        region = tmp_path / "region.png"
+        Image.fromarray(draw_region(1, finding="late", size=96)).save(region)
+        table = table_of(tmp_path / "cases.csv", [{"path": region, "subject": "R1", "disease": 1}])
+        cohort = cut(skin_study(table, targets=NUMBER), None)
+        assert not slides.has_tiles(cohort)
+        assert "no row names a slide" in cohort.notes[-1]
+
+    def test_old_plans_are_swept_away(self, skin: Path, tmp_path: Path) -> None:
+        cut(skin_study(skin), tmp_path)
+        study = skin_study(skin, tiles={"mpp": 8.0})
+        cohort = cut(study, tmp_path)
+        assert len(list(tmp_path.glob("*.npz"))) == 24
+        slides.sweep(study, cohort, tmp_path)
+        assert len(list(tmp_path.glob("*.npz"))) == len(list(tmp_path.glob("*.jpg"))) == 12
+        assert slides.slide_of(study, cohort.images["path"].iloc[0], tmp_path).size == (640, 520)
+
+    def test_a_damaged_plan_is_made_again(self, skin: Path, tmp_path: Path) -> None:
+        study = skin_study(skin)
+        first = cut(study, tmp_path)
+        for number, path in enumerate(sorted(tmp_path.glob("*.npz"))):
+            path.write_bytes(path.read_bytes()[:200] if number % 2 else b"nothing")
+        assert cut(study, tmp_path).images.equals(first.images)
+
+
+class TestBadInput:
+    def test_without_tiles_the_key_is_named(self, skin: Path, tmp_path: Path) -> None:
+        with pytest.raises(CohortError, match=r"12 rows name whole slides .* Write for example `tiles: \{mpp: 1\.0\}`"):
+            cut(skin_study(skin, tiles=None), None)
+
+    def test_a_tiled_tiff_of_one_level_may_be_an_image(self, tmp_path: Path) -> None:
+        picture = draw_region(1, finding="late", size=256)
+        write_pyramid(
+            tmp_path / "a.tiff", (256, 256), lambda x, y, w, h: picture[y : y + h, x : x + w], mpp=None, levels=1
+        )
+        table = table_of(tmp_path / "cases.csv", [{"path": "a.tiff", "subject": "R1", "disease": 1}])
+        study = skin_study(table, tiles=None, targets=NUMBER)
+        assert not slides.has_tiles(cut(study, None))
+
+    def test_all_problems_are_told_at_once(self, skin: Path, tmp_path: Path) -> None:
+        good = skin.parent / pd.read_csv(skin)["path"].iloc[0]
+        data = good.read_bytes()
+        (tmp_path / "short.svs").write_bytes(data[: len(data) * 2 // 3])
+        white(tmp_path / "glass.tiff")
+        silent = tmp_path / "silent.tiff"
+        picture = draw_region(1, finding="late", size=512)
+        write_pyramid(silent, (512, 512), lambda x, y, w, h: picture[y : y + h, x : x + w], mpp=None)
+        names = ["short.svs", "glass.tiff", "silent.tiff", str(good)]
+        rows = [{"path": name, "subject": f"S{i}", "disease": i % 2} for i, name in enumerate(names)]
+        study = skin_study(table_of(tmp_path / "cases.csv", rows), targets=NUMBER)
+        with pytest.raises(ImageError) as caught:
+            cut(study, tmp_path / "slides")
+        first, *lines = str(caught.value).splitlines()
+        assert first == "3 of 4 slides cannot be cut into tiles. The plans of the others are kept."
+        for name, said in zip(names, ["cut short", "there is no tissue", "assume_mpp"], strict=False):
+            assert sum(name in line and said in line for line in lines) == 1
+        assert len(list((tmp_path / "slides").glob("*.npz"))) == 1
+        assumed = skin_study(
+            table_of(tmp_path / "cases.csv", rows[2:]),
+            targets=NUMBER,
+            tiles={"mpp": 4.0, "assume_mpp": 2.0},
+        )
+        notes = cut(assumed, tmp_path / "slides").notes
+        assert any("1 of 2 slides (silent.tiff): " in note for note in notes)
+
+    def test_a_folder_is_no_slide(self, skin: Path, tmp_path: Path) -> None:
+        (tmp_path / "slide.svs").mkdir()
+        table = table_of(tmp_path / "cases.csv", [{"path": "slide.svs", "subject": "A", "disease": 1}])
+        with pytest.raises(CohortError, match=r"slide\.svs is a folder"):
+            read_cohort(skin_study(table, targets=NUMBER))
+
+    def test_a_slide_damaged_within_is_told_once(
+        self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        study = skin_study(skin)
+        cohort, tile = cut(study, tmp_path / "slides"), pieces.SlideReader.tile
+        bad = Path(cohort.images["path"].iloc[0])
+
+        def damaged(self: pieces.SlideReader, piece: pieces.SlideTile, preparation: Any) -> np.ndarray:
+            if piece.path == bad:
+                raise ImageError(f"{piece.path}: these pixels cannot be decoded.")
+            return tile(self, piece, preparation)
+
+        monkeypatch.setattr(pieces.SlideReader, "tile", damaged)
+        with pytest.raises(ImageError) as caught:
+            prepare(study, cohort, RunFolder(tmp_path), Silent())
+        lines = str(caught.value).splitlines()
+        assert lines[0] == "6 of 72 tiles cannot be read. The other tiles are kept for the next run."
+        assert lines[1:] == [f"  {bad}: these pixels cannot be decoded. The same applies to 5 more of its tiles."]
+
+    def test_a_column_of_ours_is_refused(self, skin: Path, tmp_path: Path) -> None:
+        table = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]], tile_x="1")
+        table.to_csv(tmp_path / "cases.csv", index=False)
+        with pytest.raises(CohortError, match="tile_x is a reserved column name"):
+            cut(skin_study(tmp_path / "cases.csv"), None)
+
+    @pytest.mark.parametrize(
+        ("tiles", "said"),
+        [
+            ({"mpp": 1.0, "level": 1}, "tiles: mpp and level are stated"),
+            ({"mpp": 0}, r"tiles\.mpp: .*above 0"),
+            ({"min_tissue": 1.5}, r"tiles\.min_tissue: .*at most 1"),
+            ({"overlapp": 0.5}, "Did you mean 'overlap'"),
+        ],
+    )
+    def test_what_no_slide_can_be_cut_by(self, skin: Path, tiles: dict[str, Any], said: str) -> None:
+        with pytest.raises(StudyError, match=said):
+            skin_study(skin, tiles=tiles)
+
+
+def test_one_slide_under_two_subjects_stops_the_run(skin: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]])
+    shutil.copy(rows["path"].iloc[0], tmp_path / "copy.tiff")
+    again = rows.iloc[[0]].assign(path=str(tmp_path / "copy.tiff"), subject="B9999")
+    pd.concat([rows, again]).to_csv(tmp_path / "cases.csv", index=False)
+    study, folder = skin_study(tmp_path / "cases.csv"), tmp_path / "run"
+    cohort = read(study, RunFolder(folder), Silent())
+    tiles = prepare(study, cohort, RunFolder(folder), Silent())
+    splits = split(study, cohort, RunFolder(folder), Silent())
+    with pytest.raises(AuditError, match="same picture under two subjects"):
+        audit(study, cohort, tiles, splits, RunFolder(folder), Silent())
+    found = json.loads((folder / "audit.json").read_text())["findings"]
+    twins = next(one for one in found if one["id"] == "twins-across-subjects")
+    assert twins["figures"]["pairs"] == 1
+    assert sorted(twins["pairs"][0]) == sorted([rows["path"].iloc[0], str(tmp_path / "copy.tiff")])
+
+
+def test_slides_elsewhere_are_cut_too(skin: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]])
+    subjects = sorted(set(rows["subject"]))
+    rows[rows["subject"].isin(subjects[:4])].to_csv(tmp_path / "ours.csv", index=False)
+    rows[rows["subject"].isin(subjects[4:])].to_csv(tmp_path / "theirs.csv", index=False)
+    study = skin_study(tmp_path / "ours.csv", external={"cohort": tmp_path / "theirs.csv", "name": "elsewhere"})
+    cohort = cut(study, tmp_path / "slides")
+    store = prepare(study, cohort, RunFolder(tmp_path), Silent())
+    external = prepare_external(study, cohort, store, RunFolder(tmp_path), Silent())
+    assert len(external.cohort.panels) == len(external.store) == 2 * 2 * 6
+    assert set(external.cohort.images["subject"]) == {f"elsewhere:{name}" for name in subjects[4:]}
+    ours = study.external.model_copy(update={"cohort": tmp_path / "ours.csv", "subjects": "distinct"})
+    again = study.model_copy(update={"external": ours})
+    with pytest.raises(CohortError, match="in the cohort to be tested on"):
+        prepare_external(again, cohort, store, RunFolder(tmp_path), Silent())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("fake.svs", b"\xff\xd8\xff\xe0" + bytes(600), "this is a JPEG, PNG or WebP, not a slide"),
+        ("empty.svs", b"", "the file is empty"),
+        ("empty.tiff", b"", "the file is empty"),
+        ("text.ndpi", b"hello", "this is a text file, not a slide"),
+        ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(600), "the files next to this .mrxs are missing"),
+        ("half.tiff", b"", "cut short"),
+    ],
+)
+def test_what_is_only_named_like_a_slide_is_never_taken_whole(
+    skin: Path, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    good = skin.parent / pd.read_csv(skin)["path"].iloc[0]
+    data = good.read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2] if said == "cut short" else content)
+    rows = [{"path": path, "subject": f"S{i}", "disease": i} for i, path in enumerate([name, str(good)])]
+    study = skin_study(table_of(tmp_path / "cases.csv", rows), targets=NUMBER)
+    with pytest.raises(ImageError, match=r"1 of 2 slides cannot be cut") as caught:
+        cut(study, None)
+    assert said in str(caught.value)
+
+
+def test_images_among_slides_are_named(skin: Path, tmp_path: Path) -> None:
+    good = skin.parent / pd.read_csv(skin)["path"].iloc[0]
+    Image.fromarray(draw_region(1, finding="late", size=96)).save(tmp_path / "region.png")
+    rows = [{"path": path, "subject": f"S{i}", "disease": i} for i, path in enumerate(["region.png", str(good)])]
+    notes = cut(skin_study(table_of(tmp_path / "cases.csv", rows), targets=NUMBER), None).notes
+    assert "1 row names no slide but images (region.png), which are used whole, as one tile each." in notes
+
+
+def test_copies_of_cases_with_many_tiles_are_refused_before_training(skin: Path) -> None:
+    recipe = {**SMALL["recipe"], "schedule": "cosine", "early_stopping": {"monitor": "none"}, "phases": [{"epochs": 1}]}
+    recipe.pop("epochs")
+    panels = {"by": "case", "grid": "2x2", "offline_copies": 2, "flip": "both"}
+    with pytest.raises(
+        CohortError, match=r"6 of 6 panels \(by: case\) have more tiles than the 4 .* with 12: .*by: image"
+    ):
+        read(skin_study(skin, panels=panels, recipe=recipe), None, Silent())

@@ -1,0 +1,588 @@
+"""Slides: what they say about themselves, their pixels, planned tiles, and every way to be no slide."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import re
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from casewise.errors import CasewiseError, ImageError, StudyError
+from casewise.modalities.store.pixels import LANCZOS
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store_builder import Budget, prepare
+from casewise.plugins.phantoms.slides.pyramid import write_pyramid
+from casewise.plugins.slides import cohort as cohort_slides
+from casewise.plugins.slides import plans as slide_plans
+from casewise.plugins.slides import reader as slides
+from casewise.plugins.slides import tiles as slide_tiles
+from casewise.plugins.slides import wsi_tile as pieces
+from casewise.plugins.slides.companion_files import files_beside
+from casewise.plugins.slides.notes import notes_of
+from casewise.plugins.slides.reader import Slide, is_slide, slide_facts
+from casewise.plugins.slides.tiles import TilePlan, plan_tiles
+from casewise.plugins.slides.tissue_mask import read_thumbnail
+from tests.slide_tiles import read_tiles
+
+pytest.importorskip("openslide", reason="the package that reads slides is optional")
+
+WIDTH, HEIGHT = 1024, 768
+APERIO = "Aperio Image Library\r\n1024x768 |AppMag = {power}|MPP = {mpp}"
+
+
+def scene(width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """Pink tissue, smoothly uneven and without symmetry, on white glass: two pieces, the left one larger."""
+    picture = np.full((height, width, 3), 245, np.uint8)
+    cells = np.random.default_rng(1).integers(0, 90, (9, 12, 3), dtype=np.uint8)
+    tissue = cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC) // 2 + np.array([190, 70, 130], np.uint8)
+    where = np.zeros((height, width), np.uint8)
+    cv2.rectangle(where, (width // 16, height // 6), (width // 2, height * 5 // 6), 1, -1)
+    cv2.circle(where, (width * 3 // 4, height // 2), height // 5, 1, -1)
+    picture[where > 0] = tissue[where > 0]
+    return picture
+
+
+def write(path: Path, picture: np.ndarray | None = None, **options: Any) -> Path:
+    """Write a picture as a pyramid of three levels at half a micron."""
+    shown = scene() if picture is None else picture
+    settings: dict[str, Any] = {"mpp": 0.5, "quality": 95} | options
+    size = shown.shape[1], shown.shape[0]
+    write_pyramid(path, size, lambda x, y, w, h: np.ascontiguousarray(shown[y : y + h, x : x + w]), **settings)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("slides") / "a.tiff")
+
+
+@pytest.fixture(scope="module")
+def aperio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("aperio")
+    return write(folder / "a.svs", description=APERIO.format(power=20, mpp=0.5), mpp=None)
+
+
+@pytest.fixture(scope="module")
+def nameless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide that says nothing of its resolution, and has one level."""
+    return write(tmp_path_factory.mktemp("nameless") / "a.tiff", mpp=None, levels=1)
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean absolute difference in grey levels of images of the same shape."""
+    assert one.shape == other.shape
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
+
+
+def test_facts(pyramid: Path, aperio: Path, nameless: Path) -> None:
+    facts = slide_facts(pyramid)
+    assert (facts.width, facts.height, facts.vendor) == (WIDTH, HEIGHT, "generic-tiff")
+    assert facts.levels == ((1024, 768, 1.0), (256, 192, 4.0), (64, 48, 16.0))
+    assert facts.mpp == pytest.approx(0.5)
+    assert facts.magnification is None
+    assert facts.bytes == pyramid.stat().st_size
+    assert facts.notes == ()
+    facts = slide_facts(aperio)
+    assert (facts.vendor, facts.mpp, facts.magnification) == ("aperio", 0.5, 20.0)
+    facts = slide_facts(nameless)
+    assert (facts.mpp, facts.magnification, len(facts.levels)) == (None, None, 1)
+
+
+def test_a_resolution_of_print_counts_as_missing(tmp_path: Path) -> None:
+    facts = slide_facts(write(tmp_path / "a.tiff", mpp=352.8, levels=1))
+    assert facts.mpp is None
+    assert "352.8 µm per pixel" in facts.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "mpp", "noted"), [("0.5", "0.52", 0.51, False), ("0.5", "0.6", 0.55, True), ("0.25", "", 0.25, False)]
+)
+def test_microns_are_the_mean_of_both_directions(x: str, y: str, mpp: float, noted: bool) -> None:
+    said = {"openslide.mpp-x": x, "openslide.mpp-y": y, "openslide.objective-power": "nonsense"}
+    handle = SimpleNamespace(properties=said, level_dimensions=((9, 8),), level_downsamples=(1.0,), dimensions=(9, 8))
+    facts = slides._facts(handle, 1)
+    assert facts.mpp == pytest.approx(mpp)
+    assert facts.magnification is None
+    assert bool(facts.notes) == noted
+
+
+def test_a_slide_is_told_by_its_content(pyramid: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "a.dat"
+    renamed.write_bytes(pyramid.read_bytes())
+    (tmp_path / "cut.svs").write_bytes(pyramid.read_bytes()[:-300])
+    assert is_slide(pyramid)
+    assert is_slide(renamed)
+    assert is_slide(tmp_path / "cut.svs")
+    for name in ("a.jpg", "b.svs", "a.png", "plain.tiff"):
+        Image.new("RGB", (300, 300)).save(tmp_path / name, format="JPEG" if name == "b.svs" else None)
+        assert not is_slide(tmp_path / name)
+    (tmp_path / "text.svs").write_text("path,subject\n")
+    assert not any(is_slide(path) for path in (tmp_path / "text.svs", tmp_path, tmp_path / "missing.svs"))
+
+
+def test_without_the_package_it_says_what_to_install(
+    pyramid: Path, aperio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name.startswith("openslide"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    for read in (lambda: slide_facts(pyramid), lambda: is_slide(pyramid), lambda: is_slide(aperio)):
+        with pytest.raises(CasewiseError, match=r"pip install 'casewise\[slides\]'"):
+            read()
+    for name in ("a.jpg", "plain.tiff"):
+        Image.new("RGB", (30, 30)).save(tmp_path / name)
+        assert not is_slide(tmp_path / name)
+
+
+BAD: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
+    "folder": (lambda path, _: path.mkdir(), "this is a folder"),
+    "missing": (lambda path, data: path.with_name("a.svz").write_bytes(data), r"no such file\. Did you mean 'a\.svz'"),
+    "empty": (lambda path, _: path.write_bytes(b""), "0 bytes"),
+    "text": (lambda path, _: path.write_text("path,subject\n" * 9), "a text file, not a slide"),
+    "photograph": (lambda path, _: Image.new("RGB", (9, 9)).save(path, "JPEG"), "a JPEG, PNG or WebP, not a slide"),
+    "plain TIFF": (lambda path, _: Image.new("RGB", (9, 9)).save(path, "TIFF"), "this TIFF is not a slide"),
+    "half": (lambda path, data: path.write_bytes(data[: len(data) // 2]), "cut short .* its directory 1 is at"),
+    "nearly whole": (lambda path, data: path.write_bytes(data[:-20]), "cut short .* its directory 3 is at"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_slide_is_named(pyramid: Path, tmp_path: Path, name: str) -> None:
+    make, message = BAD[name]
+    make(tmp_path / "a.svs", pyramid.read_bytes())
+    with pytest.raises(ImageError, match=message) as caught:
+        slide_facts(tmp_path / "a.svs")
+    assert str(tmp_path / "a.svs") in str(caught.value)
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"The folder .*nowhere does not exist"):
+        slide_facts(tmp_path / "nowhere" / "a.svs")
+
+
+def test_damage_is_found_while_reading_and_placed(pyramid: Path, tmp_path: Path) -> None:
+    data = bytearray(pyramid.read_bytes())
+    # The second tile of level 0.
+    at = data.index(b"\xff\xd8\xff", data.index(b"\xff\xd8\xff") + 9)
+    data[at : at + 400] = bytes(400)
+    path = tmp_path / "a.tiff"
+    path.write_bytes(data)
+    assert slide_facts(path).width == WIDTH
+    read = read_tiles(path, np.array([[0, 0, 128], [128, 0, 128], [256, 0, 128]]), side=128)
+    assert next(read).shape == next(read).shape == (3, 128, 128)
+    with pytest.raises(ImageError, match=r"a\.tiff: 128 x 128 pixels at x 256, y 0 of level 0 .* copy it again"):
+        next(read)
+
+
+def test_a_region_read_in_blocks_is_the_region(pyramid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Slide(pyramid) as slide:
+        for factor, box in ((1, (10, 20, 700, 500)), (6, (12, 30, 700, 500)), (4, (0, 0, WIDTH, HEIGHT))):
+            whole = slide.region(0, box)
+            monkeypatch.setattr(slides, "BLOCK", 150)
+            assert np.array_equal(slide.reduced(0, box, factor), whole.reduce(factor) if factor > 1 else whole)
+            monkeypatch.undo()
+
+
+def test_no_read_is_larger_than_a_block_however_large_the_slide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = np.full((9, 9, 3), 200, np.uint8)
+    path = tmp_path / "a.tiff"
+    write_pyramid(path, (6000, 3000), lambda x, y, w, h: cv2.resize(flat, (w, h)), mpp=0.5, levels=1)
+    boxes: list[tuple[int, int, int, int]] = []
+    real = Slide.region
+    monkeypatch.setattr(Slide, "region", lambda self, level, box: boxes.append(box) or real(self, level, box))
+    with Slide(path) as slide:
+        picture, seen, downsample = read_thumbnail(slide)
+        assert slide.memory < 300 * 2**20
+    assert picture.shape == (500, 1000, 3)
+    assert (seen.shape, downsample) == ((500, 1000), 6.0)
+    assert seen.all()
+    assert len(list(read_tiles(path, np.array([[0, 0, 3000], [2999, 0, 3000]]), side=64))) == 2
+    assert max(max(width, height) for _, _, width, height in boxes) <= slides.BLOCK
+    # Nothing is read twice: the thumbnail and twice half of the slide.
+    assert sum(width * height for _, _, width, height in boxes) == 2 * 6000 * 3000
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"side": 4}, "side must be a whole number from 8 to 4096, not 4"),
+        ({"side": 64.0}, "side must be a whole number"),
+        ({"mpp": 0}, "mpp must be a number above 0, not 0"),
+        ({"magnification": "20x"}, "magnification must be a number above 0, not '20x'"),
+        ({"level": -1}, "level must be a whole number of at least 0, not -1"),
+        ({"max_tiles": 0}, "max_tiles must be a whole number of at least 1, not 0"),
+        ({"min_tissue": 1.5}, "min_tissue must be a share from 0 to 1, not 1.5"),
+        ({"overlap": 1}, "overlap must be a share from 0 to 0.9, not 1"),
+        ({"assume_mpp": float("nan")}, "assume_mpp must be a number above 0"),
+        ({"mpp": 1, "magnification": 10}, "mpp and magnification are stated, but a tile has one resolution"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        TilePlan(**values)
+
+
+@pytest.mark.parametrize(
+    ("plan", "slide", "span", "note"),
+    [
+        (TilePlan(side=64), "aperio", 64, ""),
+        (TilePlan(side=64, mpp=2.0), "aperio", 256, ""),
+        (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level has 1 µm per pixel; level 0 is read and reduced by 2.00"),
+        (
+            TilePlan(side=64, mpp=0.25),
+            "aperio",
+            32,
+            "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00",
+        ),
+        (TilePlan(side=64, magnification=5), "aperio", 256, ""),
+        (TilePlan(side=64, magnification=4), "aperio", 320, "no level has 4x; level 1 is read and reduced by 1.25"),
+        (TilePlan(side=64, level=1), "aperio", 256, ""),
+        (TilePlan(side=8, level=3), "aperio", 128, "no level 3; level 2, the coarsest, is used"),
+        (TilePlan(side=16, level=2), "nameless", 16, "no level 2; level 0, the coarsest, is used"),
+        (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25, as stated in the study, is assumed"),
+        (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
+    ],
+)
+def test_the_resolution_decides_the_side(
+    plan: TilePlan, slide: str, span: int, note: str, request: pytest.FixtureRequest
+) -> None:
+    planned = plan_tiles(request.getfixturevalue(slide), plan)
+    assert set(planned.boxes[:, 2]) == {span}
+    if note:
+        assert re.search(note, " ".join(planned.notes))
+    else:
+        assert planned.notes == ()
+
+
+def test_a_resolution_that_is_not_said_is_never_guessed(nameless: Path, pyramid: Path, tmp_path: Path) -> None:
+    bare = write(tmp_path / "a.svs", description="Aperio Image Library\r\n1x1 |AppMag = 20", mpp=None)
+    facts = slide_facts(bare)
+    assert (facts.mpp, facts.magnification) == (None, 20.0)
+    with pytest.raises(ImageError, match=r"magnification, 20: state `magnification` instead.* `assume_mpp: 0\.5`"):
+        plan_tiles(bare, TilePlan(mpp=1.0))
+    with pytest.raises(ImageError, match=r"State `level` instead.* `assume_mpp: 0\.5`"):
+        plan_tiles(nameless, TilePlan(mpp=1.0))
+    with pytest.raises(ImageError, match=r"states its mpp, 0\.5: state `mpp` instead"):
+        plan_tiles(pyramid, TilePlan(magnification=10))
+    with pytest.raises(ImageError, match="State `level` instead"):
+        plan_tiles(nameless, TilePlan(magnification=10))
+
+
+def test_tiles_lie_on_the_tissue_in_raster_order(pyramid: Path) -> None:
+    planned = plan_tiles(pyramid, TilePlan(side=32, min_tissue=0.8))
+    boxes = planned.boxes
+    assert boxes.dtype == np.int64
+    assert len(planned) == planned.candidates == len(boxes) == len(planned.shares)
+    assert boxes.tolist() == sorted(boxes.tolist(), key=lambda box: (box[1], box[0]))
+    assert (boxes[:, :2] % 32 == 0).all()
+    assert (planned.shares >= 0.8).all()
+    picture = scene()
+    white = [(picture[y : y + s, x : x + s] > 240).all(axis=2).mean() for x, y, s in boxes.tolist()]
+    assert max(white) < 0.3
+    # Most of the tissue is on them.
+    assert len(boxes) * 32 * 32 > 0.85 * (picture < 240).any(axis=2).sum()
+    assert planned.mask.shape == (HEIGHT, WIDTH)
+    assert planned.downsample == 1.0
+
+
+def test_overlap_moves_the_tiles_together(pyramid: Path) -> None:
+    apart, close = (plan_tiles(pyramid, TilePlan(side=64, min_tissue=0, overlap=share)) for share in (0.0, 0.5))
+    assert len(apart) == 16 * 12
+    assert len(close) == 31 * 23
+    assert np.unique(np.diff(np.unique(close.boxes[:, 0]))) == [32]
+    assert (close.boxes[:, :2].max(axis=0) + 64 == (WIDTH, HEIGHT)).all()
+
+
+def test_at_most_so_many_are_spread_over_the_tissue(pyramid: Path) -> None:
+    every = plan_tiles(pyramid, TilePlan(side=32))
+    some = plan_tiles(pyramid, TilePlan(side=32, max_tiles=40))
+    assert len(some) == 40
+    assert some.candidates == len(every)
+    assert {tuple(box) for box in some.boxes} <= {tuple(box) for box in every.boxes}
+    assert np.array_equal(some.boxes, plan_tiles(pyramid, TilePlan(side=32, max_tiles=40)).boxes)
+    # In each part of the slide as many as its share of the tissue, within the rounding of a few runs of the curve.
+    for axis, middle in ((0, WIDTH // 2), (0, WIDTH // 4), (1, HEIGHT // 2)):
+        expected = (every.boxes[:, axis] < middle).mean()
+        assert (some.boxes[:, axis] < middle).mean() == pytest.approx(expected, abs=0.08)
+    assert len(plan_tiles(pyramid, TilePlan(side=32, max_tiles=10**6))) == len(every)
+
+
+def test_a_slide_without_tissue_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(240, 248, (600, 800, 3), dtype=np.uint8)
+    path = write(tmp_path / "empty.tiff", noise)
+    with pytest.raises(ImageError, match=r"empty\.tiff: there is no tissue on this slide\. Leave it out"):
+        plan_tiles(path, TilePlan(side=64))
+    assert len(plan_tiles(path, TilePlan(side=64, min_tissue=0))) == 12 * 9
+
+
+def test_a_slide_smaller_than_a_tile_is_refused(pyramid: Path) -> None:
+    with pytest.raises(ImageError, match=r"a tile of 128 px at 4 µm .* 1,024 px wide .* \(1,024 x 768\)"):
+        plan_tiles(pyramid, TilePlan(mpp=4.0))
+
+
+def test_tiles_of_a_level_are_its_pixels(pyramid: Path) -> None:
+    for level, times in ((0, 1), (1, 4)):
+        boxes = np.array([[0, 0, 64], [40, 80, 64], [136, 64, 64]]) * times
+        with Slide(pyramid) as slide:
+            stored = [
+                slide.region(level, (x // times, y // times, 64, 64)).convert("RGB") for x, y, _ in boxes.tolist()
+            ]
+        for tile, expected in zip(read_tiles(pyramid, boxes, side=64), stored, strict=True):
+            assert tile.dtype == np.uint8
+            assert np.array_equal(tile, np.asarray(expected).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("span", [40, 64, 97, 128, 256, 300, 511])
+def test_tiles_of_any_resolution_lie_where_they_should(pyramid: Path, span: int) -> None:
+    picture = Image.fromarray(scene())
+    boxes = np.array([[64, 130, span], [101, 203, span]])
+    for (x, y, _), tile in zip(boxes.tolist(), read_tiles(pyramid, boxes, side=64), strict=True):
+        expected = picture.resize((64, 64), LANCZOS, box=(x, y, x + span, y + span))
+        assert difference(tile.transpose(1, 2, 0), np.asarray(expected)) < 1.5
+
+
+def test_channels_and_what_lies_outside(pyramid: Path) -> None:
+    tile = next(read_tiles(pyramid, np.array([[WIDTH - 32, 0, 64]]), side=64))
+    assert (tile[:, :, 33:] == 255).all()
+    assert tile[:, :, :30].max() < 255
+    grey = next(read_tiles(pyramid, np.array([[100, 300, 64]]), side=32, channels="grey"))
+    assert grey.shape == (1, 32, 32)
+
+
+def exchanged() -> ImageCms.ImageCmsProfile:
+    """An RGB profile in which the first channel is sRGB's green, and the second its red."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for entry in range(132, 132 + 12 * struct.unpack(">I", data[128:132])[0], 12):
+        name = bytes(data[entry : entry + 4])
+        if name in {b"rXYZ", b"gXYZ"}:
+            data[entry : entry + 4] = b"gXYZ" if name == b"rXYZ" else b"rXYZ"
+    renamed = bytes(data).replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
+    return ImageCms.ImageCmsProfile(io.BytesIO(renamed))
+
+
+def test_a_colour_profile_is_applied(pyramid: Path) -> None:
+    image = Image.new("RGB", (4, 4), (220, 30, 40))
+    with Slide(pyramid) as slide:
+        assert slide.in_srgb(image).getpixel((0, 0)) == (220, 30, 40)
+    with Slide(pyramid) as slide:
+        handle, slide._slide = slide._slide, SimpleNamespace(color_profile=exchanged())
+        assert np.abs(np.asarray(slide.in_srgb(image)).astype(int) - (30, 220, 40)).max() <= 3
+        slide._slide = handle
+
+
+def test_real_slides(shared: Path) -> None:
+    facts = slide_facts(shared / "data/wsi/CMU-1-Small-Region.svs")
+    assert (facts.width, facts.height, facts.mpp, facts.magnification) == (2220, 2967, 0.499, 20.0)
+    assert facts.vendor == "aperio"
+    facts = slide_facts(shared / "data/wsi/test3-DAPI.ndpi")
+    assert (facts.vendor, facts.magnification, len(facts.levels)) == ("hamamatsu", 40.0, 7)
+    facts = slide_facts(shared / "data/wsi/openslide-boxes.tiff")
+    assert facts.mpp is None
+    assert "352.8" in facts.notes[0]
+    assert not is_slide(shared / "data/wsi/balnmp_351899_2.jpg")
+
+
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "test3-DAPI.ndpi"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_real_slides_cut_short(shared: Path, tmp_path: Path, name: str, share: float) -> None:
+    data = (shared / "data/wsi" / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: int(len(data) * share)])
+    assert is_slide(tmp_path / name)
+    with pytest.raises(ImageError, match="the slide is cut short"):
+        slide_facts(tmp_path / name)
+
+
+def test_real_tiles(shared: Path) -> None:
+    path = shared / "data/wsi/CMU-1-Small-Region.svs"
+    planned = plan_tiles(path, TilePlan(mpp=1.0))
+    assert set(planned.boxes[:, 2]) == {257}
+    assert 24 <= len(planned) <= 30
+    tiles = np.stack(list(read_tiles(path, planned.boxes, side=128)))
+    assert tiles.shape == (len(planned), 3, 128, 128)
+    # Stained tissue: less green than red and blue, everywhere.
+    mean = tiles.mean(axis=(2, 3))
+    assert (mean[:, 1] < mean[:, 0]).all()
+    assert (mean[:, 1] < mean[:, 2]).all()
+
+
+def test_a_level_without_room_for_a_tile_is_refused_with_the_levels_there_are(pyramid: Path) -> None:
+    levels = r"0 of 1,024 x 768, 1 of 256 x 192, 2 of 64 x 48 px"
+    with pytest.raises(ImageError, match=rf"64 px at level 2 \(its levels are {levels}\) is 1,024 px wide"):
+        plan_tiles(pyramid, TilePlan(side=64, level=2))
+    with pytest.raises(
+        ImageError, match=rf"at level 2, the nearest to level 9 that it has \(its levels are {levels}\)"
+    ):
+        plan_tiles(pyramid, TilePlan(side=64, level=9, min_tissue=0))
+
+
+class TestSlidesOfSeveralFiles:
+    """Their names, times and contents; what OpenSlide makes of them is not of interest here."""
+
+    @staticmethod
+    def made(folder: Path, kind: str, data: bytes = b"pixels") -> tuple[Path, Path]:
+        """The file that is named, and one that holds pixels."""
+        folder.mkdir(exist_ok=True)
+        if kind == "mrxs":
+            (folder / "a").mkdir(exist_ok=True)
+            named, beside = folder / "a.mrxs", folder / "a" / "Data0000.dat"
+            named.write_bytes(b"a preview")
+        elif kind == "vms":
+            named, beside = folder / "a.vms", folder / "other_0_0.jpg"
+            named.write_text("[Virtual Microscope Specimen]\r\nNoLayers=1\r\nImageFile=other_0_0.jpg\r\n")
+        else:
+            named, beside = folder / "1.dcm", folder / "2.dcm"
+            named.write_bytes(bytes(128) + b"DICM" + b"..1.2.840.10008.5.1.4.1.1.77.1.6..")
+        beside.write_bytes(data)
+        return named, beside
+
+    @pytest.mark.parametrize("kind", ["mrxs", "vms", "dcm"])
+    def test_a_replaced_file_is_another_plan_and_other_tiles(self, tmp_path: Path, kind: str) -> None:
+        named, beside = self.made(tmp_path, kind)
+        assert files_beside(named) == [beside]
+        plan, piece = slide_plans.name_of(named, TilePlan()), pieces.SlideTile(named, 0, 0, 64)
+        assert plan == slide_plans.name_of(named, TilePlan())
+        beside.write_bytes(b"other pixels")
+        assert plan != slide_plans.name_of(named, TilePlan())
+        assert str(piece) != str(pieces.SlideTile(named, 0, 0, 64))
+
+    @pytest.mark.parametrize("kind", ["mrxs", "vms", "dcm"])
+    def test_equal_named_files_are_told_apart_by_the_others(self, tmp_path: Path, kind: str) -> None:
+        one, other, copy = (self.made(tmp_path / n, kind, d)[0] for n, d in zip("abc", (b"1", b"2", b"1"), strict=True))
+        hashes = [pieces.SlideReader().sha256(pieces.SlideTile(path, 0, 0, 64)) for path in (one, other, copy)]
+        assert one.read_bytes() == other.read_bytes()
+        assert hashes[0] != hashes[1]
+        assert hashes[0] == hashes[2]
+
+    def test_a_slide_that_is_one_file_has_none(self, pyramid: Path, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        for name in ("a.svs", "a.tiff", "b.dcm", "c.mrxs", "a/a.dat"):
+            (tmp_path / name).write_bytes(b"x" * 200)
+        (tmp_path / "loop.vms").write_text("A=loop.vms\nB=../a.svs\nC=a\nD=missing.jpg\n")
+        for name in ("a.svs", "a.tiff", "b.dcm", "c.mrxs", "loop.vms", "missing.vms"):
+            assert files_beside(tmp_path / name) == []
+        assert str(pieces.SlideTile(pyramid, 1, 2, 3)) == f"{pyramid} [1, 2, 3]"
+
+    def test_tiles_of_a_replaced_file_are_read_anew(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        named, beside = self.made(tmp_path / "slide", "mrxs", bytes([7]))
+
+        def tile(_: pieces.SlideReader, piece: pieces.SlideTile, preparation: Preparation) -> np.ndarray:
+            return np.full(preparation.shape, beside.read_bytes()[0], np.uint8)
+
+        monkeypatch.setattr(pieces.SlideReader, "tile", tile)
+        for value in (7, 8):
+            beside.write_bytes(bytes([value]))
+            store = prepare([pieces.SlideTile(named, 0, 0, 64)], Preparation(size=8), tmp_path / "tiles")
+            assert set(np.unique(store.tiles)) == {value}
+
+
+def test_a_slide_replaced_while_it_is_planned_is_planned_anew(
+    pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, plan, kept = tmp_path / "a.tiff", TilePlan(side=64), tmp_path / "kept"
+    path.write_bytes(pyramid.read_bytes())
+    kept.mkdir()
+
+    def replaced(*given: Any) -> Any:
+        planned = plan_tiles(*given)
+        write(path, scene()[:, ::-1])
+        return planned
+
+    monkeypatch.setattr(slide_tiles, "plan_tiles", replaced)
+    first = cohort_slides._plan(path, plan, kept, Budget(2**30))
+    assert first is not None
+    assert slide_plans.find(path, plan, kept) is None
+    monkeypatch.undo()
+    second = cohort_slides._plan(path, plan, kept, Budget(2**30))
+    assert second is not None
+    assert not np.array_equal(first.mask, second.mask)
+
+
+def test_slides_planned_at_the_same_time_share_a_bounded_memory(
+    pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{n}.tiff" for n in range(6)]
+    for path in paths:
+        path.write_bytes(pyramid.read_bytes())
+    large = slides.MOST_CACHE + 16 * slides.BLOCK**2
+    held: list[int] = []
+    most, lock, real = [0], threading.Lock(), slide_tiles.read_thumbnail
+    two = threading.Barrier(2)
+
+    def told(slide: Slide) -> Any:
+        with lock:
+            held.append(large)
+            most[0] = max(most[0], sum(held))
+        two.wait(120)  # two are planned at the same time
+        found = real(slide)
+        with lock:
+            held.pop()
+        return found
+
+    monkeypatch.setattr(Slide, "memory", large)
+    monkeypatch.setattr(slide_tiles, "read_thumbnail", told)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    assert all(cohort_slides._planned(paths, TilePlan(side=64), None, lambda _: None))
+    # Two of the largest there are, and no third.
+    assert most[0] == 2 * large < 500 * 10**6
+
+
+def test_a_slide_that_is_closed_twice_gives_its_memory_back_once(
+    pyramid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Slide] = []
+    with Slide(pyramid) as slide:
+        close = slide._slide.close
+        monkeypatch.setattr(slide._slide, "close", lambda: closed.append(slide) or close())
+        slide.close()
+    assert closed == [slide]
+
+
+class TestNotes:
+    @staticmethod
+    def planned(path: str, *notes: str, boxes: int = 9) -> Any:
+        return SimpleNamespace(path=Path(path), notes=notes, candidates=boxes + 5, boxes=range(boxes))
+
+    def of(self, *given: Any) -> list[str]:
+        class Sized(SimpleNamespace):
+            def __len__(self) -> int:
+                return len(self.boxes)
+
+        return notes_of([Sized(**vars(one)) for one in given], TilePlan(mpp=2.0, max_tiles=5))
+
+    def test_names_that_repeat_stand_with_their_folder(self) -> None:
+        note = "no level has 2 µm per pixel; level 0 is read and reduced by 2.00"
+        notes = self.of(*(self.planned(path, note) for path in ("/d/A/1.tiff", "/d/B/1.tiff", "/d/B/2.tiff")))
+        assert f"3 of 3 slides (A/1.tiff, B/1.tiff, 2.tiff): {note}." in notes
+
+    def test_another_level_is_another_note_and_another_factor_is_not(self) -> None:
+        said = "no level has 2 µm per pixel; level {} is read and reduced by {}"
+        given = [("a", 0, "4.01"), ("b", 1, "1.01"), ("c", 0, "4.02"), ("d", 12, "1.10")]
+        notes = self.of(*(self.planned(path, said.format(level, by)) for path, level, by in given))
+        assert f"2 of 4 slides (a, c): {said.format(0, '4.01')} (numbers differ)." in notes
+        assert f"1 of 4 slides (b): {said.format(1, '1.01')}." in notes
+        assert f"1 of 4 slides (d): {said.format(12, '1.10')}." in notes
+
+    def test_one_slide_has_and_gives(self) -> None:
+        one, two = self.planned("a", boxes=9), self.planned("b", boxes=2)
+        two.candidates = 2
+        notes = self.of(one, two)
+        assert "1 of 2 slides has more tiles than 5, of which an even selection is used." in notes
+        assert "1 of 2 slides gives fewer than 5 tiles: b." in notes
+        assert "2 of 2 slides have more tiles than 5, of which an even selection is used." in self.of(one, one)

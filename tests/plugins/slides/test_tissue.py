@@ -1,0 +1,172 @@
+"""Finding tissue: the threshold, every kind of slide, specks and holes, the tissue of a tile, and the even choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from casewise.plugins.slides.reader import Slide
+from casewise.plugins.slides.tissue_mask import (
+    Tissue,
+    find_tissue,
+    read_thumbnail,
+    spread,
+    tissue_shares,
+    tissue_threshold,
+)
+
+PINK, GLASS = (220, 130, 170), (243, 242, 244)
+
+
+def slide(colour: tuple[int, int, int], glass: tuple[int, int, int], *, noise: float = 2.0) -> tuple[np.ndarray, ...]:
+    """A thumbnail with one disc of tissue, everything scanned, and where the disc is."""
+    picture, disc = np.empty((300, 400, 3)), np.zeros((300, 400), np.uint8)
+    cv2.circle(disc, (150, 140), 90, 1, -1)
+    picture[:] = glass
+    picture[disc > 0] = colour
+    picture += np.random.default_rng(0).normal(0, noise, picture.shape)
+    return np.clip(picture, 0, 255).astype(np.uint8), np.ones((300, 400), bool), disc > 0
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union."""
+    return float((one & other).sum() / (one | other).sum())
+
+
+def between(values: np.ndarray, cut: float) -> float:
+    """The variance between the two parts: what Otsu's threshold makes largest."""
+    above = values > cut
+    if above.all() or not above.any():
+        return 0.0
+    share = above.mean()
+    return float(share * (1 - share) * (values[above].mean() - values[~above].mean()) ** 2)
+
+
+@settings(deadline=None)
+@given(arrays.arrays(np.uint8, st.integers(2, 60)))
+def test_the_threshold_is_otsus(values: np.ndarray) -> None:
+    cut = tissue_threshold(values, 0.0)
+    best = max(between(values, number) for number in range(255))
+    if cut is None:
+        assert best == 0
+    else:
+        assert between(values, cut) == pytest.approx(best, rel=1e-6)
+
+
+def test_two_values_are_divided_between_them_and_noise_is_not() -> None:
+    cut = tissue_threshold(np.array([40] * 30 + [90] * 10, np.uint8))
+    assert cut is not None
+    assert 40 <= cut < 90
+    assert tissue_threshold(np.array([40] * 30 + [50] * 10, np.uint8)) is None
+    assert tissue_threshold(np.array([], np.uint8)) is None
+
+
+@pytest.mark.parametrize(
+    ("colour", "glass", "note"),
+    [
+        (PINK, GLASS, ""),
+        ((236, 215, 226), GLASS, ""),  # pale dermis
+        ((110, 70, 140), (240, 235, 222), ""),  # on yellowed glass
+        ((120, 120, 120), (240, 240, 240), "dark areas count as tissue"),
+        ((10, 20, 190), (0, 0, 4), "brightness"),
+        ((40, 40, 40), (3, 3, 3), "brightness"),
+    ],
+)
+def test_tissue_is_found_on_any_glass(colour: tuple[int, int, int], glass: tuple[int, int, int], note: str) -> None:
+    picture, seen, disc = slide(colour, glass)
+    found = find_tissue(picture, seen, 8.0, mpp=0.5)
+    # In the dark the blur carries light over the edge, by about its own width.
+    assert overlap(found.mask, disc) > (0.83 if note == "brightness" else 0.93)
+    assert found.mask.dtype == np.bool_
+    assert found.share == found.mask.mean()
+    assert (note in found.notes[0]) if note else (found.notes == ())
+
+
+@pytest.mark.parametrize("glass", [GLASS, (200, 200, 200), (3, 3, 3), (250, 247, 236)])
+def test_bare_glass_has_no_tissue(glass: tuple[int, int, int]) -> None:
+    picture, seen, _ = slide(glass, glass)
+    assert not find_tissue(picture, seen, 8.0, mpp=0.5).mask.any()
+
+
+def test_where_no_glass_is_seen_all_is_tissue() -> None:
+    picture, seen, _ = slide((140, 90, 150), (230, 150, 190))
+    found = find_tissue(picture, seen, 8.0)
+    assert found.mask.all()
+    assert "no bare glass" in found.notes[0]
+
+
+def test_what_was_not_scanned_is_no_tissue() -> None:
+    for colour, glass in ((PINK, GLASS), ((0, 0, 90), (0, 0, 3))):
+        picture, seen, disc = slide(colour, glass)
+        seen[:, :150] = False
+        picture[:, :150] = 255
+        found = find_tissue(picture, seen, 8.0)
+        assert not found.mask[:, :150].any()
+        assert overlap(found.mask, disc & seen) > 0.9
+
+
+def test_specks_go_and_small_holes_are_filled() -> None:
+    picture, seen, disc = slide(PINK, GLASS)
+    picture[20:23, 350:353] = PINK
+    picture[140:145, 150:155] = GLASS
+    picture[100:130, 140:170] = GLASS
+    found = find_tissue(picture, seen, 1.0).mask
+    assert not found[10:40, 340:370].any()
+    assert found[142, 152]
+    assert not found[115, 155]
+    disc[100:130, 140:170] = False
+    assert overlap(found, disc) > 0.95
+
+
+@settings(deadline=None)
+@given(arrays.arrays(np.bool_, (6, 7)), st.lists(st.tuples(*[st.integers(0, 16)] * 2, st.integers(1, 8)), min_size=1))
+def test_the_tissue_of_a_box_is_exact(mask: np.ndarray, boxes: list[tuple[int, int, int]]) -> None:
+    whole = np.kron(mask, np.ones((4, 4)))
+    expected = [whole[y : y + side, x : x + side].mean() for x, y, side in boxes]
+    assert tissue_shares(Tissue(mask, 4.0, ()), np.array(boxes)) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.sets(st.tuples(st.integers(0, 40), st.integers(0, 25)), min_size=1, max_size=200), st.integers(1, 60))
+def test_the_choice_is_of_distinct_places_in_order(places: set[tuple[int, int]], most: int) -> None:
+    chosen = spread(np.array(sorted(places)), most)
+    assert len(chosen) == min(most, len(places))
+    assert (np.diff(chosen) > 0).all()
+    assert chosen[0] >= 0
+    assert chosen[-1] < len(places)
+
+
+@pytest.mark.parametrize("most", [1, 4, 16, 64, 256])
+def test_the_choice_is_even(most: int) -> None:
+    rows, columns = np.divmod(np.arange(32 * 32), 32)
+    chosen = spread(np.stack([columns, rows], axis=1), most)
+    side = 32 // round(most**0.5)
+    assert len({(int(columns[i]) // side, int(rows[i]) // side) for i in chosen}) == most
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "note"),
+    [("CMU-1-Small-Region.svs", 0.30, 0.36, ""), ("test3-DAPI.ndpi", 0.65, 0.85, "brightness")],
+)
+def test_tissue_of_real_slides(shared: Path, name: str, low: float, high: float, note: str) -> None:
+    pytest.importorskip("openslide", reason="the package that reads slides is optional")
+    with Slide(shared / "data/wsi" / name) as opened:
+        picture, seen, downsample = read_thumbnail(opened)
+        found = find_tissue(picture, seen, downsample, mpp=opened.facts.mpp)
+    assert max(picture.shape) <= 1024
+    assert low < found.share < high
+    assert note in " ".join(found.notes)
+    height, width = found.mask.shape
+    if note:
+        # Below the tissue the slide is empty.
+        assert not found.mask[int(height * 0.95) :].any()
+    else:
+        # The skin stands in the middle of the lower edge; left of it is glass.
+        assert found.mask[int(height * 0.8), int(width * 0.35) : int(width * 0.6)].mean() > 0.95
+        assert not found.mask[int(height * 0.45) :, : int(width * 0.15)].any()

@@ -1,0 +1,372 @@
+"""Following a run: its training as a table, and what trackers get: everything once, and nothing that identifies."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casewise.errors import StudyError
+from casewise.pipeline.training_table import COLUMNS, epochs_of, following, record_trained
+from casewise.plugins.tracking import plugin, sending
+from casewise.plugins.tracking.sending import TRACKERS, check_packages, send_missing, tensorboard_path, tracking_path
+from casewise.plugins.tracking.study_keys import PACKAGES
+from casewise.plugins.tracking.tensorboard import EVENTS
+from casewise.plugins.tracking.tracker import TrackerError
+from casewise.plugins.tracking.units import RESULTS, Unit, job_unit, job_units, parameters, results_unit
+from casewise.run_folder import RunFolder
+from casewise.study.loading import build_study
+from casewise.study.schema import Study
+
+SECRETS = ("Anna", "P017", "hospital-a", "photo.jpg", "secret-folder")
+HISTORY = [
+    {"epoch": 0, "train_loss": 0.1, "stop_loss": 1 / 3, "lr": 0.01, "train_accuracy": 0.5},
+    {"epoch": 1, "train_loss": 0.05, "stop_loss": 0.25, "lr": 0.005, "train_accuracy": 0.75},
+]
+
+
+class Shown:
+    """Keeps the lines that a step shows."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def line(self, step: str, text: str) -> None:
+        self.lines.append((step, text))
+
+    def bar(self, step: str) -> Any:
+        from casewise.console import Silent
+
+        return Silent().bar(step)
+
+
+def study_with(folder: Path, *trackers: str, **changes: Any) -> Study:
+    values: dict[str, Any] = {
+        "name": "grades",
+        "cohort": folder / "secret-folder" / "Anna.csv",
+        "root": folder / "secret-folder",
+        "where_not": {"subject": ["P017"], "site": "hospital-a", "path": "photo.jpg"},
+        "subject_names": [["P017", "p-017"]],
+        "images": {"lesion": "mask-of-Anna", "store": folder / "secret-folder"},
+        "targets": {"size": "0..10"},
+        "split": {"column": "site"},
+        "backbones": ["test_resnet", "timm:resnet18"],
+        "weights": {"test_resnet": "random", "timm:resnet18": str(folder / "secret-folder" / "w.safetensors")},
+        "weights_dir": folder / "secret-folder",
+        "baselines": {"off": "tests of trackers, as Anna of hospital-a wished"},
+        "track": list(trackers),
+    }
+    return build_study({**values, **changes}, source="the test's study", folder=folder)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> RunFolder:
+    """The records and the metrics of a run of two networks, of which one has phases."""
+    folder = RunFolder(tmp_path / "runs" / "grades")
+    for name in ("test_resnet", "timm:resnet18"):
+        for fold in range(2):
+            history = [{**entry, **({"phase": 0} if ":" in name else {})} for entry in HISTORY]
+            folder.job(name, fold).record.write(
+                {
+                    "model": name,
+                    "fold": fold + 1,
+                    "fingerprint": "f",
+                    "files": {},
+                    "weights": "/secret-folder/Anna.safetensors",
+                    "epochs": 2,
+                    "best_epoch": 2,
+                    "seconds": 4.0,
+                    "history": history,
+                }
+            )
+    size = {"mae": {"value": 1.25, "low": 0.5, "high": None}, "ccc": {"value": 0.5, "low": 0.25, "high": 0.75}}
+    metrics = {"oof": {"test_resnet": {"size": size, "size[hospital-a]": size}}}
+    folder.metrics.write({"metrics": metrics, "notes": []})
+    return folder
+
+
+def read_rows(folder: RunFolder) -> list[dict[str, str]]:
+    with folder.training_table_path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TestTable:
+    def test_a_row_for_each_network_and_epoch_with_all_digits(self, finished: RunFolder, tmp_path: Path) -> None:
+        record_trained(study_with(tmp_path), finished, Shown())
+        rows = read_rows(finished)
+        assert tuple(rows[0]) == COLUMNS
+        assert [(row["model"], row["fold"], row["epoch"]) for row in rows[:3]] == [
+            ("test_resnet", "1", "1"),
+            ("test_resnet", "1", "2"),
+            ("test_resnet", "2", "1"),
+        ]
+        assert len(rows) == 8
+        assert float(rows[0]["stop_loss"]) == 1 / 3
+        assert [row["kept"] for row in rows[:2]] == ["false", "true"]
+        assert (rows[0]["phase"], rows[0]["stop_accuracy"], rows[-1]["phase"]) == ("", "", "1")
+        assert float(rows[0]["job_seconds"]) == 4.0
+
+    def test_without_early_stopping_there_is_no_stopping_loss(self) -> None:
+        record = {"model": "cnn", "best_epoch": 2, "seconds": 4.0, "stopped_on": "none", "history": HISTORY}
+        assert [(row["train_loss"], row["stop_loss"]) for row in epochs_of("1", record)] == [(0.1, None), (0.05, None)]
+        assert {name for name, _, _ in job_unit("1", record).values} == {"loss/train", "lr", "accuracy/train"}
+
+    def test_an_equal_table_is_not_written_again(self, finished: RunFolder, tmp_path: Path) -> None:
+        study = study_with(tmp_path)
+        record_trained(study, finished, Shown())
+        before = finished.training_table_path.stat()
+        record_trained(study, finished, Shown())
+        assert finished.training_table_path.stat().st_ino == before.st_ino
+
+    def test_it_grows_while_networks_are_trained(self, finished: RunFolder, tmp_path: Path) -> None:
+        kept = finished.job("timm:resnet18", 1).record
+        text = kept.path.read_bytes()
+        kept.path.unlink()
+        told: list[tuple[float, str]] = []
+        follow = following(study_with(tmp_path), finished, lambda done, text: told.append((done, text)))
+        follow(3.0, "three")
+        assert len(read_rows(finished)) == 6
+        kept.path.write_bytes(text)
+        follow(4.0, "four")
+        assert len(read_rows(finished)) == 8
+        assert told == [(3.0, "three"), (4.0, "four")]
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+    def test_a_table_in_another_encoding_is_written_again(
+        self, finished: RunFolder, tmp_path: Path, encoding: str
+    ) -> None:
+        study = study_with(tmp_path)
+        record_trained(study, finished, Shown())
+        before = finished.training_table_path.read_bytes()
+        finished.training_table_path.write_bytes((before.decode() + "é").encode(encoding))
+        record_trained(study, finished, Shown())
+        assert finished.training_table_path.read_bytes() == before
+
+
+class Kept:
+    """A tracker that keeps what it gets, and fails from some unit on."""
+
+    def __init__(self, units: list[Unit], fails_after: int = 99) -> None:
+        self.address, self.units, self.fails_after = "a list", units, fails_after
+
+    def send(self, unit: Unit) -> None:
+        if len(self.units) >= self.fails_after:
+            raise TrackerError("http://127.0.0.1:9: the connection was refused")
+        self.units.append(unit)
+
+
+class TestSending:
+    def test_every_part_is_sent_once(
+        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        study, units = study_with(tmp_path, "mlflow"), []
+        monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units)))
+        shown = Shown()
+        record_trained(study, finished, shown)
+        plugin.on_evaluated(study, finished, shown)
+        plugin.on_evaluated(study, finished, shown)
+        assert [unit.name for unit in units] == [
+            "test_resnet/fold-1",
+            "test_resnet/fold-2",
+            "timm:resnet18/fold-1",
+            "timm:resnet18/fold-2",
+            RESULTS,
+        ]
+        assert [text for _, text in shown.lines] == ["mlflow: 4 parts sent to a list", "mlflow: 1 part sent to a list"]
+        changed = finished.metrics.read()
+        changed["metrics"]["oof"]["test_resnet"]["size"]["mae"]["value"] = 2.0
+        finished.metrics.write(changed)
+        plugin.on_evaluated(study, finished, shown)
+        assert [unit.name for unit in units[5:]] == [RESULTS]
+        assert {name: value for name, value, _ in units[5].values}["oof/test_resnet/size/mae"] == 2.0
+
+    def test_a_tracker_that_is_down_loses_nothing(
+        self,
+        finished: RunFolder,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        study, units = study_with(tmp_path, "mlflow"), []
+        monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units, fails_after=3)))
+        with caplog.at_level(logging.WARNING, logger="casewise"):
+            plugin.on_evaluated(study, finished, Shown())
+        assert len(units) == 3
+        assert "2 of 5 parts" in caplog.text
+        assert "the connection was refused" in caplog.text
+        monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units)))
+        plugin.on_evaluated(study, finished, Shown())
+        assert len(units) == 5
+        assert len({unit.name for unit in units}) == 5
+
+    def test_while_networks_train_only_files_of_the_run_are_written(
+        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        study, local, remote = study_with(tmp_path, "mlflow", "tensorboard"), [], []
+        monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(remote)))
+        monkeypatch.setitem(TRACKERS, "tensorboard", sending.Kind(lambda *args: Kept(local), local=True))
+        send_missing(study, finished, job_units(finished, study), local=True)
+        assert (len(local), len(remote)) == (4, 0)
+
+    def test_nothing_that_identifies_is_sent(self, finished: RunFolder, tmp_path: Path) -> None:
+        study = study_with(tmp_path, "mlflow")
+        assert any(secret in study.model_dump_json() for secret in SECRETS)
+        units = [*job_units(finished, study), results_unit(finished, study)]
+        text = json.dumps([dataclasses.asdict(unit) for unit in units])
+        assert not [secret for secret in SECRETS if secret in text]
+        assert str(tmp_path) not in text
+        facts = parameters(study)
+        assert (facts["weights"], facts["recipe.optimizer"], facts["kind.size"]) == (
+            "file, random",
+            "sgd",
+            "regression",
+        )
+        assert {name for name, _, _ in units[-1].values} == {
+            *(f"oof/test_resnet/size/{name}" for name in ("mae", "mae.low", "ccc", "ccc.low", "ccc.high"))
+        }
+
+
+class TestStudy:
+    def test_each_tracker_has_a_package_and_a_kind(self) -> None:
+        assert set(PACKAGES) == set(TRACKERS)
+
+    @pytest.mark.parametrize(
+        ("tracker", "sentence"),
+        [
+            ("mlfow", "Did you mean 'mlflow'"),
+            ("tensorboard:/tmp", "tensorboard has no address"),
+            ("mlflow:server", "is no address"),
+            ("mlflow:https://me:hush@server", "a user name or password"),
+            ("mlflow:https://me:hu/sh@server", "a user name or password"),
+            ("mlflow:me:hush@server", "a user name or password"),
+            ("mlflow:postgresql://me:hush@server/db", "a user name or password"),
+            ("mlflow:postgresql://server/db?user=me&password=hush", "after ? or #"),
+            ("mlflow:https://server/?token=hush", "after ? or #"),
+            ("mlflow:http://server#hush", "after ? or #"),
+            ("mlflow:http://[hush", "is no address"),
+            ("mlfow:https://me:hush@server", "Did you mean 'mlflow'"),
+            ("tensorboard:https://me:hush@server", "tensorboard has no address"),
+        ],
+    )
+    def test_what_is_no_tracker_is_refused(self, tmp_path: Path, tracker: str, sentence: str) -> None:
+        with pytest.raises(StudyError, match=re.escape(sentence)) as refused:
+            study_with(tmp_path, tracker)
+        assert not [part for part in ("hush", "hu/", "sh@", "me:") if part in str(refused.value)]
+
+    def test_a_missing_package_names_the_extra(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(PACKAGES, "mlflow", "no_such_package")
+        with pytest.raises(StudyError, match=r"casewise\[track\]"):
+            check_packages(study_with(tmp_path, "mlflow"))
+
+
+def test_tensorboard_reads_what_was_written(finished: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    study = study_with(tmp_path, "tensorboard")
+    plugin.on_evaluated(study, finished, Shown())
+    events = EventAccumulator(str(tensorboard_path(finished) / "timm_resnet18" / "fold-1"))
+    events.Reload()
+    scalars = events.Scalars("loss/stop")
+    assert [(scalar.step, round(scalar.value, 6)) for scalar in scalars] == [(1, 0.333333), (2, 0.25)]
+    assert [scalar.wall_time for scalar in scalars] == [2.0, 4.0]
+    results = EventAccumulator(str(tensorboard_path(finished) / "test_resnet" / RESULTS))
+    results.Reload()
+    assert results.Scalars("oof/size/mae")[0].value == 1.25
+    assert len(list(tensorboard_path(finished).rglob(EVENTS))) == 6
+    before = {path: path.stat().st_ino for path in tensorboard_path(finished).rglob(EVENTS)}
+    plugin.on_evaluated(study, finished, Shown())
+    assert before == {path: path.stat().st_ino for path in tensorboard_path(finished).rglob(EVENTS)}
+
+
+class TestMLflow:
+    @pytest.fixture(autouse=True)
+    def own_store(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("mlflow")
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def runs(self, folder: RunFolder, name: str = "grades") -> list[Any]:
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(tracking_uri=(folder.path.parent / "mlruns").as_uri())
+        return list(client.search_runs([client.get_experiment_by_name(name).experiment_id]))
+
+    def test_a_run_for_the_study_and_one_for_each_network(self, finished: RunFolder, tmp_path: Path) -> None:
+        study = study_with(tmp_path, "mlflow")
+        plugin.on_evaluated(study, finished, Shown())
+        runs = {run.info.run_name: run for run in self.runs(finished)}
+        assert set(runs) == {
+            "grades",
+            *(f"{name}/fold-{k}" for name in ("test_resnet", "timm:resnet18") for k in (1, 2)),
+        }
+        whole, network = runs["grades"], runs["timm:resnet18/fold-2"]
+        assert whole.data.metrics["oof/test_resnet/size/mae"] == 1.25
+        assert whole.data.params["recipe.optimizer"] == "sgd"
+        assert whole.data.tags["casewise.report"] == "grades/report.html"
+        assert network.data.metrics["loss/stop"] == 0.25
+        assert network.data.tags["mlflow.parentRunId"] == whole.info.run_id
+        assert {run.info.status for run in runs.values()} == {"FINISHED"}
+        text = "".join(path.read_text() for path in (tmp_path / "runs" / "mlruns").rglob("*") if path.is_file())
+        assert not [secret for secret in SECRETS if secret in text]
+
+    def test_a_lost_record_sends_no_network_twice(self, finished: RunFolder, tmp_path: Path) -> None:
+        study = study_with(tmp_path, "mlflow")
+        plugin.on_evaluated(study, finished, Shown())
+        record = json.loads(tracking_path(finished).read_text())
+        tracking_path(finished).write_text(json.dumps({"run": record["run"], "sent": {}}))
+        plugin.on_evaluated(study, finished, Shown())
+        assert len(self.runs(finished)) == 5
+
+    def test_a_server_that_is_down_is_a_warning(
+        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        study = study_with(tmp_path, "mlflow:http://127.0.0.1:9")
+        with caplog.at_level(logging.WARNING, logger="casewise"):
+            plugin.on_evaluated(study, finished, Shown())
+        assert "mlflow:http://127.0.0.1:9 did not get 5 of 5 parts" in caplog.text
+        assert "casewise run" in caplog.text
+
+    def test_any_error_of_the_library_is_a_warning_without_secrets(
+        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        address = "postgresql://me:hush@127.0.0.1:9/db?sslkey=hidden"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+
+        class Client:
+            def __init__(self, tracking_uri: str) -> None:
+                assert tracking_uri == address  # which needs its password
+                raise ModuleNotFoundError(f"No module named 'psycopg2' for {tracking_uri}")
+
+        monkeypatch.setattr("mlflow.tracking.MlflowClient", Client)
+        with caplog.at_level(logging.WARNING, logger="casewise"):
+            plugin.on_evaluated(study_with(tmp_path, "mlflow"), finished, Shown())
+        assert "mlflow did not get 5 of 5 parts: postgresql://127.0.0.1:9/db: No module named 'psycopg2'" in caplog.text
+        assert not [part for part in ("me:", "hush", "hidden") if part in caplog.text]
+
+    def test_the_password_of_a_server_is_not_shown(
+        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:9/?token=hidden")
+
+        class Client:
+            def __init__(self, tracking_uri: str) -> None:
+                self.experiment = tracking_uri
+
+            def get_experiment_by_name(self, name: str) -> None:
+                return None
+
+            def create_experiment(self, name: str) -> str:
+                return "1"
+
+        monkeypatch.setattr("mlflow.tracking.MlflowClient", Client)
+        monkeypatch.setattr("casewise.plugins.tracking.mlflow.MLflow.send", lambda self, unit: None)
+        shown = Shown()
+        plugin.on_evaluated(study_with(tmp_path, "mlflow"), finished, shown)
+        assert [text for _, text in shown.lines] == ["mlflow: 5 parts sent to http://127.0.0.1:9/"]

@@ -1,0 +1,577 @@
+"""DICOM: slices in space whatever files are called, the scanner's numbers, and every way to be no volume."""
+
+from __future__ import annotations
+
+import builtins
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from casewise.errors import CasewiseError, ImageError
+from casewise.plugins.volumes.reading import dicom_pixels
+from casewise.plugins.volumes.reading.dicom import read_dicom
+from casewise.plugins.volumes.reading.scans import Scan
+
+pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
+
+ROWS, COLUMNS, DEPTH = 6, 5, 7
+TO_RAS = np.diag([-1.0, -1.0, 1.0])
+# Direction cosines of rows and of columns, LPS: axial, coronal, sagittal, and one that is oblique to all.
+PLANES = {
+    "axial": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
+    "coronal": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
+    "sagittal": ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
+    "oblique": ((0.8, 0.6, 0.0), (-0.36, 0.48, 0.8)),
+}
+GRAY16: dict[str, Any] = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1}
+
+
+def volume(seed: int = 1) -> np.ndarray:
+    """Pixels as (slices, rows, columns)."""
+    return np.random.default_rng(seed).integers(0, 900, (DEPTH, ROWS, COLUMNS)).astype(np.int16)
+
+
+def one_file(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
+    """Write one DICOM file with these pixels; tags that are None are left out."""
+    said: dict[str, Any] = {
+        "SOPClassUID": pydicom.uid.MRImageStorage,
+        "SOPInstanceUID": pydicom.uid.generate_uid(),
+        "SeriesInstanceUID": "1.2.3",
+        "StudyInstanceUID": "1.2",
+        "FrameOfReferenceUID": "1.2.9",
+        "Modality": "MR",
+        "SeriesNumber": 4,
+        "SeriesDescription": "t1_vibe",
+        "PatientID": "P7",
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": pixels.shape[-2],
+        "Columns": pixels.shape[-1],
+        "PixelSpacing": [1.5, 0.75],
+        "SliceThickness": 3,
+        **GRAY16,
+    } | tags
+    data = pydicom.Dataset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for tag, value in said.items():
+            if value is not None:
+                setattr(data, tag, value)
+        data.PixelData = pixels.tobytes()
+        data["PixelData"].VR = "OW"
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pydicom.dcmwrite(path, data, enforce_file_format=True)
+    return path
+
+
+def place(plane: str, k: float, gap: float = 4.0) -> list[float]:
+    """Where the first pixel of slice k lies, LPS."""
+    row, column = map(np.array, PLANES[plane])
+    return list(np.array([10.0, -20.0, 30.0]) + np.cross(row, column) * gap * k)
+
+
+def series(folder: Path, pixels: np.ndarray | None = None, plane: str = "axial", **tags: Any) -> list[Path]:
+    """Write a series whose files are in an order of their own: their names say nothing of the positions."""
+    pixels = volume() if pixels is None else pixels
+    names = np.random.default_rng(5).permutation(len(pixels))
+    own = {"ImageOrientationPatient": [*PLANES[plane][0], *PLANES[plane][1]]} | tags
+    return [
+        one_file(
+            folder / f"{names[k]:03d}.dcm", part, **{"ImagePositionPatient": place(plane, k), "InstanceNumber": 1} | own
+        )
+        for k, part in enumerate(pixels)
+    ]
+
+
+def multi_frame(path: Path, pixels: np.ndarray, order: list[int], plane: str = "axial", **tags: Any) -> Path:
+    """Write one enhanced file; frame i shows slice order[i], with a slope of its own."""
+    frames = []
+    for k in order:
+        frame, position, scaling = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        position.ImagePositionPatient = place(plane, k)
+        scaling.RescaleSlope, scaling.RescaleIntercept = 1 + k, -k
+        frame.PlanePositionSequence = [position]
+        frame.PixelValueTransformationSequence = [scaling]
+        frames.append(frame)
+    shared, turned, measures = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    turned.ImageOrientationPatient = [*PLANES[plane][0], *PLANES[plane][1]]
+    measures.PixelSpacing, measures.SliceThickness = [1.5, 0.75], 3
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [turned], [measures]
+    return one_file(
+        path,
+        pixels[order],
+        PixelSpacing=None,
+        SliceThickness=None,
+        NumberOfFrames=len(order),
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=frames,
+        SOPClassUID=pydicom.uid.EnhancedMRImageStorage,
+        **tags,
+    )
+
+
+def brightest(scan: Scan) -> np.ndarray:
+    """Where the brightest voxel lies, mm in RAS."""
+    return (scan.affine @ [*np.unravel_index(scan.values.argmax(), scan.shape), 1.0])[:3]
+
+
+@pytest.mark.parametrize(
+    ("plane", "letters"), [("axial", "LPS"), ("coronal", "LIP"), ("sagittal", "PIR"), ("oblique", "")]
+)
+def test_a_marked_voxel_is_found_at_its_millimetres(tmp_path: Path, plane: str, letters: str) -> None:
+    pixels = volume()
+    pixels[2, 4, 3] = 9999
+    series(tmp_path, pixels, plane)
+    scan = read_dicom(tmp_path)
+    assert scan.shape == (COLUMNS, ROWS, DEPTH)
+    assert scan.spacing == pytest.approx((0.75, 1.5, 4.0))
+    assert not letters or scan.orientation == letters
+    row, column = map(np.array, PLANES[plane])
+    there = TO_RAS @ (np.array(place(plane, 2)) + 3 * 0.75 * row + 4 * 1.5 * column)
+    np.testing.assert_allclose(brightest(scan), there, atol=1e-6)
+    np.testing.assert_array_equal(scan.values, pixels.transpose(2, 1, 0))
+
+
+def test_the_library_of_the_field_sees_the_same(tmp_path: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK", reason="the package that reads volumes is optional")
+    series(tmp_path, plane="oblique", RescaleSlope=2, RescaleIntercept=-5)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path)))
+    image = reader.Execute()
+    affine = np.eye(4)
+    affine[:3, :3] = TO_RAS @ np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = TO_RAS @ image.GetOrigin()
+    scan = read_dicom(tmp_path)
+    np.testing.assert_array_equal(scan.values, sitk.GetArrayFromImage(image).transpose(2, 1, 0))
+    np.testing.assert_allclose(scan.affine, affine, atol=1e-6)
+
+
+def test_facts(tmp_path: Path) -> None:
+    files = series(tmp_path, Manufacturer="M", ManufacturerModelName="X", MagneticFieldStrength=1.5)
+    scan = read_dicom(tmp_path)
+    assert scan.facts == {
+        "format": "DICOM", "series_uid": "1.2.3", "series_number": "4", "series_description": "t1_vibe",
+        "modality": "MR",
+        "patient_id": "P7", "study_uid": "1.2", "frame_of_reference": "1.2.9", "manufacturer": "M", "model": "X",
+        "field_strength": 1.5, "slices": DEPTH,
+    }  # fmt: skip
+    assert scan.notes == ()
+    one = read_dicom(files[2])
+    assert one.shape == (COLUMNS, ROWS, 1)
+    assert one.spacing == pytest.approx((0.75, 1.5, 3.0))
+    np.testing.assert_array_equal(one.values[:, :, 0], volume()[2].T)
+    assert one.notes == ("it has one slice; its thickness is taken as the distance between slices",)
+
+
+def test_slope_and_intercept_of_each_slice(tmp_path: Path) -> None:
+    for k, part in enumerate(volume()):
+        series(
+            tmp_path / str(k),
+            part[None],
+            ImagePositionPatient=place("axial", k),
+            RescaleSlope=k + 1,
+            RescaleIntercept=-k,
+        )
+    wanted = [part * (k + 1.0) - k for k, part in enumerate(volume())]
+    np.testing.assert_array_equal(read_dicom(tmp_path).values, np.transpose(wanted, (2, 1, 0)))
+
+
+def test_monochrome1_is_turned_over(tmp_path: Path) -> None:
+    series(tmp_path, PhotometricInterpretation="MONOCHROME1")
+    values, pixels = read_dicom(tmp_path).values, volume().transpose(2, 1, 0)
+    np.testing.assert_array_equal(values, pixels.max() + pixels.min() - pixels)
+    assert np.corrcoef(values.ravel(), pixels.ravel())[0, 1] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("plane", ["axial", "oblique"])
+def test_many_frames(tmp_path: Path, plane: str) -> None:
+    pixels = volume()
+    pixels[5, 0, 2] = 9999
+    scan = read_dicom(multi_frame(tmp_path / "a.dcm", pixels, [3, 0, 6, 1, 5, 2, 4], plane))
+    wanted = [part * (1.0 + k) - k for k, part in enumerate(pixels)]
+    np.testing.assert_array_equal(scan.values, np.transpose(wanted, (2, 1, 0)))
+    assert scan.spacing == pytest.approx((0.75, 1.5, 4.0))
+    row = np.array(PLANES[plane][0])
+    np.testing.assert_allclose(brightest(scan), TO_RAS @ (np.array(place(plane, 5)) + 2 * 0.75 * row), atol=1e-6)
+    # The same as a folder, which is how most archives export it.
+    np.testing.assert_array_equal(read_dicom(tmp_path).values, scan.values)
+
+
+def test_many_frames_that_do_not_say_where(tmp_path: Path) -> None:
+    path = one_file(
+        tmp_path / "a.dcm",
+        volume(),
+        NumberOfFrames=DEPTH,
+        ImagePositionPatient=[0, 0, 0],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+    )
+    with pytest.raises(
+        ImageError, match=r"frame 1: it does not state its position in the patient \(ImagePositionPatient\)"
+    ):
+        read_dicom(path)
+    path = multi_frame(tmp_path / "a.dcm", volume(), [0, 1, 2])
+    data = pydicom.dcmread(path)
+    data.PerFrameFunctionalGroupsSequence = list(data.PerFrameFunctionalGroupsSequence)[:2]
+    data.save_as(path)
+    with pytest.raises(ImageError, match="2 functional groups, fewer than frames"):
+        read_dicom(path)
+
+
+def test_several_series(tmp_path: Path) -> None:
+    series(tmp_path / "b" / "deep", volume(1), SeriesInstanceUID="1.1", SeriesNumber=3, SeriesDescription="t1_vibe fs")
+    series(tmp_path / "a", volume(2), SeriesInstanceUID="1.2", SeriesNumber=4, SeriesDescription="AX T2W haste")
+    series(
+        tmp_path / "c", volume(3), SeriesInstanceUID="1.3", SeriesNumber=5, SeriesDescription="T2*", ProtocolName="gre"
+    )
+    with pytest.raises(ImageError) as caught:
+        read_dicom(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: the folder mixes 3 series, and the table does not name one.")
+    assert str(caught.value).endswith(
+        "\n  series 3 't1_vibe fs' (MR, 7 slices)\n  series 4 'AX T2W haste' (MR, 7 slices)"
+        "\n  series 5 'T2*' (MR, 7 slices)"
+    )
+    for name, seed in (("T1", 1), ("T2", 2), ("haste", 2), ("GRE", 3), ("T2star", 3), ("t1 vibe", 1)):
+        np.testing.assert_array_equal(read_dicom(tmp_path, sequence=name).values, volume(seed).transpose(2, 1, 0))
+    assert read_dicom(tmp_path, sequence="T1").notes == (
+        "series 3 't1_vibe fs' (MR, 7 slices) was taken; left aside: series 4 'AX T2W haste' (MR, 7 slices), series 5 "
+        "'T2*' (MR, 7 slices)",
+    )
+    with pytest.raises(ImageError, match="more than one of them is named by the sequence 'MR'"):
+        read_dicom(tmp_path, sequence="MR")
+    with pytest.raises(ImageError, match="none of them is named by the sequence 'FLAIR'"):
+        read_dicom(tmp_path, sequence="FLAIR")
+
+
+def test_a_series_that_is_called_otherwise(tmp_path: Path) -> None:
+    series(tmp_path)
+    assert read_dicom(tmp_path, sequence="T2").notes == ("the table calls it T2, but its files call it 't1_vibe'",)
+    for name in ("T1", "T1 FLAIR", "venous"):
+        assert read_dicom(tmp_path, sequence=name).notes == ()
+
+
+def test_localisers_are_left_aside(tmp_path: Path) -> None:
+    series(tmp_path)
+    for name, said in (
+        ("x", {"SeriesDescription": "Localizer"}),
+        ("y", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
+    ):
+        series(tmp_path / name, volume(9)[:3], "sagittal", SeriesInstanceUID=f"1.2.{ord(name)}", **said)
+    scan = read_dicom(tmp_path, sequence="T1")
+    np.testing.assert_array_equal(scan.values, volume().transpose(2, 1, 0))
+    assert "left aside: series 4 'Localizer'" in scan.notes[0]
+
+
+def test_a_stack_of_several_orientations(tmp_path: Path) -> None:
+    files = series(tmp_path)
+    one_file(
+        tmp_path / "x.dcm",
+        volume()[0],
+        ImagePositionPatient=[0, 0, 0],
+        ImageOrientationPatient=[*PLANES["sagittal"][0], *PLANES["sagittal"][1]],
+    )
+    with pytest.raises(ImageError, match=r"different orientations: .* x\.dcm are turned .*normals by 90\.0°"):
+        read_dicom(tmp_path)
+    assert files
+
+
+def test_slices_of_different_sizes(tmp_path: Path) -> None:
+    series(tmp_path)
+    own = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": place("axial", 9)}
+    one_file(tmp_path / "x.dcm", volume()[0, :, :4].copy(), **own)
+    with pytest.raises(ImageError, match=r"different sizes: 000\.dcm has 5 x 6 pixels, x\.dcm has 4 x 6 pixels"):
+        read_dicom(tmp_path)
+    one_file(tmp_path / "x.dcm", volume()[0], PixelSpacing=[1.5, 0.8], **own)
+    with pytest.raises(ImageError, match=r"000\.dcm 1\.5 x 0\.75 mm, x\.dcm 1\.5 x 0\.8 mm"):
+        read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"), [([3], "1 slice is missing"), ([2, 3], "2 slices are missing"), ([1, 4], "2 slices")]
+)
+def test_missing_slices(tmp_path: Path, lost: list[int], told: str) -> None:
+    files = series(tmp_path)
+    for k in lost:
+        files[k].unlink()
+    with pytest.raises(ImageError, match=f"{told}.* lie 4 mm apart, but (8|12) mm between") as caught:
+        read_dicom(tmp_path)
+    # It names the two files between which it is missing.
+    assert files[lost[0] - 1].name in str(caught.value)
+    assert files[next(k for k in range(lost[0], DEPTH) if k not in lost)].name in str(caught.value)
+
+
+def test_uneven_slices_and_rounded_ones(tmp_path: Path) -> None:
+    for k, part in enumerate(volume()):
+        series(tmp_path / str(k), part[None], ImagePositionPatient=place("axial", k + (0.02 if k % 2 else 0)))
+    assert read_dicom(tmp_path).spacing[2] == pytest.approx(4)
+    series(tmp_path / "3", volume()[3:4], ImagePositionPatient=place("axial", 3.3))
+    with pytest.raises(
+        ImageError, match=r"unevenly spaced: slices lie 3.92 mm apart, but 5.2 mm between 2/000\.dcm and 3/"
+    ):
+        read_dicom(tmp_path)
+
+
+def test_slices_beside_each_other(tmp_path: Path) -> None:
+    files = series(tmp_path)
+    one_file(
+        files[3],
+        volume()[3],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        ImagePositionPatient=list(np.add(place("axial", 3), [9, 0, 0])),
+    )
+    with pytest.raises(ImageError, match=rf"do not lie behind each other: {files[3].name} .* is 9 mm off"):
+        read_dicom(tmp_path)
+
+
+def test_a_tilted_gantry(tmp_path: Path) -> None:
+    pixels = volume()
+    pixels[6, 0, 0] = 9999
+    for k, part in enumerate(pixels):
+        tilted = np.add(place("axial", k), [0.0, k * 1.0, 0.0])
+        series(tmp_path / str(k), part[None], ImagePositionPatient=list(tilted))
+    scan = read_dicom(tmp_path)
+    np.testing.assert_allclose(brightest(scan), TO_RAS @ np.add(place("axial", 6), [0, 6, 0]), atol=1e-6)
+    assert scan.notes[0].startswith("its axes are not at right angles (76.0° instead of 90°)")
+
+
+def test_doubled_positions(tmp_path: Path) -> None:
+    series(tmp_path / "a", EchoTime=4.6)
+    series(tmp_path / "b", volume(2), EchoTime=9.2)
+    with pytest.raises(
+        ImageError, match=r"7 of 7 slice positions are taken .* They differ in EchoTime 4\.6 and 9\.2\."
+    ):
+        read_dicom(tmp_path)
+    series(tmp_path / "b", volume(1), EchoTime=4.6)
+    scan = read_dicom(tmp_path)
+    np.testing.assert_array_equal(scan.values, volume().transpose(2, 1, 0))
+    assert scan.notes == ("7 of 14 slices are copies with the same pixels, which are not used",)
+
+
+def test_other_files_are_left_aside(tmp_path: Path) -> None:
+    series(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / ".DS_Store").write_text("hidden")
+    report = pydicom.Dataset()
+    report.SOPClassUID, report.SOPInstanceUID, report.Modality = pydicom.uid.BasicTextSRStorage, "1.2.77", "SR"
+    report.file_meta = pydicom.dataset.FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    pydicom.dcmwrite(tmp_path / "report.dcm", report, enforce_file_format=True)
+    assert read_dicom(tmp_path).notes == (
+        "files that are not DICOM were left aside (notes.txt)",
+        "DICOM files without an image were left aside (report.dcm)",
+    )
+
+
+def test_folders_without_a_scan(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="the folder is empty"):
+        read_dicom(tmp_path)
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ImageError, match=r"none of the 1 files in the folder is DICOM \(for example a\.txt\)"):
+        read_dicom(tmp_path)
+    (tmp_path / "t1.nii.gz").write_text("hello")
+    with pytest.raises(ImageError, match=r"contains no DICOM file but t1\.nii\.gz\. Name that file itself"):
+        read_dicom(tmp_path)
+    with pytest.raises(ImageError, match="there is no such file"):
+        read_dicom(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({"ImagePositionPatient": None}, r"does not state its position in the patient \(ImagePositionPatient\)"),
+        ({"ImageOrientationPatient": None}, "ImageOrientationPatient"),
+        ({"PixelSpacing": None}, "PixelSpacing"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not at right angles"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are colours"),
+        ({"Rows": 40000, "Columns": 40000}, "claim more than 2 GB"),
+        ({"Rows": 0}, "each side must be at least 1"),
+        ({"Rows": 60}, "the DICOM file is damaged"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
+        ({"RescaleSlope": 0}, "RescaleSlope is 0"),
+        ({"PixelSpacing": [1.5, -1]}, "PixelSpacing"),
+        ({"NumberOfFrames": 30000}, "claim more than"),
+    ],
+)
+def test_files_that_cannot_be(tmp_path: Path, tags: dict[str, Any], told: str) -> None:
+    own = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]} | tags
+    path = one_file(tmp_path / "a.dcm", volume()[0], **own)
+    with pytest.raises(ImageError, match=told) as caught:
+        read_dicom(path)
+    assert "a.dcm" in str(caught.value)
+
+
+def test_a_value_that_is_no_number(tmp_path: Path) -> None:
+    path = series(tmp_path)[0]
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"1.5\\0.75", b"1,5\\0.75"))
+    with pytest.raises(ImageError, match=rf"{path.name}: the DICOM file is damaged: .*number") as caught:
+        read_dicom(tmp_path)
+    assert "1,5" not in str(caught.value), "other values of tags may be names"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_a_file_that_is_cut_short(tmp_path: Path, share: float) -> None:
+    path = series(tmp_path)[3]
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ImageError, match=rf"{path.name}"):
+        read_dicom(tmp_path)
+
+
+def test_a_broken_copy_is_no_other_file(tmp_path: Path) -> None:
+    last = series(tmp_path)[-1]
+    # Were it only left aside, the stack would be one slice shorter, and nothing would show it.
+    for size, told in ((0, "empty"), (100, "a file of zero bytes")):
+        last.write_bytes(bytes(size))
+        with pytest.raises(ImageError, match=rf"{last.name}: .*{told}"):
+            read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize("tag", [b"\x40\x00\x75\x02", b"\x00\x52\x29\x92"])
+def test_sequences_nested_without_end(tmp_path: Path, tag: bytes) -> None:
+    own = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    path = one_file(tmp_path / "a.dcm", volume()[0], **own)
+    data = path.read_bytes()
+    pixels = data.index(b"\xe0\x7f\x10\x00")
+    item = tag + b"SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    path.write_bytes(data[:pixels] + item * 5000 + data[pixels:])
+    with pytest.raises(ImageError, match=r"a\.dcm: its DICOM sequences are nested too deeply"):
+        read_dicom(path)
+
+
+def test_a_file_without_its_preamble(tmp_path: Path) -> None:
+    own = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    path = one_file(tmp_path / "a.dcm", volume()[0], **own)
+    data = pydicom.dcmread(path)
+    pydicom.dcmwrite(path, data, enforce_file_format=False)
+    whole = path.read_bytes()
+    # What follows the file's own meta group, as old software writes it.
+    path.write_bytes(whole[whole.index(b"\x08\x00\x16\x00UI") :])
+    np.testing.assert_array_equal(read_dicom(path).values[:, :, 0], volume()[0].T)
+
+
+def test_compressed_without_loss(tmp_path: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK", reason="the package that reads volumes is optional")
+    for path in series(tmp_path, RescaleSlope=0.5, RescaleIntercept=-3):
+        data = pydicom.dcmread(path)
+        image = sitk.GetImageFromArray(data.pixel_array[None])
+        writer = sitk.ImageFileWriter()
+        writer.SetImageIO("GDCMImageIO")
+        writer.UseCompressionOn()
+        writer.SetCompressor("JPEG")
+        writer.SetFileName(str(tmp_path / "packed"))
+        writer.Execute(image)
+        packed = pydicom.dcmread(tmp_path / "packed")
+        data.PixelData, data.file_meta.TransferSyntaxUID = packed.PixelData, packed.file_meta.TransferSyntaxUID
+        data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+        data.save_as(path)
+        (tmp_path / "packed").unlink()
+    assert data.file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
+    np.testing.assert_array_equal(read_dicom(tmp_path).values, volume().transpose(2, 1, 0) * 0.5 - 3)
+
+
+def test_run_lengths(tmp_path: Path) -> None:
+    for path in series(tmp_path):
+        data = pydicom.dcmread(path)
+        data.compress(pydicom.uid.RLELossless)
+        data.save_as(path)
+    np.testing.assert_array_equal(read_dicom(tmp_path).values, volume().transpose(2, 1, 0))
+
+
+def test_a_compression_that_nobody_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = series(tmp_path)[0]
+    data = pydicom.dcmread(path)
+    data.PixelData = pydicom.encaps.encapsulate([b"no such picture "])
+    data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
+    data.save_as(path)
+    # as where no decoder of JPEG-LS is installed
+    monkeypatch.setattr(pydicom.pixels.get_decoder(pydicom.uid.JPEGLSLossless), "_available", {})
+    told = r"compressed as JPEG-LS Lossless Image Compression, which cannot be decoded here\. Install .* or save the"
+    with pytest.raises(ImageError, match=told):
+        read_dicom(path)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+    data.save_as(path)
+    with pytest.raises(ImageError, match="which cannot be decoded here"):
+        dicom_pixels.decoded(path)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    series(tmp_path)
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    data.save_as(path)
+    with pytest.raises(ImageError, match="deflated as a whole"):
+        read_dicom(path)
+
+
+def test_pixels_that_are_no_numbers(tmp_path: Path) -> None:
+    path = series(tmp_path)[0]
+    data = pydicom.dcmread(path)
+    pixels = np.zeros((ROWS, COLUMNS), np.float32)
+    pixels[0, 0] = np.nan
+    del data.PixelData
+    data.FloatPixelData, data.BitsAllocated = pixels.tobytes(), 32
+    data.save_as(path)
+    with pytest.raises(ImageError, match="of 30 voxels 1 are NaN"):
+        read_dicom(path)
+
+
+def test_images_that_may_be_missing_at_an_end(tmp_path: Path) -> None:
+    files = series(tmp_path, ImagesInAcquisition=DEPTH)
+    assert read_dicom(tmp_path).notes == ()
+    files[-1].unlink()
+    assert read_dicom(tmp_path).notes == (
+        "its files state 7 images, but 6 are present: the first or last may be missing",
+    )
+
+
+def test_damage_at_random_is_told_as_such(tmp_path: Path) -> None:
+    whole = series(tmp_path)[0].read_bytes()
+    random, path, refused = np.random.default_rng(2), tmp_path / "x" / "b.dcm", 0
+    path.parent.mkdir()
+    for _ in range(150):
+        data = bytearray(whole)
+        for at in random.integers(132, len(whole) - volume()[0].nbytes, 6):
+            data[at] = random.integers(0, 256)
+        path.write_bytes(data)
+        try:
+            assert np.isfinite(read_dicom(path).values).all()
+        except ImageError as error:
+            refused += str(error).startswith(str(path))
+    assert refused > 20
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = series(tmp_path)[0], builtins.__import__
+
+    def missing(name: str, *rest: Any) -> Any:
+        if name == "pydicom":
+            raise ImportError("no module named pydicom")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(CasewiseError, match=r"pip install 'casewise\[volumes\]'"):
+        read_dicom(path)
+
+
+@pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("value", ["1e400", "inf", "nan"])
+def test_a_scale_that_is_not_finite_is_refused(tmp_path: Path, tag: str, value: str) -> None:
+    series(tmp_path, **{tag: value})
+    with pytest.raises(ImageError, match=tag):
+        read_dicom(tmp_path)
+
+
+def test_a_damaged_file_is_named_without_the_text_of_its_tags(tmp_path: Path) -> None:
+    from casewise.modalities.store.dicom_file import damage_named
+
+    for error in (ValueError("'Doe^Jane'"), KeyError("Doe^Jane"), EOFError("Doe^Jane"), RuntimeError("Doe^Jane")):
+        with pytest.raises(ImageError) as caught, damage_named(tmp_path / "a.dcm"):
+            raise error
+        text = str(caught.value)
+        assert text.startswith(str(tmp_path / "a.dcm"))
+        assert "Doe" not in text
+        assert type(error).__name__ not in text

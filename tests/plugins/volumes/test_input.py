@@ -1,0 +1,571 @@
+"""Bad input of volume studies through the command line: told whole, by name, as early as can be, with exit code 2."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.cli import main as cli
+from casewise.errors import CasewiseError
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
+from casewise.run_folder import RunFolder
+
+nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
+pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
+
+SHAPE, AFFINE = (16, 14, 8), np.diag([2.0, 2.0, 4.0, 1.0])
+STUDY = """
+name: tiny
+synthetic: true
+cohort: cohort.csv
+images: {{size: 16}}
+volumes: {{sequences: [T1, T2], in_plane_size: 16, bias: none, smoothing: none{volumes}}}
+panels: {{by: case, grid: 2x2}}
+targets: {{grade: [normal, high]}}
+split: {{test: 0, folds: 2, restarts: 10}}
+backbones: [test_resnet]
+weights: random
+baselines: {{off: tests of networks}}
+recipe: {{epochs: 1, batch_size: 4, schedule: cosine, early_stopping: {{monitor: none}}}}
+evaluation: {{bootstrap_resamples: 100, response: false}}
+{more}
+"""
+TRAINED = "the training would begin here"
+
+
+def nifti(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return path
+
+
+def blob(seed: int) -> np.ndarray:
+    """A bright body in air, textured."""
+    x, y, z = (np.linspace(-1, 1, n) for n in SHAPE)
+    inside = (x[:, None, None] ** 2 + y[:, None] ** 2 + z**2 < 0.8).astype(np.float32)
+    texture = np.random.default_rng(seed).random(SHAPE, dtype=np.float32)
+    return np.asarray(inside * (200 + 300 * texture), np.float32)
+
+
+def changed(path: Path, values: np.ndarray, at: int, *shorts: int) -> Path:
+    """An uncompressed file with 16-bit numbers of its header changed from byte `at` on."""
+    data = bytearray(nifti(path.with_name("whole.nii"), values).read_bytes())
+    struct.pack_into(f"<{len(shorts)}h", data, at, *shorts)
+    path.write_bytes(bytes(data))
+    return path
+
+
+def dicom(folder: Path, values: np.ndarray, *, uid: str, patient: str, leave: int = -1, **tags: Any) -> Path:
+    """A series of a file a slice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(values.shape[2]):
+        if k == leave:
+            continue
+        data = pydicom.Dataset()
+        said = {
+            "SOPClassUID": pydicom.uid.MRImageStorage, "SOPInstanceUID": f"{uid}.{k + 1}", "SeriesInstanceUID": uid,
+            "StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.9", "Modality": "MR", "SeriesNumber": 1,
+            "SeriesDescription": "scan", "PatientID": patient, "SamplesPerPixel": 1, "BitsAllocated": 16,
+            "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1, "PhotometricInterpretation": "MONOCHROME2",
+            "Rows": values.shape[1], "Columns": values.shape[0], "PixelSpacing": [2, 2], "SliceThickness": 4,
+            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, 4 * k], "InstanceNumber": k,
+        } | tags  # fmt: skip
+        for tag, value in said.items():
+            setattr(data, tag, value)
+        data.PixelData = np.ascontiguousarray(values[:, :, k].T).astype(np.int16).tobytes()
+        data["PixelData"].VR = "OW"
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        pydicom.dcmwrite(folder / f"{uid}-{k}.dcm", data, enforce_file_format=True)
+    return folder
+
+
+@dataclass
+class Bench:
+    """A study of six subjects whose table and study a test spoils, and the commands upon it."""
+
+    folder: Path
+    table: pd.DataFrame
+    call: Callable[..., tuple[int, str, str]]
+    volumes: str = ""
+    more: str = ""
+
+    def row(self, subject: int, sequence: str = "T1") -> int:
+        mine = (self.table["subject"] == f"P{subject}") & (self.table["sequence"] == sequence)
+        return int(self.table.index[mine][0])
+
+    def put(self, subject: int, sequence: str, path: Path | str, column: str = "path") -> None:
+        self.table.loc[self.row(subject, sequence), column] = str(path)
+
+    def told(self, command: str) -> tuple[int, str, str]:
+        self.table.to_csv(self.folder / "cohort.csv", index=False)
+        (self.folder / "s.yaml").write_text(STUDY.format(volumes=self.volumes, more=self.more))
+        out = ["--output", str(self.folder / "run")] if command == "run" else []
+        return self.call(command, str(self.folder / "s.yaml"), *out)
+
+    def refused(self, *said: str, by: tuple[str, ...] = ("validate", "run")) -> str:
+        """What the last of the commands said, all of which must refuse and say this."""
+        error = ""
+        for command in by:
+            code, out, error = self.told(command)
+            assert code == 2, (command, out, error)
+            assert TRAINED not in error, f"{command} took it"
+            assert error.startswith("error: ")
+            for text in said:
+                assert text in error, (command, error)
+        return error
+
+    def taken(self) -> str:
+        """What `validate` and `run` say of a study that may be trained, without the breaks of lines."""
+        code, out, error = self.told("validate")
+        assert (code, error) == (0, ""), error
+        code, more, error = self.told("run")
+        assert TRAINED in error, error
+        return " ".join((out + more).split())
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("volumes")
+    for subject in range(1, 7):
+        for number, name in enumerate(("T1", "T2")):
+            nifti(folder / f"P{subject}" / f"{name}.nii.gz", blob(10 * subject + number))
+        marked = np.zeros(SHAPE, np.uint8)
+        marked[5:10, 5:9, 2:6] = 1
+        nifti(folder / f"P{subject}" / "mask.nii.gz", marked)
+    return folder
+
+
+@pytest.fixture
+def bench(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+    rows = [
+        {
+            "path": sources / f"P{subject}" / f"{name}.nii.gz",
+            "subject": f"P{subject}",
+            "visit": 1,
+            "sequence": name,
+            "mask": sources / f"P{subject}" / "mask.nii.gz",
+            "grade": "high" if subject % 2 else "normal",
+        }
+        for subject in range(1, 7)
+        for name in ("T1", "T2")
+    ]
+
+    def begin(*_: Any, **__: Any) -> None:
+        raise CasewiseError(TRAINED)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["casewise", *words])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    monkeypatch.setattr("casewise.console.columns", lambda stream: 100_000)  # a line for each problem
+    monkeypatch.setattr("casewise.pipeline.train.train", begin)
+    monkeypatch.setattr("casewise.audit.findings.Audit.gate", lambda *_, **__: None)
+    return Bench(tmp_path, pd.DataFrame(rows).astype(str), call)
+
+
+def test_a_good_study_is_told_in_scans(bench: Bench) -> None:
+    told = bench.taken()
+    assert "6 subjects, 6 cases, 12 scans" in told
+    assert "headers of 6 cases in order, 48 slices" in told
+    assert "among 6 subjects and 12 scans" in told
+    assert "image" not in told
+    facts = json.loads((bench.folder / "run" / "audit.json").read_text())["facts"]
+    assert facts["images"] == 12
+    assert facts["noun"] == ["scan", "scans"]
+
+
+def test_headers_that_cannot_be_are_all_told_before_a_run(bench: Bench) -> None:
+    values, folder = blob(1), bench.folder
+    bench.put(1, "T1", nifti(folder / "four.nii.gz", np.stack([values, values], -1)))
+    bench.put(1, "T2", changed(folder / "short.nii", values, 46, 20))
+    bench.put(2, "T1", changed(folder / "negative.nii", values, 42, -5))
+    bench.put(2, "T2", changed(folder / "zero.nii", values, 44, 0))
+    bench.put(3, "T1", changed(folder / "huge.nii", values, 42, 32767, 32767, 32767))
+    bench.put(3, "T2", changed(folder / "nowhere.nii", values, 252, 0, 0))
+    error = bench.refused(
+        "3 of 6 cases cannot be prepared.",
+        "P1/1: " + str(folder / "four.nii.gz") + ": it holds 4 dimensions",
+        "short.nii: its header promises 16 x 14 x 20 voxels",
+        "negative.nii: its header claims -5 x 14 x 8 voxels",
+        "zero.nii: its header claims 16 x 0 x 8 voxels; each side must be at least 1. Copy it again",
+        "huge.nii: its header claims 32767 x 32767 x 32767",
+        "nowhere.nii: it does not state its position in the patient",
+    )
+    assert len(error.splitlines()) == 7
+    assert "The others are kept for the next run." in error
+
+
+def test_files_that_are_no_scans(bench: Bench) -> None:
+    (bench.folder / "letters").mkdir()
+    (bench.folder / "letters" / "letter.txt").write_text("Dear colleague")
+    (bench.folder / "nothing").mkdir()
+    (bench.folder / "empty.nii").write_bytes(b"")
+    (bench.folder / "text.nii").write_text("subject,grade\n" * 40)
+    for subject, name in enumerate(("letters", "nothing", "empty.nii", "text.nii"), 1):
+        bench.put(subject, "T2", name)
+    bench.refused(
+        "4 of 6 cases cannot be prepared.",
+        "letters: none of the 1 files in the folder is DICOM (for example letter.txt)",
+        "nothing: the folder is empty",
+        "empty.nii: the file is empty (0 bytes)",
+        "text.nii: this is a text file, not a scan",
+    )
+
+
+def test_a_file_that_is_missing(bench: Bench) -> None:
+    bench.put(2, "T1", "gone/T1.nii.gz")
+    bench.refused("row 4, path: there is no file gone/T1.nii.gz")
+
+
+def test_voxels_that_cannot_be_are_told_by_a_run_and_the_others_are_kept(bench: Bench, sources: Path) -> None:
+    values, folder = blob(1), bench.folder
+    holed = values.copy()
+    holed[3, 3, 3] = np.nan
+    bench.put(1, "T1", nifti(folder / "nan.nii.gz", holed))
+    bench.put(1, "T2", nifti(folder / "flat.nii.gz", np.full(SHAPE, 7, np.float32)))
+    data = (sources / "P2" / "T1.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(data[: len(data) // 2])
+    bench.put(2, "T1", folder / "cut.nii.gz")
+    with gzip.open(folder / "bomb.nii.gz", "wb") as file:
+        file.write(nifti(folder / "whole.nii", values).read_bytes())
+        file.write(bytes(30 * 2**20))
+    bench.put(2, "T2", folder / "bomb.nii.gz")
+    bench.put(3, "T2", nifti(folder / "flat3.nii.gz", np.full(SHAPE, 7, np.float32)))
+    error = bench.refused(
+        "3 of 6 cases cannot be prepared. The others are kept for the next run.",
+        "nan.nii.gz: of 1,792 voxels 1 are NaN",
+        "cut.nii.gz: the gzip file is cut short",
+        "bomb.nii.gz: its header promises 16 x 14 x 8 voxels, but more follows",
+        "P3/1: " + str(folder / "flat3.nii.gz") + ": it shows nothing (all its voxels are equal). Copy T2 again",
+        by=("run",),
+    )
+    assert "Traceback" not in error
+    assert len(list((folder / "run" / "scans" / "cases").glob("*.npz"))) == 3
+
+
+def test_a_scan_that_is_dark_in_the_region_of_interest_is_refused(bench: Bench) -> None:
+    bench.volumes = ", roi: mask, margin: 0"
+    dark = blob(1)
+    dark[3:12, 2:12] = 0
+    bench.put(4, "T2", nifti(bench.folder / "dark.nii.gz", dark))
+    bench.refused("dark.nii.gz: it shows nothing (all its voxels in the region of interest are dark)", by=("run",))
+
+
+def test_names_of_sequences_that_are_mistyped_are_no_other_sequences(bench: Bench) -> None:
+    bench.table.loc[bench.row(1), "sequence"] = "t1"
+    for policy in ("require", "drop", "mask"):
+        bench.volumes = f", missing: {policy}"
+        error = bench.refused("sequence: 1 row says 't1' (T1.nii.gz of P1/1), and the study lists 'T1'")
+        assert "1 problem." in error
+
+
+def test_another_sequence_is_left_out_and_told(bench: Bench, sources: Path) -> None:
+    extra = bench.table.iloc[[0]].assign(sequence="DWI", path=str(bench.folder / "dwi.nii.gz"))
+    shutil.copyfile(sources / "P1" / "T1.nii.gz", bench.folder / "dwi.nii.gz")
+    bench.table = pd.concat([bench.table, extra], ignore_index=True)
+    assert "1 row shows another sequence (DWI) and is left out." in bench.taken()
+    bench.table.loc[bench.row(2), "sequence"] = "DWI"
+    bench.refused("1 of 6 cases lacks a sequence: P2/1 (T1; it has DWI)")
+    bench.volumes = ", missing: drop"
+    assert "1 of 6 cases lacks a sequence and is left out: P2/1 (T1; it has DWI)." in bench.taken()
+
+
+def test_cases_that_are_left_out_leave_every_class_to_learn_from(bench: Bench) -> None:
+    bench.volumes = ", missing: drop"
+    for subject in (1, 3, 5):
+        bench.table.loc[bench.row(subject, "T2"), "sequence"] = "DWI"
+    bench.refused("grade: of the class 'high' no subject is left after the cases that lack a sequence. Add the scans")
+    bench.volumes = ", missing: mask"
+    assert "3 of 6 cases lack a sequence, which a learned stand-in replaces" in bench.taken()
+
+
+def test_a_case_without_any_sequence_of_the_study(bench: Bench) -> None:
+    bench.table.loc[bench.row(2, "T1"), "sequence"] = ""
+    bench.table.loc[bench.row(2, "T2"), "sequence"] = "ADC"
+    bench.refused("1 of 6 cases lacks a sequence: P2/1 (T1, T2; it has an empty cell, ADC)")
+    bench.volumes = ", missing: mask"
+    assert "Left out because they have no sequence: P2/1." in bench.taken()
+
+
+def test_rows_that_make_no_case_are_told_together(bench: Bench) -> None:
+    bench.volumes = ", roi: mask, lesion: lesoin"
+    bench.table.loc[bench.row(1, "T2"), "sequence"] = "T1"
+    bench.table.loc[bench.row(2, "T2"), "sequence"] = "t-2"
+    bench.table.loc[bench.table["subject"] == "P3", "mask"] = ""
+    bench.put(4, "T1", "other.nii.gz", "mask")
+    bench.refused(
+        "cohort.csv: 7 problems.",
+        "case P1/1 has 2 rows of T1 (T1.nii.gz, T2.nii.gz); a case has one. Delete the others",
+        "1 of 6 cases lacks a sequence: P1/1 (T2)",
+        "1 row says 't-2' (T2.nii.gz of P2/1), and the study lists 'T2'",
+        "case P3/1: volumes.roi is mask, and column 'mask' names none",
+        "case P4/1: volumes.roi is mask, and column 'mask' names 2 masks",
+        "mask: there is no file other.nii.gz",
+        "volumes.lesion: there is no column 'lesoin'",
+    )
+
+
+def test_a_mask_column_or_a_box_that_is_not_there(bench: Bench) -> None:
+    bench.table = bench.table.rename(columns={"mask": "masks"})
+    bench.volumes = ", roi: mask"
+    bench.refused("there is no column 'mask'. Add it, name it", "Did you mean 'masks'?")
+    bench.volumes = ", roi: box"
+    bench.refused("volumes.roi is box, and there is no column 'box_x0'")
+
+
+def test_boxes_that_cannot_be(bench: Bench) -> None:
+    bench.volumes = ", roi: box, margin: 0"
+    for name, value in zip(("x0", "y0", "z0", "x1", "y1", "z1"), (3, 3, 1, 12, 11, 6), strict=True):
+        bench.table[f"box_{name}"] = str(value)
+    assert "networks see the whole plane" not in bench.taken()
+    bench.put(1, "T2", "4", "box_x0")
+    for subject, column, text in ((2, "box_x0", "wide"), (3, "box_x1", "2")):
+        for sequence in ("T1", "T2"):
+            bench.put(subject, sequence, text, column)
+    for column in ("box_x0", "box_y0", "box_z0", "box_x1", "box_y1", "box_z1"):
+        for sequence in ("T1", "T2"):
+            bench.put(4, sequence, "", column)
+    bench.refused(
+        "4 problems.",
+        "case P1/1: its rows state different boxes (3 3 1 12 11 6 and 4 3 1 12 11 6)",
+        "case P2/1: its box is wide, 3, 1, 12, 11, 6; six numbers are needed",
+        "case P3/1: The box from (3.0, 3.0, 1.0) to (2.0, 11.0, 6.0) has no extent along x",
+        "case P4/1: volumes.roi is box, and its box is empty",
+    )
+
+
+def test_a_box_outside_the_volume(bench: Bench) -> None:
+    bench.volumes = ", roi: box, margin: 0"
+    for name, value in zip(("x0", "y0", "z0", "x1", "y1", "z1"), (3, 3, 1, 12, 11, 6), strict=True):
+        bench.table[f"box_{name}"] = str(value)
+    for sequence in ("T1", "T2"):
+        bench.put(1, sequence, "900", "box_x0")
+        bench.put(1, sequence, "990", "box_x1")
+        bench.put(2, sequence, "-20", "box_x0")
+    bench.refused(
+        "P1/1: The box from (900.0, 3.0, 1.0) to (990.0, 11.0, 6.0) (voxel) does not touch the volume of",
+        "P2/1: The box from (-20.0, 3.0, 1.0) to (12.0, 11.0, 6.0) (voxel) lies to 62% outside the volume of",
+    )
+
+
+def test_masks_that_mark_nothing_or_lie_elsewhere(bench: Bench) -> None:
+    bench.volumes = ", roi: mask"
+    far = AFFINE.copy()
+    far[:3, 3] += 900
+    one, two = np.zeros(SHAPE, np.uint8), np.ones(SHAPE, np.uint8)
+    for subject, path in (
+        (1, nifti(bench.folder / "blank.nii.gz", one)),
+        (2, nifti(bench.folder / "far.nii.gz", two, far)),
+    ):
+        for sequence in ("T1", "T2"):
+            bench.put(subject, sequence, path, "mask")
+    bench.refused("2 of 6 cases", "blank.nii.gz: the mask marks nothing", "far.nii.gz: the mask does not", by=("run",))
+    bench.refused("1 of 6 cases", "far.nii.gz: shows no part of the body", by=("validate",))
+
+
+def test_a_mask_that_two_subjects_share_is_told(bench: Bench, sources: Path) -> None:
+    bench.volumes = ", lesion: mask"
+    bench.put(2, "T1", sources / "P1" / "mask.nii.gz", "mask")
+    bench.put(2, "T2", sources / "P1" / "mask.nii.gz", "mask")
+    assert "mask: 1 file is named for several subjects" in bench.taken()
+
+
+def test_scans_without_a_common_part(bench: Bench) -> None:
+    far = AFFINE.copy()
+    far[:3, 3] += 900
+    bench.put(1, "T2", nifti(bench.folder / "far.nii.gz", blob(1), far))
+    bench.refused("P1/1: " + str(bench.folder / "far.nii.gz") + ": shows no part of the body")
+
+
+def test_dicom_series_that_make_no_case(bench: Bench) -> None:
+    values, folder = blob(1), bench.folder
+    bench.put(1, "T1", dicom(folder / "gap", values, uid="1.1", patient="A", leave=3))
+    bench.put(2, "T1", dicom(folder / "a", values, uid="1.2", patient="A"))
+    bench.put(2, "T2", dicom(folder / "b", values, uid="1.3", patient="B"))
+    bench.put(3, "T1", dicom(folder / "same1", values, uid="1.4", patient="C"))
+    bench.put(3, "T2", dicom(folder / "same2", values, uid="1.4", patient="C"))
+    twice = dicom(folder / "twice", values, uid="1.5", patient="D")
+    dicom(twice / "again", values[:, ::-1], uid="1.5", patient="D")
+    bench.put(4, "T1", twice)
+    nested = dicom(folder / "nested", values, uid="1.6", patient="E")
+    file = sorted(nested.glob("*.dcm"))[2]
+    data = file.read_bytes()
+    place = data.find(bytes.fromhex("08006000"))
+    deep = bytes.fromhex("08004011") + b"SQ\0\0" + b"\xff" * 4 + bytes.fromhex("feff00e0") + b"\xff" * 4
+    file.write_bytes(data[:place] + deep * 3000 + data[place:])
+    bench.put(5, "T1", nested)
+    bench.put(6, "T1", dicom(folder / "e1", values, uid="1.7", patient="", StudyInstanceUID="5.1"))
+    bench.put(6, "T2", dicom(folder / "e2", values, uid="1.8", patient="", StudyInstanceUID="5.2"))
+    bench.refused(
+        "6 of 6 cases cannot be prepared.",
+        "P1/1: " + str(folder / "gap") + ": 1 slice is missing",
+        "P2/1: The scans of one case are of different patients: T1 is of patient 'A'",
+        "P3/1: " + str(folder / "same2") + ": T1 and T2 of one case are the same series",
+        "P4/1: " + str(twice) + ": 8 of 8 slice positions are taken by more than one image",
+        "its DICOM sequences are nested too deeply",
+        "P6/1: T1 and T2 are of different examinations (their StudyInstanceUIDs differ)",
+    )
+
+
+def test_what_is_odd_of_scans_reaches_the_terminal_and_the_report(bench: Bench) -> None:
+    series = dicom(bench.folder / "both", blob(1), uid="1.1", patient="A", SeriesDescription="t2_tse")
+    dicom(series / "plan", blob(2), uid="1.2", patient="A", SeriesDescription="localizer")
+    bench.put(1, "T1", series)
+    other = dicom(bench.folder / "later", blob(3), uid="1.3", patient="A", StudyInstanceUID="9.9", SeriesNumber=3)
+    bench.put(1, "T2", other)
+    told = bench.taken()
+    for text in (
+        "both: series 1 't2_tse' (MR, 8 slices) was taken; left aside: series 1 'localizer'",
+        "both: the table calls it T1, but its files call it 't2_tse'",
+        "P1/1: T1 and T2 are of different examinations (their StudyInstanceUIDs differ): are they of one visit?",
+    ):
+        assert told.count(text) == 2, (text, told)
+    from casewise.console import Silent
+    from casewise.study.loading import read_study
+
+    study = read_study(bench.folder / "s.yaml")
+    cohort = read(study, None, Silent())
+    prepare(study, cohort, RunFolder(bench.folder / "run"), Silent())
+    assert any("was taken; left aside" in note for note in cohort.notes)
+
+
+def test_fewer_slices_than_places_are_told(bench: Bench) -> None:
+    bench.put(1, "T1", nifti(bench.folder / "thin.nii.gz", blob(1)[:, :, :3]))
+    told = bench.taken()
+    assert told.count("1 of 6 cases have fewer than 4 slices; their first and last slices") == 2
+
+
+def test_a_class_of_fewer_subjects_than_folds(bench: Bench) -> None:
+    bench.table["grade"] = ["high" if name in ("P1", "P2") else "normal" for name in bench.table["subject"]]
+    text = STUDY.replace("folds: 2", "folds: 3")
+    (bench.folder / "cohort.csv").write_text(bench.table.to_csv(index=False))
+    (bench.folder / "s.yaml").write_text(text.format(volumes="", more=""))
+    code, out, error = bench.call("validate", str(bench.folder / "s.yaml"))
+    assert code == 0, error
+    said = "grade: fewer subjects of a class than the 3 folds (high 2): some folds are evaluated without it"
+    assert said in " ".join(out.split())
+    (bench.folder / "s.yaml").write_text(text.format(volumes="", more="nested_cv: {folds: 2}"))
+    code, out, error = bench.call("validate", str(bench.folder / "s.yaml"))
+    assert code == 2
+    assert "the class 'high' has 2 subjects, fewer than the 3 outer folds" in error
+
+
+def test_inner_trainings_are_counted(bench: Bench) -> None:
+    bench.volumes = ", fusion: [early, T1]"
+    bench.table["grade"] = ["high" if name in ("P1", "P2", "P3") else "normal" for name in bench.table["subject"]]
+    extra = bench.table.assign(subject=[f"{name}b" for name in bench.table["subject"]])
+    places = [str(bench.folder / f"{row.subject}-{row.sequence}.nii.gz") for row in extra.itertuples()]
+    for number, place in enumerate(places):
+        nifti(Path(place), blob(100 + number))
+    bench.table = pd.concat([bench.table, extra.assign(path=places)], ignore_index=True)
+    bench.more = "nested_cv: {folds: 2, lr: [0.001, 0.01, 0.1]}"
+    code, out, error = bench.told("validate")
+    assert code == 0, error
+    assert "2 pairings × 2 folds = 4 networks, after 24 inner trainings: 28 trainings in all" in out
+
+
+def test_a_fusion_that_is_none(bench: Bench) -> None:
+    bench.volumes = ", fusion: [latte]"
+    bench.refused("fusion: 'latte' is none of early, late, late-shared, and no sequence. Did you mean 'late'?")
+
+
+def test_missing_scans_where_all_are_required(bench: Bench) -> None:
+    bench.table = bench.table.drop(index=[bench.row(1, "T2"), bench.row(3, "T1")])
+    bench.refused("2 of 6 cases lack a sequence: P1/1 (T2), P3/1 (T1). Add the scans, leave these cases out")
+
+
+def test_no_column_of_sequences(bench: Bench) -> None:
+    bench.table = bench.table.rename(columns={"sequence": "weighting"})
+    bench.refused("there is no column 'sequence' that states which of T1, T2", "There are:", "weighting")
+
+
+def test_an_unfinished_run_is_not_explained(bench: Bench) -> None:
+    bench.taken()
+    code, _, error = bench.call("explain", str(bench.folder / "run"))
+    assert code == 2
+    assert "holds no finished run" in error
+    code, _, error = bench.call("explain", str(bench.folder / "rum"))
+    assert code == 2
+    assert "There is no run folder" in error
+    assert "Did you mean 'run'?" in error
+
+
+def test_slices_that_are_images(bench: Bench) -> None:
+    from PIL import Image
+
+    rows = []
+    for subject in range(1, 7):
+        for place in range(5):
+            for name in ("T1", "T2"):
+                path = bench.folder / f"P{subject}-{name}-{place}.png"
+                side = 15 if (subject, name, place) == (2, "T2", 3) else 16
+                values = np.random.default_rng([subject, place, name == "T2"]).integers(0, 255, (side, 16), np.uint8)
+                Image.fromarray(values).save(path)
+                order = place + (4 if subject == 3 and place > 2 else 0)
+                rows.append([path.name, f"P{subject}", name, order, "high" if subject % 2 else "normal"])
+    bench.table = pd.DataFrame(rows, columns=["path", "subject", "sequence", "place", "grade"]).astype(str)
+    bench.volumes = ", slice_index: place"
+    bench.refused("P2/1: " + str(bench.folder / "P2-T2-3.png") + ": this slice is 16×15 pixels")
+    bench.table = bench.table[bench.table["subject"] != "P2"]
+    own = {place: (bench.folder / f"P4-T2-{place}.png").read_bytes() for place in range(5)}
+    for place in own:
+        (bench.folder / f"P4-T2-{place}.png").write_bytes((bench.folder / f"P4-T1-{place}.png").read_bytes())
+    code, _, error = bench.told("run")
+    assert code == 2
+    assert "P4/1: T1 and T2 show the same voxels:" in error
+    for place, data in own.items():
+        (bench.folder / f"P4-T2-{place}.png").write_bytes(data)
+    told = bench.taken()
+    assert "50 slices" in told
+    assert "place has gaps in 1 of 5 cases (P3/1): slices may be missing" in told
+    assert "among 5 subjects and 50 slices" in told
+    bench.table.loc[bench.table.index[0], "place"] = "first"
+    bench.refused("case P1/1: place of T1 is 'first', which is not a number")
+
+
+def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench) -> None:
+    from types import SimpleNamespace
+
+    from casewise.console import Silent
+    from casewise.errors import CohortError, ImageError
+    from casewise.plugins.explain.case_selection import named_cases
+    from casewise.plugins.volumes.native_space import read_lesion
+    from casewise.study.loading import read_study
+
+    bench.volumes = ", lesion: mask"
+    moved = AFFINE.copy()
+    moved[0, 3] += 18
+    marked = np.zeros(SHAPE, np.uint8)
+    marked[5:10, 5:9, 2:6] = 1
+    for sequence in ("T1", "T2"):
+        bench.put(2, sequence, nifti(bench.folder / "moved.nii.gz", marked, moved), "mask")
+    bench.taken()
+    study = read_study(bench.folder / "s.yaml")
+    cohort = read(study, None, Silent())
+    store = SimpleNamespace(folder=bench.folder / "run" / "scans", address=None)
+    run: Any = SimpleNamespace(study=study, cohort=cohort, store=store)
+    assert read_lesion(run, 0).planes.any()
+    with pytest.raises(ImageError, match=r"moved\.nii\.gz: the mask lies to \d+% outside .* They have the same number"):
+        read_lesion(run, 1)
+    assert named_cases(run, ["P1", "P1/1", "P3/1"]) == ["P1/1", "P3/1"]
+    with pytest.raises(CohortError, match=r"(?s)no case 'P7/1'.*no case 'P8'"):
+        named_cases(run, ["P7/1", "P1/1", "P8"])

@@ -1,0 +1,281 @@
+"""One case prepared: aligned sequences, ranges, landmarks, what is absent, and the way back to the source voxel."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from casewise.errors import CohortError, ImageError, StudyError
+from casewise.plugins.volumes.case_files import CaseSources
+from casewise.plugins.volumes.grid import carried, to_ras
+from casewise.plugins.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.plugins.volumes.reading.scans import Scan
+from casewise.plugins.volumes.roi import Box, mask_on
+from casewise.plugins.volumes.slice_store import MARKER, prepare_slices
+
+pytest.importorskip("SimpleITK")
+PLAIN = Steps(in_plane_size=64, bias="none", smoothing="none", size=32)
+ORIENTATIONS = ["".join(s) for axes in itertools.permutations(("LR", "PA", "IS")) for s in itertools.product(*axes)]
+
+
+def scan_of(
+    gap: tuple[float, float, float] = (2.0, 2.0, 5.0),
+    *,
+    orientation: str = "RAS",
+    extent: tuple[float, float, float] = (120.0, 120.0, 50.0),
+    centre: tuple[float, float, float] = (10.0, -20.0, 30.0),
+    inverted: bool = False,
+    name: str = "t1.nii",
+) -> Scan:
+    """A body of three tissues in the same place of the patient, however it is sampled."""
+    axes = [next(n for n, pair in enumerate(("LR", "PA", "IS")) if letter in pair) for letter in orientation]
+    count = [round(extent[axis] / gap[axis]) for axis in axes]
+    affine = np.zeros((4, 4))
+    for column, (axis, letter) in enumerate(zip(axes, orientation, strict=True)):
+        affine[axis, column] = gap[axis] * (1 if letter in "RAS" else -1)
+    affine[3, 3] = 1
+    affine[:3, 3] = np.array(centre) - carried(affine, (np.array(count) - 1) / 2)
+    x, y, z = np.moveaxis(carried(affine, np.moveaxis(np.indices(count), 0, -1)), -1, 0)
+    x, y, z = x - 10, y + 20, z - 30
+    values = np.where((x / 50) ** 2 + (y / 40) ** 2 < 1, 200.0, 4.0)
+    values = np.where((x - 12) ** 2 + (y + 6) ** 2 < 200, 350.0, values)
+    # Nothing in a body is symmetric, so that a flip cannot go unseen.
+    values = np.where((x + 22) ** 2 + (y - 9) ** 2 + (2 * (z - 7)) ** 2 < 150, 500.0, values)
+    if inverted:
+        values = np.where(values > 100, 700 - values, values)
+    return Scan(values.astype(np.float32), affine, Path(name))
+
+
+def source_voxels(prepared: Prepared, scan: Scan, at: np.ndarray) -> np.ndarray:
+    """The voxels of the file at (row, column, slice)."""
+    return carried(np.linalg.inv(scan.affine) @ prepared.affine, at)
+
+
+def test_a_case_of_two_sequences() -> None:
+    scans = [scan_of(), scan_of((1.5, 1.5, 4.0), orientation="PSR", inverted=True, name="t2.nii")]
+    prepared = prepare_case(scans, dataclasses.replace(PLAIN, bias="n4", smoothing="edge_preserving", shrink=2))
+    assert prepared.slices.shape == (10, 2, 32, 32)
+    assert prepared.slices.dtype == np.uint16
+    assert prepared.slices.max() <= 32767
+    assert prepared.present.tolist() == [True, True]
+    assert prepared.ranges.dtype == prepared.landmarks.dtype == np.float32
+    assert prepared.landmarks.shape == (2, 11)
+    assert (np.diff(prepared.landmarks) >= 0).all()
+    assert prepared.facts["orientations"] == ["RAS", "PSR"]
+    assert set(prepared.facts["seconds"]) == {"grid", "bias", "smoothing", "range", "slices"}  # type: ignore[call-overload]
+    assert json.dumps(prepared.facts)
+    assert prepared.notes == ()
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_sequences_of_any_orientation_come_out_aligned(orientation: str) -> None:
+    reference = scan_of(orientation="LPS")
+    other = scan_of((2.0, 2.0, 2.5), orientation=orientation, name="other.nii")
+    slices = prepare_case([reference, other], dataclasses.replace(PLAIN, size=64)).slices.astype(float) / 32767
+    difference = np.abs(slices[:, 0] - slices[:, 1])
+    # Only at the small sphere's ends do slices of 2.5 mm differ from those of 5 mm.
+    assert difference.mean() < 0.004
+    assert np.abs(slices[:, 0] - slices[:, 1, :, ::-1]).mean() > 5 * difference.mean()
+
+
+def test_slices_are_seen_from_the_feet_with_the_front_above() -> None:
+    prepared = prepare_case([scan_of(orientation="ASL")], PLAIN)
+    rows, columns, slices = np.moveaxis(prepared.slices[:, 0], 0, 2).nonzero()
+    brightest = np.argwhere(np.moveaxis(prepared.slices[:, 0], 0, 2) == prepared.slices.max())
+    place = carried(prepared.affine, brightest).mean(axis=0)
+    # The small sphere of the body lies to the left, in front and above.
+    np.testing.assert_allclose(place, (10 - 22, -20 + 9, 30 + 7), atol=3)
+    middle = np.array([rows.mean(), columns.mean(), slices.mean()])
+    assert brightest[:, 0].mean() < middle[0]
+    assert brightest[:, 1].mean() > middle[1]
+    assert brightest[:, 2].mean() > middle[2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    orientation=st.sampled_from(ORIENTATIONS),
+    gap=st.tuples(st.sampled_from([1.0, 2.0]), st.sampled_from([1.0, 2.0, 3.0]), st.sampled_from([3.0, 5.0])),
+    roi=st.sampled_from(["none", "box", "mask"]),
+    size=st.sampled_from([32, 48, 64]),
+    data=st.data(),
+)
+def test_a_marked_source_voxel_is_the_marked_pixel_and_back(
+    orientation: str, gap: tuple[float, float, float], roi: str, size: int, data: st.DataObject
+) -> None:
+    scan = scan_of(gap, orientation=orientation, extent=(60.0, 48.0, 30.0))
+    marked = np.array([data.draw(st.integers(3, n - 4)) if n > 8 else n // 2 for n in scan.shape])
+    values = np.full(scan.shape, 10, np.float32)
+    values[tuple(marked)] = 1000
+    scan = dataclasses.replace(scan, values=values)
+    mask = dataclasses.replace(scan, values=(values > 500).astype(np.float32))
+    box = Box(tuple(marked.tolist()), tuple((marked + 1).tolist()))
+    prepared = prepare_case([scan], dataclasses.replace(PLAIN, roi=roi, size=size, margin=8.0), mask=mask, box=box)
+    cube = np.moveaxis(prepared.slices[:, 0], 0, 2).astype(float)
+    at = np.argwhere(cube == cube.max()).mean(axis=0)
+    back = source_voxels(prepared, scan, at)
+    pixel = np.abs(np.linalg.inv(scan.affine)[:3, :3] @ prepared.affine[:3, :3]).sum(axis=1)
+    # To within half a pixel of the prepared slices, which may be finer or coarser than the source.
+    assert (np.abs(back - marked) <= pixel / 2 + 0.5).all()
+    forth = carried(np.linalg.inv(prepared.affine) @ scan.affine, marked.astype(float))
+    assert (np.abs(forth - at) <= np.maximum(1, 1 / pixel.min())).all()
+    on = mask_on(mask, prepared.affine, (len(prepared.slices), size, size))
+    if on.any():
+        shown = np.argwhere(np.moveaxis(on, 0, 2))
+        # every pixel that the marked voxel touches, and no other
+        assert (np.abs(source_voxels(prepared, scan, shown) - marked) <= pixel / 2 + 0.5 + 1e-6).all()
+
+
+def test_an_uncut_plane_keeps_the_intensities_bit_for_bit() -> None:
+    scan = scan_of()
+    ramp = np.arange(scan.values.size, dtype=np.float32).reshape(scan.shape)
+    scan = dataclasses.replace(scan, values=ramp)
+    prepared = prepare_case([scan], dataclasses.replace(PLAIN, in_plane_size=60, size=60))
+    low, high = prepared.ranges[0].astype(float)
+    stored = np.moveaxis(prepared.slices[:, 0], 0, 2)
+    at = np.argwhere((stored > 0) & (stored < 32767))
+    source = np.rint(source_voxels(prepared, scan, at)).astype(int)
+    wanted = (scan.values[tuple(source.T)] - low) / (high - low) * 32767
+    np.testing.assert_allclose(stored[tuple(at.T)], wanted, atol=0.51)
+    assert len(at) > 0.6 * stored.size
+
+
+def test_ranges_and_landmarks_by_percentile() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, 0.5, (40, 40, 8)).astype(np.float32)
+    values[8:32, 8:32] = rng.uniform(400, 900, (24, 24, 8))
+    prepared = prepare_case(
+        [Scan(values, np.diag([2.0, 2, 5, 1]), Path("t1.nii"))], dataclasses.replace(PLAIN, in_plane_size=40)
+    )
+    low, high = prepared.ranges[0]
+    assert low == pytest.approx(np.percentile(values, 0.1), rel=1e-5)
+    assert high == pytest.approx(np.percentile(values[8:32, 8:32], 99.9), rel=1e-5)
+    marks = np.percentile(values[8:32, 8:32], [1, *range(10, 100, 10), 99])
+    np.testing.assert_allclose(prepared.landmarks[0], (marks - low) / (high - low) * 32767, rtol=1e-4)
+
+
+def test_an_absent_sequence_is_zero_and_marked() -> None:
+    t2 = scan_of(inverted=True, name="t2.nii")
+    prepared = prepare_case([None, t2], PLAIN)
+    assert prepared.present.tolist() == [False, True]
+    assert not prepared.slices[:, 0].any()
+    assert prepared.slices[:, 1].any()
+    assert np.isnan(prepared.ranges[0]).all()
+    assert np.isnan(prepared.landmarks[0]).all()
+    assert prepared.facts["reference"] == "t2.nii"
+    with pytest.raises(CohortError, match="without any scan"):
+        prepare_case([None, None], PLAIN)
+
+
+@pytest.mark.parametrize("level", [0.0, 12.0])
+def test_a_constant_scan_is_zero_and_told(level: float) -> None:
+    scan = scan_of()
+    flat = dataclasses.replace(scan, values=np.full(scan.shape, level, np.float32), path=Path("flat.nii"))
+    prepared = prepare_case([scan, flat], dataclasses.replace(PLAIN, bias="n4", smoothing="edge_preserving"))
+    assert not prepared.slices[:, 1].any()
+    assert prepared.present.all()
+    assert np.isnan(prepared.landmarks[1]).all()
+    assert prepared.ranges[1].tolist() == [level, level]
+    assert prepared.notes == ("flat.nii: all voxels are equal; it shows nothing and is stored as 0",)
+
+
+def test_what_a_second_sequence_does_not_show_is_zero() -> None:
+    upper = scan_of(extent=(120.0, 120.0, 10.0), centre=(10.0, -20.0, 50.0), inverted=True, name="t2.nii")
+    prepared = prepare_case([scan_of(), upper], PLAIN)
+    assert prepared.facts["covered"] == [1.0, pytest.approx(0.2)]
+    assert prepared.notes == ("t2.nii: shows only 20% of what t1.nii shows",)
+    assert [bool(image.any()) for image in prepared.slices[:, 1]] == [False] * 8 + [True] * 2
+    lower = Box((20, 20, 0), (40, 40, 4))
+    cut = prepare_case([scan_of(), upper], dataclasses.replace(PLAIN, roi="box", margin=0.0), box=lower)
+    assert cut.notes[-1] == "t2.nii: does not cover the region of interest; all its pixels are stored as 0"
+    far = dataclasses.replace(upper, affine=scan_of(centre=(900.0, 0.0, 0.0)).affine)
+    with pytest.raises(ImageError, match=r"t2\.nii: shows no part of the body that t1\.nii shows"):
+        prepare_case([scan_of(), far], PLAIN)
+
+
+def test_thick_slices_of_another_plane_are_told() -> None:
+    sagittal = scan_of((6.0, 1.0, 1.0), name="sag.nii")
+    assert "was not acquired in axial slices" in prepare_case([sagittal], PLAIN).notes[0]
+
+
+def test_a_region_that_is_missing_is_refused() -> None:
+    for roi in ("mask", "box"):
+        with pytest.raises(CohortError, match=f"t1.nii: the region of interest is `roi: {roi}`"):
+            prepare_case([scan_of()], dataclasses.replace(PLAIN, roi=roi))
+
+
+def test_the_centre_is_cut_without_resizing() -> None:
+    all_of_it = prepare_case([scan_of()], dataclasses.replace(PLAIN, size=64))
+    centre = prepare_case([scan_of()], dataclasses.replace(PLAIN, roi="centre", size=20))
+    np.testing.assert_array_equal(centre.slices, all_of_it.slices[:, :, 22:42, 22:42])
+    np.testing.assert_array_equal(centre.landmarks, all_of_it.landmarks)
+
+
+def test_a_scan_prepared_twice_is_the_same_and_its_orientation_no_matter() -> None:
+    steps = dataclasses.replace(PLAIN, bias="n4", smoothing="edge_preserving", shrink=2)
+    scan = scan_of(orientation="LPS")
+    one, two, turned = (prepare_case([each], steps) for each in (scan, scan, to_ras(scan)))
+    for other in (two, turned):
+        np.testing.assert_array_equal(one.slices, other.slices)
+        np.testing.assert_allclose(one.affine, other.affine, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        (
+            {"smoothing": "edge_preservin"},
+            "smoothing must be one of edge_preserving, none.*Did you mean 'edge_preserving'",
+        ),
+        ({"roi": "center"}, "roi must be one of.*Did you mean 'centre'"),
+        ({"in_plane_size": 0}, "in_plane_size must be a whole number from 8 to 1024"),
+        ({"size": True}, "size must be a whole number"),
+        ({"shrink": 0}, "shrink must be a whole number from 1 to 16"),
+        ({"margin": -1.0}, "margin must be 0 to 1000 mm"),
+        ({"roi": "centre", "size": 300}, "central 300 pixels"),
+        ({"landmarks": (10.0, 5.0)}, "rising order"),
+    ],
+)
+def test_steps_refuse_what_cannot_be(settings: dict[str, object], match: str) -> None:
+    with pytest.raises(StudyError, match=match):
+        Steps(**settings)  # type: ignore[arg-type]
+
+
+def test_every_step_changes_the_fingerprint() -> None:
+    others = [
+        {"in_plane_size": 128}, {"bias": "none"}, {"shrink": 2}, {"smoothing": "none"}, {"roi": "mask"}, {"margin":
+        3.0}, {"size": 32}, {"landmarks": (1.0, 99.0)},
+    ]  # fmt: skip
+    prints = {Steps().fingerprint(), *(Steps(**each).fingerprint() for each in others)}  # type: ignore[arg-type]
+    assert len(prints) == 9
+
+
+@pytest.mark.parametrize("damage", ["index", "no checksums"])
+def test_joined_slices_that_cannot_be_verified_are_joined_again(tmp_path: Path, damage: str) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    scan = scan_of()
+    nibabel.save(nibabel.Nifti1Image(scan.values, scan.affine), tmp_path / "t1.nii")
+    cases, folder = [CaseSources("S1", ((tmp_path / "t1.nii",),), ("T1",))], tmp_path / "slices"
+    store = prepare_slices(cases, PLAIN, folder, processes=1)
+    affines = np.array(store.affines)
+    marker = json.loads((folder / MARKER).read_text())
+    assert {"sha256", "index_sha256"} <= marker.keys()
+    index, slices = folder / marker["index"], folder / marker["slices"]
+    if damage == "index":
+        with np.load(index) as arrays:
+            changed = {**arrays, "affines": affines + 1}
+        np.savez(index, **changed)
+    else:
+        (folder / MARKER).write_text(json.dumps({k: v for k, v in marker.items() if "sha256" not in k}))
+        np.save(slices, np.zeros(store.slices.shape, store.slices.dtype))
+    again = prepare_slices(cases, PLAIN, folder, processes=1)
+    assert again.address == store.address
+    assert np.array_equal(again.affines, affines)
+    assert again.slices.any()
+    assert json.loads((folder / MARKER).read_text()).keys() == marker.keys()

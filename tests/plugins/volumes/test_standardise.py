@@ -1,0 +1,133 @@
+"""Intensity standardisation: the standard of training scans, and every scan's mapping onto it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from casewise.errors import CasewiseError
+from casewise.plugins.volumes.standardise import LEVELS, SCALE, fit, plain_tables, tables
+
+marks = st.lists(st.floats(0, 32767), min_size=11, max_size=11).map(sorted)
+spread_marks = marks.filter(lambda own: own[-1] - own[0] > 100)
+ascending = st.lists(st.floats(0, 1), min_size=9, max_size=9).map(lambda inner: np.array([0.0, *sorted(inner), 1.0]))
+
+
+def test_the_standard_by_hand() -> None:
+    standard = fit(np.array([[0.0, 10.0, 100.0], [50.0, 60.0, 70.0]]))
+    np.testing.assert_allclose(standard, [0, (0.1 + 0.5) / 2, 1])
+
+
+def test_absent_and_empty_scans_say_nothing() -> None:
+    scans = np.array([[0.0, 10.0, 100.0], [np.nan] * 3, [5.0, 5.0, 5.0]])
+    np.testing.assert_array_equal(fit(scans), fit(scans[:1]))
+
+
+def test_no_scan_left_is_refused() -> None:
+    with pytest.raises(CasewiseError, match="no training scan"):
+        fit(np.full((3, 11), np.nan))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(spread_marks, min_size=1, max_size=5))
+def test_a_standard_rises_from_0_to_1_whatever_the_order(rows: list[list[float]]) -> None:
+    standard = fit(np.array(rows))
+    assert standard[0] == 0
+    assert standard[-1] == pytest.approx(1)
+    assert (np.diff(standard) >= -1e-12).all()
+    np.testing.assert_allclose(fit(np.array(rows[::-1])), standard, atol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(spread_marks, min_size=3, max_size=5), spread_marks)
+def test_scans_outside_the_fit_leave_it_bit_for_bit(rows: list[list[float]], other: list[float]) -> None:
+    every = np.array(rows)
+    changed = every.copy()
+    changed[-1] = other
+    training = np.arange(len(rows) - 1)
+    standard, again = fit(every[training]), fit(changed[training])
+    assert standard.tobytes() == again.tobytes()
+    assert tables(every, standard)[training].tobytes() == tables(changed, again)[training].tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(marks, ascending)
+def test_a_table_never_falls_and_stays_within_0_and_1(own: list[float], standard: np.ndarray) -> None:
+    table = tables(np.array([own]), standard)[0]
+    assert table.dtype == np.float32
+    assert table.shape == (LEVELS,)
+    assert np.isfinite(table).all()
+    assert (np.diff(table) >= 0).all()
+    assert 0 <= table[0] <= table[-1] <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 900), min_size=10, max_size=10),
+    ascending,
+    st.integers(1, 3),
+    st.integers(0, 5000),
+    st.lists(st.integers(0, 9000), min_size=5, max_size=5),
+)
+def test_a_scan_multiplied_and_shifted_is_mapped_alike(
+    gaps: list[int], standard: np.ndarray, factor: int, shift: int, stored: list[int]
+) -> None:
+    own = np.cumsum([100, *gaps]).astype(float)
+    one, other = tables(np.stack([own, factor * own + shift]), standard)
+    values = np.clip(stored, own[0], own[-1]).astype(int)  # beyond, a scan may need to be pressed together
+    np.testing.assert_allclose(one[values], other[factor * values + shift], atol=2e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 3000), min_size=10, max_size=10), ascending)
+def test_landmarks_come_to_lie_on_the_standard(gaps: list[int], standard: np.ndarray) -> None:
+    own = np.cumsum([50, *gaps])
+    table = tables(own[None].astype(float), standard)[0]
+    np.testing.assert_allclose(table[own], SCALE[0] + (SCALE[1] - SCALE[0]) * standard, atol=1e-6)
+
+
+def test_beyond_the_ends_it_goes_on_as_in_the_last_piece_where_there_is_room() -> None:
+    table = tables(np.array([[2_000.0, 16_000.0, 30_000.0]]), np.array([0.0, 0.5, 1.0]))[0]
+    slope = (SCALE[1] - SCALE[0]) / 28_000
+    assert table[32_000] == pytest.approx(SCALE[1] + 2_000 * slope, abs=1e-6)
+    assert table[1_000] == pytest.approx(SCALE[0] - 1_000 * slope, abs=1e-6)
+
+
+def test_nothing_is_cut_off_where_there_is_none() -> None:
+    table = tables(np.array([[10_000.0, 12_000.0, 14_000.0]]), np.array([0.0, 0.5, 1.0]))[0]
+    assert (np.diff(table[14_000:].astype(float)) > 0).all()
+    assert (np.diff(table[:10_000].astype(float)) > 0).all()
+    assert (table[0], table[-1]) == (0, 1)
+
+
+def test_scans_of_one_gamma_become_alike() -> None:
+    """Scans that differ by a rising curve through the landmarks differ less after standardisation."""
+    tissue = np.random.default_rng(0).beta(2, 4, 20_000)
+    scans = [np.rint(32_767 * tissue**gamma).astype(int) for gamma in (0.7, 1.0, 1.5)]
+    percentiles = np.array([1, *range(10, 100, 10), 99])
+    own = np.stack([np.percentile(scan, percentiles) for scan in scans])
+    mapped = tables(own, fit(own))
+    before = np.ptp([scan / 32_767 for scan in scans], axis=0).mean()
+    after = np.ptp([table[scan] for table, scan in zip(mapped, scans, strict=True)], axis=0).mean()
+    assert after < 0.05 * before
+
+
+def test_equal_landmarks_take_their_mean_and_a_flat_scan_is_only_scaled() -> None:
+    standard = np.array([0.0, 0.2, 0.6, 1.0])
+    table = tables(np.array([[1000.0, 2000.0, 2000.0, 3000.0]]), standard)[0]
+    assert table[2000] == pytest.approx(SCALE[0] + (SCALE[1] - SCALE[0]) * 0.4, abs=1e-6)
+    np.testing.assert_array_equal(tables(np.full((1, 4), 500.0), standard), plain_tables(1))
+
+
+def test_an_absent_scan_is_zero_throughout() -> None:
+    both = tables(np.array([[np.nan] * 3, [0.0, 1.0, 2.0]]), np.array([0.0, 0.5, 1.0]))
+    assert not both[0].any()
+    assert both[1].any()
+
+
+def test_without_standardisation_values_are_only_scaled() -> None:
+    plain = plain_tables(3)
+    assert plain.dtype == np.float32
+    np.testing.assert_allclose(plain, np.arange(LEVELS)[None].repeat(3, axis=0) / 32_767, rtol=1e-6)

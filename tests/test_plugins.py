@@ -1,0 +1,169 @@
+"""Plugins: what is found, a core without each of them, and a plugin of somebody else in an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from casewise import plugin as plugin_file
+from casewise.errors import CasewiseError
+from casewise.plugin import KEYS, plugins
+
+SOURCE = Path(plugin_file.__file__).resolve().parents[1]
+NAMES = [
+    *("bench", "cluster", "explain", "export", "hospital", "phantoms", "serve", "slides", "tracking", "volumes"),
+]
+STUDY = """
+extends: onestep-pasi
+name: small
+synthetic: true
+cohort: {cohort}
+images: {{size: 32}}
+split: {{test: 0, folds: 2, restarts: 5}}
+backbones: [shufflenet_v2_x0_5]
+weights: random
+baselines: {{off: a test of plugins}}
+recipe: {{epochs: 1, batch_size: 8, lr: 0.01, early_stopping: {{monitor: none}}}}
+stack: []
+audit: {{permutations: 99}}
+evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 2}}
+compute: {{precision: fp32}}
+"""
+
+
+def test_each_folder_is_a_plugin_of_its_name() -> None:
+    assert [plugin.name for plugin in plugins() if plugin.is_own] == NAMES
+    assert set(KEYS.values()) <= set(NAMES)
+    for plugin in plugins():
+        keys = plugin.study_keys()
+        assert {KEYS[key] for key in (keys.model_fields if keys else ())} <= {plugin.name}
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("no_such_package_of_anyone:plugin", "ModuleNotFoundError"), ("casewise.version:__version__", "is a str")],
+)
+def test_a_plugin_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, value: str, problem: str) -> None:
+    monkeypatch.setattr(plugin_file, "entry_points", lambda group: [EntryPoint("oct", value, group)])
+    plugins.cache_clear()
+    with pytest.raises(CasewiseError, match=f"{value.partition(':')[0]}.*{problem}"):
+        plugins()
+    monkeypatch.undo()
+    plugins.cache_clear()
+
+
+def call(source: Path, *words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(source)}
+    command = [python, "-m", "casewise.cli.main", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "phantoms"])
+def test_photographs_need_no_other_plugin(name: str, phantom: Path, tmp_path: Path) -> None:
+    source, study = tmp_path / "src", tmp_path / "study.yaml"
+    shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.rmtree(source / "casewise" / "plugins" / name)
+    study.write_text(STUDY.format(cohort=phantom))
+    run, table = str(tmp_path / "run"), str(tmp_path / "predicted.csv")
+    steps = [["--help"], ["validate", str(study)], ["run", str(study), "--output", run, "--quiet"]]
+    for words in [*steps, ["predict", run, str(phantom), "--output", table]]:
+        done = call(source, *words)
+        assert done.returncode == 0, f"{words[0]}: {done.stderr}"
+    assert Path(table).is_file()
+    key = next((key for key, owner in KEYS.items() if owner == name), None)
+    if key:
+        study.write_text(STUDY.format(cohort=phantom) + f"{key}: {{}}\n")
+        refused = call(source, "validate", str(study))
+        assert refused.returncode == 2
+        assert f"plugin '{name}'" in " ".join(refused.stderr.split())
+
+
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "casewise-oct"
+version = "1.0"
+[project.entry-points."casewise.plugins"]
+oct = "casewise_oct:plugin"
+[tool.setuptools]
+py-modules = ["casewise_oct"]
+"""
+MODULE = """
+from casewise.modalities.base import Noun
+from casewise.modalities.photographs.modality import Photographs
+from casewise.plugin import Command, Plugin
+from casewise.study.images import ModalitySettings
+from casewise.study.model import StudyModel
+
+
+class OctSettings(ModalitySettings):
+    layers: int = 3
+
+
+class OctKeys(StudyModel):
+    oct: OctSettings | None = None
+
+
+class Oct(Photographs):
+    name = "oct"
+
+    def noun(self, study):
+        return Noun("layer map", "layer maps")
+
+
+def layers() -> None:
+    print("ten layers")
+
+
+class OctPlugin(Plugin):
+    name = section = "oct"
+
+    def commands(self):
+        return [Command("layers", layers, "Print the layers of the retina.")]
+
+    def study_keys(self):
+        return OctKeys
+
+    def modality(self):
+        return Oct()
+
+
+plugin = OctPlugin()
+"""
+
+
+@pytest.mark.slow
+def test_a_package_of_somebody_else_brings_a_command_and_a_modality(phantom: Path, tmp_path: Path) -> None:
+    package, home = tmp_path / "package", tmp_path / "env"
+    package.mkdir()
+    (package / "pyproject.toml").write_text(PROJECT)
+    (package / "casewise_oct.py").write_text(MODULE)
+    venv.create(home, with_pip=True)
+    python = str(home / "bin" / "python")
+    own = next(home.glob("lib/python*/site-packages"))
+    (own / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", str(package)]
+    subprocess.run(pip, check=True)
+    assert "Print the layers of the retina." in call(SOURCE, "--help", python=python).stdout
+    assert call(SOURCE, "layers", python=python).stdout == "ten layers\n"
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.format(cohort=phantom) + "oct: {layers: 4}\n")
+    code = (
+        "import sys; from casewise.study.loading import read_study; "
+        "from casewise.modalities.registry import modality_of, own_modalities; "
+        "s = read_study(sys.argv[1]); "
+        "print(modality_of(s).noun(s).plural, s.modality_settings.layers, own_modalities())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([python, "-c", code, str(study)], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "layer maps 4 ['photographs', 'slides', 'volumes']\n"
