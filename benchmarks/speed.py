@@ -199,9 +199,9 @@ def measure_audit(options: argparse.Namespace) -> None:
     from casewise.audit.run import audit
     from casewise.console import Silent
     from casewise.models.embeddings import embedder
-    from casewise.plugins.phantoms.chest import make_chest
     from casewise.pipeline.prepare import prepare
     from casewise.pipeline.read import read
+    from casewise.plugins.phantoms.chest import make_chest
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import split
     from casewise.study.loading import build_study
