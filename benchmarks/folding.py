@@ -11,25 +11,27 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 
-from casewise.models import folding
 from casewise.models.backbones import build_network, keep_statistics
+from casewise.models.layers import FoldingSequential
 from casewise.training.compute_plan import keep_memory
 
 NETWORKS = ("mobilenet_v2", "shufflenet_v2_x0_5", "efficientnet_b0", "densenet121", "resnet34")
 BATCH, SIDE = 32, 224
-LAYERS = {folding.Conv2d: nn.Conv2d, folding.BatchNorm2d: nn.BatchNorm2d}
 
 
 def made(name: str, *, folded: bool) -> nn.Module:
     """A network in training with its statistics kept."""
     torch.manual_seed(0)
     network = build_network(name, 2).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    for module in [] if folded else network.modules():
-        module.__class__ = LAYERS.get(type(module), type(module))
+    for name, module in [] if folded else list(network.named_modules()):
+        if isinstance(module, FoldingSequential):
+            outer, _, child = name.rpartition(".")
+            setattr(network.get_submodule(outer), child, nn.Sequential(OrderedDict(module.named_children())))
     keep_statistics(network)
     return network  # type: ignore[no-any-return]
 

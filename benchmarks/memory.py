@@ -39,7 +39,7 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
 
     from casewise.modalities import dataset
     from casewise.modalities.dataset import PanelData
-    from casewise.models.activations import ReLU6
+    from casewise.models.layers import ReLU6
     from casewise.models.backbones import build_network, keep_statistics
     from casewise.models.forward import predict
     from casewise.models.outputs import Output
@@ -61,9 +61,10 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
     network = build_network(BACKBONE, 1)
     if way == "before":
         dataset.EVALUATED_PIXELS = 2**60
-        for module in network.modules():
+        for name, module in list(network.named_modules()):
             if isinstance(module, ReLU6):
-                module.__class__ = torch.nn.ReLU6
+                outer, _, child = name.rpartition(".")
+                setattr(network.get_submodule(outer), child, torch.nn.ReLU6(inplace=True))
     standardise(network, train.truth, outputs)
     recipe = Recipe(
         loss="mse",

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
-from casewise.models.activations import clip_in_place
 from casewise.models.attention import BagPooling, GatedAttention, MeanOfBag
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
-from casewise.models.folding import fold_kept_norms
 from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
+from casewise.models.layers import MNASNet, ShuffleBlock, replace_layers
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
@@ -307,6 +305,8 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
         if [len(numbers) for numbers in normal] != [len(numbers) for numbers in body.normal]:
             raise StudyError(f"mean and std: {cut(normal)} are not {len(body.normal[0])} numbers each.")
         body = replace(body, normal=normal)
+    for sequence_body in bodies:
+        replace_layers(sequence_body.module, read_map=body.read_map)
     return Network(name, body, outputs, network_options)
 
 
@@ -337,10 +337,8 @@ def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
 
         module, width, config = timm_body(name, side=side, channels=channels)
         normal = (config.get("mean", MEAN), config.get("std", STD))
-    clip_in_place(module)
     if channels != 3:
         take_channels(module, name, channels)
-    fold_kept_norms(module)
     return Body(module, width, SYMMETRIC if scaling == "symmetric" else normal)
 
 
@@ -352,13 +350,12 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
         # [−1, 1], into which transform_input converts the usual normalisation.
         converted = scaling == "library"
         body = models.googlenet(weights=None, aux_logits=False, init_weights=True, transform_input=converted)
+    elif name.startswith("shufflenet"):
+        body = models.get_model(name, weights=None, inverted_residual=ShuffleBlock)
     else:
         body = models.get_model(name, weights=None)
-    if name.startswith("shufflenet"):
-        # The values are the same; torchvision's shuffle loses the channels-last format in every block.
-        models.shufflenetv2.channel_shuffle = torch.channel_shuffle
     if name.startswith("mnasnet"):
-        body.__class__ = _mnasnet()
+        body = MNASNet(body)
     if name.startswith("squeezenet"):
         # Its classifier ends in a ReLU: a regression could not predict below zero, and would have no gradient there.
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
@@ -371,15 +368,6 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     else:
         setattr(body, attribute, nn.Identity())
     return body, int(linear.in_features)
-
-
-@cache
-def _mnasnet() -> type[nn.Module]:
-    """torchvision's MNASNet without its demand for a version beside the weights, which are stored without one."""
-    from torchvision.models import MNASNet
-
-    own = {"__module__": MNASNet.__module__, "_load_from_state_dict": nn.Module._load_from_state_dict}
-    return type("MNASNet", (MNASNet,), own)
 
 
 def library_head(name: str) -> tuple[str, ...]:
