@@ -21,8 +21,8 @@ from casewise.models.forward import predict
 from casewise.models.outputs import outputs_of
 from casewise.study.loading import build_study
 from casewise.training.compute_plan import choose, keep_memory
-from casewise.training.fit import TrainingContext, quiet, standardise
-from casewise.training.strategies import learn
+from casewise.training.loop import TrainingContext, quiet, standardise
+from casewise.training.stages import learn
 
 
 def train(

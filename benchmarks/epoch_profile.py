@@ -81,8 +81,7 @@ def of_network(name: str, steps: int, evaluated: int) -> None:
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import ComputePlan
-    from casewise.training.fit import TrainingContext, fit
-    from casewise.training.module import Training
+    from casewise.training.loop import Training, TrainingContext, fit
 
     count = steps * BATCH + evaluated
     drawn = torch.Generator().manual_seed(0)

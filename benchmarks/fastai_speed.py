@@ -58,7 +58,7 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
     from casewise.models.outputs import outputs_of, width_of
     from casewise.study.loading import build_study
     from casewise.training.compute_plan import choose, keep_memory
-    from casewise.training.fit import TrainingContext, fit, standardise
+    from casewise.training.loop import TrainingContext, fit, standardise
 
     keep_memory()
     torch.set_num_threads(CORES)

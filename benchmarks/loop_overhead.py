@@ -96,7 +96,7 @@ def of_network(name: str, steps: int, epochs: int, threads: int) -> None:
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import ComputePlan
     from casewise.training.feature_cache import FixedData
-    from casewise.training.fit import TrainingContext, fit
+    from casewise.training.loop import TrainingContext, fit
 
     rows = steps * BATCH
     drawn = torch.Generator().manual_seed(0)
@@ -133,9 +133,8 @@ def of_head(epochs: int, threads: int) -> None:
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe
     from casewise.training.compute_plan import ComputePlan
-    from casewise.training.fit import TrainingContext, fit
-    from casewise.training.head_loop import fit_head
-    from casewise.training.param_groups import HeadOnly
+    from casewise.training.loop import TrainingContext, fit, fit_head
+    from casewise.training.rates import HeadOnly
 
     drawn = torch.Generator().manual_seed(0)
     values = torch.randn(HEAD_ROWS, HEAD_WIDTH, generator=drawn)

@@ -39,14 +39,14 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
 
     from casewise.modalities import dataset
     from casewise.modalities.dataset import PanelData
-    from casewise.models.layers import ReLU6
     from casewise.models.backbones import build_network, keep_statistics
     from casewise.models.forward import predict
+    from casewise.models.layers import ReLU6
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import ComputePlan, give_memory_back, keep_memory
-    from casewise.training.fit import TrainingContext, fit, standardise
-    from casewise.training.memory import MB, PeakMemory
+    from casewise.training.cost import MB, PeakMemory
+    from casewise.training.loop import TrainingContext, fit, standardise
 
     if way != "returned":
         keep_memory()

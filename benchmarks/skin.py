@@ -120,8 +120,8 @@ def train_with_casewise(paths: list[str], phases: list[dict[str, Any]]) -> dict[
     from casewise.models.outputs import Output
     from casewise.study.schema import Compute, Panels, Recipe
     from casewise.training.compute_plan import choose, keep_memory
-    from casewise.training.fit import standardise
-    from casewise.training.strategies import TrainingContext, learn
+    from casewise.training.loop import standardise
+    from casewise.training.stages import TrainingContext, learn
 
     start = time.perf_counter()
     keep_memory()

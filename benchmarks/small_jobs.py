@@ -48,7 +48,7 @@ def train(job: SmallJob, threads: int) -> float:
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import ComputePlan
-    from casewise.training.fit import TrainingContext, fit
+    from casewise.training.loop import TrainingContext, fit
 
     generator = torch.Generator().manual_seed(job.seed)
     tiles = torch.randint(0, 256, (job.panels, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)

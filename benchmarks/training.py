@@ -126,7 +126,7 @@ def train_with_casewise(network: str, material: TrainingPanels, panels: int, cho
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import keep_memory
-    from casewise.training.fit import TrainingContext, fit
+    from casewise.training.loop import TrainingContext, fit
 
     keep_memory()
     torch.set_num_threads(choice.threads)

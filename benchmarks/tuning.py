@@ -25,8 +25,8 @@ def main() -> None:
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import ComputePlan, keep_memory
-    from casewise.training.fit import standardise
-    from casewise.training.strategies import TrainingContext, learn
+    from casewise.training.loop import standardise
+    from casewise.training.stages import TrainingContext, learn
 
     keep_memory()
     torch.set_num_threads(cpu_count())

@@ -178,7 +178,7 @@ def train_with_casewise(folder: str, backbone: str, steps: int, choice: ComputeP
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe
     from casewise.training.compute_plan import keep_memory
-    from casewise.training.strategies import TrainingContext, learn
+    from casewise.training.stages import TrainingContext, learn
 
     keep_memory()
     torch.set_num_threads(choice.threads)

@@ -14,7 +14,7 @@ from casewise.models.forward import predict
 from casewise.models.outputs import Output
 from casewise.study.schema import Compute, Panels, Recipe
 from casewise.training.compute_plan import ComputePlan, choose
-from casewise.training.strategies import TrainingContext, learn
+from casewise.training.stages import TrainingContext, learn
 
 BAG = Panels(by="case", pooling="attention", bag=3)
 

@@ -24,9 +24,9 @@ from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training import feature_sharing
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_sharing import FeatureStore, SharedFeatures, cached_or_computed
-from casewise.training.fit import TrainingContext
 from casewise.training.linear_probe import features
-from casewise.training.strategies import frozen_features, learn
+from casewise.training.loop import TrainingContext
+from casewise.training.stages import frozen_features, learn
 from tests.chest_study import chest_study
 
 HOW = {"features": "fp32"}

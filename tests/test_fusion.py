@@ -26,8 +26,8 @@ from casewise.models.outputs import Output
 from casewise.models.weights import load_weights
 from casewise.study.schema import Recipe, Study
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import TrainingContext, fit
-from casewise.training.param_groups import layer_groups, unfreeze
+from casewise.training.loop import TrainingContext, fit
+from casewise.training.rates import layer_groups, unfreeze
 
 KINDS = ["early", "late", "late-shared"]
 NAME = "shufflenet_v2_x0_5"

@@ -27,7 +27,7 @@ from casewise.report.sections.training import job_rows
 from casewise.study.schema import Compute, Recipe
 from casewise.training import compute_plan, memory
 from casewise.training.compute_plan import ComputePlan, choose, step_memory
-from casewise.training.memory import PeakMemory, available_mb
+from casewise.training.cost import PeakMemory, available_mb
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

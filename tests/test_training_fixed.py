@@ -34,7 +34,7 @@ from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import MEMORY, Buffer, FixedData
 from casewise.training.linear_probe import features
-from casewise.training.strategies import Learned, TrainingContext, learn
+from casewise.training.stages import Learned, TrainingContext, learn
 
 OUTPUTS = (Output("label", "classification", 2, True),)
 STEADY = Panels(by="image", offline_copies=1, flip="both")

@@ -20,13 +20,11 @@ from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output
 from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Panels, Recipe
-from casewise.training import strategies as learning
+from casewise.training import stages as learning
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import fit
-from casewise.training.lr_schedule import warmed_cosine
-from casewise.training.module import Training
-from casewise.training.param_groups import layer_groups, parameter_groups, unfreeze
-from casewise.training.strategies import Learned, TrainingContext, learn
+from casewise.training.loop import Training, fit
+from casewise.training.rates import layer_groups, parameter_groups, unfreeze, warmed_cosine
+from casewise.training.stages import Learned, TrainingContext, learn
 
 LABEL = (Output("label", "classification", 3),)
 PANELS = Panels(rotate=10, flip="horizontal", brightness=0.1)
@@ -200,7 +198,7 @@ class TestFineTuning:
         assert found.best_loss == kept[-1]["best_loss"] == found.history[found.best_epoch]["stop_loss"]
         assert [entry["epoch"] for entry in found.history] == list(range(2 * len(found.stages)))
         assert all(parameter.requires_grad for parameter in found.network.parameters())
-        module = Training(found.network, Recipe(), TRAIN, STOP, outputs=LABEL, seed=0, channels_last=False)
+        module = Training(found.network, Recipe(), TRAIN, TrainingContext(LABEL, tmp_path, 0, ComputePlan()))
         slots, _ = STOP.views()
         raw = found.network(STOP.plain_batch(slots, torch.device("cpu")))
         assert float(module.loss(raw.detach(), STOP.truth, plain=True)) == pytest.approx(found.best_loss, rel=1e-4)
@@ -236,8 +234,7 @@ class TestFineTuning:
 
             return fit_or_cut
 
-        for name in ("fit", "fit_head"):
-            monkeypatch.setattr(learning, name, first_only(getattr(learning, name)))
+        monkeypatch.setattr(learning, "fit", first_only(learning.fit))
         with pytest.raises(CutError):
             learned(tmp_path / "cut", self.recipe)
         alike(whole, learned(tmp_path / "cut", self.recipe))

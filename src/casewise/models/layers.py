@@ -101,7 +101,7 @@ class ShuffleBlock(InvertedResidual):
 
 
 class MNASNet(nn.Module):
-    """The layers of torchvision's MNASNet, which itself demands a version beside weights that are stored without one."""
+    """The layers of torchvision's MNASNet, which itself demands a version beside the weights; files state none."""
 
     def __init__(self, library: Any) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def replace_layers(body: nn.Module, *, read_map: str = "") -> None:
 
 
 def _replacement(module: nn.Module, read_child: str) -> nn.Module | None:
-    """The layer that takes the place of a module; None if it stays. `read_child` is the name of a child that is read."""
+    """The layer that takes the place of a module; None if it stays. `read_child` is the child whose map is read."""
     if type(module) is nn.ReLU6 and module.inplace:
         return ReLU6(inplace=True).train(module.training)
     if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:

@@ -167,22 +167,29 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer
     return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
 
 
-class Upper(nn.Module):
-    """A network of the trained layers above a frozen part; it shares their parameters."""
+class UpperLayers(nn.Module):
+    """The trained layers of a network above a frozen part, or its head alone; it shares their parameters.
+
+    Its input are the activations of the frozen part.
+    """
 
     target_mean: Tensor
     target_std: Tensor
 
-    def __init__(self, network: Any, rest: nn.Module) -> None:
+    def __init__(self, network: Any, layers: nn.Module | None = None) -> None:
         super().__init__()
         self.name = network.name
-        self.body, self.head = rest, network.head
+        self.body, self.head = layers or nn.Identity(), network.head
         self.bags = network.pooling is not None
+        self.is_linear = layers is None and not self.bags
+        self.computes = layers is not None
         self.register_buffer("target_mean", network.target_mean)
         self.register_buffer("target_std", network.target_std)
 
     def forward(self, activations: Tensor) -> Tensor:
-        features = of_tiles(self.body, activations) if self.bags else self.body(activations)
+        features = activations
+        if self.computes:
+            features = of_tiles(self.body, activations) if self.bags else self.body(activations)
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float()) * self.target_std + self.target_mean
 
