@@ -570,7 +570,7 @@ class TestWhatIsRefused:
             ({"fusion": "erly"}, "fusion: must be one of early, late, late-shared, got 'erly'. Did you mean 'early'"),
             ({"fusion": "late", "missing": "mast"}, "missing: must be one of .* got 'mast'. Did you mean 'mask'"),
             ({"fusion": "late", "sequences": 0}, "sequences: there must be one at least, got 0"),
-            ({"fusion": "late", "attention": True}, "every sequence by itself"),
+            ({"fusion": "late", "pooling": "attention"}, "every sequence by itself"),
         ],
     )
     def test_in_a_sentence(self, options: Any, words: str) -> None:

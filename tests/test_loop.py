@@ -99,7 +99,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, killed_after: int, bag: int) -> None:
     outputs = (LABEL, EXTENT, GRADE)
     recipe = Recipe(**{"lr": 0.02, "batch_size": 4, "epochs": 6, **RECIPES[name]})
-    network = network_of(outputs, 0.4, attention=bool(bag))
+    network = network_of(outputs, 0.4, pooling="attention" * bool(bag))
     data = features(ROWS, outputs, network.width, bag=bag), features(9, outputs, network.width, 1, bag)
     whole = fit(UpperLayers(network), recipe, *data, context_of(tmp_path / "whole", outputs))
 
@@ -115,9 +115,12 @@ def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, kil
 
     killed = context_of(tmp_path / "killed", outputs, save_every=0.0, tell=kill)
     with pytest.raises(KilledError):
-        fit(UpperLayers(network_of(outputs, 0.4, attention=bool(bag))), recipe, *data, killed)
+        fit(UpperLayers(network_of(outputs, 0.4, pooling="attention" * bool(bag))), recipe, *data, killed)
     continued = fit(
-        UpperLayers(network_of(outputs, 0.4, attention=bool(bag))), recipe, *data, replace(killed, tell=note)
+        UpperLayers(network_of(outputs, 0.4, pooling="attention" * bool(bag))),
+        recipe,
+        *data,
+        replace(killed, tell=note),
     )
     same(whole, continued)
     assert epochs == list(range(1, len(whole.history) + 1))

@@ -93,7 +93,7 @@ def test_a_fitted_model_is_built_again_from_its_facts() -> None:
         "name": "kernel_features",
         "outputs": 2,
         "side": 64,
-        "maps": False,
+        "pooling": "",
         "bank": {"encoder": "resnet18", "channels": 3, "specs": [spec.as_json() for spec in network.body.specs]},
         "radial": network.head[-1].facts,
     }

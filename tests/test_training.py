@@ -280,7 +280,7 @@ def test_bfloat16_is_taken_where_it_agrees_with_the_weights_of_the_run(
     assert choose(good, Compute(device="cpu"), **given) == taken
     assert choose(other, Compute(device="cpu"), **given) == exact
     assert len(asked) == before  # times are remembered, whichever weights
-    choose(build_network("test_resnet", 1, attention=True), Compute(device="cpu", precision="fp32"), **given)
+    choose(build_network("test_resnet", 1, pooling="attention"), Compute(device="cpu", precision="fp32"), **given)
     choose(other, Compute(device="cpu", precision="fp32"), **given)
     assert len(asked) == before + 1  # those of exact were known, those with attention not
 

@@ -166,7 +166,7 @@ class TestLargeBags:
     def network(self) -> Network:
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        return build_network("test_resnet", 2, attention=True).eval()
+        return build_network("test_resnet", 2, pooling="attention").eval()
 
     @pytest.fixture
     def expected(self, bags: PanelData, network: Network) -> torch.Tensor:

@@ -146,13 +146,13 @@ def test_a_warm_up_goes_from_step_to_step(
     tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[float]] = []
-    plain = Training.on_train_batch_start
+    plain = Training.step
 
-    def start(self: Any, rows: list[int], number: int) -> None:
-        plain(self, rows, number)
-        seen.append([group["lr"] for group in self.optimizers().param_groups])
+    def step(self: Training, *arguments: Any) -> Any:
+        seen.append([group["lr"] for group in self.optimizer.param_groups])
+        return plain(self, *arguments)
 
-    monkeypatch.setattr(Training, "on_train_batch_start", start)
+    monkeypatch.setattr(Training, "step", step)
     recipe = {"epochs": 4, "schedule": "cosine", "warmup": 2, "head_lr": 3.0, **kind}
     history = learned(tmp_path, recipe).history
     steps = 3  # 25 rows in batches of 8, the last one joined by the row left over
