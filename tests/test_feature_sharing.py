@@ -23,8 +23,8 @@ from casewise.run import run
 from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training import feature_sharing
 from casewise.training.compute_plan import ComputePlan
+from casewise.training.feature_cache import features
 from casewise.training.feature_sharing import FeatureStore, SharedFeatures, cached_or_computed
-from casewise.training.linear_probe import features
 from casewise.training.loop import TrainingContext
 from casewise.training.stages import frozen_features, learn
 from tests.chest_study import chest_study

@@ -16,8 +16,7 @@ from casewise.models.feature_bank import FeatureSpec
 from casewise.models.linear import build_linear
 from casewise.models.outputs import Output
 from casewise.models.radial import GAMMA, RadialBlock, RadialHead
-from casewise.training.linear_head import fit_head
-from casewise.training.radial_head import fit_radial_head
+from casewise.training.linear_head import fit_head, fit_radial_head
 
 OUTPUTS = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
 LABEL = (Output("label", "classification", 2),)

@@ -21,7 +21,8 @@ from casewise.errors import RunError, TrainingError
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented
-from casewise.models.backbones import TILES_AT_ONCE, form_of
+from casewise.models.backbones import TILES_AT_ONCE, Network, form_of
+from casewise.models.forward import mean_over_views
 from casewise.study.seeds import mixed_seed
 
 # In bytes, for all simultaneous jobs together.
@@ -264,3 +265,20 @@ class FeatureNetwork(nn.Module):
     def forward(self, panels: Tensor) -> Tensor:
         result: Tensor = self.network.features(panels)
         return result
+
+
+def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
+    """The body's features of every panel, without augmentation: (P, width), the mean over views; bags (P, K, width)."""
+    network.eval()
+    slots, owner = data.views()
+    computed = []
+    device, form = network.mean.device, form_of(network.body)
+    if data.bags:
+        with torch.inference_mode():
+            whole = encode_bags(network.features, data, slots, device, form).float().cpu()
+        return whole.clone()
+    with torch.inference_mode():
+        size = data.eval_batch_size(batch, device)
+        for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
+            computed.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers))
+    return mean_over_views(computed, len(data)).clone()

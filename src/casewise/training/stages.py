@@ -28,8 +28,16 @@ from casewise.run_folder.job_folder import Stage as StageFiles
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
-from casewise.training.feature_cache import Buffer, FeatureNetwork, FixedData, UpperLayers, activations, fixed
-from casewise.training.linear_probe import features, probe
+from casewise.training.feature_cache import (
+    Buffer,
+    FeatureNetwork,
+    FixedData,
+    UpperLayers,
+    activations,
+    features,
+    fixed,
+)
+from casewise.training.linear_probe import probe
 from casewise.training.loop import TrainingContext, fit
 from casewise.training.lr_finder import find_rate
 from casewise.training.rates import layer_groups, unfreeze
