@@ -218,20 +218,20 @@ def _by_share(network: Network, point: FreezePoint) -> str:
     sums = [0]
     for _, module in modules:
         sums.append(sums[-1] + sum(p.numel() for p in module.parameters(recurse=False)))
-    freeze_point, first = "", 0.0
+    last, first = "", 0.0
     for name, _ in layers(network):
-        point = _with_norm(network, name)
-        frozen_share = sums[names.index(point) + 1] / sums[-1]
+        end = _with_norm(network, name)
+        frozen_share = sums[names.index(end) + 1] / sums[-1]
         first = first or frozen_share
         if frozen_share > share:
             break
-        freeze_point = point
-    if not freeze_point:
+        last = end
+    if not last:
         raise TrainingError(
             f"freeze: the first layer of {network.name} alone holds {100 * first:.2g}% of the body's weights, more "
             f"than {100 * share:.10g}%. Say `none`, `1 layer` or a larger share."
         )
-    return freeze_point
+    return last
 
 
 # The name of the last frozen module, by the kind of a freeze point.
