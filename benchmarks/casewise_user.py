@@ -20,8 +20,9 @@ from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.forward import predict
 from casewise.models.outputs import outputs_of
 from casewise.study.loading import build_study
-from casewise.training.compute_plan import choose, keep_memory
-from casewise.training.loop import TrainingContext, quiet, standardise
+from casewise.training.compute_plan import choose
+from casewise.training.cost import keep_memory
+from casewise.training.loop import TrainingContext, standardise
 from casewise.training.stages import learn
 
 
@@ -29,7 +30,6 @@ def train(
     task: dict[str, Any], train_rows: Any, held_out: Any, classes: list[str]
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train by `task["recipe"]` and `task["panels"]`; return the held-out probabilities (P, K), and facts."""
-    quiet()
     keep_memory()
     torch.set_num_threads(task["threads"])
     study = build_study(

@@ -103,8 +103,8 @@ def of_network(name: str, steps: int, evaluated: int) -> None:
     with ExitStack() as named, tempfile.TemporaryDirectory() as folder:
         for owner, method, range_name in (
             (PanelData, "training_batch", PANELS),
-            (Training, "training_step", STEP),
-            (Training, "validation_step", EVALUATION),
+            (Training, "step", STEP),
+            (Training, "_predicted", EVALUATION),
         ):
             named.enter_context(patch.object(owner, method, inside(getattr(owner, method), range_name)))
         context = TrainingContext([Output("grade")], Path(folder), 0, ComputePlan(threads=1), math.inf, tell=tell)
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--evaluated", type=int, default=64)
     options = parser.parse_args()
-    from casewise.training.compute_plan import keep_memory
+    from casewise.training.cost import keep_memory
 
     keep_memory()
     torch.set_num_threads(1)

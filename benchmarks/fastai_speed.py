@@ -57,7 +57,8 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
     from casewise.models.backbones import build_network
     from casewise.models.outputs import outputs_of, width_of
     from casewise.study.loading import build_study
-    from casewise.training.compute_plan import choose, keep_memory
+    from casewise.training.compute_plan import choose
+    from casewise.training.cost import keep_memory
     from casewise.training.loop import TrainingContext, fit, standardise
 
     keep_memory()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from casewise.models.backbones import build_network, keep_statistics
 from casewise.models.layers import FoldingSequential
-from casewise.training.compute_plan import keep_memory
+from casewise.training.cost import keep_memory
 
 NETWORKS = ("mobilenet_v2", "shufflenet_v2_x0_5", "efficientnet_b0", "densenet121", "resnet34")
 BATCH, SIDE = 32, 224

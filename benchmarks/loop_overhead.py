@@ -10,8 +10,7 @@ batch, with torch's own loss, optimiser and network.
 
 Both run in turn in one process: after each epoch of the loop follow as many bare steps, and the first epoch does not
 count. CPU seconds depend less on other processes than wall-clock does, so both are printed, as the median over epochs.
-The head alone is measured too, on features of 1,280 numbers: `fit_head`, Lightning's loop as `fit` would take it, and
-the bare step. Times are printed, never asserted.
+The head alone is measured too, on features of 1,280 numbers. Times are printed, never asserted.
 """
 
 from __future__ import annotations
@@ -133,33 +132,32 @@ def of_head(epochs: int, threads: int) -> None:
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe
     from casewise.training.compute_plan import ComputePlan
-    from casewise.training.loop import TrainingContext, fit, fit_head
-    from casewise.training.rates import HeadOnly
+    from casewise.training.feature_cache import UpperLayers
+    from casewise.training.loop import TrainingContext, fit
 
     drawn = torch.Generator().manual_seed(0)
     values = torch.randn(HEAD_ROWS, HEAD_WIDTH, generator=drawn)
     truth = torch.arange(HEAD_ROWS).remainder(2).float().unsqueeze(1)
     data, one = FeatureData(values, truth), FeatureData(values[:1], truth[:1])
     recipe = Recipe(optimizer="adam", lr=1e-4, schedule="constant", batch_size=HEAD_BATCH, epochs=epochs + 1)
-    for way, train_head in (("its own loop", fit_head), ("Lightning's loop", fit)):
-        network = build_network("mobilenet_v2", 2)
-        head = copy.deepcopy(network.head).train()
-        optimizer = torch.optim.Adam(head.parameters(), lr=1e-4)
-        batch, labels = values[:HEAD_BATCH].clone(), truth[:HEAD_BATCH, 0].long()
+    network = build_network("mobilenet_v2", 2)
+    head = copy.deepcopy(network.head).train()
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-4)
+    batch, labels = values[:HEAD_BATCH].clone(), truth[:HEAD_BATCH, 0].long()
 
-        def bare(head: Any = head, optimizer: Any = optimizer, batch: Any = batch, labels: Any = labels) -> None:
-            # with as many threads as the loop around it
-            loss = nn.functional.cross_entropy(head(batch), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    def bare(head: Any = head, optimizer: Any = optimizer, batch: Any = batch, labels: Any = labels) -> None:
+        # with as many threads as the loop around it
+        loss = nn.functional.cross_entropy(head(batch), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
-        times = Interleaved(bare, HEAD_ROWS // HEAD_BATCH)
-        with tempfile.TemporaryDirectory() as folder:
-            outputs = [Output("label", "classification", 2, True)]
-            context = TrainingContext(outputs, Path(folder), 0, ComputePlan(threads=threads), tell=times)
-            train_head(HeadOnly(network), recipe, data, one, context)  # type: ignore[operator]
-        print(times.row(f"head on features, {way}"), flush=True)
+    times = Interleaved(bare, HEAD_ROWS // HEAD_BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Output("label", "classification", 2, True)]
+        context = TrainingContext(outputs, Path(folder), 0, ComputePlan(threads=threads), tell=times)
+        fit(UpperLayers(network), recipe, data, one, context)
+    print(times.row("head on features"), flush=True)
 
 
 def main() -> None:
@@ -173,7 +171,7 @@ def main() -> None:
     from casewise.bench.quiet import warn_if_busy
 
     warn_if_busy()
-    from casewise.training.compute_plan import keep_memory
+    from casewise.training.cost import keep_memory
 
     keep_memory()
     torch.set_num_threads(options.threads)

@@ -44,8 +44,8 @@ def job(way: str, precision: str, steps: int) -> dict[str, Any]:
     from casewise.models.layers import ReLU6
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
-    from casewise.training.compute_plan import ComputePlan, give_memory_back, keep_memory
-    from casewise.training.cost import MB, PeakMemory
+    from casewise.training.compute_plan import ComputePlan
+    from casewise.training.cost import MB, PeakMemory, give_memory_back, keep_memory
     from casewise.training.loop import TrainingContext, fit, standardise
 
     if way != "returned":

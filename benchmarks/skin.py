@@ -119,7 +119,8 @@ def train_with_casewise(paths: list[str], phases: list[dict[str, Any]]) -> dict[
     from casewise.models.backbones import build_network
     from casewise.models.outputs import Output
     from casewise.study.schema import Compute, Panels, Recipe
-    from casewise.training.compute_plan import choose, keep_memory
+    from casewise.training.compute_plan import choose
+    from casewise.training.cost import keep_memory
     from casewise.training.loop import standardise
     from casewise.training.stages import TrainingContext, learn
 

@@ -80,7 +80,7 @@ def work(threads: int, jobs: Queue[SmallJob | None], results: Queue[Any], start:
     """A worker: imports, one warm-up step, then jobs until there are none."""
     import torch
 
-    from casewise.training.compute_plan import keep_memory
+    from casewise.training.cost import keep_memory
 
     keep_memory()
     torch.set_num_threads(threads)

@@ -125,7 +125,7 @@ def train_with_casewise(network: str, material: TrainingPanels, panels: int, cho
     from casewise.models.backbones import build_network
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
-    from casewise.training.compute_plan import keep_memory
+    from casewise.training.cost import keep_memory
     from casewise.training.loop import TrainingContext, fit
 
     keep_memory()
@@ -162,7 +162,8 @@ def choose_for(network: str, threads: int) -> dict[str, Any]:
     """The measurement by which a run chooses precision and memory format."""
     from casewise.models.backbones import build_network
     from casewise.study.schema import Compute
-    from casewise.training.compute_plan import choose, keep_memory
+    from casewise.training.compute_plan import choose
+    from casewise.training.cost import keep_memory
 
     keep_memory()
     model = build_network(network, len(TARGETS))

@@ -24,7 +24,8 @@ def main() -> None:
     from casewise.models.forward import predict
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
-    from casewise.training.compute_plan import ComputePlan, keep_memory
+    from casewise.training.compute_plan import ComputePlan
+    from casewise.training.cost import keep_memory
     from casewise.training.loop import standardise
     from casewise.training.stages import TrainingContext, learn
 

@@ -164,7 +164,8 @@ def network_for(backbone: str, side: int) -> Any:
 def choose_for(backbone: str, side: int, threads: int) -> dict[str, Any]:
     """The measurement by which a run chooses precision, memory format and threads."""
     from casewise.study.schema import Compute
-    from casewise.training.compute_plan import choose, keep_memory
+    from casewise.training.compute_plan import choose
+    from casewise.training.cost import keep_memory
 
     keep_memory()
     network = network_for(backbone, side)
@@ -177,7 +178,7 @@ def train_with_casewise(folder: str, backbone: str, steps: int, choice: ComputeP
 
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe
-    from casewise.training.compute_plan import keep_memory
+    from casewise.training.cost import keep_memory
     from casewise.training.stages import TrainingContext, learn
 
     keep_memory()
@@ -231,7 +232,7 @@ def measure_tables(folder: str, backbone: str, steps: int, choice: ComputePlan) 
 
     from casewise.modalities.volumes.dataset import slices_of
     from casewise.modalities.volumes.standardise import standard_scales
-    from casewise.training.compute_plan import keep_memory
+    from casewise.training.cost import keep_memory
 
     keep_memory()
     torch.set_num_threads(choice.threads)

@@ -385,8 +385,8 @@ class Compute(StudyModel):
     )
     keep_memory: bool = Field(
         True,
-        description="Keep freed memory for the next step instead of returning it to the system (Linux with glibc; on the "
-        "command line and in workers), which saves time and takes memory. `false`: return it.",
+        description="Keep freed memory for the next step instead of returning it to the system (Linux with glibc; on "
+        "the command line and in workers), which saves time and takes memory. `false`: return it.",
     )
 
     @model_validator(mode="after")
