@@ -164,8 +164,8 @@ def predictions(own: Population, learned: Sequence[str], new: Sequence[str], see
     from casewise.models.forward import predict
     from casewise.models.outputs import outputs_of
     from casewise.splits.grouped import split
-    from casewise.training.fit import standardise
     from casewise.training.linear_head import fit_head
+    from casewise.training.loop import standardise
 
     study, outputs = own.study.model_copy(update={"seed": seed}), outputs_of(own.study)
     splits = split(restricted(own.cohort, learned), study)

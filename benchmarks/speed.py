@@ -10,8 +10,8 @@ if the folder of pretrained weights exists beside the checkout. `memory`: the pe
 alone and with a second one. `predict`: a planned model of chest phantoms on new films, beside a loop that decodes with
 Pillow, resizes, applies every network in turn in single precision, and averages; its networks are in memory before.
 
-`copies` (not part of the default): 120 copies of each kind of `casewise.plugins.phantoms.chest.TWIN_KINDS` are made of 1,000
-films; counted are the copies that the audit pairs with their original, and the pairs of different films. `--table`
+`copies` (not part of the default): 120 copies of each of `TWIN_KINDS` of the chest phantoms are made of 1,000 films;
+counted are the copies that the audit pairs with their original, and the pairs of different films. `--table`
 names a table with the column `path` (and `subject`), whose images are copied instead. Pairs of images of one subject
 are not false; pairs of two subjects are listed, because published images contain unmarked copies.
 
@@ -305,8 +305,9 @@ def job(batch_norm: str) -> dict[str, float]:
     from casewise.models.forward import predict
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
-    from casewise.training.compute_plan import ComputePlan, give_memory_back, keep_memory
-    from casewise.training.fit import TrainingContext, fit, standardise
+    from casewise.training.compute_plan import ComputePlan
+    from casewise.training.cost import give_memory_back, keep_memory
+    from casewise.training.loop import TrainingContext, fit, standardise
 
     keep_memory()
     torch.set_num_threads(1)

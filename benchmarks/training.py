@@ -67,11 +67,11 @@ def with_casewise(task: dict[str, Any]) -> dict[str, Any]:
     from casewise.models.backbones import build_network
     from casewise.models.outputs import outputs_of, width_of
     from casewise.study.loading import build_study
-    from casewise.training.compute_plan import choose, keep_memory
-    from casewise.training.fit import TrainingContext, quiet, standardise
-    from casewise.training.strategies import learn
+    from casewise.training.compute_plan import choose
+    from casewise.training.cost import keep_memory
+    from casewise.training.loop import TrainingContext, standardise
+    from casewise.training.stages import learn
 
-    quiet()
     keep_memory()
     torch.set_num_threads(CORES)
     study = build_study(

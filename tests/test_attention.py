@@ -8,13 +8,13 @@ import torch
 
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
-from casewise.models.attention import GatedAttention, MeanOfBag
 from casewise.models.backbones import build_network, form_of
 from casewise.models.forward import predict
 from casewise.models.outputs import Output
+from casewise.models.poolings import GatedAttention, MeanOfBag
 from casewise.study.schema import Compute, Panels, Recipe
 from casewise.training.compute_plan import ComputePlan, choose
-from casewise.training.strategies import TrainingContext, learn
+from casewise.training.stages import TrainingContext, learn
 
 BAG = Panels(by="case", pooling="attention", bag=3)
 
@@ -48,12 +48,12 @@ def test_untrained_attention_is_nearly_the_mean() -> None:
 
 def test_a_single_tile_speaks_for_itself() -> None:
     torch.manual_seed(0)
-    network, panels = build_network("resnet10t", 2, attention=True).eval(), torch.rand(2, 3, 32, 32)
+    network, panels = build_network("resnet10t", 2, pooling="attention").eval(), torch.rand(2, 3, 32, 32)
     assert torch.allclose(network(panels), network(panels.unsqueeze(1)), atol=1e-5)
 
 
 def test_the_machine_is_measured_with_attention_as_without() -> None:
-    network = build_network("resnet10t", 2, attention=True)
+    network = build_network("resnet10t", 2, pooling="attention")
     assert choose(network, Compute(device="cpu"), side=32, batch=4, threads=1, memo=None).measured
 
 
@@ -96,7 +96,7 @@ def test_a_tile_without_finite_features_is_no_empty_slot(value: float) -> None:
         return features
 
     features = encode_bags(layers, data, data.views()[0], torch.device("cpu"), torch.contiguous_format)
-    for pool in (MeanOfBag(), GatedAttention(4)):
+    for pool in (MeanOfBag(4), GatedAttention(4)):
         assert pool(features).isfinite().all(dim=1).tolist() == [False, True, True]
 
 
@@ -113,7 +113,7 @@ def test_max_needs_single_images() -> None:
 
 def test_a_network_sees_a_bag_as_its_tiles() -> None:
     torch.manual_seed(0)
-    network = build_network("resnet10t", 2, attention=True).eval()
+    network = build_network("resnet10t", 2, pooling="attention").eval()
     bags = torch.rand(2, 3, 3, 32, 32)
     bags[1, 1:] = torch.nan
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def test_a_network_sees_a_bag_as_its_tiles() -> None:
 
 @pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
 def test_tiles_of_bags_have_the_form_of_their_network(form: torch.memory_format) -> None:
-    network: Any = build_network("resnet10t", 2, attention=True).to(memory_format=form)
+    network: Any = build_network("resnet10t", 2, pooling="attention").to(memory_format=form)
     seen: list[torch.Tensor] = []
     network.body.register_forward_pre_hook(lambda body, given: seen.append(given[0]))
     bags = torch.rand(2, 3, 3, 32, 32)
@@ -155,7 +155,7 @@ def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:
         tuning="head_only",
         early_stopping={"monitor": "none"},
     )
-    network = build_network("resnet10t", 2, attention=True)
+    network = build_network("resnet10t", 2, pooling="attention")
     course = TrainingContext(outputs, tmp_path, 0, ComputePlan(), 1e9, "last")
     learned = learn(network, recipe, data, data, [str(i) for i in range(40)], course)
     values = predict(learned.network, data, outputs, batch=8, channels_last=True, bf16=False, flips=False)

@@ -14,7 +14,7 @@ from casewise.study.loading import PRESETS, named_scores, preset_names, preset_t
 from casewise.study.schema import Recipe, Study
 from casewise.study.scores import check_scores
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import TrainingContext, fit
+from casewise.training.loop import TrainingContext, fit
 
 LARGE = {"vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet101", "resnet152"}
 LARGE |= {"wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "densenet169", "resnet50", "densenet121", "alexnet"}

@@ -464,7 +464,7 @@ def test_validation_misses_half_of_a_repository(tmp_path: Path, chests: Path, mo
 
 def test_networks_are_built_from_recorded_facts_alone(folder: Path) -> None:
     network = linear(folder, [HUB])
-    facts = {"name": "linear_features", "outputs": 1, "side": 64, "maps": False, "bank": bank_facts(network)}
+    facts = {"name": "linear_features", "outputs": 1, "side": 64, "pooling": "", "bank": bank_facts(network)}
     again: Any = network_from(json.loads(json.dumps(facts)))
     encoder: Encoder = again.body.encoders[0]
     assert encoder.facts == network.body.encoders[0].facts

@@ -23,10 +23,10 @@ from casewise.run import run
 from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training import feature_sharing
 from casewise.training.compute_plan import ComputePlan
+from casewise.training.feature_cache import features
 from casewise.training.feature_sharing import FeatureStore, SharedFeatures, cached_or_computed
-from casewise.training.fit import TrainingContext
-from casewise.training.linear_probe import features
-from casewise.training.strategies import frozen_features, learn
+from casewise.training.loop import TrainingContext
+from casewise.training.stages import frozen_features, learn
 from tests.chest_study import chest_study
 
 HOW = {"features": "fp32"}

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from casewise.models import folding
 from casewise.models.backbones import build_network, keep_statistics
-from casewise.models.folding import fold_kept_norms
 from casewise.models.freezing import freeze
 from casewise.models.frozen_split import split_at
+from casewise.models.layers import FoldingSequential, replace_layers
 from casewise.study.schema import Recipe
 from casewise.training.micro_batches import forward_in_parts
 
-NETWORKS = {"mobilenet_v2": 52, "shufflenet_v2_x0_5": 56, "resnet18": 20, "densenet121": 59, "efficientnet_b0": 49}
+NETWORKS = {"mobilenet_v2": 52, "shufflenet_v2_x0_5": 56, "resnet18": 3, "densenet121": 1, "efficientnet_b0": 49}
 
 
 def with_statistics(name: str) -> Any:
@@ -41,12 +41,24 @@ def with_statistics(name: str) -> Any:
 def unfolded(network: Any) -> Any:
     """A copy with the layers of the library."""
     other = copy.deepcopy(network)
-    for module in other.modules():
-        if type(module) is folding.Conv2d:
-            module.__class__ = nn.Conv2d
-        if type(module) is folding.BatchNorm2d:
-            module.__class__ = nn.BatchNorm2d
+    if type(other) is FoldingSequential:
+        return nn.Sequential(*other)
+    for name, module in list(other.named_modules()):
+        if type(module) is FoldingSequential:
+            outer, _, child = name.rpartition(".")
+            setattr(other.get_submodule(outer), child, nn.Sequential(dict_of(module)))
     return other
+
+
+def dict_of(module: nn.Module) -> OrderedDict[str, nn.Module]:
+    return OrderedDict(module.named_children())
+
+
+def folding(*layers: nn.Module) -> nn.Sequential:
+    """Layers as they are in a network that is built."""
+    body = nn.ModuleList([nn.Sequential(*layers)])
+    replace_layers(body)
+    return body[0]  # type: ignore[return-value]
 
 
 def gradients(network: Any, panels: Tensor, parts: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
@@ -94,14 +106,12 @@ def test_a_batch_in_parts_has_the_same_gradients() -> None:
 
 def test_a_convolution_with_a_bias_groups_and_stride_is_folded() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(4, 6, 3, stride=2, groups=2, padding_mode="reflect", padding=1), nn.BatchNorm2d(6)
-    )
+    network: Any = folding(nn.Conv2d(4, 6, 3, stride=2, groups=2, padding=1), nn.BatchNorm2d(6))
     network[1].running_mean.uniform_(-1, 1)
     network[1].running_var.uniform_(0.5, 2)
     nn.init.uniform_(network[1].weight)
     nn.init.uniform_(network[1].bias)
-    fold_kept_norms(network.double())
+    network.double()
     other, panels = unfolded(network), torch.rand(3, 4, 9, 9, dtype=torch.float64)
     for each in (network, other):
         keep_statistics(each)
@@ -139,96 +149,29 @@ def test_a_network_can_be_divided_between_the_two_layers(needed: bool) -> None:
     assert torch.allclose(rest(activations), plain.features(panels), rtol=1e-9)
 
 
-def test_a_map_that_something_else_reads_is_computed() -> None:
-    class Both(nn.Module):
-        """Adds what the batch norm receives to what it gives."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
-
-        def forward(self, values: Tensor) -> Tensor:
-            inner = self.conv(values)
-            return inner + self.norm(inner)
-
+def test_only_a_chain_of_both_layers_is_folded() -> None:
     class Twice(nn.Sequential):
         """One convolution that is used twice."""
 
         def forward(self, values: Tensor) -> Tensor:
             return self[1](self[0](self[0](values)))
 
-    class Untraceable(nn.Sequential):
-        """A forward pass that depends on values."""
-
-        def forward(self, values: Tensor) -> Tensor:
-            return super().forward(values) if values.sum() > 0 else values
-
-    class ByName(nn.Sequential):
-        """Calls a layer by keyword only."""
-
-        def forward(self, values: Tensor) -> Tensor:
-            return self[1](input=self[0](values))
-
-    class Unnamed(nn.Sequential):
-        """Makes a layer while it computes."""
-
-        def forward(self, values: Tensor) -> Tensor:
-            return nn.ReLU()(super().forward(values))
-
     layers = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
     apart = nn.Sequential(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4))
-    others = [nn.Sequential(layers[0], nn.BatchNorm2d(4, affine=False)), nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))]
-    for body in [Both(), Twice(*layers), Untraceable(*layers), ByName(*layers), Unnamed(*layers), apart, *others]:
-        fold_kept_norms(body)
-        assert not any(isinstance(module, (folding.Conv2d, folding.BatchNorm2d)) for module in body.modules()), body
+    bare, reflecting = nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+    others = [nn.Sequential(layers[0], bare), nn.Sequential(nn.ReLU(), layers[1]), nn.Sequential(reflecting, layers[1])]
+    for body in [Twice(*layers), apart, *others]:
+        whole = nn.ModuleList([body])
+        replace_layers(whole)
+        assert not any(isinstance(module, FoldingSequential) for module in whole.modules()), body
 
 
-def test_a_map_that_is_read_while_training_is_computed() -> None:
-    body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    fold_kept_norms(body)
-    body[1].eval()
-    body[1].running_mean.fill_(1.0)
-    seen: list[Tensor] = []
-    panels = torch.rand(2, 3, 5, 5)
-    handles = [
-        body[0].register_forward_hook(lambda module, given, values: seen.append(values.detach().clone())),
-        body[1].register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone())),
-    ]
-    for handle in handles:
-        body(panels)
-        handle.remove()
-    expected = nn.functional.conv2d(panels, body[0].weight, body[0].bias)
-    assert len(seen) == 3
-    assert all(torch.equal(values, expected) for values in seen)
-    handle = body[0].register_full_backward_hook(lambda module, given, received: None)
-    body(panels.requires_grad_()).sum().backward()
-    handle.remove()
-    assert folded_count(body, panels) == 1
-
-
-def test_a_batch_norm_refuses_another_map_than_that_of_its_convolution() -> None:
-    body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    fold_kept_norms(body)
-    body[1].eval()
-    computed = body[0](torch.rand(2, 3, 5, 5))
-    with pytest.raises(RuntimeError, match="another map"):
-        body[1](computed + 1)
-    copied = body[0](torch.rand(2, 3, 5, 5)).clone()  # the map itself is gone
-    with pytest.raises(RuntimeError, match="another map"):
-        body[1](copied)
-    norm = body[1]
-    body[1] = nn.BatchNorm2d(4).eval()
-    body(torch.rand(2, 3, 5, 5))
-    with pytest.raises(RuntimeError, match="did not receive"):
-        body(torch.rand(2, 3, 5, 5))
-    body[1] = norm.train().eval()  # what an error left is forgotten
-    body(torch.rand(2, 3, 5, 5))
-    assert torch.equal(body[1](computed), nn.functional.batch_norm(computed, *two(body[1]), eps=body[1].eps))
-
-
-def two(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The statistics and weights of a batch norm, in the order of `batch_norm`."""
-    return norm.running_mean, norm.running_var, norm.weight, norm.bias
+def test_a_map_that_the_head_reads_is_computed() -> None:
+    body = nn.ModuleDict({"a": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())})
+    replace_layers(body, read_map="a.0")
+    assert type(body["a"]) is nn.Sequential
+    replace_layers(body, read_map="a.2")
+    assert type(body["a"]) is FoldingSequential
 
 
 def test_the_stored_weights_are_those_of_the_library() -> None:

@@ -21,7 +21,7 @@ from casewise.models.outputs import Output
 from casewise.study.freezing import FreezePoint, read_freeze_point
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import TrainingContext, fit
+from casewise.training.loop import TrainingContext, fit
 
 
 def mobilenet(outputs: int = 1) -> Network:

@@ -26,8 +26,8 @@ from casewise.models.weights import load_weights
 from casewise.plugins.volumes.dataset import drop_sequences
 from casewise.study.schema import Recipe, Study
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import TrainingContext, fit
-from casewise.training.param_groups import layer_groups, unfreeze
+from casewise.training.loop import TrainingContext, fit
+from casewise.training.rates import layer_groups, unfreeze
 
 KINDS = ["early", "late", "late-shared"]
 NAME = "shufflenet_v2_x0_5"
@@ -570,7 +570,7 @@ class TestWhatIsRefused:
             ({"fusion": "erly"}, "fusion: must be one of early, late, late-shared, got 'erly'. Did you mean 'early'"),
             ({"fusion": "late", "missing": "mast"}, "missing: must be one of .* got 'mast'. Did you mean 'mask'"),
             ({"fusion": "late", "sequences": 0}, "sequences: there must be one at least, got 0"),
-            ({"fusion": "late", "attention": True}, "every sequence by itself"),
+            ({"fusion": "late", "pooling": "attention"}, "every sequence by itself"),
         ],
     )
     def test_in_a_sentence(self, options: Any, words: str) -> None:

@@ -17,9 +17,9 @@ from casewise.files import parsed_json
 from casewise.inference.model import load_bundle
 from casewise.modalities.store.store import open_store
 from casewise.plugins.volumes.slice_store import open_slices
-from casewise.run_folder import BundleFolder
+from casewise.run_folder import BundleFolder, StateFile
 from casewise.run_folder.artefact import CHECKSUMS, Artefact, JsonFile, TableFile, WeightsFile
-from casewise.training.checkpoint import SafetensorsCheckpoints
+from casewise.training.checkpoint import load_state, save_state
 from tests.fuzz import samples
 from tests.fuzz.mutations import changed_by_a_byte, mutated, mutated_json, png_with_checksums
 from tests.fuzz.readers import READERS, AcceptedError, FuzzedReader, Work
@@ -101,14 +101,14 @@ def test_json_nested_without_end(tmp_path: Path) -> None:
 def test_a_damaged_state_of_a_training(tmp_path: Path) -> None:
     import torch
 
-    states, path = SafetensorsCheckpoints(), tmp_path / "state.safetensors"
-    states.save_checkpoint({"epoch": 3, "weights": {"a": torch.zeros(3)}}, path)
-    assert states.load_checkpoint(path)["epoch"] == 3
+    path = tmp_path / "state.safetensors"
+    save_state(StateFile(path), {"epoch": 3, "weights": {"a": torch.zeros(3)}})
+    assert load_state(path)["epoch"] == 3
     data = path.read_bytes()
     assert data.count(b"pairs") == 2
     for changed in (data[:4], data.replace(b"pairs", b"pairz"), data.replace(b'\\"epoch\\"', b'\\"epoch  '), b""):
         with pytest.raises(DamagedError):
-            states.load_checkpoint(WeightsFile(written(path, changed)).path)
+            load_state(WeightsFile(written(path, changed)).path)
 
 
 @pytest.fixture(scope="module")

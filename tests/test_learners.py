@@ -39,7 +39,7 @@ from casewise.study.learners import (
 )
 from casewise.study.loading import read_study, saved_study
 from casewise.study.schema import Study
-from casewise.training.strategies import Learned
+from casewise.training.stages import Learned
 from tests.report_contexts import numbers
 
 WITHOUT = "baselines: {off: tests of networks}\n"

@@ -20,14 +20,14 @@ from casewise.errors import CasewiseError
 from casewise.jobs import memory_limit
 from casewise.jobs.compute_plans import stated_plans
 from casewise.jobs.memory_limit import jobs_that_fit
-from casewise.models.activations import ReLU6, clip_in_place
 from casewise.models.backbones import build_network
+from casewise.models.layers import ReLU6, replace_layers
 from casewise.pipeline.status import RunStatus
 from casewise.report.sections.training import job_rows
 from casewise.study.schema import Compute, Recipe
 from casewise.training import compute_plan, memory
 from casewise.training.compute_plan import ComputePlan, choose, step_memory
-from casewise.training.memory import PeakMemory, available_mb
+from casewise.training.cost import PeakMemory, available_mb
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -246,7 +246,7 @@ def test_relu6_that_keeps_no_copy_has_the_same_gradients(dtype: torch.dtype) -> 
     with torch.no_grad():
         plain[1].weight.mul_(5)  # so that both limits are reached
     lean = copy.deepcopy(plain)
-    clip_in_place(lean)
+    replace_layers(lean)
     assert type(lean[2]) is ReLU6
     panels = torch.rand(4, 3, 12, 12, dtype=dtype)
     copies: list[int] = []

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, fold, gather, plain
 from casewise.modalities.shape_variation import Bars, ShapeVariation, Stretch
-from casewise.models.outputs import Output
-from casewise.study.schema import Panels, Recipe
-from casewise.training.module import Training
+from casewise.study.schema import Panels
 
 STORE = torch.randint(1, 256, (9, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 PASI = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
@@ -249,14 +247,6 @@ def test_the_edge_is_black_or_mirrored() -> None:
         white, MANY * 0, Panels(rotate=30, translate=0.2, perspective=0.3, padding_mode="reflect"), seeded()
     )
     assert mirrored.amin() > 0.999
-
-
-def test_the_numbers_of_evaluated_views_stay_on_the_cpu() -> None:
-    # images are gathered there, and Lightning would move all that a loader gives to the GPU
-    data = PanelData(torch.zeros((2, 3, 8, 8), dtype=torch.uint8), [[0], [1]], torch.zeros(2, 1), Panels(by="image"))
-    module = Training(torch.nn.Identity(), Recipe(), data, data, outputs=[Output("x")], seed=0, channels_last=False)
-    batch = module.transfer_batch_to_device(next(iter(module.val_dataloader())), torch.device("meta"), 0)
-    assert [value.device.type for value in batch] == ["cpu", "cpu"]
 
 
 def test_a_cpu_evaluates_fewer_views_together_if_they_are_large() -> None:

@@ -16,7 +16,7 @@ from casewise.jobs.plan import Job
 from casewise.jobs.progress import Progress
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
-from casewise.training.timing import Timer
+from casewise.training.cost import Timer
 
 
 @pytest.fixture

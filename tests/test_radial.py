@@ -16,8 +16,7 @@ from casewise.models.outputs import Output
 from casewise.models.radial import GAMMA, RadialBlock, RadialHead
 from casewise.plugins.explain.methods.contributions import centre_at, contributions
 from casewise.plugins.explain.methods.target import ExplainTarget
-from casewise.training.linear_head import fit_head
-from casewise.training.radial_head import fit_radial_head
+from casewise.training.linear_head import fit_head, fit_radial_head
 
 OUTPUTS = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
 LABEL = (Output("label", "classification", 2),)
@@ -93,7 +92,7 @@ def test_a_fitted_model_is_built_again_from_its_facts() -> None:
         "name": "kernel_features",
         "outputs": 2,
         "side": 64,
-        "maps": False,
+        "pooling": "",
         "bank": {"encoder": "resnet18", "channels": 3, "specs": [spec.as_json() for spec in network.body.specs]},
         "radial": network.head[-1].facts,
     }

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze
 from casewise.study.schema import Recipe
-from casewise.training.lr_schedule import layer_rates, warmed_cosine
-from casewise.training.param_groups import HeadOnly, parameter_groups, unfreeze
+from casewise.training.feature_cache import UpperLayers
+from casewise.training.rates import layer_rates, parameter_groups, unfreeze, warmed_cosine
 
 
 class TestSchedule:
@@ -177,7 +177,7 @@ class TestRecipe:
         groups = parameter_groups(network, recipe, 0.1)
         assert [g["lr"] for g in groups] == [g["lr"] for g in layer_rates(network, 0.1, 0.5, head_lr=3)]
         assert groups[-2]["lr"] == 0.1 > groups[0]["lr"]
-        alone = parameter_groups(HeadOnly(network), recipe, 0.1)
+        alone = parameter_groups(UpperLayers(network), recipe, 0.1)
         assert [g["lr"] for g in alone] == pytest.approx([0.3])
 
     def test_what_stands_in_learns_with_the_body(self) -> None:

@@ -20,8 +20,7 @@ from casewise.models.feature_bank import FeatureSpec
 from casewise.models.forward import predict_together, predict_with_features
 from casewise.models.linear import bank_facts, build_linear
 from casewise.models.outputs import Output
-from casewise.models.shared_parts import SharedParts
-from casewise.models.shared_start import SharedStart
+from casewise.models.shared_parts import SharedParts, SharedStart
 from casewise.run import Run
 from casewise.run_folder import WeightsFile
 from casewise.study.panels import Panels

@@ -17,21 +17,20 @@ import torch
 from torch import nn
 
 from casewise.errors import CasewiseError, RunError, StudyError
-from casewise.jobs import job as network_jobs
+from casewise.jobs.backends import local
 from casewise.jobs.compute_plans import compute_plans, stated_plans, try_size
 from casewise.jobs.execution import _side_by_side
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network, out_of_place
 from casewise.models.forward import predict
 from casewise.models.outputs import Output, Scored
-from casewise.run_folder import RunFolder, WeightsFile
+from casewise.run_folder import RunFolder, StateFile, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
-from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
+from casewise.training.checkpoint import load_state, save_state, write_tensors
 from casewise.training.compute_plan import ComputePlan, Option, _agrees, choose
-from casewise.training.fit import Fitted, TrainingContext, fit
 from casewise.training.linear_probe import probe
-from casewise.training.module import Training, seed_draws
+from casewise.training.loop import Fitted, Training, TrainingContext, _seed_draws, fit
 
 NUMBERS = (Output("one"), Output("two"))
 PANELS = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
@@ -80,7 +79,7 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert len(losses) == fitted.best_epoch + 4 < 40
     centred = data(range(13, 20))
     found = predict(fitted.network, centred, NUMBERS, batch=4, channels_last=True, bf16=False, flips=False)
-    module = Training(fitted.network, Recipe(), centred, centred, outputs=NUMBERS, seed=0, channels_last=True)
+    module = Training(fitted.network, Recipe(), centred, TrainingContext(NUMBERS, tmp_path, 0, ComputePlan()))
     assert float(module.loss(found, centred.truth)) == pytest.approx(min(losses), rel=1e-4)
 
 
@@ -119,7 +118,7 @@ def test_the_plateau_lowers_the_rate(tmp_path: Path) -> None:
 def test_what_was_not_scored_does_not_teach() -> None:
     network = build_network("mobilenet_v3_small", 2)
     part = data(range(13))
-    module = Training(network, Recipe(), part, part, outputs=NUMBERS, seed=0, channels_last=False)
+    module = Training(network, Recipe(), part, TrainingContext(NUMBERS, Path(), 0, ComputePlan()))
     truth = torch.tensor([[1.0, float("nan")], [2.0, 4.0]])
     found = torch.tensor([[1.5, 99.0], [2.0, 3.0]], requires_grad=True)
     loss = module.loss(found, truth)
@@ -133,15 +132,14 @@ def test_the_loss_is_in_standard_deviations() -> None:
     network = build_network("mobilenet_v3_small", 1)
     network.target_std.fill_(4.0)
     part = data(range(13), targets=1)
-    module = Training(network, Recipe(), part, part, outputs=NUMBERS[:1], seed=0, channels_last=False)
+    module = Training(network, Recipe(), part, TrainingContext(NUMBERS[:1], Path(), 0, ComputePlan()))
     assert float(module.loss(torch.tensor([[8.0]]), torch.tensor([[0.0]]))) == pytest.approx(4.0)
 
 
 def test_checkpoints_keep_every_kind_of_value(tmp_path: Path) -> None:
     kept = {"a": {0: torch.arange(3), "b": (1, 2.5, None, True)}, "c": [float("inf"), "x"], "d": {}}
-    io = SafetensorsCheckpoints()
-    io.save_checkpoint(kept, tmp_path / "s.safetensors")
-    found = io.load_checkpoint(tmp_path / "s.safetensors")
+    save_state(StateFile(tmp_path / "s.safetensors"), kept)
+    found = load_state(tmp_path / "s.safetensors")
     assert torch.equal(found["a"][0], kept["a"][0])  # type: ignore[index]
     assert found["a"]["b"] == (1, 2.5, None, True)
     assert found["c"] == [float("inf"), "x"]
@@ -282,25 +280,19 @@ def test_bfloat16_is_taken_where_it_agrees_with_the_weights_of_the_run(
     assert choose(good, Compute(device="cpu"), **given) == taken
     assert choose(other, Compute(device="cpu"), **given) == exact
     assert len(asked) == before  # times are remembered, whichever weights
-    choose(build_network("test_resnet", 1, attention=True), Compute(device="cpu", precision="fp32"), **given)
+    choose(build_network("test_resnet", 1, pooling="attention"), Compute(device="cpu", precision="fp32"), **given)
     choose(other, Compute(device="cpu", precision="fp32"), **given)
     assert len(asked) == before + 1  # those of exact were known, those with attention not
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_job_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-
-    def begun(job: object, how: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(network_jobs, "keep_memory", lambda: told.append("kept"))
-    monkeypatch.setattr(network_jobs, "begin", begun)
-    material: Any = SimpleNamespace(study=SimpleNamespace(compute=Compute(keep_memory=kept), recipe=Recipe()))
-    material.of_learner = lambda name: material
-    with pytest.raises(KeyboardInterrupt):
-        network_jobs.run_job(SimpleNamespace(model="cnn", parts=lambda: 1), material, ComputePlan())  # type: ignore[arg-type]
-    assert told == ["kept"] * kept
+def test_a_worker_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(local, "keep_memory", lambda: calls.append("kept"))
+    for name in ("signal.signal", "threading.Thread.start", "atexit.register"):
+        monkeypatch.setattr(f"casewise.jobs.backends.local.{name}", lambda *given: None)
+    local._begin_worker(1, SimpleNamespace(register=lambda: None), (), kept)  # type: ignore[arg-type]
+    assert calls == ["kept"] * kept
 
 
 @pytest.fixture
@@ -399,7 +391,7 @@ def test_threads_do_not_depend_on_the_number_of_parallel_jobs(threads: Any, monk
 def test_kept_memory_is_given_back_when_asked() -> None:
     code = """
 import psutil, torch
-from casewise.training.compute_plan import give_memory_back, keep_memory
+from casewise.training.cost import give_memory_back, keep_memory
 keep_memory()
 held = [torch.ones(250_000) for _ in range(200)]
 last = torch.ones(1000)
@@ -439,7 +431,7 @@ def test_draws_on_the_cpu_are_those_of_torchs_seed() -> None:
     torch.manual_seed(2**55 + 3)
     expected = nn.functional.dropout(torch.ones(50), 0.5)
     torch.manual_seed(1)
-    seed_draws(2**55 + 3, torch.device("cpu"))
+    _seed_draws(2**55 + 3, torch.device("cpu"))
     assert torch.equal(nn.functional.dropout(torch.ones(50), 0.5), expected)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +13,15 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from casewise.errors import SplitError
-from casewise.modalities.dataset import EpochBatches, FeatureData, PanelData
+from casewise.modalities.dataset import FeatureData, PanelData, epoch_batches
 from casewise.models.backbones import build_network
 from casewise.models.outputs import Output, outputs_of, value_columns, values_of, width_of
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.targets import kind_named
-from casewise.training.fit import standardise
+from casewise.training.compute_plan import ComputePlan
 from casewise.training.linear_probe import probe
-from casewise.training.losses import Scaling, class_counts, class_weights, guess_loss, loss_of
-from casewise.training.module import Training, balanced
+from casewise.training.loop import Training, TrainingContext, standardise
+from casewise.training.losses import Scaling, balanced, class_counts, class_weights, guess_loss, loss_of
 
 LABEL, GRADE, NUMBER = Output("label", "classification", 3), Output("grade", "ordinal", 4), Output("extent")
 NAN = float("nan")
@@ -170,27 +172,21 @@ class TestImbalance:
     def test_only_the_recipe_brings_weights_in(self, imbalance: str, given: bool) -> None:
         data = FeatureData(torch.zeros(24, 512), self.truth)
         recipe = Recipe.model_validate({"imbalance": imbalance})
-        module = Training(
-            build_network("test_resnet", 3), recipe, data, data, outputs=[LABEL], seed=0, channels_last=False
-        )
+        context = TrainingContext([LABEL], Path(), 0, ComputePlan())
+        module = Training(build_network("test_resnet", 3), recipe, data, context)
         assert (module.weights is not None) is given
-        assert (module._batches().shares is not None) is (imbalance == "sampling")
+        assert (module.shares is not None) is (imbalance == "sampling")
 
     def test_drawing_shows_every_class_as_often(self) -> None:
         shares = balanced(self.truth, [LABEL])
         assert float(shares.sum()) == pytest.approx(1)
         by_class = [float(shares[self.truth[:, 0] == k].sum()) for k in range(3)]
         assert by_class == pytest.approx([by_class[0]] * 3)
-        epoch = [0]
-        batches = EpochBatches(len(self.truth), 4, 0, lambda: epoch[0], shares=shares)
-        seen = []
-        for number in range(300):
-            epoch[0] = number
-            seen += [row for batch in batches for row in batch]
+        epochs = [epoch_batches(len(self.truth), 4, 0, number, shares=shares) for number in range(300)]
+        seen = [row for epoch in epochs for batch in epoch for row in batch]
         counts = class_counts(self.truth[seen, 0], LABEL)
         assert counts.min() > 0.9 * counts.max()
-        epoch[0] = 7
-        assert list(batches) == list(batches)
+        assert epoch_batches(len(self.truth), 4, 0, 7, shares=shares) == epochs[7]
 
     def test_drawing_goes_by_the_main_target(self) -> None:
         both = torch.cat([self.truth[:20], torch.tensor([[0.0]] * 10 + [[1.0]] * 10)], dim=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +11,10 @@ import pytest
 from casewise.errors import TrainingError
 from casewise.models.backbones import Network
 from casewise.study.schema import Recipe
-from casewise.training import strategies as learning
+from casewise.training import stages as learning
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.lr_finder import RateSearch, Sweep, deepest, find_rate, steepest, weights, without_outliers
+from casewise.training.loop import TrainingContext
+from casewise.training.lr_finder import RateSearch, deepest, diverged, find_rate, steepest, weights, without_outliers
 from tests.test_training_learn import LABEL, TRAIN, CutError, cut_after, learned, network_of, same, state
 
 # Losses of single batches as recorded in real searches from 1e-7 to 1 in 60 steps, and between which rates they fall.
@@ -143,18 +143,15 @@ class TestTheChoice:
         assert without_outliers(np.arange(9.0)).tolist() == pytest.approx(range(9))
 
     def test_one_unlucky_batch_does_not_end_the_sweep(self) -> None:
-        sweep, trainer = Sweep(RATES), SimpleNamespace(should_stop=False)
-        for loss in (1.0, 1.0, 1.0, 9.0, 1.0, 9.0):
-            assert not trainer.should_stop
-            sweep.on_train_batch_end(trainer, None, {"loss": loss}, None, 0)  # type: ignore[arg-type]
-        assert trainer.should_stop
+        losses = [1.0, 1.0, 1.0, 9.0, 1.0, 9.0]
+        assert [diverged(losses[: steps + 1]) for steps in range(6)] == [False] * 5 + [True]
 
 
 class TestTheFinder:
     recipe = Recipe.model_validate({"lr": "find", "batch_size": 8, "optimizer": "radam", "finder": {"steps": 60}})
 
     def found(self, recipe: Recipe, network: Network | None = None) -> RateSearch:
-        return find_rate(network or network_of(), recipe, TRAIN, outputs=LABEL, seed=0, choice=ComputePlan())
+        return find_rate(network or network_of(), recipe, TRAIN, TrainingContext(LABEL, Path(), 0, ComputePlan()))
 
     def test_the_rate_is_one_that_learns(self, tmp_path: Path) -> None:
         network = network_of()

@@ -32,9 +32,8 @@ from casewise.models.outputs import Output
 from casewise.run_folder import JobFolder
 from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import MEMORY, Buffer, FixedData
-from casewise.training.linear_probe import features
-from casewise.training.strategies import Learned, TrainingContext, learn
+from casewise.training.feature_cache import MEMORY, Buffer, FixedData, features
+from casewise.training.stages import Learned, TrainingContext, learn
 
 OUTPUTS = (Output("label", "classification", 2, True),)
 STEADY = Panels(by="image", offline_copies=1, flip="both")
@@ -166,7 +165,7 @@ class TestLargeBags:
     def network(self) -> Network:
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        return build_network("test_resnet", 2, attention=True).eval()
+        return build_network("test_resnet", 2, pooling="attention").eval()
 
     @pytest.fixture
     def expected(self, bags: PanelData, network: Network) -> torch.Tensor:

@@ -20,13 +20,11 @@ from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output
 from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Panels, Recipe
-from casewise.training import strategies as learning
+from casewise.training import stages as learning
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import fit
-from casewise.training.lr_schedule import warmed_cosine
-from casewise.training.module import Training
-from casewise.training.param_groups import layer_groups, parameter_groups, unfreeze
-from casewise.training.strategies import Learned, TrainingContext, learn
+from casewise.training.loop import Training, fit
+from casewise.training.rates import layer_groups, parameter_groups, unfreeze, warmed_cosine
+from casewise.training.stages import Learned, TrainingContext, learn
 
 LABEL = (Output("label", "classification", 3),)
 PANELS = Panels(rotate=10, flip="horizontal", brightness=0.1)
@@ -148,13 +146,13 @@ def test_a_warm_up_goes_from_step_to_step(
     tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[float]] = []
-    plain = Training.on_train_batch_start
+    plain = Training.step
 
-    def start(self: Any, rows: list[int], number: int) -> None:
-        plain(self, rows, number)
-        seen.append([group["lr"] for group in self.optimizers().param_groups])
+    def step(self: Training, *arguments: Any) -> Any:
+        seen.append([group["lr"] for group in self.optimizer.param_groups])
+        return plain(self, *arguments)
 
-    monkeypatch.setattr(Training, "on_train_batch_start", start)
+    monkeypatch.setattr(Training, "step", step)
     recipe = {"epochs": 4, "schedule": "cosine", "warmup": 2, "head_lr": 3.0, **kind}
     history = learned(tmp_path, recipe).history
     steps = 3  # 25 rows in batches of 8, the last one joined by the row left over
@@ -200,7 +198,7 @@ class TestFineTuning:
         assert found.best_loss == kept[-1]["best_loss"] == found.history[found.best_epoch]["stop_loss"]
         assert [entry["epoch"] for entry in found.history] == list(range(2 * len(found.stages)))
         assert all(parameter.requires_grad for parameter in found.network.parameters())
-        module = Training(found.network, Recipe(), TRAIN, STOP, outputs=LABEL, seed=0, channels_last=False)
+        module = Training(found.network, Recipe(), TRAIN, TrainingContext(LABEL, tmp_path, 0, ComputePlan()))
         slots, _ = STOP.views()
         raw = found.network(STOP.plain_batch(slots, torch.device("cpu")))
         assert float(module.loss(raw.detach(), STOP.truth, plain=True)) == pytest.approx(found.best_loss, rel=1e-4)
@@ -236,8 +234,7 @@ class TestFineTuning:
 
             return fit_or_cut
 
-        for name in ("fit", "fit_head"):
-            monkeypatch.setattr(learning, name, first_only(getattr(learning, name)))
+        monkeypatch.setattr(learning, "fit", first_only(learning.fit))
         with pytest.raises(CutError):
             learned(tmp_path / "cut", self.recipe)
         alike(whole, learned(tmp_path / "cut", self.recipe))

@@ -25,7 +25,7 @@ from casewise.study.schema import Panels, Phase, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import Buffer, fixed
-from casewise.training.strategies import Learned, TrainingContext, learn
+from casewise.training.stages import Learned, TrainingContext, learn
 from tests.chest_study import chest_study
 
 OUTPUTS = (Output("label", "classification", 2, True),)

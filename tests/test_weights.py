@@ -27,7 +27,7 @@ from casewise.pipeline.read import read
 from casewise.pipeline.split import split
 from casewise.run_folder import RunFolder
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.timing import Timer
+from casewise.training.cost import Timer
 from tests.chest_study import chest_study
 
 NAME = "shufflenet_v2_x0_5"

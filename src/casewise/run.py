@@ -38,6 +38,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.conformal import conformal
     from casewise.pipeline.counterfactuals import counterfactuals
     from casewise.pipeline.decide import decide
+    from casewise.pipeline.environment import unchanged_torch
     from casewise.pipeline.evaluate import evaluate
     from casewise.pipeline.image_split import image_split
     from casewise.pipeline.input_checks import input_checks
@@ -51,7 +52,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.plugin import plugins
 
     study, run_folder, show = _places(study, output, show)
-    with run_folder.lock(), timed(run_folder), recorded(run_folder, show) as show:
+    with unchanged_torch(), run_folder.lock(), timed(run_folder), recorded(run_folder, show) as show:
         study, cohort, store, splits = _begun(study, run_folder, show)
         study, predictions = train(study, cohort, store, splits, run_folder, show)
         counterfactuals(study, cohort, store, splits, predictions, run_folder, show)
@@ -95,10 +96,11 @@ def train_only(
         CasewiseError: as `run`; or the study has no such network.
     """
     from casewise.pipeline.activity import recorded
+    from casewise.pipeline.environment import unchanged_torch
     from casewise.pipeline.train import train_only as train_named
 
     study, run_folder, show = _places(study, output, show)
-    with run_folder.lock(), recorded(run_folder, show, only) as show:
+    with unchanged_torch(), run_folder.lock(), recorded(run_folder, show, only) as show:
         train_named(*_begun(study, run_folder, show, only), run_folder, show, only)
 
 

@@ -322,7 +322,7 @@ def read_run_files(work: Work, draw: random.Random) -> None:
     """Files of a run folder with right checksums and another content: objects, tables, texts and states."""
     from casewise.run_folder.artefact import CHECKSUMS, JsonFile, TableFile, TextFile, WeightsFile
     from casewise.study.loading import saved_study
-    from casewise.training.checkpoint import SafetensorsCheckpoints
+    from casewise.training.checkpoint import load_state
 
     folder = work.folder / "artefacts"
     folder.mkdir(exist_ok=True)
@@ -347,7 +347,7 @@ def read_run_files(work: Work, draw: random.Random) -> None:
     elif kind == "text":
         TextFile(path).read()
     else:
-        SafetensorsCheckpoints().load_checkpoint(WeightsFile(path).verified())
+        load_state(WeightsFile(path).verified())
 
 
 def _object() -> str:
@@ -370,10 +370,11 @@ def _table_bytes(folder: Path) -> bytes:
 def _state_bytes(folder: Path) -> bytes:
     import torch
 
-    from casewise.training.checkpoint import SafetensorsCheckpoints
+    from casewise.run_folder import StateFile
+    from casewise.training.checkpoint import save_state
 
     state = {"epoch": 3, "state_dict": {"a": torch.zeros(3), "b": [torch.ones(2), 0.5]}, "loops": {"x": (1, None)}}
-    SafetensorsCheckpoints().save_checkpoint(state, folder / "state.safetensors")
+    save_state(StateFile(folder / "state.safetensors"), state)
     return (folder / "state.safetensors").read_bytes()
 
 

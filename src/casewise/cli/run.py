@@ -67,11 +67,14 @@ def run(
     from casewise.jobs.backends.registry import executing_on
     from casewise.run import run as run_study
     from casewise.run import train_only
+    from casewise.training.cost import keep_memory
 
     show = Silent() if quiet else Terminal()
     try:
         with show.bar("run"), executing_on(backend, address, show):
             plan = _read(study, weights_dir, settings, jobs)
+            if plan.compute.keep_memory:
+                keep_memory()
             if only is not None:
                 train_only(plan, _names(only), output, show=show)
                 return

@@ -49,7 +49,7 @@ class Group:
     def __init__(self, network: Network) -> None:
         bank = bank_of(network)
         self.networks = [network]
-        self.options = NetworkOptions(side=network.side, maps=len(network.head) > 2)
+        self.options = NetworkOptions(side=network.side, pooling=network.pooling.name if network.pooling else "")
         self.channels = bank.channels
         self.encoders: dict[str, Encoder] = {encoder.name: encoder for encoder in bank.encoders}
         self.widths = dict(zip(named(bank), bank.widths, strict=True))

@@ -12,8 +12,7 @@ from casewise.inference.joint_features import JointFeatures
 from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of
 from casewise.models.forward import predict_together
-from casewise.models.shared_parts import SharedParts
-from casewise.models.shared_start import SharedStart
+from casewise.models.shared_parts import SharedParts, SharedStart
 from casewise.run_folder import JobFolder
 
 if TYPE_CHECKING:

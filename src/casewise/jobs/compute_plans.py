@@ -20,7 +20,8 @@ from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_named
 from casewise.study.recipe import NetworkPlan
 from casewise.study.schema import Compute, Study
-from casewise.training.compute_plan import ComputePlan, choose, give_memory_back, keep_memory, memo_path
+from casewise.training.compute_plan import ComputePlan, choose, memo_path
+from casewise.training.cost import give_memory_back
 
 
 def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int) -> dict[str, ComputePlan]:
@@ -34,8 +35,6 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
         RunError: networks of the folder were trained with another plan.
     """
     study = inputs.study
-    if study.compute.keep_memory:
-        keep_memory()  # as in the jobs whose speed is measured
     recorded, stated = folder.compute.read_or_none() or {}, stated_plans(study.compute)
     plans_by_model: dict[str, ComputePlan] = {}
     missing: list[str] = []

@@ -116,7 +116,7 @@ def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study
         _compare_jobs(folder, fingerprint, study)
     elif _with_defaults(before["decided"]) == decided:
         fingerprint = before["fingerprint"]
-    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "lightning")}
+    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm")}
     record = {"fingerprint": fingerprint, "casewise": __version__, **versions, "decided": dict(decided)}
     folder.fingerprint.write(record)
     return fingerprint

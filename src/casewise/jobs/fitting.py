@@ -15,10 +15,9 @@ from casewise.jobs.progress import epochs_inside
 from casewise.study.seeds import mixed_seed
 from casewise.training.feature_cache import MEMORY
 from casewise.training.feature_sharing import SharedFeatures
-from casewise.training.fit import TrainingContext
-from casewise.training.linear_head import LinearFit, fit_head
-from casewise.training.radial_head import fit_radial_head
-from casewise.training.strategies import Learned, frozen_features, learn
+from casewise.training.linear_head import LinearFit, fit_head, fit_radial_head
+from casewise.training.loop import TrainingContext
+from casewise.training.stages import Learned, frozen_features, learn
 
 if TYPE_CHECKING:
     import numpy as np

@@ -39,13 +39,12 @@ from casewise.study.learners import learner_named
 from casewise.study.schema import Study
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
-from casewise.training.compute_plan import ComputePlan, give_memory_back, keep_memory
+from casewise.training.compute_plan import ComputePlan
+from casewise.training.cost import PeakMemory, Timer, give_memory_back
 from casewise.training.feature_cache import MEMORY
-from casewise.training.fit import standardise
+from casewise.training.loop import LOOP, standardise
 from casewise.training.losses import class_counts, guess_loss
-from casewise.training.memory import PeakMemory
-from casewise.training.strategies import Learned
-from casewise.training.timing import Timer
+from casewise.training.stages import Learned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,13 +106,9 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     Raises:
         SplitError: a held-out subject is among those trained on.
     """
-    if inputs.study.compute.keep_memory:
-        keep_memory()
     inputs, plan = inputs.of_learner(job.model), replace(plan, parts=job.parts())
     torch.set_num_threads(plan.threads)
-    begin(
-        job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}{_loop(inputs.study)}"
-    )
+    begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}, {LOOP}")
     progress = Progress(job, inputs, Timer(job.folder.path))
     with PeakMemory() as memory:
         progress.begin()
@@ -124,13 +119,6 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
         predictions = predict(job, inputs, fitted)
     planned = PlannedJob(job, inputs, plan, choice, progress)
     record(planned, model, fitted, predictions, peak_memory_mb=memory.peak_mb)
-
-
-def _loop(study: Study) -> str:
-    """What else decides whether a saved state can be continued: the states of the loop of heads are its own."""
-    recipe = study.recipe
-    heads = recipe.tuning in ("head_only", "gradual_unfreezing") or any(p.freeze == "all" for p in recipe.phases)
-    return ", head loop" if heads else ""
 
 
 def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -> Choice:
@@ -213,7 +201,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         for names in (choice.fit_subjects, choice.stop_subjects)
     )
     if study.recipe.early_stopping.monitor == "none":
-        stop_rows = fit_rows[:1]  # Lightning needs validation data; they have no effect
+        stop_rows = fit_rows[:1]  # evaluated after every epoch, without an effect
     preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=job.model)
     dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
     train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, counted, gigabytes
-from casewise.training.memory import PeakMemory, available_mb
+from casewise.training.cost import PeakMemory, available_mb
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job

@@ -31,9 +31,9 @@ from casewise.predictions.nested_cv import TunedParams, best_of
 from casewise.splits.grouped import check_apart
 from casewise.splits.inner import inner_folds
 from casewise.study.seeds import mixed_seed
-from casewise.training.fit import TrainingContext, standardise
+from casewise.training.loop import TrainingContext, standardise
 from casewise.training.losses import guess_loss
-from casewise.training.strategies import learn
+from casewise.training.stages import learn
 
 if TYPE_CHECKING:
     from casewise.jobs.progress import Progress

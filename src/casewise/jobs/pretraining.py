@@ -24,8 +24,8 @@ from casewise.study.schema import Study
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import TrainingContext, fit, standardise
 from casewise.training.linear_probe import probe
+from casewise.training.loop import TrainingContext, fit, standardise
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -92,7 +92,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
         "last",
         settings.tell,
     )
-    # Lightning needs validation data; they have no effect.
+    # evaluated after every epoch, without an effect
     fitted = fit(whole, study.recipe, data, data.subset([0]), context)
     body = {name: tensor.contiguous() for name, tensor in whole.body.state_dict().items()}
     folder.history.write({"epochs": fitted.history})

@@ -12,7 +12,7 @@ from casewise.run_folder.job_folder import FAILED, PRETRAINING
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
     from casewise.study.schema import Study
-    from casewise.training.timing import Timer
+    from casewise.training.cost import Timer
 
 # Receives the number of epochs done and the training loss of the last one.
 Told: TypeAlias = Callable[[int, float | None], None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from casewise.errors import RunError
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
@@ -266,21 +265,16 @@ def batches(count: int, size: int, generator: torch.Generator, *, shares: Tensor
     return epoch_batches
 
 
-class EpochBatches(IterableDataset[list[int]]):
-    """Batches of rows whose order depends on seed and epoch alone, so that a resumed epoch is the same epoch."""
+def epoch_batches(count: int, size: int, seed: int, epoch: int, *, shares: Tensor | None = None) -> list[list[int]]:
+    """`batches` whose order depends on seed and epoch alone, so that a resumed epoch is the same epoch."""
+    generator = torch.Generator().manual_seed(mixed_seed(seed, "order", epoch))
+    return batches(count, size, generator, shares=shares)
 
-    def __init__(
-        self, count: int, size: int, seed: int, epoch: Callable[[], int], *, shares: Tensor | None = None
-    ) -> None:
-        self.count, self.size, self.seed, self.epoch, self.shares = count, size, seed, epoch, shares
 
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, "order", self.epoch()))
-        yield from batches(self.count, self.size, generator, shares=self.shares)
-
-    def __len__(self) -> int:
-        full, rest = divmod(self.count, self.size)
-        return max(1, full + (rest > 1))
+def steps_of(count: int, size: int) -> int:
+    """The number of batches of an epoch."""
+    full, rest = divmod(count, size)
+    return max(1, full + (rest > 1))
 
 
 def standard(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
-from casewise.models.activations import clip_in_place
-from casewise.models.attention import BagPooling, GatedAttention, MeanOfBag
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
-from casewise.models.folding import fold_kept_norms
 from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
+from casewise.models.layers import MNASNet, ShuffleBlock, replace_layers
+from casewise.models.poolings import POOLINGS, BagPooling
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
@@ -48,8 +46,7 @@ class NetworkOptions:
             expect (torchvision's: minus the mean of ImageNet, divided by its standard deviation); networks without
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
-        attention: whether panels are bags of tiles, which gated attention weighs.
-        maps: whether panels are bags of tiles, whose features are averaged.
+        pooling: how the features of a bag become one vector (`casewise.models.poolings`); empty if panels are no bags.
         fusion: how the sequences of a panel are combined (see `casewise.models.fusion.Fused`); None for pictures. A
             single sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one
             number, the mean over red, green and blue of the library's mean, and of its standard deviation.
@@ -64,8 +61,7 @@ class NetworkOptions:
 
     dropout: float = 0.0
     scaling: Scaling = "library"
-    attention: bool = False
-    maps: bool = False
+    pooling: str = ""
     fusion: Fusion | None = None
     sequences: int = 3
     missing: MissingPolicy = "require"
@@ -95,8 +91,8 @@ class Network(nn.Module):
         self.name, self.width, self.side, self.scaling = name, body.width, options.side, options.scaling
         self.frozen_eval: frozenset[str] = frozenset()
         self.body = body.module
-        self.map_cells, self.read_map = options.map_cells, body.read_map
-        pooling = [GatedAttention(body.width)] if options.attention else [MeanOfBag()] if options.maps else []
+        self.map_cells, self.read_map, self.bags = options.map_cells, body.read_map, bool(options.pooling)
+        pooling = [POOLINGS[options.pooling](body.width)] if options.pooling else []
         self.head = nn.Sequential(*pooling, nn.Dropout(options.dropout), nn.Linear(body.width, outputs))
         mean, std = body.normal
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -145,8 +141,8 @@ class Network(nn.Module):
     @property
     def pooling(self) -> BagPooling | None:
         """How the features of a bag become one vector; None if panels are not bags."""
-        first = self.head[0]
-        return first if isinstance(first, BagPooling) else None
+        pooling: Any = self.head[0] if self.bags else None
+        return pooling  # type: ignore[no-any-return]
 
     def keep_in_eval(self, names: Iterable[str]) -> None:
         """Keep these modules of the body in eval mode also after `train()` (see `casewise.models.freezing.freeze`)."""
@@ -284,7 +280,10 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
     if scaling not in ("library", "symmetric"):
         hint = nearest(scaling, ("library", "symmetric"))
         raise StudyError(f"scaling: must be library or symmetric, got {scaling!r}.{hint}")
-    check_fusion(fusion, sequences, network_options.missing, bags=network_options.attention or network_options.maps)
+    if (pooling := network_options.pooling) and pooling not in POOLINGS:
+        hint = nearest(pooling, list(POOLINGS))
+        raise StudyError(f"pooling: must be one of {', '.join(POOLINGS)}, got {cut(pooling)}.{hint}")
+    check_fusion(fusion, sequences, network_options.missing, bags=bool(pooling))
     if fusion and name == "googlenet":
         scaling = "symmetric"  # equal to the conversion of red, green and blue in the network
     channels = sequences if fusion == "early" else 3
@@ -307,6 +306,8 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
         if [len(numbers) for numbers in normal] != [len(numbers) for numbers in body.normal]:
             raise StudyError(f"mean and std: {cut(normal)} are not {len(body.normal[0])} numbers each.")
         body = replace(body, normal=normal)
+    for sequence_body in bodies:
+        replace_layers(sequence_body.module, read_map=body.read_map)
     return Network(name, body, outputs, network_options)
 
 
@@ -337,10 +338,8 @@ def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
 
         module, width, config = timm_body(name, side=side, channels=channels)
         normal = (config.get("mean", MEAN), config.get("std", STD))
-    clip_in_place(module)
     if channels != 3:
         take_channels(module, name, channels)
-    fold_kept_norms(module)
     return Body(module, width, SYMMETRIC if scaling == "symmetric" else normal)
 
 
@@ -352,13 +351,12 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
         # [−1, 1], into which transform_input converts the usual normalisation.
         converted = scaling == "library"
         body = models.googlenet(weights=None, aux_logits=False, init_weights=True, transform_input=converted)
+    elif name.startswith("shufflenet"):
+        body = models.get_model(name, weights=None, inverted_residual=ShuffleBlock)
     else:
         body = models.get_model(name, weights=None)
-    if name.startswith("shufflenet"):
-        # The values are the same; torchvision's shuffle loses the channels-last format in every block.
-        models.shufflenetv2.channel_shuffle = torch.channel_shuffle
     if name.startswith("mnasnet"):
-        body.__class__ = _mnasnet()
+        body = MNASNet(body)
     if name.startswith("squeezenet"):
         # Its classifier ends in a ReLU: a regression could not predict below zero, and would have no gradient there.
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
@@ -371,15 +369,6 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     else:
         setattr(body, attribute, nn.Identity())
     return body, int(linear.in_features)
-
-
-@cache
-def _mnasnet() -> type[nn.Module]:
-    """torchvision's MNASNet without its demand for a version beside the weights, which are stored without one."""
-    from torchvision.models import MNASNet
-
-    own = {"__module__": MNASNet.__module__, "_load_from_state_dict": nn.Module._load_from_state_dict}
-    return type("MNASNet", (MNASNet,), own)
 
 
 def library_head(name: str) -> tuple[str, ...]:

@@ -47,9 +47,8 @@ class NetworkBuilder:
             "outputs": width_of(outputs_of(study)),
             "dropout": study.recipe.dropout,
             "scaling": study.recipe.scaling,
-            "attention": study.panels.pooling == "attention",
             **({"map_cells": study.recipe.map_cells} if study.recipe.pool == "map" else {}),
-            **({"maps": True} if study.panels.pooling == "maps" else {}),
+            **({"pooling": study.panels.pooling} if study.panels.bags else {}),
             **modality_of(study).network_options(study, model),
         }
 

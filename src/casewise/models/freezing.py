@@ -31,7 +31,7 @@ weights are those of the first 4 (`4 layers`); ten layers in the sense of the te
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -127,7 +127,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
         return 0
     if point.kind == "all":
         return len(modules)
-    name = _named(network, point)
+    name = LAST_FROZEN[point.kind](network, point)
     names = [module_name for module_name, _ in modules]
     end = (
         max(
@@ -179,26 +179,26 @@ def _around(names: Iterable[str]) -> set[str]:
     return points
 
 
-def _named(network: Network, point: FreezePoint) -> str:
-    """The name of the module at a freeze point."""
-    if point.kind == "name":
-        module_names = [name for name, _ in network.bodies[0].named_modules() if name]
-        if point.name not in module_names:
-            hint = (
-                nearest(point.name, module_names) or f" Its blocks are {', '.join(name for name, _ in network.blocks)}."
-            )
-            raise TrainingError(f"freeze: {network.name} has no part {point.name!r}.{hint}")
-        return point.name
-    points = network.blocks if point.kind == "blocks" else layers(network)
-    if point.kind == "fraction":
-        return _by_share(network, point.fraction)
+def _by_name(network: Network, point: FreezePoint) -> str:
+    """The module of this name."""
+    module_names = [name for name, _ in network.bodies[0].named_modules() if name]
+    if point.name not in module_names:
+        hint = nearest(point.name, module_names) or f" Its blocks are {', '.join(name for name, _ in network.blocks)}."
+        raise TrainingError(f"freeze: {network.name} has no part {point.name!r}.{hint}")
+    return point.name
+
+
+def _by_count(network: Network, point: FreezePoint) -> str:
+    """The last of the first layers, with its norm, or of the first blocks."""
+    of_blocks = point.kind == "blocks"
+    points = network.blocks if of_blocks else layers(network)
     if point.count > len(points):
         raise TrainingError(
             f"freeze: {network.name} has {len(layers(network))} layers and {len(network.blocks)} blocks before its "
             f"head, so {point} cannot be frozen. Say `all` to freeze everything but the head."
         )
     name = points[point.count - 1][0]
-    return name if point.kind == "blocks" else _with_norm(network, name)
+    return name if of_blocks else _with_norm(network, name)
 
 
 def _with_norm(network: Network, name: str) -> str:
@@ -211,24 +211,33 @@ def _with_norm(network: Network, name: str) -> str:
     return name
 
 
-def _by_share(network: Network, share: float) -> str:
+def _by_share(network: Network, point: FreezePoint) -> str:
     """The last layer up to which the body has at most this share of its weights."""
-    modules = list(network.bodies[0].named_modules())
+    share, modules = point.fraction, list(network.bodies[0].named_modules())
     names = [name for name, _ in modules]
     sums = [0]
     for _, module in modules:
         sums.append(sums[-1] + sum(p.numel() for p in module.parameters(recurse=False)))
-    freeze_point, first = "", 0.0
+    last, first = "", 0.0
     for name, _ in layers(network):
-        point = _with_norm(network, name)
-        frozen_share = sums[names.index(point) + 1] / sums[-1]
+        end = _with_norm(network, name)
+        frozen_share = sums[names.index(end) + 1] / sums[-1]
         first = first or frozen_share
         if frozen_share > share:
             break
-        freeze_point = point
-    if not freeze_point:
+        last = end
+    if not last:
         raise TrainingError(
             f"freeze: the first layer of {network.name} alone holds {100 * first:.2g}% of the body's weights, more "
             f"than {100 * share:.10g}%. Say `none`, `1 layer` or a larger share."
         )
-    return freeze_point
+    return last
+
+
+# The name of the last frozen module, by the kind of a freeze point.
+LAST_FROZEN: dict[str, Callable[[Network, FreezePoint], str]] = {
+    "name": _by_name,
+    "layers": _by_count,
+    "blocks": _by_count,
+    "fraction": _by_share,
+}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from casewise.errors import TrainingError
 from casewise.models.backbones import Network
 from casewise.models.freezing import frozen_end, frozen_module_names, last_frozen, layers
+from casewise.models.layers import FoldingSequential
 from casewise.study.freezing import FreezePoint
 
 
@@ -88,7 +89,7 @@ CHAINS: dict[tuple[str, str], list[str]] = {
     ("torchvision", "MobileNetV2"): ["features", POOLED, FLAT, "classifier"],
     ("torchvision", "DenseNet"): ["features", RELU, POOLED, FLAT, "classifier"],
     ("torchvision", "SqueezeNet"): ["features", "classifier", FLAT],
-    ("torchvision", "MNASNet"): ["layers", MEAN, "classifier"],
+    ("casewise", "MNASNet"): ["layers", MEAN, "classifier"],
     ("torchvision", "ShuffleNetV2"): ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5", MEAN, "fc"],
     ("torchvision", "ResNet"): [*_RESNET, "avgpool", FLAT, "fc"],
     ("torchvision", "GoogLeNet"): [
@@ -197,7 +198,10 @@ def _split_chain(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Modu
 
 def _inside(element: nn.Module) -> list[nn.Module]:
     """The modules of a chain; empty for a module that is not a chain."""
-    if isinstance(element, nn.Sequential) and type(element).forward is nn.Sequential.forward:
+    if isinstance(element, nn.Sequential) and type(element).forward in (
+        nn.Sequential.forward,
+        FoldingSequential.forward,
+    ):
         return list(element.children())
     for adds, inner in _OPENED:
         if getattr(element, adds, None) is False and isinstance(getattr(element, inner, None), nn.Sequential):

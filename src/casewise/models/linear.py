@@ -49,7 +49,7 @@ class LinearBuilder:
             "name": model,
             "outputs": width_of(outputs_of(study)),
             "side": study.images.size,
-            "maps": study.panels.pooling == "maps",
+            "pooling": "maps" if study.panels.pooling == "maps" else "",
             "bank": bank,
         }
 
@@ -97,7 +97,7 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
             `channels`, those of a panel; `sequences`, how many of them are sequences and not colours; `specs`, the
             candidates as plain values, or None for all of them; `widths`, those of the candidates' vectors, measured
             if they are not stated. Bundles of earlier versions have the name of one network as `encoder`.
-        options: of `NetworkOptions`: `side` and `maps`.
+        options: of `NetworkOptions`: `side` and `pooling`.
     """
     side, channels = int(options.get("side") or 224), int(bank["channels"])
     encoders = [facts if isinstance(facts, Encoder) else build_encoder(facts, side) for facts in encoders_in(bank)]
@@ -105,7 +105,7 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
     specs = stated or candidates(encoders, int(bank.get("sequences", 0)), side)
     features = FeatureBank(encoders, specs, channels, side, widths=bank.get("widths"))
     body = Body(features, features.width, UNSCALED)
-    network = Network(name, body, outputs, NetworkOptions(side=side, maps=bool(options.get("maps"))))
+    network = Network(name, body, outputs, NetworkOptions(side=side, pooling=options.get("pooling") or ""))
     # large weights of nearly equal features cancel, so that single precision would depend on the batch
     network.head.double()
     return network

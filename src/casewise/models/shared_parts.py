@@ -1,18 +1,21 @@
-"""What several trained networks have in common when they are loaded together: their modules and frozen encoders."""
+"""What several trained networks have in common: their modules, frozen encoders and first layers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from casewise.errors import TrainingError
 from casewise.models.build_model import network_from
 from casewise.models.encoders import Encoder, build_encoder
 from casewise.models.feature_bank import FeatureSpec
+from casewise.models.frozen_split import Segment, split_modules
 from casewise.models.linear import encoders_in
 
 if TYPE_CHECKING:
@@ -80,3 +83,40 @@ def _equal(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
     return set(state) == set(weights) and all(
         value.dtype == weights[key].dtype and torch.equal(value.cpu(), weights[key]) for key, value in state.items()
     )
+
+
+@dataclass(frozen=True, eq=False)
+class SharedStart:
+    """Networks whose first layers are equal: `rests[i](start(panels))` are the features of network i, to the bit."""
+
+    start: Segment
+    rests: list[Segment]
+
+    @classmethod
+    def of(cls, networks: Sequence[Network]) -> SharedStart | None:
+        """What networks of equal facts have in common; None if it is nothing, or they cannot be split."""
+        first = networks[0]
+        if len(networks) < 2 or first.read_map or first.fusion is not None:
+            return None
+        end = 0
+        for modules in zip(*(network.bodies[0].modules() for network in networks), strict=True):
+            if not all(_equal_modules(modules[0], other) for other in modules[1:]):
+                break
+            end += 1
+        try:
+            splits = [split_modules(network, end) for network in networks]
+        except TrainingError:
+            return None
+        return cls(splits[0][0].eval(), [rest.eval() for _, rest in splits])
+
+    def features(self, panels: Tensor) -> list[Tensor]:
+        """The features (B, width) of each network for panels (B, C, H, W) in 0–1."""
+        maps = self.start(panels)
+        return [rest(maps) for rest in self.rests]
+
+
+def _equal_modules(module: nn.Module, other: nn.Module) -> bool:
+    """Whether the weights and statistics of a module, without those of its children, are equal to another's."""
+    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    others = dict(other.named_parameters(recurse=False)) | dict(other.named_buffers(recurse=False))
+    return all(name == "num_batches_tracked" or torch.equal(value, others[name]) for name, value in own.items())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +23,7 @@ def _command() -> str:
 
 
 # Libraries whose versions can change what a run computes.
-LIBRARIES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 
 
 def machine() -> dict[str, Any]:
@@ -46,7 +48,7 @@ def environment(seconds: float) -> dict[str, Any]:
 
     from casewise.training.compute_plan import cpu_name
 
-    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "scikit-learn")}
+    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "scikit-learn")}
     return {
         "casewise": __version__,
         "python": platform.python_version(),
@@ -57,3 +59,21 @@ def environment(seconds: float) -> dict[str, Any]:
         "command": _command(),
         "seconds": round(seconds, 1),
     }
+
+
+@contextmanager
+def unchanged_torch() -> Iterator[None]:
+    """Give PyTorch's generators and its number of threads back as they are; networks draw, and jobs set the threads.
+
+    In a process that has not loaded PyTorch there is nothing to give back.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
-LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "matplotlib", "jinja2", "torch", "lightning")
+LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "matplotlib", "jinja2", "torch")
 
 
 def inputs_of_results(

@@ -39,7 +39,7 @@ def epochs_of(fold: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     >>> [epochs_of("2", record)[0][name] for name in ("fold", "epoch", "train_loss", "kept", "phase")]
     ['2', 1, 0.5, True, None]
     """
-    # without early stopping, Lightning's validation data are a single training panel
+    # without early stopping, the cases evaluated after an epoch are a single training panel
     absent = ("stop_loss", "stop_accuracy") if record.get("stopped_on") == "none" else ()
     return [
         {

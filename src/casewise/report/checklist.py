@@ -189,7 +189,7 @@ def software(run: FinishedStudy) -> dict[str, Any] | None:
     record = run.files.fingerprint.read_if_exists()
     if not record:
         return None
-    packages = [name for name in ("casewise", "torch", "torchvision", "timm", "lightning") if record.get(name)]
+    packages = [name for name in ("casewise", "torch", "torchvision", "timm") if record.get(name)]
     devices = sorted({f"{job['device']}, {job['precision']}" for job in run.jobs if job.get("device")})
     return {"versions": [f"{name} {record[name]}" for name in packages], "devices": devices}
 

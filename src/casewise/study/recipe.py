@@ -387,8 +387,8 @@ class Compute(StudyModel):
     )
     keep_memory: bool = Field(
         True,
-        description="Keep freed memory for the next step instead of returning it to the system (Linux with glibc), "
-        "which saves time and takes memory.",
+        description="Keep freed memory for the next step instead of returning it to the system (Linux with glibc; on "
+        "the command line and in workers), which saves time and takes memory.",
     )
 
     @model_validator(mode="after")

@@ -1,1 +1,1 @@
-"""Training one network: data, the Lightning module, stopping and continuing, the choice of precision."""
+"""Training one network: its loop, stages, rates and losses, features computed once, and the measured compute plan."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -16,27 +15,28 @@ from casewise.files import parsed_json
 from casewise.run_folder import StateFile, WeightsFile
 
 
-class SafetensorsCheckpoints(CheckpointIO):
-    """Lightning's checkpoint written atomically as tensors plus JSON."""
+def save_state(file: StateFile, state: dict[str, Any]) -> None:
+    """Write the state of a training, which keeps the state before it."""
+    tensors: dict[str, torch.Tensor] = {}
+    structure = json.dumps(_flattened(state, tensors))
+    write_tensors(file, tensors, {"structure": structure})
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        tensors: dict[str, torch.Tensor] = {}
-        structure = json.dumps(_flattened(checkpoint, tensors))
-        write_tensors(StateFile(Path(path)), tensors, {"structure": structure})
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        try:
-            with safe_open(str(WeightsFile(Path(path)).verified()), framework="pt", device="cpu") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                state = _restored(parsed_json(file.metadata()["structure"]), tensors)
-                if not isinstance(state, dict):
-                    raise ValueError("it holds no state")
-                return state
-        except (SafetensorError, ValueError, TypeError, LookupError, StopIteration, RecursionError) as error:
-            raise DamagedError(f"{path} is not a state of the training ({error}). Delete it and run again.") from error
+def load_state(path: Path) -> dict[str, Any]:
+    """The state that `save_state` wrote.
 
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
+    Raises:
+        DamagedError: the file holds no state.
+    """
+    try:
+        with safe_open(str(WeightsFile(path).verified()), framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            state = _restored(parsed_json(file.metadata()["structure"]), tensors)
+            if not isinstance(state, dict):
+                raise ValueError("it holds no state")
+            return state
+    except (SafetensorError, ValueError, TypeError, LookupError, StopIteration, RecursionError) as error:
+        raise DamagedError(f"{path} is not a state of the training ({error}). Delete it and run again.") from error
 
 
 def write_tensors(file: WeightsFile, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:

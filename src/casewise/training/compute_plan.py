@@ -1,11 +1,9 @@
-"""The two-second measurement that chooses precision, memory format and threads for a network, and `mallopt`."""
+"""The two-second measurement that chooses precision, memory format and threads for a network."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +17,7 @@ from casewise.errors import CasewiseError, RunError, counted
 from casewise.files import cache_folder, write_json
 from casewise.models.backbones import Network, keep_statistics
 from casewise.study.schema import Compute
-from casewise.training.memory import MB, PeakMemory, available_mb
+from casewise.training.cost import MB, PeakMemory, available_mb, give_memory_back, memory_is_kept
 
 # Precision, whether channels-last, threads.
 Option = tuple[str, bool, int]
@@ -68,27 +66,6 @@ class ComputePlan:
         return f"{self.precision}, {form}, {counted(self.threads, 'thread')} on {self.device}{parts}"
 
 
-def _glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
-
-
-def keep_memory() -> None:
-    """Make glibc keep freed memory, which would be returned and faulted in at every step.
-
-    To keep only blocks of up to 32 MB (the largest threshold of glibc) saves a ninth of the memory of mobilenet_v2 at
-    224 px, and costs 15 % of its speed (docs/performance.md).
-    """
-    if libc := _glibc():
-        libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never use mmap
-        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: never return memory
-
-
-def give_memory_back() -> None:
-    """Return free memory to the system, at the end of a job or a measurement, not of a step."""
-    if libc := _glibc():
-        libc.malloc_trim(ctypes.c_size_t(0))
-
-
 def has_bf16() -> bool:
     """Whether the processor has instructions for bfloat16."""
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -124,7 +101,7 @@ def choose(
     ]
     options = [o for o in options if o[:2] != ("bf16", False) or len(options) == 1]
     fewer = () if stated or threads == 1 else (1,)
-    memory_use = "kept" if compute.keep_memory else "given back"
+    memory_use = "kept" if memory_is_kept() else "given back"
     exact = [option for option in options if option[0] == "fp32"]
     quickest = _quickest(network, options, fewer, side=side, batch=batch, kept=kept, memory_use=memory_use, memo=memo)
     if quickest.precision == "fp32" or not exact or _agrees(network, side):

@@ -21,7 +21,8 @@ from casewise.errors import RunError, TrainingError
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented
-from casewise.models.backbones import TILES_AT_ONCE, form_of
+from casewise.models.backbones import TILES_AT_ONCE, Network, form_of
+from casewise.models.forward import mean_over_views
 from casewise.study.seeds import mixed_seed
 
 # In bytes, for all simultaneous jobs together.
@@ -167,22 +168,29 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer
     return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
 
 
-class Upper(nn.Module):
-    """A network of the trained layers above a frozen part; it shares their parameters."""
+class UpperLayers(nn.Module):
+    """The trained layers of a network above a frozen part, or its head alone; it shares their parameters.
+
+    Its input are the activations of the frozen part.
+    """
 
     target_mean: Tensor
     target_std: Tensor
 
-    def __init__(self, network: Any, rest: nn.Module) -> None:
+    def __init__(self, network: Any, layers: nn.Module | None = None) -> None:
         super().__init__()
         self.name = network.name
-        self.body, self.head = rest, network.head
+        self.body, self.head = layers or nn.Identity(), network.head
         self.bags = network.pooling is not None
+        self.is_linear = layers is None and not self.bags
+        self.computes = layers is not None
         self.register_buffer("target_mean", network.target_mean)
         self.register_buffer("target_std", network.target_std)
 
     def forward(self, activations: Tensor) -> Tensor:
-        features = of_tiles(self.body, activations) if self.bags else self.body(activations)
+        features = activations
+        if self.computes:
+            features = of_tiles(self.body, activations) if self.bags else self.body(activations)
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float()) * self.target_std + self.target_mean
 
@@ -257,3 +265,20 @@ class FeatureNetwork(nn.Module):
     def forward(self, panels: Tensor) -> Tensor:
         result: Tensor = self.network.features(panels)
         return result
+
+
+def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
+    """The body's features of every panel, without augmentation: (P, width), the mean over views; bags (P, K, width)."""
+    network.eval()
+    slots, owner = data.views()
+    computed = []
+    device, form = network.mean.device, form_of(network.body)
+    if data.bags:
+        with torch.inference_mode():
+            whole = encode_bags(network.features, data, slots, device, form).float().cpu()
+        return whole.clone()
+    with torch.inference_mode():
+        size = data.eval_batch_size(batch, device)
+        for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
+            computed.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers))
+    return mean_over_views(computed, len(data)).clone()

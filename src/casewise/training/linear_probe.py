@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import encode_bags
-from casewise.models.backbones import Network, form_of
-from casewise.models.forward import mean_over_views
+from casewise.models.backbones import Network
 from casewise.models.outputs import Output
 from casewise.targets import by_form
+from casewise.training.feature_cache import features
+from casewise.training.linear_models import group_folds
 
 PENALTIES = np.logspace(0, 5, 11)
 INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
@@ -64,18 +64,11 @@ def probe(
         start += output.width
 
 
-def _group_folds(rows: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    from sklearn.model_selection import GroupKFold
-
-    folds = min(5, len(set(groups)))
-    return list(GroupKFold(folds).split(rows, groups=groups)) if folds > 1 else []
-
-
 def _ridge(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
     """One line for a number."""
     from sklearn.linear_model import RidgeCV
 
-    folds = _group_folds(rows, groups)
+    folds = group_folds(groups)
     if not folds:
         return [None]
     ridge = RidgeCV(PENALTIES, cv=folds, scoring="neg_mean_squared_error").fit(rows, labels)
@@ -93,7 +86,7 @@ def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes:
     if len(present) < 2:
         return fitted_lines
     # a fold without all classes on its training side is not informative about the penalty
-    folds = [(t, v) for t, v in _group_folds(rows, groups) if len(set(labels[t].tolist())) == len(present)]
+    folds = [(t, v) for t, v in group_folds(groups) if len(set(labels[t].tolist())) == len(present)]
     losses = np.zeros(len(INVERSE_PENALTIES))
     for train, left_out in folds:
         for number, inverse in enumerate(INVERSE_PENALTIES):
@@ -121,20 +114,3 @@ def _steps(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: in
         both = below is not None and above is not None
         fitted_lines.append((above[0] - below[0], above[1] - below[1]) if both and above and below else None)
     return fitted_lines
-
-
-def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
-    """The body's features of every panel, without augmentation: (P, width), the mean over views; bags (P, K, width)."""
-    network.eval()
-    slots, owner = data.views()
-    fitted_lines = []
-    device, form = network.mean.device, form_of(network.body)
-    if data.bags:
-        with torch.inference_mode():
-            whole = encode_bags(network.features, data, slots, device, form).float().cpu()
-        return whole.clone()
-    with torch.inference_mode():
-        size = data.eval_batch_size(batch, device)
-        for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
-            fitted_lines.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers))
-    return mean_over_views(fitted_lines, len(data)).clone()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, split_raw
 from casewise.study.schema import Recipe
 
-__all__ = ["Scaling", "class_counts", "class_weights", "guess_loss", "loss_of"]
+__all__ = ["Scaling", "balanced", "class_counts", "class_weights", "guess_loss", "loss_of"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
     """
     counts = [class_counts(truth[:, column], output) for column, output in enumerate(outputs)]
     return [target_counts.sum() / (len(target_counts) * target_counts.clamp(min=1)) for target_counts in counts]
+
+
+def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
+    """(P,) the share of draws of each row, so that all classes of the main target are drawn equally often."""
+    classed = [i for i, output in enumerate(outputs) if output.classes]
+    column = next((i for i in classed if outputs[i].main), classed[0])
+    weights = class_weights(truth, outputs)[column]
+    labels = truth[:, column]
+    shares = torch.where(labels.isnan(), 1.0, weights[labels.nan_to_num().long()])
+    return shares / shares.sum()
 
 
 def guess_loss(train: Tensor, validation: Tensor, outputs: Sequence[Output], recipe: Recipe) -> float:

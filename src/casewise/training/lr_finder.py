@@ -6,25 +6,21 @@ Source: Smith, "Cyclical Learning Rates for Training Neural Networks", 2017 (the
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import suppress
+import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
 
 from casewise.errors import TrainingError
-from casewise.modalities.dataset import Batches
-from casewise.models.outputs import Output
-from casewise.study.schema import Recipe
-from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import quiet
-from casewise.training.module import Training
+from casewise.training.loop import Training
 
 if TYPE_CHECKING:
+    from casewise.modalities.dataset import Batches
     from casewise.models.backbones import Network
+    from casewise.study.schema import Recipe
+    from casewise.training.feature_cache import UpperLayers
+    from casewise.training.loop import TrainingContext
 
 DIVERGED = 4.0
 # Decades of the rate over which the loss is averaged on either side, independent of the number of steps.
@@ -58,81 +54,40 @@ class Fall:
         return self.depth > CLEAR * self.noise and self.depth > 0.01 * abs(self.curve[0]) and self.begin <= self.end
 
 
-class Sweep(Callback):
-    """Increases the rate after every batch and records the loss; ends the training when the loss diverges."""
-
-    def __init__(self, rates: np.ndarray) -> None:
-        self.rates = rates
-        self.losses: list[float] = []
-
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, number: int) -> None:
-        rate = self.rates[min(len(self.losses), len(self.rates) - 1)]
-        for group, share in zip(trainer.optimizers[0].param_groups, self.shares(module), strict=True):
-            group["lr"] = rate * share
-
-    @staticmethod
-    def shares(module: Any) -> list[float]:
-        """Each group's rate as a share of the recipe's."""
-        return [base / module.recipe.lr for base in module.base]
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, result: Any, batch: Any, number: int
-    ) -> None:
-        self.losses.append(float(result["loss"]))
-        # the median of three, because a single batch may be an outlier
-        if np.median(self.losses[-3:]) > DIVERGED * min(self.losses) + 1:
-            trainer.should_stop = True
+def diverged(losses: list[float]) -> bool:
+    """Whether the loss explodes: the median of the last three, because a single batch may be an outlier."""
+    return bool(np.median(losses[-3:]) > DIVERGED * min(losses) + 1)
 
 
-def find_rate(
-    network: Network | nn.Module,
-    recipe: Recipe,
-    train: Batches,
-    *,
-    outputs: Sequence[Output],
-    seed: int,
-    choice: ComputePlan,
-) -> RateSearch:
+def _swept(
+    network: Network | UpperLayers, recipe: Recipe, rates: np.ndarray, train: Batches, context: TrainingContext
+) -> list[float]:
+    """The losses of a copy of the network at one rising rate after another, up to the first that is not finite."""
+    constant = recipe.model_copy(update={"lr": float(rates[0]), "schedule": "constant", "clip_gradients": None})
+    training = Training(copy.deepcopy(network), constant, train, context)
+    training.rates = [rate / float(rates[0]) for rate in training.rates]
+    losses: list[float] = []
+    for epoch in itertools.count():
+        for number, rows in enumerate(training.batches(epoch)):
+            training.set_rates(float(rates[len(losses)]))
+            try:
+                losses.append(float(training.step(rows, epoch, number)[0]))
+            except TrainingError:
+                return losses
+            if len(losses) == len(rates) or diverged(losses):
+                return losses
+    raise AssertionError("an endless loop has ended")
+
+
+def find_rate(network: Network | UpperLayers, recipe: Recipe, train: Batches, context: TrainingContext) -> RateSearch:
     """Run the range test on a copy of the network; the network itself is unchanged.
 
     Raises:
         TrainingError: the loss does not fall clearly anywhere on the range, so that no rate can be chosen.
     """
-    quiet()
     finder = recipe.finder
     rates = np.geomspace(finder.low, finder.high, finder.steps)
-    constant = recipe.model_copy(update={"lr": finder.low, "schedule": "constant", "epochs": 10**6})
-    test = Training(
-        copy.deepcopy(network),
-        constant,
-        train,
-        train,
-        outputs=outputs,
-        seed=seed,
-        channels_last=choice.channels_last,
-        parts=choice.parts,
-    )
-    sweep = Sweep(rates)
-    trainer = Trainer(
-        accelerator="gpu" if choice.device == "cuda" else "cpu",
-        devices=1,
-        precision="bf16-mixed" if choice.precision == "bf16" else "32-true",
-        max_steps=finder.steps,
-        limit_val_batches=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        callbacks=[sweep],
-    )
-    test.train()  # the network may be in eval mode
-    try:
-        # the curve ends where the loss is not finite; the error below follows if no rate was found before
-        with suppress(TrainingError):
-            trainer.fit(test)
-    except SystemExit as stopped:  # Lightning raises SystemExit on Ctrl-C
-        raise KeyboardInterrupt from stopped
-    losses = sweep.losses
+    losses = _swept(network, recipe, rates, train, context)
     rate = steepest(rates[: len(losses)], np.array(losses))
     if rate is None:
         raise TrainingError(

@@ -93,7 +93,7 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
     from threadpoolctl import threadpool_limits
 
     from casewise.jobs.job import run_job
-    from casewise.training.compute_plan import give_memory_back
+    from casewise.training.cost import give_memory_back
 
     try:
         check_anchors(job.folder.path)

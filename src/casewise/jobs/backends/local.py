@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +18,7 @@ from casewise.files import Anchor, anchor_for_good, anchors
 from casewise.jobs.backends.base import LESS_MEMORY, Failure, attempt, failed
 from casewise.jobs.backends.registrations import Registrations
 from casewise.plugin import plugins
+from casewise.training.cost import keep_memory
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
@@ -72,21 +74,22 @@ def _in_processes(
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    # Workers keep freed memory on purpose (`compute_plan.keep_memory`), which joblib reports as a leak.
-    warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     failures: dict[str, Failure] = {}
     while jobs:
         begun = time.time()
         try:
-            with Parallel(
-                n_jobs=max(2, workers),  # with one, joblib would execute jobs in this process
-                backend="loky",
-                max_nbytes=None,
-                batch_size=1,
-                pre_dispatch=workers,
-                initializer=_begin_worker,
-                initargs=(os.getpid(), Registrations.of(inputs.study), anchors()),
-            ) as parallel:
+            with (
+                _without_leak_warnings(),
+                Parallel(
+                    n_jobs=max(2, workers),  # with one, joblib would execute jobs in this process
+                    backend="loky",
+                    max_nbytes=None,
+                    batch_size=1,
+                    pre_dispatch=workers,
+                    initializer=_begin_worker,
+                    initargs=(os.getpid(), Registrations.of(inputs.study), anchors(), inputs.study.compute.keep_memory),
+                ) as parallel,
+            ):
                 attempts = parallel(delayed(_named)(job, inputs, plans[job.model], workers) for job in jobs)
             return failures | {name: failure for name, failure in attempts if failure}
         except TerminatedWorkerError:
@@ -126,8 +129,20 @@ def _named(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> tupl
     return job.name, attempt(job, inputs, plan, workers)
 
 
-def _begin_worker(parent: int, registrations: Registrations, anchored_folders: Sequence[Anchor] = ()) -> None:
+@contextmanager
+def _without_leak_warnings() -> Iterator[None]:
+    """Workers keep freed memory on purpose (`casewise.training.cost.keep_memory`), which joblib reports as a leak."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        yield
+
+
+def _begin_worker(
+    parent: int, registrations: Registrations, anchored_folders: Sequence[Anchor] = (), keep: bool = False
+) -> None:
     anchor_for_good(anchored_folders)
+    if keep:
+        keep_memory()
     registrations.register()
     # The parent process handles Ctrl-C: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -23,7 +23,8 @@ from casewise.errors import CasewiseError, TrainingError
 from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output, width_of
 from casewise.study.schema import Compute, Panels, Phase, Recipe
-from casewise.training.compute_plan import ComputePlan, choose, has_bf16, keep_memory, step_seconds
+from casewise.training.compute_plan import ComputePlan, choose, has_bf16, step_seconds
+from casewise.training.cost import keep_memory
 
 if TYPE_CHECKING:
     from casewise.modalities.dataset import PanelData
@@ -133,8 +134,8 @@ class Worker:
 
         As in a job of a run, on images without augmentation; `frozen` is `all`, or `some` blocks.
         """
-        from casewise.training.fit import TrainingContext
-        from casewise.training.phases import in_phases
+        from casewise.training.loop import TrainingContext
+        from casewise.training.stages import learn
 
         network, data = self._fresh(), self._data()
         at = "all" if frozen == "all" else f"{min(BLOCKS, max(1, 3 * len(network.blocks) // 5))} blocks"
@@ -157,7 +158,7 @@ class Worker:
             context = TrainingContext(OUTPUTS, Path(folder), 0, plan, 1e9, "last", record, once)
             start = time.perf_counter()
             try:
-                facts = in_phases(network, recipe, data, self._data(1), context)[3][0]
+                facts = learn(network, recipe, data, self._data(1), [], context).phases[0]
             except TrainingError as error:
                 raise CasewiseError(f"{self.backbone}: {error}.") from None
         later = statistics.median(b - a for a, b in pairwise(ends))

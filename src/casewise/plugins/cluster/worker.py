@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.files import TEMPORARY
 from casewise.jobs.backends.base import Failure, attempt
 from casewise.plugins.cluster.leases import held, sees
+from casewise.training.cost import keep_memory
 from casewise.version import __version__
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def _loaded(inputs: tuple[bytes, bytes]) -> Any:
         ray.cloudpickle.loads(registrations).register()
         _LOADED.clear()
         _LOADED[key] = ray.cloudpickle.loads(pickled)
+        if _LOADED[key].study.compute.keep_memory:
+            keep_memory()
     return _LOADED[key]
 
 

@@ -1,4 +1,4 @@
-"""Learning rates for transformers: smaller rates towards the input, a warm-up, then a cosine.
+"""Which weights are trained, and at which rates: groups of layers, optimisers, and schedules.
 
 Layer-wise decay: Clark et al., "ELECTRA", ICLR 2020; Bao et al., "BEiT", ICLR 2022. Warm-up: Goyal et al., "Accurate,
 Large Minibatch SGD", 2017. Cosine: Loshchilov and Hutter, "SGDR", ICLR 2017.
@@ -6,18 +6,97 @@ Large Minibatch SGD", 2017. Cosine: Loshchilov and Hutter, "SGDR", ICLR 2017.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
+    from casewise.study.schema import Recipe
 
 EMBEDDING = "embedding"
 # the modules before the blocks of a transformer of timm
 INPUT = ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "norm_pre", "rel_pos_bias")
+
+
+def layer_groups(network: Network, count: int) -> list[list[nn.Module]]:
+    """The body's freeze points in at most `count` groups of about equal size, from the input on."""
+    blocks = [module for _, module in network.blocks]
+    count = min(count, len(blocks))
+    edges = [round(i * len(blocks) / count) for i in range(count + 1)]
+    return [blocks[low:high] for low, high in itertools.pairwise(edges)]
+
+
+def unfreeze(network: Network, groups: int, count: int) -> None:
+    """Train the head and the last `groups` of `count` groups of layers; freeze the layers before them.
+
+    The replacement of missing sequences is trained unless the head is trained alone.
+    """
+    all_groups = layer_groups(network, count)
+    for parameter in network.body.parameters():
+        parameter.requires_grad_(False)
+    for group in all_groups[len(all_groups) - groups :]:
+        for module in group:
+            module.requires_grad_(True)
+    if groups == len(all_groups):
+        network.body.requires_grad_(True)
+    if network.missing_token is not None:
+        network.missing_token.requires_grad_(groups > 0)
+
+
+def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
+    """The optimiser's groups: one for the body, or several if rates differ by layer, then one for the head.
+
+    With `discriminative` d the last group of layers has the stated rate, and each group below it 1/d of the next one's;
+    with `layer_decay` see `layer_rates`.
+    """
+    head = {"params": list(network.head.parameters()), "lr": lr * recipe.head_lr}
+    body = [p for p in network.body.parameters() if p.requires_grad]
+    if not body:
+        return [head]
+    if recipe.layer_decay != 1:
+        return layer_rates(network, lr, recipe.layer_decay, head_lr=recipe.head_lr)
+    if recipe.discriminative == 1:
+        return [{"params": body, "lr": lr}, head]
+    groups = layer_groups(network, recipe.gradual_unfreezing.groups)
+    body_groups: list[dict[str, Any]] = []
+    grouped: set[int] = set()
+    for position, group in enumerate(groups):
+        group_parameters = [
+            p for module in group for p in module.parameters() if p.requires_grad and id(p) not in grouped
+        ]
+        grouped |= {id(p) for p in group_parameters}
+        if group_parameters:
+            body_groups.append(
+                {"params": group_parameters, "lr": lr / recipe.discriminative ** (len(groups) - 1 - position)}
+            )
+    rest = [p for p in body if id(p) not in grouped]
+    if rest:
+        # tokens and positions belong to no block and count as the input layer
+        body_groups.insert(0, {"params": rest, "lr": lr / recipe.discriminative ** (len(groups) - 1)})
+    return [*body_groups, head]
+
+
+def optimizer_of(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser of these groups."""
+    decay = recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=decay)
+    if recipe.optimizer == "radam":
+        return torch.optim.RAdam(groups, weight_decay=decay, decoupled_weight_decay=True)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, weight_decay=decay)
+
+
+def cosine_share(recipe: Recipe, epoch: int, batch: int, steps: int) -> float:
+    """The share of the full rate with `schedule: cosine`: that of the epoch, or with a warm-up that of the step."""
+    if recipe.warmup:
+        return warmed_cosine(epoch * steps + batch, recipe.warmup * steps, recipe.epochs * steps)
+    return 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
 
 
 def warmed_cosine(step: int, warmup: int, total: int) -> float:

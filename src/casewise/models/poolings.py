@@ -1,4 +1,4 @@
-"""How the images of a bag become one vector: by their mean, or by weights that are learned.
+"""How the images of a bag become one vector: one class for each kind, by the name of `panels.pooling`.
 
 Gated attention of Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
 """
@@ -14,9 +14,14 @@ from torch import Tensor, nn
 class BagPooling(nn.Module):
     """How the features of a bag (B, K, W), where a row of NaN is an empty slot, become one vector (B, W)."""
 
+    # as `panels.pooling` states it (`casewise.study.panels.BAGS`)
     name: ClassVar[str]
     # whether the weights of tiles are learned, so that they differ within a bag
     learned: ClassVar[bool] = False
+
+    def __init__(self, width: int) -> None:
+        """`width`: that of the features."""
+        super().__init__()
 
     def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
         """The weight of each tile (B, K), summing to 1: `filled` are features with 0 in the slots not `occupied`."""
@@ -50,7 +55,7 @@ class GatedAttention(BagPooling):
     name, learned = "attention", True
 
     def __init__(self, width: int, hidden: int = 128) -> None:
-        super().__init__()
+        super().__init__(width)
         self.content, self.gate = nn.Linear(width, hidden), nn.Linear(width, hidden)
         self.score = nn.Linear(hidden, 1)
         nn.init.zeros_(self.score.bias)
@@ -66,3 +71,7 @@ class GatedAttention(BagPooling):
         if features.ndim == 2:
             return features
         return torch.einsum("bk,bkw->bw", self.weights(features), features.nan_to_num())
+
+
+# The kinds of pooling by name.
+POOLINGS: dict[str, type[BagPooling]] = {kind.name: kind for kind in (MeanOfBag, GatedAttention)}

@@ -1,0 +1,354 @@
+"""The loop that trains networks and heads; after an interruption it continues to the same bits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from casewise.cohort.table import names_text
+from casewise.errors import SplitError, TrainingError
+from casewise.modalities.dataset import Batches, epoch_batches, standard, steps_of
+from casewise.models.backbones import Network, keep_statistics, out_of_place, set_momentum
+from casewise.models.forward import forward, mean_over_views
+from casewise.models.outputs import Output, hits
+from casewise.run_folder import TrainingFolder
+from casewise.study.schema import Recipe
+from casewise.study.seeds import mixed_seed
+from casewise.training.checkpoint import load_state, save_state
+from casewise.training.compute_plan import ComputePlan
+from casewise.training.cost import give_memory_back
+from casewise.training.feature_cache import MEMORY, UpperLayers
+from casewise.training.feature_sharing import SharedFeatures
+from casewise.training.losses import Scaling, balanced, class_weights, loss_of
+from casewise.training.micro_batches import forward_in_parts
+from casewise.training.rates import cosine_share, optimizer_of, parameter_groups
+
+Tell = Callable[[int, float], None]
+# The version of the loop: a state that another one saved is not continued.
+LOOP = "loop 2"
+CASES_SHOWN = 5
+# Steps of an epoch from which memory is given back before its evaluation.
+STEPS_TO_TRIM = 10
+# Training time for each second that is spent on saving states.
+SAVING = 20
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """The settings of the training of a network.
+
+    Attributes:
+        folder: the folder of the state during training; without a state, training starts from the beginning.
+        choice: the plan of computation on this machine.
+        save_every: seconds between two saved states; 0 saves after every epoch.
+        keep: `best` stops early and takes the weights of the best epoch; `last` trains all epochs and takes the weights
+        of the last.
+        tell: called after each epoch with the number of epochs done and the training loss.
+        frozen_once: compute the output of frozen layers once instead of at every step.
+        until: the epoch of the recipe after which training ends; the schedule is that of all epochs.
+        memory: the bytes for values that are computed once (`casewise.training.feature_cache.Buffer`).
+        shared: the panels of the study, whose features in frozen networks are shared between folds and runs.
+    """
+
+    outputs: Sequence[Output]
+    folder: Path
+    seed: int
+    choice: ComputePlan
+    save_every: float = 30.0
+    keep: Literal["best", "last"] = "best"
+    tell: Tell | None = None
+    frozen_once: bool = True
+    until: int | None = None
+    memory: int = field(default=MEMORY, kw_only=True)
+    shared: SharedFeatures | None = field(default=None, kw_only=True)
+
+    @property
+    def files(self) -> TrainingFolder:
+        """The files of the folder."""
+        return TrainingFolder(self.folder)
+
+    def after(self, done: int) -> TrainingContext:
+        """The same context, whose progress includes the `done` epochs of earlier stages."""
+        tell = self.tell
+        return replace(self, tell=(lambda epoch, loss: tell(done + epoch, loss)) if tell else None)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted network, with the weights of its best epoch, and its history."""
+
+    network: Network | UpperLayers
+    history: list[dict[str, float]]
+    best_epoch: int
+    best_loss: float
+
+
+class Training:
+    """A network with its optimiser, which is trained on `train` batch by batch.
+
+    The draws of a step depend on the seed, the epoch and the number of the batch alone, so that training can continue
+    from the end of any epoch.
+    """
+
+    def __init__(
+        self, network: Network | UpperLayers, recipe: Recipe, train: Batches, context: TrainingContext
+    ) -> None:
+        choice = context.choice
+        self.device = torch.device(choice.device)
+        self.format = torch.channels_last if choice.channels_last else torch.contiguous_format
+        self.network: Any = network.to(self.device).to(memory_format=self.format)  # type: ignore[call-overload]
+        self.recipe, self.data, self.context = recipe, train, context
+        if recipe.batch_norm_momentum:
+            set_momentum(network, recipe.batch_norm_momentum)
+        self.weights = class_weights(train.truth, context.outputs) if recipe.imbalance == "weights" else None
+        self.shares = balanced(train.truth, context.outputs) if recipe.imbalance == "sampling" else None
+        self.steps = steps_of(len(train), recipe.batch_size)
+        self.optimizer = optimizer_of(parameter_groups(network, recipe, float(recipe.lr)), recipe)
+        self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        plateau = recipe.plateau
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, factor=plateau.factor, patience=plateau.patience, threshold=plateau.threshold
+        )
+        self.cycle: Any = None
+        if recipe.schedule == "one-cycle":
+            steps = self.steps * recipe.epochs
+            # torch divides by the steps of the rise minus one, so the rise must have at least two
+            rise = min(max(0.25, 2.5 / steps), 0.9)
+            self.cycle = torch.optim.lr_scheduler.OneCycleLR(
+                self.optimizer, max_lr=self.rates, total_steps=steps, pct_start=rise, cycle_momentum=False
+            )
+        self.history: list[dict[str, float]] = []
+        self.best_loss, self.best_epoch, self.best = math.inf, -1, dict[str, Tensor]()
+
+    def set_rates(self, share: float) -> None:
+        """Set the learning rate of every group to this fraction of its full rate."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The rows of every batch of an epoch, before which the modules are put in training mode."""
+        self.network.train()
+        keep_statistics(self.network, only_frozen=self.recipe.batch_norm == "update")
+        return epoch_batches(len(self.data), self.recipe.batch_size, self.context.seed, epoch, shares=self.shares)
+
+    def step(self, rows: list[int], epoch: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Take a step of the optimiser; return the loss, the raw outputs and the labels of the rows.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        seed = self.context.seed
+        _seed_draws(mixed_seed(seed, "dropout", epoch, number), self.device)
+        generator = torch.Generator().manual_seed(mixed_seed(seed, "panels", epoch, number))
+        panels, truth = self.data.training_batch(rows, generator, self.device)
+        with self._precision():
+            panels = panels.to(memory_format=self.format) if panels.ndim == 4 else panels
+            raw = forward_in_parts(self.network, panels, self.context.choice.parts)
+            loss = self.loss(raw, truth)
+        if not torch.isfinite(loss):
+            raise self._non_finite(rows, epoch, number)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.recipe.clip_gradients:
+            torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_gradients)
+        self.optimizer.step()
+        if self.cycle:
+            self.cycle.step()
+        return loss.detach(), raw.detach(), truth
+
+    def loss(self, raw: Tensor, truth: Tensor, *, plain: bool = False) -> Tensor:
+        """Mean over targets of the loss on recorded labels; `plain` without label smoothing and class weights."""
+        scaling = Scaling(self.network.target_mean, self.network.target_std)
+        return loss_of(raw, truth, self.context.outputs, self.recipe, scaling, weights=self.weights, plain=plain)
+
+    def run_epoch(self, stop: Batches) -> None:
+        """Train and evaluate one epoch, and add it to the history; the best one's weights are kept."""
+        epoch, recipe = len(self.history), self.recipe
+        results = []
+        for number, rows in enumerate(self.batches(epoch)):
+            if recipe.schedule == "cosine":
+                self.set_rates(cosine_share(recipe, epoch, number, self.steps))
+            results.append(self.step(rows, epoch, number))
+        losses, raw, truth = zip(*results, strict=True)
+        # Batches of evaluation need other blocks than steps; faulting these in again costs a third of a step.
+        if self.steps >= STEPS_TO_TRIM and len(stop) > recipe.batch_size and not _is_linear(self.network):
+            give_memory_back()
+        predicted, stop_truth = self._predicted(stop), stop.truth.to(self.device)
+        loss = float(self.loss(predicted, stop_truth, plain=True))
+        # of the body's last layers, or of the head if it is trained alone; earlier groups may have smaller rates
+        rate = float(self.optimizer.param_groups[-2:][0]["lr"])
+        entry = {"epoch": epoch, "train_loss": float(torch.stack(losses).mean()), "stop_loss": loss, "lr": rate}
+        right = {"train_accuracy": hits(torch.cat(raw), torch.cat(truth), self.context.outputs)}
+        if recipe.early_stopping.monitor != "none":
+            right["stop_accuracy"] = hits(predicted, stop_truth, self.context.outputs)
+        counts = {name: count.tolist() for name, count in right.items() if count is not None}
+        self.history.append(entry | {name: hit / count for name, (hit, count) in counts.items() if count})
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, epoch
+            if self.context.keep == "best":
+                self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        if recipe.schedule == "plateau":
+            self.plateau.step(loss)
+
+    @torch.no_grad()
+    def _predicted(self, data: Batches) -> Tensor:
+        """The raw outputs of every panel, averaged over its views."""
+        self.network.eval()
+        slots, owner = data.views()
+        size = data.eval_batch_size(self.recipe.batch_size, self.device)
+        predicted = []
+        with self._precision():
+            for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
+                raw = forward(self.network, data, view_slots, self.device, self.format)
+                predicted.append((raw.float(), panel_numbers.to(self.device)))
+        return mean_over_views(predicted, len(data))
+
+    def _precision(self) -> torch.autocast:
+        bf16 = self.context.choice.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether early stopping has ended the training."""
+        if self.context.keep == "last" or not self.history:
+            return False
+        last = self.history[-1]
+        patience = self.recipe.early_stopping.patience
+        return not math.isfinite(last["stop_loss"]) or last["epoch"] - self.best_epoch >= patience
+
+    def state(self) -> dict[str, Any]:
+        """What a training needs to continue from the end of this epoch."""
+        return {
+            "loop": LOOP,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state_dict(),
+            "cycle": self.cycle.state_dict() if self.cycle else None,
+            "history": self.history,
+            "best": [self.best, self.best_loss, self.best_epoch],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a state; that of another loop is ignored."""
+        if state.get("loop") != LOOP:
+            return
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.plateau.load_state_dict(state["plateau"])
+        if self.cycle:
+            self.cycle.load_state_dict(state["cycle"])
+        self.history = state["history"]
+        self.best, self.best_loss, self.best_epoch = state["best"]
+
+    def _non_finite(self, rows: list[int], epoch: int, number: int) -> TrainingError:
+        names = self.data.names
+        named = names_text(list(dict.fromkeys(names[row] for row in rows if names)), CASES_SHOWN)
+        return TrainingError(
+            f"the loss is no longer a number in epoch {epoch + 1}, batch {number + 1} "
+            f"(cases {named or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), or look at these images"
+        )
+
+
+def fit(
+    network: Network | UpperLayers, recipe: Recipe, train: Batches, stop: Batches, context: TrainingContext
+) -> Fitted:
+    """Train until the stopping loss no longer falls, then put the best epoch's weights into the network.
+
+    With `context.keep == "last"` all epochs are trained, and the weights of the last one are kept. The state is saved
+    at the end of an epoch, in about a twentieth of the time at most, unless every epoch is saved.
+
+    Raises:
+        TrainingError: the loss is no longer finite.
+    """
+    training, file = Training(network, recipe, train, context), context.files.state
+    if file.intact():
+        training.load(load_state(file.path))
+    saved, interval = time.monotonic(), context.save_every
+    with _naming(network), out_of_place(network), _threads(1 if _is_linear(network) else None):
+        while len(training.history) < (context.until or recipe.epochs) and not training.stopped:
+            training.run_epoch(stop)
+            start = time.monotonic()
+            # not after early stopping has decided, since nothing follows
+            if start - saved >= interval and not training.stopped:
+                save_state(file, training.state())
+                saved = time.monotonic()
+                interval = max(interval, SAVING * (saved - start)) if interval else interval
+            if context.tell:
+                context.tell(len(training.history), training.history[-1]["train_loss"])
+    history, best = training.history, context.keep == "best"
+    if not all(math.isfinite(h["train_loss"] + h["stop_loss"]) for h in history) or (best and not training.best):
+        raise TrainingError(
+            f"{network.name}: the loss on the subjects that decide when to stop is no longer a number after "
+            f"{len(history)} epochs. Lower recipe.lr (now {recipe.lr:g}), or take {network.name} out of `backbones`."
+        )
+    if best:
+        network.load_state_dict(training.best)
+    return Fitted(network.eval(), history, training.best_epoch, training.best_loss)
+
+
+@contextmanager
+def _naming(network: Any) -> Iterator[None]:
+    """Add the network's name to an error of its training."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
+
+
+def _is_linear(network: nn.Module) -> bool:
+    """Whether a linear head is trained alone, on one vector of features a panel."""
+    return isinstance(network, UpperLayers) and network.is_linear
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute with a number of threads; None changes nothing.
+
+    Threads wait for each other longer than the step of a linear head takes; the heads of bags have more to compute.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _seed_draws(seed: int, device: torch.device) -> None:
+    """Seed what layers on `device` draw, such as dropout.
+
+    On a CPU `torch.manual_seed` would draw the same, but it also formats its call stack for each kind of accelerator,
+    which takes as long as the step of a head.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
+def standardise(network: Network, truth: Tensor, outputs: Sequence[Output]) -> None:
+    """Set the mean and standard deviation of the network's numbers, from its training labels; classes have none.
+
+    Raises:
+        SplitError: no training subject has a recorded value of a target.
+    """
+    centre, scale = standard(truth.numpy())
+    start = 0
+    for column, output in enumerate(outputs):
+        if truth[:, column].isnan().all():
+            raise SplitError(
+                f"No training subject of a fold has {output.name!r} recorded. Lower split.folds or leave it out."
+            )
+        if output.network_kind.standardised:
+            network.target_mean[start] = float(centre[column])
+            network.target_std[start] = float(scale[column])
+        start += output.width

@@ -1,0 +1,54 @@
+"""A run changes nothing in the process of its caller."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+import casewise
+from casewise.training import cost
+
+
+def settings() -> dict[str, Any]:
+    """What a run could change of PyTorch, torchvision and the process."""
+    models = torchvision.models
+    blocks = (models.shufflenetv2, models.mnasnet, models.mobilenetv2)
+    return {
+        "generator": torch.get_rng_state().tolist(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "functions": [value for block in blocks for value in vars(block).values() if callable(value)],
+        "methods": [vars(kind).get("forward") for kind in (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.ReLU6)],
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "determinism": (torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()),
+        "warnings": list(warnings.filters),
+        "memory": cost.memory_is_kept(),
+    }
+
+
+@pytest.mark.parametrize("rate", ["0.01", "1.0e+30"], ids=["finished", "failed"])
+def test_a_run_leaves_its_caller_as_it_was(
+    rate: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "_kept", False)
+    text = tiny.read_text().replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[shufflenet_v2_x0_5]")
+    text = text.replace("epochs: 3, batch_size: 8, lr: 0.01", f"epochs: 1, batch_size: 8, lr: {rate}")
+    tiny.write_text(text.replace("compute: {", "compute: {threads: 1, jobs: 1, "))
+    torch.manual_seed(5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        before = settings()
+        if rate == "0.01":
+            casewise.run(casewise.read_study(tiny), tmp_path / "run")
+        else:
+            with pytest.raises(casewise.CasewiseError):
+                casewise.run(casewise.read_study(tiny), tmp_path / "run")
+        after = settings()
+    finally:
+        torch.set_num_threads(threads)
+    assert {name for name in before if before[name] != after[name]} == set()

@@ -1,0 +1,181 @@
+"""The loop, on heads: the same bits after a kill in any recipe, its errors and its threads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from casewise.errors import TrainingError
+from casewise.modalities.dataset import FeatureData
+from casewise.models.backbones import Network, build_network
+from casewise.models.outputs import Output, width_of
+from casewise.run_folder import TrainingFolder
+from casewise.study.schema import Recipe
+from casewise.training.checkpoint import save_state
+from casewise.training.compute_plan import ComputePlan
+from casewise.training.feature_cache import UpperLayers
+from casewise.training.loop import Fitted, TrainingContext, fit
+
+LABEL = Output("label", "classification", 3, True)
+GRADE = Output("grade", "ordinal", 4)
+EXTENT = Output("extent")
+ROWS = 23
+
+
+class KilledError(Exception):
+    pass
+
+
+def network_of(outputs: tuple[Output, ...], dropout: float = 0.0, **options: Any) -> Network:
+    torch.set_num_threads(1)
+    torch.manual_seed(4)
+    network = build_network("test_resnet", width_of(outputs), dropout=dropout, **options)
+    network.target_mean.copy_(torch.linspace(0, 1, width_of(outputs)))
+    network.target_std.copy_(torch.linspace(1, 2, width_of(outputs)))
+    return network
+
+
+def labels(rows: int, outputs: tuple[Output, ...], seed: int) -> Tensor:
+    """A column for each target, with one value in six missing."""
+    drawn = torch.Generator().manual_seed(seed)
+    columns = [
+        torch.randint(0, output.classes, (rows,), generator=drawn).float()
+        if output.classes
+        else torch.rand(rows, generator=drawn)
+        for output in outputs
+    ]
+    truth = torch.stack(columns, dim=1)
+    truth[torch.rand(truth.shape, generator=drawn) < 1 / 6] = torch.nan
+    return truth
+
+
+def features(rows: int, outputs: tuple[Output, ...], width: int, seed: int = 0, bag: int = 0) -> FeatureData:
+    drawn = torch.Generator().manual_seed(seed)
+    values = torch.randn((rows, bag, width) if bag else (rows, width), generator=drawn)
+    if bag:
+        values[::3, -1] = torch.nan
+    return FeatureData(values, labels(rows, outputs, seed), [f"S{row}/1" for row in range(rows)])
+
+
+def context_of(folder: Path, outputs: tuple[Output, ...], **changes: Any) -> TrainingContext:
+    folder.mkdir(exist_ok=True)
+    context = TrainingContext(outputs, folder, 5, ComputePlan(), save_every=1e9)
+    return replace(context, **changes)
+
+
+def same(one: Fitted, other: Fitted) -> None:
+    assert one.history == other.history
+    assert (one.best_epoch, one.best_loss) == (other.best_epoch, other.best_loss)
+    for (name, value), counterpart in zip(
+        one.network.state_dict().items(), other.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, counterpart), name
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "sgd, plateau": {"optimizer": "sgd", "plateau": {"patience": 0, "factor": 0.5}, "weight_decay": 0.01},
+    "adam, constant": {"optimizer": "adam", "schedule": "constant"},
+    "adamw, cosine": {"optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.05},
+    "radam, warm-up": {"optimizer": "radam", "schedule": "cosine", "warmup": 2},
+    "one-cycle": {"optimizer": "adam", "schedule": "one-cycle"},
+    "clipped": {"optimizer": "sgd", "lr": 0.5, "clip_gradients": 0.1},
+    "weights": {"optimizer": "adam", "imbalance": "weights", "label_smoothing": 0.1},
+    "sampling": {"optimizer": "adam", "imbalance": "sampling"},
+    "huber": {"loss": "huber", "head_lr": 3.0},
+    "l1": {"loss": "l1", "optimizer": "adamw"},
+    "early end": {"optimizer": "sgd", "lr": 0.3, "epochs": 40, "early_stopping": {"patience": 2}},
+    "nothing watched": {"schedule": "constant", "early_stopping": {"monitor": "none"}},
+}
+
+
+@pytest.mark.parametrize("bag", [0, 3])
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, killed_after: int, bag: int) -> None:
+    outputs = (LABEL, EXTENT, GRADE)
+    recipe = Recipe(**{"lr": 0.02, "batch_size": 4, "epochs": 6, **RECIPES[name]})
+    network = network_of(outputs, 0.4, pooling="attention" * bool(bag))
+    data = features(ROWS, outputs, network.width, bag=bag), features(9, outputs, network.width, 1, bag)
+    whole = fit(UpperLayers(network), recipe, *data, context_of(tmp_path / "whole", outputs))
+
+    epochs: list[int] = []
+
+    def kill(epoch: int, _: float) -> None:
+        epochs.append(epoch)
+        if epoch == killed_after:
+            raise KilledError
+
+    def note(epoch: int, _: float) -> None:
+        epochs.append(epoch)
+
+    killed = context_of(tmp_path / "killed", outputs, save_every=0.0, tell=kill)
+    with pytest.raises(KilledError):
+        fit(UpperLayers(network_of(outputs, 0.4, pooling="attention" * bool(bag))), recipe, *data, killed)
+    continued = fit(
+        UpperLayers(network_of(outputs, 0.4, pooling="attention" * bool(bag))),
+        recipe,
+        *data,
+        replace(killed, tell=note),
+    )
+    same(whole, continued)
+    assert epochs == list(range(1, len(whole.history) + 1))
+
+
+def test_a_state_of_another_loop_is_ignored(tmp_path: Path) -> None:
+    outputs = (LABEL,)
+    recipe = Recipe(lr=0.02, batch_size=4, epochs=3)
+    network = network_of(outputs)
+    data = features(ROWS, outputs, network.width), features(9, outputs, network.width, 1)
+    whole = fit(UpperLayers(network), recipe, *data, context_of(tmp_path / "whole", outputs))
+    other = context_of(tmp_path / "other", outputs)
+    save_state(TrainingFolder(tmp_path / "other").state, {"epoch": 1, "loops": {}})
+    same(whole, fit(UpperLayers(network_of(outputs)), recipe, *data, other))
+
+
+def test_a_loss_that_is_not_finite_names_the_cases(tmp_path: Path) -> None:
+    outputs = (EXTENT,)
+    network = network_of(outputs)
+    data = features(ROWS, outputs, network.width), features(9, outputs, network.width, 1)
+    data[0].features[7] = torch.inf
+    data[0].truth[:] = data[0].truth.nan_to_num()
+    with pytest.raises(TrainingError, match=r"epoch 1, batch .*S7/1"):
+        fit(UpperLayers(network), Recipe(batch_size=4, epochs=2), *data, context_of(tmp_path / "a", outputs))
+
+
+@pytest.mark.parametrize(("keep", "epochs"), [("best", 1), ("last", 3)])
+def test_a_stopping_loss_that_is_not_finite_is_an_error(tmp_path: Path, keep: str, epochs: int) -> None:
+    outputs = (EXTENT,)
+    network = network_of(outputs)
+    data = features(ROWS, outputs, network.width), features(9, outputs, network.width, 1)
+    data[1].features[2] = torch.nan
+    data[1].truth[:] = data[1].truth.nan_to_num()
+    with pytest.raises(TrainingError, match=f"after {epochs} epochs"):
+        fit(
+            UpperLayers(network),
+            Recipe(batch_size=4, epochs=3),
+            *data,
+            context_of(tmp_path / "a", outputs, keep=keep),
+        )
+
+
+def test_a_linear_head_takes_one_thread_and_gives_the_others_back(tmp_path: Path) -> None:
+    outputs = (LABEL,)
+    threads: list[int] = []
+
+    def note(*_: Any) -> None:
+        threads.append(torch.get_num_threads())
+
+    network = network_of(outputs)
+    data = features(ROWS, outputs, network.width), features(9, outputs, network.width, 1)
+    torch.set_num_threads(2)
+    try:
+        fit(UpperLayers(network), Recipe(epochs=1), *data, context_of(tmp_path / "a", outputs, tell=note))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert threads == [1]
