@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -30,7 +31,7 @@ split: {{test: 0, folds: 2, restarts: 5}}
 backbones: [shufflenet_v2_x0_5]
 weights: random
 baselines: {{off: a test of plugins}}
-recipe: {{epochs: 1, batch_size: 8, lr: 0.01, early_stopping: {{monitor: none}}}}
+recipe: {{epochs: 1, batch_size: 8, lr: 0.01, schedule: constant, early_stopping: {{monitor: none}}}}
 stack: []
 audit: {{permutations: 99}}
 evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 2}}
@@ -86,18 +87,13 @@ def test_photographs_need_no_other_plugin(name: str, phantom: Path, tmp_path: Pa
         assert f"plugin '{name}'" in " ".join(refused.stderr.split())
 
 
-PROJECT = """
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-[project]
-name = "casewise-oct"
-version = "1.0"
-[project.entry-points."casewise.plugins"]
-oct = "casewise_oct:plugin"
-[tool.setuptools]
-py-modules = ["casewise_oct"]
-"""
+# The files of a wheel beside its module, so that no package is needed that builds one.
+WHEEL = {
+    "METADATA": "Metadata-Version: 2.1\nName: casewise-oct\nVersion: 1.0\n",
+    "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "entry_points.txt": "[casewise.plugins]\noct = casewise_oct:plugin\n",
+    "RECORD": "",
+}
 MODULE = """
 from casewise.modalities.base import Noun
 from casewise.modalities.photographs.modality import Photographs
@@ -144,15 +140,16 @@ plugin = OctPlugin()
 
 @pytest.mark.slow
 def test_a_package_of_somebody_else_brings_a_command_and_a_modality(phantom: Path, tmp_path: Path) -> None:
-    package, home = tmp_path / "package", tmp_path / "env"
-    package.mkdir()
-    (package / "pyproject.toml").write_text(PROJECT)
-    (package / "casewise_oct.py").write_text(MODULE)
+    wheel, home = tmp_path / "casewise_oct-1.0-py3-none-any.whl", tmp_path / "env"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("casewise_oct.py", MODULE)
+        for name, text in WHEEL.items():
+            archive.writestr(f"casewise_oct-1.0.dist-info/{name}", text)
     venv.create(home, with_pip=True)
     python = str(home / "bin" / "python")
     own = next(home.glob("lib/python*/site-packages"))
     (own / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", str(package)]
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(pip, check=True)
     assert "Print the layers of the retina." in call(SOURCE, "--help", python=python).stdout
     assert call(SOURCE, "layers", python=python).stdout == "ten layers\n"

@@ -12,8 +12,7 @@ import typer
 
 from casewise.cli.init import init
 from casewise.cli.predict import bundle, predict
-from casewise.cli.results import checklist, results
-from casewise.cli.run import audit, backbones, reproduce, run, status, validate
+from casewise.cli.run import audit, backbones, checklist, reproduce, results, run, status, validate
 from casewise.plugin import plugins
 from casewise.version import __version__
 

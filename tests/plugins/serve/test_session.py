@@ -18,8 +18,8 @@ from casewise.inference.model import load_bundle
 from casewise.modalities.base import NativeMap
 from casewise.plugins.explain.new_cases import explainable
 from casewise.plugins.serve.pictures import strongest_slice
-from casewise.plugins.serve.problems import ServiceError
 from casewise.plugins.serve.session import ModelSession, explained_class, flags_of
+from casewise.plugins.serve.settings import ServiceError
 from casewise.plugins.serve.slots import into_series
 from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, neutral_name
 from casewise.run import run

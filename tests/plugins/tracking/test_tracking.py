@@ -18,8 +18,7 @@ from casewise.plugins.tracking import plugin, sending
 from casewise.plugins.tracking.sending import TRACKERS, check_packages, send_missing, tensorboard_path, tracking_path
 from casewise.plugins.tracking.study_keys import PACKAGES
 from casewise.plugins.tracking.tensorboard import EVENTS
-from casewise.plugins.tracking.tracker import TrackerError
-from casewise.plugins.tracking.units import RESULTS, Unit, job_unit, job_units, parameters, results_unit
+from casewise.plugins.tracking.units import RESULTS, TrackerError, Unit, job_unit, job_units, parameters, results_unit
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.study.schema import Study

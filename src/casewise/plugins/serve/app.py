@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
+from casewise.errors import RunError
+from casewise.files import TEMPORARY, json_text, make_folder, sync_folder
 from casewise.plugins.serve.counters import Counters
 from casewise.plugins.serve.form import IMAGE, read_submission
 from casewise.plugins.serve.guard import error_answer
-from casewise.plugins.serve.keep import keep_request
 from casewise.plugins.serve.pool import WorkerPool
-from casewise.plugins.serve.problems import ServiceError
 from casewise.plugins.serve.schemas import ErrorAnswer, Explanation, Health, ModelDescription, Prediction
-from casewise.plugins.serve.settings import ServiceSettings
+from casewise.plugins.serve.settings import ServiceError, ServiceSettings
+from casewise.plugins.serve.submission import Submission
 from casewise.version import __version__
 
 PAGE = Path(__file__).parent / "page"
@@ -180,3 +184,30 @@ def _form_schema(description: dict[str, Any]) -> dict[str, Any]:
         "required": True,
         "content": {"multipart/form-data": {"schema": {"type": "object", "properties": fields, "description": about}}},
     }
+
+
+def keep_request(folder: Path, uploads: Path, submission: Submission, answer: dict[str, Any]) -> Path:
+    """Keep the images and the answer in a new folder, which appears complete or not at all.
+
+    The images have neutral names; `answer.json` has those of the client.
+
+    Raises:
+        ServiceError: 507, the folder cannot be written.
+    """
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    temporary = folder / f"{TEMPORARY}{name}"
+    try:
+        make_folder(folder)
+        shutil.copytree(uploads, temporary / "images")
+        names = {file.stored: file.name for file in submission.files}
+        kept = {"subject": submission.options.get("subject", ""), "files": names, **answer}
+        (temporary / "answer.json").write_text(json_text(kept), encoding="utf-8")
+        target = temporary.replace(folder / name)
+        sync_folder(folder)
+    except (OSError, RunError) as error:
+        raise ServiceError(
+            507, "not_kept", "The request could not be kept. Tell whoever runs this service to check the disk."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

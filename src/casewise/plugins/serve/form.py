@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from casewise.errors import cut, nearest
-from casewise.plugins.serve.problems import ServiceError, shown_name
+from casewise.plugins.serve.settings import ServiceError, shown_name
 from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, neutral_name
 
 if TYPE_CHECKING:

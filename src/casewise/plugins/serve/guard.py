@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from casewise.plugins.serve.counters import Counters
-from casewise.plugins.serve.problems import ServiceError
-from casewise.plugins.serve.settings import LOCAL_NAMES, ServiceSettings, is_local
+from casewise.plugins.serve.settings import LOCAL_NAMES, ServiceError, ServiceSettings, is_local
 from casewise.plugins.serve.worker import location_of
 
 if TYPE_CHECKING:

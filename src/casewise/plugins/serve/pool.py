@@ -18,7 +18,7 @@ from typing import Any
 
 from casewise.errors import RunError
 from casewise.plugins.serve.counters import Counters
-from casewise.plugins.serve.problems import ServiceError
+from casewise.plugins.serve.settings import ServiceError
 from casewise.plugins.serve.worker import WorkerPlan, work
 
 log = logging.getLogger("casewise.plugins.serve")

@@ -26,7 +26,7 @@ from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
 from casewise.plugins.serve.description import describe
 from casewise.plugins.serve.pictures import map_pictures
-from casewise.plugins.serve.problems import ServiceError
+from casewise.plugins.serve.settings import ServiceError
 from casewise.plugins.serve.slots import check_pixels, check_slots, into_series, needed_columns, slot_column
 from casewise.plugins.serve.submission import SUBJECT, Submission
 from casewise.plugins.serve.trajectory import trajectory

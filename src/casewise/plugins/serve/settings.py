@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, printable, shortened
 
 MEBI = 2**20
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -77,3 +79,40 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+LONGEST_NAME = 120
+
+
+@dataclass
+class ServiceError(CasewiseError):
+    """A request that cannot be answered.
+
+    Attributes:
+        status: of HTTP; code: for programs; message: what is wrong and what to do.
+        files: the names of the files concerned, as the client gave them.
+        retry_after: seconds after which the request may be repeated; None if that would not help.
+    """
+
+    status: int
+    code: str
+    message: str
+    files: Sequence[str] = field(default_factory=tuple)
+    retry_after: int | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    def as_json(self) -> dict[str, Any]:
+        """The body of the answer."""
+        return {"error": {"code": self.code, "message": printable(self.message), "files": list(self.files)}}
+
+
+def shown_name(name: str) -> str:
+    r"""The name of an uploaded file for people: without folders, printable and of bounded length.
+
+    >>> shown_name("../../etc/passwd"), shown_name("C:\\photos\\a.jpg"), shown_name("")
+    ('passwd', 'a.jpg', 'unnamed file')
+    """
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return shortened(printable(last).replace("\n", " ").replace("\t", " "), LONGEST_NAME) or "unnamed file"

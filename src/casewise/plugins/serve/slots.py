@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.modalities.store.readers import image_shape
-from casewise.plugins.serve.problems import ServiceError
+from casewise.plugins.serve.settings import ServiceError
 from casewise.plugins.serve.submission import Submission, UploadedFile, series_name
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ class UploadedFile:
     """An image of a request.
 
     Attributes:
-        name: as the client gave it, for messages (see `casewise.plugins.serve.problems.shown_name`).
+        name: as the client gave it, for messages (see `casewise.plugins.serve.settings.shown_name`).
         stored: its name in the folder of the request, which says nothing about the client's.
         slot: its region or sequence; empty where the model has neither.
         visit: the number of its visit, from 0.

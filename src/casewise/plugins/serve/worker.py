@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from casewise.errors import CasewiseError
-from casewise.plugins.serve.problems import ServiceError
+from casewise.plugins.serve.settings import ServiceError
 from casewise.plugins.serve.submission import Submission
 
 log = logging.getLogger("casewise.plugins.serve")

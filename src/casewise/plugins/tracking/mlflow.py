@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from casewise.plugins.tracking.study_keys import without_secrets
-from casewise.plugins.tracking.tracker import TrackerError
-from casewise.plugins.tracking.units import RESULTS
+from casewise.plugins.tracking.units import RESULTS, TrackerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

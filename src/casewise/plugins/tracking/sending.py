@@ -18,7 +18,7 @@ from casewise.files import parsed_json, write_json
 from casewise.plugins.tracking.mlflow import MLflow
 from casewise.plugins.tracking.study_keys import PACKAGES, without_secrets
 from casewise.plugins.tracking.tensorboard import TensorBoard
-from casewise.plugins.tracking.tracker import Tracker, TrackerError
+from casewise.plugins.tracking.units import Tracker, TrackerError
 
 if TYPE_CHECKING:
     from casewise.plugins.tracking.units import Unit

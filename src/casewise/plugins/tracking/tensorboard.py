@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
 from casewise.files import replacing
-from casewise.plugins.tracking.tracker import TrackerError
-from casewise.plugins.tracking.units import RESULTS
+from casewise.plugins.tracking.units import RESULTS, TrackerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,13 +7,37 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from casewise.errors import CasewiseError
 from casewise.pipeline.training_table import epochs_of, finished
 
 if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
+
+
+class TrackerError(CasewiseError):
+    """A tracker could not take what it was sent; the run is not affected."""
+
+
+class Tracker(Protocol):
+    """Takes units of one run.
+
+    Attributes:
+        address: where it keeps what it gets, for people.
+    """
+
+    address: str
+
+    def send(self, unit: Unit) -> None:
+        """Take a unit, in place of an earlier one of the same name; taking one twice has no effect.
+
+        Raises:
+            TrackerError: it could not.
+        """
+        ...
+
 
 RESULTS = "results"
 # Keys of the study that have neither paths nor names of subjects, columns or sites.
