@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from casewise.analysis.explanation import CaseMaps
     from casewise.analysis.plots import Plots
+    from casewise.evaluation.results import Results
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
@@ -33,7 +34,7 @@ class Run:
 
     folder: Path
     rows: pd.DataFrame
-    results: dict[str, Any]
+    results: Results
     report: Path
 
     @classmethod
@@ -44,6 +45,7 @@ class Run:
             RunError: there is no such folder, it holds no finished run or only the comparison by image of one, or a
                 file of it is damaged.
         """
+        from casewise.evaluation.results import read_results
         from casewise.run_folder import RunFolder
 
         files = RunFolder(Path(folder))
@@ -51,7 +53,7 @@ class Run:
         files.refuse_image_split()
         files.check_finished()
         files.check_reported()
-        return cls(files.path, files.predictions.read(), files.metrics.read(), files.report_path)
+        return cls(files.path, files.predictions.read(), read_results(files), files.report_path)
 
     # What the run is about.
 

@@ -12,6 +12,7 @@ import pandas as pd
 from casewise.evaluation.bootstrap import PLAN
 from casewise.evaluation.comparisons import FEWEST_SUBJECTS
 from casewise.evaluation.intervals import ROUGH_BELOW
+from casewise.evaluation.results import Metrics, Response
 from casewise.metrics.classes import Classes
 
 # a larger difference between the AUROC within the folds and the pooled one is remarked on
@@ -71,11 +72,11 @@ def reader_caveats(compared: bool, shared: bool, stage: str) -> list[Caveat]:
     return [] if compared else [Caveat("readers_at_other_level", stage=stage)]
 
 
-def response_caveats(response: Mapping[str, Any], stage: str) -> list[Caveat]:
+def response_caveats(response: Response, stage: str) -> list[Caveat]:
     """The subjects that the response over time leaves out; for the physician they are the same for every learner."""
-    caveats = [Caveat("no_later_visit", stage=stage)] if not response["n_visits"] else []
+    caveats = [Caveat("no_later_visit", stage=stage)] if not response.n_visits else []
     for reason in ("physician_baseline_zero", "baseline_not_scored", "no_baseline"):
-        if subjects := response["undefined"][reason]:
+        if subjects := response.undefined[reason]:
             caveats.append(Caveat("response_left_out", stage=stage, reason=reason, subjects=subjects))
     return caveats
 
@@ -117,7 +118,7 @@ def pooled_caveats(metrics: Mapping[str, Any], targets: Sequence[str]) -> list[C
 
 
 def lower_on_test(
-    metrics: Mapping[str, Any], main: str, learner: str | None, merit: str, *, confidence: float = PLAN.confidence
+    metrics: Metrics, main: str, learner: str | None, merit: str, *, confidence: float = PLAN.confidence
 ) -> list[Caveat]:
     """Whether the learner of the headline is worse on the test set than out of fold by more than chance explains.
 
@@ -126,12 +127,13 @@ def lower_on_test(
     Of the test set's interval the larger half counts, because figures near their bound, such as a high CCC, vary more
     downwards than their intervals reach upwards. Nothing is stated below ten subjects.
     """
-    of_stage = {stage: metrics.get(stage, {}).get(learner, {}).get(main, {}).get(merit) for stage in ("oof", "test")}
-    if not all(
-        e and None not in (e.value, e.low, e.high) and e.n_subjects >= FEWEST_SUBJECTS for e in of_stage.values()
-    ):
+    inside, tested = (
+        metrics.get(stage, {}).get(str(learner), {}).get(main, {}).get(merit) for stage in ("oof", "test")
+    )
+    if not (inside and tested) or min(inside.n_subjects, tested.n_subjects) < FEWEST_SUBJECTS:
         return []
-    inside, tested = of_stage["oof"], of_stage["test"]
+    if inside.value is None or inside.low is None or tested.value is None or tested.low is None or tested.high is None:
+        return []
     candidates = [by_target[main] for by_target in metrics["oof"].values() if main in by_target]
     tail = NormalDist().inv_cdf
     n_chosen_from = sum(figures[merit].value is not None for figures in candidates)

@@ -93,7 +93,7 @@ def _moved(before: pd.DataFrame, after: pd.DataFrame, *, plan: Plan) -> dict[str
         "moved": moved,
         "shift": mean_by_subject(change, before["subject"], plan),
         "mae": mae,
-        "relative": moved["value"] / mae if mae else None,
+        "relative": moved.value / mae if mae and moved.value is not None else None,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,11 +62,9 @@ def _compared(internal: pd.DataFrame, external: pd.DataFrame, plan: Plan) -> dic
     ):
         figures = {name: (result[first][name], result[second][name]) for name in names}
         result[gap] = {
-            name: _gap(
-                groups[first], groups[second], name, SimpleNamespace(**of_first), SimpleNamespace(**of_second), plan
-            )
+            name: _gap(groups[first], groups[second], name, of_first, of_second, plan)
             for name, (of_first, of_second) in figures.items()
-            if of_first["value"] is not None and of_second["value"] is not None
+            if of_first.value is not None and of_second.value is not None
         }
         result[gap]["rough"] = result[first]["rough"] or result[second]["rough"]
     return result

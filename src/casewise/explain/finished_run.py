@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, CohortError, RunError, nearest
+from casewise.evaluation.results import Results
 from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class FinishedRun:
     splits: Splits
     predictions: pd.DataFrame
     final: pd.DataFrame
-    results: dict[str, Any]
+    results: Results
     fingerprint: str
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from casewise.console import Show, Silent
+from casewise.evaluation.results import read_results
 from casewise.explain.finished_run import FinishedRun
 from casewise.explain.run import Explanation, explain
 from casewise.modalities.base import PreparedCohort
@@ -65,7 +66,7 @@ def open_finished(folder: RunFolder) -> FinishedRun:
         splits=read_splits(folder.splits),
         predictions=predictions,
         final=prediction_table.final_rows(predictions),
-        results=folder.metrics.read(),
+        results=read_results(folder),
         fingerprint=str(folder.fingerprint.read()["fingerprint"]),
     )
 

@@ -53,8 +53,8 @@ def curves_of(entry: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
     for name, curve in list(entry.get("roc", {}).items())[:MOST_CURVES]:
         if not curve or len(curve.get("fpr", [])) < 2:
             continue
-        class_points = [point for point in entry.get("operating", []) if point["class"] == name]
-        pairs = [(_value(point.get("specificity")), _value(point.get("sensitivity"))) for point in class_points]
+        class_points = [point for point in entry.get("operating", []) if point.label == name]
+        pairs = [(_value(point.figures.get("specificity")), _value(point.figures.get("sensitivity"))) for point in class_points]
         points = [(1 - specificity, sensitivity) for specificity, sensitivity in pairs]
         # two classes have one AUROC, under the name of either
         auroc = figures.get(f"auroc[{name}]") or figures.get("auroc") or {}

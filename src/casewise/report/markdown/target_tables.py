@@ -152,12 +152,12 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
         threshold = f"{point['threshold']:.3f}" if point.get("threshold") is not None else MISSING
         points.append(
             {
-                "name": point["class"],
+                "name": point.label,
                 "rule": point["rule"],
-                "reached": point["sensitivity"]["value"] if point.get("reached") is False else None,
+                "reached": point.figures["sensitivity"].value if point.reached is False else None,
                 "threshold": by_fold_text(point.get("threshold_by_fold"), 3) or threshold,
                 "cells": [
-                    figure(point.get(metric))
+                    figure(point.figures.get(metric))
                     for metric in (*POINT_COLUMNS, *(AT_PREVALENCE if point.get("prevalence") else ()))
                 ],
                 "prevalence": point.get("prevalence"),
@@ -180,7 +180,7 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
         "temperature": by_fold_text(entry.get("temperature_by_fold"), 2)
         or (f"{entry['temperature']:.2f}" if entry.get("temperature") else ""),
         "fitted_on": entry.get("temperature_fitted_on") or "out of fold",
-        "bound": temperatures_at_bound(entry),
+        "bound": temperatures_at_bound(entry.get("temperature"), entry.get("temperature_by_fold")),
         "points": points,
     }
 

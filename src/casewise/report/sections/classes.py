@@ -97,14 +97,14 @@ def point_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
         threshold = by_fold_text(point.get("threshold_by_fold"), 3) or number(point.get("threshold"), 3)
         points.append(
             {
-                "name": plain(point["class"]),
+                "name": plain(point.label),
                 **rule_code(point["rule"]),
-                "reached": point["sensitivity"]["value"] if point.get("reached") is False else None,
+                "reached": point.figures["sensitivity"].value if point.reached is False else None,
                 "threshold": threshold,
-                "cells": [WRITE.cell(metric, point.get(metric)) for metric in POINT_COLUMNS],
-                "further": [WRITE.cell(metric, point.get(key)) for key, metric in FURTHER_POINT_COLUMNS.items()],
+                "cells": [WRITE.cell(metric, point.figures.get(metric)) for metric in POINT_COLUMNS],
+                "further": [WRITE.cell(metric, point.figures.get(key)) for key, metric in FURTHER_POINT_COLUMNS.items()],
                 "prevalence": point.get("prevalence"),
-                "at_prevalence": [WRITE.cell(metric, point.get(key)) for key, metric in AT_PREVALENCE.items()],
+                "at_prevalence": [WRITE.cell(metric, point.figures.get(key)) for key, metric in AT_PREVALENCE.items()],
             }
         )
     return points
@@ -162,7 +162,8 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
     """
     stage = stage or context.stage
     figures = context.figures(stage, context.learner)
-    bins = context.class_entry(stage, context.learner).get("reliability", [])
+    entry = context.class_entry(stage, context.learner)
+    bins = entry.get("reliability", [])
     claim, ece = mean_confidence(bins), figures.get("ece")
     if not claim or not ece or not is_number(ece.get("value")):
         return None
@@ -188,7 +189,7 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
         "ece": ece,
         "decision": context.study.decisions.get(context.outcome),
         "scaling": scaling(figures),
-        "bound": temperatures_at_bound(context.class_entry(stage, context.learner)) if scaling(figures) else None,
+        "bound": temperatures_at_bound(entry.get("temperature"), entry.get("temperature_by_fold")) if scaling(figures) else None,
     }
 
 
