@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, RunError, nearest
 from casewise.evaluation.results import ClassFigures, Figures, Headline

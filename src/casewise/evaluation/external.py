@@ -59,9 +59,9 @@ def drop(
     """The difference of each learner between the external cohort and the study, by learner and metric.
 
     It is the external value minus the internal one (of the test set, else out of fold), with the interval that follows
-    from those of the two values, because the two sets of subjects are different people. With `sources`, the source of each subject where each was left out in turn, the internal value is the
-    mean over the values within each source, `internal_stage` is `within`, and both sets of subjects are resampled.
-    Metrics by class are those of the classes (`recall[covid]`).
+    from those of the two values, because the two sets of subjects are different people. With `sources`, the source of
+    each subject where each was left out in turn, the internal value is the mean over the values within each source,
+    `internal_stage` is `within`, and both sets of subjects are resampled. Metrics by class are those of the classes (`recall[covid]`).
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, CohortError, RunError, nearest
 from casewise.evaluation.results import Results

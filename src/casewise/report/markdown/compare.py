@@ -42,8 +42,6 @@ def comparisons(
     """
     import pandas as pd
 
-    from casewise.evaluation import results
-
     targets = list(targets)
     if not targets or not_comparable(runs, stage, targets):
         return None

@@ -12,6 +12,7 @@ import numpy as np
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW, rough
+from casewise.evaluation.results import Estimate
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
@@ -206,7 +207,7 @@ class ScoreRange:
     name: str
     count: int
     subjects: int
-    figures: dict[str, dict[str, Any]]
+    figures: dict[str, Estimate]
 
     @property
     def error(self) -> float:
