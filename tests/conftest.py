@@ -18,6 +18,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # One core for each process, this one and those that tests start: they run side by side, and threads that wait for each
 # other on a busy machine cost more than they bring.
 os.environ.update(LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="1")
+# Waiting for the disk takes a third of the time, and no test switches the power off: it protects against nothing here.
+os.fsync = lambda handle: None  # type: ignore[assignment]
 # `make test` draws the same examples every time; `make fuzz` draws others and prints their seed.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
