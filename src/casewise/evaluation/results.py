@@ -28,7 +28,7 @@ class Record(Mapping[str, Any]):
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in list(self):
+        if name not in iter(self):
             raise KeyError(name)
         return getattr(self, name)
 
@@ -36,7 +36,7 @@ class Record(Mapping[str, Any]):
         return (each.name for each in fields(self) if getattr(self, each.name) != each.default)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return len(list(self))
+        return sum(1 for _ in self)
 
 
 class Threshold(float):
