@@ -250,9 +250,7 @@ def test_names_that_nobody_predicted(table: pd.DataFrame) -> None:
         evaluate(table, Outcomes("pasi", ["areas"]), follow_up=FollowUp())
     with pytest.raises(StudyError, match="Did you mean 'week 0'"):
         evaluate(table, Outcomes("pasi"), follow_up=FollowUp("weeks 0"))
-    assert list(
-        evaluate(table, Outcomes("pasi", ["area"]), Plan(50), follow_up=FollowUp()).metrics["oof"]["good"]
-    ) == [
+    assert list(evaluate(table, Outcomes("pasi", ["area"]), Plan(50), follow_up=FollowUp()).metrics["oof"]["good"]) == [
         "area",
         "area[upper]",
         "area[trunk]",

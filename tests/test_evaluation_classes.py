@@ -20,6 +20,7 @@ from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import draw
 from casewise.evaluation.classification import classes_of, judge_classes, widen
 from casewise.evaluation.cross_fit import choose
+from casewise.evaluation.results import Results, plain
 from casewise.evaluation.thresholds import choose_threshold
 from casewise.metrics.calibration import fit_temperature, reliability, scaled
 from casewise.metrics.classes import Classes, Samples, class_metrics

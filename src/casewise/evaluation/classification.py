@@ -12,7 +12,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan, draw, draw_within, same_rows, with_intervals
-from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.caveats import caveat
 from casewise.evaluation.comparisons import differences, effective_subjects
 from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
 from casewise.evaluation.intervals import Basis, by_group, groups_of
@@ -20,6 +20,7 @@ from casewise.evaluation.results import (
     ClassFigures,
     Comparison,
     Figures,
+    Note,
     OperatingPoint,
     ReliabilityBin,
     Threshold,
@@ -256,10 +257,10 @@ def describe_classes(
 
 def one_class_caveats(
     blocks: Mapping[str, Mapping[str, Mapping[str, ClassFigures]]], units: Mapping[str, str]
-) -> list[Caveat]:
+) -> list[Note]:
     """The learners that predict only one class; `blocks` is `Results.classes`, `units` by target."""
     return [
-        Caveat(
+        caveat(
             "one_class",
             stage=stage,
             learner=learner,
@@ -274,7 +275,7 @@ def one_class_caveats(
     ]
 
 
-def temperature_caveats(blocks: Mapping[str, Mapping[str, Mapping[str, ClassFigures]]]) -> list[Caveat]:
+def temperature_caveats(blocks: Mapping[str, Mapping[str, Mapping[str, ClassFigures]]]) -> list[Note]:
     """The learners with a temperature at the bound of its range; `blocks` is `Results.classes`."""
     caveats = []
     for stage, learners in blocks.items():
@@ -282,7 +283,7 @@ def temperature_caveats(blocks: Mapping[str, Mapping[str, Mapping[str, ClassFigu
             for target, block in targets.items():
                 if values := temperatures_at_bound(block.temperature, block.temperature_by_fold):
                     caveats.append(
-                        Caveat("temperature_at_bound", stage=stage, target=target, learner=learner, **values)
+                        caveat("temperature_at_bound", stage=stage, target=target, learner=learner, **values)
                     )
     return caveats
 

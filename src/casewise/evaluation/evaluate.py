@@ -19,7 +19,7 @@ from casewise.evaluation.agreement import (
 )
 from casewise.evaluation.bootstrap import PLAN, Plan
 from casewise.evaluation.caveats import (
-    Caveat,
+    caveat,
     lower_on_test,
     pooled_caveats,
     reader_caveats,
@@ -39,6 +39,7 @@ from casewise.evaluation.results import (
     Figures,
     GroupAgreement,
     Metrics,
+    Note,
     Readers,
     Response,
     Results,
@@ -116,7 +117,7 @@ def evaluate(
         bands = follow_up = None
     if follow_up is not None:
         check_baseline(rows["visit"], follow_up.baseline)
-    notes: list[Caveat] = []
+    notes: list[Note] = []
     metrics: Metrics = {}
     comparisons: dict[str, dict[str, dict[str, Comparison]]] = {}
     class_figures: dict[str, dict[str, dict[str, ClassFigures]]] = {}
@@ -132,7 +133,7 @@ def evaluate(
         if readers is not None and reader_figures and stage_rows["target"].isin(readers["target"].unique()).any():
             notes += _compare_with_readers(reader_figures, stage, stage_rows, readers, plan)
         if scored.empty:
-            notes.append(Caveat("stage_without_truth", stage=stage))
+            notes.append(caveat("stage_without_truth", stage=stage))
             continue
         notes += stage_caveats(stage_rows, scored, stage, names, classes)
         metrics[stage], comparisons[stage], blocks = _judge(scored, names, plan, judges)
@@ -147,9 +148,9 @@ def evaluate(
             responses[stage] = _response(cases, plan, follow_up)
             notes += response_caveats(next(iter(responses[stage].values())), stage)
     if kind.arithmetic and (rows.loc[rows["target"] == primary, "region"] != "").any():
-        notes.append(Caveat("outcome_by_region", target=primary))
+        notes.append(caveat("outcome_by_region", target=primary))
     if not metrics:
-        notes.append(Caveat("nothing_judged"))
+        notes.append(caveat("nothing_judged"))
     main = headline(
         metrics,
         primary,
@@ -160,7 +161,7 @@ def evaluate(
     notes += pooled_caveats(metrics.get("oof", {}), list(classes))
     notes += lower_on_test(metrics, primary, main.learner, kind.merit, confidence=plan.confidence)
     notes.append(
-        Caveat(
+        caveat(
             "intervals",
             confidence=plan.confidence,
             subjects_known=subjects_known,
@@ -169,7 +170,7 @@ def evaluate(
     )
     if any(comparisons.values()):
         notes.append(
-            Caveat(
+            caveat(
                 "comparisons",
                 confidence=plan.confidence,
                 fewest=FEWEST_SUBJECTS,
@@ -178,7 +179,7 @@ def evaluate(
             )
         )
     notes += temperature_caveats(class_figures)
-    notes += [Caveat("macro_means")] if class_figures else []
+    notes += [caveat("macro_means")] if class_figures else []
     return as_stored(
         Results(metrics, comparisons, class_figures, responses, main, list(notes), band_figures, reader_figures)
     )
@@ -221,7 +222,7 @@ def _numeric_readers(
 
 def _compare_with_readers(
     figures: Readers, stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan
-) -> list[Caveat]:
+) -> list[Note]:
     """Add the agreement of readers and learners at a stage; return why they cannot be compared, if so."""
     target_readers = readers[readers["target"].isin(rows["target"].unique())]
     figures.between[stage] = between_readers(target_readers, plan, only_cases=set(rows["case"]))

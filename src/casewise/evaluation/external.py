@@ -12,10 +12,10 @@ import pandas as pd
 from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_in, recorded
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, percentiles
-from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.caveats import caveat
 from casewise.evaluation.intervals import FEWEST, difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of
-from casewise.evaluation.results import Drop, Figures, SourceMean
+from casewise.evaluation.results import Drop, Figures, Note, SourceMean
 from casewise.metrics.metric import CALIBRATED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
@@ -61,7 +61,8 @@ def drop(
     It is the external value minus the internal one (of the test set, else out of fold), with the interval that follows
     from those of the two values, because the two sets of subjects are different people. With `sources`, the source of
     each subject where each was left out in turn, the internal value is the mean over the values within each source,
-    `internal_stage` is `within`, and both sets of subjects are resampled. Metrics by class are those of the classes (`recall[covid]`).
+    `internal_stage` is `within`, and both sets of subjects are resampled. Metrics by class are those of the classes
+    (`recall[covid]`).
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna()]
@@ -293,7 +294,7 @@ def _by_group(
     return figures_by_group
 
 
-def one_class_by_source(left_out: Mapping[str, Mapping[str, Figures]], unit: str) -> list[Caveat]:
+def one_class_by_source(left_out: Mapping[str, Mapping[str, Figures]], unit: str) -> list[Note]:
     """The learners that predict one of two classes for all cases of a source."""
     caveats = []
     for source, by_learner in left_out.items():
@@ -301,7 +302,7 @@ def one_class_by_source(left_out: Mapping[str, Mapping[str, Figures]], unit: str
             recall = {name[7:-1]: f.value for name, f in figures.items() if name.startswith("recall[")}
             if len(recall) == 2 and set(recall.values()) == {0.0, 1.0}:
                 label = max(recall, key=lambda name: recall[name] or 0.0)
-                caveats.append(Caveat("one_class_of_source", source=source, learner=learner, unit=unit, label=label))
+                caveats.append(caveat("one_class_of_source", source=source, learner=learner, unit=unit, label=label))
     return caveats
 
 

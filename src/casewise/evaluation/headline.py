@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from casewise.evaluation.caveats import Caveat
-from casewise.evaluation.results import Headline, Metrics
+from casewise.evaluation.caveats import caveat
+from casewise.evaluation.results import Headline, Metrics, Note
 from casewise.study.learners import is_baseline, without_baselines
 from casewise.targets import kind_named
 
@@ -48,7 +48,7 @@ def headline(metrics: Metrics, main: str, kind: str, *, stated: str = "", source
     return Headline(main, stage, learner, chosen_on, figures[learner], kind)
 
 
-def headline_inside(main: Headline, metrics: Metrics, learner: str, notes: list[Caveat]) -> Headline:
+def headline_inside(main: Headline, metrics: Metrics, learner: str, notes: list[Note]) -> Headline:
     """Put the learner whose networks were chosen by inner folds in the headline, because its metrics are unbiased.
 
     They are metrics of the whole procedure, including the choice.
@@ -56,7 +56,7 @@ def headline_inside(main: Headline, metrics: Metrics, learner: str, notes: list[
     figures = metrics.get(str(main.stage), {}).get(learner, {}).get(main.target)
     if figures is None:
         return main
-    notes.append(Caveat("chosen_in_inner_folds", learner=learner))
+    notes.append(caveat("chosen_in_inner_folds", learner=learner))
     return replace(main, learner=learner, chosen_on="inner folds", metrics=figures)
 
 

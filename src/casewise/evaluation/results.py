@@ -149,6 +149,20 @@ class Headline(Record):
     kind: str
 
 
+@dataclass(frozen=True)
+class Note(Record):
+    """A caveat: its code, with the names and numbers of its sentence (see `casewise.evaluation.caveats`)."""
+
+    code: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.code if name == "code" else self.facts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from ("code", *self.facts)
+
+
 # ----------------------------------------------------------------------------------------------------------- classes
 
 
@@ -454,22 +468,207 @@ class WithinColumn(Record):
 
 
 @dataclass(frozen=True)
+class Flow(Record):
+    """The steps that left rows out (see `casewise.cohort.flow`), and the sizes of the cohort; `name` if external."""
+
+    steps: list[dict[str, Any]]
+    cohort: dict[str, int]
+    external: Flow | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Side(Record):
+    """A side of the split: `all`, `train`, `test`, a `fold` or `external`, with its name and sizes."""
+
+    code: str
+    name: str
+    subjects: int
+    cases: int
+    images: int
+
+
+@dataclass(frozen=True)
+class NumberSummary(Record):
+    """A characteristic that is a number, on one side: mean, standard deviation, median and quartiles of `n` units."""
+
+    n: int
+    missing: int
+    mean: float | None = None
+    sd: float | None = None
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class CategoryCounts(Record):
+    """A characteristic with categories, on one side: units by level."""
+
+    counts: list[int]
+    missing: int
+
+
+@dataclass(frozen=True)
+class Characteristic(Record):
+    """A column or target on each side of the split, by the side's position (see `casewise.cohort.characteristics`)."""
+
+    name: str
+    what: str
+    unit: str
+    kind: str
+    sides: dict[str, NumberSummary | CategoryCounts]
+    levels: list[dict[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class HalfWidth(Record):
+    """Half the width of a figure's interval."""
+
+    half_width: float
+    rough: bool
+
+
+@dataclass(frozen=True)
+class Precision(Record):
+    """The precision of the headline's figures, and the numbers of subjects and cases behind them.
+
+    `subjects_by_class` are the events of each class; a subject may have several.
+    """
+
+    stage: str | None
+    learner: str | None
+    target: str
+    figures: dict[str, HalfWidth]
+    n_subjects: int
+    n_cases: int
+    subjects_by_class: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Participants(Record):
     """The flow of participants, their characteristics on each side of the split, and what the sample size gives."""
 
-    flow: dict[str, Any]
-    sides: list[dict[str, Any]]
-    characteristics: list[dict[str, Any]]
+    flow: Flow
+    sides: list[Side]
+    characteristics: list[Characteristic]
     evaluated: dict[str, dict[str, int]]
-    precision: dict[str, Any] | None
+    precision: Precision | None
+
+
+@dataclass(frozen=True)
+class DriftGroup(Record):
+    """A group of cases: predictions, subjects, quality where the reference is known, confidence, share outside.
+
+    Confidence is the mean of the largest probability, of classes and grades.
+    """
+
+    answers: int
+    subjects: int
+    rough: bool
+    quality: Estimate
+    confidence: Estimate | None = None
+    outside: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class DriftGap(Record):
+    """The differences between two groups, where both have the figure."""
+
+    rough: bool
+    quality: Interval | None = None
+    confidence: Interval | None = None
+
+
+@dataclass(frozen=True)
+class LearnerDrift(Record):
+    """One learner's cases of the study and of the external cohort, the latter also by whether they lie outside.
+
+    `quality` names the metric: `accuracy`, or `mae` of a number.
+    """
+
+    internal_stage: str
+    quality: str
+    internal: DriftGroup
+    external: DriftGroup
+    inside: DriftGroup
+    outside: DriftGroup
+    outside_minus_inside: DriftGap
+    external_minus_internal: DriftGap
 
 
 @dataclass(frozen=True)
 class Drift(Record):
-    """How external cases differ from those of the training: of the cohorts, and by learner (see `drift.drift`)."""
+    """How external cases differ from those of the training: of the cohorts, and by learner.
+
+    `cohorts` is how well simple features tell the cohorts apart (see `casewise.audit.cohorts.compare_cohorts`).
+    """
 
     cohorts: dict[str, Any]
-    learners: dict[str, dict[str, Any]]
+    learners: dict[str, LearnerDrift]
+
+
+@dataclass(frozen=True)
+class ClassChange(Record):
+    """The number of answers that an alteration turns from one class into another."""
+
+    before: str
+    after: str
+    answers: int
+
+
+@dataclass(frozen=True)
+class CorrectAnswers(Record):
+    """Answers that agree with the reference before and after an alteration, of those with one."""
+
+    before: int
+    after: int
+    of: int
+
+
+@dataclass(frozen=True)
+class AlteredAnswers(Record):
+    """An alteration's effect on classes: changed answers, most common change first.
+
+    `before` are the answers by class for the unaltered images; `confidence` is the mean change of the largest
+    probability.
+    """
+
+    cases: int
+    subjects: int
+    answers: int
+    changed: int
+    share: Estimate
+    changes: list[ClassChange]
+    before: dict[str, int]
+    correct: CorrectAnswers
+    confidence: float
+
+    @property
+    def effect(self) -> float:
+        """The share of changed answers."""
+        return self.share.value or 0.0
+
+
+@dataclass(frozen=True)
+class AlteredNumbers(Record):
+    """An alteration's effect on numbers: mean absolute change, mean change, and the error of the unaltered images.
+
+    `relative` is the mean absolute change divided by that error.
+    """
+
+    cases: int
+    subjects: int
+    answers: int
+    moved: Estimate
+    shift: Estimate
+    mae: float | None
+    relative: float | None
+
+    @property
+    def effect(self) -> float:
+        """The change relative to the error."""
+        return self.relative or 0.0
 
 
 @dataclass(frozen=True)
@@ -496,7 +695,6 @@ class Results(Record):
         comparisons: of learners, by stage, target key and metric.
         classes: by stage, learner and target key.
         response: by stage and learner.
-        notes: caveats as codes with names and numbers (see `casewise.evaluation.caveats`).
         over_folds: by target, learner and metric.
         calibration: of the reported learner by stage and class; a number has one entry, with an empty name.
         decision_curves: of the reported learner by stage and class.
@@ -514,7 +712,7 @@ class Results(Record):
     classes: dict[str, dict[str, dict[str, ClassFigures]]]
     response: dict[str, dict[str, Response]]
     main: Headline
-    notes: list[dict[str, Any]]
+    notes: list[Note]
     bands: Bands | None = None
     readers: Readers | None = None
     over_folds: dict[str, dict[str, dict[str, OverFolds]]] = field(default_factory=dict)
@@ -531,7 +729,7 @@ class Results(Record):
     external_drop: dict[str, dict[str, Drop]] | None = None
     external_by: dict[str, dict[str, dict[str, Figures]]] | None = None
     drift: Drift | None = None
-    counterfactuals: dict[str, dict[str, dict[str, Any]]] | None = None
+    counterfactuals: dict[str, dict[str, AlteredAnswers | AlteredNumbers]] | None = None
     seeds: Seeds | None = None
     image_split: ImageSplit | None = None
     made_from: dict[str, str] = field(default_factory=dict)

@@ -13,10 +13,10 @@ from casewise.console import shown
 from casewise.errors import counted
 from casewise.evaluation.against_baselines import against_baselines
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.caveats import caveat
 from casewise.evaluation.evaluate import FollowUp, Outcomes
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
-from casewise.evaluation.results import Drift, Results, as_stored, write_results
+from casewise.evaluation.results import Drift, Note, Results, as_stored, write_results
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless, in_parts
 from casewise.pipeline.calibrate import with_calibration
 from casewise.pipeline.conformal import prediction_sets
@@ -52,7 +52,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":
-            results.notes.append(Caveat("missing_regions", score=name, cases=len(cases)))
+            results.notes.append(caveat("missing_regions", score=name, cases=len(cases)))
     results = _with_other_sources(study, predictions, results, folder)
     results = _with_final_headline(study, predictions, results)
     classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
@@ -106,14 +106,14 @@ def _with_final_headline(study: Study, predictions: pd.DataFrame, results: Resul
     main, notes = results.main, []
     if results.by_site is not None:
         column = study.split.leave_out or "source"
-        notes.append(Caveat("pooled_over_sources", column=column, kind=main.kind))
+        notes.append(caveat("pooled_over_sources", column=column, kind=main.kind))
         notes += one_class_by_source(results.by_site, study.level_of(study.primary_outcome))
     if NESTED in set(predictions["model"]):
         main = headline_inside(main, results.metrics, NESTED, notes)
     return replace(results, main=main, notes=[*results.notes, *notes])
 
 
-def _caveats(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> list[Caveat]:
+def _caveats(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> list[Note]:
     """The caveats on all figures of the run."""
     from casewise.evaluation.classification import one_class_caveats
 
@@ -124,9 +124,9 @@ def _caveats(study: Study, predictions: pd.DataFrame, results: Results, folder: 
     by_all_folds = any(figure.internal_stage == "oof" for figure in drops)
     return [
         *one_class_caveats(results.classes, nouns),
-        *([Caveat("external_by_all_folds")] if by_all_folds else []),
-        *[Caveat("grades_decided", target=name, rule=rule) for name, rule in study.decisions.items()],
-        Caveat("conditional_on_networks", seeds=1),
+        *([caveat("external_by_all_folds")] if by_all_folds else []),
+        *[caveat("grades_decided", target=name, rule=rule) for name, rule in study.decisions.items()],
+        caveat("conditional_on_networks", seeds=1),
         *guess(predictions, target, study.classes_of(target)),
         *_left_out(study, folder),
         *in_parts(study.networks, folder),
@@ -135,10 +135,10 @@ def _caveats(study: Study, predictions: pd.DataFrame, results: Results, folder: 
     ]
 
 
-def _left_out(study: Study, folder: RunFolder) -> list[Caveat]:
+def _left_out(study: Study, folder: RunFolder) -> list[Note]:
     """The networks that could not be trained, with the reason for each fold."""
     record = folder.left_out.read_if_exists()
-    return [Caveat("networks_left_out", networks=record["networks"], combined=bool(study.stack))] if record else []
+    return [caveat("networks_left_out", networks=record["networks"], combined=bool(study.stack))] if record else []
 
 
 def _with_drift_and_altered_images(

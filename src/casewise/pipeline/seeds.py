@@ -48,7 +48,7 @@ def seeds(
         by_target = spread.setdefault(stage, {}).setdefault(learner, {}).setdefault(target, {})
         by_target[metric] = OverSeeds(values, **spread_of(values))
     notes = [
-        {**note, "seeds": len(numbers)} if note.get("code") == "conditional_on_networks" else note
+        replace(note, facts={"seeds": len(numbers)}) if note.code == "conditional_on_networks" else note
         for note in results.notes
     ]
     return write_results(folder, replace(results, seeds=Seeds(numbers, spread), notes=notes))
