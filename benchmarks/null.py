@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from casewise.evaluation.against_baselines import against_baselines
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.results import Outcomes, evaluate
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.predictions.stacking import EITHER_SIGN, STACKERS, stack
 from casewise.predictions.table import check
 from casewise.study.learners import COMBINED
@@ -152,12 +152,12 @@ def found_signal(design: Design, studies: int, *, seed: int = 0) -> dict[str, fl
         predictions = study(rng, design)
         combined = stack(predictions, design.stackers, ranges=ranges).rows
         results = evaluate(pd.concat([predictions, combined], ignore_index=True), outcomes, Plan(100))
-        judged = results["metrics"][results["main"]["stage"]]
+        judged = results.metrics[str(results.main.stage)]
         for learner, figures in judged.items():
             low = figures["label"][kind.merit]["low"]
             is_above = low is not None and low > CHANCE[kind.merit]
             above["networks" if learner not in COMBINED else learner].append(is_above)
-            if learner == results["main"]["learner"]:
+            if learner == results.main.learner:
                 above["headline"].append(is_above)
     return {learner: float(np.mean(values)) for learner, values in above.items()}
 
@@ -183,9 +183,9 @@ def called_better(studies: int, *, subjects: int, networks: int, baselines: int 
             for values in [column[fold == number][:, None]]
         ]
         results = evaluate(pd.concat(tables, ignore_index=True), Outcomes("label"), Plan(500))
-        ccc = {name: figures["label"]["ccc"]["value"] for name, figures in results["metrics"]["oof"].items()}
+        ccc = {name: figures["label"]["ccc"].value for name, figures in results.metrics["oof"].items()}
         best = max(names[:networks], key=lambda name: ccc[name])
-        compared = against_baselines({**results, "main": {**results["main"], "learner": best}})
+        compared = against_baselines(replace(results, main=replace(results.main, learner=best)))
         difference = compared["differences"]["ccc"] if compared else None
         better.append(bool(difference and not difference["indistinguishable"] and difference["difference"] > 0))
     return float(np.mean(better))

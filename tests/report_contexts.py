@@ -14,6 +14,7 @@ import pandas as pd
 
 from casewise.audit.findings import Audit, Finding
 from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
+from casewise.evaluation.results import Drop, Figures, ImageSplit, Results, as_stored, plain
 from casewise.predictions.table import COLUMNS
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
@@ -169,14 +170,14 @@ def numbers(
         bands=study.evaluation.bands or None,
         follow_up=FollowUp(),
     )
-    metrics |= sets_of(study, predictions, metrics["main"])
+    metrics = with_sets(study, predictions, metrics)
     images_table, panels_table = pd.DataFrame(images), pd.DataFrame(panels)
     return ReportContext(
         study=study,
         cohort_images=images_table,
         panels=panels_table,
         cases=panels_table.drop_duplicates("case")[["case", "subject", "visit", "day"]].reset_index(drop=True),
-        notes=["Two photographs could not be read and were left out.", *sentences(metrics["notes"])],
+        notes=["Two photographs could not be read and were left out.", *sentences(metrics.notes)],
         splits=splits_of(study, sides, panels_table),
         predictions=predictions,
         metrics=metrics,
@@ -197,14 +198,14 @@ def numbers(
     )
 
 
-def sets_of(study: Study, predictions: pd.DataFrame, main: dict[str, Any]) -> dict[str, Any]:
-    """The entry of metrics.json on prediction intervals and sets."""
+def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Results:
+    """The results with prediction intervals and sets."""
     from casewise.evaluation.conformal import coverage
-    from casewise.evaluation.results import plain
     from casewise.pipeline.conformal import calibrated
 
     record, classes = calibrated(study, predictions), {name: study.classes_of(name) for name in study.targets}
-    return {"prediction_sets": plain(coverage(predictions, main["learner"], record, classes, Plan(50)))}
+    sets = coverage(predictions, str(results.main.learner), record, classes, Plan(50))
+    return as_stored(dataclasses.replace(results, prediction_sets=sets))
 
 
 def with_stackers(predictions: pd.DataFrame, stackers: dict[str, Any]) -> pd.DataFrame:
@@ -335,7 +336,7 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
         cohort_images=pd.DataFrame(images),
         panels=table,
         cases=table[["case", "subject", "visit", "day", "brixia", "extent"]],
-        notes=sentences(metrics["notes"]),
+        notes=sentences(metrics.notes),
         splits=splits_of(study, sides, table),
         predictions=predictions,
         metrics=metrics,
@@ -579,18 +580,11 @@ def classes(
         Plan(50),
         subjects_known=study.subjects_known,
     )
-    metrics |= sets_of(study, predictions, metrics["main"])
+    metrics = with_sets(study, predictions, metrics)
     if outside:
-        inside = metrics["metrics"]["test" if test else "oof"]
-        metrics["external_drop"] = {
-            name: {
-                metric: {"difference": d, "low": d - 0.05, "high": d + 0.05}
-                for metric, told in inside[name][outcome].items()
-                if (there := metrics["metrics"]["external"][name][outcome][metric]["value"]) is not None
-                for d in [there - told["value"]]
-            }
-            for name in known
-        }
+        stage = "test" if test else "oof"
+        drop = {name: drop_of(metrics, stage, name, outcome) for name in known}
+        metrics = dataclasses.replace(metrics, external_drop=drop)
     own = predictions[(predictions["model"] == known[0]) & (predictions["stage"] != "external")].reset_index(drop=True)
     images = own[["subject", "visit", "case", "day", "region"]].assign(
         image=range(len(own)), panel=range(len(own)), path=[f"images/film-{i:04d}.png" for i in range(len(own))]
@@ -618,7 +612,7 @@ def classes(
         cohort_images=images,
         panels=panels,
         cases=panels.drop_duplicates("case")[["case", "subject", "visit", "day", outcome]].reset_index(drop=True),
-        notes=["Twelve rows of other classes were left out.", *sentences(metrics["notes"])],
+        notes=["Twelve rows of other classes were left out.", *sentences(metrics.notes)],
         splits=splits_of(study, sides, panels),
         predictions=predictions,
         metrics=metrics,
@@ -629,6 +623,17 @@ def classes(
         environment={"casewise": "0.1.0", "seconds": sum(job["seconds"] for job in jobs) + 300},
         audit=audit_of(images, {"shortcut-source": REASON} if accepted is None else accepted),
     )
+
+
+def drop_of(results: Results, stage: str, learner: str, outcome: str) -> dict[str, Drop]:
+    """The figures of the external cohort minus those of a stage, with intervals of a fixed width."""
+    drops = {}
+    for metric, internal in results.figures(stage, learner, outcome).items():
+        external = results.figures("external", learner, outcome)[metric]
+        if external.value is not None and internal.value is not None:
+            d = external.value - internal.value
+            drops[metric] = Drop(internal.value, external.value, d, d - 0.05, d + 0.05, stage, False)
+    return drops
 
 
 FREEZE = ("all", "11 blocks")
@@ -700,33 +705,39 @@ def in_phases(context: ReportContext, *, stop: str = "inner") -> ReportContext:
 def split_by_image(context: ReportContext, value: float, metric: str = "accuracy") -> ReportContext:
     """The context with what a split by image would have claimed of every learner."""
     outcome, stage = context.study.primary_outcome, context.stage
-    found: dict[str, Any] = {}
+    changed = ("auroc", "sensitivity", "specificity", metric)
+    figures: dict[str, dict[str, Figures]] = {}
     for learner in context.learners:
-        figures = copy.deepcopy(context.figures(stage, learner, outcome))
-        for name, figure in figures.items():
-            if figure.get("value") is not None and name in ("auroc", "sensitivity", "specificity", metric):
-                figure |= {"value": value, "low": value - 0.02, "high": value + 0.01}
-        found[learner] = {outcome: figures}
+        figures[learner] = {
+            outcome: {
+                name: dataclasses.replace(figure, value=value, low=value - 0.02, high=value + 0.01)
+                if figure.value is not None and name in changed
+                else figure
+                for name, figure in context.figures(stage, learner, outcome).items()
+            }
+        }
     images = context.cohort_images.groupby("subject").size()
-    told = {
-        "metrics": {stage: found},
-        "main": {"target": outcome, "stage": stage, "learner": context.learner, "kind": context.kind},
-        "subjects_on_both_sides": int((images > 1).sum()) - 2,
-        "subjects_with_several_images": int((images > 1).sum()),
-        "subjects": len(images),
-        "images": int(images.sum()),
-    }
-    return dataclasses.replace(context, metrics={**context.metrics, "image_split": told})
+    split = ImageSplit(
+        metrics={stage: figures},
+        main={"target": outcome, "stage": stage, "learner": context.learner, "kind": context.kind},
+        subjects_on_both_sides=int((images > 1).sum()) - 2,
+        subjects_with_several_images=int((images > 1).sum()),
+        subjects=len(images),
+        images=int(images.sum()),
+    )
+    return with_results(context, image_split=split)
+
+
+def with_results(context: ReportContext, **changes: Any) -> ReportContext:
+    """The context with some of its results changed."""
+    return dataclasses.replace(context, metrics=dataclasses.replace(context.metrics, **changes))
 
 
 def with_figure(context: ReportContext, metric: str, low: float, value: float, high: float) -> ReportContext:
-    metrics = copy.deepcopy(context.metrics)
-    metrics["metrics"][context.stage][context.learner][context.study.primary_outcome][metric] |= {
-        "value": value,
-        "low": low,
-        "high": high,
-    }
-    return dataclasses.replace(context, metrics=metrics)
+    metrics = copy.deepcopy(context.metrics.metrics)
+    figures = metrics[context.stage][context.learner][context.study.primary_outcome]
+    figures[metric] = dataclasses.replace(figures[metric], low=low, value=value, high=high)
+    return with_results(context, metrics=metrics)
 
 
 def finished(context: ReportContext, folder: Path, **changes: Any) -> Path:
@@ -734,7 +745,7 @@ def finished(context: ReportContext, folder: Path, **changes: Any) -> Path:
     run = RunFolder(folder)
     contents = {
         "study": context.study.model_dump(mode="json"),
-        "metrics": context.metrics,
+        "metrics": plain(context.metrics),
         "splits": {"folds": 5, **context.splits},
         "audit": context.audit,
     }

@@ -58,23 +58,23 @@ def test_a_constant_in_each_fold_is_chance() -> None:
     truth = (rng.random(90) < 0.3).astype(int)
     # each network predicts the share of the class among its training subjects, which is high where its fold is low
     share = np.array([truth[folds != fold].mean() for fold in range(1, FOLDS + 1)])
-    figures = judged(rows(share[folds - 1], truth, folds))["metrics"]["oof"]["net"]["dx"]
-    assert (figures["auroc"]["value"], figures["auroc"]["low"], figures["auroc"]["high"]) == (0.5, None, None)
-    assert figures["auroc"]["reason"]
-    assert figures["auroc_pooled"]["value"] < 0.45
+    figures = judged(rows(share[folds - 1], truth, folds)).metrics["oof"]["net"]["dx"]
+    assert (figures["auroc"].value, figures["auroc"].low, figures["auroc"].high) == (0.5, None, None)
+    assert figures["auroc"].reason
+    assert figures["auroc_pooled"].value < 0.45
     assert metric_of("auroc").chance == 0.5
 
 
 def test_calibrations_of_the_folds_do_not_matter() -> None:
     plain, shifted = judged(uncalibrated(0)), judged(uncalibrated(1.5))
-    of = [found["metrics"]["oof"]["net"]["dx"] for found in (plain, shifted)]
+    of = [found.metrics["oof"]["net"]["dx"] for found in (plain, shifted)]
     assert of[0]["auroc"] == of[1]["auroc"]
-    assert of[1]["auroc_pooled"]["value"] < of[1]["auroc"]["value"] - POOLED_GAP
-    notes = [[note for note in found["notes"] if note["code"] == "auroc_parts"] for found in (plain, shifted)]
+    assert of[1]["auroc_pooled"].value < of[1]["auroc"].value - POOLED_GAP
+    notes = [[note for note in found.notes if note["code"] == "auroc_parts"] for found in (plain, shifted)]
     assert notes[0] == []
-    assert (notes[1][0]["learner"], notes[1][0]["count"], notes[1][0]["learners"]) == ("net", 1, 1)
-    assert notes[1][0]["within"] == of[1]["auroc"]["value"]
-    assert notes[1][0]["pooled"] == of[1]["auroc_pooled"]["value"]
+    assert (notes[1][0].learner, notes[1][0]["count"], notes[1][0].learners) == ("net", 1, 1)
+    assert notes[1][0]["within"] == of[1]["auroc"].value
+    assert notes[1][0]["pooled"] == of[1]["auroc_pooled"].value
 
 
 def test_it_is_the_mean_over_the_folds_by_their_pairs() -> None:
@@ -127,14 +127,14 @@ def test_the_drawn_curve_has_the_area_that_is_stated(ties: bool) -> None:
 def test_a_fold_without_the_class_does_not_count() -> None:
     table = uncalibrated(0.5)
     table.loc[table["outer_fold"] == 1, "y_true"] = 0.0
-    figures = judged(table)["metrics"]["oof"]["net"]["dx"]
-    rest = judged(table[table["outer_fold"] != 1])["metrics"]["oof"]["net"]["dx"]
-    assert figures["auroc"]["value"] == rest["auroc"]["value"]
+    figures = judged(table).metrics["oof"]["net"]["dx"]
+    rest = judged(table[table["outer_fold"] != 1]).metrics["oof"]["net"]["dx"]
+    assert figures["auroc"].value == rest["auroc"].value
     apart = table.assign(y_true=(table["outer_fold"] == 1).astype(float))
-    undefined = judged(apart)["metrics"]["oof"]["net"]["dx"]
-    assert undefined["auroc"]["value"] is None
-    assert undefined["auroc"]["reason"].startswith("no fold has cases of a class")
-    assert undefined["auroc_pooled"]["value"] is not None
+    undefined = judged(apart).metrics["oof"]["net"]["dx"]
+    assert undefined["auroc"].value is None
+    assert undefined["auroc"].reason.startswith("no fold has cases of a class")
+    assert undefined["auroc_pooled"].value is not None
 
 
 def test_folds_keep_their_numbers_of_subjects() -> None:
@@ -157,12 +157,12 @@ def test_a_test_set_is_ranked_as_a_whole() -> None:
     inside = uncalibrated(1.5)
     outside = inside.assign(stage="test", outer_fold=pd.array([pd.NA] * len(inside), dtype="Int64"))
     outside["subject"] = outside["case"] = "t" + outside["subject"]
-    found = judged(pd.concat([inside, outside]))["metrics"]
-    assert found["test"]["net"]["dx"]["auroc"]["value"] == found["oof"]["net"]["dx"]["auroc_pooled"]["value"]
+    found = judged(pd.concat([inside, outside])).metrics
+    assert found["test"]["net"]["dx"]["auroc"].value == found["oof"]["net"]["dx"]["auroc_pooled"].value
     assert "auroc_pooled" not in found["test"]["net"]["dx"]
     external = pd.concat([inside, outside.assign(stage="external")])
     lost = drop(external, "dx", classes=("without", "with"), positive="with", plan=Plan(100))["net"]["auroc"]
-    assert lost["internal"] == pytest.approx(found["oof"]["net"]["dx"]["auroc"]["value"], abs=1e-5)
+    assert lost.internal == pytest.approx(found["oof"]["net"]["dx"]["auroc"].value, abs=1e-5)
 
 
 def test_learners_of_other_folds_are_compared_on_the_same_resamples() -> None:
@@ -171,20 +171,20 @@ def test_learners_of_other_folds_are_compared_on_the_same_resamples() -> None:
         model="other", outer_fold=pd.array(np.random.default_rng(5).permutation(one["outer_fold"]), dtype="Int64")
     )
     found = judged(pd.concat([one, other]))
-    values = {name: figures["dx"]["auroc"]["value"] for name, figures in found["metrics"]["oof"].items()}
-    difference = found["comparisons"]["oof"]["dx"]["auroc"]
-    (entry,) = difference["differences"].values()
-    assert abs(entry["difference"]) == pytest.approx(abs(values["net"] - values["other"]), abs=1e-5)
-    assert entry["low"] < entry["difference"] < entry["high"]
+    values = {name: figures["dx"]["auroc"].value for name, figures in found.metrics["oof"].items()}
+    difference = found.comparisons["oof"]["dx"]["auroc"]
+    (entry,) = difference.differences.values()
+    assert abs(entry.difference) == pytest.approx(abs(values["net"] - values["other"]), abs=1e-5)
+    assert entry.low < entry.difference < entry.high
 
 
 @pytest.mark.parametrize("folds", [2, 3])
 def test_an_area_of_one_rests_on_the_disjoint_pairs_within_the_folds(folds: int) -> None:
     few = [[1] + [0] * 20, [0] + [1] * 20, [1] + [0] * 20][:folds]
     truth, fold = np.concatenate(few), np.repeat(np.arange(1, folds + 1), 21)
-    auroc = judged(rows(0.2 + 0.6 * truth, truth, fold))["metrics"]["oof"]["net"]["dx"]["auroc"]
-    assert (auroc["value"], auroc["rough"]) == (1.0, True)
+    auroc = judged(rows(0.2 + 0.6 * truth, truth, fold)).metrics["oof"]["net"]["dx"]["auroc"]
+    assert (auroc.value, auroc.rough) == (1.0, True)
     if folds == 2:
-        assert (auroc["low"], bool(auroc["reason"])) == (None, True)
+        assert (auroc.low, bool(auroc.reason)) == (None, True)
     else:
-        assert auroc["low"] == pytest.approx(0.025 ** (1 / 3), abs=1e-5)
+        assert auroc.low == pytest.approx(0.025 ** (1 / 3), abs=1e-5)

@@ -88,10 +88,10 @@ class TestClasses:
     def test_the_planted_slope_is_within_its_interval(self, slope: float, code: str) -> None:
         p, truth = drawn(800, slope=slope, seed=4)
         entry = class_calibration(rows_of(p, truth), ["ill", "well"], "ill", PLAN)["ill"]
-        assert entry["slope"]["low"] < slope < entry["slope"]["high"]
+        assert entry.slope.low < slope < entry.slope.high
         assert shape(entry) == code
         assert entry["slope_by_fold"] == {}
-        assert all(point["low"] <= point["observed"] <= point["high"] for point in entry["curve"][5:-5])
+        assert all(point.low <= point["observed"] <= point.high for point in entry.curve[5:-5])
 
     def test_out_of_fold_each_folds_slope_stands_beside_the_pooled_one(self) -> None:
         p, truth = drawn(400, slope=1.0)
@@ -100,25 +100,25 @@ class TestClasses:
         odds = np.where(first, 2.0, 0.5) * logit(p)
         p = 1 / (1 + np.exp(-odds))
         entry = class_calibration(rows.assign(p0=p, p1=1 - p), ["ill", "well"], "ill", PLAN)["ill"]
-        assert entry["slope_by_fold"]["1"] < entry["slope"]["value"] < entry["slope_by_fold"]["2"]
+        assert entry["slope_by_fold"]["1"] < entry.slope.value < entry["slope_by_fold"]["2"]
 
     def test_separated_and_constant_probabilities_have_reasons_instead_of_slopes(self) -> None:
         truth = np.tile([0, 1], 30)
         separated = class_calibration(rows_of(np.where(truth == 0, 0.8, 0.2), truth), ["a", "b"], "a", PLAN)["a"]
         constant = class_calibration(rows_of(np.full(60, 0.4), truth), ["a", "b"], "a", PLAN)["a"]
         absent = class_calibration(rows_of(np.linspace(0.1, 0.9, 60), truth * 0), ["a", "b"], "a", PLAN)["a"]
-        reasons = [entry["slope"]["reason"] for entry in (separated, constant, absent)]
+        reasons = [entry.slope.reason for entry in (separated, constant, absent)]
         assert len(set(reasons)) == 3
-        assert [entry["slope"]["value"] for entry in (separated, constant, absent)] == [None] * 3
-        assert constant["intercept"]["value"] == pytest.approx(np.log(0.5 / 0.5) - logit(np.array([0.4]))[0])
-        assert constant["curve"] == absent["curve"] == []
+        assert [entry.slope.value for entry in (separated, constant, absent)] == [None] * 3
+        assert constant.intercept.value == pytest.approx(np.log(0.5 / 0.5) - logit(np.array([0.4]))[0])
+        assert constant.curve == absent.curve == []
 
     def test_a_class_of_few_subjects_has_rough_figures_and_no_verdict(self) -> None:
         p, truth = drawn(100, slope=0.2)
         entries = [
             class_calibration(rows_of(p[:n], truth[:n], per_subject=1), ["a", "b"], "a", PLAN)["a"] for n in (40, 100)
         ]
-        assert [entry["slope"]["rough"] for entry in entries] == [True, False]
+        assert [entry.slope.rough for entry in entries] == [True, False]
         assert shape(entries[0]) == ""
         assert shape(entries[1]) != ""
 
@@ -136,15 +136,15 @@ def test_the_line_of_a_number_is_that_of_scikit_learn() -> None:
     rows = rows_of(np.full(120, 0.5), truth).assign(y_true=truth, y_pred=5 + 1.4 * truth + random.normal(0, 2, 120))
     entry = number_calibration(rows, PLAN)
     model = LinearRegression().fit(rows[["y_pred"]].to_numpy(), truth)
-    assert entry["slope"]["value"] == pytest.approx(model.coef_[0])
-    assert entry["intercept"]["value"] == pytest.approx(model.intercept_)
+    assert entry.slope.value == pytest.approx(model.coef_[0])
+    assert entry.intercept.value == pytest.approx(model.intercept_)
     assert shape(entry) == "extreme"
     two = number_calibration(rows.assign(subject=np.repeat(["a", "b"], 60)), PLAN)
-    assert (two["slope"]["low"], two["slope"]["reason"]) == (None, "two subjects: no interval")
-    assert {point["low"] for point in two["curve"]} == {None}
+    assert (two.slope.low, two.slope.reason) == (None, "two subjects: no interval")
+    assert {point.low for point in two.curve} == {None}
     same = number_calibration(rows.assign(y_pred=3.0), PLAN)
-    assert same["slope"]["value"] is None
-    assert same["slope"]["reason"]
+    assert same.slope.value is None
+    assert same.slope.reason
 
 
 class TestPredictiveValues:
@@ -198,10 +198,10 @@ class TestDecisions:
     def test_net_benefit_is_counted(self) -> None:
         p, truth = np.array([0.9, 0.6, 0.3, 0.2, 0.1]), np.array([0, 1, 0, 1, 1])
         low, high = decision_curve(rows_of(p, truth, per_subject=1), 0, [0.25, 0.5], PLAN)
-        assert low["model"]["value"] == pytest.approx(2 / 5 - 1 / 5 * 0.25 / 0.75)
-        assert low["treat_all"]["value"] == pytest.approx(2 / 5 - 3 / 5 * 0.25 / 0.75)
-        assert high["model"]["value"] == pytest.approx(1 / 5 - 1 / 5)
-        assert high["over_all"]["value"] == pytest.approx(high["model"]["value"] - high["treat_all"]["value"])
+        assert low["model"].value == pytest.approx(2 / 5 - 1 / 5 * 0.25 / 0.75)
+        assert low["treat_all"].value == pytest.approx(2 / 5 - 3 / 5 * 0.25 / 0.75)
+        assert high["model"].value == pytest.approx(1 / 5 - 1 / 5)
+        assert high["over_all"].value == pytest.approx(high["model"].value - high["treat_all"].value)
 
     def test_only_declared_thresholds_are_evaluated_and_stated(self) -> None:
         p, truth = drawn(120)
@@ -216,7 +216,7 @@ class TestDecisions:
         entries = calibration_and_decisions(study, rows, main)
         values = shown(study, {**entries, "main": main})
         assert values is not None
-        assert len(values["stages"][0]["decision_rows"]) == 2
+        assert len(values.stages[0]["decision_rows"]) == 2
         ((points),) = entries["decisions"]["test"].values()
-        assert [point["threshold"] for point in points if point["declared"]] == [0.1, 0.3]
-        assert all(0 < point["threshold"] < 1 for point in points)
+        assert [point.threshold for point in points if point["declared"]] == [0.1, 0.3]
+        assert all(0 < point.threshold < 1 for point in points)

@@ -57,7 +57,7 @@ def test_importing_casewise_is_light() -> None:
 
 def test_judging_needs_no_network_library() -> None:
     code = (
-        "import sys, casewise.evaluation.results, casewise.predictions.stacking, casewise.predictions.scores,"
+        "import sys, casewise.evaluation.evaluate, casewise.predictions.stacking, casewise.predictions.scores,"
         " casewise.splits.grouped, casewise.cohort.cohort, casewise.study.loading, casewise.report.page,"
         " casewise.audit.run; print('torch' in sys.modules)"
     )

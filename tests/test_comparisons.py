@@ -20,11 +20,11 @@ def test_differences_are_paired() -> None:
     learners = {"good": predicted, "shifted": predicted + 0.02 * np.abs(predicted - truth) * np.sign(predicted - truth)}
     found = compare(truth, learners, subjects, PLAN, metrics=["mae"])["mae"]
     figures = by_subject(truth, learners, subjects, PLAN)
-    difference = found["differences"]["shifted"]
-    assert found["best"] == "good"
-    assert difference["difference"] == pytest.approx(figures["shifted"]["mae"].value - figures["good"]["mae"].value)
+    difference = found.differences["shifted"]
+    assert found.best == "good"
+    assert difference.difference == pytest.approx(figures["shifted"]["mae"].value - figures["good"]["mae"].value)
     # two per cent more error on every case: sure in pairs, though the two intervals overlap widely
-    assert not difference["indistinguishable"]
+    assert not difference.indistinguishable
     assert figures["good"]["mae"].high > figures["shifted"]["mae"].low
 
 
@@ -34,13 +34,13 @@ def test_no_winner_inside_the_noise() -> None:
     learners = {f"net{n}": truth + rng.normal(0, 3, len(truth)) for n in range(3)}
     learners |= {"bad": truth + rng.normal(0, 12, len(truth)), "same": learners["net0"]}
     for name, found in compare(truth, learners, subjects, PLAN).items():
-        assert "bad" not in found["indistinguishable"], name
-        assert found["best"] == found["indistinguishable"][0]
-        for learner, difference in found["differences"].items():
-            inside = difference["low"] <= 0 <= difference["high"]
-            assert difference["indistinguishable"] == inside == (learner in found["indistinguishable"])
+        assert "bad" not in found.indistinguishable, name
+        assert found.best == found.indistinguishable[0]
+        for learner, difference in found.differences.items():
+            inside = difference.low <= 0 <= difference.high
+            assert difference.indistinguishable == inside == (learner in found.indistinguishable)
     best = compare(truth, learners, subjects, PLAN)["mae"]
-    assert {"net0", "same"} <= set(best["indistinguishable"]) or not {"net0", "same"} & set(best["indistinguishable"])
+    assert {"net0", "same"} <= set(best.indistinguishable) or not {"net0", "same"} & set(best.indistinguishable)
 
 
 def test_higher_is_better_where_it_is() -> None:
@@ -48,8 +48,8 @@ def test_higher_is_better_where_it_is() -> None:
     rng = np.random.default_rng(0)
     learners = {"poor": truth + rng.normal(0, 20, len(truth)), "good": truth + rng.normal(0, 1, len(truth))}
     found = compare(truth, learners, subjects, PLAN)
-    assert {told["best"] for told in found.values()} == {"good"}
-    assert found["ccc"]["differences"]["poor"]["high"] < 0 < found["mae"]["differences"]["poor"]["low"]
+    assert {told.best for told in found.values()} == {"good"}
+    assert found["ccc"].differences["poor"].high < 0 < found["mae"].differences["poor"].low
 
 
 def test_fewer_than_ten_subjects_name_no_winner() -> None:
@@ -57,12 +57,12 @@ def test_fewer_than_ten_subjects_name_no_winner() -> None:
     learners = {"near": truth + 0.1, "far": truth + 9}
     nine = compare(truth, learners, np.arange(20) % 9, PLAN, metrics=["mae"])["mae"]
     ten = compare(truth, learners, np.arange(20) % 10, PLAN, metrics=["mae"])["mae"]
-    assert (nine["rough"], nine["indistinguishable"]) == (True, ["near", "far"])
-    assert nine["differences"]["far"]["indistinguishable"] is True
-    assert (nine["differences"]["far"]["low"], nine["differences"]["far"]["high"]) == (None, None)
-    assert nine["differences"]["far"]["difference"] == pytest.approx(8.9)
-    assert (ten["rough"], ten["indistinguishable"]) == (False, ["near"])
-    assert ten["differences"]["far"]["indistinguishable"] is False
+    assert (nine.rough, nine.indistinguishable) == (True, ["near", "far"])
+    assert nine.differences["far"].indistinguishable is True
+    assert (nine.differences["far"].low, nine.differences["far"].high) == (None, None)
+    assert nine.differences["far"].difference == pytest.approx(8.9)
+    assert (ten.rough, ten.indistinguishable) == (False, ["near"])
+    assert ten.differences["far"].indistinguishable is False
 
 
 def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
@@ -70,16 +70,16 @@ def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
     drawn = np.linspace(-0.5, 0.5, 2000)
     samples = {name: np.column_stack([point[0] - drawn, point[1] + drawn]) for name, point in points.items()}
     found = differences(points, samples, ["a", "b"], dict.fromkeys(points, 5.0), PLAN, n_subjects=11)
-    ends = {name: next(iter(entry["differences"].values())) for name, entry in found.items()}
-    assert ends["auroc"]["low"] == -1 < -0.71 < ends["auroc"]["high"] < 1
-    assert ends["mae"]["high"] > 1, "an error has no bounds"
+    ends = {name: next(iter(entry.differences.values())) for name, entry in found.items()}
+    assert ends["auroc"].low == -1 < -0.71 < ends["auroc"].high < 1
+    assert ends["mae"].high > 1, "an error has no bounds"
 
 
 def test_one_subject_tells_no_learners_apart() -> None:
     truth = np.arange(4.0)
     found = compare(truth, {"a": truth, "b": truth + 9}, np.array(["s"] * 4), PLAN, metrics=["mae"])["mae"]
-    assert found["indistinguishable"] == ["a", "b"]
-    assert found["differences"]["b"]["low"] is None
+    assert found.indistinguishable == ["a", "b"]
+    assert found.differences["b"].low is None
 
 
 def test_pairs_are_covered_together() -> None:
@@ -129,5 +129,5 @@ def test_learners_that_differ_on_three_subjects_of_a_class_are_seldom_told_apart
         samples = Samples(truth, p.argmax(axis=-1), p, p, subjects)
         matrix = PredictionMatrix(list("abc"), samples, np.ones((100, 3), bool), subjects, np.full((100, 3), -1))
         compared = judge_classes(matrix, Classes(("ill", "well"), positive=0), Plan(200), comparing=True)[1]
-        calls += len(compared["auroc"]["indistinguishable"]) < 3
+        calls += len(compared["auroc"].indistinguishable) < 3
     assert calls <= 2

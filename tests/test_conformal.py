@@ -134,23 +134,23 @@ class TestCoverage:
         random = np.random.default_rng(0)
         own, new = drawn_numbers(random, 80), as_test(drawn_numbers(random, 200))
         record = fit(own, {"outcome": (-50, 50)}, 0.9)
-        with_test = coverage(pd.concat([own, new]), "net", record, {}, PLAN)["targets"]["outcome"]["stages"]
+        with_test = coverage(pd.concat([own, new]), "net", record, {}, PLAN)["targets"]["outcome"].stages
         assert set(with_test) == {"test"}
         sets = with_sets(new, record)
         right = ((sets["y_true"] >= sets["low"]) & (sets["y_true"] <= sets["high"])).to_numpy(dtype=float)
         figure = with_test["test"]["coverage"]
-        assert figure["value"] == pytest.approx(mean_by_subject(right, sets["subject"]))
-        assert figure["low"] < figure["value"] < figure["high"]
-        assert (figure["n_subjects"], figure["n_cases"]) == (200, len(new))
+        assert figure.value == pytest.approx(mean_by_subject(right, sets["subject"]))
+        assert figure.low < figure.value < figure.high
+        assert (figure.n_subjects, figure.n_cases) == (200, len(new))
         assert not with_test["test"]["cross_fitted"]
-        alone = coverage(own, "net", record, {}, PLAN)["targets"]["outcome"]["stages"]
+        alone = coverage(own, "net", record, {}, PLAN)["targets"]["outcome"].stages
         assert set(alone) == {"oof"}
         assert alone["oof"]["cross_fitted"]
         first = own[own["outer_fold"] == 1]
         others = fit(own[own["outer_fold"] != 1], {"outcome": (-50, 50)}, 0.9)
         assert others["learners"] != record["learners"]
         only = coverage(pd.concat([own[own["outer_fold"] != 1], as_test(first)]), "net", others, {}, PLAN)
-        assert only["targets"]["outcome"]["stages"]["test"]["width"]["value"] == pytest.approx(
+        assert only["targets"]["outcome"].stages["test"]["width"].value == pytest.approx(
             2 * others["learners"]["net"]["outcome"]["quantile"]
         )
 
@@ -187,7 +187,7 @@ class TestSets:
         note = OutputTable({"outcome": []}, [], record).interval_note("net", "outcome")
         assert "8 subjects" in note
         assert "9" in note
-        figures = coverage(pd.concat([few, as_test(few)]), "net", record, {}, PLAN)["targets"]["outcome"]["stages"]
+        figures = coverage(pd.concat([few, as_test(few)]), "net", record, {}, PLAN)["targets"]["outcome"].stages
         assert figures["test"]["coverage"] is None
         assert figures["test"]["without"] == len(few)
 
@@ -226,9 +226,9 @@ class TestSets:
         rows = rows[rows["y_true"] != 2]
         record = fit(rows, {}, 0.9)
         entry = coverage(rows, "net", record, {"outcome": ["well", "ill", "rare"]}, PLAN)["targets"]["outcome"]
-        assert entry["calibration"]["classes"][2] == {"subjects": 0, "rows": 0, "quantile": None}
-        assert entry["stages"]["oof"]["by_class"]["rare"] is None
-        assert entry["stages"]["oof"]["by_class"]["ill"]["value"] > 0.5
+        assert entry.calibration["classes"][2] == {"subjects": 0, "rows": 0, "quantile": None}
+        assert entry.stages["oof"]["by_class"]["rare"] is None
+        assert entry.stages["oof"]["by_class"]["ill"].value > 0.5
 
     def test_a_set_contains_the_prediction_and_grades_have_no_gaps(self) -> None:
         p = np.tile([[0.05, 0.0, 0.9, 0.05], [0.9, 0.05, 0.0, 0.05]], (20, 1))

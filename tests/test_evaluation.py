@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from casewise.errors import CasewiseError, StudyError
 from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.caveats import lower_on_test
+from casewise.evaluation.results import Results, from_json, plain
 from casewise.metrics.numbers import value
 from casewise.metrics.registry import metric_of, metrics_of
 from casewise.predictions.scores import apply_scores
@@ -22,9 +22,9 @@ from casewise.report.caveats import sentences
 from casewise.study.scores import Score
 
 
-def codes(found: dict[str, Any]) -> set[str]:
+def codes(found: Results) -> set[str]:
     """The codes of the caveats."""
-    return {note["code"] for note in found["notes"]}
+    return {note["code"] for note in found.notes}
 
 
 NUMBER_METRICS = [metric.name for metric in metrics_of("regression")]
@@ -71,7 +71,7 @@ def table() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def told(table: pd.DataFrame) -> dict[str, Any]:
+def told(table: pd.DataFrame) -> Results:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return evaluate(
@@ -79,27 +79,27 @@ def told(table: pd.DataFrame) -> dict[str, Any]:
         )
 
 
-def test_every_learner_and_key_has_every_metric_with_its_interval(told: dict[str, Any]) -> None:
+def test_every_learner_and_key_has_every_metric_with_its_interval(told: Results) -> None:
     keys = [
         f"{target}{where}"
         for target in ("severity", "area", "composite")
         for where in ("", "[upper]", "[trunk]", "[lower]")
     ]
     for stage, n_subjects in (("oof", 24), ("test", 6)):
-        assert set(told["metrics"][stage]) == set(ERRORS)
-        for figures in told["metrics"][stage].values():
+        assert set(told.metrics[stage]) == set(ERRORS)
+        for figures in told.metrics[stage].values():
             assert list(figures) == [*keys, "pasi"]
             for metrics in figures.values():
                 assert set(metrics) == set(NUMBER_METRICS)
                 for name, figure in metrics.items():
-                    assert figure["low"] <= figure["value"] <= figure["high"]
-                    assert figure["n_subjects"] == n_subjects
-                    assert figure["n_cases"] == 4 * n_subjects
-                    assert figure["rough"] == (n_subjects < metric_of(name).rough_below)
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
+                    assert figure.low <= figure.value <= figure.high
+                    assert figure.n_subjects == n_subjects
+                    assert figure.n_cases == 4 * n_subjects
+                    assert figure.rough == (n_subjects < metric_of(name).rough_below)
+    assert from_json(Results, json.loads(json.dumps(plain(told), allow_nan=False))) == told
 
 
-def test_the_figures_are_those_of_the_mean_of_the_networks(table: pd.DataFrame, told: dict[str, Any]) -> None:
+def test_the_figures_are_those_of_the_mean_of_the_networks(table: pd.DataFrame, told: Results) -> None:
     rows = table[(table["stage"] == "test") & (table["model"] == "fair")]
     for key, part in {
         "pasi": rows[rows["target"] == "pasi"],
@@ -109,47 +109,47 @@ def test_the_figures_are_those_of_the_mean_of_the_networks(table: pd.DataFrame, 
         means = part.groupby(["case", "region"])[["y_true", "y_pred"]].mean()
         for name in NUMBER_METRICS:
             expected = value(name, means["y_true"].to_numpy(), means["y_pred"].to_numpy())
-            assert told["metrics"]["test"]["fair"][key][name]["value"] == pytest.approx(expected, rel=1e-5)
+            assert told.metrics["test"]["fair"][key][name].value == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_headline_is_chosen_out_of_fold(told: dict[str, Any]) -> None:
-    main = told["main"]
-    assert (main["target"], main["stage"], main["learner"], main["chosen_on"]) == ("pasi", "test", "good", "oof")
-    assert main["metrics"] == told["metrics"]["test"]["good"]["pasi"]
+def test_the_headline_is_chosen_out_of_fold(told: Results) -> None:
+    main = told.main
+    assert (main.target, main.stage, main.learner, main.chosen_on) == ("pasi", "test", "good", "oof")
+    assert main.metrics == told.metrics["test"]["good"]["pasi"]
 
 
 def test_without_a_stage_to_choose_on_the_headline_is_not_chosen(table: pd.DataFrame) -> None:
     tested, out_of_fold = (table[table["stage"] == stage] for stage in ("test", "oof"))
     results = evaluate(tested, Outcomes("pasi"), Plan(50))
     first = str(tested["model"].iloc[0])
-    assert (results["main"]["learner"], results["main"]["chosen_on"]) == (first, "stated")
-    assert results["response"] == {}
+    assert (results.main.learner, results.main.chosen_on) == (first, "stated")
+    assert results.response == {}
     for rows in (out_of_fold, out_of_fold[::-1]):
         results = evaluate(rows, Outcomes("pasi"), Plan(50))
-        assert results["main"]["learner"] == rows["model"].iloc[0]
+        assert results.main.learner == rows["model"].iloc[0]
     mean = out_of_fold[out_of_fold["model"] == "poor"].assign(model="mean_of_learners")
     weighted = mean.assign(model="meta_learner_weighted")
     for others, learner in (([mean], "mean_of_learners"), ([mean, weighted], "meta_learner_weighted")):
         results = evaluate(pd.concat([out_of_fold, *others]), Outcomes("pasi"), Plan(50))
-        assert (results["main"]["learner"], results["main"]["chosen_on"]) == (learner, "stated")
+        assert (results.main.learner, results.main.chosen_on) == (learner, "stated")
 
 
-def test_comparisons_are_of_whole_targets(told: dict[str, Any]) -> None:
-    assert set(told["comparisons"]["oof"]) == {"severity", "area", "composite", "pasi"}
-    found = told["comparisons"]["oof"]["pasi"]["mae"]
-    assert (found["best"], found["indistinguishable"]) == ("good", ["good"])
-    assert not found["differences"]["poor"]["indistinguishable"]
+def test_comparisons_are_of_whole_targets(told: Results) -> None:
+    assert set(told.comparisons["oof"]) == {"severity", "area", "composite", "pasi"}
+    found = told.comparisons["oof"]["pasi"]["mae"]
+    assert (found.best, found.indistinguishable) == ("good", ["good"])
+    assert not found.differences["poor"].indistinguishable
 
 
-def test_bands_and_response(told: dict[str, Any]) -> None:
-    assert told["bands"]["lower_bounds"] == {"clear": 0, "mild": 1, "severe": 10}
-    band = told["bands"]["stages"]["oof"]
-    assert np.sum(band["good"]["confusion"]) == 96
-    assert band["good"]["kappa"]["value"] > band["poor"]["kappa"]["value"]
-    found = told["response"]["test"]["good"]
-    assert found["n_visits"] == 18
-    assert set(found["responders"]) == {"50", "75", "90", "100"}
-    assert list(found["by_visit"]) == ["week 4", "week 8", "week 12"]
+def test_bands_and_response(told: Results) -> None:
+    assert told.bands.lower_bounds == {"clear": 0, "mild": 1, "severe": 10}
+    band = told.bands.stages["oof"]
+    assert np.sum(band["good"].confusion) == 96
+    assert band["good"].kappa.value > band["poor"].kappa.value
+    found = told.response["test"]["good"]
+    assert found.n_visits == 18
+    assert set(found.responders) == {"50", "75", "90", "100"}
+    assert list(found.by_visit) == ["week 4", "week 8", "week 12"]
 
 
 def test_labels_shuffled_between_subjects_leave_no_concordance(table: pd.DataFrame) -> None:
@@ -160,8 +160,8 @@ def test_labels_shuffled_between_subjects_leave_no_concordance(table: pd.DataFra
     other = dict(zip(subjects, rng.permutation(subjects), strict=True))
     truth = first.drop_duplicates("subject").set_index("subject")["y_true"]
     first["y_true"] = [truth[other[subject]] for subject in first["subject"]]
-    ccc = evaluate(first, Outcomes("pasi"))["metrics"]["oof"]["good"]["pasi"]["ccc"]
-    assert ccc["low"] < 0 < ccc["high"]
+    ccc = evaluate(first, Outcomes("pasi")).metrics["oof"]["good"]["pasi"]["ccc"]
+    assert ccc.low < 0 < ccc.high
 
 
 def test_readers_stand_beside_the_learners(table: pd.DataFrame) -> None:
@@ -170,11 +170,11 @@ def test_readers_stand_beside_the_learners(table: pd.DataFrame) -> None:
     readers = pd.concat(
         [cases.assign(reader=r, value=cases["y_true"] + rng.normal(0, 1, len(cases))) for r in ("senior", "junior")]
     ).drop(columns="y_true")
-    found = evaluate(table, Outcomes("pasi"), Plan(50), readers=readers, follow_up=FollowUp())["readers"]
+    found = evaluate(table, Outcomes("pasi"), Plan(50), readers=readers, follow_up=FollowUp()).readers
     pair = "junior | senior"
-    assert found["between"]["all"]["pasi"][pair]["mae"]["n_cases"] == 120
-    assert found["between"]["test"]["pasi"][pair]["mae"]["n_cases"] == 24
-    assert found["learners"]["test"]["good"]["pasi"]["senior"]["mae"]["n_cases"] == 24
+    assert found.between["all"]["pasi"][pair]["mae"].n_cases == 120
+    assert found.between["test"]["pasi"][pair]["mae"].n_cases == 24
+    assert found.learners["test"]["good"]["pasi"]["senior"]["mae"].n_cases == 24
     with pytest.raises(CasewiseError, match="Did you mean 'pasi'"):
         evaluate(table, Outcomes("pasi"), readers=readers.assign(target="pasy"), follow_up=FollowUp())
 
@@ -184,7 +184,7 @@ def test_a_stage_without_readers_is_said_only_where_it_is_so(table: pd.DataFrame
     readers = cases.assign(reader="senior", value=cases["y_true"]).drop(columns="y_true")
 
     def notes(readers: pd.DataFrame) -> list[tuple[str, str]]:
-        found = evaluate(table, Outcomes("pasi"), Plan(50), readers=readers, follow_up=FollowUp())["notes"]
+        found = evaluate(table, Outcomes("pasi"), Plan(50), readers=readers, follow_up=FollowUp()).notes
         return [(note["code"], note["stage"]) for note in found if "reader" in note["code"]]
 
     assert notes(readers) == []
@@ -199,7 +199,7 @@ def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
     gaps.loc[(gaps["case"] == "s0/week 4") & (gaps["target"] == "pasi"), "y_true"] = np.nan
     gaps.loc[(gaps["case"] == "s1/week 0") & (gaps["target"] == "pasi"), "y_true"] = 0.0
     gaps = gaps[~((gaps["model"] == "fair") & (gaps["case"] == "s2/week 0") & (gaps["target"] == "pasi"))]
-    notes = evaluate(gaps, Outcomes("pasi"), Plan(50), follow_up=FollowUp())["notes"]
+    notes = evaluate(gaps, Outcomes("pasi"), Plan(50), follow_up=FollowUp()).notes
     assert {"code": "without_truth", "stage": "oof", "target": "pasi", "missing": 1, "total": 96} in notes
     assert {"code": "different_cases", "stage": "oof", "target": "pasi"} in notes
     assert {"code": "few_subjects", "stage": "test", "subjects": 6} in notes
@@ -210,8 +210,8 @@ def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
 
 def test_cases_without_any_truth_are_no_failure(table: pd.DataFrame) -> None:
     found = evaluate(table.assign(y_true=np.nan), Outcomes("pasi"), Plan(50), follow_up=FollowUp())
-    assert found["metrics"] == {}
-    assert found["main"]["learner"] is None
+    assert found.metrics == {}
+    assert found.main.learner is None
     assert "nothing_judged" in codes(found)
 
 
@@ -220,26 +220,26 @@ def test_one_subject_with_one_visit_is_no_failure(table: pd.DataFrame) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = evaluate(alone, Outcomes("pasi"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
-    mae = found["metrics"]["oof"]["good"]["pasi"]["mae"]
-    assert mae["value"] is not None
-    assert (mae["low"], mae["high"], mae["rough"]) == (None, None, True)
-    assert found["metrics"]["oof"]["good"]["pasi"]["ccc"]["reason"] == "1 values; 3 are needed"
+    mae = found.metrics["oof"]["good"]["pasi"]["mae"]
+    assert mae.value is not None
+    assert (mae.low, mae.high, mae.rough) == (None, None, True)
+    assert found.metrics["oof"]["good"]["pasi"]["ccc"].reason == "1 values; 3 are needed"
     assert "no_later_visit" in codes(found)
-    json.dumps(found, allow_nan=False)
+    json.dumps(plain(found), allow_nan=False)
 
 
 def test_several_images_of_a_case_count_as_one_case(table: pd.DataFrame) -> None:
     one = table[(table["target"] == "pasi") & (table["stage"] == "oof")]
     films = pd.concat([one.assign(image=f"film{n}", y_pred=one["y_pred"] + n) for n in (0, 1)])
     found = evaluate(films, Outcomes("pasi"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
-    assert found["metrics"]["oof"]["good"]["pasi"]["mae"]["n_cases"] == 96
-    assert np.sum(found["bands"]["stages"]["oof"]["good"]["confusion"]) == 96
-    assert found["response"]["oof"]["good"]["n_visits"] == 72
+    assert found.metrics["oof"]["good"]["pasi"]["mae"].n_cases == 96
+    assert np.sum(found.bands.stages["oof"]["good"].confusion) == 96
+    assert found.response["oof"]["good"].n_visits == 72
 
 
 def test_a_main_outcome_by_region_has_no_response(table: pd.DataFrame) -> None:
     found = evaluate(table, Outcomes("composite"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
-    assert found["response"] == {} == found["bands"]["stages"]
+    assert found.response == {} == found.bands.stages
     assert "outcome_by_region" in codes(found)
 
 
@@ -250,9 +250,7 @@ def test_names_that_nobody_predicted(table: pd.DataFrame) -> None:
         evaluate(table, Outcomes("pasi", ["areas"]), follow_up=FollowUp())
     with pytest.raises(StudyError, match="Did you mean 'week 0'"):
         evaluate(table, Outcomes("pasi"), follow_up=FollowUp("weeks 0"))
-    assert list(
-        evaluate(table, Outcomes("pasi", ["area"]), Plan(50), follow_up=FollowUp())["metrics"]["oof"]["good"]
-    ) == [
+    assert list(evaluate(table, Outcomes("pasi", ["area"]), Plan(50), follow_up=FollowUp()).metrics["oof"]["good"]) == [
         "area",
         "area[upper]",
         "area[trunk]",
@@ -267,12 +265,12 @@ def test_the_same_seed_gives_the_same_figures(table: pd.DataFrame) -> None:
         evaluate(some, Outcomes("pasi"), Plan(100, seed=seed), follow_up=FollowUp()) for seed in (1, 1, 2)
     )
     assert first == again
-    assert first["comparisons"] != others["comparisons"]
+    assert first.comparisons != others.comparisons
     # figures and their intervals need no random numbers
-    one = first["metrics"]
-    assert one == others["metrics"]
+    one = first.metrics
+    assert one == others.metrics
     shuffled = some.sample(frac=1, random_state=0)
-    mixed = evaluate(shuffled, Outcomes("pasi"), Plan(100, seed=1), follow_up=FollowUp())["metrics"]["test"]["good"][
+    mixed = evaluate(shuffled, Outcomes("pasi"), Plan(100, seed=1), follow_up=FollowUp()).metrics["test"]["good"][
         "pasi"
     ]["mae"]
     assert mixed == one["test"]["good"]["pasi"]["mae"]
@@ -281,13 +279,13 @@ def test_the_same_seed_gives_the_same_figures(table: pd.DataFrame) -> None:
 def test_a_study_of_published_size_is_judged_whole() -> None:
     many = study(subjects=54, errors={f"net{n}": 0.5 for n in range(12)})
     found = evaluate(many, Outcomes("pasi"), bands={"clear": 0, "mild": 1, "severe": 10}, follow_up=FollowUp())
-    assert all(len(learners) == 12 for learners in found["metrics"].values())
+    assert all(len(learners) == 12 for learners in found.metrics.values())
 
 
 def test_the_note_on_intervals_names_people_only_where_they_are_known(table: pd.DataFrame) -> None:
     for known in (True, False):
         found = evaluate(table, Outcomes("pasi"), Plan(50), subjects_known=known)
-        note = next(note for note in found["notes"] if note["code"] == "intervals")
+        note = next(note for note in found.notes if note["code"] == "intervals")
         assert (note["subjects_known"], note["rough_below"], note["confidence"]) == (known, 10, 0.95)
 
 

@@ -45,10 +45,10 @@ def test_kappa_is_not_stated_where_one_side_has_one_group(side: str) -> None:
     several, one = np.tile([0, 1, 1], 12), np.ones(36, dtype=int)
     truth, predicted = (one, several) if side == "reference" else (several, one)
     found = group_agreement(truth, predicted, np.repeat(np.arange(12), 3), PLAN, n_groups=2)
-    assert found["agreement"]["value"] == pytest.approx(2 / 3)
+    assert found.agreement.value == pytest.approx(2 / 3)
     for name in ("kappa", "kappa_quadratic"):
-        assert found[name]["value"] is found[name]["low"] is found[name]["high"] is None
-        assert side in found[name]["reason"]
+        assert found[name].value is found[name].low is found[name].high is None
+        assert side in found[name].reason
 
 
 def test_group_agreement_counts_and_resamples_subjects() -> None:
@@ -57,15 +57,15 @@ def test_group_agreement_counts_and_resamples_subjects() -> None:
     predicted = np.where(rng.random(60) < 0.7, truth, rng.integers(0, 3, 60))
     subjects = np.repeat(np.arange(20), 3)
     found = group_agreement(truth, predicted, subjects, PLAN, n_groups=3)
-    assert found["confusion"] == confusion_matrix(truth, predicted).tolist()
-    assert found["kappa"]["low"] < found["kappa"]["value"] < found["kappa"]["high"]
-    assert (found["kappa"]["n_subjects"], found["kappa"]["n_cases"]) == (20, 60)
+    assert found.confusion == confusion_matrix(truth, predicted).tolist()
+    assert found.kappa.low < found.kappa.value < found.kappa.high
+    assert (found.kappa.n_subjects, found.kappa.n_cases) == (20, 60)
     tiled = group_agreement(*(np.tile(a, 4) for a in (truth, predicted, subjects)), PLAN, n_groups=3)
-    assert tiled["kappa"]["low"] == pytest.approx(found["kappa"]["low"])
+    assert tiled.kappa.low == pytest.approx(found.kappa.low)
     alike = group_agreement(np.ones(6), np.ones(6), np.arange(6), PLAN, n_groups=2)
-    assert alike["agreement"]["value"] == 1
-    assert alike["kappa"]["value"] is None
-    assert "one group" in alike["kappa"]["reason"]
+    assert alike.agreement.value == 1
+    assert alike.kappa.value is None
+    assert "one group" in alike.kappa.reason
 
 
 def test_bands() -> None:

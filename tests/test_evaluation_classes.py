@@ -20,6 +20,7 @@ from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import draw
 from casewise.evaluation.classification import classes_of, judge_classes, widen
 from casewise.evaluation.cross_fit import choose
+from casewise.evaluation.results import Results, plain
 from casewise.evaluation.thresholds import choose_threshold
 from casewise.metrics.calibration import fit_temperature, reliability, scaled
 from casewise.metrics.classes import Classes, Samples, class_metrics
@@ -177,7 +178,7 @@ def test_resamples_in_pieces_are_the_same_as_at_once(monkeypatch: pytest.MonkeyP
     assert np.array_equal(in_pieces.auprc, at_once.auprc)
 
 
-def judge(rows: pd.DataFrame, names: tuple[str, ...] | None = None, **plan: Any) -> dict[str, Any]:
+def judge(rows: pd.DataFrame, names: tuple[str, ...] | None = None, **plan: Any) -> Results:
     classes = classes_of(rows, names, None)
     wide = widen(rows, classes, {}, crossed=True)
     return judge_classes(wide, classes, Plan(**{"resamples": 300, **plan}), comparing=False)[0]
@@ -259,7 +260,7 @@ def test_reliability_adds_up_to_the_calibration_error() -> None:
     n = sum(b["n"] for b in bins)
     ece = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / n
     assert n == len(some.truth)
-    assert all(b["low"] < b["confidence"] <= b["high"] + 1e-9 for b in bins)
+    assert all(b.low < b["confidence"] <= b.high + 1e-9 for b in bins)
     assert ece == pytest.approx(class_metrics(some, Classes(NAMES[:3]), np.ones((1, 40)))["ece"][0, 0])
 
 
@@ -311,7 +312,7 @@ def test_what_a_fold_is_judged_with_never_saw_it() -> None:
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
+def told() -> Results:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return evaluate(
@@ -321,108 +322,109 @@ def told() -> dict[str, Any]:
         )
 
 
-def test_a_study_of_classes_has_every_figure(told: dict[str, Any]) -> None:
+def test_a_study_of_classes_has_every_figure(told: Results) -> None:
     for stage, n in (("oof", 90), ("test", 30)):
-        for figures_of in told["metrics"][stage].values():
+        for figures_of in told.metrics[stage].values():
             assert list(figures_of["dx"]) == Classes(NAMES[:3]).keys(by_fold=stage == "oof")
             for name, figure in figures_of["dx"].items():
                 if metric_of(name).interval is None:
-                    assert figure["low"] is figure["high"] is None
+                    assert figure.low is figure.high is None
                 else:
-                    assert figure["low"] <= figure["value"] <= figure["high"]
-                assert (figure["n_subjects"], figure["n_cases"]) == (n, n)
+                    assert figure.low <= figure.value <= figure.high
+                assert (figure.n_subjects, figure.n_cases) == (n, n)
                 # of 30 test subjects 8 are of the first class
-                assert figure["rough"] in ((False,) if stage == "oof" or name in OF_ALL else (False, True))
-        block = told["classes"][stage]["good"]["dx"]
+                assert figure.rough in ((False,) if stage == "oof" or name in OF_ALL else (False, True))
+        block = told.classes[stage]["good"]["dx"]
         assert block["names"] == list(NAMES[:3])
-        assert block["positive"] is None
-        assert (block["support"], np.sum(block["confusion"])) == (np.sum(block["confusion"], axis=1).tolist(), n)
-        assert set(block["roc"]) == set(NAMES[:3])
-        assert block["reliability"]
-        assert block["reliability_calibrated"]
+        assert block.positive is None
+        assert (block.support, np.sum(block.confusion)) == (np.sum(block.confusion, axis=1).tolist(), n)
+        assert set(block.roc) == set(NAMES[:3])
+        assert block.reliability
+        assert block.reliability_calibrated
         rules = ["youden", "sensitivity >= 0.9", "sensitivity >= 0.5"]
-        assert [(o["class"], o["rule"]) for o in block["operating"]] == [(c, r) for c in NAMES[:3] for r in rules]
-    assert set(told["comparisons"]["test"]["dx"]) == {"accuracy", "auroc", "f1", "log_loss"}
-    found = told["comparisons"]["oof"]["dx"]["auroc"]
-    assert (found["best"], found["differences"]["poor"]["indistinguishable"]) == ("good", False)
-    assert told["comparisons"]["oof"]["dx"]["log_loss"]["differences"]["poor"]["low"] > 0
-    main = told["main"]
-    assert (main["kind"], main["stage"], main["learner"], main["chosen_on"]) == (
+        assert [(o.label, o.rule) for o in block.operating] == [(c, r) for c in NAMES[:3] for r in rules]
+    assert set(told.comparisons["test"]["dx"]) == {"accuracy", "auroc", "f1", "log_loss"}
+    found = told.comparisons["oof"]["dx"]["auroc"]
+    assert (found.best, found.differences["poor"].indistinguishable) == ("good", False)
+    assert told.comparisons["oof"]["dx"]["log_loss"].differences["poor"].low > 0
+    main = told.main
+    assert (main.kind, main.stage, main.learner, main.chosen_on) == (
         "classification",
         "test",
         "good",
         "oof",
     )
-    assert main["metrics"] == told["metrics"]["test"]["good"]["dx"]
-    assert not {"no_later_visit", "outcome_by_region"} & {note["code"] for note in told["notes"]}
-    assert told["response"] == told["bands"] == told["readers"] == {}
+    assert main.metrics == told.metrics["test"]["good"]["dx"]
+    assert not {"no_later_visit", "outcome_by_region"} & {note["code"] for note in told.notes}
+    assert told.response == {}
+    assert told.bands is told.readers is None
     assert json.loads(json.dumps(told, allow_nan=False)) == told
 
 
-def test_nothing_is_chosen_on_the_cases_that_it_is_judged_on(told: dict[str, Any]) -> None:
-    oof, test = (told["classes"][stage]["good"]["dx"] for stage in ("oof", "test"))
+def test_nothing_is_chosen_on_the_cases_that_it_is_judged_on(told: Results) -> None:
+    oof, test = (told.classes[stage]["good"]["dx"] for stage in ("oof", "test"))
     assert (oof["temperature_fitted_on"], test["temperature_fitted_on"]) == ("the other folds", "out of fold")
     rows = table(subjects=90, test_subjects=30)
     rows = rows[rows["model"] == "good"]
     out, new = rows[rows["stage"] == "oof"], rows[rows["stage"] == "test"]
     p, truth, folds = out[["p0", "p1", "p2"]].to_numpy(), out["y_true"].to_numpy(dtype=int), out["outer_fold"]
-    assert test["temperature"] == pytest.approx(fit_temperature(p, truth), rel=1e-5)
+    assert test.temperature == pytest.approx(fit_temperature(p, truth), rel=1e-5)
     others = (folds != 1).to_numpy()
     assert oof["temperature_by_fold"]["1"] == pytest.approx(fit_temperature(p[others], truth[others]), rel=1e-5)
-    figure = told["metrics"]["test"]["good"]["dx"]
-    assert figure["log_loss_calibrated"]["value"] < figure["log_loss"]["value"]
-    point = test["operating"][1]
-    assert point["threshold"] == choose_threshold(p[:, 0], truth == 0, 0.9)
-    taken = new["p0"].to_numpy() >= point["threshold"]
+    figure = told.metrics["test"]["good"]["dx"]
+    assert figure["log_loss_calibrated"].value < figure["log_loss"].value
+    point = test.operating[1]
+    assert point.threshold == choose_threshold(p[:, 0], truth == 0, 0.9)
+    taken = new["p0"].to_numpy() >= point.threshold
     is_covid = new["y_true"].to_numpy() == 0
-    assert point["sensitivity"]["value"] == pytest.approx(taken[is_covid].mean(), rel=1e-5)
-    assert point["specificity"]["value"] == pytest.approx(1 - taken[~is_covid].mean(), rel=1e-5)
-    assert point["precision"]["value"] == pytest.approx(is_covid[taken].mean(), rel=1e-5)
+    assert point.figures["sensitivity"].value == pytest.approx(taken[is_covid].mean(), rel=1e-5)
+    assert point.figures["specificity"].value == pytest.approx(1 - taken[~is_covid].mean(), rel=1e-5)
+    assert point.figures["precision"].value == pytest.approx(is_covid[taken].mean(), rel=1e-5)
     crossed = oof["operating"][1]
-    by_row = np.array([crossed["threshold_by_fold"][str(fold)] for fold in folds])
-    assert crossed["threshold_by_fold"]["2"] == choose_threshold(
+    by_row = np.array([crossed.threshold_by_fold[str(fold)] for fold in folds])
+    assert crossed.threshold_by_fold["2"] == choose_threshold(
         p[(folds != 2).to_numpy(), 0], truth[(folds != 2).to_numpy()] == 0, 0.9
     )
     hit = (p[:, 0] >= by_row)[truth == 0].mean()
-    assert crossed["sensitivity"]["value"] == pytest.approx(hit, rel=1e-5)
+    assert crossed.figures["sensitivity"].value == pytest.approx(hit, rel=1e-5)
 
 
 def test_of_two_classes_everything_is_about_the_positive_one() -> None:
     rows = table(subjects=90, k=2)
     found = evaluate(rows, Outcomes("dx", classes={"dx": ["covid", "none"]}, positive={"dx": "none"}), Plan(50))
-    figure, block = found["metrics"]["oof"]["good"]["dx"], found["classes"]["oof"]["good"]["dx"]
+    figure, block = found.metrics["oof"]["good"]["dx"], found.classes["oof"]["good"]["dx"]
     assert figure["sensitivity"] == figure["recall[none]"]
     assert figure["specificity"] == figure["recall[covid]"]
-    assert figure["auroc"]["value"] == figure["auroc[covid]"]["value"] == figure["auroc[none]"]["value"]
+    assert figure["auroc"].value == figure["auroc[covid]"].value == figure["auroc[none]"].value
     assert "top2_accuracy" not in figure
-    assert block["positive"] == "none"
-    assert list(block["roc"]) == ["none"]
-    assert {point["class"] for point in block["operating"]} == {"none"}
+    assert block.positive == "none"
+    assert list(block.roc) == ["none"]
+    assert {point.label for point in block.operating} == {"none"}
 
 
 def test_grades_are_judged_by_their_distance() -> None:
     rows = table(subjects=90, k=5, kind="ordinal")
     found = evaluate(rows, Outcomes("dx"), Plan(50))
-    figure = found["metrics"]["oof"]["good"]["dx"]
+    figure = found.metrics["oof"]["good"]["dx"]
     assert "top2_accuracy" not in figure
-    assert figure["mae"]["value"] > 0
-    assert "kappa_quadratic" in found["comparisons"]["oof"]["dx"]
-    assert found["main"]["kind"] == "ordinal"
-    kappas = {name: keys["dx"]["kappa_quadratic"]["value"] for name, keys in found["metrics"]["oof"].items()}
-    assert found["main"]["learner"] == max(kappas, key=lambda name: kappas[name])
+    assert figure["mae"].value > 0
+    assert "kappa_quadratic" in found.comparisons["oof"]["dx"]
+    assert found.main.kind == "ordinal"
+    kappas = {name: keys["dx"]["kappa_quadratic"].value for name, keys in found.metrics["oof"].items()}
+    assert found.main.learner == max(kappas, key=lambda name: kappas[name])
 
 
 def test_without_out_of_fold_rows_nothing_is_calibrated() -> None:
     rows = table(subjects=0, test_subjects=40)
     found = evaluate(rows, Outcomes("dx"), Plan(50))
-    block = found["classes"]["test"]["good"]["dx"]
-    assert (block["temperature"], block["operating"], block["reliability_calibrated"]) == (None, [], [])
-    assert found["metrics"]["test"]["good"]["dx"]["ece_calibrated"]["reason"].startswith("no temperature")
+    block = found.classes["test"]["good"]["dx"]
+    assert (block.temperature, block.operating, block.reliability_calibrated) == (None, [], [])
+    assert found.metrics["test"]["good"]["dx"]["ece_calibrated"].reason.startswith("no temperature")
     one_fold = table(subjects=40).assign(outer_fold=pd.array([0] * 120, dtype="Int64"))
     found = evaluate(one_fold, Outcomes("dx"), Plan(50))
-    point = found["classes"]["oof"]["good"]["dx"]["operating"][0]
-    assert point["threshold"] is None
-    assert point["sensitivity"]["reason"].startswith("no threshold")
+    point = found.classes["oof"]["good"]["dx"].operating[0]
+    assert point.threshold is None
+    assert point.figures["sensitivity"].reason.startswith("no threshold")
     json.dumps(found, allow_nan=False)
 
 
@@ -430,27 +432,27 @@ def test_a_missing_class_and_a_single_subject_are_said_and_no_failure() -> None:
     rows = table(test_subjects=12)
     gone = rows[(rows["stage"] == "oof") | (rows["y_true"] != 2)]
     found = evaluate(gone, Outcomes("dx", classes={"dx": NAMES[:3]}), Plan(50))
-    assert {"code": "class_missing", "stage": "test", "target": "dx", "classes": ["pneumonia"]} in found["notes"]
-    assert "pneumonia" not in found["classes"]["test"]["good"]["dx"]["roc"]
-    assert found["classes"]["test"]["good"]["dx"]["support"][2] == 0
+    assert {"code": "class_missing", "stage": "test", "target": "dx", "classes": ["pneumonia"]} in found.notes
+    assert "pneumonia" not in found.classes["test"]["good"]["dx"].roc
+    assert found.classes["test"]["good"]["dx"].support[2] == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         alone = evaluate(rows[rows["subject"] == "s0001"], Outcomes("dx"), Plan(50))
-    assert alone["metrics"]["oof"]["good"]["dx"]["accuracy"]["low"] is None
-    json.dumps([found, alone], allow_nan=False)
+    json.dumps(plain([found, alone]), allow_nan=False)
+    json.dumps(plain([found, alone]), allow_nan=False)
     unknown = evaluate(rows.assign(y_true=np.nan), Outcomes("dx"), Plan(50))
-    assert (unknown["metrics"], unknown["main"]["learner"], unknown["main"]["kind"]) == ({}, None, "classification")
+    assert (unknown.metrics, unknown.main.learner, unknown.main.kind) == ({}, None, "classification")
 
 
 def test_learners_are_compared_on_the_cases_that_all_predicted() -> None:
     rows = table(subjects=60)
     gaps = rows[~((rows["model"] == "poor") & (rows["subject"] < "s0006"))]
     found = evaluate(gaps, Outcomes("dx"), Plan(50))
-    assert found["metrics"]["oof"]["poor"]["dx"]["auroc"]["n_cases"] == 54
-    assert found["metrics"]["oof"]["good"]["dx"]["auroc"]["n_cases"] == 60
-    assert found["comparisons"]["oof"]["dx"]["auroc"]["n_subjects"] == 54
+    assert found.metrics["oof"]["poor"]["dx"]["auroc"].n_cases == 54
+    assert found.metrics["oof"]["good"]["dx"]["auroc"].n_cases == 60
+    assert found.comparisons["oof"]["dx"]["auroc"].n_subjects == 54
     both = evaluate(rows[rows["subject"] >= "s0006"], Outcomes("dx"), Plan(50))
-    assert found["comparisons"]["oof"]["dx"]["f1"] == both["comparisons"]["oof"]["dx"]["f1"]
+    assert found.comparisons["oof"]["dx"]["f1"] == both.comparisons["oof"]["dx"]["f1"]
 
 
 def test_numbers_beside_classes_are_judged_as_if_alone() -> None:
@@ -462,24 +464,24 @@ def test_numbers_beside_classes_are_judged_as_if_alone() -> None:
     options: dict[str, Any] = {"plan": Plan(50), "readers": readers}
     alone = evaluate(numbers, Outcomes("severity"), **options)
     both = evaluate(pd.concat([rows, numbers], ignore_index=True), Outcomes("severity"), **options)
-    assert both["metrics"]["oof"]["good"]["severity"] == alone["metrics"]["oof"]["good"]["severity"]
-    assert both["comparisons"]["oof"]["severity"] == alone["comparisons"]["oof"]["severity"]
-    assert both["readers"] == alone["readers"]
-    assert set(both["classes"]["oof"]["good"]) == {"dx"}
-    assert alone["classes"] == {}
-    assert (alone["main"]["kind"], both["main"]["kind"]) == ("regression", "regression")
+    assert both.metrics["oof"]["good"]["severity"] == alone.metrics["oof"]["good"]["severity"]
+    assert both.comparisons["oof"]["severity"] == alone.comparisons["oof"]["severity"]
+    assert both.readers == alone.readers
+    assert set(both.classes["oof"]["good"]) == {"dx"}
+    assert alone.classes == {}
+    assert (alone.main.kind, both.main.kind) == ("regression", "regression")
     swapped = evaluate(pd.concat([rows, numbers], ignore_index=True), Outcomes("dx"), bands={"a": 0, "b": 1}, **options)
-    assert swapped["bands"] == {}
+    assert swapped.bands is None
     readers = readers.assign(target="dx")
-    assert evaluate(rows, Outcomes("dx"), Plan(50), readers=readers)["readers"]["between"]["all"] == {}
+    assert evaluate(rows, Outcomes("dx"), Plan(50), readers=readers).readers.between["all"] == {}
 
 
 def test_classes_in_regions_have_figures_in_each() -> None:
     rows = pd.concat([table(seed=seed).assign(region=region) for seed, region in ((0, "left"), (1, "right"))])
     found = evaluate(rows, Outcomes("dx"), Plan(50))
-    assert list(found["metrics"]["oof"]["good"]) == ["dx", "dx[left]", "dx[right]"]
-    assert set(found["classes"]["oof"]["good"]) == {"dx"}
-    assert all(note["code"] != "outcome_by_region" for note in found["notes"])
+    assert list(found.metrics["oof"]["good"]) == ["dx", "dx[left]", "dx[right]"]
+    assert set(found.classes["oof"]["good"]) == {"dx"}
+    assert all(note["code"] != "outcome_by_region" for note in found.notes)
 
 
 def test_names_that_do_not_fit_are_refused() -> None:
@@ -493,8 +495,8 @@ def test_the_rows_order_changes_nothing() -> None:
     rows = table(test_subjects=12)
     one = evaluate(rows, Outcomes("dx"), Plan(50))
     mixed = evaluate(rows.sample(frac=1, random_state=0), Outcomes("dx"), Plan(50))
-    assert mixed["metrics"]["test"]["good"]["dx"]["auroc"] == one["metrics"]["test"]["good"]["dx"]["auroc"]
-    assert mixed["classes"]["oof"]["fair"]["dx"]["operating"] == one["classes"]["oof"]["fair"]["dx"]["operating"]
+    assert mixed.metrics["test"]["good"]["dx"]["auroc"] == one.metrics["test"]["good"]["dx"]["auroc"]
+    assert mixed.classes["oof"]["fair"]["dx"].operating == one.classes["oof"]["fair"]["dx"].operating
 
 
 def test_twelve_learners_on_1500_cases_are_judged_in_seconds() -> None:

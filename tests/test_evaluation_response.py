@@ -58,8 +58,8 @@ def test_a_named_baseline() -> None:
     assert by_visit(found[found["subject"] == "s"], "true_change") == {"screening": 100, "start": 0, "end": -50}
     assert found.loc[found["subject"] == "t", "since"].isna().all()
     told = response(rows, PLAN, baseline="start")
-    assert told["n_visits"] == 1
-    assert told["undefined"]["no_baseline"] == ["t"]
+    assert told.n_visits == 1
+    assert told.undefined["no_baseline"] == ["t"]
     with pytest.raises(
         StudyError, match=r"no subject has a visit 'strat'; there are end, screening, start.* Did you mean"
     ):
@@ -73,14 +73,14 @@ def test_a_baseline_of_zero_is_listed_not_infinite() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         told = response(rows, PLAN)
-    assert told["undefined"] == {
+    assert told.undefined == {
         "no_baseline": [],
         "baseline_not_scored": [],
         "physician_baseline_zero": ["z"],
         "no_later_score": ["only"],
         "model_baseline_zero": ["m"],
     }
-    assert (told["n_subjects"], told["n_visits"]) == (1, 1)
+    assert (told.n_subjects, told.n_visits) == (1, 1)
     assert np.isnan(percent_change(rows).query("subject == 'z'")["true_change"]).all()
     json.dumps(told, allow_nan=False)
 
@@ -96,16 +96,16 @@ def test_every_subject_is_counted_or_left_out_for_one_reason() -> None:
     )  # fmt: skip
     for baseline in ("first", "1"):
         told = response(rows, PLAN, baseline=baseline)
-        named = [subject for subjects in told["undefined"].values() for subject in subjects]
+        named = [subject for subjects in told.undefined.values() for subject in subjects]
         assert len(named) == len(set(named))
-        assert told["n_subjects"] + len(named) == rows["subject"].nunique()
-        assert "later unscored" in told["undefined"]["no_later_score"]
-        assert told["undefined"]["physician_baseline_zero"] == ["zero and alone"]
+        assert told.n_subjects + len(named) == rows["subject"].nunique()
+        assert "later unscored" in told.undefined["no_later_score"]
+        assert told.undefined["physician_baseline_zero"] == ["zero and alone"]
 
 
 def test_a_response_judged_on_few_subjects_is_rough() -> None:
-    assert response(trial(9), PLAN)["rough"] is True
-    assert response(trial(10), PLAN)["rough"] is False
+    assert response(trial(9), PLAN).rough is True
+    assert response(trial(10), PLAN).rough is False
 
 
 def trial(subjects: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -125,35 +125,35 @@ def test_responders_and_their_agreement() -> None:
     change = percent_change(rows).query("since > 0")
     for threshold in (50, 75):
         physician, model = change["true_change"] <= -threshold, change["predicted_change"] <= -threshold
-        found = told["responders"][str(threshold)]
-        assert found["confusion"] == pd.crosstab(physician, model).to_numpy().tolist()
-        assert found["agreement"]["value"] == pytest.approx((physician == model).mean())
-        assert found["kappa"]["value"] == pytest.approx(cohen_kappa_score(physician, model))
-        assert found["kappa"]["low"] < found["kappa"]["value"] <= found["kappa"]["high"]
+        found = told.responders[str(threshold)]
+        assert found.confusion == pd.crosstab(physician, model).to_numpy().tolist()
+        assert found.agreement.value == pytest.approx((physician == model).mean())
+        assert found.kappa.value == pytest.approx(cohen_kappa_score(physician, model))
+        assert found.kappa.low < found.kappa.value <= found.kappa.high
         at = change["visit"] == "week 4"
-        assert told["by_visit"]["week 4"][str(threshold)]["model"]["value"] == pytest.approx(model[at].mean())
-        assert told["by_visit"]["week 4"][str(threshold)]["physician"]["value"] == pytest.approx(physician[at].mean())
-    assert list(told["by_visit"]) == ["week 4", "week 16"]
-    assert told["by_visit"]["week 4"]["n_subjects"] == 20
+        assert told.by_visit["week 4"][str(threshold)]["model"].value == pytest.approx(model[at].mean())
+        assert told.by_visit["week 4"][str(threshold)]["physician"].value == pytest.approx(physician[at].mean())
+    assert list(told.by_visit) == ["week 4", "week 16"]
+    assert told.by_visit["week 4"].n_subjects == 20
     error = (change["predicted_change"] - change["true_change"]).abs().mean()
-    assert told["change"]["mae"]["value"] == pytest.approx(error)
+    assert told["change"]["mae"].value == pytest.approx(error)
 
 
 def test_a_threshold_is_met_when_it_is_reached() -> None:
     rows = visits(("s", "1", 0, 30, 3.0), ("s", "2", 1, 7.5, 0.3), ("t", "1", 0, 10, 10), ("t", "2", 1, 2.6, 2.4))
-    found = response(rows, PLAN, thresholds=(75, 90))["responders"]
-    assert found["75"]["confusion"] == [[0, 1], [0, 1]]
-    assert found["90"]["confusion"] == [[1, 1], [0, 0]]
+    found = response(rows, PLAN, thresholds=(75, 90)).responders
+    assert found["75"].confusion == [[0, 1], [0, 1]]
+    assert found["90"].confusion == [[1, 1], [0, 0]]
 
 
 def test_clear_skin_has_a_rule_that_a_regression_can_meet() -> None:
     rows = visits(("s", "1", 0, 10, 10), ("s", "2", 1, 0, 0.04), ("t", "1", 0, 10.1, 10), ("t", "2", 1, 0, 0.06))
     told = response(rows, PLAN, thresholds=(100,))
-    assert told["responders"]["100"]["confusion"] == [[0, 0], [1, 1]]
+    assert told.responders["100"].confusion == [[0, 0], [1, 1]]
     assert "at most 0.05" in told["clear_rule"]
     assert "step of 0.1" in told["clear_rule"]
     declared = response(rows, PLAN, thresholds=(100,), clear_at=0.5)
-    assert declared["responders"]["100"]["confusion"] == [[0, 0], [0, 2]]
+    assert declared.responders["100"].confusion == [[0, 0], [0, 2]]
     assert "at most 0.5, as the study declares" in declared["clear_rule"]
 
 
@@ -167,4 +167,4 @@ def test_a_threshold_that_cannot_be(threshold: float) -> None:
 def test_rates_have_wilsons_interval(yes: int, n: int) -> None:
     found = rate(np.arange(n) < yes)
     expected = binomtest(yes, n).proportion_ci(method="wilson")
-    assert [found["low"], found["high"]] == pytest.approx([expected.low, expected.high])
+    assert [found.low, found.high] == pytest.approx([expected.low, expected.high])

@@ -124,21 +124,21 @@ def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) 
 
 def test_the_drop_is_told_with_its_interval(done: Run) -> None:
     metrics = json.loads((done.folder / "metrics.json").read_text())
-    inside, outside = (metrics["metrics"][stage][LEARNER]["label"] for stage in ("test", "external"))
-    lost = metrics["external_drop"][LEARNER]
+    inside, outside = (metrics.metrics[stage][LEARNER]["label"] for stage in ("test", "external"))
+    lost = metrics.external_drop[LEARNER]
     assert {"accuracy", "auroc", "f1"} <= set(lost)
     for name, found in lost.items():
-        assert found["internal_stage"] == "test"
-        assert found["internal"] == pytest.approx(inside[name]["value"], abs=1e-5)
-        assert found["external"] == pytest.approx(outside[name]["value"], abs=1e-5)
-        assert found["difference"] == pytest.approx(found["external"] - found["internal"], abs=1e-5)
+        assert found.internal_stage == "test"
+        assert found.internal == pytest.approx(inside[name].value, abs=1e-5)
+        assert found.external == pytest.approx(outside[name].value, abs=1e-5)
+        assert found.difference == pytest.approx(found.external - found.internal, abs=1e-5)
         # a class that most resamples of six subjects lack leaves no interval, here as in the figures themselves
-        assert (found["low"] is None) is (inside[name]["low"] is None)
-        assert found["low"] is None or found["low"] <= found["difference"] <= found["high"]
-        assert found["rough"]
-    assert lost["accuracy"]["low"] < 0 < lost["accuracy"]["high"]
-    assert outside["accuracy"]["n_subjects"] == 9
-    assert outside["accuracy"]["n_cases"] == 18
+        assert (found.low is None) is (inside[name].low is None)
+        assert found.low is None or found.low <= found.difference <= found.high
+        assert found.rough
+    assert lost["accuracy"].low < 0 < lost["accuracy"].high
+    assert outside["accuracy"].n_subjects == 9
+    assert outside["accuracy"].n_cases == 18
     assert "valley" in done.report.read_text()
 
 
@@ -156,14 +156,14 @@ def test_the_external_result_stands_first(before: tuple[Run, dict[Path, int]], d
 
 
 def test_figures_of_classes_have_differences_with_intervals(done: Run) -> None:
-    lost, outside = done.results["external_drop"][LEARNER], done.results["metrics"]["external"][LEARNER]["label"]
+    lost, outside = done.results.external_drop[LEARNER], done.results.metrics["external"][LEARNER]["label"]
     keys = [f"{metric}[{label}]" for metric in ("recall", "precision", "auroc") for label in THREE]
     assert {*keys, "ece", "log_loss"} <= set(lost)
     for key in keys:
-        assert lost[key]["difference"] == pytest.approx(outside[key]["value"] - lost[key]["internal"], abs=1e-5)
-        assert lost[key]["low"] is None or lost[key]["low"] <= lost[key]["high"]
-    points = done.results["classes"]["external"][LEARNER]["label"]["operating"]
-    assert {point["chosen_on"] for point in points} == {"out of fold"}
+        assert lost[key].difference == pytest.approx(outside[key].value - lost[key].internal, abs=1e-5)
+        assert lost[key].low is None or lost[key].low <= lost[key].high
+    points = done.results.classes["external"][LEARNER]["label"].operating
+    assert {point.chosen_on for point in points} == {"out of fold"}
     assert len(points) == 6
 
 
@@ -178,10 +178,10 @@ def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there:
     again = run(chest_study(here, **external(table, by="site")), folder)
     groups = again.results["external_by"]["site"]
     assert list(groups) == ["hill", "lake", "not recorded"]
-    counts = {name: by_learner[LEARNER]["accuracy"]["n_cases"] for name, by_learner in groups.items()}
+    counts = {name: by_learner[LEARNER]["accuracy"].n_cases for name, by_learner in groups.items()}
     assert counts == {"hill": 7, "lake": 6, "not recorded": 5}
     right = again.rows.query("stage == 'external' and y_true == y_pred")
-    total = sum(by_learner[LEARNER]["accuracy"]["value"] * counts[name] for name, by_learner in groups.items())
+    total = sum(by_learner[LEARNER]["accuracy"].value * counts[name] for name, by_learner in groups.items())
     assert total == pytest.approx(len(right), abs=1e-3)
     page = write_results(folder, tmp_path / "page.md").read_text()
     assert "| lake | 6 |" in page
@@ -196,7 +196,7 @@ def test_cases_with_images_of_several_sites_are_a_group_of_their_own() -> None:
     images = pd.DataFrame({"case": list("aabc"), "path": list("1234"), "site": ["n", "s", "n", " "]})
     images["subject"] = images["case"]
     groups = by_column(rows, "x", images, "site", plan=Plan(100))
-    assert {name: by_learner["m"]["mae"]["n_cases"] for name, by_learner in groups.items()} == {
+    assert {name: by_learner["m"]["mae"].n_cases for name, by_learner in groups.items()} == {
         "n": 1,
         "n + s": 1,
         "not recorded": 1,
@@ -211,7 +211,7 @@ def by_groups(cells: list[str]) -> dict[str, int]:
     rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in names])
     images = pd.DataFrame({"case": names, "subject": names, "path": names, "column": cells})
     groups = by_column(rows, "x", images, "column", plan=Plan(50))
-    return {name: by_learner["m"]["mae"]["n_cases"] for name, by_learner in groups.items()}
+    return {name: by_learner["m"]["mae"].n_cases for name, by_learner in groups.items()}
 
 
 def test_a_quantity_gives_bands_and_not_a_group_for_each_number() -> None:
@@ -241,11 +241,11 @@ def test_no_drop_where_both_cohorts_are_alike() -> None:
     plan = Plan(500, 0.95, 0)
     found = drop(pd.concat([rows, elsewhere], ignore_index=True), "label", classes=["a", "b"], positive="b", plan=plan)
     for name, figure in found["m"].items():
-        assert figure["difference"] == pytest.approx(0, abs=1e-12)
+        assert figure.difference == pytest.approx(0, abs=1e-12)
         if metric_of(name).interval is None:
-            assert figure["low"] is figure["high"] is None
+            assert figure.low is figure.high is None
         else:
-            assert figure["low"] < 0 < figure["high"]
+            assert figure.low < 0 < figure.high
     assert drop(rows, "label", classes=["a", "b"], plan=plan) == {}
 
 

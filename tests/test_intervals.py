@@ -76,9 +76,9 @@ def test_a_share_with_few_events_has_an_interval_between_none_and_more() -> None
     for end in ("low", "high"):
         assert np.all(np.diff([share[end] for share in found]) > 0)
     exact = stats.binomtest(1, 51).proportion_ci(0.95, method="exact")
-    assert (found[1]["low"], found[1]["high"]) == pytest.approx((exact.low, exact.high), abs=0.005)
+    assert (found[1].low, found[1].high) == pytest.approx((exact.low, exact.high), abs=0.005)
     mirrored = mean_by_subject([0] + [1] * 50, range(51), name="share")
-    assert (mirrored["low"], mirrored["high"]) == pytest.approx((1 - found[1]["high"], 1 - found[1]["low"]))
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found[1].high, 1 - found[1].low))
 
 
 def test_the_figures_left_out_are_those_without_a_subject() -> None:
@@ -110,7 +110,7 @@ def test_all_right_is_not_certainty() -> None:
         exact = stats.binomtest(trials, trials).proportion_ci(0.95, method="exact")
         assert (found[name].value, found[name].high) == (1.0, 1.0)
         assert found[name].low == pytest.approx(exact.low)
-    assert found["kappa"].low == pytest.approx(0.025 ** (1 / 3))
+    assert found.kappa.low == pytest.approx(0.025 ** (1 / 3))
     wrong = judged(binary(truth, [1 - k for k in truth]))["net0"]["accuracy"]
     assert [wrong.value, wrong.low, wrong.high] == pytest.approx([0.0, 0.0, 1 - 0.025 ** (1 / 6)])
 
@@ -144,9 +144,9 @@ def test_operating_points_and_bands_are_exact_too() -> None:
     assert points["sensitivity"].low == pytest.approx(0.025 ** (1 / 3))
     assert points["specificity"].low == pytest.approx(0.025 ** (1 / 5))
     bands = group_agreement(np.arange(12) % 3, np.arange(12) % 3, np.arange(12), n_groups=3)
-    assert bands["agreement"]["low"] == pytest.approx(0.025 ** (1 / 12))
-    assert bands["kappa"]["low"] == pytest.approx(0.025 ** (1 / 4))
-    assert (bands["agreement"]["rough"], bands["kappa"]["rough"]) == (False, True)
+    assert bands.agreement.low == pytest.approx(0.025 ** (1 / 12))
+    assert bands.kappa.low == pytest.approx(0.025 ** (1 / 4))
+    assert (bands.agreement.rough, bands.kappa.rough) == (False, True)
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -220,10 +220,10 @@ def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on(
     # always right, but hardly sure: the best temperature is as low as can be
     p = np.where(truth == 1, 0.6, 0.4) + rng.uniform(-0.05, 0.05, 35)
     frame = frame.assign(y_pred=truth * 1.0, p0=1 - p, p1=p)
-    notes = evaluate(frame, Outcomes("dx", classes={"dx": ["no", "yes"]}), Plan(20))["notes"]
+    notes = evaluate(frame, Outcomes("dx", classes={"dx": ["no", "yes"]}), Plan(20)).notes
     by_code = {note["code"]: note for note in notes}
     bound = by_code["temperature_at_bound"]
-    assert (bound["learner"], bound["temperatures"], bound["folds"], bound["of"]) == ("sure", [0.05], 3, 3)
+    assert (bound.learner, bound["temperatures"], bound["folds"], bound["of"]) == ("sure", [0.05], 3, 3)
     assert by_code["few_of_class"]["subjects"] == {"yes": 5}
     assert len(sentences(notes)) == len(notes)
     assert not any(sentence.startswith(("few_of_class", "temperature_at_bound")) for sentence in sentences(notes))

@@ -14,8 +14,8 @@ import pytest
 from casewise.audit.findings import CODES, Audit, Finding
 from casewise.audit.metadata import SOURCES
 from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
-from casewise.evaluation.results import Outcomes, evaluate
 from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of

@@ -101,8 +101,8 @@ class TestFigures:
         alone = judge_of(members).judge(members, Plan(50), whole=False).metrics["net"]
         group = column["groups"][0]
         assert group["name"] == "a"
-        assert group["n_subjects"] == 30
-        assert group["metrics"]["mae"]["value"] == pytest.approx(alone["mae"].value)
+        assert group.n_subjects == 30
+        assert group.metrics["mae"].value == pytest.approx(alone["mae"].value)
 
     def test_a_planted_difference_is_reported_and_others_are_not(self) -> None:
         dark = np.arange(80) % 4 == 0
@@ -111,8 +111,8 @@ class TestFigures:
         tone, ward = judged(rows, columns)["columns"]
         assert tone["tests"]["bias"]["p_adjusted"] < 0.01
         assert ward["tests"]["bias"]["p_adjusted"] > 0.05
-        difference = tone["groups"][0]["differences"]["bias"]
-        assert difference["low"] < -5 < difference["high"] < 0
+        difference = tone["groups"][0].differences["bias"]
+        assert difference.low < -5 < difference.high < 0
 
     @pytest.mark.parametrize("groups", [2, 3, 5])
     def test_intervals_of_differences_agree_with_their_test(self, groups: int) -> None:
@@ -123,8 +123,8 @@ class TestFigures:
             rows = numbers(120, random.normal(0, 1, 120) + 0.12 * seed * (cells == 0))
             (column,) = judged(rows, {"ward": [f"w{cell}" for cell in cells]})["columns"]
             test = column["tests"]["bias"]
-            ends = [group["differences"]["bias"] for group in column["groups"]]
-            excluded = any(end["low"] > 0 or end["high"] < 0 for end in ends)
+            ends = [group.differences["bias"] for group in column["groups"]]
+            excluded = any(end.low > 0 or end.high < 0 for end in ends)
             assert excluded is (test["p"] <= 0.05)
             significant.add(excluded)
         assert significant == {True, False}
@@ -165,8 +165,8 @@ class TestFigures:
         probability = np.where(truth == 0, 0.8, 0.3) + np.linspace(-0.1, 0.1, 60)
         settings = {"classes": ["ill", "well"], "positive": "ill"}
         (column,) = judged(binary(truth, probability), {"ward": ["A"] * 40 + ["B"] * 20}, **settings)["columns"]
-        assert column["groups"][1]["metrics"]["auroc"]["value"] is None
-        assert column["groups"][1]["metrics"]["auroc"]["reason"]
+        assert column["groups"][1].metrics["auroc"].value is None
+        assert column["groups"][1].metrics["auroc"].reason
         assert column["tests"]["auroc"]["p"] is None
 
     def test_missing_values_are_shown_and_not_compared(self) -> None:

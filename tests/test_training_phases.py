@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from casewise.errors import StudyError, TrainingError
-from casewise.evaluation.train_metrics import right_on
+from casewise.evaluation.train_metrics import TrainMetrics, right_on
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.build_model import check_freeze_points
@@ -236,7 +236,7 @@ def test_nobody_of_a_class_leaves_its_figure_open() -> None:
         {"target": ["label"] * 3 + ["age"], "y_true": [0.0, 0.0, float("nan"), 3.0], "y_pred": [0, 1, 1, 2]}
     )
     found = right_on(rows, study)
-    assert found == {"accuracy": 0.5, "sensitivity": None, "specificity": 0.5, "n": 2, "confusion": [[1, 1], [0, 0]]}
+    assert found == TrainMetrics(0.5, sensitivity=None, specificity=0.5, n=2, confusion=[[1, 1], [0, 0]])
     assert right_on(rows[:0], study) is None
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, RunError, nearest
+from casewise.evaluation.results import ClassFigures, Figures, Headline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,16 +25,14 @@ class Choice:
     stage: str
 
     @property
-    def estimates(self) -> dict[str, Any]:
+    def estimates(self) -> Figures:
         """The metrics by name."""
-        metrics: dict[str, Any] = self.run.results["metrics"][self.stage][self.learner][self.target]
-        return metrics
+        return self.run.results.metrics[self.stage][self.learner][self.target]
 
     @property
-    def classes(self) -> dict[str, Any]:
-        """Confusion matrix and curves (`classes` of `metrics.json`)."""
-        entry: dict[str, Any] = self.run.results["classes"][self.stage][self.learner][self.target]
-        return entry
+    def classes(self) -> ClassFigures:
+        """Confusion matrix and curves."""
+        return self.run.results.classes[self.stage][self.learner][self.target]
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -43,9 +42,9 @@ class Choice:
         return headline_rows(self.run.rows, self.as_main).reset_index(drop=True)
 
     @property
-    def as_main(self) -> dict[str, str]:
-        """The choice as `main` of `metrics.json` states the headline."""
-        return {"learner": self.learner, "target": self.target, "stage": self.stage}
+    def as_main(self) -> Headline:
+        """The choice as a headline."""
+        return Headline(self.target, self.stage, self.learner, None, self.estimates, self.kind)
 
     @property
     def label(self) -> str:
@@ -65,13 +64,13 @@ def choose(run: Run, learner: str | None = None, target: str | None = None, stag
         CasewiseError: there is no learner, target or stage of this name; the nearest is named.
         RunError: nothing was evaluated.
     """
-    main, metrics = run.results.get("main") or {}, run.results["metrics"]
+    main, metrics = run.results.main, run.results.metrics
     if not metrics:
         raise RunError(f"{run.folder}: no prediction has a reference value, so nothing was evaluated.")
-    stage = named("stage", stage or main.get("stage"), list(metrics), run)
-    learner = named("learner", learner or main.get("learner"), list(metrics[stage]), run)
+    stage = named("stage", stage or main.stage, list(metrics), run)
+    learner = named("learner", learner or main.learner, list(metrics[stage]), run)
     targets = [key for key in metrics[stage][learner] if "[" not in key]
-    return Choice(run, learner, named("target", target or main.get("target"), targets, run), stage)
+    return Choice(run, learner, named("target", target or main.target, targets, run), stage)
 
 
 def named(what: str, value: str | None, options: Sequence[str], run: Run) -> str:

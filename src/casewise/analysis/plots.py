@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from casewise.analysis.run import Run
+    from casewise.evaluation.results import Calibration
     from casewise.report.figures.drawing import Drawing
 
 # The figures of each form of target (see `TargetKind.form`); `calibration` is of both.
@@ -144,16 +145,16 @@ class Plots:
         title = plain(name) or display_name(self.run.study, chosen.target)
         return _figure(partial(curve, entries[name]["curve"], title=title, percent=bool(name), name="calibration"))
 
-    def _calibration(self, chosen: Choice) -> dict[str, Any]:
-        """The entries of `metrics.json`, which are of the headline; those of another choice are computed."""
-        main = self.run.results["main"]
-        entries = self.run.results.get("calibration", {}).get(chosen.stage)
-        if entries and (main["learner"], main["target"]) == (chosen.learner, chosen.target):
-            return dict(entries)
-        from casewise.pipeline.calibrate import calibration_and_decisions
+    def _calibration(self, chosen: Choice) -> dict[str, Calibration]:
+        """The entries of the results, which are of the headline; those of another choice are computed."""
+        main = self.run.results.main
+        entries = (self.run.results.calibration or {}).get(chosen.stage)
+        if entries and (main.learner, main.target) == (chosen.learner, chosen.target):
+            return entries
+        from casewise.pipeline.calibrate import with_calibration
 
-        computed = calibration_and_decisions(self.run.study, self.run.rows, chosen.as_main)
-        return dict(computed["calibration"][chosen.stage])
+        chosen_results = replace(self.run.results, main=chosen.as_main)
+        return (with_calibration(self.run.study, self.run.rows, chosen_results).calibration or {})[chosen.stage]
 
     def _chosen(self, figure: str, learner: str | None, target: str | None, stage: str | None) -> Choice:
         """The choice, whose target the figure applies to.

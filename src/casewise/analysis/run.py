@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.analysis.plots import Plots
+    from casewise.evaluation.results import Results
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
@@ -32,7 +33,7 @@ class Run:
 
     folder: Path
     rows: pd.DataFrame
-    results: dict[str, Any]
+    results: Results
     report: Path
 
     @classmethod
@@ -43,6 +44,7 @@ class Run:
             RunError: there is no such folder, it holds no finished run or only the comparison by image of one, or a
                 file of it is damaged.
         """
+        from casewise.evaluation.results import read_results
         from casewise.run_folder import RunFolder
 
         files = RunFolder(Path(folder))
@@ -50,7 +52,7 @@ class Run:
         files.refuse_image_split()
         files.check_finished()
         files.check_reported()
-        return cls(files.path, files.predictions.read(), files.metrics.read(), files.report_path)
+        return cls(files.path, files.predictions.read(), read_results(files), files.report_path)
 
     # What the run is about.
 

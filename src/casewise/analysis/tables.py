@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from casewise.evaluation.results import Results, Seeds
 from casewise.predictions.conformal import set_names, with_sets
 from casewise.predictions.table import final_rows
 
@@ -46,11 +47,11 @@ def predictions_table(rows: pd.DataFrame, study: Study, intervals: Mapping[str, 
     return table.assign(distance=rows["distance"] if "distance" in rows else float("nan"))
 
 
-def metrics_table(results: Mapping[str, Any]) -> pd.DataFrame:
+def metrics_table(results: Results) -> pd.DataFrame:
     """Every estimate of `metrics.json`, a row each."""
     rows = [
         {"learner": learner, "target": target, "stage": stage, "metric": metric, **estimate}
-        for stage, by_learner in results["metrics"].items()
+        for stage, by_learner in results.metrics.items()
         for learner, by_target in by_learner.items()
         for target, by_metric in by_target.items()
         for metric, estimate in by_metric.items()
@@ -60,14 +61,14 @@ def metrics_table(results: Mapping[str, Any]) -> pd.DataFrame:
     return table.astype(dict.fromkeys(("value", "low", "high"), float))
 
 
-def seeds_table(results: Mapping[str, Any]) -> pd.DataFrame:
+def seeds_table(results: Results) -> pd.DataFrame:
     """The spread of every metric over several seeds, a row each; without rows where there is one training."""
-    entry = results.get("seeds") or {"seeds": [], "metrics": {}}
-    trainings, spread = len(entry["seeds"]), ["mean", "min", "max", "sd"]
+    entry = results.seeds or Seeds([], {})
+    trainings, spread = len(entry.seeds), ["mean", "min", "max", "sd"]
     rows = [
         {"learner": learner, "target": target, "stage": stage, "metric": metric, "trainings": trainings}
-        | {name: figures.get(name) for name in spread}
-        for stage, by_learner in entry["metrics"].items()
+        | {name: getattr(figures, name) for name in spread}
+        for stage, by_learner in entry.metrics.items()
         for learner, by_target in by_learner.items()
         for target, by_metric in by_target.items()
         for metric, figures in by_metric.items()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError, StudyError, nearest
-from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, by_subject, estimates
+from casewise.evaluation.bootstrap import PLAN, Plan, by_subject, estimates
+from casewise.evaluation.results import Figures, GroupAgreement
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.numbers import sum_by_subject
 
@@ -21,7 +21,7 @@ READER_COLUMNS = ("case", "subject", "region", "image", "target", "reader", "val
 
 def group_agreement(
     truth: np.ndarray, predicted: np.ndarray, subjects: np.ndarray, plan: Plan = PLAN, *, n_groups: int
-) -> dict[str, Any]:
+) -> GroupAgreement:
     """Confusion counts of two groupings, (N,) codes 0..K-1, with their agreement and kappas and intervals.
 
     Rows of `confusion` are the reference groups, columns the predicted ones. If one side puts all cases in one group,
@@ -45,7 +45,7 @@ def group_agreement(
     confusion = sums.sum(axis=(0, 1)).reshape(n_groups, n_groups).astype(int)
     if why := _one_sided(confusion):
         agreement |= {name: replace(agreement[name], value=None, low=None, high=None, reason=why) for name in _KAPPAS}
-    return {"confusion": confusion.tolist(), **{name: estimate.as_json() for name, estimate in agreement.items()}}
+    return GroupAgreement(confusion.tolist(), **agreement)
 
 
 def _one_sided(confusion: np.ndarray) -> str:
@@ -130,7 +130,7 @@ def check_readers(readers: pd.DataFrame, *, targets: Sequence[str] | None = None
 
 def between_readers(
     readers: pd.DataFrame, plan: Plan = PLAN, *, only_cases: set[str] | None = None
-) -> dict[str, dict[str, dict[str, Estimate]]]:
+) -> dict[str, dict[str, Figures]]:
     """The agreement of each pair of readers: target key -> 'first | second' -> metric -> estimate.
 
     Keys are the target, over all its regions, and `target[region]` for each. The first reader of a pair is the
@@ -139,11 +139,11 @@ def between_readers(
     readers = check_readers(readers)
     if only_cases is not None:
         readers = readers[readers["case"].isin(only_cases)]
-    pairs_by_key: dict[str, dict[str, dict[str, Estimate]]] = {}
+    pairs_by_key: dict[str, dict[str, Figures]] = {}
     for key, rows in by_key(readers):
         wide = rows.pivot(index=["case", "subject", "region", "image"], columns="reader", values="value")
         index = wide.index.to_frame()
-        pairs: dict[str, dict[str, Estimate]] = {}
+        pairs: dict[str, Figures] = {}
         for first, second in itertools.combinations(wide.columns, 2):
             both = wide[[first, second]].notna().all(axis=1).to_numpy()
             if both.any():
@@ -161,16 +161,14 @@ def between_readers(
 
 def with_readers(
     rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan = PLAN
-) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
+) -> dict[str, dict[str, dict[str, Figures]]]:
     """The agreement of each learner with each reader: learner -> target key -> reader -> metric -> estimate.
 
     `rows` are the final rows of one stage (columns `model, case, subject, region, image, target, y_pred`). If the
     readers scored cases instead of single images, the predictions of a case's images are averaged.
     """
     readers = check_readers(readers)
-    by_learner: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {
-        str(model): {} for model in rows["model"].unique()
-    }
+    by_learner: dict[str, dict[str, dict[str, Figures]]] = {str(model): {} for model in rows["model"].unique()}
     sample = ["target", "case", "region", "image"]
     if not readers["image"].any():
         rows = rows.assign(image="").groupby(["model", *sample], sort=False)["y_pred"].mean().reset_index()

@@ -13,6 +13,7 @@ import numpy as np
 from casewise.errors import StudyError
 from casewise.evaluation import intervals
 from casewise.evaluation.intervals import Basis
+from casewise.evaluation.results import Estimate
 from casewise.metrics.numbers import moments, number_metrics, reason, sum_by_subject
 
 Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -38,27 +39,6 @@ class Plan:
 
 
 PLAN = Plan()
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric with its interval; `rough` if it rests on too few subjects; a reason if something is undefined.
-
-    `n_subjects` are all subjects. A figure of a class rests on those with a case of the class.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n_subjects: int
-    n_cases: int
-    rough: bool
-    reason: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, without the reason if there is none."""
-        values = {key: getattr(self, key) for key in ("value", "low", "high", "n_subjects", "n_cases", "rough")}
-        return values | ({"reason": self.reason} if self.reason else {})
 
 
 @functools.lru_cache(maxsize=8)
@@ -152,13 +132,13 @@ def estimates(
     )
 
 
-def mean_by_subject(values: Any, subjects: Any, plan: Plan = PLAN, *, name: str = "mean") -> dict[str, Any]:
-    """The mean over rows of `values` (N,) with its interval by subject: value, low, high, n_subjects, n_cases, rough.
+def mean_by_subject(values: Any, subjects: Any, plan: Plan = PLAN, *, name: str = "mean") -> Estimate:
+    """The mean over rows of `values` (N,) with its interval by subject.
 
     Args:
         name: the figure, which decides on the scheme of its interval: `share` for values of 0 or 1.
 
-    >>> round(mean_by_subject([0, 0, 0], ["a", "b", "c"], name="share")["high"], 4)
+    >>> round(mean_by_subject([0, 0, 0], ["a", "b", "c"], name="share").high, 4)
     0.7076
     """
     values = np.asarray(values, dtype=float)
@@ -168,7 +148,7 @@ def mean_by_subject(values: Any, subjects: Any, plan: Plan = PLAN, *, name: str 
         with np.errstate(invalid="ignore"):
             return {name: totals[..., 0] / totals[..., 1]}
 
-    return estimates(sums, mean, lambda *_: "no cases", plan, n_cases=len(values))[0][name].as_json()
+    return estimates(sums, mean, lambda *_: "no cases", plan, n_cases=len(values))[0][name]
 
 
 def with_intervals(

@@ -8,14 +8,15 @@ stands beside them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan, draw, percentiles, with_intervals
 from casewise.evaluation.intervals import FEWEST
+from casewise.evaluation.results import Calibration, CurvePoint, Estimate, NetBenefit
 from casewise.metrics.numbers import sum_by_subject
 from casewise.metrics.recalibration import intercepts, line, logit, slopes, smoothed
 
@@ -31,17 +32,19 @@ LEAST_SPREAD_OF_NUMBERS = 0.01
 SAME = 1e-9
 
 
-def class_calibration(rows: pd.DataFrame, classes: Sequence[str], positive: str | None, plan: Plan) -> dict[str, Any]:
+def class_calibration(
+    rows: pd.DataFrame, classes: Sequence[str], positive: str | None, plan: Plan
+) -> dict[str, Calibration]:
     """For each class against the others (of two, the positive one), the calibration of its probability.
 
-    `rows` are scored rows of one learner. Returns by class `slope` and `intercept` as estimates, `slope_by_fold` (out
-    of fold; None where undefined) and the points of the `curve`, none where the predictions are all the same.
+    `rows` are scored rows of one learner. Out of fold there is a slope of each fold, None where undefined; the curve
+    has no points where the predictions are all the same.
     """
     shown = [classes.index(positive)] if positive is not None else list(range(len(classes)))
     subjects, subject, counts = _drawn(rows, plan)
     truth = rows["y_true"].to_numpy(dtype=int)
     p = rows[[f"p{number}" for number in range(len(classes))]].to_numpy(dtype=float)
-    by_class: dict[str, Any] = {}
+    by_class: dict[str, Calibration] = {}
     for number in shown:
         x, of_class = logit(p[:, number]), truth == number
 
@@ -53,16 +56,18 @@ def class_calibration(rows: pd.DataFrame, classes: Sequence[str], positive: str 
             }
 
         why = _class_reason(x, of_class)
-        entry = _rough_if_rare(_with_intervals(fitted, counts, why, plan, rows), rows, of_class)
-        entry["slope_by_fold"] = _by_fold(rows, partial(_slope, x, of_class))
-        entry["curve"] = []
+        curve: list[CurvePoint] = []
         if x.std() >= LEAST_SPREAD:
-            entry["curve"] = _curve(p[:, number], of_class.astype(float), subjects, counts, plan, bounds=(0.0, 1.0))
-        by_class[classes[number]] = entry
+            curve = _curve(p[:, number], of_class.astype(float), subjects, counts, plan, bounds=(0.0, 1.0))
+        by_class[classes[number]] = Calibration(
+            **_rough_if_rare(_with_intervals(fitted, counts, why, plan, rows), rows, of_class),
+            slope_by_fold=_by_fold(rows, partial(_slope, x, of_class)),
+            curve=curve,
+        )
     return by_class
 
 
-def number_calibration(rows: pd.DataFrame, plan: Plan) -> dict[str, Any]:
+def number_calibration(rows: pd.DataFrame, plan: Plan) -> Calibration:
     """The regression of the reference on the prediction: as an entry of `class_calibration`."""
     subjects, _, counts = _drawn(rows, plan)
     predicted, truth = rows["y_pred"].to_numpy(dtype=float), rows["y_true"].to_numpy(dtype=float)
@@ -74,18 +79,16 @@ def number_calibration(rows: pd.DataFrame, plan: Plan) -> dict[str, Any]:
         intercept, slope = line(predicted if varying else np.zeros_like(predicted), truth, subjects, times)
         return {"slope": slope[:, None], "intercept": intercept[:, None]}
 
-    entry = _with_intervals(fitted, counts, "the predictions are nearly all the same", plan, rows)
-
     def in_fold(mask: np.ndarray) -> float:
         if predicted[mask].std() < least:
             return float("nan")
         return float(line(predicted[mask], truth[mask], np.arange(mask.sum()), np.ones((1, int(mask.sum()))))[1][0])
 
-    entry["slope_by_fold"] = _by_fold(rows, in_fold)
-    entry["curve"] = []
-    if varying:
-        entry["curve"] = _curve(predicted, truth, subjects, counts, plan, bounds=(-np.inf, np.inf))
-    return entry
+    return Calibration(
+        **_with_intervals(fitted, counts, "the predictions are nearly all the same", plan, rows),
+        slope_by_fold=_by_fold(rows, in_fold),
+        curve=_curve(predicted, truth, subjects, counts, plan, bounds=(-np.inf, np.inf)) if varying else [],
+    )
 
 
 def _drawn(rows: pd.DataFrame, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -101,7 +104,7 @@ def _with_intervals(
     why: str,
     plan: Plan,
     rows: pd.DataFrame,
-) -> dict[str, Any]:
+) -> dict[str, Estimate]:
     points = {name: values[0] for name, values in fitted(np.ones((1, counts.shape[1]))).items()}
     (estimates,) = with_intervals(
         points,
@@ -111,13 +114,13 @@ def _with_intervals(
         n_subjects=counts.shape[1],
         n_cases=int(rows["case"].nunique()),
     )
-    return {name: estimate.as_json() for name, estimate in estimates.items()}
+    return estimates
 
 
-def _rough_if_rare(entry: dict[str, Any], rows: pd.DataFrame, of_class: np.ndarray) -> dict[str, Any]:
+def _rough_if_rare(entry: dict[str, Estimate], rows: pd.DataFrame, of_class: np.ndarray) -> dict[str, Estimate]:
     """Mark the figures of a class as rough where it, or the others together, have few subjects."""
     fewest = min(rows.loc[mask, "subject"].nunique() for mask in (of_class, ~of_class))
-    return {name: {**figure, "rough": figure["rough"] or fewest < FEW_OF_CLASS} for name, figure in entry.items()}
+    return {name: replace(figure, rough=figure.rough or fewest < FEW_OF_CLASS) for name, figure in entry.items()}
 
 
 def _class_reason(x: np.ndarray, of_class: np.ndarray) -> str:
@@ -153,8 +156,8 @@ def _curve(
     plan: Plan,
     *,
     bounds: tuple[float, float],
-) -> list[dict[str, float | None]]:
-    """The points of the smoothed curve: `predicted`, `observed`, and its pointwise band from `low` to `high`."""
+) -> list[CurvePoint]:
+    """The points of the smoothed curve with its pointwise band."""
     low, high = (float(value) for value in np.quantile(x, [TAIL, 1 - TAIL]))
     if high - low < SAME or np.ptp(y) == 0:
         return []
@@ -164,10 +167,7 @@ def _curve(
     if counts.shape[1] < FEWEST:
         lows = highs = np.full(POINTS, np.nan)
     values = zip(grid, middle, lows, highs, strict=True)
-    return [
-        {"predicted": at, "observed": value, "low": _or_none(bottom), "high": _or_none(top)}
-        for at, value, bottom, top in values
-    ]
+    return [CurvePoint(float(at), float(value), _or_none(bottom), _or_none(top)) for at, value, bottom, top in values]
 
 
 def _or_none(value: float) -> float | None:
@@ -177,7 +177,7 @@ def _or_none(value: float) -> float | None:
 # ------------------------------------------------------------------------------------------------------ decisions
 
 
-def decision_curve(rows: pd.DataFrame, number: int, thresholds: Sequence[float], plan: Plan) -> list[dict[str, Any]]:
+def decision_curve(rows: pd.DataFrame, number: int, thresholds: Sequence[float], plan: Plan) -> list[NetBenefit]:
     """The net benefit of treating cases above each threshold of the class's probability, of treating all, and more.
 
     The net benefit is the share of true positives minus that of false positives times the odds of the threshold
@@ -209,6 +209,6 @@ def decision_curve(rows: pd.DataFrame, number: int, thresholds: Sequence[float],
         n_cases=int(rows["case"].nunique()),
     )
     return [
-        {"threshold": float(level), **{name: estimate.as_json() for name, estimate in point.items()}}
+        NetBenefit(float(level), point["model"], point["treat_all"], point["over_all"])
         for level, point in zip(levels, points, strict=True)
     ]

@@ -11,12 +11,21 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.bootstrap import Estimate, Plan, draw, draw_within, same_rows, with_intervals
-from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.bootstrap import Plan, draw, draw_within, same_rows, with_intervals
+from casewise.evaluation.caveats import caveat
 from casewise.evaluation.comparisons import differences, effective_subjects
 from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
 from casewise.evaluation.intervals import Basis, by_group, groups_of
-from casewise.evaluation.thresholds import Threshold, choose_threshold, judge_thresholds, reached, rules
+from casewise.evaluation.results import (
+    ClassFigures,
+    Comparison,
+    Figures,
+    Note,
+    OperatingPoint,
+    ReliabilityBin,
+    Threshold,
+)
+from casewise.evaluation.thresholds import choose_threshold, judge_thresholds, reached, rules
 from casewise.metrics.calibration import at_bound, fit_temperature, reliability, scaled
 from casewise.metrics.classes import (
     Classes,
@@ -141,13 +150,13 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
 
 def judge_classes(
     wide: PredictionMatrix, classes: Classes, plan: Plan, *, comparing: bool
-) -> tuple[dict[str, dict[str, Estimate]], dict[str, Any]]:
+) -> tuple[dict[str, Figures], dict[str, Comparison]]:
     """Every learner's metrics with their intervals and, if `comparing`, the comparison of learners as in `compare`.
 
     A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted.
     """
-    by_learner: dict[str, dict[str, Estimate]] = {}
-    compared: dict[str, Any] = {}
+    by_learner: dict[str, Figures] = {}
+    compared: dict[str, Comparison] = {}
     groups = same_rows(wide.predicted)
     for rows, members in groups:
         points, basis, n_subjects = left_out(_chosen(wide, rows, members), classes, plan)
@@ -185,13 +194,13 @@ def describe_classes(
     *,
     crossed: bool,
     prevalence: float | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ClassFigures]:
     """For each learner its confusion counts, temperature, curves, reliability and operating points.
 
     With a `prevalence` of the positive class, operating points have the predictive values at that prevalence.
     """
     chosen_on = "the other folds" if crossed else "out of fold"
-    by_learner: dict[str, dict[str, Any]] = {}
+    by_learner: dict[str, ClassFigures] = {}
     for number, learner in enumerate(wide.learners):
         rows, k = wide.predicted[:, number], len(classes.names)
         samples = wide.samples
@@ -201,21 +210,22 @@ def describe_classes(
         curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c, folds) for c in _shown(classes)}
         temperatures = choice.temperatures.get(learner, {})
         confusion = np.bincount(truth * k + decided, minlength=k * k).reshape(k, k)
-        by_learner[learner] = {
-            "names": list(classes.names),
-            "positive": None if classes.positive is None else classes.names[classes.positive],
-            "support": confusion.sum(axis=1).tolist(),
-            "confusion": confusion.tolist(),
-            "constant_class": _constant_class(confusion, classes),
-            "temperature": stated(temperatures, crossed=crossed),
-            "temperature_fitted_on": chosen_on,
-            "roc": {name: points for name, points in curves.items() if points},
-            "reliability": reliability(p, truth),
-            "reliability_calibrated": reliability(samples.calibrated[rows, number], truth),
-            "operating": [],
-        }
-        if crossed:
-            by_learner[learner]["temperature_by_fold"] = _by_fold(temperatures)
+        by_learner[learner] = ClassFigures(
+            names=list(classes.names),
+            positive=None if classes.positive is None else classes.names[classes.positive],
+            support=confusion.sum(axis=1).tolist(),
+            confusion=confusion.tolist(),
+            constant_class=_constant_class(confusion, classes),
+            temperature=stated(temperatures, crossed=crossed),
+            temperature_fitted_on=chosen_on,
+            roc={name: points for name, points in curves.items() if points},
+            reliability=[ReliabilityBin(**each) for each in reliability(p, truth)],
+            reliability_calibrated=[
+                ReliabilityBin(**each) for each in reliability(samples.calibrated[rows, number], truth)
+            ],
+            operating=[],
+            temperature_by_fold=_by_fold(temperatures) if crossed else None,
+        )
         thresholds = choice.thresholds.get(learner, {})
         if not thresholds:
             continue
@@ -230,65 +240,66 @@ def describe_classes(
         )
         for ((c, rule), by_fold), estimate in zip(thresholds.items(), estimates, strict=True):
             threshold = stated(by_fold, crossed=crossed)
-            point = {"class": classes.names[c], "rule": rule, "chosen_on": chosen_on, **estimate}
-            point["threshold"] = None if threshold is None else Threshold(threshold)
-            point["prevalence"] = prevalence
-            point["reached"] = reached(rule, estimate["sensitivity"])
-            if crossed:
-                point["threshold_by_fold"] = _by_fold(by_fold)
-            by_learner[learner]["operating"].append(point)
+            by_learner[learner].operating.append(
+                OperatingPoint(
+                    label=classes.names[c],
+                    rule=rule,
+                    chosen_on=chosen_on,
+                    threshold=None if threshold is None else Threshold(threshold),
+                    prevalence=prevalence,
+                    reached=reached(rule, estimate["sensitivity"]),
+                    figures=estimate,
+                    threshold_by_fold=_by_fold(by_fold) if crossed else None,
+                )
+            )
     return by_learner
 
 
-def one_class_caveats(blocks: Mapping[str, Any], units: Mapping[str, str]) -> list[Caveat]:
-    """The learners that predict only one class; `blocks` is `classes` of `evaluate`, `units` by target.
-
-    >>> blocks = {"oof": {"m": {"dx": {"constant_class": "covid"}}, "n": {"dx": {"constant_class": None}}}}
-    >>> one_class_caveats(blocks, {"dx": "image"})
-    [{'code': 'one_class', 'stage': 'oof', 'learner': 'm', 'target': 'dx', 'unit': 'image', 'label': 'covid'}]
-    """
+def one_class_caveats(
+    blocks: Mapping[str, Mapping[str, Mapping[str, ClassFigures]]], units: Mapping[str, str]
+) -> list[Note]:
+    """The learners that predict only one class; `blocks` is `Results.classes`, `units` by target."""
     return [
-        Caveat(
+        caveat(
             "one_class",
             stage=stage,
             learner=learner,
             target=target,
             unit=units[target],
-            label=block["constant_class"],
+            label=block.constant_class,
         )
         for stage, learners in blocks.items()
         for learner, targets in learners.items()
         for target, block in targets.items()
-        if target in units and block.get("constant_class")
+        if target in units and block.constant_class
     ]
 
 
-def temperature_caveats(blocks: Mapping[str, Any]) -> list[Caveat]:
-    """The learners with a temperature at the bound of its range; `blocks` is `classes` of `evaluate`.
-
-    >>> blocks = {"oof": {"m": {"dx": {"temperature": 0.4, "temperature_by_fold": {"1": 0.05, "2": 0.75}}}}}
-    >>> [(c["code"], c["learner"], c["temperatures"], c["folds"], c["of"]) for c in temperature_caveats(blocks)]
-    [('temperature_at_bound', 'm', [0.05], 1, 2)]
-    """
+def temperature_caveats(blocks: Mapping[str, Mapping[str, Mapping[str, ClassFigures]]]) -> list[Note]:
+    """The learners with a temperature at the bound of its range; `blocks` is `Results.classes`."""
     caveats = []
     for stage, learners in blocks.items():
         for learner, targets in learners.items():
             for target, block in targets.items():
-                if values := temperatures_at_bound(block):
+                if values := temperatures_at_bound(block.temperature, block.temperature_by_fold):
                     caveats.append(
-                        Caveat("temperature_at_bound", stage=stage, target=target, learner=learner, **values)
+                        caveat("temperature_at_bound", stage=stage, target=target, learner=learner, **values)
                     )
     return caveats
 
 
-def temperatures_at_bound(block: Mapping[str, Any]) -> dict[str, Any] | None:
+def temperatures_at_bound(
+    temperature: float | None, by_fold: Mapping[str, float | None] | None = None
+) -> dict[str, Any] | None:
     """The temperatures of a learner at a bound of their range: their values, and in how many folds of how many.
 
-    >>> temperatures_at_bound({"temperature": 20.0}), temperatures_at_bound({"temperature": 1.3})
+    >>> temperatures_at_bound(20.0), temperatures_at_bound(1.3)
     ({'temperatures': [20.0], 'folds': 1, 'of': 1}, None)
+    >>> temperatures_at_bound(0.4, {"1": 0.05, "2": 0.75})
+    {'temperatures': [0.05], 'folds': 1, 'of': 2}
     """
-    temperatures = list((block.get("temperature_by_fold") or {"": block.get("temperature")}).values())
-    extreme = [round(float(t), 2) for t in temperatures if at_bound(t)]
+    temperatures = list((by_fold or {"": temperature}).values())
+    extreme = [round(float(t), 2) for t in temperatures if t is not None and at_bound(t)]
     return {"temperatures": sorted(set(extreme)), "folds": len(extreme), "of": len(temperatures)} if extreme else None
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from casewise.evaluation.bootstrap import PLAN, Plan, resample
 from casewise.evaluation.intervals import largest_difference
+from casewise.evaluation.results import Comparison, Difference
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import metric_of, metrics_of
 from casewise.study.learners import baselines_among
@@ -89,19 +89,16 @@ def compare(
     *,
     metrics: Sequence[str] | None = None,
     kind: str = "regression",
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Comparison]:
     """Compare every learner with the best one of each metric, on the rows that all predicted and the same resamples.
 
-    Returns, by metric, `best` (the learner with the best figure), `indistinguishable` (the best learner and those whose
-    difference from it may be noise) and `differences`: for each other learner its figure minus that of the best, as
-    {difference, low, high, indistinguishable}. `from_baseline` has the same for the differences from each baseline. The
-    intervals of all pairs of learners cover their differences together, with the confidence of the plan for each
+    The intervals of all pairs of learners cover their differences together, with the confidence of the plan for each
     metric; a learner is indistinguishable where its interval covers 0 or is missing. Below ten subjects there are no
     intervals. Intervals end at the largest difference of the metric.
 
     >>> truth, subjects = np.arange(20.), np.array(list("abcdefghij" * 2))
     >>> far = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])["mae"]
-    >>> far["best"], far["indistinguishable"], far["differences"]["far"]["indistinguishable"]
+    >>> far.best, far.indistinguishable, far.differences["far"].indistinguishable
     ('near', ['near'], False)
     """
     truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
@@ -126,14 +123,14 @@ def differences(
     plan: Plan,
     *,
     n_subjects: int,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Comparison]:
     """Compare learners like `compare`, from points (L,) and samples (resamples, L).
 
     `effective` is the effective number of subjects for each metric that is compared.
     """
     few = n_subjects < FEWEST_SUBJECTS
     baselines = baselines_among(learners)
-    comparison: dict[str, dict[str, Any]] = {}
+    comparison: dict[str, Comparison] = {}
     for name, subjects in effective.items():
         sign = -1.0 if metric_of(name).larger_is_better else 1.0
         point = points[name]
@@ -146,33 +143,33 @@ def differences(
         half_width = np.full_like(pairs.half_width, np.nan) if few else pairs.half_width
 
         from_best = _differences_from(best, learners, pairs.difference, half_width, most)
-        comparison[name] = {
-            "best": learners[best],
-            "indistinguishable": [learners[best], *(n for n, gap in from_best.items() if gap["indistinguishable"])],
-            "n_subjects": n_subjects,
-            "rough": few,
-            "differences": from_best,
-            "from_baseline": {
+        comparison[name] = Comparison(
+            best=learners[best],
+            indistinguishable=[learners[best], *(n for n, gap in from_best.items() if gap.indistinguishable)],
+            n_subjects=n_subjects,
+            rough=few,
+            differences=from_best,
+            from_baseline={
                 baseline: _differences_from(learners.index(baseline), learners, pairs.difference, half_width, most)
                 for baseline in baselines
             },
-        }
+        )
     return comparison
 
 
 def _differences_from(
     reference: int, learners: Sequence[str], difference: np.ndarray, half_width: np.ndarray, most: float
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Difference]:
     """For each learner but the reference, its difference from it; `difference` and `half_width` are (L, L)."""
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[str, Difference] = {}
     for number, learner in enumerate(learners):
         gap, half = float(difference[number, reference]), float(half_width[number, reference])
         if number == reference or np.isnan(gap):
             continue
-        entries[learner] = {
-            "difference": gap,
-            "low": None if np.isnan(half) else max(gap - half, -most),
-            "high": None if np.isnan(half) else min(gap + half, most),
-            "indistinguishable": bool(np.isnan(half) or abs(gap) <= half),
-        }
+        entries[learner] = Difference(
+            gap,
+            low=None if np.isnan(half) else max(gap - half, -most),
+            high=None if np.isnan(half) else min(gap + half, most),
+            indistinguishable=bool(np.isnan(half) or abs(gap) <= half),
+        )
     return entries

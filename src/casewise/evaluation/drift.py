@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan, estimates, mean_by_subject
-from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.caveats import caveat
 from casewise.evaluation.intervals import ROUGH_BELOW, difference
+from casewise.evaluation.results import DriftGap, DriftGroup, Estimate, Interval, LearnerDrift, Note
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.table import final_rows, probability_columns
 from casewise.targets import by_form
@@ -22,15 +21,10 @@ OUTSIDE = 1.0
 MANY_OUTSIDE = 0.2
 
 
-def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, dict[str, Any]]:
+def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, LearnerDrift]:
     """For each learner with distances, how cases inside and outside and how the two cohorts differ.
 
-    Returns:
-        learner -> `internal_stage` (`test` or `oof`), `quality` (`accuracy`, or `mae` of a number), and four groups of
-        cases: `internal`, `external`, and of the latter `inside` and `outside`. Each has `answers` and `subjects`, its
-        quality where the reference is known, `confidence` (the mean of the largest probability; classes and grades) and
-        the first two the share `outside`. `outside_minus_inside` and `external_minus_internal` are differences. All
-        have intervals by subject.
+    The study's cases are those of the test set, else those out of fold. All figures have intervals by subject.
     """
     if "distance" not in predictions:
         return {}
@@ -43,62 +37,71 @@ def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, dict[
     for learner, of_learner in rows.groupby("model", sort=False):
         internal, external = (of_learner[of_learner["stage"] == stage] for stage in (inside, "external"))
         if len(internal) and len(external):
-            figures[str(learner)] = {"internal_stage": inside, **_compared(internal, external, plan)}
+            figures[str(learner)] = _compared(internal, external, inside, plan)
     return figures
 
 
-def _compared(internal: pd.DataFrame, external: pd.DataFrame, plan: Plan) -> dict[str, Any]:
+def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: Plan) -> LearnerDrift:
     kind = str(external["kind"].iloc[0])
-    far = (external["distance"] > OUTSIDE).to_numpy()
-    groups = {"internal": internal, "external": external, "inside": external[~far], "outside": external[far]}
-    result: dict[str, Any] = {"quality": _quality(external, kind)[0]}
-    result |= {name: _figures(rows, kind, plan) for name, rows in groups.items()}
-    for name, rows in (("internal", internal), ("external", external)):
-        outside = rows["distance"] > OUTSIDE
-        result[name]["outside"] = mean_by_subject(outside, rows["subject"], plan, name="share")
-    names = [name for name in (result["quality"], "confidence") if name in result["external"]]
-    for gap, first, second in (
-        ("outside_minus_inside", "outside", "inside"),
-        ("external_minus_internal", "external", "internal"),
-    ):
-        figures = {name: (result[first][name], result[second][name]) for name in names}
-        result[gap] = {
-            name: _gap(
-                groups[first], groups[second], name, SimpleNamespace(**of_first), SimpleNamespace(**of_second), plan
-            )
-            for name, (of_first, of_second) in figures.items()
-            if of_first["value"] is not None and of_second["value"] is not None
-        }
-        result[gap]["rough"] = result[first]["rough"] or result[second]["rough"]
-    return result
+    far = external["distance"] > OUTSIDE
+    rows = {"internal": internal, "external": external, "inside": external[~far], "outside": external[far]}
+    groups = {
+        name: _group(of_group, kind, plan, whole=name in ("internal", "external")) for name, of_group in rows.items()
+    }
+
+    def gap(first: str, second: str) -> DriftGap:
+        return DriftGap(
+            groups[first].rough or groups[second].rough,
+            _gap(rows[first], rows[second], "quality", groups[first].quality, groups[second].quality, plan),
+            _gap(rows[first], rows[second], "confidence", groups[first].confidence, groups[second].confidence, plan),
+        )
+
+    return LearnerDrift(
+        stage,
+        _quality(external, kind)[0],
+        **groups,
+        outside_minus_inside=gap("outside", "inside"),
+        external_minus_internal=gap("external", "internal"),
+    )
 
 
-def _figures(rows: pd.DataFrame, kind: str, plan: Plan) -> dict[str, Any]:
-    """The numbers of predictions and subjects of a group, its quality where the reference is known, and confidence."""
+def _group(rows: pd.DataFrame, kind: str, plan: Plan, *, whole: bool) -> DriftGroup:
+    """The figures of a group; the share outside is that of a `whole` cohort."""
     n_subjects = int(rows["subject"].nunique())
-    figures: dict[str, Any] = {"answers": len(rows), "subjects": n_subjects, "rough": n_subjects < ROUGH_BELOW}
     metric, values, confidence = _quality(rows, kind)
     scored = rows["y_true"].notna().to_numpy()
-    figures[metric] = mean_by_subject(values[scored], rows["subject"][scored], plan, name=metric)
-    if confidence is not None:
-        figures["confidence"] = mean_by_subject(confidence, rows["subject"], plan)
-    return figures
+    outside = rows["distance"] > OUTSIDE
+    return DriftGroup(
+        len(rows),
+        n_subjects,
+        n_subjects < ROUGH_BELOW,
+        mean_by_subject(values[scored], rows["subject"][scored], plan, name=metric),
+        None if confidence is None else mean_by_subject(confidence, rows["subject"], plan),
+        mean_by_subject(outside, rows["subject"], plan, name="share") if whole else None,
+    )
 
 
 def _gap(
-    first: pd.DataFrame, second: pd.DataFrame, name: str, first_figure: Any, second_figure: Any, plan: Plan
-) -> dict[str, Any]:
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    name: str,
+    of_first: Estimate | None,
+    of_second: Estimate | None,
+    plan: Plan,
+) -> Interval | None:
     """The first group's figure minus the second's, with its interval; subjects may be in both groups.
 
     Where it is the same without any one of the subjects, such as between accuracies of 0 and 1, the interval is made
-    from those of both figures.
+    from those of both figures. None if a group has no such figure.
     """
+    if of_first is None or of_second is None or of_first.value is None or of_second.value is None:
+        return None
     measured = [_measured(rows, name) for rows in (first, second)]
     subjects = pd.concat([rows["stage"] + "/" + rows["subject"].astype(str) for rows in (first, second)])
     values, scored = (np.concatenate([columns[number] for columns in measured]) for number in (0, 1))
-    of_first = np.arange(len(subjects)) < len(first)
+    in_first = np.arange(len(subjects)) < len(first)
     columns = [
-        column for side in (of_first & scored, ~of_first & scored) for column in (np.where(side, values, 0), side)
+        column for side in (in_first & scored, ~in_first & scored) for column in (np.where(side, values, 0), side)
     ]
     sums = sum_by_subject(np.stack(columns, axis=1).astype(float), subjects)[:, None, :]
     presence = sums[..., 1::2] > 0
@@ -117,11 +120,9 @@ def _gap(
         rests_on={"difference": presence.sum(axis=0).min(axis=-1)},
     )[0]["difference"]
     ends = (
-        (estimate.low, estimate.high)
-        if estimate.low is not None
-        else difference(first_figure, second_figure) or (None, None)
+        (estimate.low, estimate.high) if estimate.low is not None else difference(of_first, of_second) or (None, None)
     )
-    return {"value": first_figure.value - second_figure.value, "low": ends[0], "high": ends[1]}
+    return Interval(of_first.value - of_second.value, *ends)
 
 
 def _measured(rows: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -150,25 +151,23 @@ def _error(rows: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray | None]:
     return "mae", (rows["y_pred"] - rows["y_true"]).abs().fillna(0.0).to_numpy(dtype=float), None
 
 
-def drift_caveats(figures: Mapping[str, Mapping[str, Any]], learner: str | None) -> list[Caveat]:
+def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> list[Note]:
     """Whether many external cases lie outside, and whether a learner is less accurate there but no less confident."""
     entry = figures.get(str(learner))
     if entry is None:
         return []
     caveats = []
-    outside = entry["external"]["outside"]
-    if outside["low"] is not None and outside["low"] > MANY_OUTSIDE and not outside["rough"]:
-        internal = entry["internal"]["outside"]
-        values = {"share": outside["value"], "internal": internal["value"], "stage": entry["internal_stage"]}
-        caveats.append(Caveat("external_outside", learner=learner, **values))
-    gap = entry["external_minus_internal"]
-    right, confidence = gap.get("accuracy"), gap.get("confidence")
-    defined = right and confidence and not gap["rough"] and None not in (right["high"], confidence["high"])
-    if defined and right["high"] < 0 <= confidence["high"]:
-        sides = {
-            name: {side: entry[side][name]["value"] for side in ("internal", "external")}
-            for name in ("accuracy", "confidence")
-        }
-        values = {"stage": entry["internal_stage"], "falls": confidence["value"] < 0}
-        caveats.append(Caveat("confident_outside", learner=learner, **sides, **values))
+    outside, internal = entry.external.outside, entry.internal.outside
+    if outside and internal and outside.low is not None and outside.low > MANY_OUTSIDE and not outside.rough:
+        shares = {"share": outside.value, "internal": internal.value, "stage": entry.internal_stage}
+        caveats.append(caveat("external_outside", learner=learner, **shares))
+    gap = entry.external_minus_internal
+    if entry.quality != "accuracy" or gap.rough or not gap.quality or not gap.confidence:
+        return caveats
+    if gap.quality.high is not None and gap.confidence.high is not None and gap.quality.high < 0 <= gap.confidence.high:
+        groups = {"internal": entry.internal, "external": entry.external}
+        accuracy = {side: group.quality.value for side, group in groups.items()}
+        confidence = {side: group.confidence.value for side, group in groups.items() if group.confidence}
+        facts = {"stage": entry.internal_stage, "falls": gap.confidence.value < 0}
+        caveats.append(caveat("confident_outside", learner=learner, accuracy=accuracy, confidence=confidence, **facts))
     return caveats

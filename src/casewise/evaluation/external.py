@@ -12,9 +12,10 @@ import pandas as pd
 from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_in, recorded
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, percentiles
-from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.caveats import caveat
 from casewise.evaluation.intervals import FEWEST, difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of
+from casewise.evaluation.results import Drop, Figures, Note, SourceMean
 from casewise.metrics.metric import CALIBRATED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
@@ -54,14 +55,14 @@ def drop(
     classes: Sequence[str] = (),
     positive: str | None = None,
     plan: Plan,
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """The difference of each learner between the external cohort and the study: learner -> metric -> values.
+) -> dict[str, dict[str, Drop]]:
+    """The difference of each learner between the external cohort and the study, by learner and metric.
 
-    `difference` is the external value minus the internal one (of the test set, else out of fold), `low` and `high` its
-    interval, from those of the two values, because the two sets of subjects are different people; without one, `reason`
-    states why. With `sources`, the source of each subject where each was left out in turn, the internal value is the
-    mean over the values within each source, `internal_stage` is `within`, and both sets of subjects are resampled.
-    Metrics by class are those of the classes (`recall[covid]`).
+    It is the external value minus the internal one (of the test set, else out of fold), with the interval that follows
+    from those of the two values, because the two sets of subjects are different people. With `sources`, the source of
+    each subject where each was left out in turn, the internal value is the mean over the values within each source,
+    `internal_stage` is `within`, and both sets of subjects are resampled. Metrics by class are those of the classes
+    (`recall[covid]`).
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna()]
@@ -69,7 +70,7 @@ def drop(
     if inside is None or not (rows["stage"] == "external").any():
         return {}
     within = sources if inside == "oof" else None
-    drops: dict[str, dict[str, dict[str, Any]]] = {}
+    drops: dict[str, dict[str, Drop]] = {}
     judge = judge_of(rows, classes, positive)
     for learner, learner_rows in rows.groupby("model", sort=False):
         internal_rows, external_rows = (learner_rows[learner_rows["stage"] == stage] for stage in (inside, "external"))
@@ -83,49 +84,48 @@ def drop(
     return drops
 
 
-def _drop_between(judge: Judge, inside: pd.DataFrame, outside: pd.DataFrame, plan: Plan) -> dict[str, dict[str, Any]]:
+def _drop_between(judge: Judge, inside: pd.DataFrame, outside: pd.DataFrame, plan: Plan) -> dict[str, Drop]:
     """The differences of one learner's metrics, each with the interval that follows from those of both values."""
     ((inner,), (outer,)) = (judge.judge(rows, plan, whole=False).metrics.values() for rows in (inside, outside))
-    drops: dict[str, dict[str, Any]] = {}
+    drops: dict[str, Drop] = {}
     for name in _drop_names(judge):
         internal, external = inner[name], outer[name]
         if internal.value is None or external.value is None:
             continue
         low, high = difference(external, internal) or (None, None)
-        drops[name] = {
-            "internal": internal.value,
-            "external": external.value,
-            "difference": external.value - internal.value,
-            "low": low,
-            "high": high,
-            "internal_stage": str(inside["stage"].iloc[0]),
-            "rough": internal.rough or external.rough,
-        }
-        if why := external.reason or internal.reason:
-            drops[name]["reason"] = why
+        drops[name] = Drop(
+            internal=internal.value,
+            external=external.value,
+            difference=external.value - internal.value,
+            low=low,
+            high=high,
+            internal_stage=str(inside["stage"].iloc[0]),
+            rough=internal.rough or external.rough,
+            reason=external.reason or internal.reason or None,
+        )
     return drops
 
 
 def _drop_within(
     judge: Judge, inside: pd.DataFrame, outside: pd.DataFrame, sources: Mapping[str, str], plan: Plan
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Drop]:
     """The differences of one learner's metrics from their means within sources; both sets of subjects are resampled."""
     own = _within(judge, inside, sources, plan)
     other, redrawn, n_other = judge.resampled(outside, replace(plan, seed=plan.seed + 1))
     (outer,) = judge.judge(outside, plan, whole=False).metrics.values()
-    drops: dict[str, dict[str, Any]] = {}
+    drops: dict[str, Drop] = {}
     for name in _drop_names(judge):
         gap = other[name] - own.points[name]
         if np.isnan(gap):
             continue
-        drops[name] = {
-            "internal": own.points[name],
-            "external": other[name],
-            "difference": gap,
+        drops[name] = Drop(
+            internal=own.points[name],
+            external=other[name],
+            difference=gap,
             **_interval(name, gap, redrawn[name] - own.samples[name], plan, min(own.fewest, n_other)),
-            "internal_stage": "within",
-            "rough": own.rough[name] or outer[name].rough,
-        }
+            internal_stage="within",
+            rough=own.rough[name] or outer[name].rough,
+        )
     return drops
 
 
@@ -191,7 +191,7 @@ def by_source(
     classes: Sequence[str] = (),
     positive: str | None = None,
     plan: Plan,
-) -> dict[str, dict[str, dict[str, Any]]]:
+) -> dict[str, dict[str, Figures]]:
     """The metrics of each source by learners that were not trained on it: source -> learner -> metric -> estimate.
 
     `sources` is the source of each subject and gives the order of sources. The rows of a fitted stacker for a source
@@ -218,7 +218,7 @@ def by_column(
     classes: Sequence[str] = (),
     positive: str | None = None,
     plan: Plan,
-) -> dict[str, dict[str, dict[str, Any]]]:
+) -> dict[str, dict[str, Figures]]:
     """The metrics on each group of external cases, by a column of their table: group -> learner -> metric -> estimate.
 
     `images` are the rows of the table with `case`, `subject`, `path` and the column; for the groups see
@@ -280,66 +280,56 @@ def _scored(predictions: pd.DataFrame, target: str, stage: str) -> pd.DataFrame:
 
 def _by_group(
     rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], judge: Judge, plan: Plan
-) -> dict[str, dict[str, dict[str, Any]]]:
-    figures_by_group: dict[str, dict[str, dict[str, Any]]] = {}
+) -> dict[str, dict[str, Figures]]:
+    figures_by_group: dict[str, dict[str, Figures]] = {}
     for group in groups:
         group_rows = rows[group_of == group]
         if group_rows.empty:
             continue
         metrics_by_learner = judge.judge(group_rows, plan, whole=False).metrics
         figures_by_group[str(group)] = {
-            learner: {name: estimate.as_json() for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
+            learner: {name: estimate for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
             for learner, figures in metrics_by_learner.items()
         }
     return figures_by_group
 
 
-def one_class_by_source(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]], unit: str) -> list[Caveat]:
-    """The learners that predict one of two classes for all cases of a source.
-
-    >>> figures = {"recall[a]": {"value": 1.0}, "recall[b]": {"value": 0.0}}
-    >>> one_class_by_source({"north": {"net": figures}}, "image")
-    [{'code': 'one_class_of_source', 'source': 'north', 'learner': 'net', 'unit': 'image', 'label': 'a'}]
-    """
+def one_class_by_source(left_out: Mapping[str, Mapping[str, Figures]], unit: str) -> list[Note]:
+    """The learners that predict one of two classes for all cases of a source."""
     caveats = []
     for source, by_learner in left_out.items():
         for learner, figures in by_learner.items():
-            recall = {name[7:-1]: f["value"] for name, f in figures.items() if name.startswith("recall[")}
+            recall = {name[7:-1]: f.value for name, f in figures.items() if name.startswith("recall[")}
             if len(recall) == 2 and set(recall.values()) == {0.0, 1.0}:
-                label = max(recall, key=lambda name: recall[name])
-                caveats.append(Caveat("one_class_of_source", source=source, learner=learner, unit=unit, label=label))
+                label = max(recall, key=lambda name: recall[name] or 0.0)
+                caveats.append(caveat("one_class_of_source", source=source, learner=learner, unit=unit, label=label))
     return caveats
 
 
-def within_sources(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Each learner's metrics averaged over the sources: learner -> metric -> {value, sources, undefined}.
-
-    Every source has the same weight; sources without the metric are listed as undefined.
-
-    >>> within_sources({"a": {"m": {"auroc": {"value": 0.5}}}, "b": {"m": {"auroc": {"value": None}}}})
-    {'m': {'auroc': {'value': 0.5, 'sources': ['a'], 'undefined': ['b']}}}
-    """
+def within_sources(left_out: Mapping[str, Mapping[str, Figures]]) -> dict[str, dict[str, SourceMean]]:
+    """Each learner's metrics averaged over the sources, by learner and metric, without intervals."""
     learners = dict.fromkeys(learner for by_learner in left_out.values() for learner in by_learner)
-    means: dict[str, dict[str, dict[str, Any]]] = {}
+    means: dict[str, dict[str, SourceMean]] = {}
     for learner in learners:
         figures = {source: by_learner.get(learner) or {} for source, by_learner in left_out.items()}
         names = dict.fromkeys(name for source_figures in figures.values() for name in source_figures if "[" not in name)
         means[learner] = {}
         for name in names:
             values = {
-                source: (source_figures.get(name) or {}).get("value") for source, source_figures in figures.items()
+                source: source_figures[name].value if name in source_figures else None
+                for source, source_figures in figures.items()
             }
             defined = {source: value for source, value in values.items() if value is not None}
-            means[learner][name] = {
-                "value": float(np.mean(list(defined.values()))) if defined else None,
-                "sources": list(defined),
-                "undefined": [source for source in values if source not in defined],
-            }
+            means[learner][name] = SourceMean(
+                value=float(np.mean(list(defined.values()))) if defined else None,
+                sources=list(defined),
+                undefined=[source for source in values if source not in defined],
+            )
     return means
 
 
 def mean_intervals(
-    means: dict[str, dict[str, dict[str, Any]]],
+    means: dict[str, dict[str, SourceMean]],
     predictions: pd.DataFrame,
     target: str,
     sources: Mapping[str, str],
@@ -347,8 +337,8 @@ def mean_intervals(
     classes: Sequence[str] = (),
     positive: str | None = None,
     plan: Plan,
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """The means of `within_sources` with their intervals: low, high, rough, and the subjects of the smallest source.
+) -> dict[str, dict[str, SourceMean]]:
+    """The means of `within_sources` with their intervals, and the subjects of the smallest source.
 
     Subjects are resampled within each source: the interval says how much the mean over these sources varies with their
     subjects, and nothing on further sources. Without it a `reason` states why.
@@ -357,18 +347,17 @@ def mean_intervals(
     if rows.empty:
         return means
     judge = judge_of(rows, classes, positive)
-    results: dict[str, dict[str, dict[str, Any]]] = {}
+    results: dict[str, dict[str, SourceMean]] = {}
     for learner, learner_rows in rows.groupby("model", sort=False):
         own = _within(judge, learner_rows, sources, plan)
         results[str(learner)] = {}
         for name, mean in means[str(learner)].items():
             ends: dict[str, Any] = {"low": None, "high": None}
-            if mean["value"] is not None:
-                ends = _interval(name, mean["value"], own.samples[name], plan, own.fewest)
+            if mean.value is not None:
+                ends = _interval(name, mean.value, own.samples[name], plan, own.fewest)
             if ends["low"] is not None:
                 least, most = _RANGES.get(str(scheme_of(name)), (None, None))
                 ends["low"] = ends["low"] if least is None else max(ends["low"], least)
                 ends["high"] = ends["high"] if most is None else min(ends["high"], most)
-            extra = {"fewest_subjects": own.fewest, "rough": own.rough[name]}
-            results[str(learner)][name] = {**mean, **ends, **extra}
+            results[str(learner)][name] = replace(mean, **ends, fewest_subjects=own.fewest, rough=own.rough[name])
     return results

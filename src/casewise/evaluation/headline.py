@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
-from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.caveats import caveat
+from casewise.evaluation.results import Headline, Metrics, Note
 from casewise.study.learners import is_baseline, without_baselines
 from casewise.targets import kind_named
 
@@ -16,32 +16,22 @@ FITTED = "meta_learner"
 _COMBINATIONS = ("meta_learner_weighted", "mean_of_learners")
 
 
-def headline(
-    metrics: Mapping[str, Any], main: str, kind: str, *, stated: str = "", sources_left_out: bool = False
-) -> dict[str, Any]:
+def headline(metrics: Metrics, main: str, kind: str, *, stated: str = "", sources_left_out: bool = False) -> Headline:
     """The learner that the report is about, which is never chosen on the cases on which it is evaluated.
 
     It is the learner `stated`, if it was evaluated. Else, if there is a test set, it is the best out of fold by the
     merit of the target's `kind`, then by its tie-breaker. Else nothing is chosen: it is the weighted mean of the
     learners, or their mean, or the first network of the study (without networks, the last baseline). Where sources are
     left out, weights were fitted on predictions of networks that were trained on the source, so the weighted mean is
-    passed over. `metrics` are those of `evaluate`.
+    passed over.
     """
-    headline_values: dict[str, Any] = {
-        "target": main,
-        "stage": None,
-        "learner": None,
-        "chosen_on": None,
-        "metrics": None,
-        "kind": kind,
-    }
     figures_by_stage = {
         stage: {learner: keys[main] for learner, keys in learners.items() if main in keys}
         for stage, learners in metrics.items()
     }
     stage = next((stage for stage in ("test", "oof", "external") if figures_by_stage.get(stage)), None)
     if stage is None:
-        return headline_values
+        return Headline(main, None, None, None, None, kind)
     figures, out_of_fold = figures_by_stage[stage], figures_by_stage.get("oof", {})
     candidates = without_baselines(figures)
     choices = [learner for learner in candidates if learner in out_of_fold and stage != "oof"]
@@ -55,26 +45,19 @@ def headline(
         first = candidates[-1] if is_baseline(candidates[0]) else candidates[0]
         combinations = [name for name in _COMBINATIONS if not (sources_left_out and name.startswith(FITTED))]
         learner = next((name for name in combinations if name in candidates), first)
-    return headline_values | {
-        "stage": stage,
-        "learner": learner,
-        "chosen_on": chosen_on,
-        "metrics": figures[learner],
-    }
+    return Headline(main, stage, learner, chosen_on, figures[learner], kind)
 
 
-def headline_inside(
-    main: Mapping[str, Any], metrics: Mapping[str, Any], learner: str, notes: list[Caveat]
-) -> dict[str, Any]:
+def headline_inside(main: Headline, metrics: Metrics, learner: str, notes: list[Note]) -> Headline:
     """Put the learner whose networks were chosen by inner folds in the headline, because its metrics are unbiased.
 
     They are metrics of the whole procedure, including the choice.
     """
-    figures = metrics.get(str(main["stage"]), {}).get(learner, {}).get(main["target"])
+    figures = metrics.get(str(main.stage), {}).get(learner, {}).get(main.target)
     if figures is None:
-        return dict(main)
-    notes.append(Caveat("chosen_in_inner_folds", learner=learner))
-    return {**main, "learner": learner, "chosen_on": "inner folds", "metrics": figures}
+        return main
+    notes.append(caveat("chosen_in_inner_folds", learner=learner))
+    return replace(main, learner=learner, chosen_on="inner folds", metrics=figures)
 
 
 def _rank(merit: float | None, loss: float | None) -> tuple[float, float]:

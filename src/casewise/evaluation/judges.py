@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import Estimate, Plan, by_subject, draw
+from casewise.evaluation.bootstrap import Plan, by_subject, draw
 from casewise.evaluation.classification import (
     OutOfFoldChoice,
     choose_out_of_fold,
@@ -20,6 +20,7 @@ from casewise.evaluation.classification import (
     widen,
 )
 from casewise.evaluation.comparisons import compare
+from casewise.evaluation.results import ClassFigures, Comparison, Figures
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import columns
@@ -33,9 +34,9 @@ _SAMPLE = ["target", "case", "region", "image"]
 class Judgement:
     """The metrics of every learner, the comparison of learners, and the curves of each (classes only)."""
 
-    metrics: dict[str, dict[str, Estimate]]
-    comparison: dict[str, Any] = field(default_factory=dict)
-    blocks: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Figures]
+    comparison: dict[str, Comparison] = field(default_factory=dict)
+    blocks: dict[str, ClassFigures] = field(default_factory=dict)
 
 
 class Judge(Protocol):

@@ -7,8 +7,8 @@ baseline in the score, as PASI75 or PASI90).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from casewise.errors import StudyError, nearest
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW
+from casewise.evaluation.results import GroupAgreement, Interval, Response, ResponseRates
 
 _ZERO = 1e-9
 
@@ -76,8 +77,8 @@ def response(
     baseline: str = "first",
     thresholds: Sequence[float] = (50, 75, 90, 100),
     clear_at: float | None = None,
-) -> dict[str, Any]:
-    """One learner's response over time and the physician's, in plain values.
+) -> Response:
+    """One learner's response over time and the physician's.
 
     Counted are the visits after the baseline where both changes are known. `change` compares the percent changes (in
     percentage points), `responders` holds for each threshold the confusion counts (no/yes, the physician's by rows)
@@ -93,21 +94,21 @@ def response(
     clear_at, rule = _clear_rule(rows["y_true"].to_numpy(dtype=float), clear_at)
     after = change[(change["since"] > 0).fillna(False)]
     used = after[after["true_change"].notna() & after["predicted_change"].notna()]
-    result: dict[str, Any] = {
-        "baseline": "each subject's first scored visit" if baseline == "first" else f"visit {baseline}",
-        "clear_rule": rule,
-        "n_subjects": int(used["subject"].nunique()),
-        "n_visits": len(used),
-        "rough": used["subject"].nunique() < ROUGH_BELOW,
-        "undefined": _undefined(change),
-    }
+    counted = Response(
+        baseline="each subject's first scored visit" if baseline == "first" else f"visit {baseline}",
+        clear_rule=rule,
+        n_subjects=int(used["subject"].nunique()),
+        n_visits=len(used),
+        rough=used["subject"].nunique() < ROUGH_BELOW,
+        undefined=_undefined(change),
+    )
     if used.empty:
-        return result
+        return counted
     subjects = used["subject"].to_numpy()
     true, predicted = used["true_change"].to_numpy(), used["predicted_change"].to_numpy()
     figures = by_subject(true, {"model": predicted}, subjects, plan)["model"]
-    result["change"] = {name: figure.as_json() for name, figure in figures.items()}
-    result["responders"], result["by_visit"] = {}, {}
+    responders: dict[str, GroupAgreement] = {}
+    by_visit: dict[str, ResponseRates] = {}
     visits = visits_in_order(used["visit"])
     for threshold in thresholds:
         physician = true <= -threshold + _ZERO
@@ -115,12 +116,12 @@ def response(
             physician = used["y_true"].to_numpy() <= _ZERO
         model = responds(predicted, used["y_pred"].to_numpy(), threshold, clear_at=clear_at)
         name = f"{threshold:g}"
-        result["responders"][name] = group_agreement(physician, model, subjects, plan, n_groups=2)
+        responders[name] = group_agreement(physician, model, subjects, plan, n_groups=2)
         for visit in visits:
             at = (used["visit"] == visit).to_numpy()
-            rates = result["by_visit"].setdefault(visit, {"n_subjects": int(at.sum())})
-            rates[name] = {"physician": rate(physician[at], plan), "model": rate(model[at], plan)}
-    return result
+            of_visit = by_visit.setdefault(visit, ResponseRates(int(at.sum()), {}))
+            of_visit.rates[name] = {"physician": rate(physician[at], plan), "model": rate(model[at], plan)}
+    return replace(counted, change=figures, responders=responders, by_visit=by_visit)
 
 
 def responds(change: np.ndarray, scores: np.ndarray, threshold: float, *, clear_at: float) -> np.ndarray:
@@ -144,17 +145,18 @@ def clear_limit(truth: np.ndarray) -> float:
     return float(np.diff(levels).min()) / 2 if len(levels) > 1 else 0.0
 
 
-def rate(yes: np.ndarray, plan: Plan = PLAN) -> dict[str, float]:
+def rate(yes: np.ndarray, plan: Plan = PLAN) -> Interval:
     """The share of yes with its Wilson interval.
 
-    >>> {k: round(v, 3) for k, v in rate(np.array([True, True, False, False])).items()}
-    {'value': 0.5, 'low': 0.15, 'high': 0.85}
+    >>> half = rate(np.array([True, True, False, False]))
+    >>> half.value, round(half.low, 3), round(half.high, 3)
+    (0.5, 0.15, 0.85)
     """
     n, share = len(yes), float(np.mean(yes))
     z2 = NormalDist().inv_cdf((1 + plan.confidence) / 2) ** 2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = float(np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n)))) / (1 + z2 / n)
-    return {"value": share, "low": max(0.0, middle - half), "high": min(1.0, middle + half)}
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def visits_in_order(visits: pd.Series) -> list[str]:

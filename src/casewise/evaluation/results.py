@@ -1,289 +1,755 @@
-"""All metrics of a study from its table of predictions, as plain values for metrics.json."""
+"""The results of a study as frozen records, written to and read from `metrics.json`.
+
+Figures are found by stage, learner, target key and metric: a key is a target over all its regions (`composite`) or in
+one of them (`composite[upper]`). Undefined values are None, never NaN.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
-import pandas as pd
 
-from casewise.errors import CasewiseError, nearest
-from casewise.evaluation.agreement import (
-    band_of,
-    between_readers,
-    by_key,
-    check_bands,
-    check_readers,
-    group_agreement,
-    with_readers,
-)
-from casewise.evaluation.bootstrap import PLAN, Estimate, Plan
-from casewise.evaluation.caveats import (
-    Caveat,
-    lower_on_test,
-    pooled_caveats,
-    reader_caveats,
-    response_caveats,
-    stage_caveats,
-)
-from casewise.evaluation.classification import temperature_caveats
-from casewise.evaluation.comparisons import FEWEST_SUBJECTS
-from casewise.evaluation.headline import headline
-from casewise.evaluation.intervals import ROUGH_BELOW
-from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
-from casewise.evaluation.response import check_baseline, response
-from casewise.evaluation.thresholds import Threshold
-from casewise.predictions.table import STAGES, check, final_rows
-from casewise.targets import kind_named
+from casewise.errors import DamagedError
+
+if TYPE_CHECKING:
+    from casewise.run_folder import RunFolder
 
 _DIGITS = 6
+T = TypeVar("T")
+
+
+class Record(Mapping[str, Any]):
+    """A record whose fields can also be read like those of a mapping; a field at its default counts as missing."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in iter(self):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (each.name for each in fields(self) if getattr(self, each.name) != each.default)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Threshold(float):
+    """A threshold; it is written with all its digits, because scores are compared with it."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(cls, core_schema.float_schema())
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """The targets and scores to evaluate.
+class Estimate(Record):
+    """A figure with its interval; `rough` if it rests on too few subjects; a reason if something is undefined.
+
+    `n_subjects` are all subjects. A figure of a class rests on those with a case of the class.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n_subjects: int
+    n_cases: int
+    rough: bool
+    reason: str | None = None
+
+
+# By metric.
+Figures: TypeAlias = dict[str, Estimate]
+# By stage, learner and target key.
+Metrics: TypeAlias = dict[str, dict[str, dict[str, Figures]]]
+
+
+@dataclass(frozen=True)
+class Interval(Record):
+    """A value with its interval, without a count of subjects."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class SourceMean(Record):
+    """A figure averaged over the sources in which it is defined, each with the same weight."""
+
+    value: float | None
+    sources: list[str]
+    undefined: list[str]
+    low: float | None = None
+    high: float | None = None
+    rough: bool | None = None
+    fewest_subjects: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Difference(Record):
+    """A learner's figure minus that of another, with the interval that holds for all pairs of learners at once."""
+
+    difference: float
+    low: float | None
+    high: float | None
+    indistinguishable: bool
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """The learners by one metric: the best, those that may be as good, and the differences of all others from it."""
+
+    best: str
+    indistinguishable: list[str]
+    n_subjects: int
+    rough: bool
+    differences: dict[str, Difference]
+    from_baseline: dict[str, dict[str, Difference]]
+
+
+@dataclass(frozen=True)
+class AgainstBaseline(Record):
+    """The reported learner, or the best network, against the best baseline.
+
+    `chosen` is the number of networks among which the learner was chosen on the cases that are compared, else 0.
+    """
+
+    learner: str
+    baseline: str
+    stage: str
+    merit: str
+    n_subjects: int
+    rough: bool
+    chosen: int
+    differences: dict[str, Difference]
+    network: AgainstBaseline | None = None
+
+
+@dataclass(frozen=True)
+class Headline(Record):
+    """The learner that the report is about, the stage at which it is judged, and its figures by metric."""
+
+    target: str
+    stage: str | None
+    learner: str | None
+    chosen_on: str | None
+    metrics: Figures | None
+    kind: str
+
+
+@dataclass(frozen=True)
+class Note(Record):
+    """A caveat: its code, with the names and numbers of its sentence (see `casewise.evaluation.caveats`)."""
+
+    code: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.code if name == "code" else self.facts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from ("code", *self.facts)
+
+
+# ----------------------------------------------------------------------------------------------------------- classes
+
+
+@dataclass(frozen=True)
+class OperatingPoint(Record):
+    """A threshold of a class's probability, chosen by a rule on other cases, and its figures on these."""
+
+    label: str
+    rule: str
+    chosen_on: str
+    threshold: Threshold | None
+    prevalence: float | None
+    reached: bool | None
+    figures: Figures
+    threshold_by_fold: dict[str, Threshold | None] | None = None
+
+
+@dataclass(frozen=True)
+class ReliabilityBin(Record):
+    """Cases whose largest probability lies between two bounds: their number, mean probability and accuracy."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class ClassFigures(Record):
+    """Confusion counts (rows are the reference), temperature, curves and operating points of one learner."""
+
+    names: list[str]
+    positive: str | None
+    support: list[int]
+    confusion: list[list[int]]
+    constant_class: str | None
+    temperature: float | None
+    temperature_fitted_on: str
+    roc: dict[str, dict[str, list[float]]]
+    reliability: list[ReliabilityBin]
+    reliability_calibrated: list[ReliabilityBin]
+    operating: list[OperatingPoint]
+    temperature_by_fold: dict[str, Threshold | None] | None = None
+
+
+# ----------------------------------------------------------------------------------------- numbers, readers, response
+
+
+@dataclass(frozen=True)
+class GroupAgreement(Record):
+    """Two groupings of cases: their confusion counts (rows are the reference), share of agreement and kappas."""
+
+    confusion: list[list[int]]
+    agreement: Estimate
+    kappa: Estimate
+    kappa_quadratic: Estimate
+
+
+@dataclass(frozen=True)
+class Bands(Record):
+    """The severity bands, name -> lower bound, and the agreement on them by stage and learner."""
+
+    lower_bounds: dict[str, float]
+    stages: dict[str, dict[str, GroupAgreement]]
+
+
+@dataclass(frozen=True)
+class Readers(Record):
+    """Agreement in pairs of readers, and of learners with readers.
+
+    `between`: stage, or `all` -> target key -> 'first | second' -> figures; `learners`: stage -> learner -> target key
+    -> reader -> figures.
+    """
+
+    between: dict[str, dict[str, dict[str, Figures]]]
+    learners: dict[str, dict[str, dict[str, dict[str, Figures]]]]
+
+
+@dataclass(frozen=True)
+class ResponseRates(Record):
+    """The share of responders at a visit by the physician and by the model, by threshold in percent."""
+
+    n_subjects: int
+    rates: dict[str, dict[str, Interval]]
+
+
+@dataclass(frozen=True)
+class Response(Record):
+    """One learner's response over time and the physician's (see `casewise.evaluation.response.response`)."""
+
+    baseline: str
+    clear_rule: str
+    n_subjects: int
+    n_visits: int
+    rough: bool
+    undefined: dict[str, list[str]]
+    change: Figures | None = None
+    responders: dict[str, GroupAgreement] | None = None
+    by_visit: dict[str, ResponseRates] | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint(Record):
+    """A point of the smoothed calibration curve, with its pointwise band."""
+
+    predicted: float
+    observed: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Calibration(Record):
+    """Slope and intercept of the calibration, the slope in each fold, and the points of the smoothed curve."""
+
+    slope: Estimate
+    intercept: Estimate
+    slope_by_fold: dict[str, float | None]
+    curve: list[CurvePoint]
+
+
+@dataclass(frozen=True)
+class NetBenefit(Record):
+    """The net benefit of treating above a threshold, of treating everyone, and their difference."""
+
+    threshold: float
+    model: Estimate
+    treat_all: Estimate
+    over_all: Estimate
+    declared: bool = False
+
+
+# ----------------------------------------------------------------------------------- prediction intervals and spread
+
+
+@dataclass(frozen=True)
+class StageCoverage(Record):
+    """How often intervals or sets contain the reference, as means over subjects.
+
+    `width` is of intervals; `size`, `single` (the share of sets with one class) and `by_class` are of sets. `without`
+    counts rows without an interval.
+    """
+
+    coverage: Estimate | None
+    without: int
+    cross_fitted: bool
+    width: Estimate | None = None
+    size: Estimate | None = None
+    single: Estimate | None = None
+    by_class: dict[str, Estimate | None] | None = None
+
+
+@dataclass(frozen=True)
+class TargetCoverage(Record):
+    """The calibration of a target (see `casewise.predictions.conformal.fit_target`) and its coverage by stage."""
+
+    calibration: dict[str, Any]
+    stages: dict[str, StageCoverage]
+
+
+@dataclass(frozen=True)
+class PredictionSets(Record):
+    """Prediction intervals and sets of the reported learner at a level; `fewest` subjects are needed."""
+
+    level: float
+    learner: str
+    fewest: int
+    targets: dict[str, TargetCoverage]
+
+
+@dataclass(frozen=True)
+class OverFolds(Record):
+    """A metric of each fold in order, None where undefined, with their mean and standard deviation (n - 1)."""
+
+    mean: float | None
+    sd: float | None
+    folds: list[float | None]
+
+
+@dataclass(frozen=True)
+class OverSeeds(Record):
+    """A metric of each seed in order, with mean, extremes and standard deviation (n - 1)."""
+
+    by_seed: list[float | None]
+    mean: float | None
+    min: float | None
+    max: float | None
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Seeds(Record):
+    """The spread over seeds by stage, learner, target key and metric; the first value is that of the study."""
+
+    seeds: list[int]
+    metrics: dict[str, dict[str, dict[str, dict[str, OverSeeds]]]]
+
+
+# ------------------------------------------------------------------------------------------- other people, subgroups
+
+
+@dataclass(frozen=True)
+class Drop(Record):
+    """A figure of an external cohort minus the internal one (of a stage, or `within` sources), with its interval."""
+
+    internal: float
+    external: float
+    difference: float
+    low: float | None
+    high: float | None
+    internal_stage: str
+    rough: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class GroupDifference(Record):
+    """A group's figure minus the mean of the other groups, with an interval that holds for all groups at once."""
+
+    difference: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Subgroup(Record):
+    """The figures of one group; `small` names those of too few subjects."""
+
+    name: str
+    code: str
+    n_subjects: int
+    n_cases: int
+    metrics: Figures
+    small: list[str]
+    differences: dict[str, GroupDifference]
+    subjects_by_class: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class SubgroupTest(Record):
+    """Whether a figure differs between the groups of a column, or the code of the reason why it is not tested."""
+
+    p: float | None
+    p_adjusted: float | None
+    groups: list[int]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class SubgroupColumn(Record):
+    """The groups of a column; `varies` if a subject may be in several."""
+
+    column: str
+    cuts: list[float]
+    planned: bool
+    varies: bool
+    tests: dict[str, SubgroupTest]
+    groups: list[Subgroup]
+
+
+@dataclass(frozen=True)
+class Subgroups(Record):
+    """The reported learner's figures by group; `n_tests` counts the tests that were adjusted together."""
+
+    target: str
+    stage: str
+    learner: str
+    figures: list[str]
+    columns: list[SubgroupColumn]
+    n_tests: int
+
+
+@dataclass(frozen=True)
+class ColumnGroup(Record):
+    """One value of a column: numbers of subjects and cases, also of each class, and the AUROC within it."""
+
+    n_subjects: int
+    n_cases: int
+    classes: dict[str, dict[str, int]]
+    metrics: Figures
+
+
+@dataclass(frozen=True)
+class GroupMean(Record):
+    """A figure averaged over the groups in which it has an interval."""
+
+    value: float | None
+    groups: list[str]
+    undefined: list[str]
+
+
+@dataclass(frozen=True)
+class WithinColumn(Record):
+    """The AUROC within each value of a column that predicts the classes."""
+
+    column: str
+    target: str
+    stage: str
+    learner: str
+    groups: dict[str, ColumnGroup]
+    means: dict[str, GroupMean]
+
+
+@dataclass(frozen=True)
+class Flow(Record):
+    """The steps that left rows out (see `casewise.cohort.flow`), and the sizes of the cohort; `name` if external."""
+
+    steps: list[dict[str, Any]]
+    cohort: dict[str, int]
+    external: Flow | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Side(Record):
+    """A side of the split: `all`, `train`, `test`, a `fold` or `external`, with its name and sizes."""
+
+    code: str
+    name: str
+    subjects: int
+    cases: int
+    images: int
+
+
+@dataclass(frozen=True)
+class NumberSummary(Record):
+    """A characteristic that is a number, on one side: mean, standard deviation, median and quartiles of `n` units."""
+
+    n: int
+    missing: int
+    mean: float | None = None
+    sd: float | None = None
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class CategoryCounts(Record):
+    """A characteristic with categories, on one side: units by level."""
+
+    counts: list[int]
+    missing: int
+
+
+@dataclass(frozen=True)
+class Characteristic(Record):
+    """A column or target on each side of the split, by the side's position (see `casewise.cohort.characteristics`)."""
+
+    name: str
+    what: str
+    unit: str
+    kind: str
+    sides: dict[str, NumberSummary | CategoryCounts]
+    levels: list[dict[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class HalfWidth(Record):
+    """Half the width of a figure's interval."""
+
+    half_width: float
+    rough: bool
+
+
+@dataclass(frozen=True)
+class Precision(Record):
+    """The precision of the headline's figures, and the numbers of subjects and cases behind them.
+
+    `subjects_by_class` are the events of each class; a subject may have several.
+    """
+
+    stage: str | None
+    learner: str | None
+    target: str
+    figures: dict[str, HalfWidth]
+    n_subjects: int
+    n_cases: int
+    subjects_by_class: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Participants(Record):
+    """The flow of participants, their characteristics on each side of the split, and what the sample size gives."""
+
+    flow: Flow
+    sides: list[Side]
+    characteristics: list[Characteristic]
+    evaluated: dict[str, dict[str, int]]
+    precision: Precision | None
+
+
+@dataclass(frozen=True)
+class DriftGroup(Record):
+    """A group of cases: predictions, subjects, quality where the reference is known, confidence, share outside.
+
+    Confidence is the mean of the largest probability, of classes and grades.
+    """
+
+    answers: int
+    subjects: int
+    rough: bool
+    quality: Estimate
+    confidence: Estimate | None = None
+    outside: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class DriftGap(Record):
+    """The differences between two groups, where both have the figure."""
+
+    rough: bool
+    quality: Interval | None = None
+    confidence: Interval | None = None
+
+
+@dataclass(frozen=True)
+class LearnerDrift(Record):
+    """One learner's cases of the study and of the external cohort, the latter also by whether they lie outside.
+
+    `quality` names the metric: `accuracy`, or `mae` of a number.
+    """
+
+    internal_stage: str
+    quality: str
+    internal: DriftGroup
+    external: DriftGroup
+    inside: DriftGroup
+    outside: DriftGroup
+    outside_minus_inside: DriftGap
+    external_minus_internal: DriftGap
+
+
+@dataclass(frozen=True)
+class Drift(Record):
+    """How external cases differ from those of the training: of the cohorts, and by learner.
+
+    `cohorts` is how well simple features tell the cohorts apart (see `casewise.audit.cohorts.compare_cohorts`).
+    """
+
+    cohorts: dict[str, Any]
+    learners: dict[str, LearnerDrift]
+
+
+@dataclass(frozen=True)
+class ClassChange(Record):
+    """The number of answers that an alteration turns from one class into another."""
+
+    before: str
+    after: str
+    answers: int
+
+
+@dataclass(frozen=True)
+class CorrectAnswers(Record):
+    """Answers that agree with the reference before and after an alteration, of those with one."""
+
+    before: int
+    after: int
+    of: int
+
+
+@dataclass(frozen=True)
+class AlteredAnswers(Record):
+    """An alteration's effect on classes: changed answers, most common change first.
+
+    `before` are the answers by class for the unaltered images; `confidence` is the mean change of the largest
+    probability.
+    """
+
+    cases: int
+    subjects: int
+    answers: int
+    changed: int
+    share: Estimate
+    changes: list[ClassChange]
+    before: dict[str, int]
+    correct: CorrectAnswers
+    confidence: float
+
+    @property
+    def effect(self) -> float:
+        """The share of changed answers."""
+        return self.share.value or 0.0
+
+
+@dataclass(frozen=True)
+class AlteredNumbers(Record):
+    """An alteration's effect on numbers: mean absolute change, mean change, and the error of the unaltered images.
+
+    `relative` is the mean absolute change divided by that error.
+    """
+
+    cases: int
+    subjects: int
+    answers: int
+    moved: Estimate
+    shift: Estimate
+    mae: float | None
+    relative: float | None
+
+    @property
+    def effect(self) -> float:
+        """The change relative to the error."""
+        return self.relative or 0.0
+
+
+@dataclass(frozen=True)
+class ImageSplit(Record):
+    """The figures of the primary outcome if images of a subject may be on both sides of the split."""
+
+    metrics: Metrics
+    main: dict[str, str | None]
+    subjects_on_both_sides: int
+    subjects_with_several_images: int
+    subjects: int
+    images: int
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+
+
+@dataclass(frozen=True)
+class Results(Record):
+    """Everything that was measured of a study.
 
     Attributes:
-        primary: the outcome of the headline, the bands and the response over time.
-        names: all outcomes, in order; empty: every target of the predictions.
-        classes: the names of each target's classes, in order; by default their numbers.
-        positive: of two classes, the one that sensitivity refers to; by default the first.
-        sensitivities: the sensitivities that operating points aim at, besides Youden's.
-        prevalence: the share of the positive class for which predictive values are also stated, by target.
-        learner: the learner of the headline, if it is stated before any result (see `evaluation.headline`).
-        sources_left_out: whether each fold is a source, such as a hospital.
+        metrics: figures by stage, learner, target key and metric.
+        comparisons: of learners, by stage, target key and metric.
+        classes: by stage, learner and target key.
+        response: by stage and learner.
+        over_folds: by target, learner and metric.
+        calibration: of the reported learner by stage and class; a number has one entry, with an empty name.
+        decision_curves: of the reported learner by stage and class.
+        decision_rules: by target, how grades are decided (see `casewise.predictions.decisions`).
+        by_site: by source, learner and metric, where each source was left out of training in turn.
+        site_means: by learner and metric.
+        external_drop: by learner and metric.
+        external_by: by column, group, learner and metric.
+        counterfactuals: by learner and alteration.
+        made_from: the checksums of the parts of the run by name.
     """
 
-    primary: str
-    names: Sequence[str] = ()
-    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    positive: Mapping[str, str] = field(default_factory=dict)
-    sensitivities: Sequence[float] = (0.9,)
-    prevalence: Mapping[str, float] = field(default_factory=dict)
-    learner: str = ""
-    sources_left_out: bool = False
+    metrics: Metrics
+    comparisons: dict[str, dict[str, dict[str, Comparison]]]
+    classes: dict[str, dict[str, dict[str, ClassFigures]]]
+    response: dict[str, dict[str, Response]]
+    main: Headline
+    notes: list[Note]
+    bands: Bands | None = None
+    readers: Readers | None = None
+    over_folds: dict[str, dict[str, dict[str, OverFolds]]] = field(default_factory=dict)
+    against_baselines: AgainstBaseline | None = None
+    calibration: dict[str, dict[str, Calibration]] | None = None
+    decision_curves: dict[str, dict[str, list[NetBenefit]]] | None = None
+    decision_rules: dict[str, Any] | None = None
+    prediction_sets: PredictionSets | None = None
+    within_column: WithinColumn | None = None
+    participants: Participants | None = None
+    subgroups: Subgroups | None = None
+    by_site: dict[str, dict[str, Figures]] | None = None
+    site_means: dict[str, dict[str, SourceMean]] | None = None
+    external_drop: dict[str, dict[str, Drop]] | None = None
+    external_by: dict[str, dict[str, dict[str, Figures]]] | None = None
+    drift: Drift | None = None
+    counterfactuals: dict[str, dict[str, AlteredAnswers | AlteredNumbers]] | None = None
+    seeds: Seeds | None = None
+    image_split: ImageSplit | None = None
+    made_from: dict[str, str] = field(default_factory=dict)
+
+    def figures(self, stage: str, learner: str, key: str) -> Figures:
+        """The figures of a learner for one target key, by metric; empty where it was not evaluated."""
+        return self.metrics.get(stage, {}).get(learner, {}).get(key, {})
 
 
-@dataclass(frozen=True)
-class FollowUp:
-    """Response over time: the baseline ('first', or the name of a visit) and the percent reductions that count."""
-
-    baseline: str = "first"
-    responders: Sequence[float] = (50, 75, 90, 100)
-
-
-def evaluate(
-    predictions: pd.DataFrame,
-    outcomes: Outcomes,
-    plan: Plan = PLAN,
-    *,
-    bands: Mapping[str, float] | None = None,
-    follow_up: FollowUp | None = None,
-    readers: pd.DataFrame | None = None,
-    subjects_known: bool = True,
-) -> dict[str, Any]:
-    """Every metric of the study with its interval by subject; undefined values are None, never NaN.
-
-    Args:
-        predictions: the table (see `casewise.predictions.table.check`), with its scores and meta learners.
-        bands: severity bands of the primary outcome, name -> lower bound.
-        follow_up: the response over time; None leaves it out.
-        readers: one row for each case, target and reader (see `casewise.evaluation.agreement.check_readers`). Without
-            a column `subject` it is taken from the predictions, and cases that are not there are left out.
-        subjects_known: whether `subject` identifies people; the caveat on intervals states it.
-
-    Bands, response and readers apply to kinds of target that are numbers.
-
-    Returns:
-        `metrics[stage][learner][target key][metric]` = {value, low, high, n_subjects, n_cases, rough[, reason]}; a key
-        is a target over all its regions ('composite') or in one of them ('composite[upper]').
-        `comparisons[stage][target][metric]`: see `casewise.evaluation.comparisons.compare`.
-        `classes[stage][learner][target]`: see `casewise.evaluation.classification.describe_classes`.
-        `response[stage][learner]`; `bands[stages][stage][learner]` and `bands[lower_bounds]`.
-        `readers[between][all or stage][target key][pair]`, `readers[learners][stage][learner][target key][reader]`.
-        `main`: the headline (see `casewise.evaluation.headline`), never chosen on the cases that judge it.
-        `notes`: caveats (see `casewise.evaluation.caveats`).
-    """
-    rows = final_rows(check(predictions))
-    predicted = [str(target) for target in rows["target"].unique()]
-    names = _checked_names(outcomes, predicted)
-    rows = rows[rows["target"].isin(names)]
-    by_target = rows.groupby("target", sort=False)
-    judges = {str(target): _judge_of_target(target_rows, str(target), outcomes) for target, target_rows in by_target}
-    primary, classes = outcomes.primary, class_names(judges)
-    kind = kind_named(judges[primary].kind)
-    if not kind.arithmetic:
-        bands = follow_up = None
-    if follow_up is not None:
-        check_baseline(rows["visit"], follow_up.baseline)
-    notes: list[Caveat] = []
-    sections = ("metrics", "comparisons", "classes", "response", "bands", "readers")
-    results: dict[str, Any] = {section: {} for section in sections}
-    if bands is not None:
-        results["bands"] = {"lower_bounds": check_bands(bands), "stages": {}}
-    if readers is not None:
-        readers = _numeric_readers(readers, rows, predicted, judges)
-        results["readers"] = {"between": {"all": between_readers(readers, plan)}, "learners": {}}
-    for stage in (stage for stage in STAGES if (rows["stage"] == stage).any()):
-        stage_rows = shared_truth(rows[rows["stage"] == stage])
-        scored = stage_rows[stage_rows["y_true"].notna()]
-        if readers is not None and stage_rows["target"].isin(readers["target"].unique()).any():
-            notes += _compare_with_readers(results["readers"], stage, stage_rows, readers, plan)
-        if scored.empty:
-            notes.append(Caveat("stage_without_truth", stage=stage))
-            continue
-        notes += stage_caveats(stage_rows, scored, stage, names, classes)
-        results["metrics"][stage], results["comparisons"][stage], blocks = _judge(scored, names, plan, judges)
-        if classes:
-            results["classes"][stage] = blocks
-        cases = _one_row_a_case(stage_rows[stage_rows["target"] == primary]) if kind.arithmetic else None
-        if cases is None:
-            continue
-        if bands is not None:
-            results["bands"]["stages"][stage] = _bands(cases[cases["y_true"].notna()], bands, plan)
-        if follow_up is not None:
-            results["response"][stage] = _response(cases, plan, follow_up)
-            notes += response_caveats(next(iter(results["response"][stage].values())), stage)
-    if kind.arithmetic and (rows.loc[rows["target"] == primary, "region"] != "").any():
-        notes.append(Caveat("outcome_by_region", target=primary))
-    if not results["metrics"]:
-        notes.append(Caveat("nothing_judged"))
-    results["main"] = headline(
-        results["metrics"],
-        primary,
-        kind.name,
-        stated=outcomes.learner,
-        sources_left_out=outcomes.sources_left_out,
-    )
-    notes += pooled_caveats(results["metrics"].get("oof", {}), list(classes))
-    notes += lower_on_test(
-        results["metrics"], primary, results["main"]["learner"], kind.merit, confidence=plan.confidence
-    )
-    notes.append(
-        Caveat(
-            "intervals",
-            confidence=plan.confidence,
-            subjects_known=subjects_known,
-            rough_below=ROUGH_BELOW,
-        )
-    )
-    if any(results["comparisons"].values()):
-        notes.append(
-            Caveat(
-                "comparisons",
-                confidence=plan.confidence,
-                fewest=FEWEST_SUBJECTS,
-                resamples=plan.resamples,
-                seed=plan.seed,
-            )
-        )
-    notes += temperature_caveats(results["classes"])
-    notes += [Caveat("macro_means")] if results["classes"] else []
-    return dict(plain({**results, "notes": notes}))
-
-
-def _checked_names(outcomes: Outcomes, predicted: Sequence[str]) -> list[str]:
-    """The outcomes in order, the primary one among them.
-
-    Raises:
-        CasewiseError: an outcome was not predicted.
-    """
-    names = [*(outcomes.names or predicted)]
-    for name in [outcomes.primary, *names]:
-        if name not in predicted:
-            raise CasewiseError(
-                f"evaluation: there are no predictions of '{name}', only of {', '.join(predicted)}."
-                f"{nearest(name, predicted)}"
-            )
-    return names if outcomes.primary in names else [*names, outcomes.primary]
-
-
-def _judge_of_target(rows: pd.DataFrame, target: str, outcomes: Outcomes) -> Judge:
-    names, positive = outcomes.classes.get(target), outcomes.positive.get(target)
-    prevalence = outcomes.prevalence.get(target)
-    return judge_of(rows, names, positive, sensitivities=outcomes.sensitivities, prevalence=prevalence)
-
-
-def _numeric_readers(
-    readers: pd.DataFrame, rows: pd.DataFrame, predicted: Sequence[str], judges: Mapping[str, Judge]
-) -> pd.DataFrame:
-    """The readers' table, checked, with subjects, and without targets that are not numbers."""
-    if "subject" not in readers.columns:
-        subjects = rows.drop_duplicates("case").set_index("case")["subject"]
-        readers = readers[readers["case"].isin(subjects.index)]
-        readers = readers.assign(subject=readers["case"].map(subjects))
-    readers = check_readers(readers, targets=predicted)
-    others = [target for target, judge in judges.items() if not kind_named(judge.kind).arithmetic]
-    return readers[~readers["target"].isin(others)]
-
-
-def _compare_with_readers(
-    results: dict[str, Any], stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan
-) -> list[Caveat]:
-    """Add the agreement of readers and learners at a stage; return why they cannot be compared, if so."""
-    target_readers = readers[readers["target"].isin(rows["target"].unique())]
-    results["between"][stage] = between_readers(target_readers, plan, only_cases=set(rows["case"]))
-    results["learners"][stage] = with_readers(rows, target_readers, plan)
-    shared = not rows.merge(target_readers[["case", "target"]].drop_duplicates()).empty
-    return reader_caveats(any(results["learners"][stage].values()), shared, stage)
-
-
-def _judge(
-    scored: pd.DataFrame, names: list[str], plan: Plan, judges: Mapping[str, Judge]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The metrics of every learner and key, the comparisons of learners, and the curves of targets with classes."""
-    metrics: dict[str, Any] = {str(learner): {} for learner in scored["model"].unique()}
-    comparisons: dict[str, Any] = {}
-    blocks: dict[str, Any] = {learner: {} for learner in metrics}
-    order = {target: number for number, target in enumerate(names)}
-    scored = scored.sort_values("target", key=lambda targets: targets.map(order), kind="stable")
-    for key, group in by_key(scored):
-        target = str(group["target"].iloc[0])
-        judgement = judges[target].judge(group, plan, whole=key == target)
-        for learner, figures in judgement.metrics.items():
-            metrics[learner][key] = figures
-        for learner, block in judgement.blocks.items():
-            blocks[learner][key] = block
-        comparisons |= {key: judgement.comparison} if judgement.comparison else {}
-    return metrics, comparisons, blocks
-
-
-def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
-    """The rows of a case-level target, averaged over images; None if the target has regions."""
-    if (rows["region"] != "").any():
-        return None
-    if not rows.duplicated(["model", "case"]).any():
-        return rows
-    keys = ["model", "case", "subject", "visit"]
-    return rows.groupby(keys, sort=False)[["day", "y_true", "y_pred"]].mean().reset_index()
-
-
-def _bands(cases: pd.DataFrame, bands: Mapping[str, float], plan: Plan) -> dict[str, Any]:
-    return {
-        str(learner): group_agreement(
-            band_of(rows["y_true"].to_numpy(dtype=float), bands),
-            band_of(rows["y_pred"].to_numpy(dtype=float), bands),
-            rows["subject"].to_numpy(),
-            plan,
-            n_groups=len(bands),
-        )
-        for learner, rows in cases.groupby("model", sort=False)
-    }
-
-
-def _response(cases: pd.DataFrame, plan: Plan, follow_up: FollowUp) -> dict[str, Any]:
-    return {
-        str(learner): response(rows, plan, baseline=follow_up.baseline, thresholds=follow_up.responders)
-        for learner, rows in cases.groupby("model", sort=False)
-    }
+# -------------------------------------------------------------------------------------------------------------- JSON
 
 
 def plain(value: Any) -> Any:
-    """Plain values for JSON: floats of six digits, estimates as mappings."""
-    if isinstance(value, Estimate):
-        return plain(value.as_json())
+    """Plain values for JSON: floats of six digits, records as mappings without the fields at their default."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            each.name: plain(content)
+            for each in fields(value)
+            if (content := getattr(value, each.name)) is not None or each.default is not None
+        }
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -295,3 +761,53 @@ def plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.{_DIGITS}g}")
     return int(value) if isinstance(value, np.integer) else value
+
+
+@cache
+def _adapter(kind: type) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """The record of plain values.
+
+    Raises:
+        ValueError: they are not those of such a record.
+    """
+    record: T = _adapter(kind).validate_python(value)  # type: ignore[arg-type]
+    return record
+
+
+def as_stored(results: Results) -> Results:
+    """The results with the digits with which they are stored."""
+    return from_json(Results, plain(results))
+
+
+def read_results(folder: RunFolder) -> Results:
+    """The results of a finished run.
+
+    Raises:
+        RunError: there are none, or they cannot be read.
+        DamagedError: they were changed after they were written, or were written by another version of casewise.
+    """
+    from pydantic import ValidationError
+
+    values = folder.metrics.read()
+    try:
+        return from_json(Results, values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise DamagedError(
+            f"{folder.metrics.path} does not hold results of this version of casewise ({at[:80]}: {first['msg']}). "
+            f"{folder.metrics.remedy}"
+        ) from error
+
+
+def write_results(folder: RunFolder, results: Results) -> Results:
+    """Write the results of a run; return them as they are stored."""
+    values = plain(results)
+    folder.metrics.write(values)
+    return from_json(Results, values)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.caveats import caveat
+from casewise.evaluation.results import Note
 from casewise.predictions.table import probability_columns
 from casewise.targets import by_form, kind_named
 from casewise.targets.registry import DEFAULT
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -> list[Caveat]:
+def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -> list[Note]:
     """For comparison: the error of always predicting the mean of the training subjects' cases.
 
     For a target with classes it is the accuracy of always predicting the most common one; `classes` are their names.
@@ -31,7 +32,7 @@ def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -
     if oof["outer_fold"].nunique() < 2:
         return []
     kind = str(rows["kind"].iloc[0]) if "kind" in rows.columns else DEFAULT
-    functions: dict[str, Callable[..., Caveat]] = {
+    functions: dict[str, Callable[..., Note]] = {
         "number": _mean_error,
         "classes": partial(_commonest, classes=classes),
     }
@@ -40,7 +41,7 @@ def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -
     return [guess_one(stage_rows, oof, stage, target) for stage, stage_rows in stages.items() if len(stage_rows)]
 
 
-def _mean_error(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str) -> Caveat:
+def _mean_error(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str) -> Note:
     """The mean error of predicting the training subjects' mean; out of fold, that of the other folds."""
     if stage == "test":
         error = (rows["y_true"] - oof["y_true"].mean()).abs()
@@ -48,10 +49,10 @@ def _mean_error(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str) 
         sums = oof.groupby("outer_fold")["y_true"].agg(["sum", "count"])
         others = (sums["sum"].sum() - sums["sum"]) / (sums["count"].sum() - sums["count"])
         error = (rows["y_true"] - rows["outer_fold"].map(others).astype(float)).abs()
-    return Caveat("guess_mean", stage=stage, target=target, error=float(error.mean()))
+    return caveat("guess_mean", stage=stage, target=target, error=float(error.mean()))
 
 
-def _commonest(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str, *, classes: Sequence[str]) -> Caveat:
+def _commonest(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str, *, classes: Sequence[str]) -> Note:
     """The accuracy of predicting the training subjects' most common class; out of fold, that of the other folds."""
     if stage == "oof":
         counts = oof.groupby(["outer_fold", "y_true"]).size().unstack(fill_value=0)
@@ -62,10 +63,10 @@ def _commonest(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str, *
     named = {float(number): name for number, name in enumerate(classes)}
     names = [named.get(number, f"{number:g}") for number in sorted(guessed.unique())]
     accuracy = float((guessed == rows["y_true"]).mean())
-    return Caveat("guess_commonest", stage=stage, target=target, classes=names, accuracy=accuracy)
+    return caveat("guess_commonest", stage=stage, target=target, classes=names, accuracy=accuracy)
 
 
-def hopeless(study: Study, folder: RunFolder) -> list[Caveat]:
+def hopeless(study: Study, folder: RunFolder) -> list[Note]:
     """Networks whose validation loss never fell below that of a constant prediction.
 
     Validation cases are those that decide about early stopping, or those of the inner folds.
@@ -80,17 +81,17 @@ def hopeless(study: Study, folder: RunFolder) -> list[Caveat]:
             judged_on = "inner_folds" if study.nested_cv else "early_stopping"
             guessed = kind_named(study.kind_of(study.primary_outcome)).guess
             values = {"network": model, "count": bad, "networks": len(records), "judged_on": judged_on}
-            caveats.append(Caveat("no_better_than_guessing", **values, guess=guessed))
+            caveats.append(caveat("no_better_than_guessing", **values, guess=guessed))
     return caveats
 
 
-def in_parts(networks: Sequence[str], folder: RunFolder) -> list[Caveat]:
+def in_parts(networks: Sequence[str], folder: RunFolder) -> list[Note]:
     """Networks whose batches were computed in parts, because memory did not suffice for whole ones."""
     caveats = []
     for model in networks:
         parts = {record["fold"]: record["parts"] for record in folder.job_records([model]) if "parts" in record}
         if parts:
-            caveats.append(Caveat("batches_in_parts", network=model, folds=sorted(parts), parts=max(parts.values())))
+            caveats.append(caveat("batches_in_parts", network=model, folds=sorted(parts), parts=max(parts.values())))
     return caveats
 
 
@@ -114,11 +115,11 @@ def constant_folds(predictions: pd.DataFrame, target: str, learner: str) -> tupl
     return int((spread[large] < SAME).sum()), int(large.sum())
 
 
-def constant_predictions(predictions: pd.DataFrame, target: str, networks: Sequence[str]) -> list[Caveat]:
+def constant_predictions(predictions: pd.DataFrame, target: str, networks: Sequence[str]) -> list[Note]:
     """Networks that predict nearly the same for every case of a fold, so that they do not discriminate."""
     counts = {network: constant_folds(predictions, target, network) for network in networks}
     return [
-        Caveat("constant_predictions", network=network, folds=constant, of=folds)
+        caveat("constant_predictions", network=network, folds=constant, of=folds)
         for network, (constant, folds) in counts.items()
         if constant
     ]

@@ -11,17 +11,24 @@ its groups at once, and one of them excludes 0 exactly where the p-value before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.groups import Grouping
+from casewise.cohort.groups import Group, Grouping
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.intervals import matching_quantile
 from casewise.evaluation.judges import Judge, judge_of, shared_truth
+from casewise.evaluation.results import (
+    GroupDifference,
+    Headline,
+    Subgroup,
+    SubgroupColumn,
+    Subgroups,
+    SubgroupTest,
+)
 from casewise.metrics.classes import Classes
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
@@ -34,19 +41,19 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """A group's values for metrics.json, and the resamples (R,) of the figures that may be tested.
+    """The figures of a group, and the resamples (R,) of those that may be tested.
 
     `fewest` is the number of subjects behind each of these figures: of the rarest class that it is about.
     """
 
-    values: dict[str, Any]
+    values: Subgroup
     drawn: dict[str, np.ndarray] = field(default_factory=dict)
     fewest: dict[str, int] = field(default_factory=dict)
 
     @property
     def subjects(self) -> int:
         """The number of its subjects."""
-        return int(self.values["n_subjects"])
+        return self.values.n_subjects
 
 
 @dataclass(frozen=True)
@@ -58,59 +65,52 @@ class Comparison:
     null: np.ndarray
 
 
-def headline_rows(predictions: pd.DataFrame, main: Mapping[str, Any]) -> pd.DataFrame:
+def headline_rows(predictions: pd.DataFrame, main: Headline) -> pd.DataFrame:
     """The scored rows of the headline: its target, stage and learner."""
-    rows = final_rows(predictions[predictions["target"] == main["target"]])
-    rows = shared_truth(rows[rows["stage"] == main["stage"]])
-    return rows[(rows["model"] == main["learner"]) & rows["y_true"].notna() & rows["y_pred"].notna()]
+    rows = final_rows(predictions[predictions["target"] == main.target])
+    rows = shared_truth(rows[rows["stage"] == main.stage])
+    return rows[(rows["model"] == main.learner) & rows["y_true"].notna() & rows["y_pred"].notna()]
 
 
 def subgroups(
     rows: pd.DataFrame,
+    main: Headline,
     groupings: Iterable[tuple[Grouping, pd.Series]],
     *,
     classes: Sequence[str] = (),
     positive: str | None = None,
     plan: Plan,
-) -> dict[str, Any]:
+) -> Subgroups:
     """The figures of each group with their intervals, and a test of each column and figure.
 
     Args:
         rows: the scored rows of one learner, stage and target, as of `headline_rows`.
+        main: the headline whose rows they are.
         groupings: each column with the unit of each of the rows, which its groups are of.
-
-    Returns:
-        `figures`: the names of the metrics; `columns`: for each `column`, `cuts`, `planned`, `varies` (whether subjects
-        are in several groups), `groups` and `tests`. A group has `name`, `code`, `n_subjects`, `n_cases`,
-        `subjects_by_class`, `metrics`, `small` (the figures of too few subjects) and `differences` from the other
-        groups. A test of a figure has `p`, `p_adjusted` and the tested `groups`, or a `reason`; `n_tests` counts them.
     """
     judge = judge_of(rows, classes, positive)
     names = judge.names("subgroups")
-    columns: list[dict[str, Any]] = []
-    compared: list[tuple[dict[str, Any], str, Comparison]] = []
+    columns: list[SubgroupColumn] = []
+    compared: list[tuple[dict[str, SubgroupTest], str, Comparison]] = []
     for grouping, units in groupings:
         numbers = units.map(grouping.of_units).to_numpy()
         varies = bool((pd.Series(numbers).groupby(rows["subject"].to_numpy()).nunique() > 1).any())
         groups = [
-            _figures(rows[numbers == number], judge, names, replace(plan, seed=_seed(plan, len(columns), number)))
-            for number in range(len(grouping.groups))
+            _figures(
+                rows[numbers == number], group, judge, names, replace(plan, seed=_seed(plan, len(columns), number))
+            )
+            for number, group in enumerate(grouping.groups)
         ]
-        entry: dict[str, Any] = {"column": grouping.column, "cuts": list(grouping.cuts), "planned": grouping.planned}
-        tests: dict[str, Any] = {}
+        tests: dict[str, SubgroupTest] = {}
         for name in names:
             comparison = _compare(groups, grouping, name, plan)
-            tests[name] = {"p": None, "p_adjusted": None, "groups": [], "reason": "too_few"}
+            tests[name] = SubgroupTest(None, None, [], "too_few")
             if comparison is not None:
-                tests[name] = {"groups": comparison.groups}
-                compared.append((tests[name], name, comparison))
-        entry |= {"varies": varies, "tests": tests, "groups": []}
-        for group, figures in zip(grouping.groups, groups, strict=True):
-            if figures.subjects:
-                entry["groups"].append({"name": group.name, "code": group.code, **figures.values})
-        columns.append(entry)
+                compared.append((tests, name, comparison))
+        present = [figures.values for figures in groups if figures.subjects]
+        columns.append(SubgroupColumn(grouping.column, list(grouping.cuts), grouping.planned, varies, tests, present))
     _set_p_values(compared)
-    return {"figures": names, "columns": columns, "n_tests": len(compared)}
+    return Subgroups(main.target, str(main.stage), str(main.learner), names, columns, len(compared))
 
 
 def _seed(plan: Plan, column: int, group: int) -> int:
@@ -118,17 +118,16 @@ def _seed(plan: Plan, column: int, group: int) -> int:
     return int(np.random.SeedSequence([plan.seed, column, group]).generate_state(1)[0])
 
 
-def _figures(rows: pd.DataFrame, judge: Judge, names: Sequence[str], plan: Plan) -> GroupFigures:
-    n_subjects = int(rows["subject"].nunique())
-    values: dict[str, Any] = {"n_subjects": n_subjects, "n_cases": int(rows["case"].nunique())}
+def _figures(rows: pd.DataFrame, group: Group, judge: Judge, names: Sequence[str], plan: Plan) -> GroupFigures:
+    n_subjects, counts = int(rows["subject"].nunique()), None
     if judge.classes is not None:
         of_class = rows.groupby(rows["y_true"].astype(int))["subject"].nunique()
         counts = {label: int(of_class.get(number, 0)) for number, label in enumerate(judge.classes.names)}
-        values["subjects_by_class"] = counts
+    values = Subgroup(group.name, group.code, n_subjects, int(rows["case"].nunique()), {}, [], {}, counts)
     if not n_subjects:
-        return GroupFigures(values | {"metrics": {}, "small": [], "differences": {}})
+        return GroupFigures(values)
     (figures,) = judge.judge(rows, plan, whole=False).metrics.values()
-    counts_of = _class_counts(judge.classes, values)
+    counts_of = _class_counts(judge.classes, list((counts or {}).values()))
     small = [name for name in names if n_subjects < FEW_SUBJECTS or min(counts_of(name)) < FEW_OF_CLASS]
     fewest = {name: int(min(n_subjects, *counts_of(name))) for name in names}
     tested = [name for name in names if fewest[name] >= FEW_SUBJECTS]
@@ -136,17 +135,17 @@ def _figures(rows: pd.DataFrame, judge: Judge, names: Sequence[str], plan: Plan)
     if tested:
         resamples = judge.resampled(rows, plan)[1]
         drawn = {name: np.asarray(resamples[name], dtype=float) for name in tested}
-    metrics = {name: figures[name].as_json() for name in names}
-    return GroupFigures(values | {"metrics": metrics, "small": small, "differences": {}}, drawn, fewest)
+    metrics = {name: figures[name] for name in names}
+    return GroupFigures(replace(values, metrics=metrics, small=small), drawn, fewest)
 
 
-def _class_counts(classes: Classes | None, values: Mapping[str, Any]) -> Callable[[str], list[float]]:
+def _class_counts(classes: Classes | None, subjects: Sequence[int]) -> Callable[[str], list[float]]:
     """A function from a figure to the numbers of subjects of the classes that it is about; of others no limit."""
 
     def counts_of(name: str) -> list[float]:
         if classes is None:
             return [np.inf]
-        counts = [float(count) for count in values["subjects_by_class"].values()]
+        counts = [float(count) for count in subjects]
         if name == "sensitivity" and classes.positive is not None:
             return [counts[classes.positive]]
         if name == "specificity" and classes.positive is not None:
@@ -163,13 +162,13 @@ def _compare(groups: Sequence[GroupFigures], grouping: Grouping, name: str, plan
         for number, (group, figures) in enumerate(zip(grouping.groups, groups, strict=True))
         if group.code == "value"
         and name in figures.drawn
-        and figures.values["metrics"][name]["value"] is not None
+        and figures.values.metrics[name].value is not None
         and np.isfinite(figures.drawn[name]).mean() >= LEAST_DEFINED
     ]
     if len(tested) < 2:
         return None
     sizes = np.array([groups[number].subjects for number in tested], dtype=float)
-    points = np.array([groups[number].values["metrics"][name]["value"] for number in tested], dtype=float)
+    points = np.array([groups[number].values.metrics[name].value for number in tested], dtype=float)
     drawn = np.stack([groups[number].drawn[name] for number in tested], axis=1)
     contrasts = contrast_weights(sizes)
     differences, resampled = contrasts @ points, drawn @ contrasts.T
@@ -184,8 +183,7 @@ def _compare(groups: Sequence[GroupFigures], grouping: Grouping, name: str, plan
     halves = errors * from_normal_scale(matching_quantile(null, plan.confidence), fewest - 1)
     for number, difference, half in zip(tested, differences, halves, strict=True):
         ends = (float(difference - half), float(difference + half)) if defined and np.isfinite(half) else (None, None)
-        figure = {"difference": float(difference), "low": ends[0], "high": ends[1]}
-        groups[number].values["differences"][name] = figure
+        groups[number].values.differences[name] = GroupDifference(float(difference), *ends)
     if not defined:
         return None
     return Comparison(tested, float(statistics.max()), null)
@@ -224,11 +222,11 @@ def from_normal_scale(statistic: float, freedom: int) -> float:
     return float(t.isf(norm.sf(statistic), freedom))
 
 
-def _set_p_values(compared: Sequence[tuple[dict[str, Any], str, Comparison]]) -> None:
+def _set_p_values(compared: Sequence[tuple[dict[str, SubgroupTest], str, Comparison]]) -> None:
     if not compared:
         return
     largest = np.max([comparison.null for *_, comparison in compared], axis=0)
-    for test, _, comparison in compared:
+    for tests, name, comparison in compared:
         count = len(comparison.null) + 1
-        test["p"] = float((1 + (comparison.null >= comparison.statistic).sum()) / count)
-        test["p_adjusted"] = float((1 + (largest >= comparison.statistic).sum()) / count)
+        p, adjusted = (float((1 + (null >= comparison.statistic).sum()) / count) for null in (comparison.null, largest))
+        tests[name] = SubgroupTest(p, adjusted, comparison.groups)

@@ -11,7 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from casewise.evaluation.bootstrap import Estimate, Plan, estimates
+from casewise.evaluation.bootstrap import Plan, estimates
+from casewise.evaluation.results import Estimate
 from casewise.metrics.numbers import sum_by_subject
 from casewise.metrics.roc import curve
 
@@ -27,10 +28,6 @@ CELLS = {
     "ppv_at_prevalence": (0, 2),
     "npv_at_prevalence": (1, 3),
 }
-
-
-class Threshold(float):
-    """A threshold; it is written with all its digits, because scores are compared with it."""
 
 
 def rules(sensitivities: Sequence[float]) -> dict[str, float | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,11 +13,22 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-def right_on(rows: pd.DataFrame, study: Study) -> dict[str, Any] | None:
-    """Accuracy, sensitivity, specificity, the number of units and their confusion matrix; None where it has no classes.
+@dataclass(frozen=True)
+class TrainMetrics:
+    """Accuracy, sensitivity and specificity on `n` units, and their confusion counts (rows are the reference).
 
-    Sensitivity and specificity are given for two classes only, and None where a class has no cases. Rows of the matrix
-    are the reference classes.
+    Sensitivity and specificity are those of two classes, and None where a class has no units.
+    """
+
+    accuracy: float
+    sensitivity: float | None
+    specificity: float | None
+    n: int
+    confusion: list[list[int]]
+
+
+def right_on(rows: pd.DataFrame, study: Study) -> TrainMetrics | None:
+    """The metrics of the primary outcome; None where it has no classes.
 
     Args:
         rows: as `casewise.inference.to_table.prediction_rows` makes them, of one network; those of the main outcome
@@ -30,14 +42,11 @@ def right_on(rows: pd.DataFrame, study: Study) -> dict[str, Any] | None:
         return None
     recorded, predicted = (labelled[column].to_numpy(int) for column in ("y_true", "y_pred"))
     confusion = np.bincount(recorded * len(names) + predicted, minlength=len(names) ** 2).reshape(len(names), -1)
-    metrics: dict[str, Any] = {
-        "accuracy": float((recorded == predicted).mean()),
-        "sensitivity": None,
-        "specificity": None,
-    }
+    shares: dict[str, float | None] = {"sensitivity": None, "specificity": None}
     if (positive := study.positive_of(study.primary_outcome)) is not None:
         positive_code = names.index(positive)
         for name, line in (("sensitivity", positive_code), ("specificity", 1 - positive_code)):
             count = confusion[line].sum()
-            metrics[name] = float(confusion[line, line] / count) if count else None
-    return {**metrics, "n": len(labelled), "confusion": confusion.tolist()}
+            shares[name] = float(confusion[line, line] / count) if count else None
+    accuracy = float((recorded == predicted).mean())
+    return TrainMetrics(accuracy, **shares, n=len(labelled), confusion=confusion.tolist())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.errors import RunError
+from casewise.evaluation.results import read_results
 from casewise.predictions.combined import with_combined
 from casewise.predictions.conformal import with_sets
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way
@@ -48,14 +49,13 @@ class Combination:
             RunError: a file of it is damaged, or thresholds are missing.
         """
         nested = folder.nested.read_if_exists()
-        metrics = folder.metrics.read_if_exists()
         stackers = folder.stackers.read_if_exists() or {}
         combined = [*stackers, *([NESTED] if nested else [])]
         return cls(
             stackers,
             str(nested["final"]["network"]) if nested else "",
             decisions_of(folder.decisions, members, combined),
-            str(((metrics or {}).get("main") or {}).get("learner") or ""),
+            (read_results(folder).main.learner or "") if folder.metrics.exists() else "",
             folder.conformal.read_if_exists() or {},
         )
 

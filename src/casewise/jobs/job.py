@@ -306,7 +306,8 @@ def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str
         side_predictions = prediction_rows(
             panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold
         )
-        metrics[name] = right_on(side_predictions, study)
+        judged = right_on(side_predictions, study)
+        metrics[name] = None if judged is None else asdict(judged)
     return metrics
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.console import shown
 from casewise.errors import RunError, counted
 from casewise.evaluation.response import clear_limit
+from casewise.evaluation.results import Results, plain, read_results
 from casewise.files import checksum, write_atomic, write_json
 from casewise.inference.run_members import predicting_members
 from casewise.inference.shared_networks import share_networks, without_paths
@@ -33,9 +34,8 @@ if TYPE_CHECKING:
 # Rises when a bundle gets more facts, so that bundles of finished runs are written again.
 CONTENT = 2
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pandas")
-# Of metrics.json what contains figures only, and no names of cases.
+# The parts of the results that contain figures only, and no names of cases.
 FIGURES = ("metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines", "seeds")
-_WITHIN_FIGURE = {"cases", "subjects"}
 
 
 @shown("bundle")
@@ -107,7 +107,7 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
     salt = hashlib.sha256(f"subjects of {fingerprint}".encode()).hexdigest()[:32]
     entries = share_networks(target, members, salt)
     bundles = [Bundle.open(member.path) for member in members]
-    combination, results = Combination.of_run(folder, bundles), folder.metrics.read()
+    combination, results = Combination.of_run(folder, bundles), read_results(folder)
     reader = next((bundle for bundle in bundles if bundle.model in study.networks), bundles[0])
     about = {
         "format": FORMAT,
@@ -128,7 +128,7 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
         "bands": study.evaluation.bands,
         "response": _response(study, folder, results),
     }
-    figures = {name: _without_names(results[name]) for name in FIGURES if results.get(name)}
+    figures = {name: value for name, value in plain(results).items() if name in FIGURES and value}
     audit = _verdict(folder.audit.read(), study)
     provenance = _provenance(study, folder, bundles, fingerprint)
     write_json(target.facts.path, about)
@@ -136,13 +136,12 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
     write_json(target.audit.path, audit)
     write_json(target.input_checks.path, folder.input_checks.read())
     write_json(target.provenance.path, provenance)
-    write_atomic(target.card.path, model_card(study, about, figures, audit, provenance))
+    write_atomic(target.card.path, model_card(study, about, results, audit, provenance))
 
 
-def _response(study: Study, folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Any] | None:
+def _response(study: Study, folder: RunFolder, results: Results) -> dict[str, Any] | None:
     """How a response over time is defined; None where the study computes none, or has no visits after a baseline."""
-    stages = (results.get("response") or {}).values()
-    if not any(entry["n_visits"] for of_stage in stages for entry in of_stage.values()):
+    if not any(entry.n_visits for by_learner in results.response.values() for entry in by_learner.values()):
         return None
     rows = folder.predictions.read(["target", "stage", "y_true"])
     own = (rows["target"] == study.primary_outcome) & (rows["stage"] == "oof")
@@ -152,17 +151,6 @@ def _response(study: Study, folder: RunFolder, results: Mapping[str, Any]) -> di
         "thresholds": list(study.evaluation.responders),
         "clear_at": clear_limit(truth),
     }
-
-
-def _without_names(value: Any) -> Any:
-    """Figures without lists of cases or subjects, of which only the counts remain."""
-    if isinstance(value, Mapping):
-        return {
-            key: _without_names(inner)
-            for key, inner in value.items()
-            if not (key in _WITHIN_FIGURE and isinstance(inner, (list, Mapping)))
-        }
-    return [_without_names(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from casewise.evaluation.conformal import coverage
 from casewise.predictions.conformal import fit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pandas as pd
 
+    from casewise.evaluation.results import Headline, PredictionSets
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
@@ -30,13 +29,13 @@ def calibrated(study: Study, predictions: pd.DataFrame) -> dict[str, Any]:
 
 
 def prediction_sets(
-    study: Study, predictions: pd.DataFrame, main: Mapping[str, Any], folder: RunFolder
-) -> dict[str, Any]:
-    """The entry `prediction_sets` of metrics.json, of the headline's learner; nothing without a record or headline."""
+    study: Study, predictions: pd.DataFrame, main: Headline, folder: RunFolder
+) -> PredictionSets | None:
+    """The coverage of the headline's learner; None without a record or headline."""
     record = folder.conformal.read_if_exists()
-    if not record or main["stage"] is None:
-        return {}
+    if not record or main.stage is None:
+        return None
     settings = study.evaluation
     plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
     classes = {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)}
-    return {"prediction_sets": coverage(predictions, str(main["learner"]), record, classes, plan)}
+    return coverage(predictions, str(main.learner), record, classes, plan)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.console import Silent
+from casewise.evaluation.results import Results, read_results
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.prepare import prepare
@@ -40,7 +41,7 @@ class FinishedRun:
     splits: Splits
     predictions: pd.DataFrame
     final: pd.DataFrame
-    results: dict[str, Any]
+    results: Results
     fingerprint: str
 
     @property
@@ -83,7 +84,7 @@ def open_finished(folder: RunFolder) -> FinishedRun:
         splits=read_splits(folder.splits),
         predictions=predictions,
         final=prediction_table.final_rows(predictions),
-        results=folder.metrics.read(),
+        results=read_results(folder),
         fingerprint=str(folder.fingerprint.read()["fingerprint"]),
     )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from casewise.console import Silent
 from casewise.errors import counted
+from casewise.evaluation.results import ImageSplit, Results, write_results
 from casewise.pipeline.evaluate import evaluate
 from casewise.pipeline.train import train_again
 from casewise.splits.image_split import image_split_of, on_both_sides
@@ -26,10 +28,10 @@ def image_split(
     cohort: Cohort,
     store: ImageStore,
     splits: Splits,
-    results: dict[str, Any],
+    results: Results,
     folder: RunFolder,
     show: Show,
-) -> dict[str, Any]:
+) -> Results:
     """Train and evaluate the study again, split by image; return `results` with the figures under `image_split`.
 
     These are `metrics` of the primary outcome by stage and learner, with intervals that treat every image as a subject,
@@ -52,14 +54,10 @@ def image_split(
         f"{time.monotonic() - start:.0f} s",
     )
     outcome = study.primary_outcome
-    entry = {
-        "metrics": {
-            stage: {learner: {outcome: targets[outcome]} for learner, targets in learners.items()}
-            for stage, learners in figures["metrics"].items()
-        },
-        "main": {name: figures["main"][name] for name in ("target", "stage", "learner", "kind")},
-        **on_both_sides(cohort, comparison),
+    of_outcome = {
+        stage: {learner: {outcome: targets[outcome]} for learner, targets in learners.items()}
+        for stage, learners in figures.metrics.items()
     }
-    results = {**results, "image_split": entry}
-    folder.metrics.write(results)
-    return results
+    main = {name: getattr(figures.main, name) for name in ("target", "stage", "learner", "kind")}
+    entry = ImageSplit(of_outcome, main, **on_both_sides(cohort, comparison))
+    return write_results(folder, replace(results, image_split=entry))

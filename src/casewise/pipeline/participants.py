@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,18 @@ from casewise.cohort.cohort import Cohort
 from casewise.cohort.flow import cases_step
 from casewise.cohort.groups import grouping, table_column
 from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.results import (
+    Characteristic,
+    Flow,
+    HalfWidth,
+    Headline,
+    Participants,
+    Precision,
+    Results,
+    Side,
+    Subgroups,
+    from_json,
+)
 from casewise.evaluation.subgroups import headline_rows, subgroups
 from casewise.pipeline.external import read_external
 from casewise.predictions.table import final_rows
@@ -26,31 +39,30 @@ MOST_FOLDS = 6
 
 
 def participants_and_subgroups(
-    study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Mapping[str, Any], folder: RunFolder
-) -> dict[str, Any]:
-    """The entries `participants` and, where the study names subgroups, `subgroups` of metrics.json."""
-    main, splits = results["main"], folder.splits.read()
-    entries: dict[str, Any] = {
-        "participants": {
-            **described(study, cohort, splits, folder),
-            "evaluated": evaluated(predictions, study.primary_outcome),
-            # figures pooled over sources that were left out in turn have no precision of their own
-            "precision": None if splits.get("left_out") else precision(study, predictions, main),
-        }
-    }
-    if study.evaluation.subgroup_cuts and main["stage"] in ("test", "oof"):
-        entries["subgroups"] = by_group(study, cohort.images, predictions, main)
-    return entries
+    study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Results, folder: RunFolder
+) -> Results:
+    """The results with the participants and, where the study names subgroups, the figures by subgroup."""
+    main, splits = results.main, folder.splits.read()
+    flow, sides, described = described_cohort(study, cohort, splits, folder)
+    participants = Participants(
+        flow,
+        sides,
+        described,
+        evaluated(predictions, study.primary_outcome),
+        # figures pooled over sources that were left out in turn have no precision of their own
+        None if splits.get("left_out") else precision(study, predictions, main),
+    )
+    if study.evaluation.subgroup_cuts and main.stage in ("test", "oof"):
+        results = replace(results, subgroups=by_group(study, cohort.images, predictions, main))
+    return replace(results, participants=participants)
 
 
-def described(study: Study, cohort: Cohort, splits: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """The flow of participants, and the characteristics of each side of the split and of the external cohort.
-
-    `flow` has the `steps`, the `cohort` that is left, and the same of `external`. `sides` are in order, each with
-    `code`, `name` and numbers of `subjects`, `cases` and `images`; `characteristics` refer to them by their position.
-    """
+def described_cohort(
+    study: Study, cohort: Cohort, splits: Mapping[str, Any], folder: RunFolder
+) -> tuple[Flow, list[Side], list[Characteristic]]:
+    """The flow of participants, the sides of the split with the external cohort, and the characteristics on each."""
     images = cohort.images
-    flow: dict[str, Any] = {"steps": cohort.flow, "cohort": _sizes(images), "external": None}
+    flow = Flow(cohort.flow, _sizes(images))
     side = images["subject"].astype(str).map(dict(splits["subjects"])).map(str)
     if study.external:
         other = read_external(study, cohort)[1]
@@ -64,7 +76,7 @@ def described(study: Study, cohort: Cohort, splits: Mapping[str, Any], folder: R
             case=prefix + outside["case"].astype(str),
         )
         steps = [*other.flow, *cases_step("images", other.cases, left)]
-        flow["external"] = {"name": study.external_name, "steps": steps, "cohort": _sizes(outside)}
+        flow = replace(flow, external=Flow(steps, _sizes(outside), name=study.external_name))
         images = pd.concat([images, outside], ignore_index=True)
         side = side.reindex(images.index, fill_value="external")
     own = pd.Series(np.arange(len(images)) < len(cohort.images), index=images.index)
@@ -79,11 +91,9 @@ def described(study: Study, cohort: Cohort, splits: Mapping[str, Any], folder: R
     if study.external:
         names.append(("external", study.external_name, ~own))
     rows = {str(number): mask for number, (*_, mask) in enumerate(names)}
-    return {
-        "flow": flow,
-        "sides": [{"code": code, "name": name, **_sizes(images[mask])} for code, name, mask in names],
-        "characteristics": characteristics(study, images, described_columns(study, images), rows),
-    }
+    sides = [Side(code, name, **_sizes(images[mask])) for code, name, mask in names]
+    entries = characteristics(study, images, described_columns(study, images), rows)
+    return flow, sides, from_json(list[Characteristic], entries)
 
 
 def _sizes(images: pd.DataFrame) -> dict[str, int]:
@@ -107,36 +117,32 @@ def evaluated(predictions: pd.DataFrame, target: str) -> dict[str, dict[str, int
     }
 
 
-def precision(study: Study, predictions: pd.DataFrame, main: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the sample size gives: half the width of each headline figure's interval, and the subjects behind it.
-
-    None if nothing was evaluated. `subjects_by_class` are the events of each class; a subject may have several.
-    """
-    if not main["metrics"]:
+def precision(study: Study, predictions: pd.DataFrame, main: Headline) -> Precision | None:
+    """What the sample size gives: half the width of each headline figure's interval; None if nothing was evaluated."""
+    if not main.metrics:
         return None
     rows = headline_rows(predictions, main)
-    classes = study.classes_of(main["target"])
+    classes = study.classes_of(main.target)
     of_class = rows.groupby("y_true")["subject"].nunique() if classes else {}
     figures = {}
-    for name in kind_named(main["kind"]).headline:
-        figure = main["metrics"].get(name) or {}
-        low, high = figure.get("low"), figure.get("high")
-        if low is not None and high is not None:
-            figures[name] = {"half_width": (high - low) / 2, "rough": bool(figure.get("rough"))}
-    return {
-        "stage": main["stage"],
-        "learner": main["learner"],
-        "target": main["target"],
-        "figures": figures,
-        "n_subjects": int(rows["subject"].nunique()),
-        "n_cases": int(rows["case"].nunique()),
-        "subjects_by_class": {name: int(of_class.get(number, 0)) for number, name in enumerate(classes)},
-    }
+    for name in kind_named(main.kind).headline:
+        figure = main.metrics.get(name)
+        if figure and figure.low is not None and figure.high is not None:
+            figures[name] = HalfWidth((figure.high - figure.low) / 2, figure.rough)
+    return Precision(
+        main.stage,
+        main.learner,
+        main.target,
+        figures,
+        n_subjects=int(rows["subject"].nunique()),
+        n_cases=int(rows["case"].nunique()),
+        subjects_by_class={name: int(of_class.get(number, 0)) for number, name in enumerate(classes)},
+    )
 
 
-def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: Mapping[str, Any]) -> dict[str, Any]:
+def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: Headline) -> Subgroups:
     """The figures of the headline's learner in each group of the study's subgroups."""
-    target, settings = str(main["target"]), study.evaluation
+    target, settings = main.target, study.evaluation
     rows = headline_rows(predictions, main)
     level = study.level_of(target)
     row_units = units_of(rows.assign(path=rows["image"]), level)
@@ -147,7 +153,6 @@ def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main
         assert stored is not None, column
         groupings.append((grouping(images[stored], image_units, images["subject"], column, cuts), row_units))
     plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
-    figures = subgroups(
-        rows, groupings, classes=study.classes_of(target), positive=study.positive_of(target), plan=plan
+    return subgroups(
+        rows, main, groupings, classes=study.classes_of(target), positive=study.positive_of(target), plan=plan
     )
-    return {**{name: main[name] for name in ("target", "stage", "learner")}, **figures}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show, shown
+from casewise.evaluation.results import Results
 from casewise.files import checksum
 from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -30,7 +31,7 @@ def report(
     study: Study,
     cohort: Cohort,
     predictions: pd.DataFrame,
-    results: dict[str, Any],
+    results: Results,
     store: ImageStore,
     folder: RunFolder,
     show: Show,
@@ -49,7 +50,7 @@ def report(
         cohort_images=cohort.images,
         panels=cohort.panels,
         cases=cohort.cases,
-        notes=[*cohort.notes, *sentences(results["notes"])],
+        notes=[*cohort.notes, *sentences(results.notes)],
         splits=folder.splits.read(),
         predictions=predictions,
         metrics=results,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.evaluation import results as evaluation
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import evaluate
+from casewise.evaluation.results import Metrics, OverSeeds, Results, Seeds, write_results
 from casewise.pipeline.evaluate import outcomes
 from casewise.pipeline.train import train_again
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 # Only the points of these evaluations are used.
-FEWEST = evaluation.Plan(resamples=1)
+FEWEST = Plan(resamples=1)
 
 
 def seeds(
@@ -29,34 +32,26 @@ def seeds(
     cohort: Cohort,
     store: ImageStore,
     splits: Splits,
-    results: dict[str, Any],
+    results: Results,
     folder: RunFolder,
     show: Show,
-) -> dict[str, Any]:
-    """Train the study with `study.seeds` - 1 further seeds; return `results` with the spread under `seeds`.
-
-    It holds the `seeds`, and by stage, learner, target and metric the `values` in their order with their `mean`, `min`,
-    `max` and standard deviation `sd` (n - 1); None where the metric of a seed is undefined. The first value is that of
-    the study.
-    """
+) -> Results:
+    """Train the study with `study.seeds` - 1 further seeds; return `results` with the spread over seeds."""
     numbers = [study.seed + further for further in range(study.seeds)]
-    points = [_points(results["metrics"])]
+    points = [_points(results.metrics)]
     for position, seed in enumerate(numbers[1:], start=2):
         show.line("seeds", f"training {position} of {len(numbers)}, with seed {seed}")
         points.append(_trained_points(study, seed, cohort, store, splits, folder, show))
-    spread: dict[str, Any] = {}
+    spread: dict[str, dict[str, dict[str, dict[str, OverSeeds]]]] = {}
     for (stage, learner, target, metric), value in points[0].items():
         values = [value, *(other.get((stage, learner, target, metric)) for other in points[1:])]
         by_target = spread.setdefault(stage, {}).setdefault(learner, {}).setdefault(target, {})
-        by_target[metric] = {"values": values, **spread_of(values)}
-    entry = evaluation.plain({"seeds": numbers, "metrics": spread})
+        by_target[metric] = OverSeeds(values, **spread_of(values))
     notes = [
-        {**note, "seeds": len(numbers)} if note.get("code") == "conditional_on_networks" else note
-        for note in results["notes"]
+        replace(note, facts={"seeds": len(numbers)}) if note.code == "conditional_on_networks" else note
+        for note in results.notes
     ]
-    results = {**results, "seeds": entry, "notes": notes}
-    folder.metrics.write(results)
-    return results
+    return write_results(folder, replace(results, seeds=Seeds(numbers, spread), notes=notes))
 
 
 def spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -89,14 +84,13 @@ def _trained_points(
         }
     )
     predictions = train_again(other, cohort, store, splits, folder.seed(seed), show)
-    figures = evaluation.evaluate(predictions, outcomes(study, predictions), FEWEST)
-    return _points(figures["metrics"])
+    return _points(evaluate(predictions, outcomes(study, predictions), FEWEST).metrics)
 
 
-def _points(metrics: dict[str, Any]) -> dict[tuple[str, str, str, str], float | None]:
+def _points(metrics: Metrics) -> dict[tuple[str, str, str, str], float | None]:
     """The value of every metric of the stages that all seeds have, by stage, learner, target and metric."""
     return {
-        (stage, learner, target, metric): estimate["value"]
+        (stage, learner, target, metric): estimate.value
         for stage, by_learner in metrics.items()
         if stage != "external"
         for learner, by_target in by_learner.items()

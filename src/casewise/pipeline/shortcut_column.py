@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -11,6 +10,7 @@ from casewise.audit.leading_column import leading_column
 from casewise.cohort.groups import table_column
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
+from casewise.evaluation.results import Results, WithinColumn
 from casewise.evaluation.subgroups import headline_rows
 from casewise.evaluation.within_column import within_column
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 def within_shortcut_column(
-    study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Mapping[str, Any], folder: RunFolder
-) -> dict[str, Any]:
-    """The entry `within_column` of metrics.json; nothing where the audit found no such column, or folds are sources."""
-    target, main, settings = study.primary_outcome, results["main"], study.evaluation
+    study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Results, folder: RunFolder
+) -> WithinColumn | None:
+    """The figures within the column; None where the audit found no such column, or folds are sources."""
+    target, main, settings = study.primary_outcome, results.main, study.evaluation
     column = leading_column(folder.audit.read_if_exists(), target, study.audit.columns)
-    if column is None or not study.classes_of(target) or not main["metrics"] or "by_site" in results:
-        return {}
+    if column is None or not study.classes_of(target) or not main.metrics or results.by_site is not None:
+        return None
     stored = table_column(study, cohort.images, column["name"])
     rows = headline_rows(predictions, main)
     if stored is None or rows.empty:
-        return {}
+        return None
     group_of, groups = groups_of_rows(rows, cohort.images, stored)
     if len(groups) < 2 or OTHER_VALUES in groups:  # a column of many values, such as dates, is not a grouping
-        return {}
-    figures = within_column(
+        return None
+    by_group, means = within_column(
         rows,
         group_of,
         groups,
@@ -43,5 +43,4 @@ def within_shortcut_column(
         positive=study.positive_of(target),
         plan=Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
     )
-    names = {name: main[name] for name in ("target", "stage", "learner")}
-    return {"within_column": {"column": column["name"], **names, **figures}}
+    return WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)

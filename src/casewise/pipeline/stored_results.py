@@ -6,8 +6,9 @@ import hashlib
 import json
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from casewise.evaluation.results import Results, from_json
 from casewise.files import checksum, parquet_bytes
 from casewise.metrics.registry import added_metrics
 from casewise.modalities.registry import own_modalities
@@ -62,20 +63,20 @@ def inputs_of_results(
     return _hash(json.dumps(inputs, sort_keys=True, default=str))
 
 
-def stored_results(inputs: str | None, folder: RunFolder, show: Show) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+def stored_results(inputs: str | None, folder: RunFolder, show: Show) -> tuple[pd.DataFrame, Results] | None:
     """The predictions and metrics of an earlier run with the same inputs, if these and its report are intact."""
     if inputs is None:
         return None
     mark = folder.results_mark.read_or_none()
     if not mark or mark["inputs"] != inputs or not folder.report_path.is_file():
         return None
-    results = folder.metrics.read_or_none()
-    if mark["report"] != checksum(folder.report_path) or not results or folder.changed_parts(results):
+    values = folder.metrics.read_or_none()
+    if mark["report"] != checksum(folder.report_path) or not values or folder.changed_parts(values):
         return None
     if folder.report_mark.read_or_none() != checksum(folder.metrics.path):
         return None
     show.line("results", "as computed before: nothing that they depend on has changed")
-    return folder.predictions.read(), results
+    return folder.predictions.read(), from_json(Results, values)
 
 
 def record_results(inputs: str | None, folder: RunFolder) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -211,8 +211,8 @@ def _without_failed(
 
 def _first_figures(study: Study, baselines: list[Job]) -> str:
     """The merit of every baseline out of fold with its interval: the first figures of a run."""
+    from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of
-    from casewise.evaluation.results import Plan
     from casewise.report.tables import metric_format
 
     target = study.primary_outcome if study.primary_outcome in study.outputs else study.outputs[0]
@@ -228,12 +228,12 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
     figures = [
         " ".join(filter(None, [name, write.text(merit, figure["value"], short=True), _interval(write, merit, figure)]))
         for name, of_learner in metrics.items()
-        for figure in [of_learner[merit].as_json()]
+        for figure in [of_learner[merit]]
     ]
     return f"{write.phrase(merit)} of {target} out of fold: {', '.join(figures)}"
 
 
-def _interval(write: MetricFormat, metric: str, figure: dict[str, Any]) -> str:
+def _interval(write: MetricFormat, metric: str, figure: Mapping[str, Any]) -> str:
     bounds = write.bounds(metric, figure, short=True)
     return f"{bounds} rough" if bounds and figure["rough"] else bounds
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from casewise.errors import CasewiseError, nearest
+from casewise.evaluation.results import Headline
 from casewise.files import guarded
 from casewise.metrics.registry import metric_of
 from casewise.report.caveats import result_line
@@ -127,16 +128,15 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
     return page if kind == "html" else without_html(page)
 
 
-def _main(run: FinishedStudy) -> dict[str, Any] | None:
+def _main(run: FinishedStudy) -> Headline | None:
     """The headline, if anything was evaluated."""
-    main = run.metrics.get("main") or {}
-    return main if main.get("metrics") else None
+    return run.metrics.main if run.metrics.main.metrics else None
 
 
-def _entry(run: FinishedStudy) -> dict[str, Any]:
+def _entry(run: FinishedStudy) -> Mapping[str, Any]:
     """Confusion matrix and operating points of the learner of the headline; empty for numbers."""
     main = _main(run)
-    return run.class_entry(main["stage"], main["learner"], main["target"]) if main else {}
+    return run.class_entry(str(main.stage), str(main.learner), main.target) if main else {}
 
 
 def preparation(run: FinishedStudy) -> dict[str, Any]:
@@ -153,13 +153,11 @@ def missing_reference(run: FinishedStudy) -> dict[str, Any] | None:
     if main is None or not predictions.exists():
         return None
     table = predictions.read(["model", "stage", "target", "y_true"])
-    rows = table[
-        (table["stage"] == main["stage"]) & (table["target"] == main["target"]) & (table["model"] == main["learner"])
-    ]
+    rows = table[(table["stage"] == main.stage) & (table["target"] == main.target) & (table["model"] == main.learner)]
     if rows.empty:
         return None
     lacking = int(rows["y_true"].isna().sum())
-    return {"target": main["target"], "stage": main["stage"], "predictions": len(rows), "lacking": lacking}
+    return {"target": main.target, "stage": main.stage, "predictions": len(rows), "lacking": lacking}
 
 
 def partition(run: FinishedStudy) -> dict[str, Any]:
@@ -218,11 +216,11 @@ def training(run: FinishedStudy) -> dict[str, Any] | None:
 
 def selection(run: FinishedStudy) -> dict[str, Any] | None:
     main = _main(run)
-    if not main or not main.get("chosen_on"):
+    if not main or not main.chosen_on:
         return None
-    figures = run.figures("oof" if main["chosen_on"] == "oof" else main["stage"])
-    learners = list(figures) if main["chosen_on"] == "stated" else without_baselines(figures)
-    return {"learner": main["learner"], "chosen_on": main["chosen_on"], "learners": learners}
+    figures = run.figures("oof" if main.chosen_on == "oof" else str(main.stage))
+    learners = list(figures) if main.chosen_on == "stated" else without_baselines(figures)
+    return {"learner": main.learner, "chosen_on": main.chosen_on, "learners": learners}
 
 
 def combined_learners(run: FinishedStudy) -> dict[str, Any] | None:
@@ -260,12 +258,12 @@ def measures(run: FinishedStudy) -> dict[str, Any] | None:
     main = _main(run)
     if not main:
         return None
-    names = (name.partition("[")[0].removesuffix("_calibrated") for name in main["metrics"])
+    names = (name.partition("[")[0].removesuffix("_calibrated") for name in main.metrics or ())
     return {"titles": list(dict.fromkeys(metric_of(name).title for name in names))}
 
 
 def uncertainty(run: FinishedStudy) -> dict[str, Any] | None:
-    notes = {n["code"]: n for n in run.metrics["notes"] if isinstance(n, dict)}
+    notes = {note.code: note.facts for note in run.metrics.notes}
     if "intervals" not in notes:
         return None
     return {
@@ -286,7 +284,7 @@ def confusion(run: FinishedStudy) -> dict[str, Any] | None:
         return None
     correct = sum(row[n] for n, row in enumerate(entry["confusion"]))
     rows = list(zip(entry["names"], entry["confusion"], strict=True))
-    return {"learner": main["learner"], "rows": rows, "correct": correct, "total": sum(entry["support"])}
+    return {"learner": main.learner, "rows": rows, "correct": correct, "total": sum(entry["support"])}
 
 
 def participants(run: FinishedStudy) -> dict[str, Any]:
@@ -297,7 +295,7 @@ def participants(run: FinishedStudy) -> dict[str, Any]:
         "cases": sum(side["cases"] for side in counts),
         "images": run.images(),
         "support": list(zip(entry["names"], entry["support"], strict=True)) if entry else [],
-        "stage": (_main(run) or {}).get("stage"),
+        "stage": main.stage if (main := _main(run)) else None,
         "known": run.study.subjects_known,
     }
 
@@ -311,18 +309,18 @@ def analyses(run: FinishedStudy) -> dict[str, Any] | None:
 
 def external_cohort(run: FinishedStudy) -> dict[str, Any] | None:
     main, figures = _main(run), run.figures("external")
-    if not main or main["learner"] not in figures or main["target"] not in figures[main["learner"]]:
+    shown = figures.get(main.learner or "", {}).get(main.target) if main else None
+    if not main or not main.metrics or not shown:
         return None
-    shown = figures[main["learner"]][main["target"]]
-    headline = [name for name in kind_named(main["kind"]).headline if (shown.get(name) or {}).get("value") is not None]
-    entry = run.class_entry("external", main["learner"], main["target"])
+    headline = [name for name in kind_named(main.kind).headline if name in shown and shown[name].value is not None]
+    entry = run.class_entry("external", str(main.learner), main.target)
     first = next(iter(shown.values()))
     return {
         "name": run.study.external_name,
-        "subjects": first["n_subjects"],
-        "cases": first["n_cases"],
+        "subjects": first.n_subjects,
+        "cases": first.n_cases,
         "support": list(zip(entry["names"], entry["support"], strict=True)) if entry else [],
-        "figures": [(metric_of(name).title, shown[name], main["metrics"].get(name) or {}) for name in headline],
+        "figures": [(metric_of(name).title, shown[name], main.metrics.get(name) or {}) for name in headline],
         "known": run.study.subjects_known,
     }
 

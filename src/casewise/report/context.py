@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.evaluation.results import Results
 from casewise.metrics.registry import columns
 from casewise.study.learners import in_order, without_baselines
 from casewise.targets import kind_named
@@ -61,7 +62,7 @@ class ReportContext:
     cases: pd.DataFrame
     splits: dict[str, Any]
     predictions: pd.DataFrame
-    metrics: dict[str, Any]
+    metrics: Results
     jobs: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     stackers: dict[str, Any] = field(default_factory=dict)

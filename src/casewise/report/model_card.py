@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from casewise.evaluation.results import Results
 from casewise.report.sections.prediction_sets import prediction_sets
 from casewise.report.tables import metric_format
 from casewise.report.templating import templates
@@ -20,7 +21,7 @@ STAGES = ("test", "external", "oof")
 def model_card(
     study: Study,
     about: Mapping[str, Any],
-    figures: Mapping[str, Any],
+    results: Results,
     audit: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> str:
@@ -31,27 +32,26 @@ def model_card(
         .render(
             study=study,
             about=about,
-            rows=performance(study, about, figures),
+            rows=performance(study, about, results),
             audit=audit,
             provenance=provenance,
-            main=figures.get("main") or {},
-            sets=prediction_sets(study, figures),
+            main=results.main,
+            sets=prediction_sets(study, results),
         )
     )
     lines = "\n".join(line.rstrip() for line in text.splitlines())
     return re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n"
 
 
-def performance(study: Study, about: Mapping[str, Any], figures: Mapping[str, Any]) -> list[dict[str, str]]:
+def performance(study: Study, about: Mapping[str, Any], results: Results) -> list[dict[str, str]]:
     """The headline metrics of the headline's learner, for every target and stage, as text with their intervals."""
     learner, rows = about["combination"]["headline"], []
     for stage in STAGES:
-        by_target = figures.get("metrics", {}).get(stage, {}).get(learner, {})
         for target in [*study.outputs, *study.scores]:
             write = metric_format(study, target)
             for metric in kind_named(study.kind_of(target)).headline:
-                figure = (by_target.get(target) or {}).get(metric)
-                if not figure or figure.get("value") is None:
+                figure = results.figures(stage, learner, target).get(metric)
+                if figure is None or figure.value is None:
                     continue
                 bounds = write.bounds(metric, figure, words=True)
                 rows.append(
@@ -59,9 +59,9 @@ def performance(study: Study, about: Mapping[str, Any], figures: Mapping[str, An
                         "stage": stage,
                         "target": target,
                         "metric": write.title(metric),
-                        "value": write.text(metric, figure["value"]),
-                        "interval": bounds + (", rough" if bounds and figure.get("rough") else ""),
-                        "subjects": str(figure.get("n_subjects", "")),
+                        "value": write.text(metric, figure.value),
+                        "interval": bounds + (", rough" if bounds and figure.rough else ""),
+                        "subjects": str(figure.n_subjects),
                     }
                 )
     return rows

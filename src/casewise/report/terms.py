@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def banners(context: ReportContext) -> list[dict[str, Any]]:
     ]
 
 
-def with_shares(caveat: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+def with_shares(caveat: Mapping[str, Any], figures: Mapping[str, Any]) -> Mapping[str, Any]:
     """A caveat on altered images with the share of changed answers and its interval; others as they are.
 
     >>> with_shares({"code": "class_missing"}, {})
@@ -104,7 +105,7 @@ def with_shares(caveat: dict[str, Any], figures: dict[str, Any]) -> dict[str, An
         return caveat
     of_network = figures.get(caveat["network"], {})
     shares = {name: entry.get("share") for name, entry in of_network.items()}
-    return caveat | {"alterations": [a | {"share": shares.get(a["name"])} for a in caveat["alterations"]]}
+    return {**caveat, "alterations": [a | {"share": shares.get(a["name"])} for a in caveat["alterations"]]}
 
 
 def unlearned(context: ReportContext) -> dict[str, Any] | None:

@@ -74,7 +74,7 @@ def summarise_deletion(curves: Sequence[Mapping[str, Any]], plan: Plan) -> dict[
     areas = estimates(sums, means, lambda name, whole: "no case", plan, n_cases=len(curves))[0]
     mean_curves = {name: np.mean([curve[name].values for curve in curves], axis=0).tolist() for name in ORDERS}
     return {
-        **{name: estimate.as_json() for name, estimate in areas.items()},
+        **{name: dict(estimate) for name, estimate in areas.items()},
         "cases": len(curves),
         "shares": curves[0]["map"].shares.tolist(),
         "curves": mean_curves,

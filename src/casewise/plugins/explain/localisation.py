@@ -196,7 +196,7 @@ def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> d
         # predictions of numbers are neither correct nor erroneous
         member = np.array([correct is None or value is correct for value in table["correct"]])
         estimates = summary(table[member], random_weights[member, :, :-1], prior=prior, plan=plan)
-        groups[name] = {key: estimate.as_json() for key, estimate in estimates.items()} or None
+        groups[name] = {key: dict(estimate) for key, estimate in estimates.items()} or None
     return {
         **groups,
         "prior": prior,

@@ -161,7 +161,7 @@ def _figures(
         return {"share": share, "area": area, "difference": share - area}
 
     figures = estimates(sums, means, lambda name, whole: "no map", plan, n_cases=len(terms))[0]
-    return {**{name: estimate.as_json() for name, estimate in figures.items()}, "empty_maps": empty}
+    return {**{name: dict(estimate) for name, estimate in figures.items()}, "empty_maps": empty}
 
 
 def shares_of(saliency: SaliencyMap, view: int, mask: CaseMask | None) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from casewise.errors import CasewiseError
+from casewise.evaluation.results import read_results
 from casewise.pipeline.training_table import epochs_of, finished
 
 if TYPE_CHECKING:
@@ -103,15 +104,15 @@ def job_unit(fold: str, record: Mapping[str, Any]) -> Unit:
 
 def results_unit(folder: RunFolder, study: Study) -> Unit:
     """The unit of a run: its settings, and every metric of whole targets with the interval."""
-    metrics = folder.metrics.read()["metrics"] if folder.metrics.exists() else {}
+    metrics = read_results(folder).metrics if folder.metrics.exists() else {}
     values = [
-        (f"{stage}/{learner}/{target}/{metric}{ending}", float(estimate[key]), 0)
+        (f"{stage}/{learner}/{target}/{metric}{ending}", number, 0)
         for stage, by_learner in metrics.items()
         for learner, by_target in by_learner.items()
         for target, by_metric in by_target.items()
         for metric, estimate in by_metric.items()
-        for key, ending in (("value", ""), ("low", ".low"), ("high", ".high"))
-        if "[" not in target + metric and _is_finite(estimate.get(key))
+        for number, ending in ((estimate.value, ""), (estimate.low, ".low"), (estimate.high, ".high"))
+        if "[" not in target + metric and number is not None
     ]
     return Unit(RESULTS, parameters(study), values)
 

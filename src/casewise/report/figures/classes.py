@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +47,17 @@ class RecallCurve:
     share: float
 
 
-def curves_of(entry: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
+def curves_of(entry: Mapping[str, Any], figures: Mapping[str, Any]) -> list[Curve]:
     """The curves to draw from an entry of `classes` and the figures beside it; at most eight."""
     curves = []
     for name, curve in list(entry.get("roc", {}).items())[:MOST_CURVES]:
         if not curve or len(curve.get("fpr", [])) < 2:
             continue
-        class_points = [point for point in entry.get("operating", []) if point["class"] == name]
-        pairs = [(_value(point.get("specificity")), _value(point.get("sensitivity"))) for point in class_points]
+        class_points = [point for point in entry.get("operating", []) if point.label == name]
+        pairs = [
+            (_value(point.figures.get("specificity")), _value(point.figures.get("sensitivity")))
+            for point in class_points
+        ]
         points = [(1 - specificity, sensitivity) for specificity, sensitivity in pairs]
         # two classes have one AUROC, under the name of either
         auroc = figures.get(f"auroc[{name}]") or figures.get("auroc") or {}
@@ -64,7 +67,7 @@ def curves_of(entry: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
 
 
 def recall_curves(
-    rows: pd.DataFrame, names: Sequence[str], entry: dict[str, Any], figures: dict[str, Any]
+    rows: pd.DataFrame, names: Sequence[str], entry: Mapping[str, Any], figures: Mapping[str, Any]
 ) -> list[RecallCurve]:
     """Precision against recall of each class that has a ROC curve; at most eight.
 
@@ -156,7 +159,7 @@ def reliability(
     before: list[dict[str, Any]],
     after: list[dict[str, Any]],
     *,
-    ece: tuple[dict[str, Any] | None, ...],
+    ece: tuple[Mapping[str, Any] | None, ...],
     name: str = "reliability",
 ) -> Drawing:
     """The share of correct predictions in each bin of predicted probability, before and after temperature scaling.

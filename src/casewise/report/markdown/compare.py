@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -40,8 +42,6 @@ def comparisons(
     """
     import pandas as pd
 
-    from casewise.evaluation import results
-
     targets = list(targets)
     if not targets or not_comparable(runs, stage, targets):
         return None
@@ -51,12 +51,12 @@ def comparisons(
         tables.append(rows.assign(model=rows["model"].astype(str) + (f" ({study.name})" if number else "")))
     settings = studies[0].evaluation
     names = [name for name in targets if name in set(tables[0]["target"])]
-    compared = results.evaluate(
+    compared = evaluate(
         pd.concat(tables, ignore_index=True),
-        results.Outcomes(names[0], names),
-        results.Plan(settings.bootstrap_resamples, settings.confidence, studies[0].seed),
+        Outcomes(names[0], names),
+        Plan(settings.bootstrap_resamples, settings.confidence, studies[0].seed),
     )
-    return dict(compared["comparisons"])
+    return compared.comparisons
 
 
 def _final(folder: Path, stage: str, targets: Iterable[str]) -> pd.DataFrame:

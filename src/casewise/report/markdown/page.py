@@ -104,8 +104,8 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "left_out": left_out(first),
         "external": external(first, stage),
         "drift": drift.values(
-            first.metrics.get("drift"),
-            str((first.metrics.get("main") or {}).get("learner")),
+            first.metrics.drift,
+            str(first.metrics.main.learner),
             metric_format(first.study, first.main_target),
         ),
         "nested": validation.nested(first.study, first.jobs, set(first.learners), len(first.study.networks)),
@@ -115,7 +115,7 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "core_time": training.core_time,
         "seeds": training.seed_spread(first.metrics, first.study),
         "figure": figure,
-        "notes": sentences(first.metrics["notes"]),
+        "notes": sentences(first.metrics.notes),
     }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
+from casewise.evaluation.results import Figures, Results, read_results
 from casewise.run_folder import RunFolder
 from casewise.study.loading import saved_study
 
@@ -24,14 +25,15 @@ class FinishedStudy:
     """What a page shows of a finished run.
 
     Attributes:
-        metrics, splits, audit: the contents of the run's JSON files; `audit` is None if there was none.
+        metrics: the results.
+        splits, audit: the contents of the run's JSON files; `audit` is None if there was none.
         jobs: one record a network.
         measured: the result of `casewise explain --measure`, or None.
     """
 
     files: RunFolder
     study: Study
-    metrics: dict[str, Any]
+    metrics: Results
     splits: dict[str, Any]
     audit: dict[str, Any] | None
     jobs: list[dict[str, Any]]
@@ -50,7 +52,7 @@ class FinishedStudy:
     @property
     def main_target(self) -> str:
         """The target of the headline; the primary outcome if there is none."""
-        return str((self.metrics.get("main") or {}).get("target") or self.study.primary_outcome)
+        return self.metrics.main.target or self.study.primary_outcome
 
     @property
     def site(self) -> str:
@@ -61,17 +63,15 @@ class FinishedStudy:
     @property
     def learners(self) -> list[str]:
         """All learners that were evaluated in any stage."""
-        return list(dict.fromkeys(name for by_learner in self.metrics["metrics"].values() for name in by_learner))
+        return list(dict.fromkeys(name for by_learner in self.metrics.metrics.values() for name in by_learner))
 
-    def figures(self, stage: str) -> dict[str, Any]:
+    def figures(self, stage: str) -> dict[str, dict[str, Figures]]:
         """The figures of a stage by learner and target."""
-        figures: dict[str, Any] = self.metrics["metrics"].get(stage) or {}
-        return figures
+        return self.metrics.metrics.get(stage, {})
 
-    def class_entry(self, stage: str, learner: str, target: str) -> dict[str, Any]:
+    def class_entry(self, stage: str, learner: str, target: str) -> Mapping[str, Any]:
         """Confusion matrix and operating points of a learner; empty if there are none."""
-        entry: dict[str, Any] = self.metrics.get("classes", {}).get(stage, {}).get(learner, {}).get(target) or {}
-        return entry
+        return self.metrics.classes.get(stage, {}).get(learner, {}).get(target) or {}
 
     def has(self, stage: str, target: str) -> bool:
         """Whether any learner has figures of a target."""
@@ -104,14 +104,14 @@ def read_finished(folder: Path) -> FinishedStudy:
     files.check_exists()
     files.refuse_image_split()
     files.check_finished()
-    contents = {name: getattr(files, name).read() for name in ("study", "metrics", "splits")}
+    contents = {name: getattr(files, name).read() for name in ("study", "splits")}
     study = saved_study(contents["study"], source=str(files.study.path))
     explanations = files.explanations.read_if_exists() or {}
     measured = explanations.get("measured") if files.has_weights(explanations.get("weights_sha256")) else None
     return FinishedStudy(
         files,
         study,
-        contents["metrics"],
+        read_results(files),
         contents["splits"],
         files.audit.read_if_exists(),
         files.job_records(study.networks),
@@ -125,7 +125,7 @@ def stage_of(run: FinishedStudy) -> str:
     Raises:
         RunError: nothing was evaluated.
     """
-    stage = (run.metrics.get("main") or {}).get("stage")
+    stage = run.metrics.main.stage
     stage = stage if stage in STAGES else next((name for name in STAGES if run.figures(name)), None)
     if stage is None:
         raise RunError(f"{run.folder}: no prediction has a reference value, so nothing was evaluated for a page.")
@@ -145,7 +145,7 @@ def targets_of(run: FinishedStudy, stage: str) -> list[str]:
 
 def pooled(run: FinishedStudy, stage: str) -> bool:
     """Whether the figures of a stage are pooled over sources that were left out in turn."""
-    return stage == "oof" and bool(run.metrics.get("site_means"))
+    return stage == "oof" and bool(run.metrics.site_means)
 
 
 def check_comparable(runs: Sequence[FinishedStudy], stage: str) -> None:

@@ -20,11 +20,9 @@ from casewise.report.target_kind_sections import kind_report
 
 def altered(run: FinishedStudy) -> dict[str, Any] | None:
     """How predictions change with altered images; None if there were none."""
-    main = run.metrics.get("main") or {}
     digits = DIGITS[kind_report(run.study.kind_of(run.main_target)).template]
-    figures = run.metrics.get("counterfactuals") or {}
-    learner, notes = str(main.get("learner")), run.metrics["notes"]
-    return counterfactuals.values(figures, learner, digits, learners=run.learners, notes=notes)
+    learner, figures = str(run.metrics.main.learner), run.metrics.counterfactuals or {}
+    return counterfactuals.values(figures, learner, digits, learners=run.learners, notes=run.metrics.notes)
 
 
 def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
@@ -159,7 +157,7 @@ def external(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
             (label, metric_of(metric).title, *_both(run, stage, learner, f"{metric}[{label}]"))
             for label in run.study.classes_of(target)
             for metric in BY_CLASS
-            if (outside.get(learner, {}).get(target, {}).get(f"{metric}[{label}]") or {}).get("value") is not None
+            if (at := outside.get(learner, {}).get(target, {}).get(f"{metric}[{label}]")) and at.value is not None
         ],
         "groups": _external_groups(run, learner),
     }

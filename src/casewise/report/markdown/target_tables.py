@@ -37,7 +37,7 @@ def target_values(
         if entry and entry.get("differences"):
             smaller = metric_of(metric).larger_is_better is False
             # a run that was evaluated before these intervals were simultaneous lacks the caveat
-            codes = {note["code"] for note in first.metrics["notes"] if isinstance(note, Mapping)}
+            codes = {note.code for note in first.metrics.notes}
             together = len(runs) > 1 or "comparisons" in codes
             compared = {**entry, "metric": metric_of(metric).phrase, "smaller": smaller, "together": together}
             compared["equal"] = with_same_value(entry["differences"])
@@ -152,19 +152,19 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
         threshold = f"{point['threshold']:.3f}" if point.get("threshold") is not None else MISSING
         points.append(
             {
-                "name": point["class"],
+                "name": point.label,
                 "rule": point["rule"],
-                "reached": point["sensitivity"]["value"] if point.get("reached") is False else None,
+                "reached": point.figures["sensitivity"].value if point.reached is False else None,
                 "threshold": by_fold_text(point.get("threshold_by_fold"), 3) or threshold,
                 "cells": [
-                    figure(point.get(metric))
+                    figure(point.figures.get(metric))
                     for metric in (*POINT_COLUMNS, *(AT_PREVALENCE if point.get("prevalence") else ()))
                 ],
                 "prevalence": point.get("prevalence"),
                 "chosen_on": point.get("chosen_on"),
             }
         )
-    calibrated, total = figures.get("ece_calibrated") or {}, max(sum(entry["support"]), 1)
+    total = max(sum(entry["support"]), 1)
     return {
         "learner": learner,
         "names": names,
@@ -176,11 +176,11 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
         ],
         "total": sum(entry["support"]),
         "mean": [figure(figures.get(metric)) for metric in metrics],
-        "ece": calibrated if calibrated.get("value") is not None else None,
+        "ece": ece if (ece := figures.get("ece_calibrated")) and ece.value is not None else None,
         "temperature": by_fold_text(entry.get("temperature_by_fold"), 2)
         or (f"{entry['temperature']:.2f}" if entry.get("temperature") else ""),
         "fitted_on": entry.get("temperature_fitted_on") or "out of fold",
-        "bound": temperatures_at_bound(entry),
+        "bound": temperatures_at_bound(entry.get("temperature"), entry.get("temperature_by_fold")),
         "points": points,
     }
 

@@ -12,6 +12,7 @@ import numpy as np
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW, rough
+from casewise.evaluation.results import Estimate
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
@@ -180,13 +181,13 @@ def visit_rows(context: ReportContext, stage: str) -> tuple[list[str], list[Row]
     """Responders at each visit, physician / model, one column per threshold; shares where subjects are not few."""
     entry = context.metrics.get("response", {}).get(stage, {}).get(context.learner, {})
     visits = dict(list((entry.get("by_visit") or {}).items())[:MOST_VISITS])
-    names = [name for name in next(iter(visits.values()), {}) if name != "n_subjects"]
+    names = list(next(iter(visits.values())).rates) if visits else []
     rows = []
     for visit, figures in visits.items():
-        count = int(figures["n_subjects"])
+        count = figures.n_subjects
         cells = [Cell(str(count))]
         for name in names:
-            both = [figures[name][side]["value"] for side in ("physician", "model")]
+            both = [figures.rates[name][side].value for side in ("physician", "model")]
             shares = f"{100 * both[0]:.0f} / {100 * both[1]:.0f} %" if count >= ROUGH_BELOW else ""
             cells.append(Cell(f"{both[0] * count:.0f} / {both[1] * count:.0f}", shares))
         rows.append(Row(shortened(visit, 30), cells))
@@ -206,7 +207,7 @@ class ScoreRange:
     name: str
     count: int
     subjects: int
-    figures: dict[str, dict[str, Any]]
+    figures: dict[str, Estimate]
 
     @property
     def error(self) -> float:
@@ -250,7 +251,7 @@ def _score_range(name: str, rows: pd.DataFrame, study: Study) -> ScoreRange:
     truth, predicted = (rows[column].to_numpy(float) for column in ("y_true", "y_pred"))
     plan = Plan(confidence=study.evaluation.confidence, seed=study.seed)
     figures = by_subject(truth, {name: predicted}, rows["subject"].to_numpy(), plan)[name]
-    shown = {metric: figures[metric].as_json() for metric in ("mae", "bias")}
+    shown = {metric: figures[metric] for metric in ("mae", "bias")}
     return ScoreRange(name, len(rows), int(rows["subject"].nunique()), shown)
 
 

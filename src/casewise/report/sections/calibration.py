@@ -55,7 +55,7 @@ def calibration(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | No
     stages = []
     for stage, by_name in by_stage.items():
         entries = [{"name": name, "curve": entry["curve"]} for name, entry in by_name.items()]
-        decided = (metrics.get("decisions") or {}).get(stage, {})
+        decided = (metrics.get("decision_curves") or {}).get(stage, {})
         stages.append(
             {
                 "stage": stage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import pi
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     }
 
 
-def matrix(entry: dict[str, Any]) -> Counts:
+def matrix(entry: Mapping[str, Any]) -> Counts:
     """The confusion matrix of an entry of `classes` in `metrics.json`: a line for each reference class.
 
     >>> matrix({"names": ["a", "no_b"], "confusion": [[3, 1], [0, 2]]}).rows
@@ -90,21 +91,23 @@ def class_rows(context: ReportContext, stage: str, learner: str, target: str) ->
     return [*rows, Row("mean", [Cell(f"{total:,}", value=float(total)), *cells], inner=True)]
 
 
-def point_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
+def point_rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The operating points: class, rule (a code and a sensitivity), threshold, and the metrics at each."""
     points = []
     for point in entry.get("operating", [])[:MOST_POINTS]:
         threshold = by_fold_text(point.get("threshold_by_fold"), 3) or number(point.get("threshold"), 3)
         points.append(
             {
-                "name": plain(point["class"]),
+                "name": plain(point.label),
                 **rule_code(point["rule"]),
-                "reached": point["sensitivity"]["value"] if point.get("reached") is False else None,
+                "reached": point.figures["sensitivity"].value if point.reached is False else None,
                 "threshold": threshold,
-                "cells": [WRITE.cell(metric, point.get(metric)) for metric in POINT_COLUMNS],
-                "further": [WRITE.cell(metric, point.get(key)) for key, metric in FURTHER_POINT_COLUMNS.items()],
+                "cells": [WRITE.cell(metric, point.figures.get(metric)) for metric in POINT_COLUMNS],
+                "further": [
+                    WRITE.cell(metric, point.figures.get(key)) for key, metric in FURTHER_POINT_COLUMNS.items()
+                ],
                 "prevalence": point.get("prevalence"),
-                "at_prevalence": [WRITE.cell(metric, point.get(key)) for key, metric in AT_PREVALENCE.items()],
+                "at_prevalence": [WRITE.cell(metric, point.figures.get(key)) for key, metric in AT_PREVALENCE.items()],
             }
         )
     return points
@@ -162,7 +165,8 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
     """
     stage = stage or context.stage
     figures = context.figures(stage, context.learner)
-    bins = context.class_entry(stage, context.learner).get("reliability", [])
+    entry = context.class_entry(stage, context.learner)
+    bins = entry.get("reliability", [])
     claim, ece = mean_confidence(bins), figures.get("ece")
     if not claim or not ece or not is_number(ece.get("value")):
         return None
@@ -188,7 +192,9 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
         "ece": ece,
         "decision": context.study.decisions.get(context.outcome),
         "scaling": scaling(figures),
-        "bound": temperatures_at_bound(context.class_entry(stage, context.learner)) if scaling(figures) else None,
+        "bound": temperatures_at_bound(entry.get("temperature"), entry.get("temperature_by_fold"))
+        if scaling(figures)
+        else None,
     }
 
 

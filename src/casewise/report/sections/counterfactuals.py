@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from casewise.evaluation.counterfactuals import commonest, effect
+from casewise.evaluation.counterfactuals import Altered, commonest
+from casewise.evaluation.results import AlteredAnswers, Estimate
 from casewise.report.context import ReportContext
 from casewise.report.formatting import number, plain, signed
 from casewise.report.tables import Cell, Row, metric_format, percent_cell
@@ -13,12 +14,12 @@ from casewise.report.templating import templates
 
 MOST_NETWORKS = 6
 
-Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
+Figures = Mapping[str, Mapping[str, Altered]]
 
 
 def section(context: ReportContext) -> dict[str, Any] | None:
     """The values of the section; None if no altered image was predicted."""
-    figures: Figures = context.metrics.get("counterfactuals") or {}
+    figures = context.metrics.get("counterfactuals") or {}
     digits = metric_format(context.study, context.outcome).digits("mae")
     notes = context.metrics.get("notes", [])
     return values(figures, context.learner, digits, learners=context.learners, notes=notes)
@@ -33,9 +34,10 @@ def values(
     because they combine networks. `unvaried` are the run's `notes` on shown networks that predict nearly the same for
     every case.
     """
-    networks = sorted(
-        figures, key=lambda name: (name != learner, -max(map(effect, figures[name].values()), default=0.0))
-    )
+    effects = {
+        name: max((entry.effect for entry in entries.values()), default=0.0) for name, entries in figures.items()
+    }
+    networks = sorted(figures, key=lambda name: (name != learner, -effects[name]))
     if not networks or not figures[networks[0]]:
         return None
     first = figures[networks[0]]
@@ -43,7 +45,7 @@ def values(
     title = templates(html=False).get_template("counterfactual_sentences.j2").module.alteration  # type: ignore[attr-defined]
     return {
         "apart": sorted({*learners, learner} - set(figures), key=lambda name: (name != learner, name)),
-        "corrected": any("correct" in entry for entry in first.values()),
+        "corrected": any(isinstance(entry, AlteredAnswers) for entry in first.values()),
         "largest": largest(networks[0], first, digits),
         "rows": [
             Row(str(title(name)).capitalize(), [_cell(figures[network][name], digits) for network in shown])
@@ -58,43 +60,40 @@ def values(
             if isinstance(note, Mapping) and note["code"] == "constant_predictions" and note["network"] in shown
         ],
         "more": len(networks) - len(shown),
-        "cases": max(entry["cases"] for entry in first.values()),
-        "subjects": max(entry["subjects"] for entry in first.values()),
+        "cases": max(entry.cases for entry in first.values()),
+        "subjects": max(entry.subjects for entry in first.values()),
     }
 
 
-def largest(network: str, by_alteration: Mapping[str, Mapping[str, Any]], digits: int) -> dict[str, Any]:
+def largest(network: str, by_alteration: Mapping[str, Altered], digits: int) -> dict[str, Any]:
     """The alteration with the largest effect on a network, and its figures; `tied` are several that change as many."""
-    classed = "changed" in next(iter(by_alteration.values()))
-    size = effect if classed else _moved
-    name = max(by_alteration, key=lambda key: size(by_alteration[key]))
-    alike = [key for key in by_alteration if size(by_alteration[key]) == size(by_alteration[name])]
-    values = {**by_alteration[name], "network": network, "name": name, "digits": digits}
-    if not classed:
+    sizes = {
+        name: entry.effect if isinstance(entry, AlteredAnswers) else entry.moved.value or 0.0
+        for name, entry in by_alteration.items()
+    }
+    name = max(sizes, key=lambda key: sizes[key])
+    alike = [key for key in sizes if sizes[key] == sizes[name]]
+    entry = by_alteration[name]
+    values = {**entry, "network": network, "name": name, "digits": digits}
+    if not isinstance(entry, AlteredAnswers):
         return {**values, "form": "number"}
-    return {**values, "form": "classes", **commonest(values), "tied": alike if len(alike) > 1 else []}
+    return {**values, "form": "classes", **commonest(entry), "tied": alike if len(alike) > 1 else []}
 
 
-def _moved(entry: Mapping[str, Any]) -> float:
-    return float(entry["moved"]["value"])
-
-
-def _cell(entry: Mapping[str, Any], digits: int) -> Cell:
-    if "changed" not in entry:
-        parts = [_bounds(entry["moved"], digits), f"mean change {signed(entry['shift']['value'], digits)}"]
-        value = float(entry["moved"]["value"])
-        return Cell(number(value, digits), "; ".join(filter(None, parts)), value)
-    share, into = percent_cell(entry["share"]), commonest(entry)
-    text = f"{entry['changed']} of {entry['answers']}"
+def _cell(entry: Altered, digits: int) -> Cell:
+    if not isinstance(entry, AlteredAnswers):
+        moved, shift = entry.moved.value or 0.0, entry.shift.value or 0.0
+        parts = [_bounds(entry.moved, digits), f"mean change {signed(shift, digits)}"]
+        return Cell(number(moved, digits), "; ".join(filter(None, parts)), moved)
+    share, into = percent_cell(entry.share), commonest(entry)
+    text = f"{entry.changed} of {entry.answers}"
     if into["to"]:
-        of = f" of {into['to_of']}" if into["to_of"] else ""
-        text += f", {into['to_answers']}{of} to {plain(into['to'])}"
-    small, correct = f"{share.text} {share.small}".strip(), entry.get("correct")
-    small += f"; correct {correct['before']}, then {correct['after']}" if correct else ""
-    return Cell(text, small, share.value)
+        text += f", {into['to_answers']} of {into['to_of']} to {plain(into['to'])}"
+    small = f"{share.text} {share.small}".strip()
+    return Cell(text, f"{small}; correct {entry.correct.before}, then {entry.correct.after}", share.value)
 
 
-def _bounds(figure: Mapping[str, Any], digits: int) -> str:
-    ends = figure["low"], figure["high"]
-    text = "" if None in ends else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
-    return f"{text} rough" if text and figure.get("rough") else text
+def _bounds(figure: Estimate, digits: int) -> str:
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"[{number(figure.low, digits)}, {number(figure.high, digits)}]" + (" rough" if figure.rough else "")
