@@ -36,7 +36,7 @@ class Record(Mapping[str, Any]):
         return (each.name for each in fields(self) if getattr(self, each.name) != each.default)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return len(list(self))
+        return sum(1 for _ in self)
 
 
 class Threshold(float):
