@@ -14,7 +14,7 @@ import numpy as np
 
 from casewise.metrics.registry import metric_of
 from casewise.report.context import EXTERNAL, ReportContext, has_interval, is_number
-from casewise.report.formatting import class_name, counted, listed, number, plain, signed
+from casewise.report.formatting import class_name, counted, listed, number, signed
 from casewise.report.sections import column_alone
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.statements import Statement, statements
@@ -148,8 +148,8 @@ def sizes(context: ReportContext) -> list[Size]:
 def _size(context: ReportContext, metric: str, figure: Mapping[str, Any], place: str) -> Size:
     write = metric_format(context.study, context.outcome)
     text = write.text(metric, figure["value"], short=True, unit=False)
-    units = {"mae": "points on average" if not context.classes else "grades on average"}
-    unit = units.get(metric, "%" if write.in_percent(metric) else write.phrase(metric))
+    units = {"mae": "points on average", "accuracy": f"% of {terms_of(context).noun}s right"}
+    unit = units.get(metric, write.phrase(metric))
     bounds = write.bounds(metric, figure, words=True, short=True)
     interval = f"{terms_of(context).confidence} interval {bounds}" if bounds else str(figure.get("reason") or "")
     if bounds and figure.get("rough"):
@@ -172,7 +172,9 @@ def guess(context: ReportContext) -> str:
     if rows.empty:
         return ""
     counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(context.classes))
-    names = [class_name(context.study, context.outcome, context.classes[i]) for i in np.flatnonzero(counts == counts.max())]
+    names = [
+        class_name(context.study, context.outcome, context.classes[i]) for i in np.flatnonzero(counts == counts.max())
+    ]
     share = 100 * counts.max() / counts.sum()
     return f"Always naming {listed(names, 'or')}: {share:.0f} % of the {terms.noun}s"
 
@@ -191,7 +193,9 @@ def spread(context: ReportContext) -> str:
     if rows.empty:
         return ""
     if not context.classes:
-        half, most = (number(value, terms.digits) for value in (rows["y_pred"] - rows["y_true"]).abs().quantile([0.5, 0.9]))
+        half, most = (
+            number(value, terms.digits) for value in (rows["y_pred"] - rows["y_true"]).abs().quantile([0.5, 0.9])
+        )
         return f"Half of the {terms.noun}s within {half}, nine in ten within {most}"
     metric = kind_report(context.kind).compared
     figure = context.headline_figure(metric)
@@ -256,7 +260,9 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
         cells.append(names[int(wrong.argmax())] if wrong.sum() else "–")
         share = None if np.isnan(recall[i]) else float(recall[i])
         rows.append(Failure(name, cells, share, worst=share is not None and share == lowest and share < 1))
-    found = ["Found here", f"Found {context.study.external_name or 'elsewhere'}"] if elsewhere is not None else ["Found"]
+    found = (
+        ["Found here", f"Found, {context.study.external_name or 'elsewhere'}"] if elsewhere is not None else ["Found"]
+    )
     return ["Reference", *found, "Most often taken for"], rows
 
 
@@ -286,10 +292,23 @@ def rivals(context: ReportContext) -> list[Rival]:
     compared = context.metrics.against_baselines
     if compared and not context.by_site:
         beside = context.metric(compared.stage, compared.baseline, metric)
-        rows += [_rival(context, learner_name(compared.baseline), beside, verdict(context, compared.differences.get(metric), metric))] if beside else []
+        rows += (
+            [
+                _rival(
+                    context,
+                    learner_name(compared.baseline),
+                    beside,
+                    verdict(context, compared.differences.get(metric), metric),
+                )
+            ]
+            if beside
+            else []
+        )
     chance = metric_of(metric).chance if context.classes else guessed_error(context)
     if chance is not None and not context.by_site:
-        rows.append(Rival("a guess without images", write.text(metric, chance, short=True), "", _beyond(figure, chance, metric)))
+        rows.append(
+            Rival("a guess without images", write.text(metric, chance, short=True), "", _beyond(figure, chance, metric))
+        )
     if context.classes and (column := column_alone.section(context)):
         for row in column["stated"][:2]:
             name = f"column “{column['column']}” alone, no image"
@@ -299,7 +318,9 @@ def rivals(context: ReportContext) -> list[Rival]:
     return rows
 
 
-def _rival(context: ReportContext, name: str, figure: Mapping[str, Any], code: str = "", *, reported: bool = False) -> Rival:
+def _rival(
+    context: ReportContext, name: str, figure: Mapping[str, Any], code: str = "", *, reported: bool = False
+) -> Rival:
     write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).compared
     text = write.text(metric, figure["value"], short=True)
     return Rival(name, text, write.bounds(metric, figure, words=True, short=True), code, reported)
@@ -324,7 +345,11 @@ def model(context: ReportContext) -> str:
     if is_baseline(learner):
         return f"The {learner_name(learner)}, a model without a trained network."
     if learner in study.networks:
-        return f"One network, {learner}, trained {folds} times on different folds; new cases get the mean of these." if folds > 1 else f"One network, {learner}."
+        return (
+            f"One network, {learner}, trained {folds} times on different folds; new cases get the mean of these."
+            if folds > 1
+            else f"One network, {learner}."
+        )
     if learner in context.stackers:
         count = len(weights(context))
         return f"The {learner_name(learner)} of {counted(count, 'learner')}, each trained once a fold; new cases get their combination."
@@ -355,7 +380,7 @@ def coverage(context: ReportContext) -> str:
         return ""
     level = f"{100 * record.level:g} %"
     if context.classes:
-        return f"A prediction comes with the set of classes that holds the true one in {level} of new cases."
+        return f"A prediction comes with a set of classes that should hold the true one in {level} of new cases."
     half = entry.calibration.get("quantile")
     if half is None:
         return ""

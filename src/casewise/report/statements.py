@@ -70,7 +70,9 @@ def nothing_learned(context: ReportContext) -> Statement | None:
     name = the_learner(facts["learner"])
     if facts["code"] == "constant":
         folds = f"{facts['count']} of {counted(facts['of'], 'fold')}"
-        text = f"In {folds}, {name} predicts nearly the same for every case: it did not learn to distinguish cases there."
+        text = (
+            f"In {folds}, {name} predicts nearly the same for every case: it did not learn to distinguish cases there."
+        )
         return Statement("nothing_learned", "flag", text, "training")
     count = f"{facts['count']} of {counted(facts['of'], 'inner network' if facts['inner'] else 'network')}"
     whose = {"own": f" of {name}", "combined": f" that {name} uses", "study": " of this study"}[facts["whose"]]
@@ -85,14 +87,18 @@ def elsewhere(context: ReportContext) -> Statement | None:
         return None
     if entry is None:
         if (context.predictions["stage"] == EXTERNAL).any():
-            return Statement("elsewhere", "open", "The external cohort has no reference values to evaluate.", "external")
+            return Statement(
+                "elsewhere", "open", "The external cohort has no reference values to evaluate.", "external"
+            )
         return Statement("elsewhere", "bad", "Not tested on subjects of another hospital or source.")
     write = metric_format(context.study, context.outcome)
     name, phrase = entry["name"] or "the external cohort", write.phrase(entry["metric"])
     there = write.text(entry["metric"], entry["outside"], short=True)
     if entry["code"] == "worse":
         here = write.text(entry["metric"], entry["inside"], short=True)
-        return Statement("elsewhere", "flag", f"It is worse on {name}: {phrase} {there}, against {here} here.", "external")
+        return Statement(
+            "elsewhere", "flag", f"It is worse on {name}: {phrase} {there}, against {here} here.", "external"
+        )
     words = {"better": "better than here", "not_shown": "no clear difference from here"}
     return Statement(
         "elsewhere",
@@ -129,7 +135,9 @@ def subjects_apart(context: ReportContext) -> Statement | None:
     found = {finding["id"] for finding in context.audit.get("findings", [])}
     if found & {"twins-across-subjects", "twins-across-splits", "subjects-across-splits"}:
         return None  # an error of the audit says so
-    return Statement("subjects_apart", "good", "No subject and no picture is on both sides of the split.", "audit")
+    return Statement(
+        "subjects_apart", "good", "No subject is on both sides of the split, and no picture was found on both.", "audit"
+    )
 
 
 def audited(context: ReportContext) -> Statement | None:
@@ -141,7 +149,12 @@ def audited(context: ReportContext) -> Statement | None:
     rows = screen["errors"] or screen["warnings"]
     if not rows:
         if screen["untested"]:
-            return Statement("audited", "open", "The audit could not test for shortcuts: too few subjects or too little variation.", "audit")
+            return Statement(
+                "audited",
+                "open",
+                "The audit could not test for shortcuts: too few subjects or too little variation.",
+                "audit",
+            )
         return Statement("audited", "good", "The audit found no shortcut; it cannot show that there is none.", "audit")
     macros: Any = templates(html=False).get_template("audit_macros.html.j2").module
     first = rows[0]
@@ -190,7 +203,9 @@ def networks_left_out(context: ReportContext) -> Statement | None:
     if note is None:
         return None
     names = listed([learner_name(name) for name in note["networks"]])
-    return Statement("networks_left_out", "bad", f"Could not be trained, and not in these results: {names}.", "training")
+    return Statement(
+        "networks_left_out", "bad", f"Could not be trained, and not in these results: {names}.", "training"
+    )
 
 
 def classes_missing(context: ReportContext) -> Statement | None:
@@ -217,7 +232,9 @@ def few_subjects(context: ReportContext) -> Statement | None:
     if subjects >= ROUGH_BELOW or not context.study.subjects_known:
         return None
     consequence = "intervals are rough" if subjects > 2 else "there are no intervals"
-    return Statement("few_subjects", "note", f"{counted(subjects, 'subject')} {'is' if subjects == 1 else 'are'} few: {consequence}.")
+    return Statement(
+        "few_subjects", "note", f"{counted(subjects, 'subject')} {'is' if subjects == 1 else 'are'} few: {consequence}."
+    )
 
 
 def chosen(context: ReportContext) -> Statement | None:
