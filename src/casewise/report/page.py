@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from casewise.files import write_atomic
 from casewise.metrics.registry import columns, metric_of
-from casewise.report import terms
+from casewise.report import first_screen, terms
 from casewise.report.context import ReportContext
 from casewise.report.modality_sections import REPORTS, modality_report
 from casewise.report.sections import (
@@ -30,7 +30,6 @@ from casewise.report.sections import (
     prediction_sets,
     saliency,
     subgroups,
-    summary,
     training,
     validation,
 )
@@ -78,9 +77,7 @@ def values(context: ReportContext) -> dict[str, Any]:
         "order_by": kind.order_by,
         "terms": terms.terms_of(context),
         "subject_matter": terms.subject_matter(context),
-        "banners": terms.banners(context),
-        "unlearned": terms.unlearned(context),
-        "summary": summary.section(context),
+        "screen": first_screen.screen(context),
         **{name: section(context) if name in kind.sections else None for name, section in OF_KINDS.items()},
         "column_alone": column_alone.section(context),
         "detail": agreement.detail(context),

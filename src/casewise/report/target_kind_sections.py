@@ -16,9 +16,7 @@ class KindReport:
         sections: the sections that only this kind has.
         order_by: the metric that orders the learners' table.
         forests: the metrics drawn for all learners.
-        by_site: the metrics of the summary where a source was left out in each fold.
         headline: the metric of the one sentence at the top.
-        tiles: metrics of the four figures to remember, the most important first.
         image_split: the metric drawn by subject and by image.
         compared: the metric by which learners are compared in pairs.
         ordered: whether classes have an order, so that the median class is predicted.
@@ -28,9 +26,7 @@ class KindReport:
     sections: tuple[str, ...]
     order_by: str
     forests: tuple[str, ...]
-    by_site: tuple[str, ...]
     headline: str
-    tiles: tuple[str, ...]
     image_split: str
     compared: str
     ordered: bool = False
@@ -56,9 +52,7 @@ register_kind_report(
         sections=("agreement", "time", "worst"),
         order_by="mae",
         forests=("mae", "ccc"),
-        by_site=("ccc", "mae"),
         headline="mae",
-        tiles=("mae", "ccc"),
         image_split="mae",
         compared="mae",
     ),
@@ -70,9 +64,7 @@ register_kind_report(
         sections=("classes", "high_confidence"),
         order_by="auroc",
         forests=("accuracy", "auroc"),
-        by_site=("auroc", "accuracy"),
         headline="accuracy",
-        tiles=("accuracy", "auroc", "sensitivity", "specificity", "f1", "ece"),
         image_split="accuracy",
         compared="auroc",
     ),
@@ -84,9 +76,7 @@ register_kind_report(
         sections=("classes", "high_confidence"),
         order_by="kappa_quadratic",
         forests=("accuracy", "kappa_quadratic"),
-        by_site=("kappa_quadratic", "accuracy"),
         headline="accuracy",
-        tiles=("kappa_quadratic", "accuracy", "sensitivity", "specificity", "auroc", "mae", "f1", "ece"),
         image_split="accuracy",
         compared="kappa_quadratic",
         ordered=True,

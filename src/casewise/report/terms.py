@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.run_checks import constant_folds, no_better
 from casewise.modalities.registry import modality_of
 from casewise.report.context import EXTERNAL, ReportContext
@@ -14,17 +12,9 @@ from casewise.report.formatting import capital, class_name, display_name, plain
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
-from casewise.splits.learnable import missing_classes
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
-
-# Caveats of metrics.json that are also shown on the first page, by the code of their warning there.
-CAVEATS_SHOWN = {
-    "left_out": ("networks_left_out",),
-    "altered": ("answers_altered", "numbers_altered"),
-    "drift": ("confident_outside", "external_outside"),
-}
 
 # Names of studies that say nothing in a title.
 NO_NAMES = ("study", "my study", "test", "test study", "untitled", "default", "config", "cohort", "data", "example")
@@ -71,41 +61,6 @@ def report_title(study: Study) -> str:
     what = f"{display_name(study, study.primary_outcome)} predicted from {images}"
     name = plain(study.name).replace("-", " ").strip()
     return f"{capital(name)}: {what}" if len(name) > SHORTEST_NAME and name.lower() not in NO_NAMES else capital(what)
-
-
-def banners(context: ReportContext) -> list[dict[str, Any]]:
-    """Limitations of the whole report, the most important first: a code and the values of its sentence."""
-    study, subjects = context.study, context.subjects_of(context.stage)
-    limits = {
-        "synthetic": study.synthetic,
-        "unknown_subjects": not study.subjects_known,
-        "stopped_on_fold": context.stopped_on == "fold",
-        "no_audit": context.audit is None and bool(context.classes),
-        "few_subjects": subjects < ROUGH_BELOW,
-    }
-    shown = [{"code": code, "stage": context.stage, "subjects": subjects} for code, holds in limits.items() if holds]
-    if missing := missing_classes(context.splits):
-        shown.append({"code": "classes_missing", "sentences": missing})
-    caveats = [note for note in context.metrics.get("notes", []) if not isinstance(note, str)]
-    return shown + [
-        {"code": code, "caveat": with_shares(caveat, context.metrics.get("counterfactuals") or {})}
-        for code, causes in CAVEATS_SHOWN.items()
-        for caveat in caveats
-        if caveat["code"] in causes
-    ]
-
-
-def with_shares(caveat: Mapping[str, Any], figures: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A caveat on altered images with the share of changed answers and its interval; others as they are.
-
-    >>> with_shares({"code": "class_missing"}, {})
-    {'code': 'class_missing'}
-    """
-    if caveat["code"] != "answers_altered":
-        return caveat
-    of_network = figures.get(caveat["network"], {})
-    shares = {name: entry.get("share") for name, entry in of_network.items()}
-    return {**caveat, "alterations": [a | {"share": shares.get(a["name"])} for a in caveat["alterations"]]}
 
 
 def unlearned(context: ReportContext) -> dict[str, Any] | None:
@@ -157,19 +112,6 @@ def subject_matter(context: ReportContext) -> dict[str, Any]:
         "low": low,
         "high": high,
         "ordered": kind_report(context.kind).ordered,
-    }
-
-
-def judged_on(context: ReportContext) -> dict[str, Any]:
-    """The cases that the figures are based on, and those of them that networks were not trained on."""
-    rows = context.headline_rows
-    return {
-        "stage": context.stage,
-        "count": len(rows),
-        "subjects": rows["subject"].nunique() if context.study.subjects_known else 0,
-        "test_unscored": context.stage != "test" and "test" in context.stages,
-        "stopped_on_fold": context.stopped_on == "fold",
-        "leave_out": context.study.split.leave_out and context.site,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
+from casewise.report.target_kind_sections import kind_report
 from casewise.study.learners import is_baseline, learner_named
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def against(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
 def _values(study: Study, metrics: Mapping[str, Any], compared: Mapping[str, Any]) -> dict[str, Any]:
     main = metrics["main"]
     differences = compared["differences"]
-    name = compared["merit"] if compared["merit"] in differences else next(iter(differences))
+    name = kind_report(main["kind"]).compared
+    name = name if name in differences else next(iter(differences))
     difference = differences[name]
     stage = metrics["metrics"][compared["stage"]]
     figures = {key: stage[compared[key]][main["target"]][name] for key in ("learner", "baseline")}

@@ -61,12 +61,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     if not stages:
         return None
     kind, several = kind_report(context.kind), len(stages[0][1]) > 1
-    comparisons = [
-        compared
-        for stage in context.stages
-        for metric in kind.forests
-        if (compared := comparison(context, stage, metric))
-    ]
+    comparisons = [compared for stage in context.stages if (compared := comparison(context, stage))]
     return {
         "stages": stages,
         "columns": context.columns("learners"),
@@ -134,14 +129,14 @@ def with_same_value(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [name for name, difference in from_best.items() if difference is not None and abs(difference) < SAME]
 
 
-def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str, Any] | None:
+def comparison(context: ReportContext, stage: str) -> dict[str, Any] | None:
     """The learner with the best figure of a stage, and those that do not differ from it beyond chance.
 
     `equal`: other learners with the same value; `only`: of these and the best, those that predict one class for every
     case, and that class; `code`: `ahead` of every other learner, `none_differs`, or `some_alike`; `without`: whether
     one of these differences has no interval.
     """
-    metric = metric or kind_report(context.kind).compared
+    metric = kind_report(context.kind).compared
     entry = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {}).get(metric)
     if not entry or not entry.get("differences") or (stage == "oof" and context.metrics.get("site_means")):
         return None
@@ -167,22 +162,6 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
         "rough": bool(entry.get("rough")),
         "without": not all(has_interval(entry["differences"].get(name)) for name in alike),
     }
-
-
-def behind(context: ReportContext, stage: str) -> list[dict[str, Any]]:
-    """The metrics in which another learner is shown to be better than the shown one: its name and its figure."""
-    if stage == "oof" and context.metrics.get("site_means"):
-        return []
-    write, shown = metric_format(context.study, context.outcome), context.learner
-    compared = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {})
-    lines = []
-    for metric, entry in compared.items():
-        figure = None if entry.get("rough") else context.metric(stage, entry["best"], metric)
-        if figure and shown in entry.get("differences", {}) and shown not in entry["indistinguishable"]:
-            lines.append(
-                {"best": entry["best"], "phrase": write.phrase(metric), "value": write.text(metric, figure["value"])}
-            )
-    return lines
 
 
 def reports(context: ReportContext) -> list[tuple[str, list[Row], Counts]]:

@@ -1,0 +1,276 @@
+"""The sentences of the report that depend on the result: one function each, with its condition.
+
+Everything else on the page is a number in a table or figure, or a fixed caption. `KINDS` is the whole list. A statement
+is about the reported model, and it must stay true when a class is missing, a group is tiny or nothing was learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from casewise.evaluation.counterfactuals import affects
+from casewise.evaluation.intervals import ROUGH_BELOW
+from casewise.evaluation.results import AlteredAnswers, Note
+from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.external_validation import external_result
+from casewise.report.formatting import capital, counted, listed, number, percent, plain
+from casewise.report.sections import audit as audit_section
+from casewise.report.tables import metric_format
+from casewise.report.templating import templates
+from casewise.report.terms import terms_of, unlearned
+from casewise.splits.learnable import missing_classes
+from casewise.study.learners import learner_name, the_learner
+
+# A flag stands below the title. The other levels are marks of the fourth card.
+MARKS = {"bad": "✗", "warning": "!", "good": "✓", "open": "?", "note": "n"}
+MOST_PER_LEVEL = 4
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence that depends on the result.
+
+    Attributes:
+        id: its kind, a name of `KINDS`.
+        level: `flag`, `bad`, `warning`, `good`, `open` or `note`.
+        text: the sentence.
+        link: the section with the evidence; empty without one.
+    """
+
+    id: str
+    level: str
+    text: str
+    link: str = ""
+
+    @property
+    def mark(self) -> str:
+        """The sign before the sentence."""
+        return MARKS.get(self.level, "")
+
+
+def statements(context: ReportContext) -> list[Statement]:
+    """The statements that hold for a run, the gravest first."""
+    made = [statement for make in KINDS.values() if (statement := make(context))]
+    order = ["flag", *MARKS]
+    return sorted(made, key=lambda each: order.index(each.level))
+
+
+def synthetic(context: ReportContext) -> Statement | None:
+    if not context.study.synthetic:
+        return None
+    pictures = terms_of(context).picture
+    return Statement("synthetic", "flag", f"Synthetic {pictures}s: these figures say nothing about patients.")
+
+
+def nothing_learned(context: ReportContext) -> Statement | None:
+    """The reported model predicts nearly the same for every case, or its networks were no better than guessing."""
+    facts = unlearned(context)
+    if not facts:
+        return None
+    name = the_learner(facts["learner"])
+    if facts["code"] == "constant":
+        folds = f"{facts['count']} of {counted(facts['of'], 'fold')}"
+        text = (
+            f"In {folds}, {name} predicts nearly the same for every case: it did not learn to distinguish cases there."
+        )
+        return Statement("nothing_learned", "flag", text, "training")
+    count = f"{facts['count']} of {counted(facts['of'], 'inner network' if facts['inner'] else 'network')}"
+    whose = {"own": f" of {name}", "combined": f" that {name} uses", "study": " of this study"}[facts["whose"]]
+    text = f"{count}{whose} {'was' if facts['count'] == 1 else 'were'} never better than guessing during training."
+    return Statement("nothing_learned", "flag" if facts["void"] else "bad", text, "training")
+
+
+def elsewhere(context: ReportContext) -> Statement | None:
+    """How the model does on an external cohort, or that it was not tested on one."""
+    entry = external_result(context.study, context.metrics, context.learner, context.stage)
+    if context.stage == EXTERNAL or context.by_site:
+        return None
+    if entry is None:
+        if (context.predictions["stage"] == EXTERNAL).any():
+            return Statement(
+                "elsewhere", "open", "The external cohort has no reference values to evaluate.", "external"
+            )
+        return Statement("elsewhere", "bad", "Not tested on subjects of another hospital or source.")
+    write = metric_format(context.study, context.outcome)
+    name, phrase = entry["name"] or "the external cohort", write.phrase(entry["metric"])
+    there = write.text(entry["metric"], entry["outside"], short=True)
+    if entry["code"] == "worse":
+        here = write.text(entry["metric"], entry["inside"], short=True)
+        return Statement(
+            "elsewhere", "flag", f"It is worse on {name}: {phrase} {there}, against {here} here.", "external"
+        )
+    words = {"better": "better than here", "not_shown": "no clear difference from here"}
+    return Statement(
+        "elsewhere",
+        "good" if entry["code"] in words else "open",
+        f"On {name}: {phrase} {there}, {words.get(entry['code'], 'too few cases to compare with here')}.",
+        "external",
+    )
+
+
+def confident_elsewhere(context: ReportContext) -> Statement | None:
+    note = _note(context, "confident_outside")
+    if note is None:
+        return None
+    sides = [f"{100 * note[key]['external']:.0f} %" for key in ("confidence", "accuracy")]
+    text = f"On the external cohort it is {sides[0]} sure on average, where {sides[1]} of its predictions are right."
+    return Statement("confident_elsewhere", "bad", text, "external")
+
+
+def unlike_training(context: ReportContext) -> Statement | None:
+    note = _note(context, "external_outside")
+    if note is None:
+        return None
+    text = f"{percent(note['share'])} of the external cases are unlike those of the training."
+    return Statement("unlike_training", "bad", text, "external")
+
+
+def subjects_apart(context: ReportContext) -> Statement | None:
+    """Whether the split keeps subjects apart; the pictures too, if the audit compared them."""
+    if not context.study.subjects_known:
+        text = "It is not known which images belong to the same person: the figures may be too optimistic."
+        return Statement("subjects_apart", "bad", text)
+    if context.audit is None:
+        return Statement("subjects_apart", "good", "No subject is on both sides of the split.")
+    found = {finding["id"] for finding in context.audit.get("findings", [])}
+    if found & {"twins-across-subjects", "twins-across-splits", "subjects-across-splits"}:
+        return None  # an error of the audit says so
+    return Statement(
+        "subjects_apart", "good", "No subject is on both sides of the split, and no picture was found on both.", "audit"
+    )
+
+
+def audited(context: ReportContext) -> Statement | None:
+    """The number of errors and warnings of the audit, and the first of them."""
+    screen = audit_section.first_screen(context)
+    if screen is None:
+        text = "No audit was made: shortcuts to the reference were not looked for."
+        return Statement("audited", "warning", text)
+    rows = screen["errors"] or screen["warnings"]
+    if not rows:
+        if screen["untested"]:
+            return Statement(
+                "audited",
+                "open",
+                "The audit could not test for shortcuts: too few subjects or too little variation.",
+                "audit",
+            )
+        return Statement("audited", "good", "The audit found no shortcut; it cannot show that there is none.", "audit")
+    macros: Any = templates(html=False).get_template("audit_macros.html.j2").module
+    first = rows[0]
+    figure = " ".join(str(macros.figure(first)).split())
+    about = " ".join(str(macros.about(first["subject"], screen["noun"])).split())
+    counts = [
+        counted(count, noun)
+        for count, noun in ((screen["error_count"], "error"), (screen["warning_count"], "warning"))
+        if count
+    ]
+    text = f"Audit: {listed(counts)}. First: {about}{f' ({figure})' if figure else ''}."
+    if first["accepted"]:
+        text = f"{text[:-1]}, accepted by the study: {first['reason'].rstrip('.')}."
+    return Statement("audited", "bad" if screen["errors"] else "warning", text, "audit")
+
+
+def altered(context: ReportContext) -> Statement | None:
+    """The largest effect on the reported model of alterations that should not matter."""
+    figures = context.metrics.counterfactuals or {}
+    if not figures:
+        return None
+    own = figures.get(context.learner)
+    if own is None:
+        text = "Altered images were tested for the single networks, not for their combination."
+        return Statement("altered", "open", text, "altered-images")
+    if not own:
+        return None
+    title: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
+    name, entry = max(own.items(), key=lambda item: item[1].effect)
+    level = "warning" if affects(entry) else "good"
+    if isinstance(entry, AlteredAnswers):
+        text = f"{_when(title, name)}: {entry.changed} of {counted(entry.answers, 'prediction')} change."
+    else:
+        moved = number(entry.moved.value, terms_of(context).digits)
+        text = f"{_when(title, name)}: its predictions move by {moved} points on average."
+    return Statement("altered", level, text, "altered-images")
+
+
+def _when(macros: Any, name: str) -> str:
+    return capital(" ".join(str(macros.alteration(name)).split()))
+
+
+def networks_left_out(context: ReportContext) -> Statement | None:
+    note = _note(context, "networks_left_out")
+    if note is None:
+        return None
+    names = listed([learner_name(name) for name in note["networks"]])
+    return Statement(
+        "networks_left_out", "bad", f"Could not be trained, and not in these results: {names}.", "training"
+    )
+
+
+def classes_missing(context: ReportContext) -> Statement | None:
+    missing = missing_classes(context.splits)
+    return Statement("classes_missing", "bad", f"{capital('; '.join(missing))}.") if missing else None
+
+
+def one_class(context: ReportContext) -> Statement | None:
+    only = context.constant_class(context.stage, context.learner) if context.classes else ""
+    if not only:
+        return None
+    return Statement("one_class", "flag", f"It predicts {plain(only)} for every {terms_of(context).noun}.")
+
+
+def stopped_on_fold(context: ReportContext) -> Statement | None:
+    if context.stopped_on != "fold" or context.stage != "oof":
+        return None
+    text = "Training stopped at the epoch that suited the predicted fold best: the figures are too optimistic."
+    return Statement("stopped_on_fold", "bad", text)
+
+
+def few_subjects(context: ReportContext) -> Statement | None:
+    subjects = context.subjects_of(context.stage)
+    if subjects >= ROUGH_BELOW or not context.study.subjects_known:
+        return None
+    consequence = "intervals are rough" if subjects > 2 else "there are no intervals"
+    return Statement(
+        "few_subjects", "note", f"{counted(subjects, 'subject')} {'is' if subjects == 1 else 'are'} few: {consequence}."
+    )
+
+
+def chosen(context: ReportContext) -> Statement | None:
+    """How the reported model was chosen among several."""
+    count, how = len(context.candidates), context.metrics.main.chosen_on
+    if count < 2 or context.metrics.main.learner != context.learner:
+        return None
+    words = {
+        "stated": f"The reported model was stated before any result, not chosen among the {count} of the study.",
+        "oof": f"The reported model was chosen among {count} out of fold; the test set took no part.",
+        "inner folds": "The reported model was chosen in inner folds, on training subjects only.",
+    }
+    return Statement("chosen", "note", words[how], "learners") if how in words else None
+
+
+def _note(context: ReportContext, code: str) -> Note | None:
+    return next((note for note in context.metrics.notes if note["code"] == code), None)
+
+
+KINDS: dict[str, Callable[[ReportContext], Statement | None]] = {
+    make.__name__: make
+    for make in (
+        synthetic,
+        nothing_learned,
+        one_class,
+        elsewhere,
+        confident_elsewhere,
+        unlike_training,
+        subjects_apart,
+        stopped_on_fold,
+        classes_missing,
+        networks_left_out,
+        audited,
+        altered,
+        few_subjects,
+        chosen,
+    )
+}
