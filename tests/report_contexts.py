@@ -14,7 +14,7 @@ import pandas as pd
 
 from casewise.audit.findings import Audit, Finding
 from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
-from casewise.evaluation.results import Drop, Figures, ImageSplit, Results, as_stored, plain
+from casewise.evaluation.results import Drop, Figures, Headline, ImageSplit, Results, as_stored, plain
 from casewise.predictions.table import COLUMNS
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
@@ -814,3 +814,8 @@ def section_of(text: str, id: str) -> str:
 def codes(text: str) -> set[str]:
     """The codes of the sentences of a page."""
     return set(re.findall(r'data-code="([^"]+)"', text))
+
+
+def nothing(context: ReportContext) -> Results:
+    """The results of a run without a reference value."""
+    return Results({}, {}, {}, {}, Headline(context.outcome, None, None, None, None, context.kind), [])

@@ -25,8 +25,7 @@ from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
-from casewise.report.sections import classes, labels, learners, summary, summary_classes, validation
-from casewise.report.sections import tiles as tile_figures
+from casewise.report.sections import classes, labels, learners, validation
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
@@ -250,23 +249,6 @@ def held_out() -> ReportContext:
     return dataclasses.replace(material, metrics=metrics)
 
 
-def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
-    lines = summary.within_sources(held_out)
-    mean = held_out.metrics["site_means"][held_out.learner]["auroc"]["value"]
-    assert (lines[0]["metric"], lines[0]["mean"], lines[0]["chance"], lines[0]["count"]) == ("auroc", mean, 0.5, 5)
-    assert [name for name, _ in lines[0]["each"]] == list("vwxyz")
-    assert summary_classes.class_values(held_out)["discrimination"] is None
-    assert summary.choice(held_out)["code"] == "mean"
-    tiles = {tile["code"]: tile["cell"] for tile in tile_figures.tiles(held_out)}
-    assert tiles["auroc"].value == mean
-    for code, cell in tiles.items():
-        assert cell.value == held_out.metrics["site_means"][held_out.learner][code]["value"]
-        assert "pooled" in cell.small
-    assert summary_classes.accuracy(held_out)["figure"]["value"] == tiles["accuracy"].value  # type: ignore[index]
-    text = render(held_out)
-    assert text.index('data-code="by-site"') < text.index('data-code="accuracy"')
-
-
 def test_each_source_left_out_once_claims_no_balancing(held_out: ReportContext) -> None:
     chosen = dataclasses.replace(
         held_out, splits={**held_out.splits, "balance": held_out.study.primary_outcome, "restarts": 1000}
@@ -336,7 +318,6 @@ def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> 
     lazy = changed(two, constant_class="no_finding")
     row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
     assert row.cells[0].small == "no finding"
-    assert summary_classes.accuracy(lazy)["only"] == "no finding"  # type: ignore[index]
     best = lazy.metrics["comparisons"]["oof"][lazy.study.primary_outcome]["accuracy"]["best"]
     metrics = {**two.metrics, "classes": {"oof": {best: {two.study.primary_outcome: {"constant_class": "covid"}}}}}
     marked = dataclasses.replace(two, metrics=metrics)

@@ -19,18 +19,21 @@ from casewise.report.figures import cohort as draw_cohort
 from casewise.report.figures import time as draw_time
 from casewise.report.figures.drawing import canvas, svg
 from casewise.report.figures.pictures import grid_picture
+from casewise.report.first_screen import evaluated, screen
 from casewise.report.markdown.page import write_results
 from casewise.report.markdown.target_tables import figure
 from casewise.report.page import render, write_report
-from casewise.report.sections import agreement, labels, learners, summary, summary_number
+from casewise.report.sections import agreement, labels, learners
+from casewise.report.statements import statements
 from casewise.report.templating import sentence
-from casewise.study.schema import EarlyStopping, Study
+from casewise.study.schema import Study
 from tests.report_contexts import (
     Page,
     check_page,
     codes,
     films,
     finished,
+    nothing,
     numbers,
     section_of,
     study_of_numbers,
@@ -138,15 +141,6 @@ def test_of_equal_learners_each_that_predicts_one_class_is_named(report_of_class
     assert "(net01 predicts mild for every case; net02 predicts mild for every case)." in text
 
 
-def test_the_learners_are_compared_by_the_figure_of_the_choice_as_well(report_of_numbers: ReportContext) -> None:
-    entry = {"best": "net00", "indistinguishable": ["net00"], "differences": {"net01": {}}}
-    other = {"best": "net00", "indistinguishable": ["net00", "net01"], "differences": {"net01": {}}}
-    metrics = {**report_of_numbers.metrics, "comparisons": {"test": {"pasi": {"mae": entry, "ccc": other}}}}
-    found = summary.choice(dataclasses.replace(report_of_numbers, metrics=metrics))
-    assert (found["comparison"]["metric"], found["comparison"]["code"]) == ("mean absolute error", "ahead")
-    assert (found["by_merit"]["metric"], found["by_merit"]["code"]) == (found["merit"], "none_differs")
-
-
 def test_combined_learners_with_fitted_weights_are_named(report_of_numbers: ReportContext) -> None:
     shown = learners.section(report_of_numbers)
     assert shown is not None
@@ -173,24 +167,19 @@ def test_names_cannot_break_the_page() -> None:
 def test_without_a_test_set() -> None:
     context = numbers(test=0, subjects=8)
     check_page(render(context))
-    judged = terms.judged_on(context)
-    assert (judged["stage"], judged["count"], judged["subjects"]) == ("oof", 48, 8)
-    assert not judged["test_unscored"]
-    assert summary.choice(context)["code"] == "first"
+    assert evaluated(context).startswith("48 visits of 8 subjects")
 
 
 def test_cases_without_regions_with_readers_and_one_learner() -> None:
     context = films()
     page = check_page(render(context))
-    choice = summary.choice(context)
-    assert (choice["code"], choice["networks"]) == ("single", 5)
     (rows,) = agreement.reader_rows(context, "oof").values()
     assert sorted((model, names) for names, model, _ in rows) == [
         (False, ["junior", "senior"]),
         (True, ["junior"]),
         (True, ["senior"]),
     ]
-    assert "stopped_on_fold" in {banner["code"] for banner in terms.banners(context)}
+    assert "stopped_on_fold" in {statement.id for statement in statements(context)}
     assert "photograph" not in page.text.lower()
 
 
@@ -276,7 +265,7 @@ def test_without_repeated_visits_there_is_no_change_over_time() -> None:
 def test_missing_artefacts_are_left_out(report_of_numbers: ReportContext) -> None:
     bare = dataclasses.replace(
         report_of_numbers,
-        metrics={},
+        metrics=nothing(report_of_numbers),
         jobs=[],
         stackers={},
         splits={},
@@ -286,7 +275,7 @@ def test_missing_artefacts_are_left_out(report_of_numbers: ReportContext) -> Non
     )
     page = check_page(render(bare))
     assert "learners" not in page.ids
-    assert summary_number.number_values(bare)["error"] is not None
+    assert screen(bare).sizes == []
 
 
 def test_outcome_without_any_truth(report_of_numbers: ReportContext) -> None:
@@ -295,20 +284,6 @@ def test_outcome_without_any_truth(report_of_numbers: ReportContext) -> None:
     text = render(dataclasses.replace(report_of_numbers, predictions=table, metrics={}))
     check_page(text)
     assert "unjudged" in codes(text)
-
-
-def test_banners_say_what_limits_the_figures(report_of_numbers: ReportContext) -> None:
-    def found(stage: str, **changes: Any) -> list[str]:
-        table = report_of_numbers.predictions[report_of_numbers.predictions["stage"] == stage]
-        study = report_of_numbers.study.model_copy(update=changes)
-        context = dataclasses.replace(report_of_numbers, study=study, predictions=table)
-        return [banner["code"] for banner in terms.banners(context)]
-
-    update = {"early_stopping": EarlyStopping(monitor="fold")}
-    recipe = report_of_numbers.study.recipe.model_copy(update=update)
-    limits = ["synthetic", "unknown_subjects", "stopped_on_fold", "few_subjects"]
-    assert found("test", subjects_known=False, recipe=recipe) == limits
-    assert found("oof", synthetic=False) == ["few_subjects"]
 
 
 def test_everything_that_grows_is_capped() -> None:
@@ -363,69 +338,6 @@ def test_ranges_of_the_scale_hold_every_case(report_of_numbers: ReportContext) -
     assert sum(p.error * p.count for p in thirds) / len(context.headline_rows) == pytest.approx(error)
 
 
-@pytest.mark.parametrize(
-    ("high", "rough", "least", "code"),
-    [
-        (0.5, False, 0.4, "weakest"),
-        (0.5, True, 0.4, "few_subjects"),
-        (0.5, False, 0.8999, "hardly_different"),
-        (0.85, False, 0.4, "intervals_overlap"),
-        (None, False, 0.4, "no_interval"),
-    ],
-)
-def test_a_region_is_called_weakest_only_beyond_the_intervals(
-    report_of_numbers: ReportContext, high: float | None, rough: bool, least: float, code: str
-) -> None:
-    context = report_of_numbers
-    figures = {"composite[upper]": (least, 0.3, high), "composite[trunk]": (0.9, 0.8, 0.95)}
-    by_key = {key: {"ccc": {"value": v, "low": lo, "high": hi, "rough": rough}} for key, (v, lo, hi) in figures.items()}
-    main = {"target": "pasi", "learner": context.learner}
-    metrics = {"metrics": {"test": {context.learner: by_key}}, "main": main}
-    found = summary_number.weakest_region(dataclasses.replace(context, metrics=metrics))
-    assert found is not None
-    assert (found["code"], found["region"]) == (code, "upper")
-
-
-@pytest.mark.parametrize("shift", [2.0, -2.0])
-def test_a_pull_to_the_middle_is_found_and_no_range_is_called_worst(shift: float) -> None:
-    context = films(evaluation={"response": False})
-    table = context.predictions[context.predictions["target"] == "brixia"].copy()
-    middle, noise = table["y_true"].median(), np.random.default_rng(0).normal(0, 0.2, len(table))
-    table["y_pred"] = table["y_true"] + np.where(table["y_true"] < middle, shift, -shift) + noise
-    found = summary_number.errors_by_range(dataclasses.replace(context, predictions=table))
-    assert found is not None
-    ends = {part.name: part.side() for part in found["leaning"] if part in (found["each"][0], found["each"][-1])}
-    assert list(ends.values()) == (["high", "low"] if shift > 0 else ["low", "high"])
-    assert found["code"] == "not_shown"
-    even = table.assign(y_pred=table["y_true"] + noise)
-    found = summary_number.errors_by_range(dataclasses.replace(context, predictions=even))
-    assert found is not None
-    assert (found["code"], found["leaning"]) == ("not_shown", [])
-
-
-def test_a_range_has_the_largest_errors_only_beyond_the_intervals_and_with_ten_subjects() -> None:
-    context = films(evaluation={"response": False})
-    table = context.predictions[context.predictions["target"] == "brixia"].copy()
-    noise = np.random.default_rng(0).normal(0, 1, len(table))
-    table["y_pred"] = table["y_true"] + noise * np.where(table["y_true"] > table["y_true"].quantile(0.7), 6.0, 0.3)
-    found = summary_number.errors_by_range(dataclasses.replace(context, predictions=table))
-    assert found is not None
-    assert (found["code"], found["worst"].name) == ("largest", found["each"][-1].name)
-    few = table[table["subject"].isin(table["subject"].unique()[:15])]
-    found = summary_number.errors_by_range(dataclasses.replace(context, predictions=few))
-    assert found is not None
-    assert found["code"] == "few"
-    assert {part.rough for part in found["each"]} == {True}
-    # where the error is the same in every case, it has no interval
-    same = table.assign(y_pred=table["y_true"] + 1.0)
-    page = render(without_interval := dataclasses.replace(context, predictions=same))
-    found = summary_number.errors_by_range(without_interval)
-    assert found is not None
-    assert found["code"] == "no_interval"
-    assert "overlap" not in section_of(page, "summary")
-    assert not found["leaning"]
-
-
 def test_ranges_state_their_subjects_and_intervals(report_of_numbers: ReportContext) -> None:
     found = agreement.range_rows(report_of_numbers)
     for part, row in zip(agreement.score_ranges(report_of_numbers), found, strict=True):
@@ -447,7 +359,6 @@ def test_a_bias_within_its_interval_is_not_systematic(
     by_learner = {**context.metrics["metrics"]["test"], context.learner: {"pasi": own}}
     metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], "test": by_learner}}
     changed = dataclasses.replace(context, metrics=metrics)
-    assert summary_number.bias(changed)["code"] == code  # type: ignore[index]
     assert agreement.agreement(changed)["bias"] == code  # type: ignore[index]
     check_page(render(changed))
 
@@ -464,40 +375,6 @@ def with_groups(context: ReportContext, *, bands: Any = None, response: Any = No
         entry = {"confusion": response, "agreement": figure_, "kappa": figure_}
         metrics["response"] = {"test": {context.learner: {"responders": {"75": entry}}}}
     return dataclasses.replace(context, metrics=metrics)
-
-
-@pytest.mark.parametrize(
-    ("bands", "code", "only"),
-    [
-        ([[0, 0, 0], [0, 9, 0], [0, 0, 0]], "one_group", "mild"),
-        ([[0, 2, 0], [0, 1, 0], [0, 1, 0]], "model_one_group", "mild"),
-        ([[1, 2, 0], [0] * 3, [0] * 3], "physician_one_group", "clear"),
-        ([[1, 2, 0], [2, 1, 0], [0, 1, 2]], "several", "clear"),
-    ],
-)
-def test_bands_used_by_one_side_only_are_said_to_be(
-    report_of_numbers: ReportContext, bands: list[list[int]], code: str, only: str
-) -> None:
-    found = summary_number.bands(with_groups(report_of_numbers, bands=bands))
-    assert found is not None
-    assert (found["code"], found["only"]) == (code, only)
-
-
-@pytest.mark.parametrize(
-    ("confusion", "code", "every"),
-    [
-        ([[7, 0], [0, 0]], "one_group", False),
-        ([[0, 0], [0, 7]], "one_group", True),
-        ([[5, 0], [2, 0]], "model_one_group", False),
-        ([[5, 1], [2, 3]], "several", False),
-    ],
-)
-def test_response_that_nobody_shows_cannot_be_judged(
-    report_of_numbers: ReportContext, confusion: list[list[int]], code: str, every: bool
-) -> None:
-    found = summary_number.response(with_groups(report_of_numbers, response=confusion))
-    assert found is not None
-    assert (found["code"], found["all"], found["name"]) == (code, every, "PASI75")
 
 
 def test_unknown_subjects_are_counted_nowhere_as_people() -> None:

@@ -19,19 +19,18 @@ from casewise.evaluation.external import drop
 from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
+from casewise.report.first_screen import screen
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render, write_report
 from casewise.report.sections import (
     audit,
     labels,
     learners,
-    summary,
-    summary_classes,
     training,
     validation,
 )
 from casewise.report.sections import classes as class_sections
-from casewise.report.sections import tiles as tile_figures
+from casewise.report.statements import statements
 from casewise.study.learners import learner_name
 from tests.report_contexts import (
     REASON,
@@ -42,7 +41,9 @@ from tests.report_contexts import (
     codes,
     films,
     finished,
+    nothing,
     section_of,
+    with_results,
 )
 
 
@@ -99,20 +100,6 @@ def test_page_is_whole_and_has_the_sections_of_classes(three: ReportContext, tex
         assert f"{own[metric]['value']:.3f} [{low}, {high}]" in page.text
 
 
-def test_the_summary_names_the_commonest_class_and_the_class_missed_most(three: ReportContext) -> None:
-    truth, names = three.headline_rows["y_true"].to_numpy(int), ["covid", "no finding", "pneumonia"]
-    counts = np.bincount(truth)
-    accuracy = summary_classes.accuracy(three)
-    assert accuracy is not None
-    assert accuracy["commonest"] == names[counts.argmax()]
-    assert accuracy["commonest_share"] == pytest.approx(counts.max() / len(truth))
-    confusion = np.array(three.class_entry("test", three.learner)["confusion"])
-    recall = np.diag(confusion) / confusion.sum(axis=1)
-    assert summary_classes.missed(three)["worst"] == names[int(recall.argmin())]  # type: ignore[index]
-    choice = summary.choice(three)
-    assert (choice["code"], choice["oof"]) == ("best", True)
-
-
 def confused(context: ReportContext, confusion: list[list[int]], **ends: tuple[float, float]) -> ReportContext:
     """The same context with another confusion matrix, and intervals of recall where given."""
     own = {**figures(context)}
@@ -121,41 +108,10 @@ def confused(context: ReportContext, confusion: list[list[int]], **ends: tuple[f
     return changed(context, own, confusion=confusion, support=[sum(row) for row in confusion])
 
 
-def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: ReportContext) -> None:
-    apart = {"covid": (0.2, 0.4), "no_finding": (0.6, 0.8), "pneumonia": (0.7, 0.9)}
-    counts = [[3, 1, 6], [1, 7, 2], [0, 2, 8]]
-    found = summary_classes.missed(confused(three, counts, **apart))
-    wanted = {"worst": "covid", "instead": "pneumonia", "count": 7, "total": 10, "most": 6, "uncertain": False}
-    assert found is not None
-    assert found.items() >= wanted.items()
-    assert summary_classes.missed(confused(three, counts, **{**apart, "covid": (0.2, 0.65)}))["uncertain"]  # type: ignore[index]
-    missing = confused(three, counts, **apart)
-    missing.metrics["metrics"][three.stage][three.learner][three.outcome]["recall[covid]"] |= {
-        "low": None,
-        "high": None,
-    }
-    assert summary_classes.missed(missing)["uncertain"]  # type: ignore[index]
-    rough = confused(three, counts, **apart)
-    rough.metrics["metrics"][three.stage][three.learner][three.outcome]["recall[covid]"]["rough"] = True
-    assert summary_classes.missed(rough)["uncertain"]  # type: ignore[index]
-    one = summary_classes.missed(confused(three, [[3, 0, 7], [1, 7, 2], [0, 2, 8]], **apart))
-    assert one["all_alike"]  # type: ignore[index]
-    assert summary_classes.missed(confused(three, [[9, 0, 0], [0, 9, 0], [0, 0, 9]])) == {
-        "code": "none",
-        "classes": 3,
-        "fewest": None,
-    }
-    assert summary_classes.missed(confused(three, [[9, 0, 0], [0, 2, 0], [0, 1, 1]])) is None
-
-
 def test_two_classes_have_sensitivity_and_one_curve(two: ReportContext) -> None:
     page_of(two)
-    own, rates = figures(two), summary_classes.rates(two)
-    assert rates is not None
-    assert (rates["positive"], rates["other"]) == ("covid", "no finding")
-    assert all(rates[metric]["value"] == own[metric]["value"] for metric in ("sensitivity", "specificity"))
+    own = figures(two)
     assert len(curves_of(two.class_entry("oof", two.learner), own)) == 1
-    assert [tile["code"] for tile in tile_figures.tiles(two)] == ["accuracy", "auroc", "sensitivity", "specificity"]
     assert "top2_accuracy" not in two.columns("learners")
     assert class_sections.section(two)["chosen_on"] == "the other folds"  # type: ignore[index]
 
@@ -164,10 +120,7 @@ def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(grades: Rep
     page_of(grades)
     assert grades.merit == "kappa_quadratic"
     assert grades.learner == "mean_of_learners"
-    near = (grades.headline_rows["y_pred"] - grades.headline_rows["y_true"]).abs().le(1).mean()
-    assert summary_classes.distance(grades)["near"] == pytest.approx(near)  # type: ignore[index]
-    assert summary_classes.missed(grades)["worst"].startswith("retinopathy ")  # type: ignore[index]
-    assert tile_figures.tiles(grades)[0]["code"] == "kappa_quadratic"
+    assert all(row.name.startswith("retinopathy ") for row in screen(grades).failures)
     assert "kappa_quadratic" in learners.section(grades)["columns"]  # type: ignore[index]
 
 
@@ -294,7 +247,7 @@ def test_a_clean_audit_and_none_at_all(three: ReportContext) -> None:
     assert (found["tone"], found["examined"]) == ("clean", [(120, "subject", "subjects"), (150, "image", "images")])
     without = dataclasses.replace(three, audit=None)
     assert "audit" not in page_of(without).ids
-    assert "no_audit" in {banner["code"] for banner in terms.banners(without)}
+    assert next(each for each in statements(without) if each.id == "audited").level == "warning"
 
 
 def test_classes_that_folds_lack_are_on_the_first_page(three: ReportContext) -> None:
@@ -317,17 +270,6 @@ def test_an_audit_that_examined_no_shortcut_is_not_green_and_says_so(three: Repo
     twins = Audit([Finding("twins-across-subjects", "error", "Two.")], {}, facts).as_json({})
     found = audit.first_screen(dataclasses.replace(three, audit=twins))
     assert (found["tone"], found["untested"]) == ("error", "few_subjects")  # type: ignore[index]
-
-
-def test_a_figure_without_an_interval_says_why_on_the_first_screen(two: ReportContext) -> None:
-    why = "the same without any one of the subjects: no interval"
-    figure = {"value": 0.5, "low": None, "high": None, "rough": True, "reason": why}
-    own = changed(two, {**figures(two), "sensitivity": figure, "accuracy": figure, "auroc": figure})
-    assert {tile["code"]: tile["cell"].small for tile in tile_figures.tiles(own)}["sensitivity"] == why
-    # a tile, and a sentence
-    assert section_of(render(own), "summary").count(why) >= 4
-    rough = changed(two, {**figures(two), "sensitivity": {"value": 1.0, "low": 0.4, "high": 1.0, "rough": True}})
-    assert {tile["code"]: tile["cell"].small for tile in tile_figures.tiles(rough)}["sensitivity"].endswith("rough")
 
 
 def test_the_audit_section_shows_the_evidence(three: ReportContext, text: str) -> None:
@@ -392,21 +334,6 @@ def test_the_external_cohort_stands_beside_the_internal_one(three: ReportContext
     assert three.stages == ["test", "oof"]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "code"), [(0.4, 0.6, "includes"), (0.3, 0.45, "below"), (0.6, 0.9, "above"), (0.6, None, "unknown")]
-)
-def test_a_model_is_not_said_to_beat_chance_without_an_interval(
-    three: ReportContext, low: float, high: float | None, code: str
-) -> None:
-    metrics = copy.deepcopy(three.metrics)
-    metrics["metrics"][three.stage][three.learner][three.outcome]["auroc"] |= {"low": low, "high": high, "rough": False}
-    context = dataclasses.replace(three, metrics=metrics)
-    found = summary_classes.discrimination(context)
-    assert found is not None
-    assert found["to_chance"] == code
-    assert ("it is not shown that the model" in check_page(render(context)).text) == (code in ("includes", "unknown"))
-
-
 def test_a_rough_interval_below_chance_does_not_say_worse_than_chance(three: ReportContext) -> None:
     metrics = copy.deepcopy(three.metrics)
     figures = metrics["metrics"][three.stage][three.learner][three.outcome]
@@ -461,20 +388,13 @@ def test_each_source_left_out_has_its_line(three: ReportContext, tmp_path: Path)
     assert f"| cohen | {three.learner} | 45 | 0.610 [0.500, 0.700] |" in text
 
 
-def test_the_external_test_stands_in_the_summary_and_among_the_tiles(three: ReportContext, two: ReportContext) -> None:
-    tile = tile_figures.external_tiles(three)[0]
-    assert tile["cell"].value == figures(three, "external")["auroc"]["value"]
-    assert tile_figures.external_tiles(two) == []
-    assert validation.external_summary(two) is None
-
-
 def test_external_without_truth_says_so(three: ReportContext) -> None:
-    metrics = {**three.metrics, "metrics": {s: m for s, m in three.metrics["metrics"].items() if s != "external"}}
-    context = dataclasses.replace(three, metrics={**metrics, "external_drop": {}})
+    metrics = {stage: figures for stage, figures in three.metrics.metrics.items() if stage != "external"}
+    context = with_results(three, metrics=metrics, external_drop={})
     text = render(context)
     check_page(text)
-    assert {"external-unjudged", "unjudged"} <= codes(text)
-    assert tile_figures.external_tiles(context) == []
+    assert "unjudged" in codes(text)
+    assert next(each for each in statements(context) if each.id == "elsewhere").level == "open"
 
 
 @pytest.mark.parametrize("absent", [[0], [0, 1]])
@@ -485,7 +405,7 @@ def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportC
     outcomes = Outcomes(three.outcome, classes={three.outcome: names})
     results = evaluate(rows, outcomes, Plan(50))
     fall = drop(rows, three.outcome, classes=names, plan=Plan(50))
-    context = dataclasses.replace(three, predictions=rows, metrics={**results, "external_drop": fall})
+    context = dataclasses.replace(three, predictions=rows, metrics=dataclasses.replace(results, external_drop=fall))
     found = validation.external_summary(context)
     assert found is not None
     assert found["metric"] == "accuracy"
@@ -498,11 +418,8 @@ def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportC
         int((outside["y_true"] == number).sum()) for number in range(3) if number not in absent
     ]
     assert found["classes"]["predicted"]["of"] == len(outside)
-    (tile,) = tile_figures.external_tiles(context)
-    assert tile["cell"].value == found["outside"]
     text = render(context)
     check_page(text)
-    assert f"external-{found['code']}" in codes(text)
     assert "unjudged" not in codes(text)
     assert "because no case is" in text
 
@@ -522,8 +439,6 @@ def test_what_is_said_of_calibration_is_of_its_stage(three: ReportContext) -> No
     assert outside is not None
     assert (inside["stage"], inside["code"]) == ("test", "good")
     assert (outside["stage"], outside["code"], outside["ece"]["value"]) == ("external", "over", 0.68)
-    first = section_of(render(context), "summary").partition('data-code="discrimination"')[0]
-    assert "overconfident" in first
 
 
 def test_operating_points_do_not_depend_on_external_labels(three: ReportContext) -> None:
@@ -609,10 +524,17 @@ def test_a_finder_that_diverges_is_drawn(three: ReportContext) -> None:
 def test_missing_artefacts_are_left_out(three: ReportContext, grades: ReportContext) -> None:
     for context in (three, grades):
         bare = dataclasses.replace(
-            context, metrics={}, jobs=[], splits={}, notes=[], environment={}, audit=None, photograph=lambda n: None
+            context,
+            metrics=nothing(context),
+            jobs=[],
+            splits={},
+            notes=[],
+            environment={},
+            audit=None,
+            photograph=lambda n: None,
         )
         assert "learners" not in page_of(bare).ids
-        assert summary_classes.accuracy(bare) is not None
+        assert screen(bare).sizes == []
 
 
 def test_undefined_figures_say_why(three: ReportContext) -> None:
@@ -638,12 +560,6 @@ def test_names_cannot_break_the_page() -> None:
 
 def test_same_context_gives_the_same_bytes(three: ReportContext, text: str, tmp_path: Path) -> None:
     assert write_report(three, tmp_path / "report.html").read_text() == text
-
-
-def test_few_subjects_and_unknown_subjects_are_said_first() -> None:
-    context = classes(subjects=60, test=6, networks=1, subjects_known=False)
-    assert {"unknown_subjects", "few_subjects"} <= {banner["code"] for banner in terms.banners(context)}
-    page_of(context)
 
 
 # --------------------------------------------------------------------------------------------------- Markdown page

@@ -23,7 +23,7 @@ from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections import classes as classes_section
-from casewise.report.sections import column_alone, summary, summary_classes
+from casewise.report.sections import column_alone
 from casewise.run_folder import RunFolder
 from tests.report_contexts import check_page, classes, finished
 
@@ -204,15 +204,6 @@ def test_a_temperature_at_its_bound_is_stated_where_scaling_is(three: ReportCont
         assert "in 2 of 5 folds" in text
 
 
-def test_the_lowest_recall_names_ties_and_the_classes_left_out(three: ReportContext) -> None:
-    metrics = copy.deepcopy(three.metrics)
-    entry = metrics["classes"][three.stage][three.learner][three.outcome]
-    entry["confusion"] = [[4, 6, 0], [2, 4, 4], [0, 0, 0]]
-    values = summary_classes.missed(dataclasses.replace(three, metrics=metrics))
-    assert values is not None
-    assert (values["ties"], values["fewest"], values["uncertain"]) == (["covid", "no finding"], 5, True)
-
-
 def test_operating_points_are_rough_where_a_cell_has_few_subjects() -> None:
     of_class = np.repeat([True, False], 60)[:, None]
     scores = np.where(of_class, 0.9, 0.8)
@@ -258,23 +249,3 @@ def test_cases_that_lack_images_are_not_denied(three: ReportContext) -> None:
     text = check_page(render(dataclasses.replace(three, metrics={**three.metrics, "participants": participants}))).text
     assert "3 cases were left out" in text
     assert "none was left out for that reason" not in text
-
-
-def test_a_learner_that_another_is_shown_to_beat_is_not_called_best_in_all(three: ReportContext) -> None:
-    metrics = copy.deepcopy(three.metrics)
-    other = next(name for name in three.learners if name != three.learner)
-    entry = metrics["comparisons"][three.stage][three.outcome]["accuracy"]
-    difference = {"difference": -0.1, "low": -0.2, "high": -0.01, "indistinguishable": False}
-    entry |= {"best": other, "indistinguishable": [other], "differences": {three.learner: difference}}
-    values = summary.choice(dataclasses.replace(three, metrics=metrics))["behind"]
-    assert other in [line["best"] for line in values if line["phrase"] == "accuracy"]
-    entry |= {"indistinguishable": [other, three.learner]}
-    values = summary.choice(dataclasses.replace(three, metrics=metrics))["behind"]
-    assert "accuracy" not in [line["phrase"] for line in values]
-
-
-def test_several_most_common_classes_are_all_named(three: ReportContext) -> None:
-    rows = three.headline_rows.head(7).assign(y_true=[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 2.0])
-    context: Any = SimpleNamespace(headline_rows=rows, classes=three.classes, study=three.study, outcome=three.outcome)
-    values = summary_classes.commonest(context)
-    assert values == {"name": "covid or no finding", "value": pytest.approx(3 / 7)}
