@@ -10,10 +10,11 @@ import pytest
 
 from casewise.errors import StudyError
 from casewise.inference.model import load_bundle
-from casewise.plugins.explain.command import explain_run
 from casewise.run import Run, run
 from casewise.study.loading import build_study
 from tests.combinations import KINDS, MODALITIES, REFUSED, WAYS, as_markdown, make_table, settings
+
+explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
 RUN = [

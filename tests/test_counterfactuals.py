@@ -19,9 +19,6 @@ from casewise.modalities.alterations import ALTERATIONS, OF_VALUES, UNALTERED, a
 from casewise.modalities.photographs.modality import Photographs
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.finished import open_finished
-from casewise.plugins.slides.modality import Slides
-from casewise.plugins.volumes.modality import VolumesModality
-from casewise.plugins.volumes.slice_store import SliceStore, altered_slices
 from casewise.report.caveats import sentences
 from casewise.report.markdown.page import write_results
 from casewise.report.sections.counterfactuals import values as section_values
@@ -31,6 +28,11 @@ from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from tests.chest_study import chest_study
+
+Slides = pytest.importorskip("casewise.plugins.slides.modality").Slides
+VolumesModality = pytest.importorskip("casewise.plugins.volumes.modality").VolumesModality
+SliceStore = pytest.importorskip("casewise.plugins.volumes.slice_store").SliceStore
+altered_slices = pytest.importorskip("casewise.plugins.volumes.slice_store").altered_slices
 
 NETWORK = "test_resnet"
 CROPS = ("cropped_rows", "cropped_columns")

@@ -16,10 +16,11 @@ from casewise.console import Terminal
 from casewise.inference.model import load_bundle
 from casewise.modalities.store.readers import read_image
 from casewise.pipeline.validate import validate
-from casewise.plugins.explain.command import explain_run
 from casewise.run import Run, run
 from tests.chest_study import THREE, chest_study
 from tests.film_files import PEOPLE, write_film
+
+explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 
 pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
 

@@ -14,7 +14,6 @@ from casewise.console import Silent
 from casewise.errors import CohortError, RunError, StudyError, WeightsError
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
-from casewise.plugins.explain.command import explain_run
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.plugins.phantoms.slides import make_regions
 from casewise.report.markdown.page import write_results
@@ -25,6 +24,8 @@ from casewise.splits.image_split import PERSON, image_split_of, images_as_subjec
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 from tests.report_contexts import check_page, codes, section_of
+
+explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 
 TWO = {"classes": ["no_finding", "covid"], "positive": "covid"}
 BY_IMAGE = {"by": "image"}

@@ -29,7 +29,6 @@ from casewise.modalities.base import StoreAddress
 from casewise.pipeline.prepare import prepare
 from casewise.pipeline.read import read
 from casewise.pipeline.split import split as split_step
-from casewise.plugins.volumes.slice_store import SliceStore
 from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
@@ -41,6 +40,8 @@ from casewise.study.loading import build_study
 from casewise.study.schema import Study
 from casewise.training.compute_plan import ComputePlan
 from tests.chest_study import THREE, chest_study
+
+SliceStore = pytest.importorskip("casewise.plugins.volumes.slice_store").SliceStore
 
 RECIPE = {"epochs": 3, "schedule": "cosine", "early_stopping": {"monitor": "none"}, "label_smoothing": 0.0}
 NETWORKS = ["test_resnet", "test_efficientnet"]

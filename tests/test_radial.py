@@ -14,9 +14,11 @@ from casewise.models.feature_bank import FeatureSpec
 from casewise.models.linear import build_linear
 from casewise.models.outputs import Output
 from casewise.models.radial import GAMMA, RadialBlock, RadialHead
-from casewise.plugins.explain.methods.contributions import centre_at, contributions
-from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.training.linear_head import fit_head, fit_radial_head
+
+centre_at = pytest.importorskip("casewise.plugins.explain.methods.contributions").centre_at
+contributions = pytest.importorskip("casewise.plugins.explain.methods.contributions").contributions
+ExplainTarget = pytest.importorskip("casewise.plugins.explain.methods.target").ExplainTarget
 
 OUTPUTS = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
 LABEL = (Output("label", "classification", 2),)

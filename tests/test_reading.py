@@ -17,14 +17,15 @@ from casewise.errors import DamagedError, RunError
 from casewise.inference.model import load_bundle
 from casewise.pipeline.bundle import archive_run
 from casewise.pipeline.status import run_status
-from casewise.plugins.explain.command import explain_run
-from casewise.plugins.export.command import export_run as export
 from casewise.report.checklist import write_checklist
 from casewise.report.markdown.page import results_page
 from casewise.reproduce import reproduce
 from casewise.run import run
 from casewise.run_folder import RunFolder
 from tests.test_cli import casewise as command
+
+explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
+export = pytest.importorskip("casewise.plugins.export.command").export_run
 
 if TYPE_CHECKING:
     from casewise.run import Run

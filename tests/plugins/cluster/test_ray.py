@@ -30,7 +30,7 @@ from casewise.pipeline.split import split
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.learners import LinearLearner, register_learner, unregister_learner
 from tests.chest_study import chest_study
-from tests.ray_cluster import RayMachines, ray_machines
+from tests.plugins.cluster.ray_cluster import RayMachines, ray_machines
 
 pytestmark = pytest.mark.slow
 

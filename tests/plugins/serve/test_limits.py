@@ -18,7 +18,7 @@ import pytest
 
 from casewise.errors import CasewiseError
 from casewise.plugins.serve.settings import ServiceSettings
-from tests.serving import Running, running, toy_work
+from tests.plugins.serve.serving import Running, running, toy_work
 
 TOKEN = "a-token-of-tests"
 IMAGE = {"upper": ("Jane Doe.png", b"pixels of Jane", "image/png")}

@@ -18,7 +18,7 @@ from casewise.plugins.serve.settings import ServiceSettings
 from tests.browsing import chromium, needs_chromium
 from tests.conftest import absolute
 from tests.desk import LATE, REGIONS, TOKEN, Desk
-from tests.serving import Running, running
+from tests.plugins.serve.serving import Running, running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route

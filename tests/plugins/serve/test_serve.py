@@ -24,7 +24,7 @@ from casewise.inference.model import load_bundle
 from casewise.plugins.serve.settings import ServiceSettings
 from tests.bad_uploads import BAD, picture
 from tests.conftest import absolute
-from tests.serving import Running, running
+from tests.plugins.serve.serving import Running, running
 from tests.test_cli import casewise
 
 REGIONS = ("upper", "trunk", "lower")

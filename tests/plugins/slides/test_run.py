@@ -40,8 +40,8 @@ from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
 from tests.chest_study import SMALL
+from tests.plugins.slides.slide_tiles import read_tiles
 from tests.report_contexts import section_of
-from tests.slide_tiles import read_tiles
 
 openslide = pytest.importorskip("openslide", reason="the package that reads slides is optional")
 

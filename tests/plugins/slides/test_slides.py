@@ -32,7 +32,7 @@ from casewise.plugins.slides.notes import notes_of
 from casewise.plugins.slides.reader import Slide, is_slide, slide_facts
 from casewise.plugins.slides.tiles import TilePlan, plan_tiles
 from casewise.plugins.slides.tissue_mask import read_thumbnail
-from tests.slide_tiles import read_tiles
+from tests.plugins.slides.slide_tiles import read_tiles
 
 pytest.importorskip("openslide", reason="the package that reads slides is optional")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from casewise.errors import ImageError
 from casewise.plugins.volumes.grid import Grid, carried, covered, resampled, to_ras
 from casewise.plugins.volumes.reading.scans import Scan
-from tests.resampled_scans import in_plane, onto
+from tests.plugins.volumes.resampled_scans import in_plane, onto
 
 ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)

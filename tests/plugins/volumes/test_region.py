@@ -23,7 +23,7 @@ from casewise.plugins.volumes.roi import (
     slice_affine,
     whole,
 )
-from tests.resampled_scans import in_plane
+from tests.plugins.volumes.resampled_scans import in_plane
 
 LPS = np.diag([-2.0, -2.0, 5.0, 1.0])
 

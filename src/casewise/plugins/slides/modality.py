@@ -109,7 +109,7 @@ class Slides(Photographs):
         self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
     ) -> list[NativeMap]:
         """A map for each slide of the case, on its downsampled picture; photographs of the case as photographs."""
-        from casewise.modalities.inverse_mapping import EMPTY, to_slide
+        from casewise.modalities.inverse_mapping import EMPTY
 
         images = prepared.cohort.images
         sides = images["tile_side"].to_numpy()
@@ -144,6 +144,34 @@ class Slides(Photographs):
         if not has_tiles(prepared.cohort) or not (images.loc[images["path"] == path, "tile_side"] >= 0).any():
             return None
         return slide_of(prepared.study, path, prepared.folder.of(FOLDER))
+
+
+def to_slide(
+    tiles: np.ndarray, boxes: Sequence[tuple[int, int, int]] | np.ndarray, *, width: int, height: int, downsample: float
+) -> np.ndarray:
+    """Map tiles to the downsampled slide: (height / downsample, width / downsample) `float32`.
+
+    The result is NaN outside all tiles, and the mean where tiles overlap.
+
+    Args:
+        tiles: (N, side, side).
+        boxes: (N, 3), x, y and side of each tile in level-0 pixels.
+        width, height: of the slide in level-0 pixels.
+        downsample: the width of a pixel of the result in level-0 pixels.
+    """
+    from casewise.modalities.inverse_mapping import checked_side, resampled
+
+    shape = (max(1, round(height / downsample)), max(1, round(width / downsample)))
+    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for tile, (x, y, side) in zip(tiles, np.asarray(boxes).tolist(), strict=True):
+        checked_side(tile)
+        left, right = (min(round(edge / downsample), shape[1]) for edge in (x, x + side))
+        top, bottom = (min(round(edge / downsample), shape[0]) for edge in (y, y + side))
+        if right > left and bottom > top:
+            total[top:bottom, left:right] += resampled(tile, right - left, bottom - top)
+            count[top:bottom, left:right] += 1
+    with np.errstate(invalid="ignore"):
+        return np.where(count > 0, total / count, np.nan).astype(np.float32)
 
 
 MODALITY = Slides()

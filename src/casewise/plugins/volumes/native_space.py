@@ -11,11 +11,12 @@ import numpy as np
 from casewise.cohort.table import text_of
 from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask, NativeMap, PreparedCohort, SlotMaps
-from casewise.modalities.inverse_mapping import EMPTY, to_scan
+from casewise.modalities.inverse_mapping import EMPTY
 from casewise.modalities.masks import binarise_masks
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.plugins.volumes.case_table import masks_in
+from casewise.plugins.volumes.inverse_mapping import to_scan
 from casewise.plugins.volumes.reading.scans import Scan
 from casewise.plugins.volumes.roi import inside_of, mask_on
 from casewise.plugins.volumes.settings import volumes_of

@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.errors import CasewiseError
-from casewise.modalities.inverse_mapping import to_photograph, to_scan, to_slide
+from casewise.modalities.inverse_mapping import to_photograph
 from casewise.modalities.panels import fold
 from casewise.modalities.store.pixels import central_square, reduced
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
-from casewise.plugins.explain.native_space import to_slots
+from casewise.plugins.volumes.inverse_mapping import to_scan
 from casewise.plugins.volumes.preprocess import Steps, prepare_case
 from casewise.plugins.volumes.reading.scans import Scan
 from casewise.plugins.volumes.roi import Box
 from casewise.study.schema import Panels
+
+to_slide = pytest.importorskip("casewise.plugins.slides.modality").to_slide
+to_slots = pytest.importorskip("casewise.plugins.explain.native_space").to_slots
 
 
 def peak(values: np.ndarray) -> tuple[int, ...]:
@@ -256,7 +259,7 @@ def test_a_voxel_has_the_mean_of_its_pixels(turn: np.ndarray, ratio: tuple[int, 
 def test_slabs_are_the_same_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, scan = np.random.default_rng(0).random((5, 6, 7)), np.diag([0.7, 0.8, 0.6, 1.0])
     whole = to_scan(maps, range(5), np.eye(4), (9, 9, 9), scan)
-    monkeypatch.setattr("casewise.modalities.inverse_mapping.VOXELS_AT_ONCE", 100)
+    monkeypatch.setattr("casewise.plugins.volumes.inverse_mapping.VOXELS_AT_ONCE", 100)
     assert (to_scan(maps, range(5), np.eye(4), (9, 9, 9), scan) == whole).all()
     assert whole.max() > 0.5
 
