@@ -25,7 +25,7 @@ from casewise.models.layers import ReLU6, replace_layers
 from casewise.pipeline.status import RunStatus
 from casewise.report.sections.training import job_rows
 from casewise.study.schema import Compute, Recipe
-from casewise.training import compute_plan, memory
+from casewise.training import compute_plan, cost
 from casewise.training.compute_plan import ComputePlan, choose, step_memory
 from casewise.training.cost import PeakMemory, available_mb
 
@@ -54,7 +54,7 @@ def test_the_peak_is_that_of_the_block_alone() -> None:
 
 def test_without_the_system_peak_memory_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = iter([100.0, 300.0])
-    monkeypatch.setattr(memory, "resident_mb", lambda: next(figures, 120.0))
+    monkeypatch.setattr(cost, "resident_mb", lambda: next(figures, 120.0))
     with PeakMemory(tmp_path / "absent") as sampled:
         assert sampled.peak_mb >= 100.0
     assert sampled.peak_mb == 300.0

@@ -566,23 +566,21 @@ def test_pretraining_leaves_held_out_subjects_out(tiny: Path, tmp_path: Path, ph
 
 def half_trained(study: Study, folder: Path) -> None:
     """A run that was cut off in its first network."""
-    from casewise.training import fit
+    from casewise.training import loop
 
     class CutError(Exception):
         pass
 
-    def cut(self: object, trainer: object, module: object) -> None:
-        saved(self, trainer, module)
+    def cut(*state: Any) -> None:
+        saved(*state)
         raise CutError
 
     study = study.model_copy(update={"compute": study.compute.model_copy(update={"save_every": 0})})
-    saved = fit.Saver.on_train_epoch_end
-    fit.Saver.on_train_epoch_end = cut  # type: ignore[method-assign]
-    try:
+    saved = loop.save_state
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_state", cut)
         with pytest.raises(CutError):
             run(study, folder)
-    finally:
-        fit.Saver.on_train_epoch_end = saved  # type: ignore[method-assign]
     assert list(folder.glob("jobs/*/fold1/**/state.safetensors"))
 
 
