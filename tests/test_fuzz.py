@@ -16,12 +16,7 @@ from casewise.errors import CasewiseError, DamagedError, RunError
 from casewise.files import parsed_json
 from casewise.inference.model import load_bundle
 from casewise.modalities.store.store import open_store
-<<<<<<< HEAD
-from casewise.plugins.volumes.slice_store import open_slices
 from casewise.run_folder import BundleFolder, StateFile
-=======
-from casewise.run_folder import BundleFolder
->>>>>>> plugins
 from casewise.run_folder.artefact import CHECKSUMS, Artefact, JsonFile, TableFile, WeightsFile
 from casewise.training.checkpoint import load_state, save_state
 from tests.fuzz import samples
