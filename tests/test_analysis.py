@@ -274,8 +274,8 @@ def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
 
 
 def test_a_run_without_figures_is_shown_without_them(run: cw.Run) -> None:
-    nothing = {"target": "label", "stage": None, "learner": None, "metrics": None}
-    bare = replace(run, results={**run.results, "main": nothing})
+    nothing = Headline("label", stage=None, learner=None, chosen_on=None, metrics=None, kind="classification")
+    bare = replace(run, results=replace(run.results, main=nothing))
     assert "<table>" not in bare._repr_html_()
 
 

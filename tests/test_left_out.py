@@ -64,8 +64,8 @@ def table() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run with each source left out writes, and the headline that pooled figures would have."""
+def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The results of a run with each source left out."""
     study = build_study(
         {
             "name": "left-out",
@@ -93,10 +93,10 @@ def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> di
     cohort: Any = SimpleNamespace(images=images, flow=[])
     written = evaluate_step(study, cohort, table, folder, Silent())
     outcomes = Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"})
-    return {**written, "pooled": evaluate(table, outcomes, Plan(100))["main"]}
+    return written
 
 
-def test_the_learner_is_not_chosen_by_pooled_figures(results: dict[str, Any]) -> None:
+def test_the_learner_is_not_chosen_by_pooled_figures(results: Results) -> None:
     auroc = {name: figures["dx"]["auroc_pooled"]["value"] for name, figures in results["metrics"]["oof"].items()}
     assert auroc["pool"] > 0.7 > 0.5 > auroc["fair"]
     # the network that the study names first, here the first in the table
@@ -106,7 +106,7 @@ def test_the_learner_is_not_chosen_by_pooled_figures(results: dict[str, Any]) ->
     each = [results["by_site"][source]["fair"]["auroc"]["value"] for source in ("north", "south")]
     assert mean["value"] == pytest.approx(np.mean(each), abs=1e-5)
     assert (mean["sources"], mean["undefined"]) == (["north", "south"], ["west"])
-    assert {"code": "pooled_over_sources", "column": "source", "kind": "classification"} in results["notes"]
+    assert Note("pooled_over_sources", {"column": "source", "kind": "classification"}) in results.notes
 
 
 def test_weights_fitted_across_sources_are_not_the_headline(table: pd.DataFrame) -> None:
@@ -119,7 +119,7 @@ def test_weights_fitted_across_sources_are_not_the_headline(table: pd.DataFrame)
         assert evaluate(rows, outcomes, Plan(20))["main"]["learner"] == learner
 
 
-def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], table: pd.DataFrame) -> None:
+def test_every_learner_has_its_line_in_every_source(results: Results, table: pd.DataFrame) -> None:
     for told in results["by_site"].values():
         assert list(told) == ["fair", "pool", "meta_learner_logistic"]
     assert results["by_site"]["north"]["meta_learner_logistic"]["auroc"]["value"] == 1
@@ -131,7 +131,7 @@ def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], tab
     )
 
 
-def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
+def test_the_terminal_tells_the_figures_within(results: Results) -> None:
     study: Any = SimpleNamespace(
         primary_outcome="dx", level_of=lambda name: "image", split=SimpleNamespace(leave_out="source")
     )
@@ -147,7 +147,7 @@ def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
     assert f"AUROC {pooled:.2f}" not in said
 
 
-def test_means_within_sources_have_intervals_by_subject_within_each(results: dict[str, Any]) -> None:
+def test_means_within_sources_have_intervals_by_subject_within_each(results: Results) -> None:
     for figures in results["site_means"].values():
         mean = figures["accuracy"]
         assert mean["low"] < mean["value"] < mean["high"] <= 1
@@ -246,8 +246,7 @@ def held_out() -> ReportContext:
     told = by_source(rows, outcome, sources, classes=names, positive=material.study.positive_of(outcome), plan=plan)
     judged = {"classes": names, "positive": material.study.positive_of(outcome), "plan": plan}
     means = mean_intervals(within_sources(told), rows, outcome, sources, **judged)
-    metrics = {**material.metrics, **plain({"by_site": told, "site_means": means})}
-    return dataclasses.replace(material, metrics=metrics)
+    return with_results(material, by_site=told, site_means=means)
 
 
 def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
