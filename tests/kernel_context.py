@@ -55,9 +55,7 @@ def kernel_study(folder: Path) -> ReportContext:
     results = dataclasses.replace(
         results,
         against_baselines=against_baselines(results, networks=study.networks),
-        counterfactuals={
-            name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]
-        },
+        counterfactuals={name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]},
     )
     return dataclasses.replace(
         context,

@@ -18,6 +18,7 @@ import pytest
 
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
+from casewise.evaluation.results import plain
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import new_table
 from casewise.inference.output_table import NOT_FINITE, UNITS

@@ -12,6 +12,7 @@ import pytest
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, RunError, StudyError, WeightsError
+from casewise.evaluation.results import plain
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.phantoms.chest import make_chest

@@ -17,7 +17,7 @@ from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
-from casewise.evaluation.results import plain
+from casewise.evaluation.results import Note, OperatingPoint, ReliabilityBin, Results, Threshold
 from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.validate import validate
@@ -31,7 +31,7 @@ from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 from tests.report_contexts import classes as toy
-from tests.report_contexts import finished, section_of
+from tests.report_contexts import finished, section_of, with_results
 
 CLASSES = ["covid", "none"]
 SOURCES = ["north", "south", "west"]
@@ -92,7 +92,6 @@ def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Re
     images = table.drop_duplicates("case").assign(path=lambda t: t["case"], dx=lambda t: t["y_true"])
     cohort: Any = SimpleNamespace(images=images, flow=[])
     written = evaluate_step(study, cohort, table, folder, Silent())
-    outcomes = Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"})
     return written
 
 
@@ -313,17 +312,16 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     # nothing to tell apart where only one class is recorded
     alone = evaluate(both[both["subject"].str.startswith("west")], Outcomes("dx", classes={"dx": CLASSES}), Plan(50))
     assert one_class_caveats(alone["classes"], {"dx": "image"}) == []
-    assert one_class_by_source({"x": {"m": {"recall[a]": {"value": 1.0}, "recall[b]": {"value": None}}}}, "case") == []
+    recalls = {f"recall[{name}]": Estimate(share, None, None, 9, 9, True) for name, share in (("a", 1.0), ("b", None))}
+    assert one_class_by_source({"x": {"m": recalls}}, "case") == []
 
 
 def changed(material: ReportContext, **entry: Any) -> ReportContext:
     """The material with another entry of `classes` for the shown learner."""
     stage, learner, outcome = material.stage, material.learner, material.study.primary_outcome
-    blocks = {
-        **material.metrics["classes"][stage],
-        learner: {outcome: {**material.class_entry(stage, learner), **entry}},
-    }
-    return dataclasses.replace(material, metrics={**material.metrics, "classes": {stage: blocks}})
+    by_learner = material.metrics.classes[stage]
+    blocks = {**by_learner, learner: {outcome: dataclasses.replace(by_learner[learner][outcome], **entry)}}
+    return with_results(material, classes={stage: blocks})
 
 
 @pytest.fixture(scope="module")
@@ -345,10 +343,10 @@ def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> 
 
 
 def test_thresholds_of_folds_are_shown_by_their_range(two: ReportContext, tmp_path: Path) -> None:
-    figure = {"value": 0.52, "low": 0.45, "high": 0.6, "n_cases": 99, "n_subjects": 99}
-    point = {"class": "covid", "rule": "sensitivity >= 0.9", "threshold": 0.413, "chosen_on": "the other folds"}
-    point |= {"threshold_by_fold": {"1": 0.0004, "2": 0.826}, "reached": False}
-    point |= dict.fromkeys(("sensitivity", "specificity", "precision"), figure)
+    figures = dict.fromkeys(("sensitivity", "specificity", "precision"), Estimate(0.52, 0.45, 0.6, 99, 99, False))
+    by_fold = {"1": Threshold(0.0004), "2": Threshold(0.826)}
+    rule, chosen_on = "sensitivity >= 0.9", "the other folds"
+    point = OperatingPoint("covid", rule, chosen_on, Threshold(0.413), None, False, figures, by_fold)
     context = changed(two, operating=[point])
     row = classes.point_rows(context.class_entry("oof", context.learner))[0]
     assert (row["rule"], row["least"], row["reached"]) == ("sensitivity", 0.9, 0.52)
@@ -376,11 +374,10 @@ def test_grades_say_which_grade_their_calibration_counts() -> None:
 def test_probabilities_off_by_more_than_chance_are_not_called_calibrated(
     two: ReportContext, subjects: int, code: str
 ) -> None:
-    bins = [{"n": 200, "confidence": 0.6, "accuracy": 0.75}, {"n": 200, "confidence": 0.9, "accuracy": 0.75}]
+    bins = [ReliabilityBin(0.5, 0.7, 200, 0.6, 0.75), ReliabilityBin(0.8, 1.0, 200, 0.9, 0.75)]
     context = changed(two, reliability=bins)
-    figures = {**context.figures("oof", context.learner), "ece": {"value": 0.129, "n_subjects": subjects}}
-    by_learner = {**context.metrics["metrics"]["oof"], context.learner: {context.outcome: figures}}
-    metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], "oof": by_learner}}
-    found = classes.calibration(dataclasses.replace(context, metrics=metrics))
+    figures = {**context.figures("oof", context.learner), "ece": Estimate(0.129, None, None, subjects, subjects, False)}
+    by_learner = {**context.metrics.metrics["oof"], context.learner: {context.outcome: figures}}
+    found = classes.calibration(with_results(context, metrics={**context.metrics.metrics, "oof": by_learner}))
     assert found is not None
     assert (found["code"], found["confidence"], found["correct"]) == (code, 0.75, 0.75)

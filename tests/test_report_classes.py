@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ from casewise.audit.metadata import SOURCES
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
+from casewise.evaluation.results import Estimate, plain
 from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
@@ -43,6 +43,7 @@ from tests.report_contexts import (
     films,
     finished,
     section_of,
+    with_results,
 )
 
 
@@ -78,11 +79,11 @@ def figures(context: ReportContext, stage: str = "") -> dict[str, Any]:
 def changed(context: ReportContext, own: dict[str, Any], **entry: Any) -> ReportContext:
     """The same context with other figures of the shown learner, and another entry of its classes."""
     stage, learner, outcome = context.stage, context.learner, context.outcome
-    metrics = {**context.metrics, "metrics": {**context.metrics["metrics"]}}
-    metrics["metrics"][stage] = {**metrics["metrics"][stage], learner: {outcome: own}}
-    if entry:
-        metrics["classes"] = {stage: {learner: {outcome: {**context.class_entry(stage, learner), **entry}}}}
-    return dataclasses.replace(context, metrics=metrics)
+    results = context.metrics
+    metrics = {**results.metrics, stage: {**results.metrics[stage], learner: {outcome: own}}}
+    block = dataclasses.replace(results.classes[stage][learner][outcome], **entry)
+    blocks = {stage: {learner: {outcome: block}}} if entry else results.classes
+    return with_results(context, metrics=metrics, classes=blocks)
 
 
 def test_page_is_whole_and_has_the_sections_of_classes(three: ReportContext, text: str) -> None:
@@ -117,7 +118,7 @@ def confused(context: ReportContext, confusion: list[list[int]], **ends: tuple[f
     """The same context with another confusion matrix, and intervals of recall where given."""
     own = {**figures(context)}
     for name, (low, high) in ends.items():
-        own[f"recall[{name}]"] = {"value": (low + high) / 2, "low": low, "high": high}
+        own[f"recall[{name}]"] = Estimate((low + high) / 2, low, high, 30, 30, False)
     return changed(context, own, confusion=confusion, support=[sum(row) for row in confusion])
 
 
@@ -130,13 +131,12 @@ def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: ReportCont
     assert found.items() >= wanted.items()
     assert summary_classes.missed(confused(three, counts, **{**apart, "covid": (0.2, 0.65)}))["uncertain"]  # type: ignore[index]
     missing = confused(three, counts, **apart)
-    missing.metrics["metrics"][three.stage][three.learner][three.outcome]["recall[covid]"] |= {
-        "low": None,
-        "high": None,
-    }
+    recalls = missing.metrics.metrics[three.stage][three.learner][three.outcome]
+    recalls["recall[covid]"] = dataclasses.replace(recalls["recall[covid]"], low=None, high=None)
     assert summary_classes.missed(missing)["uncertain"]  # type: ignore[index]
     rough = confused(three, counts, **apart)
-    rough.metrics["metrics"][three.stage][three.learner][three.outcome]["recall[covid]"]["rough"] = True
+    recalls = rough.metrics.metrics[three.stage][three.learner][three.outcome]
+    recalls["recall[covid]"] = dataclasses.replace(recalls["recall[covid]"], rough=True)
     assert summary_classes.missed(rough)["uncertain"]  # type: ignore[index]
     one = summary_classes.missed(confused(three, [[3, 0, 7], [1, 7, 2], [0, 2, 8]], **apart))
     assert one["all_alike"]  # type: ignore[index]
@@ -398,7 +398,7 @@ def test_the_external_cohort_stands_beside_the_internal_one(three: ReportContext
 def test_a_model_is_not_said_to_beat_chance_without_an_interval(
     three: ReportContext, low: float, high: float | None, code: str
 ) -> None:
-    metrics = copy.deepcopy(three.metrics)
+    metrics = plain(three.metrics)
     metrics["metrics"][three.stage][three.learner][three.outcome]["auroc"] |= {"low": low, "high": high, "rough": False}
     context = dataclasses.replace(three, metrics=metrics)
     found = summary_classes.discrimination(context)
@@ -408,7 +408,7 @@ def test_a_model_is_not_said_to_beat_chance_without_an_interval(
 
 
 def test_a_rough_interval_below_chance_does_not_say_worse_than_chance(three: ReportContext) -> None:
-    metrics = copy.deepcopy(three.metrics)
+    metrics = plain(three.metrics)
     figures = metrics["metrics"][three.stage][three.learner][three.outcome]
     figures["auroc"] |= {"low": 0.3, "high": 0.45, "rough": True}
     text = check_page(render(dataclasses.replace(three, metrics=metrics))).text
@@ -440,14 +440,12 @@ def test_a_drop_is_called_one_only_beyond_chance(
 
 
 def test_each_source_left_out_has_its_line(three: ReportContext, tmp_path: Path) -> None:
-    undefined = {"value": None, "low": None, "high": None, "n_cases": 40, "reason": "no case is truly covid"}
+    undefined = Estimate(None, None, None, 40, 40, False, "no case is truly covid")
     by_source = {
-        "cohen": {three.learner: {"accuracy": {"value": 0.61, "low": 0.5, "high": 0.7, "n_cases": 45}}},
-        "nih": {
-            three.learner: {"accuracy": {"value": 0.7, "low": 0.6, "high": 0.8, "n_cases": 40}, "auroc": undefined}
-        },
+        "cohen": {three.learner: {"accuracy": Estimate(0.61, 0.5, 0.7, 45, 45, False)}},
+        "nih": {three.learner: {"accuracy": Estimate(0.7, 0.6, 0.8, 40, 40, False), "auroc": undefined}},
     }
-    context = dataclasses.replace(three, metrics={**three.metrics, "by_site": by_source})
+    context = with_results(three, by_site=by_source)
     assert "left-out" in page_of(context).ids
     found = validation.left_out(context)
     assert found is not None
@@ -512,7 +510,7 @@ def test_what_is_said_of_calibration_is_of_its_stage(three: ReportContext) -> No
         "test": [{"n": 200, "confidence": 0.8, "accuracy": 0.8}],
         "external": [{"n": 200, "confidence": 0.83, "accuracy": 0.15}],
     }
-    metrics = copy.deepcopy(three.metrics)
+    metrics = plain(three.metrics)
     for stage, ece in (("test", 0.01), ("external", 0.68)):
         metrics["classes"][stage][three.learner][three.outcome]["reliability"] = bins[stage]
         metrics["metrics"][stage][three.learner][three.outcome]["ece"] = {"value": ece, "low": ece, "high": ece + 0.05}
@@ -616,7 +614,7 @@ def test_missing_artefacts_are_left_out(three: ReportContext, grades: ReportCont
 
 
 def test_undefined_figures_say_why(three: ReportContext) -> None:
-    undefined = {"value": None, "low": None, "high": None, "reason": "no case is truly covid"}
+    undefined = Estimate(None, None, None, 40, 40, False, "no case is truly covid")
     context = changed(three, {**figures(three), "auroc[covid]": undefined})
     assert "no case is truly covid" in page_of(context).text
 
@@ -699,8 +697,7 @@ def guessing(context: ReportContext, bad: list[str], *, folds: int = 5) -> Repor
 
 
 def showing(context: ReportContext, learner: str) -> ReportContext:
-    main = context.metrics["main"] | {"learner": learner}
-    return dataclasses.replace(context, metrics=context.metrics | {"main": main})
+    return with_results(context, main=dataclasses.replace(context.metrics.main, learner=learner))
 
 
 def test_networks_that_learned_nothing_are_said_first_and_mark_the_figures() -> None:

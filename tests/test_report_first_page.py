@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import re
 from typing import Any
@@ -14,6 +13,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.calibration import number_calibration
+from casewise.evaluation.results import plain
 from casewise.metrics.roc import drawn_precision_recall
 from casewise.report.context import ReportContext
 from casewise.report.figures.agreement import Limits, bland_altman
@@ -58,7 +58,7 @@ def judged_again(context: ReportContext) -> ReportContext:
     truth, predicted, subjects = (rows[name].to_numpy() for name in ("y_true", "y_pred", "subject"))
     figures = by_subject(truth, {"shown": predicted}, subjects, Plan())["shown"]
     of_learner = context.metrics["metrics"][context.stage][context.learner]
-    kept = {**of_learner, context.outcome: {name: figure.as_json() for name, figure in figures.items()}}
+    kept = {**of_learner, context.outcome: figures}
     by_learner = {**context.metrics["metrics"][context.stage], context.learner: kept}
     metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], context.stage: by_learner}}
     return dataclasses.replace(context, metrics=metrics)
@@ -149,7 +149,7 @@ def test_the_commonest_class_and_chance_stand_beside_accuracy_and_auroc(of_class
 
 def test_classes_are_ordered_by_auroc_only_as_far_as_intervals_go(of_classes: ReportContext) -> None:
     def order(low: float | None, rough: bool = False) -> str:
-        metrics = copy.deepcopy(of_classes.metrics)
+        metrics = plain(of_classes.metrics)
         figures = metrics["metrics"][of_classes.stage][of_classes.learner][of_classes.outcome]
         figures["auroc[covid]"] = {"value": 0.99, "low": low, "high": 1.0, "rough": rough}
         figures["auroc[pneumonia]"] = {"value": 0.6, "low": 0.5, "high": 0.7, "rough": False}
@@ -220,7 +220,7 @@ def test_wide_intervals_do_not_flatten_the_points(of_numbers: ReportContext) -> 
 
 def with_figure(context: ReportContext, name: str, **changes: Any) -> ReportContext:
     """The context with another figure of the shown learner."""
-    metrics = copy.deepcopy(context.metrics)
+    metrics = plain(context.metrics)
     figure = metrics["metrics"][context.stage][context.learner][context.outcome].setdefault(name, {})
     figure |= {"n_subjects": 30, "n_cases": 60, "rough": False} | changes
     return dataclasses.replace(context, metrics=metrics)
@@ -243,7 +243,7 @@ def test_agreement_that_includes_chance_is_said_not_to_be_shown() -> None:
 def test_agreement_of_numbers_beside_chance(of_numbers: ReportContext, entry: str, figure: str) -> None:
     doubtful = {"value": 0.2, "low": -0.3, "high": 0.6, "n_subjects": 12, "n_cases": 60, "rough": False}
     context = with_figure(of_numbers, "ccc", **(doubtful if entry == "agreement" else {"low": 0.5, "value": 0.8}))
-    metrics = copy.deepcopy(context.metrics)
+    metrics = plain(context.metrics)
     if entry == "bands":
         metrics["bands"]["stages"][context.stage][context.learner]["kappa"] = doubtful
     if entry == "response":
@@ -389,7 +389,7 @@ def test_a_half_width_of_nothing_is_no_precision(of_numbers: ReportContext) -> N
 
 def test_a_learner_that_hardly_varies_is_not_called_best(of_numbers: ReportContext) -> None:
     assert not summary.choice(of_numbers)["flat"]
-    metrics = copy.deepcopy(of_numbers.metrics)
+    metrics = plain(of_numbers.metrics)
     figures = metrics["metrics"]["oof"][of_numbers.learner][of_numbers.outcome]
     figures["ccc"] = {"value": 0.0, "low": 0.0, "high": 0.0}
     assert summary.choice(dataclasses.replace(of_numbers, metrics=metrics))["flat"]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from casewise.evaluation.results import plain
 from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext
 from casewise.report.figures import learners as draw

@@ -15,6 +15,7 @@ import pytest
 from casewise.audit.leading_column import leading_column
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import groups_of_rows
+from casewise.evaluation.results import WithinColumn, plain
 from casewise.evaluation.subgroups import headline_rows
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.evaluation.within_column import within_column
@@ -41,15 +42,16 @@ ASSIGNMENT = {
 
 def with_column(context: ReportContext, by_class: dict[str, float]) -> ReportContext:
     """The context with an audit of the source by class, and figures within each source."""
-    audit, metrics = copy.deepcopy(context.audit), copy.deepcopy(context.metrics)
+    audit, metrics = copy.deepcopy(context.audit), context.metrics
     assert audit is not None
     audit["findings"][0]["figures"]["by_class"] = by_class
-    rows = headline_rows(context.predictions, metrics["main"])
+    rows = headline_rows(context.predictions, metrics.main)
     group_of, groups = groups_of_rows(rows, context.cohort_images, "source")
     positive = context.study.positive_of(context.outcome)
-    figures = within_column(rows, group_of, groups, classes=context.classes, positive=positive, plan=Plan(50))
-    main = {name: metrics["main"][name] for name in ("target", "stage", "learner")}
-    metrics["within_column"] = {"column": "source", **main, **figures}
+    by_group, means = within_column(rows, group_of, groups, classes=context.classes, positive=positive, plan=Plan(50))
+    main = metrics.main
+    within = WithinColumn("source", main.target, str(main.stage), str(main.learner), by_group, means)
+    metrics = dataclasses.replace(metrics, within_column=within)
     splits = {**context.splits, "assignment": ASSIGNMENT}
     return dataclasses.replace(context, audit=audit, metrics=metrics, splits=splits)
 
@@ -85,7 +87,7 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
 
 
 def test_subjects_with_each_class_stand_beside_the_auroc_within_a_source(three: ReportContext, tmp_path: Path) -> None:
-    rows = headline_rows(three.predictions, three.metrics["main"])
+    rows = headline_rows(three.predictions, three.metrics.main)
     source = groups_of_rows(rows, three.cohort_images, "source")[0]
     for group, entry in three.metrics["within_column"]["groups"].items():
         for number, label in enumerate(three.classes):
@@ -101,18 +103,10 @@ def test_subjects_with_each_class_stand_beside_the_auroc_within_a_source(three: 
     some, every = values["rows"][0]["counts"][0]
     for text in pages(three, tmp_path):
         assert f"{some} of {every} subject" in text
-    without = copy.deepcopy(three.metrics)
-    for entry in without["within_column"]["groups"].values():
-        del entry["classes"]
-    earlier = dataclasses.replace(three, metrics=without)
-    values = column_alone.section(earlier)
-    assert values is not None
-    assert not values["counted"]
-    assert pages(earlier, tmp_path)
 
 
 def test_a_model_exceeds_the_column_if_its_interval_lies_above(three: ReportContext) -> None:
-    metrics = copy.deepcopy(three.metrics)
+    metrics = plain(three.metrics)
     figures = metrics["metrics"][three.stage][three.learner][three.outcome]
     for label, value, low in (("covid", 0.98, 0.96), ("no_finding", 0.78, 0.76), ("pneumonia", 0.8, None)):
         figures[f"auroc[{label}]"] |= {"value": value, "low": low}
@@ -123,7 +117,7 @@ def test_a_model_exceeds_the_column_if_its_interval_lies_above(three: ReportCont
 
 def test_the_auprc_stands_beside_its_chance_level(three: ReportContext, tmp_path: Path) -> None:
     text = write_results(finished(three, tmp_path / "run"), tmp_path / "page.md").read_text()
-    rows = headline_rows(three.predictions, three.metrics["main"])
+    rows = headline_rows(three.predictions, three.metrics.main)
     figures = three.metrics["metrics"][three.stage][three.learner][three.outcome]
     for number, label in enumerate(three.classes):
         area = figures[f"auprc[{label}]"]["value"]
@@ -193,7 +187,7 @@ def test_only_columns_that_should_not_predict_stand_beside(
 
 
 def test_a_temperature_at_its_bound_is_stated_where_scaling_is(three: ReportContext, tmp_path: Path) -> None:
-    metrics = copy.deepcopy(three.metrics)
+    metrics = plain(three.metrics)
     entry = metrics["classes"][three.stage][three.learner][three.outcome]
     entry["temperature_by_fold"] = {"0": 20.0, "1": 20.0, "2": 1.2, "3": 1.1, "4": 1.0}
     bound = dataclasses.replace(three, metrics=metrics)
@@ -205,7 +199,7 @@ def test_a_temperature_at_its_bound_is_stated_where_scaling_is(three: ReportCont
 
 
 def test_the_lowest_recall_names_ties_and_the_classes_left_out(three: ReportContext) -> None:
-    metrics = copy.deepcopy(three.metrics)
+    metrics = plain(three.metrics)
     entry = metrics["classes"][three.stage][three.learner][three.outcome]
     entry["confusion"] = [[4, 6, 0], [2, 4, 4], [0, 0, 0]]
     values = summary_classes.missed(dataclasses.replace(three, metrics=metrics))
@@ -230,7 +224,7 @@ def test_operating_points_are_rough_where_a_cell_has_few_subjects() -> None:
 
 def test_the_pages_state_prevalence_combined_learners_the_split_and_p(tmp_path: Path) -> None:
     context = with_column(classes("binary"), {"covid": 0.9, "no_finding": 0.9})
-    metrics = copy.deepcopy(context.metrics)
+    metrics = plain(context.metrics)
     for point in metrics["classes"][context.stage][context.learner][context.outcome]["operating"]:
         point |= {"prevalence": 0.02, "ppv_at_prevalence": {"value": 0.123}, "npv_at_prevalence": {"value": 0.987}}
     context = dataclasses.replace(context, metrics=metrics)
@@ -261,7 +255,7 @@ def test_cases_that_lack_images_are_not_denied(three: ReportContext) -> None:
 
 
 def test_a_learner_that_another_is_shown_to_beat_is_not_called_best_in_all(three: ReportContext) -> None:
-    metrics = copy.deepcopy(three.metrics)
+    metrics = plain(three.metrics)
     other = next(name for name in three.learners if name != three.learner)
     entry = metrics["comparisons"][three.stage][three.outcome]["accuracy"]
     difference = {"difference": -0.1, "low": -0.2, "high": -0.01, "indistinguishable": False}

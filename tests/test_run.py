@@ -21,6 +21,7 @@ import pytest
 import casewise
 from casewise.console import Silent
 from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError, StudyError
+from casewise.evaluation.results import plain
 from casewise.files import checksum
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs.fingerprint import changed_settings
