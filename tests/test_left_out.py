@@ -91,8 +91,7 @@ def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Re
     folder.splits.write({"hash": "", "folds": 3, "left_out": SOURCES, "subjects": sides})
     images = table.drop_duplicates("case").assign(path=lambda t: t["case"], dx=lambda t: t["y_true"])
     cohort: Any = SimpleNamespace(images=images, flow=[])
-    written = evaluate_step(study, cohort, table, folder, Silent())
-    return written
+    return evaluate_step(study, cohort, table, folder, Silent())
 
 
 def test_the_learner_is_not_chosen_by_pooled_figures(results: Results) -> None:

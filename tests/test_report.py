@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
+from casewise.evaluation.results import Bands, Estimate, GroupAgreement, Headline, Response
 from casewise.report import formatting, terms
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
@@ -34,6 +35,7 @@ from tests.report_contexts import (
     numbers,
     section_of,
     study_of_numbers,
+    with_results,
 )
 
 
@@ -201,8 +203,7 @@ def test_stopping_on_the_fold_is_known_where_subjects_count_as_unseen() -> None:
 
 def test_the_stage_is_that_of_the_headline(report_of_numbers: ReportContext) -> None:
     context = report_of_numbers
-    main = {**context.metrics["main"], "stage": "oof"}
-    unscored = dataclasses.replace(context, metrics={**context.metrics, "main": main})
+    unscored = with_results(context, main=dataclasses.replace(context.metrics.main, stage="oof"))
     assert (unscored.stage, unscored.stages) == ("oof", ["oof", "test"])
     assert terms.judged_on(unscored)["test_unscored"]
     check_page(render(unscored))
@@ -236,9 +237,10 @@ def test_one_subject_has_no_intervals_and_no_bands(report_of_numbers: ReportCont
 def test_results_page_beside_a_run_without_the_stage(report_of_numbers: ReportContext, tmp_path: Path) -> None:
     context = report_of_numbers
     run = finished(context, tmp_path / "run")
-    oof = {"main": None, "metrics": {"oof": context.metrics["metrics"]["oof"]}}
-    other = finished(context, tmp_path / "other", metrics=oof)
-    empty = finished(context, tmp_path / "empty", metrics={"main": None, "metrics": {}, "comparisons": {}})
+    nothing = Headline(context.outcome, stage=None, learner=None, chosen_on=None, metrics=None, kind=context.kind)
+    oof = with_results(context, main=nothing, metrics={"oof": context.metrics.metrics["oof"]})
+    other = finished(oof, tmp_path / "other")
+    empty = finished(with_results(context, main=nothing, metrics={}, comparisons={}), tmp_path / "empty")
     for folder in (other, empty):
         with pytest.raises(RunError, match=str(folder)):
             write_results(run, tmp_path / "page.md", beside=[folder])
@@ -443,10 +445,9 @@ def test_a_bias_within_its_interval_is_not_systematic(
     report_of_numbers: ReportContext, value: float, low: float, high: float, code: str
 ) -> None:
     context = report_of_numbers
-    own = {**context.figures("test", context.learner), "bias": {"value": value, "low": low, "high": high}}
-    by_learner = {**context.metrics["metrics"]["test"], context.learner: {"pasi": own}}
-    metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], "test": by_learner}}
-    changed = dataclasses.replace(context, metrics=metrics)
+    own = {**context.figures("test", context.learner), "bias": Estimate(value, low, high, 30, 60, False)}
+    by_learner = {**context.metrics.metrics["test"], context.learner: {"pasi": own}}
+    changed = with_results(context, metrics={**context.metrics.metrics, "test": by_learner})
     assert summary_number.bias(changed)["code"] == code  # type: ignore[index]
     assert agreement.agreement(changed)["bias"] == code  # type: ignore[index]
     check_page(render(changed))
@@ -454,16 +455,14 @@ def test_a_bias_within_its_interval_is_not_systematic(
 
 def with_groups(context: ReportContext, *, bands: Any = None, response: Any = None) -> ReportContext:
     """The context with other confusion matrices of bands and of responders."""
-    figure_ = {"value": 0.5, "low": 0.3, "high": 0.7}
-    metrics = {**context.metrics, "bands": None, "response": {}}
-    if bands:
-        entry = {"confusion": bands, "agreement": figure_, "kappa": figure_}
-        bounds = {"clear": 0, "mild": 1, "severe": 10}
-        metrics["bands"] = {"lower_bounds": bounds, "stages": {"test": {context.learner: entry}}}
+    figure = Estimate(0.5, 0.3, 0.7, 30, 60, False)
+    bounds = {"clear": 0.0, "mild": 1.0, "severe": 10.0}
+    by_band = Bands(bounds, {"test": {context.learner: GroupAgreement(bands, figure, figure, figure)}})
+    of_learner: dict[str, Response] = {}
     if response:
-        entry = {"confusion": response, "agreement": figure_, "kappa": figure_}
-        metrics["response"] = {"test": {context.learner: {"responders": {"75": entry}}}}
-    return dataclasses.replace(context, metrics=metrics)
+        responders = {"75": GroupAgreement(response, figure, figure, figure)}
+        of_learner = {context.learner: Response("first", "", 30, 60, False, {}, responders=responders)}
+    return with_results(context, bands=by_band if bands else None, response={"test": of_learner})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from casewise.audit.metadata import SOURCES
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
-from casewise.evaluation.results import Estimate, plain
+from casewise.evaluation.results import Drop, Estimate, Results, from_json, plain
 from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
@@ -386,7 +386,7 @@ def test_the_external_cohort_stands_beside_the_internal_one(three: ReportContext
     inside, outside = (figures(three, stage)["accuracy"]["value"] for stage in ("test", "external"))
     assert by_name["Accuracy"][0].value == inside
     assert by_name["Accuracy"][2].value == pytest.approx(100 * (outside - inside))
-    bare = dataclasses.replace(three, metrics={k: v for k, v in three.metrics.items() if k != "external_drop"})
+    bare = with_results(three, external_drop=None)
     assert validation.external(bare)["rows"][0].cells[2].small == ""  # type: ignore[index]
     assert validation.external_summary(bare)["code"] == "no_interval"  # type: ignore[index]
     assert three.stages == ["test", "oof"]
@@ -400,7 +400,7 @@ def test_a_model_is_not_said_to_beat_chance_without_an_interval(
 ) -> None:
     metrics = plain(three.metrics)
     metrics["metrics"][three.stage][three.learner][three.outcome]["auroc"] |= {"low": low, "high": high, "rough": False}
-    context = dataclasses.replace(three, metrics=metrics)
+    context = dataclasses.replace(three, metrics=from_json(Results, metrics))
     found = summary_classes.discrimination(context)
     assert found is not None
     assert found["to_chance"] == code
@@ -411,7 +411,7 @@ def test_a_rough_interval_below_chance_does_not_say_worse_than_chance(three: Rep
     metrics = plain(three.metrics)
     figures = metrics["metrics"][three.stage][three.learner][three.outcome]
     figures["auroc"] |= {"low": 0.3, "high": 0.45, "rough": True}
-    text = check_page(render(dataclasses.replace(three, metrics=metrics))).text
+    text = check_page(render(dataclasses.replace(three, metrics=from_json(Results, metrics)))).text
     assert "(rough interval 0.30 to 0.45)" in text
     assert "The interval is rough: it is not shown that the model distinguishes the classes." in text
     assert "worse than chance" not in text
@@ -431,8 +431,8 @@ def test_a_drop_is_called_one_only_beyond_chance(
     three: ReportContext, low: float, high: float | None, rough: bool, code: str
 ) -> None:
     inside, outside = (figures(three, stage)["auroc"]["value"] for stage in ("test", "external"))
-    drop = {three.learner: {"auroc": {"difference": outside - inside, "low": low, "high": high, "rough": rough}}}
-    context = dataclasses.replace(three, metrics={**three.metrics, "external_drop": drop})
+    fall = Drop(inside, outside, outside - inside, low, high, "test", rough)
+    context = with_results(three, external_drop={three.learner: {"auroc": fall}})
     found = validation.external_summary(context)
     assert found is not None
     assert (found["code"], found["inside"], found["outside"]) == (code, inside, outside)
@@ -467,8 +467,8 @@ def test_the_external_test_stands_in_the_summary_and_among_the_tiles(three: Repo
 
 
 def test_external_without_truth_says_so(three: ReportContext) -> None:
-    metrics = {**three.metrics, "metrics": {s: m for s, m in three.metrics["metrics"].items() if s != "external"}}
-    context = dataclasses.replace(three, metrics={**metrics, "external_drop": {}})
+    metrics = {stage: figures for stage, figures in three.metrics.metrics.items() if stage != "external"}
+    context = with_results(three, metrics=metrics, external_drop={})
     text = render(context)
     check_page(text)
     assert {"external-unjudged", "unjudged"} <= codes(text)
@@ -483,7 +483,7 @@ def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportC
     outcomes = Outcomes(three.outcome, classes={three.outcome: names})
     results = evaluate(rows, outcomes, Plan(50))
     fall = drop(rows, three.outcome, classes=names, plan=Plan(50))
-    context = dataclasses.replace(three, predictions=rows, metrics={**results, "external_drop": fall})
+    context = dataclasses.replace(three, predictions=rows, metrics=dataclasses.replace(results, external_drop=fall))
     found = validation.external_summary(context)
     assert found is not None
     assert found["metric"] == "accuracy"
@@ -507,14 +507,14 @@ def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportC
 
 def test_what_is_said_of_calibration_is_of_its_stage(three: ReportContext) -> None:
     bins = {
-        "test": [{"n": 200, "confidence": 0.8, "accuracy": 0.8}],
-        "external": [{"n": 200, "confidence": 0.83, "accuracy": 0.15}],
+        "test": [{"low": 0.7, "high": 0.9, "n": 200, "confidence": 0.8, "accuracy": 0.8}],
+        "external": [{"low": 0.7, "high": 0.9, "n": 200, "confidence": 0.83, "accuracy": 0.15}],
     }
     metrics = plain(three.metrics)
     for stage, ece in (("test", 0.01), ("external", 0.68)):
         metrics["classes"][stage][three.learner][three.outcome]["reliability"] = bins[stage]
-        metrics["metrics"][stage][three.learner][three.outcome]["ece"] = {"value": ece, "low": ece, "high": ece + 0.05}
-    context = dataclasses.replace(three, metrics=metrics)
+        metrics["metrics"][stage][three.learner][three.outcome]["ece"] |= {"value": ece, "low": ece, "high": ece + 0.05}
+    context = dataclasses.replace(three, metrics=from_json(Results, metrics))
     inside, outside = class_sections.calibration(context), class_sections.calibration(context, "external")
     assert inside is not None
     assert outside is not None

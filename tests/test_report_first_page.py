@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.calibration import number_calibration
-from casewise.evaluation.results import plain
+from casewise.evaluation.results import Note, Results, from_json, plain
 from casewise.metrics.roc import drawn_precision_recall
 from casewise.report.context import ReportContext
 from casewise.report.figures.agreement import Limits, bland_altman
@@ -25,7 +25,7 @@ from casewise.report.sections import classes as class_sections
 from casewise.report.tables import MetricFormat
 from casewise.report.terms import report_title
 from tests import report_contexts
-from tests.report_contexts import check_page, classes, numbers, section_of, study_of_numbers
+from tests.report_contexts import check_page, classes, numbers, section_of, study_of_numbers, with_results
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def of_classes() -> ReportContext:
 
 
 def with_guess(context: ReportContext, **guess: Any) -> ReportContext:
-    notes = [{"stage": context.stage, "target": context.outcome, **guess}]
-    return dataclasses.replace(context, metrics={**context.metrics, "notes": notes})
+    code, facts = guess.pop("code"), {"stage": context.stage, "target": context.outcome, **guess}
+    return with_results(context, notes=[Note(code, facts)])
 
 
 def shrunk(context: ReportContext, share: float) -> ReportContext:
@@ -60,8 +60,7 @@ def judged_again(context: ReportContext) -> ReportContext:
     of_learner = context.metrics["metrics"][context.stage][context.learner]
     kept = {**of_learner, context.outcome: figures}
     by_learner = {**context.metrics["metrics"][context.stage], context.learner: kept}
-    metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], context.stage: by_learner}}
-    return dataclasses.replace(context, metrics=metrics)
+    return with_results(context, metrics={**context.metrics.metrics, context.stage: by_learner})
 
 
 # ---------------------------------------------------------------------------------------- figures and one sentence
@@ -123,7 +122,7 @@ def test_figures_and_one_sentence_stand_before_all_else(of_numbers: ReportContex
 
 
 def test_a_guess_stands_beside_the_error(of_numbers: ReportContext) -> None:
-    assert tiles.naive(dataclasses.replace(of_numbers, metrics={**of_numbers.metrics, "notes": []})) is None
+    assert tiles.naive(with_results(of_numbers, notes=[])) is None
     context = with_guess(of_numbers, code="guess_mean", error=12.34)
     assert tiles.naive(context) == {"code": "mean", "name": "", "value": 12.34, "not_shown": False}
     beside = {tile["code"]: tile["beside"] for tile in tiles.tiles(context)}
@@ -151,9 +150,9 @@ def test_classes_are_ordered_by_auroc_only_as_far_as_intervals_go(of_classes: Re
     def order(low: float | None, rough: bool = False) -> str:
         metrics = plain(of_classes.metrics)
         figures = metrics["metrics"][of_classes.stage][of_classes.learner][of_classes.outcome]
-        figures["auroc[covid]"] = {"value": 0.99, "low": low, "high": 1.0, "rough": rough}
-        figures["auroc[pneumonia]"] = {"value": 0.6, "low": 0.5, "high": 0.7, "rough": False}
-        values = summary_classes.discrimination(dataclasses.replace(of_classes, metrics=metrics))
+        figures["auroc[covid]"] |= {"value": 0.99, "low": low, "high": 1.0, "rough": rough}
+        figures["auroc[pneumonia]"] |= {"value": 0.6, "low": 0.5, "high": 0.7, "rough": False}
+        values = summary_classes.discrimination(dataclasses.replace(of_classes, metrics=from_json(Results, metrics)))
         assert values is not None
         return str(values["order"])
 
@@ -223,7 +222,7 @@ def with_figure(context: ReportContext, name: str, **changes: Any) -> ReportCont
     metrics = plain(context.metrics)
     figure = metrics["metrics"][context.stage][context.learner][context.outcome].setdefault(name, {})
     figure |= {"n_subjects": 30, "n_cases": 60, "rough": False} | changes
-    return dataclasses.replace(context, metrics=metrics)
+    return dataclasses.replace(context, metrics=from_json(Results, metrics))
 
 
 def test_agreement_that_includes_chance_is_said_not_to_be_shown() -> None:
@@ -249,7 +248,7 @@ def test_agreement_of_numbers_beside_chance(of_numbers: ReportContext, entry: st
     if entry == "response":
         for responders in metrics["response"][context.stage][context.learner]["responders"].values():
             responders["kappa"] = doubtful
-    text = section_of(render(dataclasses.replace(context, metrics=metrics)), "summary")
+    text = section_of(render(dataclasses.replace(context, metrics=from_json(Results, metrics))), "summary")
     paragraph = re.search(rf'data-code="{entry}[a-z-]*">(.*?)</p>', text, re.DOTALL)
     assert paragraph is not None
     assert "includes chance" in paragraph[1]
@@ -391,5 +390,5 @@ def test_a_learner_that_hardly_varies_is_not_called_best(of_numbers: ReportConte
     assert not summary.choice(of_numbers)["flat"]
     metrics = plain(of_numbers.metrics)
     figures = metrics["metrics"]["oof"][of_numbers.learner][of_numbers.outcome]
-    figures["ccc"] = {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert summary.choice(dataclasses.replace(of_numbers, metrics=metrics))["flat"]
+    figures["ccc"] |= {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert summary.choice(dataclasses.replace(of_numbers, metrics=from_json(Results, metrics)))["flat"]

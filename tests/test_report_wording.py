@@ -15,7 +15,7 @@ import pytest
 from casewise.audit.leading_column import leading_column
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import groups_of_rows
-from casewise.evaluation.results import WithinColumn, plain
+from casewise.evaluation.results import Flow, Participants, Results, WithinColumn, from_json, plain
 from casewise.evaluation.subgroups import headline_rows
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.evaluation.within_column import within_column
@@ -26,7 +26,7 @@ from casewise.report.page import render
 from casewise.report.sections import classes as classes_section
 from casewise.report.sections import column_alone, summary, summary_classes
 from casewise.run_folder import RunFolder
-from tests.report_contexts import check_page, classes, finished
+from tests.report_contexts import check_page, classes, finished, with_results
 
 ASSIGNMENT = {
     "folds": {
@@ -110,7 +110,7 @@ def test_a_model_exceeds_the_column_if_its_interval_lies_above(three: ReportCont
     figures = metrics["metrics"][three.stage][three.learner][three.outcome]
     for label, value, low in (("covid", 0.98, 0.96), ("no_finding", 0.78, 0.76), ("pneumonia", 0.8, None)):
         figures[f"auroc[{label}]"] |= {"value": value, "low": low}
-    values = column_alone.section(dataclasses.replace(three, metrics=metrics))
+    values = column_alone.section(dataclasses.replace(three, metrics=from_json(Results, metrics)))
     assert values is not None
     assert values["not_above"] == ["covid", "pneumonia"]
 
@@ -190,7 +190,7 @@ def test_a_temperature_at_its_bound_is_stated_where_scaling_is(three: ReportCont
     metrics = plain(three.metrics)
     entry = metrics["classes"][three.stage][three.learner][three.outcome]
     entry["temperature_by_fold"] = {"0": 20.0, "1": 20.0, "2": 1.2, "3": 1.1, "4": 1.0}
-    bound = dataclasses.replace(three, metrics=metrics)
+    bound = dataclasses.replace(three, metrics=from_json(Results, metrics))
     values = classes_section.calibration(bound)
     assert values is not None
     assert values["bound"] == {"temperatures": [20.0], "folds": 2, "of": 5}
@@ -202,7 +202,7 @@ def test_the_lowest_recall_names_ties_and_the_classes_left_out(three: ReportCont
     metrics = plain(three.metrics)
     entry = metrics["classes"][three.stage][three.learner][three.outcome]
     entry["confusion"] = [[4, 6, 0], [2, 4, 4], [0, 0, 0]]
-    values = summary_classes.missed(dataclasses.replace(three, metrics=metrics))
+    values = summary_classes.missed(dataclasses.replace(three, metrics=from_json(Results, metrics)))
     assert values is not None
     assert (values["ties"], values["fewest"], values["uncertain"]) == (["covid", "no finding"], 5, True)
 
@@ -226,8 +226,13 @@ def test_the_pages_state_prevalence_combined_learners_the_split_and_p(tmp_path: 
     context = with_column(classes("binary"), {"covid": 0.9, "no_finding": 0.9})
     metrics = plain(context.metrics)
     for point in metrics["classes"][context.stage][context.learner][context.outcome]["operating"]:
-        point |= {"prevalence": 0.02, "ppv_at_prevalence": {"value": 0.123}, "npv_at_prevalence": {"value": 0.987}}
-    context = dataclasses.replace(context, metrics=metrics)
+        ends = {"low": None, "high": None, "n_subjects": 120, "n_cases": 120, "rough": False}
+        point["prevalence"] = 0.02
+        point["figures"] |= {
+            "ppv_at_prevalence": {"value": 0.123, **ends},
+            "npv_at_prevalence": {"value": 0.987, **ends},
+        }
+    context = dataclasses.replace(context, metrics=from_json(Results, metrics))
     report, page = pages(context, tmp_path)
     for text in (report, page):
         assert "PPV at 2.0 %" in text
@@ -247,9 +252,8 @@ def test_cases_that_lack_images_are_not_denied(three: ReportContext) -> None:
         {"code": "read", "rows": 0, "subjects": 0, "left": {"rows": 8, "subjects": 8}},
         {"code": "images", "cases": 3, "subjects": 3, "left": {"cases": 5, "subjects": 5}},
     ]
-    flow = {"steps": steps, "cohort": size, "external": None}
-    participants = {"flow": flow, "sides": [], "characteristics": [], "evaluated": {}, "precision": None}
-    text = check_page(render(dataclasses.replace(three, metrics={**three.metrics, "participants": participants}))).text
+    participants = Participants(Flow(steps, size), sides=[], characteristics=[], evaluated={}, precision=None)
+    text = check_page(render(with_results(three, participants=participants))).text
     assert "3 cases were left out" in text
     assert "none was left out for that reason" not in text
 
@@ -260,10 +264,10 @@ def test_a_learner_that_another_is_shown_to_beat_is_not_called_best_in_all(three
     entry = metrics["comparisons"][three.stage][three.outcome]["accuracy"]
     difference = {"difference": -0.1, "low": -0.2, "high": -0.01, "indistinguishable": False}
     entry |= {"best": other, "indistinguishable": [other], "differences": {three.learner: difference}}
-    values = summary.choice(dataclasses.replace(three, metrics=metrics))["behind"]
+    values = summary.choice(dataclasses.replace(three, metrics=from_json(Results, metrics)))["behind"]
     assert other in [line["best"] for line in values if line["phrase"] == "accuracy"]
     entry |= {"indistinguishable": [other, three.learner]}
-    values = summary.choice(dataclasses.replace(three, metrics=metrics))["behind"]
+    values = summary.choice(dataclasses.replace(three, metrics=from_json(Results, metrics)))["behind"]
     assert "accuracy" not in [line["phrase"] for line in values]
 
 
