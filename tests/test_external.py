@@ -123,9 +123,8 @@ def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) 
 
 
 def test_the_drop_is_told_with_its_interval(done: Run) -> None:
-    metrics = json.loads((done.folder / "metrics.json").read_text())
-    inside, outside = (metrics.metrics[stage][LEARNER]["label"] for stage in ("test", "external"))
-    lost = metrics.external_drop[LEARNER]
+    inside, outside = (done.results.metrics[stage][LEARNER]["label"] for stage in ("test", "external"))
+    lost = done.results.external_drop[LEARNER]
     assert {"accuracy", "auroc", "f1"} <= set(lost)
     for name, found in lost.items():
         assert found.internal_stage == "test"

@@ -148,13 +148,13 @@ def test_the_terminal_tells_the_figures_within(results: Results) -> None:
 def test_means_within_sources_have_intervals_by_subject_within_each(results: Results) -> None:
     for figures in results["site_means"].values():
         mean = figures["accuracy"]
-        assert mean["low"] < mean["value"] < mean["high"] <= 1
-        assert (mean["fewest_subjects"], mean["rough"]) == (20, False)
+        assert mean.low < mean.value < mean.high <= 1
+        assert (mean["fewest_subjects"], mean.rough) == (20, False)
     # the mean of three independent accuracies has the variance of their sum, divided by nine
     figures = [results["by_site"][source]["fair"]["accuracy"] for source in SOURCES]
     width = np.sqrt(sum((figure["high"] - figure["low"]) ** 2 for figure in figures)) / 3
     mean = results["site_means"]["fair"]["accuracy"]
-    assert mean["high"] - mean["low"] == pytest.approx(width, rel=0.35)
+    assert mean.high - mean.low == pytest.approx(width, rel=0.35)
 
 
 def test_the_interval_of_a_mean_of_small_sources_is_free_of_their_bias() -> None:
@@ -169,8 +169,8 @@ def test_the_interval_of_a_mean_of_small_sources_is_free_of_their_bias() -> None
         told, sources = pd.DataFrame({**values, **row}), {name: name[0] for name in who}
         means = within_sources(by_source(told, "x", sources, plan=Plan(100)))
         mean = mean_intervals(means, told, "x", sources, plan=Plan(200))["m"]["ccc"]
-        hits.append(mean["low"] <= 0.8 <= mean["high"])
-        uncorrected.append(mean["value"])
+        hits.append(mean.low <= 0.8 <= mean.high)
+        uncorrected.append(mean.value)
     assert sum(hits) >= 17
     assert np.mean(uncorrected) < 0.8
 
@@ -182,12 +182,12 @@ def test_the_external_figure_is_compared_with_the_means_within_sources(table: pd
     told = by_source(both, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(50))
     lost = drop(both, "dx", sources=sources, classes=CLASSES, positive="covid", plan=Plan(50))
     for learner, figures in within_sources(told).items():
-        assert lost[learner]["auroc"]["internal_stage"] == "within"
-        assert lost[learner]["auroc"]["internal"] == pytest.approx(figures["auroc"]["value"])
-        assert lost[learner]["auroc"]["low"] < lost[learner]["auroc"]["high"]
+        assert lost[learner]["auroc"].internal_stage == "within"
+        assert lost[learner]["auroc"].internal == pytest.approx(figures["auroc"].value)
+        assert lost[learner]["auroc"].low < lost[learner]["auroc"].high
     pooled = drop(both, "dx", classes=CLASSES, positive="covid", plan=Plan(50))
-    assert pooled["pool"]["accuracy"]["difference"] == pytest.approx(0)
-    assert lost["pool"]["auroc"]["difference"] > 0.1
+    assert pooled["pool"]["accuracy"].difference == pytest.approx(0)
+    assert lost["pool"]["auroc"].difference > 0.1
 
 
 def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
@@ -203,20 +203,20 @@ def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
     sources = {name: name[0] for name in told["subject"]}
     judged = {"classes": CLASSES, "positive": "covid", "plan": Plan(200)}
     means = mean_intervals(within_sources(by_source(told, "dx", sources, **judged)), told, "dx", sources, **judged)["m"]
-    assert means["lr_positive"]["high"] > means["lr_positive"]["value"] > 1
+    assert means["lr_positive"].high > means["lr_positive"].value > 1
     for name in ("accuracy", "auroc", "sensitivity"):
-        assert 0 <= means[name]["low"] < means[name]["high"] <= 1
-    assert (means["accuracy"]["rough"], means["sensitivity"]["rough"], means["specificity"]["rough"]) == (0, 1, 0)
-    assert means["ece"]["low"] is None
-    assert means["ece"]["reason"]
+        assert 0 <= means[name].low < means[name].high <= 1
+    assert (means["accuracy"].rough, means["sensitivity"].rough, means["specificity"].rough) == (0, 1, 0)
+    assert means["ece"].low is None
+    assert means["ece"].reason
     lone = told[~told["subject"].str.startswith("b") | (told["subject"] == "b29")]
     alone = mean_intervals(within_sources(by_source(lone, "dx", sources, **judged)), lone, "dx", sources, **judged)["m"]
-    assert alone["accuracy"]["low"] is None
-    assert "one subject" in alone["accuracy"]["reason"]
+    assert alone["accuracy"].low is None
+    assert "one subject" in alone["accuracy"].reason
     outside = told.assign(stage="external", subject="x" + told["subject"], case="x" + told["case"])
     lost = drop(pd.concat([told, outside]), "dx", sources=sources, **judged)["m"]
-    assert (lost["accuracy"]["rough"], lost["sensitivity"]["rough"]) == (False, True)
-    assert lost["ece"]["reason"]
+    assert (lost["accuracy"].rough, lost["sensitivity"].rough) == (False, True)
+    assert lost["ece"].reason
 
 
 def test_validation_names_the_source_of_each_fold(chests: Path) -> None:
