@@ -322,6 +322,8 @@ def within_sources(left_out: Mapping[str, Mapping[str, Figures]]) -> dict[str, d
                 value=float(np.mean(list(defined.values()))) if defined else None,
                 sources=list(defined),
                 undefined=[source for source in values if source not in defined],
+                low=None,
+                high=None,
             )
     return means
 
