@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Record(Mapping[str, Any]):
-    """A record whose fields can also be read like those of a mapping, where those that are None by default are missing."""
+    """A record, also read like a mapping of its fields; those that are None by default are missing while they are."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
