@@ -352,12 +352,13 @@ def mean_intervals(
         own = _within(judge, learner_rows, sources, plan)
         results[str(learner)] = {}
         for name, mean in means[str(learner)].items():
-            low, high, reason = None, None, mean.reason
-            if mean.value is not None:
-                low, high, reason = _interval(name, mean.value, own.samples[name], plan, own.fewest)
+            mean = replace(mean, fewest_subjects=own.fewest, rough=own.rough[name])
+            if mean.value is None:
+                results[str(learner)][name] = mean
+                continue
+            low, high, reason = _interval(name, mean.value, own.samples[name], plan, own.fewest)
             least, most = _RANGES.get(str(scheme_of(name)), (None, None))
             low = max(low, least) if low is not None and least is not None else low
             high = min(high, most) if high is not None and most is not None else high
-            judged = replace(mean, low=low, high=high, reason=reason)
-            results[str(learner)][name] = replace(judged, fewest_subjects=own.fewest, rough=own.rough[name])
+            results[str(learner)][name] = replace(mean, low=low, high=high, reason=reason)
     return results
