@@ -10,6 +10,7 @@ from PIL import Image
 
 from casewise.evaluation import Plan, evaluate
 from casewise.evaluation.against_baselines import against_baselines
+from casewise.evaluation.results import AlteredAnswers, ClassChange, CorrectAnswers, Estimate
 from casewise.pipeline.evaluate import outcomes
 from casewise.pipeline.recipe_plan import spent_budget
 from casewise.report.caveats import sentences
@@ -21,17 +22,12 @@ LEARNERS = ["linear_pixels", "linear_features", "kernel_features", "mobilenet_v2
 WEIGHTED = "meta_learner_weighted"
 
 
-def altered(changed: int) -> dict[str, Any]:
+def altered(changed: int) -> AlteredAnswers:
     """Figures of an alteration that changes this many of 80 answers."""
-    return {
-        "changed": changed,
-        "answers": 80,
-        "cases": 80,
-        "subjects": 80,
-        "changes": [{"from": "covid", "to": "no_finding", "answers": changed}],
-        "before": {"covid": 40, "no_finding": 40},
-        "share": {"value": changed / 80, "low": 0.05, "high": 0.4},
-    }
+    share = Estimate(changed / 80, 0.05, 0.4, 80, 80, False)
+    changes = [ClassChange("covid", "no_finding", changed)]
+    before = {"covid": 40, "no_finding": 40}
+    return AlteredAnswers(80, 80, 80, changed, share, changes, before, CorrectAnswers(0, 0, 0), 0.0)
 
 
 def kernel_study(folder: Path) -> ReportContext:
@@ -55,16 +51,17 @@ def kernel_study(folder: Path) -> ReportContext:
         {"model": {"mean_of_learners": WEIGHTED}}
     )
     primary, plan = outcomes(study, predictions), Plan(50)
-    metrics: dict[str, Any] = evaluate(predictions, primary, plan)
-    metrics["against_baselines"] = against_baselines(metrics, networks=study.networks)
-    metrics["counterfactuals"] = {
-        name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]
-    }
+    results = evaluate(predictions, primary, plan)
+    results = dataclasses.replace(
+        results,
+        against_baselines=against_baselines(results, networks=study.networks),
+        counterfactuals={name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]},
+    )
     return dataclasses.replace(
         context,
         predictions=predictions,
-        metrics=metrics,
-        notes=sentences(metrics["notes"]),
+        metrics=results,
+        notes=sentences(results.notes),
         explanations=_explained(folder, study.primary_outcome),
         plan={"words": "made-up plan: 10 epochs", "spent": spent_budget(study, {}, 2.0 * study.budget)},
     )

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, mean_absolu
 import casewise as cw
 from casewise.console import Silent, Terminal, default_show, shown_at
 from casewise.errors import CasewiseError, RunError
+from casewise.evaluation.results import Headline
 from casewise.report.figures.confusion import confusion
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK
@@ -274,8 +275,8 @@ def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
 
 
 def test_a_run_without_figures_is_shown_without_them(run: cw.Run) -> None:
-    nothing = {"target": "label", "stage": None, "learner": None, "metrics": None}
-    bare = replace(run, results={**run.results, "main": nothing})
+    nothing = Headline("label", stage=None, learner=None, chosen_on=None, metrics=None, kind="classification")
+    bare = replace(run, results=replace(run.results, main=nothing))
     assert "<table>" not in bare._repr_html_()
 
 

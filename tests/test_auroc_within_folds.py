@@ -72,7 +72,7 @@ def test_calibrations_of_the_folds_do_not_matter() -> None:
     assert of[1]["auroc_pooled"].value < of[1]["auroc"].value - POOLED_GAP
     notes = [[note for note in found.notes if note["code"] == "auroc_parts"] for found in (plain, shifted)]
     assert notes[0] == []
-    assert (notes[1][0].learner, notes[1][0]["count"], notes[1][0].learners) == ("net", 1, 1)
+    assert (notes[1][0]["learner"], notes[1][0]["count"], notes[1][0]["learners"]) == ("net", 1, 1)
     assert notes[1][0]["within"] == of[1]["auroc"].value
     assert notes[1][0]["pooled"] == of[1]["auroc_pooled"].value
 

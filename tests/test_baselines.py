@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -
     outcomes, plan = Outcomes("extent"), Plan(200, 0.95, 0)
     results = evaluate(table, outcomes, plan)
     assert results["main"]["learner"] == "net"
-    results["against_baselines"] = against_baselines(results)
+    results = replace(results, against_baselines=against_baselines(results))
     values = against(NAMES, results)
     assert values is not None
     assert values["code"] == code
@@ -224,7 +225,7 @@ def test_the_interval_allows_for_the_choice_among_learners() -> None:
     truth = random.normal(size=60)
     names = [f"net{number}" for number in range(12)]
     predictions = {name: truth + random.normal(size=60) for name in [*names, "linear_pixels"]}
-    widths, results = [], {}
+    widths, results = [], None
     for learners in (["net0", "linear_pixels"], list(predictions)):
         table = table_of(truth, {name: predictions[name] for name in learners})
         results = evaluate(table, Outcomes("extent"), Plan(200, 0.95, 0))
@@ -232,10 +233,11 @@ def test_the_interval_allows_for_the_choice_among_learners() -> None:
         assert compared is not None
         difference = compared["differences"]["ccc"]
         widths.append(difference["high"] - difference["low"])
+    assert results is not None
     # with more learners, one of them is better by chance more often
     assert widths[1] > 1.2 * widths[0]
-    combined = {**results, "main": {**results["main"], "learner": "net11"}}
-    network = against_baselines(combined, networks=names[:11])["network"]  # type: ignore[index]
+    combined = replace(results, main=replace(results.main, learner="net11"))
+    network = against_baselines(combined, networks=names[:11]).network  # type: ignore[union-attr]
     ccc = {name: results["metrics"]["oof"][name]["extent"]["ccc"]["value"] for name in names[:11]}
     assert (network["learner"], network["chosen"]) == (max(ccc, key=lambda name: ccc[name]), 11)
 
@@ -249,7 +251,7 @@ def test_few_subjects_are_not_compared() -> None:
     assert compared is not None
     assert compared["rough"]
     assert all(entry["indistinguishable"] for entry in compared["differences"].values())
-    values = against(NAMES, results | {"against_baselines": compared})
+    values = against(NAMES, replace(results, against_baselines=compared))
     assert values is not None
     assert values["code"] == "few"
     module: Any = templates(html=False).get_template("baseline_sentences.j2").module

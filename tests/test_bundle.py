@@ -18,6 +18,7 @@ import pytest
 
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
+from casewise.evaluation.results import plain
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import new_table
 from casewise.inference.output_table import NOT_FINITE, UNITS
@@ -346,7 +347,7 @@ def test_the_card_states_the_figures_of_the_run(runs: dict[str, Run]) -> None:
     assert provenance["subjects"] == {"training_and_validation": 12, "test": 4}
     assert provenance["split"] == json.loads((result.folder / "splits.json").read_text())["hash"]
     metrics = json.loads((result.folder / "bundle" / "metrics.json").read_text())
-    assert metrics["main"]["metrics"]["mae"] == figure
+    assert metrics["main"]["metrics"]["mae"] == plain(figure)
 
 
 def test_files_that_are_no_predictions_are_not_replaced(runs: dict[str, Run], tmp_path: Path) -> None:

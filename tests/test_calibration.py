@@ -11,11 +11,12 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, decision_curve, number_calibration
+from casewise.evaluation.results import Headline, Results
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.classes import reason as class_reason
 from casewise.metrics.recalibration import intercepts, logit, slopes, smoothed
-from casewise.pipeline.calibrate import calibration_and_decisions
+from casewise.pipeline.calibrate import with_calibration
 from casewise.report.sections.calibration import calibration as shown
 from casewise.report.sections.calibration import shape
 from casewise.study.evaluation import Evaluation
@@ -90,8 +91,8 @@ class TestClasses:
         entry = class_calibration(rows_of(p, truth), ["ill", "well"], "ill", PLAN)["ill"]
         assert entry.slope.low < slope < entry.slope.high
         assert shape(entry) == code
-        assert entry["slope_by_fold"] == {}
-        assert all(point.low <= point["observed"] <= point.high for point in entry.curve[5:-5])
+        assert entry.slope_by_fold == {}
+        assert all(point.low <= point.observed <= point.high for point in entry.curve[5:-5])
 
     def test_out_of_fold_each_folds_slope_stands_beside_the_pooled_one(self) -> None:
         p, truth = drawn(400, slope=1.0)
@@ -100,7 +101,7 @@ class TestClasses:
         odds = np.where(first, 2.0, 0.5) * logit(p)
         p = 1 / (1 + np.exp(-odds))
         entry = class_calibration(rows.assign(p0=p, p1=1 - p), ["ill", "well"], "ill", PLAN)["ill"]
-        assert entry["slope_by_fold"]["1"] < entry.slope.value < entry["slope_by_fold"]["2"]
+        assert entry.slope_by_fold["1"] < entry.slope.value < entry.slope_by_fold["2"]
 
     def test_separated_and_constant_probabilities_have_reasons_instead_of_slopes(self) -> None:
         truth = np.tile([0, 1], 30)
@@ -198,25 +199,27 @@ class TestDecisions:
     def test_net_benefit_is_counted(self) -> None:
         p, truth = np.array([0.9, 0.6, 0.3, 0.2, 0.1]), np.array([0, 1, 0, 1, 1])
         low, high = decision_curve(rows_of(p, truth, per_subject=1), 0, [0.25, 0.5], PLAN)
-        assert low["model"].value == pytest.approx(2 / 5 - 1 / 5 * 0.25 / 0.75)
-        assert low["treat_all"].value == pytest.approx(2 / 5 - 3 / 5 * 0.25 / 0.75)
-        assert high["model"].value == pytest.approx(1 / 5 - 1 / 5)
-        assert high["over_all"].value == pytest.approx(high["model"].value - high["treat_all"].value)
+        assert low.model.value == pytest.approx(2 / 5 - 1 / 5 * 0.25 / 0.75)
+        assert low.treat_all.value == pytest.approx(2 / 5 - 3 / 5 * 0.25 / 0.75)
+        assert high.model.value == pytest.approx(1 / 5 - 1 / 5)
+        assert high.over_all.value == pytest.approx(high.model.value - high.treat_all.value)
 
     def test_only_declared_thresholds_are_evaluated_and_stated(self) -> None:
         p, truth = drawn(120)
         rows = rows_of(p, truth)
         outcome = study_of_classes("binary").primary_outcome
         rows = rows.assign(target=outcome)
-        main = {"target": outcome, "stage": "test", "learner": "net", "metrics": {}, "kind": "classification"}
+        main = Headline(outcome, "test", "net", chosen_on="oof", metrics={}, kind="classification")
+        results = Results({}, {}, {}, {}, main, [])
         settings = {"bootstrap_resamples": 100}
-        plain = calibration_and_decisions(study_of_classes("binary", evaluation=settings), rows, main)
-        assert "decisions" not in plain
+        plain = with_calibration(study_of_classes("binary", evaluation=settings), rows, results)
+        assert plain.decision_curves is None
         study = study_of_classes("binary", evaluation={**settings, "decision_thresholds": [0.1, "30%"]})
-        entries = calibration_and_decisions(study, rows, main)
-        values = shown(study, {**entries, "main": main})
+        results = with_calibration(study, rows, results)
+        values = shown(study, results)
         assert values is not None
         assert len(values.stages[0]["decision_rows"]) == 2
-        ((points),) = entries["decisions"]["test"].values()
-        assert [point.threshold for point in points if point["declared"]] == [0.1, 0.3]
+        assert results.decision_curves is not None
+        (points,) = results.decision_curves["test"].values()
+        assert [point.threshold for point in points if point.declared] == [0.1, 0.3]
         assert all(0 < point.threshold < 1 for point in points)

@@ -142,10 +142,10 @@ def severities(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
 
 def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: Path, tmp_path: Path) -> None:
     folder = RunFolder(severities.folder)
-    record = severities.results["decisions"]["label"]
+    record = severities.results.decision_rules["label"]
     assert record["rule"] == "kappa"
     assert set(record["thresholds"]["linear_pixels"]) == {"1", "2", ALL}
-    assert any(note["code"] == "grades_decided" and note["rule"] == "kappa" for note in severities.results["notes"])
+    assert any(note.code == "grades_decided" and note["rule"] == "kappa" for note in severities.results.notes)
     table = pd.read_parquet(folder.predictions.path)
     expected = table["p1"] + 2 * table["p2"]
     for fold, rows in table.groupby(table["outer_fold"].astype(object).map(lambda f: ALL if pd.isna(f) else str(f))):
@@ -162,7 +162,7 @@ def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: 
 def test_the_network_of_a_fold_has_the_thresholds_of_its_fold(severities: Any, tmp_path: Path) -> None:
     folder = RunFolder(severities.folder)
     job = folder.job("linear_pixels", 1)
-    stored = severities.results["decisions"]["label"]["thresholds"]["linear_pixels"]["2"]
+    stored = severities.results.decision_rules["label"]["thresholds"]["linear_pixels"]["2"]
     model = casewise.load_bundle(job.path)
     assert model.decisions["label"]["thresholds"]["linear_pixels"][ALL] == stored
     copied = JobFolder(tmp_path)
@@ -234,7 +234,7 @@ def several(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
 @pytest.mark.parametrize("name", ["counterfactuals", "tile_predictions"])
 def test_altered_images_and_tiles_are_decided_by_the_rule(several: Any, name: str) -> None:
     table = getattr(RunFolder(several.folder), name).read()
-    record = several.results["decisions"]["label"]
+    record = several.results.decision_rules["label"]
     assert (table["y_pred"] == by_stored_thresholds(table, record)).all()
     median = kind_named("ordinal").decide(table[["p0", "p1", "p2"]].to_numpy(dtype=float))
     assert (table["y_pred"] != median).any()
@@ -243,11 +243,11 @@ def test_altered_images_and_tiles_are_decided_by_the_rule(several: Any, name: st
 def test_correct_answers_before_an_alteration_are_those_of_the_predictions(several: Any) -> None:
     folder = RunFolder(several.folder)
     altered, predictions = folder.counterfactuals.read(), folder.predictions.read()
-    for model, by_alteration in several.results["counterfactuals"].items():
+    for model, by_alteration in several.results.counterfactuals.items():
         rows = predictions[(predictions["model"] == model) & (predictions["stage"] == "oof")]
         rows = rows[rows["case"].isin(altered["case"])]
         correct = int((rows["y_pred"] == rows["y_true"]).sum())
-        assert {entry["correct"]["before"] for entry in by_alteration.values()} == {correct}
+        assert {entry.correct.before for entry in by_alteration.values()} == {correct}
 
 
 def test_without_probabilities_there_is_no_grade() -> None:

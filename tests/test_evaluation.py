@@ -12,7 +12,7 @@ import pytest
 from casewise.errors import CasewiseError, StudyError
 from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import Estimate
-from casewise.evaluation.caveats import lower_on_test
+from casewise.evaluation.caveats import caveat, lower_on_test
 from casewise.evaluation.results import Results, from_json, plain
 from casewise.metrics.numbers import value
 from casewise.metrics.registry import metric_of, metrics_of
@@ -200,11 +200,11 @@ def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
     gaps.loc[(gaps["case"] == "s1/week 0") & (gaps["target"] == "pasi"), "y_true"] = 0.0
     gaps = gaps[~((gaps["model"] == "fair") & (gaps["case"] == "s2/week 0") & (gaps["target"] == "pasi"))]
     notes = evaluate(gaps, Outcomes("pasi"), Plan(50), follow_up=FollowUp()).notes
-    assert {"code": "without_truth", "stage": "oof", "target": "pasi", "missing": 1, "total": 96} in notes
-    assert {"code": "different_cases", "stage": "oof", "target": "pasi"} in notes
-    assert {"code": "few_subjects", "stage": "test", "subjects": 6} in notes
+    assert caveat("without_truth", stage="oof", target="pasi", missing=1, total=96) in notes
+    assert caveat("different_cases", stage="oof", target="pasi") in notes
+    assert caveat("few_subjects", stage="test", subjects=6) in notes
     reason = "physician_baseline_zero"
-    assert {"code": "response_left_out", "stage": "oof", "reason": reason, "subjects": ["s1"]} in notes
+    assert caveat("response_left_out", stage="oof", reason=reason, subjects=["s1"]) in notes
     assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in sentences(notes))
 
 

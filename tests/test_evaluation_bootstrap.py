@@ -10,6 +10,7 @@ import pytest
 
 from casewise.errors import StudyError
 from casewise.evaluation.bootstrap import Plan, by_subject, draw, percentiles, resample
+from casewise.evaluation.results import plain
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
 from casewise.metrics.registry import metrics_of
 
@@ -112,7 +113,7 @@ def test_what_has_no_interval_says_why() -> None:
     assert (nearly_flat["pcc"].low, nearly_flat["mae"].low is None) == (None, False)
     assert nearly_flat["pcc"].reason
     for figures in (one, flat, none, nearly_flat):
-        json.dumps({name: figure.as_json() for name, figure in figures.items()}, allow_nan=False)
+        json.dumps(plain(figures), allow_nan=False)
 
 
 def test_a_learner_is_judged_on_the_rows_it_predicted() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from casewise.errors import CasewiseError
 from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import draw
+from casewise.evaluation.caveats import caveat
 from casewise.evaluation.classification import classes_of, judge_classes, widen
 from casewise.evaluation.cross_fit import choose
 from casewise.evaluation.results import Results, plain
@@ -432,7 +433,7 @@ def test_a_missing_class_and_a_single_subject_are_said_and_no_failure() -> None:
     rows = table(test_subjects=12)
     gone = rows[(rows["stage"] == "oof") | (rows["y_true"] != 2)]
     found = evaluate(gone, Outcomes("dx", classes={"dx": NAMES[:3]}), Plan(50))
-    assert {"code": "class_missing", "stage": "test", "target": "dx", "classes": ["pneumonia"]} in found.notes
+    assert caveat("class_missing", stage="test", target="dx", classes=["pneumonia"]) in found.notes
     assert "pneumonia" not in found.classes["test"]["good"]["dx"].roc
     assert found.classes["test"]["good"]["dx"].support[2] == 0
     with warnings.catch_warnings():

@@ -131,8 +131,8 @@ def test_responders_and_their_agreement() -> None:
         assert found.kappa.value == pytest.approx(cohen_kappa_score(physician, model))
         assert found.kappa.low < found.kappa.value <= found.kappa.high
         at = change["visit"] == "week 4"
-        assert told.by_visit["week 4"][str(threshold)]["model"].value == pytest.approx(model[at].mean())
-        assert told.by_visit["week 4"][str(threshold)]["physician"].value == pytest.approx(physician[at].mean())
+        assert told.by_visit["week 4"].rates[str(threshold)]["model"].value == pytest.approx(model[at].mean())
+        assert told.by_visit["week 4"].rates[str(threshold)]["physician"].value == pytest.approx(physician[at].mean())
     assert list(told.by_visit) == ["week 4", "week 16"]
     assert told.by_visit["week 4"].n_subjects == 20
     error = (change["predicted_change"] - change["true_change"]).abs().mean()

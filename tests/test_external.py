@@ -83,7 +83,7 @@ def test_adding_a_cohort_trains_nothing(before: tuple[Run, dict[Path, int]], don
     assert trained_files(done.folder) == before[1]
     inside = done.rows[done.rows["stage"] != "external"].reset_index(drop=True)
     pd.testing.assert_frame_equal(inside, before[0].rows)
-    assert "external_drop" not in before[0].results
+    assert before[0].results.external_drop is None
 
 
 def test_every_image_there_is_predicted_by_the_mean_of_the_folds(done: Run, there: Path) -> None:
@@ -123,9 +123,8 @@ def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) 
 
 
 def test_the_drop_is_told_with_its_interval(done: Run) -> None:
-    metrics = json.loads((done.folder / "metrics.json").read_text())
-    inside, outside = (metrics.metrics[stage][LEARNER]["label"] for stage in ("test", "external"))
-    lost = metrics.external_drop[LEARNER]
+    inside, outside = (done.results.metrics[stage][LEARNER]["label"] for stage in ("test", "external"))
+    lost = done.results.external_drop[LEARNER]
     assert {"accuracy", "auroc", "f1"} <= set(lost)
     for name, found in lost.items():
         assert found.internal_stage == "test"

@@ -12,6 +12,7 @@ import pytest
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, RunError, StudyError, WeightsError
+from casewise.evaluation.results import plain
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.plugins.phantoms.chest import make_chest
@@ -181,7 +182,7 @@ def test_one_image_a_subject_is_refused_before_training(tmp_path: Path) -> None:
 class TestRun:
     def test_metrics_have_both(self, done: Run) -> None:
         metrics = told(done.folder, "metrics.json")
-        assert metrics["image_split"] == done.results["image_split"]
+        assert metrics["image_split"] == plain(done.results.image_split)
         found = metrics["image_split"]
         assert (found["subjects"], found["images"]) == (16, 48)
         for stage in ("oof", "test"):

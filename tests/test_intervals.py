@@ -223,7 +223,7 @@ def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on(
     notes = evaluate(frame, Outcomes("dx", classes={"dx": ["no", "yes"]}), Plan(20)).notes
     by_code = {note["code"]: note for note in notes}
     bound = by_code["temperature_at_bound"]
-    assert (bound.learner, bound["temperatures"], bound["folds"], bound["of"]) == ("sure", [0.05], 3, 3)
+    assert (bound["learner"], bound["temperatures"], bound["folds"], bound["of"]) == ("sure", [0.05], 3, 3)
     assert by_code["few_of_class"]["subjects"] == {"yes": 5}
     assert len(sentences(notes)) == len(notes)
     assert not any(sentence.startswith(("few_of_class", "temperature_at_bound")) for sentence in sentences(notes))

@@ -74,7 +74,7 @@ def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
     assert "squeezenet1_1" not in set(run.rows["model"])
     assert {"shufflenet_v2_x0_5", "mobilenet_v3_small", STACKERS["mean"].learner} <= set(run.rows["model"])
     assert folder.left_out.read() == {"networks": {"squeezenet1_1": {"2": "the loss is no longer a number"}}}
-    caveat = next(note for note in folder.metrics.read()["notes"] if note["code"] == "networks_left_out")
+    caveat = next(note["facts"] for note in folder.metrics.read()["notes"] if note["code"] == "networks_left_out")
     assert caveat["combined"] is True
     assert list(caveat["networks"]) == ["squeezenet1_1"]
     assert 'data-code="left_out"' in folder.report_path.read_text()

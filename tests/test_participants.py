@@ -14,8 +14,9 @@ from casewise.cohort.characteristics import characteristics, described_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.flow import Flow, cases_step
 from casewise.errors import CohortError
+from casewise.evaluation.results import Results, from_json
 from casewise.pipeline.external import read_external
-from casewise.pipeline.participants import described
+from casewise.pipeline.participants import described_cohort
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections.participants import participants
@@ -148,14 +149,14 @@ class TestColumnsOfSubgroups:
         kept = outside.images.iloc[:-1]
         folder.external_cohort.write(kept.assign(case=f"{study.external_name}:" + kept["case"].astype(str)))
         subjects = own.images["subject"].astype(str)
-        people = described(study, own, {"subjects": dict.fromkeys(subjects, 1)}, folder)
-        flow = people["flow"]["external"]
-        assert flow["cohort"]["cases"] == len(outside.cases) - 1 == flow["steps"][-1]["left"]["cases"]
-        entry = next(item for item in people["characteristics"] if item["name"] == "cohort")
-        code = {side["code"]: str(number) for number, side in enumerate(people["sides"])}
-        assert [level["name"] for level in entry["levels"]] == ["A", "B", "C"]
-        assert sum(entry["sides"][code["all"]]["counts"]) == subjects.nunique()
-        assert entry["sides"][code["external"]]["counts"] == [0, 0, len(outside.cases) - 1]
+        flow, sides, entries = described_cohort(study, own, {"subjects": dict.fromkeys(subjects, 1)}, folder)
+        assert flow.external is not None
+        assert flow.external.cohort["cases"] == len(outside.cases) - 1 == flow.external.steps[-1]["left"]["cases"]
+        entry = next(item for item in entries if item.name == "cohort")
+        by_code = {side.code: entry.sides[str(number)] for number, side in enumerate(sides)}
+        assert [level["name"] for level in entry.levels or []] == ["A", "B", "C"]
+        assert sum(by_code["all"].counts) == subjects.nunique()
+        assert by_code["external"].counts == [0, 0, len(outside.cases) - 1]
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ class TestRun:
             for position in item["sides"]:
                 if item["kind"] == "numbers":
                     item["sides"][position] = {"n": 0, "missing": 3}
-        values = participants(finished_run.study, metrics)
+        values = participants(finished_run.study, from_json(Results, metrics))
         assert values is not None
         assert any(cell.text == "–" for row in values["rows"] for cell in row.cells)
         assert dataclasses.is_dataclass(values["rows"][0])

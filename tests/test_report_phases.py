@@ -30,6 +30,7 @@ from tests.report_contexts import (
     section_of,
     split_by_image,
     with_figure,
+    with_results,
 )
 
 
@@ -82,8 +83,7 @@ def test_training_performance_stands_beside_held_out_performance(two: ReportCont
     assert last.cells[1].value == pytest.approx(test["value"])
     assert last.cells[0].text == str(sum(two.class_entry("test", network)["support"]))
     assert training.on_training_cases(two.jobs)[network]["on_training"]["confusion"] == [[250, 15], [0, 250]]
-    main = {**two.metrics["main"], "learner": network}
-    gap = training.gap(dataclasses.replace(two, metrics={**two.metrics, "main": main}))
+    gap = training.gap(with_results(two, main=dataclasses.replace(two.metrics.main, learner=network)))
     assert gap == {"training": pytest.approx(np.mean(shares)), "held_out": test["value"]}
 
 

@@ -120,7 +120,8 @@ class TestCompared:
 
     def test_left_out_networks_change_no_figure(self, own_run: Run, copied: RunFolder) -> None:
         metrics = copied.metrics.read()
-        note = {"code": "networks_left_out", "networks": {"vgg11": {"2": "no number"}}, "combined": True}
+        facts = {"networks": {"vgg11": {"2": "no number"}}, "combined": True}
+        note = {"code": "networks_left_out", "facts": facts}
         copied.metrics.write({**metrics, "notes": [note, *metrics["notes"]]})
         copied.left_out.write({"networks": {"vgg11": {"2": "no number"}}})
         record = compared(copied, own_run.files, own_run.study, 0.0)

@@ -21,6 +21,7 @@ import pytest
 import casewise
 from casewise.console import Silent
 from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError, StudyError
+from casewise.evaluation.results import plain
 from casewise.files import checksum
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs.fingerprint import changed_settings
@@ -162,7 +163,7 @@ class TestStoredResults:
         again = run(read_study(path), folder.path)
         assert evaluated == []
         assert {file: file.stat().st_mtime_ns for file in before} == before
-        assert again.results == json.loads(json.dumps(done.results))
+        assert again.results == done.results
         pd.testing.assert_frame_equal(again.predictions, done.predictions, check_dtype=False)
         assert casewise.open_run(folder.path).headline == again.headline == done.headline
 
@@ -509,8 +510,8 @@ def test_further_seeds_are_trained_on_the_same_split(tiny: Path, tmp_path: Path)
     study = read_study(tiny)
     study = study.model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": [], "seeds": 2, "external": None})
     done = run(study, tmp_path / "run")
-    entry, folder = done.results["seeds"], RunFolder(done.folder)
-    assert entry["seeds"] == [study.seed, study.seed + 1]
+    entry, folder = done.results.seeds, RunFolder(done.folder)
+    assert entry.seeds == [study.seed, study.seed + 1]
     other = folder.seed(study.seed + 1)
     assert other.splits.read()["subjects"] == folder.splits.read()["subjects"]
     described = [
@@ -519,25 +520,25 @@ def test_further_seeds_are_trained_on_the_same_split(tiny: Path, tmp_path: Path)
     ]
     assert described[0] == described[1]
     outcome = done.results["main"]["target"]
-    for stage, by_learner in entry["metrics"].items():
+    for stage, by_learner in entry.metrics.items():
         for learner, by_target in by_learner.items():
             mae = by_target[outcome]["mae"]
-            assert mae["values"][0] == pytest.approx(done.results["metrics"][stage][learner][outcome]["mae"]["value"])
-            assert mae["sd"] == pytest.approx(np.std(mae["values"], ddof=1), rel=1e-4)
-            assert mae["values"][0] != mae["values"][1]
-            assert (mae["min"], mae["max"]) == (min(mae["values"]), max(mae["values"]))
-            assert mae["mean"] == pytest.approx(np.mean(mae["values"]), rel=1e-4)
+            assert mae.by_seed[0] == pytest.approx(done.results["metrics"][stage][learner][outcome]["mae"]["value"])
+            assert mae["sd"] == pytest.approx(np.std(mae.by_seed, ddof=1), rel=1e-4)
+            assert mae.by_seed[0] != mae.by_seed[1]
+            assert (mae["min"], mae["max"]) == (min(mae.by_seed), max(mae.by_seed))
+            assert mae["mean"] == pytest.approx(np.mean(mae.by_seed), rel=1e-4)
     spread = done.seeds.set_index(["learner", "target", "stage", "metric"]).sort_index()
     shown = spread.loc[("shufflenet_v2_x0_5", outcome, "oof", "mae")]
-    assert (shown["trainings"], shown["sd"]) == (2, entry["metrics"]["oof"]["shufflenet_v2_x0_5"][outcome]["mae"]["sd"])
+    assert (shown["trainings"], shown["sd"]) == (2, entry.metrics["oof"]["shufflenet_v2_x0_5"][outcome]["mae"]["sd"])
     assert "difference divided by √2" in done.report.read_text()
-    assert RunFolder(done.folder).metrics.read()["seeds"] == entry
+    assert RunFolder(done.folder).metrics.read()["seeds"] == plain(entry)
     assert "Variation between trainings" in done.report.read_text()
     before = {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}
     folder.compute.remove()  # the records of the networks state the plan as well
     other.job("shufflenet_v2_x0_5", 0).record.remove()
     before = {path: time for path, time in before.items() if other.job("shufflenet_v2_x0_5", 0).path != path.parent}
-    assert run(study, tmp_path / "run").results["seeds"] == entry
+    assert run(study, tmp_path / "run").results.seeds == entry
     assert before.items() <= {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}.items()
 
 

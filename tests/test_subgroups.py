@@ -13,6 +13,7 @@ from casewise.cohort.groups import grouping
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.judges import judge_of
+from casewise.evaluation.results import Headline, Subgroups, SubgroupTest
 from casewise.evaluation.subgroups import subgroups
 from casewise.report.sections.subgroups import subgroups as shown
 from casewise.study.evaluation import Evaluation
@@ -45,10 +46,12 @@ def binary(truth: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
     return rows.assign(kind="classification", **values)
 
 
-def judged(rows: pd.DataFrame, columns: dict[str, list[str]], **settings: Any) -> dict[str, Any]:
+def judged(rows: pd.DataFrame, columns: dict[str, list[str]], **settings: Any) -> Subgroups:
     names = people(rows["subject"].nunique())
     groupings = [(grouping(pd.Series(cells), names, names, name), rows["subject"]) for name, cells in columns.items()]
-    return subgroups(rows, groupings, plan=PLAN, **settings)
+    kind, target = str(rows["kind"].iloc[0]), str(rows["target"].iloc[0])
+    main = Headline(target, "test", "net", chosen_on="oof", metrics={}, kind=kind)
+    return subgroups(rows, main, groupings, plan=PLAN, **settings)
 
 
 class TestGroups:
@@ -145,7 +148,7 @@ class TestFigures:
         few, many = column["groups"]
         assert few["small"] == ["mae", "ccc", "bias"]
         assert many["small"] == []
-        assert column["tests"]["mae"] == {"p": None, "p_adjusted": None, "groups": [], "reason": "too_few"}
+        assert column.tests["mae"] == SubgroupTest(None, None, [], "too_few")
 
     def test_figures_of_single_classes_need_thirty_subjects_of_the_class(self) -> None:
         random = np.random.default_rng(1)
@@ -191,14 +194,12 @@ def test_false_alarms_stay_below_six_percent() -> None:
 
 
 class TestWhatIsSaid:
-    def metrics(
-        self, rows: pd.DataFrame, columns: dict[str, list[str]], target: str, **settings: Any
-    ) -> dict[str, Any]:
-        return {"subgroups": {"target": target, "stage": "test", "learner": "net", **judged(rows, columns, **settings)}}
+    def metrics(self, rows: pd.DataFrame, columns: dict[str, list[str]]) -> dict[str, Subgroups]:
+        return {"subgroups": judged(rows, columns)}
 
     def test_no_difference_is_not_called_equality(self) -> None:
         rows = numbers(60, np.zeros(60)).assign(target="pasi")
-        values = shown(study_of_numbers(), self.metrics(rows, {"ward": ["a", "b"] * 30}, "pasi"))
+        values = shown(study_of_numbers(), self.metrics(rows, {"ward": ["a", "b"] * 30}))
         assert values is not None
         (column,) = values["columns"]
         assert column["verdict"]["code"] == "none_shown"
@@ -208,7 +209,7 @@ class TestWhatIsSaid:
     def test_a_difference_names_figure_and_group(self) -> None:
         rows = numbers(60, np.where(np.arange(60) % 3 == 0, 6.0, 0.0)).assign(target="pasi")
         wards = ["odd" if i % 3 == 0 else "usual" for i in range(60)]
-        values = shown(study_of_numbers(), self.metrics(rows, {"ward": wards}, "pasi"))
+        values = shown(study_of_numbers(), self.metrics(rows, {"ward": wards}))
         assert values is not None
         verdict = values["columns"][0]["verdict"]
         assert verdict["code"] == "differs"
@@ -216,7 +217,7 @@ class TestWhatIsSaid:
 
     def test_one_group_leaves_nothing_to_compare(self) -> None:
         rows = numbers(30, np.zeros(30)).assign(target="pasi")
-        values = shown(study_of_numbers(), self.metrics(rows, {"sex": ["F"] * 25 + [""] * 5}, "pasi"))
+        values = shown(study_of_numbers(), self.metrics(rows, {"sex": ["F"] * 25 + [""] * 5}))
         assert values is not None
         assert values["columns"][0]["verdict"]["code"] == "untested"
         assert values["columns"][0]["verdict"]["one_group"]

@@ -110,11 +110,11 @@ def test_counts_go_from_the_study_file_to_the_metrics() -> None:
     table = check(pd.concat(parts, ignore_index=True).assign(kind="counts"))
 
     results = evaluate(table, Outcomes("lesions"), Plan(100))
-    figures = results["metrics"]["oof"]["net"]["lesions"]
+    figures = results.metrics["oof"]["net"]["lesions"]
     known = ~np.isnan(truth)
     assert figures["mae"]["value"] == pytest.approx(np.abs(predicted - truth)[known].mean(), abs=1e-4)
     assert figures["mae"]["low"] < figures["mae"]["value"] < figures["mae"]["high"]
-    assert (results["main"]["kind"], results["main"]["learner"]) == ("counts", "net")
+    assert (results.main.kind, results.main.learner) == ("counts", "net")
 
     stacked = stack(table, ["mean"], ranges={"lesions": target.range})
     assert set(stacked.rows["kind"]) == {"counts"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -118,14 +118,10 @@ def _drop_within(
         gap = other[name] - own.points[name]
         if np.isnan(gap):
             continue
-        drops[name] = Drop(
-            internal=own.points[name],
-            external=other[name],
-            difference=gap,
-            **_interval(name, gap, redrawn[name] - own.samples[name], plan, min(own.fewest, n_other)),
-            internal_stage="within",
-            rough=own.rough[name] or outer[name].rough,
-        )
+        samples, fewest = redrawn[name] - own.samples[name], min(own.fewest, n_other)
+        low, high, reason = _interval(name, gap, samples, plan, fewest)
+        rough = own.rough[name] or outer[name].rough
+        drops[name] = Drop(own.points[name], other[name], gap, low, high, "within", rough, reason)
     return drops
 
 
@@ -135,7 +131,9 @@ def _drop_names(judge: Judge) -> list[str]:
     return [*names, *(f"{name}[{label}]" for name in names if metric_of(name).by_class for label in labels)]
 
 
-def _interval(name: str, value: float, samples: np.ndarray, plan: Plan, fewest: int) -> dict[str, Any]:
+def _interval(
+    name: str, value: float, samples: np.ndarray, plan: Plan, fewest: int
+) -> tuple[float | None, float | None, str | None]:
     """The interval of a mean over sources, or of a difference from it, from its resamples (R,); else the reason.
 
     `fewest` is the number of subjects of the smallest source.
@@ -154,9 +152,9 @@ def _interval(name: str, value: float, samples: np.ndarray, plan: Plan, fewest: 
     elif np.isnan(low):
         why = "too many resamples are undefined: no interval"
     if why:
-        return {"low": None, "high": None, "reason": why}
+        return None, None, why
     shift = 2 * (float(percentiles(samples[:, None], 0.0)[0][0]) - value)
-    return {"low": min(low - shift, value), "high": max(high - shift, value)}
+    return min(low - shift, value), max(high - shift, value), None
 
 
 def _within(judge: Judge, rows: pd.DataFrame, sources: Mapping[str, str], plan: Plan) -> WithinSources:
@@ -324,6 +322,8 @@ def within_sources(left_out: Mapping[str, Mapping[str, Figures]]) -> dict[str, d
                 value=float(np.mean(list(defined.values()))) if defined else None,
                 sources=list(defined),
                 undefined=[source for source in values if source not in defined],
+                low=None,
+                high=None,
             )
     return means
 
@@ -352,12 +352,13 @@ def mean_intervals(
         own = _within(judge, learner_rows, sources, plan)
         results[str(learner)] = {}
         for name, mean in means[str(learner)].items():
-            ends: dict[str, Any] = {"low": None, "high": None}
-            if mean.value is not None:
-                ends = _interval(name, mean.value, own.samples[name], plan, own.fewest)
-            if ends["low"] is not None:
-                least, most = _RANGES.get(str(scheme_of(name)), (None, None))
-                ends["low"] = ends["low"] if least is None else max(ends["low"], least)
-                ends["high"] = ends["high"] if most is None else min(ends["high"], most)
-            results[str(learner)][name] = replace(mean, **ends, fewest_subjects=own.fewest, rough=own.rough[name])
+            mean = replace(mean, fewest_subjects=own.fewest, rough=own.rough[name])
+            if mean.value is None:
+                results[str(learner)][name] = mean
+                continue
+            low, high, reason = _interval(name, mean.value, own.samples[name], plan, own.fewest)
+            least, most = _RANGES.get(str(scheme_of(name)), (None, None))
+            low = max(low, least) if low is not None and least is not None else low
+            high = min(high, most) if high is not None and most is not None else high
+            results[str(learner)][name] = replace(mean, low=low, high=high, reason=reason)
     return results

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Record(Mapping[str, Any]):
-    """A record whose fields can also be read like those of a mapping; a field at its default counts as missing."""
+    """A record, also read like a mapping of its fields; those that are None by default are missing while they are."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -33,7 +33,8 @@ class Record(Mapping[str, Any]):
         return getattr(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        return (each.name for each in fields(self) if getattr(self, each.name) != each.default)  # type: ignore[arg-type]
+        every = fields(self)  # type: ignore[arg-type]
+        return (each.name for each in every if each.default is not None or getattr(self, each.name) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -90,8 +91,8 @@ class SourceMean(Record):
     value: float | None
     sources: list[str]
     undefined: list[str]
-    low: float | None = None
-    high: float | None = None
+    low: float | None
+    high: float | None
     rough: bool | None = None
     fewest_subjects: int | None = None
     reason: str | None = None

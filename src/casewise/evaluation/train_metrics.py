@@ -49,4 +49,4 @@ def right_on(rows: pd.DataFrame, study: Study) -> TrainMetrics | None:
             count = confusion[line].sum()
             shares[name] = float(confusion[line, line] / count) if count else None
     accuracy = float((recorded == predicted).mean())
-    return TrainMetrics(accuracy, **shares, n=len(labelled), confusion=confusion.tolist())
+    return TrainMetrics(accuracy, shares["sensitivity"], shares["specificity"], len(labelled), confusion.tolist())

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.errors import RunError
-from casewise.evaluation.results import read_results
 from casewise.predictions.combined import with_combined
 from casewise.predictions.conformal import with_sets
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way
@@ -48,6 +47,9 @@ class Combination:
         Raises:
             RunError: a file of it is damaged, or thresholds are missing.
         """
+        # a bundle is predicted with without the evaluation
+        from casewise.evaluation.results import read_results
+
         nested = folder.nested.read_if_exists()
         stackers = folder.stackers.read_if_exists() or {}
         combined = [*stackers, *([NESTED] if nested else [])]

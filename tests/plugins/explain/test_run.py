@@ -277,18 +277,22 @@ def test_what_cannot_be_compared_is_not_taken_for_the_same(
         compare_predictions(rows_said(), rows_said().iloc[:0], {"grade": 1.0}, one)
 
 
+def with_headline(finished: FinishedRun, learner: str) -> FinishedRun:
+    main = dataclasses.replace(finished.results.main, learner=learner)
+    return dataclasses.replace(finished, results=dataclasses.replace(finished.results, main=main))
+
+
 def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun, tmp_path: Path) -> None:
     models = list(opened.study.networks)
-    of_stacker = dataclasses.replace(opened, results={"main": {"learner": "stacker"}})
+    of_stacker = with_headline(opened, "stacker")
     assert f"{models[0]} (in place of stacker" in select_cases(of_stacker, models)[1]
     folds = {"1": {"network": models[1]}, "2": {"network": models[2]}}
     RunFolder(tmp_path).nested.write({"folds": folds})
     final = opened.final
     rows = final[(final["stage"] == "oof") & (final["model"] == final["outer_fold"].map({1: models[1], 2: models[2]}))]
     nested = dataclasses.replace(
-        opened,
+        with_headline(opened, "nested"),
         folder=RunFolder(tmp_path),
-        results={"main": {"learner": "nested"}},
         final=pd.concat([final, rows.assign(model="nested")]),
     )
     cases, rule = select_cases(nested, models)

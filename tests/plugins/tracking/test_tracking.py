@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from casewise.errors import StudyError
+from casewise.evaluation.results import Estimate, Headline, Results, write_results
 from casewise.pipeline.training_table import COLUMNS, epochs_of, following, record_trained
 from casewise.plugins.tracking import plugin, sending
 from casewise.plugins.tracking.sending import TRACKERS, check_packages, send_missing, tensorboard_path, tracking_path
@@ -84,9 +85,10 @@ def finished(tmp_path: Path) -> RunFolder:
                     "history": history,
                 }
             )
-    size = {"mae": {"value": 1.25, "low": 0.5, "high": None}, "ccc": {"value": 0.5, "low": 0.25, "high": 0.75}}
+    size = {"mae": Estimate(1.25, 0.5, None, 9, 9, True), "ccc": Estimate(0.5, 0.25, 0.75, 9, 9, True)}
     metrics = {"oof": {"test_resnet": {"size": size, "size[hospital-a]": size}}}
-    folder.metrics.write({"metrics": metrics, "notes": []})
+    main = Headline("size", "oof", "test_resnet", chosen_on="oof", metrics=size, kind="regression")
+    write_results(folder, Results(metrics, {}, {}, {}, main, []))
     return folder
 
 

@@ -45,7 +45,7 @@ def values(
     title = templates(html=False).get_template("counterfactual_sentences.j2").module.alteration  # type: ignore[attr-defined]
     return {
         "apart": sorted({*learners, learner} - set(figures), key=lambda name: (name != learner, name)),
-        "corrected": any(isinstance(entry, AlteredAnswers) for entry in first.values()),
+        "corrected": any(isinstance(entry, AlteredAnswers) and entry.correct.of for entry in first.values()),
         "largest": largest(networks[0], first, digits),
         "rows": [
             Row(str(title(name)).capitalize(), [_cell(figures[network][name], digits) for network in shown])
@@ -90,7 +90,9 @@ def _cell(entry: Altered, digits: int) -> Cell:
     if into["to"]:
         text += f", {into['to_answers']} of {into['to_of']} to {plain(into['to'])}"
     small = f"{share.text} {share.small}".strip()
-    return Cell(text, f"{small}; correct {entry.correct.before}, then {entry.correct.after}", share.value)
+    if entry.correct.of:
+        small += f"; correct {entry.correct.before}, then {entry.correct.after}"
+    return Cell(text, small, share.value)
 
 
 def _bounds(figure: Estimate, digits: int) -> str:
