@@ -14,7 +14,7 @@ import pandas as pd
 
 from casewise.audit.findings import Audit, Finding
 from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
-from casewise.evaluation.results import Drop, Figures, Headline, ImageSplit, Results, as_stored, plain
+from casewise.evaluation.results import Drop, Estimate, Figures, Headline, ImageSplit, Results, as_stored, plain
 from casewise.predictions.table import COLUMNS
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
@@ -819,3 +819,21 @@ def codes(text: str) -> set[str]:
 def nothing(context: ReportContext) -> Results:
     """The results of a run without a reference value."""
     return Results({}, {}, {}, {}, Headline(context.outcome, None, None, None, None, context.kind), [])
+
+
+def estimate(
+    value: float | None, low: float | None = None, high: float | None = None, *, subjects: int = 100, **changes: Any
+) -> Estimate:
+    """A figure of as many cases as subjects."""
+    return dataclasses.replace(Estimate(value, low, high, subjects, subjects, rough=False), **changes)
+
+
+def with_own(context: ReportContext, own: Figures | None = None, **entry: Any) -> ReportContext:
+    """The context with other figures of the shown learner, or other fields of its classes."""
+    stage, learner, outcome = context.stage, context.learner, context.outcome
+    metrics, classes_ = copy.deepcopy(context.metrics.metrics), copy.deepcopy(context.metrics.classes)
+    if own is not None:
+        metrics[stage][learner][outcome] = own
+    if entry:
+        classes_[stage][learner][outcome] = dataclasses.replace(classes_[stage][learner][outcome], **entry)
+    return with_results(context, metrics=metrics, classes=classes_)

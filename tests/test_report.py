@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from casewise.errors import RunError
+from casewise.evaluation.results import Comparison, Difference
 from casewise.report import formatting, terms
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
@@ -30,13 +30,15 @@ from casewise.study.schema import Study
 from tests.report_contexts import (
     Page,
     check_page,
-    codes,
+    estimate,
     films,
     finished,
     nothing,
     numbers,
     section_of,
     study_of_numbers,
+    with_figure,
+    with_results,
 )
 
 
@@ -74,18 +76,27 @@ def test_learner_is_chosen_out_of_fold_never_on_the_test_set(report_of_numbers: 
     oof = {name: context.metric("oof", name, "ccc")["value"] for name in context.learners}  # type: ignore[index]
     assert context.learner == max(oof, key=oof.__getitem__)
     other = next(name for name in context.learners if name != context.learner)
-    test = {name: {"pasi": {"ccc": {"value": float(name == other)}}} for name in context.learners}
-    metrics = {"metrics": {**context.metrics["metrics"], "test": test}}
-    assert dataclasses.replace(context, metrics=metrics).learner == context.learner
+    test = {name: {"pasi": {"ccc": estimate(float(name == other))}} for name in context.learners}
+    metrics = {**context.metrics.metrics, "test": test}
+    assert with_results(context, metrics=metrics, main=nothing(context).main).learner == context.learner
+
+
+def compared(
+    context: ReportContext, metric: str, differences: dict[str, Difference], *, best: str, rough: bool = False
+) -> ReportContext:
+    """The context with these differences from the best learner at its stage."""
+    alike = [name for name, entry in differences.items() if entry.indistinguishable]
+    entry = Comparison(best, [best, *alike], 20, rough, differences, {})
+    return with_results(context, comparisons={context.stage: {context.outcome: {metric: entry}}})
 
 
 @pytest.mark.parametrize(
     ("alike", "code"), [(["net01", "net02"], "none_differs"), (["net02"], "some_alike"), ([], "ahead")]
 )
 def test_no_winner_inside_the_noise(report_of_numbers: ReportContext, alike: list[str], code: str) -> None:
-    entry = {"best": "net00", "indistinguishable": ["net00", *alike], "differences": {"net01": {}, "net02": {}}}
-    metrics = {**report_of_numbers.metrics, "comparisons": {"test": {"pasi": {"mae": entry | {"rough": True}}}}}
-    found = learners.comparison(dataclasses.replace(report_of_numbers, metrics=metrics), "test")
+    differences = {name: Difference(0.5, None, None, name in alike) for name in ("net01", "net02")}
+    context = compared(report_of_numbers, "mae", differences, best="net00", rough=True)
+    found = learners.comparison(context, "test")
     assert found is not None
     assert (found["code"], found["alike"], found["others"], found["rough"]) == (code, alike, 2, True)
     # these differences have no interval
@@ -114,30 +125,29 @@ def test_no_winner_inside_the_noise(report_of_numbers: ReportContext, alike: lis
 def test_learners_with_the_same_best_value_are_named_together(
     difference: float, alike: list[str], words: str, pair: str, report_of_numbers: ReportContext
 ) -> None:
-    ends = {"low": -1.0, "high": 1.5}
-    differences = {"net01": {"difference": difference, **ends}, "net02": {"difference": 1.0, **ends}}
-    entry = {"best": "net00", "indistinguishable": ["net00", *alike], "differences": differences}
-    metrics = {"metrics": {"test": {}}, "comparisons": {"test": {"pasi": {"mae": entry}}}}
-    found = learners.comparison(dataclasses.replace(report_of_numbers, metrics=metrics), "test")
-    text = sentence("comparison", found, "case")
+    values = {"net01": difference, "net02": 1.0}
+    differences = {name: Difference(value, -1.0, 1.5, name in alike) for name, value in values.items()}
+    context = compared(report_of_numbers, "mae", differences, best="net00")
+    text = sentence("comparison", learners.comparison(context, "test"), "case")
     assert text.startswith(f"On the test set, {words}")
     assert pair in text
 
 
-def test_of_equal_learners_each_that_predicts_one_class_is_named(report_of_classes: ReportContext) -> None:
-    names = [f"net0{number}" for number in range(9)]
-    outcome = report_of_classes.outcome
-    entry = {"best": names[0], "indistinguishable": names, "differences": {n: {"difference": 0.0} for n in names[1:]}}
-    constant = {name: {outcome: {"constant_class": "mild"}} for name in names[1:3]}
-    metrics = {
-        **report_of_classes.metrics,
-        "classes": {"test": constant},
-        "comparisons": {"test": {outcome: {"accuracy": entry}}},
-        "site_means": None,
-    }
-    found = learners.comparison(dataclasses.replace(report_of_classes, metrics=metrics), "test", "accuracy")
-    text = sentence("comparison", found, "case")
-    assert "net06 and 2 more have the highest accuracy, the same value" in text
+def test_comparisons_of_errors_call_the_smallest_best(
+    report_of_numbers: ReportContext, report_of_classes: ReportContext
+) -> None:
+    assert learners.comparison(report_of_numbers, "test")["smallest"]  # type: ignore[index]
+    assert not learners.comparison(report_of_classes, "test")["smallest"]  # type: ignore[index]
+
+
+def test_of_equal_learners_each_that_predicts_one_class_is_named(report_of_grades: ReportContext) -> None:
+    context, names = report_of_grades, [f"net0{number}" for number in range(9)]
+    entry = dataclasses.replace(context.class_entry("oof", context.learner), constant_class="mild")  # type: ignore[type-var]
+    differences = {name: Difference(0.0, None, None, indistinguishable=True) for name in names[1:]}
+    context = compared(context, "kappa_quadratic", differences, best=names[0])
+    context = with_results(context, classes={"oof": {name: {context.outcome: entry} for name in names[1:3]}})
+    text = sentence("comparison", learners.comparison(context, "oof"), "case")
+    assert "net06 and 2 more have the highest quadratic weighted kappa, the same value" in text
     assert "(net01 predicts mild for every case; net02 predicts mild for every case)." in text
 
 
@@ -183,17 +193,16 @@ def test_cases_without_regions_with_readers_and_one_learner() -> None:
     assert "photograph" not in page.text.lower()
 
 
-def test_stopping_on_the_fold_is_known_where_subjects_count_as_unseen() -> None:
-    assert terms.judged_on(films())["stopped_on_fold"]
-    assert not terms.judged_on(films(recipe={"early_stopping": {"monitor": "inner"}}))["stopped_on_fold"]
+def test_stopping_on_inner_subjects_needs_no_statement() -> None:
+    inner = films(recipe={"early_stopping": {"monitor": "inner"}})
+    assert "stopped_on_fold" not in {statement.id for statement in statements(inner)}
 
 
 def test_the_stage_is_that_of_the_headline(report_of_numbers: ReportContext) -> None:
     context = report_of_numbers
-    main = {**context.metrics["main"], "stage": "oof"}
-    unscored = dataclasses.replace(context, metrics={**context.metrics, "main": main})
+    unscored = with_results(context, main=dataclasses.replace(context.metrics.main, stage="oof"))
     assert (unscored.stage, unscored.stages) == ("oof", ["oof", "test"])
-    assert terms.judged_on(unscored)["test_unscored"]
+    assert "test set" not in evaluated(unscored)
     check_page(render(unscored))
     only_oof = context.predictions[context.predictions["stage"] == "oof"]
     assert dataclasses.replace(context, predictions=only_oof).stage == "oof"
@@ -225,9 +234,10 @@ def test_one_subject_has_no_intervals_and_no_bands(report_of_numbers: ReportCont
 def test_results_page_beside_a_run_without_the_stage(report_of_numbers: ReportContext, tmp_path: Path) -> None:
     context = report_of_numbers
     run = finished(context, tmp_path / "run")
-    oof = {"main": None, "metrics": {"oof": context.metrics["metrics"]["oof"]}}
-    other = finished(context, tmp_path / "other", metrics=oof)
-    empty = finished(context, tmp_path / "empty", metrics={"main": None, "metrics": {}, "comparisons": {}})
+    results = nothing(context)
+    oof = dataclasses.replace(results, metrics={"oof": context.metrics.metrics["oof"]})
+    other = finished(dataclasses.replace(context, metrics=oof), tmp_path / "other")
+    empty = finished(dataclasses.replace(context, metrics=results), tmp_path / "empty")
     for folder in (other, empty):
         with pytest.raises(RunError, match=str(folder)):
             write_results(run, tmp_path / "page.md", beside=[folder])
@@ -281,9 +291,8 @@ def test_missing_artefacts_are_left_out(report_of_numbers: ReportContext) -> Non
 def test_outcome_without_any_truth(report_of_numbers: ReportContext) -> None:
     table = report_of_numbers.predictions.copy()
     table["y_true"] = np.where(table["target"] == "pasi", np.nan, table["y_true"])
-    text = render(dataclasses.replace(report_of_numbers, predictions=table, metrics={}))
-    check_page(text)
-    assert "unjudged" in codes(text)
+    context = dataclasses.replace(report_of_numbers, predictions=table, metrics=nothing(report_of_numbers))
+    assert "nothing can be evaluated" in check_page(render(context)).text
 
 
 def test_everything_that_grows_is_capped() -> None:
@@ -354,32 +363,15 @@ def test_ranges_state_their_subjects_and_intervals(report_of_numbers: ReportCont
 def test_a_bias_within_its_interval_is_not_systematic(
     report_of_numbers: ReportContext, value: float, low: float, high: float, code: str
 ) -> None:
-    context = report_of_numbers
-    own = {**context.figures("test", context.learner), "bias": {"value": value, "low": low, "high": high}}
-    by_learner = {**context.metrics["metrics"]["test"], context.learner: {"pasi": own}}
-    metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], "test": by_learner}}
-    changed = dataclasses.replace(context, metrics=metrics)
+    changed = with_figure(report_of_numbers, "bias", low, value, high)
     assert agreement.agreement(changed)["bias"] == code  # type: ignore[index]
     check_page(render(changed))
 
 
-def with_groups(context: ReportContext, *, bands: Any = None, response: Any = None) -> ReportContext:
-    """The context with other confusion matrices of bands and of responders."""
-    figure_ = {"value": 0.5, "low": 0.3, "high": 0.7}
-    metrics = {**context.metrics, "bands": None, "response": {}}
-    if bands:
-        entry = {"confusion": bands, "agreement": figure_, "kappa": figure_}
-        bounds = {"clear": 0, "mild": 1, "severe": 10}
-        metrics["bands"] = {"lower_bounds": bounds, "stages": {"test": {context.learner: entry}}}
-    if response:
-        entry = {"confusion": response, "agreement": figure_, "kappa": figure_}
-        metrics["response"] = {"test": {context.learner: {"responders": {"75": entry}}}}
-    return dataclasses.replace(context, metrics=metrics)
-
-
 def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
     context = films(subjects_known=False, test=10)
-    assert terms.judged_on(context)["subjects"] == 0
+    assert "subject" not in evaluated(context)
+    assert next(each for each in statements(context) if each.id == "subjects_apart").level == "bad"
     assert terms.subject_matter(context)["subjects"] == 0
     check_page(render(context))
 

@@ -331,12 +331,14 @@ def _rival(
 
 
 def _beyond(figure: Mapping[str, Any], value: float, metric: str) -> str:
-    """The verdict on a figure beside a fixed value, by its interval."""
+    """The verdict on a figure beside a fixed value, by its interval; a rough one does not show that it is worse."""
     if not has_interval(figure):
         return "untested"
     if figure["low"] <= value <= figure["high"]:
         return "open"
-    return "better" if (figure["low"] > value) == (metric_of(metric).larger_is_better is not False) else "worse"
+    if (figure["low"] > value) == (metric_of(metric).larger_is_better is not False):
+        return "better"
+    return "open" if figure.get("rough") else "worse"
 
 
 # ---------------------------------------------------------------------------------- what the model is, how it is used

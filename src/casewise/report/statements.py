@@ -95,17 +95,18 @@ def elsewhere(context: ReportContext) -> Statement | None:
         return Statement("elsewhere", "bad", "Not tested on subjects of another hospital or source.")
     write = metric_format(context.study, context.outcome)
     name, phrase = entry["name"] or "the external cohort", write.phrase(entry["metric"])
+    absent = f"; no case there is {listed(entry['classes']['absent'], 'or')}" if entry["classes"] else ""
     there = write.text(entry["metric"], entry["outside"], short=True)
     if entry["code"] == "worse":
         here = write.text(entry["metric"], entry["inside"], short=True)
         return Statement(
-            "elsewhere", "flag", f"It is worse on {name}: {phrase} {there}, against {here} here.", "external"
+            "elsewhere", "flag", f"It is worse on {name}: {phrase} {there}, against {here} here{absent}.", "external"
         )
     words = {"better": "better than here", "not_shown": "no clear difference from here"}
     return Statement(
         "elsewhere",
         "good" if entry["code"] in words else "open",
-        f"On {name}: {phrase} {there}, {words.get(entry['code'], 'too few cases to compare with here')}.",
+        f"On {name}: {phrase} {there}, {words.get(entry['code'], 'too few cases to compare with here')}{absent}.",
         "external",
     )
 
