@@ -123,8 +123,7 @@ def population(kind: str, subjects: int, folder: Path) -> Population:
     from casewise.modalities.dataset import FeatureData
     from casewise.modalities.registry import modality_of
     from casewise.models.forward import compute_features
-    from casewise.pipeline.prepare import prepare
-    from casewise.pipeline.read import read
+    from casewise.pipeline.read import prepare, read
     from casewise.run_folder import RunFolder
     from casewise.study.loading import read_study
 
@@ -219,7 +218,7 @@ def figures(own: Population, rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     `coverage` of new subjects, `width` or `size`, `class NAME`; `reported`, the cross-fitted coverage out of fold; and
     where the coverage comes from: `least`, `single` and `mean` (see `least_share` and `by_quantile`).
     """
-    from casewise.pipeline.conformal import calibrated
+    from casewise.pipeline.combine import calibrated
 
     study = own.study
     classes = {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)}

@@ -199,8 +199,7 @@ def measure_audit(options: argparse.Namespace) -> None:
     from casewise.audit.run import audit
     from casewise.console import Silent
     from casewise.models.embeddings import embedder
-    from casewise.pipeline.prepare import prepare
-    from casewise.pipeline.read import read
+    from casewise.pipeline.read import prepare, read
     from casewise.plugins.phantoms.chest import make_chest
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import split

@@ -14,7 +14,7 @@ from casewise.audit.twins import find_twins
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.modalities.store.store import TileStore
-from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import prepare
 from casewise.plugins.phantoms.chest import make_chest, plant_twins
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study

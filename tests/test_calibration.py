@@ -16,7 +16,7 @@ from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.classes import reason as class_reason
 from casewise.metrics.recalibration import intercepts, logit, slopes, smoothed
-from casewise.pipeline.calibrate import with_calibration
+from casewise.pipeline.evaluate import with_calibration
 from casewise.report.sections.calibration import calibration as shown
 from casewise.report.sections.calibration import shape
 from casewise.study.evaluation import Evaluation

@@ -26,7 +26,7 @@ from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load
 from casewise.models.feature_bank import FeatureSpec
 from casewise.models.feature_maps import feature_maps, widest
 from casewise.models.linear import bank_facts, build_linear, candidates, keep_only
-from casewise.pipeline.validate import encoder_lines
+from casewise.pipeline.read import encoder_lines
 from casewise.study import backbones
 from casewise.study.backbones import check_encoders
 from casewise.study.learners import encoders_of

@@ -363,8 +363,7 @@ def test_nothing_recorded_there(done: Run, here: Path, there: Path, tmp_path: Pa
 
 def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Path) -> None:
     from casewise.pipeline.external import prepare_external
-    from casewise.pipeline.prepare import prepare
-    from casewise.pipeline.read import read
+    from casewise.pipeline.read import prepare, read
 
     scores = {"tens": {"formula": "age / 10", "range": (0, 12)}}
     targets = {"age": {"range": (0, 120)}}
@@ -379,8 +378,7 @@ def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
     here: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from casewise.audit import twin_findings, twins
-    from casewise.pipeline.prepare import prepare
-    from casewise.pipeline.read import read
+    from casewise.pipeline.read import prepare, read
 
     searches: list[int] = []
     search = twin_findings.find_twins

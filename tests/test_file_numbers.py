@@ -17,7 +17,7 @@ from casewise.audit.file_order import streak_findings
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, SplitError
 from casewise.initialise.own_data import plan_study
-from casewise.pipeline.validate import number_lines
+from casewise.pipeline.read import number_lines
 from casewise.splits.assignment import needs_of_folds
 from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, file_series, series_of
 from casewise.splits.grouped import split

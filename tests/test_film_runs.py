@@ -15,7 +15,7 @@ from PIL import Image
 from casewise.console import Terminal
 from casewise.inference.model import load_bundle
 from casewise.modalities.store.readers import read_image
-from casewise.pipeline.validate import validate
+from casewise.pipeline.read import validate
 from casewise.run import Run, run
 from tests.chest_study import THREE, chest_study
 from tests.film_files import PEOPLE, write_film

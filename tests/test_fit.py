@@ -34,8 +34,7 @@ from casewise.modalities.shape_variation import Bars, Stretch, open_shapes, stre
 from casewise.modalities.store.pixels import content_box, fit
 from casewise.modalities.store.preparation import Fit, Padding, Preparation
 from casewise.modalities.store.store import TileStore
-from casewise.pipeline.prepare import plan, prepare
-from casewise.pipeline.read import read
+from casewise.pipeline.read import plan, prepare, read
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder

@@ -18,7 +18,7 @@ from casewise.cohort.identity import groups_of_one, same_people
 from casewise.cohort.table import Problems
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError, StudyError
-from casewise.pipeline.pretraining import _check_subjects
+from casewise.pipeline.external import _check_subjects
 from casewise.pipeline.read import read
 from casewise.run_folder import JobFolder
 from casewise.study.loading import read_study

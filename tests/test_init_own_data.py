@@ -17,7 +17,7 @@ from casewise.initialise import NewStudy, plan_study
 from casewise.initialise.patterns import infer_pattern, stated_pattern
 from casewise.initialise.recipe import DataFacts, available_weights, default_recipe
 from casewise.initialise.target import understand_target
-from casewise.pipeline.validate import validate
+from casewise.pipeline.read import validate
 from casewise.report.formatting import display_name
 from casewise.study.loading import read_study
 from tests.own_data import CASES, EDIT, Film, OwnData, films_of, text_table

@@ -34,8 +34,8 @@ from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable
 from casewise.inference.prediction_file import predict_to_file
 from casewise.pipeline import input_checks as pipeline
-from casewise.pipeline.input_checks import input_checks
-from casewise.pipeline.prepare import prepare
+from casewise.pipeline.image_checks import input_checks
+from casewise.pipeline.read import prepare
 from casewise.plugins.phantoms.psoriasis.cohort import PsoriasisSettings, draw_photograph
 from casewise.run import Run
 from casewise.run_folder import RunFolder

@@ -26,9 +26,8 @@ from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job
 from casewise.jobs.pretraining import pretrain
 from casewise.modalities.base import StoreAddress
-from casewise.pipeline.prepare import prepare
-from casewise.pipeline.read import read
-from casewise.pipeline.split import split as split_step
+from casewise.pipeline.read import prepare, read
+from casewise.pipeline.read import split as split_step
 from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run

@@ -15,8 +15,8 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.flow import Flow, cases_step
 from casewise.errors import CohortError
 from casewise.evaluation.results import Results, from_json
+from casewise.pipeline.evaluate import described_cohort
 from casewise.pipeline.external import read_external
-from casewise.pipeline.participants import described_cohort
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections.participants import participants

@@ -28,7 +28,7 @@ from casewise.pipeline.recipe_plan import (
     spent_budget,
     stated_in_words,
 )
-from casewise.pipeline.timing import record_training, timed
+from casewise.pipeline.status import record_training, timed
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.report.formatting import duration
 from casewise.report.templating import sentence

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
-from casewise.pipeline.environment import environment
+from casewise.pipeline.status import environment
 from casewise.report.caveats import result_line
 
 

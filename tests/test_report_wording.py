@@ -18,7 +18,7 @@ from casewise.evaluation.external import groups_of_rows
 from casewise.evaluation.subgroups import headline_rows
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.evaluation.within_column import within_column
-from casewise.pipeline.shortcut_column import within_shortcut_column
+from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render

@@ -25,7 +25,7 @@ from casewise.evaluation.results import plain
 from casewise.files import checksum
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs.fingerprint import changed_settings
-from casewise.pipeline.stored_results import record_results, stored_results
+from casewise.pipeline.finished import record_results, stored_results
 from casewise.predictions.table import COLUMNS
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run

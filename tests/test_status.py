@@ -13,8 +13,7 @@ from filelock import FileLock
 from casewise.console import Silent
 from casewise.errors import AuditError, RunError
 from casewise.files import write_json
-from casewise.pipeline.activity import recorded
-from casewise.pipeline.status import RunStatus, run_status
+from casewise.pipeline.status import RunStatus, recorded, run_status
 from casewise.run import Run
 from casewise.run_folder import RunFolder, folder
 from tests.test_cli import casewise

@@ -14,10 +14,8 @@ from safetensors.torch import save_file
 from casewise.console import Silent
 from casewise.errors import ImageError, WeightsError
 from casewise.modalities.store.unreadable import PROBLEMS
-from casewise.pipeline.read import read
-from casewise.pipeline.split import split
-from casewise.pipeline.validate import validate, weight_lines
-from casewise.pipeline.weights import missing_weights, weights
+from casewise.pipeline.read import read, split, validate, weight_lines
+from casewise.pipeline.train import missing_weights, weights
 from casewise.run import run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study

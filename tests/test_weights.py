@@ -23,8 +23,7 @@ from casewise.models.backbones import build_network
 from casewise.models.downloads import download_of
 from casewise.models.embeddings import embedder
 from casewise.models.weights import load_weights
-from casewise.pipeline.read import read
-from casewise.pipeline.split import split
+from casewise.pipeline.read import read, split
 from casewise.run_folder import RunFolder
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import Timer

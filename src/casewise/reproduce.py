@@ -92,7 +92,7 @@ def _again(study: Study, source: RunFolder) -> Study:
 
 def _repeat_parts(study: Study, source: RunFolder, target: RunFolder) -> None:
     """Compute batches in as many parts as in the run, where its memory did not suffice for whole ones."""
-    from casewise.pipeline.training_table import finished
+    from casewise.pipeline.train import finished
 
     for name, fold, job in finished(source, study.learners):
         record = job.record.read()
@@ -137,10 +137,8 @@ def _check_inputs(study: Study, source: RunFolder, target: RunFolder, show: Show
         CohortError, WeightsError, ImageError: naming what has changed.
     """
     from casewise.console import Silent
-    from casewise.pipeline.prepare import plan, prepare
-    from casewise.pipeline.read import read
-    from casewise.pipeline.split import split
-    from casewise.pipeline.weights import weights
+    from casewise.pipeline.read import plan, prepare, read, split
+    from casewise.pipeline.train import weights
 
     if study.recipe.auto and source.recipe_plan.exists() and not target.recipe_plan.exists():
         # another machine, with other cores, would plan another recipe

@@ -33,21 +33,14 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
-    from casewise.pipeline.activity import recorded
     from casewise.pipeline.bundle import write_bundle
-    from casewise.pipeline.conformal import conformal
-    from casewise.pipeline.counterfactuals import counterfactuals
-    from casewise.pipeline.decide import decide
-    from casewise.pipeline.environment import unchanged_torch
+    from casewise.pipeline.combine import conformal, decide, score, stack
     from casewise.pipeline.evaluate import evaluate
-    from casewise.pipeline.image_split import image_split
-    from casewise.pipeline.input_checks import input_checks
+    from casewise.pipeline.finished import inputs_of_results, record_results, stored_results
+    from casewise.pipeline.further_trainings import image_split, seeds
+    from casewise.pipeline.image_checks import counterfactuals, input_checks
     from casewise.pipeline.report import report
-    from casewise.pipeline.score import score
-    from casewise.pipeline.seeds import seeds
-    from casewise.pipeline.stack import stack
-    from casewise.pipeline.stored_results import inputs_of_results, record_results, stored_results
-    from casewise.pipeline.timing import timed
+    from casewise.pipeline.status import recorded, timed, unchanged_torch
     from casewise.pipeline.train import train
     from casewise.plugin import plugins
 
@@ -95,8 +88,7 @@ def train_only(
     Raises:
         CasewiseError: as `run`; or the study has no such network.
     """
-    from casewise.pipeline.activity import recorded
-    from casewise.pipeline.environment import unchanged_torch
+    from casewise.pipeline.status import recorded, unchanged_torch
     from casewise.pipeline.train import train_only as train_named
 
     study, run_folder, show = _places(study, output, show)
@@ -125,11 +117,9 @@ def _begun(
     """
     from casewise.jobs.plan import named_jobs
     from casewise.pipeline.audit import audit
-    from casewise.pipeline.prepare import plan, prepare
-    from casewise.pipeline.read import read
+    from casewise.pipeline.read import plan, prepare, read, split
     from casewise.pipeline.recipe_plan import plan_recipe
-    from casewise.pipeline.split import split
-    from casewise.pipeline.weights import weights
+    from casewise.pipeline.train import weights
 
     cohort = read(study, run_folder, show)
     splits = split(study, cohort, run_folder, show)

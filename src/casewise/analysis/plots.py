@@ -151,7 +151,7 @@ class Plots:
         entries = (self.run.results.calibration or {}).get(chosen.stage)
         if entries and (main.learner, main.target) == (chosen.learner, chosen.target):
             return entries
-        from casewise.pipeline.calibrate import with_calibration
+        from casewise.pipeline.evaluate import with_calibration
 
         chosen_results = replace(self.run.results, main=chosen.as_main)
         return (with_calibration(self.run.study, self.run.rows, chosen_results).calibration or {})[chosen.stage]

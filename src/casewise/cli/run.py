@@ -98,7 +98,7 @@ def run(
 def validate(study: StudyFile, weights_dir: WeightsDir = None, settings: Settings = None) -> None:
     """Check the study file, the table, every image, the split and the weights without training anything."""
     from casewise.console import Terminal, print_lines
-    from casewise.pipeline.validate import validate as validate_study
+    from casewise.pipeline.read import validate as validate_study
 
     show = Terminal()
     with show.bar("validate"):

@@ -16,9 +16,7 @@ from casewise.console import shown
 from casewise.errors import BothSidesError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.prepare import plan, prepare
-from casewise.pipeline.read import read
-from casewise.pipeline.split import split
+from casewise.pipeline.read import plan, prepare, read, split
 from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.version import __version__
 

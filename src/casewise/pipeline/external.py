@@ -1,29 +1,38 @@
-"""The external cohort, on which the trained networks are tested."""
+"""Cohorts beside the study's own: the external one, the one of a pretraining, and what tells them apart."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import replace
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casewise.audit import cohorts, hashes, keypoints, probes, registration, twins, verify
+from casewise.audit.cohorts import compare_cohorts
+from casewise.audit.twin_findings import refuse_twins, twins_between
+from casewise.audit.twins import shown_by
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.identity import spelling_pairs
+from casewise.cohort.identity import Declared, same_people, spelling_pairs
 from casewise.cohort.labels import label_table
 from casewise.cohort.pseudonyms import same_subjects
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError, counted, nearest
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.cohort_comparison import check_no_twins, own_cohort
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.jobs.pretraining import Pretrained
+    from casewise.modalities.store.store import TileStore
     from casewise.run_folder import RunFolder
-    from casewise.study.schema import Study
+    from casewise.study.schema import Pretraining, Study
 
 
 def external_study(study: Study) -> Study:
@@ -166,3 +175,192 @@ def _check_subjects(study: Study, subjects: set[str], names: set[str], key: str,
             f"({spelling_pairs(shared)}). If they are the same people, leave them out with `external: {{where_not: …}}`"
             f"; if they are other people with the same numbers, state `external: {{{key}: distinct}}`."
         )
+
+
+# The modules whose constants decide on the result.
+OF_SEARCH, OF_COMPARISON = (twins, hashes, keypoints, registration, verify), (cohorts, probes)
+
+
+def own_cohort(study: Study, cohort: Cohort, store: ImageStore, folder: RunFolder) -> PreparedCohort:
+    """The study's own cohort, with its prepared images."""
+    return PreparedCohort(study, cohort, folder.images(study.images.store), store)
+
+
+def cohort_difference(own: PreparedCohort, external: PreparedCohort, folder: RunFolder, show: Show) -> None:
+    """Write how well simple features tell the study's own cohort from an external one."""
+    first, second = _audited(own, show), _audited(external, show)
+    permutations, seed = own.study.audit.permutations, own.study.seed
+    made_from = _inputs_hash(first, second, OF_COMPARISON, permutations, seed)
+    earlier = folder.cohort_difference.read_or_none()
+    if earlier and earlier["made_from"] == made_from:
+        return
+    compared = compare_cohorts(first, second, permutations=permutations, seed=seed)
+    folder.cohort_difference.write(compared | {"made_from": made_from})
+
+
+def check_no_twins(
+    first: PreparedCohort,
+    second: PreparedCohort,
+    folder: RunFolder,
+    show: Show,
+    *,
+    where: str,
+    other_people: bool,
+) -> None:
+    """Stop if a picture occurs in both cohorts under different subjects, or at all if the cohorts share no people.
+
+    The search is stored with the prepared images, so that runs with other seeds do not repeat it.
+
+    Raises:
+        CohortError: names the pairs.
+    """
+    both = _audited(first, show), _audited(second, show)
+    made_from = _inputs_hash(*both, OF_SEARCH, other_people)
+    searches = folder.cohort_twins.read_or_none() or {}
+    name = f"{first.folder.suffix or 'own'} {second.folder.suffix or 'own'}"
+    if searches.get(name, {}).get("made_from") != made_from:
+        pairs = twins_between(*both[0], *both[1], other_people=other_people)
+        searches[name] = {"made_from": made_from, "pairs": [list(pair) for pair in pairs]}
+        folder.cohort_twins.write(searches)
+    refuse_twins(searches[name]["pairs"], both[0][0], both[1][0], where=where, other_people=other_people)
+
+
+def _audited(prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
+    return modality_of(prepared.study).audited(prepared, show)
+
+
+def _inputs_hash(
+    first: tuple[Cohort, TileStore], second: tuple[Cohort, TileStore], modules: Sequence[ModuleType], *settings: int
+) -> str:
+    """A hash of everything that a comparison of two cohorts depends on, also its constants and its `ALGORITHM`."""
+    inputs = {
+        "constants": constants(modules),
+        "images": [tiles.address for _, tiles in (first, second)],
+        "files": [shown_by(cohort.images) for cohort, _ in (first, second)],
+        "subjects": [cohort.images["subject"].astype(str).tolist() for cohort, _ in (first, second)],
+        "settings": settings,
+    }
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+def constants(modules: Sequence[ModuleType]) -> dict[str, str]:
+    """The public constants of modules, by their full name."""
+    return {
+        f"{module.__name__}.{name}": repr(value)
+        for module in modules
+        for name, value in sorted(vars(module).items())
+        if name.isupper() and not name.startswith("_") and not isinstance(value, bool)
+    }
+
+
+def pretraining_study(study: Study, settings: Pretraining) -> Study:
+    """The study that reads and prepares the other cohort: its own table and targets, one panel an image."""
+    recipe = study.recipe.model_copy(
+        update={
+            "epochs": settings.epochs,
+            "lr": settings.lr or study.recipe.lr,
+            "batch_size": settings.batch_size or study.recipe.batch_size,
+            "schedule": "cosine",
+            "tuning": "full",
+            "imbalance": "none",
+        }
+    )
+    changes = {
+        "name": f"{study.name} (pretraining)",
+        "cohort": settings.cohort,
+        "sheet": settings.sheet,
+        "root": None,
+        "columns": settings.columns,
+        "where": settings.where,
+        "where_not": settings.where_not,
+        "targets": settings.targets,
+        "scores": {},
+        "outputs": list(settings.targets),
+        "primary_outcome": next(iter(settings.targets)),
+        "recipe": recipe,
+        "regions": [],
+        "panels": modality_of(study).pretraining_panels(study),
+        "split": study.split.model_copy(update={"stratify_by": None, "column": None}),
+        "evaluation": study.evaluation.model_copy(
+            update={"response": False, "readers": {}, "bands": {}, "subgroups": []}
+        ),
+    }
+    return study.model_copy(update=changes)
+
+
+def read_pretraining(study: Study, main: Cohort) -> tuple[Study, Cohort, int]:
+    """Read and check the table of the cohort to pretrain on, under its own study; the number of shared subjects last.
+
+    Raises:
+        CohortError: the table has problems.
+        SplitError: it shares subjects with the study, which states that it does not, or the reverse.
+    """
+    settings = study.pretrain
+    assert settings is not None
+    other = pretraining_study(study, settings)
+    cohort = read_cohort(other)
+    subjects = set(main.images["subject"].astype(str))
+    return other, cohort, _check_pretraining_subjects(settings, cohort, subjects, study.subject_names)
+
+
+def prepare_pretraining(study: Study, main: Cohort, store: ImageStore, folder: RunFolder, show: Show) -> Pretrained:
+    """Read and prepare the cohort to pretrain on.
+
+    Raises:
+        SplitError, CohortError: as `read_pretraining`; or an image of it is also in the study's cohort, under another
+            subject.
+    """
+    from casewise.jobs.pretraining import Pretrained
+
+    other, cohort, n_shared = read_pretraining(study, main)
+    modality = modality_of(other)
+    show.line("pretrain", described(other, cohort, n_shared))
+    cohort = modality.read(other, cohort, folder.pretraining_images, show)
+    other_store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
+    check_no_twins(
+        own_cohort(study, main, store, folder),
+        PreparedCohort(other, cohort, folder.pretraining_images, other_store),
+        folder,
+        show,
+        where="in the pretraining cohort",
+        other_people=False,
+    )
+    return Pretrained(other, cohort, other_store.folder, other_store.address)
+
+
+def described(other: Study, cohort: Cohort, n_shared: int) -> str:
+    """One line on the cohort to pretrain on."""
+    subjects = counted(cohort.images["subject"].nunique(), "subject")
+    shared = f"{counted(n_shared, 'subject')} shared with the study and never used where held out"
+    text = shared if n_shared else "no subject is shared with the study by name"
+    return f"{subjects}, {modality_of(other).described(other, cohort.images)}; {text}"
+
+
+def _check_pretraining_subjects(settings: Pretraining, cohort: Cohort, subjects: set[str], declared: Declared) -> int:
+    """Check the names of subjects in both cohorts, and return the number of shared ones."""
+    names = set(cohort.images["subject"].astype(str))
+    shared = sorted(names & subjects)
+    # with `distinct`, the study states that the names of the two tables are those of different people
+    declared = "as_written" if settings.subjects == "distinct" else declared
+    similar = same_people(sorted(names - set(shared)), subjects, declared)
+    if similar:
+        name, other = next(iter(similar.items()))
+        way_out = f'; if they are different people, state `subject_names: [["{other}", "{name}"]]` in the study'
+        raise SplitError(
+            f"pretrain: {counted(len(similar), 'name')} of {settings.cohort} and of the study may mean the same "
+            f"people: {spelling_pairs(similar)}. Use one spelling in both tables"
+            f"{'' if declared == 'as_written' else way_out}."
+        )
+    if settings.subjects == "shared" and not shared:
+        raise SplitError(
+            f"pretrain: the study states that its subjects are also in {settings.cohort}, but none of its names is "
+            f"there (such as {min(names)!r}; the study has {min(subjects)!r}). Write the same names in both tables, "
+            "or `subjects: distinct` if no person is in both."
+        )
+    if shared and settings.subjects == "distinct":
+        raise SplitError(
+            f"pretrain: the study states that its subjects are distinct from those of {settings.cohort}, but "
+            f"{len(shared)} are in both ({', '.join(shared[:5])}). Write `subjects: shared`: each fold's held-out "
+            "subjects are then left out of its pretraining."
+        )
+    return len(shared)

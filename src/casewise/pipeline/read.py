@@ -1,7 +1,8 @@
-"""Reading the cohort table, with every check that needs no image."""
+"""The cohort before anything is trained: the table with its checks, the split, the prepared images; and `validate`."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -10,19 +11,30 @@ import numpy as np
 from casewise.audit.findings import check_settings
 from casewise.cohort.cohort import Cohort, check_copied, read_cohort
 from casewise.cohort.flow import cases_step
-from casewise.cohort.labels import label_table
-from casewise.console import shown
-from casewise.errors import CohortError, StudyError, counted, nearest
+from casewise.cohort.labels import label_table, panel_values
+from casewise.cohort.table import names_text
+from casewise.console import Silent, shown
+from casewise.errors import CohortError, DamagedError, RunError, StudyError, counted, nearest
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.external import check_names_apart, read_external
-from casewise.pipeline.pretraining import described, read_pretraining
+from casewise.pipeline.external import check_names_apart, described, read_external, read_pretraining
+from casewise.pipeline.recipe_plan import stated_in_words
 from casewise.plugin import plugins
+from casewise.splits import grouped
+from casewise.splits.grouped import Splits, read_splits, write_splits
+from casewise.splits.learnable import check_learnable, missing_classes
+from casewise.splits.predefined import TEST, validation_in
+from casewise.study.learners import FEATURES, encoders_of
 from casewise.study.schema import Study
 from casewise.study.scores import check_scores, study_scores
+from casewise.study.weight_files import encoder_origin, origin_of_weights
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from casewise.console import Show
+    from casewise.modalities.base import ImageStore
     from casewise.run_folder import RunFolder
+    from casewise.splits.grouped import Splits
 
 
 @shown("cohort")
@@ -129,3 +141,171 @@ def _show_cohort(study: Study, cohort: Cohort, show: Show) -> None:
     show.line("cohort", ", ".join(counts) + (" (synthetic)" if study.synthetic else ""))
     for note in cohort.notes:
         show.line("", note)
+
+
+@shown("split")
+def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits:
+    """Split by subject and write the manifest; if the folder already has one, check that it is the same.
+
+    Raises:
+        SplitError: the cohort cannot be split as the study states.
+        RunError: the folder contains networks of another split.
+    """
+    # By whole files, not by tiles: the test set must not depend on the size of tiles.
+    whole = modality_of(study).whole(study, cohort)
+    splits = grouped.split(whole, study)
+    check_learnable(splits, whole.panels, study)
+    earlier = _earlier(folder)
+    if earlier and earlier.hash != splits.hash and folder.finished_jobs():
+        raise RunError(
+            f"{folder.path} was split differently: {_changes(study, folder)}. "
+            "Networks of two splits must not be mixed. Choose another folder with --output."
+        )
+    write_splits(splits, folder.splits)
+    _show_split(study, cohort, splits, show)
+    for sentence in missing_classes(splits.record):
+        show.line("split", f"WARNING: {sentence}")
+    return splits
+
+
+def _earlier(folder: RunFolder) -> Splits | None:
+    """The split of the folder; None if it has none, or a damaged one, which is set aside."""
+    try:
+        return read_splits(folder.splits) if folder.splits.exists() else None
+    except DamagedError as error:
+        folder.splits.report_damage(error)
+        return None
+
+
+def _changes(study: Study, folder: RunFolder) -> str:
+    from casewise.jobs.fingerprint import changed_settings
+
+    changes = "; ".join(changed_settings(folder, study, "split"))
+    return changes or "the cohort's subjects, the seed, the split settings or casewise itself have changed since"
+
+
+def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> None:
+    if sources := splits.record.get("left_out"):
+        show.line("split", f"each {study.split.leave_out} is left out once: {', '.join(sources)}")
+        return
+    imbalance = splits.record["imbalance"]["test"]
+    guide = splits.record["balance"]
+    n_test = splits.record["n"]["test"]["subjects"]
+    test = f"{counted(n_test, 'subject')} in the test set, the others" if n_test else "no test set, all subjects"
+    balance = f", imbalance of {guide} {imbalance[guide]:.1%}" if guide in imbalance else ""
+    how = "" if splits.record["how"] == "balanced" else " (predefined)"
+    if study.split.column and validation_in(cohort.images[study.split.column]):
+        how = " (predefined; the validation set is used for training)"
+    if study.split.by == "number":
+        how += ", neighbouring file numbers together"
+    show.line("split", f"{test} in {counted(splits.folds, 'fold')} by subject{balance}{how}")
+
+
+def plan(study: Study, cohort: Cohort, splits: Splits | None, folder: RunFolder, show: Show) -> Study:
+    """The study with everything that the images decide without their labels, such as `images.fit`.
+
+    Images of the test set take no part; without a split, all images decide.
+    """
+    tested = splits.subjects(TEST) if splits else []
+    images = cohort.images[~cohort.images["subject"].astype(str).isin(tested)]
+    deciding = dataclasses.replace(cohort, images=images)
+    return modality_of(study).planned(study, deciding, folder.images(study.images.store), show)
+
+
+def prepare(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> ImageStore:
+    """Decode every image of the cohort once, into a store for networks, audit and report, or open the present store.
+
+    Raises:
+        ImageError: naming every image that cannot be prepared.
+    """
+    return modality_of(study).prepare(study, cohort, folder.images(study.images.store), show)
+
+
+def validate(study: Study, show: Show) -> list[str]:
+    """Check the cohort table, the image files and the split; return lines on the sides and the networks.
+
+    Raises:
+        CasewiseError: naming every problem.
+    """
+    modality = modality_of(study)
+    table = read(study, None, show)
+    cohort = modality.whole(study, table)
+    modality.check_files(study, cohort, show)
+    for other, rows in _other_cohorts(study, table):
+        modality.check_files(other, modality.whole(other, modality.read(other, rows, None, Silent())), show)
+    splits = grouped.split(cohort, study)
+    check_learnable(splits, cohort.panels, study)
+    lines = number_lines(splits)
+    lines += side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
+    lines += [f"{'WARNING':<10} {sentence}" for sentence in missing_classes(splits.record)]
+    networks = len(study.networks) * splits.folds
+    inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
+    total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
+    of = f"{counted(len(study.networks), study.network_noun)} × {counted(splits.folds, 'fold')}"
+    jobs = f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")
+    recipe = [f"{'recipe':<10} {stated_in_words(study)}"] if study.networks else []
+    return [*lines, *weight_lines(study), *encoder_lines(study), *recipe, jobs]
+
+
+def weight_lines(study: Study) -> list[str]:
+    """A line for each group of networks with the same origin of their first weights, and networks without any.
+
+    Raises:
+        WeightsError: a file that the study names does not exist.
+    """
+    networks: dict[str, list[str]] = {}
+    for name in dict.fromkeys(network.partition("@")[0] for network in study.networks):
+        origin = origin_of_weights(name, study.weights_of(name), study.weights_dir)
+        networks.setdefault(origin, []).append(name)
+    return [f"{'weights':<10} {names_text(names, 5)}: {origin}" for origin, names in networks.items()]
+
+
+def encoder_lines(study: Study) -> list[str]:
+    """A line for each encoder of the baseline on features, with the origin of its weights.
+
+    Raises:
+        WeightsError: one of two files of an encoder is missing.
+    """
+    names = encoders_of(study) if FEATURES in study.learners else []
+    return [f"{'encoder':<10} {name}: {encoder_origin(name, study.weights_dir)}" for name in names]
+
+
+def _other_cohorts(study: Study, table: Cohort) -> list[tuple[Study, Cohort]]:
+    """The external cohort and that for pretraining, as far as the study names them."""
+    cohorts = [read_external(study, table)] if study.external else []
+    return [*cohorts, *([read_pretraining(study, table)[:2]] if study.pretrain else [])]
+
+
+def number_lines(splits: Splits) -> list[str]:
+    """A line on a split by file numbers."""
+    runs = [
+        f"{side} {counted(how['runs'], 'run')} of at most {counted(how['longest_run'], 'file')}"
+        for side, how in splits.record["assignment"].items()
+        if "runs" in how
+    ]
+    return [f"{'split':<10} runs of neighbouring file numbers are on one side: {', '.join(runs)}"] if runs else []
+
+
+def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:
+    """A line for each side of the split: the source that it leaves out, its subjects, cases, and those of each class.
+
+    `rows` are the panels of the cohort; `panels`: whether they are counted as well, which panels of tiles are not.
+    """
+    sources = splits.record.get("left_out") or []
+    lines = []
+    for side, n in splits.record["n"].items():
+        if not n["subjects"]:
+            continue
+        number = TEST if side == "test" else int(side.removeprefix("fold ")) - 1
+        counts = [counted(n["subjects"], "subject"), counted(n["cases"], "case")]
+        counts += [counted(n["panels"], "panel")] if panels else []
+        source = f"{study.split.leave_out} {sources[number]}: " if sources and number != TEST else ""
+        lines.append(f"{side:<10} {source}{', '.join(counts)}")
+        side_rows = rows[rows["subject"].map(splits.side) == number]
+        for name in study.outputs:
+            for code, label in enumerate(study.classes_of(name)):
+                of_class = side_rows[panel_values(side_rows, study, name) == code]
+                subjects, cases = of_class["subject"].nunique(), of_class["case"].nunique()
+                text = f"{counted(subjects, 'subject')}, {counted(cases, 'case')}" if subjects else "none"
+                lines.append(f"{'':<10}   {name} {label}: {text}")
+    return lines

@@ -15,8 +15,8 @@ from casewise.evaluation.results import Results
 from casewise.files import checksum
 from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.environment import environment, machine
 from casewise.pipeline.recipe_plan import plan_of_report
+from casewise.pipeline.status import environment, machine
 from casewise.plugin import explainer
 from casewise.report.caveats import sentences
 from casewise.splits.grouped import read_splits

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.errors import counted
-from casewise.pipeline.training_table import finished
+from casewise.pipeline.train import finished
 from casewise.predictions.table import KEY, probability_columns
 
 if TYPE_CHECKING:

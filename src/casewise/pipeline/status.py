@@ -1,17 +1,30 @@
-"""How far a run is, read from its folder by any process while it works or after it has stopped."""
+"""The progress of a run while it works or after it has stopped, its times, and the machine."""
 
 from __future__ import annotations
 
+import platform
+import shlex
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
+from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from casewise.errors import CasewiseError, RunError, counted, gigabytes
+from casewise.errors import CasewiseError, RunError, counted, gigabytes, printable
+from casewise.files import storage_failures, write_json
 from casewise.report.formatting import duration
 from casewise.run_folder import JobFolder, JsonFile, RunFolder, TrainingFolder
+from casewise.version import __version__
+
+if TYPE_CHECKING:
+    from casewise.console import Bar, Show
+    from casewise.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -250,3 +263,189 @@ def _spent(folder: JobFolder) -> float:
     file = TrainingFolder(folder.path).timing
     record = JsonFile(file).peek()
     return float(record["seconds"]) + max(time.time() - file.stat().st_mtime, 0.0) if record else 0.0
+
+
+@contextmanager
+def recorded(folder: RunFolder, show: Show, only: Sequence[str] = ()) -> Iterator[Show]:
+    """Record the step and the last line of a command that works in the folder, or the error that ends it.
+
+    A folder with metrics is left as it is, since a command that is refused changes nothing in it.
+
+    Args:
+        only: names of networks as `casewise run --only` has them; none where all are trained.
+
+    Yields:
+        Where the command reports its progress from now on.
+    """
+    recorder = None if folder.metrics.exists() else _Recorder(folder, show, tuple(map(printable, only)))
+    try:
+        if recorder:
+            recorder.write()
+        with storage_failures(folder.path):
+            yield recorder or show
+    except CasewiseError as error:
+        if recorder:
+            recorder.facts.clear()
+            recorder.write(stopped=str(error))
+        raise
+    with suppress(OSError):
+        folder.activity.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """Passes on what is shown, and records the step in progress and the last line in the run folder."""
+
+    folder: RunFolder
+    show: Show
+    only: tuple[str, ...]
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def line(self, step: str, text: str) -> None:
+        self.write(line=": ".join(filter(None, (step, text))))
+        self.show.line(step, text)
+
+    @contextmanager
+    def bar(self, step: str) -> Iterator[Bar]:
+        outer = self.facts.get("step", "")
+        self.write(step=step)
+        try:
+            with self.show.bar(step) as bar:
+                yield bar
+        finally:
+            self.write(step=outer)
+
+    def write(self, **facts: str) -> None:
+        self.facts.update({name: printable(text) for name, text in facts.items()})
+        with suppress(OSError, CasewiseError):  # the step itself says what is wrong with the folder
+            write_json(self.folder.activity.path, {"only": self.only, **self.facts}, durable=False)
+
+
+# The folder and the record of the run that is under way.
+_RUNNING: ContextVar[tuple[Path, dict[str, Any]] | None] = ContextVar("timing", default=None)
+
+
+@contextmanager
+def timed(folder: RunFolder) -> Iterator[None]:
+    """Record the seconds from here to the end of the block; those of an earlier, finished run are kept.
+
+    A run that continues with the networks of another has no total.
+    """
+    # nothing is read or written yet, since a run that is refused leaves the folder as it is
+    record = {"begun": _now(), "continued": folder.jobs_folder.exists(), "first_figures": None, "seconds": None}
+    token = _RUNNING.set((folder.path, record))
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
+    before = folder.timing.read_or_none() or {}
+    if before.get("seconds") is None:
+        seconds = None if record["continued"] else _seconds_since(record)
+        kept = {"first_figures": before.get("first_figures"), "training": before.get("training")}
+        folder.timing.write(record | kept | {"seconds": seconds})
+
+
+def record_first_figures(folder: RunFolder) -> None:
+    """Record that the baselines are evaluated, the first figures of a run; nothing in a run that is not timed."""
+    record = _record_of(folder)
+    if record and not record["continued"]:
+        folder.timing.write(record | {"first_figures": _seconds_since(record)})
+
+
+def record_training(folder: RunFolder, seconds: float) -> float | None:
+    """Add the wall-clock seconds of a training to those of earlier ones; return the sum.
+
+    None, and nothing is recorded, where the sum is not known: in a run that is not timed, in the further trainings of a
+    run, such as those with other seeds, and where an earlier training was interrupted or did not record its seconds. In
+    a run that was finished before, the sum is the recorded one.
+    """
+    record = _record_of(folder)
+    if record is None:
+        return None
+    before = folder.timing.read_or_none() or {}
+    earlier = before.get("training") if record["continued"] else 0.0
+    if earlier is None or (record["continued"] and before.get("seconds") is not None):
+        return earlier
+    total = round(seconds + earlier, 1)
+    kept = before if record["continued"] or before.get("begun") == record["begun"] else {}
+    folder.timing.write(record | kept | {"training": total})
+    return total
+
+
+def _record_of(folder: RunFolder) -> dict[str, Any] | None:
+    """The record of the run that is under way, if it is the one in this folder."""
+    path, record = _RUNNING.get() or (None, None)
+    return record if path == folder.path else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _seconds_since(record: dict[str, Any]) -> float:
+    begun = datetime.fromisoformat(record["begun"])
+    return round((datetime.now(UTC) - begun).total_seconds(), 1)
+
+
+def _command() -> str:
+    """The command line, with the study file and options."""
+    program, *words = sys.argv or [""]
+    by_command = Path(program).stem in ("casewise", "cli", "__main__") and words[:1] == ["run"]
+    return shlex.join(["casewise", *words]) if by_command else "casewise.run.run, from Python"
+
+
+# Libraries whose versions can change what a run computes.
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
+
+
+def machine() -> dict[str, Any]:
+    """Versions, processor, system and cores: what may differ where a run is repeated."""
+    from joblib import cpu_count
+
+    from casewise.training.compute_plan import cpu_name
+
+    return {
+        "casewise": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": cpu_name(),
+        "cores": cpu_count(),
+    }
+
+
+def environment(seconds: float) -> dict[str, Any]:
+    """Versions, machine and time of a run, for the report."""
+    from joblib import cpu_count
+
+    from casewise.training.compute_plan import cpu_name
+
+    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "scikit-learn")}
+    return {
+        "casewise": __version__,
+        "python": platform.python_version(),
+        **versions,
+        "processor": cpu_name(),
+        "cores": cpu_count(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": _command(),
+        "seconds": round(seconds, 1),
+    }
+
+
+@contextmanager
+def unchanged_torch() -> Iterator[None]:
+    """Give PyTorch's generators and its number of threads back as they are; networks draw, and jobs set the threads.
+
+    In a process that has not loaded PyTorch there is nothing to give back.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

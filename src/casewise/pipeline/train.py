@@ -1,9 +1,12 @@
-"""Training the networks, and collecting their predictions of subjects that they were not trained on."""
+"""Weights, training of the networks, its table, and their predictions of subjects that they were not trained on."""
 
 from __future__ import annotations
 
+import csv
+import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,24 +14,28 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
-from casewise.errors import TrainingError, counted
+from casewise.cohort.table import names_text
+from casewise.errors import CasewiseError, TrainingError, WeightsError, counted
+from casewise.files import guarded, write_atomic
 from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
-from casewise.pipeline.cohort_comparison import cohort_difference, own_cohort
-from casewise.pipeline.decide import decide
-from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
-from casewise.pipeline.pretraining import prepare_pretraining
+from casewise.pipeline.combine import decide, score, stack
+from casewise.pipeline.external import (
+    check_apart_from_pretraining,
+    cohort_difference,
+    own_cohort,
+    prepare_external,
+    prepare_pretraining,
+)
 from casewise.pipeline.recipe_plan import spent_budget
-from casewise.pipeline.score import score
-from casewise.pipeline.stack import stack
-from casewise.pipeline.timing import record_first_figures, record_training
-from casewise.pipeline.training_table import following, record_trained
-from casewise.plugin import repeated
+from casewise.pipeline.status import record_first_figures, record_training
+from casewise.plugin import plugins, repeated
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.tiles import gather_tiles
 from casewise.splits.grouped import Splits, write_splits
-from casewise.study.learners import learner_named
+from casewise.study.learners import FEATURES, encoders_of, learner_named
 from casewise.study.schema import Study
+from casewise.study.weight_files import encoder_origin, needs_download, origin_of_weights
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -38,7 +45,8 @@ if TYPE_CHECKING:
     from casewise.jobs.backends.base import Failure
     from casewise.jobs.plan import Job, JobInputs
     from casewise.report.tables import MetricFormat
-    from casewise.run_folder import RunFolder
+    from casewise.run_folder import JobFolder, RunFolder
+
 
 # Resamples of the first figures, which those of the report replace.
 FIRST_RESAMPLES = 1000
@@ -289,3 +297,150 @@ def _with_days_and_paths(table: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     days = cohort.cases.set_index("case")["day"]
     image = table["image"].where(table["image"] == "", table["image"].map(paths))
     return table.assign(day=table["case"].map(days), image=image)
+
+
+COLUMNS = (
+    *("model", "fold", "epoch", "phase", "train_loss", "stop_loss", "lr"),
+    *("train_accuracy", "stop_accuracy", "kept", "job_seconds"),
+)
+
+
+def finished(folder: RunFolder, learners: Sequence[str]) -> Iterator[tuple[str, str, JobFolder]]:
+    """The jobs that have a record: learner, fold (from 1, or `all`), and folder."""
+    for name in learners:
+        for job in folder.finished_jobs(name):
+            yield name, job.path.name.removeprefix("fold"), job
+        if (final := folder.final_job(name)).record.exists():
+            yield name, "all", final
+
+
+def epochs_of(fold: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of one network; learners that are fitted without epochs have none.
+
+    >>> record = {"model": "cnn", "seconds": 3.5, "best_epoch": 1, "history": [{"train_loss": 0.5, "stop_loss": 0.75}]}
+    >>> [epochs_of("2", record)[0][name] for name in ("fold", "epoch", "train_loss", "kept", "phase")]
+    ['2', 1, 0.5, True, None]
+    """
+    # without early stopping, the cases evaluated after an epoch are a single training panel
+    absent = ("stop_loss", "stop_accuracy") if record.get("stopped_on") == "none" else ()
+    return [
+        {
+            **dict.fromkeys(COLUMNS),
+            **{name: value for name, value in entry.items() if name in COLUMNS and name not in absent},
+            "model": record["model"],
+            "fold": fold,
+            "epoch": number,
+            "phase": entry["phase"] + 1 if "phase" in entry else None,
+            "kept": number == record.get("best_epoch"),
+            "job_seconds": record.get("seconds"),
+        }
+        for number, entry in enumerate(record.get("history") or [], start=1)
+    ]
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The rows as CSV; empty cells are values that were not recorded, and numbers keep all their digits."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([_cell(row[name]) for name in COLUMNS])
+    return buffer.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else guarded(str(value))
+
+
+def write_training_table(folder: RunFolder, learners: Sequence[str]) -> None:
+    """Write `training.csv` of the networks that are finished; a table with the same content is kept.
+
+    Raises:
+        RunError: the record of a network is damaged, or the folder cannot be written.
+    """
+    jobs = [(fold, job.record.read()) for _, fold, job in finished(folder, learners)]
+    text = csv_text(row for fold, record in jobs for row in epochs_of(fold, record))
+    path = folder.training_table_path
+    # bytes: a program may have saved the table in another encoding
+    if not (path.is_file() and path.read_bytes() == text.encode()):
+        write_atomic(path, text)
+
+
+def record_trained(study: Study, folder: RunFolder, show: Show) -> None:
+    """Write the table of the training, and let plugins follow it.
+
+    Raises:
+        RunError: a record is damaged, or the table cannot be written.
+    """
+    write_training_table(folder, study.learners)
+    for plugin in plugins():
+        plugin.on_trained(study, folder, show)
+
+
+def following(study: Study, folder: RunFolder, tell: Callable[[float, str], None]) -> Callable[[float, str], None]:
+    """`tell`, which also writes the table of the training and calls plugins as networks are finished.
+
+    It is called by a thread that watches the jobs; a failure there is reported when the training is finished.
+    """
+    written = [0]
+
+    def follow(done: float, text: str) -> None:
+        tell(done, text)
+        count = sum(len(folder.finished_jobs(name)) for name in study.networks)
+        if count > written[0]:
+            written[0] = count
+            with suppress(CasewiseError, OSError):
+                write_training_table(folder, study.learners)
+                for plugin in plugins():
+                    plugin.on_jobs_finished(study, folder)
+
+    return follow
+
+
+def weights(study: Study, folder: RunFolder, show: Show) -> None:
+    """Download the first weights that are not on this computer, so that a run without them stops before it prepares.
+
+    A run that has trained networks already is continued without this check; its networks may all be finished.
+
+    Raises:
+        WeightsError: a file that the study names does not exist, or a download failed. The message names every network
+            and encoder without weights, and the ways to provide them.
+    """
+    networks, encoders = missing_weights(study)
+    if folder.has_networks() or not networks + encoders:
+        return
+    from casewise.models.downloads import download_of
+    from casewise.models.encoders import download_encoder
+    from casewise.models.weights import WAYS, download_weights
+
+    names = list(dict.fromkeys([*networks, *encoders]))
+    show.line("weights", f"{names_text(names, 5)}: not on this computer, downloading")
+    for done, name in enumerate(names):
+        try:
+            if name in encoders:
+                download_encoder(name, study.weights_dir)
+            else:
+                with download_of(name, study.weights_dir, WAYS):
+                    download_weights(name)
+        except WeightsError as error:
+            others = names[done + 1 :]
+            also = f" {names_text(others, 5)} {'is' if len(others) == 1 else 'are'} missing as well." if others else ""
+            raise WeightsError(f"{error}{also} Nothing was prepared or trained.") from error
+
+
+def missing_weights(study: Study) -> tuple[list[str], list[str]]:
+    """The networks and the encoders of the baseline on features whose published weights are not on this computer.
+
+    Raises:
+        WeightsError: a file that the study names does not exist, or one of two files of an encoder is missing.
+    """
+    names = list(dict.fromkeys(network.partition("@")[0] for network in study.networks))
+    for name in names:
+        origin_of_weights(name, study.weights_of(name), study.weights_dir)
+    networks = [name for name in names if needs_download(name, study.weights_of(name), study.weights_dir)]
+    encoders = encoders_of(study) if FEATURES in study.learners else []
+    for name in encoders:
+        encoder_origin(name, study.weights_dir)
+    return networks, [name for name in encoders if needs_download(name, "pretrained", study.weights_dir)]

@@ -24,9 +24,7 @@ from casewise.jobs.plan import Job, JobInputs, expand
 from casewise.modalities.base import StoreAddress
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
-from casewise.pipeline.prepare import prepare
-from casewise.pipeline.read import read
-from casewise.pipeline.split import split
+from casewise.pipeline.read import prepare, read, split
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.learners import LinearLearner, register_learner, unregister_learner
 from tests.chest_study import chest_study

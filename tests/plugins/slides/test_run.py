@@ -22,9 +22,7 @@ from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
 from casewise.pipeline.audit import audit
 from casewise.pipeline.external import prepare_external
-from casewise.pipeline.prepare import prepare
-from casewise.pipeline.read import read
-from casewise.pipeline.split import split
+from casewise.pipeline.read import prepare, read, split
 from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 from casewise.plugins.slides import cohort as slides

@@ -14,7 +14,7 @@ import pytest
 
 from casewise.errors import StudyError
 from casewise.evaluation.results import Estimate, Headline, Results, write_results
-from casewise.pipeline.training_table import COLUMNS, epochs_of, following, record_trained
+from casewise.pipeline.train import COLUMNS, epochs_of, following, record_trained
 from casewise.plugins.tracking import plugin, sending
 from casewise.plugins.tracking.sending import TRACKERS, check_packages, send_missing, tensorboard_path, tracking_path
 from casewise.plugins.tracking.study_keys import PACKAGES

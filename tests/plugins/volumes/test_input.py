@@ -17,8 +17,7 @@ import pytest
 
 from casewise.cli import main as cli
 from casewise.errors import CasewiseError
-from casewise.pipeline.prepare import prepare
-from casewise.pipeline.read import read
+from casewise.pipeline.read import prepare, read
 from casewise.run_folder import RunFolder
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.results import read_results
-from casewise.pipeline.training_table import epochs_of, finished
+from casewise.pipeline.train import epochs_of, finished
 
 if TYPE_CHECKING:
     from casewise.run_folder import RunFolder

@@ -1,17 +1,22 @@
-"""The spread over seeds: the study is trained again with other seeds, on the same split and the same images."""
+"""Trainings of the whole study once more: with other seeds, and with a split by image."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casewise.console import Silent
+from casewise.errors import counted
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.evaluate import evaluate
-from casewise.evaluation.results import Metrics, OverSeeds, Results, Seeds, write_results
-from casewise.pipeline.evaluate import outcomes
+from casewise.evaluation.evaluate import evaluate as evaluate_predictions
+from casewise.evaluation.results import ImageSplit, Metrics, OverSeeds, Results, Seeds, write_results
+from casewise.pipeline.evaluate import evaluate, outcomes
 from casewise.pipeline.train import train_again
+from casewise.splits.image_split import image_split_of, on_both_sides
+from casewise.splits.learnable import check_learnable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
+
 
 # Only the points of these evaluations are used.
 FEWEST = Plan(resamples=1)
@@ -84,7 +90,7 @@ def _trained_points(
         }
     )
     predictions = train_again(other, cohort, store, splits, folder.seed(seed), show)
-    return _points(evaluate(predictions, outcomes(study, predictions), FEWEST).metrics)
+    return _points(evaluate_predictions(predictions, outcomes(study, predictions), FEWEST).metrics)
 
 
 def _points(metrics: Metrics) -> dict[tuple[str, str, str, str], float | None]:
@@ -97,3 +103,43 @@ def _points(metrics: Metrics) -> dict[tuple[str, str, str, str], float | None]:
         for target, by_metric in by_target.items()
         for metric, estimate in by_metric.items()
     }
+
+
+def image_split(
+    study: Study,
+    cohort: Cohort,
+    store: ImageStore,
+    splits: Splits,
+    results: Results,
+    folder: RunFolder,
+    show: Show,
+) -> Results:
+    """Train and evaluate the study again, split by image; return `results` with the figures under `image_split`.
+
+    These are `metrics` of the primary outcome by stage and learner, with intervals that treat every image as a subject,
+    as publications that split images do; the headline (`main`); and the number of subjects on both sides.
+    """
+    comparison, split_folder = image_split_of(study, cohort, splits), folder.image_split
+    other, images = comparison.study, comparison.cohort
+    show.line("by image", "every network is trained once more, with each image treated as a separate subject")
+    split_folder.image_split_mark.write({"split": split_folder.path.name, "of": study.name})
+    check_learnable(comparison.splits, images.panels, other)
+    # The images are already prepared, and their folder is not part of the study.
+    prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": store.folder})})
+    predictions = train_again(prepared, images, store, comparison.splits, split_folder, show)
+    start = time.monotonic()
+    # Without its line, which would count images as subjects.
+    figures = evaluate(other, images, predictions, split_folder, Silent())
+    show.line(
+        "evaluate",
+        f"{counted(predictions['model'].nunique(), 'learner')}, intervals as if each image showed a different subject, "
+        f"{time.monotonic() - start:.0f} s",
+    )
+    outcome = study.primary_outcome
+    of_outcome = {
+        stage: {learner: {outcome: targets[outcome]} for learner, targets in learners.items()}
+        for stage, learners in figures.metrics.items()
+    }
+    main = {name: getattr(figures.main, name) for name in ("target", "stage", "learner", "kind")}
+    entry = ImageSplit(of_outcome, main, **on_both_sides(cohort, comparison))
+    return write_results(folder, replace(results, image_split=entry))

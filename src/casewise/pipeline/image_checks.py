@@ -1,26 +1,38 @@
-"""The counterfactual check: trained networks predict held-out cases again with their images altered."""
+"""Checks of images: predictions of altered ones, and the limits that images of new cases have."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from casewise.errors import counted
+from casewise.inference.input_checks.limits import (
+    MOST_OF_CASE,
+    Training,
+    distance_limits,
+    expected_names,
+    fit_limits,
+)
+from casewise.inference.input_checks.measures import measure
 from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.scores import apply_scores
+from casewise.splits.predefined import TEST
 from casewise.study.scores import study_scores
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.modalities.base import ImageStore
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
@@ -95,3 +107,49 @@ def _with_scores(study: Study, rows: pd.DataFrame, alteration: str) -> pd.DataFr
         altered_rows, study_scores(study), missing_regions=study.missing_regions, regions=study.regions
     )
     return predicted.check(table).assign(alteration=alteration)
+
+
+# At most so many images are measured, of randomly chosen cases.
+MOST_IMAGES = 2000
+
+
+def input_checks(
+    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, predictions: pd.DataFrame, folder: RunFolder
+) -> None:
+    """Write the limits of images and of distances; neither labels nor images of the test set are read."""
+    images = cohort.images
+    sides = images["subject"].astype(str).map(splits.side).fillna(TEST).to_numpy(dtype=int)
+    rows = _sample(images["case"].astype(str).to_numpy(), np.flatnonzero(sides != TEST), study.seed)
+    training = Training(
+        measure(store, rows.tolist()),
+        images["case"].astype(str).to_numpy()[rows],
+        images["subject"].astype(str).to_numpy()[rows],
+        sides[rows],
+        images["region"].astype(str).to_numpy()[rows],
+    )
+    of_training = images[sides != TEST]
+    sequences = _expected(of_training, "sequence") if study.fusions else ()
+    limits = fit_limits(training, _expected(of_training, "region"), sequences)
+    folder.input_checks.write(replace(limits, distance=distance_limits(predictions)).as_json())
+
+
+def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:
+    """The names in this column that cases must have."""
+    return expected_names([frozenset(names) for _, names in images.groupby("case", sort=False)[column]])
+
+
+def _sample(cases: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Some of the rows, sorted: at most `MOST_OF_CASE` of a case, and of many cases those of randomly chosen ones."""
+    order = np.random.default_rng(seed).permutation(rows)
+    _, numbers = np.unique(cases[order], return_inverse=True)
+    counts = np.zeros(numbers.max() + 1, dtype=int)
+    within = np.empty(len(order), dtype=int)
+    for position, number in enumerate(numbers):
+        within[position] = counts[number]
+        counts[number] += 1
+    few = within < MOST_OF_CASE
+    order, numbers = order[few], numbers[few]
+    _, first = np.unique(numbers, return_index=True)
+    by_case = np.argsort(np.argsort(first))[numbers]  # cases in the order of their first image
+    chosen = order[np.argsort(by_case, kind="stable")][:MOST_IMAGES]
+    return np.sort(chosen)
