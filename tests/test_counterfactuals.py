@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
+from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, CorrectAnswers, Note
 from casewise.jobs.counterfactuals import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, OF_VALUES, UNALTERED, altered
 from casewise.modalities.photographs.modality import Photographs
@@ -26,11 +28,11 @@ from casewise.report.caveats import sentences
 from casewise.report.markdown.page import write_results
 from casewise.report.sections.counterfactuals import values as section_values
 from casewise.report.templating import templates
-from casewise.report.terms import with_shares
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from tests.chest_study import chest_study
+from tests.report_contexts import estimate
 
 NETWORK = "test_resnet"
 CROPS = ("cropped_rows", "cropped_columns")
@@ -234,9 +236,9 @@ def test_the_interval_of_an_absolute_change_lies_above_zero() -> None:
 
 
 def test_a_combined_learner_is_represented_by_the_most_affected_network() -> None:
-    def entry(moved: float) -> dict[str, Any]:
-        figure = {"value": moved, "low": None, "high": None}
-        return {"cases": 9, "subjects": 9, "answers": 9, "moved": figure, "shift": figure, "relative": moved}
+    def entry(moved: float) -> AlteredNumbers:
+        figure = estimate(moved, subjects=9)
+        return AlteredNumbers(9, 9, 9, figure, figure, None, moved)
 
     figures = {name: {"darker": entry(moved)} for name, moved in (("a", 0.1), ("b", 0.2), ("c", 0.9))}
     for learner, order in (("mean_of_learners", ["c", "b", "a"]), ("a", ["a", "c", "b"])):
@@ -285,12 +287,17 @@ def test_numbers_have_a_section() -> None:
     assert len(sentences(counterfactual_caveats(found, "x"))) == 1
 
 
+def of_ten(changed: int) -> AlteredAnswers:
+    """Figures of an alteration that changes this many of ten answers."""
+    share = estimate(changed / 10, 0.0, 0.6, subjects=10)
+    return AlteredAnswers(10, 10, 10, changed, share, [], {}, CorrectAnswers(0, 0, 0), 0.0)
+
+
 def test_a_network_that_never_varies_is_not_called_robust() -> None:
-    share = {"value": 0.0, "low": 0.0, "high": 0.1}
-    entry = {"cases": 10, "subjects": 10, "answers": 10, "changed": 0, "share": share, "changes": []}
-    note = {"code": "constant_predictions", "network": "resnet18", "folds": 1, "of": 2}
-    other = {**note, "network": "resnet34"}
-    shown = section_values({"resnet18": {"darker": entry}}, "resnet18", 1, notes=["a sentence", note, other])
+    note, other = (
+        Note("constant_predictions", {"network": network, "folds": 1, "of": 2}) for network in ("resnet18", "resnet34")
+    )
+    shown = section_values({"resnet18": {"darker": of_ten(0)}}, "resnet18", 1, notes=[note, other])
     assert shown is not None
     assert shown["unvaried"] == [note]
     macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
@@ -300,9 +307,7 @@ def test_a_network_that_never_varies_is_not_called_robust() -> None:
 
 
 def test_alterations_that_change_as_many_answers_are_all_named() -> None:
-    share = {"value": 0.3, "low": 0.1, "high": 0.5}
-    entry = {"cases": 10, "subjects": 10, "answers": 10, "changed": 3, "share": share, "changes": []}
-    fewer = {**entry, "changed": 1, "share": {**share, "value": 0.1}}
+    entry, fewer = of_ten(3), of_ten(1)
     shown = section_values({"net": {"recompressed": entry, "brighter": entry, "darker": fewer}}, "mean_of_learners", 1)
     assert shown is not None
     assert shown["largest"]["tied"] == ["recompressed", "brighter"]
@@ -317,10 +322,11 @@ def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> 
     table = answers([0, 1, 0, 0], [1, 1, 1, 0], "classification", y_true=[0, 1, 1, np.nan] * 2, **shares)
     figures_by_network = counterfactual_figures(table, "x", classes=["a", "b"], plan=Plan(50))
     found = figures_by_network["net"]["darker"]
-    assert found["before"] == {"a": 3, "b": 1}
-    assert found["correct"] == {"before": 2, "after": 2, "of": 3}
-    found["share"] = {"value": 0.5, "low": 0.2, "high": 0.8}
-    shown = section_values(figures_by_network, "mean", 1, learners=["net", "mean", "ridge"])
+    assert isinstance(found, AlteredAnswers)
+    assert found.before == {"a": 3, "b": 1}
+    assert found.correct == CorrectAnswers(before=2, after=2, of=3)
+    found = dataclasses.replace(found, share=estimate(0.5, 0.2, 0.8, subjects=2))
+    shown = section_values({"net": {"darker": found}}, "mean", 1, learners=["net", "mean", "ridge"])
     assert shown is not None
     assert {name: shown["largest"][name] for name in ("to", "to_answers", "to_of")} == {
         "to": "b",
@@ -334,28 +340,6 @@ def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> 
     macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
     assert all(name in macro.method(shown) for name in ("mean", "ridge"))
     assert "2 of the 3" in macro.largest(shown["largest"])
-
-
-def test_runs_without_the_answers_before_are_shown() -> None:
-    share = {"value": 0.5, "low": 0.2, "high": 0.8}
-    change = {"from": "a", "to": "b", "answers": 2}
-    entry = {"cases": 4, "subjects": 4, "answers": 4, "changed": 2, "share": share, "changes": [change]}
-    shown = section_values({"net": {"darker": entry}}, "net", 1)
-    assert shown is not None
-    assert (shown["largest"]["to_of"], shown["corrected"]) == (None, False)
-    assert shown["rows"][0].cells[0].text == "2 of 4, 2 to b"
-    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
-    assert macro.largest(shown["largest"])
-
-
-def test_the_caveat_gives_an_interval_where_one_is_known() -> None:
-    share = {"value": 0.3, "low": 0.1, "high": 0.5}
-    altered = {"name": "darker", "changed": 3, "answers": 10, "to": "", "to_answers": 0}
-    caveat = {"code": "answers_altered", "network": "net", "target": "x", "alterations": [altered], "others": 0}
-    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
-    assert "interval" not in macro.affected(caveat)
-    assert "interval 10" in macro.affected(with_shares(caveat, {"net": {"darker": {"share": share}}}))
-    assert "interval" not in macro.affected(with_shares(caveat, {}))
 
 
 def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
-from casewise.evaluation.results import plain
+from casewise.evaluation.results import Note, OperatingPoint, ReliabilityBin, Threshold
 from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.validate import validate
@@ -26,11 +26,12 @@ from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections import classes, labels, learners, validation
+from casewise.report.statements import statements
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 from tests.report_contexts import classes as toy
-from tests.report_contexts import finished, section_of
+from tests.report_contexts import estimate, finished, section_of, with_own, with_results
 
 CLASSES = ["covid", "none"]
 SOURCES = ["north", "south", "west"]
@@ -105,7 +106,7 @@ def test_the_learner_is_not_chosen_by_pooled_figures(results: dict[str, Any]) ->
     each = [results["by_site"][source]["fair"]["auroc"]["value"] for source in ("north", "south")]
     assert mean["value"] == pytest.approx(np.mean(each), abs=1e-5)
     assert (mean["sources"], mean["undefined"]) == (["north", "south"], ["west"])
-    assert {"code": "pooled_over_sources", "column": "source", "kind": "classification"} in results["notes"]
+    assert Note("pooled_over_sources", {"column": "source", "kind": "classification"}) in results["notes"]
 
 
 def test_weights_fitted_across_sources_are_not_the_headline(table: pd.DataFrame) -> None:
@@ -208,16 +209,16 @@ def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
     for name in ("accuracy", "auroc", "sensitivity"):
         assert 0 <= means[name]["low"] < means[name]["high"] <= 1
     assert (means["accuracy"]["rough"], means["sensitivity"]["rough"], means["specificity"]["rough"]) == (0, 1, 0)
-    assert means["ece"]["low"] is None
-    assert means["ece"]["reason"]
+    assert means["ece"].low is None
+    assert means["ece"].reason
     lone = told[~told["subject"].str.startswith("b") | (told["subject"] == "b29")]
     alone = mean_intervals(within_sources(by_source(lone, "dx", sources, **judged)), lone, "dx", sources, **judged)["m"]
-    assert alone["accuracy"]["low"] is None
-    assert "one subject" in alone["accuracy"]["reason"]
+    assert alone["accuracy"].low is None
+    assert "one subject" in str(alone["accuracy"].reason)
     outside = told.assign(stage="external", subject="x" + told["subject"], case="x" + told["case"])
     lost = drop(pd.concat([told, outside]), "dx", sources=sources, **judged)["m"]
     assert (lost["accuracy"]["rough"], lost["sensitivity"]["rough"]) == (False, True)
-    assert lost["ece"]["reason"]
+    assert lost["ece"].reason
 
 
 def test_validation_names_the_source_of_each_fold(chests: Path) -> None:
@@ -245,8 +246,7 @@ def held_out() -> ReportContext:
     told = by_source(rows, outcome, sources, classes=names, positive=material.study.positive_of(outcome), plan=plan)
     judged = {"classes": names, "positive": material.study.positive_of(outcome), "plan": plan}
     means = mean_intervals(within_sources(told), rows, outcome, sources, **judged)
-    metrics = {**material.metrics, **plain({"by_site": told, "site_means": means})}
-    return dataclasses.replace(material, metrics=metrics)
+    return with_results(material, by_site=told, site_means=means)
 
 
 def test_each_source_left_out_once_claims_no_balancing(held_out: ReportContext) -> None:
@@ -296,17 +296,8 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     # nothing to tell apart where only one class is recorded
     alone = evaluate(both[both["subject"].str.startswith("west")], Outcomes("dx", classes={"dx": CLASSES}), Plan(50))
     assert one_class_caveats(alone["classes"], {"dx": "image"}) == []
-    assert one_class_by_source({"x": {"m": {"recall[a]": {"value": 1.0}, "recall[b]": {"value": None}}}}, "case") == []
-
-
-def changed(material: ReportContext, **entry: Any) -> ReportContext:
-    """The material with another entry of `classes` for the shown learner."""
-    stage, learner, outcome = material.stage, material.learner, material.study.primary_outcome
-    blocks = {
-        **material.metrics["classes"][stage],
-        learner: {outcome: {**material.class_entry(stage, learner), **entry}},
-    }
-    return dataclasses.replace(material, metrics={**material.metrics, "classes": {stage: blocks}})
+    recalls = {"recall[a]": estimate(1.0), "recall[b]": estimate(None)}
+    assert one_class_by_source({"x": {"m": recalls}}, "case") == []
 
 
 @pytest.fixture(scope="module")
@@ -315,23 +306,22 @@ def two() -> ReportContext:
 
 
 def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> None:
-    lazy = changed(two, constant_class="no_finding")
+    lazy = with_own(two, constant_class="no_finding")
     row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
     assert row.cells[0].small == "no finding"
-    best = lazy.metrics["comparisons"]["oof"][lazy.study.primary_outcome]["accuracy"]["best"]
-    metrics = {**two.metrics, "classes": {"oof": {best: {two.study.primary_outcome: {"constant_class": "covid"}}}}}
-    marked = dataclasses.replace(two, metrics=metrics)
-    found = {metric: learners.comparison(marked, "oof", metric) for metric in ("accuracy", "auroc")}
-    assert found["accuracy"]["only"] == {best: "covid"}  # type: ignore[index]
-    assert found["auroc"]["only"] == {}  # type: ignore[index]
+    # probabilities can rank cases even where one class is always the likeliest
+    assert learners.comparison(lazy, "oof")["only"] == {}  # type: ignore[index]
+    said = next(each for each in statements(lazy) if each.id == "one_class")
+    assert (said.level, said.text) == ("flag", "It predicts no finding for every case.")
 
 
 def test_thresholds_of_folds_are_shown_by_their_range(two: ReportContext, tmp_path: Path) -> None:
-    figure = {"value": 0.52, "low": 0.45, "high": 0.6, "n_cases": 99, "n_subjects": 99}
-    point = {"class": "covid", "rule": "sensitivity >= 0.9", "threshold": 0.413, "chosen_on": "the other folds"}
-    point |= {"threshold_by_fold": {"1": 0.0004, "2": 0.826}, "reached": False}
-    point |= dict.fromkeys(("sensitivity", "specificity", "precision"), figure)
-    context = changed(two, operating=[point])
+    figures = dict.fromkeys(("sensitivity", "specificity", "precision"), estimate(0.52, 0.45, 0.6))
+    by_fold = {"1": Threshold(0.0004), "2": Threshold(0.826)}
+    point = OperatingPoint(
+        "covid", "sensitivity >= 0.9", "the other folds", Threshold(0.413), None, False, figures, by_fold
+    )
+    context = with_own(two, operating=[point])
     row = classes.point_rows(context.class_entry("oof", context.learner))[0]
     assert (row["rule"], row["least"], row["reached"]) == ("sensitivity", 0.9, 0.52)
     assert row["threshold"] == "0.000 to 0.826 by fold"
@@ -358,11 +348,8 @@ def test_grades_say_which_grade_their_calibration_counts() -> None:
 def test_probabilities_off_by_more_than_chance_are_not_called_calibrated(
     two: ReportContext, subjects: int, code: str
 ) -> None:
-    bins = [{"n": 200, "confidence": 0.6, "accuracy": 0.75}, {"n": 200, "confidence": 0.9, "accuracy": 0.75}]
-    context = changed(two, reliability=bins)
-    figures = {**context.figures("oof", context.learner), "ece": {"value": 0.129, "n_subjects": subjects}}
-    by_learner = {**context.metrics["metrics"]["oof"], context.learner: {context.outcome: figures}}
-    metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], "oof": by_learner}}
-    found = classes.calibration(dataclasses.replace(context, metrics=metrics))
+    bins = [ReliabilityBin(low, low + 0.1, 200, low + 0.05, 0.75) for low in (0.55, 0.85)]
+    figures = {**two.figures("oof", two.learner), "ece": estimate(0.129, subjects=subjects)}
+    found = classes.calibration(with_own(two, figures, reliability=bins))
     assert found is not None
     assert (found["code"], found["confidence"], found["correct"]) == (code, 0.75, 0.75)
