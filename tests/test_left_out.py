@@ -312,7 +312,7 @@ def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> 
     # probabilities can rank cases even where one class is always the likeliest
     assert learners.comparison(lazy, "oof")["only"] == {}  # type: ignore[index]
     said = next(each for each in statements(lazy) if each.id == "one_class")
-    assert (said.level, said.text) == ("flag", "It predicts no finding for every case.")
+    assert (said.level, said.text) == ("flag", "It predicts no finding for every visit.")
 
 
 def test_thresholds_of_folds_are_shown_by_their_range(two: ReportContext, tmp_path: Path) -> None:
