@@ -145,9 +145,7 @@ def test_without_a_column_or_figures_within_it_nothing_is_claimed(three: ReportC
     assert not values["within"]
     within = three.metrics.within_column
     assert within is not None
-    values = column_alone.section(
-        with_results(three, within_column=dataclasses.replace(within, learner="another"))
-    )
+    values = column_alone.section(with_results(three, within_column=dataclasses.replace(within, learner="another")))
     assert values is not None
     assert not values["groups"]
 
