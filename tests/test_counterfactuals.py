@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,8 @@ def test_a_network_that_knows_a_class_by_its_bars_changes_its_answers(with_short
         entry = figures(with_shortcut)[crop]
         assert entry["answers"] == entry["cases"] == entry["subjects"] == 40
         assert entry["changed"] >= 10
-        assert entry["changes"][0]["from"] == "well"
-        assert entry["changes"][0]["to"] == "ill"
+        assert entry["changes"][0].before == "well"
+        assert entry["changes"][0].after == "ill"
         assert entry["share"]["value"] == pytest.approx(entry["changed"] / 40)
         assert entry["share"]["low"] > 0.1
         assert figures(with_shortcut)[f"{crop}_stretched"]["changed"] <= 2
@@ -265,7 +266,8 @@ def test_no_change_leaves_an_interval() -> None:
 
 def test_pages_show_it(with_shortcut: Run, without_shortcut: Run, tmp_path: Path) -> None:
     pages = [done.report.read_text() for done in (with_shortcut, without_shortcut)]
-    assert ['data-code="altered"' in page for page in pages] == [True, False]
+    levels = [re.findall(r'data-code="altered"><span class="(\w+)"', page) for page in pages]
+    assert levels == [["warning"], ["good"]]
     assert all('id="altered-images"' in page for page in pages)
     text = write_results(with_shortcut.folder, tmp_path / "page.md").read_text()
     entry = figures(with_shortcut)["cropped_rows"]
