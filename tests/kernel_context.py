@@ -10,12 +10,12 @@ from PIL import Image
 
 from casewise.evaluation import Plan, evaluate
 from casewise.evaluation.against_baselines import against_baselines
-from casewise.evaluation.results import AlteredAnswers, ClassChange, CorrectAnswers, Estimate
+from casewise.evaluation.results import AlteredAnswers, ClassChange, CorrectAnswers
 from casewise.pipeline.evaluate import outcomes
 from casewise.pipeline.recipe_plan import spent_budget
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
-from tests.report_contexts import classes, predictions_of
+from tests.report_contexts import classes, estimate, predictions_of
 
 # Predictions of later learners have more noise.
 LEARNERS = ["linear_pixels", "linear_features", "kernel_features", "mobilenet_v2", "mean_of_learners"]
@@ -24,10 +24,10 @@ WEIGHTED = "meta_learner_weighted"
 
 def altered(changed: int) -> AlteredAnswers:
     """Figures of an alteration that changes this many of 80 answers."""
-    share = Estimate(changed / 80, 0.05, 0.4, 80, 80, False)
+    share = estimate(changed / 80, 0.05, 0.4, subjects=80)
     changes = [ClassChange("covid", "no_finding", changed)]
     before = {"covid": 40, "no_finding": 40}
-    return AlteredAnswers(80, 80, 80, changed, share, changes, before, CorrectAnswers(0, 0, 0), 0.0)
+    return AlteredAnswers(80, 80, 80, changed, share, changes, before, CorrectAnswers(70, 70 - changed, 80), 0.0)
 
 
 def kernel_study(folder: Path) -> ReportContext:
@@ -52,16 +52,19 @@ def kernel_study(folder: Path) -> ReportContext:
     )
     primary, plan = outcomes(study, predictions), Plan(50)
     results = evaluate(predictions, primary, plan)
-    results = dataclasses.replace(
+    counterfactuals: dict[str, Any] = {
+        name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]
+    }
+    metrics = dataclasses.replace(
         results,
         against_baselines=against_baselines(results, networks=study.networks),
-        counterfactuals={name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]},
+        counterfactuals=counterfactuals,
     )
     return dataclasses.replace(
         context,
         predictions=predictions,
-        metrics=results,
-        notes=sentences(results.notes),
+        metrics=metrics,
+        notes=sentences(metrics.notes),
         explanations=_explained(folder, study.primary_outcome),
         plan={"words": "made-up plan: 10 epochs", "spent": spent_budget(study, {}, 2.0 * study.budget)},
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from casewise.errors import CasewiseError, RunError
+from casewise.evaluation.results import plain
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.report import checklist as lists
 from casewise.report.markdown.runs import read_finished
@@ -108,7 +109,7 @@ def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Pat
     values = lists.external_cohort(read_finished(outside))
     assert values is not None
     assert (values["name"], values["subjects"]) == ("valley", 6)
-    assert values["figures"][0][1] == figures["test_resnet"]["label"]["accuracy"]
+    assert plain(values["figures"][0][1]) == figures["test_resnet"]["label"]["accuracy"]
     for name, number in (("claim", "33"), ("stard-ai", "29"), ("tripod-ai", "20c")):
         item = facts_of(outside, name)[number]
         assert (item.by, item.section_id) == (lists.RUN, "external")

@@ -184,7 +184,7 @@ def test_a_finished_run_is_opened_without_its_other_cohorts(done: Run, monkeypat
 
 
 def test_the_cohorts_are_told_apart(done: Run) -> None:
-    cohorts = done.results.drift.cohorts
+    cohorts = done.results["drift"]["cohorts"]
     assert cohorts["subjects"] == {"own": 24, "external": 20}
     assert cohorts["tests"]["thumbnail"]["auroc"] > 0.6
 
@@ -238,16 +238,16 @@ def test_figures_inside_and_outside() -> None:
     inner = table_of("oof", [1] * 18 + [0] * 2, [0.8] * 20, [0.5] * 19 + [1.5])
     outer = table_of("external", [1] * 6 + [0] * 14, [0.7] * 10 + [0.95] * 10, [0.9] * 10 + [3.0] * 10)
     entry = drift(pd.concat([inner, outer], ignore_index=True), "label", Plan(500))["net"]
-    assert entry.quality == "accuracy"
-    assert entry.internal.quality.value == pytest.approx(0.9)
-    assert entry.external.outside.value == 0.5
-    assert entry.internal.outside.value == 0.05
-    assert (entry.inside.quality.value, entry.outside.quality.value) == (0.6, 0.0)
-    gap = entry.outside_minus_inside
-    assert gap.quality.value == pytest.approx(-0.6)
-    assert gap.quality.low <= -0.6 <= gap.quality.high < 0
-    assert gap.confidence.value == pytest.approx(0.25)
-    assert entry.external_minus_internal.quality.value == pytest.approx(-0.6)
+    assert entry["quality"] == "accuracy"
+    assert entry["internal"]["quality"]["value"] == pytest.approx(0.9)
+    assert entry["external"]["outside"]["value"] == 0.5
+    assert entry["internal"]["outside"]["value"] == 0.05
+    assert (entry["inside"]["quality"]["value"], entry["outside"]["quality"]["value"]) == (0.6, 0.0)
+    gap = entry["outside_minus_inside"]
+    assert gap["quality"]["value"] == pytest.approx(-0.6)
+    assert gap["quality"]["low"] <= -0.6 <= gap["quality"]["high"] < 0
+    assert gap["confidence"]["value"] == pytest.approx(0.25)
+    assert entry["external_minus_internal"]["quality"]["value"] == pytest.approx(-0.6)
     found = {caveat["code"]: caveat for caveat in drift_caveats({"net": entry}, "net")}
     assert set(found) == {"external_outside", "confident_outside"}
     assert found["confident_outside"]["confidence"] == pytest.approx({"internal": 0.8, "external": 0.825})
@@ -257,9 +257,9 @@ def test_a_difference_of_accuracies_of_all_and_none_has_an_interval_with_a_width
     inner = table_of("test", [1] * 12, [0.9] * 6 + [0.8] * 6, [0.5] * 12)
     outer = table_of("external", [0] * 12, [0.9] * 6 + [0.8] * 6, [0.5] * 12)
     entry = drift(pd.concat([inner, outer], ignore_index=True), "label", Plan(200))["net"]
-    gap = entry.external_minus_internal.quality
-    assert (gap.value, gap.low) == (-1.0, -1.0)
-    assert -0.9 < gap.high < -0.4
+    gap = entry["external_minus_internal"]["quality"]
+    assert (gap["value"], gap["low"]) == (-1.0, -1.0)
+    assert -0.9 < gap["high"] < -0.4
     assert {caveat["code"] for caveat in drift_caveats({"net": entry}, "net")} == {"confident_outside"}
 
 
@@ -267,9 +267,9 @@ def test_no_warning_where_confidence_falls_with_accuracy() -> None:
     inner = table_of("test", [1] * 18 + [0] * 2, [0.9] * 20, [0.5] * 20)
     outer = table_of("external", [1] * 6 + [0] * 14, [0.6] * 20, [0.5] * 20)
     figures = drift(pd.concat([inner, outer], ignore_index=True), "label", Plan(500))
-    assert figures["net"].internal_stage == "test"
-    assert figures["net"].outside.answers == 0
-    assert figures["net"].outside.quality.value is None
+    assert figures["net"]["internal_stage"] == "test"
+    assert figures["net"]["outside"]["answers"] == 0
+    assert figures["net"]["outside"]["quality"]["value"] is None
     assert figures["net"].outside_minus_inside.quality is None
     assert drift_caveats(figures, "net") == []
 
@@ -281,15 +281,15 @@ def test_numbers_have_errors_and_no_confidence() -> None:
     ]
     table = pd.concat(tables, ignore_index=True).assign(kind="regression", y_true=3.0, y_pred=[5.0, 4.0] * 12)
     entry = drift(table, "label", Plan(200))["net"]
-    assert entry.quality == "mae"
-    assert (entry.inside.quality.value, entry.outside.quality.value) == (2, 1)
+    assert entry["quality"] == "mae"
+    assert (entry["inside"]["quality"]["value"], entry["outside"]["quality"]["value"]) == (2, 1)
     assert entry.external.confidence is None
 
 
 def test_shares_of_none_and_of_all_have_open_ends() -> None:
     none, every = (mean_by_subject([value] * 10, range(10), Plan(200), name="share") for value in (0, 1))
-    assert (none.low, none.high) == (0, pytest.approx(1 - 0.025**0.1))
-    assert (every.low, every.high) == (pytest.approx(0.025**0.1), 1)
+    assert (none["low"], none["high"]) == (0, pytest.approx(1 - 0.025**0.1))
+    assert (every["low"], every["high"]) == (pytest.approx(0.025**0.1), 1)
 
 
 def test_shares_have_the_intervals_of_all_other_figures() -> None:
@@ -300,17 +300,17 @@ def test_shares_have_the_intervals_of_all_other_figures() -> None:
         subject=[f"s{number // 2}" for number in range(25)]
     )
     other = table_of("oof", [1] * 20, [0.7] * 20, [0.9] * 20)
-    entry = drift(pd.concat([other, rows], ignore_index=True), "label", Plan(100))["net"].external.quality
+    entry = drift(pd.concat([other, rows], ignore_index=True), "label", Plan(100))["net"]["external"]["quality"]
     judge = judge_of(rows, ["a", "b"], None)
     estimate = judge.judge(rows, Plan(100), whole=False).metrics["net"]["accuracy"]
-    assert (entry.low, entry.high) == pytest.approx((estimate.low, estimate.high), rel=0.02)
+    assert (entry["low"], entry["high"]) == pytest.approx((estimate.low, estimate.high), rel=0.02)
 
 
 def test_pages_say_what_share_lies_outside(done: Run, tmp_path: Path) -> None:
     page = done.report.read_text()
     assert 'data-code="outside"' in page
     assert 'data-code="cohorts"' in page
-    share = done.results.drift.learners[done.results.main.learner].external.outside.value
+    share = done.results["drift"]["learners"][done.results["main"]["learner"]]["external"]["outside"]["value"]
     assert f"{100 * share:.0f} % of the 20 predictions of valley" in page
     text = write_results(done.folder, tmp_path / "page.md").read_text()
     assert "| external, outside |" in text

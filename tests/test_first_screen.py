@@ -12,7 +12,7 @@ from casewise.report.context import ReportContext
 from casewise.report.first_screen import Screen, screen, verdict
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements
-from tests.report_contexts import classes, numbers, with_results
+from tests.report_contexts import classes, numbers, with_own, with_results
 
 QUESTIONS = [
     "Where does it fail?",
@@ -86,7 +86,9 @@ def test_the_verdict_is_that_of_the_simultaneous_interval(report_of_two_classes:
 
 def test_a_guess_is_beaten_only_beyond_the_interval() -> None:
     context = numbers(learners=1, metas=0)
-    own = context.metrics.figures(context.stage, context.learner, context.outcome)["mae"]
+    figures = context.metrics.figures(context.stage, context.learner, context.outcome)
+    own = dataclasses.replace(figures["mae"], rough=False)
+    context = with_own(context, {**figures, "mae": own})
     assert own.low is not None
     assert own.high is not None
     for error, code in ((own.high + 1, "better"), ((own.low + own.high) / 2, "open"), (own.low / 2, "worse")):

@@ -15,17 +15,19 @@ import pytest
 from casewise.audit.leading_column import leading_column
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import groups_of_rows
+from casewise.evaluation.results import Flow, Participants, WithinColumn
 from casewise.evaluation.subgroups import headline_rows
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.evaluation.within_column import within_column
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report.context import ReportContext
+from casewise.report.first_screen import screen
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections import classes as classes_section
 from casewise.report.sections import column_alone
 from casewise.run_folder import RunFolder
-from tests.report_contexts import check_page, classes, finished
+from tests.report_contexts import check_page, classes, estimate, finished, with_own, with_results
 
 ASSIGNMENT = {
     "folds": {
@@ -41,17 +43,16 @@ ASSIGNMENT = {
 
 def with_column(context: ReportContext, by_class: dict[str, float]) -> ReportContext:
     """The context with an audit of the source by class, and figures within each source."""
-    audit, metrics = copy.deepcopy(context.audit), copy.deepcopy(context.metrics)
+    audit, main = copy.deepcopy(context.audit), context.metrics.main
     assert audit is not None
     audit["findings"][0]["figures"]["by_class"] = by_class
-    rows = headline_rows(context.predictions, metrics["main"])
+    rows = headline_rows(context.predictions, main)
     group_of, groups = groups_of_rows(rows, context.cohort_images, "source")
     positive = context.study.positive_of(context.outcome)
     figures = within_column(rows, group_of, groups, classes=context.classes, positive=positive, plan=Plan(50))
-    main = {name: metrics["main"][name] for name in ("target", "stage", "learner")}
-    metrics["within_column"] = {"column": "source", **main, **figures}
+    within = WithinColumn("source", main.target, context.stage, context.learner, *figures)
     splits = {**context.splits, "assignment": ASSIGNMENT}
-    return dataclasses.replace(context, audit=audit, metrics=metrics, splits=splits)
+    return with_results(dataclasses.replace(context, audit=audit, splits=splits), within_column=within)
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +78,13 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     assert within["means"]["auroc[pneumonia]"]["groups"] == ["nih"]
     nih = within["groups"]["nih"]["metrics"]["auroc[pneumonia]"]["value"]
     assert by_name["pneumonia"]["mean"] == pytest.approx(nih)
-    assert 'data-code="column-not-beaten"' in render(three)
-    assert 'data-code="column-not-beaten"' not in render(dataclasses.replace(three, audit=None))
-    for text in pages(three, tmp_path):
-        assert f"covid with AUROC 0.97 (the model: {by_name['covid']['figure']['value']:.3f})" in text
-        assert f"{nih:.3f} for pneumonia" in text
+    verdicts = {row.name: row.verdict for row in screen(three).rivals if row.name.startswith("column")}
+    assert verdicts["column “source” alone, no image (covid)"] == "open"
+    assert not any(row.name.startswith("column") for row in screen(dataclasses.replace(three, audit=None)).rivals)
+    report, page = pages(three, tmp_path)
+    assert f"covid with AUROC 0.97 (the model: {by_name['covid']['figure']['value']:.3f})" in page
+    assert f"{nih:.3f} for pneumonia" in page
+    assert f"{nih:.3f}" in report
 
 
 def test_subjects_with_each_class_stand_beside_the_auroc_within_a_source(three: ReportContext, tmp_path: Path) -> None:
@@ -101,22 +104,13 @@ def test_subjects_with_each_class_stand_beside_the_auroc_within_a_source(three: 
     some, every = values["rows"][0]["counts"][0]
     for text in pages(three, tmp_path):
         assert f"{some} of {every} subject" in text
-    without = copy.deepcopy(three.metrics)
-    for entry in without["within_column"]["groups"].values():
-        del entry["classes"]
-    earlier = dataclasses.replace(three, metrics=without)
-    values = column_alone.section(earlier)
-    assert values is not None
-    assert not values["counted"]
-    assert pages(earlier, tmp_path)
 
 
 def test_a_model_exceeds_the_column_if_its_interval_lies_above(three: ReportContext) -> None:
-    metrics = copy.deepcopy(three.metrics)
-    figures = metrics["metrics"][three.stage][three.learner][three.outcome]
+    figures = dict(three.figures(three.stage, three.learner))
     for label, value, low in (("covid", 0.98, 0.96), ("no_finding", 0.78, 0.76), ("pneumonia", 0.8, None)):
-        figures[f"auroc[{label}]"] |= {"value": value, "low": low}
-    values = column_alone.section(dataclasses.replace(three, metrics=metrics))
+        figures[f"auroc[{label}]"] = dataclasses.replace(figures[f"auroc[{label}]"], value=value, low=low)
+    values = column_alone.section(with_own(three, figures))
     assert values is not None
     assert values["not_above"] == ["covid", "pneumonia"]
 
@@ -139,18 +133,19 @@ def test_of_two_classes_the_positive_one_is_shown(tmp_path: Path) -> None:
     assert values is not None
     assert [row["name"] for row in values["rows"]] == ["covid"]
     assert values["rows"][0]["figure"] == two.metric(two.stage, two.learner, "auroc")
-    for text in pages(two, tmp_path):
-        assert "covid with AUROC 0.90" in text
+    shown = [(row.name, row.text) for row in screen(two).rivals if row.name.startswith("column")]
+    assert shown == [("column “source” alone, no image", "0.90")]
+    assert "covid with AUROC 0.90" in pages(two, tmp_path)[1]
 
 
 def test_without_a_column_or_figures_within_it_nothing_is_claimed(three: ReportContext) -> None:
     assert column_alone.section(dataclasses.replace(three, audit=None)) is None
-    metrics = {name: value for name, value in three.metrics.items() if name != "within_column"}
-    values = column_alone.section(dataclasses.replace(three, metrics=metrics))
+    values = column_alone.section(with_results(three, within_column=None))
     assert values is not None
     assert not values["within"]
-    other = {**three.metrics, "within_column": {**three.metrics["within_column"], "learner": "another"}}
-    values = column_alone.section(dataclasses.replace(three, metrics=other))
+    within = three.metrics.within_column
+    assert within is not None
+    values = column_alone.section(with_results(three, within_column=dataclasses.replace(within, learner="another")))
     assert values is not None
     assert not values["groups"]
 
@@ -158,16 +153,18 @@ def test_without_a_column_or_figures_within_it_nothing_is_claimed(three: ReportC
 def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportContext, tmp_path: Path) -> None:
     folder, cohort = RunFolder(tmp_path / "run"), SimpleNamespace(images=three.cohort_images)
     arguments: Any = (three.study, cohort, three.predictions, three.metrics, folder)
-    assert within_shortcut_column(*arguments) == {}
+    assert within_shortcut_column(*arguments) is None
     folder.audit.write(three.audit)
-    entry = within_shortcut_column(*arguments)["within_column"]
-    assert entry["column"] == "source"
-    assert set(entry["groups"]) == {"cohen", "nih"}
-    known = three.metrics["within_column"]["groups"]["nih"]["metrics"]["auroc[pneumonia]"]["value"]
-    assert entry["groups"]["nih"]["metrics"]["auroc[pneumonia]"]["value"] == pytest.approx(known)
-    assert within_shortcut_column(*arguments[:3], {**three.metrics, "by_site": {}}, folder) == {}
+    entry = within_shortcut_column(*arguments)
+    assert entry is not None
+    assert entry.column == "source"
+    assert set(entry.groups) == {"cohen", "nih"}
+    known = three.metrics["within_column"].groups["nih"].metrics["auroc[pneumonia]"].value
+    assert entry.groups["nih"].metrics["auroc[pneumonia]"].value == pytest.approx(known)
+    by_site = dataclasses.replace(three.metrics, by_site={})
+    assert within_shortcut_column(*arguments[:3], by_site, folder) is None
     dates = three.cohort_images.assign(source=[f"2020-{n}" for n in range(len(three.cohort_images))])
-    assert within_shortcut_column(three.study, SimpleNamespace(images=dates), *arguments[2:]) == {}  # type: ignore[arg-type]
+    assert within_shortcut_column(three.study, SimpleNamespace(images=dates), *arguments[2:]) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -193,10 +190,7 @@ def test_only_columns_that_should_not_predict_stand_beside(
 
 
 def test_a_temperature_at_its_bound_is_stated_where_scaling_is(three: ReportContext, tmp_path: Path) -> None:
-    metrics = copy.deepcopy(three.metrics)
-    entry = metrics["classes"][three.stage][three.learner][three.outcome]
-    entry["temperature_by_fold"] = {"0": 20.0, "1": 20.0, "2": 1.2, "3": 1.1, "4": 1.0}
-    bound = dataclasses.replace(three, metrics=metrics)
+    bound = with_own(three, temperature_by_fold={"0": 20.0, "1": 20.0, "2": 1.2, "3": 1.1, "4": 1.0})
     values = classes_section.calibration(bound)
     assert values is not None
     assert values["bound"] == {"temperatures": [20.0], "folds": 2, "of": 5}
@@ -221,10 +215,12 @@ def test_operating_points_are_rough_where_a_cell_has_few_subjects() -> None:
 
 def test_the_pages_state_prevalence_combined_learners_the_split_and_p(tmp_path: Path) -> None:
     context = with_column(classes("binary"), {"covid": 0.9, "no_finding": 0.9})
-    metrics = copy.deepcopy(context.metrics)
-    for point in metrics["classes"][context.stage][context.learner][context.outcome]["operating"]:
-        point |= {"prevalence": 0.02, "ppv_at_prevalence": {"value": 0.123}, "npv_at_prevalence": {"value": 0.987}}
-    context = dataclasses.replace(context, metrics=metrics)
+    stated = {"ppv_at_prevalence": estimate(0.123), "npv_at_prevalence": estimate(0.987)}
+    points = [
+        dataclasses.replace(point, prevalence=0.02, figures={**point.figures, **stated})
+        for point in context.class_entry(context.stage, context.learner)["operating"]
+    ]
+    context = with_own(context, operating=points)
     report, page = pages(context, tmp_path)
     for text in (report, page):
         assert "PPV at 2.0 %" in text
@@ -244,8 +240,7 @@ def test_cases_that_lack_images_are_not_denied(three: ReportContext) -> None:
         {"code": "read", "rows": 0, "subjects": 0, "left": {"rows": 8, "subjects": 8}},
         {"code": "images", "cases": 3, "subjects": 3, "left": {"cases": 5, "subjects": 5}},
     ]
-    flow = {"steps": steps, "cohort": size, "external": None}
-    participants = {"flow": flow, "sides": [], "characteristics": [], "evaluated": {}, "precision": None}
-    text = check_page(render(dataclasses.replace(three, metrics={**three.metrics, "participants": participants}))).text
+    participants = Participants(Flow(steps, size), [], [], {}, None)
+    text = check_page(render(with_results(three, participants=participants))).text
     assert "3 cases were left out" in text
     assert "none was left out for that reason" not in text

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.evaluation.results import Comparison, Difference, Estimate, Headline, Results, plain
+from casewise.evaluation.results import Comparison, Difference, Headline, Results, plain
 from casewise.metrics.registry import columns
 from casewise.predictions.table import check
 from casewise.report.markdown import page as results_page
 from casewise.report.markdown.compare import comparisons, not_comparable
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
-from tests.report_contexts import finish
+from tests.report_contexts import estimate, finish
 
 STUDY = {"name": "b", "seed": 0, "evaluation": {"bootstrap_resamples": 200, "confidence": 0.95}}
 
@@ -90,16 +90,16 @@ def test_a_target_of_one_run_alone_is_no_disagreement(tmp_path: Path) -> None:
 
 def with_page(folder: Path, learner: str = "net", *, target: str = "extent", **changes: Any) -> Path:
     """The run with the other files that a page is written from; its own comparison names a learner called 'first'."""
-    figures = {name: Estimate(1.0, None, None, 30, 30, False) for name in columns("page", "regression")}
+    figures = {name: estimate(1.0, subjects=30) for name in columns("page", "regression")}
     study = plain_study(folder.name, target, **changes).model_dump(mode="json")
-    difference = {learner: Difference(0.1, None, None, indistinguishable=True)}
-    own = Comparison("first", ["first", learner], 30, False, difference, {})
-    main = Headline(target, "oof", learner, chosen_on="oof", metrics=figures, kind="regression")
-    results = Results({"oof": {learner: {target: figures}}}, {"oof": {target: {"mae": own}}}, {}, {}, main, [])
+    differences = {learner: Difference(0.1, None, None, indistinguishable=True)}
+    own = Comparison("first", ["first", learner], 30, False, differences, {})
+    main = Headline(target, "oof", learner, None, None, "regression")
+    metrics = Results({"oof": {learner: {target: figures}}}, {"oof": {target: {"mae": own}}}, {}, {}, main, [])
     sides = {"1": {"subjects": 30, "cases": 30}, "test": {"subjects": 0, "cases": 0}}
     for name, values in (
         ("study", study),
-        ("metrics", plain(results)),
+        ("metrics", plain(metrics)),
         ("splits", {"n": sides, "folds": 1, "hash": "x", "subjects": {}}),
     ):
         getattr(RunFolder(folder), name).write(values)
@@ -131,7 +131,7 @@ def test_one_subject_has_no_rough_intervals_on_the_page(tmp_path: Path) -> None:
     file = RunFolder(folder).metrics
     metrics = file.read()
     compared = metrics["comparisons"]["oof"]["extent"]["mae"]
-    compared["rough"] = True
+    compared |= {"rough": True}
     file.write(metrics)
     text = text_of(folder)
     assert "With fewer than ten subjects, no learner is shown to be better." in text

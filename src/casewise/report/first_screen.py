@@ -203,7 +203,7 @@ def spread(context: ReportContext) -> str:
         return ""
     value, bounds = (
         write.text(metric, figure["value"], short=True),
-        write.bounds(metric, figure, words=True, short=True),
+        write.bounds(metric, figure, words=True, short=True) + _rough(figure),
     )
     chance = metric_of(metric).chance
     inside = [bounds, "" if chance is None else f"{number(chance, 1)} by chance"]
@@ -232,7 +232,7 @@ def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
     for each in ranges:
         bias = each.figures["bias"]
         leaning = signed(bias.value, write.digits("bias")) if is_number(bias.value) else ""
-        bounds = write.bounds("bias", bias, words=True)
+        bounds = write.bounds("bias", bias, words=True) + _rough(bias)
         rows.append(
             Failure(
                 each.name,
@@ -316,7 +316,7 @@ def rivals(context: ReportContext) -> list[Rival]:
     if context.classes and (column := column_alone.section(context)):
         for row in column["stated"][:2]:
             name = f"column “{column['column']}” alone, no image"
-            name += f" ({row['name']})" if len(column["stated"]) > 1 else ""
+            name += f" ({row['name']})" if context.study.positive_of(context.outcome) is None else ""
             against = "better" if row["name"] not in column["not_above"] else "open"
             rows.append(Rival(name, number(row["alone"], 2), "", against))
     return rows
@@ -327,7 +327,13 @@ def _rival(
 ) -> Rival:
     write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).compared
     text = write.text(metric, figure["value"], short=True)
-    return Rival(name, text, write.bounds(metric, figure, words=True, short=True), code, reported)
+    bounds = write.bounds(metric, figure, words=True, short=True) + _rough(figure)
+    return Rival(name, text, bounds, code, reported)
+
+
+def _rough(figure: Mapping[str, Any]) -> str:
+    """A mark behind an interval that rests on too few subjects."""
+    return ", rough" if has_interval(figure) and figure.get("rough") else ""
 
 
 def _beyond(figure: Mapping[str, Any], value: float, metric: str) -> str:
