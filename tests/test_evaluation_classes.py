@@ -440,7 +440,6 @@ def test_a_missing_class_and_a_single_subject_are_said_and_no_failure() -> None:
         warnings.simplefilter("error")
         alone = evaluate(rows[rows["subject"] == "s0001"], Outcomes("dx"), Plan(50))
     json.dumps(plain([found, alone]), allow_nan=False)
-    json.dumps(plain([found, alone]), allow_nan=False)
     unknown = evaluate(rows.assign(y_true=np.nan), Outcomes("dx"), Plan(50))
     assert (unknown.metrics, unknown.main.learner, unknown.main.kind) == ({}, None, "classification")
 
