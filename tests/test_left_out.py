@@ -20,7 +20,7 @@ from casewise.evaluation.external import by_source, drop, mean_intervals, one_cl
 from casewise.evaluation.results import Note, OperatingPoint, ReliabilityBin, Threshold
 from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
-from casewise.pipeline.validate import validate
+from casewise.pipeline.read import validate
 from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results

@@ -1,4 +1,4 @@
-"""From the predictions of single networks to all that is evaluated: stacking, decisions, scores, prediction intervals."""
+"""All that is evaluated from the predictions of single networks: combinations, decisions, scores, intervals."""
 
 from __future__ import annotations
 
