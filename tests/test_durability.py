@@ -225,7 +225,7 @@ def test_a_failure_of_the_disk_in_any_command_has_exit_code_2(
     def full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "page.md"))
 
-    monkeypatch.setattr(command_line, "app", full)
+    monkeypatch.setattr(command_line, "command_line", lambda: full)
     monkeypatch.setattr(sys, "argv", ["casewise", "results"])
     with pytest.raises(SystemExit) as ended:
         command_line.main()

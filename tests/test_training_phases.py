@@ -290,7 +290,7 @@ def test_frozen_parts_are_computed_once_for_every_pooling(
 
     def trained(name: str, *, once: bool) -> tuple[Learned, torch.Tensor]:
         torch.manual_seed(0)
-        options = {"attention": pooling == "attention", "maps": pooling == "maps", "map_cells": cells, "side": 64}
+        options = {"pooling": pooling if pooling in BAGS else "", "map_cells": cells, "side": 64}
         network = build_network("mobilenet_v2", 2, **options)
         choice = ComputePlan(channels_last=channels_last)
         context = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
