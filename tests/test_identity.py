@@ -18,7 +18,7 @@ from casewise.cohort.identity import groups_of_one, same_people
 from casewise.cohort.table import Problems
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError, StudyError
-from casewise.pipeline.external import _check_subjects
+from casewise.pipeline.external import _check_pretraining_subjects
 from casewise.pipeline.read import read
 from casewise.run_folder import JobFolder
 from casewise.study.loading import read_study
@@ -269,7 +269,7 @@ def test_subjects_to_pretrain_on_are_the_same_or_refused(tmp_path: Path, names: 
     )
     cohort: Any = SimpleNamespace(images=pd.DataFrame({"subject": names}))
     with pytest.raises(SplitError, match=said):
-        _check_subjects(settings, cohort, {"001", "002"}, "refuse_similar")
+        _check_pretraining_subjects(settings, cohort, {"001", "002"}, "refuse_similar")
 
 
 @pytest.mark.parametrize(
