@@ -61,15 +61,19 @@ def test_no_other_module_knows_a_file_name_of_the_run_folder() -> None:
 def test_only_what_makes_a_file_anew_sets_a_damaged_one_aside() -> None:
     """A reader does not hold the lock of the folder, or would go on without the file."""
     movers = {"read_or_none", "intact", "report_damage", "set_aside"}
-    makers = ("run_folder/", "jobs/", "training/", "explain/results.py")
-    makers += tuple(f"pipeline/{name}.py" for name in ("audit", "cohort_comparison", "counterfactuals", "recipe_plan"))
-    makers += tuple(f"pipeline/{name}.py" for name in ("split", "stored_results", "timing"))
+    rooms = ("run_folder/", "jobs/", "training/", "plugins/explain/results.py", "plugins/cluster/worker.py")
+    makers = {"audit._earlier", "external.cohort_difference", "external.check_no_twins", "finished.stored_results"}
+    makers |= {"image_checks.counterfactuals", "read._earlier", "recipe_plan.plan_recipe"}
+    makers |= {"status.timed", "status.record_training"}
     moving = set()
     for path in sorted(SOURCE.rglob("*.py")):
-        called = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
-        if movers & {function.attr for function in called if isinstance(function, ast.Attribute)}:
-            moving.add(path.relative_to(SOURCE).as_posix())
-    assert {name for name in moving if not name.startswith(makers)} == set()
+        name = path.relative_to(SOURCE).as_posix()
+        for function in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)):
+            called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+            if movers & {call.attr for call in called if isinstance(call, ast.Attribute)}:
+                moving.add(f"{name}:{function.name}")
+    own = {f"pipeline/{maker.replace('.', '.py:')}" for maker in makers}
+    assert {name for name in moving if not name.startswith(rooms)} == own
 
 
 def filled_the_disk(path: Path) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, RunError, nearest
-from casewise.evaluation.results import ClassFigures, Figures, Headline
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.analysis.run import Run
+    from casewise.evaluation.results import ClassFigures, Figures, Headline
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Choice:
     @property
     def as_main(self) -> Headline:
         """The choice as a headline."""
+        from casewise.evaluation.results import Headline
+
         return Headline(self.target, self.stage, self.learner, None, self.estimates, self.kind)
 
     @property

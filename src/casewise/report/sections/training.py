@@ -131,7 +131,7 @@ def _spread_cells(write: MetricFormat, metric: str, spread: Mapping[str, Any]) -
     """The lowest and the highest value over the seeds, and their standard deviation; dashes if one is undefined."""
     if spread["sd"] is None:
         return [Cell(MISSING)] * 3
-    values = spread["values"]
+    values = spread["by_seed"]
     return [
         *(Cell(write.text(metric, value), value=value) for value in (min(values), max(values))),
         _sd(write, metric, spread),
@@ -148,7 +148,7 @@ def _seed_cell(write: MetricFormat, metric: str, spread: Mapping[str, Any] | Non
     """The lowest and the highest value over the seeds, with their standard deviation."""
     if spread is None or spread["sd"] is None:
         return Cell(MISSING)
-    values = spread["values"]
+    values = spread["by_seed"]
     ends = [write.text(metric, value, unit=False) for value in (min(values), max(values))]
     deviation = number((100 if write.in_percent(metric) else 1) * spread["sd"], write.digits(metric) + 1)
     unit = " %" if write.in_percent(metric) else ""
