@@ -25,7 +25,6 @@ from casewise.models.linear import LinearBuilder
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.stacking import META_LEARNERS
 from casewise.predictions.stacking_classes import LEARNERS as STACKED_CLASSES
-from casewise.report.sections.summary import choice
 from casewise.run_folder import RunFolder
 from casewise.study.baselines import EARLIER
 from casewise.study.learners import (
@@ -240,5 +239,4 @@ def test_a_network_beside_its_baselines_is_the_only_model() -> None:
     beside = context.predictions.assign(model="linear_pixels")
     context = replace(context, predictions=pd.concat([beside, context.predictions], ignore_index=True))
     assert context.learners == [*context.candidates, "linear_pixels"]
-    assert choice(context)["code"] == "single"
     assert context.learner == context.candidates[0]
