@@ -41,7 +41,7 @@ def ready() -> None:
     """Limit this process to `CORES`, and warn of other load."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    from casewise.plugins.bench.quiet import warn_if_busy
+    from casewise.plugins.bench.cpu import warn_if_busy
 
     warn_if_busy()
 

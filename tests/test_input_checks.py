@@ -33,7 +33,7 @@ from casewise.inference.input_checks.region_score import fit_regions
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable
 from casewise.inference.prediction_file import predict_to_file
-from casewise.pipeline import input_checks as pipeline
+from casewise.pipeline import image_checks as pipeline
 from casewise.pipeline.image_checks import input_checks
 from casewise.pipeline.read import prepare
 from casewise.plugins.phantoms.psoriasis.cohort import PsoriasisSettings, draw_photograph

@@ -110,7 +110,7 @@ def test_all_right_is_not_certainty() -> None:
         exact = stats.binomtest(trials, trials).proportion_ci(0.95, method="exact")
         assert (found[name].value, found[name].high) == (1.0, 1.0)
         assert found[name].low == pytest.approx(exact.low)
-    assert found.kappa.low == pytest.approx(0.025 ** (1 / 3))
+    assert found["kappa"].low == pytest.approx(0.025 ** (1 / 3))
     wrong = judged(binary(truth, [1 - k for k in truth]))["net0"]["accuracy"]
     assert [wrong.value, wrong.low, wrong.high] == pytest.approx([0.0, 0.0, 1 - 0.025 ** (1 / 6)])
 
