@@ -218,7 +218,7 @@ class TestDecisions:
         results = with_calibration(study, rows, results)
         values = shown(study, results)
         assert values is not None
-        assert len(values.stages[0]["decision_rows"]) == 2
+        assert len(values["stages"][0]["decision_rows"]) == 2
         assert results.decision_curves is not None
         (points,) = results.decision_curves["test"].values()
         assert [point.threshold for point in points if point.declared] == [0.1, 0.3]

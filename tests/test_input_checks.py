@@ -283,7 +283,7 @@ def test_only_volumes_have_sequences(
     images.loc[images["subject"] == "s19", "sequence"] = "t1"
     measured = drawn(len(images), 0)
     monkeypatch.setattr(pipeline, "measure", lambda store, rows: measured.subset(np.array(rows)))
-    study: Any = SimpleNamespace(volumes=volumes, seed=0)
+    study: Any = SimpleNamespace(fusions=["early"] if volumes else [], seed=0)
     sides: Any = SimpleNamespace(side={f"s{number}": number % 5 for number in range(19)} | {"s19": TEST})
     store: Any = None
     cohort: Any = SimpleNamespace(images=images)

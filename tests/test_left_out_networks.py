@@ -77,7 +77,7 @@ def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
     caveat = next(note["facts"] for note in folder.metrics.read()["notes"] if note["code"] == "networks_left_out")
     assert caveat["combined"] is True
     assert list(caveat["networks"]) == ["squeezenet1_1"]
-    assert 'data-code="left_out"' in folder.report_path.read_text()
+    assert 'data-code="networks_left_out"' in folder.report_path.read_text()
     assert "squeezenet1_1" not in casewise.open_run(tmp_path / "run").study.networks
     assert (tmp_path / "run" / "bundle" / "manifest.json").exists()
     status = run_status(folder)
