@@ -93,6 +93,7 @@ def _moved(before: pd.DataFrame, after: pd.DataFrame, *, plan: Plan) -> AlteredN
 def counterfactual_caveats(figures: Mapping[str, Mapping[str, Altered]], target: str) -> list[Note]:
     """The network that alterations affect most, if they affect one more than they may.
 
+    >>> from casewise.evaluation.results import Estimate
     >>> share, changes = Estimate(0.4, None, None, 10, 10, True), [ClassChange("a", "b", 4)]
     >>> answers = AlteredAnswers(10, 10, 10, 4, share, changes, {"a": 7, "b": 3}, CorrectAnswers(9, 6, 10), 0.0)
     >>> counterfactual_caveats({"net": {"brighter": answers}}, "label")[0].facts["alterations"]
