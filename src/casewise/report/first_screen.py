@@ -93,7 +93,7 @@ class Screen:
 
 def screen(context: ReportContext) -> Screen:
     """The values of the first screen."""
-    said = statements(context)
+    holding = statements(context)
     heads, rows = failures(context)
     return Screen(
         question="How far off is it?" if not context.classes else "How often is it right?",
@@ -106,8 +106,8 @@ def screen(context: ReportContext) -> Screen:
         more_failures=max(0, len(context.classes) - MOST_CLASSES),
         metric=metric_format(context.study, context.outcome).title(kind_report(context.kind).compared),
         rivals=rivals(context),
-        flags=[each for each in said if each.level == "flag"],
-        trust=[each for each in said if each.level != "flag"],
+        flags=[each for each in holding if each.level == "flag"],
+        trust=[each for each in holding if each.level != "flag"],
         model=model(context),
         weights=weights(context),
         coverage=coverage(context),
@@ -358,14 +358,14 @@ def model(context: ReportContext) -> str:
         return f"The {learner_name(learner)}, a model without a trained network."
     if learner in study.networks:
         return (
-            f"One network, {learner}, trained {folds} times on different folds; new cases get the mean of these."
+            f"One network, {learner}, trained {folds} times, on different folds."
             if folds > 1
             else f"One network, {learner}."
         )
     if learner in context.stackers:
         count = len(weights(context))
         parts = counted(count, "learner")
-        return f"The {learner_name(learner)} of {parts}, each trained once a fold; new cases get their combination."
+        return f"The {learner_name(learner)} of {parts}, each trained once a fold."
     return f"The {learner_name(learner)}."
 
 

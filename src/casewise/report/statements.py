@@ -52,9 +52,9 @@ class Statement:
 
 def statements(context: ReportContext) -> list[Statement]:
     """The statements that hold for a run, the gravest first."""
-    made = [statement for make in KINDS.values() if (statement := make(context))]
+    holding = [statement for make in KINDS.values() if (statement := make(context))]
     order = ["flag", *MARKS]
-    return sorted(made, key=lambda each: order.index(each.level))
+    return sorted(holding, key=lambda each: order.index(each.level))
 
 
 def synthetic(context: ReportContext) -> Statement | None:
@@ -78,7 +78,8 @@ def nothing_learned(context: ReportContext) -> Statement | None:
         return Statement("nothing_learned", "flag", text, "training")
     count = f"{facts['count']} of {counted(facts['of'], 'inner network' if facts['inner'] else 'network')}"
     whose = {"own": f" of {name}", "combined": f" that {name} uses", "study": " of this study"}[facts["whose"]]
-    text = f"{count}{whose} {'was' if facts['count'] == 1 else 'were'} never better than guessing during training."
+    never = f"{'was' if facts['count'] == 1 else 'were'} never better than guessing during training"
+    text = f"{count}{whose} {'did on average no better than guessing' if facts['inner'] else never}."
     return Statement("nothing_learned", "flag" if facts["void"] else "bad", text, "training")
 
 
@@ -106,7 +107,7 @@ def elsewhere(context: ReportContext) -> Statement | None:
     return Statement(
         "elsewhere",
         "good" if entry["code"] in words else "open",
-        f"On {name}: {phrase} {there}, {words.get(entry['code'], 'too few cases to compare with here')}{absent}.",
+        f"On {name}: {phrase} {there}, {words.get(entry['code'], 'not comparable with here')}{absent}.",
         "external",
     )
 
@@ -135,8 +136,8 @@ def subjects_apart(context: ReportContext) -> Statement | None:
         return Statement("subjects_apart", "bad", text)
     if context.audit is None:
         return Statement("subjects_apart", "good", "No subject is on both sides of the split.")
-    found = {finding["id"] for finding in context.audit.get("findings", [])}
-    if found & {"twins-across-subjects", "twins-across-splits", "subjects-across-splits"}:
+    codes = {finding["id"] for finding in context.audit.get("findings", [])}
+    if codes & {"twins-across-subjects", "twins-across-splits", "subjects-across-splits"}:
         return None  # an error of the audit says so
     return Statement(
         "subjects_apart", "good", "No subject is on both sides of the split, and no picture was found on both.", "audit"
