@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
+    from casewise.report.blocks import Section
     from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 
@@ -34,10 +35,10 @@ class ModalityReport:
         """The number of images of the cohort in words."""
         return str(modality_of(context.study).described(context.study, context.cohort_images))
 
-    def section(self, context: ReportContext) -> dict[str, Any] | None:
-        """The values of the section on the input of the model; None if there is nothing to show."""
-        values: dict[str, Any] | None = importlib.import_module(self.module).section(context)
-        return values
+    def section(self, context: ReportContext) -> Section | None:
+        """The section on the input of the model; None if there is nothing to show."""
+        section: Section | None = importlib.import_module(self.module).section(context)
+        return section
 
     def case_pictures(self, context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
         """Name and picture (a data URI) of each input of this prediction."""
@@ -66,6 +67,11 @@ def register_modality_report(name: str, report: ModalityReport) -> None:
 def modality_report(study: Study) -> ModalityReport:
     """What the report shows of the study's modality."""
     return REPORTS.get(study.modality_name, REPORTS["photographs"])
+
+
+def model_input(context: ReportContext) -> Section | None:
+    """The section on the input of the model, by the modality of the study."""
+    return modality_report(context.study).section(context)
 
 
 register_modality_report("photographs", ModalityReport("casewise.report.sections.cases", "preparation.html.j2"))

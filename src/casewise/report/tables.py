@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
+from casewise.report.blocks import Cell
 from casewise.report.context import is_number
 from casewise.report.formatting import MISSING, digits_of, interval, number, signed
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
-CountsLine = tuple[str, int, list[tuple[int, float]]]
 Figure = Mapping[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure: its text, the text of its interval, and the value by which it is sorted."""
-
-    text: str
-    small: str = ""
-    value: float | str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: its name and cells; `mark`: the shown learner; `inner`: subordinate to the row above."""
-
-    name: str
-    cells: list[Cell]
-    mark: bool = False
-    inner: bool = False
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Counts of classes: lines (`counts_line`) with a count for each of `names`, in their order."""
-
-    names: list[str]
-    rows: list[CountsLine]
-
-
-def counts_line(name: str, counts: Sequence[int]) -> CountsLine:
-    """A line's name, its total, and each count with its share of the total; shares of zero are zero.
-
-    >>> counts_line("a", [3, 1]), counts_line("b", [0, 0])
-    (('a', 4, [(3, 0.75), (1, 0.25)]), ('b', 0, [(0, 0.0), (0, 0.0)]))
-    """
-    total = int(sum(counts))
-    return name, total, [(int(n), n / max(total, 1)) for n in counts]
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -77,6 +40,19 @@ def hardly_varies(figure: Figure, metric: str, digits: int = 2) -> bool:
     if metric_of(metric).chance != 0.0 or not all(map(is_number, ends)):
         return False
     return all(abs(float(end)) < 0.5 * 10**-digits for end in ends if end is not None)
+
+
+def figure_cell(figure: Figure, digits: int) -> Cell:
+    """A figure with its interval, which may be rough; the reason where either is undefined.
+
+    >>> figure_cell({"value": 0.5, "low": 0.2, "high": 0.9, "rough": True}, 2)
+    Cell(text='0.50', small='[0.20, 0.90] rough', value=0.5)
+    """
+    if not figure or not is_number(figure.get("value")):
+        return Cell(MISSING, (figure or {}).get("reason") or "")
+    ends = interval(figure, digits)
+    small = f"{ends} rough" if ends and figure.get("rough") else ends or figure.get("reason") or ""
+    return Cell(number(figure["value"], digits), small, float(figure["value"]))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
-from casewise.report import formatting
+from casewise.report import blocks, formatting
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import hardly_varies
 from casewise.report.terms import report_title
@@ -50,6 +50,7 @@ def templates(*, html: bool) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
+    environment.filters |= {"code_marked": blocks.code_marked, "markdown_text": blocks.markdown_text}
     environment.filters["format"] = formatting.formatted
     environment.filters |= {"learner_name": learner_name, "the_learner": the_learner}
     environment.filters["hardly_varies"] = hardly_varies

@@ -13,13 +13,14 @@ from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW, rough
 from casewise.evaluation.results import Estimate
+from casewise.report.blocks import Cell, Row
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
 from casewise.report.figures.drawing import Drawing
 from casewise.report.formatting import digits_of, display_name, interval, number, shortened
 from casewise.report.sections.classes import further
-from casewise.report.tables import Cell, Row, metric_format, percent_cell, split_key
+from casewise.report.tables import metric_format, percent_cell, split_key
 
 if TYPE_CHECKING:
     import pandas as pd

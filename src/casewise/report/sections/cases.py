@@ -135,3 +135,8 @@ def _details(context: ReportContext, row: dict[str, Any]) -> tuple[list[str], li
             cells.append(f"{number(model, 1)} / {number(physician, 0 if whole else 1)}")
         lines.append((region, cells))
     return [display_name(study, name) for name in order], lines
+
+
+def section(context: ReportContext) -> Section | None:
+    """To be converted."""
+    return None

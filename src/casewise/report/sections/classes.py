@@ -9,11 +9,12 @@ from typing import Any
 
 from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
+from casewise.report.blocks import Cell, Counts, Row, counts_line
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import case_label, class_name, display_name, number, plain, probability
 from casewise.report.modality_sections import modality_report
-from casewise.report.tables import Cell, Counts, MetricFormat, Row, counts_line
+from casewise.report.tables import MetricFormat
 
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")
 # The metric whose format a further figure of an operating point has.

@@ -7,9 +7,10 @@ from typing import Any
 
 from casewise.evaluation.counterfactuals import Altered, commonest
 from casewise.evaluation.results import AlteredAnswers, Estimate
+from casewise.report.blocks import Cell, Row
 from casewise.report.context import ReportContext
 from casewise.report.formatting import number, plain, signed
-from casewise.report.tables import Cell, Row, metric_format, percent_cell
+from casewise.report.tables import metric_format, percent_cell
 from casewise.report.templating import templates
 
 MOST_NETWORKS = 6

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from casewise.evaluation.results import Drift, DriftGap, DriftGroup, Interval
+from casewise.report.blocks import Cell
 from casewise.report.context import ReportContext
 from casewise.report.formatting import MISSING, interval, number, signed
-from casewise.report.tables import Cell, MetricFormat, metric_format, percent_cell
+from casewise.report.tables import MetricFormat, metric_format, percent_cell
 
 GROUPS = ("internal", "external", "inside", "outside")
 GAPS = ("outside_minus_inside", "external_minus_internal")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
+from casewise.report.blocks import Row
 from casewise.report.context import ReportContext, has_interval, is_number
 from casewise.report.figures.drawing import ACCENT, MODEL
 from casewise.report.figures.learners import Series, forest
-from casewise.report.tables import Row, metric_format
+from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
 from casewise.study.learners import learner_name
 

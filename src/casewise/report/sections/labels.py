@@ -8,10 +8,10 @@ import numpy as np
 
 from casewise.audit import metadata
 from casewise.cohort.natural_sort import natural
+from casewise.report.blocks import Cell, Counts, CountsLine, Row, counts_line
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import cohort as draw
 from casewise.report.formatting import MISSING, display_name, plain, shortened
-from casewise.report.tables import Cell, Counts, CountsLine, Row, counts_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,12 +10,13 @@ import numpy as np
 from casewise.evaluation.headline import FITTED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
+from casewise.report.blocks import Cell, Counts, Row
 from casewise.report.context import ReportContext, has_interval, is_number
 from casewise.report.figures import learners as draw
 from casewise.report.figures.drawing import MODEL, SOFT
 from casewise.report.formatting import display_name, plain, signed
 from casewise.report.sections import classes
-from casewise.report.tables import Cell, Counts, Row, metric_format
+from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
 from casewise.study.learners import is_baseline, learner_name, learner_named
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision
+from casewise.report.blocks import Cell, Row
 from casewise.report.formatting import capital, display_name, group_label, number, percent, plain
-from casewise.report.tables import Cell, Row, metric_format
+from casewise.report.tables import metric_format
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext

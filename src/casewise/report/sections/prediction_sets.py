@@ -1,94 +1,92 @@
-"""Prediction intervals and sets of the shown learner: a section of the report and of the Markdown page."""
+"""Prediction intervals and sets of the shown learner, and how often they contain the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from casewise.report.formatting import interval, number, plain
-from casewise.report.tables import Cell, Row, metric_format, percent_cell
+from casewise.report.blocks import Block, Cell, Facts, Row, Section, Table, Text
+from casewise.report.formatting import capital, counted, number, plain
+from casewise.report.tables import figure_cell, metric_format, percent_cell
+from casewise.report.terms import SIDES, terms_of
+from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
+    from casewise.evaluation.results import Results, StageCoverage
+    from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 
+NUMBERS = (
+    "The interval of a new case is its prediction plus and minus the half width, within the range of the target. It was"
+    " calibrated on the errors of out-of-fold predictions, in which each {unit} counts equally."
+)
+CLASSES = (
+    "The set of a new case holds the classes that its probabilities do not exclude. It was calibrated for each class on"
+    " out-of-fold predictions, in which each {unit} with the class counts equally. A class with too few of them"
+    " is in every set."
+)
+READING = (
+    "Coverage: the share of cases whose interval or set contains the reference. Out of fold, the intervals of a fold are"
+    " calibrated on the other folds. Out-of-fold predictions are those of single networks, while new cases are predicted"
+    " by their mean, for which the level is not proven. The level is meant for cases like those of the calibration."
+)
 
-def prediction_sets(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The sentences' values and the table of the primary outcome; None if the metrics have no such entry."""
-    record, main = metrics.get("prediction_sets"), metrics.get("main") or {}
-    target = str(main.get("target"))
-    entry = (record or {}).get("targets", {}).get(target)
-    if not record or not entry:
+
+def section(context: ReportContext) -> Section | None:
+    """The calibration of the intervals or sets and their coverage by stage; None if there are none."""
+    study, metrics, terms = context.study, context.metrics, terms_of(context)
+    facts, rows = calibrated(study, metrics), coverage(study, metrics)
+    if not metrics.prediction_sets or not facts:
         return None
-    calibration, classes = entry["calibration"], study.classes_of(target)
-    by_class = dict(zip(classes, calibration["classes"], strict=True)) if classes else {}
-    digits = metric_format(study, target).digits("mae")
-    rows: list[tuple[str, Row]] = []
-    without: dict[str, int] = {}
-    crossed, short = False, []
-    for stage, figures in entry["stages"].items():
-        crossed = crossed or figures["cross_fitted"]
-        without |= {stage: figures["without"]} if figures["without"] else {}
-        rows += _rows(stage, figures, digits)
-        if falls_short(figures["coverage"], record["level"]):
-            short.append(stage)
-    low, high = calibration.get("range", (None, None))
-    return {
-        "learner": record["learner"],
-        "level": f"{100 * record['level']:g} %",
-        "fewest": record["fewest"],
-        "unit": "subject" if study.subjects_known else "image",
-        "confidence": f"{100 * study.evaluation.confidence:g} %",
-        "classes": bool(classes),
-        "subjects": calibration.get("subjects"),
-        "half": number(calibration.get("quantile"), digits),
-        "range": [number(end, digits) for end in (low, high)],
-        "none": not classes and calibration["quantile"] is None,
-        "always": [
-            (plain(name), of_class["subjects"]) for name, of_class in by_class.items() if of_class["quantile"] is None
-        ],
-        "all_always": bool(by_class) and all(of_class["quantile"] is None for of_class in by_class.values()),
-        "cross_fitted": crossed,
-        "tested": any(stage == "test" for stage, _ in rows),
-        "without": without,
-        "short": short,
-        "rows": rows,
-    }
+    classes, unit = bool(context.classes), "subject" if study.subjects_known else "image"
+    blocks: list[Block] = [Facts(facts), Text((CLASSES if classes else NUMBERS).format(unit=unit), note=True)]
+    if rows:
+        columns = ["", f"{capital(unit)}s", "Coverage", *(["Mean size", "One class"] if classes else ["Mean width"])]
+        caption = f"{capital(learner_name(context.learner))}. Brackets: {terms.confidence} intervals by {unit}."
+        blocks += [Table(columns, rows, caption), Text(READING, note=True)]
+    return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", blocks)
 
 
-def falls_short(figure: Mapping[str, Any] | None, level: float) -> bool:
-    """Whether the interval of a coverage lies below the level, and is not rough.
-
-    >>> falls_short({"value": 0.7, "low": 0.6, "high": 0.8, "rough": False}, 0.9), falls_short(None, 0.9)
-    (True, False)
-    """
-    if not figure or figure["rough"] or figure["high"] is None:
-        return False
-    return bool(figure["high"] < level)
-
-
-def _rows(stage: str, figures: Mapping[str, Any], digits: int) -> list[tuple[str, Row]]:
-    """A line for a stage and, where there are classes, one for each class; none without any interval."""
-    if figures["coverage"] is None:
+def calibrated(study: Study, metrics: Results) -> list[tuple[str, str]]:
+    """The level, the subjects of the calibration, and the half width or the classes that are in every set."""
+    record, target = metrics.prediction_sets, str(metrics.main.target)
+    if record is None or target not in record.targets:
         return []
-    subjects = Cell(number(figures["coverage"]["n_subjects"], 0))
-    if "size" not in figures:
-        cells = [subjects, percent_cell(figures["coverage"]), _mean_cell(figures["width"], digits)]
-        return [(stage, Row("", cells))]
-    size, single = _mean_cell(figures["size"], 1), percent_cell(figures["single"])
-    lines = [(stage, Row("", [subjects, percent_cell(figures["coverage"]), size, single]))]
-    for name, figure in figures["by_class"].items():
-        count = number(figure["n_subjects"] if figure else 0, 0)
-        cells = [Cell(count), percent_cell(figure), Cell(""), Cell("")]
-        lines.append((stage, Row(plain(name), cells, inner=True)))
-    return lines
+    calibration, classes = record.targets[target].calibration, study.classes_of(target)
+    unit = "subject" if study.subjects_known else "image"
+    facts = [("Level aimed at", f"{100 * record.level:g} % of new {unit}s")]
+    if not classes:
+        half = number(calibration["quantile"], metric_format(study, target).digits("mae"))
+        few = f"none: {record.fewest} {unit}s are needed"
+        return [
+            *facts,
+            ("Calibrated on", counted(calibration["subjects"], unit)),
+            ("Half width", few if calibration["quantile"] is None else half),
+        ]
+    for name, of_class in zip(classes, calibration["classes"], strict=True):
+        few = f"in every set: {record.fewest} {unit}s are needed" if of_class["quantile"] is None else ""
+        count = counted(of_class["subjects"], unit)
+        facts.append((plain(name), f"calibrated on {count}" + (f", {few}" if few else "")))
+    return facts
 
 
-def _mean_cell(figure: Mapping[str, Any], digits: int) -> Cell:
-    """A mean width or size with its interval.
+def coverage(study: Study, metrics: Results) -> list[Row]:
+    """A line for each stage with intervals or sets and, where there are classes, one for each class."""
+    record, target = metrics.prediction_sets, str(metrics.main.target)
+    if record is None:
+        return []
+    digits = metric_format(study, target).digits("mae")
+    return [row for stage, figures in record.targets[target].stages.items() for row in _rows(stage, figures, digits)]
 
-    >>> _mean_cell({"value": 1.5, "low": 1.25, "high": 1.75, "rough": True}, 2).small
-    '[1.25, 1.75] rough'
-    """
-    ends = interval(figure, digits)
-    small = f"{ends} rough" if ends and figure.get("rough") else ends
-    return Cell(number(figure["value"], digits), small, float(figure["value"]))
+
+def _rows(stage: str, figures: StageCoverage, digits: int) -> list[Row]:
+    if figures.coverage is None:
+        return []
+    name, subjects = capital(SIDES[stage]), Cell(number(figures.coverage.n_subjects, 0))
+    covered = percent_cell(figures.coverage)
+    if figures.size is None:
+        return [Row(name, [subjects, covered, figure_cell(figures.width, digits)])]
+    rows = [Row(name, [subjects, covered, figure_cell(figures.size, 1), percent_cell(figures.single)])]
+    for label, figure in (figures.by_class or {}).items():
+        count = number(figure.n_subjects if figure else 0, 0)
+        rows.append(Row(plain(label), [Cell(count), percent_cell(figure), Cell(""), Cell("")], inner=True))
+    return rows

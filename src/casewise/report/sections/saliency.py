@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.modalities.registry import modality_of
+from casewise.report.blocks import Cell, Row
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
-from casewise.report.tables import Cell, Row
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.templating import sentence
 from casewise.study.learners import learner_named

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.subgroups import FEW_OF_CLASS, FEW_SUBJECTS, SIGNIFICANT
+from casewise.report.blocks import Cell, Row
 from casewise.report.figures import subgroups as draw
 from casewise.report.formatting import capital, group_label, interval, p_value, plain
-from casewise.report.tables import Cell, MetricFormat, Row, metric_format
+from casewise.report.tables import MetricFormat, metric_format
 from casewise.report.target_kind_sections import kind_report
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.natural_sort import natural
 from casewise.errors import gigabytes
+from casewise.report.blocks import Cell, Row
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as draw
 from casewise.report.formatting import MISSING, duration, number, rate, span
 from casewise.report.sections import classes
-from casewise.report.tables import Cell, MetricFormat, Row, metric_format
+from casewise.report.tables import MetricFormat, metric_format
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.natural_sort import natural
 from casewise.predictions.nested_cv import NESTED, chosen_networks
+from casewise.report.blocks import Cell, Row
 from casewise.report.context import EXTERNAL, ReportContext, is_number
 from casewise.report.external_validation import external_result
 from casewise.report.formatting import MISSING, number
 from casewise.report.sections import classes, learners
 from casewise.report.sections import external as outer
-from casewise.report.tables import Cell, MetricFormat, Row, metric_format
+from casewise.report.tables import MetricFormat, metric_format
 from casewise.report.terms import predicted_externally
 from casewise.study.learners import learner_name
 
@@ -260,3 +261,13 @@ def _learners_by_source(context: ReportContext) -> list[Row]:
         mark = learner == context.learner
         rows.append(Row(learner_name(learner), [write.cell(metric, mean or None), *cells], mark=mark))
     return sorted(rows, key=lambda row: -float(row.cells[0].value) if is_number(row.cells[0].value) else 2.0)
+
+
+def nested_section(context: ReportContext) -> Section | None:
+    """To be converted."""
+    return None
+
+
+def left_out_section(context: ReportContext) -> Section | None:
+    """To be converted."""
+    return None

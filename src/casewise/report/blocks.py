@@ -1,0 +1,252 @@
+"""What a section of the report is made of: tables, plots, pictures and fixed captions, as plain values.
+
+A section is a `Section` with its blocks. `rendered` writes the same blocks as HTML or as Markdown, so that both show the
+same values. A text is a caption or a note that does not change with the result; a sentence that does is a
+`casewise.report.statements.Statement`. Backticks in a text mark code; everything else is shown as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from casewise.report.formatting import escaped
+
+if TYPE_CHECKING:
+    from casewise.report.figures.drawing import Drawing
+
+CountsLine = tuple[str, int, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure: its text, the text of its interval, and the value by which it is sorted."""
+
+    text: str
+    small: str = ""
+    value: float | str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its name and cells; `mark`: the shown learner; `inner`: subordinate to the row above."""
+
+    name: str
+    cells: Sequence[Cell]
+    mark: bool = False
+    inner: bool = False
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of classes: lines (`counts_line`) with a count for each of `names`, in their order."""
+
+    names: list[str]
+    rows: list[CountsLine]
+
+
+def counts_line(name: str, counts: Sequence[int]) -> CountsLine:
+    """A line's name, its total, and each count with its share of the total; shares of zero are zero.
+
+    >>> counts_line("a", [3, 1]), counts_line("b", [0, 0])
+    (('a', 4, [(3, 0.75), (1, 0.25)]), ('b', 0, [(0, 0.0), (0, 0.0)]))
+    """
+    total = int(sum(counts))
+    return name, total, [(int(n), n / max(total, 1)) for n in counts]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; a note is small and grey."""
+
+    form: ClassVar[str] = "text"
+    text: str
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    form: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of texts."""
+
+    form: ClassVar[str] = "items"
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names with their values, in two columns."""
+
+    form: ClassVar[str] = "facts"
+    facts: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Code:
+    """A text with its line breaks, such as a study file."""
+
+    form: ClassVar[str] = "code"
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells below their caption.
+
+    Attributes:
+        columns: the headings, the first one that of the names of the rows.
+        wide: in smaller letters.
+        sortable: whether a click on a heading sorts the rows.
+        stacked: whether intervals stand below their figures.
+    """
+
+    form: ClassVar[str] = "table"
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    caption: str
+    wide: bool = False
+    sortable: bool = False
+    stacked: bool = True
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Counts of classes against classes, darker where a count is a larger share of its line.
+
+    Attributes:
+        lines: what a line is, such as `reference`.
+        columns: what a column is; empty if its name says so.
+        same: whether the cells in which both are equal are outlined.
+        tight: in narrow columns.
+    """
+
+    form: ClassVar[str] = "matrix"
+    counts: Counts
+    caption: str
+    lines: str
+    columns: str = ""
+    same: bool = True
+    tight: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing with a description for those who cannot see it, and a caption."""
+
+    drawing: Drawing
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Drawings side by side, as wide as two of a page or small (`multiples`); Markdown has no drawings."""
+
+    form: ClassVar[str] = "plots"
+    plots: Sequence[Plot]
+    note: str = ""
+    layout: str = "figures"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a data URI, with its description and caption."""
+
+    uri: str
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures in a strip; Markdown has none."""
+
+    form: ClassVar[str] = "pictures"
+    pictures: Sequence[Picture]
+    caption: str = ""
+    layout: str = "strip"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One case: its name, its pictures, and what the page says of it."""
+
+    title: str
+    pictures: Sequence[Picture]
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Cases side by side; they show pictures of subjects, so Markdown has none."""
+
+    form: ClassVar[str] = "cards"
+    cards: Sequence[Card]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that the page shows when the reader opens them; the summary says what they hold."""
+
+    form: ClassVar[str] = "fold"
+    summary: str
+    blocks: Sequence[Block]
+
+
+Block = Text | Heading | Items | Facts | Code | Table | Matrix | Plots | Pictures | Cards | Fold
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page.
+
+    Attributes:
+        id: its anchor.
+        heading: its title, also in the list of contents.
+        blocks: what it shows, in order.
+        page_only: whether Markdown leaves it out, such as one that shows single cases.
+    """
+
+    id: str
+    heading: str
+    blocks: Sequence[Block]
+    page_only: bool = False
+
+
+def rendered(sections: Sequence[Section], *, html: bool) -> str:
+    """The sections as HTML or as Markdown."""
+    from casewise.report.templating import templates
+
+    template = templates(html=html).get_template("blocks.html.j2" if html else "blocks.md.j2")
+    return template.render(sections=sections)
+
+
+def code_marked(text: str) -> list[tuple[str, bool]]:
+    """The pieces of a text and whether each is code, which stands between backticks.
+
+    >>> code_marked("see `seeds: 3` there")
+    [('see ', False), ('seeds: 3', True), (' there', False)]
+    """
+    return [(piece, bool(index % 2)) for index, piece in enumerate(text.split("`")) if piece]
+
+
+def markdown_text(text: str) -> str:
+    """A text for a Markdown page: code stays code, and nothing else is markup.
+
+    >>> print(markdown_text("`seeds: 3` of a|b"))
+    `seeds: 3` of a\\|b
+    """
+    pieces = [
+        f"`{piece}`" if code else re.sub(r"\S.*\S|\S", lambda m: escaped(m[0]), piece, flags=re.DOTALL)
+        for piece, code in code_marked(text)
+    ]
+    return " ".join("".join(pieces).split())

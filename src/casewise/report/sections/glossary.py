@@ -1,0 +1,81 @@
+"""The figures and terms of the page, in a sentence each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from casewise.metrics.registry import columns, metric_of
+from casewise.report.blocks import Facts, Fold, Section
+from casewise.report.terms import terms_of
+
+if TYPE_CHECKING:
+    from casewise.report.context import ReportContext
+
+TERMS: tuple[tuple[str, str], ...] = (
+    (
+        "Interval",
+        "How much a figure would vary with other subjects of the same kind, from how much it changes without each"
+        " subject. Intervals of differences between learners come from resamples of whole subjects. Rough: too few"
+        " subjects for the interval to be reliable.",
+    ),
+    (
+        "Out of fold, test set",
+        "The training subjects are divided into folds, and each fold is predicted by networks that were not trained on"
+        " its subjects. Subjects of a test set are used for no training and no choice.",
+    ),
+    (
+        "Learner, network, combined",
+        "A network (backbone) predicts from images; for subjects outside the folds its prediction is the mean over the"
+        " networks of all folds. A combined learner weights the predictions of the networks.",
+    ),
+)
+AGREEMENT = (
+    "Limits of agreement, bias",
+    "The bias is the mean of model minus physician. If the differences follow a normal distribution, about 95 % of them"
+    " lie between the two limits. Where errors grow with the score, the limits are too wide for low scores and too"
+    " narrow for high ones.",
+)
+OF_CLASSES = (
+    (
+        "Recall (sensitivity), specificity",
+        "Recall: of the cases with a class, the share that is predicted as this class. Specificity: of the cases with"
+        " another class, the share that is not predicted as this class. Where a class is rarer than in this study, its"
+        " precision is lower.",
+    ),
+    (
+        "Operating point",
+        "A threshold that turns a probability into a decision, chosen on other cases than those it is evaluated on. The"
+        " Youden index is sensitivity plus specificity minus 1.",
+    ),
+    (
+        "Temperature scaling",
+        "Divides the logarithms of all probabilities by one number, which makes all of them less or more extreme and"
+        " does not change the ranking of the classes within a case.",
+    ),
+)
+AUDIT = (
+    "Shortcut, near-duplicate, permutation p",
+    "A shortcut is information other than the disease that predicts the label and that a network can use; the audit"
+    " cannot always tell it from the disease. Near-duplicates are two files with the same picture. The p-value is the"
+    " share of random permutations of the labels over subjects that reach a value as high.",
+)
+
+
+def section(context: ReportContext) -> Section:
+    """The metrics of the tables, and the terms that the page uses."""
+    facts = [(metric_of(name).title, metric_of(name).glossary) for name in glossary_names(context)]
+    facts += OF_CLASSES if context.classes else [AGREEMENT]
+    facts += [AUDIT] if context.audit else []
+    confidence = terms_of(context).confidence
+    facts += [(f"{confidence} interval" if name == "Interval" else name, text) for name, text in TERMS]
+    blocks = [Fold("Every figure and term of this page, in a sentence each", [Facts(facts)])]
+    return Section("glossary", "How to read this report", blocks, page_only=True)
+
+
+def glossary_names(context: ReportContext) -> list[str]:
+    """The metrics that the page explains: those of its tables."""
+    tables = ("learners", "external", "targets", "classes") if context.classes else ("learners", "targets")
+    stage = "oof" if "oof" in context.stages else context.stage
+    names = dict.fromkeys(name for table in tables for name in context.columns(table, stage))
+    names |= dict.fromkeys(columns("points", context.kind) if context.classes else [])
+    return [name for name in names if name != "bias"]
