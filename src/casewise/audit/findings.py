@@ -112,6 +112,15 @@ class Audit:
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Audit:
+        """The audit of the content of `audit.json`."""
+        findings = [
+            Finding(**{**finding, "pairs": [(first, second) for first, second in finding["pairs"]]})
+            for finding in record["findings"]
+        ]
+        return cls(findings, record["seconds"], record["facts"])
+
     def of(self, level: Level) -> list[Finding]:
         """The findings of one level."""
         return [finding for finding in self.findings if finding.level == level]
@@ -225,12 +234,7 @@ def read_audit(file: JsonFile) -> Audit:
         RunError: the file is missing or is not an audit.
     """
     try:
-        record = file.read()
-        findings = [
-            Finding(**{**finding, "pairs": [(first, second) for first, second in finding["pairs"]]})
-            for finding in record["findings"]
-        ]
-        return Audit(findings, record["seconds"], record["facts"])
+        return Audit.from_json(file.read())
     except (ValueError, LookupError, TypeError) as error:
         raise RunError(f"{file.path} is not a readable audit ({error}). Run the audit again.") from error
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from markupsafe import Markup
 
 from casewise.audit.findings import Audit, noun_of
 from casewise.audit.twins import shown_by
@@ -16,8 +16,10 @@ from casewise.audit.verify import SIDE, in_pixels
 from casewise.errors import ImageError
 from casewise.files import write_atomic
 from casewise.modalities.store.readers import read_image
+from casewise.report.blocks import Block, Facts, Items, Picture, Pictures, Section, Text
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.templating import FOLDER, templates
+from casewise.report.sections.audit import findings, tests, worst_first
+from casewise.report.templating import FOLDER, plain_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +32,37 @@ __all__ = ["MOST_PAIRS", "difference", "write_audit_page"]
 MOST_PAIRS, LONGEST = 100, 240
 # The difference is shown this much stronger, as lighter or darker than grey.
 GAIN, GREY = 2.0, 128
+# The page has no list of contents beside it.
+STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
+FOOTER = "This page contains pictures of subjects: treat it as confidentially as the pictures."
+PAIRS = (
+    "Pairs of the most serious findings first. Of similar {nouns}, the second is also shown as registered to the first,"
+    " and their difference after fitting brightness and contrast: grey means no difference, and deviations are doubled."
+)
+KINDS = {"bytes": "the same file", "pixels": "the same pixels"}
+FLIPS = {
+    "left-right": "mirrored left to right",
+    "up-down": "mirrored top to bottom",
+    "both": "turned by 180°",
+    "transposed": "mirrored and turned by 90°",
+    "transposed both": "mirrored and turned by 90°",
+    "turned right": "turned by 90°",
+    "turned left": "turned by 90°",
+}
+
+
+@dataclass
+class Pair:
+    """Two images with the codes of their findings, and how the second lies on the first, if it was registered."""
+
+    paths: tuple[str, str]
+    codes: list[str]
+    registration: Mapping[str, Any] | None = None
+
+    @property
+    def caption(self) -> str:
+        """The codes, and how alike the images are."""
+        return "; ".join([*dict.fromkeys(self.codes), *_likeness(self.registration or {})])
 
 
 def write_audit_page(
@@ -40,66 +73,75 @@ def write_audit_page(
     Raises:
         RunError: the file cannot be written.
     """
+    shown = [*findings(audit, accepted), *tests(audit)]
+    if notes := audit.notes(accepted):
+        shown.append(Items(notes))
+    sections = [Section("findings", "Findings", shown), Section("pairs", "Pairs", _pictures(audit, images, store))]
+    style = (FOLDER / "report.css").read_text() + STYLE
+    return write_atomic(path, plain_page("Audit", sections, kind="Audit before training", style=style, footer=FOOTER))
+
+
+def _pictures(audit: Audit, images: pd.DataFrame, store: TileStore) -> list[Block]:
+    """The number of pairs and, of the most serious ones, the pictures."""
     pairs = _pairs(audit)
-    registered = [pair for pair in pairs if pair["registration"]]
-    shown = (registered + [pair for pair in pairs if not pair["registration"]])[:MOST_PAIRS]
+    shown = sorted(pairs, key=lambda pair: pair.registration is None)[:MOST_PAIRS]
+    count = f"{len(shown)} of {len(pairs)}, the others in `audit.json`" if len(shown) < len(pairs) else str(len(pairs))
+    counts = Facts([("Pairs shown", count)])
+    note = Text(PAIRS.format(nouns=noun_of(audit.facts)[1]), note=True)
     files = dict(zip(images["path"].astype(str), shown_by(images), strict=True))
     rows = {path: row for row, path in enumerate(images["path"].astype(str))}
-    page = templates(html=True).get_template("audit_page.html.j2")
-    text = page.render(
-        style=Markup((FOLDER / "report.css").read_text()),  # noqa: S704 (our own file)
-        verdict=audit.verdict_with(accepted),
-        findings=[finding for level in ("error", "warning", "note") for finding in audit.of(level)],  # type: ignore[arg-type]
-        accepted=accepted,
-        notes=audit.notes(accepted),
-        noun=noun_of(audit.facts),
-        count=len(pairs),
-        pairs=[_shown(pair, images, store, files, rows) for pair in shown],
-    )
-    return write_atomic(path, text)
+    strips = [Pictures(_shown(pair, images, store, files, rows), pair.caption, "panels") for pair in shown]
+    return [counts, *([note] if strips else []), *strips]
 
 
-def _pairs(audit: Audit) -> list[dict[str, Any]]:
-    """Every pair once, with the codes of its findings and its registration, in the order of the findings."""
-    pairs: dict[tuple[str, str], dict[str, Any]] = {}
-    for level in ("error", "warning", "note"):
-        for finding in audit.of(level):  # type: ignore[arg-type]
-            registrations = finding.figures.get("registrations") or []
-            for number, paths in enumerate(finding.pairs):
-                pair = pairs.setdefault(paths, {"paths": paths, "findings": [], "registration": None})
-                pair["findings"].append(finding.id)
-                if number < len(registrations):
-                    pair["registration"] = registrations[number]
+def _pairs(audit: Audit) -> list[Pair]:
+    """Every pair once, in the order of the findings."""
+    pairs: dict[tuple[str, str], Pair] = {}
+    for finding in worst_first(audit):
+        registrations = finding.figures.get("registrations") or []
+        for number, paths in enumerate(finding.pairs):
+            pair = pairs.setdefault(paths, Pair(paths, []))
+            pair.codes.append(finding.id)
+            if number < len(registrations):
+                pair.registration = registrations[number]
     return list(pairs.values())
 
 
-def _shown(
-    pair: Mapping[str, Any],
-    images: pd.DataFrame,
-    store: TileStore,
-    files: Mapping[str, str],
-    rows: Mapping[str, int],
-) -> dict[str, Any]:
-    """A pair with its pictures: as they are, the second one registered to the first, and their difference."""
-    registration = pair["registration"]
-    pictures = [_picture(files.get(path, path), store, rows.get(path)) for path in pair["paths"]]
-    subjects = [str(images["subject"].iat[rows[path]]) if path in rows else "" for path in pair["paths"]]
-    uris = [data_uri(picture, longest=LONGEST) if picture is not None else "" for picture in pictures]
-    first, second = pictures
-    if registration and first is not None and second is not None:
-        aligned = difference(
-            first, second, np.array(registration["warp"], float), negative=bool(registration["negative"])
-        )
-        uris += [data_uri(picture, longest=LONGEST) for picture in aligned]
-    return {
-        "sides": [
-            {"name": Path(path).name, "path": path, "subject": subject, "uri": uri}
-            for path, subject, uri in zip(pair["paths"], subjects, uris, strict=False)
-        ],
-        "aligned": uris[2:],
-        "registration": registration,
-        "findings": list(dict.fromkeys(pair["findings"])),
+def _likeness(registration: Mapping[str, Any]) -> list[str]:
+    """How alike two registered images are, and how the second was changed."""
+    if not registration:
+        return []
+    changes = {
+        FLIPS.get(registration["flip"], ""): registration["flip"] != "none",
+        f"turned by {abs(registration['angle']):.0f}°": abs(registration["angle"]) >= 2,
+        "negative": registration["negative"],
+        f"scale {registration['scale']:.2f}": registration["scale"] < 0.97,
+        "compared at the size of a tile only": registration["blurred"],
     }
+    alike = KINDS.get(registration["kind"]) or f"likeness {registration['likeness']:.2f}"
+    return [alike, *(change for change, holds in changes.items() if holds)]
+
+
+def _shown(
+    pair: Pair, images: pd.DataFrame, store: TileStore, files: Mapping[str, str], rows: Mapping[str, int]
+) -> list[Picture]:
+    """The pictures of a pair: as they are, the second one registered to the first, and their difference."""
+    pictures = [_picture(files.get(path, path), store, rows.get(path)) for path in pair.paths]
+    shown = []
+    for place, path, picture in zip(("First", "Second"), pair.paths, pictures, strict=True):
+        subject = f", subject {images['subject'].iat[rows[path]]}" if path in rows else ""
+        uri = data_uri(picture, longest=LONGEST) if picture is not None else "data:,"
+        name = Path(path).name
+        shown.append(Picture(uri, f"{place} of the pair: {name}", f"{name}{subject}"))
+    first, second = pictures
+    if pair.registration and first is not None and second is not None:
+        warp, negative = np.array(pair.registration["warp"], float), bool(pair.registration["negative"])
+        aligned = [data_uri(picture, longest=LONGEST) for picture in difference(first, second, warp, negative=negative)]
+        shown += [
+            Picture(aligned[0], "Second, registered to the first", "second, registered"),
+            Picture(aligned[1], "Difference", "difference"),
+        ]
+    return shown
 
 
 def _picture(file: str, store: TileStore, row: int | None) -> np.ndarray | None:

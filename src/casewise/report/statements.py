@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from casewise.audit.findings import Audit
+from casewise.audit.sentences import untested
 from casewise.evaluation.counterfactuals import affects
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.external_validation import external_result
-from casewise.report.formatting import capital, counted, listed, number, percent, plain
+from casewise.report.formatting import MISSING, capital, counted, listed, number, percent, plain
 from casewise.report.sections import audit as audit_section
+from casewise.report.sections.counterfactuals import alteration
 from casewise.report.tables import metric_format
-from casewise.report.templating import templates
 from casewise.report.terms import terms_of, unlearned
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
@@ -146,33 +147,23 @@ def subjects_apart(context: ReportContext) -> Statement | None:
 
 def audited(context: ReportContext) -> Statement | None:
     """The number of errors and warnings of the audit, and the first of them."""
-    screen = audit_section.first_screen(context)
-    if screen is None:
+    if context.audit is None:
         text = "No audit was made: shortcuts to the reference were not looked for."
         return Statement("audited", "warning", text)
-    rows = screen["errors"] or screen["warnings"]
-    if not rows:
-        if screen["untested"]:
-            return Statement(
-                "audited",
-                "open",
-                "The audit could not test for shortcuts: too few subjects or too little variation.",
-                "audit",
-            )
+    audit, accepted = Audit.from_json(context.audit), context.audit["accepted"]
+    errors, warnings = audit.of("error"), audit.of("warning")
+    if not errors and not warnings:
+        if untested(audit.facts):
+            text = "The audit could not test for shortcuts: too few subjects or too little variation."
+            return Statement("audited", "open", text, "audit")
         return Statement("audited", "good", "The audit found no shortcut; it cannot show that there is none.", "audit")
-    macros: Any = templates(html=False).get_template("audit_macros.html.j2").module
-    first = rows[0]
-    figure = " ".join(str(macros.figure(first)).split())
-    about = " ".join(str(macros.about(first["subject"], screen["noun"])).split())
-    counts = [
-        counted(count, noun)
-        for count, noun in ((screen["error_count"], "error"), (screen["warning_count"], "warning"))
-        if count
-    ]
-    text = f"Audit: {listed(counts)}. First: {about}{f' ({figure})' if figure else ''}."
-    if first["accepted"]:
-        text = f"{text[:-1]}, accepted by the study: {first['reason'].rstrip('.')}."
-    return Statement("audited", "bad" if screen["errors"] else "warning", text, "audit")
+    first = [*errors, *warnings][0]
+    about, size = audit_section.about(first, audit), audit_section.size(first)
+    counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
+    text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}."
+    if first.id in accepted:
+        text = f"{text[:-1]}, accepted by the study: {accepted[first.id].rstrip('.')}."
+    return Statement("audited", "bad" if errors else "warning", text, "audit")
 
 
 def altered(context: ReportContext) -> Statement | None:
@@ -186,19 +177,14 @@ def altered(context: ReportContext) -> Statement | None:
         return Statement("altered", "open", text, "altered-images")
     if not own:
         return None
-    title: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
     name, entry = max(own.items(), key=lambda item: item[1].effect)
     level = "warning" if affects(entry) else "good"
     if isinstance(entry, AlteredAnswers):
-        text = f"{_when(title, name)}: {entry.changed} of {counted(entry.answers, 'prediction')} change."
+        text = f"{capital(alteration(name))}: {entry.changed} of {counted(entry.answers, 'prediction')} change."
     else:
         moved = number(entry.moved.value, terms_of(context).digits)
-        text = f"{_when(title, name)}: its predictions move by {moved} points on average."
+        text = f"{capital(alteration(name))}: its predictions move by {moved} points on average."
     return Statement("altered", level, text, "altered-images")
-
-
-def _when(macros: Any, name: str) -> str:
-    return capital(" ".join(str(macros.alteration(name)).split()))
 
 
 def networks_left_out(context: ReportContext) -> Statement | None:

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from casewise.metrics.registry import metric_of
 from casewise.report import blocks, formatting
 from casewise.report.modality_sections import modality_report
@@ -15,6 +17,8 @@ from casewise.study.learners import learner_name, the_learner
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jinja2 import Environment
 
 FOLDER = Path(__file__).parent / "templates"
@@ -61,6 +65,14 @@ def templates(*, html: bool) -> Environment:
     environment.filters["report_title"] = report_title
     environment.filters["metric_phrase"] = lambda name: metric_of(name).phrase
     return environment
+
+
+def plain_page(title: str, sections: Sequence[blocks.Section], *, kind: str, style: str, footer: str) -> str:
+    """A page of sections only: an HTML document that loads no other file."""
+    values = {"title": title, "kind": kind, "footer": footer}
+    shown = Markup(blocks.rendered(sections, html=True))  # noqa: S704 (escaped by its template)
+    template = templates(html=True).get_template("plain_page.html.j2")
+    return template.render(**values, style=Markup(style), sections=shown)  # noqa: S704 (our own styles)
 
 
 def sentence(macro: str, *values: Any) -> str:

@@ -1,211 +1,228 @@
-"""The shortcut audit, for the first screen and in a section of its own."""
+"""The shortcut audit: its findings, near-duplicates and tests, for the report and for the page of the audit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from casewise.audit.findings import PROBES, noun_of
-from casewise.audit.probes import ALPHA
+from casewise.audit.findings import Audit, Finding, noun_of
+from casewise.audit.probes import ALPHA, FEWEST
 from casewise.audit.sentences import untested
 from casewise.modalities.registry import modality_of
-from casewise.report.context import ReportContext, is_number
+from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Picture, Pictures, Row, Section, Table, Text
+from casewise.report.context import is_number
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.formatting import plain
+from casewise.report.formatting import MISSING, capital, counted, duration, number, p_value, plain
 from casewise.report.modality_sections import modality_report
 
-TWINS = "twins-"
-WITHIN = "source-predictable-"
-PAIR_KINDS = ("bytes", "pixels", "near", "mirrored")
-MOST_FINDINGS, MOST_FIRST, MOST_NAMED, MOST_PAIRS, MOST_TESTS, MOST_LACKING = 60, 8, 3, 3, 60, 40
+if TYPE_CHECKING:
+    from casewise.report.context import ReportContext
+
+TWINS, WITHIN, SHORTCUT = "twins-", "source-predictable-", "shortcut-"
+PAIR_KINDS = {"bytes": "Same file", "pixels": "Same pixels", "near": "Near-identical", "mirrored": "Mirrored"}
+MOST_FINDINGS, MOST_PAIRS, MOST_TESTS, MOST_LACKING = 60, 3, 60, 40
+NAMES = {
+    "twins-across-subjects": "near-duplicates under two subjects",
+    "twins-across-splits": "near-duplicates on both sides of the split",
+    "twins-across-labels": "near-duplicates with two labels",
+    "twins-within-subject": "near-duplicates within one subject",
+    "subjects-across-splits": "one subject on both sides of the split",
+    "image-level-split": "a split by image instead of by subject",
+    "subject-suffixes": "names of subjects that differ in an ending only",
+    "label-streaks": "labels in streaks along the file numbers",
+}
+EVIDENCE = {
+    "files": "file properties",
+    "file-size": "the number of bytes per pixel",
+    "shape": "the shape of the {noun}",
+    "border": "the {noun} border",
+    "thumbnail": "a thumbnail of 8 × 8 grey values",
+    "outside-anatomy": "the {noun} outside the anatomy",
+    "brightness": "the brightness of the whole {noun}",
+    "contrast": "the contrast of the whole {noun}",
+    "sharpness": "the sharpness of the whole {noun}",
+    "compression": "traces of compression in the pixels",
+}
+FINDINGS = (
+    "AUROC (0.50 is chance) and r (of predicted and reference values) say how well the evidence alone predicts the"
+    " label, or the source where it is named, in subjects not used for fitting. p: adjusted for the number of tests."
+)
+TESTS = (
+    "All tests, with and without a finding; with few subjects, only a strong shortcut is found. Where the border is"
+    " tested without what the appearance of the whole image explains, p is not adjusted."
+)
+EXAMINED = (
+    "Before training, the audit searches for near-duplicates and for subjects on both sides of the split, and tests"
+    " whether the label can be predicted from table columns, file properties or simple properties of the image. Some of"
+    " these may reflect the disease itself."
+)
 
 
-def subject_of(id: str, figures: Mapping[str, Any]) -> dict[str, str]:
-    """The subject of a finding: a code, the target, and the column or class.
+def section(context: ReportContext) -> Section | None:
+    """The findings, and folded their meaning, near-duplicates and tests; None if the run has no audit."""
+    if context.audit is None:
+        return None
+    audit, accepted = Audit.from_json(context.audit), context.audit["accepted"]
+    examined: list[Block] = [Text(EXAMINED, note=True), Facts(_limits(context, audit))]
+    if notes := [note for note in audit.notes(accepted) if note.lower() != f"{untested(audit.facts)}.".lower()]:
+        examined.append(Items(notes))
+    folds = [("Near-duplicates", twins(context, audit)), ("All tests", tests(audit)), ("What was examined", examined)]
+    blocks = [*findings(audit, accepted), *(Fold(summary, inner) for summary, inner in folds if inner)]
+    return Section("audit", "Shortcut audit", blocks)
 
-    >>> subject_of("shortcut-border", {"target": "finding"})
-    {'code': 'border', 'target': 'finding', 'name': 'border', 'detail': ''}
-    >>> subject_of("shortcut-border-grade", {"target": "grade", "evidence": "border (its corners)"})
-    {'code': 'border', 'target': 'grade', 'name': 'border', 'detail': 'its corners'}
-    >>> subject_of("source-predictable-no_finding", {})
-    {'code': 'source-from-image', 'target': '', 'name': 'no finding', 'detail': ''}
+
+def findings(audit: Audit, accepted: Mapping[str, str]) -> list[Block]:
+    """The number of findings of each level, a table of them, and folded what each means."""
+    errors = audit.of("error")
+    passed = sum(finding.id in accepted for finding in errors)
+    counts = [
+        ("Errors", f"{len(errors)}" + (f" ({passed} accepted by the study)" if passed else "")),
+        ("Warnings", str(len(audit.of("warning")))),
+        ("Notes", str(len(audit.of("note")))),
+    ]
+    if untested(audit.facts):
+        few = audit.facts.get("subjects", FEWEST) < FEWEST
+        why = f"fewer than {FEWEST} subjects" if few else "too few cases, or nothing varies"
+        counts.append(("Shortcuts", f"not tested: {why}"))
+    shown = worst_first(audit)[:MOST_FINDINGS]
+    if not shown:
+        return [Facts(counts)]
+    rows = [
+        Row(
+            capital(about(finding, audit)),
+            [Cell(finding.level, _standing(finding, accepted)), Cell(size(finding)), _p(finding.figures)],
+        )
+        for finding in shown
+    ]
+    meanings = [_meaning(finding, accepted) for finding in shown]
+    table = Table(["Finding", "Level", "Size", "p"], rows, FINDINGS)
+    return [Facts(counts), table, Fold("What each finding means, and what to do", [Items(meanings)])]
+
+
+def worst_first(audit: Audit) -> list[Finding]:
+    """The findings, errors before warnings before notes."""
+    return [*audit.of("error"), *audit.of("warning"), *audit.of("note")]
+
+
+def about(finding: Finding, audit: Audit) -> str:
+    """What a finding is about, within a sentence.
+
+    >>> about(Finding("shortcut-border-grade", "note", "", {"target": "grade", "evidence": "border (side)"}), Audit([]))
+    'grade from the image border (side)'
+    >>> about(Finding("source-predictable-no_finding", "note", ""), Audit([]))
+    'the source from the image, within no finding'
     """
-    if id.startswith(WITHIN):
-        name = plain(figures.get("within") or id.removeprefix(WITHIN))
-        return {"code": "source-from-image", "target": "", "name": name, "detail": ""}
-    if not id.startswith("shortcut-"):
-        return {"code": id, "target": "", "name": "", "detail": ""}
-    target = str(figures.get("target") or "")
+    if finding.id in NAMES:
+        return NAMES[finding.id]
+    figures, (noun, _) = finding.figures, noun_of(audit.facts)
+    if finding.id.startswith(WITHIN):
+        return _tested({"within": finding.id.removeprefix(WITHIN), **figures}, noun)
     # with several targets, the code ends with the target
-    return _probe(figures.get("evidence") or id.removeprefix("shortcut-").removesuffix(f"-{target}"), figures)
+    code = finding.id.removeprefix(SHORTCUT).removesuffix(f"-{figures.get('target') or ''}")
+    return _tested({"evidence": code, **figures}, noun)
 
 
-def _probe(evidence: str, figures: Mapping[str, Any]) -> dict[str, str]:
-    name, _, detail = evidence.partition(" (")
-    code = name if name in PROBES else "column"
-    return {"code": code, "target": plain(figures.get("target") or ""), "name": name, "detail": detail.rstrip(")")}
+def _tested(figures: Mapping[str, Any], noun: str) -> str:
+    """What was predicted from which evidence."""
+    name, _, detail = str(figures.get("evidence") or "").partition(" (")
+    suffix = f" ({detail}" if detail else ""
+    if within := figures.get("within"):
+        return f"the source from the {noun}, within {plain(within)}{suffix}"
+    evidence = EVIDENCE.get(name, f"the column {name}").format(noun=noun)
+    return f"{plain(figures.get('target') or 'the label')} from {evidence}{suffix}"
 
 
-def findings(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The findings in the order of the audit, the most severe first."""
-    accepted = audit.get("accepted") or {}
-    rows = []
-    for finding in audit.get("findings", []):
-        figures = finding.get("figures") or {}
-        rows.append(
-            {
-                "level": finding["level"],
-                "subject": subject_of(finding["id"], figures),
-                "metric": figures.get("metric", ""),
-                "value": figures.get("value"),
-                "p": figures.get("p_adjusted", figures.get("p")),
-                "counted": next(((k, figures[k]) for k in ("pairs", "subjects") if is_number(figures.get(k))), None),
-                "sentence": finding["sentence"],
-                "remedy": finding.get("remedy") or "",
-                "accepted": finding["id"] in accepted,
-                "reason": str(accepted.get(finding["id"], "")),
-            }
-        )
-    return rows
+def size(finding: Finding) -> str:
+    """How strong a finding is: an AUROC, a correlation, or a number of pairs or subjects; a dash without any.
+
+    >>> size(Finding("shortcut-x", "error", "", {"metric": "r", "value": 0.512}))
+    'r = 0.51'
+    """
+    figures = finding.figures
+    counts = [counted(int(figures[name]), name[:-1]) for name in ("pairs", "subjects") if is_number(figures.get(name))]
+    return _value(figures) or (counts[0] if counts else MISSING)
 
 
-def first_screen(context: ReportContext) -> dict[str, Any] | None:
-    """The audit at the top of the page: a line per error with the reason for accepting it, warnings, and counts."""
-    audit = context.audit
-    if audit is None:
-        return None
-    rows, facts = findings(audit), audit.get("facts") or {}
-    errors, warnings = ([row for row in rows if row["level"] == level] for level in ("error", "warning"))
-    not_tested = bool(untested(facts))
-    return {
-        # green means that everything was examined
-        "tone": "error" if errors else "warning" if warnings else "neutral" if not_tested else "clean",
-        "errors": errors[:MOST_FIRST],
-        "error_count": len(errors),
-        "note_count": sum(row["level"] == "note" for row in rows),
-        "more": max(0, len(errors) - MOST_FIRST),
-        "warning_count": len(warnings),
-        "warnings": warnings[:MOST_NAMED],
-        "unnamed": max(0, len(warnings) - MOST_NAMED),
-        "untested": untested_code(facts),
-        "examined": examined(facts),
-        "noun": noun_of(facts)[0],
-    }
-
-
-def untested_code(facts: Mapping[str, Any]) -> str:
-    """The reason why no shortcut was tested: `few_subjects`, `nothing_varies`, or empty if one was tested."""
-    from casewise.audit.probes import FEWEST
-
-    if not untested(facts):
+def _value(figures: Mapping[str, Any]) -> str:
+    if not is_number(figures.get("value")):
         return ""
-    return "few_subjects" if facts.get("subjects", FEWEST) < FEWEST else "nothing_varies"
+    return f"{'r =' if figures.get('metric') == 'r' else 'AUROC'} {number(figures['value'], 2)}"
 
 
-def examined(facts: Mapping[str, Any]) -> list[tuple[int, str, str]]:
-    """The numbers of examined subjects and images: count, and the noun for one and for several.
-
-    >>> examined({"subjects": 1, "images": 12, "noun": ["spectrogram", "spectrograms"]})
-    [(1, 'subject', 'subjects'), (12, 'spectrogram', 'spectrograms')]
-    """
-    nouns = {"subjects": ("subject", "subjects"), "images": noun_of(facts)}
-    return [(int(facts[name]), *noun) for name, noun in nouns.items() if name in facts]
+def _p(figures: Mapping[str, Any]) -> Cell:
+    p = figures.get("p_adjusted", figures.get("p"))
+    return Cell(p_value(p), value=p if is_number(p) else "")
 
 
-def section(context: ReportContext) -> dict[str, Any] | None:
-    """The evidence, the near-duplicates and the time; None if the run has no audit."""
-    audit = context.audit
-    if audit is None:
-        return None
-    rows, facts, seconds = findings(audit), audit.get("facts") or {}, audit.get("seconds") or {}
-    seconds_by_step = {plain(step): value for step, value in seconds.items() if is_number(value)}
-    noun, nouns = noun_of(facts)
-    return {
-        "screen": first_screen(context),
-        "findings": rows[:MOST_FINDINGS],
-        "more": max(0, len(rows) - MOST_FINDINGS),
-        "figures": any(is_number(row["value"]) for row in rows),
-        "twins": twins(context),
-        "pair_kinds": PAIR_KINDS,
-        "tests": test_rows(facts),
-        "tested_subjects": tested_subjects(facts),
-        "two_borders": any("without what its" in str(test.get("evidence")) for test in facts.get("tests") or []),
-        "threshold": ALPHA,
-        "untested": untested_code(facts),
-        "not_tested": [str(item) for item in facts.get("not_tested") or []][:MOST_LACKING],
-        "steps": seconds_by_step,
-        "seconds": sum(seconds_by_step.values()),
-        # the reason why nothing was tested has a separate paragraph
-        "notes": [note for note in map(str, audit.get("notes", [])) if note.lower() != f"{untested(facts)}.".lower()],
-        "noun": noun,
-        "nouns": nouns,
-        "windowed": modality_of(context.study).report_facts(context.study)["windowed"],
-        "examined": examined(facts),
-    }
+def _standing(finding: Finding, accepted: Mapping[str, str]) -> str:
+    if finding.id in accepted:
+        return "accepted"
+    return "not accepted" if finding.level == "error" else ""
 
 
-def test_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All tests for shortcuts with their figures."""
-    rows = []
-    for test in (facts.get("tests") or [])[:MOST_TESTS]:
-        subject = _probe(str(test.get("evidence", "")), test)
-        if test.get("within"):
-            subject = {**subject, **subject_of(WITHIN, test), "detail": subject["detail"]}
-        p = test.get("p_adjusted", test.get("p"))
-        numbers = ("metric", "value", "images", "subjects", "subjects_of_smallest")
-        rows.append({"subject": subject, **{k: test.get(k) for k in numbers}, "p": p})
-    return rows
+def _meaning(finding: Finding, accepted: Mapping[str, str]) -> str:
+    """The sentence of a finding with the study's reason for accepting it, else with what to do."""
+    reason = accepted.get(finding.id)
+    remedy = f"Accepted by the study: {reason}" if reason else finding.remedy if finding.level != "note" else ""
+    return f"`{finding.id}`: {finding.sentence} {remedy}".strip()
 
 
-def tested_subjects(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The fewest and the most subjects of the tests of the `label`, and of those of the `source` within a class.
-
-    `of_smallest` are those of the smallest class, or of the smallest source; empty for numbers and in earlier audits.
-
-    >>> tests = [{"subjects": 40, "subjects_of_smallest": 9}, {"subjects": 50, "subjects_of_smallest": 12}]
-    >>> tested_subjects({"tests": tests})
-    [{'code': 'label', 'subjects': [40, 50], 'of_smallest': [9, 12]}]
-    """
-    families = []
-    for code in ("label", "source"):
-        tests = [test for test in facts.get("tests") or [] if bool(test.get("within")) == (code == "source")]
-        ranges = {}
-        for name in ("subjects", "subjects_of_smallest"):
-            counts = [int(test[name]) for test in tests if is_number(test.get(name))]
-            ranges[name] = sorted({min(counts), max(counts)}) if counts else []
-        if ranges["subjects"]:
-            values = {"subjects": ranges["subjects"], "of_smallest": ranges["subjects_of_smallest"]}
-            families.append({"code": code, **values})
-    return families
-
-
-def twins(context: ReportContext) -> list[dict[str, Any]]:
-    """Pairs of near-identical pictures by their effect: counts by kind of pair, and a few examples."""
-    audit, images = context.audit or {}, context.cohort_images
-    number_of = dict(zip(images["path"].astype(str), images["image"], strict=True)) if "path" in images else {}
-    groups = []
-    for finding in audit.get("findings", []):
-        if not finding["id"].startswith(TWINS):
-            continue
-        pairs = [[str(path) for path in pair] for pair in finding.get("pairs", [])]
-        figures = finding.get("figures") or {}
-        shown = [pair for pair in pairs if all(path in number_of for path in pair)][:MOST_PAIRS]
-        groups.append(
-            {
-                "subject": subject_of(finding["id"], figures),
-                "count": figures.get("pairs", len(pairs)),
-                "kinds": [figures.get(kind) for kind in PAIR_KINDS],
-                "pairs": [
-                    [(Path(path).name, _picture(context, path, int(number_of[path]))) for path in pair]
-                    for pair in shown
-                ],
-            }
+def tests(audit: Audit) -> list[Block]:
+    """All tests for shortcuts with their figures, and what could not be tested."""
+    noun, nouns = noun_of(audit.facts)
+    counts = ("images", "subjects", "subjects_of_smallest")
+    rows = [
+        Row(
+            capital(_tested(test, noun)),
+            [Cell(_value(test) or MISSING), _p(test), *(Cell(number(test.get(name), 0)) for name in counts)],
         )
-    return groups
+        for test in (audit.facts.get("tests") or [])[:MOST_TESTS]
+    ]
+    columns = ["Test", "Size", "p", capital(nouns), "Subjects", "Of the smallest class or source"]
+    lacking = [str(item) for item in audit.facts.get("not_tested") or []][:MOST_LACKING]
+    shown: list[Block] = [Table(columns, rows, TESTS)] if rows else []
+    return [*shown, *([Facts([("Could not be tested", ", ".join(lacking))])] if lacking else [])]
 
 
-def _picture(context: ReportContext, path: str, image: int) -> str:
+def _limits(context: ReportContext, audit: Audit) -> Iterable[tuple[str, str]]:
+    """What the audit examined, how, and how long it took."""
+    facts, permutations = audit.facts, context.study.audit.permutations
+    nouns = {"subjects": ("subject", "subjects"), "images": noun_of(facts)}
+    sizes = [counted(int(facts[name]), *words) for name, words in nouns.items() if name in facts]
+    smallest = p_value(1 / (permutations + 1))
+    examined = [("Examined", ", ".join(sizes))] if sizes else []
+    if modality_of(context.study).report_facts(context.study)["windowed"]:
+        examined.append(("Part of each scan", "the central window of slices, as prepared for the networks"))
+    if "tile_side" in context.cohort_images:
+        examined.append(("Part of each slide", "the slide as a whole, not its tiles"))
+    return [
+        *examined,
+        ("A test is a finding", f"if its adjusted p is at most {ALPHA:g}"),
+        ("Permutations", f"{permutations:,}, so that p is at least {smallest}"),
+        ("Time", duration(sum(value for value in audit.seconds.values() if is_number(value)))),
+    ]
+
+
+def twins(context: ReportContext, audit: Audit) -> list[Block]:
+    """Pairs of near-identical pictures by their effect: counts by kind of pair, and a few examples."""
+    images = context.cohort_images
+    number_of = dict(zip(images["path"].astype(str), images["image"], strict=True)) if "path" in images else {}
+    rows: list[Row] = []
+    examples: list[Block] = []
+    for finding in (finding for finding in worst_first(audit) if finding.id.startswith(TWINS)):
+        name, figures = capital(about(finding, audit)), finding.figures
+        counts = [figures.get("pairs", len(finding.pairs)), *(figures.get(kind) for kind in PAIR_KINDS)]
+        rows.append(Row(name, [Cell(number(count, 0)) for count in counts]))
+        pairs = [pair for pair in finding.pairs if all(path in number_of for path in pair)][:MOST_PAIRS]
+        for place, pair in enumerate(pairs):
+            pictures = [_picture(context, path, int(number_of[path])) for path in pair]
+            examples.append(Pictures(pictures, "" if place else f"{name}: examples", "twins"))
+    caption = f"Pairs of {noun_of(audit.facts)[1]} that show the same picture."
+    return [Table(["Finding", "Pairs", *PAIR_KINDS.values()], rows, caption), *examples] if rows else []
+
+
+def _picture(context: ReportContext, path: str, image: int) -> Picture:
     overview = modality_report(context.study).overview(context, path)
     picture = as_picture(context.tiles([image])[0]) if overview is None else overview
-    return data_uri(picture, longest=150)
+    return Picture(data_uri(picture, longest=150), f"Picture {Path(path).name}", Path(path).name)

@@ -1,102 +1,115 @@
-"""Altered images: how predictions of held-out cases change, for the HTML report and the Markdown page."""
+"""Altered images: how predictions of held-out cases change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from casewise.evaluation.counterfactuals import Altered, commonest
-from casewise.evaluation.results import AlteredAnswers, Estimate
-from casewise.report.blocks import Cell, Row
-from casewise.report.context import ReportContext
-from casewise.report.formatting import number, plain, signed
-from casewise.report.tables import metric_format, percent_cell
-from casewise.report.templating import templates
+from casewise.evaluation.results import AlteredAnswers
+from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Row, Section, Table, Text
+from casewise.report.formatting import capital, counted, plain, signed
+from casewise.report.tables import figure_cell, percent_cell
+from casewise.report.terms import terms_of
+from casewise.study.learners import learner_name
+
+if TYPE_CHECKING:
+    from casewise.report.context import ReportContext
 
 MOST_NETWORKS = 6
+SAME_CROP = "The same crop, stretched to the former shape before the preparation."
+# Of each alteration its name after "when the image is", and how it is made.
+ALTERATIONS = {
+    "cropped_rows": ("cropped above and below", "A tenth of the height is cut off above and below."),
+    "cropped_rows_stretched": ("cropped above and below, then stretched back", SAME_CROP),
+    "cropped_columns": ("cropped at the sides", "A tenth of the width is cut off left and right."),
+    "cropped_columns_stretched": ("cropped at the sides, then stretched back", SAME_CROP),
+    "border_mirrored": (
+        "mirrored along its border",
+        "In a strip along the four sides, a tenth of the shorter side wide, left and right are exchanged and mirrored,"
+        " as letters and markers would be.",
+    ),
+    "recompressed": ("recompressed", "Saved as a JPEG of quality 30."),
+    "brighter": ("made brighter", "Grey values from 0 to 1 to the power of 0.8."),
+    "darker": ("made darker", "Grey values from 0 to 1 to the power of 1.25."),
+}
+METHOD = (
+    "Held-out cases are predicted again, with altered images, by the networks of their fold. The alterations are meant"
+    " to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge."
+)
+ANSWERS = (
+    "Changed answers, of all, and of the answers of other classes those that become the class named. Brackets:"
+    " {confidence} intervals by subject. Correct: answers that agree with the reference before and after."
+)
+NUMBERS = "Mean absolute change of the prediction, in points. Brackets: {confidence} intervals by subject."
 
-Figures = Mapping[str, Mapping[str, Altered]]
 
+def section(context: ReportContext) -> Section | None:
+    """The effect of each alteration on the networks; None if no altered image was predicted.
 
-def section(context: ReportContext) -> dict[str, Any] | None:
-    """The values of the section; None if no altered image was predicted."""
-    figures = context.metrics.get("counterfactuals") or {}
-    digits = metric_format(context.study, context.outcome).digits("mae")
-    notes = context.metrics.get("notes", [])
-    return values(figures, context.learner, digits, learners=context.learners, notes=notes)
-
-
-def values(
-    figures: Figures, learner: str, digits: int, *, learners: Iterable[str] = (), notes: Iterable[Any] = ()
-) -> dict[str, Any] | None:
-    """The shown learner, if it is a network, and then the others, the most affected first.
-
-    `digits` are those of a number's error. `apart` are those of `learners` that were not predicted with altered images,
-    because they combine networks. `unvaried` are the run's `notes` on shown networks that predict nearly the same for
-    every case.
+    The shown learner is first, if it is a network, then the most affected ones.
     """
-    effects = {
-        name: max((entry.effect for entry in entries.values()), default=0.0) for name, entries in figures.items()
-    }
-    networks = sorted(figures, key=lambda name: (name != learner, -effects[name]))
+    figures = context.metrics.counterfactuals or {}
+    effects = {name: max((entry.effect for entry in of.values()), default=0.0) for name, of in figures.items()}
+    networks = sorted(figures, key=lambda name: (name != context.learner, -effects[name]))
     if not networks or not figures[networks[0]]:
         return None
-    first = figures[networks[0]]
-    shown = networks[:MOST_NETWORKS]
-    title = templates(html=False).get_template("counterfactual_sentences.j2").module.alteration  # type: ignore[attr-defined]
-    return {
-        "apart": sorted({*learners, learner} - set(figures), key=lambda name: (name != learner, name)),
-        "corrected": any(isinstance(entry, AlteredAnswers) and entry.correct.of for entry in first.values()),
-        "largest": largest(networks[0], first, digits),
-        "rows": [
-            Row(str(title(name)).capitalize(), [_cell(figures[network][name], digits) for network in shown])
-            for name in first
-        ],
-        "names": list(first),
-        "networks": len(networks),
-        "networks_shown": shown,
-        "unvaried": [
-            note
-            for note in notes
-            if isinstance(note, Mapping) and note["code"] == "constant_predictions" and note["network"] in shown
-        ],
-        "more": len(networks) - len(shown),
-        "cases": max(entry.cases for entry in first.values()),
-        "subjects": max(entry.subjects for entry in first.values()),
-    }
+    shown, first, terms = networks[:MOST_NETWORKS], figures[networks[0]], terms_of(context)
+    rows = [
+        Row(capital(alteration(name)), [cell(figures[network][name], terms.digits) for network in shown])
+        for name in first
+    ]
+    caption = ANSWERS if any(isinstance(entry, AlteredAnswers) for entry in first.values()) else NUMBERS
+    table = Table(["Image", *map(learner_name, shown)], rows, caption.format(confidence=terms.confidence), wide=True)
+    meanings = [f"{capital(alteration(name))}: {ALTERATIONS.get(name, ('', ''))[1]}" for name in first]
+    blocks: list[Block] = [
+        Text(METHOD, note=True),
+        Facts(_facts(context, networks)),
+        Fold("The effect of each alteration on each network", [table, Items(meanings)]),
+    ]
+    return Section("altered-images", "Altered images", blocks)
 
 
-def largest(network: str, by_alteration: Mapping[str, Altered], digits: int) -> dict[str, Any]:
-    """The alteration with the largest effect on a network, and its figures; `tied` are several that change as many."""
-    sizes = {
-        name: entry.effect if isinstance(entry, AlteredAnswers) else entry.moved.value or 0.0
-        for name, entry in by_alteration.items()
-    }
-    name = max(sizes, key=lambda key: sizes[key])
-    alike = [key for key in sizes if sizes[key] == sizes[name]]
-    entry = by_alteration[name]
-    values = {**entry, "network": network, "name": name, "digits": digits}
+def _facts(context: ReportContext, networks: list[str]) -> list[tuple[str, str]]:
+    """The cases, the learners that were not tested, and networks that predict nearly the same for every case."""
+    figures = context.metrics.counterfactuals or {}
+    entries = figures[networks[0]].values()
+    cases, subjects = (max(getattr(entry, name) for entry in entries) for name in ("cases", "subjects"))
+    facts = [("Cases", f"{cases:,} of {counted(subjects, 'subject')}, drawn by the seed")]
+    apart = sorted(
+        {*context.learners, context.learner} - set(figures), key=lambda name: (name != context.learner, name)
+    )
+    if apart:
+        facts.append(("Not tested", ", ".join(map(learner_name, apart))))
+    still = [note for note in context.metrics.notes if note.code == "constant_predictions"]
+    for note in still:
+        if note["network"] in networks:
+            where = f"{note['folds']} of {counted(note['of'], 'fold')}"
+            facts.append(("Hardly varies, altered or not", f"{learner_name(note['network'])} in {where}"))
+    if len(networks) > MOST_NETWORKS:
+        facts.append(("Further networks", f"{len(networks) - MOST_NETWORKS}, in `metrics.json`"))
+    return facts
+
+
+def alteration(name: str) -> str:
+    """An alteration as it stands after "when the image is".
+
+    >>> alteration("cropped_rows"), alteration("of_a_plugin")
+    ('cropped above and below', 'of a plugin')
+    """
+    return ALTERATIONS.get(name, (plain(name), ""))[0]
+
+
+def cell(entry: Altered, digits: int) -> Cell:
+    """The effect of an alteration: changed answers with their share, or the mean absolute change."""
     if not isinstance(entry, AlteredAnswers):
-        return {**values, "form": "number"}
-    return {**values, "form": "classes", **commonest(entry), "tied": alike if len(alike) > 1 else []}
-
-
-def _cell(entry: Altered, digits: int) -> Cell:
-    if not isinstance(entry, AlteredAnswers):
-        moved, shift = entry.moved.value or 0.0, entry.shift.value or 0.0
-        parts = [_bounds(entry.moved, digits), f"mean change {signed(shift, digits)}"]
-        return Cell(number(moved, digits), "; ".join(filter(None, parts)), moved)
+        moved = figure_cell(entry.moved, digits)
+        small = [moved.small, f"mean change {signed(entry.shift.value, digits)}"]
+        return Cell(moved.text, "; ".join(filter(None, small)), moved.value)
     share, into = percent_cell(entry.share), commonest(entry)
     text = f"{entry.changed} of {entry.answers}"
     if into["to"]:
         text += f", {into['to_answers']} of {into['to_of']} to {plain(into['to'])}"
-    small = f"{share.text} {share.small}".strip()
+    small_text = f"{share.text} {share.small}".strip()
     if entry.correct.of:
-        small += f"; correct {entry.correct.before}, then {entry.correct.after}"
-    return Cell(text, small, share.value)
-
-
-def _bounds(figure: Estimate, digits: int) -> str:
-    if figure.low is None or figure.high is None:
-        return ""
-    return f"[{number(figure.low, digits)}, {number(figure.high, digits)}]" + (" rough" if figure.rough else "")
+        small_text += f"; correct {entry.correct.before}, then {entry.correct.after}"
+    return Cell(text, small_text, share.value)
