@@ -52,7 +52,7 @@ def audited(folder: Path, pairs: int) -> tuple[Audit, pd.DataFrame, Any]:
 def test_every_pair_stands_once_with_its_difference_and_nothing_is_loaded(tmp_path: Path) -> None:
     audit, images, store = audited(tmp_path, 3)
     text = write_audit_page(audit, {}, images, store, tmp_path / "audit.html").read_text()
-    assert text.count('<div class="row">') == 3
+    assert text.count('<div class="panels">') == 3
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
     assert all(source.startswith("data:") for source in sources)
     assert sum(source.startswith("data:image/jpeg") for source in sources) == 4 * 3
@@ -64,7 +64,7 @@ def test_the_page_is_bounded_and_counts_what_it_leaves_out(tmp_path: Path, monke
     audit, images, store = audited(tmp_path, 3)
     monkeypatch.setattr(audit_page, "MOST_PAIRS", 2)
     text = write_audit_page(audit, {}, images, store, tmp_path / "audit.html").read_text()
-    assert text.count('<div class="row">') == 2
+    assert text.count('<div class="panels">') == 2
     assert "2 of 3" in text
 
 
@@ -74,7 +74,7 @@ def test_pairs_without_registration_and_images_that_are_gone_are_shown_as_far_as
     audit = Audit([*audit.findings, Finding("subjects-across-splits", "error", "One.", {}, [gone])])
     Path(images["path"][1]).unlink()
     text = write_audit_page(audit, {"subjects-across-splits": "<i>"}, images, store, tmp_path / "a.html").read_text()
-    assert text.count('<div class="row">') == 2
+    assert text.count('<div class="panels">') == 2
     assert text.count("data:image/jpeg") == 5
     assert "&lt;i&gt;" in text
 
@@ -107,5 +107,5 @@ def test_the_page_is_there_when_the_run_stops(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(AuditError):
         audit_alone(study, folder, Silent(), lines.append)
-    assert folder.audit_page.read_text().count('<div class="row">') == 4
+    assert folder.audit_page.read_text().count('<div class="panels">') == 4
     assert any(str(folder.audit_page) in str(line) for line in lines)

@@ -18,7 +18,7 @@ from casewise.files import write_atomic
 from casewise.modalities.store.readers import read_image
 from casewise.report.blocks import Block, Facts, Items, Picture, Pictures, Section, Text
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.sections.audit import findings, tests, worst_first
+from casewise.report.sections.audit import all_tests, findings, worst_first
 from casewise.report.templating import FOLDER, plain_page
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def write_audit_page(
     Raises:
         RunError: the file cannot be written.
     """
-    shown = [*findings(audit, accepted), *tests(audit)]
+    shown = [*findings(audit, accepted), *all_tests(audit)]
     if notes := audit.notes(accepted):
         shown.append(Items(notes))
     sections = [Section("findings", "Findings", shown), Section("pairs", "Pairs", _pictures(audit, images, store))]

@@ -1,4 +1,8 @@
-"""What the report shows of each modality; the default is that of photographs."""
+"""What the report shows of a modality, by default that of photographs, and the sections of other plugins.
+
+The report imports no plugin: `Plugin.report` names a module with `section(context)` and, of a modality, also
+`case_pictures(context, row)`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.modalities.registry import modality_of
+from casewise.plugin import plugins
 
 if TYPE_CHECKING:
     from casewise.report.blocks import Section
@@ -19,13 +24,11 @@ class ModalityReport:
     """What the report shows of one modality.
 
     Attributes:
-        module: has `section(context)`, the values of the section on the input of the model, and
-            `case_pictures(context, row)`, names and pictures of the input of one prediction.
-        template: of that section, an `.html.j2`.
+        module: has `section(context)`, the section on the input of the model, and `case_pictures(context, row)`, names
+            and pictures of the input of one prediction.
     """
 
     module: str
-    template: str
 
     def noun(self, study: Study) -> str:
         """The noun for one image."""
@@ -56,17 +59,14 @@ class ModalityReport:
         return None if slide is None else slide.read_picture()
 
 
-REPORTS: dict[str, ModalityReport] = {}
-
-
-def register_modality_report(name: str, report: ModalityReport) -> None:
-    """Register the section of a modality."""
-    REPORTS[name] = report
+PHOTOGRAPHS = ModalityReport("casewise.report.sections.cases")
 
 
 def modality_report(study: Study) -> ModalityReport:
     """What the report shows of the study's modality."""
-    return REPORTS.get(study.modality_name, REPORTS["photographs"])
+    modules = (plugin.report for plugin in plugins() if plugin.name == study.modality_name and plugin.report)
+    module = next(modules, "")
+    return ModalityReport(module) if module else PHOTOGRAPHS
 
 
 def model_input(context: ReportContext) -> Section | None:
@@ -74,6 +74,8 @@ def model_input(context: ReportContext) -> Section | None:
     return modality_report(context.study).section(context)
 
 
-register_modality_report("photographs", ModalityReport("casewise.report.sections.cases", "preparation.html.j2"))
-register_modality_report("slides", ModalityReport("casewise.report.sections.slides", "slides.html.j2"))
-register_modality_report("volumes", ModalityReport("casewise.report.sections.volumes", "volumes.html.j2"))
+def plugin_sections(context: ReportContext) -> list[Section]:
+    """The sections of plugins that bring no modality, such as that on saliency."""
+    modules = [plugin.report for plugin in plugins() if plugin.report and not plugin.section]
+    made = (importlib.import_module(module).section(context) for module in modules)
+    return [section for section in made if section is not None]

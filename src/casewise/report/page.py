@@ -11,7 +11,7 @@ from casewise.files import write_atomic
 from casewise.report import first_screen, terms
 from casewise.report.blocks import Section, rendered
 from casewise.report.context import ReportContext
-from casewise.report.modality_sections import model_input
+from casewise.report.modality_sections import model_input, plugin_sections
 from casewise.report.sections import (
     agreement,
     audit,
@@ -26,7 +26,6 @@ from casewise.report.sections import (
     learners,
     participants,
     prediction_sets,
-    saliency,
     subgroups,
     training,
     validation,
@@ -51,7 +50,6 @@ SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     participants.section,
     labels.section,
     model_input,
-    saliency.section,
     cases.section,
     training.section,
     glossary.section,
@@ -60,7 +58,9 @@ SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
 
 def sections(context: ReportContext) -> list[Section]:
     """The sections of a run below the first screen, in their order; those with nothing to show are left out."""
-    return [section for make in SECTIONS if isinstance(section := make(context), Section)]
+    place = SECTIONS.index(cases.section)
+    before, after = ([make(context) for make in part] for part in (SECTIONS[:place], SECTIONS[place:]))
+    return [section for section in (*before, *plugin_sections(context), *after) if isinstance(section, Section)]
 
 
 def write_report(context: ReportContext, path: Path) -> Path:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Names of studies that say nothing in a title.
 NO_NAMES = ("study", "my study", "test", "test study", "untitled", "default", "config", "cohort", "data", "example")
 SHORTEST_NAME = 3
+METHODS = {"rollout": "attention rollout", "grad-cam": "Grad-CAM", "contributions": "exact contributions"}
 SIDES = {"test": "on the test set", "oof": "out of fold", "external": "on the external cohort"}
 
 

@@ -23,9 +23,9 @@ from casewise.plugins.explain.methods.contributions import centre_at, contributi
 from casewise.plugins.explain.methods.dispatch import cell_maps, explain, method_for
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.overlays import overlay
+from casewise.plugins.explain.report_section import placed_shares
 from casewise.plugins.explain.saliency import SaliencyMap, load_model, saliency_maps
 from casewise.plugins.phantoms.pancreas import make_pancreas
-from casewise.report.sections.saliency import placed_shares
 from casewise.run_folder import RunFolder
 from casewise.study.baselines import Baselines
 from casewise.study.loading import build_study, read_study
@@ -186,7 +186,7 @@ def test_a_sign_is_shown_by_hue_over_grey() -> None:
 def test_the_placed_share_counts_a_case_once() -> None:
     entry = {"network": "a", "sum": {"placed": 1.0, "unplaced": -1.0}}
     cases = [{"rows": [{"maps": [entry]}, {"maps": [entry, {"network": "cnn", "sum": None}]}]}]
-    assert placed_shares(cases) == [{"name": "a", "share": 0.5, "count": 1}]
+    assert placed_shares(cases) == {"a": "50 % of the net contributions, over 1 map"}
 
 
 def sums_of(run: Any, model: str, fold: int, rows: list[int]) -> list[tuple[SaliencyMap, float]]:
@@ -229,7 +229,7 @@ def test_a_run_shows_the_contributions_of_its_baseline(films: Path) -> None:
     assert all(entry["maps"][0]["sum"] for case in stored["shown"]["cases"] for entry in case["rows"])
     assert "linear_pixels" in stored["placement"]["networks"]
     assert done.report is not None
-    assert 'class="signed"' in done.report.read_text()
+    assert "Exact contributions" in done.report.read_text()
 
 
 def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) -> None:

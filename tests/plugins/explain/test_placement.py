@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from casewise.errors import CohortError, ImageError, RunError, StudyError
+from casewise.errors import CohortError, ImageError, RunError
 from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import to_tile
 from casewise.modalities.store.pixels import fit
@@ -20,13 +20,13 @@ from casewise.pipeline.finished import open_finished
 from casewise.plugins.explain.checks import mask_to_measure
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.placement import border, placement, random_order, shares_of
+from casewise.plugins.explain.report_section import placement_rows
 from casewise.plugins.explain.saliency import SaliencyMap
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.report.sections.saliency import placement_values, verdict
-from casewise.report.templating import sentence
 from casewise.run import run
 from casewise.run_folder import RunFolder
 from tests.chest_study import chest_study
+from tests.report_contexts import section_of
 
 pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
 
@@ -136,9 +136,9 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
     assert figures["anatomy"]["area"]["value"] == pytest.approx(measured["mask_share"]["value"])
     lungs = [np.asarray(Image.open(finished_mask)).astype(bool).mean() for finished_mask in masks_of(finished)]
     assert figures["anatomy"]["area"]["value"] == pytest.approx(np.mean(lungs) * 64 / 72, abs=0.03)
-    page = done.report.read_text() if done.report else ""
-    for values in placement_values(placement):
-        assert sentence("placement", values) in page
+    page = section_of(done.report.read_text() if done.report else "", "saliency")
+    rows = placement_rows(placement)
+    assert [row.name for row in rows if row.name in page] == [row.name for row in rows]
 
 
 def masks_of(finished: Path) -> list[Path]:
@@ -149,11 +149,9 @@ def masks_of(finished: Path) -> list[Path]:
 def test_the_border_is_reported_without_masks(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = chest_study(films, **FAST)
     folder = run(study, tmp_path / "run").folder
-    done = explain_run(folder)
+    explain_run(folder)
     placement = json.loads((folder / "explanations.json").read_text())["placement"]
     assert set(placement["regions"]) == set(placement["networks"]["test_resnet"]) == {"border"}
-    (values,) = placement_values(placement)
-    assert sentence("placement", values) in (done.report.read_text() if done.report else "")
     # the placement of the maps is kept for other cases, and computed again for maps of another size
     calls = []
     monkeypatch.setattr(
@@ -195,32 +193,3 @@ def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: 
     regions = placement(opened, ["test_resnet"], map_size=0, progress=lambda *_: None)["regions"]
     assert regions["border"] == {"column": None, "sample": 4, "of": 12}
     assert regions["anatomy"] == {"column": "lung_mask", "sample": 4, "of": None}
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "rough", "code"),
-    [(0.1, 0.2, False, "more"), (-0.1, 0.2, False, "same"), (-0.2, -0.1, False, "less"), (-0.2, -0.1, True, "same")],
-)
-def test_what_is_said_follows_the_interval(low: float, high: float, rough: bool, code: str) -> None:
-    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n_subjects": 12, "n_cases": 14, "rough": rough}
-    difference = estimate | {"low": low, "high": high}
-    figures = {"share": estimate, "area": estimate, "difference": difference, "empty_maps": 1}
-    placement = {
-        "regions": {"anatomy": {"column": "lungs", "sample": 14, "of": 20}},
-        "networks": {"net": {"anatomy": figures}},
-    }
-    (values,) = placement_values(placement)
-    assert (values["code"], values["region"], values["column"]) == (code, "anatomy", "lungs")
-    assert verdict("net", {"all": None}, "anatomy")["meaning"] == "anatomy"
-
-
-@pytest.mark.parametrize(
-    ("section", "named"),
-    [
-        ({"volumes": {"sequences": ["T1"]}, "panels": {"by": "case"}}, "volumes.lesion"),
-        ({"tiles": {"magnification": 20}}, "slides"),
-    ],
-)
-def test_lesions_of_photographs_are_named_for_photographs_only(section: dict[str, Any], named: str) -> None:
-    with pytest.raises(StudyError, match=f"images.lesion.*{named}"):
-        chest_study(Path("x.csv"), images={"size": 32, "lesion": "lesion", "channels": "rgb"}, **section)

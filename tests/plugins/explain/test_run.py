@@ -38,7 +38,6 @@ from casewise.plugins.explain.saliency import (
 from casewise.plugins.phantoms.pancreas import make_pancreas
 from casewise.plugins.volumes.preview import central
 from casewise.plugins.volumes.slice_store import SliceStore, open_slices
-from casewise.report.sections.saliency import sentence_of
 from casewise.run import run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study, read_study
@@ -149,8 +148,7 @@ def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun
         assert_sound(figures, told["measured"]["with_mask"])
     page = done.report.read_text()
     assert '<section id="saliency"' in page
-    assert sentence_of("test_vit@late", told["measured"]["networks"]["test_vit@late"], "lesion") in page
-    assert page.count("erroneous</b>") + page.count("correct</b>") >= len(opened.study.networks)
+    assert page.count(", correct") + page.count(", wrong") >= len(opened.study.networks)
 
 
 def assert_sound(figures: dict[str, Any], cases: int) -> None:

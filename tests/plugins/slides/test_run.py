@@ -27,12 +27,13 @@ from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 from casewise.plugins.slides import cohort as slides
 from casewise.plugins.slides import plans as slide_plans
+from casewise.plugins.slides import report_section
 from casewise.plugins.slides import tiles as slide_tiles
 from casewise.plugins.slides import wsi_tile as pieces
+from casewise.plugins.slides.drawings import grid_of
 from casewise.report import page
+from casewise.report.blocks import Heading, Plots
 from casewise.report.context import ReportContext
-from casewise.report.figures.slides import grid_of
-from casewise.report.sections import slides as report_slides
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -153,8 +154,8 @@ class TestWholeRun:
         for fact in ("12 slides", "32 pixels", "4 µm per pixel", "128 µm"):
             assert fact in section
         assert "12 slides (72 tiles) of 6 subjects" in text
-        assert "1 of 2 slides of this case" in section
-        assert section.count("Probability of ssc</figcaption>") == section.count("The slide</figcaption>") >= 4
+        assert section.count("1 of 2 slides") == section.count("the slide</figcaption>") >= 4
+        assert section.count("probability of ssc</figcaption>") == section.count("the slide</figcaption>")
         assert "100 %: ssc" in section
         assert 'id="preparation"' not in text
         assert not re.findall(r'(?:href|src)="(?!data:|#)[^"]*"', section)
@@ -193,90 +194,87 @@ def with_targets(material: ReportContext, study: Study, changes: dict[str, Any])
     return dataclasses.replace(material, study=study, predictions=rows, tile_predictions=single)
 
 
-class TestMaps:
-    def test_three_classes_are_shown_as_recorded_and_as_named(
-        self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        material = material_of(done, skin_study(skin), monkeypatch)
-        study = skin_study(skin, targets={"disease": ["normal", "ssc", "scar"]})
-        shares = {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0}
-        found = report_slides.maps(with_targets(material, study, {**shares, "kind": "classification", "y_true": 2.0}))
-        assert found is not None
-        assert [code for code, _ in found["groups"]] == ["wrong", "undecided"]
-        case = found["groups"][0][1][0]
-        assert [(title["name"], title["roles"]) for title, _ in case["maps"]] == [
-            ("scar", ["reference"]),
-            ("ssc", ["predicted"]),
-        ]
-        assert case["tiles"]["classes"] == [(6, "ssc")]
-        assert (case["result"]["predicted"], case["result"]["p"]) == ("ssc", 0.5)
+def shown_maps(context: ReportContext) -> tuple[list[str], list[Plots]]:
+    """The headings of the maps, and of each case its drawings and what is said below them."""
+    blocks = report_section.maps(context)
+    return [b.text for b in blocks if isinstance(b, Heading)], [b for b in blocks if isinstance(b, Plots) and b.note]
 
-    def test_grades_are_shown_as_expected(self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        material = material_of(done, skin_study(skin), monkeypatch)
-        study = skin_study(skin, targets={"disease": {"kind": "ordinal", "range": "0..2"}})
-        shares = {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0, "kind": "ordinal", "y_true": 1.0}
-        found = report_slides.maps(with_targets(material, study, shares))
-        assert found is not None
-        assert found["none_wrong"]
-        titles = [title["code"] for _, cases in found["groups"] for case in cases for title, _ in case["maps"]]
-        assert set(titles) == {"grade"}
+
+class TestMaps:
+    @pytest.mark.parametrize(
+        ("target", "columns", "headings", "titles", "note"),
+        [
+            (
+                ["normal", "ssc", "scar"],
+                {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0, "kind": "classification", "y_true": 2.0},
+                ["Most confident, wrong", "Undecided"],
+                ["the slide", "probability of scar (reference)", "probability of ssc (predicted)"],
+                "reference scar, predicted ssc (50 %); 6 tiles: 6 ssc",
+            ),
+            (
+                {"kind": "ordinal", "range": "0..2"},
+                {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0, "kind": "ordinal", "y_true": 1.0},
+                ["Most confident, correct", "Undecided"],
+                ["the slide", "expected grade"],
+                "(50 %); 6 tiles: 6 ",
+            ),
+            (
+                "0..10",
+                {"y_pred": 4.0, "kind": "regression", "y_true": 2.0},
+                ["Closest to the reference", "Furthest from the reference"],
+                ["the slide", "disease"],
+                "reference 2.00, predicted 4.00; 6 tiles: median 4.00, half of them between 4.00 and 4.00",
+            ),
+        ],
+        ids=["classes", "grades", "numbers"],
+    )
+    def test_maps_of_each_kind_of_target(
+        self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch,
+        target: Any, columns: dict[str, Any], headings: list[str], titles: list[str], note: str,
+    ) -> None:  # fmt: skip
+        context = material_of(done, skin_study(skin), monkeypatch)
+        context = with_targets(context, skin_study(skin, targets={"disease": target}), columns)
+        groups, cases = shown_maps(context)
+        assert groups == headings
+        assert [plot.caption for plot in cases[0].plots] == titles
+        assert all(note in case.note for case in cases)
 
     def test_an_even_weight_is_one_share_however_many_slides_a_case_has(
         self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        study = skin_study(skin)
-        material = material_of(done, study, monkeypatch)
-        tiles = material.tile_predictions
+        context = material_of(done, skin_study(skin), monkeypatch)
+        tiles = context.tile_predictions
         assert tiles is not None
         drawn: list[np.ndarray] = []
-        real = report_slides.draw.heat
+        real = report_section.draw.heat
 
         def heat(slide: Any, boxes: np.ndarray, values: np.ndarray, **rest: Any) -> Any:
             drawn.append(values)
             return real(slide, boxes, values, **rest)
 
-        monkeypatch.setattr(report_slides.draw, "heat", heat)
+        monkeypatch.setattr(report_section.draw, "heat", heat)
 
-        def shown(weights: pd.Series) -> Any:
+        def first_note(weights: pd.Series) -> str:
             drawn.clear()
-            changed = dataclasses.replace(material, tile_predictions=tiles.assign(weight=weights, target=""))
-            found = report_slides.maps(changed)
-            assert found is not None
-            assert drawn
-            return found["groups"][0][1][0]
+            changed = dataclasses.replace(context, tile_predictions=tiles.assign(weight=weights, target=""))
+            return shown_maps(changed)[1][0].note
 
-        even = shown(pd.Series(1 / 12, tiles.index))
-        assert np.allclose(drawn, 1 / report_slides.MOST_WEIGHT)
-        wanted = {"count": 12, "half": 6, "here": 6, "share": pytest.approx(0.5)}
-        assert {key: even["weights"][key] for key in wanted} == wanted
-        # Nine tenths on the slides that are called 1, which are those shown.
+        note = first_note(pd.Series(1 / 12, tiles.index))
+        assert np.allclose(drawn, 1 / report_section.MOST_WEIGHT)
+        assert "half of the weight in 6 of 12 tiles; 6 of them and 50 % of the weight on this slide" in note
+        # Nine tenths on the slides that are called 1, one of which may be shown.
         first = tiles["path"].str.endswith("1.tiff")
-        uneven = shown(first.map({True: 0.9 / 6, False: 0.1 / 6}))
-        share = 0.9 if "/1.tiff" in uneven["file"] else 0.1
-        assert np.allclose(drawn[0], 2 * share / report_slides.MOST_WEIGHT)
-        wanted = {"count": 12, "half": 4, "here": 6, "share": pytest.approx(share)}
-        assert {key: uneven["weights"][key] for key in wanted} == wanted
+        note = first_note(first.map({True: 0.9 / 6, False: 0.1 / 6}))
+        share = 0.9 if "/1.tiff" in note else 0.1
+        assert np.allclose(drawn[0], 2 * share / report_section.MOST_WEIGHT)
+        assert f"half of the weight in 4 of 12 tiles; 6 of them and {100 * share:.0f} %" in note
 
-    def test_one_tile_carries_and_a_single_slide_has_all(self) -> None:
-        table = pd.DataFrame({"path": ["a"] * 3, "tile_side": [64] * 3, "weight": [0.1, 0.7, 0.2]})
-        found = report_slides.weights_summary(table, "a")
-        assert (found["count"], found["half"], found["here"], found["only_tiles"]) == (3, 1, None, True)
-        mixed = table.assign(path=["a", "a", "r.png"], tile_side=[64, 64, -1])
-        found = report_slides.weights_summary(mixed, "a")
-        assert (found["here"], found["share"], found["only_tiles"]) == (2, pytest.approx(0.8), False)
-
-    def test_numbers_are_shown_closest_and_furthest(
-        self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        material = material_of(done, skin_study(skin), monkeypatch)
-        study = skin_study(skin, targets={"disease": "0..10"})
-        found = report_slides.maps(with_targets(material, study, {"y_pred": 4.0, "kind": "regression", "y_true": 2.0}))
-        assert found is not None
-        assert [len(cases) for _, cases in found["groups"]] == [2, 2]
-        case = found["groups"][1][1][0]
-        assert (case["result"]["reference"], case["result"]["predicted"]) == ("2.00", "4.00")
-        assert case["maps"][0][0]["name"] == "disease"
-        assert case["tiles"] == {"count": 6, "quartiles": ["4.00"] * 3, "classes": []}
+    def test_weights_of_a_case_with_other_images(self) -> None:
+        path = ["a", "a", "r.png"]
+        table = pd.DataFrame({"path": path, "tile_side": [64, 64, -1], "weight": [0.1, 0.7, 0.2]})
+        assert report_section.weights_summary(table, "a") == (
+            "half of the weight in 1 of 3 tiles and images; 2 of them and 80 % of the weight on this slide"
+        )
 
     def test_overlapping_tiles_are_averaged_where_they_lie(self) -> None:
         boxes = np.array([[100, 40, 20], [110, 40, 20], [100, 70, 20]])
@@ -297,7 +295,7 @@ def test_attention_leaves_the_weight_of_every_tile(skin: Path, tmp_path: Path) -
     assert np.allclose(tiles.groupby("case")["weight"].sum(), 1, atol=1e-5)
     text = found.report.read_text()
     shown = section_of(text, "slides")
-    assert shown.count('<article class="mapped">') == shown.count("half of the weight") >= 1
+    assert shown.count("the slide</figcaption>") == shown.count("half of the weight") >= 1
 
 
 class TestKilled:

@@ -1,4 +1,4 @@
-"""The report of volumes: panels as networks see them, facts of preparation, nouns of scans; and saliency."""
+"""The report of volumes: panels as networks see them, facts of preparation, nouns of scans."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from casewise.plugins.volumes import report_section
 from casewise.plugins.volumes.preview import central, central_panels, grid
 from casewise.plugins.volumes.slice_store import SliceStore
 from casewise.plugins.volumes.standardise import standard_scales
 from casewise.report import page, terms
 from casewise.report.context import ReportContext
-from casewise.report.sections import saliency, volumes
 from casewise.study.schema import Study
 from tests.report_contexts import classes, section_of
 
@@ -49,44 +48,56 @@ def test_scans_are_called_scans(classed: ReportContext) -> None:
     assert terms.terms_of(context).picture == "scan"
     assert "(T1 and T2)" in terms.subject_matter(context)["pictures"]
     text = page.render(context)
-    seen = section_of(text, "preparation")
-    assert seen.count('class="panels"') == 1
+    assert section_of(text, "preparation").count('class="panels"') == 1
     assert "photograph" not in text
     slices = of_volumes(classed, slice_index="slice_order", sequences=["T1"], fusion=["early"])
     assert terms.terms_of(slices).picture == "slice"
 
 
 @pytest.mark.parametrize(
-    ("changes", "fact"),
+    ("changes", "name", "fact"),
     [
-        ({}, "standardise-nyul"),
-        ({"standardise": "none"}, "standardise-none"),
-        ({"bias": "n4"}, "bias-n4"),
-        ({"smoothing": "edge_preserving"}, "smoothing-edge_preserving"),
-        ({"roi": "none"}, "roi-none"),
-        ({"roi": "mask", "margin": 12}, "roi-mask"),
-        ({"missing": "drop"}, "missing-drop"),
-        ({"missing": "mask", "sequence_dropout": 0.25}, "missing-mask"),
-        ({"inference_windows": "all"}, "windows-all"),
+        ({}, "Intensities", report_section.NYUL),
+        ({"roi": "centre"}, "Region", "the central 32 × 32 pixels of every slice"),
+        ({}, "Sequences", "T1 in 75, T2 in 75 of 150 cases"),
+        ({}, "Slices", "from the feet to the head"),
+        (
+            {"slice_index": "place", "sequences": ["T1"], "fusion": ["early"]},
+            "Slices",
+            "in the order of the column place",
+        ),
+        ({"standardise": "none"}, "Intensities", report_section.SCALED),
+        ({"bias": "n4"}, "Bias field", "corrected by N4, on a grid up to four times coarser"),
+        ({"smoothing": "edge_preserving"}, "Smoothing", "edge-preserving (curvature diffusion)"),
+        ({"roi": "none"}, "Region", "the whole plane, resized to 32 × 32 pixels"),
+        (
+            {"roi": "mask", "margin": 12},
+            "Region",
+            "around the mask in the column mask with a margin of 12 mm, resized to 32 × 32 pixels",
+        ),
+        ({"missing": "drop"}, "Missing sequences", report_section.MISSING["drop"]),
+        (
+            {"missing": "mask", "sequence_dropout": 0.25},
+            "Missing sequences",
+            report_section.MISSING["mask"].format(share="25 %"),
+        ),
+        ({"inference_windows": "all"}, "Prediction", "the mean over all windows"),
+        ({"fusion": ["early"]}, "Fusion", "early: 2 sequences as channels of one network"),
+        (
+            {"fusion": ["late-shared"]},
+            "Fusion",
+            "late-shared: one network for all sequences, with the features concatenated before the last layer",
+        ),
+        ({"fusion": ["T2"]}, "Fusion", "T2 alone, as one channel"),
     ],
 )
-def test_preparation_is_shown(classed: ReportContext, changes: dict[str, Any], fact: str) -> None:
-    seen = section_of(page.render(of_volumes(classed, **changes)), "preparation")
-    assert seen.count(f'data-fact="{fact}"') == 1
-
-
-@pytest.mark.parametrize(
-    ("fusion", "code"), [("early", "early"), ("late", "late"), ("late-shared", "shared"), ("T2", "single")]
-)
-def test_fusions_have_a_code(classed: ReportContext, fusion: str, code: str) -> None:
-    values = volumes.section(of_volumes(classed, fusion=[fusion]))
-    assert values is not None
-    assert [found["code"] for found in values["fusions"]] == [code]
+def test_preparation_is_shown(classed: ReportContext, changes: dict[str, Any], name: str, fact: str) -> None:
+    assert dict(report_section.preparation(of_volumes(classed, **changes)))[name] == fact
 
 
 def test_single_cases_show_panels(classed: ReportContext) -> None:
     context = of_volumes(classed)
-    shown = volumes.case_pictures(context, {"case": str(context.panels["case"].iloc[0])})
+    shown = report_section.case_pictures(context, {"case": str(context.panels["case"].iloc[0])})
     assert [name for name, _ in shown] == ["T1", "T2"]
     assert all(uri.startswith("data:image/jpeg") for _, uri in shown)
 
@@ -126,103 +137,3 @@ def test_the_central_window_has_as_many_slices_before_as_after(count: int) -> No
     assert len(found) == 9
     assert abs(found[0] - (count - 1 - found[-1])) <= 1
     assert set(np.diff(found)) <= ({1} if count >= 9 else {0, 1})
-
-
-def figure(value: float, low: float, high: float) -> dict[str, Any]:
-    return {"value": value, "low": low, "high": high, "n_cases": 9, "n_subjects": 9, "rough": True}
-
-
-def entry_of(group: str, over: dict[str, Any], **more: Any) -> dict[str, Any]:
-    names = [*saliency.HIT, *saliency.SHARE]
-    part = {name: figure(0.5, 0.3, 0.7) | {"rough": False} for name in names}
-    part |= {"hit_over_random_weights": over, "hit_over_prior": over} | more
-    return {group: part, "prior": {"hit": "tile_centre", "share": "panel_centre"}}
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "rough", "code"),
-    [(0.1, 0.4, False, "more"), (-0.1, 0.2, False, "same"), (-0.4, -0.1, False, "less"), (0.1, 0.4, True, "same")],
-)
-def test_the_verdict_follows_the_interval(low: float, high: float, rough: bool, code: str) -> None:
-    hit = figure(0.6, 0.4, 0.8) | {"rough": rough}
-    entry = entry_of("correct", figure(0.2, low, high) | {"rough": rough}, hit=hit)
-    found = saliency.verdict("vit", entry, "lesion")
-    assert (found["over_random"], found["over_prior"], found["group"], found["cases"]) == (code, code, "correct", 9)
-    assert (found["figures"]["hit"]["value"], found["rough"], found["prior"]) == (0.6, rough, "tile_centre")
-    assert saliency.verdict("vit", entry_of("all", figure(0, 0, 0)), "lesion")["group"] == "all"
-    assert saliency.verdict("vit", {"all": None}, "lesion")["code"] == "unmeasured"
-    assert "60 %" in saliency.sentence_of("vit", entry, "lesion")
-
-
-def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
-    for name in ("input.png", "map.png"):
-        Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / name)
-    network = {"network": "<vit>", "method": "rollout", "file": "map.png", "predicted": "covid", "probability": 0.8}
-    network |= {"cells": [6, 7]}
-    row = {"name": "T1", "input": "input.png", "outlined": "lesion", "reference": "covid"}
-    case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"]}
-    steps = [{"down_to": "head", "parts": 1, "spearman": None, "ssim": 1.0}]
-    orders = ("map", "random", "centre", "brightness")
-    names = [*orders, "over_random", "over_centre", "over_brightness"]
-    deletion = {name: figure(0.4, 0.2, 0.6) for name in names} | {"cases": 4, "shares": [0.0, 0.5, 1.0]}
-    measurements = {
-        **entry_of("correct", figure(0.2, 0.1, 0.3)),
-        "all": entry_of("all", figure(0.2, 0.1, 0.3))["all"],
-        "erroneous": None,
-        "method": "rollout",
-        "cells": [12, 14],
-        "draws": 5,
-        "empty_maps": 0,
-        "flat_maps": 2,
-        "random_weights_maps": 45,
-        "random_weights_empty": 3,
-        "sanity": {"cases": 4, "fold": 1, "steps": steps},
-        "deletion": deletion | {"curves": {key: [1.0, 0.5, 0.2] for key in orders}},
-    }
-    measured = {
-        "column": "lesion",
-        "meaning": "lesion",
-        "with_mask": 9,
-        "cases": 12,
-        "outside_window": 1,
-        "lost_masks": ["X/1"],
-        "cells": 0,
-    }
-    measured |= {"networks": {"<vit>": measurements}}
-    maps = [network | {"correct": True}, network | {"correct": False, "file": "gone.png"}]
-    shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.primary_outcome, "cells": 0}
-    explanations = {"shown": shown | {"cases": [case | {"rows": [row | {"maps": maps}]}]}, "measured": measured}
-    text = page.render(dataclasses.replace(classed, explanations=explanations))
-    section = section_of(text, "saliency")
-    assert 'data-code="map-methods"' in section, "how maps are read does not depend on where they lie"
-    assert section.count("<b>correct</b>") == 1
-    assert section.count('class="wrong"') == 0
-    assert "6 × 7 cells" in section
-    assert "12 × 14 cells, 2 nearly uniform" in section
-    assert "3 of 45 maps" in section
-    assert "vit&gt;" in section
-    assert section.count("<svg") >= 1
-    assert "<vit>" not in text
-    values = saliency.section(dataclasses.replace(classed, explanations=explanations))
-    assert values is not None
-    assert values["outlined"]
-    counts = {key: values["measured"][key] for key in ("with_mask", "cases", "outside", "lost")}
-    assert counts == {"with_mask": 9, "cases": 12, "outside": 1, "lost": 1}
-    assert 'id="saliency"' not in page.render(classed)
-    gone = explanations | {"shown": explanations["shown"] | {"folder": str(tmp_path / "gone")}, "measured": None}
-    assert saliency.section(dataclasses.replace(classed, explanations=gone)) is None
-
-
-def test_slice_images_are_in_the_order_of_their_column(classed: ReportContext, tmp_path: Any) -> None:
-    """Nothing says that a column of places runs from the feet to the head."""
-    Image.new("RGB", (8, 8)).save(tmp_path / "input.png")
-    row = {"name": "T1", "input": "input.png", "outlined": None, "reference": "covid", "maps": []}
-    case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"], "rows": [row]}
-    shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.primary_outcome, "cases": [case]}
-    column = {"slice_index": "place", "sequences": ["T1"], "fusion": ["early"]}
-    for changes, said in ((column, "in the order of the column place"), ({}, "from the feet to the head")):
-        context = of_volumes(classed, **changes)
-        context = dataclasses.replace(context, explanations={"shown": shown | {"cells": 0}, "measured": None})
-        text = page.render(context)
-        assert said in section_of(text, "saliency").split("</p>")[0]
-        assert said in section_of(text, "preparation").split("</p>")[0]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 class _Explain(Explainer):
     name = extra = "explain"
+    report = "casewise.plugins.explain.report_section"
 
     def commands(self) -> Sequence[Command]:
         from casewise.plugins.explain.command import explain

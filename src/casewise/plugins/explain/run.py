@@ -25,6 +25,7 @@ from casewise.plugins.explain.checks import check_explainable, check_networks, m
 from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
 from casewise.plugins.explain.overlays import FigureRow, save_side_by_side
 from casewise.plugins.explain.placement import placement
+from casewise.plugins.explain.report_section import COLUMNS, HIT, PLACEMENT, as_line, measured_rows, placement_rows
 from casewise.plugins.explain.results import earlier_cases, measurement_source, save_results, stored_placement
 from casewise.plugins.explain.saliency import (
     LoadedModel,
@@ -36,8 +37,6 @@ from casewise.plugins.explain.saliency import (
     sequences_of,
 )
 from casewise.report.formatting import counted
-from casewise.report.sections.saliency import placement_values, sentence_of
-from casewise.report.templating import sentence
 from casewise.run_folder import ExplanationFolder
 
 # Panels of a case that are explained; of more, an evenly spaced sample.
@@ -134,8 +133,8 @@ def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -
     if places is None:
         with show.bar("placement") as bar:
             places = {"inputs": inputs, **placement(run, models, map_size=map_size, progress=bar)}
-    for values in placement_values(places):
-        show.line("placement", sentence("placement", values))
+    for row in placement_rows(places):
+        show.line("placement", as_line(row, PLACEMENT))
     return places
 
 
@@ -148,8 +147,8 @@ def _measure(
     with show.bar("measure") as bar:
         measures, table = measure(run, models, map_size=map_size, progress=bar)
     folder.measurements.write(table)
-    for name, network in measures["networks"].items():
-        show.line("measure", sentence_of(name, network, measures["meaning"]))
+    for row in measured_rows(measures, HIT):
+        show.line("measure", as_line(row, [*COLUMNS, "shuffled cells"]))
     return measures
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class _Slides(Plugin):
     name = extra = "slides"
     section = "tiles"
+    report = "casewise.plugins.slides.report_section"
 
     def study_keys(self) -> type[StudyModel]:
         from casewise.plugins.slides.settings import SlidesKeys

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 class _Volumes(Plugin):
     name = extra = section = "volumes"
+    report = "casewise.plugins.volumes.report_section"
 
     def study_keys(self) -> type[StudyModel]:
         from casewise.plugins.volumes.settings import VolumesKeys

@@ -67,7 +67,11 @@ def section(context: ReportContext) -> Section | None:
     examined: list[Block] = [Text(EXAMINED, note=True), Facts(_limits(context, audit))]
     if notes := [note for note in audit.notes(accepted) if note.lower() != f"{untested(audit.facts)}.".lower()]:
         examined.append(Items(notes))
-    folds = [("Near-duplicates", twins(context, audit)), ("All tests", tests(audit)), ("What was examined", examined)]
+    folds = [
+        ("Near-duplicates", twins(context, audit)),
+        ("All tests", all_tests(audit)),
+        ("What was examined", examined),
+    ]
     blocks = [*findings(audit, accepted), *(Fold(summary, inner) for summary, inner in folds if inner)]
     return Section("audit", "Shortcut audit", blocks)
 
@@ -168,7 +172,7 @@ def _meaning(finding: Finding, accepted: Mapping[str, str]) -> str:
     return f"`{finding.id}`: {finding.sentence} {remedy}".strip()
 
 
-def tests(audit: Audit) -> list[Block]:
+def all_tests(audit: Audit) -> list[Block]:
     """All tests for shortcuts with their figures, and what could not be tested."""
     noun, nouns = noun_of(audit.facts)
     counts = ("images", "subjects", "subjects_of_smallest")

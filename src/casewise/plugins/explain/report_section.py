@@ -1,0 +1,407 @@
+"""The section of the report on saliency: maps beside the images, where they lie, and how they compare with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.modalities.registry import modality_of
+from casewise.report.blocks import (
+    Block,
+    Cell,
+    Facts,
+    Fold,
+    Heading,
+    Picture,
+    Pictures,
+    Plot,
+    Plots,
+    Row,
+    Section,
+    Table,
+    Text,
+)
+from casewise.report.figures.drawing import MARKERS, SERIES, Drawing, canvas, frame, set_margins, svg
+from casewise.report.figures.pictures import data_uri
+from casewise.report.formatting import MISSING, capital, counted, interval, number, percent, probability, signed
+from casewise.report.target_kind_sections import kind_report
+from casewise.report.terms import METHODS, terms_of
+from casewise.study.learners import learner_name, learner_named
+from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from casewise.report.context import ReportContext
+
+Values = Mapping[str, Any]
+
+MOST_CASES, MOST_UNFOLDED, MOST_NETWORKS, LONGEST = 8, 2, 12, 420
+_OWN = ("{0}", "random_weights_{1}", "{1}_over_random_weights", "prior_{1}", "{1}_over_prior")
+HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
+NEAR = ("near", "random_weights_near", "near_over_random_weights", "chance_near")
+SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
+COLUMNS = ("Network", "Panels", "Map", "Random weights", "Difference", "Centre", "Difference")
+GROUPS = {"correct": "predicted correctly", "erroneous": "predicted erroneously", "all": "all cases"}
+ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each image", "brightness": "brightness"}
+PLACES = {"border": "outer eighth of the image", "anatomy": "anatomy", "lesion": "lesion"}
+PLACEMENT = ("Network", "Panels", "Of the map", "Of the area", "Difference", "Empty maps")
+# By the form of the explained target: what red and blue areas do, and the name of the output.
+FORMS = {
+    "number": ("raises the prediction", "lowers it", "raw output"),
+    "classes": ("speaks for the predicted class", "speaks against it", "logit minus the mean of the others"),
+    "ordinal": ("raises the grade", "lowers it", "sum of the steps"),
+}
+
+READING = (
+    "A map shows which areas a network used. It does not show that there is disease, or why the network made its"
+    " prediction."
+)
+BRIGHT = "the brighter an area, the more it contributed, from least to most within each picture"
+COMPUTED = {
+    "grad-cam": "Later maps of a network have larger cells; earlier ones separate classes less well.",
+    "rollout": "The map is the same for every class, and does not depend on the head.",
+    "contributions": (
+        "The output of a linear model is a sum: the output for the average training image, the sum of the map, and what"
+        " has no place (maxima, and statistics of the whole image). Where the model is not linear, contributions are"
+        " summed along the line from the average image and hold for this image only. Measures use what {toward}."
+    ),
+}
+LATE = (
+    "Of networks with a branch for each sequence, the Grad-CAM maps of one panel share a scale; those of attention"
+    " rollout do not and must not be compared between sequences."
+)
+WHERE = (
+    "Share of the map and of the area in each region, out of fold, on panels drawn at random; a uniform map has the"
+    " same share of both. Empty maps count as uniform. Small print: {confidence} intervals by subject, and whether the"
+    " share of the map is shown to be larger or smaller."
+)
+ANATOMY = (
+    "A map inside the anatomy does not show that the network uses the disease; a map mostly outside it is a reason to"
+    " look for shortcuts."
+)
+POINTING = (
+    "How often the highest point of the map lies in the mask ({mask}), out of fold. Small print: {confidence} intervals"
+    " by subject and random network, and whether the map is shown to do so more or less often."
+)
+RIVALS = (
+    "Random weights: the same network with all learned weights drawn at random; a map that hits no more often than"
+    " these does not explain what was learned. Centre: a map that points at the middle of each image or of the panel,"
+    " whichever hits more often. Shuffled cells: the network’s own map with its cells in random order."
+)
+NEARBY = "The same within half a cell of the mask, which is the resolution of a map."
+INSIDE = "The share of the total saliency that lies in the mask; a uniform map has the mask’s share of the image."
+SIMILAR = (
+    "Similarity to the maps of the trained network when weights are drawn at random; 1 is the same map. Maps that stay"
+    " similar when all weights are random say nothing about what was learned."
+)
+DELETION = (
+    "Mean output while pixels are blackened in the order of a map; lower is better. A map is informative if the output"
+    " falls faster than by distance from the middle and by brightness, not only faster than in a random order."
+)
+
+
+def section(context: ReportContext) -> Section | None:
+    """Maps and measures; None where the run was not explained, or its networks were trained again since."""
+    explanations = context.explanations
+    if not explanations or not explanations.get("shown"):
+        return None
+    shown, measured, places = (explanations.get(name) for name in ("shown", "measured", "placement"))
+    cases = _cases(shown)
+    if not cases and not measured and not places:
+        return None
+    kind = context.study.kind_of(shown["target"])
+    form = FORMS["ordinal" if kind_report(kind).ordered else kind_named(kind).form]
+    methods = sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True)
+    confidence = terms_of(context).confidence
+    blocks: list[Block] = [Text(READING), Facts(_reading(context, methods, form))]
+    if places:
+        rows = placement_rows(places, marked=context.learner)
+        blocks += [Heading("Where the maps lie"), Table(PLACEMENT, rows, WHERE.format(confidence=confidence))]
+        blocks += [Text(ANATOMY, note=True)] if "anatomy" in places["regions"] else []
+    if measured:
+        blocks += [*_compared(measured, confidence), Fold("Further measures", _measures(measured))]
+    if cases:
+        blocks += [Heading("Case by case"), *_case_by_case(shown, cases, form)]
+    return Section(
+        "saliency", "Saliency", [*blocks, Fold("How the maps are computed", _computed(context, shown, form))]
+    )
+
+
+def _reading(context: ReportContext, methods: Sequence[str], form: tuple[str, str, str]) -> list[tuple[str, str]]:
+    """How each kind of map is read, and what a picture shows."""
+    red = f"red {form[0]}, blue {form[1]}, compared with the average training image"
+    facts = [(capital(METHODS.get(name, name)), red if name == "contributions" else BRIGHT) for name in methods]
+    study = modality_of(context.study).report_facts(context.study)
+    if study["sliced"]:
+        order = f"in the order of the column {study['order']}" if study["order"] else "from the feet to the head"
+        facts.append(("A picture", f"the network’s panel of consecutive slices {order}, row by row"))
+    return facts
+
+
+def _computed(context: ReportContext, shown: Values, form: tuple[str, str, str]) -> list[Block]:
+    """How the maps of each method are computed; of baselines, how much of their contributions has a place."""
+    methods = sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True)
+    layer = f"the last block with at least {counted(shown['cells'], 'cell')} a side"
+    facts = [(capital(METHODS.get(name, name)), COMPUTED.get(name, "").format(toward=form[0])) for name in methods]
+    if "grad-cam" in methods:
+        facts.append(("Layer of Grad-CAM", layer if shown["cells"] else "the last block with a stride of at most 16"))
+    facts += [(f"With a place, {learner_name(name)}", text) for name, text in placed_shares(shown["cases"]).items()]
+    late = modality_of(context.study).report_facts(context.study)["late"]
+    return [Facts(facts), *([Text(LATE, note=True)] if late else [])]
+
+
+def placed_shares(cases: Iterable[Values]) -> dict[str, str]:
+    """For each baseline how much of its net contributions has a place, as a mean over the maps of these cases.
+
+    The share of a map is |placed| / (|placed| + |unplaced|), of the two sums: what cancels within one counts as 0.
+
+    >>> rows = [{"maps": [{"network": "a", "sum": {"placed": -3.0, "unplaced": 1.0}}]}]
+    >>> placed_shares([{"rows": rows}])
+    {'a': '75 % of the net contributions, over 1 map'}
+    """
+    shares: dict[str, dict[tuple[float, float], float]] = {}
+    for entry in (entry for case in cases for row in case["rows"] for entry in row["maps"] if entry.get("sum")):
+        # a case has the same sum for each of its sequences
+        placed, unplaced = abs(entry["sum"]["placed"]), abs(entry["sum"]["unplaced"])
+        if placed + unplaced > 0:
+            shares.setdefault(entry["network"], {})[placed, unplaced] = placed / (placed + unplaced)
+    return {
+        name: f"{percent(sum(each.values()) / len(each))} of the net contributions, over {counted(len(each), 'map')}"
+        + (", for this image only" if learner_named(name).is_curved else "")
+        for name, each in shares.items()
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- measures
+
+
+def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
+    """For each network and region the share of the map and of the area, and whether they differ."""
+    rows = []
+    for name, by_region in placement["networks"].items():
+        for region, figures in by_region.items():
+            share, column = figures["share"], placement["regions"][region]["column"]
+            place = PLACES[region] + (f" (column {column})" if column else "")
+            count = Cell(f"{share['n_cases']:,}", f"of {counted(share['n_subjects'], 'subject')}")
+            cells = [count, _share(share), _share(figures["area"]), _difference(figures["difference"])]
+            empty = Cell(number(figures["empty_maps"], 0))
+            rows.append(Row(f"{learner_name(name)}: {place}", [*cells, empty], mark=name == marked))
+    return rows
+
+
+def measured_rows(measured: Values, figures: Sequence[str]) -> list[Row]:
+    """For each network the figures of the cases predicted correctly, erroneously, and all; dashes where it has none."""
+    rows = []
+    for name, entry in measured["networks"].items():
+        groups = [group for group in GROUPS if entry.get(group)]
+        for group in groups:
+            values = [(_difference if "_over_" in key else _share)(entry[group].get(key)) for key in figures]
+            cells = [Cell(str(entry[group]["hit"]["n_cases"])), *values]
+            rows.append(Row(f"{learner_name(name)}, {GROUPS[group]}", cells, inner=group != "correct"))
+        if not groups:
+            rows.append(Row(learner_name(name), [Cell("0"), *[Cell(MISSING)] * len(figures)]))
+    return rows
+
+
+def as_line(row: Row, columns: Sequence[str]) -> str:
+    """A row of a table for a terminal.
+
+    >>> as_line(Row("net", [Cell("5"), Cell("40 %", "[20, 60]")]), ("Network", "Panels", "Map"))
+    'net: panels 5, map 40 % [20, 60]'
+    """
+    cells = [
+        f"{head.lower()} {cell.text} {cell.small}".strip() for head, cell in zip(columns[1:], row.cells, strict=True)
+    ]
+    return f"{row.name}: {', '.join(cells)}"
+
+
+def verdict(figure: Values) -> str:
+    """What a paired difference shows: `more`, `less`, or `not shown to differ` if it may be 0 or subjects are few.
+
+    >>> verdict({"low": 0.1, "high": 0.2}), verdict({"low": 0.1, "high": 0.2, "rough": True})
+    ('more', 'not shown to differ')
+    """
+    low, high = figure.get("low"), figure.get("high")
+    if low is None or high is None or figure.get("rough") or low <= 0 <= high:
+        return "not shown to differ"
+    return "more" if low > 0 else "less"
+
+
+def _share(figure: Values | None, write: Callable[[Any, int], str] = number) -> Cell:
+    """A share in percent with its interval."""
+    if not figure or figure.get("value") is None:
+        return Cell(MISSING)
+    scaled = {key: None if figure.get(key) is None else 100 * figure[key] for key in ("value", "low", "high")}
+    digits = 0 if abs(scaled["value"] or 0) >= 10 else 1
+    return Cell(f"{write(scaled['value'], digits)} %", _bounds(figure, scaled, digits), figure["value"])
+
+
+def _difference(figure: Values | None) -> Cell:
+    """A difference of shares with its interval, and what it shows."""
+    if not figure or figure.get("value") is None:
+        return Cell(MISSING)
+    cell = _share(figure, signed)
+    return Cell(cell.text, ", ".join(filter(None, [cell.small, verdict(figure)])), cell.value)
+
+
+def _bounds(figure: Values, ends: Values, digits: int) -> str:
+    text = interval(ends, digits)
+    return f"{text} rough" if text and figure.get("rough") else text
+
+
+def _compared(measured: Values, confidence: str) -> list[Block]:
+    """How often maps point into the masks."""
+    mask = {"lesion": "of the lesion", "anatomy": "of the anatomy"}[measured["meaning"]]
+    rows = measured_rows(measured, HIT)
+    columns = [*COLUMNS, "Shuffled cells"]
+    table = Table(columns, rows, POINTING.format(mask=mask, confidence=confidence), wide=True)
+    counts = [
+        ("Panels with a mask", f"{measured['with_mask']} of {measured['cases']}"),
+        ("Mask outside the panel", counted(measured["outside_window"], "further panel")),
+        ("Mask not on the prepared slices", counted(len(measured["lost_masks"]), "case")),
+    ]
+    return [Heading("Comparison with masks"), Facts(counts), table, Text(RIVALS, note=True)]
+
+
+def _measures(measured: Values) -> list[Block]:
+    """Near hits, shares, the similarity of maps of random weights, and deletion curves."""
+    networks = {learner_name(name): entry for name, entry in measured["networks"].items() if entry.get("all")}
+    near = Table(["Network", "Panels", "Map", "Random weights", "Difference", "Shuffled cells"],
+                 measured_rows(measured, NEAR), NEARBY, wide=True)  # fmt: skip
+    shares = Table([*COLUMNS, "Mask’s share of the image"], measured_rows(measured, SHARE), INSIDE, wide=True)
+    blocks: list[Block] = [near, shares, Facts([(name, _map_facts(entry)) for name, entry in networks.items()])]
+    if sanity := {name: entry["sanity"] for name, entry in networks.items() if entry.get("sanity")}:
+        columns = ["Network", "Cases", "Head random: rank correlation", "SSIM", "All random: rank correlation", "SSIM"]
+        blocks.append(Table(columns, [_sanity(name, entry) for name, entry in sanity.items()], SIMILAR))
+    if deletion := {name: entry["deletion"] for name, entry in networks.items() if entry.get("deletion")}:
+        heads = ["Map", "Random map", "Middle of images", "Brightness"]
+        columns = ["Network", "Cases", *heads, "Map − random", "Map − middle", "Map − brightness"]
+        blocks.append(Table(columns, [_deletion(name, entry) for name, entry in deletion.items()], DELETION, wide=True))
+        curves = [
+            Plot(_curves(name, entry, f"deletion{index}"), f"Deletion curves of {name}.")
+            for index, (name, entry) in enumerate(deletion.items())
+        ]
+        blocks.append(Plots(curves))
+    return blocks
+
+
+def _map_facts(entry: Values) -> str:
+    """The method and cells of a network's maps, and how many of them say nothing."""
+    cells = "" if entry["method"] == "contributions" else f", {entry['cells'][0]} × {entry['cells'][1]} cells"
+    return (
+        f"{METHODS.get(entry['method'], entry['method'])}{cells}; empty {entry['empty_maps']}, nearly uniform"
+        f" {entry['flat_maps']}; with random weights ({entry['draws']} draws per fold) empty"
+        f" {entry['random_weights_empty']} of {entry['random_weights_maps']} maps"
+    )
+
+
+def _sanity(name: str, entry: Values) -> Row:
+    first, last = entry["steps"][0], entry["steps"][-1]
+    values = [Cell(number(step[key], 2)) for step in (first, last) for key in ("spearman", "ssim")]
+    return Row(name, [Cell(number(entry.get("cases"), 0)), *values])
+
+
+def _deletion(name: str, entry: Values) -> Row:
+    keys = (*ORDERS, "over_random", "over_centre", "over_brightness")
+    cells = [Cell(number(entry[key]["value"], 2), _bounds(entry[key], entry[key], 2)) for key in keys]
+    return Row(name, [Cell(str(entry["cases"])), *cells])
+
+
+def _curves(name: str, entry: Values, id: str) -> Drawing:
+    """The output of a network while pixels are blackened, in the order of the map and of naive orders."""
+    with canvas(360, 262) as (figure, axes):
+        set_margins(axes, 360, 262, left=50, bottom=82, right=10, top=24)
+        shares = [100 * share for share in entry["shares"]]
+        for series, (key, label) in enumerate(ORDERS.items()):
+            color, marker = SERIES[series], MARKERS[series]
+            axes.plot(shares, entry["curves"][key], color=color, marker=marker, markevery=4, label=label)
+        axes.set_xlabel("pixels blackened (%)")
+        axes.set_ylabel("network output")
+        axes.set_title(name)
+        figure.legend(loc="lower center", ncols=2, borderaxespad=0.2)
+        frame(axes)
+        return svg(figure, id)
+
+
+# ------------------------------------------------------------------------------------------------------------- cases
+
+
+def _cases(shown: Values) -> list[tuple[str, list[tuple[Values, str]]]]:
+    """The first cases with their rows and the picture of each input; without those whose pictures are gone."""
+    folder, cases = Path(shown["folder"]), []
+    for entry in shown["cases"][:MOST_CASES]:
+        visit = f", visit {entry['visit']}" if entry["visit"] else ""
+        tested = " (test set; the mean map of the networks of all folds)" if entry["stage"] == "test" else ""
+        rows = [(row, uri) for row in entry["rows"] if (uri := _picture(folder / row["input"]))]
+        if rows:
+            cases.append((f"Subject {entry['subject']}{visit}{tested}", rows))
+    return cases
+
+
+def _case_by_case(
+    shown: Values, cases: Sequence[tuple[str, list[tuple[Values, str]]]], form: tuple[str, str, str]
+) -> list[Block]:
+    """Which cases are shown, and the maps of each beside its input."""
+    facts = [("Cases shown", str(shown["rule"]))]
+    outlined = sorted({str(row["outlined"]) for _, rows in cases for row, _ in rows if row["outlined"]})
+    facts += [("Green line", f"edge of the {', '.join(outlined)}")] if outlined else []
+    further = len(shown["cases"]) - MOST_CASES
+    facts += [("In the run folder", counted(further, "further case"))] if further > 0 else []
+    folder = Path(shown["folder"])
+    strips = [
+        [
+            Pictures(_beside(row, uri, folder, form), "" if place else title, "beside-each")
+            for place, (row, uri) in enumerate(rows)
+        ]
+        for title, rows in cases
+    ]
+    first, others = ([strip for case in part for strip in case] for part in (strips[:2], strips[2:]))
+    folded = [Fold(f"The other {counted(len(strips) - MOST_UNFOLDED, 'case')}", others)] if others else []
+    return [Facts(facts), *first, *folded]
+
+
+def _beside(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> list[Picture]:
+    """The input of the networks and the map of each."""
+    name = f" on {row['name']}" if row["name"] else ""
+    pictures = [
+        Picture(uri, f"Input of the networks{name}", f"{row['name'] or 'Input'}; reference: {row['reference']}")
+    ]
+    for entry in row["maps"][:MOST_NETWORKS]:
+        if picture := _picture(folder / entry["file"]):
+            method, network = METHODS.get(entry["method"], entry["method"]), learner_name(entry["network"])
+            pictures.append(Picture(picture, f"{method} of {network}{name}", f"{network}: {_caption(entry, form)}"))
+    return pictures
+
+
+def _caption(entry: Values, form: tuple[str, str, str]) -> str:
+    """The method, the prediction and whether it is correct; of contributions their sum."""
+    method = METHODS.get(entry["method"], entry["method"])
+    if entry.get("cells") and entry["method"] != "contributions":
+        method += f", {' × '.join(map(str, entry['cells']))} cells"
+    predicted = str(entry["predicted"])
+    if entry["probability"] is not None:
+        predicted += f" ({probability(entry['probability'])})"
+    if entry["correct"] is not None:
+        predicted += f", {'correct' if entry['correct'] else 'wrong'}"
+    pieces = [method, predicted]
+    if total := entry.get("sum"):
+        terms = [f"average image {number(total['average'], 2)}", f"on the map {signed(total['placed'], 2)}"]
+        pieces.append(
+            f"{form[2]} {number(total['output'], 2)} = {', '.join(terms)}, rest {signed(total['unplaced'], 2)}"
+        )
+    if entry.get("empty") or entry.get("flat"):
+        pieces.append("the map is empty" if entry.get("empty") else "the map is nearly uniform")
+    return "; ".join(pieces)
+
+
+def _picture(path: Path) -> str:
+    """The picture as a data URI; empty where it is gone."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return data_uri(np.array(image.convert("RGB")), longest=LONGEST)
+    except OSError:
+        return ""
