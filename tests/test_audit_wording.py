@@ -13,10 +13,6 @@ from casewise.audit.columns import codes, restates
 from casewise.audit.probes import Labels, ProbeResult
 from casewise.audit.sentences import Shortcut, shortcut_sentence
 from casewise.audit.shortcuts import Kind
-from casewise.report.markdown.page import write_results
-from casewise.report.page import render
-from casewise.report.sections import audit as audit_section
-from tests.report_contexts import check_page, classes, finished
 from tests.test_audit_shortcuts import look, make
 
 Row = dict[str, Any]
@@ -127,16 +123,7 @@ def test_every_evidence_has_a_sentence_with_one_verb(kind: Kind) -> None:
     assert "AUROC 0.90" in sentence
 
 
-def test_the_subjects_behind_the_tests_are_stated(tmp_path: Path) -> None:
-    context = classes()
-    every = context.audit["facts"]["subjects"]  # type: ignore[index]
-    values = audit_section.tested_subjects(context.audit["facts"])  # type: ignore[index]
-    assert values == [{"code": code, "subjects": [every], "of_smallest": [9]} for code in ("label", "source")]
-    for text in (
-        check_page(render(context)).text,
-        write_results(finished(context, tmp_path / "run"), tmp_path / "page.md").read_text(),
-    ):
-        assert f"{every} subjects, 9 of them" in text
+def test_the_subjects_of_the_smallest_class_are_counted() -> None:
     labels = Labels.of(
         np.repeat([0.0, 1.0], [25, 5]), [*range(24), 0, *range(100, 105)], ("a", "b"), permutations=3, seed=0
     )

@@ -17,7 +17,6 @@ from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.metric import Metric
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
 from casewise.metrics.registry import metric_names, metric_of, register_metric, unregister_metric
-from casewise.report.caveats import sentences
 from casewise.report.markdown.sections import trained_or_held_out as page_cell
 from casewise.report.sections.training import on_training_cases
 from casewise.report.sections.training import trained_or_held_out as training_cell
@@ -225,8 +224,6 @@ def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on(
     bound = by_code["temperature_at_bound"]
     assert (bound["learner"], bound["temperatures"], bound["folds"], bound["of"]) == ("sure", [0.05], 3, 3)
     assert by_code["few_of_class"]["subjects"] == {"yes": 5}
-    assert len(sentences(notes)) == len(notes)
-    assert not any(sentence.startswith(("few_of_class", "temperature_at_bound")) for sentence in sentences(notes))
 
 
 def test_a_range_over_networks_is_not_in_brackets() -> None:

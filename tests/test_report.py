@@ -13,7 +13,6 @@ import pytest
 from casewise.errors import RunError
 from casewise.evaluation.results import Comparison, Difference
 from casewise.report import formatting, terms
-from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.report.figures import cohort as draw_cohort
 from casewise.report.figures import time as draw_time
@@ -226,9 +225,6 @@ def test_one_subject_has_no_intervals_and_no_bands(report_of_numbers: ReportCont
     assert "Shaded bands" in section_of(render(report_of_numbers), "agreement")
     assert "Shaded bands" not in section_of(text, "agreement")
     assert "rough" not in section_of(text, "summary")
-    (caveat,) = sentences([{"code": "few_subjects", "stage": "test", "subjects": 1}])
-    assert "rough" not in caveat
-    assert caveat in Page(text).text
 
 
 def test_results_page_beside_a_run_without_the_stage(report_of_numbers: ReportContext, tmp_path: Path) -> None:

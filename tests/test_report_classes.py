@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from casewise.audit.findings import CODES, Audit, Finding
 from casewise.audit.metadata import SOURCES
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
@@ -22,25 +20,22 @@ from casewise.report.figures.classes import curves_of
 from casewise.report.first_screen import screen
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render, write_report
+from casewise.report.sections import classes as class_sections
 from casewise.report.sections import (
-    audit,
     labels,
     learners,
     training,
     validation,
 )
-from casewise.report.sections import classes as class_sections
 from casewise.report.statements import statements
 from casewise.study.learners import learner_name
 from tests.report_contexts import (
     REASON,
     Page,
-    audit_of,
     check_page,
     classes,
     codes,
     estimate,
-    films,
     finished,
     nothing,
     section_of,
@@ -189,115 +184,12 @@ def test_temperature_scaling_is_judged_by_error_and_loss(
 # ------------------------------------------------------------------------------------------------------- the audit
 
 
-def first_of_the_audit(context: ReportContext) -> str:
-    """The sentence of the first screen about the audit."""
-    return next(each.text for each in statements(context) if each.id == "audited")
-
-
-def test_an_accepted_error_stands_on_the_first_screen_with_its_reason(three: ReportContext) -> None:
-    found = audit.first_screen(three)
-    assert found is not None
-    assert (found["tone"], found["error_count"], found["warning_count"]) == ("error", 1, 2)
-    assert [(row["accepted"], row["reason"], row["value"]) for row in found["errors"]] == [(True, REASON, 0.914)]
-    assert [row["subject"]["code"] for row in found["warnings"]] == ["source-from-image", "twins-across-labels"]
-    shown = first_of_the_audit(three)
-    assert shown.startswith("Audit: 1 error and 2 warnings. First: ")
-    assert "AUROC 0.91" in shown
-    assert f"accepted by the study: {REASON.rstrip('.')}." in shown
-    unaccepted = dataclasses.replace(three, audit=audit_of(three.cohort_images, {}))
-    assert not audit.first_screen(unaccepted)["errors"][0]["accepted"]  # type: ignore[index]
-    assert "accepted" not in first_of_the_audit(unaccepted)
-
-
-def test_errors_and_warnings_are_counted_and_every_accepted_error_has_its_reason(three: ReportContext) -> None:
-    own = {"target": "finding", "metric": "auroc", "value": 0.8}
-    names = ("source", "border", "files", "native_size", "native_mode")
-    found = [Finding(f"shortcut-{name}", "error", "A long sentence. " * 20, own) for name in names]
-    found += [Finding(f"shortcut-{i}", "warning", "Another long sentence. " * 20, own) for i in range(7)]
-    result = Audit(found).as_json({f"shortcut-{name}": f"reason of {name}" for name in names})
-    context = dataclasses.replace(three, audit=result)
-    shown = first_of_the_audit(context)
-    assert shown.startswith("Audit: 5 errors and 7 warnings.")
-    assert "long sentence" not in shown
-    section = section_of(render(context), "audit")
-    assert all(section.count(f"reason of {name}<") == 1 for name in names)
-
-
-def test_a_clean_audit_and_none_at_all(three: ReportContext) -> None:
-    clean = Audit([], {"twins": 3.0}, {"subjects": 120, "images": 150}).as_json({})
-    found = audit.first_screen(dataclasses.replace(three, audit=clean))
-    assert found is not None
-    assert (found["tone"], found["examined"]) == ("clean", [(120, "subject", "subjects"), (150, "image", "images")])
-    without = dataclasses.replace(three, audit=None)
-    assert "audit" not in page_of(without).ids
-    assert next(each for each in statements(without) if each.id == "audited").level == "warning"
-
-
 def test_classes_that_folds_lack_are_on_the_first_page(three: ReportContext) -> None:
     assert 'data-code="classes_missing"' not in render(three)
     lacking = [{"side": "fold 2", "target": "dx", "class": "<flat>", "subjects": 183, "reason": "not_assigned"}]
     page = render(dataclasses.replace(three, splits=three.splits | {"classes_lacking": lacking}))
     text = page.split('data-code="classes_missing"')[1].split("</li>")[0]
     assert all(words in text for words in ("fold 2", "183 subjects", "&lt;flat&gt;"))
-
-
-def test_an_audit_that_examined_no_shortcut_is_not_green_and_says_so(three: ReportContext) -> None:
-    facts = {"subjects": 12, "images": 24, "tests": [], "not_tested": ["finding from border"]}
-    context = dataclasses.replace(three, audit=Audit([], {}, facts).as_json({}))
-    found = audit.first_screen(context)
-    assert found is not None
-    assert (found["tone"], found["untested"]) == ("neutral", "few_subjects")
-    text = render(context)
-    assert "untested" in codes(text)
-    assert "finding from border" in section_of(text, "audit")
-    twins = Audit([Finding("twins-across-subjects", "error", "Two.")], {}, facts).as_json({})
-    found = audit.first_screen(dataclasses.replace(three, audit=twins))
-    assert (found["tone"], found["untested"]) == ("error", "few_subjects")  # type: ignore[index]
-
-
-def test_the_audit_section_shows_the_evidence(three: ReportContext, text: str) -> None:
-    found = audit.section(three)
-    assert found is not None
-    assert [row["level"] for row in found["findings"]] == ["error", "warning", "warning", "note"]
-    first, second = (row["subject"] for row in found["findings"][:2])
-    assert (first["code"], first["target"], first["name"]) == ("column", "finding", "source")
-    assert (second["code"], second["name"]) == ("source-from-image", "no finding")
-    assert (found["tests"][1]["subject"]["code"], found["tests"][1]["subject"]["detail"]) == ("border", "its corners")
-    labels_apart = found["twins"][0]
-    assert (labels_apart["count"], labels_apart["kinds"]) == (4, [1, 0, 3, 1])
-    assert len(labels_apart["pairs"]) == 3
-    assert found["seconds"] == pytest.approx(32.8)
-    assert "film-0000.png" in section_of(text, "audit")
-
-
-def test_numbers_have_an_audit_too() -> None:
-    found = [Finding("shortcut-site", "warning", "site alone tells brixia.", {"metric": "r", "value": 0.42, "p": 0.01})]
-    page = page_of(dataclasses.replace(films(), audit=Audit(found, {"shortcuts": 2.0}).as_json({})))
-    assert {"audit", "agreement"} < set(page.ids)
-    assert "r = 0.42" in page.text
-
-
-@pytest.mark.parametrize(
-    ("metrics", "head", "chances"),
-    [(["auroc"], "AUROC", ["0.50"]), (["r"], "r", ["0"]), (["auroc", "r"], "AUROC or r", ["0.50", "0"])],
-)
-def test_the_audit_names_the_measure_and_its_chance(metrics: list[str], head: str, chances: list[str]) -> None:
-    tests = [{"target": "extent", "evidence": "site", "metric": m, "value": 0.62, "p": 0.01} for m in metrics]
-    found = [Finding("shortcut-site", "warning", "site predicts extent.", test) for test in tests]
-    found.append(Finding("subject-suffixes", "warning", "Names differ in an ending only.", {"subjects": 2}))
-    context = dataclasses.replace(films(), audit=Audit(found, {}, {"tests": tests}).as_json({}))
-    text = section_of(render(context), "audit")
-    assert text.count(f'<th scope="col" class="n">{head}</th>') == 2
-    assert re.findall(r"([\d.]+) is chance", text) == chances
-
-
-def test_findings_cannot_break_the_page(three: ReportContext) -> None:
-    evil = "<script>alert('x')</script>`<b>`"
-    found = [Finding("shortcut-source", "error", evil, remedy=evil)]
-    text = render(dataclasses.replace(three, audit=Audit(found).as_json({"shortcut-source": evil})))
-    assert "<script>alert" not in text
-    assert text.count("<script") == 1
-    check_page(text)
 
 
 # ---------------------------------------------------------------------------------------------- external cohort
@@ -437,14 +329,6 @@ def test_operating_points_do_not_depend_on_external_labels(three: ReportContext)
         points.append([(point.label, point.rule, point.threshold) for point in entry.operating])
         assert entry.temperature_fitted_on == "out of fold"
     assert points[0] == points[1]
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_every_finding_of_the_audit_has_its_words(three: ReportContext, code: str) -> None:
-    finding = dataclasses.asdict(Finding(code, "warning", "A sentence.", {"subjects": 4}))
-    text = render(dataclasses.replace(three, audit={**(three.audit or {}), "findings": [finding]}))
-    check_page(text)
-    assert "A sentence." in text
 
 
 # ------------------------------------------------------------------------------------------------ other sections
