@@ -38,7 +38,7 @@ SENTENCES: dict[str, Callable[[Facts], str]] = {
         f"{_side(c)}, {c['missing']} of {counted(c['total'], 'prediction')} of {c['target']} without a reference value."
     ),
     "missing_regions": lambda c: (
-        f"{c['score']}: {counted(c['cases'], 'case')} predicted but not evaluated, because a region is missing."
+        f"Of {c['score']}, {counted(c['cases'], 'case')} predicted but not evaluated, because a region is missing."
     ),
     "class_missing": lambda c: (
         f"{_side(c)}, no case of {c['target']} is {listed(c['classes'], 'or')}: metrics over all classes are left out."
