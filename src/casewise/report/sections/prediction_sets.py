@@ -25,9 +25,9 @@ CLASSES = (
     " is in every set."
 )
 READING = (
-    "Coverage: the share of cases whose interval or set contains the reference. Out of fold, the intervals of a fold are"
-    " calibrated on the other folds. Out-of-fold predictions are those of single networks, while new cases are predicted"
-    " by their mean, for which the level is not proven. The level is meant for cases like those of the calibration."
+    "Coverage: the share of cases whose interval or set contains the reference. Out of fold, the intervals of a fold"
+    " are calibrated on the other folds. Out-of-fold predictions are those of single networks, while new cases are"
+    " predicted by their mean, for which the level is not proven. It is meant for cases like those of the calibration."
 )
 
 
