@@ -28,7 +28,7 @@ OF_FOLDS = (
     "A learner predicts a new case by the mean over the networks of all folds; none was trained again on all subjects."
     " Figures of a test set and of an external cohort are of this mean. Figures out of fold are of single networks,"
     " each on subjects that it was not trained on, and apply to this bundle approximately.",
-    "`spread` is the standard deviation over the networks of the folds. It shows their disagreement and is no interval.",
+    "`spread` is the standard deviation over the networks of the folds: their disagreement, and no interval.",
 )
 REFITTED = (
     "Each learner has one network, trained on all subjects outside the test set. All figures are of the networks of"
@@ -50,7 +50,7 @@ PRIVACY = (
     "The bundle contains no image, no label, no name of a subject and no path of a file. In place of the names of the"
     " subjects behind each network it contains salted hashes of them: a study that uses the network as first weights is"
     " checked against them, so that no subject on whom it was trained is held out there. The hashes do not withstand"
-    " guessing: whoever can list possible names, such as the numbers from 1 to 500, can find out which of them took part."
+    " guessing: whoever can list possible names, such as numbers from 1 to 500, can find out which of them took part."
 )
 USE = (
     "The table needs the columns of the training table but no labels; a folder of images will do where folders name the"

@@ -12,10 +12,8 @@ from casewise.report.context import ReportContext, read_context
 from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
 from casewise.report.page import sections
-from casewise.report.terms import report_title, terms_of
+from casewise.report.terms import report_title
 from casewise.run_folder.pages import write_page
-
-VERDICTS = {"better": "better", "worse": "worse", "open": "no clear difference", "untested": "not tested", "": ""}
 
 
 def write_results(run: Path, path: Path, *, others: Sequence[Path] = ()) -> Path:
@@ -44,28 +42,26 @@ def results_page(run: Path, *, others: Sequence[Path] = ()) -> str:
 
 def page(context: ReportContext, further: Sequence[Section] = ()) -> str:
     """The page of a run; sections that show single cases are on its HTML page only."""
-    study = context.study
+    study, values = context.study, screen(context)
     head = [f"# {escaped(report_title(study))}"]
     head += ["**Synthetic phantom data, not patients.**"] if study.synthetic else []
-    head += [escaped(study.description)] if study.description.strip() else []
+    head += [escaped(values.lead), *([escaped(study.description)] if study.description.strip() else [])]
     shown = [section for section in sections(context) if not section.page_only]
-    summary = Section("summary", "Result", screen_blocks(context, screen(context)))
+    summary = Section("summary", "Result", screen_blocks(values))
     return "\n\n".join([*head, rendered([summary, *further, *shown], html=False)])
 
 
-def screen_blocks(context: ReportContext, values: Screen) -> list[Block]:
+def screen_blocks(values: Screen) -> list[Block]:
     """The five questions of the first screen as tables and lists."""
-    terms = terms_of(context)
     sizes = [
         Row(capital(size.place or "here"), [Cell(f"{size.text} {size.unit}"), Cell(size.interval), Cell(size.note)])
         for size in values.sizes
     ]
     failures = [Row(row.name, [Cell(cell) for cell in row.cells], mark=row.worst) for row in values.failures]
     rivals = [
-        Row(rival.name, [Cell(rival.text), Cell(rival.interval), Cell(VERDICTS[rival.verdict])], mark=rival.reported)
+        Row(rival.name, [Cell(rival.text), Cell(rival.interval), Cell(rival.verdict_text)], mark=rival.reported)
         for rival in values.rivals
     ]
-    compared = [values.metric, f"{terms.confidence} interval", "The reported model is"]
     blocks: list[Block] = [Text(values.evaluated)]
     if sizes:
         blocks.append(Table(["", "Figure", "Interval", "Note"], sizes, values.question))
@@ -73,11 +69,8 @@ def screen_blocks(context: ReportContext, values: Screen) -> list[Block]:
     if failures:
         blocks.append(Table(values.failure_heads, failures, "Where does it fail?"))
     if len(rivals) > 1:
-        blocks.append(Table(["", *compared], rivals, "Does something simpler do as well?"))
+        blocks.append(Table(values.rival_heads, rivals, "Does something simpler do as well?"))
     blocks.append(Text("Can it be trusted?"))
     blocks.append(Items([statement.text for statement in (*values.flags, *values.trust)]))
-    weights = ", ".join(f"{name} {weight}" for name, weight in values.weights)
-    blocks.append(
-        Text(" ".join(filter(None, [values.model, f"Weights: {weights}." if weights else "", values.coverage])))
-    )
+    blocks.append(Text(values.model))
     return blocks
