@@ -1,71 +1,81 @@
-# Everything a person needs: make setup | demo | test | test-all | fuzz | durability | lint | docs | pictures | bench | auto | sweep
+# Everything a person needs: make setup | tools | demo | test | test-all | fuzz | durability | lint | docs | pictures | bench | auto | sweep
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 export CASEWISE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: golden setup demo test test-all fuzz durability lint docs pictures bench auto results sweep clean
+.PHONY: golden setup tools demo test test-all fuzz durability lint docs pictures bench auto results sweep clean
 
+# The core alone, which draws phantoms, too: what `make demo` needs
 setup: $(VENV)/.done
+
+# Every optional part, and the tools that check them
+tools: $(VENV)/.tools
+
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('casewise needs Python 3.11 or newer') if sys.version_info < (3, 11) else None"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[heic,dicom,slides,volumes,explain,export,hospital,sign,serve,ray,track,dev]"
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.done
+	$(INSTALL) -e ".[heic,dicom,slides,volumes,explain,export,hospital,sign,serve,ray,track,dev]"
 	touch $@
 
 demo: setup
 	$(BIN)/casewise phantom runs/demo-cohort --subjects 20 --visits 6 --size 320x212 --seed 1
 	$(BIN)/casewise run studies/demo.yaml --output runs/demo
 
-test: setup
+test: tools
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 # The golden pages of the report, after a change of wording: read the difference before committing it.
-golden: setup
+golden: tools
 	CASEWISE_GOLDEN=1 $(BIN)/python -m pytest tests/test_report_golden.py
 
-test-all: setup
+test-all: tools
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: setup
+lint: tools
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 # Executes the tutorials and takes their pictures again; needs Chromium
-pictures: setup
+pictures: tools
 	$(BIN)/python docs/pictures.py
 
-docs: setup
+docs: tools
 	$(BIN)/python docs/build.py
 
-$(VENV)/.bench: $(VENV)/.done
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+$(VENV)/.bench: $(VENV)/.tools
+	$(INSTALL) -e ".[bench]"
 	touch $@
 
-bench: setup $(VENV)/.bench
+bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/all.py
 
 # Planned recipes on the packs of studies/auto; DATA and WEIGHTS: their folders, if not ../shared/data and ../shared/weights
-auto: setup
+auto: tools
 	$(BIN)/python benchmarks/auto.py $(AUTO) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
 		--handwritten runs --output docs/results/auto.md
 
 # Mutated inputs for every reader: each is read or refused with a typed error (FUZZ="--count 100000 --only table" for
 # others). Then the property tests, with examples that `make test` does not draw. SEED=7 repeats a run.
-fuzz: setup
+fuzz: tools
 	@seed=$${SEED:-$$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')}; echo "seed $$seed; SEED=$$seed repeats this run"; \
 	$(BIN)/python -m tests.fuzz --seed $$seed $(FUZZ) && \
 	$(BIN)/python -m pytest -m hypothesis -n 2 --dist loadfile --hypothesis-profile random --hypothesis-seed $$seed
 
 # Runs that are killed at random moments, and continued. DURABILITY="--kills 20 --faults 20 --seed 7" for others
-durability: setup
+durability: tools
 	$(BIN)/python -m tests.durability $(DURABILITY)
 
-results: setup $(VENV)/.bench
+results: $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-cxr.yaml
 	$(BIN)/casewise run studies/covid-in-cohen.yaml
 	$(BIN)/casewise run studies/covid-cxr-by-source.yaml
@@ -116,7 +126,7 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise results runs/phantom --compare runs/phantom-shuffled --output docs/results/phantom.md
 
 # All 145 networks of One-Step PASI on a synthetic cohort, ended by SIGKILL three times: half an hour to hours, and 40 GB of disk
-sweep: setup
+sweep: tools
 	$(BIN)/python benchmarks/sweep.py --output docs/results/sweep.md
 
 clean:

@@ -755,6 +755,9 @@ def finished(context: ReportContext, folder: Path, **changes: Any) -> Path:
     for job in context.jobs:
         run.job(job["model"], int(job["fold"]) - 1).finish({"fingerprint": "", **job})
     run.predictions.write(context.predictions)
+    run.cohort.write(context.cohort_images)
+    if context.stackers:
+        run.stackers.write(context.stackers)
     finish(run)
     return folder
 

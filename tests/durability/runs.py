@@ -39,7 +39,7 @@ STEPS = {
     "explain": "casewise.plugins.explain.command:explain_run",
     "bundle file": "casewise.pipeline.bundle:archive_run",
     "predict": "casewise.inference.prediction_file:predict_to_file",
-    "results": "casewise.report.markdown.page:write_results",
+    "results": "casewise.report.results_page:write_results",
 }
 NAMES = ["between steps", *STEPS]
 HOOK = "from tests.durability.tracing import install_in_worker\n\ninstall_in_worker()\n"

@@ -194,14 +194,14 @@ def results(
     compare: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
 ) -> None:
     """Print the results of a run as a Markdown page, with the published metrics that the study lists as references."""
-    from casewise.report.markdown.page import results_page, write_results
+    from casewise.report.results_page import results_page, write_results
 
     if output:
-        print(f"wrote {write_results(run_folder, output, beside=compare or [])}")
+        print(f"wrote {write_results(run_folder, output, others=compare or [])}")
     else:
         from casewise.console import print_markdown
 
-        print_markdown(results_page(run_folder, beside=compare or []))
+        print_markdown(results_page(run_folder, others=compare or []))
 
 
 def checklist(

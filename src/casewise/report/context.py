@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.evaluation.results import Results
+from casewise.errors import RunError
+from casewise.evaluation.results import Results, read_results
 from casewise.metrics.registry import columns
+from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, without_baselines
+from casewise.study.loading import saved_study
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from casewise.modalities.base import Overview
@@ -53,6 +58,7 @@ class ReportContext:
         tiles: image numbers -> (n, C, H, W) uint8.
         photograph: image number -> (h, w, 3) uint8, or None where the file cannot be shown.
         slide: path -> what is kept of a slide that was cut into tiles, or None.
+        source: the folder of the run, for messages.
         grids: case -> name and panel (H, W) `uint8` of each sequence as the fold's networks see it; of images nothing.
     """
 
@@ -75,6 +81,7 @@ class ReportContext:
     photograph: Callable[[int], np.ndarray | None] = no_picture
     slide: Callable[[str], Overview | None] = no_picture
     grids: Callable[[str], list[tuple[str, np.ndarray]]] = no_pictures
+    source: str = ""
 
     @property
     def outcome(self) -> str:
@@ -256,3 +263,40 @@ def headline_figure(study: Study, results: Mapping[str, Any], learner: str, stag
     else:
         figure = results.get("metrics", {}).get(stage, {}).get(learner, {}).get(study.primary_outcome, {}).get(metric)
     return dict(figure) if figure and is_number(figure.get("value")) else {}
+
+
+def read_context(folder: Path) -> ReportContext:
+    """The content of a finished run without its pictures.
+
+    Raises:
+        RunError: there is no such folder or no finished run, its metrics are of other predictions, it was split by
+            image for comparison only, or nothing was evaluated.
+    """
+    from casewise.cohort.cohort import with_panels
+    from casewise.report.caveats import sentences
+
+    files = RunFolder(folder)
+    files.check_exists()
+    files.refuse_image_split()
+    files.check_finished()
+    study = saved_study(files.study.read(), source=str(files.study.path))
+    images, panels = with_panels(files.cohort.read(), study)
+    metrics, explanations = read_results(files), files.explanations.read_if_exists() or {}
+    if not any(metrics.metrics.values()):
+        raise RunError(f"{folder}: no prediction has a reference value, so nothing was evaluated for a page.")
+    return ReportContext(
+        study=study,
+        cohort_images=images,
+        panels=panels,
+        cases=panels.drop_duplicates("case").reset_index(drop=True),
+        splits=files.splits.read(),
+        predictions=files.predictions.read(),
+        metrics=metrics,
+        jobs=files.job_records(study.networks),
+        notes=sentences(metrics.notes),
+        stackers=files.stackers.read_if_exists() or {},
+        environment=files.environment.read_if_exists() or {},
+        audit=files.audit.read_if_exists(),
+        explanations=explanations if files.has_weights(explanations.get("weights_sha256")) else None,
+        source=str(folder),
+    )

@@ -14,7 +14,8 @@ import numpy as np
 
 from casewise.metrics.registry import metric_of
 from casewise.report.context import EXTERNAL, ReportContext, has_interval, is_number
-from casewise.report.formatting import class_name, counted, listed, number, signed
+from casewise.report.formatting import class_name, counted, listed, number, plain, signed
+from casewise.report.modality_sections import modality_report
 from casewise.report.sections import column_alone
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.statements import Statement, statements
@@ -29,12 +30,7 @@ if TYPE_CHECKING:
     from casewise.evaluation.results import Difference
 
 MOST_CLASSES, MOST_RANGES, MOST_SOURCES = 8, 6, 4
-VERDICTS = {
-    "better": "better than",
-    "worse": "worse than",
-    "open": "no clear difference from",
-    "untested": "not compared with",
-}
+VERDICTS = {"better": "better", "worse": "worse", "open": "no clear difference", "untested": "not tested"}
 
 
 @dataclass(frozen=True)
@@ -47,15 +43,31 @@ class Size:
     interval: str
     note: str = ""
 
+    @property
+    def described(self) -> str:
+        """The unit and the place."""
+        return ", ".join(filter(None, [self.unit, self.place]))
+
+    @property
+    def details(self) -> str:
+        """The interval and the further line."""
+        return "; ".join(filter(None, [self.interval, self.note]))
+
 
 @dataclass(frozen=True)
 class Failure:
-    """A row of the second card: a range of the score or a class, with its cells; `share` (0 to 1) draws a bar."""
+    """A row of the second card: a range of the score or a class, with its cells.
+
+    Attributes:
+        share: the recall of a class, or the error as a share of the largest; None if undefined.
+        bar: the width of a bar in percent; 0 for none.
+    """
 
     name: str
     cells: list[str]
     share: float | None = None
     worst: bool = False
+    bar: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,11 +80,17 @@ class Rival:
     verdict: str = ""
     reported: bool = False
 
+    @property
+    def verdict_text(self) -> str:
+        """The verdict in words."""
+        return VERDICTS.get(self.verdict, "")
+
 
 @dataclass(frozen=True)
 class Screen:
     """The values of the first screen."""
 
+    lead: str
     question: str
     evaluated: str
     sizes: list[Size]
@@ -80,22 +98,23 @@ class Screen:
     spread: str
     failure_heads: list[str]
     failures: list[Failure]
-    more_failures: int
-    metric: str
+    more_failures: str
+    rival_heads: list[str]
     rivals: list[Rival]
     flags: list[Statement]
     trust: list[Statement]
     model: str
-    weights: list[tuple[str, str]]
-    coverage: str
-    learner: str
 
 
 def screen(context: ReportContext) -> Screen:
     """The values of the first screen."""
     holding = statements(context)
     heads, rows = failures(context)
+    more = len(context.classes) - MOST_CLASSES
+    metric = metric_format(context.study, context.outcome).title(kind_report(context.kind).compared)
+    parts = ", ".join(f"{name} {weight}" for name, weight in weights(context))
     return Screen(
+        lead=lead(context),
         question="How far off is it?" if not context.classes else "How often is it right?",
         evaluated=evaluated(context),
         sizes=sizes(context),
@@ -103,16 +122,27 @@ def screen(context: ReportContext) -> Screen:
         spread=spread(context),
         failure_heads=heads,
         failures=rows,
-        more_failures=max(0, len(context.classes) - MOST_CLASSES),
-        metric=metric_format(context.study, context.outcome).title(kind_report(context.kind).compared),
+        more_failures=f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else "",
+        rival_heads=[metric, "", f"{terms_of(context).confidence} interval", "The reported model is"],
         rivals=rivals(context),
         flags=[each for each in holding if each.level == "flag"],
         trust=[each for each in holding if each.level != "flag"],
-        model=model(context),
-        weights=weights(context),
-        coverage=coverage(context),
-        learner=learner_name(context.learner),
+        model=" ".join(filter(None, [model(context), parts and f"Weights: {parts}.", coverage(context)])),
     )
+
+
+def lead(context: ReportContext) -> str:
+    """The predicted target and the images, below the title."""
+    study, terms, names = context.study, terms_of(context), [plain(name) for name in context.classes]
+    low, high = context.range_of(context.outcome)
+    values = f" ({low:g} to {high:g} points)"
+    if names:
+        grades = f": {len(names)} grades from {names[0]} to {names[-1]}"
+        values = grades if kind_report(context.kind).ordered else f": {listed(names, 'or')}"
+    source = modality_report(study).counted(context)
+    source += f" of {counted(context.cases['subject'].nunique(), 'subject')}" if study.subjects_known else ""
+    source += f" at {counted(len(context.cases), 'visit')}" if context.repeated else ""
+    return f"{terms.heading}{values}, predicted from {source}."
 
 
 # ---------------------------------------------------------------------------------------------------- how far off is it
@@ -239,6 +269,7 @@ def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
                 [f"{each.count:,}", write.text("mae", each.error), f"{leaning} ({bounds})" if bounds else leaning],
                 share=each.error / worst if worst else 0.0,
                 worst=each.error == worst,
+                bar=round(40 * each.error / worst) if worst else 0,
             )
         )
     return ["Reference", f"{terms.noun}s".capitalize(), "Average error", "Leaning"], rows

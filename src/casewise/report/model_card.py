@@ -7,15 +7,55 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.results import Results
-from casewise.report.sections.prediction_sets import prediction_sets
+from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section, Table, Text, rendered
+from casewise.report.formatting import escaped
+from casewise.report.sections.prediction_sets import calibrated
 from casewise.report.tables import metric_format
-from casewise.report.templating import templates
+from casewise.report.terms import SIDES, report_title
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 STAGES = ("test", "external", "oof")
+KINDS = {"regression": "number", "classification": "classes", "ordinal": "grades"}
+SYNTHETIC = "**The networks were trained on synthetic images. They must not be used for patients.**"
+PURPOSE = (
+    "A result of research and no medical device: before any other use, test it on patients of the place where it is to"
+    " be used (`external:` in a study, or `casewise predict` and their labels)."
+)
+OF_FOLDS = (
+    "A learner predicts a new case by the mean over the networks of all folds; none was trained again on all subjects."
+    " Figures of a test set and of an external cohort are of this mean. Figures out of fold are of single networks,"
+    " each on subjects that it was not trained on, and apply to this bundle approximately.",
+    "`spread` is the standard deviation over the networks of the folds: their disagreement, and no interval.",
+)
+REFITTED = (
+    "Each learner has one network, trained on all subjects outside the test set. All figures are of the networks of"
+    " the folds: those of this bundle were trained on more subjects and were not evaluated, so the figures apply"
+    " approximately.",
+    "`spread` is empty, since each learner has a single network. Thresholds, intervals and the distance that counts as"
+    " 1 are those of the networks of the folds.",
+)
+LIMITS = (
+    "A case far from the training cases is flagged (`beyond`): its distance is above 1, the distance that one in twenty"
+    " held-out cases of the study exceeds. The flag does not find every unsuitable image.",
+    "`flags` says why a case is unlike the training cases, such as dark, upside down, or far away (`casewise predict"
+    " --abstain` leaves out its prediction). With few training subjects there are no such limits.",
+    "Probabilities are those of the networks; they are not recalibrated. Prediction intervals and sets are meant for"
+    " cases like those of the study.",
+    "The model knows only the targets, classes and kinds of images above.",
+)
+PRIVACY = (
+    "The bundle contains no image, no label, no name of a subject and no path of a file. In place of the names of the"
+    " subjects behind each network it contains salted hashes of them: a study that uses the network as first weights is"
+    " checked against them, so that no subject on whom it was trained is held out there. The hashes do not withstand"
+    " guessing: whoever can list possible names, such as numbers from 1 to 500, can find out which of them took part."
+)
+USE = (
+    "The table needs the columns of the training table but no labels; a folder of images will do where folders name the"
+    " subjects. `manifest.json` has the SHA-256 of every file; a bundle that was changed is refused."
+)
 
 
 def model_card(
@@ -26,25 +66,72 @@ def model_card(
     provenance: Mapping[str, Any],
 ) -> str:
     """The card from the contents of the bundle's files (see `casewise.pipeline.bundle`); it names no subject."""
-    text = (
-        templates(html=False)
-        .get_template("model_card.md.j2")
-        .render(
-            study=study,
-            about=about,
-            rows=performance(study, about, results),
-            audit=audit,
-            provenance=provenance,
-            main=results.main,
-            sets=prediction_sets(study, results),
-        )
+    made, spread = REFITTED if about["final"] == "refit" else OF_FOLDS
+    rows = performance(study, about, results)
+    subjects, weights = provenance["subjects"], dict.fromkeys(each["first_weights"] for each in provenance["networks"])
+    data = [
+        ("Subjects for training and validation", str(subjects["training_and_validation"])),
+        ("Subjects of the test set", str(subjects["test"])),
+        *(
+            (f"Predicted {SIDES.get(stage, stage)}", f"{counts['cases']} cases of {counts['subjects']} subjects")
+            for stage, counts in provenance["predicted"].items()
+        ),
+    ]
+    networks: list[tuple[str, str]] = [
+        ("Learners", ", ".join(about["learners"])),
+        ("Predicts unless another is asked for", str(about["combination"]["headline"])),
+        ("Folds", str(about["folds"])),
+        ("First weights", "; ".join(weights)),
+    ]
+    versions = {"written": provenance["written"], "casewise": provenance["casewise"], "Python": provenance["python"]}
+    versions |= provenance["libraries"] | {"fingerprint of the study": f"`{provenance['fingerprint']}`"}
+    versions |= {"hash of the split": f"`{provenance['split']}`", "seed": str(provenance["seed"])}
+    figures: list[Block] = [Text("No case with a prediction has a reference value: nothing was evaluated.")]
+    if rows:
+        heads = ["Stage", "Target", "Metric", "Value", "Interval", "Subjects"]
+        figures = [Table(heads, rows, f"Of {about['combination']['headline']}. All metrics are in `metrics.json`.")]
+    sections = [
+        Section("targets", "What it predicts", [_outputs(study, about)]),
+        Section("networks", "The networks", [Facts(networks), Text(made)]),
+        Section("data", "Data", [Facts(data)]),
+        Section("performance", "Performance", figures),
+        Section("audit", "Audit", _audited(audit)),
+        Section("intervals", "Prediction intervals and sets", [Facts(calibrated(study, results))]),
+        Section("limits", "Limits", [Items([*LIMITS, spread])]),
+        Section("privacy", "Privacy", [Text(PRIVACY)]),
+        Section("provenance", "Provenance", [Facts(list(versions.items()))]),
+        Section("use", "Use", [Code("casewise predict BUNDLE new-cases.csv --output predictions.csv"), Text(USE)]),
+    ]
+    shown = [section for section in sections if section.blocks != [Facts([])]]
+    head = [f"# Model card: {escaped(report_title(study))}", *([SYNTHETIC] if about["synthetic"] else []), PURPOSE]
+    text = "\n\n".join([*head, rendered(shown, html=False)])
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.splitlines())).strip() + "\n"
+
+
+def _outputs(study: Study, about: Mapping[str, Any]) -> Table:
+    rows = []
+    for output in about["outputs"]:
+        values = ", ".join(output["classes"]) or "{} to {}".format(*output["range"])
+        rows.append(Row(output["name"], [Cell(KINDS.get(output["kind"], output["kind"])), Cell(values)]))
+    for name in about["scores"]:
+        rows.append(Row(name, [Cell("score, a formula over targets"), Cell("{} to {}".format(*study.range_of(name)))]))
+    caption = (
+        f"The primary outcome is {about['primary_outcome']}. Images: {about['modality']}, prepared as in training."
     )
-    lines = "\n".join(line.rstrip() for line in text.splitlines())
-    return re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n"
+    return Table(["Target", "Kind", "Values"], rows, caption)
 
 
-def performance(study: Study, about: Mapping[str, Any], results: Results) -> list[dict[str, str]]:
-    """The headline metrics of the headline's learner, for every target and stage, as text with their intervals."""
+def _audited(audit: Mapping[str, Any]) -> list[Block]:
+    if not audit["audited"]:
+        return [Text("The cohort was not audited.")]
+    if not audit["findings"]:
+        return [Text("The audit found no duplicates, leaks or shortcuts.")]
+    rows = [Row(f["id"], [Cell(f["level"]), Cell(str(audit["accepted"].get(f["id"], "")))]) for f in audit["findings"]]
+    return [Table(["Finding", "Level", "Accepted because"], rows, "Findings of the audit.")]
+
+
+def performance(study: Study, about: Mapping[str, Any], results: Results) -> list[Row]:
+    """The headline metrics of the headline's learner, for every target and stage, with their intervals."""
     learner, rows = about["combination"]["headline"], []
     for stage in STAGES:
         for target in [*study.outputs, *study.scores]:
@@ -53,15 +140,7 @@ def performance(study: Study, about: Mapping[str, Any], results: Results) -> lis
                 figure = results.figures(stage, learner, target).get(metric)
                 if figure is None or figure.value is None:
                     continue
-                bounds = write.bounds(metric, figure, words=True)
-                rows.append(
-                    {
-                        "stage": stage,
-                        "target": target,
-                        "metric": write.title(metric),
-                        "value": write.text(metric, figure.value),
-                        "interval": bounds + (", rough" if bounds and figure.rough else ""),
-                        "subjects": str(figure.n_subjects),
-                    }
-                )
+                value = write.cell(metric, figure, words=True)
+                texts = (target, write.title(metric), value.text, value.small, str(figure.n_subjects))
+                rows.append(Row(SIDES[stage], [Cell(text) for text in texts]))
     return rows

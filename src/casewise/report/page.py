@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from casewise.files import write_atomic
-from casewise.report import first_screen, terms
+from casewise.report import first_screen
 from casewise.report.blocks import Section, rendered
 from casewise.report.context import ReportContext
 from casewise.report.modality_sections import model_input, plugin_sections
@@ -79,10 +79,9 @@ def render(context: ReportContext) -> str:
     return template.render(
         style=Markup((FOLDER / "report.css").read_text()),  # noqa: S704 (our own file)
         script=Markup((FOLDER / "page.js").read_text()),  # noqa: S704 (our own file)
-        context=context,
         study=context.study,
-        terms=terms.terms_of(context),
-        subject_matter=terms.subject_matter(context),
+        version=context.environment.get("casewise", ""),
+        date=context.environment.get("date", ""),
         screen=first_screen.screen(context),
         contents=[(section.id, section.heading) for section in shown],
         sections=Markup(rendered(shown, html=True)),  # noqa: S704 (escaped by its template)

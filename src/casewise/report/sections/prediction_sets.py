@@ -25,9 +25,9 @@ CLASSES = (
     " is in every set."
 )
 READING = (
-    "Coverage: the share of cases whose interval or set contains the reference. Out of fold, the intervals of a fold are"
-    " calibrated on the other folds. Out-of-fold predictions are those of single networks, while new cases are predicted"
-    " by their mean, for which the level is not proven. The level is meant for cases like those of the calibration."
+    "Coverage: the share of cases whose interval or set contains the reference. Out of fold, the intervals of a fold"
+    " are calibrated on the other folds. Out-of-fold predictions are those of single networks, while new cases are"
+    " predicted by their mean, for which the level is not proven. It is meant for cases like those of the calibration."
 )
 
 
@@ -41,7 +41,7 @@ def section(context: ReportContext) -> Section | None:
     blocks: list[Block] = [Facts(facts), Text((CLASSES if classes else NUMBERS).format(unit=unit), note=True)]
     if rows:
         columns = ["", f"{capital(unit)}s", "Coverage", *(["Mean size", "One class"] if classes else ["Mean width"])]
-        caption = f"{capital(learner_name(context.learner))}. Brackets: {terms.confidence} intervals by {unit}."
+        caption = f"Learner: {learner_name(context.learner)}. Brackets: {terms.confidence} intervals by {unit}."
         blocks += [Table(columns, rows, caption), Text(READING, note=True)]
     return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", blocks)
 
