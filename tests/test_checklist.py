@@ -13,7 +13,7 @@ import pytest
 from casewise.errors import CasewiseError, RunError
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.report import checklist as lists
-from casewise.report.markdown.runs import read_finished
+from casewise.report.context import read_context
 from casewise.run import run
 from tests.chest_study import chest_study
 
@@ -53,11 +53,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def facts_of(folder: Path, name: str) -> dict[str, lists.Item]:
-    return {item.id: item for item in lists.filled(lists.read_checklist(name), read_finished(folder)).items}
+    return {item.id: item for item in lists.filled(lists.read_checklist(name), read_context(folder)).items}
 
 
 def test_filled_items_agree_with_the_run(alone: tuple[Path, Path]) -> None:
-    finished = read_finished(alone[0])
+    finished = read_context(alone[0])
     main = finished.metrics["main"]
     entry = finished.class_entry(main["stage"], main["learner"], main["target"])
     correct = sum(row[n] for n, row in enumerate(entry["confusion"]))
@@ -92,7 +92,7 @@ def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Pat
     external = {"cohort": other, "name": "valley", "subjects": "distinct"}
     outside = run(chest_study(table, **FAST, external=external), folder).folder
     figures = json.loads((outside / "metrics.json").read_text())["metrics"]["external"]
-    text = lists.external_cohort(read_finished(outside))
+    text = lists.external_cohort(read_context(outside))
     assert text.startswith("valley: 6 cases of 6 subjects (")
     assert f"Accuracy {figures['test_resnet']['label']['accuracy']['value']:.2f}" in text
     for name, number in (("claim", "33"), ("stard-ai", "29"), ("tripod-ai", "20c")):

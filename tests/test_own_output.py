@@ -9,7 +9,7 @@ import pytest
 
 from casewise.errors import RunError
 from casewise.files import TEMPORARY
-from casewise.report.markdown.runs import read_finished
+from casewise.report.context import read_context
 from casewise.run_folder import ExplanationFolder, RunFolder
 from casewise.run_folder.pages import write_page
 
@@ -82,6 +82,6 @@ def test_results_name_the_nearest_folder_and_what_a_file_is(tmp_path: Path) -> N
     study = tmp_path / "study.yaml"
     study.touch()
     with pytest.raises(RunError, match="'grades'"):
-        read_finished(tmp_path / "grade")
+        read_context(tmp_path / "grade")
     with pytest.raises(RunError, match="study file"):
-        read_finished(study)
+        read_context(study)

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import CasewiseError, nearest
-from casewise.evaluation.results import Headline
+from casewise.evaluation.results import Figures, Headline
 from casewise.files import guarded
 from casewise.metrics.registry import metric_of
 from casewise.report.blocks import Cell, Row, Section, Table, rendered
 from casewise.report.caveats import result_line
+from casewise.report.context import ReportContext, read_context
 from casewise.report.formatting import capital, counted, interval, listed, number, percent, without_html
-from casewise.report.markdown.runs import FinishedStudy, read_finished, stage_of
 from casewise.report.templating import plain_page
 from casewise.report.terms import METHODS, SIDES, report_title
+from casewise.run_folder import RunFolder
 from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
 from casewise.targets import kind_named
 
@@ -98,13 +99,14 @@ def read_checklist(name: str) -> Checklist:
     return Checklist(**{**values, "items": tuple(Item(**item) for item in values["items"])})
 
 
-def filled(checklist: Checklist, run: FinishedStudy) -> Checklist:
+def filled(checklist: Checklist, context: ReportContext) -> Checklist:
     """The list with what the run recorded."""
-    report = run.files.report_path.read_text(encoding="utf-8") if run.files.report_path.exists() else ""
+    path = RunFolder(Path(context.source)).report_path
+    report = path.read_text(encoding="utf-8") if path.exists() else ""
     items = []
     for item in checklist.items:
         place, write = FACTS[item.fact] if item.fact else ("", lambda _: "")
-        text = write(run)
+        text = write(context)
         shown = bool(text) and f'<section id="{place}"' in report
         items.append(replace(item, text=text, section_id=place if shown else ""))
     return replace(checklist, items=tuple(items))
@@ -115,12 +117,12 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
 
     Raises:
         CasewiseError: there is no such list or format.
-        RunError: the folder holds no finished run.
+        RunError: the folder holds no finished context.
     """
     if kind not in FORMATS:
         raise CasewiseError(f"--format: {kind!r} is none of {', '.join(FORMATS)}.{nearest(kind, FORMATS)}")
-    run = read_finished(folder)
-    checklist = filled(read_checklist(name), run)
+    context = read_context(folder)
+    checklist = filled(read_checklist(name), context)
     if kind == "csv":
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
@@ -136,7 +138,7 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
     ]
     table = Table(COLUMNS, rows, CAPTION.format(source=checklist.source))
     section = Section("checklist", f"{count} filled in by the run", [table])
-    title = f"{checklist.name}: {report_title(run.study)}"
+    title = f"{checklist.name}: {report_title(context.study)}"
     if kind == "html":
         return plain_page(title, [section], kind="", style=STYLE, footer="")
     return without_html(f"# {' '.join(title.split())}\n\n{rendered([section], html=False).strip()}\n")
@@ -145,24 +147,40 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
 # What a run says on an item: a function each, empty where it says nothing.
 
 
-def _main(run: FinishedStudy) -> Headline | None:
+def _main(context: ReportContext) -> Headline | None:
     """The headline, if anything was evaluated."""
-    return run.metrics.main if run.metrics.main.metrics else None
+    return context.metrics.main if context.metrics.main.metrics else None
 
 
-def _entry(run: FinishedStudy) -> Mapping[str, Any]:
+def _entry(context: ReportContext) -> Mapping[str, Any]:
     """Confusion matrix and operating points of the learner of the headline; empty for numbers."""
-    main = _main(run)
-    return run.class_entry(str(main.stage), str(main.learner), main.target) if main else {}
+    main = _main(context)
+    return context.class_entry(str(main.stage), str(main.learner), main.target) if main else {}
 
 
-def _people(run: FinishedStudy, subjects: int) -> str:
-    unknown = "" if run.study.subjects_known else " (subjects were not known; each image counts as one)"
+def _target(context: ReportContext) -> str:
+    """The target of the headline; the primary outcome if there is none."""
+    return context.metrics.main.target or context.outcome
+
+
+def _figures(context: ReportContext, stage: str) -> dict[str, dict[str, Figures]]:
+    """The figures of a stage by learner and target."""
+    return context.metrics.metrics.get(stage, {})
+
+
+def _site(context: ReportContext) -> str:
+    """The source that each fold left out; empty if folds are of subjects."""
+    how = str(context.splits.get("how") or "")
+    return how.removeprefix("leave out ") if how.startswith("leave out ") else ""
+
+
+def _people(context: ReportContext, subjects: int) -> str:
+    unknown = "" if context.study.subjects_known else " (subjects were not known; each image counts as one)"
     return counted(subjects, "subject") + unknown
 
 
-def _unit(run: FinishedStudy) -> str:
-    return "subject" if run.study.subjects_known else "image"
+def _unit(context: ReportContext) -> str:
+    return "subject" if context.study.subjects_known else "image"
 
 
 def _support(entry: Mapping[str, Any]) -> str:
@@ -170,8 +188,8 @@ def _support(entry: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in zip(entry["names"], entry["support"], strict=True))
 
 
-def _evaluated(run: FinishedStudy) -> str:
-    entry, main = _entry(run), _main(run)
+def _evaluated(context: ReportContext) -> str:
+    entry, main = _entry(context), _main(context)
     return f" Evaluated {SIDES[str(main.stage)]}: {_support(entry)}." if entry and main else ""
 
 
@@ -180,27 +198,26 @@ def _span(values: Iterable[int]) -> str:
     return " to ".join(map(str, sorted({min(values), max(values)}))) if (values := list(values)) else ""
 
 
-def _subjects(run: FinishedStudy) -> tuple[int, list[int]]:
+def _subjects(context: ReportContext) -> tuple[int, list[int]]:
     """The number of subjects in the test set and in each fold."""
-    counts = {side: entry["subjects"] for side, entry in run.splits["n"].items()}
+    counts = {side: entry["subjects"] for side, entry in context.splits["n"].items()}
     return counts.pop("test", 0), list(counts.values())
 
 
-def preparation(run: FinishedStudy) -> str:
-    text = f"Images are prepared with a side of {run.study.images.size} pixels; the report prints all settings."
-    if not run.audit:
+def preparation(context: ReportContext) -> str:
+    text = f"Images are prepared with a side of {context.study.images.size} pixels; the report prints all settings."
+    if not context.audit:
         return text
-    images, subjects = (counted(run.audit["facts"][f"{noun}s"], noun) for noun in ("image", "subject"))
-    levels = [finding["level"] for finding in run.audit["findings"]]
+    images, subjects = (counted(context.audit["facts"][f"{noun}s"], noun) for noun in ("image", "subject"))
+    levels = [finding["level"] for finding in context.audit["findings"]]
     found = ", ".join(counted(levels.count(level), level) for level in ("error", "warning"))
     return f"{text} The audit examined {images} of {subjects}: {found}."
 
 
-def missing_reference(run: FinishedStudy) -> str:
-    predictions, main = run.files.predictions, _main(run)
-    if main is None or not predictions.exists():
+def missing_reference(context: ReportContext) -> str:
+    table, main = context.predictions, _main(context)
+    if main is None:
         return ""
-    table = predictions.read(["model", "stage", "target", "y_true"])
     rows = table[(table["stage"] == main.stage) & (table["target"] == main.target) & (table["model"] == main.learner)]
     without = f"{int(rows['y_true'].isna().sum()):,} of {counted(len(rows), 'prediction')}"
     side = capital(SIDES[str(main.stage)])
@@ -209,48 +226,50 @@ def missing_reference(run: FinishedStudy) -> str:
     )
 
 
-def partition(run: FinishedStudy) -> str:
-    test, folds = _subjects(run)
-    how = f" Each fold leaves out one {run.site}." if run.site else ""
-    if run.study.split.column and not how:
-        how = f" The column {run.study.split.column} of the table gives the split."
+def partition(context: ReportContext) -> str:
+    test, folds = _subjects(context)
+    how = f" Each fold leaves out one {_site(context)}." if _site(context) else ""
+    if context.study.split.column and not how:
+        how = f" The column {context.study.split.column} of the table gives the split."
     return (
-        f"{capital(_people(run, test + sum(folds)))}: {test or 'none'} in the test set, the others in"
+        f"{capital(_people(context, test + sum(folds)))}: {test or 'none'} in the test set, the others in"
         f" {counted(len(folds), 'fold')} of {listed(list(map(str, folds)))}.{how}"
     )
 
 
-def disjointness(run: FinishedStudy) -> str:
-    test, folds = _subjects(run)
-    if not run.study.subjects_known:
+def disjointness(context: ReportContext) -> str:
+    test, folds = _subjects(context)
+    if not context.study.subjects_known:
         return ""
     count = counted(test + sum(folds), "subject")
     return f"The test set and the folds are disjoint by subject ({count}), as far as names tell subjects apart."
 
 
-def networks(run: FinishedStudy) -> str:
-    parameters = {job["model"]: job.get("parameters") for job in run.jobs}
-    sizes = {name: f" ({parameters[name]:,} parameters)" if parameters.get(name) else "" for name in run.study.networks}
+def networks(context: ReportContext) -> str:
+    parameters = {job["model"]: job.get("parameters") for job in context.jobs}
+    sizes = {
+        name: f" ({parameters[name]:,} parameters)" if parameters.get(name) else "" for name in context.study.networks
+    }
     return ", ".join(f"{name}{size}" for name, size in sizes.items()) + "."
 
 
-def software(run: FinishedStudy) -> str:
-    record = run.files.fingerprint.read_if_exists() or {}
+def software(context: ReportContext) -> str:
+    record = RunFolder(Path(context.source)).fingerprint.read_if_exists() or {}
     versions = [f"{name} {record[name]}" for name in ("casewise", "torch", "torchvision", "timm") if record.get(name)]
-    devices = sorted({f"{job['device']}, {job['precision']}" for job in run.jobs if job.get("device")})
+    devices = sorted({f"{job['device']}, {job['precision']}" for job in context.jobs if job.get("device")})
     trained = f"; trained on {'; '.join(devices)}" if devices else ""
     return f"{listed(versions)}{trained}." if versions else ""
 
 
-def first_weights(run: FinishedStudy) -> str:
+def first_weights(context: ReportContext) -> str:
     # the folder of a file is of no interest to a reader
-    stated = {job["model"]: str(job["weights"]).split("/")[-1] for job in run.jobs if job.get("weights")}
+    stated = {job["model"]: str(job["weights"]).split("/")[-1] for job in context.jobs if job.get("weights")}
     return "; ".join(f"{name}: {weights}" for name, weights in sorted(stated.items())) + "." if stated else ""
 
 
-def training(run: FinishedStudy) -> str:
-    recipe = run.study.recipe
-    epochs = _span(job["epochs"] for job in run.jobs if job.get("epochs") is not None)
+def training(context: ReportContext) -> str:
+    recipe = context.study.recipe
+    epochs = _span(job["epochs"] for job in context.jobs if job.get("epochs") is not None)
     if not epochs:
         return ""
     stopping = {
@@ -258,19 +277,19 @@ def training(run: FinishedStudy) -> str:
         "inner": "stopped by the loss of inner subjects",
         "fold": "stopped by the loss of the fold that is evaluated",
     }[str(recipe.early_stopping.monitor)]
-    nested = " Inner folds of the training subjects chose settings." if run.study.nested_cv is not None else ""
+    nested = " Inner folds of the training subjects chose settings." if context.study.nested_cv is not None else ""
     return (
-        f"{listed(list(run.study.networks))} in each of {counted(int(run.splits['folds']), 'fold')}:"
-        f" {recipe.optimizer}, batches of {recipe.batch_size}, {epochs} epochs, {stopping}.{nested} The report lists all"
-        " further settings."
+        f"{listed(list(context.study.networks))} in each of {counted(int(context.splits['folds']), 'fold')}:"
+        f" {recipe.optimizer}, batches of {recipe.batch_size}, {epochs} epochs, {stopping}.{nested} The report"
+        " lists all further settings."
     )
 
 
-def selection(run: FinishedStudy) -> str:
-    main = _main(run)
+def selection(context: ReportContext) -> str:
+    main = _main(context)
     if not main or not main.chosen_on:
         return ""
-    figures = run.figures("oof" if main.chosen_on == "oof" else str(main.stage))
+    figures = _figures(context, "oof" if main.chosen_on == "oof" else str(main.stage))
     learners = list(figures) if main.chosen_on == "stated" else without_baselines(figures)
     name = the_learner(str(main.learner), start=True)
     if len(learners) == 1:
@@ -282,34 +301,34 @@ def selection(run: FinishedStudy) -> str:
     return f"{name} was {on} among {among}."
 
 
-def combined_learners(run: FinishedStudy) -> str:
-    weights = run.files.stackers.read_if_exists() or {}
-    stacked = [name for name in run.figures(stage_of(run)) if name not in run.study.networks and name in weights]
-    what = "the networks and baselines" if run.study.stack_baselines else "the networks"
+def combined_learners(context: ReportContext) -> str:
+    others = set(_figures(context, context.stage)) - set(context.study.networks)
+    stacked = [name for name in context.learners if name in others and name in context.stackers]
+    what = "the networks and baselines" if context.study.stack_baselines else "the networks"
     return f"Predictions of {what} are combined by {listed(list(map(the_learner, stacked)))}." if stacked else ""
 
 
-def imbalance(run: FinishedStudy) -> str:
+def imbalance(context: ReportContext) -> str:
     texts = {
         "none": "No correction was made for classes of different size.",
         "weights": "In training, all classes have the same total weight.",
         "sampling": "In training, all classes are drawn equally often.",
     }
-    return texts[run.study.recipe.imbalance] if run.study.classes_of(run.main_target) else ""
+    return texts[context.study.recipe.imbalance] if context.study.classes_of(_target(context)) else ""
 
 
-def prediction(run: FinishedStudy) -> str:
-    text = f"Out of fold, a case is predicted by the network that was not trained on its {run.site or 'subject'}"
-    text += "; a case of the test set by the networks of all folds together." if _subjects(run)[0] else "."
-    if not run.study.test_time_augmentation:
+def prediction(context: ReportContext) -> str:
+    text = f"Out of fold, a case is predicted by the network that was not trained on its {_site(context) or 'subject'}"
+    text += "; a case of the test set by the networks of all folds together." if _subjects(context)[0] else "."
+    if not context.study.test_time_augmentation:
         return text
-    baselines = bool(baselines_among(run.figures(stage_of(run))))
+    baselines = bool(baselines_among(_figures(context, context.stage)))
     whose, others = (" of a network", "; baselines read the image as it is") if baselines else ("", "")
     return f"{text} Each prediction{whose} is the mean over the image and its mirror image{others}."
 
 
-def output(run: FinishedStudy) -> str:
-    study, target, points = run.study, run.main_target, _entry(run).get("operating") or []
+def output(context: ReportContext) -> str:
+    study, target, points = context.study, _target(context), _entry(context).get("operating") or []
     if classes := study.classes_of(target):
         text = f"{target}: a probability of each of {listed(classes)}, and a class."
     elif target in study.targets or target in study.scores:
@@ -321,15 +340,15 @@ def output(run: FinishedStudy) -> str:
     return f"{text} {counted(len(points), 'threshold')}, chosen on: {', '.join(on)}." if points else text
 
 
-def measures(run: FinishedStudy) -> str:
-    main = _main(run)
+def measures(context: ReportContext) -> str:
+    main = _main(context)
     names = (name.partition("[")[0].removesuffix("_calibrated") for name in (main.metrics if main else None) or ())
     titles = list(dict.fromkeys(metric_of(name).title for name in names))
     return f"{listed(titles)}." if titles else ""
 
 
-def uncertainty(run: FinishedStudy) -> str:
-    notes, unit = {note.code: note.facts for note in run.metrics.notes}, _unit(run)
+def uncertainty(context: ReportContext) -> str:
+    notes, unit = {note.code: note.facts for note in context.metrics.notes}, _unit(context)
     if "intervals" not in notes:
         return ""
     text = f"{percent(notes['intervals']['confidence'])} jackknife intervals, leaving out one {unit} at a time"
@@ -338,12 +357,12 @@ def uncertainty(run: FinishedStudy) -> str:
     return f"{text}. Intervals are conditional on the trained networks."
 
 
-def performance(run: FinishedStudy) -> str:
-    return result_line(run.study, run.metrics) if _main(run) else ""
+def performance(context: ReportContext) -> str:
+    return result_line(context.study, context.metrics) if _main(context) else ""
 
 
-def confusion(run: FinishedStudy) -> str:
-    entry, main = _entry(run), _main(run)
+def confusion(context: ReportContext) -> str:
+    entry, main = _entry(context), _main(context)
     if not main or not entry.get("confusion"):
         return ""
     matrix = entry["confusion"]
@@ -355,28 +374,31 @@ def confusion(run: FinishedStudy) -> str:
     )
 
 
-def participants(run: FinishedStudy) -> str:
-    sides = run.splits["n"].values()
+def participants(context: ReportContext) -> str:
+    sides = context.splits["n"].values()
     subjects, cases = (sum(side[name] for side in sides) for name in ("subjects", "cases"))
-    images = f", {counted(run.images(), 'image')}" if run.images() else ""
+    rows = context.cohort_images
+    rows = rows[rows["subject"].astype(str).isin(list(context.splits["subjects"]))]
+    # A slide has one row for each tile.
+    images = f", {counted(int(rows['path'].nunique()), 'image')}"
     return (
-        f"{capital(_people(run, subjects))}, {counted(cases, 'case')}{images} in the split.{_evaluated(run)} Exclusions"
-        " before the table was made are not known to the run."
+        f"{capital(_people(context, subjects))}, {counted(cases, 'case')}{images} in the split.{_evaluated(context)}"
+        " Exclusions before the table was made are not known to the run."
     )
 
 
-def analyses(run: FinishedStudy) -> str:
-    fitted = _span(job["n_fitted"] for job in run.jobs if job.get("n_fitted") is not None)
-    count = counted(len(run.jobs), "trained network")
-    return f"{count}, each fitted on {fitted} {_unit(run)}s.{_evaluated(run)}" if fitted else ""
+def analyses(context: ReportContext) -> str:
+    fitted = _span(job["n_fitted"] for job in context.jobs if job.get("n_fitted") is not None)
+    count = counted(len(context.jobs), "trained network")
+    return f"{count}, each fitted on {fitted} {_unit(context)}s.{_evaluated(context)}" if fitted else ""
 
 
-def external_cohort(run: FinishedStudy) -> str:
-    main, figures = _main(run), run.figures("external")
+def external_cohort(context: ReportContext) -> str:
+    main, figures = _main(context), _figures(context, "external")
     shown = figures.get(main.learner or "", {}).get(main.target) if main else None
     if not main or not main.metrics or not shown:
         return ""
-    entry = run.class_entry("external", str(main.learner), main.target)
+    entry = context.class_entry("external", str(main.learner), main.target)
     first, texts = next(iter(shown.values())), []
     for name in kind_named(main.kind).headline:
         if name in shown and shown[name].value is not None:
@@ -385,34 +407,34 @@ def external_cohort(run: FinishedStudy) -> str:
             inside = number((main.metrics.get(name) or {}).get("value"), 2)
             texts.append(f" {metric_of(name).title} {outside}, against {inside} in the own cohort.")
     support = f" ({_support(entry)})" if entry else ""
-    people = f"{counted(first.n_cases, 'case')} of {_people(run, first.n_subjects)}"
-    return f"{run.study.external_name}: {people}{support}.{''.join(texts)}"
+    people = f"{counted(first.n_cases, 'case')} of {_people(context, first.n_subjects)}"
+    return f"{context.study.external_name}: {people}{support}.{''.join(texts)}"
 
 
-def sites(run: FinishedStudy) -> str:
-    folds = int(run.splits["folds"])
+def sites(context: ReportContext) -> str:
+    folds = int(context.splits["folds"])
     return (
-        f"Each of {counted(folds, run.site)} was left out in turn; the report has the figures of each."
-        if run.site
+        f"Each of {counted(folds, _site(context))} was left out in turn; the report has the figures of each."
+        if _site(context)
         else ""
     )
 
 
-def readers(run: FinishedStudy) -> str:
-    compared = sorted(run.study.evaluation.readers.items())
+def readers(context: ReportContext) -> str:
+    compared = sorted(context.study.evaluation.readers.items())
     names = "; ".join(f"{score}: readers {listed(list(columns))}" for score, columns in compared)
-    return f"{names}. The report has their agreement." if compared and run.metrics.get("readers") else ""
+    return f"{names}. The report has their agreement." if compared and context.metrics.get("readers") else ""
 
 
-def saliency(run: FinishedStudy) -> str:
-    content = run.files.explanations.read_if_exists() or {}
-    if not content.get("shown") or not run.files.has_weights(content.get("weights_sha256")):
+def saliency(context: ReportContext) -> str:
+    content = context.explanations or {}
+    if not content.get("shown"):
         return ""
     cases = content["shown"]["cases"]
     methods = sorted({method for case in cases for method in case["methods"]})
     masks = (
         "compared with masks, and with those of networks with random weights"
-        if run.measured
+        if content.get("measured")
         else "not compared with masks"
     )
     names = listed([METHODS.get(name, name) for name in methods])
@@ -420,7 +442,7 @@ def saliency(run: FinishedStudy) -> str:
 
 
 # What a run can say, and the section of the report where it stands.
-FACTS: dict[str, tuple[str, Callable[[FinishedStudy], str]]] = {
+FACTS: dict[str, tuple[str, Callable[[ReportContext], str]]] = {
     "preparation": ("training", preparation),
     "missing_reference": ("labels", missing_reference),
     "partition": ("labels", partition),

@@ -221,12 +221,16 @@ def twins(context: ReportContext, audit: Audit) -> list[Block]:
         pairs = [pair for pair in finding.pairs if all(path in number_of for path in pair)][:MOST_PAIRS]
         for place, pair in enumerate(pairs):
             pictures = [_picture(context, path, int(number_of[path])) for path in pair]
-            examples.append(Pictures(pictures, "" if place else f"{name}: examples", "twins"))
+            shown = [picture for picture in pictures if picture is not None]
+            examples += [Pictures(shown, "" if place else f"{name}: examples", "twins")] if shown else []
     caption = f"Pairs of {noun_of(audit.facts)[1]} that show the same picture."
     return [Table(["Finding", "Pairs", *PAIR_KINDS.values()], rows, caption), *examples] if rows else []
 
 
-def _picture(context: ReportContext, path: str, image: int) -> Picture:
-    overview = modality_report(context.study).overview(context, path)
-    picture = as_picture(context.tiles([image])[0]) if overview is None else overview
-    return Picture(data_uri(picture, longest=150), f"Picture {Path(path).name}", Path(path).name)
+def _picture(context: ReportContext, path: str, image: int) -> Picture | None:
+    picture = modality_report(context.study).overview(context, path)
+    if picture is None:
+        tiles = context.tiles([image])
+        picture = None if tiles is None else as_picture(tiles[0])
+    name = Path(path).name
+    return None if picture is None else Picture(data_uri(picture, longest=150), f"Picture {name}", name)

@@ -1,1 +1,0 @@
-"""Result pages in Markdown."""
