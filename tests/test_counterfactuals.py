@@ -24,7 +24,7 @@ from casewise.pipeline.finished import open_finished
 from casewise.plugins.slides.modality import Slides
 from casewise.plugins.volumes.modality import VolumesModality
 from casewise.plugins.volumes.slice_store import SliceStore, altered_slices
-from casewise.report.markdown.page import write_results
+from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study

@@ -23,7 +23,7 @@ from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.read import validate
 from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
-from casewise.report.markdown.page import write_results
+from casewise.report.results_page import write_results
 from casewise.report.page import render
 from casewise.report.sections import classes, labels, learners, validation
 from casewise.report.statements import statements
