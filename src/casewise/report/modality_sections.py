@@ -74,6 +74,6 @@ def model_input(context: ReportContext) -> Section | None:
     return modality_report(context.study).section(context)
 
 
-register_modality_report("photographs", ModalityReport("casewise.report.sections.cases", "preparation.html.j2"))
+register_modality_report("photographs", ModalityReport("casewise.report.sections.preparation", "preparation.html.j2"))
 register_modality_report("slides", ModalityReport("casewise.report.sections.slides", "slides.html.j2"))
 register_modality_report("volumes", ModalityReport("casewise.report.sections.volumes", "volumes.html.j2"))
