@@ -313,11 +313,12 @@ def rivals(context: ReportContext) -> list[Rival]:
         rows.append(
             Rival("a guess without images", write.text(metric, chance, short=True), "", _beyond(figure, chance, metric))
         )
-    if context.classes and (beside := column_alone.beside_column(context)):
-        for row in [row for row in beside.rows if row.stated][:2]:
-            name = f"column “{beside.column}” alone, no image"
-            name += f" ({row.name})" if context.study.positive_of(context.outcome) is None else ""
-            rows.append(Rival(name, number(row.alone, 2), "", "better" if row.above else "open"))
+    if context.classes and (column := column_alone.section(context)):
+        for row in column["stated"][:2]:
+            name = f"column “{column['column']}” alone, no image"
+            name += f" ({row['name']})" if context.study.positive_of(context.outcome) is None else ""
+            against = "better" if row["name"] not in column["not_above"] else "open"
+            rows.append(Rival(name, number(row["alone"], 2), "", against))
     return rows
 
 

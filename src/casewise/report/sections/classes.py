@@ -26,7 +26,6 @@ from casewise.report.blocks import (
 )
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import MISSING, capital, display_name, number, percent, plain, plural
-from casewise.report.sections import column_alone
 from casewise.report.tables import MetricFormat, split_key
 from casewise.report.terms import brackets, evaluated, place, terms_of
 from casewise.targets import kind_named
@@ -88,8 +87,6 @@ def section(context: ReportContext) -> Section | None:
         blocks.append(Plots(plots))
     rows = class_rows(context, context.stage, context.learner, context.outcome)
     blocks.append(Fold("Class by class: precision, recall, F1 and areas", [class_table(context, rows)]))
-    if beside := column_alone.table(context):
-        blocks.append(Fold("AUROC beside that of a column of the table, by class", beside))
     if entry.operating:
         blocks.append(Fold("Operating points", point_blocks(context, entry, context.stage)))
     if scores := probability_rows(entry, figures):

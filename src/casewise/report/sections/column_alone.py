@@ -2,115 +2,90 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from casewise.audit.leading_column import leading_column
-from casewise.report.blocks import Block, Cell, Row, Table, Text
-from casewise.report.formatting import capital, class_name, counted, number, plain
-from casewise.report.tables import metric_format
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import class_name, plain
 
 if TYPE_CHECKING:
-    from casewise.evaluation.results import ColumnGroup, Estimate
-    from casewise.report.context import ReportContext
+    from casewise.study.schema import Study
 
 MOST_SHOWN = 4
-CAPTION = (
-    "AUROC of the model, of the column {column} alone, and of the model within each of its values (at most {most})."
-)
-HOW = (
-    "Alone: predicted by the audit from the column with a linear model, for subjects not used for fitting; this figure"
-    " has an error of its own. Within: the same predictions of the model among the subjects with one value, beside the"
-    " number of subjects with the class. The mean gives each value with an interval the same weight."
-)
 
 
-@dataclass(frozen=True)
-class ColumnRow:
-    """A class: the learner's AUROC, that of the column alone, and the learner's within the values of the column.
-
-    `each` and `counts` (subjects with the class, all subjects) are those of the first values; `mean` is over all.
-    """
-
-    name: str
-    figure: Estimate | None
-    alone: float | None
-    mean: float | None
-    each: list[Estimate | None]
-    counts: list[tuple[int, int]]
-
-    @property
-    def stated(self) -> bool:
-        """Whether both the learner and the column have an AUROC."""
-        return self.alone is not None and self.figure is not None and self.figure.value is not None
-
-    @property
-    def above(self) -> bool:
-        """Whether the interval of the learner's AUROC lies above that of the column alone; not so without one."""
-        low = self.figure.low if self.figure else None
-        return low is not None and self.alone is not None and low > self.alone
-
-
-@dataclass(frozen=True)
-class BesideColumn:
-    """The column, its first values, and a row for each class (of two the positive one)."""
-
-    column: str
-    groups: list[str]
-    rows: list[ColumnRow]
-
-
-def beside_column(context: ReportContext) -> BesideColumn | None:
+def section(context: ReportContext) -> dict[str, Any] | None:
     """The values for the headline's learner; None without such a column, or where sources were left out in turn."""
-    study, target, metrics = context.study, context.outcome, context.metrics
-    column = leading_column(context.audit, target, study.audit.columns)
-    figures = metrics.figures(context.stage, context.learner, target)
-    if context.by_site or column is None or "auroc" not in figures or figures["auroc"].value is None:
+    if context.by_site:
         return None
-    within, own = metrics.within_column, (target, context.stage, context.learner, column["name"])
-    if within is None or (within.target, within.stage, within.learner, within.column) != own:
-        within = None
-    groups = list(within.groups.items())[:MOST_SHOWN] if within else []
+    return beside_column(context.study, context.audit, context.metrics, context.stage, context.learner)
+
+
+def beside_column(
+    study: Study, audit: Mapping[str, Any] | None, metrics: Mapping[str, Any], stage: str, learner: str
+) -> dict[str, Any] | None:
+    """A row for each class (of two the positive one): the AUROC, that of the column alone, and those within its values.
+
+    `not_above`: the classes for which the interval of the learner's AUROC does not lie above the AUROC of the column
+    alone. `groups` are the first values of the column, `of` the number of all; `more` are not shown. `counts` are the
+    subjects with the class and all subjects of each value; None in runs without these numbers.
+    """
+    target = study.primary_outcome
+    column = leading_column(audit, target, study.audit.columns)
+    figures = metrics.get("metrics", {}).get(stage, {}).get(learner, {}).get(target, {})
+    if column is None or not is_number((figures.get("auroc") or {}).get("value")):
+        return None
+    within = metrics.get("within_column") or {}
+    same = all(within.get(key) == value for key, value in (("target", target), ("stage", stage), ("learner", learner)))
+    within = within if same and within.get("column") == column["name"] else {}
+    groups = within.get("groups") or {}
+    shown = list(groups)[:MOST_SHOWN]
     positive = study.positive_of(target)
     rows = []
-    for label in [positive] if positive is not None else context.classes:
+    for label in [positive] if positive is not None else study.classes_of(target):
         key = "auroc" if positive is not None else f"auroc[{label}]"
-        mean = within.means.get(key) if within else None
+        mean = (within.get("means") or {}).get(key) or {}
         rows.append(
-            ColumnRow(
-                name=class_name(study, target, str(label)),
-                figure=figures.get(key),
-                alone=column["by_class"].get(str(label)),
-                mean=mean.value if mean else None,
-                each=[group.metrics.get(key) for _, group in groups],
-                counts=[_counts(group, str(label)) for _, group in groups],
-            )
+            {
+                "name": class_name(study, target, str(label)),
+                "figure": figures.get(key) or {},
+                "alone": column["by_class"].get(str(label)),
+                "mean": mean.get("value"),
+                "count": len(mean.get("groups") or []),
+                "counts": [_counts(groups[group], str(label)) for group in shown],
+                "each": [groups[group]["metrics"].get(key) or {} for group in shown],
+                "within": [(plain(group), groups[group]["metrics"][key]) for group in mean.get("groups") or []],
+            }
         )
-    shown = BesideColumn(plain(column["name"]), [plain(name) for name, _ in groups], rows)
-    return shown if any(row.stated for row in rows) else None
+    both = [row for row in rows if is_number(row["alone"]) and is_number(row["figure"].get("value"))]
+    if not both:
+        return None
+    return {
+        "column": plain(column["name"]),
+        "learner": learner,
+        "rows": rows,
+        "stated": both,
+        "not_above": [row["name"] for row in both if not _above(row["figure"], row["alone"])],
+        "averaged": [row for row in rows if is_number(row["mean"])],
+        "within": bool(groups),
+        "counted": any(count for row in rows for count in row["counts"]),
+        "groups": [plain(group) for group in shown],
+        "of": len(groups),
+        "more": len(groups) - len(shown),
+    }
 
 
-def _counts(group: ColumnGroup, label: str) -> tuple[int, int]:
-    return group.classes.get(label, {}).get("n_subjects", 0), group.n_subjects
+def _above(figure: Mapping[str, Any], alone: float) -> bool:
+    """Whether the interval of a figure lies above the value; not so without an interval.
+
+    >>> _above({"value": 0.95, "low": 0.93}, 0.92), _above({"value": 0.95, "low": None}, 0.7)
+    (True, False)
+    """
+    low = figure.get("low")
+    return is_number(low) and float(low or 0.0) > alone
 
 
-def table(context: ReportContext) -> list[Block]:
-    """The values as a table; empty without them."""
-    beside = beside_column(context)
-    if beside is None:
-        return []
-    write = metric_format(context.study, context.outcome)
-    heads = ["Class", "Model", f"{capital(beside.column)} alone"]
-    if beside.groups:
-        heads += ["Within, mean", *(f"Within {group}" for group in beside.groups)]
-    rows = []
-    for row in beside.rows:
-        cells = [write.cell("auroc", row.figure), Cell(number(row.alone, 2))]
-        if beside.groups:
-            cells.append(Cell(number(row.mean, 3)))
-            for figure, (of_class, subjects) in zip(row.each, row.counts, strict=True):
-                cell, count = write.cell("auroc", figure), f"{of_class:,} of {counted(subjects, 'subject')}"
-                cells.append(replace(cell, small="; ".join(filter(None, [cell.small, count]))))
-        rows.append(Row(row.name, cells))
-    caption = CAPTION.format(column=beside.column, most=MOST_SHOWN)
-    return [Table(heads, rows, caption, wide=True), Text(HOW, note=True)]
+def _counts(group: Mapping[str, Any], label: str) -> tuple[int, int] | None:
+    of_class = (group.get("classes") or {}).get(label)
+    return (of_class["n_subjects"], group["n_subjects"]) if of_class else None

@@ -13,7 +13,7 @@ from casewise.report.context import ReportContext
 from casewise.report.figures import slides as draw
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import case_label, class_name, digits_of, display_name, number
-from casewise.report.sections import preparation
+from casewise.report.sections import cases
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import positive_and_other
 from casewise.study.learners import without_baselines
@@ -49,7 +49,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and small pictures of the case's slides; of a case without slides its panels."""
     if not (slides := slides_of(context, str(row["case"]))):
-        return preparation.case_pictures(context, row)
+        return cases.case_pictures(context, row)
     shown = [(Path(path).name, draw.cropped(slide, draw.crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
     return [(name, data_uri(picture, longest=300)) for name, picture in shown]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import case_label
-from casewise.report.sections.preparation import illustrated_case
+from casewise.report.sections.cases import illustrated_case
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
