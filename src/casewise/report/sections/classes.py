@@ -39,6 +39,7 @@ POINT_FIGURES = {"sensitivity": "sensitivity", "specificity": "specificity", "pr
 FURTHER_FIGURES = {"npv": "npv", "lr_positive": "lr_positive", "lr_negative": "lr_negative"}
 AT_PREVALENCE = {"ppv_at_prevalence": "precision", "npv_at_prevalence": "npv"}
 PROBABILITY_SCORES = ("ece", "brier", "log_loss")
+DECISIONS = {"median": "the median", "mean": "the rounded mean", "kappa": "by tuned thresholds"}
 MOST_POINTS = 24
 WRITE = MetricFormat()
 
@@ -92,7 +93,10 @@ def section(context: ReportContext) -> Section | None:
     if scores := probability_rows(entry, figures):
         caption = PROBABILITIES.format(place=capital(place(context, context.stage)), brackets=brackets(context))
         table = Table(["", "As predicted", "After temperature scaling"], scores, caption)
-        blocks.append(Fold("Scores of the probabilities, and temperature scaling", [table, Facts(temperature(entry))]))
+        facts = temperature(entry)
+        if (decision := context.study.decisions.get(context.outcome)) in DECISIONS:
+            facts.append(("Predicted grade", f"{DECISIONS[decision]}; the scores are of the likeliest grade"))
+        blocks.append(Fold("Scores of the probabilities, and temperature scaling", [table, Facts(facts)]))
     if others := further_tables(context):
         blocks.append(Fold("Further targets with classes, and regions", others))
     return Section("classes", "Classes", blocks)
