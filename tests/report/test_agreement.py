@@ -92,7 +92,9 @@ def test_each_subject_has_a_plot_and_responders_are_counted(report_of_numbers: R
 
 def test_subjects_left_out_of_the_response_are_facts(report_of_numbers: ReportContext) -> None:
     context = report_of_numbers
-    entry = dataclasses.replace(context.metrics.response["test"][context.learner], undefined={"no_baseline": ["a", "b"]})
+    entry = dataclasses.replace(
+        context.metrics.response["test"][context.learner], undefined={"no_baseline": ["a", "b"]}
+    )
     changed = with_results(context, response={"test": {context.learner: entry}})
     (facts,) = blocks_of(agreement.over_time(changed), Facts)
     assert ("Left out: no scored baseline visit", "2 subjects") in facts.facts

@@ -71,7 +71,9 @@ def test_single_images_are_shown_beside_their_tiles(report_of_classes: ReportCon
     section = preparation.section(report_of_classes)
     assert section is not None
     (pictures,) = [block for block in section.blocks if isinstance(block, Pictures)]
-    assert [picture.alt.split()[0] for picture in pictures.pictures] == ["Image", "Tile"] * (len(pictures.pictures) // 2)
+    assert [picture.alt.split()[0] for picture in pictures.pictures] == ["Image", "Tile"] * (
+        len(pictures.pictures) // 2
+    )
 
 
 def test_grid_is_row_by_row_with_black_empty_slots() -> None:

@@ -9,11 +9,12 @@ import pytest
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.results import ReliabilityBin
+from casewise.evaluation.results import ReliabilityBin, SourceMean, Threshold
 from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table
 from casewise.report.context import ReportContext
+from casewise.report.figures.classes import curves_of
 from casewise.report.sections import classes
-from tests.report_contexts import estimate, films, nothing, with_own
+from tests.report_contexts import estimate, films, nothing, with_own, with_results
 
 
 @pytest.fixture
@@ -79,6 +80,30 @@ def test_an_operating_point_says_its_rule_and_a_missed_aim(three: ReportContext)
     assert first.rows[0].cells[1].small.endswith("aim missed")
     assert second.columns[-2:] == ["PPV at 2.0 %", "NPV at 2.0 %"]
     assert [cell.text for cell in second.rows[0].cells[-2:]] == ["12.3 %", "98.7 %"]
+
+
+def test_two_classes_have_one_curve_and_thresholds_of_the_other_folds(report_of_two_classes: ReportContext) -> None:
+    two = report_of_two_classes
+    entry = two.metrics.classes["oof"][two.learner][two.outcome]
+    assert len(curves_of(entry, two.metrics.figures("oof", two.learner, two.outcome))) == 1
+    by_fold = {"1": Threshold(0.0004), "2": Threshold(0.826)}
+    point = dataclasses.replace(entry.operating[0], threshold_by_fold=by_fold)
+    table = fold_of(with_own(two, operating=[point]), "Operating points").blocks[0]
+    assert isinstance(table, Table)
+    assert table.rows[0].cells[0].text == "0.000 to 0.826 by fold"
+    assert "chosen on the other folds" in table.caption
+
+
+def test_figures_pooled_over_sources_have_a_note(report_of_two_classes: ReportContext) -> None:
+    two = report_of_two_classes
+    assert classes.pooled(two) == []
+    mean = SourceMean(0.7, ["a", "b"], [], 0.6, 0.8)
+    sourced = with_results(two, site_means={two.learner: {"auroc": mean}})
+    (note,) = classes.pooled(sourced)
+    assert "must not be read as discrimination" in note.text
+    section = classes.section(sourced)
+    assert section is not None
+    assert "pooled over each" in section.blocks[0].caption  # type: ignore[union-attr]
 
 
 def test_more_points_than_are_shown_are_counted(three: ReportContext) -> None:
