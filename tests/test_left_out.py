@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,21 +16,20 @@ from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
-from casewise.evaluation.results import Note, OperatingPoint, ReliabilityBin, Threshold
+from casewise.evaluation.results import Note, ReliabilityBin, Threshold
 from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.read import validate
 from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.results_page import write_results
-from casewise.report.page import render
-from casewise.report.sections import classes, labels, learners, validation
+from casewise.report.sections import classes, learners, validation
 from casewise.report.statements import statements
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 from tests.report_contexts import classes as toy
-from tests.report_contexts import estimate, finished, section_of, with_own, with_results
+from tests.report_contexts import estimate, finished, with_own, with_results
 
 CLASSES = ["covid", "none"]
 SOURCES = ["north", "south", "west"]
@@ -249,24 +247,6 @@ def held_out() -> ReportContext:
     return with_results(material, by_site=told, site_means=means)
 
 
-def test_each_source_left_out_once_claims_no_balancing(held_out: ReportContext) -> None:
-    chosen = dataclasses.replace(
-        held_out, splits={**held_out.splits, "balance": held_out.study.primary_outcome, "restarts": 1000}
-    )
-    context = dataclasses.replace(
-        chosen, splits={**chosen.splits, "how": "leave out source", "left_out": list("vwxyz")}
-    )
-    assert labels.section(chosen)["balanced"]
-    assert not labels.section(context)["balanced"]
-    assert any(row.mark for row in labels.imbalance_rows(chosen))
-    assert not any(row.mark for row in labels.imbalance_rows(context))
-    text = render(context)
-    training = section_of(text, "training").split("<pre")[0]
-    assert "Each source was left out once" in training
-    assert "1,000" not in training
-    assert section_of(text, "labels") != section_of(render(chosen), "labels")
-
-
 def test_pooled_figures_are_no_finding(held_out: ReportContext, tmp_path: Path) -> None:
     assert learners.comparison(held_out, "oof") is None
     found = learners.section(held_out)
@@ -315,19 +295,8 @@ def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> 
     assert (said.level, said.text) == ("flag", "It predicts no finding for every visit.")
 
 
-def test_thresholds_of_folds_are_shown_by_their_range(two: ReportContext, tmp_path: Path) -> None:
-    figures = dict.fromkeys(("sensitivity", "specificity", "precision"), estimate(0.52, 0.45, 0.6))
-    by_fold = {"1": Threshold(0.0004), "2": Threshold(0.826)}
-    point = OperatingPoint(
-        "covid", "sensitivity >= 0.9", "the other folds", Threshold(0.413), None, False, figures, by_fold
-    )
-    context = with_own(two, operating=[point])
-    row = classes.point_rows(context.class_entry("oof", context.learner))[0]
-    assert (row["rule"], row["least"], row["reached"]) == ("sensitivity", 0.9, 0.52)
-    assert row["threshold"] == "0.000 to 0.826 by fold"
-    assert "0.413" not in render(context)
-    page = write_results(finished(context, tmp_path / "run"), tmp_path / "page.md").read_text()
-    assert "| 0.000 to 0.826 by fold | 0.520" in page
+def test_thresholds_of_folds_are_written_as_their_range() -> None:
+    assert by_fold_text({"1": Threshold(0.0004), "2": Threshold(0.826)}, 3) == "0.000 to 0.826 by fold"
     assert by_fold_text({"1": None, "2": 0.8}, 3) == ""
 
 

@@ -9,20 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.audit.metadata import SOURCES
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
-from casewise.evaluation.results import Drop, ReliabilityBin, Results, from_json, plain
+from casewise.evaluation.results import Drop
 from casewise.report import terms
 from casewise.report.context import ReportContext
-from casewise.report.figures.classes import curves_of
 from casewise.report.first_screen import screen
-from casewise.report.markdown.page import write_results
 from casewise.report.page import render, write_report
-from casewise.report.sections import classes as class_sections
+from casewise.report.results_page import write_results
 from casewise.report.sections import (
-    labels,
     learners,
     training,
     validation,
@@ -38,7 +34,6 @@ from tests.report_contexts import (
     estimate,
     finished,
     nothing,
-    section_of,
     with_own,
     with_results,
 )
@@ -89,10 +84,7 @@ def test_page_is_whole_and_has_the_sections_of_classes(three: ReportContext, tex
 
 def test_two_classes_have_sensitivity_and_one_curve(two: ReportContext) -> None:
     page_of(two)
-    own = figures(two)
-    assert len(curves_of(two.class_entry("oof", two.learner), own)) == 1
     assert "top2_accuracy" not in two.columns("learners")
-    assert class_sections.section(two)["chosen_on"] == "the other folds"  # type: ignore[index]
 
 
 def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(grades: ReportContext) -> None:
@@ -124,61 +116,6 @@ def test_learner_is_chosen_out_of_fold(three: ReportContext) -> None:
     assert with_results(three, main=nothing(three).main).learner == three.metrics.main.learner
     oof = {name: three.metric("oof", name, "auroc")["value"] for name in three.learners}  # type: ignore[index]
     assert three.learner == max(oof, key=oof.__getitem__)
-
-
-@pytest.mark.parametrize(
-    ("confidence", "correct", "after", "many", "code", "scaling"),
-    [
-        (0.9, 0.7, 0.02, 1000, "over", "lowers"),
-        (0.9, 0.7, 0.02, 10, "good", "lowers"),
-        (0.6, 0.8, 0.3, 1000, "under", "no_help"),
-        (0.81, 0.8, 0.01, 1000, "good", "unchanged"),
-    ],
-)
-def test_calibration_says_which_way_it_errs(
-    three: ReportContext, confidence: float, correct: float, after: float, many: int, code: str, scaling: str
-) -> None:
-    bins = [ReliabilityBin(0.6, 0.7, many, confidence, correct)]
-    own = {"ece": estimate(abs(confidence - correct), subjects=many), "ece_calibrated": estimate(after)}
-    found = class_sections.calibration(with_own(three, own, reliability=bins))
-    assert found is not None
-    assert (found["code"], found["scaling"]["code"]) == (code, scaling)
-    assert (found["confidence"], found["correct"]) == (confidence, correct)
-
-
-@pytest.mark.parametrize(
-    ("confidence", "correct", "many", "subjects", "code"),
-    [(0.9, 0.8, 100, 100, "over"), (0.9, 0.8, 100, 10, "good"), (0.6, 1.0, 1, 1, "good"), (0.6, 1.0, 60, 60, "under")],
-)
-def test_confidence_is_called_wrong_only_beyond_the_chance_of_subjects(
-    three: ReportContext, confidence: float, correct: float, many: int, subjects: int, code: str
-) -> None:
-    bins = [ReliabilityBin(0.6, 0.7, many, confidence, correct)]
-    own = {"ece": estimate(abs(confidence - correct), subjects=subjects)}
-    found = class_sections.calibration(with_own(three, own, reliability=bins))
-    assert found is not None
-    assert found["code"] == code
-
-
-@pytest.mark.parametrize(
-    ("ece", "after", "loss", "loss_after", "code"),
-    [
-        (0.058, 0.059, 0.43, 0.4, "lowers_loss_only"),
-        (0.05, 0.09, 0.43, 0.4, "raises_but_lowers_loss"),
-        (0.09, 0.05, 0.4, 0.43, "lowers_but_raises_loss"),
-        (0.05, 0.05, 0.4, 0.4, "unchanged"),
-        (0.024, 0.023, 0.497, 0.497, "unchanged"),
-        (0.05, 0.05, 0.4, 0.42, "no_help"),
-        (0.05, 0.06, 0.4, 0.4, "no_help"),
-    ],
-)
-def test_temperature_scaling_is_judged_by_error_and_loss(
-    ece: float, after: float, loss: float, loss_after: float, code: str
-) -> None:
-    pairs = {"ece": ece, "ece_calibrated": after, "log_loss": loss, "log_loss_calibrated": loss_after}
-    found = class_sections.scaling({name: estimate(value) for name, value in pairs.items()})
-    assert found is not None
-    assert found["code"] == code
 
 
 # ------------------------------------------------------------------------------------------------------- the audit
@@ -304,20 +241,6 @@ def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportC
     assert "no case is truly" in text
 
 
-def test_what_is_said_of_calibration_is_of_its_stage(three: ReportContext) -> None:
-    values: Any = plain(three.metrics)
-    for stage, ece, confidence, correct in (("test", 0.01, 0.8, 0.8), ("external", 0.68, 0.83, 0.15)):
-        bins = [ReliabilityBin(0.0, 1.0, 200, confidence, correct)]
-        values["classes"][stage][three.learner][three.outcome]["reliability"] = plain(bins)
-        values["metrics"][stage][three.learner][three.outcome]["ece"] |= {"value": ece, "low": ece, "high": ece + 0.05}
-    context = dataclasses.replace(three, metrics=from_json(Results, values))
-    inside, outside = class_sections.calibration(context), class_sections.calibration(context, "external")
-    assert inside is not None
-    assert outside is not None
-    assert (inside["stage"], inside["code"]) == ("test", "good")
-    assert (outside["stage"], outside["code"], outside["ece"]["value"]) == ("external", "over", 0.68)
-
-
 def test_operating_points_do_not_depend_on_external_labels(three: ReportContext) -> None:
     rows, outcome = three.predictions, three.outcome
     outside = rows["stage"] == "external"
@@ -332,38 +255,6 @@ def test_operating_points_do_not_depend_on_external_labels(three: ReportContext)
 
 
 # ------------------------------------------------------------------------------------------------ other sections
-
-
-def test_high_confidence_errors_are_wrong_and_the_surest_first(three: ReportContext) -> None:
-    found = class_sections.high_confidence_errors(three)
-    assert found is not None
-    rows = three.headline_rows
-    wrong = rows[rows["y_true"] != rows["y_pred"]]
-    assert found["wrong"] == len(wrong)
-    surest = max(row[f"p{int(row['y_pred'])}"] for _, row in wrong.iterrows())
-    assert found["cases"][0]["probability"] == surest
-    assert all(case["reference"] != case["predicted"] and case["pictures"] for case in found["cases"])
-    right = dataclasses.replace(three, predictions=three.predictions.assign(y_pred=lambda t: t["y_true"]))
-    assert class_sections.high_confidence_errors(right) is None
-    assert "worst" not in page_of(right).ids
-
-
-def test_reference_classes_are_counted_by_side_and_source(three: ReportContext) -> None:
-    found = labels.class_counts(three)
-    assert found["sides"].names == ["covid", "no finding", "pneumonia"]
-    assert [row[0] for row in found["sides"].rows] == [*(f"fold {i}" for i in range(1, 6)), "test", "all"]
-    assert sum(row[1] for row in found["sides"].rows[:-1]) == found["sides"].rows[-1][1] == 150
-    counts = three.cohort_images.groupby(["source", "finding"]).size()
-    assert found["sources"].rows[0][2][0][0] == counts[("cohen", 0.0)]
-    assert {"name": "covid", "share": 1.0, "source": "cohen"} in found["from_one"]
-    held_out = dataclasses.replace(three, splits={**three.splits, "left_out": list("vwxyz")})
-    assert labels.class_counts(held_out)["sides"].rows[0][0] == "fold 1 (v)"
-    for name in (*SOURCES, "Data Set"):
-        renamed = dataclasses.replace(three, cohort_images=three.cohort_images.rename(columns={"source": name}))
-        assert labels.source_column(renamed) == name
-    bare = dataclasses.replace(three, cohort_images=three.cohort_images.drop(columns=["source", "finding"]))
-    assert labels.class_counts(bare)["sources"] is None
-    assert labels.class_counts(bare)["sides"].rows[-1][1] == 150
 
 
 def test_the_finder_and_gradual_unfreezing_are_shown(three: ReportContext) -> None:
@@ -404,12 +295,6 @@ def test_missing_artefacts_are_left_out(three: ReportContext, grades: ReportCont
         )
         assert "learners" not in page_of(bare).ids
         assert screen(bare).sizes == []
-
-
-def test_undefined_figures_say_why(three: ReportContext) -> None:
-    undefined = estimate(None, reason="no case is truly covid")
-    context = with_own(three, {**figures(three), "auroc[covid]": undefined})
-    assert "no case is truly covid" in page_of(context).text
 
 
 def test_outcome_without_any_truth(three: ReportContext) -> None:
@@ -510,13 +395,6 @@ def test_a_combined_learner_learned_nothing_where_most_networks_did_not(three: R
     found = terms.unlearned(guessing(single, list(three.study.backbones[1:])))
     assert found is not None
     assert (found["whose"], found["void"]) == ("study", False)
-
-
-def test_single_images_are_shown_in_one_grid(text: str) -> None:
-    seen = section_of(text, "preparation")
-    assert 'class="pairs"' in seen
-    assert 'class="prepared"' not in seen
-    assert seen.count("<figure>") == seen.count('alt="Tile') == seen.count('alt="Image')
 
 
 def test_without_a_description_the_title_is_followed_by_what_was_predicted() -> None:

@@ -24,7 +24,6 @@ from casewise.report.context import ReportContext
 from casewise.report.first_screen import screen
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
-from casewise.report.sections import classes as classes_section
 from casewise.report.sections import column_alone
 from casewise.run_folder import RunFolder
 from tests.report_contexts import check_page, classes, estimate, finished, with_own, with_results
@@ -187,15 +186,6 @@ def test_only_columns_that_should_not_predict_stand_beside(
     finding = {"id": "shortcut-x", "level": "error", **change, "figures": figures | change.get("figures", {})}
     column = leading_column({"findings": [finding]}, "label", named)
     assert (column or {}).get("name") == expected
-
-
-def test_a_temperature_at_its_bound_is_stated_where_scaling_is(three: ReportContext, tmp_path: Path) -> None:
-    bound = with_own(three, temperature_by_fold={"0": 20.0, "1": 20.0, "2": 1.2, "3": 1.1, "4": 1.0})
-    values = classes_section.calibration(bound)
-    assert values is not None
-    assert values["bound"] == {"temperatures": [20.0], "folds": 2, "of": 5}
-    for text in pages(bound, tmp_path):
-        assert "in 2 of 5 folds" in text
 
 
 def test_operating_points_are_rough_where_a_cell_has_few_subjects() -> None:

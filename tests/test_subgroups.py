@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from casewise.cohort.groups import grouping
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.judges import judge_of
-from casewise.evaluation.results import Headline, Subgroups, SubgroupTest
+from casewise.evaluation.results import Headline, Results, Subgroups, SubgroupTest
 from casewise.evaluation.subgroups import subgroups
-from casewise.report.sections.subgroups import subgroups as shown
+from casewise.report.blocks import Cell, Table
+from casewise.report.context import ReportContext
+from casewise.report.sections import subgroups as shown
+from casewise.report.tables import metric_format
 from casewise.study.evaluation import Evaluation
 from tests.chest_study import chest_study
-from tests.report_contexts import study_of_classes, study_of_numbers
+from tests.report_contexts import study_of_classes, study_of_numbers, with_results
 
 PLAN = Plan(400, 0.95, 0)
 
@@ -193,35 +197,47 @@ def test_false_alarms_stay_below_six_percent() -> None:
     assert alarms <= 12
 
 
-class TestWhatIsSaid:
-    def metrics(self, rows: pd.DataFrame, columns: dict[str, list[str]]) -> dict[str, Subgroups]:
-        return {"subgroups": judged(rows, columns)}
+class TestSection:
+    def context(self, rows: pd.DataFrame, columns: dict[str, list[str]]) -> ReportContext:
+        study, results = study_of_numbers(), Results({}, {}, {}, {}, Headline("pasi", *[None] * 4, "regression"), [])
+        found = judged(rows.assign(target="pasi"), columns)
+        empty = pd.DataFrame({"stage": [], "model": [], "subject": [], "case": []})
+        return ReportContext(
+            study, empty, empty, empty, {}, empty, dataclasses.replace(results, subgroups=found), jobs=[]
+        )
 
-    def test_no_difference_is_not_called_equality(self) -> None:
-        rows = numbers(60, np.zeros(60)).assign(target="pasi")
-        values = shown(study_of_numbers(), self.metrics(rows, {"ward": ["a", "b"] * 30}))
-        assert values is not None
-        (column,) = values["columns"]
-        assert column["verdict"]["code"] == "none_shown"
-        assert column["verdict"]["deviations"][0]["interval"]
-        assert column["verdict"]["untested"] == []
+    def test_no_difference_is_not_shown_and_has_its_largest_deviation(self) -> None:
+        context = self.context(numbers(60, np.zeros(60)), {"ward": ["a", "b"] * 30})
+        section = shown.section(context)
+        assert section is not None
+        tests = section.blocks[0]
+        assert isinstance(tests, Table)
+        assert {cell.text for cell in tests.rows[0].cells} == {"not shown to differ"}
+        entry = context.metrics.subgroups
+        assert entry is not None
+        rows = shown.group_rows(entry.columns[0], entry.figures, metric_format(context.study, "pasi"), None)
+        assert [row.name for row in rows] == ["a", "b", "largest difference from the others"]
+        assert [rows[0].cells[0].text, rows[1].cells[0].text] == ["30", "30"]
+        assert all(cell.small.startswith("[") for cell in rows[2].cells[1:])
 
-    def test_a_difference_names_figure_and_group(self) -> None:
-        rows = numbers(60, np.where(np.arange(60) % 3 == 0, 6.0, 0.0)).assign(target="pasi")
-        wards = ["odd" if i % 3 == 0 else "usual" for i in range(60)]
-        values = shown(study_of_numbers(), self.metrics(rows, {"ward": wards}))
-        assert values is not None
-        verdict = values["columns"][0]["verdict"]
-        assert verdict["code"] == "differs"
-        assert {d["metric"] for d in verdict["deviations"]} >= {"mean difference"}
+    def test_a_difference_is_shown_beside_its_p_value(self) -> None:
+        errors = np.where(np.arange(60) % 3 == 0, 6.0, 0.0)
+        context = self.context(numbers(60, errors), {"ward": ["odd" if i % 3 == 0 else "usual" for i in range(60)]})
+        entry = context.metrics.subgroups
+        assert entry is not None
+        cells = dict(
+            zip(entry.figures, (shown.test_cell(entry.columns[0], name) for name in entry.figures), strict=True)
+        )
+        assert cells["bias"].text == "differs"
+        assert cells["bias"].value < 0.05  # type: ignore[operator]
 
-    def test_one_group_leaves_nothing_to_compare(self) -> None:
-        rows = numbers(30, np.zeros(30)).assign(target="pasi")
-        values = shown(study_of_numbers(), self.metrics(rows, {"sex": ["F"] * 25 + [""] * 5}))
-        assert values is not None
-        assert values["columns"][0]["verdict"]["code"] == "untested"
-        assert values["columns"][0]["verdict"]["one_group"]
-        assert shown(study_of_numbers(), {}) is None
+    def test_one_group_is_not_tested(self) -> None:
+        context = self.context(numbers(30, np.zeros(30)), {"sex": ["F"] * 25 + [""] * 5})
+        entry = context.metrics.subgroups
+        assert entry is not None
+        assert shown.test_cell(entry.columns[0], "mae") == Cell("not tested", "one group")
+        assert shown.largest_difference(entry.columns[0], "mae", metric_format(context.study, "pasi")).text == "–"
+        assert shown.section(with_results(context, subgroups=None)) is None
 
 
 class TestSettings:

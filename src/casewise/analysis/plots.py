@@ -109,8 +109,8 @@ class Plots:
         from casewise.report.figures.classes import reliability
 
         chosen = self._chosen("reliability", learner, target, stage)
-        errors = tuple(chosen.estimates.get(name) for name in ("ece", "ece_calibrated"))
-        bins = [chosen.classes.get(name) or [] for name in ("reliability", "reliability_calibrated")]
+        errors = [chosen.estimates.get(name) for name in ("ece", "ece_calibrated")]
+        bins = [chosen.classes.reliability, chosen.classes.reliability_calibrated]
         return _figure(partial(reliability, *bins, ece=errors))
 
     def confusion(self, *, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Figure:

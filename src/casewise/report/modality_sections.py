@@ -59,7 +59,7 @@ class ModalityReport:
         return None if slide is None else slide.read_picture()
 
 
-PHOTOGRAPHS = ModalityReport("casewise.report.sections.cases")
+PHOTOGRAPHS = ModalityReport("casewise.report.sections.preparation")
 
 
 def modality_report(study: Study) -> ModalityReport:

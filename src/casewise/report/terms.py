@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from casewise.evaluation.run_checks import constant_folds, no_better
 from casewise.modalities.registry import modality_of
 from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.formatting import capital, class_name, display_name, plain
+from casewise.report.formatting import capital, class_name, counted, display_name, plain
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
+from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -129,3 +130,23 @@ def positive_and_other(context: ReportContext) -> tuple[str, str] | None:
 def predicted_externally(context: ReportContext) -> bool:
     """Whether there are predictions of an external cohort."""
     return bool((context.predictions["stage"] == EXTERNAL).any())
+
+
+def place(context: ReportContext, stage: str) -> str:
+    """Where figures are from, within a caption; where each fold leaves out a source, they are pooled over all."""
+    pooled = f", pooled over each {context.site}" if context.by_site and stage == "oof" else ""
+    return SIDES[stage] + pooled
+
+
+def evaluated(context: ReportContext) -> str:
+    """The shown learner, where it is evaluated, and on how many cases and subjects; the beginning of a caption."""
+    rows = context.headline_rows
+    subjects = f" of {counted(rows['subject'].nunique(), 'subject')}" if context.study.subjects_known else ""
+    cases = counted(len(rows), terms_of(context).noun)
+    return f"{capital(learner_name(context.learner))}, {place(context, context.stage)}: {cases}{subjects}."
+
+
+def brackets(context: ReportContext) -> str:
+    """What stands in the brackets of a table; the end of a caption."""
+    terms = terms_of(context)
+    return f"Brackets: {terms.confidence} intervals by {'subject' if context.study.subjects_known else terms.noun}."

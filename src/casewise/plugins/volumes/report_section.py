@@ -8,7 +8,7 @@ from casewise.plugins.volumes.settings import volumes_of
 from casewise.report.blocks import Block, Facts, Fold, Picture, Pictures, Section, Text
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import capital, case_label, counted, listed, percent
-from casewise.report.sections.cases import illustrated_case
+from casewise.report.sections.preparation import illustrated_case
 
 if TYPE_CHECKING:
     from casewise.plugins.volumes.settings import Volumes

@@ -72,9 +72,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         return svg(figure, "scatter", titles)
 
 
-def bland_altman(
-    rows: pd.DataFrame, limits: Limits, *, digits: int, label: str, slope: Mapping[str, Any] | None = None
-) -> Drawing:
+def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str, slope: float | None = None) -> Drawing:
     """Difference model − physician over their mean, with the bias, its limits and their intervals as bands.
 
     `slope` is that of the difference on the mean, where it is shown; it is drawn as a dotted line.
@@ -113,9 +111,9 @@ def bland_altman(
                 annotation_clip=False,
             )
         titles = _points(axes, rows, mean, difference)
-        if slope:
+        if slope is not None:
             ends = np.array([mean.min(), mean.max()])
-            fitted = difference.mean() + slope["value"] * (ends - mean.mean())
+            fitted = difference.mean() + slope * (ends - mean.mean())
             axes.plot(ends, fitted, color=ACCENT, linewidth=1.6, linestyle=(0, (1.5, 1.5)))
         axes.set(xlim=(left, right), ylim=(bottom, top))
         axes.set_xlabel(f"Mean of model and physician ({label}, points)")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from casewise.metrics.roc import drawn_precision_recall
-from casewise.report.context import is_number
 from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SERIES, Drawing, canvas, frame, set_margins, svg
 from casewise.report.formatting import plain, shortened
 from casewise.report.tables import MetricFormat
@@ -17,6 +16,8 @@ from casewise.report.tables import MetricFormat
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+    from casewise.evaluation.results import ClassFigures, Estimate, Figures, ReliabilityBin
 
 MOST_CURVES = len(SERIES)
 WRITE = MetricFormat()
@@ -32,7 +33,7 @@ class Curve:
     name: str
     fpr: np.ndarray
     tpr: np.ndarray
-    auroc: dict[str, Any]
+    auroc: Estimate | None
     points: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -43,32 +44,30 @@ class RecallCurve:
     name: str
     recall: np.ndarray
     precision: np.ndarray
-    auprc: dict[str, Any]
+    auprc: Estimate | None
     share: float
 
 
-def curves_of(entry: Mapping[str, Any], figures: Mapping[str, Any]) -> list[Curve]:
+def curves_of(entry: ClassFigures, figures: Figures) -> list[Curve]:
     """The curves to draw from an entry of `classes` and the figures beside it; at most eight."""
     curves = []
-    for name, curve in list(entry.get("roc", {}).items())[:MOST_CURVES]:
-        if not curve or len(curve.get("fpr", [])) < 2:
+    for name, curve in list(entry.roc.items())[:MOST_CURVES]:
+        if len(curve.get("fpr", [])) < 2:
             continue
-        class_points = [point for point in entry.get("operating", []) if point.label == name]
-        pairs = [
-            (_value(point.figures.get("specificity")), _value(point.figures.get("sensitivity")))
-            for point in class_points
-        ]
-        points = [(1 - specificity, sensitivity) for specificity, sensitivity in pairs]
+        points = []
+        for point in entry.operating:
+            specificity, sensitivity = (point.figures.get(key) for key in ("specificity", "sensitivity"))
+            if point.label != name or specificity is None or sensitivity is None:
+                continue
+            if specificity.value is not None and sensitivity.value is not None:
+                points.append((1 - specificity.value, sensitivity.value))
         # two classes have one AUROC, under the name of either
-        auroc = figures.get(f"auroc[{name}]") or figures.get("auroc") or {}
-        plain = str(name).replace("_", " ")
-        curves.append(Curve(plain, np.array(curve["fpr"], float), np.array(curve["tpr"], float), auroc, points))
+        auroc = figures.get(f"auroc[{name}]") or figures.get("auroc")
+        curves.append(Curve(plain(name), np.array(curve["fpr"], float), np.array(curve["tpr"], float), auroc, points))
     return curves
 
 
-def recall_curves(
-    rows: pd.DataFrame, names: Sequence[str], entry: Mapping[str, Any], figures: Mapping[str, Any]
-) -> list[RecallCurve]:
+def recall_curves(rows: pd.DataFrame, names: Sequence[str], entry: ClassFigures, figures: Figures) -> list[RecallCurve]:
     """Precision against recall of each class that has a ROC curve; at most eight.
 
     Args:
@@ -77,7 +76,7 @@ def recall_curves(
         entry, figures: as of `curves_of`.
     """
     curves = []
-    for name in list(entry.get("roc", {}))[:MOST_CURVES]:
+    for name in list(entry.roc)[:MOST_CURVES]:
         column = f"p{names.index(name)}" if name in names else ""
         if column not in rows.columns:
             continue
@@ -85,7 +84,7 @@ def recall_curves(
         points = drawn_precision_recall(rows[column].to_numpy(float), of_class)
         if points is None:
             continue
-        auprc = figures.get(f"auprc[{name}]") or figures.get("auprc") or {}
+        auprc = figures.get(f"auprc[{name}]") or figures.get("auprc")
         recall, precision = np.array(points["recall"]), np.array(points["precision"])
         curves.append(RecallCurve(plain(name), recall, precision, auprc, float(of_class.mean())))
     return curves
@@ -100,16 +99,14 @@ def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
         titles: dict[str, list[str]] = {}
         for i, curve in enumerate(curves):
-            label = f"{shortened(curve.name, 24)}: {WRITE.text('auroc', curve.auroc.get('value'))}"
-            label = f"{label} {WRITE.bounds('auroc', curve.auroc)}".strip()
+            label = f"{shortened(curve.name, 24)}: {_key_figure('auroc', curve.auroc)}"
             axes.plot(curve.fpr, curve.tpr, color=SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
-            drawn = [(x, y) for x, y in curve.points if is_number(x) and is_number(y)]
             titles[f"operating{i}"] = [
-                f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in drawn
+                f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in curve.points
             ]
             axes.plot(
-                [x for x, _ in drawn],
-                [y for _, y in drawn],
+                [x for x, _ in curve.points],
+                [y for _, y in curve.points],
                 "o",
                 color=SERIES[i],
                 markersize=6.5,
@@ -134,8 +131,7 @@ def precision_recall(curves: list[RecallCurve], *, name: str = "precision-recall
     with canvas(WIDTH, height) as (figure, axes):
         set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
         for i, curve in enumerate(curves):
-            label = f"{shortened(curve.name, 24)}: {WRITE.text('auprc', curve.auprc.get('value'))}"
-            label = f"{label} {WRITE.bounds('auprc', curve.auprc)}".strip() + f", share {100 * curve.share:.0f} %"
+            label = f"{shortened(curve.name, 24)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
             axes.axhline(curve.share, color=SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
             axes.step(
                 np.append(0.0, curve.recall),
@@ -156,35 +152,35 @@ def precision_recall(curves: list[RecallCurve], *, name: str = "precision-recall
 
 
 def reliability(
-    before: list[dict[str, Any]],
-    after: list[dict[str, Any]],
+    before: Sequence[ReliabilityBin],
+    after: Sequence[ReliabilityBin],
     *,
-    ece: tuple[Mapping[str, Any] | None, ...],
+    ece: Sequence[Estimate | None],
     name: str = "reliability",
 ) -> Drawing:
     """The share of correct predictions in each bin of predicted probability, before and after temperature scaling.
 
     Args:
-        before, after: bins with `n`, `confidence` and `accuracy`; empty ones are left out.
+        before, after: the bins; empty ones are left out.
         ece: the calibration error of both, for the key.
     """
     series = [("as predicted", before, ACCENT, (0, (4, 2)), "D"), ("after temperature scaling", after, MODEL, "-", "o")]
-    drawn = [[b for b in bins if b.get("n") and is_number(b.get("accuracy"))] for _, bins, *_ in series]
+    drawn = [[b for b in bins if b.n] for _, bins, *_ in series]
     below = 46 + LINE * sum(bool(bins) for bins in drawn)
     height = SIDE + below
-    most = max((b["n"] for bins in drawn for b in bins), default=1)
-    low = min((b["confidence"] for bins in drawn for b in bins), default=0.0)
+    most = max((b.n for bins in drawn for b in bins), default=1)
+    low = min((b.confidence for bins in drawn for b in bins), default=0.0)
     with canvas(WIDTH, height) as (figure, axes):
         set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1)
         for (title, _, colour, dash, marker), bins, error in zip(series, drawn, ece, strict=True):
             if not bins:
                 continue
-            x, y = ([b[key] for b in bins] for key in ("confidence", "accuracy"))
-            label = f"{title}: ECE {WRITE.text('ece', (error or {}).get('value'))} {WRITE.bounds('ece', error)}".strip()
+            x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
+            label = f"{title}: ECE {_key_figure('ece', error)}"
             axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.1, alpha=0.55)
             axes.plot([], [], color=colour, linestyle=dash, marker=marker, linewidth=1.4, label=label)
-            sizes = [8 + 150 * b["n"] / most for b in bins]
+            sizes = [8 + 150 * b.n / most for b in bins]
             axes.scatter(x, y, s=sizes, marker=marker, color=colour, edgecolors="white", linewidths=0.8, zorder=4)
         left = max(0.0, np.floor(low * 10) / 10 - 0.04)
         axes.set(xlim=(left, 1.03), ylim=(-0.03, 1.04))
@@ -218,5 +214,6 @@ def _key(axes: Axes) -> None:
     )
 
 
-def _value(figure: dict[str, Any] | None) -> float:
-    return float(figure["value"]) if figure and is_number(figure.get("value")) else float("nan")
+def _key_figure(metric: str, figure: Estimate | None) -> str:
+    """A figure with its interval, for a key."""
+    return f"{WRITE.text(metric, figure.value if figure else None)} {WRITE.bounds(metric, figure)}".strip()

@@ -54,17 +54,18 @@ def grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
 
 
 def panel_uri(material: ReportContext, numbers: list[int], *, longest: int) -> str | None:
-    """The panel of these images (of its first slots, if there are more), or None if it is empty.
+    """The panel of these images (of its first slots, if there are more); None if it is empty or has no pictures.
 
     A bag has no grid; as many of its tiles as a training step uses are arranged in a square.
     """
     panels = material.study.panels
     shown = [int(n) for n in numbers if int(n) >= 0][: panels.slots]
-    if not shown:
+    tiles = material.tiles(shown) if shown else None
+    if tiles is None:
         return None
     rows, columns = panels.rows, panels.columns
     if panels.bags:
         columns = math.ceil(math.sqrt(len(shown)))
         rows = math.ceil(len(shown) / columns)
-    picture = grid_picture(material.tiles(shown), rows=rows, columns=columns)
+    picture = grid_picture(tiles, rows=rows, columns=columns)
     return data_uri(picture, longest=longest)

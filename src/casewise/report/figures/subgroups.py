@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from casewise.report.context import is_number
 from casewise.report.figures.drawing import INK, MODEL, SOFT, Drawing, canvas, frame, limits, set_margins, svg
 from casewise.report.formatting import capital, group_label, plain, shortened
+
+if TYPE_CHECKING:
+    from casewise.evaluation.results import Subgroup, SubgroupColumn
 
 WIDTH, ROW, NAME = 440.0, 20.0, 34
 
 
 def forest(
-    columns: Sequence[Mapping[str, Any]],
+    columns: Sequence[SubgroupColumn],
     metric: str,
     *,
-    overall: Any,
+    overall: float | None,
     label: str,
     percent: bool,
     svg_name: str,
@@ -24,28 +26,28 @@ def forest(
     """A line for each group below its column's name; figures of small groups are hollow, a dashed line is all cases."""
     from matplotlib.ticker import FuncFormatter
 
-    lines: list[tuple[str, Mapping[str, Any] | None]] = []
+    lines: list[tuple[str, Subgroup | None]] = []
     for column in columns:
-        lines.append((shortened(capital(plain(column["column"])), NAME), None))
-        lines += [(shortened(f"{group_label(g)} ({g['n_subjects']:,})", NAME + 6), g) for g in column["groups"]]
+        lines.append((shortened(capital(plain(column.column)), NAME), None))
+        lines += [(shortened(f"{group_label(g)} ({g.n_subjects:,})", NAME + 6), g) for g in column.groups]
     height = ROW * len(lines) + 48
     longest = max(len(name) for name, _ in lines)
     with canvas(WIDTH, height) as (figure, axes):
         set_margins(axes, WIDTH, height, left=14 + 5.6 * longest, bottom=44, right=12, top=4)
-        values: list[float] = [overall] if is_number(overall) else []
+        values: list[float] = [] if overall is None else [overall]
         for row, (_, group) in enumerate(lines):
-            estimate = (group or {}).get("metrics", {}).get(metric) or {}
-            if group is None or not is_number(estimate.get("value")):
+            estimate = group.metrics.get(metric) if group else None
+            if group is None or estimate is None or estimate.value is None:
                 continue
-            small = metric in group["small"]
-            if is_number(estimate.get("low")) and is_number(estimate.get("high")):
-                ends = [estimate["low"], estimate["high"]]
+            small = metric in group.small
+            if estimate.low is not None and estimate.high is not None:
+                ends = [estimate.low, estimate.high]
                 axes.hlines(-row, *ends, color=MODEL, linewidth=1.8, alpha=0.45 if small else 1)
                 values += ends
             face = "white" if small else MODEL
-            axes.plot([estimate["value"]], [-row], "o", color=MODEL, markerfacecolor=face, markersize=6)
-            values.append(estimate["value"])
-        if is_number(overall):
+            axes.plot([estimate.value], [-row], "o", color=MODEL, markerfacecolor=face, markersize=6)
+            values.append(estimate.value)
+        if overall is not None:
             axes.axvline(overall, color=SOFT, linewidth=1, linestyle=(0, (3, 2)), zorder=0)
         axes.set_yticks([-row for row in range(len(lines))], [name for name, _ in lines])
         for text, (_, group) in zip(axes.get_yticklabels(), lines, strict=True):

@@ -112,10 +112,10 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
         return svg(figure, name)
 
 
-def chosen_tracks(all_tracks: list[Track], most: int) -> tuple[list[Track], bool]:
-    """At most `most` tracks, taken evenly from the best followed to the worst, and whether any was left out."""
+def chosen_tracks(all_tracks: list[Track], most: int) -> list[Track]:
+    """At most `most` tracks, taken evenly from the best followed to the worst."""
     if len(all_tracks) <= most:
-        return all_tracks, False
+        return all_tracks
     ranked = sorted(all_tracks, key=lambda track: (track.error, natural(track.subject)))
     ranks = np.linspace(0, len(ranked) - 1, most).round().astype(int)
-    return [ranked[i] for i in ranks], True
+    return [ranked[i] for i in ranks]

@@ -3,89 +3,124 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, by_subject
-from casewise.evaluation.intervals import ROUGH_BELOW, rough
-from casewise.evaluation.results import Estimate
-from casewise.report.blocks import Cell, Row
-from casewise.report.context import ReportContext, is_number
+from casewise.evaluation.intervals import ROUGH_BELOW
+from casewise.report.blocks import (
+    Block,
+    Cell,
+    Counts,
+    Facts,
+    Fold,
+    Heading,
+    Matrix,
+    Plot,
+    Plots,
+    Row,
+    Section,
+    Table,
+    counts_line,
+)
+from casewise.report.context import is_number
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
-from casewise.report.figures.drawing import Drawing
-from casewise.report.formatting import digits_of, display_name, interval, number, shortened
-from casewise.report.sections.classes import further
-from casewise.report.tables import metric_format, percent_cell, split_key
+from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened, signed
+from casewise.report.sections.classes import further_tables, pooled
+from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
+from casewise.report.terms import SIDES, brackets, evaluated, place, terms_of
+from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.evaluation.results import Estimate, Figures, Response
+    from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 
-MOST_TRACKS = 24
-MOST_SCATTERS = 8
-MOST_ROWS = 80
-MOST_VISITS = 16
+MOST_TRACKS, FIRST_TRACKS, MOST_SCATTERS, MOST_ROWS, MOST_VISITS = 24, 4, 8, 80, 16
+MOST_TARGETS_OF_READERS, MOST_PAIRS = 12, 24
+KAPPA_DIGITS = 2
+
+SCATTER = "Solid: both are equal. Dashed: the limits of agreement."
+DIFFERENCE = (
+    "Above zero the model scores higher than the physician. Shaded: the intervals of the lines. Dotted: the"
+    " proportional bias, where its interval excludes 0."
+)
+TRACKS = (
+    "Black, solid: physician; blue, dashed: model. Above a plot: the change from baseline in percent, each from its own"
+    " baseline; the mean error is that of the subject’s visits. Below: the day or, where the table states no days, the"
+    " visit, in the order of the names. All plots share one scale. Of more than {most} subjects, {most} are shown,"
+    " evenly spaced from the smallest to the largest mean error."
+)
+RESPONSE = "Visits after the baseline at which the score had fallen by at least the stated percentage, {side}."
+VISITS = "Responders at each visit, physician / model; shares where a visit has {few} subjects or more."
+LEFT_OUT = {
+    "no_baseline": "no scored baseline visit",
+    "baseline_not_scored": "baseline not scored",
+    "physician_baseline_zero": "baseline of zero, from which there is no percent change",
+    "no_later_score": "no scored visit after the baseline",
+    "model_baseline_zero": "the model predicts a baseline of zero",
+}
+BANDS = "{noun}s by severity band, {place}; shade and percent: the share of the row."
+READERS = "{target}, {side}. The less readers agree with each other, the less a model can agree with each of them."
+TARGETS = "{learner}, {side}. The first row of a target is for all its regions together. {brackets}"
 
 
-def agreement(context: ReportContext) -> dict[str, Any] | None:
-    """The scatter and the Bland–Altman plot of the primary outcome."""
-    rows, limits = context.headline_rows, limits_of(context)
-    if rows.empty or limits is None:
+def agreement(context: ReportContext) -> Section | None:
+    """The scatter and the Bland–Altman plot of the primary outcome, with bias and limits; None if it has classes."""
+    rows, figures = context.headline_rows, context.metrics.figures(context.stage, context.learner, context.outcome)
+    if context.classes or rows.empty or (limits := limits_from(figures, rows)) is None:
         return None
-    digits, label = _digits(context), display_name(context.study, context.outcome)
-    slope = slope_of_differences(context)
-    edges = (limits.low_interval, limits.bias_interval, limits.high_interval)
-    beyond_chance = limits.bias_interval is not None and not limits.bias_interval[0] <= 0 <= limits.bias_interval[1]
-    is_biased = beyond_chance and number(abs(limits.bias), digits) != number(0.0, digits)
-    return {
-        "scatter": draw.scatter(rows, limits, scale=context.range_of(context.outcome), label=label),
-        "bland_altman": draw.bland_altman(rows, limits, digits=digits, label=label, slope=slope),
-        "bias": ("higher" if limits.bias > 0 else "lower") if is_biased else "none",
-        "limits": limits,
-        "few": draw.few(rows),
-        "edges": [interval({"low": e[0], "high": e[1]}, digits, words=True) if e else "" for e in edges],
-        "count": len(rows),
-        "subjects": rows["subject"].nunique(),
-        "rough": rough("loa_low", int(rows["subject"].nunique())),
-        "slope": slope,
-    }
+    label, write = display_name(context.study, context.outcome), metric_format(context.study, context.outcome)
+    digits = write.digits("mae")
+    slope = figures.get("proportional_bias")
+    drawn = {"limits": limits, "label": label}
+    plots = [
+        Plot(
+            draw.scatter(rows, scale=context.range_of(context.outcome), **drawn),
+            f"{capital(label)}: prediction against the reference.",
+            SCATTER,
+        ),
+        Plot(
+            draw.bland_altman(rows, digits=digits, slope=shown_slope(slope), **drawn),
+            f"{capital(label)}: difference between model and physician against their mean.",
+            DIFFERENCE,
+        ),
+    ]
+    names = [name for name in ("bias", "loa_low", "loa_high", "proportional_bias") if name in figures]
+    lines = [Row(write.title(name), [_signed(figures[name], write.digits(name))]) for name in names]
+    table = Table(["Model − physician", "Points"], lines, f"{evaluated(context)} {brackets(context)}")
+    return Section("agreement", "Model and physician", [Plots(plots), table, *pooled(context)])
 
 
-def slope_of_differences(context: ReportContext) -> dict[str, Any] | None:
-    """The slope of the difference on the mean where it is shown: at least ten subjects, an interval without 0.
+def _signed(figure: Estimate, digits: int) -> Cell:
+    cell = figure_cell(figure, digits)
+    return replace(cell, text=signed(figure.value, digits)) if is_number(figure.value) else cell
 
-    The interval excludes 0 also as it is printed, with two decimals.
-    """
-    figure = context.figures(context.stage, context.learner).get("proportional_bias")
-    if not figure or figure.get("rough"):
+
+def shown_slope(figure: Estimate | None) -> float | None:
+    """The slope of the difference on the mean if it is drawn: its interval is not rough and excludes 0 as printed."""
+    if figure is None or figure.rough or figure.value is None or figure.low is None or figure.high is None:
         return None
-    low, high = figure["low"], figure["high"]
-    return figure if is_number(low) and is_number(high) and not round(low, 2) <= 0 <= round(high, 2) else None
+    return None if round(figure.low, 2) <= 0 <= round(figure.high, 2) else figure.value
 
 
-def _digits(context: ReportContext) -> int:
-    return digits_of(*context.range_of(context.outcome))
-
-
-def limits_of(context: ReportContext) -> draw.Limits | None:
-    """Limits of agreement of the shown learner: those of `metrics.json`, else computed from the rows."""
-    return limits_from(context.figures(context.stage, context.learner), context.headline_rows)
-
-
-def limits_from(estimates: Mapping[str, Any], rows: pd.DataFrame) -> draw.Limits | None:
+def limits_from(estimates: Figures, rows: pd.DataFrame) -> draw.Limits | None:
     """Limits of agreement: those among the metrics of one learner, else computed from its rows."""
-    figures = [estimates.get(name) or {} for name in ("bias", "loa_low", "loa_high")]
-    if all(is_number(f.get("value")) for f in figures):
+    figures = [estimates.get(name) for name in ("bias", "loa_low", "loa_high")]
+    values = [figure.value for figure in figures if figure is not None and figure.value is not None]
+    if len(values) == len(figures):
         edges = [
-            (f["low"], f["high"]) if is_number(f.get("low")) and is_number(f.get("high")) else None for f in figures
+            (figure.low, figure.high) if figure and figure.low is not None and figure.high is not None else None
+            for figure in figures
         ]
-        return draw.Limits(*(f["value"] for f in figures), *edges)
+        return draw.Limits(*values, *edges)
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
     if len(difference) < 3:
         return None
@@ -96,60 +131,34 @@ def limits_from(estimates: Mapping[str, Any], rows: pd.DataFrame) -> draw.Limits
 # ------------------------------------------------------------------------------------------------------ over time
 
 
-def over_time(context: ReportContext) -> dict[str, Any] | None:
-    """A small figure per subject, and the responders; None if no subject has two visits."""
-    study, table, digits = context.study, context.final, _digits(context)
-    learner_rows = (
-        table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["target"].eq(context.outcome)
-    )
-    rows = _one_row_a_case(table[learner_rows])
-    if rows is None or rows.empty:
-        return None
-    tracks = draw_time.tracks(rows, baseline=study.evaluation.baseline)
+def over_time(context: ReportContext) -> Section | None:
+    """A small figure per subject, and the responders; None if no subject has two visits, or the outcome has classes."""
+    study = context.study
+    rows = None if context.classes else _one_row_a_case(context)
+    tracks = [] if rows is None else draw_time.tracks(rows, baseline=study.evaluation.baseline)
     if not tracks:
         return None
-    shown, capped = draw_time.chosen_tracks(tracks, MOST_TRACKS)
-    top = max(float(np.nanmax([*track.physician, *track.model])) for track in shown) or 1.0
-    evenly = draw_time.spaced_evenly(shown)
+    shown = draw_time.chosen_tracks(tracks, MOST_TRACKS)
     days = all(np.isfinite(track.days).all() for track in shown)
-    figures = [
-        {
-            "subject": track.subject,
-            "visits": list(zip(track.names, track.physician, track.model, strict=True))[:12],
-            "drawing": draw_time.trajectory(
-                track,
-                top=top,
-                evenly=evenly,
-                days=days,
-                change=study.evaluation.response,
-                digits=digits,
-                name=f"track{i}",
-            ),
-        }
-        for i, track in enumerate(shown)
+    plots = _trajectories(context, shown, days=days)
+    note = TRACKS.format(most=MOST_TRACKS)
+    blocks: list[Block] = [Plots(plots[:FIRST_TRACKS], note, layout="multiples tracks")]
+    if others := plots[FIRST_TRACKS:]:
+        title = f"{counted(len(others), 'further subject')} of {len(tracks)}"
+        blocks.append(Fold(title, [Plots(others, layout="multiples tracks")]))
+    entry = context.metrics.response.get(context.stage, {}).get(context.learner)
+    if entry and (response := response_blocks(context, entry)):
+        blocks.append(Fold("Response: agreement at each threshold, and responders by visit", response))
+    return Section("time", "Change over time" if days else "Visits of each subject", blocks)
+
+
+def _one_row_a_case(context: ReportContext) -> pd.DataFrame | None:
+    """The rows of a case-level outcome, images averaged; None if the outcome is one of regions, or there are none."""
+    table = context.final
+    rows = table[
+        table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["target"].eq(context.outcome)
     ]
-    responders, entry = response_rows(context, context.stage)
-    names, visits = visit_rows(context, context.stage)
-    return {
-        "figures": figures,
-        "capped": capped,
-        "percent": study.evaluation.response,
-        "total": len(tracks),
-        "evenly": evenly,
-        "days": days,
-        "responders": responders,
-        "entry": entry,
-        "change": entry.get("change", {}).get("mae"),
-        "left_out": {code: len(subjects) for code, subjects in (entry.get("undefined") or {}).items() if subjects},
-        "visit_names": names,
-        "visits": visits if len(visits) > 1 else [],
-        "more_visits": max(0, len(entry.get("by_visit") or {}) - MOST_VISITS),
-    }
-
-
-def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
-    """The rows of a case-level outcome, images averaged; None if the outcome is one of regions."""
-    if (rows["region"] != "").any():
+    if rows.empty or (rows["region"] != "").any():
         return None
     if not rows["case"].duplicated().any():
         return rows
@@ -157,42 +166,81 @@ def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
     return values.reset_index()
 
 
-def response_rows(context: ReportContext, stage: str) -> tuple[list[Row], dict[str, Any]]:
-    """Responders by physician and by model at each threshold, with their agreement; and the whole entry."""
-    entry = context.metrics.get("response", {}).get(stage, {}).get(context.learner, {})
+def _trajectories(context: ReportContext, tracks: list[draw_time.Track], *, days: bool) -> list[Plot]:
+    digits, label = terms_of(context).digits, display_name(context.study, context.outcome)
+    top = max(float(np.nanmax([*track.physician, *track.model])) for track in tracks) or 1.0
+    evenly, change = draw_time.spaced_evenly(tracks), context.study.evaluation.response
+    plots = []
+    for i, track in enumerate(tracks):
+        drawing = draw_time.trajectory(
+            track, top=top, evenly=evenly, days=days, change=change, digits=digits, name=f"track{i}"
+        )
+        visits = zip(track.names, track.physician, track.model, strict=True)
+        values = [f"{name}: {number(own, digits)} and {number(guess, digits)}" for name, own, guess in visits]
+        alt = f"Subject {track.subject}, {label} by visit, physician and model: {', '.join(values[:12])}."
+        plots.append(Plot(drawing, alt))
+    return plots
+
+
+def response_blocks(context: ReportContext, entry: Response) -> list[Block]:
+    """Responders by physician and by model at each threshold and visit, and the subjects that are left out."""
+    blocks: list[Block] = []
+    if entry.responders:
+        heads = ["Response", "Physician", "Model", "Both", "Agreement", "Kappa"]
+        caption = f"{RESPONSE.format(side=SIDES[context.stage])} {brackets(context)}"
+        facts = [
+            ("Evaluated", f"{counted(entry.n_visits, 'visit')} of {counted(entry.n_subjects, 'subject')}"),
+            ("Baseline", f"{entry.baseline}. {entry.clear_rule}"),
+        ]
+        change = figure_cell((entry.change or {}).get("mae"), 0)
+        facts.append(("Mean absolute difference in percent change", f"{change.text} {change.small}".strip()))
+        facts += [
+            (f"Left out: {LEFT_OUT[code]}", counted(len(subjects), "subject"))
+            for code, subjects in entry.undefined.items()
+            if subjects
+        ]
+        blocks += [Table(heads, response_rows(context, entry), caption), Facts(facts)]
+    visits = entry.by_visit or {}
+    if len(visits) > 1:
+        names = [responder_name(context, name) for name in next(iter(visits.values())).rates]
+        rows = visit_rows(entry)
+        if len(visits) > MOST_VISITS:
+            rows.append(Row(f"{len(visits) - MOST_VISITS} further visits", [Cell("")] * (1 + len(names))))
+        blocks.append(Table(["Visit", "Subjects", *names], rows, VISITS.format(few=ROUGH_BELOW)))
+    return blocks
+
+
+def response_rows(context: ReportContext, entry: Response) -> list[Row]:
+    """Responders by physician and by model at each threshold, with their agreement."""
     rows = []
-    for threshold, figures in (entry.get("responders") or {}).items():
-        (neither, model_only), (physician_only, both) = figures["confusion"]
+    for threshold, figures in (entry.responders or {}).items():
+        (neither, model_only), (physician_only, both) = figures.confusion
         total = max(neither + model_only + physician_only + both, 1)
         counts = (physician_only + both, model_only + both)
         cells = [Cell(f"{count} of {total}", f"{100 * count / total:.0f} %") for count in counts]
-        kappa = metric_format(context.study, context.outcome).cell("ccc", figures.get("kappa"))
-        cells += [Cell(str(both)), percent_cell(figures.get("agreement")), kappa]
+        cells += [Cell(str(both)), percent_cell(figures.agreement), figure_cell(figures.kappa, KAPPA_DIGITS)]
         rows.append(Row(responder_name(context, threshold), cells))
-    return rows, entry
+    return rows
 
 
-def responder_name(context: ReportContext, threshold: Any) -> str:
+def responder_name(context: ReportContext, threshold: str) -> str:
     """`PASI75` for a score spelt in capitals, else `75 % lower`."""
     name = display_name(context.study, context.outcome)
     return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
 
 
-def visit_rows(context: ReportContext, stage: str) -> tuple[list[str], list[Row]]:
+def visit_rows(entry: Response) -> list[Row]:
     """Responders at each visit, physician / model, one column per threshold; shares where subjects are not few."""
-    entry = context.metrics.get("response", {}).get(stage, {}).get(context.learner, {})
-    visits = dict(list((entry.get("by_visit") or {}).items())[:MOST_VISITS])
-    names = list(next(iter(visits.values())).rates) if visits else []
     rows = []
-    for visit, figures in visits.items():
+    for visit, figures in list((entry.by_visit or {}).items())[:MOST_VISITS]:
         count = figures.n_subjects
         cells = [Cell(str(count))]
-        for name in names:
-            both = [figures.rates[name][side].value for side in ("physician", "model")]
+        for rates in figures.rates.values():
+            both = [rates[side].value for side in ("physician", "model")]
             shares = f"{100 * both[0]:.0f} / {100 * both[1]:.0f} %" if count >= ROUGH_BELOW else ""
             cells.append(Cell(f"{both[0] * count:.0f} / {both[1] * count:.0f}", shares))
         rows.append(Row(shortened(visit, 30), cells))
-    return [responder_name(context, name) for name in names], rows
+    return rows
 
 
 # --------------------------------------------------------------------------------------- ranges, regions, targets
@@ -208,27 +256,11 @@ class ScoreRange:
     name: str
     count: int
     subjects: int
-    figures: dict[str, Estimate]
+    figures: Figures
 
     @property
     def error(self) -> float:
-        return float(self.figures["mae"]["value"])
-
-    @property
-    def rough(self) -> bool:
-        return bool(self.figures["mae"]["rough"])
-
-    def separate(self, other: ScoreRange) -> bool:
-        """Whether the interval of the error lies above that of another range."""
-        low, high = self.figures["mae"]["low"], other.figures["mae"]["high"]
-        return is_number(low) and is_number(high) and low > high
-
-    def side(self) -> str:
-        """`high` or `low` where the interval of the bias excludes 0, else empty."""
-        low, high = (self.figures["bias"][end] for end in ("low", "high"))
-        if not (is_number(low) and is_number(high)) or low <= 0 <= high:
-            return ""
-        return "high" if low > 0 else "low"
+        return float(self.figures["mae"].value or 0.0)
 
 
 def score_ranges(context: ReportContext) -> list[ScoreRange]:
@@ -243,7 +275,8 @@ def score_ranges(context: ReportContext) -> list[ScoreRange]:
     else:
         edges = tuple(dict.fromkeys(np.quantile(truth, [1 / 3, 2 / 3], method="higher").tolist()))
         index = np.searchsorted(edges, truth, side="right")
-        names = tuple(range_names([number(edge, _digits(context)) for edge in edges]))
+        digits = digits_of(*context.range_of(context.outcome))
+        names = tuple(range_names([number(edge, digits) for edge in edges]))
     groups = [(str(name), rows[index == i]) for i, name in enumerate(names)]
     return [_score_range(name, own, study) for name, own in groups if len(own)]
 
@@ -261,14 +294,11 @@ def range_rows(context: ReportContext) -> list[Row]:
     write = metric_format(context.study, context.outcome)
     return [
         Row(
-            score_range.name,
-            [
-                Cell(str(score_range.subjects)),
-                Cell(str(score_range.count)),
-                *(write.cell(metric, score_range.figures[metric]) for metric in ("mae", "bias")),
-            ],
+            each.name,
+            [Cell(str(each.subjects)), Cell(str(each.count))]
+            + [write.cell(metric, each.figures[metric]) for metric in ("mae", "bias")],
         )
-        for score_range in score_ranges(context)
+        for each in score_ranges(context)
     ]
 
 
@@ -282,59 +312,89 @@ def range_names(edges: list[str]) -> list[str]:
     return [f"below {edges[0]}", *between, f"{edges[-1]} or more"]
 
 
-def detail(context: ReportContext) -> dict[str, Any] | None:
-    """Every target and region that is a number, with intervals, severity bands and readers.
-
-    None if the primary outcome has classes and no further target is a number.
-    """
-    study = context.study
-    stages = [(stage, *target_rows(context, stage)) for stage in context.stages]
-    stages = [entry for entry in stages if entry[1]]
-    scatters = _scatters(context)
-    numbers = not context.classes
-    if not numbers and not stages and not scatters:
-        return None
-    return {
-        "stages": stages,
-        "columns": context.number_columns("targets"),
-        "reader_columns": context.number_columns("readers"),
-        "scatters": scatters,
-        "small": len(_further_numbers(context)) > 3,
-        "regional": any(row.inner for _, rows, _ in stages for row in rows),
-        "confusion": confusion(context, context.stage),
-        "readers": reader_rows(context, context.stage),
-        "ranges": range_rows(context) if numbers else [],
-        "bands": bool(study.evaluation.bands),
-        "class_targets": further(context) if numbers else [],
-    }
+def detail(context: ReportContext) -> Section | None:
+    """Every target and region that is a number, with intervals, severity bands and readers; None without any."""
+    blocks: list[Block] = band_blocks(context)
+    ranges = [] if context.classes else range_rows(context)
+    if len(ranges) > 1:
+        heads = ["Physician", "Subjects", f"{capital(terms_of(context).noun)}s", "MAE", "Bias"]
+        caption = f"{evaluated(context)} {brackets(context)}"
+        blocks.append(Fold("Error by range of the score, with intervals", [Table(heads, ranges, caption)]))
+    if readers := reader_tables(context):
+        blocks.append(Fold("Agreement between readers, and of the model with each", readers))
+    if plots := _scatters(context):
+        layout = "multiples small" if len(plots) > 3 else "multiples"
+        note = (
+            f"Prediction against the physician’s value, {SIDES[context.stage]}; whole numbers are jittered so that"
+            " points do not overlap."
+        )
+        blocks.append(Fold("Plots of further targets", [Plots(plots, note, layout=layout)]))
+    tables = [block for stage in context.stages for block in target_blocks(context, stage)]
+    tables += [] if context.classes else further_tables(context)
+    if tables:
+        blocks.append(Fold("Tables of every target and region, with intervals", tables))
+    heading = "Further targets" if context.classes else "Regions and components" if context.study.regions else "Detail"
+    return Section("targets", heading, blocks) if blocks else None
 
 
-def _further_numbers(context: ReportContext) -> list[str]:
+def band_blocks(context: ReportContext) -> list[Block]:
+    """The severity bands of physician and model, and their agreement; empty if the study has no bands."""
+    bands = context.metrics.bands
+    entry = bands.stages.get(context.stage, {}).get(context.learner) if bands else None
+    if bands is None or entry is None:
+        return []
+    names = list(bands.lower_bounds)
+    bounds = range_names([f"{edge:g}" for edge in list(bands.lower_bounds.values())[1:]])
+    lines = [
+        counts_line(f"{name}, {bound}", counts)
+        for name, bound, counts in zip(names, bounds, entry.confusion, strict=True)
+    ]
+    caption = BANDS.format(noun=capital(terms_of(context).noun), place=place(context, context.stage))
+    cells = [
+        percent_cell(entry.agreement),
+        *(figure_cell(f, KAPPA_DIGITS) for f in (entry.kappa, entry.kappa_quadratic)),
+    ]
+    heads = ["", "Agreement", "Kappa", "Weighted kappa"]
+    return [
+        Heading("Severity bands"),
+        Matrix(Counts(names, lines), caption, "physician", "model:"),
+        Table(heads, [Row("Severity bands", cells)], brackets(context)),
+    ]
+
+
+def _scatters(context: ReportContext) -> list[Plot]:
     study = context.study
     names = dict.fromkeys([*study.scores, *study.outputs])
-    return [name for name in names if name != context.outcome and not study.classes_of(name)]
-
-
-def _scatters(context: ReportContext) -> list[dict[str, Any]]:
-    others = _further_numbers(context)
+    others = [name for name in names if name != context.outcome and not study.classes_of(name)]
     width = 176.0 if len(others) > 3 else 260.0
-    scatters: list[dict[str, Any]] = []
+    plots: list[Plot] = []
     for i, target in enumerate(others):
         rows = context.rows(context.stage, context.learner, target)
-        if rows.empty or len(scatters) == MOST_SCATTERS:
+        if rows.empty or len(plots) == MOST_SCATTERS:
             continue
-        name = display_name(context.study, target)
-        drawing: Drawing = draw.small_scatter(
-            rows, scale=context.range_of(target), title=name, name=f"target{i}", width=width
-        )
-        scatters.append({"name": name, "count": len(rows), "drawing": drawing})
-    return scatters
+        name = display_name(study, target)
+        drawing = draw.small_scatter(rows, scale=context.range_of(target), title=name, name=f"target{i}", width=width)
+        alt = f"{name}: prediction against the physician’s value, {counted(len(rows), 'value')}."
+        plots.append(Plot(drawing, alt))
+    return plots
+
+
+def target_blocks(context: ReportContext, stage: str) -> list[Block]:
+    """The table of every target that is a number and its regions, for the shown learner; empty without one."""
+    rows, left_out = target_rows(context, stage)
+    if not rows:
+        return []
+    names = [metric_format(context.study, context.outcome).title(name) for name in context.number_columns("targets")]
+    caption = TARGETS.format(
+        learner=capital(learner_name(context.learner)), side=place(context, stage), brackets=brackets(context)
+    )
+    table = Table(["Target", "Scale", *names, "n"], rows, caption, wide=True)
+    return [table, Facts([("Further lines, in metrics.json", str(left_out))])] if left_out else [table]
 
 
 def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
     """One line per target that is a number, then its regions, for the shown learner; and the number of omitted ones."""
-    study = context.study
-    by_key = context.metrics.get("metrics", {}).get(stage, {}).get(context.learner, {})
+    study, by_key = context.study, context.metrics.metrics.get(stage, {}).get(context.learner, {})
     order = {name: i for i, name in enumerate([*study.scores, *study.targets])} | {context.outcome: -1}
     regions = {name: i for i, name in enumerate(study.regions)}
     keys = sorted(
@@ -345,57 +405,37 @@ def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
     for key in keys[:MOST_ROWS]:
         target, region = split_key(key)
         low, high = context.range_of(target)
-        cells = [
-            metric_format(study, target).cell(name, by_key[key].get(name)) for name in context.number_columns("targets")
-        ]
-        count = next((figure.get("n_cases") for figure in by_key[key].values()), None)
-        name = region or display_name(study, target)
-        rows.append(Row(name, [Cell(f"{low:g} to {high:g}"), *cells, Cell(number(count, 0))], inner=bool(region)))
+        cells = _figures(context, by_key[key], target, "targets")
+        rows.append(
+            Row(region or display_name(study, target), [Cell(f"{low:g} to {high:g}"), *cells], inner=bool(region))
+        )
     return rows, max(0, len(keys) - MOST_ROWS)
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """Severity bands: counts with the physician's bands by rows, and the share of each in its row."""
-
-    names: list[str]
-    bounds: list[str]
-    rows: list[list[tuple[int, float]]]
-    figures: dict[str, Any]
+def _figures(context: ReportContext, figures: Figures, target: str, table: str) -> list[Cell]:
+    """The figures of one line of a table of numbers, and the number of cases."""
+    write = metric_format(context.study, target)
+    count = next((figure.n_cases for figure in figures.values()), None)
+    return [*(write.cell(name, figures.get(name)) for name in context.number_columns(table)), Cell(number(count, 0))]
 
 
-def confusion(context: ReportContext, stage: str) -> Confusion | None:
-    """The band table of the shown learner, or None if the study has no bands."""
-    bands = context.metrics.get("bands") or {}
-    figures = bands.get("stages", {}).get(stage, {}).get(context.learner)
-    bounds = bands.get("lower_bounds", {})
-    if not figures or not bounds:
-        return None
-    rows = [[(n, n / max(sum(row), 1)) for n in row] for row in figures["confusion"]]
-    return Confusion(list(bounds), range_names([f"{edge:g}" for edge in list(bounds.values())[1:]]), rows, figures)
-
-
-def reader_rows(context: ReportContext, stage: str) -> dict[str, list[tuple[list[str], bool, Row]]]:
-    """For each target scored by readers: pairs of readers, then the model with each reader (names, is the model)."""
-    readers = context.metrics.get("readers") or {}
-    between = readers.get("between", {})
-    pairs = between.get(stage) or between.get("all") or {}
-    by_target = readers.get("learners", {}).get(stage, {}).get(context.learner, {})
-    tables: dict[str, list[tuple[list[str], bool, Row]]] = {}
-    for key in list(dict.fromkeys([*pairs, *by_target]))[:12]:
-        target, region = split_key(key)
-        if region:
-            continue
-        lines = [(pair.split(" | "), figures, False) for pair, figures in pairs.get(key, {}).items()]
-        lines += [([reader], figures, True) for reader, figures in by_target.get(key, {}).items()]
-        rows = []
-        for names, figures, model in lines[:24]:
-            cells = [
-                metric_format(context.study, target).cell(name, figures.get(name))
-                for name in context.number_columns("readers")
-            ]
-            count = next((figure.get("n_cases") for figure in figures.values()), None)
-            rows.append((names, model, Row("", [*cells, Cell(number(count, 0))], mark=model)))
+def reader_tables(context: ReportContext) -> list[Block]:
+    """For each target scored by readers: pairs of readers, then the model with each reader, marked."""
+    readers = context.metrics.readers
+    if readers is None:
+        return []
+    pairs = readers.between.get(context.stage) or readers.between.get("all") or {}
+    by_target: Mapping[str, Mapping[str, Figures]] = readers.learners.get(context.stage, {}).get(context.learner, {})
+    names = [metric_format(context.study, context.outcome).title(name) for name in context.number_columns("readers")]
+    tables: list[Block] = []
+    for key in [name for name in dict.fromkeys([*pairs, *by_target]) if "[" not in name][:MOST_TARGETS_OF_READERS]:
+        lines = [(pair.replace(" | ", " and "), figures, False) for pair, figures in pairs.get(key, {}).items()]
+        lines += [(f"model and {reader}", figures, True) for reader, figures in by_target.get(key, {}).items()]
+        rows = [
+            Row(name, _figures(context, figures, key, "readers"), mark=model)
+            for name, figures, model in lines[:MOST_PAIRS]
+        ]
+        caption = READERS.format(target=capital(display_name(context.study, key)), side=SIDES[context.stage])
         if rows:
-            tables[display_name(context.study, target)] = rows
+            tables.append(Table(["Between", *names, "n"], rows, caption))
     return tables

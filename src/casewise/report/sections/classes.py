@@ -1,77 +1,122 @@
-"""Sections of targets with classes: confusion matrix, curves, single classes, operating points, calibration, errors."""
+"""Classes: confusion matrix, curves, single classes, operating points, probabilities, and further targets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import pi
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
-from casewise.report.blocks import Cell, Counts, Row, counts_line
-from casewise.report.context import ReportContext, is_number
+from casewise.metrics.registry import metric_of
+from casewise.report.blocks import (
+    Block,
+    Cell,
+    Counts,
+    Facts,
+    Fold,
+    Matrix,
+    Plot,
+    Plots,
+    Row,
+    Section,
+    Table,
+    Text,
+    counts_line,
+)
 from casewise.report.figures import classes as draw
-from casewise.report.formatting import case_label, class_name, display_name, number, plain, probability
-from casewise.report.modality_sections import modality_report
-from casewise.report.tables import MetricFormat
+from casewise.report.formatting import MISSING, capital, display_name, number, percent, plain, plural
+from casewise.report.tables import MetricFormat, split_key
+from casewise.report.terms import brackets, evaluated, place, terms_of
+from casewise.targets import kind_named
 
-POINT_COLUMNS = ("sensitivity", "specificity", "precision")
-# The metric whose format a further figure of an operating point has.
-FURTHER_POINT_COLUMNS = {"npv": "npv", "lr_positive": "lr_positive", "lr_negative": "lr_negative"}
+if TYPE_CHECKING:
+    from casewise.evaluation.results import ClassFigures, Figures, OperatingPoint, ReliabilityBin
+    from casewise.report.context import ReportContext
+
+POINT_FIGURES = {"sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision"}
+# Further figures of an operating point, and the metric whose format each has.
+FURTHER_FIGURES = {"npv": "npv", "lr_positive": "lr_positive", "lr_negative": "lr_negative"}
 AT_PREVALENCE = {"ppv_at_prevalence": "precision", "npv_at_prevalence": "npv"}
 PROBABILITY_SCORES = ("ece", "brier", "log_loss")
+DECISIONS = {"median": "the median", "mean": "the rounded mean", "kappa": "by tuned thresholds"}
 MOST_POINTS = 24
-MOST_SHOWN = 8
-MOST_CLASSES = 8
-SURE = 0.03
-CHANCE_ECE = 0.05
-# The fewest cases of a bin that serve as an example.
-FEWEST_OF_EXAMPLE = 10
-# A calibration error or log loss that changes by less counts as unchanged.
-CHANGED = 0.005
 WRITE = MetricFormat()
 
+MATRIX = "Outlined: both agree. Shade and percent: the share of the row."
+POOLED = "Figures pooled over each {site} mix different networks and {sites}. They must not be read as {means}."
+ROC = (
+    "ROC curves: each class against the others. Out of fold a curve is the mean over the folds. Grey: chance. Dots:"
+    " operating points, whose thresholds were chosen on other cases, so that they can lie off the curve. At most {most}"
+    " classes are drawn."
+)
+RECALL = (
+    "Precision and recall: each class against the others, all folds ranked together. Dotted: chance, the share of the"
+    " class among these {noun}s."
+)
+RELIABILITY = (
+    "Calibration: on the line, the probability of the predicted class equals the share that is correct; below it the"
+    " model is overconfident. Larger marks: more {noun}s."
+)
+CLASSES = "{place}. Support: {noun}s with this reference class. {brackets}"
+POINTS = (
+    "{noun}s whose probability reaches the threshold are called positive, each class against the others. Thresholds were"
+    " chosen {chosen} and evaluated {place}; where they differ by fold, their range is shown. {brackets}"
+)
+PREDICTIVE = "Precision (PPV) and NPV hold for the share of the class among these {noun}s; likelihood ratios do not."
+AT_STATED = (
+    "Figures at {prevalence} are computed from sensitivity and specificity for this prevalence, which the study states;"
+    " its uncertainty is not in the intervals."
+)
+PROBABILITIES = (
+    "{place}. Scores of 0 are perfect. A mean probability above the share that is correct is overconfidence, unless the"
+    " difference is chance. {brackets}"
+)
 
-def section(context: ReportContext) -> dict[str, Any] | None:
-    """The classes of the primary outcome; None if nothing was evaluated."""
-    stage, learner = context.stage, context.learner
-    entry, figures = context.class_entry(stage, learner), context.figures(stage, learner)
-    if not entry:
+
+def section(context: ReportContext) -> Section | None:
+    """The classes of the primary outcome; None if it has none or nothing was evaluated."""
+    entry = class_figures(context, context.stage, context.learner, context.outcome)
+    if entry is None or not context.classes:
         return None
-    curves = draw.curves_of(entry, figures)
-    recalls = draw.recall_curves(context.headline_rows, context.classes, entry, figures)
-    reliability = entry.get("reliability") or []
-    errors = tuple(figures.get(name) for name in ("ece", "ece_calibrated"))
-    drawn = any(b.get("n") for b in reliability)
-    points = entry.get("operating", [])
-    return {
-        "matrix": matrix(entry),
-        "roc": draw.roc(curves) if curves else None,
-        "precision_recall": draw.precision_recall(recalls) if recalls else None,
-        "recalls": [(curve.name, WRITE.text("auprc", curve.auprc.get("value")), curve.share) for curve in recalls],
-        "curves": [(curve.name, WRITE.text("auroc", curve.auroc.get("value"))) for curve in curves],
-        "not_drawn": max(0, len(entry.get("roc", {})) - len(curves)),
-        "reliability": draw.reliability(reliability, entry.get("reliability_calibrated") or [], ece=errors)
-        if drawn
-        else None,
-        "calibration": calibration(context),
-        "temperature": by_fold_text(entry.get("temperature_by_fold"), 2) or number_or_empty(entry.get("temperature")),
-        "fitted_on": entry.get("temperature_fitted_on", ""),
-        "rows": class_rows(context, stage, learner, context.outcome),
-        "positive": plain(entry.get("positive") or ""),
-        "points": point_rows(entry),
-        "more_points": max(0, len(points) - MOST_POINTS),
-        "chosen_on": next((point.get("chosen_on") for point in points), "") or "",
-        "scores": probability_scores(figures),
-        "count": sum(entry["support"]),
-        "subjects": context.headline_rows["subject"].nunique(),
-        "further": further(context),
-    }
+    figures = context.metrics.figures(context.stage, context.learner, context.outcome)
+    blocks: list[Block] = [
+        Matrix(matrix(entry), f"{evaluated(context)} {MATRIX}", "reference", "predicted"),
+        *pooled(context),
+    ]
+    if plots := _plots(context, entry, figures):
+        blocks.append(Plots(plots))
+    rows = class_rows(context, context.stage, context.learner, context.outcome)
+    blocks.append(Fold("Class by class: precision, recall, F1 and areas", [class_table(context, rows)]))
+    if entry.operating:
+        blocks.append(Fold("Operating points", point_blocks(context, entry, context.stage)))
+    if scores := probability_rows(entry, figures):
+        caption = PROBABILITIES.format(place=capital(place(context, context.stage)), brackets=brackets(context))
+        table = Table(["", "As predicted", "After temperature scaling"], scores, caption)
+        facts = temperature(entry)
+        if (decision := context.study.decisions.get(context.outcome)) in DECISIONS:
+            facts.append(("Predicted grade", f"{DECISIONS[decision]}; the scores are of the likeliest grade"))
+        blocks.append(Fold("Scores of the probabilities, and temperature scaling", [table, Facts(facts)]))
+    if others := further_tables(context):
+        blocks.append(Fold("Further targets with classes, and regions", others))
+    return Section("classes", "Classes", blocks)
+
+
+def class_figures(context: ReportContext, stage: str, learner: str, key: str) -> ClassFigures | None:
+    """Confusion matrix, curves and operating points of one learner and target key."""
+    return context.metrics.classes.get(stage, {}).get(learner, {}).get(key)
+
+
+def pooled(context: ReportContext) -> list[Text]:
+    """A note where each fold left out a source: pooled figures say nothing about one source."""
+    if not context.by_site:
+        return []
+    means = kind_named(context.kind).means
+    return [Text(POOLED.format(site=context.site, sites=plural(context.site), means=means), note=True)]
 
 
 def matrix(entry: Mapping[str, Any]) -> Counts:
-    """The confusion matrix of an entry of `classes` in `metrics.json`: a line for each reference class.
+    """The confusion matrix of an entry with `names` and `confusion`: a line for each reference class.
 
     >>> matrix({"names": ["a", "no_b"], "confusion": [[3, 1], [0, 2]]}).rows
     [('a', 4, [(3, 0.75), (1, 0.25)]), ('no b', 2, [(0, 0.0), (2, 1.0)])]
@@ -80,259 +125,157 @@ def matrix(entry: Mapping[str, Any]) -> Counts:
     return Counts(names, [counts_line(name, row) for name, row in zip(names, entry["confusion"], strict=True)])
 
 
+def _plots(context: ReportContext, entry: ClassFigures, figures: Figures) -> list[Plot]:
+    """The ROC and precision-recall curves and the reliability diagram, those that there are."""
+    terms, plots = terms_of(context), []
+    if curves := draw.curves_of(entry, figures):
+        values = ", ".join(
+            f"{curve.name} {WRITE.text('auroc', curve.auroc.value if curve.auroc else None)}" for curve in curves
+        )
+        alt = f"Sensitivity against the false positive rate, with the AUROC: {values}."
+        plots.append(Plot(draw.roc(curves), alt, ROC.format(most=draw.MOST_CURVES)))
+    if recalls := draw.recall_curves(context.headline_rows, context.classes, entry, figures):
+        areas = [WRITE.text("auprc", curve.auprc.value if curve.auprc else None) for curve in recalls]
+        values = ", ".join(f"{curve.name} {area}" for curve, area in zip(recalls, areas, strict=True))
+        alt = f"Precision against recall, with the AUPRC: {values}."
+        plots.append(Plot(draw.precision_recall(recalls), alt, RECALL.format(noun=terms.noun)))
+    if any(each.n for each in entry.reliability):
+        errors = [figures.get(name) for name in ("ece", "ece_calibrated")]
+        drawing = draw.reliability(entry.reliability, entry.reliability_calibrated, ece=errors)
+        alt = "Share of correct predictions against predicted probability; the scores are in the table."
+        plots.append(Plot(drawing, alt, RELIABILITY.format(noun=terms.noun)))
+    return plots
+
+
+# ------------------------------------------------------------------------------------------------- single classes
+
+
 def class_rows(context: ReportContext, stage: str, learner: str, target: str) -> list[Row]:
     """One line per class: support, precision, recall, F1, AUROC and AUPRC; the means over the classes last."""
-    entry, figures = context.class_entry(stage, learner, target), context.figures(stage, learner, target)
+    entry, figures = class_figures(context, stage, learner, target), context.metrics.figures(stage, learner, target)
+    if entry is None:
+        return []
     rows = []
-    for name, support in zip(entry["names"], entry["support"], strict=True):
+    for name, support in zip(entry.names, entry.support, strict=True):
         cells = [WRITE.cell(metric, figures.get(f"{metric}[{name}]")) for metric in context.class_columns]
         rows.append(Row(plain(name), [Cell(f"{support:,}", value=float(support)), *cells]))
-    total = sum(entry["support"])
+    total = sum(entry.support)
     cells = [WRITE.cell(metric, figures.get(metric)) for metric in context.class_columns]
     return [*rows, Row("mean", [Cell(f"{total:,}", value=float(total)), *cells], inner=True)]
 
 
-def point_rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The operating points: class, rule (a code and a sensitivity), threshold, and the metrics at each."""
-    points = []
-    for point in entry.get("operating", [])[:MOST_POINTS]:
-        threshold = by_fold_text(point.get("threshold_by_fold"), 3) or number(point.get("threshold"), 3)
-        points.append(
-            {
-                "name": plain(point.label),
-                **rule_code(point["rule"]),
-                "reached": point.figures["sensitivity"].value if point.reached is False else None,
-                "threshold": threshold,
-                "cells": [WRITE.cell(metric, point.figures.get(metric)) for metric in POINT_COLUMNS],
-                "further": [
-                    WRITE.cell(metric, point.figures.get(key)) for key, metric in FURTHER_POINT_COLUMNS.items()
-                ],
-                "prevalence": point.get("prevalence"),
-                "at_prevalence": [WRITE.cell(metric, point.figures.get(key)) for key, metric in AT_PREVALENCE.items()],
-            }
-        )
-    return points
+def class_table(context: ReportContext, rows: Sequence[Row], title: str = "") -> Table:
+    """The table of `class_rows`, its caption begun by a title."""
+    heads = ["Class", "Support", *(WRITE.title(name) for name in context.class_columns)]
+    where = f"{title}, {place(context, context.stage)}" if title else capital(place(context, context.stage))
+    caption = CLASSES.format(place=where, noun=terms_of(context).noun, brackets=brackets(context))
+    return Table(heads, rows, caption, wide=True)
 
 
-def rule_code(rule: str) -> dict[str, Any]:
-    """The rule of an operating point, as a code and a number.
-
-    >>> rule_code("sensitivity >= 0.9"), rule_code("youden")
-    ({'rule': 'sensitivity', 'least': 0.9}, {'rule': 'youden', 'least': None})
-    """
-    try:
-        return {"rule": "sensitivity", "least": float(rule.removeprefix("sensitivity >=").strip())}
-    except ValueError:
-        return {"rule": rule, "least": None}
-
-
-def number_or_empty(value: Any) -> str:
-    """A temperature as text."""
-    return f"{value:.2f}" if is_number(value) else ""
-
-
-def probability_scores(figures: dict[str, Any]) -> list[Row]:
-    """ECE, Brier score and log loss, as predicted and after temperature scaling."""
-    rows = []
-    for name in PROBABILITY_SCORES:
-        cells = [WRITE.cell(name, figures.get(key)) for key in (name, f"{name}_calibrated")]
-        if any(is_number(cell.value) for cell in cells):
-            rows.append(Row(name, cells))
-    return rows
-
-
-def further(context: ReportContext) -> list[tuple[str, list[Row]]]:
-    """Further targets with classes, or regions of the primary one, of the shown learner: name and a line per class."""
-    entries = context.metrics.get("classes", {}).get(context.stage, {}).get(context.learner, {})
-    tables = []
-    for key in entries:
+def further_tables(context: ReportContext) -> list[Block]:
+    """A table of each further target with classes, or region of the primary one, of the shown learner."""
+    stage, learner, tables = context.stage, context.learner, []
+    for key in context.metrics.classes.get(stage, {}).get(learner, {}):
         if key != context.outcome:
-            target, _, region = key.partition("[")
-            name = display_name(context.study, target) + (f", {region.removesuffix(']')}" if region else "")
-            tables.append((name, class_rows(context, context.stage, context.learner, key)))
+            target, region = split_key(key)
+            title = capital(display_name(context.study, target)) + (f", {region}" if region else "")
+            tables.append(class_table(context, class_rows(context, stage, learner, key), title))
     return tables
 
 
-# ---------------------------------------------------------------------------------------------------- calibration
+# ----------------------------------------------------------------------------------------------- operating points
 
 
-def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | None:
-    """How well the probabilities are calibrated at a stage, by default that of the headline; None if not known.
+def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> list[Block]:
+    """The operating points of an entry at a stage: thresholds with their figures, and predictive values."""
+    noun, points = terms_of(context).noun, entry.operating[:MOST_POINTS]
+    chosen, prevalence = points[0].chosen_on, points[0].prevalence
+    caption = POINTS.format(
+        noun=capital(noun),
+        chosen=chosen if chosen == "out of fold" else f"on {chosen}",
+        place=place(context, stage),
+        brackets=brackets(context),
+    )
+    heads = ["Class and rule", "Threshold", *(WRITE.title(metric) for metric in POINT_FIGURES.values())]
+    further = [WRITE.title(metric) for metric in FURTHER_FIGURES.values()]
+    keys, note = dict(FURTHER_FIGURES), PREDICTIVE.format(noun=noun)
+    if prevalence is not None:
+        keys |= AT_PREVALENCE
+        further += [f"{name} at {percent(prevalence, 1)}" for name in ("PPV", "NPV")]
+        note = f"{note} {AT_STATED.format(prevalence=percent(prevalence, 1))}"
+    blocks: list[Block] = [
+        Table(heads, [point_row(point) for point in points], caption, wide=True),
+        Table(["Class and rule", *further], [_point_row(point, keys) for point in points], note, wide=True),
+    ]
+    more = len(entry.operating) - len(points)
+    return [*blocks, Facts([("Further operating points, in metrics.json", str(more))])] if more else blocks
 
-    `code`: `mean_only` (right on average, single probabilities are not), `good`, `over` or `under` (confident).
-    `matches`: the mean probability and the share of correct predictions are nearly equal; if they are not, and the code
-    is one of the first two, there are too few cases to distinguish them. `illustrated`: the example shows what `code`
-    says.
+
+def point_row(point: OperatingPoint) -> Row:
+    """Threshold, sensitivity, specificity and precision of an operating point; whether its aim was missed."""
+    row = _point_row(point, POINT_FIGURES)
+    cells = list(row.cells)
+    if point.reached is False:
+        cells[0] = replace(cells[0], small=f"{cells[0].small}; aim missed".removeprefix("; "))
+    return Row(row.name, [Cell(by_fold_text(point.threshold_by_fold, 3) or number(point.threshold, 3)), *cells])
+
+
+def _point_row(point: OperatingPoint, keys: Mapping[str, str]) -> Row:
+    cells = [WRITE.cell(metric, point.figures.get(key)) for key, metric in keys.items()]
+    return Row(f"{plain(point.label)}, {rule_text(point.rule)}", cells)
+
+
+def rule_text(rule: str) -> str:
+    """The rule of an operating point in words.
+
+    >>> rule_text("sensitivity >= 0.9"), rule_text("youden")
+    ('sensitivity of at least 90 %', 'largest Youden index')
     """
-    stage = stage or context.stage
-    figures = context.figures(stage, context.learner)
-    entry = context.class_entry(stage, context.learner)
-    bins = entry.get("reliability", [])
-    claim, ece = mean_confidence(bins), figures.get("ece")
-    if not claim or not ece or not is_number(ece.get("value")):
-        return None
-    confidence, correct = claim
-    total = sum(b.get("n") or 0 for b in bins)
-    variance = max(correct * (1 - correct), sum(_variances(bins)) / total)
-    noise = 1.96 * _alike(total, ece) * (variance / total) ** 0.5
-    if abs(confidence - correct) < max(SURE, noise):
-        code = "mean_only" if ece_beyond_chance(bins, ece) else "good"
-    else:
-        code = "over" if confidence > correct else "under"
-    agrees, shown = abs(confidence - correct) < SURE, example(bins, code)
-    return {
-        "code": code,
-        "stage": stage,
-        "pooled": context.site if stage == context.stage and context.by_site else "",
-        "matches": agrees,
-        "confidence": confidence,
-        "correct": correct,
-        "example": shown,
-        "illustrated": shown is not None
-        and (code != "good" or (agrees and abs(shown["right"] / shown["n"] - shown["confidence"]) < SURE)),
-        "ece": ece,
-        "decision": context.study.decisions.get(context.outcome),
-        "scaling": scaling(figures),
-        "bound": temperatures_at_bound(entry.get("temperature"), entry.get("temperature_by_fold"))
-        if scaling(figures)
-        else None,
-    }
+    name, _, least = rule.partition(">=")
+    if not least:
+        return "largest Youden index" if rule == "youden" else rule
+    return f"{name.strip()} of at least {percent(float(least))}"
 
 
-def mean_confidence(bins: list[dict[str, Any]]) -> tuple[float, float] | None:
-    """The mean probability of the predicted class, and the share that is correct, from the bins of a curve.
+# -------------------------------------------------------------------------------------------------- probabilities
 
-    >>> mean_confidence([{"n": 1, "confidence": 0.5, "accuracy": 1.0}, {"n": 3, "confidence": 0.9, "accuracy": 0.5}])
-    (0.8, 0.625)
+
+def probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
+    """The scores of the probabilities as predicted and after temperature scaling, beside their mean and what it claims.
+
+    Empty if no score is defined.
     """
-    filled = [b for b in bins if b.get("n") and is_number(b.get("confidence")) and is_number(b.get("accuracy"))]
-    total = sum(b["n"] for b in filled)
+    rows = []
+    for name in PROBABILITY_SCORES:
+        cells = [WRITE.cell(name, figures.get(key)) for key in (name, f"{name}_calibrated")]
+        if any(cell.value != "" for cell in cells):
+            rows.append(Row(capital(metric_of(name).phrase), cells))
+    if not rows:
+        return []
+    both = [mean_confidence(bins) for bins in (entry.reliability, entry.reliability_calibrated)]
+    means = [Cell(percent(pair[0]) if pair else MISSING) for pair in both]
+    correct = [Cell(percent(pair[1]) if pair else MISSING) for pair in both]
+    return [*rows, Row("Mean probability of the likeliest class", means), Row("Share in which it is correct", correct)]
+
+
+def mean_confidence(bins: Sequence[ReliabilityBin]) -> tuple[float, float] | None:
+    """The mean probability of the likeliest class, and the share that is correct, from the bins of a curve."""
+    total = sum(each.n for each in bins)
     if not total:
         return None
-    confidence, correct = (sum(b["n"] * b[key] for b in filled) / total for key in ("confidence", "accuracy"))
-    return float(round(confidence, 12)), float(round(correct, 12))
+    return sum(each.n * each.confidence for each in bins) / total, sum(each.n * each.accuracy for each in bins) / total
 
 
-def example(bins: list[dict[str, Any]], code: str = "good") -> dict[str, Any] | None:
-    """The bin of a reliability curve with the most cases: their number, mean probability, and how many are right.
-
-    An example of probabilities that are wrong (`code`: `over`, `under` or `mean_only`) is a bin in which they are wrong
-    in this way. None where no such bin has ten cases.
-
-    >>> bins = [{"n": 40, "confidence": 0.7, "accuracy": 0.575}, {"n": 12, "confidence": 0.8, "accuracy": 1.0}]
-    >>> example(bins)
-    {'n': 40, 'confidence': 0.7, 'right': 23}
-    >>> example(bins, "under")
-    {'n': 12, 'confidence': 0.8, 'right': 12}
-    """
-    filled = [b for b in bins if (b.get("n") or 0) >= FEWEST_OF_EXAMPLE and is_number(b.get("confidence"))]
-    shows = {
-        "over": lambda gap: gap >= SURE,
-        "under": lambda gap: gap <= -SURE,
-        "mean_only": lambda gap: abs(gap) >= SURE,
-    }
-    if code in shows:
-        filled = [b for b in filled if shows[code](b["confidence"] - b["accuracy"])]
-    if not filled:
-        return None
-    most = max(filled, key=lambda b: b["n"])
-    return {"n": most["n"], "confidence": most["confidence"], "right": round(most["n"] * most["accuracy"])}
-
-
-def scaling(figures: dict[str, Any]) -> dict[str, Any] | None:
-    """What temperature scaling does to the calibration error, and to the log loss; None where it was not done.
-
-    `code`: `lowers`, `lowers_but_raises_loss`, `unchanged`, `no_help` (one of them rises and the other does not fall),
-    `raises_but_lowers_loss` or `lowers_loss_only`.
-
-    >>> loss = {"log_loss": {"value": 0.43}, "log_loss_calibrated": {"value": 0.4}}
-    >>> scaling({"ece": {"value": 0.058}, "ece_calibrated": {"value": 0.059}, **loss})["code"]
-    'lowers_loss_only'
-    >>> scaling({"ece": {"value": 0.058}, "ece_calibrated": {"value": 0.059}})["code"]
-    'unchanged'
-    """
-    after = (figures.get("ece_calibrated") or {}).get("value")
-    if not is_number(after):
-        return None
-    change = after - figures["ece"]["value"]
-    loss: Any = (figures.get("log_loss") or {}).get("value")
-    scaled: Any = (figures.get("log_loss_calibrated") or {}).get("value")
-    moved = scaled - loss if is_number(loss) and is_number(scaled) else 0.0
-    if change < -CHANGED:
-        code = "lowers_but_raises_loss" if moved > CHANGED else "lowers"
-    elif moved >= -CHANGED:
-        code = "no_help" if max(change, moved) > CHANGED else "unchanged"
-    else:
-        code = "raises_but_lowers_loss" if change > CHANGED else "lowers_loss_only"
-    return {"code": code, "ece": after, "loss": loss, "loss_after": scaled}
-
-
-def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:
-    """Whether the calibration error lies above 0.05, and above what true probabilities would give by chance.
-
-    By chance a bin's sum of hits is off by sqrt(2 n p (1 - p) / pi) on average, p being its mean probability, with a
-    variance of n p (1 - p) (1 - 2 / pi). Above is beyond 2.5 standard deviations. Cases of a
-    subject are taken to be all alike.
-
-    >>> bins = [{"n": 50, "confidence": 0.5}, {"n": 50, "confidence": 0.5}]
-    >>> ece_beyond_chance(bins, {"value": 0.17}), ece_beyond_chance(bins, {"value": 0.17, "n_subjects": 25})
-    (True, False)
-    """
-    variances = _variances(bins)
-    total = sum(b.get("n") or 0 for b in bins)
-    if not variances:
-        return False
-    expected = sum((2 * variance / pi) ** 0.5 for variance in variances)
-    most = expected + 2.5 * (sum(variances) * (1 - 2 / pi)) ** 0.5
-    return bool(ece["value"] > max(CHANCE_ECE, _alike(total, ece) * most / total))
-
-
-def _variances(bins: list[dict[str, Any]]) -> list[float]:
-    """The variance of each bin's number of correct predictions if its mean probability is true."""
-    filled = [b for b in bins if b.get("n") and is_number(b.get("confidence"))]
-    return [b["n"] * max(b["confidence"] * (1 - b["confidence"]), 0.0) for b in filled]
-
-
-def _alike(total: int, figure: dict[str, Any]) -> float:
-    """The factor by which chance is larger than for independent cases if the cases of a subject are all alike."""
-    return float((total / figure["n_subjects"]) ** 0.5) if figure.get("n_subjects") else 1.0
-
-
-# ------------------------------------------------------------------------------------------ high-confidence errors
-
-
-def high_confidence_errors(context: ReportContext) -> dict[str, Any] | None:
-    """The errors of the shown learner, the most confident first; None where there are none."""
-    study, rows, names = context.study, context.headline_rows, context.classes
-    columns = [f"p{i}" for i in range(len(names))]
-    if rows.empty or not set(columns) <= set(rows.columns):
-        return None
-    wrong = rows[rows["y_pred"] != rows["y_true"]].reset_index(drop=True)
-    if wrong.empty:
-        return None
-    values = wrong[columns].to_numpy(float)
-    confidence = values[range(len(wrong)), wrong["y_pred"].to_numpy(int)]
-    phrases = [class_name(study, context.outcome, name) for name in names]
-    cases = []
-    for i in (-confidence).argsort(kind="stable")[:MOST_SHOWN]:
-        row = wrong.loc[int(i)].to_dict()
-        truth, predicted = int(row["y_true"]), int(row["y_pred"])
-        likeliest = sorted(range(len(names)), key=lambda k: -values[i, k])[:MOST_CLASSES]
-        shown = sorted({*likeliest[: MOST_CLASSES - 2], truth, predicted, *likeliest[:1]})
-        roles = {truth: "reference", predicted: "predicted"}
-        cases.append(
-            {
-                "label": case_label(row),
-                "file": Path(str(row.get("image") or "")).name,
-                "reference": phrases[truth],
-                "predicted": phrases[predicted],
-                "probability": float(values[i, predicted]),
-                "of_reference": float(values[i, truth]),
-                "pictures": modality_report(study).case_pictures(context, row),
-                "probabilities": [
-                    (plain(names[k]), probability(values[i, k]), round(100 * values[i, k]), roles.get(k, ""))
-                    for k in shown
-                ],
-            }
-        )
-    return {"cases": cases, "wrong": len(wrong), "total": len(rows)}
+def temperature(entry: ClassFigures) -> list[tuple[str, str]]:
+    """The temperature, where it was fitted, and whether it lies at a bound of its range."""
+    value = by_fold_text(entry.temperature_by_fold, 2) or number(entry.temperature, 2)
+    fitted = entry.temperature_fitted_on
+    facts = [
+        ("Temperature", value),
+        ("Fitted", fitted if fitted == "out of fold" else f"on {fitted}" if fitted else MISSING),
+    ]
+    bound = temperatures_at_bound(entry.temperature, entry.temperature_by_fold)
+    if bound:
+        folds = f" in {bound['folds']} of {bound['of']} folds" if bound["of"] > 1 else ""
+        facts.append(("At the bound of its range", f"yes{folds}: scaled probabilities are not to be trusted"))
+    return facts

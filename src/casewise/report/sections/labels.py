@@ -4,51 +4,84 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from casewise.audit import metadata
 from casewise.cohort.natural_sort import natural
-from casewise.report.blocks import Cell, Counts, CountsLine, Row, counts_line
-from casewise.report.context import ReportContext, is_number
+from casewise.report.blocks import (
+    Block,
+    Cell,
+    Counts,
+    Facts,
+    Fold,
+    Matrix,
+    Plot,
+    Plots,
+    Row,
+    Section,
+    Table,
+    counts_line,
+)
 from casewise.report.figures import cohort as draw
-from casewise.report.formatting import MISSING, display_name, plain, shortened
+from casewise.report.formatting import MISSING, capital, counted, display_name, number, percent, plain, shortened
+from casewise.report.terms import terms_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_LABELS = 12
-MOST_SOURCES = 15
-MOST_SIDES = 60
-NEARLY_ALL = 0.9
+    from casewise.report.context import ReportContext
+
+MOST_LABELS, MOST_SOURCES, MOST_SIDES, MOST_TARGETS = 12, 15, 60, 40
+SIDES = (
+    "{outcome}: {noun}s by side of the split; shade and percent: the share of the row. Where the shares differ greatly"
+    " between the sides, figures of one side say little about the other."
+)
+SOURCES = "{noun}s by {column}; shade and percent: the share of the row."
+LARGEST = (
+    "The {column} with the most {noun}s of each class. Whatever distinguishes one {column} from another also predicts a"
+    " class that comes from one alone, whether or not it is the disease."
+)
+DISTRIBUTIONS = (
+    "Share of the values. Blue: training; orange: test, where there is a test set; dash: all together. If the two"
+    " differ greatly, the test subjects are not comparable to those of the training. At most {most} targets are shown."
+)
+IMBALANCE = (
+    "Imbalance: the mean over the labels of the largest difference between the sides in the number of panels with a"
+    " label, divided by the number that the side should have (its own where the side was not assigned). Shaded: the"
+    " target whose imbalance the split was chosen to keep small."
+)
+CORRECTIONS = {
+    "none": "no correction in training",
+    "weights": "weighted in training, so that all classes have the same total weight",
+    "sampling": "drawn more often in training, so that all classes are drawn equally often",
+}
 
 
-def section(context: ReportContext) -> dict[str, Any]:
-    """How each target is distributed, training beside test, and how well the split balanced it."""
+def section(context: ReportContext) -> Section | None:
+    """How each target is distributed, training beside test, and how well the split balanced it; None without values."""
+    blocks: list[Block] = class_blocks(context) if context.classes else []
+    if plots := distributions(context):
+        shown = Plots(plots, DISTRIBUTIONS.format(most=MOST_LABELS), layout="multiples")
+        blocks.append(Fold("Distributions of the targets that are numbers", [shown]))
+    if rows := imbalance_rows(context):
+        table = Table(["Target", "Test against training", "Between the folds"], rows, IMBALANCE)
+        blocks.append(Fold("Imbalance between the sides of the split", [table]))
+    return Section("labels", "Reference classes" if context.classes else "Reference scores", blocks) if blocks else None
+
+
+def distributions(context: ReportContext) -> list[Plot]:
+    """The distribution of each target that is a number, the primary outcome first."""
     study, sides = context.study, context.splits.get("subjects", {})
-    names = list(dict.fromkeys([context.outcome, *study.scores, *study.targets]))
-    names = [name for name in names if not study.classes_of(name)]
-    figures: list[dict[str, Any]] = []
-    for i, name in enumerate(names):
+    names = dict.fromkeys([context.outcome, *study.scores, *study.targets])
+    plots: list[Plot] = []
+    for i, name in enumerate(name for name in names if not study.classes_of(name)):
         table = _truths(context, name)
-        if table is None or table.empty or len(figures) == MOST_LABELS:
+        if table is None or table.empty or len(plots) == MOST_LABELS:
             continue
         table = table.assign(side=["test" if sides.get(s) == "test" else "train" for s in table["subject"].astype(str)])
-        title, values = display_name(study, name), table["value"].to_numpy(float)
+        title, values = display_name(study, name), table["value"]
         drawing = draw.distribution(table, "value", scale=context.range_of(name), title=title, name=f"labels{i}")
-        numbers = {"median": float(np.median(values)), "low": float(values.min()), "high": float(values.max())}
-        figures.append({"title": title, "count": len(values), "drawing": drawing, **numbers})
-    return {
-        "figures": figures,
-        "left_out": max(0, len(names) - MOST_LABELS),
-        "tested": "test" in set(sides.values()),
-        "imbalance": imbalance_rows(context),
-        "sides": split_rows(context),
-        "imported": imported_from(context),
-        "balanced": balanced_on(context) is not None,
-        "classes": class_counts(context) if context.classes else None,
-        "assignment": context.splits.get("assignment") or {},
-        "balance": display_name(study, str(context.splits.get("balance") or "")),
-    }
+        spread = f"median {number(values.median(), 1)}, {number(values.min(), 1)} to {number(values.max(), 1)}"
+        plots.append(Plot(drawing, f"Distribution of {title}: {counted(len(values), 'value')}, {spread}."))
+    return plots
 
 
 def _truths(context: ReportContext, name: str) -> pd.DataFrame | None:
@@ -64,62 +97,72 @@ def _truths(context: ReportContext, name: str) -> pd.DataFrame | None:
     return rows[["subject", "case", "y_true"]].rename(columns={"y_true": "value"}) if len(rows) else None
 
 
-def split_rows(context: ReportContext) -> list[Row]:
-    """One line per side of the split: subjects, cases, panels."""
-    sides = [(name, counts) for name, counts in context.splits.get("n", {}).items() if isinstance(counts, dict)]
-    return [
-        Row(name, [Cell(f"{counts.get(key, 0):,}") for key in ("subjects", "cases", "panels")])
-        for name, counts in sides
-        if counts.get("subjects")
-    ]
-
-
-def imported_from(context: ReportContext) -> str:
-    """`column NAME` where the split was read from the cohort table, else nothing."""
-    how = str(context.splits.get("how") or "")
-    return how if how.startswith("column ") else ""
-
-
 def balanced_on(context: ReportContext) -> str | None:
     """The target whose imbalance the split keeps small; None if the split was imported or each source left out once."""
-    if imported_from(context) or context.splits.get("left_out"):
-        return None
-    return context.splits.get("balance")
+    imported = str(context.splits.get("how") or "").startswith("column ")
+    return None if imported or context.splits.get("left_out") else context.splits.get("balance")
 
 
 def imbalance_rows(context: ReportContext) -> list[Row]:
     """One line per target: the gap in label shares between test and training, and between the folds."""
-    imbalance = context.splits.get("imbalance", {})
-    names = list(dict.fromkeys([*imbalance.get("test", {}), *imbalance.get("folds", {})]))
-    guide = balanced_on(context)
-    rows = []
-    for name in names[:40]:
-        shares = [imbalance.get(side, {}).get(name) for side in ("test", "folds")]
-        cells = [Cell(f"{100 * share:.1f} %" if is_number(share) else MISSING) for share in shares]
-        rows.append(Row(display_name(context.study, name), cells, mark=name == guide))
-    return rows
+    imbalance, guide = context.splits.get("imbalance", {}), balanced_on(context)
+    by_side = [imbalance.get(side, {}) for side in ("test", "folds")]
+    names = list(dict.fromkeys(name for shares in by_side for name in shares))[:MOST_TARGETS]
+    return [
+        Row(
+            display_name(context.study, name),
+            [Cell(percent(shares.get(name), 1)) for shares in by_side],
+            mark=name == guide,
+        )
+        for name in names
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- classes
 
 
-def class_counts(context: ReportContext) -> dict[str, Any]:
-    """The primary outcome's classes by side of the split and by source; `from_one` are classes of nearly one source."""
-    table, names = reference_classes(context), [plain(name) for name in context.classes]
+def class_blocks(context: ReportContext) -> list[Block]:
+    """The primary outcome's classes by side of the split and by source; empty without a reference value."""
+    table, terms, column = reference_classes(context), terms_of(context), source_column(context)
+    if table.empty:
+        return []
+    caption = SIDES.format(outcome=terms.heading, noun=terms.noun)
+    inner: list[Block] = [Matrix(by_side(context, table), caption, "side", same=False, tight=True)]
+    facts = Facts([("Rare classes", CORRECTIONS[context.study.recipe.imbalance])])
+    if column is None:
+        return [facts, Fold("Counts by side of the split", inner)]
+    words = {"noun": terms.noun, "column": plain(column)}
+    caption = SOURCES.format(noun=capital(terms.noun), column=words["column"])
+    inner.append(Matrix(by_source(context, table, column), caption, words["column"], same=False, tight=True))
+    rows = largest_sources(context, table, column)
+    largest = Table(["Class", capital(words["column"]), f"Share of the {terms.noun}s"], rows, LARGEST.format(**words))
+    return [facts, largest, Fold(f"Counts by side of the split and by {words['column']}", inner)]
+
+
+def by_side(context: ReportContext, table: pd.DataFrame) -> Counts:
+    """The classes by side of the split, and of all."""
     sides = context.splits.get("subjects", {})
     sources = [str(name) for name in context.splits.get("left_out") or []]
     side = table["subject"].astype(str).map(lambda subject: _side_name(sides.get(subject), sources))
-    column = source_column(context)
-    by_source = _counts(table, table[column].astype(str), names, MOST_SOURCES) if column else None
-    whole = _counts(table, side, names, MOST_SIDES)
-    whole.rows.append(_line("all", table["value"].to_numpy(int).tolist(), len(names)))
-    return {
-        "sides": whole,
-        "sources": by_source,
-        "column": plain(column or ""),
-        "from_one": from_one_source(by_source) if by_source else [],
-        "left_out": max(0, table[column].nunique() - MOST_SOURCES) if column else 0,
-    }
+    return _counts(context, table, side, MOST_SIDES, total=True)
+
+
+def by_source(context: ReportContext, table: pd.DataFrame, column: str) -> Counts:
+    """The classes by source; the smallest of many sources share a line."""
+    return _counts(context, table, table[column].astype(str), MOST_SOURCES)
+
+
+def largest_sources(context: ReportContext, table: pd.DataFrame, column: str) -> list[Row]:
+    """The source with the most cases of each class, and its share of them."""
+    rows = []
+    for k, name in enumerate(context.classes):
+        counts = table.loc[table["value"] == k, column].astype(str).value_counts()
+        cells = [Cell(MISSING), Cell(MISSING)]
+        if len(counts):
+            share = float(counts.iloc[0] / counts.sum())
+            cells = [Cell(shortened(counts.index[0], 30)), Cell(percent(share, 1), value=share)]
+        rows.append(Row(plain(name), cells))
+    return rows
 
 
 def reference_classes(context: ReportContext) -> pd.DataFrame:
@@ -143,17 +186,6 @@ def source_column(context: ReportContext) -> str | None:
     return left_out if left_out in varying else metadata.source_column(varying)
 
 
-def from_one_source(counts: Counts) -> list[dict[str, Any]]:
-    """The classes of which nearly all cases come from one source: class, share and source."""
-    lone = []
-    for k, name in enumerate(counts.names):
-        by_source = {row[0]: row[2][k][0] for row in counts.rows}
-        total, source = sum(by_source.values()), max(by_source, key=by_source.__getitem__)
-        if total and by_source[source] / total >= NEARLY_ALL:
-            lone.append({"name": name, "share": by_source[source] / total, "source": source})
-    return lone
-
-
 def _side_name(side: Any, sources: list[str]) -> str:
     """The side of the split, with the source that is held out in it where each fold is a source."""
     if side is None or side == "test":
@@ -162,13 +194,16 @@ def _side_name(side: Any, sources: list[str]) -> str:
     return f"fold {side}{name}"
 
 
-def _counts(table: pd.DataFrame, lines: pd.Series, names: list[str], most: int) -> Counts:
-    groups = {str(name): rows["value"].to_numpy(int).tolist() for name, rows in table.groupby(lines.to_numpy())}
-    largest = sorted(groups, key=lambda name: -len(groups[name]))[:most]
-    return Counts(
-        names, [_line(shortened(n or "unknown", 30), groups[n], len(names)) for n in sorted(largest, key=natural)]
-    )
-
-
-def _line(name: str, numbers: list[int], classes: int) -> CountsLine:
-    return counts_line(name, [numbers.count(k) for k in range(classes)])
+def _counts(context: ReportContext, table: pd.DataFrame, lines: pd.Series, most: int, *, total: bool = False) -> Counts:
+    """The classes of each line; lines beyond `most`, the smallest ones, are counted together; `total`: all lines."""
+    counts = {
+        str(name): [int((values == k).sum()) for k in range(len(context.classes))]
+        for name, values in table["value"].groupby(lines.to_numpy())
+    }
+    largest = sorted(counts, key=lambda name: -sum(counts[name]))
+    rows = [counts_line(shortened(n or "unknown", 30), counts[n]) for n in sorted(largest[:most], key=natural)]
+    if others := [counts[name] for name in largest[most:]]:
+        rows.append(counts_line(f"{len(others)} others", [sum(each) for each in zip(*others, strict=True)]))
+    if total:
+        rows.append(counts_line("all", [sum(each) for each in zip(*counts.values(), strict=True)]))
+    return Counts([plain(name) for name in context.classes], rows)

@@ -1,145 +1,109 @@
-"""Subgroups: the headline's figures of each group, and what the tests show."""
+"""Subgroups: the headline's figures of each group, and whether they are shown to differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.evaluation.subgroups import FEW_OF_CLASS, FEW_SUBJECTS, SIGNIFICANT
-from casewise.report.blocks import Cell, Row
+from casewise.report.blocks import Block, Cell, Fold, Heading, Plot, Plots, Row, Section, Table, Text
 from casewise.report.figures import subgroups as draw
-from casewise.report.formatting import capital, group_label, interval, p_value, plain
+from casewise.report.formatting import capital, group_label, p_value, plain
 from casewise.report.tables import MetricFormat, metric_format
 from casewise.report.target_kind_sections import kind_report
+from casewise.report.terms import brackets, place, terms_of
+from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
+    from casewise.evaluation.results import Subgroup, SubgroupColumn
     from casewise.report.context import ReportContext
-    from casewise.study.schema import Study
+
+TESTS = "{learner}, {place}: do the figures differ between the groups? p is adjusted for all comparisons of the table."
+FOREST = "Brackets: subjects. Lines: {confidence} intervals. Hollow: small groups. Dashed: all cases."
+HOW = (
+    "Each group is compared with the mean of the other groups, over resamples of the subjects of each group; groups of"
+    " fewer than {few} subjects, or of a class concerned, take no part. Adjusted p-values are max-T; the intervals of"
+    " differences hold for all groups of one column and figure at once. Not shown to differ does not mean equal, and a"
+    " difference may come from other things, such as severity or device. Small: fewer than {few} subjects, or than"
+    " {few_of_class} of a class that the figure is about. Bands are thirds of the subjects where the study states no"
+    " cut points; a subject may have cases in several groups."
+)
 
 
-def section(context: ReportContext) -> dict[str, Any] | None:
-    """The values of the section, with drawings; None if the study names no subgroups."""
-    values = subgroups(context.study, context.metrics)
-    if values is None:
+def section(context: ReportContext) -> Section | None:
+    """Whether the figures differ between groups, the figures as plots and tables; None without subgroups."""
+    entry = context.metrics.subgroups
+    if entry is None:
         return None
-    entry, write = context.metrics["subgroups"], metric_format(context.study, context.metrics["subgroups"]["target"])
-    overall = context.figures(entry["stage"], entry["learner"], entry["target"])
-    shown = [name for name in kind_report(context.kind).forests if name in entry["figures"]]
-    drawings = [
-        {
-            "metric": name,
-            "drawing": draw.forest(
-                entry["columns"],
-                name,
-                overall=(overall.get(name) or {}).get("value"),
-                label=write.title(name),
-                percent=write.in_percent(name),
-                svg_name=f"subgroups{number}",
-            ),
-        }
-        for number, name in enumerate(shown)
-    ]
-    return values | {"drawings": drawings}
+    write, confidence = metric_format(context.study, entry.target), terms_of(context).confidence
+    titles = [write.title(name) for name in entry.figures]
+    caption = TESTS.format(learner=capital(learner_name(entry.learner)), place=place(context, entry.stage))
+    tests = [Row(heading(column), [test_cell(column, name) for name in entry.figures]) for column in entry.columns]
+    blocks: list[Block] = [Table(["", *titles], tests, caption)]
+    overall = context.metrics.figures(entry.stage, entry.learner, entry.target)
+    plots = []
+    for name in [name for name in kind_report(context.kind).forests if name in entry.figures]:
+        whole = overall[name].value if name in overall else None
+        drawing = draw.forest(
+            entry.columns,
+            name,
+            overall=whole,
+            label=write.title(name),
+            percent=write.in_percent(name),
+            svg_name=f"subgroups{len(plots)}",
+        )
+        plots.append(Plot(drawing, f"{write.title(name)} by subgroup with intervals; the values are in the tables."))
+    if plots:
+        blocks.append(Plots(plots, FOREST.format(confidence=confidence)))
+    tables: list[Block] = []
+    positive = context.study.positive_of(entry.target)
+    for column in entry.columns:
+        rows = group_rows(column, entry.figures, write, positive)
+        tables += [Heading(heading(column)), Table(["Group", "Subjects", *titles], rows, brackets(context), wide=True)]
+    tables.append(Text(HOW.format(few=FEW_SUBJECTS, few_of_class=FEW_OF_CLASS), note=True))
+    return Section(
+        "subgroups", "Subgroups", [*blocks, Fold("Figures of each group, and how they are compared", tables)]
+    )
 
 
-def subgroups(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The tables of all columns and a verdict on each; None if the metrics have no subgroups."""
-    entry = metrics.get("subgroups")
-    if not entry:
-        return None
-    write = metric_format(study, entry["target"])
-    figures, positive = entry["figures"], study.positive_of(entry["target"])
-    return {
-        "stage": entry["stage"],
-        "learner": entry["learner"],
-        "figures": figures,
-        "heads": ["Group", "Subjects", *(write.title(name) for name in figures)],
-        "columns": [column_values(column, figures, write, positive) for column in entry["columns"]],
-        "n_tests": entry["n_tests"],
-        "few": FEW_SUBJECTS,
-        "few_of_class": FEW_OF_CLASS,
-        "classes": bool(study.classes_of(entry["target"])),
-        "confidence": f"{100 * study.evaluation.confidence:g} %",
-    }
+def heading(column: SubgroupColumn) -> str:
+    """The name of a column, with a capital."""
+    return capital(plain(column.column))
 
 
-def column_values(
-    column: Mapping[str, Any], figures: list[str], write: MetricFormat, positive: str | None
-) -> dict[str, Any]:
-    """The table of one column, and the verdict of its tests."""
-    rows = []
-    for group in column["groups"]:
-        of_class = group.get("subjects_by_class", {}).get(positive)
-        count = float(group["n_subjects"])
-        cells = [Cell(f"{count:,.0f}", "" if of_class is None else f"({of_class:,} {plain(positive)})", count)]
-        for name in figures:
-            cell = write.cell(name, group["metrics"].get(name))
-            small = f"{cell.small} small".strip() if name in group["small"] and cell.value != "" else cell.small
-            cells.append(Cell(cell.text, small, cell.value))
-        rows.append(Row(group_label(group), cells))
-    tests = [column["tests"][name] for name in figures]
-    if any(test["p"] is not None for test in tests):
-        cells = [
-            Cell(p_value(t["p_adjusted"]), f"unadjusted {p_value(t['p'])}" if t["p"] is not None else "") for t in tests
-        ]
-        rows.append(Row("p, adjusted", [Cell(""), *cells], inner=True))
-    return {
-        "name": plain(column["column"]),
-        "heading": capital(plain(column["column"])),
-        "rows": rows,
-        "planned": column["planned"],
-        "varies": column["varies"],
-        "verdict": verdict(column, figures, write),
-    }
+def test_cell(column: SubgroupColumn, name: str) -> Cell:
+    """Whether a figure is shown to differ between the groups of a column, with its p-value."""
+    test = column.tests[name]
+    if test.p_adjusted is None:
+        groups = sum(group.code == "value" for group in column.groups)
+        return Cell("not tested", "one group" if groups < 2 else "too few subjects, or no variation")
+    verdict = "differs" if test.p_adjusted < SIGNIFICANT else "not shown to differ"
+    return Cell(verdict, f"p {p_value(test.p_adjusted)} (unadjusted {p_value(test.p)})", test.p_adjusted)
 
 
-def verdict(column: Mapping[str, Any], figures: list[str], write: MetricFormat) -> dict[str, Any]:
-    """What the tests of one column show: `code` is `untested`, `differs` or `none_shown`.
-
-    `differs`: the figures with an adjusted p-value below 0.05, each with the group that deviates most. `none_shown`
-    has the smallest adjusted p-value, and the figure and group of its largest deviation. `untested`: figures.
-    """
-    tests = column["tests"]
-    tested = [name for name in figures if tests[name]["p"] is not None]
-    values: dict[str, Any] = {"untested": [write.phrase(name) for name in figures if name not in tested]}
-    if not tested:
-        return values | {"code": "untested", "one_group": sum(g["code"] == "value" for g in column["groups"]) < 2}
-    different = [name for name in tested if tests[name]["p_adjusted"] < SIGNIFICANT]
-    values["deviations"] = [deviation(column, name, write) for name in different]
-    if different:
-        return values | {"code": "differs"}
-    least = min(tested, key=lambda name: tests[name]["p_adjusted"])
-    return values | {
-        "code": "none_shown",
-        "tested": [write.phrase(name) for name in tested],
-        "p": tests[least]["p_adjusted"],
-        "deviations": [deviation(column, least, write)],
-    }
+def group_rows(column: SubgroupColumn, figures: list[str], write: MetricFormat, positive: str | None) -> list[Row]:
+    """The figures of each group, and below them the group that deviates most from the others."""
+    rows = [Row(group_label(group), _group_cells(group, figures, write, positive)) for group in column.groups]
+    cells = [largest_difference(column, name, write) for name in figures]
+    return [*rows, Row("largest difference from the others", [Cell(""), *cells], inner=True)]
 
 
-def deviation(column: Mapping[str, Any], name: str, write: MetricFormat) -> dict[str, Any]:
-    """The group whose figure deviates most from the mean of the others."""
-    groups = [group for group in column["groups"] if name in group["differences"]]
-    group = max(groups, key=lambda g: abs(g["differences"][name]["difference"]))
-    figure = group["differences"][name]
-    cell = write.difference(name, figure, 0.0, figure["difference"])
-    return {
-        "group": group_label(group),
-        "metric": write.phrase(name),
-        "difference": cell.text,
-        "interval": write_interval(figure, name, write),
-        "groups": len(groups),
-        "p": column["tests"][name]["p_adjusted"],
-    }
+def _group_cells(group: Subgroup, figures: list[str], write: MetricFormat, positive: str | None) -> list[Cell]:
+    of_class = (group.subjects_by_class or {}).get(positive or "")
+    count = "" if of_class is None else f"({of_class:,} {plain(positive)})"
+    cells = [Cell(f"{group.n_subjects:,}", count, float(group.n_subjects))]
+    for name in figures:
+        cell = write.cell(name, group.metrics.get(name))
+        small = f"{cell.small} small".strip() if name in group.small and cell.value != "" else cell.small
+        cells.append(Cell(cell.text, small, cell.value))
+    return cells
 
 
-def write_interval(figure: Mapping[str, Any], name: str, write: MetricFormat) -> str:
-    """The interval of a difference in words, shares in percentage points; empty if there is none.
-
-    >>> write_interval({"low": -0.4, "high": 0.05}, "accuracy", MetricFormat())
-    '−40.0 to 5.0 percentage points'
-    """
-    scale, unit = (100, " percentage points") if write.in_percent(name) else (1, "")
-    ends = {key: scale * figure[key] for key in ("low", "high") if figure[key] is not None}
-    text = interval(ends, write.digits(name), words=True)
-    return text + unit if text else ""
+def largest_difference(column: SubgroupColumn, name: str, write: MetricFormat) -> Cell:
+    """The group whose figure deviates most from the mean of the others, if it was tested."""
+    groups = [group for group in column.groups if name in group.differences]
+    if column.tests[name].p is None or not groups:
+        return Cell("–")
+    group = max(groups, key=lambda each: abs(each.differences[name].difference))
+    figure = group.differences[name]
+    cell = write.difference(name, figure, 0.0, figure.difference)
+    return Cell(cell.text, f"{cell.small} {group_label(group)}".strip(), cell.value)

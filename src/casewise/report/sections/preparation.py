@@ -1,0 +1,142 @@
+"""The input of the model: one case from photographs to panels, and how images are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Section
+from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
+from casewise.report.formatting import capital, case_label
+from casewise.report.terms import terms_of
+
+if TYPE_CHECKING:
+    from casewise.report.context import ReportContext
+    from casewise.study.schema import Study
+
+MOST_PHOTOGRAPHS, MOST_PANELS = 12, 8
+FITS = {"pad": "proportions kept", "crop": "its central square", "stretch": "stretched to a square"}
+PADDINGS = {
+    "reflect": "mirrored at the edge where it is not square",
+    "mean": "its mean colour fills the rest of the square",
+    "black": "the rest of the square is black",
+}
+
+
+def section(context: ReportContext) -> Section | None:
+    """From photographs to panels for one visit: of those with the most images, the one with the highest score."""
+    if context.panels.empty:
+        return None
+    terms, study = terms_of(context), context.study
+    rows = context.panels[context.panels["case"] == illustrated_case(context)]
+    panels = [
+        (str(row.region or ""), numbers)
+        for row in rows.head(MOST_PANELS).itertuples()
+        if (numbers := [int(n) for n in row.tiles if int(n) >= 0])
+    ]
+    shown = [_pictures(context, region, numbers) for region, numbers in panels]
+    blocks: list[Block] = [Facts(facts(study, terms.picture, case_label(rows.iloc[0][["subject", "visit"]].to_dict())))]
+    if not any(shown):
+        return None
+    if _slots(study) == 1:
+        caption = f"{capital(terms.picture)} and tile"
+        blocks.append(Pictures([picture for each in shown for picture in each], caption, layout="pictures"))
+    else:
+        blocks += _flow(panels[0][0], shown[0])
+        rest = [
+            block for (region, _), each in list(zip(panels, shown, strict=True))[1:] for block in _flow(region, each)
+        ]
+        blocks += [Fold(f"Panels 2 to {len(shown)} of the {len(rows)} of this {terms.case}", rest)] if rest else []
+    return Section("preparation", "Model input", blocks, page_only=True)
+
+
+def facts(study: Study, noun: str, label: str) -> list[tuple[str, str]]:
+    """How images are prepared, in training and prediction; the case that is shown."""
+    images, panels = study.images, study.panels
+    fit = [f"{noun} in {images.size} pixels", FITS.get(images.fit), PADDINGS.get(images.padding)]
+    entries = [("Case shown", label), ("Tile", "; ".join(filter(None, fit)))]
+    if panels.bags:
+        entries.append(("Tiles of a case", "processed together, each with a learned weight"))
+    elif panels.slots > 1:
+        entries.append(("Panel", f"{panels.rows} × {panels.columns} tiles; empty slots are black"))
+        entries.append(("More tiles than slots", "several panels are predicted and averaged; the first is shown"))
+    return [*entries, ("Training", augmentation(study)), ("Prediction", prediction(study))]
+
+
+def augmentation(study: Study) -> str:
+    """How images vary in training."""
+    panels = study.panels
+    if panels.offline_copies:
+        copies = "fixed augmented copy" if panels.offline_copies == 1 else "fixed augmented copies"
+        text = f"each image and {panels.offline_copies} {copies} of it"
+    elif panels.varied:
+        text = "tiles are augmented at random" + (", and shuffled" if panels.shuffle else "")
+    else:
+        text = "tiles are not augmented"
+    bars = study.images.fit == "pad" and study.images.padding in ("reflect", "mean")
+    return text + ("; where shapes differ, width and place of the bars vary" if bars else "")
+
+
+def prediction(study: Study) -> str:
+    """How an image is read when it is predicted."""
+    if study.test_time_augmentation:
+        return "networks: mean over the image and its mirror image; baselines: the image as it is"
+    return "the image as it is; nothing is random"
+
+
+def _slots(study: Study) -> int:
+    """The number of tiles shown as one panel; a bag has no grid."""
+    return 1 if study.panels.bags else study.panels.slots
+
+
+def _pictures(context: ReportContext, region: str, numbers: list[int]) -> list[Picture]:
+    """A panel's photographs, each followed by its tile where a panel is one tile, else the panel behind all of them."""
+    noun, where = capital(terms_of(context).picture), f", {region}" if region else ""
+    first, size = numbers[:MOST_PHOTOGRAPHS], context.study.images.size
+    tiles = context.tiles(first)
+    if tiles is None:
+        return []
+    pictures = []
+    for position, (image, tile) in enumerate(zip(first, tiles, strict=True), 1):
+        if (photograph := context.photograph(image)) is not None:
+            pictures.append(Picture(data_uri(photograph, longest=240), f"{noun} {position}{where}"))
+        if _slots(context.study) == 1:
+            pictures.append(Picture(data_uri(as_picture(tile), longest=size), f"Tile {position}{where}", region))
+    if _slots(context.study) > 1 and (uri := panel_uri(context, numbers, longest=400)):
+        pictures.append(Picture(uri, f"Panel{where}: the tiles in a grid"))
+    return pictures
+
+
+def _flow(region: str, pictures: Sequence[Picture]) -> list[Block]:
+    """A panel's photographs, and the panel."""
+    heading: list[Block] = [Heading(region)] if region else []
+    photographs = [Pictures(pictures[:-1], "From these images", layout="pictures")] if len(pictures) > 1 else []
+    return [*heading, *photographs, Pictures(pictures[-1:], "Panel", layout="panel")]
+
+
+def illustrated_case(context: ReportContext) -> str:
+    """The case shown as an example; the same for the same context."""
+    counts = context.panels.assign(images=context.panels["tiles"].map(len)).groupby("case", sort=False)
+    table = pd.DataFrame({"panels": counts.size(), "images": counts["images"].sum()})
+    truth = context.final[context.final["target"] == context.outcome].dropna(subset=["y_true"])
+    table["score"] = truth.groupby("case")["y_true"].max().reindex(table.index).fillna(-np.inf)
+    return str(table.sort_values(["panels", "images", "score"], ascending=False, kind="stable").index[0])
+
+
+def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Region and picture of each input panel of this prediction."""
+    panels = context.panels[context.panels["case"] == row["case"]]
+    if row.get("region"):
+        panels = panels[panels["region"] == row["region"]]
+    if row.get("image"):
+        images = context.cohort_images
+        numbers = set(images.loc[images["path"].astype(str) == str(row["image"]), "image"])
+        panels = panels[[bool(numbers & set(tiles)) for tiles in panels["tiles"]]]
+    pictures = [
+        (str(panel.region or ""), panel_uri(context, list(panel.tiles), longest=256))
+        for panel in panels.head(MOST_PANELS).itertuples()
+    ]
+    return [(region, uri) for region, uri in pictures if uri]

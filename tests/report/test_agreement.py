@@ -1,0 +1,197 @@
+"""The sections of numbers: agreement, change over time, ranges and further targets, by their values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.report.blocks import Block, Facts, Fold, Matrix, Plots, Section, Table
+from casewise.report.context import ReportContext
+from casewise.report.figures import time as draw_time
+from casewise.report.formatting import number, signed
+from casewise.report.sections import agreement
+from tests.report_contexts import estimate, films, nothing, numbers, with_own, with_results
+
+
+def blocks_of(section: Section | None, form: type) -> list[Block]:
+    """The blocks of one form, also those within folds."""
+    assert section is not None
+    every = [each for block in section.blocks for each in (block.blocks if isinstance(block, Fold) else [block])]
+    return [block for block in every if isinstance(block, form)]
+
+
+def test_bias_limits_and_slope_are_those_of_the_results(report_of_numbers: ReportContext) -> None:
+    context = report_of_numbers
+    (table,) = blocks_of(agreement.agreement(context), Table)
+    figures = context.metrics.figures(context.stage, context.learner, context.outcome)
+    expected = [signed(figures[name].value, 1) for name in ("bias", "loa_low", "loa_high")]
+    assert [row.cells[0].text for row in table.rows] == [*expected, signed(figures["proportional_bias"].value, 2)]
+    assert len(blocks_of(agreement.agreement(context), Plots)[0].plots) == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rough", "drawn"), [(0.1, 0.3, False, True), (0.001, 0.4, False, False), (0.1, 0.3, True, False)]
+)
+def test_the_proportional_bias_is_drawn_beyond_chance_only(low: float, high: float, rough: bool, drawn: bool) -> None:
+    assert (agreement.shown_slope(estimate(0.2, low, high, rough=rough)) is not None) == drawn
+    assert agreement.shown_slope(None) is agreement.shown_slope(estimate(0.2)) is None
+
+
+def test_one_subject_has_figures_and_reasons_but_no_intervals() -> None:
+    (table,) = blocks_of(agreement.agreement(numbers(test=1, learners=1)), Table)
+    assert all(not row.cells[0].small.startswith("[") for row in table.rows)
+    assert all(row.cells[0].small for row in table.rows)
+
+
+def test_limits_without_figures_are_computed_from_the_rows() -> None:
+    rows = pd.DataFrame({"y_true": [1.0, 2.0, 3.0], "y_pred": [2.0, 2.0, 5.0]})
+    limits = agreement.limits_from({}, rows)
+    assert limits is not None
+    assert (limits.bias, limits.low, limits.high) == pytest.approx((1.0, -0.96, 2.96))
+    assert agreement.limits_from({}, rows[:2]) is None
+
+
+def test_sections_of_numbers_need_numbers_and_truth(
+    report_of_classes: ReportContext, report_of_numbers: ReportContext
+) -> None:
+    unknown = dataclasses.replace(
+        report_of_numbers,
+        predictions=report_of_numbers.predictions.assign(y_true=np.nan),
+        metrics=nothing(report_of_numbers),
+    )
+    for context in (report_of_classes, unknown):
+        for section in (agreement.agreement, agreement.over_time, agreement.detail):
+            assert section(context) is None
+
+
+# ------------------------------------------------------------------------------------------------------ over time
+
+
+def test_each_subject_has_a_plot_and_responders_are_counted(report_of_numbers: ReportContext) -> None:
+    section = agreement.over_time(report_of_numbers)
+    assert section is not None
+    assert section.heading == "Change over time"
+    assert sum(len(block.plots) for block in blocks_of(section, Plots)) == 3
+    response, visits = blocks_of(section, Table)
+    entry = report_of_numbers.metrics.response["test"][report_of_numbers.learner]
+    assert entry.responders
+    for row, figures in zip(response.rows, entry.responders.values(), strict=True):
+        counts = np.array(figures.confusion)
+        assert [row.cells[0].text, row.cells[1].text, row.cells[2].text] == [
+            f"{counts[1].sum()} of {counts.sum()}",
+            f"{counts[:, 1].sum()} of {counts.sum()}",
+            str(counts[1, 1]),
+        ]
+    assert [row.cells[0].text for row in visits.rows] == [str(each.n_subjects) for each in entry.by_visit.values()]
+    # few subjects have counts but no shares
+    assert all(not cell.small for row in visits.rows for cell in row.cells)
+
+
+def test_subjects_left_out_of_the_response_are_facts(report_of_numbers: ReportContext) -> None:
+    context = report_of_numbers
+    entry = dataclasses.replace(
+        context.metrics.response["test"][context.learner], undefined={"no_baseline": ["a", "b"]}
+    )
+    changed = with_results(context, response={"test": {context.learner: entry}})
+    (facts,) = blocks_of(agreement.over_time(changed), Facts)
+    assert ("Left out: no scored baseline visit", "2 subjects") in facts.facts
+
+
+def test_visits_without_days_are_no_change_over_time() -> None:
+    """Visits may be counted (1, 2, 3), so that the order of their names is not one in time."""
+    context = numbers(visits=3, subjects=20, test=5, learners=1)
+    undated = dataclasses.replace(context, predictions=context.predictions.assign(day=np.nan))
+    section = agreement.over_time(undated)
+    assert section is not None
+    assert section.heading == "Visits of each subject"
+
+
+def test_subjects_beyond_the_cap_are_not_drawn() -> None:
+    section = agreement.over_time(numbers(subjects=30, test=0, learners=1, visits=2))
+    assert sum(len(block.plots) for block in blocks_of(section, Plots)) == 24
+    assert section is not None
+    assert "20 further subjects of 30" in [block.summary for block in section.blocks if isinstance(block, Fold)]
+    assert agreement.over_time(numbers(visits=1, subjects=20, test=5, learners=1)) is None
+
+
+def test_tracks_start_at_the_baseline_and_follow_the_days() -> None:
+    rows = pd.DataFrame(
+        {
+            "subject": ["a"] * 3 + ["b"],
+            "visit": ["w4", "w0", "w8", "w0"],
+            "day": [28.0, 0.0, 56.0, 0.0],
+            "y_true": [5.0, 20.0, 0.0, 7.0],
+            "y_pred": [8.0, 16.0, 4.0, 7.0],
+        }
+    )
+    (track,) = draw_time.tracks(rows, baseline="first")
+    assert (track.subject, track.names, track.days.tolist()) == ("a", ["w0", "w4", "w8"], [0, 28, 56])
+    np.testing.assert_allclose(track.changes, [[0, -75, -100], [0, -50, -75]])
+    assert track.error == pytest.approx(11 / 3)
+    assert not draw_time.spaced_evenly([track])
+    zero = draw_time.tracks(rows.assign(y_true=[5.0, 0.0, 1.0, 7.0]), baseline="first")
+    assert np.isnan(zero[0].changes[0]).all()
+
+
+def test_tracks_beyond_the_cap_are_taken_evenly_from_best_to_worst() -> None:
+    def track(error: float) -> draw_time.Track:
+        truth, days = np.array([4.0, 2.0]), np.array([0.0, 7.0])
+        return draw_time.Track(f"s{error:g}", ["0", "1"], days, truth, truth + error, np.zeros((2, 2)))
+
+    shown = draw_time.chosen_tracks([track(e) for e in (5, 1, 3, 2, 4)], 3)
+    assert [each.subject for each in shown] == ["s1", "s3", "s5"]
+
+
+# ---------------------------------------------------------------------------------------- ranges, regions, targets
+
+
+@pytest.mark.parametrize("bands", [True, False])
+def test_ranges_of_the_score_hold_every_case(report_of_numbers: ReportContext, bands: bool) -> None:
+    study = report_of_numbers.study
+    if not bands:
+        study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"bands": {}})})
+    context = dataclasses.replace(report_of_numbers, study=study)
+    ranges, rows = agreement.score_ranges(context), context.headline_rows
+    assert len(ranges) == 3
+    assert sum(each.count for each in ranges) == len(rows)
+    error = (rows["y_pred"] - rows["y_true"]).abs().mean()
+    assert sum(each.error * each.count for each in ranges) / len(rows) == pytest.approx(error)
+    for each, row in zip(ranges, agreement.range_rows(context), strict=True):
+        assert [cell.text for cell in row.cells[:2]] == [str(each.subjects), str(each.count)]
+        # three subjects are few
+        assert "rough" in row.cells[2].small or "no interval" in row.cells[2].small
+
+
+def test_bands_targets_and_regions_are_shown(report_of_numbers: ReportContext) -> None:
+    context = report_of_numbers
+    section = agreement.detail(context)
+    assert section is not None
+    assert section.heading == "Regions and components"
+    (bands,) = blocks_of(section, Matrix)
+    assert bands.counts.rows[1][0] == "mild, 1 to below 10"
+    assert sum(total for _, total, _ in bands.counts.rows) == len(context.headline_rows)
+    rows, left_out = agreement.target_rows(context, "test")
+    assert (rows[0].name, rows[0].inner, left_out) == ("PASI", False, 0)
+    assert [row.name for row in rows if row.inner][:3] == ["upper", "trunk", "lower"]
+    value = context.metrics.figures("test", context.learner, "pasi")["mae"].value
+    assert rows[0].cells[1].text == number(value, 1)
+
+
+def test_readers_stand_beside_the_model_with_each_of_them() -> None:
+    (table,) = agreement.reader_tables(films())
+    assert isinstance(table, Table)
+    assert {(row.name, row.mark) for row in table.rows} == {
+        ("junior and senior", False),
+        ("model and junior", True),
+        ("model and senior", True),
+    }
+
+
+def test_undefined_figures_have_their_reason(report_of_numbers: ReportContext) -> None:
+    context = report_of_numbers
+    figures = context.metrics.figures(context.stage, context.learner, context.outcome)
+    changed = with_own(context, {**figures, "ccc": estimate(None, reason="one value only")})
+    assert "one value only" in {cell.small for cell in agreement.target_rows(changed, context.stage)[0][0].cells}

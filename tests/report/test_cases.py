@@ -1,0 +1,82 @@
+"""The largest errors and the input of the model, by their values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from casewise.report.blocks import Facts, Pictures, Table
+from casewise.report.context import ReportContext
+from casewise.report.figures.pictures import grid_picture
+from casewise.report.formatting import number, probability
+from casewise.report.sections import cases, preparation
+from tests.report_contexts import nothing
+
+
+def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext) -> None:
+    cards = cases.high_confidence_errors(report_of_classes)
+    rows = report_of_classes.headline_rows
+    wrong = rows[rows["y_true"] != rows["y_pred"]]
+    assert len(cards) == min(len(wrong), cases.MOST_CONFIDENT)
+    facts = [dict(card.blocks[0].facts) for card in cards if isinstance(card.blocks[0], Facts)]
+    assert all(each["Reference"] != each["Predicted"] for each in facts)
+    assert all(card.pictures for card in cards)
+    surest = max(row[f"p{int(row['y_pred'])}"] for _, row in wrong.iterrows())
+    assert facts[0][f"Probability of {facts[0]['Predicted']}"] == probability(surest)
+    right = report_of_classes.predictions.assign(y_pred=lambda t: t["y_true"])
+    assert cases.section(dataclasses.replace(report_of_classes, predictions=right)) is None
+
+
+def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers: ReportContext) -> None:
+    first = cases.largest_errors(report_of_numbers)[0]
+    rows = report_of_numbers.headline_rows
+    worst = rows.loc[(rows["y_pred"] - rows["y_true"]).abs().idxmax()]
+    facts, parts = first.blocks
+    assert isinstance(facts, Facts)
+    assert isinstance(parts, Table)
+    assert facts.facts[:2] == [("Model", number(worst["y_pred"], 1)), ("Physician", number(worst["y_true"], 1))]
+    assert [row.name for row in parts.rows] == ["upper", "trunk", "lower"]
+    assert all(" / " in cell.text for row in parts.rows for cell in row.cells[:4])
+    assert len(first.pictures) == 3
+
+
+def test_single_cases_stand_on_the_page_only(report_of_numbers: ReportContext) -> None:
+    for section in (cases.section(report_of_numbers), preparation.section(report_of_numbers)):
+        assert section is not None
+        assert section.page_only
+
+
+def test_without_truth_or_pictures_nothing_is_shown(report_of_numbers: ReportContext) -> None:
+    unknown = report_of_numbers.predictions.assign(y_true=np.nan)
+    bare = dataclasses.replace(report_of_numbers, predictions=unknown, metrics=nothing(report_of_numbers))
+    assert cases.section(bare) is None
+    assert preparation.section(dataclasses.replace(report_of_numbers, tiles=lambda _: None)) is None
+
+
+def test_panels_follow_their_photographs(report_of_numbers: ReportContext) -> None:
+    section = preparation.section(report_of_numbers)
+    assert section is not None
+    facts, _, photographs, panel = section.blocks[:4]
+    assert isinstance(facts, Facts)
+    assert isinstance(photographs, Pictures)
+    assert isinstance(panel, Pictures)
+    assert dict(facts.facts)["Panel"] == "2 × 2 tiles; empty slots are black"
+    assert (len(photographs.pictures), len(panel.pictures)) == (4, 1)
+    unreadable = preparation.section(dataclasses.replace(report_of_numbers, photograph=lambda _: None))
+    assert unreadable is not None
+
+
+def test_single_images_are_shown_beside_their_tiles(report_of_classes: ReportContext) -> None:
+    section = preparation.section(report_of_classes)
+    assert section is not None
+    (pictures,) = [block for block in section.blocks if isinstance(block, Pictures)]
+    assert [picture.alt.split()[0] for picture in pictures.pictures] == ["Image", "Tile"] * (
+        len(pictures.pictures) // 2
+    )
+
+
+def test_grid_is_row_by_row_with_black_empty_slots() -> None:
+    tiles = np.stack([np.full((1, 2, 2), value, np.uint8) for value in (10, 20, 30)])
+    grid = grid_picture(tiles, rows=2, columns=2)
+    assert grid[::2, ::2].tolist() == [[10, 20], [30, 0]]

@@ -1,0 +1,88 @@
+"""The section of reference values, by its values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from casewise.audit.metadata import SOURCES
+from casewise.report.blocks import Fold, Plots
+from casewise.report.context import ReportContext
+from casewise.report.figures import cohort as draw
+from casewise.report.sections import labels
+
+
+def test_classes_are_counted_by_side_and_source(report_of_classes: ReportContext) -> None:
+    context = report_of_classes
+    table = labels.reference_classes(context)
+    sides = labels.by_side(context, table)
+    assert sides.names == ["covid", "no finding", "pneumonia"]
+    assert [row[0] for row in sides.rows] == [*(f"fold {i}" for i in range(1, 6)), "test", "all"]
+    assert sum(row[1] for row in sides.rows[:-1]) == sides.rows[-1][1] == 150
+    counts = context.cohort_images.groupby(["source", "finding"]).size()
+    assert labels.by_source(context, table, "source").rows[0][2][0][0] == counts[("cohen", 0.0)]
+    largest = {row.name: [cell.text for cell in row.cells] for row in labels.largest_sources(context, table, "source")}
+    assert largest["covid"] == ["cohen", "100.0 %"]
+    held_out = dataclasses.replace(context, splits={**context.splits, "left_out": list("vwxyz")})
+    assert labels.by_side(held_out, table).rows[0][0] == "fold 1 (v)"
+
+
+def test_the_smallest_of_many_sources_are_counted_together(report_of_classes: ReportContext) -> None:
+    context = report_of_classes
+    table = labels.reference_classes(context).reset_index(drop=True)
+    counts = labels.by_source(context, table.assign(source=[f"s{i % 20}" for i in range(len(table))]), "source")
+    assert counts.rows[-1][0] == "5 others"
+    assert sum(row[1] for row in counts.rows) == 150
+
+
+def test_a_class_without_a_case_has_no_source(report_of_classes: ReportContext) -> None:
+    table = labels.reference_classes(report_of_classes)
+    rows = labels.largest_sources(report_of_classes, table[table["value"] != 0], "source")
+    assert [cell.text for cell in rows[0].cells] == ["–", "–"]
+
+
+@pytest.mark.parametrize("name", [*SOURCES, "Data Set"])
+def test_the_source_is_found_by_its_name(report_of_classes: ReportContext, name: str) -> None:
+    images = report_of_classes.cohort_images.rename(columns={"source": name})
+    assert labels.source_column(dataclasses.replace(report_of_classes, cohort_images=images)) == name
+
+
+def test_without_columns_the_predictions_have_the_classes(report_of_classes: ReportContext) -> None:
+    images = report_of_classes.cohort_images.drop(columns=["source", "finding"])
+    bare = dataclasses.replace(report_of_classes, cohort_images=images)
+    assert labels.source_column(bare) is None
+    assert labels.by_side(bare, labels.reference_classes(bare)).rows[-1][1] == 150
+    assert labels.section(bare) is not None
+
+
+def test_the_balanced_target_is_marked_unless_the_split_was_given(report_of_numbers: ReportContext) -> None:
+    splits = report_of_numbers.splits
+    assert any(row.mark for row in labels.imbalance_rows(report_of_numbers))
+    for change in ({"how": "column part"}, {"left_out": ["a", "b"]}):
+        given = dataclasses.replace(report_of_numbers, splits={**splits, **change})
+        assert not any(row.mark for row in labels.imbalance_rows(given))
+    assert labels.imbalance_rows(dataclasses.replace(report_of_numbers, splits={})) == []
+
+
+def test_each_target_that_is_a_number_has_a_distribution(report_of_numbers: ReportContext) -> None:
+    section = labels.section(report_of_numbers)
+    assert section is not None
+    (fold,) = [block for block in section.blocks if isinstance(block, Fold) and isinstance(block.blocks[0], Plots)]
+    plots = fold.blocks[0]
+    assert isinstance(plots, Plots)
+    assert len(plots.plots) == 6
+    assert plots.plots[0].alt.startswith("Distribution of PASI: 72 values, median")
+
+
+def test_bars_stand_at_each_value_of_a_stepped_scale() -> None:
+    assert draw.binned(np.array([0, 0.5, 3.0]), (0, 3))[1] == ["0", "0.5", "1", "1.5", "2", "2.5", "3"]
+    assert draw.binned(np.array([0.0, 0.3, 2.9]), (0, 3))[2] is False
+
+
+def test_bars_hold_every_value() -> None:
+    for values in (np.array([0.0, 4.0, 4.0]), np.array([0.2, 3.7]), np.array([9.0, 70.0]), np.zeros(3)):
+        edges, names, _ = draw.binned(values, (0, 72) if values.max() > 4 else (0, 4))
+        assert draw.shares(values, edges).sum() == pytest.approx(1)
+        assert len(names) == len(edges) - 1
