@@ -17,7 +17,7 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
-Facts = Mapping[str, Any]
+Values = Mapping[str, Any]
 MOST_SOURCES = 6
 NO_RESPONSE = {
     "physician_baseline_zero": "a baseline of zero",
@@ -26,12 +26,12 @@ NO_RESPONSE = {
 }
 
 
-def _side(c: Facts) -> str:
+def _side(c: Values) -> str:
     return capital(SIDES[c["stage"]])
 
 
 # Sentences of caveats that neither a statement of the first screen nor a table says; the others have none.
-SENTENCES: dict[str, Callable[[Facts], str]] = {
+SENTENCES: dict[str, Callable[[Values], str]] = {
     "nothing_judged": lambda c: "Nothing could be evaluated: no prediction has a reference value.",
     "stage_without_truth": lambda c: f"{_side(c)}, no case has a reference value, so nothing is evaluated.",
     "without_truth": lambda c: (
@@ -67,7 +67,7 @@ SENTENCES: dict[str, Callable[[Facts], str]] = {
 }
 
 
-def sentences(notes: Iterable[Facts | str]) -> list[str]:
+def sentences(notes: Iterable[Values | str]) -> list[str]:
     """The sentences of caveats that have one (see `SENTENCES`); a text is returned unchanged.
 
     >>> sentences([{"code": "stage_without_truth", "stage": "test"}, {"code": "macro_means"}, "Text."])
@@ -137,7 +137,7 @@ def _within(results: Mapping[str, Any], learner: str, metric: str) -> str:
     return f"{metric_of(metric).title} {_figure(mean)} (mean of {len(each)}; {by_source}{undefined})"
 
 
-def _figures(figures: Mapping[str, Facts]) -> str:
+def _figures(figures: Mapping[str, Values]) -> str:
     return ", ".join(
         f"{metric_of(name).title} "
         + (f"{number(f['value'], 2)} (the predictions hardly vary)" if hardly_varies(f, name) else _figure(f))
@@ -145,7 +145,7 @@ def _figures(figures: Mapping[str, Facts]) -> str:
     )
 
 
-def _figure(figure: Facts) -> str:
+def _figure(figure: Values) -> str:
     """A value with its interval, or the reason why it has none."""
     value, ends = number(figure["value"], 2), interval(figure, 2)
     if ends:

@@ -357,7 +357,9 @@ def _case_by_case(
         ]
         for title, rows in cases
     ]
-    first, others = ([strip for case in part for strip in case] for part in (strips[:2], strips[2:]))
+    first, others = (
+        [strip for case in part for strip in case] for part in (strips[:MOST_UNFOLDED], strips[MOST_UNFOLDED:])
+    )
     folded = [Fold(f"The other {counted(len(strips) - MOST_UNFOLDED, 'case')}", others)] if others else []
     return [Facts(facts), *first, *folded]
 
