@@ -77,13 +77,13 @@ def test_the_verdict_follows_the_interval(low: float | None, high: float | None,
     row, _ = report_section.measured_rows(measured_of(group), report_section.HIT)
     assert row.name.endswith("predicted correctly")
     assert [cell.text for cell in row.cells[:2]] == ["9", "60 %"]
-    assert (row.cells[5].text, row.cells[5].small.endswith(wanted)) == ("+20 %", True)
+    assert (row.cells[5].text, row.cells[5].small.endswith(wanted)) == ("+20 points", True)
     figures = {"share": figure(0.5, 0.4, 0.6), "area": figure(0.3, None, None), "difference": difference}
     regions = {"anatomy": {"column": "lungs", "sample": 14, "of": 20}}
     placement = {"regions": regions, "networks": {"net": {"anatomy": figures | {"empty_maps": 1}}}}
     (row,) = report_section.placement_rows(placement)
     assert row.name == "net: anatomy (column lungs)"
-    assert [cell.text for cell in row.cells] == ["9", "50 %", "30 %", "+20 %", "1"]
+    assert [cell.text for cell in row.cells] == ["9", "50 %", "30 %", "+20 points", "1"]
     assert row.cells[3].small.endswith(wanted)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from casewise.report.context import ReportContext
 
 Values = Mapping[str, Any]
+# The title of each case, and its rows with the picture of their input.
+Cases = list[tuple[str, list[tuple[Values, str]]]]
 
 MOST_CASES, MOST_UNFOLDED, MOST_NETWORKS, LONGEST = 8, 2, 12, 420
 _OWN = ("{0}", "random_weights_{1}", "{1}_over_random_weights", "prior_{1}", "{1}_over_prior")
@@ -115,15 +118,14 @@ def section(context: ReportContext) -> Section | None:
     form = FORMS["ordinal" if kind_report(kind).ordered else kind_named(kind).form]
     methods = sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True)
     confidence = terms_of(context).confidence
-    blocks: list[Block] = [Text(READING), Facts(_reading(context, methods, form))]
+    facts = [*_reading(context, methods, form), *_chosen(shown, cases)]
+    blocks: list[Block] = [Text(READING), Facts(facts), *_case_by_case(shown, cases, form)]
     if places:
         rows = placement_rows(places, marked=context.learner)
         blocks += [Heading("Where the maps lie"), Table(PLACEMENT, rows, WHERE.format(confidence=confidence))]
         blocks += [Text(ANATOMY, note=True)] if "anatomy" in places["regions"] else []
     if measured:
         blocks += [*_compared(measured, confidence), Fold("Further measures", _measures(measured))]
-    if cases:
-        blocks += [Heading("Case by case"), *_case_by_case(shown, cases, form)]
     return Section(
         "saliency", "Saliency", [*blocks, Fold("How the maps are computed", _computed(context, shown, form))]
     )
@@ -229,21 +231,27 @@ def verdict(figure: Values) -> str:
     return "more" if low > 0 else "less"
 
 
-def _share(figure: Values | None, write: Callable[[Any, int], str] = number) -> Cell:
+def _share(figure: Values | None) -> Cell:
     """A share in percent with its interval."""
     if not figure or figure.get("value") is None:
         return Cell(MISSING)
-    scaled = {key: None if figure.get(key) is None else 100 * figure[key] for key in ("value", "low", "high")}
-    digits = 0 if abs(scaled["value"] or 0) >= 10 else 1
-    return Cell(f"{write(scaled['value'], digits)} %", _bounds(figure, scaled, digits), figure["value"])
+    ends, digits = _scaled(figure)
+    return Cell(f"{number(ends['value'], digits)} %", _bounds(figure, ends, digits), figure["value"])
 
 
 def _difference(figure: Values | None) -> Cell:
-    """A difference of shares with its interval, and what it shows."""
+    """A difference of shares in percentage points with its interval, and what it shows."""
     if not figure or figure.get("value") is None:
         return Cell(MISSING)
-    cell = _share(figure, signed)
-    return Cell(cell.text, ", ".join(filter(None, [cell.small, verdict(figure)])), cell.value)
+    ends, digits = _scaled(figure)
+    small = ", ".join(filter(None, [_bounds(figure, ends, digits), verdict(figure)]))
+    return Cell(f"{signed(ends['value'], digits)} points", small, figure["value"])
+
+
+def _scaled(figure: Values) -> tuple[dict[str, Any], int]:
+    """A share and its interval times 100, and their decimals."""
+    ends = {key: None if figure.get(key) is None else 100 * figure[key] for key in ("value", "low", "high")}
+    return ends, 0 if abs(ends["value"] or 0) >= 10 else 1
 
 
 def _bounds(figure: Values, ends: Values, digits: int) -> str:
@@ -328,9 +336,10 @@ def _curves(name: str, entry: Values, id: str) -> Drawing:
 # ------------------------------------------------------------------------------------------------------------- cases
 
 
-def _cases(shown: Values) -> list[tuple[str, list[tuple[Values, str]]]]:
+def _cases(shown: Values) -> Cases:
     """The first cases with their rows and the picture of each input; without those whose pictures are gone."""
-    folder, cases = Path(shown["folder"]), []
+    folder = Path(shown["folder"])
+    cases: Cases = []
     for entry in shown["cases"][:MOST_CASES]:
         visit = f", visit {entry['visit']}" if entry["visit"] else ""
         tested = " (test set; the mean map of the networks of all folds)" if entry["stage"] == "test" else ""
@@ -340,28 +349,27 @@ def _cases(shown: Values) -> list[tuple[str, list[tuple[Values, str]]]]:
     return cases
 
 
-def _case_by_case(
-    shown: Values, cases: Sequence[tuple[str, list[tuple[Values, str]]]], form: tuple[str, str, str]
-) -> list[Block]:
-    """Which cases are shown, and the maps of each beside its input."""
-    facts = [("Cases shown", str(shown["rule"]))]
+def _chosen(shown: Values, cases: Cases) -> list[tuple[str, str]]:
+    """Which cases are shown, and what is outlined in their pictures."""
+    facts = [("Cases shown", str(shown["rule"]))] if cases else []
     outlined = sorted({str(row["outlined"]) for _, rows in cases for row, _ in rows if row["outlined"]})
     facts += [("Green line", f"edge of the {', '.join(outlined)}")] if outlined else []
     further = len(shown["cases"]) - MOST_CASES
-    facts += [("In the run folder", counted(further, "further case"))] if further > 0 else []
+    return [*facts, *([("In the run folder", counted(further, "further case"))] if further > 0 else [])]
+
+
+def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str]) -> list[Block]:
+    """The maps of each case beside its input; all but the first cases are folded."""
     folder = Path(shown["folder"])
-    strips = [
+    strips: list[list[Block]] = [
         [
             Pictures(_beside(row, uri, folder, form), "" if place else title, "beside-each")
             for place, (row, uri) in enumerate(rows)
         ]
         for title, rows in cases
     ]
-    first, others = (
-        [strip for case in part for strip in case] for part in (strips[:MOST_UNFOLDED], strips[MOST_UNFOLDED:])
-    )
-    folded = [Fold(f"The other {counted(len(strips) - MOST_UNFOLDED, 'case')}", others)] if others else []
-    return [Facts(facts), *first, *folded]
+    first, others = (list(chain(*part)) for part in (strips[:MOST_UNFOLDED], strips[MOST_UNFOLDED:]))
+    return [*first, *([Fold(f"The other {counted(len(cases) - MOST_UNFOLDED, 'case')}", others)] if others else [])]
 
 
 def _beside(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> list[Picture]:
