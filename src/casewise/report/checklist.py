@@ -395,7 +395,7 @@ def analyses(context: ReportContext) -> str:
 
 def external_cohort(context: ReportContext) -> str:
     main, figures = _main(context), _figures(context, "external")
-    shown = figures.get(main.learner or "", {}).get(main.target) if main else None
+    shown = figures.get(str(main.learner), {}).get(str(main.target)) if main else None
     if not main or not main.metrics or not shown:
         return ""
     entry = context.class_entry("external", str(main.learner), main.target)

@@ -50,7 +50,7 @@ def explained(context: ReportContext, folder: Path, **changes: Any) -> ReportCon
         Image.new("RGB", (8, 8), (200, 100, 0)).save(folder / name)
     entry = {"network": "<vit>", "method": "rollout", "file": "map.png", "predicted": "covid", "probability": 0.8}
     entry |= {"cells": [6, 7], "correct": True}
-    row = {"name": "T1", "input": "input.png", "outlined": "lesion", "reference": "covid"}
+    row: dict[str, Any] = {"name": "T1", "input": "input.png", "outlined": "lesion", "reference": "covid"}
     row |= {"maps": [entry, entry | {"correct": False, "file": "gone.png"}]}
     case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"], "rows": [row]}
     shown = {"rule": "cases named", "folder": str(folder), "target": context.study.primary_outcome, "cells": 0}

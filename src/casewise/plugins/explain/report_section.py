@@ -110,7 +110,7 @@ def section(context: ReportContext) -> Section | None:
     explanations = context.explanations
     if not explanations or not explanations.get("shown"):
         return None
-    shown, measured, places = (explanations.get(name) for name in ("shown", "measured", "placement"))
+    shown, measured, places = explanations["shown"], explanations.get("measured"), explanations.get("placement")
     cases = _cases(shown)
     if not cases and not measured and not places:
         return None
@@ -380,14 +380,14 @@ def _beside(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> 
     ]
     for entry in row["maps"][:MOST_NETWORKS]:
         if picture := _picture(folder / entry["file"]):
-            method, network = METHODS.get(entry["method"], entry["method"]), learner_name(entry["network"])
+            method, network = METHODS.get(str(entry["method"]), str(entry["method"])), learner_name(entry["network"])
             pictures.append(Picture(picture, f"{method} of {network}{name}", f"{network}: {_caption(entry, form)}"))
     return pictures
 
 
 def _caption(entry: Values, form: tuple[str, str, str]) -> str:
     """The method, the prediction and whether it is correct; of contributions their sum."""
-    method = METHODS.get(entry["method"], entry["method"])
+    method = METHODS.get(str(entry["method"]), str(entry["method"]))
     if entry.get("cells") and entry["method"] != "contributions":
         method += f", {' × '.join(map(str, entry['cells']))} cells"
     predicted = str(entry["predicted"])

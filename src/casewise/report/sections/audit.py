@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +189,7 @@ def all_tests(audit: Audit) -> list[Block]:
     return [*shown, *([Facts([("Could not be tested", ", ".join(lacking))])] if lacking else [])]
 
 
-def _limits(context: ReportContext, audit: Audit) -> Iterable[tuple[str, str]]:
+def _limits(context: ReportContext, audit: Audit) -> list[tuple[str, str]]:
     """What the audit examined, how, and how long it took."""
     facts, permutations = audit.facts, context.study.audit.permutations
     nouns = {"subjects": ("subject", "subjects"), "images": noun_of(facts)}
