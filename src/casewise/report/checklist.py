@@ -404,7 +404,8 @@ def external_cohort(context: ReportContext) -> str:
         if name in shown and shown[name].value is not None:
             ends = interval(shown[name], 2, words=True)
             outside = number(shown[name].value, 2) + (f" ({ends})" if ends else "")
-            inside = number((main.metrics.get(name) or {}).get("value"), 2)
+            own = main.metrics.get(name)
+            inside = number(own.value if own else None, 2)
             texts.append(f" {metric_of(name).title} {outside}, against {inside} in the own cohort.")
     support = f" ({_support(entry)})" if entry else ""
     people = f"{counted(first.n_cases, 'case')} of {_people(context, first.n_subjects)}"
