@@ -13,7 +13,6 @@ class KindReport:
 
     Attributes:
         template: the family of templates, `number` or `classes`.
-        sections: the sections that only this kind has.
         order_by: the metric that orders the learners' table.
         forests: the metrics drawn for all learners.
         headline: the metric of the one sentence at the top.
@@ -23,7 +22,6 @@ class KindReport:
     """
 
     template: str
-    sections: tuple[str, ...]
     order_by: str
     forests: tuple[str, ...]
     headline: str
@@ -49,7 +47,6 @@ register_kind_report(
     "regression",
     KindReport(
         template="number",
-        sections=("agreement", "time", "worst"),
         order_by="mae",
         forests=("mae", "ccc"),
         headline="mae",
@@ -61,7 +58,6 @@ register_kind_report(
     "classification",
     KindReport(
         template="classes",
-        sections=("classes", "high_confidence"),
         order_by="auroc",
         forests=("accuracy", "auroc"),
         headline="accuracy",
@@ -73,7 +69,6 @@ register_kind_report(
     "ordinal",
     KindReport(
         template="classes",
-        sections=("classes", "high_confidence"),
         order_by="kappa_quadratic",
         forests=("accuracy", "kappa_quadratic"),
         headline="accuracy",

@@ -60,8 +60,8 @@ RELIABILITY = (
 )
 CLASSES = "{place}. Support: {noun}s with this reference class. {brackets}"
 POINTS = (
-    "{noun}s whose probability reaches the threshold are called positive, each class against the others. Thresholds were"
-    " chosen {chosen} and evaluated {place}; where they differ by fold, their range is shown. {brackets}"
+    "{noun}s whose probability reaches the threshold are called positive, each class against the others. Thresholds"
+    " were chosen {chosen} and evaluated {place}; where they differ by fold, their range is shown. {brackets}"
 )
 PREDICTIVE = "Precision (PPV) and NPV hold for the share of the class among these {noun}s; likelihood ratios do not."
 AT_STATED = (
