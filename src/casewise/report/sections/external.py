@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BY_CLASS = ("recall", "precision", "auroc")
 POINT_METRICS = ("sensitivity", "specificity", "precision", "npv")
+RULES = {"youden": "Youden index"}
 MOST_GROUPS = 20
 MOST_RECALLS = 6
 MOST_POINTS = 24
@@ -119,7 +120,7 @@ def point_rows(entry: ClassFigures) -> list[Row]:
     """The operating points outside: threshold, and the metrics at it."""
     return [
         Row(
-            f"{plain(point.label)}, {point.rule.replace('>=', '≥')}",
+            f"{plain(point.label)}, {RULES.get(point.rule, point.rule).replace('>=', '≥')}",
             [
                 Cell(number(point.threshold, 3)),
                 *(MetricFormat().cell(metric, point.figures.get(metric)) for metric in POINT_METRICS),

@@ -27,13 +27,13 @@ NESTED_NOTE = (
     " beyond it."
 )
 PRUNING = (
-    "After some epochs, candidates were compared by their mean loss over the inner folds, and only those in the better"
-    " half at the time were trained on (asynchronous successive halving). A rate that is better only late may have been"
+    "After some epochs, candidates were compared by their mean loss over the inner folds; only those in the better half"
+    " at the time were trained on (asynchronous successive halving). A rate that is better only late may have been"
     " stopped. The loss is the lowest of any epoch if the number of epochs is chosen, else that of the last one."
 )
 STOPPED = {"all_epochs": "trained to the end", "failed": "its loss was not a number"}
 LEFT_OUT = (
-    "Each {site} is predicted by networks that were not trained on it: the performance cannot come from recognising that"
+    "Each {site} is predicted by networks that were not trained on it: performance cannot come from recognising the"
     " {site}. It can still come from something other than the disease that several share, such as a kind of device."
     " Figures over all classes are undefined where a class is missing."
 )
@@ -169,7 +169,7 @@ def left_out_section(context: ReportContext) -> Section | None:
     if not by_source:
         return None
     site, write, terms = context.site, metric_format(context.study, context.outcome), terms_of(context)
-    name, brackets = capital(learner_name(context.learner)), f"Brackets: {terms.confidence} intervals."
+    name, brackets = learner_name(context.learner), f"Brackets: {terms.confidence} intervals."
     heads = [capital(site), "n", *map(write.title, metrics)]
     blocks: list[Block] = [
         Text(LEFT_OUT.format(site=site), note=True),
