@@ -10,6 +10,7 @@ from casewise.report.templating import templates
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
+    from casewise.evaluation.results import Results
     from casewise.study.schema import Study
 
 MOST_SOURCES = 6
@@ -25,7 +26,7 @@ def sentences(notes: Iterable[Mapping[str, Any] | str]) -> list[str]:
     return [note if isinstance(note, str) else " ".join(template.render(c=note).split()) for note in notes]
 
 
-def result_line(study: Study, results: Mapping[str, Any]) -> str:
+def result_line(study: Study, results: Results) -> str:
     """The main outcome in one line, for the learner of the headline; empty if nothing was evaluated.
 
     The result on an external cohort comes first.
