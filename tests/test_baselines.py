@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from casewise.report.sections.baselines import against
 from sklearn.linear_model import Ridge
 
 import casewise
@@ -22,7 +23,6 @@ from casewise.models.feature_maps import feature_maps, widest
 from casewise.models.linear import build_linear, keep_only
 from casewise.models.outputs import Output
 from casewise.predictions.table import COLUMNS
-from casewise.report.sections.baselines import against
 from casewise.report.tables import MetricFormat
 from casewise.report.templating import templates
 from casewise.study.loading import read_study
