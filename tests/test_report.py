@@ -293,7 +293,7 @@ def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
     context = films(subjects_known=False, test=10)
     assert "subject" not in evaluated(context)
     assert next(each for each in statements(context) if each.id == "subjects_apart").level == "bad"
-    assert terms.subject_matter(context)["subjects"] == 0
+    assert terms.subject_matter(context).subjects == 0
     check_page(render(context))
 
 

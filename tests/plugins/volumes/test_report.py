@@ -47,7 +47,7 @@ def classed() -> ReportContext:
 def test_scans_are_called_scans(classed: ReportContext) -> None:
     context = of_volumes(classed)
     assert terms.terms_of(context).picture == "scan"
-    assert "(T1 and T2)" in terms.subject_matter(context)["pictures"]
+    assert "(T1 and T2)" in terms.subject_matter(context).pictures
     text = page.render(context)
     seen = section_of(text, "preparation")
     assert seen.count('class="panels"') == 1
