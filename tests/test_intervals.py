@@ -18,7 +18,6 @@ from casewise.metrics.metric import Metric
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
 from casewise.metrics.registry import metric_names, metric_of, register_metric, unregister_metric
 from casewise.report.caveats import sentences
-from casewise.report.markdown.sections import trained_or_held_out as page_cell
 from casewise.report.sections.training import on_training_cases
 from casewise.report.sections.training import rate_cell as training_cell
 from casewise.report.tables import MetricFormat
@@ -236,8 +235,6 @@ def test_a_range_over_networks_is_not_in_brackets() -> None:
     write = MetricFormat()
     cells = [training_cell(write, "accuracy", figure).small for figure in (entry.rates["accuracy"], held_out)]
     assert ["[" in text for text in cells] == [False, True]
-    texts = [page_cell(figure) for figure in (entry["accuracy"], held_out)]
-    assert ["[" in text for text in texts] == [False, True]
 
 
 def test_an_interval_ends_at_the_largest_value_of_a_metric() -> None:

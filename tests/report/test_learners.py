@@ -15,6 +15,7 @@ from casewise.evaluation.within_column import within_column
 from casewise.report.blocks import Cell, Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import column_alone, learners, validation
+from casewise.study.learners import learner_name
 from tests.report_contexts import classes, estimate, nothing, numbers, with_own, with_results
 
 
@@ -61,7 +62,7 @@ def test_published_values_stand_below_the_learners() -> None:
 
 def test_a_learner_that_predicts_one_class_is_marked(three: ReportContext) -> None:
     context = with_own(three, constant_class="no_finding")
-    kind = cells(learners.learner_table(context, context.stage), context.learner)["Kind"]
+    kind = cells(learners.learner_table(context, context.stage), learner_name(context.learner))["Kind"]
     assert kind == Cell(
         "network" if context.learner in context.study.networks else "combined", "predicts only no finding"
     )
