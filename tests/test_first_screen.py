@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-from casewise.evaluation.results import Difference
 from casewise.report.context import ReportContext
-from casewise.report.first_screen import Screen, screen, verdict
+from casewise.report.first_screen import Screen, screen
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements
 from tests.report_contexts import classes, numbers, with_own, with_results
@@ -71,17 +70,6 @@ def test_flags_come_first_and_every_other_statement_has_a_mark(fixture: str, req
     levels = [each.level for each in statements(request.getfixturevalue(fixture))]
     assert set(levels) <= {"flag", *MARKS}
     assert levels == sorted(levels, key=["flag", *MARKS].index)
-
-
-def test_the_verdict_is_that_of_the_simultaneous_interval(report_of_two_classes: ReportContext) -> None:
-    def of(difference: float, low: float | None, high: float | None, open_: bool, metric: str) -> str:
-        return verdict(report_of_two_classes, Difference(difference, low, high, open_), metric)
-
-    assert of(0.1, 0.05, 0.15, False, "auroc") == "better"
-    assert of(0.1, 0.05, 0.15, False, "mae") == "worse"
-    assert of(-0.1, -0.2, 0.1, True, "auroc") == "open"
-    assert of(0.1, None, None, True, "auroc") == "untested"
-    assert verdict(report_of_two_classes, None, "auroc") == "untested"
 
 
 def test_a_guess_is_beaten_only_beyond_the_interval() -> None:

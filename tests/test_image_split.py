@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from casewise.report.markdown.page import write_results
 
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
@@ -17,7 +18,6 @@ from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.plugins.phantoms.slides import make_regions
-from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import split

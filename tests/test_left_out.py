@@ -22,14 +22,14 @@ from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.read import validate
 from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
-from casewise.report.results_page import write_results
 from casewise.report.sections import classes, learners, validation
 from casewise.report.statements import statements
 from casewise.run_folder import RunFolder
+from casewise.study.learners import learner_name
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 from tests.report_contexts import classes as toy
-from tests.report_contexts import estimate, finished, with_own, with_results
+from tests.report_contexts import estimate, with_own, with_results
 
 CLASSES = ["covid", "none"]
 SOURCES = ["north", "south", "west"]
@@ -247,20 +247,17 @@ def held_out() -> ReportContext:
     return with_results(material, by_site=told, site_means=means)
 
 
-def test_pooled_figures_are_no_finding(held_out: ReportContext, tmp_path: Path) -> None:
-    assert learners.comparison(held_out, "oof") is None
-    found = learners.section(held_out)
-    assert found is not None
-    assert found["comparisons"] == []
+def test_pooled_figures_are_no_finding(held_out: ReportContext) -> None:
+    table = learners.learner_table(held_out, "oof")
+    assert table is not None
+    assert not any(head.startswith("Against") for head in table.columns)
     assert held_out.by_site
-    values = [held_out.metrics["site_means"][row.name]["auroc"]["value"] for row in found["stages"][0][1]]
-    assert values == sorted(values, reverse=True)
-    section = validation.left_out(held_out)
-    assert section is not None
-    assert [row.name for row in section["rows"]] == ["mean", *"vwxyz"]
-    assert len(section["learners"]) == 3
-    text = write_results(finished(held_out, tmp_path / "run"), tmp_path / "page.md").read_text()
-    assert text.index("## Leave-one-site-out") < text.index("## finding, pooled")
+    means = held_out.metrics.site_means or {}
+    values = {learner_name(name): figures["auroc"].value for name, figures in means.items()}
+    shown = [float(values[row.name] or 0) for row in table.rows]
+    assert shown == sorted(shown, reverse=True)
+    assert [row.name for row in validation.source_rows(held_out)] == ["mean", *"vwxyz"]
+    assert len(validation.learner_rows(held_out)) == 3
 
 
 def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:

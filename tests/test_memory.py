@@ -227,11 +227,10 @@ def test_plans_of_earlier_versions_are_read(tmp_path: Path) -> None:
 
 def test_the_report_and_the_status_show_the_memory_of_jobs() -> None:
     job = {"model": "cnn", "epochs": 2, "best_epoch": 1, "seconds": 3.0, "parameters": 10}
-    earlier: Any = SimpleNamespace(jobs=[job], learner="cnn")
-    (row,) = job_rows(earlier)
+    (row,) = job_rows([job], "cnn")
     assert len(row.cells) == 6
     mixed = [job | {"peak_memory_mb": 1024.0}, job | {"peak_memory_mb": 2662.4}, job, job | {"model": "old"}]
-    rows = job_rows(SimpleNamespace(jobs=mixed, learner="cnn"))  # type: ignore[arg-type]
+    rows = job_rows(mixed, "cnn")
     assert [(r.cells[5].text, r.cells[5].value) for r in rows] == [("2.6 GB", 2662.4), ("–", "")]
     assert len(rows[0].cells) == 7
     status = RunStatus(Path("run"), False, "", done=["cnn, fold 1"], peak_memory_mb=2662.4)

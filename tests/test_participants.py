@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from casewise.report.markdown.page import write_results
 
 from casewise.cohort.characteristics import characteristics, described_columns
 from casewise.cohort.cohort import Cohort, read_cohort
@@ -17,9 +17,7 @@ from casewise.errors import CohortError
 from casewise.evaluation.results import Results, from_json
 from casewise.pipeline.evaluate import described_cohort
 from casewise.pipeline.external import read_external
-from casewise.report.markdown.page import write_results
-from casewise.report.page import render
-from casewise.report.sections.participants import participants
+from casewise.report.sections.participants import characteristic_rows, section
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from tests.chest_study import chest_study
@@ -190,8 +188,7 @@ class TestRun:
         assert "## Subgroups" in text
 
     def test_runs_without_the_record_have_no_section(self, report_of_classes: Any) -> None:
-        assert participants(report_of_classes.study, report_of_classes.metrics) is None
-        assert 'id="participants"' not in render(report_of_classes)
+        assert section(report_of_classes) is None
 
     def test_a_side_without_values_has_no_mean(self, finished_run: Run) -> None:
         metrics = json.loads(RunFolder(finished_run.folder).metrics.path.read_text())
@@ -199,7 +196,7 @@ class TestRun:
             for position in item["sides"]:
                 if item["kind"] == "numbers":
                     item["sides"][position] = {"n": 0, "missing": 3}
-        values = participants(finished_run.study, from_json(Results, metrics))
-        assert values is not None
-        assert any(cell.text == "–" for row in values["rows"] for cell in row.cells)
-        assert dataclasses.is_dataclass(values["rows"][0])
+        entry = from_json(Results, metrics).participants
+        assert entry is not None
+        rows = characteristic_rows(finished_run.study, entry)
+        assert any(cell.text == "–" for row in rows for cell in row.cells)

@@ -134,14 +134,13 @@ class TestJob:
         _, record, _ = plain
         entry = tuning([record], epochs=4, tuned_epochs=True)
         assert entry is not None
-        pruning = entry["pruning"]
-        assert (pruning["candidates"], pruning["stopped"]) == (
+        assert (len(entry.candidates), entry.stopped) == (
             len(RATES),
             sum(c["why"] == "not_in_best_half" for c in record["inner"]["pruning"]["candidates"]),
         )
-        assert [row["lr"] for row in pruning["rows"]] == RATES
-        assert pruning["trained"] == sum(len(t["losses"]) for t in record["inner"]["trainings"])
-        assert pruning["all"] == 2 * 4 * len(RATES)
+        assert [candidate["lr"] for _, candidate in entry.candidates] == RATES
+        assert entry.trained == sum(len(t["losses"]) for t in record["inner"]["trainings"])
+        assert entry.every == 2 * 4 * len(RATES)
 
 
 class TestRefused:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from casewise.report.markdown.page import results_page
 
 import casewise
 from casewise.analysis.comparison import compare
@@ -18,7 +19,6 @@ from casewise.inference.model import load_bundle
 from casewise.pipeline.bundle import archive_run
 from casewise.pipeline.status import run_status
 from casewise.report.checklist import write_checklist
-from casewise.report.markdown.page import results_page
 from casewise.reproduce import reproduce
 from casewise.run import run
 from casewise.run_folder import RunFolder

@@ -11,16 +11,13 @@ import pytest
 from casewise.report.markdown.target_tables import figure
 
 from casewise.errors import RunError
-from casewise.evaluation.results import Comparison, Difference
 from casewise.report import formatting, terms
 from casewise.report.context import ReportContext
 from casewise.report.figures.drawing import canvas, svg
 from casewise.report.first_screen import evaluated, screen
 from casewise.report.page import render, write_report
 from casewise.report.results_page import write_results
-from casewise.report.sections import learners
 from casewise.report.statements import statements
-from casewise.report.templating import sentence
 from casewise.study.schema import Study
 from tests.report_contexts import (
     Page,
@@ -72,83 +69,6 @@ def test_learner_is_chosen_out_of_fold_never_on_the_test_set(report_of_numbers: 
     test = {name: {"pasi": {"ccc": estimate(float(name == other))}} for name in context.learners}
     metrics = {**context.metrics.metrics, "test": test}
     assert with_results(context, metrics=metrics, main=nothing(context).main).learner == context.learner
-
-
-def compared(
-    context: ReportContext, metric: str, differences: dict[str, Difference], *, best: str, rough: bool = False
-) -> ReportContext:
-    """The context with these differences from the best learner at its stage."""
-    alike = [name for name, entry in differences.items() if entry.indistinguishable]
-    entry = Comparison(best, [best, *alike], 20, rough, differences, {})
-    return with_results(context, comparisons={context.stage: {context.outcome: {metric: entry}}})
-
-
-@pytest.mark.parametrize(
-    ("alike", "code"), [(["net01", "net02"], "none_differs"), (["net02"], "some_alike"), ([], "ahead")]
-)
-def test_no_winner_inside_the_noise(report_of_numbers: ReportContext, alike: list[str], code: str) -> None:
-    differences = {name: Difference(0.5, None, None, name in alike) for name in ("net01", "net02")}
-    context = compared(report_of_numbers, "mae", differences, best="net00", rough=True)
-    found = learners.comparison(context, "test")
-    assert found is not None
-    assert (found["code"], found["alike"], found["others"], found["rough"]) == (code, alike, 2, True)
-    # these differences have no interval
-    assert found["without"] == bool(alike)
-
-
-@pytest.mark.parametrize(
-    ("difference", "alike", "words", "pair"),
-    [
-        (
-            0.0,
-            ["net01"],
-            "net00 and net01 have the smallest mean absolute error, the same value.",
-            "net00 and 1 of the 2",
-        ),
-        (0.5, ["net01"], "net00 has the smallest mean absolute error.", "it and 1 of the 2"),
-        (
-            0.0,
-            ["net01", "net02"],
-            "net00 and net01 have the smallest",
-            "between net00 and each of the 2 others includes 0",
-        ),
-        (0.5, ["net01", "net02"], "net00 has the smallest", "Compared with each of the 2 other learners"),
-    ],
-)
-def test_learners_with_the_same_best_value_are_named_together(
-    difference: float, alike: list[str], words: str, pair: str, report_of_numbers: ReportContext
-) -> None:
-    values = {"net01": difference, "net02": 1.0}
-    differences = {name: Difference(value, -1.0, 1.5, name in alike) for name, value in values.items()}
-    context = compared(report_of_numbers, "mae", differences, best="net00")
-    text = sentence("comparison", learners.comparison(context, "test"), "case")
-    assert text.startswith(f"On the test set, {words}")
-    assert pair in text
-
-
-def test_comparisons_of_errors_call_the_smallest_best(
-    report_of_numbers: ReportContext, report_of_classes: ReportContext
-) -> None:
-    assert learners.comparison(report_of_numbers, "test")["smallest"]  # type: ignore[index]
-    assert not learners.comparison(report_of_classes, "test")["smallest"]  # type: ignore[index]
-
-
-def test_of_equal_learners_each_that_predicts_one_class_is_named(report_of_grades: ReportContext) -> None:
-    context, names = report_of_grades, [f"net0{number}" for number in range(9)]
-    entry = dataclasses.replace(context.class_entry("oof", context.learner), constant_class="mild")  # type: ignore[type-var]
-    differences = {name: Difference(0.0, None, None, indistinguishable=True) for name in names[1:]}
-    context = compared(context, "kappa_quadratic", differences, best=names[0])
-    context = with_results(context, classes={"oof": {name: {context.outcome: entry} for name in names[1:3]}})
-    text = sentence("comparison", learners.comparison(context, "oof"), "case")
-    assert "net06 and 2 more have the highest quadratic weighted kappa, the same value" in text
-    assert "(net01 predicts mild for every case; net02 predicts mild for every case)." in text
-
-
-def test_combined_learners_with_fitted_weights_are_named(report_of_numbers: ReportContext) -> None:
-    shown = learners.section(report_of_numbers)
-    assert shown is not None
-    assert shown["combined"]
-    assert set(shown["combined"]) == {name for name in report_of_numbers.learners if name.startswith("meta_learner")}
 
 
 def test_same_context_gives_the_same_bytes(report_of_numbers: ReportContext, text: str, tmp_path: Path) -> None:
@@ -231,7 +151,7 @@ def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
     context = films(subjects_known=False, test=10)
     assert "subject" not in evaluated(context)
     assert next(each for each in statements(context) if each.id == "subjects_apart").level == "bad"
-    assert terms.subject_matter(context)["subjects"] == 0
+    assert terms.subject_matter(context).subjects == 0
     check_page(render(context))
 
 

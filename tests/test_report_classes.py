@@ -11,26 +11,19 @@ import pytest
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.external import drop
-from casewise.evaluation.results import Drop
-from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.first_screen import screen
 from casewise.report.page import render, write_report
 from casewise.report.results_page import write_results
 from casewise.report.sections import (
     learners,
-    training,
-    validation,
 )
-from casewise.report.statements import statements
 from casewise.study.learners import learner_name
 from tests.report_contexts import (
     REASON,
     Page,
     check_page,
     classes,
-    codes,
     estimate,
     finished,
     nothing,
@@ -95,23 +88,6 @@ def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(grades: Rep
     assert "kappa_quadratic" in learners.section(grades)["columns"]  # type: ignore[index]
 
 
-def test_the_learners_table_has_the_published_form(three: ReportContext) -> None:
-    found = learners.section(three)
-    assert found is not None
-    assert found["columns"] == ["accuracy", "top2_accuracy", "auroc", "auroc_pooled", "precision", "recall", "f1"]
-    assert [stage for stage, _ in found["stages"]] == ["test", "oof"]
-    values = [row.cells[3].value for row in found["stages"][0][1]]
-    assert values == sorted(values, reverse=True)
-    assert len(found["forests"]) == 2
-    name, rows, counts = found["reports"][0]
-    assert name == three.learner
-    assert [row.name for row in rows] == ["covid", "no finding", "pneumonia", "mean"]
-    own = figures(three)
-    keys = ("precision[covid]", "recall[covid]", "f1[covid]")
-    assert [cell.value for cell in rows[0].cells[:3]] == [own[key]["value"] for key in keys]
-    assert rows[0].cells[-1].value == counts.rows[0][1]
-
-
 def test_learner_is_chosen_out_of_fold(three: ReportContext) -> None:
     assert with_results(three, main=nothing(three).main).learner == three.metrics.main.learner
     oof = {name: three.metric("oof", name, "auroc")["value"] for name in three.learners}  # type: ignore[index]
@@ -132,20 +108,6 @@ def test_classes_that_folds_lack_are_on_the_first_page(three: ReportContext) -> 
 # ---------------------------------------------------------------------------------------------- external cohort
 
 
-def test_the_external_cohort_stands_beside_the_internal_one(three: ReportContext) -> None:
-    found = validation.external(three)
-    assert found is not None
-    assert found["name"] == "St Elsewhere"
-    by_name = {row.name: row.cells for row in found["rows"]}
-    inside, outside = (figures(three, stage)["accuracy"]["value"] for stage in ("test", "external"))
-    assert by_name["Accuracy"][0].value == inside
-    assert by_name["Accuracy"][2].value == pytest.approx(100 * (outside - inside))
-    bare = with_results(three, external_drop=None)
-    assert validation.external(bare)["rows"][0].cells[2].small == ""  # type: ignore[index]
-    assert validation.external_summary(bare)["code"] == "no_interval"  # type: ignore[index]
-    assert three.stages == ["test", "oof"]
-
-
 def test_a_rough_interval_below_chance_does_not_say_worse_than_chance(three: ReportContext) -> None:
     for low, high, rough, code in (
         (0.3, 0.45, True, "open"),
@@ -156,89 +118,6 @@ def test_a_rough_interval_below_chance_does_not_say_worse_than_chance(three: Rep
         auroc = estimate(0.5 * (low + high), low, high, rough=rough)
         rivals = screen(with_own(three, {**figures(three), "auroc": auroc})).rivals
         assert next(row.verdict for row in rivals if row.name.startswith("a guess")) == code
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "rough", "code"),
-    [
-        (-0.2, -0.01, False, "worse"),
-        (-0.2, 0.01, False, "not_shown"),
-        (-0.2, -0.01, True, "rough"),
-        (0.1, 0.2, False, "better"),
-        (0.1, None, False, "no_interval"),
-    ],
-)
-def test_a_drop_is_called_one_only_beyond_chance(
-    three: ReportContext, low: float, high: float | None, rough: bool, code: str
-) -> None:
-    inside, outside = (figures(three, stage)["auroc"]["value"] for stage in ("test", "external"))
-    auroc = Drop(inside, outside, outside - inside, low, high, "test", rough)
-    context = with_results(three, external_drop={three.learner: {"auroc": auroc}})
-    found = validation.external_summary(context)
-    assert found is not None
-    assert (found["code"], found["inside"], found["outside"]) == (code, inside, outside)
-    said = next(each for each in statements(context) if each.id == "elsewhere")
-    assert said.level == {"worse": "flag", "better": "good", "not_shown": "good"}.get(code, "open")
-    assert ("worse" in said.text) == (code == "worse")
-    check_page(render(context))
-
-
-def test_each_source_left_out_has_its_line(three: ReportContext, tmp_path: Path) -> None:
-    undefined = estimate(None, subjects=40, reason="no case is truly covid")
-    by_source = {
-        "cohen": {three.learner: {"accuracy": estimate(0.61, 0.5, 0.7, subjects=45)}},
-        "nih": {three.learner: {"accuracy": estimate(0.7, 0.6, 0.8, subjects=40), "auroc": undefined}},
-    }
-    context = with_results(three, by_site=by_source)
-    assert "left-out" in page_of(context).ids
-    found = validation.left_out(context)
-    assert found is not None
-    assert [(row.name, row.cells[0].text, row.cells[1].value) for row in found["rows"]] == [
-        ("cohen", "45", 0.61),
-        ("nih", "40", 0.7),
-    ]
-    auroc = found["rows"][1].cells[1 + found["columns"].index("auroc")]
-    assert (auroc.text, auroc.small) == ("–", "no case is truly covid")
-    text = write_results(finished(context, tmp_path / "run"), tmp_path / "page.md").read_text()
-    assert f"| cohen | {three.learner} | 45 | 0.610 [0.500, 0.700] |" in text
-
-
-def test_external_without_truth_says_so(three: ReportContext) -> None:
-    metrics = {stage: figures for stage, figures in three.metrics.metrics.items() if stage != "external"}
-    context = with_results(three, metrics=metrics, external_drop={})
-    text = render(context)
-    check_page(text)
-    assert "unjudged" in codes(text)
-    assert next(each for each in statements(context) if each.id == "elsewhere").level == "open"
-
-
-@pytest.mark.parametrize("absent", [[0], [0, 1]])
-def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportContext, absent: list[int]) -> None:
-    study, rows = three.study, three.predictions
-    names = study.classes_of(three.outcome)
-    rows = rows[~((rows["stage"] == "external") & rows["y_true"].isin(absent))]
-    outcomes = Outcomes(three.outcome, classes={three.outcome: names})
-    results = evaluate(rows, outcomes, Plan(50))
-    fall = drop(rows, three.outcome, classes=names, plan=Plan(50))
-    context = dataclasses.replace(three, predictions=rows, metrics=dataclasses.replace(results, external_drop=fall))
-    found = validation.external_summary(context)
-    assert found is not None
-    assert found["metric"] == "accuracy"
-    assert found["undefined"] == "auroc"
-    assert found["code"] in ("worse", "better", "not_shown")
-    outside = rows[(rows["stage"] == "external") & (rows["model"] == three.learner)]
-    assert found["outside"] == pytest.approx((outside["y_true"] == outside["y_pred"]).mean())
-    assert len(found["classes"]["absent"]) == len(absent)
-    assert [r["cases"] for r in found["classes"]["recalls"]] == [
-        int((outside["y_true"] == number).sum()) for number in range(3) if number not in absent
-    ]
-    assert found["classes"]["predicted"]["of"] == len(outside)
-    text = render(context)
-    check_page(text)
-    assert "unjudged" not in codes(text)
-    said = next(each for each in statements(context) if each.id == "elsewhere")
-    assert f"no case there is {found['classes']['absent'][0]}" in said.text
-    assert "no case is truly" in text
 
 
 def test_operating_points_do_not_depend_on_external_labels(three: ReportContext) -> None:
@@ -255,30 +134,6 @@ def test_operating_points_do_not_depend_on_external_labels(three: ReportContext)
 
 
 # ------------------------------------------------------------------------------------------------ other sections
-
-
-def test_the_finder_and_gradual_unfreezing_are_shown(three: ReportContext) -> None:
-    found = training.finders(three)
-    assert found is not None
-    assert len(found["figures"]) == 3
-    assert found["chosen"]["resnet101"] == [1e-4, 2.4e-4]
-    assert all(drawing.body.count("1e-") >= 2 for _, drawing in found["figures"])
-    (model,) = training.unfreezing(three)
-    assert (model["model"], model["networks"]) == ("resnet101", 5)
-    assert [(step["groups"], step["networks"]) for step in model["steps"]] == [(0, 5), (1, 5), (2, 5), (3, 3)]
-    assert [step["loss"] for step in model["steps"]] == pytest.approx([0.8, 0.7, 0.6, 0.5])
-    given = dataclasses.replace(three, jobs=[{**job, "finder": None, "stages": []} for job in three.jobs])
-    assert training.finders(given) is None
-    assert training.unfreezing(given) == []
-    page_of(given)
-
-
-def test_a_finder_that_diverges_is_drawn(three: ReportContext) -> None:
-    jobs = [
-        {**job, "finder": {**job["finder"], "losses": [*job["finder"]["losses"][:-2], None, 1e12]}}
-        for job in three.jobs
-    ]
-    assert training.finders(dataclasses.replace(three, jobs=jobs)) is not None
 
 
 def test_missing_artefacts_are_left_out(three: ReportContext, grades: ReportContext) -> None:
@@ -371,47 +226,6 @@ def showing(context: ReportContext, learner: str) -> ReportContext:
     return with_results(context, main=dataclasses.replace(context.metrics.main, learner=learner))
 
 
-def test_networks_that_learned_nothing_are_said_first() -> None:
-    alone = classes(networks=1)
-    hopeless = guessing(alone, [alone.learner])
-    text = render(hopeless)
-    check_page(text)
-    assert text.index('data-code="nothing_learned"') < text.index('data-code="size"')
-    some = terms.unlearned(guessing(alone, [alone.learner], folds=3))
-    assert some is not None
-    assert (some["whose"], some["count"], some["of"], some["void"]) == ("own", 3, 5, True)
-    assert terms.unlearned(guessing(alone, [alone.learner], folds=2)) is None
-    assert terms.unlearned(guessing(alone, [])) is None
-    assert "nothing_learned" not in codes(render(guessing(alone, [])))
-
-
-def test_a_combined_learner_learned_nothing_where_most_networks_did_not(three: ReportContext) -> None:
-    shown = showing(three, "mean_of_learners")
-    found = terms.unlearned(guessing(shown, list(shown.study.backbones[:2])))
-    assert found is not None
-    assert (found["whose"], found["count"], found["of"], found["void"]) == ("combined", 10, 15, True)
-    assert terms.unlearned(guessing(shown, shown.study.backbones[:1])) is None
-    single = showing(three, three.study.backbones[0])
-    found = terms.unlearned(guessing(single, list(three.study.backbones[1:])))
-    assert found is not None
-    assert (found["whose"], found["void"]) == ("study", False)
-
-
 def test_without_a_description_the_title_is_followed_by_what_was_predicted() -> None:
     header = render(classes(networks=1, description="")).split("<header>")[1].split("</header>")[0]
     assert header.count('<p class="lead">') == 1
-
-
-def test_inner_networks_that_beat_no_guess_are_named_as_inner() -> None:
-    recipe = {"lr": 0.001, "schedule": "constant", "epochs": 60, "early_stopping": {"monitor": "none"}}
-    alone = classes(networks=1, nested_cv={"folds": 2}, recipe=recipe)
-    chosen = {"lr": 0.001, "epochs": 3, "loss": 1.2, "guess_loss": 1.1}
-    inner = {"folds": 2, "chosen": chosen, "rates": [chosen], "trainings": []}
-    jobs = [job | {"inner": inner} for job in alone.jobs]
-    context = dataclasses.replace(alone, jobs=jobs)
-    found = terms.unlearned(context)
-    assert found is not None
-    assert (found["inner"], found["count"], found["of"]) == (True, 5, 5)
-    page = render(context)
-    assert "5 of 5 inner networks of" in page
-    assert "learned nothing" not in page

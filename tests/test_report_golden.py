@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from casewise.report.markdown.page import write_results
+
 from casewise.report.page import render
 from casewise.study.learners import learner_name
 from tests.report_contexts import finished, in_phases, outline, split_by_image

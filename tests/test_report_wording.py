@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from casewise.report.markdown.page import write_results
 
 from casewise.audit.leading_column import leading_column
 from casewise.evaluation.bootstrap import Plan
@@ -21,10 +22,7 @@ from casewise.evaluation.thresholds import judge_thresholds
 from casewise.evaluation.within_column import within_column
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report.context import ReportContext
-from casewise.report.first_screen import screen
-from casewise.report.markdown.page import write_results
 from casewise.report.page import render
-from casewise.report.sections import column_alone
 from casewise.run_folder import RunFolder
 from tests.report_contexts import check_page, classes, estimate, finished, with_own, with_results
 
@@ -65,55 +63,6 @@ def pages(context: ReportContext, folder: Path) -> list[str]:
     return [check_page(render(context)).text, text]
 
 
-def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportContext, tmp_path: Path) -> None:
-    values = column_alone.section(three)
-    assert values is not None
-    by_name = {row["name"]: row for row in values["rows"]}
-    assert by_name["covid"]["alone"] == 0.97
-    assert values["not_above"] == ["covid"]
-    within = three.metrics["within_column"]
-    # one source has no other class than a single subject's: its area says nothing
-    assert by_name["covid"]["mean"] is None
-    assert within["means"]["auroc[pneumonia]"]["groups"] == ["nih"]
-    nih = within["groups"]["nih"]["metrics"]["auroc[pneumonia]"]["value"]
-    assert by_name["pneumonia"]["mean"] == pytest.approx(nih)
-    verdicts = {row.name: row.verdict for row in screen(three).rivals if row.name.startswith("column")}
-    assert verdicts["column “source” alone, no image (covid)"] == "open"
-    assert not any(row.name.startswith("column") for row in screen(dataclasses.replace(three, audit=None)).rivals)
-    report, page = pages(three, tmp_path)
-    assert f"covid with AUROC 0.97 (the model: {by_name['covid']['figure']['value']:.3f})" in page
-    assert f"{nih:.3f} for pneumonia" in page
-    assert f"{nih:.3f}" in report
-
-
-def test_subjects_with_each_class_stand_beside_the_auroc_within_a_source(three: ReportContext, tmp_path: Path) -> None:
-    rows = headline_rows(three.predictions, three.metrics["main"])
-    source = groups_of_rows(rows, three.cohort_images, "source")[0]
-    for group, entry in three.metrics["within_column"]["groups"].items():
-        for number, label in enumerate(three.classes):
-            of_class = rows[(source == group) & (rows["y_true"] == number)]
-            counts = {"n_subjects": of_class["subject"].nunique(), "n_cases": of_class["case"].nunique()}
-            assert entry["classes"][label] == counts
-    values = column_alone.section(three)
-    assert values is not None
-    groups = three.metrics["within_column"]["groups"]
-    for row, label in zip(values["rows"], three.classes, strict=True):
-        expected = [(groups[g]["classes"][label]["n_subjects"], groups[g]["n_subjects"]) for g in values["groups"]]
-        assert row["counts"] == expected
-    some, every = values["rows"][0]["counts"][0]
-    for text in pages(three, tmp_path):
-        assert f"{some} of {every} subject" in text
-
-
-def test_a_model_exceeds_the_column_if_its_interval_lies_above(three: ReportContext) -> None:
-    figures = dict(three.figures(three.stage, three.learner))
-    for label, value, low in (("covid", 0.98, 0.96), ("no_finding", 0.78, 0.76), ("pneumonia", 0.8, None)):
-        figures[f"auroc[{label}]"] = dataclasses.replace(figures[f"auroc[{label}]"], value=value, low=low)
-    values = column_alone.section(with_own(three, figures))
-    assert values is not None
-    assert values["not_above"] == ["covid", "pneumonia"]
-
-
 def test_the_auprc_stands_beside_its_chance_level(three: ReportContext, tmp_path: Path) -> None:
     text = write_results(finished(three, tmp_path / "run"), tmp_path / "page.md").read_text()
     rows = headline_rows(three.predictions, three.metrics["main"])
@@ -124,29 +73,6 @@ def test_the_auprc_stands_beside_its_chance_level(three: ReportContext, tmp_path
         assert re.search(rf"\| {area:.3f} \[[^|]*\]( \(rough\))? \(chance {share:.3f}\) \|", text)
     assert "0.333 for 3 classes" in text
     assert text.index("| AUPRC") < text.index("0.333 for 3 classes")
-
-
-def test_of_two_classes_the_positive_one_is_shown(tmp_path: Path) -> None:
-    two = with_column(classes("binary"), {"covid": 0.9, "no_finding": 0.9})
-    values = column_alone.section(two)
-    assert values is not None
-    assert [row["name"] for row in values["rows"]] == ["covid"]
-    assert values["rows"][0]["figure"] == two.metric(two.stage, two.learner, "auroc")
-    shown = [(row.name, row.text) for row in screen(two).rivals if row.name.startswith("column")]
-    assert shown == [("column “source” alone, no image", "0.90")]
-    assert "covid with AUROC 0.90" in pages(two, tmp_path)[1]
-
-
-def test_without_a_column_or_figures_within_it_nothing_is_claimed(three: ReportContext) -> None:
-    assert column_alone.section(dataclasses.replace(three, audit=None)) is None
-    values = column_alone.section(with_results(three, within_column=None))
-    assert values is not None
-    assert not values["within"]
-    within = three.metrics.within_column
-    assert within is not None
-    values = column_alone.section(with_results(three, within_column=dataclasses.replace(within, learner="another")))
-    assert values is not None
-    assert not values["groups"]
 
 
 def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportContext, tmp_path: Path) -> None:

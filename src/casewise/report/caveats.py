@@ -15,6 +15,7 @@ from casewise.study.learners import learner_name, the_learner
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
+    from casewise.evaluation.results import Results
     from casewise.study.schema import Study
 
 Values = Mapping[str, Any]
@@ -77,7 +78,7 @@ def sentences(notes: Iterable[Values | str]) -> list[str]:
     return [note if isinstance(note, str) else SENTENCES[note["code"]](note) for note in shown]
 
 
-def result_line(study: Study, results: Mapping[str, Any]) -> str:
+def result_line(study: Study, results: Results) -> str:
     """The main outcome in one line, for the learner of the headline; empty if nothing was evaluated.
 
     The result on an external cohort comes first. Where sources were left out, figures are means within them.

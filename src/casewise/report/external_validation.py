@@ -1,112 +1,129 @@
-"""The result on the external cohort from `metrics.json`, for the console, the report and the Markdown page."""
+"""The result on the external cohort from `metrics.json`, for the console and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.metrics.registry import columns, metric_of
-from casewise.report.context import EXTERNAL, has_interval, headline_figure, is_number
+from casewise.metrics.registry import columns
+from casewise.report.context import EXTERNAL, headline_figure, is_number
 from casewise.report.formatting import class_name
+from casewise.report.tables import verdict
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
+    from casewise.evaluation.results import ClassFigures, Drop, Estimate, Results
     from casewise.study.schema import Study
 
-MOST_GROUPS = 6
+VERDICTS = {"untested": "no_interval", "open": "not_shown"}
 
 
-def external_result(study: Study, results: Mapping[str, Any], learner: str, stage: str) -> dict[str, Any] | None:
-    """The figure of merit of a learner on the external cohort, beside that of `stage`; None if it was not evaluated.
+@dataclass(frozen=True)
+class Recall:
+    """A class of the external cohort: how many of its cases were recognised."""
+
+    name: str
+    recalled: int
+    cases: int
+
+
+@dataclass(frozen=True)
+class PredictedClass:
+    """The most common prediction: how many of all cases have it."""
+
+    name: str
+    cases: int
+    of: int
+
+
+@dataclass(frozen=True)
+class PresentClasses:
+    """The classes without an external case, the recall of the others, and the most common prediction."""
+
+    absent: list[str]
+    recalls: list[Recall]
+    predicted: PredictedClass
+
+
+@dataclass(frozen=True)
+class ExternalResult:
+    """The figure of merit of a learner on the external cohort, beside that of the study.
+
+    Attributes:
+        code: `not_inside` (undefined in the study), `no_interval` of the difference, `rough`, `worse`, `better` or
+            `not_shown` (the interval holds 0).
+        metric: the figure of merit, or the first defined metric of the external table where that is undefined.
+        undefined: whether the figure of merit is undefined outside.
+        classes: None unless a class has no external case.
+        cases: those evaluated.
+        headline: the headline metrics that are defined outside.
+    """
+
+    code: str
+    name: str
+    metric: str
+    undefined: bool
+    classes: PresentClasses | None
+    cases: int
+    figure: Estimate
+    inside: float | None
+    drop: Drop | None
+    headline: dict[str, Estimate]
+
+
+def external_result(study: Study, results: Results, learner: str, stage: str) -> ExternalResult | None:
+    """The result of a learner on the external cohort, beside that of `stage`; None if it was not evaluated.
 
     Where the figure of merit is undefined outside, such as an AUROC without a case of one class, the first defined
-    metric of the external table stands for it, and `undefined` has the figure of merit.
-
-    `code`: `not_inside` (undefined in the study), `no_interval` of the difference, `rough`, `worse`, `better` or
-    `not_shown` (the interval holds 0). `within`: the figure of the study is the mean over sources that were left out.
+    metric of the external table stands for it. Where sources were left out, the figure of the study is the mean within.
     """
     outcome = study.primary_outcome
-    outside = results.get("metrics", {}).get(EXTERNAL, {}).get(learner, {}).get(outcome) or {}
-    if not outside:
-        return None
-    kind, n_classes = study.kind_of(outcome), len(study.classes_of(outcome)) or None
-    merit = kind_named(kind).merit
-    shown = [name for name in dict.fromkeys([merit, *columns("external", kind, n_classes)]) if _defined(outside, name)]
+    outside = {
+        name: figure for name, figure in results.figures(EXTERNAL, learner, outcome).items() if is_number(figure.value)
+    }
+    kind, n_classes = kind_named(study.kind_of(outcome)), len(study.classes_of(outcome)) or None
+    of_table = columns("external", study.kind_of(outcome), n_classes)
+    shown = [name for name in dict.fromkeys([kind.merit, *of_table]) if name in outside]
     if not shown:
         return None
-    inside = {name: headline_figure(study, results, learner, stage, name) for name in shown}
-    metric = next((name for name in shown if inside[name]), shown[0])
-    difference = ((results.get("external_drop") or {}).get(learner) or {}).get(metric) or {}
-    entry = results.get("classes", {}).get(EXTERNAL, {}).get(learner, {}).get(outcome) or {}
-    return {
-        "code": _code(metric, inside[metric], difference),
-        "name": study.external_name,
-        "stage": stage,
-        "within": (study.split.leave_out or "source").replace("_", " ")
-        if stage == "oof" and results.get("site_means")
-        else "",
-        "metric": metric,
-        "undefined": merit if metric != merit else None,
-        "classes": _present_classes(study, entry),
-        "cases": sum(entry["support"]) if entry else outside[metric]["n_cases"],
-        "subjects": outside[metric]["n_subjects"] if study.subjects_known else 0,
-        "outside": outside[metric]["value"],
-        "inside": inside[metric].get("value"),
-        "figure": outside[metric],
-        "headline": {
-            name: outside[name] for name in dict.fromkeys([*kind_named(kind).headline, metric]) if name in shown
-        },
-        "drop": difference,
-        "groups": [
-            {"column": column.replace("_", " "), **_extremes(by_group, learner, metric)}
-            for column, by_group in (results.get("external_by") or {}).items()
-        ],
-    }
+    inside = {name: headline_figure(study, results, learner, stage, name).get("value") for name in shown}
+    metric = next((name for name in shown if inside[name] is not None), shown[0])
+    drop = (results.external_drop or {}).get(learner, {}).get(metric)
+    entry = results.classes.get(EXTERNAL, {}).get(learner, {}).get(outcome)
+    return ExternalResult(
+        code=_code(metric, inside[metric], drop),
+        name=study.external_name,
+        metric=metric,
+        undefined=metric != kind.merit,
+        classes=_present_classes(study, entry) if entry and not all(entry.support) else None,
+        cases=sum(entry.support) if entry else outside[metric].n_cases,
+        figure=outside[metric],
+        inside=inside[metric],
+        drop=drop,
+        headline={name: outside[name] for name in dict.fromkeys([*kind.headline, metric]) if name in shown},
+    )
 
 
-def _defined(figures: Mapping[str, Any], name: str) -> bool:
-    return is_number((figures.get(name) or {}).get("value"))
-
-
-def _code(metric: str, inside: Mapping[str, Any], difference: Mapping[str, Any]) -> str:
-    if not inside:
+def _code(metric: str, inside: float | None, drop: Drop | None) -> str:
+    if inside is None:
         return "not_inside"
-    if not has_interval(difference):
-        return "no_interval"
-    if difference.get("rough"):
-        return "rough"
-    if difference["low"] <= 0 <= difference["high"]:
-        return "not_shown"
-    return "worse" if (difference["low"] > 0) == (metric_of(metric).larger_is_better is False) else "better"
+    code = verdict(drop.low, drop.high, metric) if drop else "untested"
+    return "rough" if drop and drop.rough and code != "untested" else VERDICTS.get(code, code)
 
 
-def _extremes(by_group: Mapping[str, Any], learner: str, metric: str) -> dict[str, Any]:
-    """The figure in each group, of many groups the smallest and the largest, and the groups without it."""
-    figures = {group: (by_learner.get(learner) or {}).get(metric) or {} for group, by_learner in by_group.items()}
-    defined = {group: figure for group, figure in figures.items() if is_number(figure.get("value"))}
-    shown, extremes = list(defined.items()), len(defined) > MOST_GROUPS
-    if extremes:
-        ordered = sorted(defined, key=lambda group: defined[group]["value"])
-        shown = [(group, defined[group]) for group in (ordered[0], ordered[-1])]
-    return {"each": shown, "extremes": extremes, "undefined": [group for group in figures if group not in defined]}
-
-
-def _present_classes(study: Study, entry: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The absent classes, the recall of the others, and the most common prediction; None if no class is absent."""
-    if not entry or all(entry["support"]):
-        return None
-    names = [class_name(study, study.primary_outcome, name) for name in entry["names"]]
-    confusion = np.asarray(entry["confusion"])
+def _present_classes(study: Study, entry: ClassFigures) -> PresentClasses:
+    names = [class_name(study, study.primary_outcome, name) for name in entry.names]
+    confusion = np.asarray(entry.confusion)
     predicted = confusion.sum(axis=0)
     common = int(predicted.argmax())
-    return {
-        "absent": [name for name, support in zip(names, entry["support"], strict=True) if not support],
-        "recalls": [
-            {"name": name, "recalled": int(row[number]), "cases": int(row.sum())}
-            for number, (name, row) in enumerate(zip(names, confusion, strict=True))
-            if row.sum()
+    return PresentClasses(
+        absent=[name for name, support in zip(names, entry.support, strict=True) if not support],
+        recalls=[
+            Recall(name, int(line[number]), int(line.sum()))
+            for number, (name, line) in enumerate(zip(names, confusion, strict=True))
+            if line.sum()
         ],
-        "predicted": {"name": names[common], "cases": int(predicted[common]), "of": int(predicted.sum())},
-    }
+        predicted=PredictedClass(names[common], int(predicted[common]), int(predicted.sum())),
+    )

@@ -19,7 +19,7 @@ from casewise.report.modality_sections import modality_report
 from casewise.report.sections import column_alone
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.statements import Statement, statements
-from casewise.report.tables import metric_format
+from casewise.report.tables import VERDICTS, metric_format, verdict, verdict_beside
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import terms_of
 from casewise.study.learners import is_baseline, learner_name
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from casewise.evaluation.results import Difference
 
 MOST_CLASSES, MOST_RANGES, MOST_SOURCES = 8, 6, 4
-VERDICTS = {"better": "better", "worse": "worse", "open": "no clear difference", "untested": "not tested"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Rival:
     @property
     def verdict_text(self) -> str:
         """The verdict in words."""
-        return VERDICTS.get(self.verdict, "")
+        return VERDICTS[self.verdict] if self.verdict else ""
 
 
 @dataclass(frozen=True)
@@ -308,15 +307,6 @@ def _of(counts: np.ndarray, i: int) -> str:
 # ------------------------------------------------------------------------------------ does something simpler do as well
 
 
-def verdict(context: ReportContext, difference: Difference | None, metric: str) -> str:
-    """The verdict on a learner by its difference from another one: `better`, `worse`, `open` or `untested`."""
-    if difference is None or difference.low is None or difference.high is None:
-        return "untested"
-    if difference.indistinguishable:
-        return "open"
-    return "better" if (difference.difference > 0) == (metric_of(metric).larger_is_better is not False) else "worse"
-
-
 def rivals(context: ReportContext) -> list[Rival]:
     """The reported model, the best baseline, a guess, and the column of the table that predicts the classes."""
     write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).compared
@@ -333,7 +323,7 @@ def rivals(context: ReportContext) -> list[Rival]:
                     context,
                     learner_name(compared.baseline),
                     beside,
-                    verdict(context, compared.differences.get(metric), metric),
+                    _verdict(compared.differences.get(metric), metric),
                 )
             ]
             if beside
@@ -342,15 +332,24 @@ def rivals(context: ReportContext) -> list[Rival]:
     chance = metric_of(metric).chance if context.classes else guessed_error(context)
     if chance is not None and not context.by_site:
         rows.append(
-            Rival("a guess without images", write.text(metric, chance, short=True), "", _beyond(figure, chance, metric))
+            Rival(
+                "a guess without images",
+                write.text(metric, chance, short=True),
+                "",
+                verdict_beside(figure, chance, metric),
+            )
         )
-    if context.classes and (column := column_alone.section(context)):
-        for row in column["stated"][:2]:
-            name = f"column “{column['column']}” alone, no image"
-            name += f" ({row['name']})" if context.study.positive_of(context.outcome) is None else ""
-            against = "better" if row["name"] not in column["not_above"] else "open"
-            rows.append(Rival(name, number(row["alone"], 2), "", against))
+    if context.classes and (column := column_alone.beside_column(context)):
+        for row in [row for row in column.rows if row.alone is not None][:2]:
+            name = f"column “{column.name}” alone, no image"
+            name += f" ({row.name})" if context.study.positive_of(context.outcome) is None else ""
+            rows.append(Rival(name, number(row.alone, 2), "", row.verdict))
     return rows
+
+
+def _verdict(difference: Difference | None, metric: str) -> str:
+    """The verdict on the reported model by its difference from another one."""
+    return verdict(difference.low, difference.high, metric) if difference else "untested"
 
 
 def _rival(
@@ -365,17 +364,6 @@ def _rival(
 def _rough(figure: Mapping[str, Any]) -> str:
     """A mark behind an interval that rests on too few subjects."""
     return ", rough" if has_interval(figure) and figure.get("rough") else ""
-
-
-def _beyond(figure: Mapping[str, Any], value: float, metric: str) -> str:
-    """The verdict on a figure beside a fixed value, by its interval; a rough one does not show that it is worse."""
-    if not has_interval(figure):
-        return "untested"
-    if figure["low"] <= value <= figure["high"]:
-        return "open"
-    if (figure["low"] > value) == (metric_of(metric).larger_is_better is not False):
-        return "better"
-    return "open" if figure.get("rough") else "worse"
 
 
 # ---------------------------------------------------------------------------------- what the model is, how it is used

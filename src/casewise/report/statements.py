@@ -68,20 +68,20 @@ def synthetic(context: ReportContext) -> Statement | None:
 def nothing_learned(context: ReportContext) -> Statement | None:
     """The reported model predicts nearly the same for every case, or its networks were no better than guessing."""
     facts = unlearned(context)
-    if not facts:
+    if facts is None:
         return None
-    name = the_learner(facts["learner"])
-    if facts["code"] == "constant":
-        folds = f"{facts['count']} of {counted(facts['of'], 'fold')}"
+    name = the_learner(context.learner)
+    if facts.constant:
+        folds = f"{facts.count} of {counted(facts.of, 'fold')}"
         text = (
             f"In {folds}, {name} predicts nearly the same for every case: it did not learn to distinguish cases there."
         )
         return Statement("nothing_learned", "flag", text, "training")
-    count = f"{facts['count']} of {counted(facts['of'], 'inner network' if facts['inner'] else 'network')}"
-    whose = {"own": f" of {name}", "combined": f" that {name} uses", "study": " of this study"}[facts["whose"]]
-    never = f"{'was' if facts['count'] == 1 else 'were'} never better than guessing during training"
-    text = f"{count}{whose} {'did on average no better than guessing' if facts['inner'] else never}."
-    return Statement("nothing_learned", "flag" if facts["void"] else "bad", text, "training")
+    count = f"{facts.count} of {counted(facts.of, 'inner network' if facts.inner else 'network')}"
+    whose = {"own": f" of {name}", "combined": f" that {name} uses", "study": " of this study"}[facts.whose]
+    never = f"{'was' if facts.count == 1 else 'were'} never better than guessing during training"
+    text = f"{count}{whose} {'did on average no better than guessing' if facts.inner else never}."
+    return Statement("nothing_learned", "flag" if facts.void else "bad", text, "training")
 
 
 def elsewhere(context: ReportContext) -> Statement | None:
@@ -96,19 +96,19 @@ def elsewhere(context: ReportContext) -> Statement | None:
             )
         return Statement("elsewhere", "bad", "Not tested on subjects of another hospital or source.")
     write = metric_format(context.study, context.outcome)
-    name, phrase = entry["name"] or "the external cohort", write.phrase(entry["metric"])
-    absent = f"; no case there is {listed(entry['classes']['absent'], 'or')}" if entry["classes"] else ""
-    there = write.text(entry["metric"], entry["outside"], short=True)
-    if entry["code"] == "worse":
-        here = write.text(entry["metric"], entry["inside"], short=True)
+    name, phrase = entry.name or "the external cohort", write.phrase(entry.metric)
+    absent = f"; no case there is {listed(entry.classes.absent, 'or')}" if entry.classes else ""
+    there = write.text(entry.metric, entry.figure.value, short=True)
+    if entry.code == "worse":
+        here = write.text(entry.metric, entry.inside, short=True)
         return Statement(
             "elsewhere", "flag", f"It is worse on {name}: {phrase} {there}, against {here} here{absent}.", "external"
         )
     words = {"better": "better than here", "not_shown": "no clear difference from here"}
     return Statement(
         "elsewhere",
-        "good" if entry["code"] in words else "open",
-        f"On {name}: {phrase} {there}, {words.get(entry['code'], 'not comparable with here')}{absent}.",
+        "good" if entry.code in words else "open",
+        f"On {name}: {phrase} {there}, {words.get(entry.code, 'not comparable with here')}{absent}.",
         "external",
     )
 

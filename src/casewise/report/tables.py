@@ -1,21 +1,23 @@
-"""Cells, rows and counts as plain values, and the format of the metrics of a target."""
+"""Cells and counts as plain values, verdicts, and the format of the metrics of a target."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
-from casewise.report.blocks import Cell
+from casewise.report.blocks import Cell, Counts, counts_line
 from casewise.report.context import is_number
-from casewise.report.formatting import MISSING, digits_of, interval, number, signed
+from casewise.report.formatting import MISSING, digits_of, interval, number, plain, signed
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 Figure = Mapping[str, Any] | None
+# The words of a verdict in a table.
+VERDICTS = {"better": "better", "worse": "worse", "open": "no clear difference", "untested": "not tested"}
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -26,6 +28,42 @@ def split_key(key: str) -> tuple[str, str]:
     """
     match = re.fullmatch(r"([^\[]+)\[(.*)\]", key)
     return (match[1], match[2]) if match else (key, "")
+
+
+def verdict(low: float | None, high: float | None, metric: str) -> str:
+    """The verdict by the interval of a difference: `better`, `worse`, `open`, or `untested` without an interval.
+
+    >>> verdict(0.1, 0.2, "auroc"), verdict(0.1, 0.2, "mae"), verdict(-0.1, 0.2, "mae"), verdict(None, None, "mae")
+    ('better', 'worse', 'open', 'untested')
+    """
+    larger_is_better = metric_of(metric).larger_is_better
+    if low is None or high is None or larger_is_better is None:
+        return "untested"
+    if low <= 0 <= high:
+        return "open"
+    return "better" if (low > 0) == larger_is_better else "worse"
+
+
+def verdict_beside(figure: Mapping[str, Any], value: float, metric: str) -> str:
+    """The verdict on a figure beside a fixed value, by its interval; a rough one does not show that it is worse.
+
+    >>> verdict_beside({"low": 0.1, "high": 0.2, "rough": True}, 0.5, "auroc")
+    'open'
+    """
+    if not (is_number(figure["low"]) and is_number(figure["high"])):
+        return "untested"
+    code = verdict(figure["low"] - value, figure["high"] - value, metric)
+    return "open" if code == "worse" and figure.get("rough") else code
+
+
+def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Counts:
+    """The confusion matrix: a line for each reference class.
+
+    >>> confusion(["a", "no_b"], [[3, 1], [0, 2]]).rows
+    [('a', 4, [(3, 0.75), (1, 0.25)]), ('no b', 2, [(0, 0.0), (2, 1.0)])]
+    """
+    labels = [plain(name) for name in names]
+    return Counts(labels, [counts_line(label, line) for label, line in zip(labels, counts, strict=True)])
 
 
 def hardly_varies(figure: Figure, metric: str, digits: int = 2) -> bool:
@@ -68,6 +106,15 @@ class MetricFormat:
     def title(self, metric: str) -> str:
         """The metric's name above a column."""
         return metric_of(metric).title
+
+    def heading(self, metric: str) -> str:
+        """The metric's name above a column, with the class that it is of.
+
+        >>> MetricFormat().heading("recall[no_finding]"), MetricFormat().heading("auroc")
+        ('Recall, no finding', 'AUROC')
+        """
+        label = plain(metric.partition("[")[2].removesuffix("]"))
+        return self.title(metric) + (f", {label}" if label else "")
 
     def phrase(self, metric: str) -> str:
         """The metric's name within a sentence."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.evaluation.run_checks import constant_folds, no_better
 from casewise.modalities.registry import modality_of
@@ -22,6 +22,43 @@ NO_NAMES = ("study", "my study", "test", "test study", "untitled", "default", "c
 SHORTEST_NAME = 3
 METHODS = {"rollout": "attention rollout", "grad-cam": "Grad-CAM", "contributions": "exact contributions"}
 SIDES = {"test": "on the test set", "oof": "out of fold", "external": "on the external cohort"}
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """The evidence that the networks behind the figures may have learned nothing.
+
+    Attributes:
+        constant: whether the reported learner predicts nearly the same for every case of `count` folds. Else `count`
+            networks never performed better than guessing.
+        of: all folds, or all networks.
+        whose: the networks: the `own` ones of the learner, those that it uses (`combined`), or all of the `study`.
+        inner: whether they are the inner networks that chose the settings.
+    """
+
+    constant: bool
+    count: int
+    of: int
+    whose: str = "own"
+    inner: bool = False
+
+    @property
+    def void(self) -> bool:
+        """Whether the reported learner is concerned, and not other networks of the study."""
+        return self.whose != "study"
+
+
+@dataclass(frozen=True)
+class SubjectMatter:
+    """The predicted target and the images, for the sentence below the title; numbers have `low` and `high`."""
+
+    pictures: str
+    subjects: int
+    visits: int
+    classes: list[str]
+    low: float
+    high: float
+    ordered: bool
 
 
 @dataclass(frozen=True)
@@ -66,56 +103,47 @@ def report_title(study: Study) -> str:
     return f"{capital(name)}: {what}" if len(name) > SHORTEST_NAME and name.lower() not in NO_NAMES else capital(what)
 
 
-def unlearned(context: ReportContext) -> dict[str, Any] | None:
+def unlearned(context: ReportContext) -> Unlearned | None:
     """The evidence that the networks behind the figures may have learned nothing; None without any.
 
-    `code` is `constant` where the shown learner predicts nearly the same for every case of a fold, else `no_better`:
-    half of its networks, or most of all, never performed better than guessing. A network is evaluated by the loss that
-    stops it, or by that of the inner networks that chose its settings (`inner`). A combined learner is made of all
-    networks.
+    Either the reported learner predicts nearly the same for every case of a fold, or half of its networks, or most of
+    all, never performed better than guessing. A network is evaluated by the loss that stops it, or by that of the inner
+    networks that chose its settings. A combined learner is made of all networks.
     """
     constant, folds = constant_folds(context.predictions, context.outcome, context.learner)
     if constant:
-        return {"code": "constant", "learner": context.learner, "count": constant, "of": folds, "void": True}
-    if context.study.nested_cv is None and context.stopped_on == "none":
+        return Unlearned(constant=True, count=constant, of=folds)
+    inner = context.study.nested_cv is not None
+    if not inner and context.stopped_on == "none":
         return None
     failed: dict[str, list[bool]] = {}
     for job in context.jobs:
-        verdict = no_better(job)
-        if verdict is not None:
-            failed.setdefault(str(job["model"]), []).append(verdict)
-    every = [bad for verdicts in failed.values() for bad in verdicts]
-    learner_verdicts, combined = failed.get(context.learner, []), context.learner not in context.study.learners
-    if learner_verdicts and 2 * sum(learner_verdicts) >= len(learner_verdicts):
-        whose, counts = "own", learner_verdicts
-    elif 2 * sum(every) > len(every):
-        whose, counts = ("combined" if combined else "study"), every
-    else:
-        return None
-    return {
-        "code": "no_better",
-        "learner": context.learner,
-        "whose": whose,
-        "count": sum(counts),
-        "of": len(counts),
-        "inner": bool(context.study.nested_cv),
-        "void": whose != "study",
-    }
+        judged = no_better(job)
+        if judged is not None:
+            failed.setdefault(str(job["model"]), []).append(judged)
+    every = [bad for of_model in failed.values() for bad in of_model]
+    own, combined = failed.get(context.learner, []), context.learner not in context.study.learners
+    if own and 2 * sum(own) >= len(own):
+        return Unlearned(constant=False, count=sum(own), of=len(own), whose="own", inner=inner)
+    if 2 * sum(every) > len(every):
+        whose = "combined" if combined else "study"
+        return Unlearned(constant=False, count=sum(every), of=len(every), whose=whose, inner=inner)
+    return None
 
 
-def subject_matter(context: ReportContext) -> dict[str, Any]:
-    """The predicted targets and the images, for the sentence below the title."""
-    study, names = context.study, [plain(name) for name in context.classes]
+def subject_matter(context: ReportContext) -> SubjectMatter:
+    """The predicted target and the images, for the sentence below the title."""
+    study = context.study
     low, high = context.range_of(context.outcome)
-    return {
-        "pictures": modality_report(study).counted(context),
-        "subjects": context.cases["subject"].nunique() if study.subjects_known else 0,
-        "visits": len(context.cases) if context.repeated else 0,
-        "classes": names,
-        "low": low,
-        "high": high,
-        "ordered": kind_report(context.kind).ordered,
-    }
+    return SubjectMatter(
+        pictures=modality_report(study).counted(context),
+        subjects=context.cases["subject"].nunique() if study.subjects_known else 0,
+        visits=len(context.cases) if context.repeated else 0,
+        classes=[plain(name) for name in context.classes],
+        low=low,
+        high=high,
+        ordered=kind_report(context.kind).ordered,
+    )
 
 
 def positive_and_other(context: ReportContext) -> tuple[str, str] | None:

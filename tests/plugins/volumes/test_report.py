@@ -46,7 +46,7 @@ def classed() -> ReportContext:
 def test_scans_are_called_scans(classed: ReportContext) -> None:
     context = of_volumes(classed)
     assert terms.terms_of(context).picture == "scan"
-    assert "(T1 and T2)" in terms.subject_matter(context)["pictures"]
+    assert "(T1 and T2)" in terms.subject_matter(context).pictures
     text = page.render(context)
     assert section_of(text, "preparation").count('class="panels"') == 1
     assert "photograph" not in text

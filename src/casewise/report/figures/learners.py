@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SOFT, Draw
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import frozen_label, rate, shortened
 from casewise.study.learners import learner_name
+
+if TYPE_CHECKING:
+    from casewise.evaluation.results import Estimate
+
+Job = Mapping[str, Any]
 
 WIDTH = 440.0
 ROW = 21.0
@@ -24,7 +29,7 @@ class Series:
     """One figure with its interval for each learner, and how it is drawn; `face` fills the markers."""
 
     label: str
-    figures: Mapping[str, Mapping[str, Any]]
+    figures: Mapping[str, Estimate]
     colour: str
     marker: str
     face: str = ""
@@ -62,13 +67,14 @@ def forest(
             axes.axhspan(row - 0.5, row + 0.5, color=MODEL, alpha=0.08, linewidth=0)
         values: list[float] = [] if chance is None else [chance]
         for entry, shift in zip(series, (0.0,) if len(series) == 1 else (0.16, -0.2), strict=True):
-            drawn = {n: f for n, f in entry.figures.items() if is_number(f.get("value"))}
+            drawn = {n: f for n, f in entry.figures.items() if f.value is not None}
             points = [(shift - i, drawn[n]) for i, n in enumerate(learners) if n in drawn]
-            bars = [(y, f) for y, f in points if is_number(f.get("low")) and is_number(f.get("high"))]
-            lows, highs = [f["low"] for _, f in bars], [f["high"] for _, f in bars]
-            axes.hlines([y for y, _ in bars], lows, highs, color=entry.colour, linewidth=entry.line)
+            at = [f.value for _, f in points if f.value is not None]
+            bars = [(y, f.low, f.high) for y, f in points if f.low is not None and f.high is not None]
+            lows, highs = [low for _, low, _ in bars], [high for *_, high in bars]
+            axes.hlines([y for y, *_ in bars], lows, highs, color=entry.colour, linewidth=entry.line)
             axes.plot(
-                [f["value"] for _, f in points],
+                at,
                 [y for y, _ in points],
                 entry.marker,
                 color=entry.colour,
@@ -76,7 +82,7 @@ def forest(
                 markersize=entry.size,
                 label=entry.label,
             )
-            values += [f["value"] for _, f in points] + lows + highs
+            values += at + lows + highs
         if chance is not None:
             axes.axvline(chance, color=SOFT, linewidth=1, linestyle=(0, (3, 2)), zorder=0)
         axes.set_yticks([-i for i in range(len(learners))], names)
@@ -92,7 +98,7 @@ def forest(
         return svg(figure, name)
 
 
-def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
+def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
     """One backbone's loss by epoch, and below it its accuracy if that was recorded.
 
     One line per fold: thin for training, strong for the subjects of early stopping, with a dot at the selected epoch. A
@@ -146,12 +152,12 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
         return svg(figure, name)
 
 
-def has_accuracy(jobs: list[dict[str, Any]]) -> bool:
+def has_accuracy(jobs: Sequence[Job]) -> bool:
     """Whether the networks' histories contain their accuracy."""
     return any("train_accuracy" in entry for job in jobs for entry in job.get("history") or [])
 
 
-def _draw_course(axes: Any, job: dict[str, Any], quantity: str) -> np.ndarray:
+def _draw_course(axes: Any, job: Job, quantity: str) -> np.ndarray:
     """Draw the curve of one network's loss or accuracy; return its values, NaN if missing."""
     history = job.get("history") or []
     epochs = np.arange(1, len(history) + 1)
@@ -168,7 +174,7 @@ def _draw_course(axes: Any, job: dict[str, Any], quantity: str) -> np.ndarray:
     return np.concatenate([train, stop])
 
 
-def _phase_starts(job: dict[str, Any]) -> list[tuple[int, float]]:
+def _phase_starts(job: Job) -> list[tuple[int, float]]:
     """The phases of a network's history with the index on the axis of epochs where each begins."""
     numbers = [entry.get("phase") for entry in job.get("history") or []]
     return [
@@ -178,13 +184,13 @@ def _phase_starts(job: dict[str, Any]) -> list[tuple[int, float]]:
     ]
 
 
-def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> list[tuple[float, str, int]]:
+def _phase_labels(jobs: Sequence[Job], edges: tuple[float, float]) -> list[tuple[float, str, int]]:
     """The labels of frozen parts: distance from the left in points, text, and line above the axes."""
     first: dict[int, float] = {}
     for job in jobs:
         for number, start in _phase_starts(job):
             first[number] = min(start, first.get(number, start))
-    phases: list[dict[str, Any]] = next((job["phases"] for job in jobs if job.get("phases")), [])
+    phases: Sequence[Job] = next((job["phases"] for job in jobs if job.get("phases")), [])
     ends: list[float] = []
     labels = []
     for number, start in sorted(first.items()):
@@ -199,7 +205,7 @@ def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> lis
     return labels
 
 
-def finder(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
+def finder(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
     """The search for a learning rate of one backbone: the loss by rate, one line per fold, with a dot at the choice."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 

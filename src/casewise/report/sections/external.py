@@ -1,95 +1,150 @@
-"""Details of the external cohort: class by class, operating points, groups of cases, and calibration."""
+"""The external cohort: every figure inside and outside, by class and by group, and cases unlike the training."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from casewise.report.blocks import Cell, Row
-from casewise.report.context import EXTERNAL, ReportContext, is_number
-from casewise.report.formatting import plain
-from casewise.report.sections import classes
-from casewise.report.tables import MetricFormat, metric_format
+from casewise.report.blocks import Block, Cell, Facts, Fold, Matrix, Row, Section, Table
+from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.formatting import capital, counted, number, plain
+from casewise.report.sections import drift, learners
+from casewise.report.tables import VERDICTS, MetricFormat, confusion, metric_format, verdict
+from casewise.report.terms import SIDES, predicted_externally, terms_of
+
+if TYPE_CHECKING:
+    from casewise.evaluation.results import ClassFigures, Estimate, SourceMean
 
 BY_CLASS = ("recall", "precision", "auroc")
+POINT_METRICS = ("sensitivity", "specificity", "precision", "npv")
+RULES = {"youden": "Youden index"}
 MOST_GROUPS = 20
 MOST_RECALLS = 6
+MOST_POINTS = 24
+BOTH = (
+    "Difference: external minus internal, with its {confidence} interval. External predictions are means over the"
+    " networks of all folds. Not compared: where the interval is rough or missing."
+)
+BY_GROUP = "External, by {column}. A metric over all classes is undefined where a class is absent."
+POINTS = (
+    "Operating points, external. Thresholds were chosen on cases of the study and are applied unchanged; precision and"
+    " NPV hold for the share of the class in the external cohort."
+)
 
 
-def details(context: ReportContext) -> dict[str, Any]:
-    """The parts of the section that stand below the table of all metrics; each is empty if there is nothing in it."""
-    entry = context.class_entry(EXTERNAL, context.learner)
-    return {
-        "class_rows": class_rows(context, entry) if entry else [],
-        "points": classes.point_rows(entry) if entry else [],
-        "groups": groups(context),
-        "calibration": classes.calibration(context, EXTERNAL) if entry else None,
-    }
+def section(context: ReportContext) -> Section | None:
+    """The figures of the external cohort; None where nothing was predicted there."""
+    if not predicted_externally(context):
+        return None
+    study, terms = context.study, terms_of(context)
+    outside, rows = (
+        context.metrics.figures(EXTERNAL, context.learner, context.outcome),
+        context.rows(EXTERNAL, context.learner),
+    )
+    count = counted(len(rows), terms.noun)
+    count += f" of {counted(rows['subject'].nunique(), 'subject')}" if study.subjects_known else ""
+    blocks: list[Block] = [
+        Facts([("With a reference value", count if len(rows) else "none: nothing can be evaluated")])
+    ]
+    metrics = [metric for metric in context.columns("external") if metric in outside]
+    if metrics:
+        write, caption = metric_format(study, context.outcome), BOTH.format(confidence=terms.confidence)
+        both = [Row(write.title(metric), both_cells(context, metric)) for metric in metrics]
+        blocks.append(Table(["Metric", *sides(context)], both, caption, wide=True))
+        blocks += [Fold(summary, inside) for summary, inside in details(context) if inside]
+    heading = f"External validation: {study.external_name or 'the external cohort'}"
+    return Section("external", heading, [*blocks, *drift.blocks(context)])
 
 
-def inside_cell(context: ReportContext, write: MetricFormat, metric: str) -> Cell:
+def sides(context: ReportContext) -> list[str]:
+    """The headings of the figure of the study, that outside, their difference, and the verdict."""
+    inside = f"Mean within each {context.site}" if context.by_site else capital(SIDES[context.stage])
+    return [inside, "External", "Difference", "External is"]
+
+
+def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
+    """The folded parts, with what each holds."""
+    entry = context.metrics.classes.get(EXTERNAL, {}).get(context.learner, {}).get(context.outcome)
+    table = learners.learner_table(context, EXTERNAL) if len(context.learners) > 1 else None
+    of_classes: list[Block] = []
+    if entry:
+        matrix = "Confusion matrix, external. Small print and shade: share of the row."
+        of_classes.append(Matrix(confusion(entry.names, entry.confusion), matrix, "reference", "predicted"))
+        caption = BOTH.format(confidence=terms_of(context).confidence)
+        if rows := class_rows(context, entry):
+            of_classes.append(Table(["Class (external cases)", *sides(context)], rows, caption, wide=True))
+        if points := point_rows(entry):
+            heads = ["Class and rule", "Threshold", *map(MetricFormat().title, POINT_METRICS)]
+            of_classes.append(Table(heads, points, POINTS, wide=True))
+    return [
+        ("External, by class: confusion matrix, figures and operating points", of_classes),
+        ("External, by group", list(groups(context))),
+        ("External, all learners", [table] if table else []),
+    ]
+
+
+def inside_figure(context: ReportContext, metric: str) -> Estimate | SourceMean | None:
     """The study's own figure: where sources were left out, the mean within them."""
-    if figure := context.headline_figure(metric):
-        return write.cell(metric, figure)
     if context.by_site:
-        drop = ((context.metrics.get("external_drop") or {}).get(context.learner) or {}).get(metric)
-        return write.cell(metric, {"value": drop["internal"]} if drop else None)
-    return write.cell(metric, context.figures(context.stage, context.learner).get(metric))
+        return (context.metrics.site_means or {}).get(context.learner, {}).get(metric)
+    return context.metrics.figures(context.stage, context.learner, context.outcome).get(metric)
 
 
-def difference_cell(context: ReportContext, write: MetricFormat, metric: str) -> Cell:
-    """The external figure minus that of the study with its interval."""
-    drop = ((context.metrics.get("external_drop") or {}).get(context.learner) or {}).get(metric)
-    outside = (context.figures(EXTERNAL, context.learner).get(metric) or {}).get("value")
-    return write.difference(metric, drop, inside_cell(context, write, metric).value, outside)
+def both_cells(context: ReportContext, metric: str) -> list[Cell]:
+    """A figure inside and outside, the difference with its interval, and the verdict on the external figure."""
+    write = metric_format(context.study, context.outcome)
+    outside = context.metrics.figures(EXTERNAL, context.learner, context.outcome).get(metric)
+    drop = (context.metrics.external_drop or {}).get(context.learner, {}).get(metric)
+    inside = inside_figure(context, metric)
+    cell = write.cell(metric, inside)
+    if drop and (inside is None or inside.value is None):
+        cell = write.cell(metric, {"value": drop.internal})
+    difference = write.difference(metric, drop, cell.value, outside.value if outside else None)
+    code = "untested" if drop is None or drop.rough else verdict(drop.low, drop.high, metric)
+    return [cell, write.cell(metric, outside), difference, Cell(VERDICTS[code])]
 
 
-def class_rows(context: ReportContext, entry: dict[str, Any]) -> list[Row]:
+def class_rows(context: ReportContext, entry: ClassFigures) -> list[Row]:
     """For each class of the external cohort its recall, precision and AUROC inside, outside, and the difference."""
-    write, outside = metric_format(context.study, context.outcome), context.figures(EXTERNAL, context.learner)
+    write, outside = MetricFormat(), context.metrics.figures(EXTERNAL, context.learner, context.outcome)
     rows = []
-    for label, support in zip(entry["names"], entry["support"], strict=True):
+    for label, support in zip(entry.names, entry.support, strict=True):
         for metric in BY_CLASS:
             key = f"{metric}[{label}]"
-            if (outside.get(key) or {}).get("value") is None:
-                continue
-            cells = [
-                inside_cell(context, write, key),
-                write.cell(key, outside.get(key)),
-                difference_cell(context, write, key),
-            ]
-            name = f"{plain(label)} ({support:,}), {write.phrase(metric)}"
-            rows.append(Row(name, cells))
+            if key in outside and outside[key].value is not None:
+                name = f"{plain(label)} ({support:,}), {write.phrase(metric)}"
+                rows.append(Row(name, both_cells(context, key)))
     return rows
 
 
-def groups(context: ReportContext) -> list[dict[str, Any]]:
-    """For each column its groups of cases with their figures, and how many further groups are not shown."""
+def point_rows(entry: ClassFigures) -> list[Row]:
+    """The operating points outside: threshold, and the metrics at it."""
+    return [
+        Row(
+            f"{plain(point.label)}, {RULES.get(point.rule, point.rule).replace('>=', '≥')}",
+            [
+                Cell(number(point.threshold, 3)),
+                *(MetricFormat().cell(metric, point.figures.get(metric)) for metric in POINT_METRICS),
+            ],
+        )
+        for point in entry.operating[:MOST_POINTS]
+    ]
+
+
+def groups(context: ReportContext) -> list[Table]:
+    """For each column a table of its groups of external cases with their figures."""
     write = metric_format(context.study, context.outcome)
     recalls = [f"recall[{label}]" for label in context.classes] if len(context.classes) <= MOST_RECALLS else []
     metrics = [*context.columns("page_external"), *recalls]
     tables = []
-    for column, by_group in (context.metrics.get("external_by") or {}).items():
+    for column, by_group in (context.metrics.external_by or {}).items():
         rows = []
-        for group, by_learner in by_group.items():
+        for group, by_learner in list(by_group.items())[:MOST_GROUPS]:
             figures = by_learner.get(context.learner) or {}
-            first: dict[str, Any] = next(iter(figures.values()), {})
-            counts = [Cell(f"{first[key]:,}" if is_number(first.get(key)) else "") for key in ("n_cases", "n_subjects")]
+            first = next(iter(figures.values()), None)
+            counts = [Cell(number(count, 0)) for count in ((first.n_cases, first.n_subjects) if first else (0, 0))]
             rows.append(Row(group, [*counts, *(write.cell(metric, figures.get(metric)) for metric in metrics)]))
-        heads = [
-            write.title(metric) + (f", {plain(metric.partition('[')[2][:-1])}" if "[" in metric else "")
-            for metric in metrics
-        ]
-        tables.append(
-            {
-                "column": plain(column),
-                "heads": ["Cases", "Subjects", *heads],
-                "rows": rows[:MOST_GROUPS],
-                "more": max(0, len(rows) - MOST_GROUPS),
-            }
-        )
+        further = len(by_group) - len(rows)
+        rows += [Row(f"{further} further groups", [Cell("")] * (2 + len(metrics)))] if further else []
+        heads = [capital(plain(column)), "Cases", "Subjects", *map(write.heading, metrics)]
+        tables += [Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True)] if rows else []
     return tables
-
-
-def section(context: ReportContext) -> Section | None:
-    """To be converted."""
-    return None

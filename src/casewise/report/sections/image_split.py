@@ -2,144 +2,104 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from casewise.metrics.registry import metric_of
-from casewise.report.blocks import Row
-from casewise.report.context import ReportContext, has_interval, is_number
+from casewise.report.blocks import Block, Facts, Fold, Plot, Plots, Row, Section, Table, Text
+from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.figures.drawing import ACCENT, MODEL
 from casewise.report.figures.learners import Series, forest
+from casewise.report.formatting import capital
 from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
+from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from casewise.evaluation.results import Figures
 
 MOST_LEARNERS = 16
+WHICH = (
+    "Use the figures by subject: no subject was predicted by a network trained on that subject, as for a new patient."
+    " In a split by image, a network can recognise subjects whose other images it was trained on."
+)
+HOW = (
+    "For comparison only, every network was trained again on images that were split as if each showed a different"
+    " person, with the same settings and sizes. Copies of an image stay on its side in both splits."
+)
+CAPTION = (
+    "{side}. Below each learner: split by image, where each image is evaluated separately. Brackets: {confidence}"
+    " intervals; by image they treat every image as a different person and are too narrow."
+)
 
 
-def section(context: ReportContext) -> dict[str, Any] | None:
-    """The figures by subject and by image, learner by learner; None where the study was not split by image as well."""
-    entry = context.metrics.get("image_split")
-    if not entry:
+def section(context: ReportContext) -> Section | None:
+    """The figures by subject and by image of each learner; None where the study was not split by image as well."""
+    entry, stage = context.metrics.image_split, context.stage
+    if entry is None:
         return None
-    by_image = (entry.get("metrics") or {}).get(context.stage) or {}
-    names = [name for name in context.learners if name in by_image and context.figures(context.stage, name)]
-    names.sort(key=lambda name: name != context.learner)
-    columns = context.columns("image_split")
-    metrics = [metric for metric in columns if any(metric in figures_by_image(context, name) for name in names)]
-    write = metric_format(context.study, context.outcome)
-    rows = []
-    for name in names[:MOST_LEARNERS]:
-        for split_by, figures in (
-            ("subject", context.figures(context.stage, name)),
-            ("image", figures_by_image(context, name)),
-        ):
-            cells = [write.cell(metric, figures.get(metric)) for metric in metrics]
-            rows.append(
-                (
-                    split_by,
-                    Row(learner_name(name) if split_by == "subject" else "", cells, mark=name == context.learner),
-                )
-            )
-    if not rows:
+    own = {name: context.metrics.figures(stage, name, context.outcome) for name in context.learners}
+    by_image = {name: entry.metrics.get(stage, {}).get(name, {}).get(context.outcome, {}) for name in context.learners}
+    names = [name for name in context.learners if own[name] and by_image[name]]
+    names = sorted(names, key=lambda name: name != context.learner)[:MOST_LEARNERS]
+    if not names:
         return None
-    first = kind_report(context.kind).image_split
-    series = [
-        Series("split by subject", {n: context.figures(context.stage, n).get(first) or {} for n in names}, MODEL, "o"),
-        Series(
-            "split by image",
-            {n: figures_by_image(context, n).get(first) or {} for n in names},
-            ACCENT,
-            "D",
-            face="white",
-        ),
+    same, judged = same_values(context)
+    facts = [
+        ("Subjects on both sides of the split by image", f"{entry.subjects_on_both_sides:,} of {entry.subjects:,}"),
+        ("Subjects whose reference values are all the same", f"{same:,} of {judged:,}"),
+        ("Images", f"{entry.images:,}"),
+        ("Learners shown", f"{len(names)} of {len(context.learners)}"),
     ]
-    chance = commonest_share(context) if first == "accuracy" else None
-    points = ", points" if first == "mae" else ""
-    return {
-        "rows": rows,
-        "columns": metrics,
-        "metric": first,
-        "figure": forest(
-            names[:MOST_LEARNERS],
-            series,
-            label=f"{write.title(first)}{points}",
-            name="image-split",
-            chance=chance,
-            percent=write.in_percent(first),
-        ),
-        "pair": pair(context, first),
-        "belief": belief(context),
-        "chance": chance,
-        "images": entry.get("images", 0),
-        "unit_differs": context.study.level_of(context.outcome) != "image",
-        "copies": context.study.panels.offline_copies,
-        "left_out": max(0, len(names) - MOST_LEARNERS),
-    }
+    details: list[Block] = [Facts(facts), table(context, own, by_image, names), Text(HOW, note=True)]
+    blocks = [
+        Text(WHICH, note=True),
+        Plots([figure(context, own, by_image, names)]),
+        Fold("How the comparison was made, and its figures", details),
+    ]
+    return Section("image-split", "Comparison with a split by image", blocks)
 
 
-def figures_by_image(context: ReportContext, learner: str) -> dict[str, Any]:
-    """The figures of the primary outcome by a split by image."""
-    metrics = (context.metrics.get("image_split") or {}).get("metrics") or {}
-    figures: dict[str, Any] = metrics.get(context.stage, {}).get(learner, {}).get(context.outcome, {})
-    return figures
+def table(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Table:
+    """Two lines for each learner: its figures by subject and by image."""
+    write = metric_format(context.study, context.outcome)
+    metrics = [metric for metric in context.columns("image_split") if any(metric in by_image[name] for name in names)]
+    rows = []
+    for name in names:
+        for label, figures in ((learner_name(name), own[name]), ("by image", by_image[name])):
+            cells = [write.cell(metric, figures.get(metric)) for metric in metrics]
+            by_subject = figures is own[name]
+            rows.append(Row(label, cells, mark=by_subject and name == context.learner, inner=not by_subject))
+    caption = CAPTION.format(side=capital(SIDES[context.stage]), confidence=terms_of(context).confidence)
+    return Table(["Learner", *map(write.title, metrics)], rows, caption, wide=True)
 
 
-def commonest_share(context: ReportContext) -> float | None:
-    """The share of the commonest class among the evaluated cases: the accuracy of always predicting it."""
+def figure(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Plot:
+    """One metric of all learners both ways, beside always predicting the most common class."""
+    write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).image_split
+    both = [{name: figures[name][metric] for name in names if metric in figures[name]} for figures in (own, by_image)]
+    series = [
+        Series("split by subject", both[0], MODEL, "o"),
+        Series("split by image", both[1], ACCENT, "D", face="white"),
+    ]
     truth = context.headline_rows["y_true"]
-    return float(truth.value_counts(normalize=True).iloc[0]) if len(truth) and context.classes else None
+    guess = context.classes and metric == "accuracy" and len(truth)
+    drawing = forest(
+        names,
+        series,
+        label=write.title(metric) + (", points" if metric == "mae" else ""),
+        name="image-split",
+        chance=float(truth.value_counts(normalize=True).iloc[0]) if guess else None,
+        percent=write.in_percent(metric),
+    )
+    alt = f"{write.title(metric)} of each learner by subject and by image; the values are in the table."
+    return Plot(drawing, alt, "Dashed: always predicting the most common class." if guess else "")
 
 
-def pair(context: ReportContext, metric: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """A figure of the shown learner by subject and by image; None where one of the two is unknown."""
-    by_subject = context.metric(context.stage, context.learner, metric)
-    other = figures_by_image(context, context.learner).get(metric) or {}
-    return (by_subject, other) if by_subject and is_number(other.get("value")) else None
-
-
-def belief(context: ReportContext) -> dict[str, Any]:
-    """The reason to use the figures by subject.
-
-    `code`: `covers_chance` or `below_chance` (nothing is shown for new patients; only for a metric with a chance
-    level), `similar` both ways, or `plain`.
-    """
-    entry, merit = context.metrics.get("image_split") or {}, context.merit
-    chance = metric_of(merit).chance
-    both = pair(context, merit)
-    by_subject = both[0] if both else context.metric(context.stage, context.learner, merit)
-    code = "plain"
-    if by_subject and has_interval(by_subject):
-        if chance is not None and by_subject["low"] <= chance:
-            code = "covers_chance" if by_subject["high"] >= chance else "below_chance"
-        elif both and by_subject["low"] <= both[1]["value"] <= by_subject["high"]:
-            code = "similar"
-    return {
-        "code": code,
-        "metric": merit,
-        "chance": chance,
-        "own": by_subject,
-        "by_image": both[1] if both else None,
-        "on_both_sides": entry.get("subjects_on_both_sides", 0),
-        "subjects": entry.get("subjects", 0),
-        "one_value_each": one_value_each(context.predictions, context.outcome),
-    }
-
-
-def one_value_each(predictions: pd.DataFrame | None, target: str) -> bool:
-    """Whether each subject has only one recorded value, so that recognising a subject is enough to be correct.
-
-    >>> import pandas as pd
-    >>> rows = pd.DataFrame({"subject": ["a", "a", "b"], "target": "dx", "stage": "oof", "y_true": [1.0, 1.0, 0.0]})
-    >>> one_value_each(rows, "dx"), one_value_each(rows.assign(y_true=[1.0, 0.0, 0.0]), "dx")
-    (True, False)
-    """
-    if predictions is None:
-        return False
-    rows = predictions[(predictions["target"] == target) & (predictions["stage"] != "external")]
+def same_values(context: ReportContext) -> tuple[int, int]:
+    """The subjects with one recorded value only, whom it is enough to recognise, of those with any."""
+    rows = context.predictions
+    rows = rows[(rows["target"] == context.outcome) & (rows["stage"] != EXTERNAL)]
     values = rows.dropna(subset=["y_true"]).groupby("subject")["y_true"]
     # truths that passed through single precision may differ in their last digits
     differ = (values.max() - values.min()) > 1e-5 * values.max().abs().clip(lower=1)
-    return bool(len(differ)) and not differ.any()
+    return int((~differ).sum()), len(differ)

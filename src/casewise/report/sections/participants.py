@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision
-from casewise.report.blocks import Cell, Row
-from casewise.report.formatting import capital, display_name, group_label, number, percent, plain
+from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision, Side
+from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Row, Section, Table, Text
+from casewise.report.context import EXTERNAL
+from casewise.report.formatting import (
+    MISSING,
+    capital,
+    counted,
+    display_name,
+    group_label,
+    listed,
+    number,
+    percent,
+    plain,
+)
 from casewise.report.tables import metric_format
+from casewise.report.terms import SIDES
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -16,41 +28,93 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 6
 SIZES = ("subjects", "cases", "images")
+STEPS = {
+    "read": "Rows of the table",
+    "where": "Kept only where {column} is {values}",
+    "where_not": "Left out where {column} is {values}",
+    "other_classes": "Left out: classes in {column} that the study does not list ({values})",
+    "images": "Left out: images missing, or a part of them that the study needs, such as a sequence",
+}
+SIDE_NAMES = {"all": "All", "train": "Training", "test": "Test", "fold": "Fold {name}", "external": "External: {name}"}
+FLOW = "Rows, cases and, below, subjects that each step leaves out, and those that remain."
+FLOW_NOTE = "A run stops at an image that the table names but that is missing or cannot be read."
+CHARACTERISTICS = (
+    "Numbers: mean (standard deviation), below it the median with its quartiles. Categories: count and share of those"
+    " recorded. Each subject counts once, except where another unit is named."
+)
+COLUMNS_NOTE = (
+    "Columns with usual names, such as age, sex and site, are described. To describe others, name them in"
+    " `evaluation.subgroups` or `audit.columns` of the study."
+)
 
 
-def section(context: ReportContext) -> dict[str, Any] | None:
-    """The values of the section; None if the run has no record of participants."""
-    return participants(context.study, context.metrics)
-
-
-def participants(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The flow, the table of characteristics and the precision; None if the metrics have no such entry."""
-    entry: Participants | None = metrics.get("participants")
-    if not entry:
+def section(context: ReportContext) -> Section | None:
+    """The precision, the flow and the characteristics; None if the run has no record of participants."""
+    entry, study = context.metrics.participants, context.study
+    if entry is None:
         return None
-    outside = entry.flow.external
-    return {
-        "flow": flow(entry.flow),
-        "external_flow": flow(outside) if outside else None,
-        "external": outside.name if outside else "",
-        "evaluated": entry.evaluated,
-        "sides": entry.sides,
-        "rows": characteristic_rows(study, entry),
-        "missing": any(values.missing for row in entry.characteristics for values in row.sides.values()),
-        "precision": precision(study, entry.precision),
-    }
+    flows: list[Block] = [Table(["Step", "Left out", "Remaining"], flow_rows(entry.flow, entry), FLOW)]
+    if entry.flow.external:
+        rows = flow_rows(entry.flow.external, entry)
+        flows.append(Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}."))
+    heads = ["Characteristic", *map(side_name, entry.sides)]
+    described = [
+        Table(heads, characteristic_rows(study, entry), CHARACTERISTICS, wide=True),
+        Text(COLUMNS_NOTE, note=True),
+    ]
+    blocks = [
+        *([Facts(precision(study, entry.precision))] if entry.precision else []),
+        Fold("Flow of participants, step by step", [Heading("Flow"), *flows, Text(FLOW_NOTE, note=True)]),
+        Fold("Characteristics by side of the split", [Heading("Characteristics"), *described]),
+    ]
+    return Section("participants", "Participants", blocks)
 
 
-def flow(entry: Flow) -> dict[str, Any]:
-    """The steps with at most six values each, and the numbers of the cohort that is left."""
-    steps = [{**step, "values": _first(step.get("values") or [])} for step in entry.steps]
-    return {"steps": steps, "cohort": entry.cohort, "excluded": len(steps) > 1}
+# -------------------------------------------------------------------------------------------------------------- flow
+
+
+def flow_rows(flow: Flow, entry: Participants) -> list[Row]:
+    """The steps from the table to the cohort, and what of it was predicted and evaluated."""
+    rows = []
+    for index, step in enumerate(flow.steps):
+        values = listed(_first(step.get("values") or []), "or")
+        name = STEPS.get(step["code"], step["code"]).format(column=step.get("column"), values=values)
+        rows.append(Row(name, [_rows(step) if index else Cell(""), _rows(step["left"])]))
+    cohort, external = flow.cohort, flow is entry.flow.external
+    size = f"{counted(cohort['subjects'], 'subject')}, {counted(cohort['images'], 'file')}"
+    rows.append(Row("Cohort", [Cell(""), Cell(counted(cohort["cases"], "case"), size)]))
+    for stage, counts in entry.evaluated.items():
+        if (stage == EXTERNAL) != external:
+            continue
+        scored = counts["cases_with_reference"]
+        lost = counted(counts["cases"] - scored, "case")
+        everyone = Cell(counted(counts["cases"], "case"), counted(counts["subjects"], "subject"))
+        subjects = counted(counts["subjects_with_reference"], "subject")
+        rows += [] if external else [Row(f"Predicted {SIDES[stage]}", [Cell(""), everyone])]
+        rows.append(
+            Row("with a reference value, evaluated", [Cell(lost), Cell(counted(scored, "case"), subjects)], inner=True)
+        )
+    return rows
 
 
 def _first(values: Sequence[str]) -> list[str]:
     """Values as text, the first ones if there are many; an empty cell has no text."""
     shown = [str(value) or "empty" for value in values[:MOST_VALUES]]
     return shown if len(values) <= MOST_VALUES else [*shown, f"{len(values) - MOST_VALUES} more"]
+
+
+def _rows(counts: Mapping[str, Any]) -> Cell:
+    unit = "row" if "rows" in counts else "case"
+    subjects = counts["subjects"]
+    return Cell(counted(counts[f"{unit}s"], unit), "" if subjects is None else counted(subjects, "subject"))
+
+
+# --------------------------------------------------------------------------------------------------- characteristics
+
+
+def side_name(side: Side) -> str:
+    """The name of a side of the split."""
+    return SIDE_NAMES[side.code].format(name=side.name)
 
 
 def characteristic_rows(study: Study, entry: Participants) -> list[Row]:
@@ -72,9 +136,7 @@ def characteristic_rows(study: Study, entry: Participants) -> list[Row]:
                 cells = [counts_cell(side.counts, position) for side in by_side if isinstance(side, CategoryCounts)]
                 rows.append(Row(plain(group_label(level)) if target else group_label(level), cells, inner=True))
         if any(values.missing for values in by_side):
-            rows.append(
-                Row(group_label({"code": "not_recorded"}), [Cell(f"{v.missing:,}") for v in by_side], inner=True)
-            )
+            rows.append(Row("not recorded", [Cell(f"{values.missing:,}") for values in by_side], inner=True))
     return rows
 
 
@@ -85,7 +147,7 @@ def numbers_cell(values: NumberSummary, digits: int) -> Cell:
     Cell(text='1.5 (0.5)', small='1.5 [1.2, 1.8]', value=1.5)
     """
     if values.mean is None:
-        return Cell("–")
+        return Cell(MISSING)
     mean, spread = number(values.mean, digits), number(values.sd, digits)
     quartiles = f"[{number(values.low, digits)}, {number(values.high, digits)}]"
     return Cell(f"{mean} ({spread})", f"{number(values.median, digits)} {quartiles}", values.mean)
@@ -101,24 +163,22 @@ def counts_cell(counts: Sequence[int], position: int) -> Cell:
     return Cell(f"{count:,}", percent(count / total) if total else "", float(count))
 
 
-def precision(study: Study, entry: Precision | None) -> dict[str, Any] | None:
-    """Half the width of each headline figure's interval as text, with the subjects behind it; None without figures."""
-    if not entry:
-        return None
-    write = metric_format(study, entry.target)
-    halves, without = [], []
+# --------------------------------------------------------------------------------------------------------- precision
+
+
+def precision(study: Study, entry: Precision) -> list[tuple[str, str]]:
+    """The subjects behind the headline's figures, and half the width of each figure's interval.
+
+    An interval without a width at this precision says nothing about precision.
+    """
+    write, confidence = metric_format(study, entry.target), f"{100 * study.evaluation.confidence:g} %"
+    by_class = ", ".join(f"{plain(name)} {count:,}" for name, count in entry.subjects_by_class.items())
+    side = SIDES[entry.stage] if entry.stage else ""
+    facts = [(f"Subjects evaluated {side}".strip(), f"{entry.n_subjects:,}" + (f" ({by_class})" if by_class else ""))]
     for name, figure in entry.figures.items():
         scale, unit = (100, " percentage points") if write.in_percent(name) else (1, "")
-        half = number(scale * figure.half_width, write.digits(name))
-        if half == number(0.0, write.digits(name)):
-            without.append(write.phrase(name))
-        else:
-            halves.append((write.phrase(name), half + unit))
-    return {
-        **entry,
-        "halves": halves,
-        "without": without,
-        "rough": any(figure.rough for figure in entry.figures.values()),
-        "classes": [(plain(name), count) for name, count in entry.subjects_by_class.items()],
-        "confidence": f"{100 * study.evaluation.confidence:g} %",
-    }
+        digits = write.digits(name)
+        half = number(scale * figure.half_width, digits)
+        text = "not known: the interval has no width" if half == number(0.0, digits) else f"± {half}{unit}"
+        facts.append((f"{confidence} interval of the {write.phrase(name)}", text + (", rough" if figure.rough else "")))
+    return facts

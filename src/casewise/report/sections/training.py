@@ -1,4 +1,4 @@
-"""How networks were trained: curves, learning rates, phases, and their performance on training and held-out cases."""
+"""How networks were trained: settings, curves, phases, performance on training cases, seeds, cost and versions."""
 
 from __future__ import annotations
 
@@ -8,218 +8,201 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.natural_sort import natural
 from casewise.errors import gigabytes
-from casewise.report.blocks import Cell, Row
+from casewise.report.blocks import (
+    Block,
+    Cell,
+    Code,
+    Facts,
+    Fold,
+    Heading,
+    Items,
+    Matrix,
+    Plot,
+    Plots,
+    Row,
+    Section,
+    Table,
+)
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as draw
-from casewise.report.formatting import MISSING, duration, number, rate, span
-from casewise.report.sections import classes
-from casewise.report.tables import MetricFormat, metric_format
-from casewise.study.learners import learner_name
-from casewise.targets import kind_named
+from casewise.report.formatting import (
+    MISSING,
+    capital,
+    counted,
+    display_name,
+    duration,
+    frozen_label,
+    listed,
+    number,
+    percent,
+    rate,
+    span,
+)
+from casewise.report.tables import MetricFormat, confusion, metric_format
+from casewise.report.terms import SIDES, terms_of
+from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
+    from casewise.evaluation.results import Estimate, OverSeeds
     from casewise.study.schema import Study
+
+Job = Mapping[str, Any]
 
 RATES = ("accuracy", "sensitivity", "specificity")
 # Records of a job on cases that it was trained on, and on those that decided when to stop.
-SIDES = ("on_training", "on_inner")
+TRAINED_ON = {"on_training": "training cases", "on_inner": "cases that decided when to stop"}
+HELD_OUT = {"oof": "held-out cases, out of fold", "test": "the test set"}
+TUNING = {
+    "full": "all parameters",
+    "head_only": "only the heads, on features computed once",
+    "gradual_unfreezing": "the heads first, then one further group of layers at a time together with them",
+}
 MOST_CURVES = 12
 MOST_FINDERS = 12
 MOST_NETWORKS = 30
 MOST_MATRICES = 6
 MOST_ORIGINS = 30
+MOST_NOTES = 40
+CURVES = (
+    "Loss, and accuracy if recorded, by epoch; one line per fold. Blue: subjects that decide when to stop, with a dot"
+    " at the epoch kept; grey: training, computed with augmentation and dropout. Without a blue line there is no"
+    " early stopping, and the network of the last epoch is kept. Dashed: the next phase begins."
+)
+FINDERS = (
+    "Before training, the learning rate rises from batch to batch; the rate at which the loss falls fastest is chosen."
+    " Grey: loss of each batch; blue: smoothed, one line per fold; dot: the rate chosen."
+)
+UNFREEZING = (
+    "Gradual unfreezing: groups of layers were unfrozen one after another, starting at the head, as long as the loss"
+    " fell on the subjects that decide when to stop. Mean of that loss by number of groups."
+)
+PHASES = (
+    "Parameters in each phase, and its cost as the mean over the networks of the folds. Core-seconds: the time that"
+    " processor cores worked. Running statistics: means and variances that batch normalisation keeps and no optimiser"
+    " changes; Keras counts them among the non-trainable parameters."
+)
+PERFORMANCE = (
+    "Performance on training cases says nothing about new patients. It is the mean over the networks of the folds, with"
+    " the lowest and the highest; brackets of held-out cases are {confidence} intervals of subjects."
+)
+SEEDS = (
+    "{side}: lowest and highest value over trainings with the seeds {seeds} on the same split, and their standard"
+    " deviation, which is rough for few trainings. It describes what chance does in training, and is no interval of"
+    " subjects. All other figures of this page are of the first seed."
+)
+MEMORY = " Peak memory: the largest resident memory of a process that trained and predicted one fold."
+BY_SUBJECT = "Split by subject: no subject is on two sides."
+UNKNOWN_SUBJECTS = "It is not known which images belong to the same person: one person may be on two sides."
 
 
-def section(context: ReportContext) -> dict[str, Any]:
-    """Training curves and facts of the run."""
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for job in context.jobs:
+def section(context: ReportContext) -> Section:
+    """How the networks were trained, and everything that is needed to train them again."""
+    import yaml
+
+    notes = context.notes[:MOST_NOTES]
+    further = len(context.notes) - len(notes)
+    notes = [*notes, f"{further} further notes are in the run folder."] if further else notes
+    settings = yaml.safe_dump(context.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    folds: list[tuple[str, list[Block]]] = [
+        ("Training curves, search for the learning rate, and gradual unfreezing", curves(context)),
+        ("Training phases: parameters, frozen layers and cost", phases(context)),
+        ("Training and held-out performance", train_and_held_out(context)),
+        ("Variation between trainings with different seeds", seeds(context)),
+        ("Networks, split, machine and versions", [*networks(context), *split(context), *machine(context)]),
+        ("Exclusions and assumptions", [Heading("Exclusions and assumptions"), Items(notes)] if notes else []),
+        ("Study file as run, with every setting", [Heading("Study file as run"), Code(settings)]),
+    ]
+    blocks = [Facts(scheme(context)), *(Fold(summary, inside) for summary, inside in folds if inside)]
+    return Section("training", "Training and settings", blocks)
+
+
+def scheme(context: ReportContext) -> list[tuple[str, str]]:
+    """What was trained, at which learning rate, and in how much time."""
+    recipe, plan = context.study.recipe, context.plan
+    candidates = context.study.nested_cv.lr if context.study.nested_cv else []
+    stated = "chosen by a search before training" if recipe.lr == "find" else rate(float(recipe.lr))
+    text = listed([rate(value) for value in candidates], "or") + (
+        ", chosen for each fold in its inner folds" if len(candidates) > 1 else ""
+    )
+    facts = [
+        ("Trained", f"in {counted(len(recipe.phases), 'phase')}" if recipe.phases else TUNING[recipe.tuning]),
+        ("Learning rate", f"{text or stated}; schedule {recipe.schedule}"),
+    ]
+    if recipe.label_smoothing and context.classes:
+        facts.append(("Label smoothing", f"{recipe.label_smoothing:g}"))
+    seconds = sum(job.get("seconds") or 0 for job in context.jobs)
+    facts.append(("Cost", f"{counted(len(context.jobs), 'network')}, {duration(seconds)} of training"))
+    if plan:
+        facts.insert(0, ("Plan", plan["words"].removeprefix("planned: ")))
+        if spent := plan["spent"]:
+            over = ", over it" if spent["over"] else ""
+            facts.append(("Budget", f"{duration(spent['seconds'])} of {duration(spent['budget'])} spent{over}"))
+    return facts
+
+
+def _by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
+    """The jobs of each network, in the order of their folds."""
+    by_model: dict[str, list[Job]] = {}
+    for job in jobs:
         by_model.setdefault(str(job["model"]), []).append(job)
+    return {name: sorted(of_model, key=lambda job: natural(job.get("fold", ""))) for name, of_model in by_model.items()}
+
+
+# ------------------------------------------------------------------------------------- curves, rates, unfreezing
+
+
+def curves(context: ReportContext) -> list[Block]:
+    """The training curves, those of the search for a learning rate, and the losses of gradual unfreezing."""
+    by_model = _by_model(context.jobs)
     order = sorted(by_model, key=lambda name: name != context.learner)
-    curves = []
-    for i, model in enumerate(order[:MOST_CURVES]):
-        jobs = sorted(by_model[model], key=lambda job: natural(job.get("fold", "")))
-        epochs = [job["epochs"] for job in jobs if is_number(job.get("epochs"))]
-        if any(job.get("history") for job in jobs):
-            drawing = draw.training(learner_name(model), jobs, name=f"curve{i}")
-            facts = {"networks": len(jobs), "epochs": max(epochs, default=0), "accuracy": draw.has_accuracy(jobs)}
-            curves.append({"model": model, "drawing": drawing, **facts})
-    return {
-        "curves": curves,
-        "accuracy": draw.has_accuracy(context.jobs),
-        "models": len(by_model),
-        "jobs": job_rows(context),
-        "memory": any(is_number(job.get("peak_memory_mb")) for job in context.jobs),
-        "networks": len(context.jobs),
-        "origins": weight_origins(context)[:MOST_ORIGINS],
-        "seconds": sum(job.get("seconds") or 0 for job in context.jobs),
-        "stopped_on": context.stopped_on,
-        "finders": finders(context),
-        "unfreezing": unfreezing(context),
-        "phases": phases(context),
-        "train_performance": train_and_held_out(context),
-        "gap": gap(context),
-        "seeds": seed_spread(context.metrics, context.study),
-    }
-
-
-def job_rows(context: ReportContext) -> list[Row]:
-    """One line per backbone: networks, size, epochs, time, memory if any job records it, and how it was computed."""
-    rows = []
-    memory_recorded = any(is_number(job.get("peak_memory_mb")) for job in context.jobs)
-    for model in dict.fromkeys(job["model"] for job in context.jobs):
-        jobs = [job for job in context.jobs if job["model"] == model]
-        epochs = [job["epochs"] for job in jobs if is_number(job.get("epochs"))]
-        best = [job["best_epoch"] for job in jobs if is_number(job.get("best_epoch"))]
-        size, seconds = jobs[0].get("parameters") or 0, sum(job.get("seconds") or 0 for job in jobs)
-        how = sorted({compute_plan(job) for job in jobs})
-        cells = [
-            Cell(str(len(jobs)), value=len(jobs)),
-            Cell(f"{size / 1e6:.1f} M" if size else MISSING, value=size),
-            Cell(span(epochs), value=max(epochs, default=0)),
-            Cell(span(best), value=max(best, default=0)),
-            Cell(duration(seconds), value=seconds),
-            *([_peak_memory(jobs)] if memory_recorded else []),
-            Cell("; ".join(how), value=how[0]),
-        ]
-        rows.append(Row(learner_name(str(model)), cells, mark=model == context.learner))
-    return rows
-
-
-def _peak_memory(jobs: Sequence[Mapping[str, Any]]) -> Cell:
-    """The largest peak of these jobs; runs of earlier versions have none."""
-    peaks = [float(job["peak_memory_mb"]) for job in jobs if is_number(job.get("peak_memory_mb"))]
-    return Cell(gigabytes(max(peaks)), value=max(peaks)) if peaks else Cell(MISSING)
-
-
-def seed_spread(metrics: Mapping[str, Any], study: Study) -> dict[str, Any] | None:
-    """The primary outcome over trainings with several seeds, a row per learner; None for a single training.
-
-    The figures are those of the test set if there is one, else out of fold.
-    """
-    entry = metrics.get("seeds")
-    stage = next((stage for stage in ("test", "oof") if (entry or {}).get("metrics", {}).get(stage)), None)
-    if entry is None or stage is None:
-        return None
-    main = metrics["main"]
-    by_learner = {name: keys.get(main["target"], {}) for name, keys in entry["metrics"][stage].items()}
-    columns, write = kind_named(main["kind"]).headline, metric_format(study, main["target"])
-    rows = [
-        Row(
-            learner_name(name),
-            [_seed_cell(write, metric, by_metric.get(metric)) for metric in columns],
-            mark=name == main["learner"],
+    drawn = [name for name in order if any(job.get("history") for job in by_model[name])][:MOST_CURVES]
+    plots = [
+        Plot(
+            draw.training(learner_name(name), by_model[name], name=f"curve{i}"),
+            f"Loss by epoch of {the_learner(name)}, one line per fold.",
         )
-        for name, by_metric in by_learner.items()
+        for i, name in enumerate(drawn)
     ]
-    return {
-        "stage": stage,
-        "columns": columns,
-        "rows": rows,
-        "every": [
-            Row(learner_name(name), [Cell(write.title(metric)), *_spread_cells(write, metric, spread)])
-            for name, by_metric in by_learner.items()
-            for metric, spread in by_metric.items()
-            if "[" not in metric
-        ],
-        "target": main["target"],
-        "trainings": len(entry["seeds"]),
-        "first": entry["seeds"][0],
-    }
+    blocks: list[Block] = [Heading("Training curves"), Plots(plots, CURVES, "multiples")] if plots else []
+    if searches := finders(context):
+        blocks += [Heading("Search for the learning rate"), Plots(searches, FINDERS, "multiples")]
+    if table := unfreezing(context):
+        blocks += [Heading("Gradual unfreezing"), table]
+    return blocks
 
 
-def _spread_cells(write: MetricFormat, metric: str, spread: Mapping[str, Any]) -> list[Cell]:
-    """The lowest and the highest value over the seeds, and their standard deviation; dashes if one is undefined."""
-    if spread["sd"] is None:
-        return [Cell(MISSING)] * 3
-    values = spread["by_seed"]
-    return [
-        *(Cell(write.text(metric, value), value=value) for value in (min(values), max(values))),
-        _sd(write, metric, spread),
-    ]
+def finders(context: ReportContext) -> list[Plot]:
+    """The curves of the search for a learning rate, a figure per backbone; none where the rate was given."""
+    searched = _by_model(job for job in context.jobs if _is_search(job.get("finder") or {}))
+    plots = []
+    for i, (model, jobs) in enumerate(list(searched.items())[:MOST_FINDERS]):
+        values = [job["finder"]["chosen"] for job in jobs if is_number(job["finder"].get("chosen"))]
+        chosen = " to ".join(dict.fromkeys(map(rate, (min(values), max(values))))) if values else "none"
+        drawing = draw.finder(model, jobs, name=f"finder{i}")
+        plots.append(Plot(drawing, f"Loss against the learning rate of {model}.", f"Chosen: {chosen}."))
+    return plots
 
 
-def _sd(write: MetricFormat, metric: str, spread: Mapping[str, Any]) -> Cell:
-    percent = write.in_percent(metric)
-    text = number((100 if percent else 1) * spread["sd"], write.digits(metric) + 1)
-    return Cell(text + (" %" if percent else ""), value=spread["sd"])
+def _is_search(search: Job) -> bool:
+    return bool(search.get("rates")) and len(search["rates"]) == len(search.get("losses") or [])
 
 
-def _seed_cell(write: MetricFormat, metric: str, spread: Mapping[str, Any] | None) -> Cell:
-    """The lowest and the highest value over the seeds, with their standard deviation."""
-    if spread is None or spread["sd"] is None:
-        return Cell(MISSING)
-    values = spread["by_seed"]
-    ends = [write.text(metric, value, unit=False) for value in (min(values), max(values))]
-    deviation = number((100 if write.in_percent(metric) else 1) * spread["sd"], write.digits(metric) + 1)
-    unit = " %" if write.in_percent(metric) else ""
-    return Cell(f"{ends[0]} to {ends[1]}{unit}", f"SD {deviation}", values[0])
-
-
-def compute_plan(job: Mapping[str, Any]) -> str:
-    """Precision, memory format and threads of a job, as its record states them.
-
-    >>> compute_plan({"precision": "fp32", "memory_format": "channels-last", "threads": 1})
-    'fp32, channels-last, 1 thread'
-    """
-    threads = job.get("threads")
-    named = [str(job.get(name, MISSING)) for name in ("precision", "memory_format")]
-    return ", ".join([*named, *([f"{threads} thread{'s' * (threads != 1)}"] if threads else [])])
-
-
-def weight_origins(context: ReportContext) -> list[tuple[str, list[str]]]:
-    """Each stated origin of first weights with the backbones that have it."""
-    origins: dict[str, list[str]] = {}
-    for job in context.jobs:
-        models = origins.setdefault(str(job.get("weights", MISSING)), [])
-        if job["model"] not in models:
-            models.append(job["model"])
-    return list(origins.items())
-
-
-# ---------------------------------------------------------------------------------------------------- learning rate
-
-
-def finders(context: ReportContext) -> dict[str, Any] | None:
-    """The curves of the search for a learning rate, a figure per backbone; None where the rate was given."""
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for job in context.jobs:
-        search = job.get("finder")
-        if search and search.get("rates") and len(search["rates"]) == len(search.get("losses") or []):
-            by_model.setdefault(str(job["model"]), []).append(job)
-    if not by_model:
-        return None
-    rates_by_model = {model: _chosen_rates(jobs) for model, jobs in by_model.items()}
-    shown = list(by_model.items())[:MOST_FINDERS]
-    figures = [(model, draw.finder(model, jobs, name=f"finder{i}")) for i, (model, jobs) in enumerate(shown)]
-    return {"figures": figures, "models": len(by_model), "chosen": rates_by_model}
-
-
-def _chosen_rates(jobs: list[dict[str, Any]]) -> list[float]:
-    """The lowest and the highest rate chosen; empty where none was."""
-    values = sorted(job["finder"]["chosen"] for job in jobs if is_number(job["finder"].get("chosen")))
-    return sorted({values[0], values[-1]}) if values else []
-
-
-def unfreezing(context: ReportContext) -> list[dict[str, Any]]:
+def unfreezing(context: ReportContext) -> Table | None:
     """For gradual unfreezing, of each backbone the mean stopping loss by number of groups of layers unfrozen."""
-    by_model: dict[str, list[list[dict[str, Any]]]] = {}
-    for job in context.jobs:
-        if job.get("stages"):
-            by_model.setdefault(str(job["model"]), []).append(job["stages"])
-    models = []
-    for model, of_jobs in by_model.items():
-        losses: dict[int, list[float]] = {}
-        for step in (step for steps in of_jobs for step in steps):
-            if is_number(step.get("best_loss")):
-                losses.setdefault(int(step["unfrozen"]), []).append(float(step["best_loss"]))
-        steps = [
-            {"groups": groups, "loss": sum(values) / len(values), "networks": len(values)}
-            for groups, values in sorted(losses.items())
-        ]
-        if steps:
-            models.append({"model": model, "networks": len(of_jobs), "steps": steps})
-    return models
+    losses: dict[str, dict[int, list[float]]] = {}
+    for model, jobs in list(_by_model(job for job in context.jobs if job.get("stages")).items())[:MOST_NETWORKS]:
+        for step in (step for job in jobs for step in job["stages"] if is_number(step.get("best_loss"))):
+            losses.setdefault(model, {}).setdefault(int(step["unfrozen"]), []).append(float(step["best_loss"]))
+    if not losses:
+        return None
+    groups = sorted({count for by_count in losses.values() for count in by_count})
+    rows = []
+    for model, by_count in losses.items():
+        steps = [by_count.get(count, []) for count in groups]
+        cells = [Cell(number(sum(v) / len(v), 3), counted(len(v), "network")) if v else Cell(MISSING) for v in steps]
+        rows.append(Row(learner_name(model), cells))
+    heads = ["Network", *(counted(count, "group") if count else "Head only" for count in groups)]
+    return Table(heads, rows, UNFREEZING)
 
 
 # ------------------------------------------------------------------------------------------------------------ phases
@@ -227,13 +210,10 @@ def unfreezing(context: ReportContext) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a network, over its folds: sizes are equal in all of them, times are means."""
+    """One phase of a network, over its folds: sizes are equal in all of them, times and rows are means."""
 
-    network: str
     number: int
     freeze: str
-    last_frozen: str
-    total: int
     frozen: int
     trainable: int
     running: int
@@ -242,168 +222,283 @@ class Phase:
     rows: float
     seconds: float
     core_seconds: float
-    way: str
-    networks: int
+    how: str
+
+    @property
+    def total(self) -> int:
+        """All parameters and running statistics."""
+        return self.frozen + self.trainable + self.running
 
 
-def phases_of(jobs: Iterable[Mapping[str, Any]], recipe: Mapping[str, Any]) -> dict[str, list[Phase]]:
-    """The phases of each network, from the records of its folds; runs without phases have none.
-
-    Args:
-        recipe: as `study.json` has it, for the learning rates.
-    """
-    by_network: dict[str, list[list[Mapping[str, Any]]]] = {}
-    for job in jobs:
-        if job.get("phases"):
-            by_network.setdefault(str(job["model"]), []).append(job["phases"])
-    stated = recipe.get("phases") or []
+def phases_of(jobs: Iterable[Job], study: Study) -> dict[str, list[Phase]]:
+    """The phases of each network, from the records of its folds; networks without phases have none."""
     by_phase: dict[str, list[Phase]] = {}
-    for network, of_folds in list(by_network.items())[:MOST_NETWORKS]:
-        for index in range(min(map(len, of_folds))):
-            lr: Any = (stated[index].get("lr") if index < len(stated) else None) or recipe.get("lr")
-            records = [phases[index] for phases in of_folds]
+    for network, of_network in list(_by_model(job for job in jobs if job.get("phases")).items())[:MOST_NETWORKS]:
+        for index in range(min(len(job["phases"]) for job in of_network)):
+            records = [job["phases"][index] for job in of_network]
+            stated = study.recipe.phases[index].lr if index < len(study.recipe.phases) else None
+            lr = stated or study.recipe.lr
+            first, last = records[0], str(records[0].get("last_frozen") or "")
+            how = [f"up to {last}"] if last not in ("", "body") else []
+            how += dict.fromkeys(str(record.get("way", "")) for record in records)
             by_phase.setdefault(network, []).append(
-                _phase(network, index + 1, records, rate(lr) if is_number(lr) else MISSING)
+                Phase(
+                    number=index + 1,
+                    freeze=str(first["freeze"]),
+                    frozen=int(first.get("frozen") or 0),
+                    trainable=int(first.get("trainable") or 0),
+                    running=int(first.get("running_statistics") or 0),
+                    rate=MISSING if isinstance(lr, str) else rate(lr),
+                    epochs=span([int(record["epochs"]) for record in records]),
+                    rows=_mean(records, "rows"),
+                    seconds=_mean(records, "seconds"),
+                    core_seconds=_mean(records, "core_seconds"),
+                    how="; ".join(how),
+                )
             )
     return by_phase
 
 
-def _phase(network: str, index: int, records: Sequence[Mapping[str, Any]], lr: str) -> Phase:
-    first = records[0]
-    frozen, trainable, running = (int(first.get(name) or 0) for name in ("frozen", "trainable", "running_statistics"))
-    return Phase(
-        network=network,
-        number=index,
-        freeze=str(first["freeze"]),
-        last_frozen=str(first.get("last_frozen") or ""),
-        total=frozen + trainable + running,
-        frozen=frozen,
-        trainable=trainable,
-        running=running,
-        rate=lr,
-        epochs=span([int(record["epochs"]) for record in records]),
-        rows=_mean(records, "rows"),
-        seconds=_mean(records, "seconds"),
-        core_seconds=_mean(records, "core_seconds"),
-        way="; ".join(dict.fromkeys(str(record.get("way", "")) for record in records)),
-        networks=len(records),
-    )
-
-
-def _mean(records: Sequence[Mapping[str, Any]], name: str) -> float:
+def _mean(records: Sequence[Job], name: str) -> float:
     values = [float(record[name]) for record in records if is_number(record.get(name))]
     return sum(values) / len(values) if values else float("nan")
 
 
-def phases(context: ReportContext) -> dict[str, Any] | None:
-    """The table of phases; None where networks were not trained in phases."""
-    by_network = phases_of(context.jobs, context.study.recipe.model_dump(mode="json"))
-    if not by_network:
-        return None
-    every = [phase for phases in by_network.values() for phase in phases]
-    counts = [phase.rows for phase in every if is_number(phase.rows)]
-    return {
-        "networks": [(network, [(phase, _cells(phase)) for phase in phases]) for network, phases in by_network.items()],
-        "folds": max(phase.networks for phase in every),
-        "panels": (min(counts), max(counts)) if counts else None,
-        "copies": context.study.panels.offline_copies,
-    }
-
-
-def _cells(phase: Phase) -> list[Cell]:
-    sizes = (phase.total, phase.frozen, phase.trainable, phase.running)
-    return [
-        *(Cell(f"{size:,}", value=float(size)) for size in sizes),
-        Cell(phase.rate),
-        Cell(phase.epochs),
-        Cell(duration(phase.seconds), value=phase.seconds),
-        Cell(core_time(phase.core_seconds), value=phase.core_seconds),
-    ]
-
-
-def core_time(seconds: float) -> str:
-    """Core-seconds, which are never minutes and hours: they add up over cores.
-
-    >>> core_time(12345.6), core_time(3.21)
-    ('12,346', '3.2')
-    """
-    return number(seconds, 0 if seconds >= 100 else 1)
+def phases(context: ReportContext) -> list[Block]:
+    """The table of phases; nothing where networks were not trained in phases."""
+    rows = []
+    for network, of_network in phases_of(context.jobs, context.study).items():
+        rows.append(Row(learner_name(network), [Cell("")] * 9, mark=network == context.learner))
+        for phase in of_network:
+            sizes = (phase.total, phase.frozen, phase.trainable, phase.running)
+            # core-seconds are never minutes and hours: they add up over cores
+            cores = number(phase.core_seconds, 0 if phase.core_seconds >= 100 else 1)
+            texts = [phase.rate, phase.epochs, number(phase.rows, 0), duration(phase.seconds), cores]
+            name = f"{phase.number}. {frozen_label(phase.freeze)}" + (f" ({phase.how})" if phase.how else "")
+            rows.append(Row(name, [Cell(f"{size:,}") for size in sizes] + [Cell(text) for text in texts], inner=True))
+    heads = ["Network, phase", "Parameters", "Frozen", "Trainable", "Running statistics", "Learning rate", "Epochs"]
+    table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, PHASES, wide=True)
+    return [Heading("Training phases"), table] if rows else []
 
 
 # ------------------------------------------------------------------------------ training and held-out performance
 
 
-def on_training_cases(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """For each network its performance on training cases and on those that decided when to stop.
+@dataclass(frozen=True)
+class Range:
+    """A mean over the networks of the folds, with the lowest and the highest."""
 
-    Returns:
-        `[network][on_training or on_inner]` = {n, confusion, accuracy, sensitivity, specificity}, the last three as
-        {value, smallest, largest} (mean and range over the folds' networks); `n` is a mean, the confusions are summed.
-    """
-    by_network: dict[str, dict[str, dict[str, Any]]] = {}
+    value: float
+    smallest: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Performance on cases that took part in the training: their mean number, rates, and the summed confusions."""
+
+    n: float
+    rates: dict[str, Range]
+    confusion: list[list[int]]
+
+
+def on_training_cases(jobs: Sequence[Job]) -> dict[str, dict[str, TrainedOn]]:
+    """For each network its performance by a key of `TRAINED_ON`; networks without such records are missing."""
+    by_network: dict[str, dict[str, TrainedOn]] = {}
     for network in dict.fromkeys(str(job["model"]) for job in jobs):
-        for side in SIDES:
+        for side in TRAINED_ON:
             records = [job[side] for job in jobs if job["model"] == network and job.get(side)]
             if not records:
                 continue
-            entry: dict[str, Any] = {"n": sum(record["n"] for record in records) / len(records)}
+            rates = {}
             for name in RATES:
-                values = [float(record[name]) for record in records if is_number(record.get(name))]
-                if values:
-                    mean = sum(values) / len(values)
-                    entry[name] = {"value": mean, "smallest": min(values), "largest": max(values)}
-            tables = [record["confusion"] for record in records]
-            entry["confusion"] = [
-                [sum(cells) for cells in zip(*lines, strict=True)] for lines in zip(*tables, strict=True)
-            ]
-            by_network.setdefault(network, {})[side] = entry
+                if values := [float(record[name]) for record in records if is_number(record.get(name))]:
+                    rates[name] = Range(sum(values) / len(values), min(values), max(values))
+            lines = zip(*(record["confusion"] for record in records), strict=True)
+            counts = [[sum(cells) for cells in zip(*line, strict=True)] for line in lines]
+            n = sum(record["n"] for record in records) / len(records)
+            by_network.setdefault(network, {})[side] = TrainedOn(n, rates, counts)
     return by_network
 
 
-def train_and_held_out(context: ReportContext) -> dict[str, Any] | None:
-    """Each network's performance on training cases, on those that decided when to stop, and on held-out cases.
+def train_and_held_out(context: ReportContext) -> list[Block]:
+    """Each network on training cases, on those that decided when to stop, and on held-out cases.
 
-    None where no network was evaluated on cases that it was trained on. The first cell of a row is the side, a code.
+    Nothing where no network was evaluated on cases that it was trained on.
     """
     by_network, names = on_training_cases(context.jobs), context.classes
     if not by_network or not names:
-        return None
-    columns, write = (RATES if len(names) == 2 else RATES[:1]), MetricFormat()
-    rows = []
+        return []
+    columns, write, rows = (RATES if len(names) == 2 else RATES[:1]), MetricFormat(), []
     for network in sorted(by_network, key=lambda name: (name != context.learner, natural(name))):
-        lines = [(side, number(entry["n"], 0), entry) for side, entry in by_network[network].items()]
+        blank = [Cell("")] * (1 + len(columns))
+        rows.append(Row(learner_name(network), blank, mark=network == context.learner))
+        for side, entry in by_network[network].items():
+            cells = [Cell(number(entry.n, 0)), *(rate_cell(write, name, entry.rates.get(name)) for name in columns)]
+            rows.append(Row(TRAINED_ON[side], cells, inner=True))
         for stage in ("oof", "test"):
-            entry = context.class_entry(stage, network)
-            if entry and stage in context.stages:
-                lines.append((stage, f"{sum(entry['support']):,}", context.figures(stage, network)))
-        for index, (side, count, figures) in enumerate(lines):
-            cells = [Cell(count), *(trained_or_held_out(write, name, figures.get(name)) for name in columns)]
-            mark = network == context.learner and index == 0
-            rows.append((side, Row(learner_name(network) if index == 0 else "", cells, mark=mark)))
+            figures = context.metrics.figures(stage, network, context.outcome)
+            if (support := context.class_entry(stage, network)) and stage in context.stages:
+                cells = [Cell(f"{sum(support['support']):,}"), *(write.cell(m, figures.get(m)) for m in columns)]
+                rows.append(Row(HELD_OUT[stage], cells, inner=True))
     matrices = [
-        (network, side, classes.matrix({"names": names, "confusion": entry["confusion"]}))
+        Matrix(
+            confusion(names, entry.confusion),
+            f"{learner_name(network)}, {TRAINED_ON[side]}, summed over the networks of all folds.",
+            "reference",
+            tight=True,
+        )
         for network in list(by_network)[:MOST_MATRICES]
         for side, entry in by_network[network].items()
     ]
-    return {
-        "rows": rows,
-        "columns": columns,
-        "matrices": matrices,
-        "inner": any("on_inner" in sides for sides in by_network.values()),
-        "tested": "test" in context.stages,
-    }
+    caption = PERFORMANCE.format(confidence=terms_of(context).confidence)
+    table = Table(["Network, evaluated on", "n", *map(write.title, columns)], rows, caption, wide=True)
+    return [Heading("Training and held-out performance"), table, *matrices]
 
 
-def trained_or_held_out(write: MetricFormat, name: str, figure: Mapping[str, Any] | None) -> Cell:
-    """A figure with its interval in brackets, or the mean over the networks with its range in words."""
-    if not figure or "smallest" not in figure:
+def rate_cell(write: MetricFormat, name: str, figure: Range | Estimate | None) -> Cell:
+    """A figure with its interval in brackets, or a mean over networks with its range in words."""
+    if not isinstance(figure, Range):
         return write.cell(name, figure)
-    smallest, largest = (write.text(name, figure[end], unit=False) for end in ("smallest", "largest"))
-    return Cell(write.text(name, figure["value"]), f"{smallest} to {largest}", figure["value"])
+    smallest, largest = (write.text(name, end, unit=False) for end in (figure.smallest, figure.largest))
+    return Cell(write.text(name, figure.value), f"{smallest} to {largest}", figure.value)
 
 
-def gap(context: ReportContext) -> dict[str, Any] | None:
-    """The shown learner's accuracy on training cases and on held-out ones; None where one is unknown."""
-    on_training = on_training_cases(context.jobs).get(context.learner, {}).get("on_training", {}).get("accuracy")
-    held_out = context.metric(context.stage, context.learner, "accuracy")
-    return {"training": on_training["value"], "held_out": held_out["value"]} if on_training and held_out else None
+# ------------------------------------------------------------------------------------------------------------- seeds
+
+
+def seeds(context: ReportContext) -> list[Block]:
+    """The primary outcome over trainings with several seeds, a row per learner; nothing for a single training.
+
+    The figures are those of the test set if there is one, else out of fold.
+    """
+    entry = context.metrics.seeds
+    stage = next((stage for stage in ("test", "oof") if entry and entry.metrics.get(stage)), None)
+    if entry is None or stage is None:
+        return []
+    write, columns = metric_format(context.study, context.outcome), context.columns("learners", stage)
+    rows = []
+    for learner, by_key in entry.metrics[stage].items():
+        spreads = by_key.get(context.outcome, {})
+        cells = [seed_cell(write, metric, spreads.get(metric)) for metric in columns]
+        rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
+    caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed([str(seed) for seed in entry.seeds]))
+    return [
+        Heading("Variation between trainings"),
+        Table(["Learner", *map(write.title, columns)], rows, caption, wide=True),
+    ]
+
+
+def seed_cell(write: MetricFormat, metric: str, spread: OverSeeds | None) -> Cell:
+    """The lowest and the highest value over the seeds, with their standard deviation; a dash if one is undefined."""
+    if spread is None or spread.sd is None:
+        return Cell(MISSING)
+    values = [value for value in spread.by_seed if value is not None]
+    ends = [write.text(metric, value, unit=False) for value in (min(values), max(values))]
+    scale, unit = (100, " %") if write.in_percent(metric) else (1, "")
+    deviation = number(scale * spread.sd, write.digits(metric) + 1)
+    return Cell(f"{ends[0]} to {ends[1]}{unit}", f"SD {deviation}{unit}", values[0])
+
+
+# ---------------------------------------------------------------------------------------- networks, split, machine
+
+
+def networks(context: ReportContext) -> list[Block]:
+    """The table of networks, and the origins of their first weights."""
+    if not context.jobs:
+        return []
+    memory = any(is_number(job.get("peak_memory_mb")) for job in context.jobs)
+    heads = ["Backbone", "Networks", "Parameters", "Epochs", "Epoch kept", "Time"]
+    heads += [*(["Peak memory"] if memory else []), "Compute plan"]
+    caption = "The networks of all folds." + (MEMORY if memory else "")
+    return [
+        Heading("Networks"),
+        Table(heads, job_rows(context.jobs, context.learner), caption, wide=True),
+        Heading("First weights"),
+        Facts(weight_origins(context.jobs)),
+    ]
+
+
+def job_rows(jobs: Sequence[Job], learner: str) -> list[Row]:
+    """One line per backbone: networks, size, epochs, time, memory if any job records it, and how it was computed."""
+    rows, memory = [], any(is_number(job.get("peak_memory_mb")) for job in jobs)
+    for model, own in _by_model(jobs).items():
+        epochs, best = ([job[name] for job in own if is_number(job.get(name))] for name in ("epochs", "best_epoch"))
+        size, seconds = own[0].get("parameters") or 0, sum(job.get("seconds") or 0 for job in own)
+        plans = sorted({compute_plan(job) for job in own})
+        peaks = [float(job["peak_memory_mb"]) for job in own if is_number(job.get("peak_memory_mb"))]
+        peak = Cell(gigabytes(max(peaks)), value=max(peaks)) if peaks else Cell(MISSING)
+        cells = [
+            Cell(str(len(own)), value=len(own)),
+            Cell(f"{size / 1e6:.1f} M" if size else MISSING, value=size),
+            Cell(span(epochs), value=max(epochs, default=0)),
+            Cell(span(best), value=max(best, default=0)),
+            Cell(duration(seconds), value=seconds),
+            *([peak] if memory else []),
+            Cell("; ".join(plans), value=plans[0]),
+        ]
+        rows.append(Row(learner_name(model), cells, mark=model == learner))
+    return rows
+
+
+def compute_plan(job: Job) -> str:
+    """Precision, memory format and threads of a job, as its record states them.
+
+    >>> compute_plan({"precision": "fp32", "memory_format": "channels-last", "threads": 1})
+    'fp32, channels-last, 1 thread'
+    """
+    named = [str(job.get(name, MISSING)) for name in ("precision", "memory_format")]
+    return ", ".join([*named, *([counted(job["threads"], "thread")] if job.get("threads") else [])])
+
+
+def weight_origins(jobs: Iterable[Job]) -> list[tuple[str, str]]:
+    """The backbones that share an origin of their first weights, and this origin."""
+    origins: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        origins.setdefault(str(job.get("weights", MISSING)), {})[learner_name(str(job["model"]))] = None
+    shared = [
+        (", ".join(names) if len(names) < 6 else f"{len(names)} backbones", origin) for origin, names in origins.items()
+    ]
+    return shared[:MOST_ORIGINS]
+
+
+def split(context: ReportContext) -> list[Block]:
+    """The sides of the split, and how it was made."""
+    study, splits = context.study, context.splits
+    rows = [
+        Row(side, [Cell(f"{counts.get(key, 0):,}") for key in ("subjects", "cases", "panels")])
+        for side, counts in splits.get("n", {}).items()
+        if isinstance(counts, dict) and counts.get("subjects")
+    ]
+    facts = [("Manifest", f"SHA-256 {splits.get('hash', 'not recorded')}")]
+    if str(splits.get("how") or "").startswith("column "):
+        facts.append(("Imported from", f"{splits['how']} of the cohort table"))
+    elif splits.get("left_out"):
+        facts.append(("Folds", f"each {context.site} was left out once"))
+    elif splits.get("balance"):
+        facts.append(("Stratified by", display_name(study, str(splits["balance"]))))
+    names = {"test": "Test set", "folds": "Folds"}
+    facts += [(names[side], assignment(entry)) for side, entry in (splits.get("assignment") or {}).items()]
+    caption = BY_SUBJECT if study.subjects_known else UNKNOWN_SUBJECTS
+    return [Heading("Split"), Table(["Side", "Subjects", "Cases", "Panels"], rows, caption), Facts(facts)]
+
+
+def assignment(entry: Job) -> str:
+    """How the subjects were divided: among how many candidates, and the imbalance of the chosen one."""
+    tried = entry["candidates"]
+    texts = [
+        f"best of {tried['greedy']:,} greedy and {tried['random']:,} random assignments, a {entry['method']} one",
+        f"imbalance {percent(entry['imbalance'], 1)}",
+        f"{entry['runs']} runs of neighbouring numbers" if entry.get("runs") else "",
+        "no candidate has every class on every side" if entry.get("shortfall") else "",
+    ]
+    return "; ".join(filter(None, texts))
+
+
+def machine(context: ReportContext) -> list[Block]:
+    """The environment of the run."""
+    facts = [
+        ("training time", f"{duration(value)} in total") if key == "seconds" else (key, str(value))
+        for key, value in context.environment.items()
+    ]
+    return [Heading("Machine and versions"), Facts(facts)] if facts else []

@@ -1,273 +1,223 @@
-"""Nested cross-validation, figures over the folds, leave-one-site-out, and the external cohort."""
+"""Nested cross-validation, and leave-one-site-out."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.natural_sort import natural
+from casewise.evaluation.headline import FITTED
 from casewise.predictions.nested_cv import NESTED, chosen_networks
-from casewise.report.blocks import Cell, Row
-from casewise.report.context import EXTERNAL, ReportContext, is_number
-from casewise.report.external_validation import external_result
-from casewise.report.formatting import MISSING, number
-from casewise.report.sections import classes, learners
-from casewise.report.sections import external as outer
-from casewise.report.tables import MetricFormat, metric_format
-from casewise.report.terms import predicted_externally
+from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
+from casewise.report.formatting import MISSING, capital, counted, listed, number, rate
+from casewise.report.tables import metric_format
+from casewise.report.terms import terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
-    from casewise.study.schema import Study
+    from casewise.report.context import ReportContext
+
+Job = Mapping[str, Any]
 
 MOST_NETWORKS = 12
 MOST_CANDIDATES = 200
+NESTED_NOTE = (
+    "The subjects of the fold itself took no part in its choices. Choices at an end of what was tried may be better"
+    " beyond it."
+)
+PRUNING = (
+    "After some epochs, candidates were compared by their mean loss over the inner folds; only those in the better half"
+    " at the time were trained on (asynchronous successive halving). A rate that is better only late may have been"
+    " stopped. The loss is the lowest of any epoch if the number of epochs is chosen, else that of the last one."
+)
+STOPPED = {"all_epochs": "trained to the end", "failed": "its loss was not a number"}
+LEFT_OUT = (
+    "Each {site} is predicted by networks that were not trained on it: performance cannot come from recognising the"
+    " {site}. It can still come from something other than the disease that several share, such as a kind of device."
+    " Figures over all classes are undefined where a class is missing."
+)
+FITTED_WEIGHTS = (
+    "Combined learners with fitted weights do not estimate the performance in a new {site}: the weights for one {site}"
+    " were fitted on predictions by networks that were trained on it."
+)
 
 
 # ------------------------------------------------------------------------------------------------------ nested CV
 
 
-def choices_of(jobs: Sequence[Mapping[str, Any]], networks: Sequence[str]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """What inner folds chose, [fold][network] = {lr, epochs, loss}; empty without nested cross-validation."""
-    by_fold: dict[str, dict[str, Mapping[str, Any]]] = {}
-    order = {name: index for index, name in enumerate(networks)}
-    tuned = [job for job in jobs if job.get("inner") and job["model"] in order]
-    for job in sorted(tuned, key=lambda job: (natural(job["fold"]), order[job["model"]])):
-        by_fold.setdefault(str(job["fold"]), {})[str(job["model"])] = job["inner"]["chosen"]
-    return by_fold
+@dataclass(frozen=True)
+class Tuning:
+    """How inner folds chose: rates and folds, how often a choice lay at an end, and trainings that failed.
+
+    `trained` and `every` are epochs of inner trainings, spent and without pruning; `candidates` are those of pruning.
+    """
+
+    rates: list[float]
+    folds: int
+    choices: int
+    at_last_epoch: int
+    at_edge_rate: int
+    failed: int
+    candidates: list[tuple[Job, Job]]
+    trained: int
+    every: int
+
+    @property
+    def stopped(self) -> int:
+        """The number of candidates that were stopped early."""
+        return sum(candidate["why"] == "not_in_best_half" for _, candidate in self.candidates)
 
 
-def tuning(jobs: Sequence[Mapping[str, Any]], *, epochs: int, tuned_epochs: bool) -> dict[str, Any] | None:
-    """How inner folds chose, and how often a choice lay at the limit of what was tried; None without them.
+def tuning(jobs: Sequence[Job], *, epochs: int, tuned_epochs: bool) -> Tuning | None:
+    """How the inner folds of these jobs chose; None without them.
 
     Args:
         epochs: the most that were allowed; `tuned_epochs`: whether their number was chosen.
     """
-    inner = [job["inner"] for job in jobs if job.get("inner")]
-    if not inner:
+    tuned = [job for job in jobs if job.get("inner")]
+    if not tuned:
         return None
-    rates = [rate["lr"] for rate in inner[0]["rates"]]
-    last = sum(entry["chosen"]["epochs"] >= epochs for entry in inner) if tuned_epochs else 0
-    edge = sum(entry["chosen"]["lr"] in (min(rates), max(rates)) for entry in inner) if len(rates) > 2 else 0
-    return {
-        "tuned_epochs": tuned_epochs,
-        "rates": rates,
-        "folds": inner[0]["folds"],
-        "choices": len(inner),
-        "epochs": epochs,
-        "at_last_epoch": last,
-        "at_edge_rate": edge,
-        "failed": sum("failed" in training for entry in inner for training in entry["trainings"]),
-        "pruning": pruned([job for job in jobs if job.get("inner")], epochs),
-    }
+    inner = [job["inner"] for job in tuned]
+    rates = [entry["lr"] for entry in inner[0]["rates"]]
+    pruned = [job for job in sorted(tuned, key=lambda job: (natural(job["fold"]), str(job["model"]))) if _pruning(job)]
+    trainings = [training for job in pruned for training in job["inner"]["trainings"]]
+    return Tuning(
+        rates=rates,
+        folds=inner[0]["folds"],
+        choices=len(inner),
+        at_last_epoch=sum(entry["chosen"]["epochs"] >= epochs for entry in inner) if tuned_epochs else 0,
+        at_edge_rate=sum(entry["chosen"]["lr"] in (min(rates), max(rates)) for entry in inner) if len(rates) > 2 else 0,
+        failed=sum("failed" in training for entry in inner for training in entry["trainings"]),
+        candidates=[(job, candidate) for job in pruned for candidate in _pruning(job)],
+        trained=sum(len(training.get("losses", [])) for training in trainings),
+        every=len(trainings) * epochs,
+    )
 
 
-def pruned(jobs: Sequence[Mapping[str, Any]], epochs: int) -> dict[str, Any] | None:
-    """Every candidate rate with the epochs that it was trained, and why not longer; None without pruning."""
-    decided = [job for job in jobs if job["inner"].get("pruning")]
-    if not decided:
+def _pruning(job: Job) -> Sequence[Job]:
+    return (job["inner"].get("pruning") or {}).get("candidates", ())
+
+
+def nested_section(context: ReportContext) -> Section | None:
+    """What inner folds chose; None without nested cross-validation."""
+    study, settings = context.study, context.study.nested_cv
+    entry = tuning(context.jobs, epochs=study.recipe.epochs, tuned_epochs=bool(settings and settings.epochs))
+    if settings is None or entry is None:
         return None
-    rows = [
-        {"fold": job["fold"], "model": job["model"], **entry}
-        for job in sorted(decided, key=lambda job: (natural(job["fold"]), str(job["model"])))
-        for entry in job["inner"]["pruning"]["candidates"]
+    chosen = (["number of epochs"] if settings.epochs else []) + (["learning rate"] if len(entry.rates) > 1 else [])
+    facts = [
+        ("Inner folds", str(entry.folds)),
+        ("Chosen in them", listed(chosen) or "network"),
+        ("Learning rates", listed([rate(value) for value in entry.rates], "or")),
+        ("Choices at the last epoch tried", f"{entry.at_last_epoch} of {entry.choices}"),
+        ("Choices at the lowest or highest rate", f"{entry.at_edge_rate} of {entry.choices}"),
+        ("Inner trainings that failed", str(entry.failed)),
     ]
-    return {
-        "rungs": decided[0]["inner"]["pruning"]["rungs"],
-        "candidates": len(rows),
-        "stopped": sum(row["why"] == "not_in_best_half" for row in rows),
-        "trained": sum(len(training.get("losses", [])) for job in decided for training in job["inner"]["trainings"]),
-        "all": sum(len(job["inner"]["trainings"]) * epochs for job in decided),
-        "rows": rows[:MOST_CANDIDATES],
-        "more": max(len(rows) - MOST_CANDIDATES, 0),
-    }
+    if entry.candidates:
+        facts.append(("Candidates stopped early", f"{entry.stopped} of {len(entry.candidates)}"))
+        facts.append(("Epochs of inner trainings", f"{entry.trained:,} of {entry.every:,}"))
+    blocks: list[Block] = [Facts(facts), choices(context), Text(NESTED_NOTE, note=True)]
+    if entry.candidates:
+        summary = "Candidates that were stopped early, and those trained to the end"
+        blocks.append(Fold(summary, [candidate_table(entry.candidates)]))
+    return Section("nested", "Nested cross-validation", blocks)
 
 
-def nested(
-    study: Study, jobs: Sequence[Mapping[str, Any]], learners: Collection[str], most: int = MOST_NETWORKS
-) -> dict[str, Any] | None:
-    """What inner folds chose in each fold, of the first `most` networks; None without nested cross-validation."""
-    by_fold = choices_of(jobs, study.networks)
-    if not by_fold or not study.nested_cv:
-        return None
-    choice, networks = chosen_networks(jobs, study.networks), study.networks[:most]
-    return {
-        "tuning": tuning(jobs, epochs=study.recipe.epochs, tuned_epochs=study.nested_cv.epochs),
-        "networks": networks,
-        "folds": [
-            (fold, [by_network.get(name) for name in networks], choice["folds"][fold]["network"])
-            for fold, by_network in by_fold.items()
-        ],
-        "losses": [choice["final"]["losses"].get(name) for name in networks],
-        "final": choice["final"]["network"] if NESTED in learners else "",
-        "more": len(study.networks) - len(networks),
-        "name": NESTED,
-    }
-
-
-# ----------------------------------------------------------------------------------------------- over the folds
-
-
-def tables_of(names: Sequence[str]) -> list[tuple[str, str, list[str]]]:
-    """Learners in tables that differ in one thing each: (`fusion`, `backbone`, `others` or empty; which; learners).
-
-    Where backbones and fusions both differ that is a table for each fusion of several backbones, and one for each
-    backbone of several fusions; the remaining learners, stackers too, come last. Else one table without a title.
-
-    >>> tables_of(["vit@early", "alexnet@early", "vit@late"])
-    [('fusion', 'early', ['vit@early', 'alexnet@early']), ('backbone', 'vit', ['vit@early', 'vit@late'])]
-    >>> tables_of(["vit", "mean"])
-    [('', '', ['vit', 'mean'])]
-    """
-    pairs = {name: name.partition("@")[::2] for name in names if "@" in name}
-    tables = []
-    for index, shared in ((1, "fusion"), (0, "backbone")):
-        for common in dict.fromkeys(pair[index] for pair in pairs.values()):
-            group = [name for name, pair in pairs.items() if pair[index] == common]
-            tables += [(shared, common, group)] if len(group) > 1 else []
-    if len(tables) < 2:
-        return [("", "", list(names))]
-    rest = [name for name in names if not any(name in group for *_, group in tables)]
-    return [*tables, *([("others", "", rest)] if rest else [])]
-
-
-def over_folds(context: ReportContext) -> dict[str, Any] | None:
-    """Mean ± standard deviation over folds beside the pooled figures with their intervals, of the primary outcome.
-
-    None where fewer than two folds were judged, and where folds are sources, which have a section of their own.
-    """
-    by_learner = context.metrics.get("over_folds", {}).get(context.outcome)
-    if not by_learner or context.metrics.get("by_site"):
-        return None
-    write, columns = metric_format(context.study, context.outcome), context.columns("folds")
-    rows: dict[str, Row] = {}
-    for learner in (name for name in context.learners if name in by_learner):
-        pooled, cells = context.figures("oof", learner), []
-        for name in columns:
-            cells += [spread(write, name, by_learner[learner].get(name)), write.cell(name, pooled.get(name))]
-        rows[learner] = Row(learner_name(learner), cells, mark=learner == context.learner)
-    if not rows:
-        return None
-    folds = len(next(iter(by_learner[next(iter(rows))].values()))["folds"])
-    return {
-        "tables": [
-            (shared, shared_name, [rows[name] for name in names])
-            for shared, shared_name, names in tables_of(list(rows))
-        ],
-        "columns": columns,
-        "folds": folds,
-        "macro": bool(context.classes),
-    }
-
-
-def spread(write: MetricFormat, metric: str, figure: Mapping[str, Any] | None) -> Cell:
-    """Mean ± standard deviation as a cell, and of how many folds where some have no figure.
-
-    >>> spread(MetricFormat(), "accuracy", {"mean": 0.712, "sd": 0.0834, "folds": [0.6, 0.8]}).text
-    '71.2 ± 8.3 %'
-    """
-    if not figure or not is_number(figure.get("mean")):
-        return Cell(MISSING)
-    defined = sum(is_number(value) for value in figure["folds"])
-    small = "" if defined == len(figure["folds"]) else f"{defined} of {len(figure['folds'])} folds"
-    text = f"{write.text(metric, figure['mean'], unit=False)} ± {write.text(metric, figure['sd'])}"
-    return Cell(text, small, float(figure["mean"]))
-
-
-# ------------------------------------------------------------------------------------------------ external cohort
-
-
-def external(context: ReportContext) -> dict[str, Any] | None:
-    """Every figure inside and on the external cohort, side by side; None where nothing was predicted there."""
-    if not predicted_externally(context):
-        return None
-    learner, write = context.learner, metric_format(context.study, context.outcome)
-    outside = context.figures(EXTERNAL, learner)
+def choices(context: ReportContext) -> Table:
+    """The choice of epochs and rate of each fold and network, and the network chosen where they are candidates."""
+    study, networks = context.study, context.study.networks[:MOST_NETWORKS]
+    chosen = {(str(job["fold"]), job["model"]): job["inner"]["chosen"] for job in context.jobs if job.get("inner")}
+    choice, several = chosen_networks(context.jobs, study.networks), NESTED in context.learners
     rows = []
-    for metric in context.columns("external"):
-        if metric in outside:
-            cells = [
-                outer.inside_cell(context, write, metric),
-                write.cell(metric, outside.get(metric)),
-                outer.difference_cell(context, write, metric),
-            ]
-            rows.append(Row(write.title(metric), cells))
-    rows_outside, entry = context.rows(EXTERNAL, learner), context.class_entry(EXTERNAL, learner)
-    return {
-        "name": context.study.external_name,
-        "rows": rows,
-        "summary": external_summary(context),
-        "cases": len(rows_outside),
-        "subjects": rows_outside["subject"].nunique(),
-        "matrix": classes.matrix(entry) if entry else None,
-        "learners": learners.learner_rows(context, EXTERNAL) if len(context.learners) > 1 else [],
-        "columns": context.columns("learners", EXTERNAL),
-        **outer.details(context),
-    }
+    for fold in sorted({fold for fold, _ in chosen}, key=natural):
+        cells = [_choice(chosen.get((fold, network))) for network in networks]
+        cells += [Cell(learner_name(choice["folds"][fold]["network"]))] if several else []
+        rows.append(Row(f"Fold {fold}", cells))
+    if several:
+        losses = [Cell(number(choice["final"]["losses"].get(name), 3), "mean loss") for name in networks]
+        rows.append(Row("New cases", [*losses, Cell(learner_name(choice["final"]["network"]))]))
+    caption = f"The choices of the inner folds, for {len(networks)} of {counted(len(study.networks), 'network')}."
+    return Table(["Fold", *networks, *(["Chosen"] if several else [])], rows, caption, wide=True)
 
 
-def external_summary(context: ReportContext) -> dict[str, Any] | None:
-    """The figure of merit outside and inside, see `external_result`; None where nothing was predicted externally.
+def _choice(chosen: Job | None) -> Cell:
+    if chosen is None:
+        return Cell(MISSING)
+    small = f"rate {rate(chosen['lr'])}, loss {number(chosen['loss'], 3)}"
+    return Cell(counted(int(chosen["epochs"]), "epoch"), small, chosen["loss"])
 
-    `code` is `unjudged` where no external case has a reference value.
-    """
-    if not predicted_externally(context):
-        return None
-    result = external_result(context.study, context.metrics, context.learner, context.stage)
-    return result or {"code": "unjudged", "name": context.study.external_name, "metric": None}
+
+def candidate_table(candidates: Sequence[tuple[Job, Job]]) -> Table:
+    """Every candidate with its rate, last epoch and loss, and why it was not trained for longer."""
+    rows = []
+    for job, candidate in candidates[:MOST_CANDIDATES]:
+        place = f"place {candidate.get('rank')} of {candidate.get('of')}, not in the better half"
+        reason = STOPPED.get(candidate["why"], place)
+        values = [rate(candidate["lr"]), str(candidate["epochs"]), number(candidate["losses"][-1], 3), reason]
+        rows.append(Row(f"Fold {job['fold']}, {job['model']}", [Cell(value) for value in values]))
+    heads = ["Fold, network", "Learning rate", "Epochs", "Inner loss", "Why not longer"]
+    return Table(heads, rows, PRUNING, wide=True)
 
 
 # ------------------------------------------------------------------------------------------- leave-one-site-out
 
 
-def left_out(context: ReportContext) -> dict[str, Any] | None:
-    """Where each fold is one source: the shown learner's figures on every source, by networks not trained on it."""
-    by_source: dict[str, Any] = context.metrics.get("by_site") or {}
-    write = metric_format(context.study, context.outcome)
-    figures = {source: by_learner.get(context.learner) or {} for source, by_learner in by_source.items()}
-    metrics = [
-        metric
-        for metric in context.columns("external")
-        if any(metric in source_figures for source_figures in figures.values())
-    ]
-    rows = []
-    for source, source_figures in figures.items():
-        count = next((entry.get("n_cases") for entry in source_figures.values()), None)
-        rows.append(Row(source, [Cell(number(count, 0)), *(write.cell(m, source_figures.get(m)) for m in metrics)]))
-    if not rows:
-        return None
-    means = [context.mean_within(context.learner, metric) for metric in metrics]
-    if any(means):
-        cells = [write.cell(metric, mean or None) for metric, mean in zip(metrics, means, strict=True)]
-        rows.insert(0, Row("mean", [Cell(""), *cells]))
-    return {
-        "rows": rows,
-        "columns": metrics,
-        "learners": _learners_by_source(context),
-        "sources": list(figures),
-        "fitted": learners.fitted_learners(list(dict.fromkeys(name for names in by_source.values() for name in names))),
-    }
-
-
-def _learners_by_source(context: ReportContext) -> list[Row]:
-    """One line per learner: its merit averaged over the sources and in each; none where there is one learner."""
-    if len(context.learners) < 2 or not context.by_site:
-        return []
-    metric, by_source = context.merit, context.metrics["by_site"]
-    write, rows = metric_format(context.study, context.outcome), []
-    for learner in context.learners:
-        mean = context.mean_within(learner, metric)
-        cells = [write.cell(metric, by_learner.get(learner, {}).get(metric)) for by_learner in by_source.values()]
-        mark = learner == context.learner
-        rows.append(Row(learner_name(learner), [write.cell(metric, mean or None), *cells], mark=mark))
-    return sorted(rows, key=lambda row: -float(row.cells[0].value) if is_number(row.cells[0].value) else 2.0)
-
-
-def nested_section(context: ReportContext) -> Section | None:
-    """To be converted."""
-    return None
-
-
 def left_out_section(context: ReportContext) -> Section | None:
-    """To be converted."""
-    return None
+    """Where each fold is one source: the reported learner's figures on every source, and all learners'."""
+    metrics, by_source = source_metrics(context), context.metrics.by_site
+    if not by_source:
+        return None
+    site, write, terms = context.site, metric_format(context.study, context.outcome), terms_of(context)
+    name, brackets = learner_name(context.learner), f"Brackets: {terms.confidence} intervals."
+    heads = [capital(site), "n", *map(write.title, metrics)]
+    blocks: list[Block] = [
+        Text(LEFT_OUT.format(site=site), note=True),
+        Table(heads, source_rows(context), f"{name}. {brackets}", wide=True),
+    ]
+    if len(context.learners) > 1 and context.by_site:
+        caption = f"{write.title(context.merit)} within each {site}, and the mean. {brackets}"
+        blocks.append(Table(["Learner", "Mean", *by_source], learner_rows(context), caption, wide=True, sortable=True))
+        if any(learner.startswith(FITTED) for learner in context.learners):
+            blocks.append(Text(FITTED_WEIGHTS.format(site=site), note=True))
+    return Section("left-out", "Leave-one-site-out", blocks)
+
+
+def source_metrics(context: ReportContext) -> list[str]:
+    """The metrics that the reported learner has in at least one source."""
+    by_source = (context.metrics.by_site or {}).values()
+    own = [by_learner.get(context.learner, {}) for by_learner in by_source]
+    return [metric for metric in context.columns("external") if any(metric in figures for figures in own)]
+
+
+def source_rows(context: ReportContext) -> list[Row]:
+    """The reported learner's mean over the sources, if there is one, and a line for each source."""
+    write, metrics = metric_format(context.study, context.outcome), source_metrics(context)
+    means = (context.metrics.site_means or {}).get(context.learner, {})
+    rows = []
+    if means:
+        rows.append(Row("mean", [Cell(""), *(write.cell(metric, means.get(metric)) for metric in metrics)]))
+    for source, by_learner in (context.metrics.by_site or {}).items():
+        figures = by_learner.get(context.learner, {})
+        count = next((figure.n_cases for figure in figures.values()), None)
+        rows.append(Row(source, [Cell(number(count, 0)), *(write.cell(m, figures.get(m)) for m in metrics)]))
+    return rows
+
+
+def learner_rows(context: ReportContext) -> list[Row]:
+    """One line per learner, the best first: its merit averaged over the sources and in each."""
+    write, metric, means = (
+        metric_format(context.study, context.outcome),
+        context.merit,
+        context.metrics.site_means or {},
+    )
+    ranked = []
+    for learner in context.learners:
+        mean = means.get(learner, {}).get(metric)
+        cells = [write.cell(metric, mean)]
+        cells += [
+            write.cell(metric, by.get(learner, {}).get(metric)) for by in (context.metrics.by_site or {}).values()
+        ]
+        rank = 2.0 if mean is None or mean.value is None else -mean.value
+        ranked.append((rank, Row(learner_name(learner), cells, mark=learner == context.learner)))
+    return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]

@@ -1,0 +1,83 @@
+"""The section on the external cohort, and the result on it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise.evaluation.external import drop
+from casewise.evaluation.results import Drop
+from casewise.report.blocks import Facts, Table
+from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.external_validation import external_result
+from casewise.report.sections import external
+from casewise.report.statements import statements
+from tests.report_contexts import classes, with_results
+
+
+@pytest.fixture(scope="module")
+def three() -> ReportContext:
+    return classes(test=30, outside=60)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rough", "code", "cell"),
+    [
+        (-0.2, -0.01, False, "worse", "worse"),
+        (-0.2, 0.01, False, "not_shown", "not shown to differ"),
+        (-0.2, -0.01, True, "rough", "–"),
+        (0.1, 0.2, False, "better", "better"),
+        (0.1, None, False, "no_interval", "–"),
+    ],
+)
+def test_a_drop_is_called_one_only_beyond_chance(
+    three: ReportContext, low: float, high: float | None, rough: bool, code: str, cell: str
+) -> None:
+    own = [three.metrics.figures(stage, three.learner, three.outcome)["auroc"] for stage in ("test", EXTERNAL)]
+    inside, outside = (float(figure.value or 0) for figure in own)
+    auroc = Drop(inside, outside, outside - inside, low, high, "test", rough)
+    context = with_results(three, external_drop={three.learner: {"auroc": auroc}})
+    cells = external.both_cells(context, "auroc")
+    assert (cells[0].value, cells[1].value, cells[3].text) == (inside, outside, cell)
+    assert cells[2].value == pytest.approx(outside - inside)
+    result = external_result(context.study, context.metrics, context.learner, context.stage)
+    assert result is not None
+    assert (result.code, result.inside, result.figure.value) == (code, inside, outside)
+    statement = next(each for each in statements(context) if each.id == "elsewhere")
+    assert statement.level == {"worse": "flag", "better": "good", "not_shown": "good"}.get(code, "open")
+
+
+def test_without_reference_values_nothing_is_evaluated(three: ReportContext) -> None:
+    metrics = {stage: figures for stage, figures in three.metrics.metrics.items() if stage != EXTERNAL}
+    rows = three.predictions.assign(y_true=three.predictions["y_true"].where(three.predictions["stage"] != EXTERNAL))
+    context = dataclasses.replace(with_results(three, metrics=metrics, external_drop={}), predictions=rows)
+    section = external.section(context)
+    assert section is not None
+    assert section.blocks == [Facts([("With a reference value", "none: nothing can be evaluated")])]
+    assert external.section(classes(networks=1)) is None
+
+
+@pytest.mark.parametrize("absent", [[0], [0, 1]])
+def test_without_a_class_what_is_defined_is_shown(three: ReportContext, absent: list[int]) -> None:
+    rows, names = three.predictions, three.classes
+    rows = rows[~((rows["stage"] == EXTERNAL) & rows["y_true"].isin(absent))]
+    results = evaluate(rows, Outcomes(three.outcome, classes={three.outcome: names}), Plan(50))
+    fall = drop(rows, three.outcome, classes=names, plan=Plan(50))
+    context = dataclasses.replace(three, predictions=rows, metrics=dataclasses.replace(results, external_drop=fall))
+    result = external_result(context.study, context.metrics, context.learner, context.stage)
+    assert result is not None
+    assert (result.metric, result.undefined) == ("accuracy", True)
+    outside = rows[(rows["stage"] == EXTERNAL) & (rows["model"] == context.learner)]
+    assert result.figure.value == pytest.approx((outside["y_true"] == outside["y_pred"]).mean(), abs=1e-6)
+    assert result.classes is not None
+    assert len(result.classes.absent) == len(absent)
+    assert result.classes.predicted.of == len(outside)
+    section = external.section(context)
+    assert section is not None
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    auroc = next(row for row in table.rows if row.name == "AUROC")
+    assert auroc.cells[1].text == "–"
+    assert "no case is truly" in auroc.cells[1].small
+    assert auroc.cells[3].text == "–"

@@ -1,0 +1,129 @@
+"""The sections on learners: verdicts, published values, the column alone, and sources left out."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.external import groups_of_rows
+from casewise.evaluation.results import Comparison, Difference, WithinColumn
+from casewise.evaluation.subgroups import headline_rows
+from casewise.evaluation.within_column import within_column
+from casewise.report.blocks import Cell, Table
+from casewise.report.context import ReportContext
+from casewise.report.sections import column_alone, learners, validation
+from casewise.study.learners import learner_name
+from tests.report_contexts import classes, estimate, nothing, numbers, with_own, with_results
+
+
+@pytest.fixture(scope="module")
+def three() -> ReportContext:
+    return classes()
+
+
+def cells(table: Table | None, row: str) -> dict[str, Cell]:
+    """The cells of a row by the heading of their column."""
+    assert table is not None
+    line = next(each for each in table.rows if each.name == row)
+    return dict(zip(table.columns[1:], line.cells, strict=True))
+
+
+def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
+    context = numbers(learners=3)
+    best, other, last = sorted(context.learners, key=lambda name: name != context.learner)
+    gaps = {other: Difference(0.5, 0.2, 0.8, False), last: Difference(0.5, -0.1, 1.1, True)}
+    entry = Comparison(best, [best, last], 20, False, gaps, {})
+    context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": entry}}})
+    table = learners.learner_table(context, context.stage)
+    column = f"Against {best}"
+    assert [cells(table, name)[column].text for name in (best, other, last)] == ["–", "worse", "not shown to differ"]
+    assert cells(table, other)[column].small == "+0.5 [0.2, 0.8]"
+    assert [row.name for row in table.rows if row.mark] == [best]  # type: ignore[union-attr]
+    mirrored = learners.gap_between(entry, best, other)
+    assert mirrored == Difference(-0.5, -0.8, -0.2, False)
+    assert learners.gap_between(entry, other, last) is None
+    few = dataclasses.replace(entry, differences={other: Difference(0.5, None, None, True)}, rough=True)
+    context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": few}}})
+    assert cells(learners.learner_table(context, context.stage), other)[column] == Cell("–")
+
+
+def test_published_values_stand_below_the_learners() -> None:
+    context = numbers(learners=2, evaluation={"references": {"pasi": {"Somebody 2020": {"mae": 3.3, "accuracy": 0.5}}}})
+    table = learners.learner_table(context, context.stage)
+    assert table is not None
+    assert table.rows[-1].name == "Somebody 2020"
+    published = cells(table, "Somebody 2020")
+    assert (published["Kind"].text, published["MAE"].text, published["CCC"].text) == ("published", "3.3", "–")
+    assert published["Accuracy"].text == "50.0 %"
+
+
+def test_a_learner_that_predicts_one_class_is_marked(three: ReportContext) -> None:
+    context = with_own(three, constant_class="no_finding")
+    kind = cells(learners.learner_table(context, context.stage), learner_name(context.learner))["Kind"]
+    assert kind == Cell(
+        "network" if context.learner in context.study.networks else "combined", "predicts only no finding"
+    )
+
+
+def test_nothing_evaluated_has_no_section(three: ReportContext) -> None:
+    assert learners.section(dataclasses.replace(three, metrics=nothing(three))) is None
+
+
+def with_column(context: ReportContext, by_class: dict[str, float]) -> ReportContext:
+    """The context with an audit of the source by class, and figures within each source."""
+    audit, main = copy.deepcopy(context.audit), context.metrics.main
+    assert audit is not None
+    audit["findings"][0]["figures"]["by_class"] = by_class
+    rows = headline_rows(context.predictions, main)
+    group_of, groups = groups_of_rows(rows, context.cohort_images, "source")
+    positive = context.study.positive_of(context.outcome)
+    figures = within_column(rows, group_of, groups, classes=context.classes, positive=positive, plan=Plan(50))
+    within = WithinColumn("source", main.target, context.stage, context.learner, *figures)
+    return with_results(dataclasses.replace(context, audit=audit), within_column=within)
+
+
+def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportContext) -> None:
+    context = with_column(three, {"covid": 0.97, "no_finding": 0.75, "pneumonia": 0.52})
+    column = column_alone.beside_column(context)
+    assert column is not None
+    by_name = {row.name: row for row in column.rows}
+    assert (by_name["covid"].alone, by_name["covid"].verdict) == (0.97, "open")
+    within = context.metrics.within_column
+    assert within is not None
+    # one source has no other class than a single subject's: its area says nothing
+    assert by_name["covid"].mean is None
+    assert by_name["pneumonia"].mean == pytest.approx(within.groups["nih"].metrics["auroc[pneumonia]"].value)
+    group = within.groups[column.values[0]]
+    count = f"{group.classes['covid']['n_subjects']} of {group.n_subjects} subjects"
+    assert by_name["covid"].within[0][1] == count
+    figures = dict(context.metrics.figures(context.stage, context.learner, context.outcome))
+    for label, value, low in (("covid", 0.98, 0.975), ("no_finding", 0.78, 0.76), ("pneumonia", 0.8, None)):
+        figures[f"auroc[{label}]"] = dataclasses.replace(figures[f"auroc[{label}]"], value=value, low=low)
+    beside = column_alone.beside_column(with_own(context, figures))
+    assert beside is not None
+    assert [row.verdict for row in beside.rows] == ["better", "better", "untested"]
+    other = column_alone.beside_column(with_results(context, within_column=dataclasses.replace(within, learner="x")))
+    assert other is not None
+    assert other.values == []
+    assert column_alone.blocks(dataclasses.replace(context, audit=None)) == []
+
+
+def test_each_source_left_out_has_its_line(three: ReportContext) -> None:
+    undefined = estimate(None, subjects=40, reason="no case is truly covid")
+    by_source = {
+        "cohen": {three.learner: {"accuracy": estimate(0.61, 0.5, 0.7, subjects=45)}},
+        "nih": {three.learner: {"accuracy": estimate(0.7, 0.6, 0.8, subjects=40), "auroc": undefined}},
+    }
+    context = with_results(three, by_site=by_source)
+    rows = validation.source_rows(context)
+    assert [(row.name, row.cells[0].text, row.cells[1].value) for row in rows] == [
+        ("cohen", "45", 0.61),
+        ("nih", "40", 0.7),
+    ]
+    auroc = rows[1].cells[1 + validation.source_metrics(context).index("auroc")]
+    assert (auroc.text, auroc.small) == ("–", "no case is truly covid")
+    assert validation.left_out_section(three) is None
+    assert validation.nested_section(three) is None

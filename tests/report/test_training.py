@@ -1,0 +1,123 @@
+"""The sections on training and on the split by image, and evidence that nothing was learned."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from casewise.report.blocks import Fold, Row, Table
+from casewise.report.context import ReportContext
+from casewise.report.sections import image_split, training
+from casewise.report.terms import unlearned
+from tests.report_contexts import classes, films, in_phases, split_by_image, with_results
+
+
+@pytest.fixture(scope="module")
+def plain() -> ReportContext:
+    return classes("binary", test=30, networks=2)
+
+
+@pytest.fixture(scope="module")
+def two(plain: ReportContext) -> ReportContext:
+    return split_by_image(in_phases(plain), 0.985)
+
+
+def rows_of(blocks: Any) -> list[Row]:
+    return list(next(block for block in blocks if isinstance(block, Table)).rows)
+
+
+def test_every_phase_has_its_sizes_and_its_cost(two: ReportContext) -> None:
+    head, upper = training.phases_of(two.jobs, two.study)[two.study.backbones[0]]
+    assert (head.total, head.frozen, head.trainable, head.running) == (2_259_265, 2_223_872, 1_281, 34_112)
+    assert upper.frozen + upper.trainable == head.frozen + head.trainable
+    assert (head.seconds, head.core_seconds, head.rows) == (30.0, 60.0, 403.0)  # means over five folds
+    assert (head.rate, upper.rate) == ("0.001", "1e-5")
+    assert [cell.text for cell in rows_of(training.phases(two))[1].cells][:2] == ["2,259,265", "2,223,872"]
+
+
+def test_training_performance_stands_beside_held_out_performance(two: ReportContext) -> None:
+    network, *sides = rows_of(training.train_and_held_out(two))[:5]
+    assert [row.name for row in sides] == [*training.TRAINED_ON.values(), *training.HELD_OUT.values()]
+    shares = [100 / (100 + fold) for fold in range(1, 6)]
+    assert sides[0].cells[1].value == pytest.approx(np.mean(shares))
+    assert sides[0].cells[1].small == f"{100 * min(shares):.1f} to {100 * max(shares):.1f}"
+    figures = two.metrics.figures("test", network.name, two.outcome)
+    assert sides[3].cells[1].value == pytest.approx(figures["accuracy"].value)
+    assert training.on_training_cases(two.jobs)[network.name]["on_training"].confusion == [[250, 15], [0, 250]]
+
+
+def test_more_classes_have_accuracy_only_and_numbers_have_none() -> None:
+    rows = rows_of(training.train_and_held_out(in_phases(classes(networks=1), stop="none")))
+    assert [(row.name, len(row.cells)) for row in rows[1:]] == [
+        (training.TRAINED_ON["on_training"], 2),
+        (training.HELD_OUT["oof"], 2),
+    ]
+    assert training.train_and_held_out(in_phases(films())) == []
+
+
+def test_what_a_run_lacks_is_left_out(plain: ReportContext) -> None:
+    assert training.phases(plain) == training.train_and_held_out(plain) == training.seeds(plain) == []
+    assert image_split.section(plain) is None
+    bare = dataclasses.replace(plain, jobs=[], notes=[], environment={}, splits={})
+    summaries = [block.summary for block in training.section(bare).blocks if isinstance(block, Fold)]
+    assert summaries == ["Networks, split, machine and versions", "Study file as run, with every setting"]
+
+
+def test_the_finder_and_gradual_unfreezing_are_shown() -> None:
+    three = classes()
+    plots = training.finders(three)
+    assert [plot.caption for plot in plots] == ["Chosen: 1e-4 to 2.4e-4."] * 3
+    table = training.unfreezing(three)
+    assert table is not None
+    assert [cell.text for cell in table.rows[0].cells] == ["0.800", "0.700", "0.600", "0.500"]
+    assert table.rows[0].cells[3].small == "3 networks"
+    jobs = [
+        job | {"finder": {**job["finder"], "losses": [*job["finder"]["losses"][:-2], None, 1e12]}} for job in three.jobs
+    ]
+    assert len(training.finders(dataclasses.replace(three, jobs=jobs))) == 3
+    given = dataclasses.replace(three, jobs=[{**job, "finder": None, "stages": []} for job in three.jobs])
+    assert (training.finders(given), training.unfreezing(given)) == ([], None)
+
+
+def test_a_split_by_image_stands_beside_the_figures_by_subject(two: ReportContext) -> None:
+    section = image_split.section(two)
+    assert section is not None
+    fold = next(block for block in section.blocks if isinstance(block, Fold))
+    own, by_image = rows_of(fold.blocks)[:2]
+    assert own.cells[0].value == two.metrics.figures("test", two.learner, two.outcome)["accuracy"].value
+    assert (by_image.cells[0].text, by_image.cells[0].small) == ("98.5 %", "[96.5, 99.5]")
+    same, judged = image_split.same_values(two)
+    assert same == judged
+    rows = two.predictions.copy()
+    case = rows.loc[rows["visit"] == "2", "case"].iloc[0]
+    rows.loc[rows["case"] == case, "y_true"] = 1 - rows.loc[rows["case"] == case, "y_true"]
+    assert image_split.same_values(dataclasses.replace(two, predictions=rows)) == (same - 1, judged)
+
+
+def guessing(context: ReportContext, bad: list[str], *, folds: int = 5) -> ReportContext:
+    """The same run, but the networks of these backbones (of the first folds) never beat guessing."""
+    jobs = [
+        job | ({"guess_loss": 0.01} if job["model"] in bad and job["fold"] <= folds else {"guess_loss": 2.0})
+        for job in context.jobs
+    ]
+    return dataclasses.replace(context, jobs=jobs)
+
+
+def test_nothing_is_learned_where_half_of_the_networks_are_no_better_than_guessing() -> None:
+    alone = classes(networks=1)
+    some = unlearned(guessing(alone, [alone.learner], folds=3))
+    assert some is not None
+    assert (some.whose, some.count, some.of, some.void) == ("own", 3, 5, True)
+    assert unlearned(guessing(alone, [alone.learner], folds=2)) is None
+    three = classes()
+    for learner, bad, expected in (
+        ("mean_of_learners", three.study.backbones[:2], ("combined", 10, 15, True)),
+        (three.study.backbones[0], three.study.backbones[1:], ("study", 10, 15, False)),
+    ):
+        context = with_results(three, main=dataclasses.replace(three.metrics.main, learner=learner))
+        found = unlearned(guessing(context, list(bad)))
+        assert found is not None
+        assert (found.whose, found.count, found.of, found.void) == expected
