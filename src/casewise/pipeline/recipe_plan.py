@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from casewise.errors import RunError, StudyError, counted, cut
 from casewise.modalities.registry import modality_of
+from casewise.report.formatting import duration
 from casewise.splits.predefined import TEST
 from casewise.study.backbones import UNTRAINED
 from casewise.study.learners import encoders_of
@@ -21,6 +22,8 @@ from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.base import ImageStore
@@ -273,6 +276,22 @@ def spent_budget(study: Study, planned: dict[str, Any], seconds: float) -> dict[
         "stated": bool({"epochs", "phases"} & set(planned.get("stated", {}))),
         "fewest": epochs <= _fewest_epochs(study),
     }
+
+
+def budget_text(spent: Mapping[str, Any]) -> str:
+    """`spent_budget` in words, with what makes a training shorter."""
+    text = f"The training took {duration(spent['seconds'])} of a budget of {duration(spent['budget'])}"
+    if not spent["over"]:
+        return f"{text}."
+    epochs = counted(spent["epochs"], "epoch")
+    if spent["stated"]:
+        return f"{text}, with the {epochs} that the study states."
+    if spent["fewest"]:
+        return (
+            f"{text}, with the fewest epochs that a plan has ({spent['epochs']}). For less time, state fewer networks, "
+            "fewer folds or smaller images, or use a faster machine."
+        )
+    return f"{text}: the plan's estimate was too low here. A smaller budget gives fewer than the {epochs} planned."
 
 
 def plan_of_report(study: Study, folder: RunFolder) -> dict[str, Any] | None:

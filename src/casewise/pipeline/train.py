@@ -26,7 +26,7 @@ from casewise.pipeline.external import (
     prepare_external,
     prepare_pretraining,
 )
-from casewise.pipeline.recipe_plan import spent_budget
+from casewise.pipeline.recipe_plan import budget_text, spent_budget
 from casewise.pipeline.status import record_first_figures, record_training
 from casewise.plugin import plugins, repeated
 from casewise.predictions import table as predicted
@@ -65,7 +65,6 @@ def train(
     """
     from casewise.jobs.execution import run_jobs
     from casewise.jobs.plan import final_jobs, remove_feature_files
-    from casewise.report.templating import sentence
 
     planned = _planned(study, cohort, store, splits, folder, show)
     jobs, inputs, external = planned.jobs, planned.inputs, planned.external
@@ -95,7 +94,7 @@ def train(
         show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
     spent = record_training(folder, time.monotonic() - begun)
     if spent is not None and study.recipe.auto and networks:
-        show.line("budget", sentence("budget_spent", spent_budget(study, folder.recipe_plan.read(), spent)))
+        show.line("budget", budget_text(spent_budget(study, folder.recipe_plan.read(), spent)))
     record_trained(study, folder, show)
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
