@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
 from casewise.report.context import EXTERNAL
-from casewise.report.external_validation import external_result
+from casewise.report.external_validation import ExternalResult, external_result
 from casewise.report.formatting import capital, counted, interval, listed, number, percent
 from casewise.report.tables import hardly_varies
 from casewise.report.terms import SIDES
@@ -111,15 +111,14 @@ def result_line(study: Study, results: Results) -> str:
     return f"{study.primary_outcome}, {'; '.join(pieces)}"
 
 
-def _external(result: Mapping[str, Any], unit: str, learner: str) -> str:
+def _external(result: ExternalResult, unit: str, learner: str) -> str:
     """The figures on the external cohort; if a class is absent there, also what became of the others."""
-    cohort = " ".join(filter(None, ["external cohort", result["name"]]))
-    line = f"{cohort}, {_counts(unit, result['cases'], result['figure']['n_subjects'])}, {learner}: "
-    line += _figures(result["headline"])
-    if classes := result["classes"]:
-        recalls = [f"{each['recalled']} of {each['cases']} of {each['name']} recognised" for each in classes["recalls"]]
-        common = classes["predicted"]
-        line = ", ".join([line, *recalls, f"{percent(common['cases'] / common['of'])} predicted as {common['name']}"])
+    cohort = " ".join(filter(None, ["external cohort", result.name]))
+    line = f"{cohort}, {_counts(unit, result.cases, result.figure.n_subjects)}, {learner}: {_figures(result.headline)}"
+    if classes := result.classes:
+        recalls = [f"{each.recalled} of {each.cases} of {each.name} recognised" for each in classes.recalls]
+        common = classes.predicted
+        line = ", ".join([line, *recalls, f"{percent(common.cases / common.of)} predicted as {common.name}"])
     return line
 
 
