@@ -125,7 +125,8 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
 
     Targets of which the runs evaluated different cases, or whose folds are sources, have none.
     """
-    first, found = runs[0], {}
+    first = runs[0]
+    found: dict[str, Comparison] = {}
     if any(run.by_site for run in runs):
         return {}
     rows = final_rows(

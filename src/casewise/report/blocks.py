@@ -195,11 +195,12 @@ class Cards:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks that the page shows when the reader opens them; the summary says what they hold."""
+    """Blocks that the page shows when the reader opens them; Markdown leaves them out if they are `page_only`."""
 
     form: ClassVar[str] = "fold"
     summary: str
     blocks: Sequence[Block]
+    page_only: bool = False
 
 
 Block = Text | Heading | Items | Facts | Code | Table | Matrix | Plots | Pictures | Cards | Fold

@@ -41,9 +41,8 @@ def forest(
                 continue
             small = metric in group.small
             if estimate.low is not None and estimate.high is not None:
-                ends = [estimate.low, estimate.high]
-                axes.hlines(-row, *ends, color=MODEL, linewidth=1.8, alpha=0.45 if small else 1)
-                values += ends
+                axes.hlines(-row, estimate.low, estimate.high, color=MODEL, linewidth=1.8, alpha=0.45 if small else 1)
+                values += [estimate.low, estimate.high]
             face = "white" if small else MODEL
             axes.plot([estimate.value], [-row], "o", color=MODEL, markerfacecolor=face, markersize=6)
             values.append(estimate.value)

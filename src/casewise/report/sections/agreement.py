@@ -80,15 +80,14 @@ def agreement(context: ReportContext) -> Section | None:
     label, write = display_name(context.study, context.outcome), metric_format(context.study, context.outcome)
     digits = write.digits("mae")
     slope = figures.get("proportional_bias")
-    drawn = {"limits": limits, "label": label}
     plots = [
         Plot(
-            draw.scatter(rows, scale=context.range_of(context.outcome), **drawn),
+            draw.scatter(rows, limits=limits, scale=context.range_of(context.outcome), label=label),
             f"{capital(label)}: prediction against the reference.",
             SCATTER,
         ),
         Plot(
-            draw.bland_altman(rows, digits=digits, slope=shown_slope(slope), **drawn),
+            draw.bland_altman(rows, limits=limits, label=label, digits=digits, slope=shown_slope(slope)),
             f"{capital(label)}: difference between model and physician against their mean.",
             DIFFERENCE,
         ),
@@ -120,7 +119,7 @@ def limits_from(estimates: Figures, rows: pd.DataFrame) -> draw.Limits | None:
             (figure.low, figure.high) if figure and figure.low is not None and figure.high is not None else None
             for figure in figures
         ]
-        return draw.Limits(*values, *edges)
+        return draw.Limits(values[0], values[1], values[2], *edges)
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
     if len(difference) < 3:
         return None

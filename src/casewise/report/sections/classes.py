@@ -174,7 +174,8 @@ def class_table(context: ReportContext, rows: Sequence[Row], title: str = "") ->
 
 def further_tables(context: ReportContext) -> list[Block]:
     """A table of each further target with classes, or region of the primary one, of the shown learner."""
-    stage, learner, tables = context.stage, context.learner, []
+    stage, learner = context.stage, context.learner
+    tables: list[Block] = []
     for key in context.metrics.classes.get(stage, {}).get(learner, {}):
         if key != context.outcome:
             target, region = split_key(key)

@@ -51,7 +51,7 @@ def section(context: ReportContext) -> Section | None:
         ("Learners shown", f"{len(names)} of {len(context.learners)}"),
     ]
     details: list[Block] = [Facts(facts), table(context, own, by_image, names), Text(HOW, note=True)]
-    blocks = [
+    blocks: list[Block] = [
         Text(WHICH, note=True),
         Plots([figure(context, own, by_image, names)]),
         Fold("How the comparison was made, and its figures", details),

@@ -184,7 +184,8 @@ def against(write: MetricFormat, metric: str, gap: Difference | None) -> Cell:
 
 def reports(context: ReportContext) -> tuple[list[Block], int]:
     """Each learner's classification report with its confusion matrix, the reported one first, and their number."""
-    stage, blocks, shown = context.stage, [], 0
+    stage, shown = context.stage, 0
+    blocks: list[Block] = []
     order = sorted(context.learners, key=lambda name: name != context.learner)
     by_learner = context.metrics.classes.get(stage, {})
     for learner in order[:MOST_REPORTS]:

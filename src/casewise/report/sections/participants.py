@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision, Side
-from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Row, Section, Table, Text
+from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL
 from casewise.report.formatting import (
     MISSING,
@@ -58,14 +58,14 @@ def section(context: ReportContext) -> Section | None:
         rows = flow_rows(entry.flow.external, entry)
         flows.append(Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}."))
     heads = ["Characteristic", *map(side_name, entry.sides)]
-    described = [
+    described: list[Block] = [
         Table(heads, characteristic_rows(study, entry), CHARACTERISTICS, wide=True),
         Text(COLUMNS_NOTE, note=True),
     ]
-    blocks = [
+    blocks: list[Block] = [
         *([Facts(precision(study, entry.precision))] if entry.precision else []),
-        Fold("Flow of participants, step by step", [Heading("Flow"), *flows, Text(FLOW_NOTE, note=True)]),
-        Fold("Characteristics by side of the split", [Heading("Characteristics"), *described]),
+        Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)]),
+        Fold("Characteristics by side of the split", described),
     ]
     return Section("participants", "Participants", blocks)
 

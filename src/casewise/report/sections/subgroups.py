@@ -40,7 +40,7 @@ def section(context: ReportContext) -> Section | None:
     tests = [Row(heading(column), [test_cell(column, name) for name in entry.figures]) for column in entry.columns]
     blocks: list[Block] = [Table(["", *titles], tests, caption)]
     overall = context.metrics.figures(entry.stage, entry.learner, entry.target)
-    plots = []
+    plots: list[Plot] = []
     for name in [name for name in kind_report(context.kind).forests if name in entry.figures]:
         whole = overall[name].value if name in overall else None
         drawing = draw.forest(

@@ -109,10 +109,10 @@ def section(context: ReportContext) -> Section:
         ("Training and held-out performance", train_and_held_out(context)),
         ("Variation between trainings with different seeds", seeds(context)),
         ("Networks, split, machine and versions", [*networks(context), *split(context), *machine(context)]),
-        ("Exclusions and assumptions", [Heading("Exclusions and assumptions"), Items(notes)] if notes else []),
-        ("Study file as run, with every setting", [Heading("Study file as run"), Code(settings)]),
+        ("Exclusions and assumptions", [Items(notes)] if notes else []),
     ]
-    blocks = [Facts(scheme(context)), *(Fold(summary, inside) for summary, inside in folds if inside)]
+    blocks: list[Block] = [Facts(scheme(context)), *(Fold(summary, inside) for summary, inside in folds if inside)]
+    blocks.append(Fold("Study file as run, with every setting", [Code(settings)], page_only=True))
     return Section("training", "Training and settings", blocks)
 
 
