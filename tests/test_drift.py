@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from casewise.report.markdown.page import write_results
 from PIL import Image
 
 from casewise.audit.cohorts import compare_cohorts
@@ -24,6 +23,7 @@ from casewise.jobs.distance import evenly
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.table import COLUMNS, check, mean_over_folds
+from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
 from tests.chest_study import chest_study

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from casewise.report.markdown.page import write_results
 
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
@@ -28,6 +27,7 @@ from casewise.pipeline.external import prepare_external, read_external
 from casewise.pipeline.finished import open_finished
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.table import mean_over_folds
+from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.training.checkpoint import write_tensors

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from casewise.report.markdown.page import write_results
 
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
@@ -18,6 +17,7 @@ from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.plugins.phantoms.slides import make_regions
+from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import split
@@ -224,7 +224,7 @@ class TestRun:
         place, page = RunFolder(done.folder).image_split.path, tmp_path / "page.md"
         for runs in ((place, []), (done.folder, [place])):
             with pytest.raises(RunError) as error:
-                write_results(runs[0], page, beside=runs[1])
+                write_results(runs[0], page, others=runs[1])
             assert str(done.folder.resolve()) in str(error.value)
         assert not page.exists()
         with pytest.raises(RunError) as error:

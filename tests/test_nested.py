@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from casewise.report.markdown.page import write_results
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -30,6 +29,7 @@ from casewise.modalities.base import StoreAddress
 from casewise.pipeline.read import prepare, read
 from casewise.pipeline.read import split as split_step
 from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
+from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.splits.grouped import Splits, split

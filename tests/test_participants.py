@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from casewise.report.markdown.page import write_results
 
 from casewise.cohort.characteristics import characteristics, described_columns
 from casewise.cohort.cohort import Cohort, read_cohort
@@ -17,6 +16,7 @@ from casewise.errors import CohortError
 from casewise.evaluation.results import Results, from_json
 from casewise.pipeline.evaluate import described_cohort
 from casewise.pipeline.external import read_external
+from casewise.report.results_page import write_results
 from casewise.report.sections.participants import characteristic_rows, section
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder

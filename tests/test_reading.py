@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from casewise.report.markdown.page import results_page
 
 import casewise
 from casewise.analysis.comparison import compare
@@ -19,6 +18,7 @@ from casewise.inference.model import load_bundle
 from casewise.pipeline.bundle import archive_run
 from casewise.pipeline.status import run_status
 from casewise.report.checklist import write_checklist
+from casewise.report.results_page import results_page
 from casewise.reproduce import reproduce
 from casewise.run import run
 from casewise.run_folder import RunFolder

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from casewise.report.markdown.target_tables import figure
 
 from casewise.errors import RunError
 from casewise.report import formatting, terms
@@ -117,11 +116,11 @@ def test_results_page_beside_a_run_without_the_stage(report_of_numbers: ReportCo
     empty = finished(dataclasses.replace(context, metrics=results), tmp_path / "empty")
     for folder in (other, empty):
         with pytest.raises(RunError, match=str(folder)):
-            write_results(run, tmp_path / "page.md", beside=[folder])
+            write_results(run, tmp_path / "page.md", others=[folder])
     with pytest.raises(RunError, match=str(empty)):
         write_results(empty, tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
-    assert "| net00 (toy) |" in write_results(run, tmp_path / "page.md", beside=[run]).read_text()
+    assert "| net00 (toy) |" in write_results(run, tmp_path / "page.md", others=[run]).read_text()
 
 
 def test_missing_artefacts_are_left_out(report_of_numbers: ReportContext) -> None:
@@ -153,10 +152,6 @@ def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
     assert next(each for each in statements(context) if each.id == "subjects_apart").level == "bad"
     assert terms.subject_matter(context).subjects == 0
     check_page(render(context))
-
-
-def test_results_page_has_no_minus_zero() -> None:
-    assert figure({"value": -0.001, "low": -0.004, "high": 0.09}, 2) == "0.00 [0.00, 0.09]"
 
 
 def test_figures_keep_user_text_out_of_markup_and_digits_in_text() -> None:

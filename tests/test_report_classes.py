@@ -14,18 +14,12 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.report.context import ReportContext
 from casewise.report.first_screen import screen
 from casewise.report.page import render, write_report
-from casewise.report.results_page import write_results
-from casewise.report.sections import (
-    learners,
-)
-from casewise.study.learners import learner_name
+from casewise.report.sections import learners
 from tests.report_contexts import (
-    REASON,
     Page,
     check_page,
     classes,
     estimate,
-    finished,
     nothing,
     with_own,
     with_results,
@@ -170,46 +164,6 @@ def test_same_context_gives_the_same_bytes(three: ReportContext, text: str, tmp_
     assert write_report(three, tmp_path / "report.html").read_text() == text
 
 
-# --------------------------------------------------------------------------------------------------- Markdown page
-
-
-def test_results_page_of_classes(three: ReportContext, tmp_path: Path) -> None:
-    reference = {"finding": {"published, other mixtures": {"accuracy": 0.9032, "auroc": 0.9966, "precision": 0.9}}}
-    evaluation = three.study.evaluation.model_copy(update={"references": reference})
-    study = three.study.model_copy(update={"evaluation": evaluation})
-    run = finished(dataclasses.replace(three, study=study), tmp_path / "a")
-    text = write_results(run, tmp_path / "a.md").read_text()
-    row = next(line for line in text.splitlines() if line.startswith("| *published, other mixtures*"))
-    assert row.split(" | ")[1:4] == ["–", "0.903", "–"]
-    assert "0.997" in row
-    assert row.rstrip(" |").endswith("0.900")
-    head = next(line for line in text.splitlines() if line.startswith("| learner | cases | Accuracy"))
-    assert row.count("|") == head.count("|")
-    entry = figures(three)["auroc"]
-    assert f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" in text
-    assert REASON in text
-    assert "| torchvision, IMAGENET1K_V1 | 1e-4 to 2.4e-4 |" in text
-
-
-def test_results_page_of_other_units_and_sources(two: ReportContext, grades: ReportContext, tmp_path: Path) -> None:
-    unaudited = finished(dataclasses.replace(two, audit=None), tmp_path / "two")
-    text = write_results(unaudited, tmp_path / "two.md").read_text()
-    assert "| class | cases |" in text
-    assert "## Shortcut audit" not in text
-    study = two.study.model_dump(mode="json")
-    by_image = {name: target | {"level": "image"} for name, target in study["targets"].items()}
-    single = finished(two, tmp_path / "single", study={"targets": by_image, "name": "single"})
-    assert "| class | images |" in write_results(single, tmp_path / "single.md").read_text()
-    page = write_results(single, tmp_path / "both.md", beside=[tmp_path / "two"]).read_text()
-    judged = sum(two.class_entry(two.stage, two.learner)["support"])
-    assert f"| {learner_name(two.learner)} | {judged} images |" in page
-    assert f"| {learner_name(two.learner)} ({two.study.name}) | {judged} cases |" in page
-    splits = {"how": "leave out source", "folds": 2}
-    text = write_results(finished(grades, tmp_path / "g", splits=splits), tmp_path / "g.md").read_text()
-    assert "## retinopathy" in text
-    assert "| retinopathy" not in text
-
-
 # ---------------------------------------------------------------------------------------- networks that learned nothing
 
 
@@ -229,3 +183,18 @@ def showing(context: ReportContext, learner: str) -> ReportContext:
 def test_without_a_description_the_title_is_followed_by_what_was_predicted() -> None:
     header = render(classes(networks=1, description="")).split("<header>")[1].split("</header>")[0]
     assert header.count('<p class="lead">') == 1
+
+
+def test_published_figures_are_rows_of_the_learners(three: ReportContext) -> None:
+    reference = {"finding": {"published, other mixtures": {"accuracy": 0.9032, "auroc": 0.9966, "precision": 0.9}}}
+    evaluation = three.study.evaluation.model_copy(update={"references": reference})
+    study = three.study.model_copy(update={"evaluation": evaluation})
+    table = learners.learner_table(dataclasses.replace(three, study=study), three.stage)
+    assert table is not None
+    cells = dict(zip(table.columns[1:], [cell.text for cell in table.rows[-1].cells], strict=True))
+    assert (table.rows[-1].name, cells["Kind"], cells["Accuracy"]) == (
+        "published, other mixtures",
+        "published",
+        "90.3 %",
+    )
+    assert cells["AUROC"] == "0.997"

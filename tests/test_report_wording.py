@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from casewise.report.markdown.page import write_results
 
 from casewise.audit.leading_column import leading_column
 from casewise.evaluation.bootstrap import Plan
@@ -23,8 +21,9 @@ from casewise.evaluation.within_column import within_column
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report.context import ReportContext
 from casewise.report.page import render
+from casewise.report.results_page import write_results
 from casewise.run_folder import RunFolder
-from tests.report_contexts import check_page, classes, estimate, finished, with_own, with_results
+from tests.report_contexts import check_page, classes, finished, with_results
 
 ASSIGNMENT = {
     "folds": {
@@ -61,18 +60,6 @@ def pages(context: ReportContext, folder: Path) -> list[str]:
     """The words of the report and of the Markdown page."""
     text = write_results(finished(context, folder / "run"), folder / "page.md").read_text()
     return [check_page(render(context)).text, text]
-
-
-def test_the_auprc_stands_beside_its_chance_level(three: ReportContext, tmp_path: Path) -> None:
-    text = write_results(finished(three, tmp_path / "run"), tmp_path / "page.md").read_text()
-    rows = headline_rows(three.predictions, three.metrics["main"])
-    figures = three.metrics["metrics"][three.stage][three.learner][three.outcome]
-    for number, label in enumerate(three.classes):
-        area = figures[f"auprc[{label}]"]["value"]
-        share = (rows["y_true"] == number).mean()
-        assert re.search(rf"\| {area:.3f} \[[^|]*\]( \(rough\))? \(chance {share:.3f}\) \|", text)
-    assert "0.333 for 3 classes" in text
-    assert text.index("| AUPRC") < text.index("0.333 for 3 classes")
 
 
 def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportContext, tmp_path: Path) -> None:
@@ -127,27 +114,6 @@ def test_operating_points_are_rough_where_a_cell_has_few_subjects() -> None:
     scores[2:12], scores[63:90] = 0.1, 0.1
     (point,) = judge_thresholds(scores, np.full((120, 1), 0.5), of_class, people, Plan(50), n_cases=120)
     assert not any(estimate.rough for estimate in point.values())
-
-
-def test_the_pages_state_prevalence_combined_learners_the_split_and_p(tmp_path: Path) -> None:
-    context = with_column(classes("binary"), {"covid": 0.9, "no_finding": 0.9})
-    stated = {"ppv_at_prevalence": estimate(0.123), "npv_at_prevalence": estimate(0.987)}
-    points = [
-        dataclasses.replace(point, prevalence=0.02, figures={**point.figures, **stated})
-        for point in context.class_entry(context.stage, context.learner)["operating"]
-    ]
-    context = with_own(context, operating=points)
-    report, page = pages(context, tmp_path)
-    for text in (report, page):
-        assert "PPV at 2.0 %" in text
-        assert "random assignments, a random one" in text
-        assert "999 permutations" in text
-    head, row = re.search(r"(\| operating point .*)\n.*\n(.*)", page).groups()  # type: ignore[union-attr]
-    assert head.count("|") == row.count("|")
-    assert row.split(" | ")[-2:] == ["0.123", "0.987 |"]
-    # a plain mean has no weights that could have been fitted
-    assert "mean_of_learners" in context.learners
-    assert "Out-of-fold figures of" not in report + page
 
 
 def test_cases_that_lack_images_are_not_denied(three: ReportContext) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from casewise.report.markdown.page import write_results
 
 import casewise
 from casewise.console import Silent
@@ -28,6 +27,7 @@ from casewise.inference.run_members import job_fingerprint
 from casewise.jobs.fingerprint import changed_settings
 from casewise.pipeline.finished import record_results, stored_results
 from casewise.predictions.table import COLUMNS
+from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study

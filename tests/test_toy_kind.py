@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from casewise.report.markdown.page import write_results
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -33,6 +32,7 @@ from casewise.models.outputs import (
 )
 from casewise.predictions.stacking import stack
 from casewise.predictions.table import check
+from casewise.report.results_page import write_results
 from casewise.run import run
 from casewise.study.loading import build_study
 from casewise.study.recipe import Recipe

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from casewise.report.markdown.page import write_results
 from sklearn.metrics import matthews_corrcoef
 
 from casewise.metrics import Metric, register_metric
 from casewise.metrics.registry import unregister_metric
 from casewise.report.page import render
+from casewise.report.results_page import write_results
 from casewise.study.evaluation import Evaluation
 from tests.report_contexts import classes as toy
 from tests.report_contexts import finished

@@ -171,7 +171,7 @@ def evaluated(context: ReportContext) -> str:
     rows = context.headline_rows
     subjects = f" of {counted(rows['subject'].nunique(), 'subject')}" if context.study.subjects_known else ""
     cases = counted(len(rows), terms_of(context).noun)
-    return f"{capital(learner_name(context.learner))}, {place(context, context.stage)}: {cases}{subjects}."
+    return f"{learner_name(context.learner)}, {place(context, context.stage)}: {cases}{subjects}."
 
 
 def brackets(context: ReportContext) -> str:

@@ -385,7 +385,7 @@ def target_blocks(context: ReportContext, stage: str) -> list[Block]:
         return []
     names = [metric_format(context.study, context.outcome).title(name) for name in context.number_columns("targets")]
     caption = TARGETS.format(
-        learner=capital(learner_name(context.learner)), side=place(context, stage), brackets=brackets(context)
+        learner=learner_name(context.learner), side=place(context, stage), brackets=brackets(context)
     )
     table = Table(["Target", "Scale", *names, "n"], rows, caption, wide=True)
     return [table, Facts([("Further lines, in metrics.json", str(left_out))])] if left_out else [table]

@@ -226,7 +226,7 @@ def weights(context: ReportContext) -> list[Block]:
         rows = [Row(name, [Cell(signed(value, 3)) for value in values]) for name, values in lines.items()]
         heads = ["Network", *(display_name(context.study, name) for name in targets)]
         if targets:
-            tables.append(Table(heads, rows, f"{capital(learner_name(learner))}: coefficients.", wide=True))
+            tables.append(Table(heads, rows, f"{learner_name(learner)}: coefficients.", wide=True))
     return tables
 
 

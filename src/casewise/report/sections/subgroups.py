@@ -36,7 +36,7 @@ def section(context: ReportContext) -> Section | None:
         return None
     write, confidence = metric_format(context.study, entry.target), terms_of(context).confidence
     titles = [write.title(name) for name in entry.figures]
-    caption = TESTS.format(learner=capital(learner_name(entry.learner)), place=place(context, entry.stage))
+    caption = TESTS.format(learner=learner_name(entry.learner), place=place(context, entry.stage))
     tests = [Row(heading(column), [test_cell(column, name) for name in entry.figures]) for column in entry.columns]
     blocks: list[Block] = [Table(["", *titles], tests, caption)]
     overall = context.metrics.figures(entry.stage, entry.learner, entry.target)
