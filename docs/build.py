@@ -125,7 +125,7 @@ def study_page(page: str) -> str:
             kind = ACCEPTED_VALUES.get(f"{model.__name__}.{name}") or _kind(
                 own["properties"][name], field, section, name
             )
-            lines.append(f"- `{name}` ({kind}{_default(field, name)}): {field.description}")
+            lines.append(f"- `{name}` ({kind}{_default(field, name)}): {own['properties'][name]['description']}")
         lines.append("")
     if undocumented:
         sys.exit(f"These keys of the study file have no description: {', '.join(undocumented)}.")

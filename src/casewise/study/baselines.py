@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from casewise.study.model import StudyModel
 
@@ -18,7 +18,8 @@ class Baselines(StudyModel):
     Which features are used and their penalty are chosen by inner folds of the training subjects.
     """
 
-    off: str = Field("", description="The reason for which there are none; the report prints it.")
+    off: str = ""
+    """The reason for which there are none; the report prints it."""
 
     @model_validator(mode="before")
     @classmethod

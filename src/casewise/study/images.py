@@ -16,40 +16,26 @@ if TYPE_CHECKING:
 class Images(StudyModel):
     """How each image becomes a square tile of `size` pixels."""
 
-    size: int = Field(
-        128,
-        ge=16,
-        le=1024,
-        description="Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For volumes, the "
-        "side of a slice as the network sees it; the other settings of `images` then have no effect. A "
-        "planned recipe has 224 for photographs and films, less for smaller ones and 384 for at most "
-        "1,000 images whose long sides have a median of 448 pixels or more.",
-    )
-    fit: Literal["auto", "pad", "crop", "stretch"] = Field(
-        "auto",
-        description="How an image that is not square becomes a square tile. `pad`: bars fill the rest. `crop`: its "
-        "central square. `stretch`: it is stretched to the square. `auto`: [planned from the shapes of "
-        "the images](howto-photographs.md#images-that-are-not-square) outside the test set, never from "
-        "labels.",
-    )
-    padding: Literal["auto", "reflect", "mean", "black"] = Field(
-        "auto",
-        description="With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` "
-        "colour, or `black`. If shapes differ, bars that are not black vary in training. `auto`: `black` "
-        "if all images have one shape, else `reflect`.",
-    )
-    channels: Literal["rgb", "grey"] = Field(
-        "rgb", description="Colour, or one grey channel, which networks receive three times."
-    )
-    lesion: str | None = Field(
-        None,
-        description="Column with the mask of each image's lesions, a path from `root`, against which explanations are "
-        "measured; empty where there is no lesion. Not used in training. For volumes, see "
-        "`volumes.lesion`.",
-    )
-    store: Path | None = Field(
-        None, description="Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."
-    )
+    size: int = Field(128, ge=16, le=1024)
+    """Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For volumes, the side of a slice as
+    the network sees it; the other settings of `images` then have no effect. A planned recipe has 224 for photographs
+    and films, less for smaller ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or
+    more."""
+    fit: Literal["auto", "pad", "crop", "stretch"] = "auto"
+    """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `crop`: its central square.
+    `stretch`: it is stretched to the square. `auto`: [planned from the shapes of the
+    images](howto-photographs.md#images-that-are-not-square) outside the test set, never from labels."""
+    padding: Literal["auto", "reflect", "mean", "black"] = "auto"
+    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` colour, or `black`.
+    If shapes differ, bars that are not black vary in training. `auto`: `black` if all images have one shape, else
+    `reflect`."""
+    channels: Literal["rgb", "grey"] = "rgb"
+    """Colour, or one grey channel, which networks receive three times."""
+    lesion: str | None = None
+    """Column with the mask of each image's lesions, a path from `root`, against which explanations are measured; empty
+    where there is no lesion. Not used in training. For volumes, see `volumes.lesion`."""
+    store: Path | None = None
+    """Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."""
 
     @model_validator(mode="after")
     def _check_padding(self) -> Images:

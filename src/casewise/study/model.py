@@ -11,10 +11,26 @@ from casewise.errors import cut, nearest
 from casewise.metrics.registry import metric_names
 
 
-class StudyModel(BaseModel):
-    """A section of the study file: unknown keys are refused, and values do not change after reading."""
+def _in_one_line(schema: dict[str, Any]) -> None:
+    """Join the lines of the descriptions in a JSON schema."""
+    for field in schema.get("properties", {}).values():
+        field |= {name: " ".join(text.split()) for name, text in field.items() if name == "description"}
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+class StudyModel(BaseModel):
+    """A section of the study file: unknown keys are refused, and values do not change after reading.
+
+    The text below a field is its description in the reference pages and the JSON schema.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        json_schema_extra=_in_one_line,
+    )
 
     def check_with(self, study: Any) -> None:
         """Check this section against the rest of the study; a section without such rules accepts any.

@@ -39,99 +39,57 @@ class Panels(StudyModel):
     averaged, or weighted by learned weights; `bag` of them are drawn in a training step.
     """
 
-    by: Literal["region", "case", "image"] = Field(
-        "case", description="One panel for each region of a case, for each case, or for each image."
-    )
-    grid: Annotated[str, BeforeValidator(parse_grid)] = Field(
-        "1x1",
-        description="Rows x columns of slots, `1x1` to `8x8`. Empty slots are black. If there are more images than "
-        "slots, they are sampled in training and averaged over several panels in prediction. For volumes, "
-        "a square (`3x3`) of consecutive slices.",
-    )
-    shuffle: bool = Field(False, description="Permute the tiles of a panel in training.")
-    rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = Field(
-        0.0, description="Largest rotation of each tile in training, in degrees to either side; `any` is 180."
-    )
-    flip: Literal["none", "horizontal", "vertical", "both"] = Field(
-        "none",
-        description="Mirror tiles in training, each with probability 0.5; for volumes, all slices of a panel together.",
-    )
-    quarter_turns: bool = Field(
-        False,
-        description="For volumes: rotate a panel in training by 0, 90, 180 or 270 degrees, all slices and sequences "
-        "together.",
-    )
-    translate: float = Field(
-        0.0, ge=0, le=0.5, description="Largest translation of a tile in training, as a fraction of its side."
-    )
-    zoom: float = Field(
-        0.0, ge=0, le=0.5, description="Largest enlargement or reduction of a tile in training, as a fraction."
-    )
-    zoom_in: float = Field(
-        0.0, ge=0, le=1, description="Largest enlargement of a tile in training, as a fraction; it is never reduced."
-    )
-    perspective: float = Field(
-        0.0,
-        ge=0,
-        le=0.5,
-        description="Largest displacement of a tile's corners in training, as a fraction of half its side.",
-    )
-    brightness: float = Field(
-        0.0, ge=0, lt=1, description="Half-width of the range around 1 of the brightness factor in training."
-    )
-    contrast: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Half-width of the range around 1 of the contrast factor in training. The black around a "
-        "photograph does not change.",
-    )
-    probability: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Fraction of tiles that are rotated, translated or scaled in training and, drawn independently, "
-        "of tiles whose brightness and contrast change. Flips keep 0.5.",
-    )
-    padding_mode: Literal["black", "reflect"] = Field(
-        "black",
-        description="What fills the area outside a rotated or translated tile: black, or the tile mirrored at its "
-        "edge.",
-    )
-    vary_shape: bool = Field(
-        True,
-        description="Whether stretched images of different shapes are first cropped in training to an aspect ratio "
-        "drawn between the 1st and 99th percentile of the training images, and padded ones have bars that "
-        "vary unless black, so that shape tells less of the source.",
-    )
-    augmentation: Literal["as_stated", "fastai-default"] = Field(
-        "as_stated",
-        description="A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, "
-        "flip both, zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode "
-        "reflect.",
-    )
-    offline_copies: int = Field(
-        0,
-        ge=0,
-        le=100,
-        description="Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it "
-        "in every epoch. A copy stays on the side of its panel. Needs `recipe.phases` and at least one "
-        "augmentation; not with `shuffle`, `pooling: attention` or `maps`.",
-    )
-    pooling: Literal["mean", "max", "maps", "attention"] = Field(
-        "mean",
-        description="How several panels of one case are combined: `mean` of their predictions; `max`, the largest "
-        "number, highest grade or highest probability of the positive class (with `by: image`); `maps`, "
-        "the mean of the features of all images, which keeps positions where `recipe.pool` is `map`; "
-        "`attention`, learned weights over them (both with `by: case` or `region`).",
-    )
-    bag: int = Field(
-        BAG_SIZE,
-        ge=2,
-        le=1024,
-        description="With `pooling: attention` or `maps`, how many images of a case are drawn in a training step. "
-        "Prediction uses all of them.",
-    )
+    by: Literal["region", "case", "image"] = "case"
+    """One panel for each region of a case, for each case, or for each image."""
+    grid: Annotated[str, BeforeValidator(parse_grid)] = "1x1"
+    """Rows x columns of slots, `1x1` to `8x8`. Empty slots are black. If there are more images than slots, they are
+    sampled in training and averaged over several panels in prediction. For volumes, a square (`3x3`) of consecutive
+    slices."""
+    shuffle: bool = False
+    """Permute the tiles of a panel in training."""
+    rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
+    """Largest rotation of each tile in training, in degrees to either side; `any` is 180."""
+    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
+    """Mirror tiles in training, each with probability 0.5; for volumes, all slices of a panel together."""
+    quarter_turns: bool = False
+    """For volumes: rotate a panel in training by 0, 90, 180 or 270 degrees, all slices and sequences together."""
+    translate: float = Field(0.0, ge=0, le=0.5)
+    """Largest translation of a tile in training, as a fraction of its side."""
+    zoom: float = Field(0.0, ge=0, le=0.5)
+    """Largest enlargement or reduction of a tile in training, as a fraction."""
+    zoom_in: float = Field(0.0, ge=0, le=1)
+    """Largest enlargement of a tile in training, as a fraction; it is never reduced."""
+    perspective: float = Field(0.0, ge=0, le=0.5)
+    """Largest displacement of a tile's corners in training, as a fraction of half its side."""
+    brightness: float = Field(0.0, ge=0, lt=1)
+    """Half-width of the range around 1 of the brightness factor in training."""
+    contrast: float = Field(0.0, ge=0, lt=1)
+    """Half-width of the range around 1 of the contrast factor in training. The black around a photograph does not
+    change."""
+    probability: float = Field(1.0, gt=0, le=1)
+    """Fraction of tiles that are rotated, translated or scaled in training and, drawn independently, of tiles whose
+    brightness and contrast change. Flips keep 0.5."""
+    padding_mode: Literal["black", "reflect"] = "black"
+    """What fills the area outside a rotated or translated tile: black, or the tile mirrored at its edge."""
+    vary_shape: bool = True
+    """Whether stretched images of different shapes are first cropped in training to an aspect ratio drawn between the
+    1st and 99th percentile of the training images, and padded ones have bars that vary unless black, so that shape
+    tells less of the source."""
+    augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
+    """A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, flip both,
+    zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect."""
+    offline_copies: int = Field(0, ge=0, le=100)
+    """Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it in every epoch.
+    A copy stays on the side of its panel. Needs `recipe.phases` and at least one augmentation; not with `shuffle`,
+    `pooling: attention` or `maps`."""
+    pooling: Literal["mean", "max", "maps", "attention"] = "mean"
+    """How several panels of one case are combined: `mean` of their predictions; `max`, the largest number, highest
+    grade or highest probability of the positive class (with `by: image`); `maps`, the mean of the features of all
+    images, which keeps positions where `recipe.pool` is `map`; `attention`, learned weights over them (both with `by:
+    case` or `region`)."""
+    bag: int = Field(BAG_SIZE, ge=2, le=1024)
+    """With `pooling: attention` or `maps`, how many images of a case are drawn in a training step. Prediction uses all
+    of them."""
 
     @model_validator(mode="before")
     @classmethod
