@@ -39,8 +39,7 @@ from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import TEST, Splits
-from casewise.study.images import Images
-from casewise.study.panels import Panels
+from casewise.study.images import Images, Panels
 from casewise.study.schema import Study
 from tests.chest_study import chest_study
 

@@ -6,8 +6,7 @@ from itertools import product
 
 import pytest
 
-from casewise.cohort.identity import REFUSE, marks_of_same, own_marks, same_people
-from casewise.cohort.pseudonyms import pseudonym, same_subjects
+from casewise.cohort.identity import REFUSE, marks_of_same, own_marks, pseudonym, same_people, same_subjects
 
 NAMES = [
     *("1", "001", "1.0", "01", "2", "P1", "p-01", "P 001", "P10", "PI0", "Pl0", "NI-1", "NL-1", "N1-1"),

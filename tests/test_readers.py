@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from casewise.errors import ImageError
-from casewise.modalities.store.content import name_content
+from casewise.modalities.store.file_check import name_content
 from casewise.modalities.store.jpeg_data import decode_intact
 from casewise.modalities.store.pixels import LANCZOS, eight_bits, reduced
 from casewise.modalities.store.preparation import Preparation

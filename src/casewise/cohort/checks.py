@@ -8,9 +8,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort.dates import read_dates
+from casewise.cohort.dates import natural, read_dates
 from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
-from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import counted, cut, nearest, nearest_folder, shortened
@@ -20,7 +19,7 @@ from casewise.study.schema import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.cohort.flow import Flow
+    from casewise.cohort.participants import Flow
 
 ROLES = ("path", "subject", "visit", "day", "date", "region")
 STORED = ("image", "path", "subject", "visit", "case", "day", "region", "panel", "tiles")

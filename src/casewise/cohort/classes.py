@@ -7,8 +7,8 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from casewise.cohort.checks import closest, number
+from casewise.cohort.dates import natural
 from casewise.cohort.identity import alike
-from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, names_text, rows_text
 from casewise.errors import counted, cut
 from casewise.study.schema import Study, Target
@@ -17,7 +17,7 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.cohort.flow import Flow
+    from casewise.cohort.participants import Flow
 
 # about one wrong letter in five
 MISTYPED = 0.88

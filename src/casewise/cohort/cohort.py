@@ -17,10 +17,10 @@ from casewise.cohort.checks import (
     read_names,
 )
 from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
-from casewise.cohort.flow import Flow
+from casewise.cohort.dates import is_unsorted_date, natural
 from casewise.cohort.groups import check_subgroups
 from casewise.cohort.identity import REFUSE, Declared
-from casewise.cohort.natural_sort import is_unsorted_date, natural
+from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, names_text, read_text_table, rows_text
 from casewise.cohort.targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
 from casewise.errors import CohortError, counted, cut
@@ -42,7 +42,7 @@ class Cohort:
         cases: a row for each case, ordered by subject, day and visit: case, subject, visit, day, and the targets of
             case and subject level.
         notes: sentences on what was left out or assumed.
-        flow: the steps from the rows of the table to the cohort (see `casewise.cohort.flow`).
+        flow: the steps from the rows of the table to the cohort (see `casewise.cohort.participants`).
     """
 
     images: pd.DataFrame

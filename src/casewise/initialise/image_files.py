@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from casewise.cohort.dates import natural
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS
-from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, counted, nearest_folder
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of

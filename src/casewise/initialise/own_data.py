@@ -18,9 +18,16 @@ from casewise.errors import CasewiseError, counted
 from casewise.files import write_atomic
 from casewise.initialise.columns import Roles, understand_columns
 from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
-from casewise.initialise.mixed_numbers import check_numbers, not_chosen
 from casewise.initialise.patterns import stated_pattern
-from casewise.initialise.recipe import DataFacts, available_weights, default_recipe, weights_text
+from casewise.initialise.recipe import (
+    DataFacts,
+    available_weights,
+    default_recipe,
+    left_out_in_turn,
+    untested_columns,
+    unusual_sources,
+    weights_text,
+)
 from casewise.initialise.rows import (
     FOUND,
     ImageRows,
@@ -31,10 +38,17 @@ from casewise.initialise.rows import (
     settle_subjects,
     table_text,
 )
-from casewise.initialise.slices import slice_column
-from casewise.initialise.sources import left_out_in_turn, untested_columns, unusual_sources
-from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_column, understand_target
-from casewise.initialise.visits import settle_sequences, settle_visits
+from casewise.initialise.target import (
+    TargetPlan,
+    check_numbers,
+    likely_targets,
+    no_target,
+    not_chosen,
+    quoted,
+    stated_column,
+    understand_target,
+)
+from casewise.initialise.visits import settle_sequences, settle_visits, slice_column
 from casewise.modalities.registry import modality_of
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casewise.cohort.classes import plain
-from casewise.cohort.dates import iso_day
+from casewise.cohort.dates import iso_day, natural
 from casewise.cohort.folder_layout import FolderImage, Layout, read_layout
-from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
 from casewise.files import guarded, write_atomic

@@ -8,7 +8,7 @@ import numpy as np
 
 from casewise.inference.distance import FeatureDistance
 from casewise.run_folder import JobFolder
-from casewise.study.seeds import mixed_seed
+from casewise.study.model import mixed_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

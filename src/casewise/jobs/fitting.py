@@ -12,7 +12,7 @@ import torch
 
 from casewise.jobs.feature_file import feature_data, feature_store, panels_identity
 from casewise.jobs.progress import epochs_inside
-from casewise.study.seeds import mixed_seed
+from casewise.study.model import mixed_seed
 from casewise.training.feature_cache import MEMORY
 from casewise.training.feature_sharing import SharedFeatures
 from casewise.training.linear_head import LinearFit, fit_head, fit_radial_head

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from casewise.cohort.labels import label_table
+from casewise.cohort.targets import label_table
 from casewise.errors import SplitError, TrainingError
 from casewise.evaluation.train_metrics import right_on
 from casewise.files import checksum
@@ -36,8 +36,8 @@ from casewise.predictions.table import check
 from casewise.splits.grouped import check_apart
 from casewise.splits.image_split import training_subjects
 from casewise.study.learners import learner_named
+from casewise.study.model import mixed_seed
 from casewise.study.schema import Study
-from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back

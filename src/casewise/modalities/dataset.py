@@ -14,8 +14,8 @@ from torch import Tensor
 from casewise.errors import RunError
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
 from casewise.modalities.shape_variation import ShapeVariation
+from casewise.study.model import mixed_seed
 from casewise.study.schema import Panels
-from casewise.study.seeds import mixed_seed
 
 # Tiles of a bag that pass through a network together; more take more memory and no less time.
 TILES_AT_ONCE = 64

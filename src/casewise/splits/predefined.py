@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.errors import BothSidesError, SplitError, counted, cut, nearest
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from casewise.errors import StudyError, cut, nearest
 from casewise.study.freezing import read_freeze_point
+from casewise.study.images import AUGMENTATION_KEYS, Panels
 from casewise.study.model import Fraction, StudyModel
-from casewise.study.panels import AUGMENTATION_KEYS, Panels
 
 Schedule = Literal["plateau", "cosine", "one-cycle", "constant"]
 BatchNorm = Literal["update", "keep_statistics"]

@@ -14,11 +14,10 @@ from casewise.plugin import modality_sections, plugins
 from casewise.study.baselines import Baselines
 from casewise.study.checks import check_study
 from casewise.study.evaluation import Audit, Evaluation
-from casewise.study.images import Images
+from casewise.study.images import Images, Panels
 from casewise.study.learners import encoders_of, learner_named, learners_beside
 from casewise.study.model import Level, Range, RowFilter, StudyModel, read_duration
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
-from casewise.study.panels import Panels
 from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
 from casewise.study.split import NestedCV, Split
 from casewise.study.targets import Kind, ScoreFormula, Target

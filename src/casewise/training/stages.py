@@ -25,7 +25,7 @@ from casewise.models.freezing import freeze, parameter_counts
 from casewise.models.frozen_split import split_at
 from casewise.run_folder import TrainingFolder
 from casewise.run_folder.job_folder import Stage as StageFiles
-from casewise.study.seeds import mixed_seed
+from casewise.study.model import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
 from casewise.training.feature_cache import (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPIma
 
 from casewise.cohort.folder_layout import DICOM_SUFFIXES
 from casewise.errors import ImageError
-from casewise.modalities.store.content import name_content
 from casewise.modalities.store.dicom_file import is_dicom
+from casewise.modalities.store.file_check import name_content
 from casewise.modalities.store.film import Film, FilmError
 from casewise.modalities.store.jpeg_data import decode_intact, has_lost_data
 from casewise.modalities.store.pixels import (
@@ -402,3 +403,30 @@ def image_shape(path: Path) -> tuple[int, int] | None:
     except (ImageError, OSError):
         return None
     return facts["width"], facts["height"]
+
+
+# Memory of all decoders together, in bytes; an image that needs more is decoded alone.
+MEMORY = 640 * 2**20
+
+
+class Budget:
+    """Keeps the memory of simultaneous decoding below a total, in bytes."""
+
+    def __init__(self, total: int) -> None:
+        """Begin with all memory free."""
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, amount: int) -> Iterator[None]:
+        """Wait until `amount` bytes are free; a larger amount waits until all memory is free."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from casewise.cohort.labels import label_table
+from casewise.cohort.targets import label_table
 from casewise.errors import RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import read_distance
@@ -24,7 +24,7 @@ from casewise.plugins.explain.methods.receptive_field import peak_pixels
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.predictions.table import probability_columns
 from casewise.run_folder import JobFolder
-from casewise.study.panels import Panels
+from casewise.study.images import Panels
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.audit import metadata
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import cohort as draw
 from casewise.report.formatting import MISSING, display_name, plain, shortened

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.context import EXTERNAL, ReportContext, is_number
 from casewise.report.external_validation import external_result
