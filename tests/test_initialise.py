@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,25 @@ from casewise.cohort.folder_layout import find_region, read_layout
 from casewise.cohort.identity import groups_of_one
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError, StudyError
-from casewise.initialise import initialise
+from casewise.initialise import plan_preset
 from casewise.study import loading as study_file
 from casewise.study.loading import preset_names, preset_text, read_study
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 SEVEN = [f"{region}_{k}" for region, count in (("upper", 4), ("trunk", 2), ("lower", 1)) for k in range(count)]
+
+
+@dataclass(frozen=True)
+class Started:
+    """The written files of a study from a preset, and what was understood."""
+
+    files: list[Path]
+    understood: list[str]
+
+
+def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Started:
+    study = plan_preset(preset, images=source, folder=folder)
+    return Started(study.write(), study.understood)
 
 
 def make(folder: Path, *paths: str) -> Path:

@@ -23,7 +23,7 @@ from casewise.splits.grouped import (
     write_splits,
 )
 from casewise.splits.learnable import check_learnable, missing_classes
-from casewise.study.baselines import Baselines
+from casewise.study.recipe import Baselines
 from casewise.study.schema import Study
 from casewise.targets.classes import Classes
 from casewise.targets.number import Number

@@ -9,7 +9,7 @@ import pytest
 
 from casewise.errors import CasewiseError, StudyError
 from casewise.inference.run_members import job_fingerprint
-from casewise.initialise import initialise
+from casewise.initialise import plan_preset
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
@@ -143,11 +143,11 @@ def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> 
 
 
 def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:
-    made = initialise("ipmn-mri", folder=tmp_path)
-    text = (tmp_path / "study.yaml").read_text()
-    assert "one row for each scan" in made.understood[0]
+    study = plan_preset("ipmn-mri", folder=tmp_path)
+    text = study.text
+    assert "one row for each scan" in study.understood[0]
     assert "cohort.csv has one row for each scan" in text
     for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
         assert f"#   {column}" in text
     with pytest.raises(CasewiseError, match="not of scans"):
-        initialise("ipmn-mri", source=tmp_path, folder=tmp_path / "other")
+        plan_preset("ipmn-mri", images=tmp_path, folder=tmp_path / "other")

@@ -1,4 +1,4 @@
-"""Dates of a column in the forms that people and spreadsheets write; what is ambiguous is refused, never guessed."""
+"""Dates in the forms that people and spreadsheets write, none of them guessed, and the natural order of names."""
 
 from __future__ import annotations
 

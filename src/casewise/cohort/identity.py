@@ -1,4 +1,9 @@
-"""Which names of subjects may mean the same person: names that differ in spelling only."""
+"""Which names of subjects may mean the same person: names that differ in spelling only.
+
+A pseudonym takes the place of a name in a shared bundle, which can still be checked for leaks. It holds salted hashes
+of the texts by which names are compared. It hides names from a reader, and does not resist guessing: whoever guesses a
+name can compute its hashes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The characteristics of participants: counts, means and missing values of a cohort, side by side."""
+"""Participants: every step that leaves rows out, with its reason, and the characteristics of those who remain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets of a cohort table: read and checked cell by cell, with one value for every unit of their level."""
+"""Targets of a cohort table: read and checked cell by cell, one value for every unit of their level, and of panels."""
 
 from __future__ import annotations
 

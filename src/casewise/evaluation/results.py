@@ -470,7 +470,7 @@ class WithinColumn(Record):
 
 @dataclass(frozen=True)
 class Flow(Record):
-    """The steps that left rows out (`casewise.cohort.participants`), and the sizes of the cohort; `name` if external."""
+    """The steps that left rows out (`casewise.cohort.participants`) and the sizes of the cohort; `name` if external."""
 
     steps: list[dict[str, Any]]
     cohort: dict[str, int]

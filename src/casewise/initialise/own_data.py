@@ -7,7 +7,7 @@ import re
 import tempfile
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -15,9 +15,9 @@ import yaml
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError, counted
-from casewise.files import write_atomic
 from casewise.initialise.columns import Roles, understand_columns
 from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
+from casewise.initialise.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
 from casewise.initialise.patterns import stated_pattern
 from casewise.initialise.recipe import (
     DataFacts,
@@ -32,11 +32,11 @@ from casewise.initialise.rows import (
     FOUND,
     ImageRows,
     add_film_columns,
+    cohort_table,
     fill_from_table,
     rows_of_names,
     rows_of_table,
     settle_subjects,
-    table_text,
 )
 from casewise.initialise.target import (
     TargetPlan,
@@ -44,7 +44,6 @@ from casewise.initialise.target import (
     likely_targets,
     no_target,
     not_chosen,
-    quoted,
     stated_column,
     understand_target,
 )
@@ -53,37 +52,7 @@ from casewise.modalities.registry import modality_of
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
 
-TABLE, STUDY = "cohort.csv", "study.yaml"
 _WIDTH = 79
-
-
-@dataclass
-class NewStudy:
-    """A study that is not written yet: its files by name, what was understood, and what is doubtful."""
-
-    folder: Path
-    files: dict[str, bytes] = field(default_factory=dict)
-    understood: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        """The study file."""
-        return self.files[STUDY].decode("utf-8")
-
-    def write(self) -> list[Path]:
-        """Write the files; return their paths.
-
-        Raises:
-            CasewiseError: one of them exists already; then none is written.
-        """
-        for name in self.files:
-            if (self.folder / name).exists() or (self.folder / name).is_symlink():
-                raise CasewiseError(
-                    f"{self.folder / name} exists already and is not overwritten. Move it, or name another folder with "
-                    "--output."
-                )
-        return [write_atomic(self.folder / name, content) for name, content in self.files.items()]
 
 
 def plan_study(
@@ -199,8 +168,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
         add_film_columns(rows, cells, files)
         if any("," in label for label in labels) and plan.cells is not None:
             labels = [label.replace(",", ".") for label in labels]
-        text = table_text(rows, cells, roles, plan, labels)
-        study.files[TABLE] = text.encode("utf-8" if text.isascii() else "utf-8-sig")
+        study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
     facts = DataFacts(
         subjects=len({row.subject for row in rows.rows if row.path} - {""}),
         numbered=not rows.subjects_known and bool(file_series([row.path for row in rows.rows if row.path])),
@@ -267,11 +235,11 @@ def _head(
     lines += [f"# - {doubt}" for doubt in rows.doubts]
     lines += [
         f"name: {quoted(_run_name(folder.resolve().name))}",
-        f"cohort: {quoted(_relative(table, folder) if table else TABLE)}",
+        f"cohort: {quoted(relative_path(table, folder) if table else TABLE)}",
     ]
     start = (table.parent if table else folder).resolve()
     if root.resolve() != start:
-        lines.append(f"root: {quoted(_relative(root, folder))}  # paths in the table start here")
+        lines.append(f"root: {quoted(relative_path(root, folder))}  # paths in the table start here")
     if table:
         lines += _column_lines(rows, roles, cells)
     if not rows.subjects_known:
@@ -408,10 +376,3 @@ def _wrapped(lines: list[str]) -> str:
 
 def _run_name(text: str) -> str:
     return text.strip() if text.strip(". ") else "study"
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """A path from the folder of the study: relative if it is below it or beside it, else absolute."""
-    target, home = path.resolve(), folder.resolve()
-    text = os.path.relpath(target, home).replace(os.sep, "/")
-    return text if text.count("..") <= 1 else str(target)

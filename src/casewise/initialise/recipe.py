@@ -1,4 +1,4 @@
-"""The lines on images, split and weights of a study without a preset; its network and recipe are planned."""
+"""The lines on images, split, weights and sources of a study without a preset; its network and recipe are planned."""
 
 from __future__ import annotations
 

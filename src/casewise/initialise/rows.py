@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from casewise.cohort.checks import STORED
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, nearest
-from casewise.files import guarded
 from casewise.initialise.columns import Column, Roles, columns_of_names, names_people
 from casewise.initialise.image_files import ImageFiles, stem_of
 from casewise.initialise.matching import (
@@ -23,9 +19,9 @@ from casewise.initialise.matching import (
     mask_files,
     unmatched_text,
 )
+from casewise.initialise.new_study import films_state, table_bytes
 from casewise.initialise.patterns import FIELDS, Pattern, infer_pattern, read_all
 from casewise.initialise.target import TargetPlan
-from casewise.modalities.store.film import film_columns
 
 FOUND = "image_found"
 STANDARD = (*STORED, "date", FOUND)
@@ -302,17 +298,16 @@ def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: Im
     """What DICOM films state on how they were taken, as further columns that the table does not have."""
     if images.scans:
         return
-    with ThreadPoolExecutor() as pool:
-        stated = list(pool.map(lambda row: film_columns(images.folder / row.path) if row.path else {}, rows.rows))
+    stated = films_state([images.folder / row.path if row.path else None for row in rows.rows])
     rows.rows = [
         replace(row, others={**{name: text for name, text in values.items() if name not in cells}, **row.others})
         for row, values in zip(rows.rows, stated, strict=True)
     ]
 
 
-def table_text(
+def cohort_table(
     rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, target: TargetPlan, labels: Sequence[str]
-) -> str:
+) -> bytes:
     """The table of a new study: standard columns first, then the target, then the other columns unchanged.
 
     Columns that name people are left out.
@@ -325,16 +320,14 @@ def table_text(
     if roles.day and not rows.has("date"):
         others[roles.day] = "day"
     extra = list(dict.fromkeys(name for row in rows.rows for name in row.others))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     heads = [*standard, *image_column, target.heading, *others.values()]
-    writer.writerow(map(guarded, [*heads, *(_free(name, heads) for name in extra)]))
+    records = []
     for row, label in zip(rows.rows, labels, strict=True):
         record = [getattr(row, name) for name in standard]
         record += ["yes" if row.path else "no"] if image_column else []
         record += [label, *(cells[name][row.source] for name in others), *(row.others.get(name, "") for name in extra)]
-        writer.writerow(map(guarded, record))
-    return buffer.getvalue()
+        records.append(record)
+    return table_bytes([*heads, *(_free(name, heads) for name in extra)], records)
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

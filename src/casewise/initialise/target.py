@@ -1,8 +1,10 @@
-"""What a study predicts: the likely column of a table, and its values as classes, grades or a number."""
+"""What a study predicts: the likely column of a table, and its values as classes, grades or a number.
+
+A column of numbers with a few other cells, or with cells that may be read in two ways, is refused and not guessed.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +17,7 @@ from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError, counted, cut
 from casewise.files import guarded
 from casewise.initialise.columns import MOSTLY, SPLIT, Column, Roles, decimal
+from casewise.initialise.new_study import quoted
 from casewise.splits.predefined import side_of
 
 _LIKELY = (
@@ -229,18 +232,6 @@ def field_name(column: str, taken: Sequence[str] = (*STORED, "date")) -> str:
     if not name or name[0].isdigit() or name in taken:
         name = f"target_{name}".rstrip("_")
     return name
-
-
-def quoted(text: str) -> str:
-    """A text for a YAML file, with quotes where it would be read as something else.
-
-    >>> quoted("no_finding"), quoted("1"), quoted("true"), quoted("a: b")
-    ('no_finding', '"1"', '"true"', '"a: b"')
-    """
-    plain_text = re.fullmatch(r"[A-Za-z_][\w-]*( [A-Za-z][\w-]*)*|(\.\./|[A-Za-z_])[\w./-]*\w", text, re.ASCII)
-    if plain_text and text.casefold() not in ("true", "false", "null", "yes", "no", "on", "off", "none", "nan"):
-        return text
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The visits and sequences of images: from dates or days, from file names, or counted."""
+"""The visits, sequences and slices of images: from the table, from file names, or counted."""
 
 from __future__ import annotations
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.inference.predictor import Predictor
-    from casewise.modalities.base import PanelDataset
-    from casewise.modalities.dataset import FeatureData
+    from casewise.modalities.dataset import FeatureData, PanelDataset
 
 # Training panels whose features are computed once more after training.
 MOST_PANELS = 1000

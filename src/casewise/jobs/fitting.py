@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from casewise.jobs.nested import InnerCVResult
     from casewise.jobs.plan import Job, JobInputs
     from casewise.jobs.progress import Progress
-    from casewise.modalities.base import FittedPreprocessing, PanelDataset
-    from casewise.modalities.dataset import FeatureData
+    from casewise.modalities.base import FittedPreprocessing
+    from casewise.modalities.dataset import FeatureData, PanelDataset
     from casewise.models.backbones import Network
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe

@@ -26,8 +26,7 @@ from casewise.jobs.plan import Job, JobInputs, begin
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
 from casewise.jobs.progress import Progress, epochs_inside
 from casewise.jobs.tiles import tile_rows, weight_rows
-from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import FeatureData
+from casewise.modalities.dataset import FeatureData, PanelDataset
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of

@@ -1,4 +1,4 @@
-"""Masks of image files: marked pixels, and masks of photographs on the tiles that networks see."""
+"""Between photographs and their tiles: masks on the tiles that networks see, and maps of tiles on photographs."""
 
 from __future__ import annotations
 

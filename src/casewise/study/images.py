@@ -1,4 +1,4 @@
-"""How images are prepared, and what the settings of a modality may decide."""
+"""How images are prepared, which of them a network sees at once, and how training panels are augmented."""
 
 from __future__ import annotations
 

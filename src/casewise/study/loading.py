@@ -12,10 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from casewise.errors import RunError, StudyError, cut, nearest
 from casewise.files import PICTURES, TABLES, read_regular
-from casewise.study.baselines import baselines_of_earlier
+from casewise.study.backbones import ALL29, check_backbones, check_encoders
 from casewise.study.messages import sentences, with_origin
 from casewise.study.schema import Study, study_model
-from casewise.study.targets import decisions_of_earlier
 from casewise.study.yaml_text import mapping
 
 PATHS: tuple[tuple[str, ...], ...] = (
@@ -109,15 +108,10 @@ def _refuse_other_kinds(path: Path) -> None:
         raise StudyError(f"The study file {path} is not a regular file but a folder. {hint}")
     if not _is_file(path):
         return
-    if name.endswith(TABLES):
-        raise StudyError(
-            f"{path} is a table and no study file. To write a study for it: `casewise init --table {path}`."
-        )
-    if name.endswith(PICTURES):
-        raise StudyError(
-            f"{path} is an image and no study file. To write a study for a folder of images: `casewise init --images "
-            "FOLDER`."
-        )
+    kinds = {TABLES: ("a table", f"--table {path}"), PICTURES: ("an image", "--images FOLDER")}
+    for endings, (kind, option) in kinds.items():
+        if name.endswith(endings):
+            raise StudyError(f"{path} is {kind}, not a study file. To write a study for it: `casewise init {option}`.")
 
 
 def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
@@ -163,7 +157,7 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
     # a key of a plugin that is not installed and that the study does not use
     values = {name: value for name, value in values.items() if value or name in model.model_fields}
     try:
-        return model.model_validate(decisions_of_earlier(baselines_of_earlier(_without_unused(values))))
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"])) or "the file"
@@ -171,18 +165,6 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
             f"{source} cannot be read by this version of casewise: {location}: {first['msg']}. Use the version that "
             "wrote it, or run the study again."
         ) from None
-
-
-def _without_unused(values: dict[str, Any]) -> dict[str, Any]:
-    """The values without a setting that has no effect and that later versions refuse in a study file.
-
-    >>> _without_unused({"images": {"fit": "stretch", "padding": "black"}})
-    {'images': {'fit': 'stretch', 'padding': 'auto'}}
-    """
-    images = values.get("images")
-    if not isinstance(images, dict) or images.get("fit") not in ("crop", "stretch"):
-        return values
-    return {**values, "images": {**images, "padding": "auto"}}
 
 
 def _plain(value: Any) -> Any:
@@ -277,21 +259,13 @@ def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
         values["pretrain"] = {**values["pretrain"], "targets": inner}
     if isinstance(values.get("scores"), str):
         values["scores"] = named_scores(values["scores"], source)
-    names = values.get("backbones")
-    if isinstance(names, str):
-        names = [name.strip() for name in names.split(",") if name.strip()]
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        from casewise.study.backbones import ALL29, check_backbones
-
-        names = [n for name in names for n in (ALL29 if name == "all29" else [name])]
-        values["backbones"] = check_backbones(list(dict.fromkeys(names)), source)
-    encoders = values.get("encoders")
-    if isinstance(encoders, str):
-        encoders = [name.strip() for name in encoders.split(",") if name.strip()]
-    if isinstance(encoders, list) and all(isinstance(name, str) for name in encoders):
-        from casewise.study.backbones import check_encoders
-
-        values["encoders"] = check_encoders(list(dict.fromkeys(encoders)), source)
+    for key, check in (("backbones", check_backbones), ("encoders", check_encoders)):
+        names = values.get(key)
+        if isinstance(names, str):
+            names = [name.strip() for name in names.split(",") if name.strip()]
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            names = [n for name in names for n in (ALL29 if (key, name) == ("backbones", "all29") else [name])]
+            values[key] = check(list(dict.fromkeys(names)), source)
     return values
 
 

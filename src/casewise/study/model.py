@@ -1,4 +1,4 @@
-"""The base class of every section of a study file, and the types of values that several sections share."""
+"""The base class of every section of a study file, the types of values that they share, and seeds from values."""
 
 from __future__ import annotations
 

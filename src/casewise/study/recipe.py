@@ -1,4 +1,4 @@
-"""How networks are trained, and the settings that depend on the machine."""
+"""How networks and baselines are trained, and the settings that depend on the machine."""
 
 from __future__ import annotations
 
@@ -281,6 +281,25 @@ class Recipe(StudyModel):
         if self.layer_decay != 1 and self.discriminative != 1:
             raise ValueError("layer_decay and discriminative both reduce the rate of lower layers; give one")
         return self
+
+
+class Baselines(StudyModel):
+    """Simple models on pixels and on the features of a pretrained network, fitted in every study.
+
+    Which features are used and their penalty are chosen by inner folds of the training subjects.
+    """
+
+    off: str = ""
+    """The reason for which there are none; the report prints it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        if values == "auto":
+            return {}
+        if isinstance(values, str) or values in (None, False, True):
+            raise ValueError("write `auto`, or `{off: the reason}`, which the report prints")
+        return values
 
 
 class NetworkPlan(StudyModel):

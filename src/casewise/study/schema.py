@@ -11,44 +11,16 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from casewise.errors import cut
 from casewise.plugin import modality_sections, plugins
-from casewise.study.baselines import Baselines
 from casewise.study.checks import check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, Panels
 from casewise.study.learners import encoders_of, learner_named, learners_beside
-from casewise.study.model import Level, Range, RowFilter, StudyModel, read_duration
+from casewise.study.model import Level, RowFilter, StudyModel, read_duration
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
-from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
+from casewise.study.recipe import Baselines, Compute, Recipe
 from casewise.study.split import NestedCV, Split
-from casewise.study.targets import Kind, ScoreFormula, Target
+from casewise.study.targets import ScoreFormula, Target
 from casewise.targets.registry import kind_named
-
-__all__ = [
-    "Audit",
-    "Compute",
-    "EarlyStopping",
-    "Evaluation",
-    "External",
-    "Images",
-    "Kind",
-    "Level",
-    "NestedCV",
-    "Panels",
-    "Phase",
-    "Pretraining",
-    "Range",
-    "Recipe",
-    "RowFilter",
-    "ScoreFormula",
-    "Split",
-    "Study",
-    "StudyModel",
-    "Target",
-    "network_names",
-    "register_settings",
-    "study_model",
-]
-
 
 Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean", "weighted"]
 # What a study with a planned recipe has besides, where it does not state it.

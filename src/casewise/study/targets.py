@@ -159,24 +159,3 @@ class ScoreFormula(StudyModel):
     """Smallest and largest value; predictions are clipped to it."""
     level: Literal["region", "case"] = "case"
     """`region`: the score is computed for every region. `case`: once for each case."""
-
-
-def decisions_of_earlier(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a study that a run saved, with the rule by which its grades were decided.
-
-    A planned study of an earlier version has none, and its grades were decided by the median.
-
-    >>> grades = {"kind": "ordinal", "decision": None}
-    >>> decisions_of_earlier({"recipe": {"auto": True}, "targets": {"x": grades}})["targets"]
-    {'x': {'kind': 'ordinal', 'decision': 'median'}}
-    """
-    recipe, targets = values.get("recipe"), values.get("targets")
-    if not (isinstance(recipe, dict) and recipe.get("auto") and isinstance(targets, dict)):
-        return values
-    stated = {
-        name: {**target, "decision": target.get("decision") or "median"}
-        if isinstance(target, dict) and target.get("kind") == "ordinal"
-        else target
-        for name, target in targets.items()
-    }
-    return {**values, "targets": stated}

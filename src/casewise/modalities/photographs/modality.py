@@ -12,29 +12,16 @@ import numpy as np
 
 from casewise.cohort.folder_layout import FolderImage, find_region, read_new_layout
 from casewise.errors import counted
-from casewise.modalities.base import (
-    AlteredPanels,
-    CaseMask,
-    FittedPreprocessing,
-    ImageFolder,
-    ImageStore,
-    MaskMeaning,
-    Modality,
-    NativeMap,
-    Noun,
-    PanelDataset,
-    PreparedCohort,
-    SlotMaps,
-    Start,
-    StoreReference,
-)
+from casewise.modalities import base
 from casewise.plugin import plugins
+from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.modalities.dataset import PanelDataset
     from casewise.modalities.store.store import ImageSource
     from casewise.study.schema import Panels, Study
 
@@ -45,16 +32,16 @@ PICTURE_SIDE = 900
 ALTERED_SIDES = 4
 
 
-class Photographs(Modality):
+class Photographs(base.Modality):
     """Every row of the table is one image file, and a panel shows one or several of them in a grid."""
 
     name = "photographs"
     # whether a planned study without a size has one that suits the shapes of its images
     plans_size = True
 
-    def start(self, files: Sequence[Path] | None, study: Study) -> Start:
+    def start(self, files: Sequence[Path] | None, study: Study) -> base.Start:
         claims = (plugin.claim(files or [], study) for plugin in plugins())
-        return next(filter(None, claims), None) or Start(study, [], [], "image")
+        return next(filter(None, claims), None) or base.Start(study, [], [], "image")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
         from casewise.modalities.photographs.modality import new_images
@@ -66,8 +53,8 @@ class Photographs(Modality):
             plugin.refuse(study, cohort)
         return cohort
 
-    def picture_noun(self, study: Study) -> Noun:
-        return Noun("photograph", "photographs") if study.images.channels == "rgb" else self.noun(study)
+    def picture_noun(self, study: Study) -> base.Noun:
+        return base.Noun("photograph", "photographs") if study.images.channels == "rgb" else self.noun(study)
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
         """Decode every image once, at a reduced size.
@@ -104,7 +91,9 @@ class Photographs(Modality):
             show.line("plan", reason)
         return study.model_copy(update={"images": images})
 
-    def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
+    def prepare(
+        self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles"
+    ) -> base.ImageStore:
         from casewise.modalities.store.preparation import Preparation
         from casewise.modalities.store.store_builder import prepare
 
@@ -130,11 +119,11 @@ class Photographs(Modality):
 
     def dataset(
         self,
-        store: StoreReference,
+        store: base.StoreReference,
         study: Study,
         panels: pd.DataFrame,
         labels: np.ndarray | None,
-        fitted: FittedPreprocessing,
+        fitted: base.FittedPreprocessing,
     ) -> PanelDataset:
         from casewise.modalities.dataset import PanelData, labels_tensor, open_tiles
         from casewise.modalities.shape_variation import open_shapes
@@ -154,7 +143,7 @@ class Photographs(Modality):
 
         return tuple(ALTERATIONS)
 
-    def altered(self, prepared: PreparedCohort, rows: Sequence[int], alteration: str) -> AlteredPanels:
+    def altered(self, prepared: base.PreparedCohort, rows: Sequence[int], alteration: str) -> base.AlteredPanels:
         from concurrent.futures import ThreadPoolExecutor
 
         from casewise.modalities.dataset import PanelData, labels_tensor, three_channels
@@ -173,7 +162,7 @@ class Photographs(Modality):
         )
         return lambda fitted: data
 
-    def altered_tile(self, prepared: PreparedCohort, number: int, alteration: str) -> np.ndarray:
+    def altered_tile(self, prepared: base.PreparedCohort, number: int, alteration: str) -> np.ndarray:
         """The tile (C, H, W) of an altered image file, made by the code and settings that made the store.
 
         A large image is reduced first, so that neither file nor decoding take long.
@@ -187,14 +176,14 @@ class Photographs(Modality):
         image = read_image(path, size=ALTERED_SIDES * preparation.size, channels=preparation.channels)
         return open_source(path, png(altered(image, alteration))).tile(preparation)
 
-    def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
+    def picture(self, prepared: base.PreparedCohort, image: int) -> np.ndarray | None:
         from casewise.modalities.store.readers import read_image
 
         return read_image(Path(self._path(prepared, image)), size=PICTURE_SIDE)
 
     def to_native(
-        self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
-    ) -> list[NativeMap]:
+        self, prepared: base.PreparedCohort, maps: Sequence[base.SlotMaps], channel: str, *, side: int | None = None
+    ) -> list[base.NativeMap]:
         """A map for each photograph of the case, the mean where a photograph occurs in several slots."""
         from concurrent.futures import ThreadPoolExecutor
 
@@ -212,30 +201,30 @@ class Photographs(Modality):
                 if number != EMPTY:
                     tiles.setdefault(number, []).append(tile)
 
-        def native(number: int) -> NativeMap:
+        def native(number: int) -> base.NativeMap:
             path = Path(self._path(prepared, number))
             picture = read_image(path, size=side, channels=preparation.channels)
             picture = picture[..., 0] if picture.shape[2] == 1 else picture
             height, width = picture.shape[:2]
             values = to_photograph(np.mean(tiles[number], axis=0), width=width, height=height, fit=preparation.fit)
-            return NativeMap(f"{number}-{path.stem}", values, picture)
+            return base.NativeMap(f"{number}-{path.stem}", values, picture)
 
         if side is None:  # whole photographs need much memory
             return [native(number) for number in tiles]
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             return list(pool.map(native, tiles))
 
-    def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
-        columns: dict[MaskMeaning, str | None] = {"lesion": study.images.lesion, "anatomy": study.audit.mask}
+    def mask_columns(self, study: Study) -> dict[base.MaskMeaning, str]:
+        columns: dict[base.MaskMeaning, str | None] = {"lesion": study.images.lesion, "anatomy": study.audit.mask}
         return {meaning: column for meaning, column in columns.items() if column}
 
-    def mask(self, prepared: PreparedCohort, row: int, meaning: MaskMeaning) -> CaseMask:
+    def mask(self, prepared: base.PreparedCohort, row: int, meaning: base.MaskMeaning) -> base.CaseMask:
         from casewise.modalities.masks import mask_on_tiles
 
         return mask_on_tiles(prepared, row, self.mask_columns(prepared.study)[meaning], meaning)
 
     @staticmethod
-    def _path(prepared: PreparedCohort, image: int) -> str:
+    def _path(prepared: base.PreparedCohort, image: int) -> str:
         return str(prepared.cohort.images["path"].iloc[image])
 
 

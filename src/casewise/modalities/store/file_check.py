@@ -1,4 +1,4 @@
-"""The check of a file before a library reads it: its size, or an error that states what is wrong."""
+"""The check of a file before a library reads it: its size, the kind of its content, or what is wrong with it."""
 
 from __future__ import annotations
 

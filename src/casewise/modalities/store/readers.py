@@ -42,18 +42,6 @@ from casewise.modalities.store.pixels import (
 )
 from casewise.modalities.store.preparation import Channels, Preparation
 
-__all__ = [
-    "Reader",
-    "Source",
-    "fit",
-    "image_facts",
-    "image_shape",
-    "open_source",
-    "read_bytes",
-    "read_image",
-    "readers",
-]
-
 PIXEL_LIMIT = 300_000_000
 # A file this large cannot be one uncompressed image within the limit, even of four 16-bit channels.
 BYTE_LIMIT = PIXEL_LIMIT * 8
@@ -69,17 +57,8 @@ if Image.MAX_IMAGE_PIXELS is not None:
 
 # The exceptions of Pillow's decoders on damaged bytes, determined by damaging files of every format at random.
 _DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, MemoryError, RuntimeError),
+    *(struct.error, zlib.error),
 )
 
 
@@ -109,38 +88,21 @@ class Reader:
 
 @cache
 def readers() -> tuple[Reader, ...]:
-    """Every format that can be read, in the order in which they are tried."""
+    """Every format that can be read, in the order in which they are tried; some libraries apply the orientation."""
+    jpeg, png = JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile
+    tiff, webp = TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile
     return (
-        Reader(
-            "JPEG",
-            lambda head: head.startswith(b"\xff\xd8\xff"),
-            JpegImagePlugin.JpegImageFile,
-            scales=True,
-            endings=(".jpg", ".jpeg", ".jpe", ".jfif"),
-        ),
-        Reader(
-            "PNG",
-            lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
-            PngImagePlugin.PngImageFile,
-            endings=(".png",),
-        ),
-        Reader(
-            "TIFF",
-            lambda head: head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-            TiffImagePlugin.TiffImageFile,
-            turned=True,
-            endings=(".tif", ".tiff"),
-        ),
-        Reader(
-            "WebP",
-            lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
-            WebPImagePlugin.WebPImageFile,
-            endings=(".webp",),
-        ),
-        # the library applies the orientation itself
+        Reader("JPEG", _starts(b"\xff\xd8\xff"), jpeg, scales=True, endings=(".jpg", ".jpeg", ".jpe", ".jfif")),
+        Reader("PNG", _starts(b"\x89PNG\r\n\x1a\n"), png, endings=(".png",)),
+        Reader("TIFF", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff, turned=True, endings=(".tif", ".tiff")),
+        Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", webp, endings=(".webp",)),
         Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic", endings=(".heic", ".heif")),
         Reader("DICOM", is_dicom, Film, extra="dicom", endings=DICOM_SUFFIXES),
     )
+
+
+def _starts(*beginnings: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(beginnings)
 
 
 def _is_heif(head: bytes) -> bool:

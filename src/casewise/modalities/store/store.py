@@ -29,8 +29,6 @@ from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 
-__all__ = ["ImageSource", "TileSource", "TileSourceReader", "TileStore", "open_store"]
-
 log = logging.getLogger("casewise")
 
 MARKER = "store.json"

@@ -14,8 +14,6 @@ from casewise.modalities.store.preparation import Channels
 from casewise.modalities.store.readers import MEMORY, Budget, open_source, read_bytes
 from casewise.modalities.store.store import ImageSource
 
-__all__ = ["PROBLEMS", "ImageCheck", "check_images", "not_read"]
-
 # The file with all problems, in the folder of the tile store or, after a check, in the current folder.
 PROBLEMS = "unreadable-images.txt"
 # The number of problems that a message lists.

@@ -28,7 +28,8 @@ from casewise.study.images import Panels
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import PanelDataset, PreparedCohort
+    from casewise.modalities.base import PreparedCohort
+    from casewise.modalities.dataset import PanelDataset
     from casewise.models.backbones import Network
 
 # Number formats of two machines differ by less; another network or panel differs by more.
