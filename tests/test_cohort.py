@@ -136,9 +136,7 @@ class TestWhatIsRead:
 
     def test_columns_are_mapped_and_the_rest_is_kept(self, write: Callable[..., Path]) -> None:
         folder = write(
-            "path,subject,visit,visit_order,score,panel,date",
-            "a.jpg,A,14,1,3,x,May 2020",
-            "b.jpg,A,-2.5,0,1,y,",
+            "path,subject,visit,visit_order,score,panel,date", "a.jpg,A,14,1,3,x,May 2020", "b.jpg,A,-2.5,0,1,y,"
         )
         cohort = read_cohort(study(folder, columns={"visit": "visit_order", "day": "visit", "grade": "score"}))
         assert cohort.cases["case"].tolist() == ["A/0", "A/1"]
@@ -436,18 +434,8 @@ class TestTogether:
             "path: is empty",
             "no file b.jpeg",
         ]
-        expected += [
-            "not a number of days",
-            "region: is empty",
-            "'Upper' is none",
-            "'high' is not a number",
-        ]
-        expected += [
-            "35 problems",
-            "of other kinds",
-            "identical in every column",
-            "the same file is",
-        ]
+        expected += ["not a number of days", "region: is empty", "'Upper' is none", "'high' is not a number"]
+        expected += ["35 problems", "of other kinds", "identical in every column", "the same file is"]
         for text in expected:
             assert text in message
         assert len(message) <= 2000

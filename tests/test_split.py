@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from casewise.errors import BothSidesError, DamagedError, SplitError, StudyError
 from casewise.run_folder import RunFolder
 from casewise.splits.assignment import assign, greedy, imbalance, needs_of_folds, needs_of_test
-from casewise.splits.grouped import (
-    TEST,
-    check_apart,
-    inner_stop,
-    manifest_hash,
-    read_splits,
-    split,
-    write_splits,
-)
+from casewise.splits.grouped import TEST, check_apart, inner_stop, manifest_hash, read_splits, split, write_splits
 from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.study.recipe import Baselines
 from casewise.study.schema import Study

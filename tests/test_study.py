@@ -301,8 +301,7 @@ def test_changes_are_merged_like_a_file_that_extends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
-    [({"epochs": 3}, "epochs"), ({"seed": -1}, "seed"), ({"backbones": ["resnet99"]}, "resnet99")],
+    ("change", "field"), [({"epochs": 3}, "epochs"), ({"seed": -1}, "seed"), ({"backbones": ["resnet99"]}, "resnet99")]
 )
 def test_a_study_changed_in_python_is_checked_again(
     tiny: Path, tmp_path: Path, change: dict[str, object], field: str

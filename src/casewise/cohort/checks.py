@@ -176,12 +176,7 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
 
 
 def check_alike(
-    raw: pd.Series,
-    field: str,
-    problems: Problems,
-    *,
-    within: pd.Series | None = None,
-    people: Declared | None = None,
+    raw: pd.Series, field: str, problems: Problems, *, within: pd.Series | None = None, people: Declared | None = None
 ) -> None:
     """Names that differ only in case or spaces are a problem; `within` restricts the comparison to its groups.
 

@@ -56,14 +56,7 @@ _SCALES = (
 _NUMBERED = re.compile(
     r"(grade|grad|stage|stadium|level|score|g|t|n|who|kl|birads)?[\W_]*(\d|i{1,3}|iv|v)", re.IGNORECASE
 )
-_SEXES = (
-    {"m", "w"},
-    {"m", "f"},
-    {"male", "female"},
-    {"männlich", "weiblich"},
-    {"mann", "frau"},
-    {"man", "woman"},
-)
+_SEXES = ({"m", "w"}, {"m", "f"}, {"male", "female"}, {"männlich", "weiblich"}, {"mann", "frau"}, {"man", "woman"})
 MOST_CLASSES = 20
 MOST_GRADES = 11
 _FEW = 5

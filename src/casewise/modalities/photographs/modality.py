@@ -102,10 +102,7 @@ class Photographs(base.Modality):
         start = time.monotonic()
         with show.bar(step) as bar:
             store = prepare(
-                self.sources(cohort),
-                preparation,
-                folder.of("tiles"),
-                progress=lambda done, total: bar(done, total),
+                self.sources(cohort), preparation, folder.of("tiles"), progress=lambda done, total: bar(done, total)
             )
         show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {time.monotonic() - start:.1f} s")
         return store
