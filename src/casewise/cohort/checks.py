@@ -258,8 +258,7 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         first = next(iter(moved))
         notes.append(
             f"{counted(len(moved), 'absolute path does', 'absolute paths do')} not exist here, and the end was "
-            f"looked up in {folder}: "
-            f"{shortened(raw[first])} is read as {shortened(paths[first], 200)}."
+            f"looked up in {folder}: {shortened(raw[first])} is read as {shortened(paths[first], 200)}."
         )
     if corrected:
         notes.append(f"In {counted(corrected, 'path')}, spaces at the ends were removed or \\ was read as /.")

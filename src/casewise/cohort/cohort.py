@@ -308,8 +308,7 @@ def check_copied(study: Study, panels: pd.DataFrame) -> None:
             f"{study.cohort}: {over:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "
             f"{slots} they show at once, such as {case} with {largest}: fixed copies of them cannot be made "
             f"(panels.offline_copies: {study.panels.offline_copies}). Write `by: image` under panels, a larger "
-            "`grid`, or leave out "
-            "`offline_copies`."
+            "`grid`, or leave out `offline_copies`."
         )
 
 

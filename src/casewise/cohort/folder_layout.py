@@ -71,12 +71,10 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
         shown = list(dict.fromkeys([*examples, paths[0], paths[-1]]))[:2]
         naming = f", with the region in each file name ({', '.join(regions)})" if regions else ""
         return CasewiseError(
-            f"{source}: the layout is not supported: {why}.\n  Examples: {' and '.join(shown)}\n  Allowed are\n"
-            "    subject/visit/region/*.jpg\n"
-            f"    subject/visit/*.jpg{naming}\n"
-            f"    subject/*.jpg{naming}, one visit for each subject\n"
-            "    class/*.jpg, where subjects are not known\n"
-            "  and each of them below train/ and test/. Or write cohort.csv yourself, with one row for each image."
+            f"{source}: the layout is not supported: {why}.\n  Examples: {' and '.join(shown)}\n  Allowed are\n    "
+            f"subject/visit/region/*.jpg\n    subject/visit/*.jpg{naming}\n    subject/*.jpg{naming}, one visit for "
+            "each subject\n    class/*.jpg, where subjects are not known\n  and each of them below train/ and test/. "
+            "Or write cohort.csv yourself, with one row for each image."
         )
 
     split = [tuple(path.split("/")) for path in paths]

@@ -74,9 +74,8 @@ def check_names(study: Study) -> None:
     for name in study.evaluation.prevalence:
         if study.positive_of(name) is None:
             raise ValueError(
-                f"evaluation.prevalence: {cut(name)} is no target with two classes, and a prevalence is that of "
-                f"one of two"
-                f"{'' if name in names else nearest(name, names)}"
+                f"evaluation.prevalence: {cut(name)} is no target with two classes, and a prevalence is that of one "
+                f"of two{'' if name in names else nearest(name, names)}"
             )
     if study.evaluation.decision_thresholds and not study.classes_of(study.primary_outcome):
         raise ValueError(
