@@ -22,7 +22,6 @@ from casewise.initialise import plan_preset
 from casewise.study import loading as study_file
 from casewise.study.loading import preset_names, preset_text, read_study
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
 SEVEN = [f"{region}_{k}" for region, count in (("upper", 4), ("trunk", 2), ("lower", 1)) for k in range(count)]
 
 
@@ -321,12 +320,6 @@ def test_any_folder_name_comes_through(tmp_path_factory: pytest.TempPathFactory,
 )
 def test_find_region(name: str, region: str) -> None:
     assert find_region(name, ["upper", "lower", "arm", "forearm"]) == region
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not part of the project")
-def test_a_flat_folder_of_real_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CasewiseError, match="images are in one folder"):
-        initialise("onestep-pasi", source=REAL / "severity-covid", folder=tmp_path)
 
 
 def test_folders_that_are_not_the_presets_classes(tmp_path: Path) -> None:

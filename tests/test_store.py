@@ -165,21 +165,6 @@ def test_a_file_replaced_by_one_of_equal_size_and_time_is_noticed(
     assert after.address != before.address
 
 
-def test_a_store_without_change_times_is_compared_and_kept(
-    paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    older = tuple(name for name in store_module.COLUMNS if name != "ctime_ns")
-    with monkeypatch.context() as patched:
-        patched.setattr(store_module, "COLUMNS", older)
-        before = prepare(paths, SMALL, folder)
-    assert (before.index["ctime_ns"] == store_module.UNKNOWN_TIME).all()
-    decoded.clear()
-    after = prepare(paths, SMALL, folder)
-    assert decoded == []
-    assert after.address == before.address
-    assert (after.index["ctime_ns"] > 0).all()
-
-
 def test_a_changed_source_is_noticed(paths: list[Path], folder: Path, decoded: list[str]) -> None:
     before = prepare(paths, SMALL, folder)
     picture(paths[3], 99)
@@ -568,19 +553,6 @@ def test_a_damaged_store_is_refused_and_then_mended(paths: list[Path], folder: P
     damage(folder)
     with pytest.raises(RunError, match=f"the tile store is damaged: .*({found}).*prepare again"):
         open_store(folder)
-    assert_right(prepare(paths, SMALL, folder), paths)
-
-
-def test_verify_finds_a_changed_tile(paths: list[Path], folder: Path) -> None:
-    prepare(paths, SMALL, folder)
-    (tiles,) = folder.glob("tiles-*.npy")
-    with tiles.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\xab\xcd"[:1])
-    open_store(folder)
-    with pytest.raises(RunError, match=r"1 of 8 tiles are not as written \(.*7\.jpg"):
-        open_store(folder, verify=True)
-    (folder / "store.json").unlink()
     assert_right(prepare(paths, SMALL, folder), paths)
 
 

@@ -92,11 +92,6 @@ def test_other_weights_make_other_networks_and_leave_the_rest_alone(tmp_path: Pa
     assert job_fingerprint("run", one, "resnet18", "") == job_fingerprint("run", two, "resnet18", "")
 
 
-def test_what_a_run_wrote_down_is_read_again(tmp_path: Path) -> None:
-    study = stated(tmp_path, "[resnet18]")
-    assert Study.model_validate_json(study.model_dump_json()) == study
-
-
 def test_mirroring_whole_panels_of_slices_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(
