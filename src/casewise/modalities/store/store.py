@@ -34,8 +34,6 @@ log = logging.getLogger("casewise")
 MARKER = "store.json"
 # `tile_sha256` is the hash of the tile; the other columns describe the source file. Width and height are upright.
 COLUMNS = ("path", "sha256", "bytes", "mtime_ns", "ctime_ns", "width", "height", "mode", "format", "tile_sha256")
-# The change time of a source in a store that was built before change times were recorded.
-UNKNOWN_TIME = -1
 # A store may be replaced between reading its marker and opening its files; the new marker is then read.
 ATTEMPTS = 3
 
@@ -187,8 +185,6 @@ def _opened(folder: Path) -> TileStore:
     if hashlib.sha256(packed).hexdigest() != marker["index_sha256"]:
         raise ValueError(f"{marker['index']} is not as written")
     index = read_parquet(packed)
-    if "ctime_ns" not in index:
-        index.insert(index.columns.get_loc("mtime_ns") + 1, "ctime_ns", UNKNOWN_TIME)
     preparation = Preparation(**marker["preparation"])
     if preparation.address(index["sha256"]) != marker["address"]:
         raise ValueError("its address does not match its settings and sources")
