@@ -115,7 +115,7 @@ def _image_files(source: Path) -> tuple[list[str], list[str]]:
 
 
 def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Each folder below `source`, the paths of its files, and those of hidden files and of links to folders, all with `/`.
+    """Each folder below `source`, the paths of its files, and those of hidden files and links to folders, with `/`.
 
     Raises:
         CasewiseError: the folder is missing or cannot be read, or the name of a file is no text.

@@ -15,7 +15,7 @@ from casewise.files import PICTURES, TABLES, read_regular
 from casewise.study.backbones import ALL29, check_backbones, check_encoders
 from casewise.study.messages import sentences, with_origin
 from casewise.study.schema import Study, study_model
-from casewise.study.yaml_text import mapping
+from casewise.study.yaml_text import Values, mapping
 
 PATHS: tuple[tuple[str, ...], ...] = (
     ("cohort",),
@@ -114,7 +114,7 @@ def _refuse_other_kinds(path: Path) -> None:
             raise StudyError(f"{path} is {kind}, not a study file. To write a study for it: `casewise init {option}`.")
 
 
-def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
+def build_study(values: Values, *, source: str, folder: Path) -> Study:
     """Check plain values as a study.
 
     Raises:
@@ -147,7 +147,7 @@ def checked_study(study: Study) -> Study:
     return build_study(settings, source="The study", folder=Path())
 
 
-def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> Study:
+def saved_study(values: Values, *, source: str = "The saved study") -> Study:
     """The study that a run saved, from the values of its JSON file; `source` names the file in messages.
 
     Raises:
@@ -193,7 +193,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _extended(values: dict[str, Any], source: str, *, folder: Path, chain: tuple[str, ...]) -> dict[str, Any]:
+def _extended(values: Values, source: str, *, folder: Path, chain: tuple[str, ...]) -> Values:
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -212,7 +212,7 @@ def _extended(values: dict[str, Any], source: str, *, folder: Path, chain: tuple
     return _merged(below, values)
 
 
-def _setting(text: str) -> dict[str, Any]:
+def _setting(text: str) -> Values:
     """A setting of the command line as values of a study file.
 
     >>> _setting("recipe.epochs=20")
@@ -238,7 +238,7 @@ WHOLE = (
 )
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any], *, whole: Collection[str] = WHOLE) -> dict[str, Any]:
+def _merged(below: Values, above: Values, *, whole: Collection[str] = WHOLE) -> Values:
     """Merge `above` into `below`; sections named in `whole` are replaced, settings are merged."""
     result = dict(below)
     for key, value in above.items():
@@ -250,7 +250,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any], *, whole: Collection[s
     return result
 
 
-def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
+def _expand(values: Values, source: str) -> Values:
     targets = values.get("targets")
     if isinstance(targets, dict):
         values["targets"] = {name: _target(value) for name, value in targets.items()}
@@ -276,7 +276,7 @@ def _target(value: Any) -> Any:
     return {"classes": value} if isinstance(value, list) else (value or {})
 
 
-def named_scores(name: str, source: str) -> dict[str, Any]:
+def named_scores(name: str, source: str) -> Values:
     """The formulas of a named score (`presets/scores/NAME.yaml`)."""
     folder = PRESETS / "scores"
     names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
@@ -287,7 +287,7 @@ def named_scores(name: str, source: str) -> dict[str, Any]:
     return mapping((folder / f"{name}.yaml").read_text(), f"score {name}")
 
 
-def _absolute(values: dict[str, Any], keys: tuple[str, ...], folder: Path) -> None:
+def _absolute(values: Values, keys: tuple[str, ...], folder: Path) -> None:
     for key in keys[:-1]:
         if not isinstance(values.get(key), dict):
             return
@@ -296,7 +296,7 @@ def _absolute(values: dict[str, Any], keys: tuple[str, ...], folder: Path) -> No
         values[keys[-1]] = (folder / values[keys[-1]]).resolve()
 
 
-def _absolute_weights(values: dict[str, Any], folder: Path) -> None:
+def _absolute_weights(values: Values, folder: Path) -> None:
     weights = values.get("weights", "pretrained")
     if isinstance(weights, dict):
         values["weights"] = {name: _absolute_source(value, folder) for name, value in weights.items()}
