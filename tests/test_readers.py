@@ -20,10 +20,18 @@ from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from casewise.errors import ImageError
 from casewise.modalities.store.file_check import name_content
-from casewise.modalities.store.jpeg_data import decode_intact
 from casewise.modalities.store.pixels import LANCZOS, eight_bits, reduced
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.readers import PIXEL_LIMIT, SPARE, fit, image_facts, open_source, read_image, readers
+from casewise.modalities.store.readers import (
+    PIXEL_LIMIT,
+    SPARE,
+    decode_intact,
+    fit,
+    image_facts,
+    open_source,
+    read_image,
+    readers,
+)
 from tests.film_files import film_bytes
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "WebP": "webp"}

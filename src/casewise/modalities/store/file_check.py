@@ -10,6 +10,8 @@ from pathlib import Path
 
 from casewise.errors import ImageError, nearest
 
+# Names of files that are compared with a missing one.
+_COMPARED = 5_000
 # The errors of NumPy on damaged files, determined by damaging files at random.
 ARRAY_DAMAGE = (
     *(OSError, ValueError, EOFError, LookupError, TypeError, SyntaxError, OverflowError, MemoryError),
@@ -36,10 +38,7 @@ def size_of(path: Path, *, folder: str, other: str) -> int:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
-        if not path.parent.is_dir():
-            raise ImageError(f"{path}: there is no such file. The folder {path.parent} does not exist.") from error
-        hint = nearest(path.name, sorted(os.listdir(path.parent)))
-        raise ImageError(f"{path}: there is no such file.{hint}") from error
+        raise ImageError(f"{path}: there is no such file.{_similar(path)}") from error
     except PermissionError as error:
         raise ImageError(f"{path}: you have no permission to read it. Allow reading, for example: chmod +r.") from error
     except OSError as error:
@@ -47,6 +46,19 @@ def size_of(path: Path, *, folder: str, other: str) -> int:
     if not size:
         raise ImageError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
     return size
+
+
+def _similar(path: Path) -> str:
+    """A hint at a file whose name differs in capitals, in its ending or in little else, or at a missing folder."""
+    if not path.parent.is_dir():
+        return f" The folder {path.parent} does not exist."
+    try:
+        names = sorted(os.listdir(path.parent))
+    except PermissionError:
+        return ""
+    stem = path.stem.casefold()
+    same = next((name for name in names if Path(name).stem.casefold() == stem), None)
+    return f" Did you mean {same!r}?" if same else nearest(path.name, names[:_COMPARED])
 
 
 _BEGINNINGS = (
