@@ -74,7 +74,7 @@ def test_own_data_become_a_valid_study(name: str, tmp_path: Path, films: list[Fi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["excel", "two_files_a_visit", "dicom_series"])
 def test_own_data_end_in_a_report(name: str, tmp_path: Path, films: list[Film]) -> None:
     from casewise.run import run
 

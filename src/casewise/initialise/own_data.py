@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError, counted
@@ -51,6 +49,7 @@ from casewise.initialise.visits import settle_sequences, settle_visits, slice_co
 from casewise.modalities.registry import modality_of
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
+from casewise.study.yaml_text import mapping
 
 _WIDTH = 79
 
@@ -328,14 +327,13 @@ def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows, *, scans:
         for name, content in study.files.items():
             Path(temporary, name).write_bytes(content)
         file = Path(temporary, STUDY)
-        paths = {}
-        for key in ("root", "cohort"):
-            value = next((line for line in study.text.splitlines() if line.startswith(f"{key}: ")), "")
-            if value and not (key == "cohort" and TABLE in study.files):
-                text = str(yaml.safe_load(value)[key])
-                paths[key] = str((study.folder / text).resolve())
-        if "root" not in paths and TABLE in study.files:
-            paths["root"] = str(study.folder.resolve())
+        stated = mapping(study.text, STUDY)
+        of_folder = [
+            key for key in ("root", "cohort") if key in stated and not (key == "cohort" and TABLE in study.files)
+        ]
+        paths = {key: str((study.folder / str(stated[key])).resolve()) for key in of_folder}
+        if TABLE in study.files:
+            paths.setdefault("root", str(study.folder.resolve()))
         settings = read_study(file, **paths)
         if not scans:
             start = modality_of(settings).start([files.folder / row.path for row in rows.rows if row.path], settings)

@@ -270,7 +270,7 @@ class PanelData(PanelDataset):
 
 def encode_bags(
     layers: Callable[[Tensor], Tensor],
-    data: PanelDataset,
+    data: Any,
     slots: Tensor,
     device: torch.device,
     form: torch.memory_format,
