@@ -139,6 +139,7 @@ def half_written(path: Path, table: OutputTable) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="files are not locked on this system")
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom casewise.inference.output_table import "

@@ -22,7 +22,14 @@ from casewise.cohort.groups import check_subgroups
 from casewise.cohort.identity import REFUSE, Declared
 from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, names_text, read_text_table, rows_text
-from casewise.cohort.targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
+from casewise.cohort.targets import (
+    check_readers,
+    class_columns,
+    level_keys,
+    read_target,
+    resolve_target,
+    target_columns,
+)
 from casewise.errors import CohortError, counted, cut
 from casewise.study.schema import Study
 
@@ -94,7 +101,7 @@ def read_cohort(
     _check_cases(named, columns, problems)
     _check_order(named, problems)
     for name in targets:
-        named[name] = settle_target(name, study, named, problems, notes)
+        named[name] = resolve_target(name, study, named, problems, notes)
     if to_learn:
         check_classes(named, study, problems)
     _check_regions(named, study, problems, notes)

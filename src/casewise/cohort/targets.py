@@ -167,7 +167,7 @@ def level_keys(level: Level) -> list[str]:
     return {"image": [], "region": ["case", "region"], "case": ["case"], "subject": ["subject"]}[level]
 
 
-def settle_target(name: str, study: Study, images: pd.DataFrame, problems: Problems, notes: list[str]) -> pd.Series:
+def resolve_target(name: str, study: Study, images: pd.DataFrame, problems: Problems, notes: list[str]) -> pd.Series:
     """The target with one value for every unit of its level, filled in from the other rows of the unit.
 
     Adds a problem if rows of a unit differ, or if a target that the network predicts differs within a panel.

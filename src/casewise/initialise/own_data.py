@@ -32,9 +32,9 @@ from casewise.initialise.rows import (
     add_film_columns,
     cohort_table,
     fill_from_table,
+    resolve_subjects,
     rows_of_names,
     rows_of_table,
-    settle_subjects,
 )
 from casewise.initialise.target import (
     TargetPlan,
@@ -45,7 +45,7 @@ from casewise.initialise.target import (
     stated_column,
     understand_target,
 )
-from casewise.initialise.visits import settle_sequences, settle_visits, slice_column
+from casewise.initialise.visits import resolve_sequences, resolve_visits, slice_column
 from casewise.modalities.registry import modality_of
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
@@ -140,13 +140,13 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     files, table, cells, roles = sources.files, sources.table, sources.cells, sources.roles
     column, others = sources.target, sources.other_targets
     labels = [cells[column][row.source].strip() if cells else row.label for row in rows.rows]
-    settle_subjects(rows, cells, roles, labels)
+    resolve_subjects(rows, cells, roles, labels)
     slices = slice_column(rows, files, cells, roles, labels) if cells else ""
     if slices and roles.sequence:
         rows.set(sequence=[cells[roles.sequence][row.source].strip() for row in rows.rows])
         rows.origins["sequence"] = roles.sequence
-    sequences = settle_sequences(rows, files) if files.scans or slices else []
-    settle_visits(rows, labels, sliced=bool(slices), day=roles.day, days=cells[roles.day] if roles.day else ())
+    sequences = resolve_sequences(rows, files) if files.scans or slices else []
+    resolve_visits(rows, labels, sliced=bool(slices), day=roles.day, days=cells[roles.day] if roles.day else ())
     present = [i for i, row in enumerate(rows.rows) if row.path]
     plan = understand_target(column, [labels[i] for i in present], [rows.rows[i].subject for i in present], others)
     rows.doubts += [*roles.doubts, *plan.doubts]
@@ -292,10 +292,7 @@ def _scan_lines(sequences: list[str], rows: ImageRows, slices: str) -> list[str]
     settings = f"sequences: [{', '.join(map(quoted, sequences))}], in_plane_size: 128, bias: none, smoothing: none"
     if slices:
         settings += f", slice_index: {quoted(slices)}, pixel_mm: 1, slice_mm: 1"
-    cases: dict[tuple[str, str], set[str]] = {}
-    for row in rows.rows:
-        cases.setdefault((row.subject, row.visit), set()).add(row.sequence)
-    if any(len(present) < len(sequences) for present in cases.values()):
+    if any(len(present) < len(sequences) for present in rows.by_case(row.sequence for row in rows.rows).values()):
         settings += ", missing: drop"
     if rows.origins.get("sequence") and not rows.changed:
         settings += f", column: {quoted(rows.origins['sequence'])}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from casewise.cohort.checks import STORED
 from casewise.cohort.table import names_text
@@ -23,6 +24,7 @@ from casewise.initialise.new_study import films_state, table_bytes
 from casewise.initialise.patterns import FIELDS, Pattern, infer_pattern, read_all
 from casewise.initialise.target import TargetPlan
 
+T = TypeVar("T")
 FOUND = "image_found"
 STANDARD = (*STORED, "date", FOUND)
 
@@ -70,6 +72,13 @@ class ImageRows:
 
     def has(self, name: str) -> bool:
         return any(getattr(row, name) for row in self.rows)
+
+    def by_case(self, values: Iterable[T]) -> dict[tuple[str, str], set[T]]:
+        """The different values of each subject and visit; `values` has one for each row."""
+        cases: dict[tuple[str, str], set[T]] = defaultdict(set)
+        for row, value in zip(self.rows, values, strict=True):
+            cases[row.subject, row.visit].add(value)
+        return cases
 
     def set(self, **values: Sequence[str]) -> None:
         """Set fields of all rows, row by row."""
@@ -239,7 +248,7 @@ def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
         rows.changed |= any(date != cells[roles.date][i].strip() for i, date in enumerate(roles.dates))
 
 
-def settle_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str]) -> None:
+def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str]) -> None:
     """Subjects from the table, from a column of people's names (as numbers), from the file names, or one an image."""
     if rows.has("subject"):
         return

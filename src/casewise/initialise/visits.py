@@ -16,7 +16,7 @@ from casewise.initialise.patterns import infer_pattern, read_all
 from casewise.initialise.rows import ImageRows
 
 
-def settle_visits(
+def resolve_visits(
     rows: ImageRows, labels: Sequence[str], *, sliced: bool = False, day: str = "", days: Sequence[str] = ()
 ) -> None:
     """Visits from dates or days where no column states them; one for each image if a visit's images differ in labels.
@@ -27,13 +27,10 @@ def settle_visits(
         _visits_of(rows, [row.date for row in rows.rows], rows.origins["date"], "date")
     if not rows.has("visit") and days:
         _visits_of(rows, [days[row.source].strip() for row in rows.rows], day, "day")
-    by_case: dict[tuple[str, str], set[str | float | None]] = defaultdict(set)
-    are_numbers = Column("", list(labels)).numbers is not None
-    for row, label in zip(rows.rows, labels, strict=True):
-        if label and label.casefold() not in NO_TEXT:
-            # spellings of one class are one value, as in the classes of the study
-            by_case[row.subject, row.visit].add(decimal(label) if are_numbers else plain(label))
-    differing = [case for case, values in by_case.items() if len(values) > 1]
+    # spellings of one class are one value, as in the classes of the study
+    read = decimal if Column("", list(labels)).numbers is not None else plain
+    values = [read(label) if label and label.casefold() not in NO_TEXT else None for label in labels]
+    differing = [case for case, of_case in rows.by_case(values).items() if len(of_case - {None}) > 1]
     twice = Counter((row.subject, row.visit, row.sequence) for row in rows.rows if row.sequence)
     repeated = [key for key, times in twice.items() if times > 1 and not sliced]
     if differing or repeated:
@@ -52,10 +49,7 @@ def settle_visits(
             "Every image therefore counts as a visit of its own; the split is still by subject."
         )
         return
-    by_date: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in rows.rows:
-        by_date[row.subject, row.visit].add(row.date)
-    if any(len(dates) > 1 for dates in by_date.values()):
+    if any(len(dates) > 1 for dates in rows.by_case(row.date for row in rows.rows).values()):
         rows.doubts.append(
             f"Date: {rows.origins['date']!r} is not used, because images of one visit have different dates."
         )
@@ -74,7 +68,7 @@ def _visits_of(rows: ImageRows, times: Sequence[str], origin: str, noun: str) ->
         rows.understood.append(f"Visits: every {noun} of a subject is a visit.")
 
 
-def settle_sequences(rows: ImageRows, images: ImageFiles) -> list[str]:
+def resolve_sequences(rows: ImageRows, images: ImageFiles) -> list[str]:
     """The sequences of scans in natural order; without names of sequences all scans are of the sequence `scan`."""
     if not rows.has("sequence"):
         rows.changed = True
@@ -117,11 +111,8 @@ def slice_column(
                 f"`volumes: {{sequences: [scan], slice_index: {numbering[0].name}}}` and add the column sequence."
             )
         return ""
-    by_case: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row, label in zip(rows.rows, labels, strict=True):
-        if label and label.casefold() not in NO_TEXT:
-            by_case[row.subject, row.visit].add(label)
-    if any(len(values) > 1 for values in by_case.values()):
+    stated = [label if label and label.casefold() not in NO_TEXT else "" for label in labels]
+    if any(len(values - {""}) > 1 for values in rows.by_case(stated).values()):
         rows.doubts.append(
             f"Slices: {named.name!r} numbers slices, but slices of one scan have different values of the target. Every "
             "slice is therefore an image of its own."
