@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.errors import RunError
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
 from casewise.modalities.shape_variation import ShapeVariation
 from casewise.study.model import mixed_seed
@@ -353,13 +352,10 @@ def open_tiles(folder: Path, address: str) -> torch.Tensor:
     Raises:
         RunError: the store has been replaced since the run began, so tile numbers refer to other images.
     """
-    from casewise.modalities.store.store import open_store
+    from casewise.modalities.store.store import reopened
 
-    store = open_store(folder)
-    if store.address != address:
-        raise RunError(f"The tile store {folder} was changed while this run was under way. Run again.")
     # memory-mapped, so that parallel jobs share its pages; nothing writes to it
-    return three_channels(np.load(str(store.tiles.filename), mmap_mode="c"))
+    return three_channels(np.load(str(reopened(folder, address).tiles.filename), mmap_mode="c"))
 
 
 def three_channels(tiles: np.ndarray) -> Tensor:

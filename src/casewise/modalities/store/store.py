@@ -104,11 +104,15 @@ class TileStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the folder and the address, so that a worker maps the same file."""
-        return _reopened, (self.folder, self.address)
+        return reopened, (self.folder, self.address)
 
 
-def _reopened(folder: Path, address: str) -> TileStore:
-    """Open the store of a pickle."""
+def reopened(folder: Path, address: str) -> TileStore:
+    """Open a store that had this address.
+
+    Raises:
+        RunError: it has been replaced since, so tile numbers refer to other images.
+    """
     store = open_store(folder)
     if store.address != address:
         raise RunError(f"{folder}: the tile store was replaced while it was in use. Run the same command again.")
