@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -196,6 +197,20 @@ class PanelData(PanelDataset):
     settings: Panels
     names: list[str] = field(default_factory=list)
     shapes: ShapeVariation | None = None
+
+    @classmethod
+    def of(
+        cls,
+        store: Tensor,
+        panels: pd.DataFrame,
+        settings: Panels,
+        labels: np.ndarray | None,
+        shapes: ShapeVariation | None = None,
+    ) -> PanelData:
+        """The panels of a cohort, whose column `tiles` has the numbers of images in `store`."""
+        tiles = [list(map(int, numbers)) for numbers in panels["tiles"]]
+        names = [str(case) for case in panels["case"]]
+        return cls(store, tiles, labels_tensor(labels, len(panels)), settings, names, shapes)
 
     def __len__(self) -> int:
         return len(self.tiles)

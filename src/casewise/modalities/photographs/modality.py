@@ -122,17 +122,11 @@ class Photographs(base.Modality):
         labels: np.ndarray | None,
         fitted: base.FittedPreprocessing,
     ) -> PanelDataset:
-        from casewise.modalities.dataset import PanelData, labels_tensor, open_tiles
+        from casewise.modalities.dataset import PanelData, open_tiles
         from casewise.modalities.shape_variation import open_shapes
 
-        return PanelData(
-            open_tiles(store.folder, store.address),
-            [list(map(int, numbers)) for numbers in panels["tiles"]],
-            labels_tensor(labels, len(panels)),
-            study.panels,
-            [str(case) for case in panels["case"]],
-            shapes=open_shapes(store.folder) if labels is not None and study.panels.vary_shape else None,
-        )
+        shapes = open_shapes(store.folder) if labels is not None and study.panels.vary_shape else None
+        return PanelData.of(open_tiles(store.folder, store.address), panels, study.panels, labels, shapes=shapes)
 
     def alterations(self, study: Study) -> tuple[str, ...]:
         """All of them: an image file is altered before it is prepared."""
@@ -143,20 +137,15 @@ class Photographs(base.Modality):
     def altered(self, prepared: base.PreparedCohort, rows: Sequence[int], alteration: str) -> base.AlteredPanels:
         from concurrent.futures import ThreadPoolExecutor
 
-        from casewise.modalities.dataset import PanelData, labels_tensor, three_channels
+        from casewise.modalities.dataset import PanelData, three_channels
 
         panels = prepared.cohort.panels.iloc[list(rows)]
         numbers = sorted({int(number) for tiles in panels["tiles"] for number in tiles})
         with ThreadPoolExecutor() as pool:
             tiles = list(pool.map(lambda number: self.altered_tile(prepared, number, alteration), numbers))
         position = {number: index for index, number in enumerate(numbers)}
-        data = PanelData(
-            three_channels(np.stack(tiles)),
-            [[position[int(number)] for number in tiles] for tiles in panels["tiles"]],
-            labels_tensor(None, len(panels)),
-            prepared.study.panels,
-            [str(case) for case in panels["case"]],
-        )
+        panels = panels.assign(tiles=[[position[int(number)] for number in numbers] for numbers in panels["tiles"]])
+        data = PanelData.of(three_channels(np.stack(tiles)), panels, prepared.study.panels, None)
         return lambda fitted: data
 
     def altered_tile(self, prepared: base.PreparedCohort, number: int, alteration: str) -> np.ndarray:
