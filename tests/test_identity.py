@@ -104,7 +104,7 @@ def random_names(draw: random.Random) -> tuple[list[str], dict[str, Callable[[st
 
 def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
     seen: set[str] = set()
-    for seed in range(800):
+    for seed in range(1000):
         draw = random.Random(seed)
         names, spellings = random_names(draw)
         problems = Problems()
