@@ -117,7 +117,7 @@ def drawn(kind: str, subjects: int, folder: Path) -> Path:
 
 def population(kind: str, subjects: int, folder: Path) -> Population:
     """A population, drawn, read and prepared as a run does it."""
-    from casewise.cohort.labels import label_table
+    from casewise.cohort.targets import label_table
     from casewise.console import Silent
     from casewise.modalities.base import StoreAddress
     from casewise.modalities.dataset import FeatureData

@@ -121,11 +121,12 @@ def study_page(page: str) -> str:
         if model is Study:
             lines.append(f"- `extends` (text): {EXTENDS}")
         for name, field in model.model_fields.items():
-            undocumented += [] if field.description else [f"{model.__name__}.{name}"]
+            text = " ".join((field.description or "").split())
+            undocumented += [] if text else [f"{model.__name__}.{name}"]
             kind = ACCEPTED_VALUES.get(f"{model.__name__}.{name}") or _kind(
                 own["properties"][name], field, section, name
             )
-            lines.append(f"- `{name}` ({kind}{_default(field, name)}): {field.description}")
+            lines.append(f"- `{name}` ({kind}{_default(field, name)}): {text}")
         lines.append("")
     if undocumented:
         sys.exit(f"These keys of the study file have no description: {', '.join(undocumented)}.")

@@ -1,18 +1,9 @@
-"""Seeded mutations of study files and cohort tables, and the process that reads them within limits of memory and time.
-
-`python -m tests.hostile_inputs FOLDER studies|tables SEED COUNT` prints a line of JSON for each.
-"""
+"""Seeded mutations of study files and cohort tables, which `tests.fuzz` reads."""
 
 from __future__ import annotations
 
 import io
-import json
 import random
-import resource
-import signal
-import subprocess
-import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +11,6 @@ from typing import Any
 
 import yaml
 
-ROOM = 500_000_000  # bytes that reading may take in addition to the loaded libraries
-PATIENCE = 60  # seconds for one input; protects the tests from hanging, and is not what is measured
 SETTINGS = """
 name: hostile
 cohort: cohort.csv
@@ -47,92 +36,18 @@ compute: {jobs: 1, device: cpu}
 seed: 3
 """
 NASTY: list[Any] = [
-    *(
-        None,
-        True,
-        0,
-        -1,
-        1,
-        2.5,
-        1e308,
-        float("nan"),
-        float("inf"),
-        10**18,
-        10**30,
-        -(2**70),
-        "",
-        " ",
-        "x",
-        "0..4",
-        "4..0",
-    ),
-    *(
-        [],
-        {},
-        [[]],
-        [None],
-        ["flip"],
-        [1, 2],
-        {"a": 1},
-        {"range": "0..4"},
-        {1: 2},
-        {None: None},
-        [{"a": [1, "b"]}],
-        [[[[[1]]]]],
-    ),
-    *(
-        "9" * 5000,
-        "x" * 100_000,
-        "9" * 400 + ".." + "9" * 401,
-        "0..1000000000",
-        "1e999",
-        "nan",
-        "-",
-        "1,5",
-        "10%",
-        "1000000%",
-    ),
-    *(
-        "a\0b",
-        "\ud800",
-        "\x1b[31m",
-        "\u202e",
-        "../../..",
-        "/",
-        "/dev/zero",
-        "/dev/null",
-        "C:\\a\\b.csv",
-        "~",
-        "a" * 5000 + ".csv",
-    ),
-    *(
-        "not " * 480 + "a",
-        "x" + ".a" * 900,
-        "(" * 150 + "a" + ")" * 150,
-        "-" * 1900 + "a",
-        "a[b][c]",
-        "sum(",
-        "1 if a else b",
-    ),
-    *(
-        "lambda: 0",
-        "a" + "+a" * 900,
-        "grade ** 9 ** 9",
-        "9" * 300 + "*grade",
-        "'" * 3,
-        "grade\n+1",
-        "resnet19",
-        "timm:nothing",
-    ),
-    *({"kind": ["a"]}, {"kind": "ordinal", "range": "0..999999999"}, {"classes": 5}, {"classes": {"a": [[1]]}}),
-    *(
-        {"classes": ["a", "b"], "range": 5},
-        {"column": [1]},
-        {"formula": "a", "range": 5},
-        {"level": "x", "range": "0..1"},
-    ),
-    *(list(range(3000)), {f"key{i}": i for i in range(3000)}, [f"c{i}" for i in range(8000)], [{"a": 1}] * 500),
-]
+    None, True, 0, -1, 1, 2.5, 1e308, float("nan"), float("inf"), 10**18, 10**30, -(2**70), "", " ", "x", "0..4",
+    "4..0", [], {}, [[]], [None], ["flip"], [1, 2], {"a": 1}, {"range": "0..4"}, {1: 2}, {None: None},
+    [{"a": [1, "b"]}], [[[[[1]]]]], "9" * 5000, "x" * 100_000, "9" * 400 + ".." + "9" * 401, "0..1000000000", "1e999",
+    "nan", "-", "1,5", "10%", "1000000%", "a\0b", "\ud800", "\x1b[31m", "\u202e", "../../..", "/", "/dev/zero",
+    "/dev/null", "C:\\a\\b.csv", "~", "a" * 5000 + ".csv", "not " * 480 + "a", "x" + ".a" * 900,
+    "(" * 150 + "a" + ")" * 150, "-" * 1900 + "a", "a[b][c]", "sum(", "1 if a else b", "lambda: 0", "a" + "+a" * 900,
+    "grade ** 9 ** 9", "9" * 300 + "*grade", "'" * 3, "grade\n+1", "resnet19", "timm:nothing", {"kind": ["a"]},
+    {"kind": "ordinal", "range": "0..999999999"}, {"classes": 5}, {"classes": {"a": [[1]]}},
+    {"classes": ["a", "b"], "range": 5}, {"column": [1]}, {"formula": "a", "range": 5},
+    {"level": "x", "range": "0..1"}, list(range(3000)), {f"key{i}": i for i in range(3000)},
+    [f"c{i}" for i in range(8000)], [{"a": 1}] * 500,
+]  # fmt: skip
 LINES = [
     *("name: 2024-13-45", "seed: 0b_", "name: !!int x", "seed: " + "9" * 5000, "title: " + "[" * 3000, "- a"),
     *("? [a]\n: 1", "\tx: 1", "a: &a [*a]", "title: *nothing", "extends: onestep-pasi", "extends: hostile.yaml"),
@@ -220,57 +135,12 @@ def tables(seed: int, count: int) -> Iterator[bytes]:
 
 
 CELLS = [
-    *(
-        "",
-        " ",
-        "NA",
-        "1,5",
-        "1.234,5",
-        "=1+1",
-        "-x",
-        "@a",
-        "a" * 131_073,
-        "9" * 5000,
-        "1e999",
-        "nan",
-        "inf",
-        "-0",
-        "0x10",
-        "١",
-    ),
-    *(
-        "01/02/2024",
-        "31.12.2024",
-        "2024-02-30",
-        "24-1-1",
-        "C:\\img\\1.jpg",
-        "\\\\server\\1.jpg",
-        "/etc/passwd",
-        "../1.jpg",
-        ".",
-    ),
-    *(
-        "\0",
-        "a\0b",
-        "é",
-        "中",
-        "\u202e",
-        "a\nb",
-        "a\r\nb",
-        '"',
-        '"a',
-        'a"b',
-        ";",
-        ",",
-        "\t",
-        "covdi",
-        "COVID",
-        "s0",
-        "S 1",
-        "/dev/zero",
-    ),
-    *("a" * 5000 + "/b.jpg", "path", "subject", "day", "sep=;", "'=1", "x" * 30_000, "\ufeff"),
-]
+    "", " ", "NA", "1,5", "1.234,5", "=1+1", "-x", "@a", "a" * 131_073, "9" * 5000, "1e999", "nan", "inf", "-0",
+    "0x10", "١", "01/02/2024", "31.12.2024", "2024-02-30", "24-1-1", "C:\\img\\1.jpg", "\\\\server\\1.jpg",
+    "/etc/passwd", "../1.jpg", ".", "\0", "a\0b", "é", "中", "\u202e", "a\nb", "a\r\nb", '"', '"a', 'a"b', ";", ",",
+    "\t", "covdi", "COVID", "s0", "S 1", "/dev/zero", "a" * 5000 + "/b.jpg", "path", "subject", "day", "sep=;", "'=1",
+    "x" * 30_000, "\ufeff",
+]  # fmt: skip
 
 
 def _table_bytes(kind: str, rows: list[list[str]], draw: random.Random) -> bytes:
@@ -370,61 +240,6 @@ def _flipped(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
-def is_yaml(data: bytes) -> bool:
-    """Whether the bytes are YAML as another reader of YAML understands it."""
-    try:
-        yaml.load(data.decode("utf-8"), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return False
-    return True
-
-
-def read_all(folder: Path, kind: str, seed: int, count: int) -> Iterator[dict[str, Any]]:
-    """Read every input in this process, with `ROOM` bytes of memory more than it has now."""
-    from casewise.cohort.cohort import read_cohort
-    from casewise.errors import CasewiseError
-    from casewise.splits.grouped import split
-    from casewise.study.loading import read_study
-    from casewise.study.scores import check_scores, study_scores
-
-    prepare(folder)
-
-    def read(path: Path, data: bytes) -> None:
-        path.write_bytes(data)
-        study = read_study(folder / "hostile.yaml" if kind == "studies" else folder / "good.yaml")
-        cohort = read_cohort(study)
-        levels: dict[str, Any] = {name: study.level_of(name) for name in study.targets}
-        check_scores(
-            study_scores(study),
-            targets={n: "region" if v == "region" else "case" for n, v in levels.items()},
-            regions=study.regions,
-        )
-        split(cohort, study)
-
-    inputs, file = (studies, "hostile.yaml") if kind == "studies" else (tables, "cohort.csv")
-    read(folder / "warm-up", b"")
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    for number, data in enumerate(inputs(seed, count)):
-        outcome, message = "read", ""
-        start = time.perf_counter()
-        signal.alarm(PATIENCE)
-        try:
-            read(folder / file, data)
-        except CasewiseError as error:
-            outcome, message = type(error).__name__, str(error)
-        except BaseException as error:  # noqa: BLE001 (what is counted)
-            import traceback
-
-            outcome, message = f"untyped {type(error).__name__}", traceback.format_exc()[-600:]
-        signal.alarm(0)
-        seconds = time.perf_counter() - start
-        valid = kind == "tables" or is_yaml(data)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        facts = {"number": number, "outcome": outcome, "seconds": seconds, "yaml": valid, "peak_mb": peak}
-        yield {**facts, "length": len(message), "message": message}
-
-
 def prepare(folder: Path) -> None:
     """A good study, its tables, and files in the places of its images."""
     (folder / "images").mkdir(exist_ok=True)
@@ -437,18 +252,3 @@ def prepare(folder: Path) -> None:
     good["evaluation"] = {"response": False}
     (folder / "good.yaml").write_text(yaml.safe_dump(good))
     (folder / "hostile.yaml").write_text((folder / "good.yaml").read_text())
-
-
-def outcomes(folder: Path, kind: str, seed: int, count: int) -> list[dict[str, Any]]:
-    """What becomes of every input, read in a process of its own."""
-    command = [sys.executable, "-m", "tests.hostile_inputs", str(folder), kind, str(seed), str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(lines) == count, len(lines)
-    return lines
-
-
-if __name__ == "__main__":
-    for line in read_all(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])):
-        print(json.dumps(line), flush=True)

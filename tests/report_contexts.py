@@ -78,7 +78,7 @@ def numbers(
     **changes: Any,
 ) -> ReportContext:
     """Material of a made-up study: subjects improve over the visits, learners differ in noise."""
-    from casewise.cohort.labels import study_scores
+    from casewise.cohort.targets import study_scores
     from casewise.predictions.scores import apply_scores
 
     study = study_of_numbers(backbones=BACKBONES[:learners], **changes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from casewise.cohort.labels import study_scores
+from casewise.cohort.targets import study_scores
 from casewise.modalities.dataset import PanelData, batches, standard
 from casewise.models.backbones import build_network, keep_statistics
 from casewise.models.outputs import Output

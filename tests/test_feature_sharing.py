@@ -20,7 +20,8 @@ from casewise.models.forward import predict_with_features
 from casewise.models.outputs import Output
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
-from casewise.study.schema import Panels, Phase, Recipe
+from casewise.study.recipe import Phase, Recipe
+from casewise.study.schema import Panels
 from casewise.training import feature_sharing
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import features

@@ -308,14 +308,14 @@ def test_colour_profiles_are_applied(tmp_path: Path) -> None:
 
 
 def test_init_of_class_folders_of_films_offers_columns_and_names_nobody(tmp_path: Path) -> None:
-    from casewise.initialise import initialise
+    from casewise.initialise import plan_preset
 
     for number, label in enumerate(("covid", "no_finding", "pneumonia", "covid")):
         tags = {"ImageLaterality": None, "ViewPosition": "AP" if number else "PA", "Manufacturer": "=1+2"}
         write_film(tmp_path / "in" / label / f"{number}.dcm", film(8, seed=number), **tags)
     Image.fromarray(film(8)).save(tmp_path / "in" / "covid" / "9.png")
-    done = initialise("covid-cxr", source=tmp_path / "in", folder=tmp_path / "out")
-    written = "".join(path.read_text(encoding="utf-8-sig") for path in done.files) + "".join(done.understood)
+    study = plan_preset("covid-cxr", images=tmp_path / "in", folder=tmp_path / "out")
+    written = "".join(path.read_text(encoding="utf-8-sig") for path in study.write()) + "".join(study.understood)
     assert not any(word in written for word in PEOPLE)
     with (tmp_path / "out" / "cohort.csv").open(newline="") as file:
         rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}

@@ -27,7 +27,6 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import NewTable
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.dataset import PanelData
-from casewise.modalities.panels import augmented
 from casewise.modalities.photographs.fit import planned
 from casewise.modalities.photographs.modality import Photographs
 from casewise.modalities.shape_variation import Bars, Stretch, open_shapes, stretches
@@ -39,8 +38,7 @@ from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import TEST, Splits
-from casewise.study.images import Images
-from casewise.study.panels import Panels
+from casewise.study.images import Images, Panels
 from casewise.study.schema import Study
 from tests.chest_study import chest_study
 
@@ -121,11 +119,6 @@ def test_padding_that_the_plan_leaves_unused_is_remarked_on() -> None:
     assert "padding: mean" in reason
     assert "padding" not in planned(Images(), sizes)[1]
     Images.model_validate(images.model_dump())  # a saved plan can be read again
-
-
-def test_the_old_key_is_unknown(films: Path) -> None:
-    with pytest.raises(StudyError, match="keep_ratio"):
-        chest_study(films, images={"keep_ratio": True})
 
 
 def test_labels_do_not_change_the_plan(films: Path, tmp_path: Path) -> None:
@@ -285,15 +278,6 @@ def test_shapes_vary_between_those_of_training_images_alone() -> None:
     assert torch.equal(training.shapes.aspects, shapes.aspects), "rows are those of the store"
     assert panels.subset([3]).shapes is None
     assert panels.subset([]).shapes is None
-
-
-def test_without_bars_training_draws_what_it_drew_before() -> None:
-    store = torch.randint(1, 256, (4, 3, 16, 16), dtype=torch.uint8)
-    slots, settings = torch.tensor([[0], [1], [2]]), Panels(by="image", rotate=20, flip="both", contrast=0.1)
-    first, second = (
-        augmented(store, slots, settings, torch.Generator().manual_seed(1), **more) for more in ({}, {"shapes": None})
-    )
-    assert torch.equal(first, second)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Body, Network, NetworkOptions, build_network, keep_statistics
 from casewise.models.freezing import Counts, freeze, frozen_end, layers, parameter_counts
 from casewise.models.outputs import Output
-from casewise.study.freezing import FreezePoint, read_freeze_point
+from casewise.study.recipe import FreezePoint, read_freeze_point
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import TrainingContext, fit
@@ -138,7 +138,7 @@ class TestNotation:
         assert read_freeze_point(str(point)) == point
 
     def test_it_is_read_without_a_network_library(self) -> None:
-        code = "import sys, casewise.study.freezing; sys.exit('torch' in sys.modules)"
+        code = "import sys, casewise.study.recipe; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

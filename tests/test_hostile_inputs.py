@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from casewise import errors
 from casewise.cohort.cohort import read_cohort
 from casewise.errors import MESSAGE, CasewiseError, CohortError, StudyError
 from casewise.study.backbones import timm_names
 from casewise.study.loading import read_study
 from casewise.study.scores import Score
-from tests.hostile_inputs import LINES, outcomes, prepare
+from tests.hostile_inputs import LINES, prepare
 
 GOOD = "cohort: cohort.csv\nbackbones: [resnet18]\ntargets: {a: 0..4}\n"
-TYPED = {name for name in dir(errors) if name.endswith("Error")} | {"read"}
 
 
 def read(folder: Path, text: str | bytes) -> Any:
@@ -31,25 +29,6 @@ def refusal(folder: Path, text: str | bytes) -> str:
         read(folder, text)
     assert len(str(caught.value)) <= MESSAGE
     return str(caught.value)
-
-
-def check(results: list[dict[str, Any]]) -> None:
-    assert {result["outcome"] for result in results} <= TYPED, [r for r in results if r["outcome"] not in TYPED][:3]
-    assert max(result["length"] for result in results) <= MESSAGE
-    assert 3 * sum(result["yaml"] for result in results) >= len(results)
-
-
-@pytest.mark.parametrize(("kind", "count"), [("studies", 60), ("tables", 40)])
-def test_a_sample_of_mutated_inputs_is_read_or_refused(tmp_path: Path, kind: str, count: int) -> None:
-    check(outcomes(tmp_path, kind, 20, count))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("studies", 2500), ("tables", 1000)])
-def test_all_mutated_inputs_are_read_or_refused(tmp_path: Path, kind: str, count: int) -> None:
-    results = outcomes(tmp_path, kind, 1, count)
-    check(results)
-    assert sum(result["outcome"] == "read" for result in results) >= 50, "some mutations are harmless"
 
 
 class TestStudies:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,24 @@ from casewise.cohort.folder_layout import find_region, read_layout
 from casewise.cohort.identity import groups_of_one
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError, StudyError
-from casewise.initialise import initialise
+from casewise.initialise import plan_preset
 from casewise.study import loading as study_file
 from casewise.study.loading import preset_names, preset_text, read_study
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
 SEVEN = [f"{region}_{k}" for region, count in (("upper", 4), ("trunk", 2), ("lower", 1)) for k in range(count)]
+
+
+@dataclass(frozen=True)
+class Started:
+    """The written files of a study from a preset, and what was understood."""
+
+    files: list[Path]
+    understood: list[str]
+
+
+def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Started:
+    study = plan_preset(preset, images=source, folder=folder)
+    return Started(study.write(), study.understood)
 
 
 def make(folder: Path, *paths: str) -> Path:
@@ -90,37 +103,34 @@ class TestSubjectsAndVisits:
         assert set(cells["subject"]) == {"=1+1", "@x", "-2"}
         assert all((source / path).exists() for path in cells["path"])
 
-    def test_regions_as_folders(self, tmp_path: Path) -> None:
-        names = [f"S{s}/v1/{r}/{k}.png" for s in (1, 2) for r in ("Upper limbs", "trunk", "LOWER") for k in (1, 2)]
-        source = make(tmp_path / "in", *names)
-        done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
-        assert "regions upper (4), trunk (4), lower (4)" in done.understood[0]
-        assert "subject/visit/region/*.jpg" in done.understood[1]
-        assert len(read_cohort(read_study(tmp_path / "out" / "study.yaml")).panels) == 6
-
-    def test_subjects_only(self, tmp_path: Path) -> None:
-        source = make(tmp_path / "in", *[f"S{s}/{n}.jpg" for s in (1, 2) for n in SEVEN])
-        initialise("onestep-pasi", source=source, folder=tmp_path / "out")
-        assert "visit" not in table(tmp_path / "out")[0]
-        assert len(read_cohort(read_study(tmp_path / "out" / "study.yaml")).cases) == 2
-
-    def test_subjects_and_regions_without_visits(self, tmp_path: Path) -> None:
-        source = make(tmp_path / "in", *[f"S{s}/{r}/1.jpg" for s in (1, 2) for r in ("upper", "trunk", "lower")])
-        done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
-        assert "subject/region/*.jpg" in done.understood[1]
-        assert {row["region"] for row in table(tmp_path / "out")} == {"upper", "trunk", "lower"}
+    @pytest.mark.parametrize(
+        ("names", "shape", "counts"),
+        [
+            (
+                [f"S{s}/v1/{r}/{k}.png" for s in (1, 2) for r in ("Upper limbs", "trunk", "LOWER") for k in (1, 2)],
+                "subject/visit/region/*.jpg",
+                (12, 6, 2),
+            ),
+            ([f"S{s}/{n}.jpg" for s in (1, 2) for n in SEVEN], "subject/*.jpg", (14, 6, 2)),
+            (
+                [f"S{s}/{r}/1.jpg" for s in (1, 2) for r in ("upper", "trunk", "lower")],
+                "subject/region/*.jpg",
+                (6, 6, 2),
+            ),
+            ([f"images/S{s}/v1/{n}.jpg" for s in (1, 2) for n in SEVEN], "subject/visit/*.jpg", (14, 6, 2)),
+        ],
+    )
+    def test_layouts(self, tmp_path: Path, names: list[str], shape: str, counts: tuple[int, int, int]) -> None:
+        done = initialise("onestep-pasi", source=make(tmp_path / "in", *names), folder=tmp_path / "out")
+        assert f"Read as {shape}: " in done.understood[1]
+        assert ("visit" in table(tmp_path / "out")[0]) == ("visit" in shape)
+        cohort = read_cohort(read_study(tmp_path / "out" / "study.yaml"))
+        assert (len(cohort.images), len(cohort.panels), len(cohort.cases)) == counts
 
     def test_dated_visits(self, tmp_path: Path, grades: str) -> None:
         source = make(tmp_path / "in", "S1/2020-02-28/a.jpg", "S1/2020-03-01/a.jpg", "S2/2021-01-01/a.jpg")
         initialise(grades, source=source, folder=tmp_path / "out")
         assert read_cohort(read_study(tmp_path / "out" / "study.yaml")).cases["day"].tolist() == [0, 2, 0]
-
-    def test_a_folder_around_all_is_no_subject(self, tmp_path: Path) -> None:
-        source = make(tmp_path / "in", *[f"images/S{s}/v1/{n}.jpg" for s in (1, 2) for n in SEVEN])
-        done = initialise("onestep-pasi", source=source, folder=source)
-        assert done.understood[0].startswith("2 subjects, 2 visits, 14 images")
-        assert "root:" not in (source / "study.yaml").read_text().partition("# cohort.csv has")[0]
-        assert len(read_cohort(read_study(source / "study.yaml")).images) == 14
 
     def test_cases_without_every_region_are_named(self, tmp_path: Path) -> None:
         source = make(tmp_path / "in", *[f"S{s}/v1/{n}.jpg" for s in (1, 2) for n in SEVEN])
@@ -271,16 +281,16 @@ class TestTheStudyFile:
         assert "#   area        whole, 0 to 6, one value for each region; empty = not scored" in text
         assert "recipe.early_stopping.monitor" in text
 
-    @pytest.mark.parametrize("inside", [True, False])
-    def test_root_leads_to_the_images(self, tmp_path: Path, inside: bool) -> None:
+    @pytest.mark.parametrize("inside", ["", "photos of ä", None])
+    def test_root_leads_to_the_images(self, tmp_path: Path, inside: str | None) -> None:
         out = tmp_path / "out"
-        source = make(
-            out / "photos of ä" if inside else tmp_path / "in", *[f"S{s}/{n}.jpg" for s in (1, 2) for n in SEVEN]
-        )
+        source = tmp_path / "in" if inside is None else out / inside
+        make(source, *[f"S{s}/{n}.jpg" for s in (1, 2) for n in SEVEN])
         initialise("onestep-pasi", source=source, folder=out)
-        study = read_study(out / "study.yaml")
-        assert study.root == source.resolve()
-        assert ('root: "photos of ä"' in (out / "study.yaml").read_text(encoding="utf-8")) == inside
+        study, text = read_study(out / "study.yaml"), (out / "study.yaml").read_text(encoding="utf-8")
+        assert (study.root or study.cohort.parent) == source.resolve()
+        assert ("\nroot: " in text) == (inside != "")
+        assert ('root: "photos of ä"' in text) == bool(inside)
         assert len(read_cohort(study).images) == 14
 
 
@@ -307,12 +317,6 @@ def test_any_folder_name_comes_through(tmp_path_factory: pytest.TempPathFactory,
 )
 def test_find_region(name: str, region: str) -> None:
     assert find_region(name, ["upper", "lower", "arm", "forearm"]) == region
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not part of the project")
-def test_a_flat_folder_of_real_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CasewiseError, match="images are in one folder"):
-        initialise("onestep-pasi", source=REAL / "severity-covid", folder=tmp_path)
 
 
 def test_folders_that_are_not_the_presets_classes(tmp_path: Path) -> None:

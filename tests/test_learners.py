@@ -1,10 +1,9 @@
-"""Learners: their record, baselines beside stated networks, runs of earlier versions, and a third kind of learner."""
+"""Learners: their record, baselines beside stated networks, and a third kind of learner."""
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,9 +14,7 @@ import pytest
 import torch
 
 import casewise
-from casewise.files import checksum
 from casewise.inference.model import load_bundle
-from casewise.inference.run_members import members_of
 from casewise.jobs import fitting
 from casewise.jobs.backends.registrations import Registrations
 from casewise.models import build_model
@@ -26,7 +23,6 @@ from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.stacking import META_LEARNERS
 from casewise.predictions.stacking_classes import LEARNERS as STACKED_CLASSES
 from casewise.run_folder import RunFolder
-from casewise.study.baselines import EARLIER
 from casewise.study.learners import (
     LinearLearner,
     is_baseline,
@@ -36,7 +32,7 @@ from casewise.study.learners import (
     the_learner,
     unregister_learner,
 )
-from casewise.study.loading import read_study, saved_study
+from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from casewise.training.stages import Learned
 from tests.report_contexts import numbers
@@ -80,27 +76,6 @@ def test_every_learner_that_is_no_network_has_a_readable_name(name: str) -> None
 def test_baselines_are_not_left_out_without_a_reason(wrong: Any) -> None:
     with pytest.raises(ValueError, match="baselines"):
         study_of(backbones=["resnet18"], baselines=wrong)
-
-
-@pytest.mark.parametrize(
-    ("saved", "learners", "reason"),
-    [
-        ({"backbones": ["cnn"]}, ["cnn"], EARLIER),
-        ({"backbones": ["cnn"], "baselines": {"on": False, "off": ""}}, ["cnn"], EARLIER),
-        ({"backbones": ["cnn"], "baselines": {"on": True, "off": ""}}, ["linear_pixels", "cnn"], ""),
-        ({"backbones": ["cnn"], "baselines": {"on": False, "off": "as published"}}, ["cnn"], "as published"),
-        ({"backbones": ["cnn"], "recipe": {"auto": True}, "baselines": {"on": False, "off": ""}},
-         ["linear_pixels", "cnn"], ""),
-        ({"backbones": [], "weights": "random", "baselines": {"on": False, "off": ""}}, ["linear_pixels"], ""),
-        ({"backbones": ["cnn"], "baselines": {"off": ""}}, ["linear_pixels", "cnn"], ""),
-    ],
-)  # fmt: skip
-def test_a_study_saved_by_an_earlier_version_has_the_learners_of_its_run(
-    saved: dict[str, Any], learners: list[str], reason: str
-) -> None:
-    study = saved_study({"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4"}}, **saved})
-    assert study.learners == learners
-    assert study.baselines.off == reason
 
 
 @pytest.fixture(scope="module")
@@ -153,21 +128,6 @@ def test_new_cases_are_read_by_the_settings_of_the_networks(runs: dict[bool, cas
     assert set(rows[True]["learner"]) - set(rows[False]["learner"]) == {"linear_pixels"}
     of_networks = rows[True][rows[True]["learner"] != "linear_pixels"].reset_index(drop=True)
     pd.testing.assert_frame_equal(of_networks, rows[False].reset_index(drop=True), check_exact=True)
-
-
-def test_a_run_of_an_earlier_version_opens(runs: dict[bool, casewise.Run], tmp_path: Path) -> None:
-    """It has no baselines, and its study does not say why."""
-    folder = RunFolder(shutil.copytree(runs[False].folder, tmp_path / "run"))
-    values = {name: value for name, value in folder.study.read().items() if name != "baselines"}
-    for saved in (values, {**values, "baselines": {"on": False, "off": ""}}):
-        folder.study.write(saved)
-        folder.metrics.write({**folder.metrics.read(), "made_from": folder.evaluated_files()})
-        folder.report_mark.write(checksum(folder.metrics.path))
-        opened = casewise.open_run(folder.path)
-        assert opened.results["main"] == runs[False].results["main"]
-        assert opened.study.baselines.off == EARLIER
-        names = {member.path.parent.name for member in members_of(folder)}
-        assert names == {"shufflenet_v2_x0_5", "mobilenet_v3_small"}
 
 
 @dataclass(frozen=True)

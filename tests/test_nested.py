@@ -32,8 +32,7 @@ from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
 from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
-from casewise.splits.grouped import Splits, split
-from casewise.splits.inner import inner_folds
+from casewise.splits.grouped import Splits, inner_folds, split
 from casewise.splits.learnable import check_learnable
 from casewise.study.loading import build_study
 from casewise.study.schema import Study

@@ -139,15 +139,14 @@ def half_written(path: Path, table: OutputTable) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="files are not locked on this system")
-@pytest.mark.parametrize("name", ["predictions.csv", "of [March].parquet"])
-def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path, name: str) -> None:
+@pytest.mark.slow
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\n"
-        "from casewise.inference.output_table import OutputTable\n"
-        "from casewise.inference.prediction_file import opened\n"
-        "with opened(Path(sys.argv[1]), OutputTable({}, ['pasi'])):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom casewise.inference.output_table import "
+        "OutputTable\nfrom casewise.inference.prediction_file import opened\nwith opened(Path(sys.argv[1]), "
+        "OutputTable({}, ['pasi'])):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    output, table = tmp_path / name, OutputTable({}, ["pasi"])
+    output, table = tmp_path / "of [March].parquet", OutputTable({}, ["pasi"])
     assert subprocess.run([sys.executable, "-c", code, str(output)], check=False).returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     other = tmp_path / f"{TEMPORARY}{'0' * 16}-other.csv"

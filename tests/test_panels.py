@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casewise.modalities.dataset import PanelData
-from casewise.modalities.panels import EMPTY, augmented, chunks, draw, fold, gather, plain
+from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
 from casewise.modalities.shape_variation import Bars, ShapeVariation, Stretch
 from casewise.study.schema import Panels
 
@@ -109,16 +109,6 @@ def test_flips(flip: str, dim: int) -> None:
     assert torch.equal(always, tile.flip(dim))
 
 
-def test_gather_does_not_touch_the_store() -> None:
-    before = STORE.clone()
-    gather(STORE, torch.tensor([[EMPTY, 0]]))
-    assert torch.equal(STORE, before)
-
-
-def test_fold_of_one_slot_is_the_tile() -> None:
-    assert torch.equal(fold(STORE[:2].unsqueeze(1), Panels())[1], STORE[1])
-
-
 NAMED = {"augmentation": "fastai-default"}
 MANY = torch.full((400, 1), 4)
 
@@ -169,11 +159,6 @@ def test_the_named_set_is_what_it_says() -> None:
     assert torch.equal(augmented(STORE, slots, named, seeded()), augmented(STORE, slots, spelt, seeded()))
     own = Panels.model_validate({**NAMED, "flip": "horizontal", "perspective": 0})
     assert (own.flip, own.perspective, own.zoom_in) == ("horizontal", 0, 0.1)
-
-
-def test_nothing_is_random_in_inference() -> None:
-    slots = torch.arange(9).unsqueeze(1)
-    assert torch.equal(plain(STORE, slots, Panels.model_validate(NAMED)), STORE / 255)
 
 
 def test_the_named_set_varies_each_tile_on_its_own_and_keeps_the_range() -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from casewise.cohort.characteristics import characteristics, described_columns
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.flow import Flow, cases_step
+from casewise.cohort.participants import Flow, cases_step, characteristics, described_columns
 from casewise.errors import CohortError
 from casewise.evaluation.results import Results, from_json
 from casewise.pipeline.evaluate import described_cohort

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from casewise.errors import ImageError
-from casewise.modalities.store.content import name_content
-from casewise.modalities.store.jpeg_data import decode_intact
+from casewise.modalities.store.file_check import name_content
 from casewise.modalities.store.pixels import LANCZOS, eight_bits, reduced
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import (
     PIXEL_LIMIT,
     SPARE,
+    decode_intact,
     fit,
     image_facts,
     open_source,
@@ -267,13 +267,6 @@ def test_srgb_and_damaged_profiles_change_nothing(tmp_path: Path, profile: bytes
     assert np.array_equal(read_image(path), np.asarray(picture(20, 20)))
 
 
-def test_the_content_decides_and_not_the_extension(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    picture(20, 20).save(path, format="PNG")
-    assert np.array_equal(read_image(path), np.asarray(picture(20, 20)))
-    assert image_facts(path)["format"] == "PNG"
-
-
 def jpeg(width: int = 400, height: int = 300, **options: Any) -> bytes:
     stream = io.BytesIO()
     picture(width, height).save(stream, "JPEG", **options)
@@ -403,12 +396,6 @@ def test_several_images_in_one_file_are_refused(tmp_path: Path, name: str) -> No
         read_image(path)
 
 
-def test_gif_is_named(tmp_path: Path) -> None:
-    picture(20, 20).save(tmp_path / "a.gif")
-    with pytest.raises(ImageError, match="this is a GIF, not an image"):
-        read_image(tmp_path / "a.gif")
-
-
 def test_content_names() -> None:
     assert name_content(bytes(128) + b"DICM") == "a DICOM file"
     assert name_content(b"\0\0\0\x20ftypavif") == "an AVIF"
@@ -454,22 +441,6 @@ def test_fit_keeps_the_ratio_on_black(width: int, height: int, size: int, channe
     # Centred: the borders on the two sides differ by at most one pixel.
     assert abs(rows[0] - (size - 1 - rows[-1])) <= 1
     assert abs(columns[0] - (size - 1 - columns[-1])) <= 1
-
-
-def test_fit_of_its_own_size_changes_nothing() -> None:
-    image = np.asarray(picture(32, 32))
-    assert np.array_equal(fit(image, Preparation(32)), image)
-
-
-REAL = Path(os.environ.get("CASEWISE_REAL_IMAGES", ""))
-
-
-@pytest.mark.skipif(not os.environ.get("CASEWISE_REAL_IMAGES"), reason="CASEWISE_REAL_IMAGES names no folder")
-def test_real_images_scaled_and_whole_agree() -> None:
-    paths = sorted(REAL.rglob("*.jpg"))[:100]
-    assert paths
-    for path in paths:
-        assert difference(read_image(path, size=128), decoded_whole(path, 128)) < 1.5, path
 
 
 def claiming(data: bytes, width: int, height: int) -> bytes:

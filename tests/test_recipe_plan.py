@@ -482,7 +482,7 @@ def _cohort(study: Study) -> Any:
 
 def test_slices_of_a_case_are_a_bag(tmp_path: Path) -> None:
     from casewise.plugins.volumes.dataset import SliceData, Slices
-    from casewise.study.panels import Panels
+    from casewise.study.images import Panels
 
     random = torch.Generator().manual_seed(0)
     stored = torch.randint(0, 32767, (7, 2, 8, 8), generator=random, dtype=torch.int16)

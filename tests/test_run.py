@@ -31,7 +31,8 @@ from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
-from casewise.study.schema import Compute, Phase, Recipe, Study
+from casewise.study.recipe import Compute, Phase, Recipe
+from casewise.study.schema import Study
 from tests.conftest import TINY, absolute
 
 

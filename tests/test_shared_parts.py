@@ -23,7 +23,7 @@ from casewise.models.outputs import Output
 from casewise.models.shared_parts import SharedParts, SharedStart
 from casewise.run import Run
 from casewise.run_folder import WeightsFile
-from casewise.study.panels import Panels
+from casewise.study.images import Panels
 
 SPECS = [
     FeatureSpec("features", (), ("layer2",), "grid", 2),

@@ -13,17 +13,9 @@ from hypothesis import strategies as st
 from casewise.errors import BothSidesError, DamagedError, SplitError, StudyError
 from casewise.run_folder import RunFolder
 from casewise.splits.assignment import assign, greedy, imbalance, needs_of_folds, needs_of_test
-from casewise.splits.grouped import (
-    TEST,
-    check_apart,
-    inner_stop,
-    manifest_hash,
-    read_splits,
-    split,
-    write_splits,
-)
+from casewise.splits.grouped import TEST, check_apart, inner_stop, read_splits, split, write_splits
 from casewise.splits.learnable import check_learnable, missing_classes
-from casewise.study.baselines import Baselines
+from casewise.study.recipe import Baselines
 from casewise.study.schema import Study
 from casewise.targets.classes import Classes
 from casewise.targets.number import Number
@@ -88,19 +80,6 @@ def test_greedy_beats_a_random_split_and_restarts_help() -> None:
     assert np.bincount(side).tolist() == [54, 6]
     counts = np.stack([records[side == s].sum(0) for s in (0, 1)])
     assert best == pytest.approx(float(imbalance(counts, np.array([0.9, 0.1]))))
-
-
-def test_more_restarts_never_balance_worse() -> None:
-    records = np.random.default_rng(0).multinomial(17, [0.2] * 5, size=60)
-    found = [greedy(records, [0.2] * 5, restarts=restarts, seed=0)[1] for restarts in (1, 100, 1000)]
-    assert found[0] >= found[1] >= found[2]
-
-
-def test_imbalance_is_reported_for_every_target() -> None:
-    record = split(cohort(30), study(test=0.1)).record
-    assert set(record["imbalance"]["test"]) == {"scaling", "area"}
-    assert set(record["imbalance"]["folds"]) == {"scaling", "area"}
-    assert record["n"]["test"]["subjects"] == 3
 
 
 def test_the_recorded_imbalance_is_that_by_which_the_split_was_chosen() -> None:
@@ -226,11 +205,6 @@ def test_a_manifest_changed_by_hand_is_refused(tmp_path) -> None:
         read_splits(file)
 
 
-def test_the_hash_sees_every_subject() -> None:
-    side = {"a": 0, "b": 1, "c": TEST}
-    assert manifest_hash(side) != manifest_hash({**side, "c": 0})
-
-
 def test_a_subject_on_both_sides_stops_the_loader() -> None:
     with pytest.raises(SplitError, match="on both sides of the split: b"):
         check_apart(["a", "b"], ["b", "c"], where="x")
@@ -351,11 +325,6 @@ def test_folds_are_balanced_on_classes() -> None:
     assert Classes().fold_labels(np.array([0, 2, np.nan]), 0, 2, 3).tolist() == [0, 2, 3]
 
 
-def test_two_ways_to_hold_out_are_one_too_many() -> None:
-    with pytest.raises(ValueError, match="leave_out and column"):
-        one_left_out(column="part")
-
-
 def unequal(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Records of subjects whose numbers of cases are very unequal, and rare classes: (subjects, classes) each."""
     rng = np.random.default_rng(seed)
@@ -370,9 +339,9 @@ def by_side(side: np.ndarray, records: np.ndarray, sides: int) -> np.ndarray:
     return np.stack([records[side == s].sum(axis=0) for s in range(sides)])
 
 
-def test_no_split_of_500_unequal_cohorts_is_worse_than_greedy_or_random() -> None:
+def test_no_split_of_unequal_cohort_is_worse_than_greedy_or_random() -> None:
     chosen = []
-    for seed in range(500):
+    for seed in range(150):
         records, _ = unequal(seed)
         shares = np.array([0.9, 0.1])
         needs = needs_of_test(np.zeros((len(records), 0), dtype=bool), 5)
@@ -389,9 +358,9 @@ def test_no_split_of_500_unequal_cohorts_is_worse_than_greedy_or_random() -> Non
     assert 0.2 < np.mean([method == "random" for method in chosen]) < 1
 
 
-def test_no_side_of_500_cohorts_lacks_a_class_that_it_could_have() -> None:
+def test_no_side_of_a_cohort_lacks_a_class_that_it_could_have() -> None:
     repaired = 0
-    for seed in range(500):
+    for seed in range(150):
         rng = np.random.default_rng(seed)
         subjects, classes, folds = int(rng.integers(20, 50)), int(rng.integers(2, 4)), int(rng.integers(2, 6))
         label = rng.choice(classes, subjects, p=rng.dirichlet(np.ones(classes)))
@@ -442,8 +411,3 @@ def test_the_manifest_states_how_the_assignment_was_found(tmp_path) -> None:
     assert ("test", "too_few") in lacking
     assert {entry["subjects"] for entry in record["classes_lacking"] if entry["class"] == "c"} == {2}
     check_learnable(found, part.panels, one_left_out(leave_out=None, folds=3))
-
-
-def test_a_split_of_the_table_has_no_assignment() -> None:
-    found = split(of_sources(), one_left_out())
-    assert found.record["assignment"] == {}

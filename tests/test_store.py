@@ -8,9 +8,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable
@@ -29,7 +26,7 @@ from casewise.modalities.store import store as store_module
 from casewise.modalities.store import store_builder as building_module
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import Source, fit, read_image
-from casewise.modalities.store.resume import Building, read_journal
+from casewise.modalities.store.resume import Building
 from casewise.modalities.store.store import TileStore, open_store
 from casewise.modalities.store.store_builder import Budget, prepare
 from casewise.modalities.store.unreadable import PROBLEMS
@@ -165,21 +162,6 @@ def test_a_file_replaced_by_one_of_equal_size_and_time_is_noticed(
     assert after.address != before.address
 
 
-def test_a_store_without_change_times_is_compared_and_kept(
-    paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    older = tuple(name for name in store_module.COLUMNS if name != "ctime_ns")
-    with monkeypatch.context() as patched:
-        patched.setattr(store_module, "COLUMNS", older)
-        before = prepare(paths, SMALL, folder)
-    assert (before.index["ctime_ns"] == store_module.UNKNOWN_TIME).all()
-    decoded.clear()
-    after = prepare(paths, SMALL, folder)
-    assert decoded == []
-    assert after.address == before.address
-    assert (after.index["ctime_ns"] > 0).all()
-
-
 def test_a_changed_source_is_noticed(paths: list[Path], folder: Path, decoded: list[str]) -> None:
     before = prepare(paths, SMALL, folder)
     picture(paths[3], 99)
@@ -242,52 +224,6 @@ def test_any_sequence_of_lists_gives_what_a_fresh_build_gives(
     for chosen in lists:
         chosen_paths = [sources[number] for number in chosen]
         assert_right(prepare(chosen_paths, SMALL, top / "tiles", processes=2), chosen_paths)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store_builder import prepare
-from casewise.modalities.store.resume import Building
-
-real, noted = Building.note, []
-# A shell may have started everything with Ctrl-C ignored.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-def killed_after_six(self, row, record):
-    real(self, row, record)
-    noted.append(row)
-    if len(noted) == 6:
-        os.kill(os.getpid(), int(sys.argv[3]))
-
-Building.note = killed_after_six
-prepare(sorted(Path(sys.argv[1]).iterdir()), Preparation(size=16), Path(sys.argv[2]), processes=1)
-"""
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_build_continues(tmp_path: Path, folder: Path, decoded: list[str], how: signal.Signals) -> None:
-    sources = tmp_path / "photographs"
-    sources.mkdir()
-    paths = sorted(picture(sources / f"{number:02d}.png", number) for number in range(30))
-    script = tmp_path / "build.py"
-    script.write_text(KILLED)
-    source_root = str(Path(store_module.__file__).parents[3])
-    child = subprocess.run(
-        [sys.executable, str(script), str(sources), str(folder), str(int(how))],
-        env=os.environ | {"PYTHONPATH": source_root},
-        stderr=subprocess.DEVNULL,
-    )
-    assert child.returncode != 0
-    with pytest.raises(RunError, match="no finished tile store"):
-        open_store(folder)
-    (journal,) = folder.glob("building-*.jsonl")
-    finished = len(read_journal(journal))
-    assert finished == 6
-    assert_right(prepare(paths, SMALL, folder), paths)
-    # The tile on which the kill fell may have been written, but not yet noted.
-    assert sorted(decoded) == [path.name for path in paths[finished:]]
 
 
 class Killed(BaseException):
@@ -451,27 +387,22 @@ def no_space(*_: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_disk_full_from_the_start(paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reserved", [True, False])
+def test_disk_full_from_the_start(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch, reserved: bool
+) -> None:
+    """Where space can be reserved, and where the file system cannot do that."""
+    usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "posix_fallocate", no_space, raising=False)
-        with pytest.raises(
-            RunError, match=r"the disk is full\. The tile store needs 0\.0 MB .* MB are free\. Make room"
-        ):
+        if reserved:
+            patch.setattr(os, "posix_fallocate", no_space, raising=False)
+        else:
+            patch.delattr(os, "posix_fallocate", raising=False)
+            patch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+        with pytest.raises(RunError, match=r"the disk is full\. The tile store needs .* MB are free\. Make room"):
             prepare(paths, SMALL, folder)
     # The space that was partly reserved is given back.
     assert files(folder) == []
-    assert_right(prepare(paths, SMALL, folder), paths)
-
-
-def test_disk_full_where_space_cannot_be_reserved(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
-        with pytest.raises(RunError, match="the disk is full"):
-            prepare(paths, SMALL, folder)
     assert_right(prepare(paths, SMALL, folder), paths)
 
 
@@ -568,19 +499,6 @@ def test_a_damaged_store_is_refused_and_then_mended(paths: list[Path], folder: P
     damage(folder)
     with pytest.raises(RunError, match=f"the tile store is damaged: .*({found}).*prepare again"):
         open_store(folder)
-    assert_right(prepare(paths, SMALL, folder), paths)
-
-
-def test_verify_finds_a_changed_tile(paths: list[Path], folder: Path) -> None:
-    prepare(paths, SMALL, folder)
-    (tiles,) = folder.glob("tiles-*.npy")
-    with tiles.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\xab\xcd"[:1])
-    open_store(folder)
-    with pytest.raises(RunError, match=r"1 of 8 tiles are not as written \(.*7\.jpg"):
-        open_store(folder, verify=True)
-    (folder / "store.json").unlink()
     assert_right(prepare(paths, SMALL, folder), paths)
 
 

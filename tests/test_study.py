@@ -301,8 +301,7 @@ def test_changes_are_merged_like_a_file_that_extends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
-    [({"epochs": 3}, "epochs"), ({"seed": -1}, "seed"), ({"backbones": ["resnet99"]}, "resnet99")],
+    ("change", "field"), [({"epochs": 3}, "epochs"), ({"seed": -1}, "seed"), ({"backbones": ["resnet99"]}, "resnet99")]
 )
 def test_a_study_changed_in_python_is_checked_again(
     tiny: Path, tmp_path: Path, change: dict[str, object], field: str
@@ -316,14 +315,3 @@ def test_a_study_changed_in_python_is_checked_again(
 
 def test_a_study_that_nothing_changed_stays_as_it_is(tiny: Path) -> None:
     assert checked_study(read_study(tiny)) == read_study(tiny)
-
-
-@pytest.mark.parametrize("fit", ["crop", "stretch"])
-def test_a_stored_study_with_padding_that_has_no_effect_opens(tiny: Path, fit: str) -> None:
-    values = json.loads(read_study(tiny, images={"fit": fit, "padding": "auto"}).model_dump_json())
-    values["images"]["padding"] = "black"
-    with pytest.raises(StudyError, match="padding"):
-        read_study(tiny, images={"fit": fit, "padding": "black"})
-    opened = saved_study(values)
-    assert (opened.images.fit, opened.images.padding) == (fit, "auto")
-    assert checked_study(opened) == opened

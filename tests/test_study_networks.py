@@ -9,7 +9,7 @@ import pytest
 
 from casewise.errors import CasewiseError, StudyError
 from casewise.inference.run_members import job_fingerprint
-from casewise.initialise import initialise
+from casewise.initialise import plan_preset
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
@@ -92,11 +92,6 @@ def test_other_weights_make_other_networks_and_leave_the_rest_alone(tmp_path: Pa
     assert job_fingerprint("run", one, "resnet18", "") == job_fingerprint("run", two, "resnet18", "")
 
 
-def test_what_a_run_wrote_down_is_read_again(tmp_path: Path) -> None:
-    study = stated(tmp_path, "[resnet18]")
-    assert Study.model_validate_json(study.model_dump_json()) == study
-
-
 def test_mirroring_whole_panels_of_slices_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(
@@ -143,11 +138,11 @@ def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> 
 
 
 def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:
-    made = initialise("ipmn-mri", folder=tmp_path)
-    text = (tmp_path / "study.yaml").read_text()
-    assert "one row for each scan" in made.understood[0]
+    study = plan_preset("ipmn-mri", folder=tmp_path)
+    text = study.text
+    assert "one row for each scan" in study.understood[0]
     assert "cohort.csv has one row for each scan" in text
     for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
         assert f"#   {column}" in text
     with pytest.raises(CasewiseError, match="not of scans"):
-        initialise("ipmn-mri", source=tmp_path, folder=tmp_path / "other")
+        plan_preset("ipmn-mri", images=tmp_path, folder=tmp_path / "other")

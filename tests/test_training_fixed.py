@@ -30,7 +30,8 @@ from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict
 from casewise.models.outputs import Output
 from casewise.run_folder import JobFolder
-from casewise.study.schema import Panels, Phase, Recipe
+from casewise.study.recipe import Phase, Recipe
+from casewise.study.schema import Panels
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import MEMORY, Buffer, FixedData, features
 from casewise.training.stages import Learned, TrainingContext, learn

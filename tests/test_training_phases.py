@@ -20,8 +20,9 @@ from casewise.models.forward import predict
 from casewise.models.outputs import Output, hits, values_of
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
-from casewise.study.panels import BAGS
-from casewise.study.schema import Panels, Phase, Recipe, Study
+from casewise.study.images import BAGS
+from casewise.study.recipe import Phase, Recipe
+from casewise.study.schema import Panels, Study
 from casewise.targets import kind_named
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import Buffer, fixed

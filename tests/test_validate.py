@@ -170,31 +170,21 @@ def test_weights_of_trained_networks_are_not_needed_again(
     weights_file.parent.mkdir(parents=True)
     weights_file.write_bytes(b"")
     assert missing_weights(pretrained)[0] == ["resnet18"]
-    show = Lines()
+    show = Bars()
     weights(pretrained, folder, show)
     assert show.lines == []
     with pytest.raises(WeightsError, match="none"):
         weights(pretrained.model_copy(update={"weights": str(tmp_path / "none.safetensors")}), folder, show)
 
 
-class Lines(Silent):
-    """Remembers the lines of each step."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str]] = []
-
-    def line(self, step: str, text: str) -> None:
-        self.lines.append((step, text))
-
-
 def test_a_file_with_the_ending_of_another_format_is_read_and_named(study: Study, tmp_path: Path) -> None:
-    show = Lines()
+    show = Bars()
     validate(study, show)
     before = [step for step, _ in show.lines].count("images")
     (tmp_path / "3.png").rename(tmp_path / "3.jpg")
     table = tmp_path / "cohort.csv"
     table.write_text(table.read_text().replace("3.png,s3,", "3.jpg,s3,").replace("13.jpg", "13.png"))
-    show = Lines()
+    show = Bars()
     validate(study, show)
     texts = [text for step, text in show.lines if step == "images"]
     assert len(texts) == before + 1

@@ -79,6 +79,8 @@ def read_one(reader: FuzzedReader, work: Work, seed: int, number: int) -> tuple[
     try:
         reader.read(work, draw)
     except errors.CasewiseError as error:
+        if isinstance(error, (errors.StudyError, errors.CohortError)) and len(str(error)) > errors.MESSAGE:
+            return "long message", str(error)[:200]
         return (type(error).__name__, "") if str(error).strip() else ("no message", type(error).__name__)
     except HangError:
         return "hang", f"no answer within {PATIENCE} seconds\n{traceback.format_exc()[-1500:]}"

@@ -8,7 +8,7 @@ import numpy as np
 
 from casewise.audit.findings import Finding
 from casewise.audit.sentences import fill
-from casewise.cohort.labels import panel_values
+from casewise.cohort.targets import panel_values
 from casewise.splits.file_numbers import file_series
 from casewise.targets import kind_named
 

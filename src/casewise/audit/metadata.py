@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.cohort.checks import closest
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError
 from casewise.modalities.registry import modality_of

@@ -14,7 +14,7 @@ from casewise.audit.findings import Finding, Level
 from casewise.audit.metadata import is_usual
 from casewise.audit.sentences import exclusion, fill
 from casewise.audit.twin_findings import registrations
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import target_columns
 from casewise.splits.predefined import WORDS, side_of

@@ -29,7 +29,7 @@ from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, 
 from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
 from casewise.cohort.groups import numbers_in, recorded
-from casewise.cohort.labels import panel_values
+from casewise.cohort.targets import panel_values
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:

@@ -58,46 +58,30 @@ def init(
     the same as comments into study.yaml. Then: casewise validate study.yaml, casewise run study.yaml.
     """
     from casewise.errors import CasewiseError
+    from casewise.files import TABLES
+    from casewise.initialise import plan_preset, plan_study
 
     if preset is None:
-        from casewise.initialise import plan_study
-
         study = plan_study(
-            table=table,
-            images=images,
-            sheet=sheet,
-            target=target,
-            subject=subject,
-            pattern=pattern,
-            folder=output,
+            table=table, images=images, sheet=sheet, target=target, subject=subject, pattern=pattern, folder=output
         )
-        _show(study)
-        if dry_run:
-            print(f"\nstudy.yaml would be:\n\n{study.text}")
-            return
-        paths = study.write()
     else:
-        from casewise.files import TABLES
-
         names = [path.stem for path in _PRESET_FILES]
         if preset not in names and (Path(preset).suffix.lower() in TABLES or Path(preset).is_dir()):
             option = "--images" if Path(preset).is_dir() else "--table"
             command = f"casewise init {option} {shlex.quote(preset)}"
             raise CasewiseError(f"{preset} is not a preset. For your own data:\n  {command}")
-        stated: dict[str, object] = {"--table": table, "--sheet": sheet, "--target": target, "--subject": subject}
-        stated |= {"--pattern": pattern, "--dry-run": dry_run}
+        stated = {"--table": table, "--sheet": sheet, "--target": target, "--subject": subject, "--pattern": pattern}
         if extra := next((name for name, value in stated.items() if value), None):
             raise CasewiseError(
                 f"{extra} is for your own data and does not go with the preset {preset}. Leave out one."
             )
-        from casewise.initialise import initialise
-
-        started = initialise(preset, source=images, folder=output)
-        from casewise.console import print_lines
-
-        print_lines("\n".join(started.understood))
-        paths = started.files
-    for path in paths:
+        study = plan_preset(preset, images=images, folder=output)
+    _show(study)
+    if dry_run:
+        print(f"\nstudy.yaml would be:\n\n{study.text}")
+        return
+    for path in study.write():
         print(f"wrote {path}")
 
 

@@ -8,9 +8,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort.dates import read_dates
+from casewise.cohort.dates import natural, read_dates
 from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
-from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import counted, cut, nearest, nearest_folder, shortened
@@ -20,7 +19,7 @@ from casewise.study.schema import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.cohort.flow import Flow
+    from casewise.cohort.participants import Flow
 
 ROLES = ("path", "subject", "visit", "day", "date", "region")
 STORED = ("image", "path", "subject", "visit", "case", "day", "region", "panel", "tiles")
@@ -177,12 +176,7 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
 
 
 def check_alike(
-    raw: pd.Series,
-    field: str,
-    problems: Problems,
-    *,
-    within: pd.Series | None = None,
-    people: Declared | None = None,
+    raw: pd.Series, field: str, problems: Problems, *, within: pd.Series | None = None, people: Declared | None = None
 ) -> None:
     """Names that differ only in case or spaces are a problem; `within` restricts the comparison to its groups.
 
@@ -264,8 +258,7 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         first = next(iter(moved))
         notes.append(
             f"{counted(len(moved), 'absolute path does', 'absolute paths do')} not exist here, and the end was "
-            f"looked up in {folder}: "
-            f"{shortened(raw[first])} is read as {shortened(paths[first], 200)}."
+            f"looked up in {folder}: {shortened(raw[first])} is read as {shortened(paths[first], 200)}."
         )
     if corrected:
         notes.append(f"In {counted(corrected, 'path')}, spaces at the ends were removed or \\ was read as /.")

@@ -7,8 +7,8 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from casewise.cohort.checks import closest, number
+from casewise.cohort.dates import natural
 from casewise.cohort.identity import alike
-from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, names_text, rows_text
 from casewise.errors import counted, cut
 from casewise.study.schema import Study, Target
@@ -17,7 +17,7 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.cohort.flow import Flow
+    from casewise.cohort.participants import Flow
 
 # about one wrong letter in five
 MISTYPED = 0.88
@@ -119,19 +119,17 @@ def keep_classes(
             if label is None and near is not None and not kind_named(target.kind).closed:
                 problems.add(
                     "class alike",
-                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} looks much like the class {cut(near)}. "
-                    f"Correct the "
-                    f"rows, or state that both are one class: `classes: {{{near}: [{', '.join(target.classes[near])}, "
-                    f"{spelling}]}}`. If it is another class, leave it out by name: "
-                    f"`where_not: {{{column}: {spelling}}}`.",
+                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} looks much like the class {cut(near)}. Correct "
+                    f"the rows, or state that both are one class: `classes: {{{near}: "
+                    f"[{', '.join(target.classes[near])}, {spelling}]}}`. If it is another class, leave it out by "
+                    f"name: `where_not: {{{column}: {spelling}}}`.",
                     row=rows[0],
                 )
             elif label is not None:
                 problems.add(
                     "class alike",
-                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} looks like the class {cut(label)}. Write "
-                    f"the same "
-                    f"name, or list both as spellings of one class: `classes: {{{label}: "
+                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} looks like the class {cut(label)}. Write the "
+                    f"same name, or list both as spellings of one class: `classes: {{{label}: "
                     f"[{', '.join(target.classes[label])}, {spelling}]}}`.",
                     row=rows[0],
                 )
@@ -162,9 +160,8 @@ def _check_apart(name: str, spelt: dict[str, str], problems: Problems) -> None:
         if spelt[other] != label:
             problems.add(
                 "class alike",
-                f"targets.{name}: {cut(other)} and {cut(spelling)} are two classes that look alike. If they are "
-                f"one class, "
-                f"write `classes: {{{spelt[other]}: [{other}, {spelling}]}}`; if not, let them differ in more.",
+                f"targets.{name}: {cut(other)} and {cut(spelling)} are two classes that look alike. If they are one "
+                f"class, write `classes: {{{spelt[other]}: [{other}, {spelling}]}}`; if not, let them differ in more.",
             )
 
 
@@ -202,9 +199,8 @@ def check_classes(images: pd.DataFrame, study: Study, problems: Problems) -> Non
             if not len(rows) and images[name].notna().any() and not reported:
                 problems.add(
                     "class left out",
-                    f"{name}: no row of the class {cut(label)} is left after the rows that the study leaves "
-                    f"out. Leave it "
-                    "out of `classes`, or leave out less.",
+                    f"{name}: no row of the class {cut(label)} is left after the rows that the study leaves out. "
+                    "Leave it out of `classes`, or leave out less.",
                 )
             if len(subjects) == 1 and len(rows):
                 problems.add(

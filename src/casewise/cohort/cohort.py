@@ -17,12 +17,19 @@ from casewise.cohort.checks import (
     read_names,
 )
 from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
-from casewise.cohort.flow import Flow
+from casewise.cohort.dates import is_unsorted_date, natural
 from casewise.cohort.groups import check_subgroups
 from casewise.cohort.identity import REFUSE, Declared
-from casewise.cohort.natural_sort import is_unsorted_date, natural
+from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, names_text, read_text_table, rows_text
-from casewise.cohort.targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
+from casewise.cohort.targets import (
+    check_readers,
+    class_columns,
+    level_keys,
+    read_target,
+    resolve_target,
+    target_columns,
+)
 from casewise.errors import CohortError, counted, cut
 from casewise.study.schema import Study
 
@@ -42,7 +49,7 @@ class Cohort:
         cases: a row for each case, ordered by subject, day and visit: case, subject, visit, day, and the targets of
             case and subject level.
         notes: sentences on what was left out or assumed.
-        flow: the steps from the rows of the table to the cohort (see `casewise.cohort.flow`).
+        flow: the steps from the rows of the table to the cohort (see `casewise.cohort.participants`).
     """
 
     images: pd.DataFrame
@@ -94,7 +101,7 @@ def read_cohort(
     _check_cases(named, columns, problems)
     _check_order(named, problems)
     for name in targets:
-        named[name] = settle_target(name, study, named, problems, notes)
+        named[name] = resolve_target(name, study, named, problems, notes)
     if to_learn:
         check_classes(named, study, problems)
     _check_regions(named, study, problems, notes)
@@ -308,8 +315,7 @@ def check_copied(study: Study, panels: pd.DataFrame) -> None:
             f"{study.cohort}: {over:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "
             f"{slots} they show at once, such as {case} with {largest}: fixed copies of them cannot be made "
             f"(panels.offline_copies: {study.panels.offline_copies}). Write `by: image` under panels, a larger "
-            "`grid`, or leave out "
-            "`offline_copies`."
+            "`grid`, or leave out `offline_copies`."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,12 +71,10 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
         shown = list(dict.fromkeys([*examples, paths[0], paths[-1]]))[:2]
         naming = f", with the region in each file name ({', '.join(regions)})" if regions else ""
         return CasewiseError(
-            f"{source}: the layout is not supported: {why}.\n  Examples: {' and '.join(shown)}\n  Allowed are\n"
-            "    subject/visit/region/*.jpg\n"
-            f"    subject/visit/*.jpg{naming}\n"
-            f"    subject/*.jpg{naming}, one visit for each subject\n"
-            "    class/*.jpg, where subjects are not known\n"
-            "  and each of them below train/ and test/. Or write cohort.csv yourself, with one row for each image."
+            f"{source}: the layout is not supported: {why}.\n  Examples: {' and '.join(shown)}\n  Allowed are\n    "
+            f"subject/visit/region/*.jpg\n    subject/visit/*.jpg{naming}\n    subject/*.jpg{naming}, one visit for "
+            "each subject\n    class/*.jpg, where subjects are not known\n  and each of them below train/ and test/. "
+            "Or write cohort.csv yourself, with one row for each image."
         )
 
     split = [tuple(path.split("/")) for path in paths]
@@ -107,26 +105,45 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
 
 def _image_files(source: Path) -> tuple[list[str], list[str]]:
     """Paths below `source`, with `/`, of images and of other files."""
+    images: list[str] = []
+    others: list[str] = []
+    for _, paths, hidden in walk(source):
+        for path in paths:
+            (images if path.casefold().endswith(ENDINGS) else others).append(path)
+        others += hidden
+    return sorted(images, key=natural), sorted(others)
+
+
+def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder below `source`, the paths of its files, and those of hidden files and links to folders, with `/`.
+
+    Raises:
+        CasewiseError: the folder is missing or cannot be read, or the name of a file is no text.
+    """
+    if source.is_file():
+        raise CasewiseError(f"--images: {source} is a file. Name the folder of the images, such as {source.parent}.")
     if not source.is_dir():
         raise CasewiseError(f"There is no folder {source} to read images from.{nearest_folder(source)}")
 
     def unreadable(error: OSError) -> None:
         raise CasewiseError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
 
-    images: list[str] = []
-    others: list[str] = []
-    for folder, inner, files in os.walk(source, onerror=unreadable):
-        links = [name for name in inner if os.path.islink(os.path.join(folder, name))]
+    for directory, inner, files in os.walk(source, onerror=unreadable):
+        here = Path(directory).relative_to(source)
+        links = [name for name in inner if os.path.islink(os.path.join(directory, name))]
         inner[:] = sorted(n for n in inner if n not in links and not n.startswith(".") and n != "__MACOSX")
-        for name in [*files, *links]:
-            path = Path(folder, name).relative_to(source).as_posix()
-            is_image = name.casefold().endswith(ENDINGS) and not name.startswith(".") and name not in links
-            (images if is_image else others).append(path)
+        left_out = {*links, *(name for name in files if name.startswith("."))}
+        paths = {name: (here / name).as_posix() for name in [*sorted(files), *links]}
+        for path in paths.values():
             try:
                 path.encode()
             except UnicodeEncodeError:
                 raise CasewiseError(f"The file name {cut(path)} is not UTF-8. Rename the file.") from None
-    return sorted(images, key=natural), sorted(others)
+        yield (
+            here.as_posix(),
+            [path for name, path in paths.items() if name not in left_out],
+            [path for name, path in paths.items() if name in left_out],
+        )
 
 
 def read_new_layout(source: Path, *, regions: list[str]) -> Layout:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.cohort.checks import closest, number
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.cohort.table import Problems, names_text, rows_text, text_of
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import cut

@@ -9,14 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort.table_formats import (
-    LARGEST,
-    MOST_COLUMNS,
-    Cells,
-    parquet_cells,
-    text_cells,
-    workbook_cells,
-)
+from casewise.cohort.table_formats import LARGEST, MOST_COLUMNS, Cells, parquet_cells, text_cells, workbook_cells
 from casewise.errors import MESSAGE, CohortError, cut, nearest, shortened
 from casewise.files import PICTURES, read_regular
 

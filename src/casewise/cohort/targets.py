@@ -1,20 +1,26 @@
-"""Targets of a cohort table: read and checked cell by cell, with one value for every unit of their level."""
+"""Targets of a cohort table: read and checked cell by cell, one value for every unit of their level, and of panels."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from casewise.cohort.checks import STORED, closest, number
 from casewise.cohort.classes import read_classes
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
 from casewise.errors import counted, cut
 from casewise.study.schema import Level, Study, Target
+from casewise.study.scores import study_scores
 from casewise.targets import by_form, kind_named
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from casewise.study.schema import Study
+
 
 _LEVELS: tuple[Level, ...] = ("image", "region", "case", "subject")
 
@@ -161,7 +167,7 @@ def level_keys(level: Level) -> list[str]:
     return {"image": [], "region": ["case", "region"], "case": ["case"], "subject": ["subject"]}[level]
 
 
-def settle_target(name: str, study: Study, images: pd.DataFrame, problems: Problems, notes: list[str]) -> pd.Series:
+def resolve_target(name: str, study: Study, images: pd.DataFrame, problems: Problems, notes: list[str]) -> pd.Series:
     """The target with one value for every unit of its level, filled in from the other rows of the unit.
 
     Adds a problem if rows of a unit differ, or if a target that the network predicts differs within a panel.
@@ -194,3 +200,17 @@ def _report_varying(
             "Correct the rows, or state its `level` in the study's targets.",
             row=recorded.index[0],
         )
+
+
+def panel_values(panels: pd.DataFrame, study: Study, name: str) -> np.ndarray:
+    """(P,) recorded values of a target, or of a score computed from targets, of each panel; NaN if not scored."""
+    if name in study.targets:
+        return panels[name].to_numpy(float)
+    score = next(s for s in study_scores(study) if s.name == name)
+    references = score.references
+    return score.value({(n, r): panel_values(panels, study, n) for n, r in references})
+
+
+def label_table(panels: pd.DataFrame, study: Study) -> np.ndarray:
+    """(P, T) recorded values of all outputs of the networks."""
+    return np.stack([panel_values(panels, study, name) for name in study.outputs], axis=1)

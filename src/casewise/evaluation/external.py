@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from casewise.cohort.dates import natural
 from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_in, recorded
-from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, percentiles
 from casewise.evaluation.caveats import caveat
 from casewise.evaluation.intervals import FEWEST, difference, scheme_of

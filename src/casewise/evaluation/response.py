@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.errors import StudyError, nearest
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject

@@ -470,7 +470,7 @@ class WithinColumn(Record):
 
 @dataclass(frozen=True)
 class Flow(Record):
-    """The steps that left rows out (see `casewise.cohort.flow`), and the sizes of the cohort; `name` if external."""
+    """The steps that left rows out (`casewise.cohort.participants`) and the sizes of the cohort; `name` if external."""
 
     steps: list[dict[str, Any]]
     cohort: dict[str, int]
@@ -512,7 +512,7 @@ class CategoryCounts(Record):
 
 @dataclass(frozen=True)
 class Characteristic(Record):
-    """A column or target on each side of the split, by the side's position (see `casewise.cohort.characteristics`)."""
+    """A column or target on each side of the split, by the side's position (see `casewise.cohort.participants`)."""
 
     name: str
     what: str

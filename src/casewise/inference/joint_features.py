@@ -15,7 +15,7 @@ from casewise.models.forward import compute_features
 from casewise.models.linear import UNSCALED
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import PanelDataset
+    from casewise.modalities.dataset import PanelDataset
     from casewise.models.encoders import Encoder
 
 

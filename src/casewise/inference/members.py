@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from casewise.inference.bundle import Bundle
     from casewise.inference.new_cases import NewCases
-    from casewise.modalities.base import PanelDataset
+    from casewise.modalities.dataset import PanelDataset
     from casewise.study.schema import Study
 
 # Networks stay in memory between calls up to this many bytes of weights; the others are read again for each call.

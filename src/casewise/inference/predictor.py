@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from casewise.modalities.base import PanelDataset, StoreReference
-    from casewise.modalities.dataset import FeatureData
+    from casewise.modalities.base import StoreReference
+    from casewise.modalities.dataset import FeatureData, PanelDataset
     from casewise.models.backbones import Network
     from casewise.models.shared_parts import SharedParts
     from casewise.study.schema import Study

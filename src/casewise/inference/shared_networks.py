@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from casewise.cohort.pseudonyms import pseudonym
+from casewise.cohort.identity import pseudonym
 from casewise.files import write_json
 from casewise.run_folder.bundle_folder import link_or_copy
 
@@ -23,7 +23,7 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
     """Put networks into a bundle, their weights as further names of the same files where possible.
 
     Args:
-        salt: of the hashes in place of subjects' names (see `casewise.cohort.pseudonyms`).
+        salt: of the hashes in place of subjects' names (see `casewise.cohort.identity`).
 
     Returns:
         For each network its `learner` and `fold`, from 1; None if it was trained on all folds.

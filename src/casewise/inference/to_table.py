@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.labels import label_table
+from casewise.cohort.targets import label_table
 from casewise.models.outputs import outputs_of, value_columns
 
 if TYPE_CHECKING:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
+from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, walk
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError, counted, nearest_folder
+from casewise.errors import CasewiseError, counted
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
 
 VOLUME_FILES = (".nii.gz", ".nii")
@@ -54,29 +53,16 @@ def find_images(folder: Path) -> ImageFiles:
     Raises:
         CasewiseError: the folder is missing, cannot be read, or contains no images.
     """
-    if not folder.is_dir():
-        raise CasewiseError(_no_folder(folder))
     images: list[str] = []
     scans: list[str] = []
     others: list[str] = []
 
-    def unreadable(error: OSError) -> None:
-        raise CasewiseError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
-
-    for directory, inner, files in os.walk(folder, onerror=unreadable):
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
-        here = Path(directory).relative_to(folder).as_posix()
+    for here, paths, hidden in walk(folder):
         slices: list[str] = []
-        for name in sorted(files):
-            path = name if here == "." else f"{here}/{name}"
-            folded = name.casefold()
-            try:
-                path.encode()
-            except UnicodeEncodeError:
-                raise CasewiseError(f"The file name {path!r} is not UTF-8. Rename the file.") from None
-            if name.startswith(".") or os.path.islink(os.path.join(directory, name)):
-                others.append(path)
-            elif folded.endswith(VOLUME_FILES):
+        others += hidden
+        for path in paths:
+            folded = path.rpartition("/")[2].casefold()
+            if folded.endswith(VOLUME_FILES):
                 is_mask = any(word in _words(stem_of(folded)) for word in MASK_WORDS)
                 (others if is_mask else scans).append(path)
             elif folded.endswith(DICOM_SUFFIXES):
@@ -95,12 +81,6 @@ def find_images(folder: Path) -> ImageFiles:
     volumes = len(scans) > len(images)
     paths, rest = (scans, images) if volumes else (images, scans)
     return ImageFiles(folder, sorted(paths, key=natural), sorted([*others, *rest]), volumes)
-
-
-def _no_folder(folder: Path) -> str:
-    if folder.is_file():
-        return f"--images: {folder} is a file. Name the folder of the images, such as {folder.parent}."
-    return f"There is no folder {folder} to read images from.{nearest_folder(folder)}"
 
 
 def _words(text: str) -> list[str]:

@@ -7,69 +7,51 @@ import re
 import tempfile
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError, counted
-from casewise.files import write_atomic
 from casewise.initialise.columns import Roles, understand_columns
 from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
-from casewise.initialise.mixed_numbers import check_numbers, not_chosen
+from casewise.initialise.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
 from casewise.initialise.patterns import stated_pattern
-from casewise.initialise.recipe import DataFacts, available_weights, default_recipe, weights_text
+from casewise.initialise.recipe import (
+    DataFacts,
+    available_weights,
+    default_recipe,
+    left_out_in_turn,
+    untested_columns,
+    unusual_sources,
+    weights_text,
+)
 from casewise.initialise.rows import (
     FOUND,
     ImageRows,
     add_film_columns,
+    cohort_table,
     fill_from_table,
+    resolve_subjects,
     rows_of_names,
     rows_of_table,
-    settle_subjects,
-    table_text,
 )
-from casewise.initialise.slices import slice_column
-from casewise.initialise.sources import left_out_in_turn, untested_columns, unusual_sources
-from casewise.initialise.target import TargetPlan, likely_targets, no_target, quoted, stated_column, understand_target
-from casewise.initialise.visits import settle_sequences, settle_visits
+from casewise.initialise.target import (
+    TargetPlan,
+    check_numbers,
+    likely_targets,
+    no_target,
+    not_chosen,
+    stated_column,
+    understand_target,
+)
+from casewise.initialise.visits import resolve_sequences, resolve_visits, slice_column
 from casewise.modalities.registry import modality_of
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
+from casewise.study.yaml_text import mapping
 
-TABLE, STUDY = "cohort.csv", "study.yaml"
 _WIDTH = 79
-
-
-@dataclass
-class NewStudy:
-    """A study that is not written yet: its files by name, what was understood, and what is doubtful."""
-
-    folder: Path
-    files: dict[str, bytes] = field(default_factory=dict)
-    understood: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        """The study file."""
-        return self.files[STUDY].decode("utf-8")
-
-    def write(self) -> list[Path]:
-        """Write the files; return their paths.
-
-        Raises:
-            CasewiseError: one of them exists already; then none is written.
-        """
-        for name in self.files:
-            if (self.folder / name).exists() or (self.folder / name).is_symlink():
-                raise CasewiseError(
-                    f"{self.folder / name} exists already and is not overwritten. Move it, or name another folder with "
-                    "--output."
-                )
-        return [write_atomic(self.folder / name, content) for name, content in self.files.items()]
 
 
 def plan_study(
@@ -158,13 +140,13 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
     files, table, cells, roles = sources.files, sources.table, sources.cells, sources.roles
     column, others = sources.target, sources.other_targets
     labels = [cells[column][row.source].strip() if cells else row.label for row in rows.rows]
-    settle_subjects(rows, cells, roles, labels)
+    resolve_subjects(rows, cells, roles, labels)
     slices = slice_column(rows, files, cells, roles, labels) if cells else ""
     if slices and roles.sequence:
         rows.set(sequence=[cells[roles.sequence][row.source].strip() for row in rows.rows])
         rows.origins["sequence"] = roles.sequence
-    sequences = settle_sequences(rows, files) if files.scans or slices else []
-    settle_visits(rows, labels, sliced=bool(slices), day=roles.day, days=cells[roles.day] if roles.day else ())
+    sequences = resolve_sequences(rows, files) if files.scans or slices else []
+    resolve_visits(rows, labels, sliced=bool(slices), day=roles.day, days=cells[roles.day] if roles.day else ())
     present = [i for i, row in enumerate(rows.rows) if row.path]
     plan = understand_target(column, [labels[i] for i in present], [rows.rows[i].subject for i in present], others)
     rows.doubts += [*roles.doubts, *plan.doubts]
@@ -185,8 +167,7 @@ def _planned(sources: Sources, rows: ImageRows, folder: Path) -> NewStudy:
         add_film_columns(rows, cells, files)
         if any("," in label for label in labels) and plan.cells is not None:
             labels = [label.replace(",", ".") for label in labels]
-        text = table_text(rows, cells, roles, plan, labels)
-        study.files[TABLE] = text.encode("utf-8" if text.isascii() else "utf-8-sig")
+        study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
     facts = DataFacts(
         subjects=len({row.subject for row in rows.rows if row.path} - {""}),
         numbered=not rows.subjects_known and bool(file_series([row.path for row in rows.rows if row.path])),
@@ -253,11 +234,11 @@ def _head(
     lines += [f"# - {doubt}" for doubt in rows.doubts]
     lines += [
         f"name: {quoted(_run_name(folder.resolve().name))}",
-        f"cohort: {quoted(_relative(table, folder) if table else TABLE)}",
+        f"cohort: {quoted(relative_path(table, folder) if table else TABLE)}",
     ]
     start = (table.parent if table else folder).resolve()
     if root.resolve() != start:
-        lines.append(f"root: {quoted(_relative(root, folder))}  # paths in the table start here")
+        lines.append(f"root: {quoted(relative_path(root, folder))}  # paths in the table start here")
     if table:
         lines += _column_lines(rows, roles, cells)
     if not rows.subjects_known:
@@ -311,10 +292,7 @@ def _scan_lines(sequences: list[str], rows: ImageRows, slices: str) -> list[str]
     settings = f"sequences: [{', '.join(map(quoted, sequences))}], in_plane_size: 128, bias: none, smoothing: none"
     if slices:
         settings += f", slice_index: {quoted(slices)}, pixel_mm: 1, slice_mm: 1"
-    cases: dict[tuple[str, str], set[str]] = {}
-    for row in rows.rows:
-        cases.setdefault((row.subject, row.visit), set()).add(row.sequence)
-    if any(len(present) < len(sequences) for present in cases.values()):
+    if any(len(present) < len(sequences) for present in rows.by_case(row.sequence for row in rows.rows).values()):
         settings += ", missing: drop"
     if rows.origins.get("sequence") and not rows.changed:
         settings += f", column: {quoted(rows.origins['sequence'])}"
@@ -346,14 +324,13 @@ def _add_modality(study: NewStudy, files: ImageFiles, rows: ImageRows, *, scans:
         for name, content in study.files.items():
             Path(temporary, name).write_bytes(content)
         file = Path(temporary, STUDY)
-        paths = {}
-        for key in ("root", "cohort"):
-            value = next((line for line in study.text.splitlines() if line.startswith(f"{key}: ")), "")
-            if value and not (key == "cohort" and TABLE in study.files):
-                text = str(yaml.safe_load(value)[key])
-                paths[key] = str((study.folder / text).resolve())
-        if "root" not in paths and TABLE in study.files:
-            paths["root"] = str(study.folder.resolve())
+        stated = mapping(study.text, STUDY)
+        of_folder = [
+            key for key in ("root", "cohort") if key in stated and not (key == "cohort" and TABLE in study.files)
+        ]
+        paths = {key: str((study.folder / str(stated[key])).resolve()) for key in of_folder}
+        if TABLE in study.files:
+            paths.setdefault("root", str(study.folder.resolve()))
         settings = read_study(file, **paths)
         if not scans:
             start = modality_of(settings).start([files.folder / row.path for row in rows.rows if row.path], settings)
@@ -394,10 +371,3 @@ def _wrapped(lines: list[str]) -> str:
 
 def _run_name(text: str) -> str:
     return text.strip() if text.strip(". ") else "study"
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """A path from the folder of the study: relative if it is below it or beside it, else absolute."""
-    target, home = path.resolve(), folder.resolve()
-    text = os.path.relpath(target, home).replace(os.sep, "/")
-    return text if text.count("..") <= 1 else str(target)

@@ -11,9 +11,9 @@ from casewise.cohort.identity import alike
 from casewise.errors import CasewiseError, nearest
 from casewise.initialise.columns import STRONG_SUBJECT, Column
 from casewise.initialise.image_files import stem_of
+from casewise.splits.predefined import WORDS
 
 FIELDS = ("label", "subject", "visit", "date", "sequence", "split", "view")
-SIDES = ("train", "training", "val", "valid", "validation", "test", "testing")
 _SUBJECT_WORDS = r"p|pt|pat|patient|s|sub|subj|subject|case|pid|participant|proband|person"
 _VISIT_WORDS = (
     r"v|visit|week|w|wk|month|m|day|d|t|tp|time|timepoint|session|ses|baseline|bl|followup|follow|fu|screening|"
@@ -197,7 +197,7 @@ class _Inference:
         distinct = set(values)
         if len(distinct) == 1:
             return values[0].replace("{", "*").replace("}", "*")
-        if {value.casefold() for value in distinct} <= set(SIDES) and "split" not in self.values:
+        if {value.casefold() for value in distinct} <= set(WORDS) and "split" not in self.values:
             return self._is("split", values)
         if self.needs_label and "label" not in self.values and are_classes(distinct):
             return self._is("label", values)

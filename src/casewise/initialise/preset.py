@@ -2,72 +2,46 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from casewise.cohort.classes import plain
-from casewise.cohort.dates import iso_day
-from casewise.cohort.folder_layout import FolderImage, Layout, read_layout
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import iso_day, natural
+from casewise.cohort.folder_layout import Layout, read_layout
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError
-from casewise.files import guarded, write_atomic
+from casewise.cohort.targets import target_columns
+from casewise.errors import counted
+from casewise.initialise.new_study import STUDY, TABLE, NewStudy, films_state, quoted, relative_path, table_bytes
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
-from casewise.modalities.store.film import film_columns
 from casewise.study.loading import preset_text, read_study
 from casewise.study.schema import Study
 
-TABLE, STUDY = "cohort.csv", "study.yaml"
 
-
-@dataclass(frozen=True)
-class Initialised:
-    """The written files, and sentences on how the folders were read and on the next steps."""
-
-    files: list[Path]
-    understood: list[str]
-
-
-def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Initialised:
-    """Write `study.yaml` and, from the images below `source`, `cohort.csv` into `folder`.
+def plan_preset(preset: str, *, images: Path | None = None, folder: Path) -> NewStudy:
+    """Plan `study.yaml` and, from the folders of `images`, `cohort.csv` of a study; nothing is written.
 
     Raises:
-        CasewiseError: a file exists already (nothing is overwritten), or the layout of the folders is not supported.
+        CasewiseError: the layout of the folders is not supported.
         StudyError: there is no such preset.
     """
-    study = _study_of(preset)
-    for name in [STUDY] if source is None else [TABLE, STUDY]:
-        if (folder / name).exists() or (folder / name).is_symlink():
-            raise CasewiseError(
-                f"{folder / name} exists already and is not overwritten. Move it, or name another folder."
-            )
+    study, new, layout = _study_of(preset), NewStudy(folder), None
     modality = modality_of(study)
-    if source is None:
-        start = modality.start(None, study)
-        file = write_atomic(folder / STUDY, _study_text(preset, start, folder=folder))
-        return Initialised(
-            [file],
-            [f"Write {TABLE} in the same folder: one row for each {start.row}, with the columns that {STUDY} lists."],
-        )
-    modality.start([], study)
-    classes = [target.equals for target in study.targets.values() if target.equals is not None]
-    layout = read_layout(source, regions=study.regions, classes=classes)
-    start = modality.start([source / image.path for image in layout.images], study)
-    study = start.study
-    text = _table_text(layout, study, _film_columns([source / image.path for image in layout.images]))
-    # without the mark, spreadsheets read the file in their own code page
-    table = write_atomic(folder / TABLE, text.encode("utf-8" if text.isascii() else "utf-8-sig"))
-    written = _study_text(preset, start, folder=folder, source=source, layout=layout)
-    file = write_atomic(folder / STUDY, written)
-    return Initialised([table, file], [*_understood(layout, study), *start.notes])
+    start = modality.start(None if images is None else [], study)
+    new.understood = [
+        f"Write {TABLE} in the same folder: one row for each {start.row}, with the columns that {STUDY} lists."
+    ]
+    if images is not None:
+        classes = [target.equals for target in study.targets.values() if target.equals is not None]
+        layout = read_layout(images, regions=study.regions, classes=classes)
+        files = [images / image.path for image in layout.images]
+        start = modality.start(files, study)
+        new.files[TABLE] = table_bytes(*_table(layout, start.study, files))
+        new.understood = [*_understood(layout, start.study), *start.notes]
+    new.files[STUDY] = _study_text(preset, start, folder=folder, source=images, layout=layout).encode("utf-8")
+    return new
 
 
 def _study_of(preset: str) -> Study:
@@ -80,10 +54,7 @@ def _study_of(preset: str) -> Study:
 
 def _value_columns(study: Study) -> list[str]:
     """The columns that targets are read from, each once."""
-    columns: list[str] = []
-    for name, target in study.targets.items():
-        columns += [target.column or name] if not isinstance(target.column, list) else target.column
-    return list(dict.fromkeys(columns))
+    return list(dict.fromkeys(column for name in study.targets for column in target_columns(name, study)))
 
 
 def _label_column(study: Study) -> str:
@@ -109,83 +80,58 @@ def _has_split(layout: Layout) -> bool:
     return {image.side for image in layout.images} == {"train", "test"}
 
 
-def _has_dates(layout: Layout) -> bool:
-    return all(iso_day(image.visit) is not None for image in layout.images)
+def _table(layout: Layout, study: Study, files: list[Path]) -> tuple[list[str], list[list[str]]]:
+    """The headings of the cohort table, and its rows; what DICOM films state on how they were taken comes last."""
+    first, label = layout.images[0], _label_column(study) if layout.by_class else ""
+    dated = all(iso_day(image.visit) is not None for image in layout.images)
+    optional = {"visit": first.visit, "date": dated, "region": first.region, "split": _has_split(layout), label: label}
+    columns = ["path", "subject", *(name for name, is_used in optional.items() if is_used)]
+    facts = {**{name: name for name in columns}, "date": "visit", "split": "side", label: "label"}
+    columns = list(dict.fromkeys([*columns, *_value_columns(study)]))
+    stated = films_state(files)
+    further = [name for name in dict.fromkeys(n for values in stated for n in values) if name not in columns]
+    further = [name for name in further if any(values.get(name) for values in stated)]
+    rows = [
+        [
+            *(getattr(image, facts[name]) if name in facts else "" for name in columns),
+            *(values.get(name, "") for name in further),
+        ]
+        for image, values in zip(layout.images, stated, strict=True)
+    ]
+    return [*columns, *further], rows
 
 
-def _film_columns(files: Sequence[Path]) -> dict[str, list[str]]:
-    """What DICOM films state on how they were taken, as columns; those without any value are left out."""
-    with ThreadPoolExecutor() as pool:
-        stated = list(pool.map(film_columns, files))
-    names = dict.fromkeys(name for values in stated for name in values)
-    columns = {name: [values.get(name, "") for values in stated] for name in names}
-    return {name: values for name, values in columns.items() if any(values)}
-
-
-def _table_text(layout: Layout, study: Study, stated: Mapping[str, Sequence[str]]) -> str:
-    columns = ["path", "subject"]
-    columns += ["visit"] if layout.images[0].visit else []
-    columns += ["date"] if _has_dates(layout) else []
-    columns += ["region"] if layout.images[0].region else []
-    columns += ["split"] if _has_split(layout) else []
-    label = _label_column(study) if layout.by_class else ""
-    columns += [label] if label else []
-    columns += [column for column in _value_columns(study) if column not in columns]
-    stated = {name: values for name, values in stated.items() if name not in columns}
-
-    def cells(image: FolderImage) -> dict[str, str]:
-        values = {name: getattr(image, name) for name in ("path", "subject", "visit", "region")}
-        return {**values, "date": image.visit, "split": image.side, label: image.label}
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(map(guarded, [*columns, *stated]))
-    for row, image in enumerate(layout.images):
-        values = cells(image)
-        line = [*(values.get(column, "") for column in columns), *(stated[name][row] for name in stated)]
-        writer.writerow(map(guarded, line))
-    return buffer.getvalue()
-
-
-def _study_text(
-    preset: str, start: Start, *, folder: Path, source: Path | None = None, layout: Layout | None = None
-) -> str:
+def _study_text(preset: str, start: Start, *, folder: Path, source: Path | None, layout: Layout | None) -> str:
     """The study file: the active settings, the columns of the table, and the settings of the preset as comments."""
     study = start.study
     lines = [
         f"# A study with the preset {preset}. All settings of the preset apply; to change a setting, remove the '# '",
         "# of its line below and write another value.",
         f"extends: {preset}",
-        f"name: {_quoted(folder.resolve().name or preset)}",
+        f"name: {quoted(folder.resolve().name or preset)}",
         f"cohort: {TABLE}",
     ]
-    active = {"cohort", "name"}
-    if source is not None and (root := _root(source, folder)):
-        lines.append(f"root: {_quoted(root)}  # paths in the table start here")
-        active.add("root")
+    if source is not None and source.resolve() != folder.resolve():
+        lines.append(f"root: {quoted(relative_path(source, folder))}  # paths in the table start here")
     if layout is not None and layout.by_class:
         lines += [
             "# Subjects are NOT known: each image counts as a separate subject, one person may be on both sides of a",
             "# split, and all results may be too optimistic. Fill in `subject` in the table and delete the next line.",
             "subjects_known: false",
         ]
-        active.add("subjects_known")
     if layout is not None and (folder_classes := _folder_classes(layout, study)):
         name, classes = folder_classes
         same = all(spellings == [label] for label, spellings in classes.items())
         written = json.dumps(list(classes) if same else classes, ensure_ascii=False)
-        lines.append(f"targets: {{{_quoted(name)}: {{classes: {written}}}}}  # the names of the folders")
-        active.add("targets")
+        lines.append(f"targets: {{{quoted(name)}: {{classes: {written}}}}}  # the names of the folders")
     if layout is not None and _has_split(layout):
         lines.append("split: {column: split}  # train and test are the folders")
-        active.add("split")
     lines += start.lines
-    active |= {line.partition(":")[0] for line in start.lines if not line.startswith("#")}
+    active = {line.partition(":")[0] for line in lines if not line.startswith(("#", "extends"))}
     lines += ["", f"# {TABLE} has one row for each {start.row}. Its columns:", *_column_lines(study), ""]
     lines.append(f"# The protocol of {preset}, setting by setting (lines with ## are comments of the preset):")
     for line in preset_text(preset).splitlines():
-        key = line.partition(":")[0]
-        both = "  # (merge with the line above)" if key in active else ""
+        both = "  # (merge with the line above)" if line.partition(":")[0] in active else ""
         lines.append(f"#{line}" if line.lstrip().startswith("#") else f"# {line}{both}".rstrip())
     return "\n".join(lines) + "\n"
 
@@ -201,56 +147,37 @@ def _column_lines(study: Study) -> list[str]:
     if study.regions:
         meanings["region"] = f"one of {', '.join(study.regions)}"
     for name, target in study.targets.items():
-        for column in (
-            [name] if target.column is None else [target.column] if isinstance(target.column, str) else target.column
-        ):
-            if target.equals is not None:
-                meanings[column] = f"text; {name} is {target.equals!r}; empty = unknown"
-                continue
-            if target.classes:
-                spellings_text = ", ".join(spelling for spellings in target.classes.values() for spelling in spellings)
-                meanings[column] = (
-                    f"one of {spellings_text}, one value for each {study.level_of(name)}; empty = unknown"
-                )
-                continue
-            low, high = target.range
-            kind = "whole, " if target.integer else ""
-            meanings[column] = (
-                f"{kind}{low:g} to {high:g}, one value for each {study.level_of(name)}; empty = not scored"
-            )
+        low, high = target.range
+        text = f"{'whole, ' if target.integer else ''}{low:g} to {high:g}"
+        if target.classes:
+            text = f"one of {', '.join(spelling for spellings in target.classes.values() for spelling in spellings)}"
+        text += f", one value for each {study.level_of(name)}; empty = {'unknown' if target.classes else 'not scored'}"
+        if target.equals is not None:
+            text = f"text; {name} is {target.equals!r}; empty = unknown"
+        meanings |= dict.fromkeys(target_columns(name, study), text)
     width = max(map(len, meanings))
     return [f"#   {column:{width}}  {text}" for column, text in meanings.items()]
 
 
-def _root(source: Path, folder: Path) -> str:
-    """The folder of the paths: relative if it is below the folder of the study, '' if it is the same."""
-    start, home = source.resolve(), folder.resolve()
-    if start == home:
-        return ""
-    return start.relative_to(home).as_posix() if start.is_relative_to(home) else str(start)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _understood(layout: Layout, study: Study) -> list[str]:
-    images = layout.images
+    images, first = layout.images, layout.images[0]
     cases: dict[tuple[str, str], set[str]] = {}
     for image in images:
         cases.setdefault((image.subject, image.visit), set()).add(image.region)
-    counted = [] if layout.by_class else [_count(len({image.subject for image in images}), "subject")]
-    counted += [_count(len(cases), "visit")] if images[0].visit else []
-    counted.append(_count(len(images), "image"))
+    counts = [] if layout.by_class else [counted(len({image.subject for image in images}), "subject")]
+    counts += [counted(len(cases), "visit")] if first.visit else []
+    counts.append(counted(len(images), "image"))
     for noun, values in (("regions", [i.region for i in images]), ("classes", [i.label for i in images])):
-        counts = Counter(values)
-        order = [region for region in study.regions if region in counts] or sorted(counts)
+        count = Counter(values)
+        order = [region for region in study.regions if region in count] or sorted(count)
         if any(values):
-            counted.append(f"{noun} " + ", ".join(f"{value} ({counts[value]:,})" for value in order))
+            counts.append(f"{noun} " + ", ".join(f"{value} ({count[value]:,})" for value in order))
     skipped = list(dict.fromkeys(path.rpartition("/")[2] for path in layout.skipped))
     named = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
-    tail = f"; {_count(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""
-    lines = [f"{', '.join(counted)}{tail}.", _example(layout)]
+    tail = f"; {counted(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""
+    facts = {"subject": first.subject, "visit": first.visit, "region": first.region, "class": first.label}
+    meaning = ", ".join(f"{name} {value}" for name, value in facts.items() if value)
+    lines = [f"{', '.join(counts)}{tail}.", f"Read as {layout.shape}: {first.path} is {meaning}."]
     if layout.by_class:
         lines.append(
             "WARNING: subjects are not known. Each image counts as a separate subject (subjects_known: false): images "
@@ -269,7 +196,7 @@ def _understood(layout: Layout, study: Study) -> list[str]:
     lacking = {case: set(study.regions) - present for case, present in cases.items() if set(study.regions) - present}
     if lacking and not layout.by_class:
         shown = names_text([f"{'/'.join(filter(None, c))} ({', '.join(sorted(r))})" for c, r in lacking.items()], 5)
-        lines.append(f"{_count(len(lacking), 'case')} without every region: {shown}. See missing_regions.")
+        lines.append(f"{counted(len(lacking), 'case')} without every region: {shown}. See missing_regions.")
     if _has_split(layout):
         lines.append("The folders train and test are kept as the split (column split).")
     if layout.put_with_train:
@@ -278,14 +205,3 @@ def _understood(layout: Layout, study: Study) -> list[str]:
     if empty := [column for column in _value_columns(study) if column != label_column]:
         lines.append(f"Fill in {', '.join(empty)} in {TABLE}; an empty cell is not scored.")
     return lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _example(layout: Layout) -> str:
-    image = layout.images[0]
-    values = {"subject": image.subject, "visit": image.visit, "region": image.region, "class": image.label}
-    meaning = ", ".join(f"{name} {value}" for name, value in values.items() if value)
-    return f"Read as {layout.shape}: {image.path} is {meaning}."

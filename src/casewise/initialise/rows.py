@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from casewise.cohort.checks import STORED
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, nearest
-from casewise.files import guarded
 from casewise.initialise.columns import Column, Roles, columns_of_names, names_people
 from casewise.initialise.image_files import ImageFiles, stem_of
 from casewise.initialise.matching import (
@@ -23,10 +20,11 @@ from casewise.initialise.matching import (
     mask_files,
     unmatched_text,
 )
+from casewise.initialise.new_study import films_state, table_bytes
 from casewise.initialise.patterns import FIELDS, Pattern, infer_pattern, read_all
 from casewise.initialise.target import TargetPlan
-from casewise.modalities.store.film import film_columns
 
+T = TypeVar("T")
 FOUND = "image_found"
 STANDARD = (*STORED, "date", FOUND)
 
@@ -74,6 +72,13 @@ class ImageRows:
 
     def has(self, name: str) -> bool:
         return any(getattr(row, name) for row in self.rows)
+
+    def by_case(self, values: Iterable[T]) -> dict[tuple[str, str], set[T]]:
+        """The different values of each subject and visit; `values` has one for each row."""
+        cases: dict[tuple[str, str], set[T]] = defaultdict(set)
+        for row, value in zip(self.rows, values, strict=True):
+            cases[row.subject, row.visit].add(value)
+        return cases
 
     def set(self, **values: Sequence[str]) -> None:
         """Set fields of all rows, row by row."""
@@ -243,7 +248,7 @@ def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
         rows.changed |= any(date != cells[roles.date][i].strip() for i, date in enumerate(roles.dates))
 
 
-def settle_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str]) -> None:
+def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str]) -> None:
     """Subjects from the table, from a column of people's names (as numbers), from the file names, or one an image."""
     if rows.has("subject"):
         return
@@ -302,17 +307,16 @@ def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: Im
     """What DICOM films state on how they were taken, as further columns that the table does not have."""
     if images.scans:
         return
-    with ThreadPoolExecutor() as pool:
-        stated = list(pool.map(lambda row: film_columns(images.folder / row.path) if row.path else {}, rows.rows))
+    stated = films_state([images.folder / row.path if row.path else None for row in rows.rows])
     rows.rows = [
         replace(row, others={**{name: text for name, text in values.items() if name not in cells}, **row.others})
         for row, values in zip(rows.rows, stated, strict=True)
     ]
 
 
-def table_text(
+def cohort_table(
     rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, target: TargetPlan, labels: Sequence[str]
-) -> str:
+) -> bytes:
     """The table of a new study: standard columns first, then the target, then the other columns unchanged.
 
     Columns that name people are left out.
@@ -325,16 +329,14 @@ def table_text(
     if roles.day and not rows.has("date"):
         others[roles.day] = "day"
     extra = list(dict.fromkeys(name for row in rows.rows for name in row.others))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     heads = [*standard, *image_column, target.heading, *others.values()]
-    writer.writerow(map(guarded, [*heads, *(_free(name, heads) for name in extra)]))
+    records = []
     for row, label in zip(rows.rows, labels, strict=True):
         record = [getattr(row, name) for name in standard]
         record += ["yes" if row.path else "no"] if image_column else []
         record += [label, *(cells[name][row.source] for name in others), *(row.others.get(name, "") for name in extra)]
-        writer.writerow(map(guarded, record))
-    return buffer.getvalue()
+        records.append(record)
+    return table_bytes([*heads, *(_free(name, heads) for name in extra)], records)
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.labels import label_table
+from casewise.cohort.targets import label_table
 from casewise.modalities.alterations import UNALTERED
 from casewise.modalities.registry import modality_of
-from casewise.study.seeds import mixed_seed
+from casewise.study.model import mixed_seed
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job

@@ -8,7 +8,7 @@ import numpy as np
 
 from casewise.inference.distance import FeatureDistance
 from casewise.run_folder import JobFolder
-from casewise.study.seeds import mixed_seed
+from casewise.study.model import mixed_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.inference.predictor import Predictor
-    from casewise.modalities.base import PanelDataset
-    from casewise.modalities.dataset import FeatureData
+    from casewise.modalities.dataset import FeatureData, PanelDataset
 
 # Training panels whose features are computed once more after training.
 MOST_PANELS = 1000

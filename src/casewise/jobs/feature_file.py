@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from casewise.jobs.plan import Job, JobInputs
-    from casewise.modalities.base import FittedPreprocessing, PanelDataset
+    from casewise.modalities.base import FittedPreprocessing
+    from casewise.modalities.dataset import PanelDataset
     from casewise.models.backbones import Network
 
 # Panels of one file.

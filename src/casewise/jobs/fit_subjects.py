@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.cohort.labels import label_table
+from casewise.cohort.targets import label_table
 from casewise.errors import CasewiseError, TrainingError
 from casewise.modalities.base import FittedPreprocessing, StoreAddress
 from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import Splits, inner_stop, panel_records
+from casewise.study.model import mixed_seed
 from casewise.study.schema import Study
-from casewise.study.seeds import mixed_seed
 
 if TYPE_CHECKING:
     import pandas as pd

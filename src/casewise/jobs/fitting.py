@@ -12,7 +12,7 @@ import torch
 
 from casewise.jobs.feature_file import feature_data, feature_store, panels_identity
 from casewise.jobs.progress import epochs_inside
-from casewise.study.seeds import mixed_seed
+from casewise.study.model import mixed_seed
 from casewise.training.feature_cache import MEMORY
 from casewise.training.feature_sharing import SharedFeatures
 from casewise.training.linear_head import LinearFit, fit_head, fit_radial_head
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from casewise.jobs.nested import InnerCVResult
     from casewise.jobs.plan import Job, JobInputs
     from casewise.jobs.progress import Progress
-    from casewise.modalities.base import FittedPreprocessing, PanelDataset
-    from casewise.modalities.dataset import FeatureData
+    from casewise.modalities.base import FittedPreprocessing
+    from casewise.modalities.dataset import FeatureData, PanelDataset
     from casewise.models.backbones import Network
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe

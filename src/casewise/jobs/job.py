@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from casewise.cohort.labels import label_table
+from casewise.cohort.targets import label_table
 from casewise.errors import SplitError, TrainingError
 from casewise.evaluation.train_metrics import right_on
 from casewise.files import checksum
@@ -26,8 +26,7 @@ from casewise.jobs.plan import Job, JobInputs, begin
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
 from casewise.jobs.progress import Progress, epochs_inside
 from casewise.jobs.tiles import tile_rows, weight_rows
-from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import FeatureData
+from casewise.modalities.dataset import FeatureData, PanelDataset
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of
@@ -36,8 +35,8 @@ from casewise.predictions.table import check
 from casewise.splits.grouped import check_apart
 from casewise.splits.image_split import training_subjects
 from casewise.study.learners import learner_named
+from casewise.study.model import mixed_seed
 from casewise.study.schema import Study
-from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back

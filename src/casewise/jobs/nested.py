@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from casewise.cohort.labels import label_table
+from casewise.cohort.targets import label_table
 from casewise.errors import TrainingError
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
@@ -28,9 +28,8 @@ from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.outputs import outputs_of
 from casewise.predictions.nested_cv import TunedParams, best_of
-from casewise.splits.grouped import check_apart
-from casewise.splits.inner import inner_folds
-from casewise.study.seeds import mixed_seed
+from casewise.splits.grouped import check_apart, inner_folds
+from casewise.study.model import mixed_seed
 from casewise.training.loop import TrainingContext, standardise
 from casewise.training.losses import guess_loss
 from casewise.training.stages import learn

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from casewise.cohort.labels import label_table
+from casewise.cohort.targets import label_table
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job
 from casewise.jobs.progress import Told
@@ -20,8 +20,8 @@ from casewise.models.build_model import network_of
 from casewise.models.outputs import outputs_of
 from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart
+from casewise.study.model import mixed_seed
 from casewise.study.schema import Study
-from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.linear_probe import probe

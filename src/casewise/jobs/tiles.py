@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from casewise.inference.predictor import Predictor
-    from casewise.modalities.base import PanelDataset
-    from casewise.modalities.dataset import FeatureData
+    from casewise.modalities.dataset import FeatureData, PanelDataset
     from casewise.study.schema import Study
 
 # If a stage has more panels, an evenly spaced subset is kept.

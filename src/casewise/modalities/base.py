@@ -7,7 +7,7 @@ registered with `casewise.modalities.registry.register`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,11 +18,10 @@ from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
-    from torch import Tensor
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.modalities.dataset import PanelDataset
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Panels, Study
 
@@ -54,50 +53,37 @@ class Picture:
     pixels: np.ndarray
 
 
-class Overview(Protocol):
+@dataclass(frozen=True, eq=False)
+class Overview(ABC):
     """A large image from which tiles were cut, such as a whole slide.
 
     Attributes:
-        size: width and height in pixels of the full resolution.
-        boxes: (T, 3) x, y and side of each tile in these pixels; shares: (T,) how much of each is tissue.
-        candidates: the number of tiles before `max_tiles` was applied.
+        boxes: (T, 3) x, y and side of each tile in pixels of the full resolution; shares: (T,) how much of each is
+            tissue.
         mask: (h, w) `bool`, true for tissue; each of its pixels is `downsample` pixels wide.
+        candidates: the number of tiles before `max_tiles` was applied.
+        size: width and height in pixels of the full resolution.
         mpp, magnification, vendor: as the file states them.
     """
 
-    @property
-    def path(self) -> Path: ...
+    path: Path
+    boxes: np.ndarray
+    shares: np.ndarray
+    mask: np.ndarray
+    downsample: float
+    candidates: int
+    size: tuple[int, int]
+    mpp: float | None
+    magnification: float | None
+    vendor: str
 
-    @property
-    def size(self) -> tuple[int, int]: ...
+    def __len__(self) -> int:
+        """The number of tiles."""
+        return len(self.boxes)
 
-    @property
-    def boxes(self) -> np.ndarray: ...
-
-    @property
-    def shares(self) -> np.ndarray: ...
-
-    @property
-    def mask(self) -> np.ndarray: ...
-
-    @property
-    def downsample(self) -> float: ...
-
-    @property
-    def candidates(self) -> int: ...
-
-    @property
-    def mpp(self) -> float | None: ...
-
-    @property
-    def magnification(self) -> float | None: ...
-
-    @property
-    def vendor(self) -> str: ...
-
-    def __len__(self) -> int: ...
-
-    def read_picture(self) -> np.ndarray: ...
+    @abstractmethod
+    def read_picture(self) -> np.ndarray:
+        """A small picture of it, (h, w, 3) `uint8`."""
 
 
 class StoreReference(Protocol):
@@ -137,74 +123,8 @@ class ImageStore(StoreReference, Protocol):
     def __len__(self) -> int: ...
 
 
-class PanelDataset(Protocol):
-    """Panels of some cases as the input of a network, with their labels.
-
-    Attributes:
-        truth: (P, T) `float32`, NaN where not recorded; (P, 0) where there are no labels.
-        names: the case of each panel, for messages.
-        settings: how panels are arranged and augmented.
-        bags: whether a view is a bag of tiles; `bag` is the size of the largest one, else 1.
-        varied: whether training panels differ from epoch to epoch.
-        subsampled: whether a training panel shows a random part of its images.
-        copyable: whether fixed augmented copies of panels can be made.
-    """
-
-    @property
-    def truth(self) -> Tensor: ...
-
-    @property
-    def names(self) -> list[str]: ...
-
-    @property
-    def settings(self) -> Any: ...
-
-    @property
-    def bags(self) -> bool: ...
-
-    @property
-    def bag(self) -> int: ...
-
-    @property
-    def varied(self) -> bool: ...
-
-    @property
-    def subsampled(self) -> bool: ...
-
-    @property
-    def copyable(self) -> bool: ...
-
-    def __len__(self) -> int: ...
-
-    def subset(self, rows: Sequence[int]) -> PanelDataset: ...
-
-    def with_variations(self, changes: Mapping[str, Any]) -> PanelDataset: ...
-
-    def training_batch(
-        self, rows: list[int], generator: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor]: ...
-
-    def views(self) -> tuple[Tensor, Tensor]: ...
-
-    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor: ...
-
-    def slots_of(self, views: Tensor) -> Tensor:
-        """(V, K) the image of the case (of volumes: the slice) in each slot of these views."""
-        ...
-
-    def eval_batch_size(self, batch: int, device: torch.device) -> int: ...
-
-    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
-        """(N, C, H, W) images in 0–1, by the numbers in the slots of bags."""
-        ...
-
-    def arranged(self, panels: Panels) -> PanelDataset:
-        """The same images in other panels."""
-        ...
-
-
 # From the values that a network's preprocessing derived from its training cases to its input.
-AlteredPanels = Callable[[FittedPreprocessing], PanelDataset]
+AlteredPanels = Callable[[FittedPreprocessing], "PanelDataset"]
 
 
 @dataclass(frozen=True, eq=False)

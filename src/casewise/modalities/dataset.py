@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from casewise.errors import RunError
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
 from casewise.modalities.shape_variation import ShapeVariation
+from casewise.study.model import mixed_seed
 from casewise.study.schema import Panels
-from casewise.study.seeds import mixed_seed
 
 # Tiles of a bag that pass through a network together; more take more memory and no less time.
 TILES_AT_ONCE = 64
@@ -48,10 +49,97 @@ class Batches(Protocol):
     def bags(self) -> bool: ...
 
 
-class SingleTiles(Protocol):
-    """Data whose images can be read one by one, as bags need it."""
+class PanelDataset(ABC):
+    """Panels of some cases as the input of a network, with their labels.
 
-    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor: ...
+    A modality states how its images fill panels; the defaults are those of panels that are drawn anew in every epoch.
+
+    Attributes:
+        truth: (P, T) `float32`, NaN where not recorded; (P, 0) where there are no labels.
+        names: the case of each panel, for messages.
+        settings: how panels are arranged and augmented.
+    """
+
+    truth: Tensor
+    names: list[str]
+    settings: Panels
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def subset(self, rows: Sequence[int]) -> PanelDataset:
+        """Some of the panels."""
+
+    @abstractmethod
+    def arranged(self, panels: Panels) -> PanelDataset:
+        """The same images in other panels."""
+
+    @abstractmethod
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
+
+    @abstractmethod
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every panel as deterministic views (V, K), and (V,) the panel each belongs to."""
+
+    @abstractmethod
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Unvaried panels (B, C, H, W) in 0–1 of some of the views."""
+
+    @abstractmethod
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """Unvaried images (N, C, H, W) in 0–1, by the numbers in the slots of bags."""
+
+    @property
+    @abstractmethod
+    def bag(self) -> int:
+        """The number of images of the largest bag; 1 if panels are not bags."""
+
+    @property
+    @abstractmethod
+    def image_pixels(self) -> int:
+        """The number of pixels of the image in a slot."""
+
+    @property
+    def bags(self) -> bool:
+        """Whether a view is a bag of single images."""
+        return self.settings.bags
+
+    @property
+    def varied(self) -> bool:
+        """Whether training panels differ from epoch to epoch."""
+        return True
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether a training panel shows a random part of its images."""
+        return False
+
+    @property
+    def copyable(self) -> bool:
+        """Whether fixed augmented copies of panels can be made."""
+        return False
+
+    def with_variations(self, changes: Mapping[str, Any]) -> PanelDataset:
+        """The same panels with some settings of how they vary in training replaced, where they can be."""
+        return self
+
+    def slots_of(self, views: Tensor) -> Tensor:
+        """(V, K) the image of the case (of volumes: the slice) in each slot of these views."""
+        return views
+
+    def eval_batch_size(self, batch: int, device: torch.device) -> int:
+        """The number of views that are evaluated together: four training batches, fewer if bags or views are large.
+
+        On a CPU views of at most `EVALUATED_PIXELS` are: more take more memory and no less time.
+        """
+        count = 4 * batch // self.bag
+        if device.type == "cpu" and self.bag == 1:
+            count = min(count, EVALUATED_PIXELS // (self.settings.slots * self.image_pixels))
+        return max(1, count)
 
 
 @dataclass(frozen=True)
@@ -91,23 +179,8 @@ class FeatureData:
         return 4 * batch
 
 
-def evaluated_together(batch: int, images: Tensor, panels: Panels, bag: int, device: torch.device) -> int:
-    """The number of views that are evaluated together: four training batches, fewer if bags or views are large.
-
-    On a CPU views of at most `EVALUATED_PIXELS` are: more take more memory and no less time.
-
-    Args:
-        images: (N, C, H, W), those of the slots of panels.
-        bag: the number of images of the largest bag; 1 if panels are not bags.
-    """
-    count = 4 * batch // bag
-    if device.type == "cpu" and bag == 1:
-        count = min(count, EVALUATED_PIXELS // (panels.slots * images.shape[-2] * images.shape[-1]))
-    return max(1, count)
-
-
 @dataclass(frozen=True)
-class PanelData:
+class PanelData(PanelDataset):
     """Panels of a subset of the cohort, over the whole tile store.
 
     Attributes:
@@ -124,6 +197,20 @@ class PanelData:
     settings: Panels
     names: list[str] = field(default_factory=list)
     shapes: ShapeVariation | None = None
+
+    @classmethod
+    def of(
+        cls,
+        store: Tensor,
+        panels: pd.DataFrame,
+        settings: Panels,
+        labels: np.ndarray | None,
+        shapes: ShapeVariation | None = None,
+    ) -> PanelData:
+        """The panels of a cohort, whose column `tiles` has the numbers of images in `store`."""
+        tiles = [list(map(int, numbers)) for numbers in panels["tiles"]]
+        names = [str(case) for case in panels["case"]]
+        return cls(store, tiles, labels_tensor(labels, len(panels)), settings, names, shapes)
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -166,19 +253,14 @@ class PanelData:
         """Unvaried panels (B, C, H, W) in 0–1."""
         return plain(self.store, slots, self.settings, device)
 
-    def eval_batch_size(self, batch: int, device: torch.device) -> int:
-        """The number of views that are evaluated together (`evaluated_together`)."""
-        return evaluated_together(batch, self.store, self.settings, self.bag, device)
-
-    @property
-    def bags(self) -> bool:
-        """Whether a view is a bag of tiles."""
-        return self.settings.bags
-
     @property
     def bag(self) -> int:
         """The number of tiles of the largest bag; 1 if panels are not bags."""
         return max(map(len, self.tiles)) if self.bags else 1
+
+    @property
+    def image_pixels(self) -> int:
+        return self.store.shape[-2] * self.store.shape[-1]
 
     @property
     def varied(self) -> bool:
@@ -194,10 +276,6 @@ class PanelData:
     def copyable(self) -> bool:
         """Fixed augmented copies of panels can be made."""
         return True
-
-    def slots_of(self, views: Tensor) -> Tensor:
-        """The tile number that each slot of these views shows: (V, S)."""
-        return views
 
     def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
         """Unvaried tiles (N, C, H, W) in 0–1."""
@@ -223,12 +301,11 @@ def encode_bags(
         empty: creates the tensor to fill, given shape and type; by default the result is on the device of the layers.
         flip: whether tiles are mirrored.
     """
-    images: SingleTiles = data
     result: Tensor | None = None
     finite: list[Tensor] = []
     for positions in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
         row, column = positions[:, 0], positions[:, 1]
-        tiles = images.single_tiles(slots[row, column], device)
+        tiles = data.single_tiles(slots[row, column], device)
         output = layers((tiles.flip(-1) if flip else tiles).contiguous(memory_format=form))
         if result is None:
             shape = (*slots.shape, *output.shape[1:])
@@ -290,13 +367,10 @@ def open_tiles(folder: Path, address: str) -> torch.Tensor:
     Raises:
         RunError: the store has been replaced since the run began, so tile numbers refer to other images.
     """
-    from casewise.modalities.store.store import open_store
+    from casewise.modalities.store.store import reopened
 
-    store = open_store(folder)
-    if store.address != address:
-        raise RunError(f"The tile store {folder} was changed while this run was under way. Run again.")
     # memory-mapped, so that parallel jobs share its pages; nothing writes to it
-    return three_channels(np.load(str(store.tiles.filename), mmap_mode="c"))
+    return three_channels(np.load(str(reopened(folder, address).tiles.filename), mmap_mode="c"))
 
 
 def three_channels(tiles: np.ndarray) -> Tensor:

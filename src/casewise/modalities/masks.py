@@ -1,4 +1,4 @@
-"""Masks of image files: marked pixels, and masks of photographs on the tiles that networks see."""
+"""Between photographs and their tiles: masks on the tiles that networks see, and maps of tiles on photographs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from casewise.cohort.table import text_of
-from casewise.errors import ImageError
+from casewise.errors import CasewiseError, ImageError
 from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
 from casewise.modalities.store.pixels import central_square, content_box
 from casewise.modalities.store.preparation import Fit
@@ -114,3 +114,41 @@ def binarise_masks(values: np.ndarray, path: Path) -> np.ndarray:
             f"{MAX_LABELS} labels 1, 2, …."
         )
     return np.asarray(values > 127)
+
+
+EMPTY = -1
+
+
+def to_photograph(tile: np.ndarray, *, width: int, height: int, fit: Fit = "pad") -> np.ndarray:
+    """Map a tile (side, side) to its photograph: (height, width) `float32`.
+
+    The inverse of `casewise.modalities.store.preparation.Preparation`: padding of any kind is removed, a stretch is
+    reversed, and what was cropped off is NaN.
+
+    Args:
+        width, height: of the upright photograph in pixels, as in the facts of the tile store.
+
+    >>> to_photograph(np.eye(4), width=40, height=20).shape
+    (20, 40)
+    """
+    top, left, inner_height, inner_width = content_box(width, height, checked_side(tile), fit)
+    tile = tile[top : top + inner_height, left : left + inner_width]
+    if fit != "crop":
+        return resampled(tile, width, height)
+    x, y, side = central_square(width, height)
+    result = np.full((height, width), np.nan, np.float32)
+    result[y : y + side, x : x + side] = resampled(tile, side, side)
+    return result
+
+
+def checked_side(tile: np.ndarray) -> int:
+    if tile.ndim != 2 or tile.shape[0] != tile.shape[1]:
+        raise CasewiseError(f"explain: a tile's map must be square, not {tile.shape}.")
+    return int(tile.shape[0])
+
+
+def resampled(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))

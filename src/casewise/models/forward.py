@@ -13,7 +13,7 @@ from casewise.models.backbones import Network
 from casewise.models.outputs import Output, values_of
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import PanelDataset
+    from casewise.modalities.dataset import PanelDataset
     from casewise.models.shared_parts import SharedStart
 
 # Views of 224×224 pixels whose features are computed together; of larger ones fewer.

@@ -38,7 +38,7 @@ from torch import nn
 
 from casewise.errors import TrainingError, nearest
 from casewise.models.backbones import Network
-from casewise.study.freezing import FreezePoint, read_freeze_point
+from casewise.study.recipe import FreezePoint, read_freeze_point
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 

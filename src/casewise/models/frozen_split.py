@@ -16,7 +16,7 @@ from casewise.errors import TrainingError
 from casewise.models.backbones import Network
 from casewise.models.freezing import frozen_end, frozen_module_names, last_frozen, layers
 from casewise.models.layers import FoldingSequential
-from casewise.study.freezing import FreezePoint
+from casewise.study.recipe import FreezePoint
 
 
 class Segment(nn.Sequential):

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from casewise.cohort.identity import REFUSE, Declared, spelling_pairs
-from casewise.cohort.pseudonyms import same_subjects
+from casewise.cohort.identity import REFUSE, Declared, same_subjects, spelling_pairs
 from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.downloads import download_of, first_line, hub_weights, patience

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from casewise.audit.leading_column import leading_column
-from casewise.cohort.characteristics import characteristics, described_columns, units_of
 from casewise.cohort.cohort import Cohort
-from casewise.cohort.flow import cases_step
 from casewise.cohort.groups import grouping, table_column
+from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import shown
 from casewise.errors import counted
 from casewise.evaluation.against_baselines import against_baselines

@@ -16,9 +16,8 @@ from casewise.audit.cohorts import compare_cohorts
 from casewise.audit.twin_findings import refuse_twins, twins_between
 from casewise.audit.twins import shown_by
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.identity import Declared, same_people, spelling_pairs
-from casewise.cohort.labels import label_table
-from casewise.cohort.pseudonyms import same_subjects
+from casewise.cohort.identity import Declared, same_people, same_subjects, spelling_pairs
+from casewise.cohort.targets import label_table
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError, counted, nearest
 from casewise.modalities.base import ImageStore, PreparedCohort

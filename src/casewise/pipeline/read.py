@@ -10,9 +10,9 @@ import numpy as np
 
 from casewise.audit.findings import check_settings
 from casewise.cohort.cohort import Cohort, check_copied, read_cohort
-from casewise.cohort.flow import cases_step
-from casewise.cohort.labels import label_table, panel_values
+from casewise.cohort.participants import cases_step
 from casewise.cohort.table import names_text
+from casewise.cohort.targets import label_table, panel_values
 from casewise.console import Silent, shown
 from casewise.errors import CohortError, DamagedError, RunError, StudyError, counted, nearest
 from casewise.modalities.registry import modality_of

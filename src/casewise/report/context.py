@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.modalities.base import Overview
-    from casewise.study.schema import Kind, Study
+    from casewise.study.schema import Study
+    from casewise.study.targets import Kind
 
 EXTERNAL = "external"
 

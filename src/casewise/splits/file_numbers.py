@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.errors import SplitError, counted, cut
 from casewise.splits.assignment import ClassNeeds, assign
 
@@ -83,13 +83,7 @@ def check_numbers(paths: Sequence[str]) -> None:
 
 
 def assign_runs(
-    paths: Sequence[str],
-    records: np.ndarray,
-    shares: Sequence[float],
-    needs: ClassNeeds,
-    *,
-    restarts: int,
-    seed: int,
+    paths: Sequence[str], records: np.ndarray, shares: Sequence[float], needs: ClassNeeds, *, restarts: int, seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Assign runs of neighbouring file numbers to sides: (subjects,) the side of each, and how it was chosen.
 

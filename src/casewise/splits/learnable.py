@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.cohort.labels import panel_values
 from casewise.cohort.table import names_text
+from casewise.cohort.targets import panel_values
 from casewise.errors import SplitError, StudyError, counted
 from casewise.predictions.stacking import EITHER_SIGN
-from casewise.splits.grouped import Splits
-from casewise.splits.inner import inner_folds
+from casewise.splits.grouped import Splits, inner_folds
 from casewise.splits.predefined import TEST
 from casewise.study.learners import combined_learners
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.errors import BothSidesError, SplitError, counted, cut, nearest
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def one_source_a_fold(images: pd.DataFrame, column: str) -> tuple[list[str], dic
     if len(empty):
         raise SplitError(
             f"split.leave_out: {counted(len(empty), 'image has', 'images have')} no {column}, the first of subject "
-            f"{cut(empty.iloc[0])}. "
-            "Fill it in."
+            f"{cut(empty.iloc[0])}. Fill it in."
         )
     by_subject = values.groupby(images["subject"]).unique()
     several = [subject for subject, names in by_subject.items() if len(names) > 1]
@@ -91,9 +90,8 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     validation = validation_in(cells)
     if validation and "test" not in set(table["side"]):
         raise SplitError(
-            f"Column {cut(column)} contains {cut(validation)} and no test; some authors call the test set so. "
-            f"Write test if "
-            "these subjects are for testing, train if they are for training."
+            f"Column {cut(column)} contains {cut(validation)} and no test; some authors call the test set so. Write "
+            "test if these subjects are for testing, train if they are for training."
         )
     counts = table.groupby("subject")["side"].nunique()
     both = sorted(counts.index[counts > 1], key=natural)
@@ -101,10 +99,9 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
         named = ", ".join(f"{name} ({_placed(table[table['subject'] == name])})" for name in both[:FEW])
         more = f" … ({len(both):,} in all)" if len(both) > FEW else ""
         raise BothSidesError(
-            f"The imported split in column {cut(column)} puts {counted(len(both), 'subject')} on "
-            f"several sides: {named}{more}. Images of one person on both sides make all results too optimistic. Give "
-            "each subject one side. `casewise audit` lists all of them in audit.json, with pictures that are on "
-            "two sides."
+            f"The imported split in column {cut(column)} puts {counted(len(both), 'subject')} on several sides: "
+            f"{named}{more}. Images of one person on both sides make all results too optimistic. Give each subject "
+            "one side. `casewise audit` lists all of them in audit.json, with pictures that are on two sides."
         )
     side = {str(subject): _number(name) for subject, name in table.groupby("subject")["side"].first().items()}
     if "train" in set(table["side"]) and any(name.startswith("fold") for name in table["side"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from casewise.errors import cut, nearest
@@ -19,25 +20,18 @@ def check_study(study: Study) -> None:
     Raises:
         ValueError: two sections contradict each other; the message begins with the key.
     """
-    for check in (
-        check_names,
-        check_image_split,
-        check_offline_copies,
-        check_modality,
-        check_weights,
-        check_encoders_used,
-        check_learners,
-        check_nested_cv,
-        check_prune,
-        check_final,
-        check_kinds,
-        check_pretraining,
-    ):
+    checks = (check_names, check_image_split, check_offline_copies, check_modality, check_learners)
+    for check in (*checks, check_nested_cv, check_prune, check_final, check_kinds):
         check(study)
 
 
 def _listed(column: str | list[str] | None) -> list[str]:
     return [column] if isinstance(column, str) else column or []
+
+
+def _check_among(key: str, name: str, options: Iterable[str], defect: str) -> None:
+    if name not in options:
+        raise ValueError(f"{key}: {cut(name)} is {defect}.{nearest(name, options)}")
 
 
 def check_names(study: Study) -> None:
@@ -47,18 +41,13 @@ def check_names(study: Study) -> None:
     if shared:
         raise ValueError(f"scores: {cut(sorted(shared)[0])} is a target as well; give the score another name")
     for name in study.outputs:
-        if name not in names:
-            raise ValueError(f"outputs: {cut(name)} is neither a target nor a score.{nearest(name, names)}")
+        _check_among("outputs", name, names, "neither a target nor a score")
         if name in study.scores and study.scores[name].level == "case" and study.panels.by == "region":
             raise ValueError(f"outputs: {cut(name)} is a score of the whole case, and a panel shows one region only")
     if study.panels.by == "region" and not study.regions:
         raise ValueError("regions: panels by region need the list of regions")
     evaluated = [*study.outputs, *study.scores]
-    if study.primary_outcome not in evaluated:
-        raise ValueError(
-            f"primary_outcome: {cut(study.primary_outcome)} is neither predicted nor a "
-            f"score.{nearest(study.primary_outcome, evaluated)}"
-        )
+    _check_among("primary_outcome", study.primary_outcome, evaluated, "neither predicted nor a score")
     used = [("outputs", name) for name in study.outputs] + [("split.stratify_by", study.split.stratify_by or "")]
     for key, name in used:
         if name in study.scores and "[" in study.scores[name].formula:
@@ -66,17 +55,13 @@ def check_names(study: Study) -> None:
                 f"{key}: {cut(name)} is computed from several regions, and one panel does not show them all; "
                 "name its targets, or a score of one region"
             )
-    if study.split.stratify_by and study.split.stratify_by not in names:
-        raise ValueError(
-            f"split.stratify_by: {cut(study.split.stratify_by)} is not a "
-            f"target.{nearest(study.split.stratify_by, names)}"
-        )
+    if study.split.stratify_by:
+        _check_among("split.stratify_by", study.split.stratify_by, names, "not a target")
     for name in study.evaluation.prevalence:
         if study.positive_of(name) is None:
             raise ValueError(
-                f"evaluation.prevalence: {cut(name)} is no target with two classes, and a prevalence is that of "
-                f"one of two"
-                f"{'' if name in names else nearest(name, names)}"
+                f"evaluation.prevalence: {cut(name)} is no target with two classes, and a prevalence is that of one "
+                f"of two{'' if name in names else nearest(name, names)}"
             )
     if study.evaluation.decision_thresholds and not study.classes_of(study.primary_outcome):
         raise ValueError(
@@ -94,10 +79,7 @@ def check_names(study: Study) -> None:
         )
     for key in ("readers", "references"):
         for name in getattr(study.evaluation, key):
-            if name not in evaluated:
-                raise ValueError(
-                    f"evaluation.{key}: {cut(name)} is neither predicted nor a score.{nearest(name, evaluated)}"
-                )
+            _check_among(f"evaluation.{key}", name, evaluated, "neither predicted nor a score")
 
 
 def check_image_split(study: Study) -> None:
@@ -225,35 +207,27 @@ def check_final(study: Study) -> None:
         raise ValueError("final: networks of a split by image are not for new cases; leave out `final: refit`")
 
 
-def check_weights(study: Study) -> None:
-    """If weights are stated by backbone, every backbone has an entry."""
-    if isinstance(study.weights, str):
-        return
-    names = list(dict.fromkeys(name.partition("@")[0] for name in study.backbones))
-    unknown = next((name for name in study.weights if name not in names), None)
-    if unknown is not None:
-        raise ValueError(f"weights: {cut(unknown)} is none of the study's backbones.{nearest(unknown, names)}")
-    missing = next((name for name in names if name not in study.weights), None)
-    if missing is not None:
-        raise ValueError(f"weights: nothing is stated for {missing}; write pretrained, random or a file")
-
-
 def check_learners(study: Study) -> None:
-    """A study needs a network or a baseline."""
-    if not study.learners:
-        raise ValueError(
-            "backbones: there is none, and `baselines` are off, so nothing would be fitted; name a network, or leave "
-            "out `baselines`"
-        )
-
-
-def check_encoders_used(study: Study) -> None:
-    """Encoders are for a baseline, which must not be switched off."""
+    """A study needs a network or a baseline; weights, encoders and pretraining must suit them."""
+    if isinstance(study.weights, dict):
+        names = list(dict.fromkeys(name.partition("@")[0] for name in study.backbones))
+        for name in study.weights:
+            _check_among("weights", name, names, "none of the study's backbones")
+        missing = next((name for name in names if name not in study.weights), None)
+        if missing is not None:
+            raise ValueError(f"weights: nothing is stated for {missing}; write pretrained, random or a file")
     if study.encoders and study.baselines.off:
         raise ValueError(
             "encoders: only the baseline linear_features uses them, and `baselines: {off: ...}` leaves it out; remove "
             "one of the two"
         )
+    if not study.learners:
+        raise ValueError(
+            "backbones: there is none, and `baselines` are off, so nothing would be fitted; name a network, or leave "
+            "out `baselines`"
+        )
+    if study.recipe.lr == "find" and study.pretrain and not study.pretrain.lr:
+        raise ValueError("pretrain.lr: must be a number if recipe.lr is `find`; the finder uses the study's own images")
 
 
 def check_kinds(study: Study) -> None:
@@ -281,9 +255,3 @@ def check_kinds(study: Study) -> None:
         raise ValueError(f"recipe.imbalance: {cut(imbalance)} needs a target with classes")
     if imbalance == "sampling" and study.primary_outcome not in balanced:
         raise ValueError("recipe.imbalance: 'sampling' needs a primary outcome with classes")
-
-
-def check_pretraining(study: Study) -> None:
-    """Pretraining needs a learning rate, because the finder uses the study's own images."""
-    if study.recipe.lr == "find" and study.pretrain and not study.pretrain.lr:
-        raise ValueError("pretrain.lr: must be a number if recipe.lr is `find`; the finder uses the study's own images")

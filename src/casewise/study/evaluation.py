@@ -17,95 +17,62 @@ Subgroup = str | dict[str, list[float]]
 class Audit(StudyModel):
     """What the audit examines, in addition to the usual columns."""
 
-    columns: list[str] | None = Field(
-        None,
-        description="Further columns of the table that should not predict the targets. [The usual "
-        "ones](howto-audit.md#what-is-examined) are always examined; a column that is known to predict them needs a "
-        "reason in `accept`.",
-    )
-    mask: str | None = Field(
-        None,
-        description="Column with the mask of each image's anatomy, a path from `root`. The rest of the image is then "
-        "examined separately.",
-    )
-    permutations: int = Field(
-        999, ge=99, le=100_000, description="Number of permutations of labels between subjects behind each p-value."
-    )
+    columns: list[str] | None = None
+    """Further columns of the table that should not predict the targets. [The usual
+    ones](howto-audit.md#what-is-examined) are always examined; a column that is known to predict them needs a reason in
+    `accept`."""
+    mask: str | None = None
+    """Column with the mask of each image's anatomy, a path from `root`. The rest of the image is then examined
+    separately."""
+    permutations: int = Field(999, ge=99, le=100_000)
+    """Number of permutations of labels between subjects behind each p-value."""
 
 
 class Evaluation(StudyModel):
     """How predictions are evaluated."""
 
-    bootstrap_resamples: int = Field(
-        2000,
-        ge=100,
-        description="Number of resamples of subjects for comparisons, and for [intervals that are not made by leaving "
-        "out one subject at a time](explanation-figures.md#intervals-leave-out-one-subject-at-a-time).",
-    )
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of the intervals.")
-    prediction_coverage: float = Field(
-        0.9,
-        gt=0.5,
-        lt=1,
-        description="Share of cases of new subjects whose [prediction interval or set](explanation-intervals.md) "
-        "should contain the reference; for classes and grades, in each class.",
-    )
-    bands: dict[str, float] = Field(
-        {},
-        description="Severity bands of the primary outcome: names and lower bounds, such as `{clear: 0, mild: 1}`.",
-    )
-    response: bool = Field(
-        True,
-        description="Compute the change from baseline. `false` if a lower score is not better, or visits are not "
-        "follow-ups.",
-    )
-    baseline: str = Field("first", description="`first`: each subject's first scored visit. Or the name of a visit.")
-    missing_baseline: Literal["refuse", "leave_out"] = Field(
-        "refuse", description="What to do with subjects who lack a named baseline visit."
-    )
-    responders: list[Annotated[float, Field(gt=0, le=100)]] = Field(
-        [50, 75, 90, 100], description="Percentages by which a score must have fallen to count as a response."
-    )
-    readers: dict[str, dict[str, str]] = Field(
-        {},
-        description="Columns with the scores of readers, whose agreement is compared with that of the model: `{score: "
-        "{reader: column}}`.",
-    )
-    references: dict[str, dict[str, dict[MetricName, float]]] = Field(
-        {},
-        description="Published metrics, shown on a results page with those of the study: `{target: {name: {mae: "
-        "1.42, pcc: 0.67}}}`.",
-    )
-    target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        [0.9],
-        description="For classes and grades: sensitivities for which a threshold is chosen out of fold, in addition "
-        "to Youden's: `[0.9, 0.95]`.",
-    )
+    bootstrap_resamples: int = Field(2000, ge=100)
+    """Number of resamples of subjects for comparisons, and for [intervals that are not made by leaving out one subject
+    at a time](explanation-figures.md#intervals-leave-out-one-subject-at-a-time)."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Confidence level of the intervals."""
+    prediction_coverage: float = Field(0.9, gt=0.5, lt=1)
+    """Share of cases of new subjects whose [prediction interval or set](explanation-intervals.md) should contain the
+    reference; for classes and grades, in each class."""
+    bands: dict[str, float] = {}
+    """Severity bands of the primary outcome: names and lower bounds, such as `{clear: 0, mild: 1}`."""
+    response: bool = True
+    """Compute the change from baseline. `false` if a lower score is not better, or visits are not follow-ups."""
+    baseline: str = "first"
+    """`first`: each subject's first scored visit. Or the name of a visit."""
+    missing_baseline: Literal["refuse", "leave_out"] = "refuse"
+    """What to do with subjects who lack a named baseline visit."""
+    responders: list[Annotated[float, Field(gt=0, le=100)]] = [50, 75, 90, 100]
+    """Percentages by which a score must have fallen to count as a response."""
+    readers: dict[str, dict[str, str]] = {}
+    """Columns with the scores of readers, whose agreement is compared with that of the model: `{score: {reader:
+    column}}`."""
+    references: dict[str, dict[str, dict[MetricName, float]]] = {}
+    """Published metrics, shown on a results page with those of the study: `{target: {name: {mae: 1.42, pcc: 0.67}}}`.
+    """
+    target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = [0.9]
+    """For classes and grades: sensitivities for which a threshold is chosen out of fold, in addition to Youden's:
+    `[0.9, 0.95]`."""
 
-    prevalence: dict[str, Annotated[Fraction, Field(gt=0)]] = Field(
-        {},
-        description="For a target with two classes, the share of the positive class where the model is to be used: "
-        "`{finding: 2%}`. Operating points then also state the predictive values for it.",
-    )
-    decision_thresholds: list[Annotated[Fraction, Field(gt=0)]] = Field(
-        [],
-        description="Probabilities of a class of the primary outcome above which one would act, such as `[5%, 10%, "
-        "20%]`. The report then shows the net benefit (decision curve).",
-    )
-    subgroups: list[Subgroup] = Field(
-        [],
-        description="Columns for which the headline is also computed by group: `[sex, site, {age: [40, 60]}]`. "
-        "Numbers are divided at the stated cut points, or into thirds of the subjects. Differences are "
-        "tested, with allowance for the number of tests.",
-    )
+    prevalence: dict[str, Annotated[Fraction, Field(gt=0)]] = {}
+    """For a target with two classes, the share of the positive class where the model is to be used: `{finding: 2%}`.
+    Operating points then also state the predictive values for it."""
+    decision_thresholds: list[Annotated[Fraction, Field(gt=0)]] = []
+    """Probabilities of a class of the primary outcome above which one would act, such as `[5%, 10%, 20%]`. The report
+    then shows the net benefit (decision curve)."""
+    subgroups: list[Subgroup] = []
+    """Columns for which the headline is also computed by group: `[sex, site, {age: [40, 60]}]`. Numbers are divided at
+    the stated cut points, or into thirds of the subjects. Differences are tested, with allowance for the number of
+    tests."""
 
-    counterfactual_cases: int = Field(
-        50,
-        ge=0,
-        le=1000,
-        description="Number of held-out cases, divided among the folds, that the networks of their fold predict again "
-        "with [altered images](howto-audit.md#altered-images). `0` omits it.",
-    )
+    counterfactual_cases: int = Field(50, ge=0, le=1000)
+    """Number of held-out cases, divided among the folds, that the networks of their fold predict again with [altered
+    images](howto-audit.md#altered-images). `0` omits it."""
 
     @property
     def subgroup_cuts(self) -> dict[str, tuple[float, ...]]:

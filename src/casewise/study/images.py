@@ -1,13 +1,13 @@
-"""How images are prepared, and what the settings of a modality may decide."""
+"""How images are prepared, which of them a network sees at once, and how training panels are augmented."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from casewise.study.model import Level, StudyModel
+from casewise.study.model import Level, StudyModel, parse_grid
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -16,40 +16,26 @@ if TYPE_CHECKING:
 class Images(StudyModel):
     """How each image becomes a square tile of `size` pixels."""
 
-    size: int = Field(
-        128,
-        ge=16,
-        le=1024,
-        description="Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For volumes, the "
-        "side of a slice as the network sees it; the other settings of `images` then have no effect. A "
-        "planned recipe has 224 for photographs and films, less for smaller ones and 384 for at most "
-        "1,000 images whose long sides have a median of 448 pixels or more.",
-    )
-    fit: Literal["auto", "pad", "crop", "stretch"] = Field(
-        "auto",
-        description="How an image that is not square becomes a square tile. `pad`: bars fill the rest. `crop`: its "
-        "central square. `stretch`: it is stretched to the square. `auto`: [planned from the shapes of "
-        "the images](howto-photographs.md#images-that-are-not-square) outside the test set, never from "
-        "labels.",
-    )
-    padding: Literal["auto", "reflect", "mean", "black"] = Field(
-        "auto",
-        description="With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` "
-        "colour, or `black`. If shapes differ, bars that are not black vary in training. `auto`: `black` "
-        "if all images have one shape, else `reflect`.",
-    )
-    channels: Literal["rgb", "grey"] = Field(
-        "rgb", description="Colour, or one grey channel, which networks receive three times."
-    )
-    lesion: str | None = Field(
-        None,
-        description="Column with the mask of each image's lesions, a path from `root`, against which explanations are "
-        "measured; empty where there is no lesion. Not used in training. For volumes, see "
-        "`volumes.lesion`.",
-    )
-    store: Path | None = Field(
-        None, description="Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."
-    )
+    size: int = Field(128, ge=16, le=1024)
+    """Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For volumes, the side of a slice as
+    the network sees it; the other settings of `images` then have no effect. A planned recipe has 224 for photographs
+    and films, less for smaller ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or
+    more."""
+    fit: Literal["auto", "pad", "crop", "stretch"] = "auto"
+    """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `crop`: its central square.
+    `stretch`: it is stretched to the square. `auto`: [planned from the shapes of the
+    images](howto-photographs.md#images-that-are-not-square) outside the test set, never from labels."""
+    padding: Literal["auto", "reflect", "mean", "black"] = "auto"
+    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` colour, or `black`.
+    If shapes differ, bars that are not black vary in training. `auto`: `black` if all images have one shape, else
+    `reflect`."""
+    channels: Literal["rgb", "grey"] = "rgb"
+    """Colour, or one grey channel, which networks receive three times."""
+    lesion: str | None = None
+    """Column with the mask of each image's lesions, a path from `root`, against which explanations are measured; empty
+    where there is no lesion. Not used in training. For volumes, see `volumes.lesion`."""
+    store: Path | None = None
+    """Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."""
 
     @model_validator(mode="after")
     def _check_padding(self) -> Images:
@@ -76,3 +62,156 @@ class ModalitySettings(StudyModel):
     def target_level(self, study: Study) -> Level | None:
         """The level of a target that states none; None for that of a panel."""
         return None
+
+
+# The default set of fastai's aug_transforms with the vertical flips of the published study.
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "fastai-default": {
+        "rotate": 10,
+        "flip": "both",
+        "zoom_in": 0.1,
+        "perspective": 0.2,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "probability": 0.75,
+        "padding_mode": "reflect",
+    }
+}
+# Augmentations that are numbers, each switched off by 0.
+STRENGTHS = ("rotate", "translate", "zoom", "zoom_in", "perspective", "brightness", "contrast")
+# Augmentations that a phase of training may change.
+AUGMENTATION_KEYS = ("shuffle", "rotate", "flip", *STRENGTHS[1:], "probability", "padding_mode")
+# Default number of images of a case in a training step if they pass through the network one by one.
+BAG_SIZE = 16
+# Ways of pooling for which a network takes a bag of single images instead of a grid.
+BAGS = ("attention", "maps")
+
+
+class Panels(StudyModel):
+    """Which images a network sees at once, and their augmentation in training. Inference is deterministic.
+
+    If several panels show one case, `pooling` combines them: the `mean` or the largest (`max`) of their predictions.
+    With `maps` and `attention` every image of a case passes through the network by itself, and their features are
+    averaged, or weighted by learned weights; `bag` of them are drawn in a training step.
+    """
+
+    by: Literal["region", "case", "image"] = "case"
+    """One panel for each region of a case, for each case, or for each image."""
+    grid: Annotated[str, BeforeValidator(parse_grid)] = "1x1"
+    """Rows x columns of slots, `1x1` to `8x8`. Empty slots are black. If there are more images than slots, they are
+    sampled in training and averaged over several panels in prediction. For volumes, a square (`3x3`) of consecutive
+    slices."""
+    shuffle: bool = False
+    """Permute the tiles of a panel in training."""
+    rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
+    """Largest rotation of each tile in training, in degrees to either side; `any` is 180."""
+    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
+    """Mirror tiles in training, each with probability 0.5; for volumes, all slices of a panel together."""
+    quarter_turns: bool = False
+    """For volumes: rotate a panel in training by 0, 90, 180 or 270 degrees, all slices and sequences together."""
+    translate: float = Field(0.0, ge=0, le=0.5)
+    """Largest translation of a tile in training, as a fraction of its side."""
+    zoom: float = Field(0.0, ge=0, le=0.5)
+    """Largest enlargement or reduction of a tile in training, as a fraction."""
+    zoom_in: float = Field(0.0, ge=0, le=1)
+    """Largest enlargement of a tile in training, as a fraction; it is never reduced."""
+    perspective: float = Field(0.0, ge=0, le=0.5)
+    """Largest displacement of a tile's corners in training, as a fraction of half its side."""
+    brightness: float = Field(0.0, ge=0, lt=1)
+    """Half-width of the range around 1 of the brightness factor in training."""
+    contrast: float = Field(0.0, ge=0, lt=1)
+    """Half-width of the range around 1 of the contrast factor in training. The black around a photograph does not
+    change."""
+    probability: float = Field(1.0, gt=0, le=1)
+    """Fraction of tiles that are rotated, translated or scaled in training and, drawn independently, of tiles whose
+    brightness and contrast change. Flips keep 0.5."""
+    padding_mode: Literal["black", "reflect"] = "black"
+    """What fills the area outside a rotated or translated tile: black, or the tile mirrored at its edge."""
+    vary_shape: bool = True
+    """Whether stretched images of different shapes are first cropped in training to an aspect ratio drawn between the
+    1st and 99th percentile of the training images, and padded ones have bars that vary unless black, so that shape
+    tells less of the source."""
+    augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
+    """A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, flip both,
+    zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect."""
+    offline_copies: int = Field(0, ge=0, le=100)
+    """Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it in every epoch.
+    A copy stays on the side of its panel. Needs `recipe.phases` and at least one augmentation; not with `shuffle`,
+    `pooling: attention` or `maps`."""
+    pooling: Literal["mean", "max", "maps", "attention"] = "mean"
+    """How several panels of one case are combined: `mean` of their predictions; `max`, the largest number, highest
+    grade or highest probability of the positive class (with `by: image`); `maps`, the mean of the features of all
+    images, which keeps positions where `recipe.pool` is `map`; `attention`, learned weights over them (both with `by:
+    case` or `region`)."""
+    bag: int = Field(BAG_SIZE, ge=2, le=1024)
+    """With `pooling: attention` or `maps`, how many images of a case are drawn in a training step. Prediction uses all
+    of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_augmentation(cls, values: Any) -> Any:
+        """Fill in the keys of a named set that are not stated."""
+        name = values.get("augmentation") if isinstance(values, dict) else None
+        return {**AUGMENTATIONS[name], **values} if isinstance(name, str) and name in AUGMENTATIONS else values
+
+    @model_validator(mode="after")
+    def _check_pooling(self) -> Panels:
+        if self.bags and (self.by == "image" or self.grid != "1x1" or self.shuffle):
+            raise ValueError(
+                f"pooling: {self.pooling} combines all images of a case or region; it needs `by: case` (or region), "
+                "without grid or shuffle"
+            )
+        if self.pooling == "max" and self.by != "image":
+            raise ValueError("pooling: max takes the largest prediction over single images; it needs `by: image`")
+        if not self.bags and self.bag != BAG_SIZE:
+            raise ValueError(
+                f"bag: only pooling: attention and maps draw bags, and pooling is {self.pooling}; leave out bag"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_copies(self) -> Panels:
+        if not self.offline_copies:
+            return self
+        if self.bags:
+            raise ValueError(
+                f"offline_copies: pooling: {self.pooling} draws new images in each step, so copies cannot be fixed; "
+                "leave out offline_copies or pooling"
+            )
+        if self.shuffle:
+            raise ValueError("offline_copies: fixed copies do not permute tiles; leave out shuffle or offline_copies")
+        if self.flip == "none" and not any(getattr(self, name) for name in STRENGTHS):
+            raise ValueError(
+                f"offline_copies: without augmentation, {self.offline_copies} copies of a panel would equal the panel; "
+                f"state an augmentation (flip, {', '.join(STRENGTHS)}), or leave out offline_copies"
+            )
+        return self
+
+    @property
+    def rows(self) -> int:
+        return int(self.grid.split("x")[0])
+
+    @property
+    def columns(self) -> int:
+        return int(self.grid.split("x")[1])
+
+    @property
+    def varied(self) -> bool:
+        """Whether training panels differ from epoch to epoch."""
+        augmented = any(getattr(self, name) for name in STRENGTHS) or self.shuffle or self.flip != "none"
+        return augmented and not self.offline_copies
+
+    @property
+    def slots(self) -> int:
+        """The number of tiles in a training panel, or in a bag."""
+        return self.bag if self.bags else self.rows * self.columns
+
+    @property
+    def picture_grid(self) -> tuple[int, int]:
+        """Rows and columns of the picture of a panel for people; a bag of slices is shown by nine of them."""
+        return (3, 3) if self.bags else (self.rows, self.columns)
+
+    @property
+    def bags(self) -> bool:
+        """Whether a network takes bags of single images instead of grids."""
+        return self.pooling in BAGS

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from casewise.study.backbones import UNTRAINED
-from casewise.study.panels import Panels
+from casewise.study.images import Panels
 from casewise.study.recipe import EarlyStopping, Recipe
 from casewise.study.weight_files import encoder_files, weights_file
 

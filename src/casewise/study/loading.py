@@ -12,11 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from casewise.errors import RunError, StudyError, cut, nearest
 from casewise.files import PICTURES, TABLES, read_regular
-from casewise.study.baselines import baselines_of_earlier
+from casewise.study.backbones import ALL29, check_backbones, check_encoders
 from casewise.study.messages import sentences, with_origin
 from casewise.study.schema import Study, study_model
-from casewise.study.targets import decisions_of_earlier
-from casewise.study.yaml_text import mapping
+from casewise.study.yaml_text import Values, mapping
 
 PATHS: tuple[tuple[str, ...], ...] = (
     ("cohort",),
@@ -109,18 +108,13 @@ def _refuse_other_kinds(path: Path) -> None:
         raise StudyError(f"The study file {path} is not a regular file but a folder. {hint}")
     if not _is_file(path):
         return
-    if name.endswith(TABLES):
-        raise StudyError(
-            f"{path} is a table and no study file. To write a study for it: `casewise init --table {path}`."
-        )
-    if name.endswith(PICTURES):
-        raise StudyError(
-            f"{path} is an image and no study file. To write a study for a folder of images: `casewise init --images "
-            "FOLDER`."
-        )
+    kinds = {TABLES: ("a table", f"--table {path}"), PICTURES: ("an image", "--images FOLDER")}
+    for endings, (kind, option) in kinds.items():
+        if name.endswith(endings):
+            raise StudyError(f"{path} is {kind}, not a study file. To write a study for it: `casewise init {option}`.")
 
 
-def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
+def build_study(values: Values, *, source: str, folder: Path) -> Study:
     """Check plain values as a study.
 
     Raises:
@@ -153,7 +147,7 @@ def checked_study(study: Study) -> Study:
     return build_study(settings, source="The study", folder=Path())
 
 
-def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> Study:
+def saved_study(values: Values, *, source: str = "The saved study") -> Study:
     """The study that a run saved, from the values of its JSON file; `source` names the file in messages.
 
     Raises:
@@ -163,7 +157,7 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
     # a key of a plugin that is not installed and that the study does not use
     values = {name: value for name, value in values.items() if value or name in model.model_fields}
     try:
-        return model.model_validate(decisions_of_earlier(baselines_of_earlier(_without_unused(values))))
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"])) or "the file"
@@ -171,18 +165,6 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
             f"{source} cannot be read by this version of casewise: {location}: {first['msg']}. Use the version that "
             "wrote it, or run the study again."
         ) from None
-
-
-def _without_unused(values: dict[str, Any]) -> dict[str, Any]:
-    """The values without a setting that has no effect and that later versions refuse in a study file.
-
-    >>> _without_unused({"images": {"fit": "stretch", "padding": "black"}})
-    {'images': {'fit': 'stretch', 'padding': 'auto'}}
-    """
-    images = values.get("images")
-    if not isinstance(images, dict) or images.get("fit") not in ("crop", "stretch"):
-        return values
-    return {**values, "images": {**images, "padding": "auto"}}
 
 
 def _plain(value: Any) -> Any:
@@ -211,7 +193,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _extended(values: dict[str, Any], source: str, *, folder: Path, chain: tuple[str, ...]) -> dict[str, Any]:
+def _extended(values: Values, source: str, *, folder: Path, chain: tuple[str, ...]) -> Values:
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -230,7 +212,7 @@ def _extended(values: dict[str, Any], source: str, *, folder: Path, chain: tuple
     return _merged(below, values)
 
 
-def _setting(text: str) -> dict[str, Any]:
+def _setting(text: str) -> Values:
     """A setting of the command line as values of a study file.
 
     >>> _setting("recipe.epochs=20")
@@ -256,7 +238,7 @@ WHOLE = (
 )
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any], *, whole: Collection[str] = WHOLE) -> dict[str, Any]:
+def _merged(below: Values, above: Values, *, whole: Collection[str] = WHOLE) -> Values:
     """Merge `above` into `below`; sections named in `whole` are replaced, settings are merged."""
     result = dict(below)
     for key, value in above.items():
@@ -268,7 +250,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any], *, whole: Collection[s
     return result
 
 
-def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
+def _expand(values: Values, source: str) -> Values:
     targets = values.get("targets")
     if isinstance(targets, dict):
         values["targets"] = {name: _target(value) for name, value in targets.items()}
@@ -277,21 +259,13 @@ def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
         values["pretrain"] = {**values["pretrain"], "targets": inner}
     if isinstance(values.get("scores"), str):
         values["scores"] = named_scores(values["scores"], source)
-    names = values.get("backbones")
-    if isinstance(names, str):
-        names = [name.strip() for name in names.split(",") if name.strip()]
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        from casewise.study.backbones import ALL29, check_backbones
-
-        names = [n for name in names for n in (ALL29 if name == "all29" else [name])]
-        values["backbones"] = check_backbones(list(dict.fromkeys(names)), source)
-    encoders = values.get("encoders")
-    if isinstance(encoders, str):
-        encoders = [name.strip() for name in encoders.split(",") if name.strip()]
-    if isinstance(encoders, list) and all(isinstance(name, str) for name in encoders):
-        from casewise.study.backbones import check_encoders
-
-        values["encoders"] = check_encoders(list(dict.fromkeys(encoders)), source)
+    for key, check in (("backbones", check_backbones), ("encoders", check_encoders)):
+        names = values.get(key)
+        if isinstance(names, str):
+            names = [name.strip() for name in names.split(",") if name.strip()]
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            names = [n for name in names for n in (ALL29 if (key, name) == ("backbones", "all29") else [name])]
+            values[key] = check(list(dict.fromkeys(names)), source)
     return values
 
 
@@ -302,7 +276,7 @@ def _target(value: Any) -> Any:
     return {"classes": value} if isinstance(value, list) else (value or {})
 
 
-def named_scores(name: str, source: str) -> dict[str, Any]:
+def named_scores(name: str, source: str) -> Values:
     """The formulas of a named score (`presets/scores/NAME.yaml`)."""
     folder = PRESETS / "scores"
     names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
@@ -313,7 +287,7 @@ def named_scores(name: str, source: str) -> dict[str, Any]:
     return mapping((folder / f"{name}.yaml").read_text(), f"score {name}")
 
 
-def _absolute(values: dict[str, Any], keys: tuple[str, ...], folder: Path) -> None:
+def _absolute(values: Values, keys: tuple[str, ...], folder: Path) -> None:
     for key in keys[:-1]:
         if not isinstance(values.get(key), dict):
             return
@@ -322,7 +296,7 @@ def _absolute(values: dict[str, Any], keys: tuple[str, ...], folder: Path) -> No
         values[keys[-1]] = (folder / values[keys[-1]]).resolve()
 
 
-def _absolute_weights(values: dict[str, Any], folder: Path) -> None:
+def _absolute_weights(values: Values, folder: Path) -> None:
     weights = values.get("weights", "pretrained")
     if isinstance(weights, dict):
         values["weights"] = {name: _absolute_source(value, folder) for name, value in weights.items()}

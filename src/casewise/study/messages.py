@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 from casewise.errors import QUOTED, counted, cut, nearest, shortened
 from casewise.plugin import KEYS
 from casewise.study.model import StudyModel
+from casewise.study.yaml_text import Values
 
 # keys with problems that a message shows, and characters of each sentence
 _SHOWN, _LINE = 12, 400
@@ -26,7 +27,7 @@ _OTHER_NAMES = {
 UNION_OPTION = r"(constrained-\w+|float|int|str|bool|(literal|list|dict|tuple|function-\w+|lax-or-strict)\b.*)"
 
 
-def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[StudyModel]) -> list[str]:
+def sentences(problems: Sequence[Any], values: Values, study: type[StudyModel]) -> list[str]:
     """One sentence for each key with a problem; for a key of several types, the values that each accepts."""
     by_location: dict[tuple[Any, ...], list[Any]] = {}
     for problem in problems:
@@ -195,7 +196,7 @@ def _places(name: str, section: type[StudyModel], prefix: str = "", rank: int = 
     return places
 
 
-def with_origin(line: str, values: dict[str, Any], file_values: dict[str, Any], parent: str) -> str:
+def with_origin(line: str, values: Values, file_values: Values, parent: str) -> str:
     """A problem, with the file or preset of its key if the key is not in the study file itself."""
     loc, _, _ = line.partition(": ")
     keys = loc.split(".")

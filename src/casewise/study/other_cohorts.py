@@ -11,7 +11,6 @@ from casewise.errors import cut
 from casewise.study.model import RowFilter, StudyModel
 from casewise.study.targets import Target
 
-AS_IN_THE_STUDY = "As in the study, but for this table only."
 Apart = Literal["named_apart", "distinct"]
 
 
@@ -45,56 +44,53 @@ class External(StudyModel):
     people.
     """
 
-    cohort: Path = Field(description="The other cohort's table, with the study's targets.")
-    name: str = Field(
-        "",
-        description="Name of the cohort in the report, and prefix of its subjects' names. Default: the name of the "
-        "table's folder.",
-    )
-    sheet: str = Field("", description=AS_IN_THE_STUDY)
-    root: Path | None = Field(None, description=AS_IN_THE_STUDY)
-    columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
-    where: RowFilter = Field({}, description=AS_IN_THE_STUDY)
-    where_not: RowFilter = Field({}, description=AS_IN_THE_STUDY)
-    subjects: Apart = Field(
-        "named_apart",
-        description="`named_apart`: no subject may have the name of a subject of the study. `distinct`: equal names "
-        "in the two tables denote different people.",
-    )
-    pretraining_subjects: Apart = Field(
-        "named_apart", description="The same for subjects of the cohort for pretraining that are not in the study."
-    )
-    bundle_subjects: Apart = Field(
-        "named_apart", description="The same for subjects that a network of `weights: bundle:PATH` was trained on."
-    )
-    by: Annotated[list[str], BeforeValidator(_as_list)] = Field(
-        [],
-        description="Columns of this table, such as `site`, by whose values the results are shown separately as well. "
-        "Default: the column of `split.leave_out`, if this table has it.",
-    )
+    cohort: Path
+    """The other cohort's table, with the study's targets."""
+    name: str = ""
+    """Name of the cohort in the report, and prefix of its subjects' names. Default: the name of the table's folder."""
+    sheet: str = ""
+    """As in the study, but for this table only."""
+    root: Path | None = None
+    """As in the study, but for this table only."""
+    columns: dict[str, str] = {}
+    """As in the study, but for this table only."""
+    where: RowFilter = {}
+    """As in the study, but for this table only."""
+    where_not: RowFilter = {}
+    """As in the study, but for this table only."""
+    subjects: Apart = "named_apart"
+    """`named_apart`: no subject may have the name of a subject of the study. `distinct`: equal names in the two tables
+    denote different people."""
+    pretraining_subjects: Apart = "named_apart"
+    """The same for subjects of the cohort for pretraining that are not in the study."""
+    bundle_subjects: Apart = "named_apart"
+    """The same for subjects that a network of `weights: bundle:PATH` was trained on."""
+    by: Annotated[list[str], BeforeValidator(_as_list)] = []
+    """Columns of this table, such as `site`, by whose values the results are shown separately as well. Default: the
+    column of `split.leave_out`, if this table has it."""
 
 
 class Pretraining(StudyModel):
     """Training on another cohort first. The held-out subjects of each fold are always left out of it."""
 
-    cohort: Path = Field(description="The other cohort's table.")
-    sheet: str = Field("", description=AS_IN_THE_STUDY)
-    subjects: Literal["shared", "distinct"] = Field(
-        description="`shared`: both tables use the same names for the same people, and each fold's held-out subjects "
-        "are left out of its pretraining. `distinct`: no person is in both tables, and a name that occurs in both is "
-        "an error."
-    )
-    columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
-    where: RowFilter = Field({}, description=AS_IN_THE_STUDY)
-    where_not: RowFilter = Field({}, description=AS_IN_THE_STUDY)
-    targets: dict[str, Target] = Field(
-        description="The targets of pretraining. Only the body of the pretrained network is used afterwards."
-    )
-    epochs: int = Field(5, ge=1, description="Number of epochs; all of them are trained.")
-    lr: float | None = Field(
-        None,
-        gt=0,
-        description="Learning rate; it falls as half a cosine. Default: that of the recipe; required with `recipe.lr: "
-        "find`.",
-    )
-    batch_size: int | None = Field(None, ge=2, description="Panels in a batch. Default: that of the recipe.")
+    cohort: Path
+    """The other cohort's table."""
+    sheet: str = ""
+    """As in the study, but for this table only."""
+    subjects: Literal["shared", "distinct"]
+    """`shared`: both tables use the same names for the same people, and each fold's held-out subjects are left out of
+    its pretraining. `distinct`: no person is in both tables, and a name that occurs in both is an error."""
+    columns: dict[str, str] = {}
+    """As in the study, but for this table only."""
+    where: RowFilter = {}
+    """As in the study, but for this table only."""
+    where_not: RowFilter = {}
+    """As in the study, but for this table only."""
+    targets: dict[str, Target]
+    """The targets of pretraining. Only the body of the pretrained network is used afterwards."""
+    epochs: int = Field(5, ge=1)
+    """Number of epochs; all of them are trained."""
+    lr: float | None = Field(None, gt=0)
+    """Learning rate; it falls as half a cosine. Default: that of the recipe; required with `recipe.lr: find`."""
+    batch_size: int | None = Field(None, ge=2)
+    """Panels in a batch. Default: that of the recipe."""

@@ -1,17 +1,90 @@
-"""How networks are trained, and the settings that depend on the machine."""
+"""How networks and baselines are trained, up to which layer a network is frozen, and settings of the machine."""
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from casewise.errors import StudyError, cut, nearest
-from casewise.study.freezing import read_freeze_point
+from casewise.study.images import AUGMENTATION_KEYS, Panels
 from casewise.study.model import Fraction, StudyModel
-from casewise.study.panels import AUGMENTATION_KEYS, Panels
+
+FREEZE_FORMS = "none, all, `10 layers`, `11 blocks`, `30%` or the name of a module such as features.6"
+
+
+@dataclass(frozen=True)
+class FreezePoint:
+    """The layers of a body, from the input on, that are not trained.
+
+    `layers` counts convolutions and linear layers, `blocks` a network's own blocks (`Network.blocks`), `fraction` is a
+    fraction of the body's weights, `name` the path of a module within the body, which is frozen as well.
+
+    >>> str(read_freeze_point("10 layers")), str(read_freeze_point(0.3)), str(read_freeze_point("features.6"))
+    ('10 layers', '30%', 'features.6')
+    """
+
+    kind: Literal["none", "all", "layers", "blocks", "fraction", "name"]
+    count: int = 0
+    fraction: float = 0.0
+    name: str = ""
+
+    def __str__(self) -> str:
+        if self.kind in ("layers", "blocks"):
+            return f"{self.count} {self.kind if self.count > 1 else self.kind[:-1]}"
+        if self.kind == "fraction":
+            return f"{100 * self.fraction:.10g}%"
+        return self.name or self.kind
+
+
+def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
+    """Read a freeze point as a study states it: text, a number of layers, or a fraction between 0 and 1.
+
+    Raises:
+        StudyError: the value is none of these; the message names the allowed forms.
+    """
+    if isinstance(value, FreezePoint):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise StudyError(f"{source}: must be {FREEZE_FORMS}, got {cut(value)}.")
+    if isinstance(value, float):
+        return _fraction(value, value, source)
+    if isinstance(value, int):
+        return _counted(value, "layers", source)
+    text = value.strip()
+    if text.lower() in ("none", "all", "body"):
+        text = text.lower()
+        return FreezePoint("none" if text == "none" else "all")
+    if match := re.fullmatch(r"(-?\d{1,9})\s*(layers?|blocks?)?", text):
+        return _counted(int(match[1]), "blocks" if (match[2] or "").startswith("block") else "layers", source)
+    if match := re.fullmatch(r"(-?\d+(?:\.\d*)?)\s*%", text):
+        return _fraction(float(match[1]) / 100, value, source)
+    if re.fullmatch(r"0?\.\d+", text):
+        return _fraction(float(text), value, source)
+    if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", text):
+        return FreezePoint("name", name=text.removeprefix("body."))
+    unit = text.split()[-1] if re.match(r"\d+\s", text) else ""
+    hint = nearest(unit, ("layers", "blocks")) if unit else nearest(text, ("none", "all"))
+    raise StudyError(f"{source}: must be {FREEZE_FORMS}, got {cut(value)}.{hint}")
+
+
+def _counted(count: int, kind: Literal["layers", "blocks"], source: str) -> FreezePoint:
+    if count < 0:
+        raise StudyError(f"{source}: {count} {kind} cannot be frozen; give 0 or more, or one of {FREEZE_FORMS}.")
+    return FreezePoint(kind, count=count) if count else FreezePoint("none")
+
+
+def _fraction(share: float, value: Any, source: str) -> FreezePoint:
+    if not (math.isfinite(share) and 0 < share < 1):
+        raise StudyError(
+            f"{source}: a fraction is between 0 and 1 (or 0% and 100%), got {cut(value)}; or write none or all."
+        )
+    return FreezePoint("fraction", fraction=share)
+
 
 Schedule = Literal["plateau", "cosine", "one-cycle", "constant"]
 BatchNorm = Literal["update", "keep_statistics"]
@@ -20,32 +93,36 @@ BatchNorm = Literal["update", "keep_statistics"]
 class Plateau(StudyModel):
     """Reduce the learning rate when the validation loss no longer falls."""
 
-    factor: float = Field(0.1, gt=0, lt=1, description="Factor applied to the learning rate.")
-    patience: int = Field(10, ge=0, description="Epochs without a decrease before the factor is applied.")
-    threshold: float = Field(1e-4, ge=0, description="Smallest relative decrease that counts.")
+    factor: float = Field(0.1, gt=0, lt=1)
+    """Factor applied to the learning rate."""
+    patience: int = Field(10, ge=0)
+    """Epochs without a decrease before the factor is applied."""
+    threshold: float = Field(1e-4, ge=0)
+    """Smallest relative decrease that counts."""
 
 
 class EarlyStopping(StudyModel):
     """Early stopping on an inner set of subjects, on the fold itself, or none."""
 
-    patience: int = Field(
-        50, ge=1, description="Epochs without a better loss before training ends. The best epoch is kept."
-    )
-    monitor: Literal["inner", "fold", "none"] = Field(
-        "inner",
-        description="`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted "
-        "afterwards; the report then states that out-of-fold figures are too optimistic. `none`: all "
-        "epochs are trained on all training folds, and the last one is kept.",
-    )
-    val_fraction: Fraction = Field(0.15, description="Fraction of the training subjects that `inner` sets aside.")
+    patience: int = Field(50, ge=1)
+    """Epochs without a better loss before training ends. The best epoch is kept."""
+    monitor: Literal["inner", "fold", "none"] = "inner"
+    """`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted afterwards; the report
+    then states that out-of-fold figures are too optimistic. `none`: all epochs are trained on all training folds, and
+    the last one is kept."""
+    val_fraction: Fraction = 0.15
+    """Fraction of the training subjects that `inner` sets aside."""
 
 
 class LearningRateFinder(StudyModel):
     """The range test before training: the rate rises from `low` to `high` over `steps` training batches."""
 
-    low: float = Field(1e-7, gt=0, description="Lowest rate that is tried.")
-    high: float = Field(1.0, gt=0, description="Highest rate that is tried.")
-    steps: int = Field(60, ge=20, le=1000, description="Training batches from the lowest to the highest rate.")
+    low: float = Field(1e-7, gt=0)
+    """Lowest rate that is tried."""
+    high: float = Field(1.0, gt=0)
+    """Highest rate that is tried."""
+    steps: int = Field(60, ge=20, le=1000)
+    """Training batches from the lowest to the highest rate."""
 
     @model_validator(mode="after")
     def _check_order(self) -> LearningRateFinder:
@@ -57,34 +134,29 @@ class LearningRateFinder(StudyModel):
 class GradualUnfreezing(StudyModel):
     """Groups of layers that are unfrozen one after another, from the head down, while the validation loss improves."""
 
-    groups: int = Field(
-        3, ge=1, le=20, description="Groups of layers below the head, each with about the same number of layers."
-    )
-    epochs: int = Field(
-        3, ge=1, description="Largest number of epochs of each stage; the first stage trains the head alone."
-    )
+    groups: int = Field(3, ge=1, le=20)
+    """Groups of layers below the head, each with about the same number of layers."""
+    epochs: int = Field(3, ge=1)
+    """Largest number of epochs of each stage; the first stage trains the head alone."""
 
 
 class Phase(StudyModel):
     """One phase of training: its epochs, the frozen part of the network, and what differs from the recipe."""
 
-    epochs: int = Field(
-        ge=1, description="Epochs of this phase; all of them are trained, unless `recipe.early_stopping` ends it."
-    )
-    freeze: str = Field(
-        "none",
-        description="What is frozen: `none`; `all` (everything but the head); `10 layers`, `11 blocks` or `30%` from "
-        "the input on; or the name of a module, with everything before it. Frozen layers keep their running "
-        "statistics.",
-    )
-    lr: float | None = Field(None, gt=0, description="Learning rate of this phase. Default: that of the recipe.")
-    schedule: Schedule | None = Field(None, description="Schedule of this phase. Default: that of the recipe.")
-    batch_norm: BatchNorm | None = Field(None, description="As in the recipe, for this phase alone.")
-    variations: dict[str, Any] = Field(
-        {},
-        description="Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`. Not "
-        "with `panels.offline_copies`.",
-    )
+    epochs: int = Field(ge=1)
+    """Epochs of this phase; all of them are trained, unless `recipe.early_stopping` ends it."""
+    freeze: str = "none"
+    """What is frozen: `none`; `all` (everything but the head); `10 layers`, `11 blocks` or `30%` from the input on; or
+    the name of a module, with everything before it. Frozen layers keep their running statistics."""
+    lr: float | None = Field(None, gt=0)
+    """Learning rate of this phase. Default: that of the recipe."""
+    schedule: Schedule | None = None
+    """Schedule of this phase. Default: that of the recipe."""
+    batch_norm: BatchNorm | None = None
+    """As in the recipe, for this phase alone."""
+    variations: dict[str, Any] = {}
+    """Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`. Not with
+    `panels.offline_copies`."""
 
     @field_validator("freeze", mode="before")
     @classmethod
@@ -131,130 +203,82 @@ PLANNED: dict[str, Any] = {
 class Recipe(StudyModel):
     """How a network is trained. The phases are trained one after another, each continuing from the one before."""
 
-    auto: bool = Field(
-        False,
-        description="Whether settings that are not stated are [planned](explanation-plan.md) from the images and "
-        "`budget`; `recipe: auto` plans all of them. Default: `true` in a study that does not state "
-        "`backbones`.",
-    )
-    loss: Literal["mse", "huber", "l1"] = Field(
-        "mse",
-        description="Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. "
-        "Classes use cross-entropy; grades use a chain of binary cross-entropies.",
-    )
-    label_smoothing: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Fraction of the label that is spread evenly over the classes in training. Not for grades; never "
-        "in the validation loss.",
-    )
-    imbalance: Literal["none", "weights", "sampling"] = Field(
-        "none",
-        description="For classes and grades. `weights`: every class has the same total weight in the loss. "
-        "`sampling`: panels are drawn with replacement, so that every class of the primary outcome is "
-        "drawn equally often.",
-    )
-    optimizer: Literal["sgd", "adam", "adamw", "radam"] = Field(
-        "sgd", description="Optimiser. `radam` is Rectified Adam with the weight decay of AdamW."
-    )
-    lr: Annotated[float, Field(gt=0)] | Literal["find"] = Field(
-        0.01,
-        description="Learning rate at the start; with `one-cycle`, the highest one. `find`: determined for each "
-        "network by [a range test](explanation-tuning.md) on its training subjects.",
-    )
-    finder: LearningRateFinder = Field(LearningRateFinder(), description="Settings of `lr: find`.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`; the other optimisers do not use it.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
-    schedule: Schedule = Field(
-        "plateau",
-        description="`plateau`: the learning rate falls when the validation loss no longer does. `cosine`: it falls "
-        "as half a cosine over `epochs`. `one-cycle`: it rises for a quarter of the steps and then falls. "
-        "`constant`: it stays the same.",
-    )
-    warmup: int = Field(
-        0,
-        ge=0,
-        description="Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` "
-        "only; the rate then changes at every step. Must be smaller than `epochs`, than "
-        "`gradual_unfreezing.epochs` with that tuning, and than the epochs of each phase with this "
-        "schedule.",
-    )
-    plateau: Plateau = Field(Plateau(), description="Settings of `schedule: plateau`.")
-    batch_size: int = Field(
-        16, ge=2, description="Panels in a batch. A last batch with one panel is joined to the one before it."
-    )
-    epochs: int = Field(
-        1000,
-        ge=1,
-        description="Largest number of epochs; with `tuning: gradual_unfreezing`, `gradual_unfreezing.epochs` counts "
-        "instead.",
-    )
-    early_stopping: EarlyStopping = Field(
-        EarlyStopping(), description="When training stops, and which subjects determine this."
-    )
-    tuning: Literal["full", "head_only", "gradual_unfreezing"] = Field(
-        "full",
-        description="Which layers are trained: all (`full`), the head alone on features computed once (`head_only`), "
-        "or one group of layers after another while the loss improves (`gradual_unfreezing`).",
-    )
-    gradual_unfreezing: GradualUnfreezing = Field(
-        GradualUnfreezing(), description="Settings of `tuning: gradual_unfreezing`."
-    )
-    discriminative: float = Field(
-        1.0,
-        ge=1,
-        description="Divisor of the learning rate from one of `gradual_unfreezing.groups` groups of layers to the "
-        "next towards the input. 1: the same rate for all.",
-    )
-    layer_decay: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Factor on the learning rate from one layer to the next towards the input, as is usual for "
-        "transformers (0.65 to 0.9). Layers are the blocks and the embedding of a transformer, or the "
-        "freeze points of another network. Not with `discriminative`.",
-    )
-    batch_norm: BatchNorm = Field(
-        "update",
-        description="`keep_statistics`: keep the running statistics of the first weights instead of updating them. "
-        "With `update`, those of frozen layers are kept as well.",
-    )
-    head: Literal["random", "probe"] = Field(
-        "random",
-        description="`probe`: start with a linear model of the initial features instead of a random head: ridge for "
-        "numbers, logistic for classes and grades.",
-    )
-    head_lr: float = Field(1.0, gt=0, description="Factor on the head's learning rate.")
-    batch_norm_momentum: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="Momentum of the running statistics. Default: that of the library. For MNASNet (0.0003) and "
-        "MobileNetV3 (0.01) it is too small to train small cohorts from random weights; use 0.1.",
-    )
-    pool: Literal["average", "map"] = Field(
-        "average",
-        description="What the head receives. `average`: the mean over the last map, which does not say where things "
-        "are. `map`: the means over a grid of `map_cells` × `map_cells` of the widest map at stride 16.",
-    )
-    map_cells: int = Field(3, ge=2, le=8, description="Rows and columns of the grid of `pool: map`.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the head.")
-    clip_gradients: float | None = Field(
-        None,
-        gt=0,
-        description="Largest norm of the gradient of a step; a larger one is scaled down to it. Default: no limit.",
-    )
-    scaling: Literal["library", "symmetric"] = Field(
-        "library",
-        description="How pixels are scaled before the first layer. `library`: as the backbone's published weights "
-        "expect. `symmetric`: from −1 to 1.",
-    )
-    phases: list[Phase] = Field(
-        [],
-        description="Phases of training, one after another, each with its own epochs and frozen layers. Default: one "
-        "phase of `epochs`.",
-    )
+    auto: bool = False
+    """Whether settings that are not stated are [planned](explanation-plan.md) from the images and `budget`; `recipe:
+    auto` plans all of them. Default: `true` in a study that does not state `backbones`."""
+    loss: Literal["mse", "huber", "l1"] = "mse"
+    """Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. Classes use
+    cross-entropy; grades use a chain of binary cross-entropies."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Fraction of the label that is spread evenly over the classes in training. Not for grades; never in the validation
+    loss."""
+    imbalance: Literal["none", "weights", "sampling"] = "none"
+    """For classes and grades. `weights`: every class has the same total weight in the loss. `sampling`: panels are
+    drawn with replacement, so that every class of the primary outcome is drawn equally often."""
+    optimizer: Literal["sgd", "adam", "adamw", "radam"] = "sgd"
+    """Optimiser. `radam` is Rectified Adam with the weight decay of AdamW."""
+    lr: Annotated[float, Field(gt=0)] | Literal["find"] = 0.01
+    """Learning rate at the start; with `one-cycle`, the highest one. `find`: determined for each network by [a range
+    test](explanation-tuning.md) on its training subjects."""
+    finder: LearningRateFinder = LearningRateFinder()
+    """Settings of `lr: find`."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of `sgd`; the other optimisers do not use it."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay."""
+    schedule: Schedule = "plateau"
+    """`plateau`: the learning rate falls when the validation loss no longer does. `cosine`: it falls as half a cosine
+    over `epochs`. `one-cycle`: it rises for a quarter of the steps and then falls. `constant`: it stays the same."""
+    warmup: int = Field(0, ge=0)
+    """Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` only; the rate then
+    changes at every step. Must be smaller than `epochs`, than `gradual_unfreezing.epochs` with that tuning, and than
+    the epochs of each phase with this schedule."""
+    plateau: Plateau = Plateau()
+    """Settings of `schedule: plateau`."""
+    batch_size: int = Field(16, ge=2)
+    """Panels in a batch. A last batch with one panel is joined to the one before it."""
+    epochs: int = Field(1000, ge=1)
+    """Largest number of epochs; with `tuning: gradual_unfreezing`, `gradual_unfreezing.epochs` counts instead."""
+    early_stopping: EarlyStopping = EarlyStopping()
+    """When training stops, and which subjects determine this."""
+    tuning: Literal["full", "head_only", "gradual_unfreezing"] = "full"
+    """Which layers are trained: all (`full`), the head alone on features computed once (`head_only`), or one group of
+    layers after another while the loss improves (`gradual_unfreezing`)."""
+    gradual_unfreezing: GradualUnfreezing = GradualUnfreezing()
+    """Settings of `tuning: gradual_unfreezing`."""
+    discriminative: float = Field(1.0, ge=1)
+    """Divisor of the learning rate from one of `gradual_unfreezing.groups` groups of layers to the next towards the
+    input. 1: the same rate for all."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor on the learning rate from one layer to the next towards the input, as is usual for transformers (0.65 to
+    0.9). Layers are the blocks and the embedding of a transformer, or the freeze points of another network. Not with
+    `discriminative`."""
+    batch_norm: BatchNorm = "update"
+    """`keep_statistics`: keep the running statistics of the first weights instead of updating them. With `update`,
+    those of frozen layers are kept as well."""
+    head: Literal["random", "probe"] = "random"
+    """`probe`: start with a linear model of the initial features instead of a random head: ridge for numbers, logistic
+    for classes and grades."""
+    head_lr: float = Field(1.0, gt=0)
+    """Factor on the head's learning rate."""
+    batch_norm_momentum: float | None = Field(None, gt=0, le=1)
+    """Momentum of the running statistics. Default: that of the library. For MNASNet (0.0003) and MobileNetV3 (0.01) it
+    is too small to train small cohorts from random weights; use 0.1."""
+    pool: Literal["average", "map"] = "average"
+    """What the head receives. `average`: the mean over the last map, which does not say where things are. `map`: the
+    means over a grid of `map_cells` × `map_cells` of the widest map at stride 16."""
+    map_cells: int = Field(3, ge=2, le=8)
+    """Rows and columns of the grid of `pool: map`."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the head."""
+    clip_gradients: float | None = Field(None, gt=0)
+    """Largest norm of the gradient of a step; a larger one is scaled down to it. Default: no limit."""
+    scaling: Literal["library", "symmetric"] = "library"
+    """How pixels are scaled before the first layer. `library`: as the backbone's published weights expect. `symmetric`:
+    from −1 to 1."""
+    phases: list[Phase] = []
+    """Phases of training, one after another, each with its own epochs and frozen layers. Default: one phase of
+    `epochs`."""
 
     @property
     def stated(self) -> dict[str, Any]:
@@ -332,64 +356,68 @@ class Recipe(StudyModel):
         return self
 
 
+class Baselines(StudyModel):
+    """Simple models on pixels and on the features of a pretrained network, fitted in every study.
+
+    Which features are used and their penalty are chosen by inner folds of the training subjects.
+    """
+
+    off: str = ""
+    """The reason for which there are none; the report prints it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        if values == "auto":
+            return {}
+        if isinstance(values, str) or values in (None, False, True):
+            raise ValueError("write `auto`, or `{off: the reason}`, which the report prints")
+        return values
+
+
 class NetworkPlan(StudyModel):
     """How one network is computed. The bits of a trained network depend on all four settings."""
 
-    device: Literal["cpu", "cuda"] = Field("cpu", description="The device.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of the computation in training.")
-    memory_format: Literal["channels_last", "contiguous"] = Field(
-        "channels_last", description="Memory layout of tensors."
-    )
-    threads: int = Field(1, ge=1, description="Threads of the network in training.")
+    device: Literal["cpu", "cuda"] = "cpu"
+    """The device."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the computation in training."""
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    """Memory layout of tensors."""
+    threads: int = Field(1, ge=1)
+    """Threads of the network in training."""
 
 
 class Compute(StudyModel):
     """Settings that depend on the machine. `auto` is decided by a measurement of about two seconds."""
 
-    plan: dict[str, NetworkPlan] | Path | None = Field(
-        None,
-        description="A compute plan to repeat: a run folder or its `compute.json`, or for each network `device`, "
-        "`precision`, `memory_format` and `threads`. Nothing is measured then, and the same study and "
-        "seed give the same bits on the same kind of machine. Default: the first run measures, and "
-        "records its plan.",
-    )
+    plan: dict[str, NetworkPlan] | Path | None = None
+    """A compute plan to repeat: a run folder or its `compute.json`, or for each network `device`, `precision`,
+    `memory_format` and `threads`. Nothing is measured then, and the same study and seed give the same bits on the same
+    kind of machine. Default: the first run measures, and records its plan."""
 
-    jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto",
-        description="Networks trained in parallel, as `--jobs`. `auto`: as many as the cores allow with `threads` "
-        "each and the available memory allows, or one on a GPU. Results do not depend on it.",
-    )
-    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto",
-        description="Threads of each network in training. `auto`: the number of cores divided by the number of "
-        "networks of the run, at least one, or one if that is measured to be faster. The number of "
-        "networks in parallel has no influence.",
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description="`auto`: bfloat16 on a CPU only if it is measured to be faster and its features agree with those "
-        "of full precision; bfloat16 on a GPU.",
-    )
-    memory_format: Literal["auto", "channels_last", "contiguous"] = Field(
-        "auto", description="Memory layout of tensors. `auto`: the one that is measured to be faster."
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a CUDA device if there is one.")
-    save_every: float = Field(
-        30.0,
-        ge=0,
-        description="Seconds after which the state of a network in training is saved at the end of the next epoch; "
-        "an interrupted run continues from it. 0: save after every epoch.",
-    )
-    frozen_once: bool = Field(
-        True,
-        description="Compute the features of frozen layers once for all epochs of a phase in which panels do not "
-        "vary; the result is the same.",
-    )
-    keep_memory: bool = Field(
-        True,
-        description="Keep freed memory for the next step instead of returning it to the system (Linux with glibc; on "
-        "the command line and in workers), which saves time and takes memory.",
-    )
+    jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Networks trained in parallel, as `--jobs`. `auto`: as many as the cores allow with `threads` each and the
+    available memory allows, or one on a GPU. Results do not depend on it."""
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Threads of each network in training. `auto`: the number of cores divided by the number of networks of the run, at
+    least one, or one if that is measured to be faster. The number of networks in parallel has no influence."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bfloat16 on a CPU only if it is measured to be faster and its features agree with those of full
+    precision; bfloat16 on a GPU."""
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    """Memory layout of tensors. `auto`: the one that is measured to be faster."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a CUDA device if there is one."""
+    save_every: float = Field(30.0, ge=0)
+    """Seconds after which the state of a network in training is saved at the end of the next epoch; an interrupted run
+    continues from it. 0: save after every epoch."""
+    frozen_once: bool = True
+    """Compute the features of frozen layers once for all epochs of a phase in which panels do not vary; the result is
+    the same."""
+    keep_memory: bool = True
+    """Keep freed memory for the next step instead of returning it to the system (Linux with glibc; on the command line
+    and in workers), which saves time and takes memory."""
 
     @model_validator(mode="after")
     def _check_plan(self) -> Compute:

@@ -11,45 +11,16 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from casewise.errors import cut
 from casewise.plugin import modality_sections, plugins
-from casewise.study.baselines import Baselines
 from casewise.study.checks import check_study
 from casewise.study.evaluation import Audit, Evaluation
-from casewise.study.images import Images
+from casewise.study.images import Images, Panels
 from casewise.study.learners import encoders_of, learner_named, learners_beside
-from casewise.study.model import Level, Range, RowFilter, StudyModel, read_duration
+from casewise.study.model import Level, RowFilter, StudyModel, read_duration
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
-from casewise.study.panels import Panels
-from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
+from casewise.study.recipe import Baselines, Compute, Recipe
 from casewise.study.split import NestedCV, Split
-from casewise.study.targets import Kind, ScoreFormula, Target
+from casewise.study.targets import ScoreFormula, Target
 from casewise.targets.registry import kind_named
-
-__all__ = [
-    "Audit",
-    "Compute",
-    "EarlyStopping",
-    "Evaluation",
-    "External",
-    "Images",
-    "Kind",
-    "Level",
-    "NestedCV",
-    "Panels",
-    "Phase",
-    "Pretraining",
-    "Range",
-    "Recipe",
-    "RowFilter",
-    "ScoreFormula",
-    "Split",
-    "Study",
-    "StudyModel",
-    "Target",
-    "network_names",
-    "register_settings",
-    "study_model",
-]
-
 
 Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean", "weighted"]
 # What a study with a planned recipe has besides, where it does not state it.
@@ -81,193 +52,126 @@ def network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]
 class Study(StudyModel):
     """A whole study, as its file states it. Paths are absolute after `casewise.study.loading.read_study`."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\\\]*[^/\\\\.][^/\\\\]*$")] = Field(
-        description="Name of the study and of its run folder, `runs/NAME`."
-    )
-    title: str = Field("", description="Heading of the report.")
-    description: str = Field(
-        "",
-        description="One sentence on what is predicted, shown in the report. The report spells names as they are "
-        "spelled here (`PASI`).",
-    )
-    synthetic: bool = Field(False, description="`true`: the images do not show patients, and the report states this.")
-    cohort: Path = Field(
-        description="The cohort table, CSV, .xlsx or Parquet: [columns and rules](reference-cohort.md). Relative to "
-        "the study file."
-    )
-    sheet: str = Field("", description="The sheet of an .xlsx workbook. Default: its first visible sheet.")
-    root: Path | None = Field(
-        None,
-        description="Folder to which the paths in the table are relative. Default: the table's own folder. If it is "
-        "stated, absolute paths of another computer are looked up in it by their ends.",
-    )
-    columns: dict[str, str] = Field(
-        {},
-        description="The table's column for a standard name or a target, such as `{visit: visit_no, day: days}`. "
-        '`""` leaves a column unused.',
-    )
-    where: RowFilter = Field(
-        {},
-        description="Rows to keep: a column and the value, or list of values, that it must have. Compared as text; "
-        '`""` keeps empty cells.',
-    )
-    where_not: RowFilter = Field(
-        {},
-        description="Rows to leave out: a column and the value, or list of values, such as `{path: [images/a.jpg]}`.",
-    )
-    subjects_known: bool = Field(
-        True,
-        description="`false` if it is unknown which images belong to one person. Every image then needs its own "
-        "subject name, and the report contains a warning.",
-    )
-    subject_names: SubjectNames = Field(
-        "refuse_similar",
-        description="Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`) are "
-        "refused, because one person could then be in training and test data. `as_written`: they are "
-        "different people, unless they differ in case, spaces or invisible characters only. Lists state "
-        'which are different people, as the tables spell them, and refuse all others: `[["1", "01"], [S1, '
-        "S-1]]`.",
-    )
-    modality: str = Field(
-        "",
-        description="Kind of images: `photographs`, `slides`, `volumes`, or a registered modality, whose settings are "
-        "a section with its name. Default: `volumes` if the study has that section, `slides` if it has "
-        "`tiles`, else `photographs`.",
-    )
-    images: Images = Field(Images(), description="How each image becomes a tile.")
-    regions: list[str] = Field(
-        [],
-        description="The regions that the column `region` may contain, in order. Empty: the study has no regions.",
-    )
-    missing_regions: Literal["refuse", "allow"] = Field(
-        "refuse",
-        description="Whether a case may lack a region. With `allow`, its score is the mean over the available "
-        "regions; such a case is predicted but not evaluated.",
-    )
-    panels: Panels = Field(
-        Panels(), description="Which images a network sees at once, and how they are augmented in training."
-    )
-    targets: dict[str, Target] = Field(
-        min_length=1,
-        description="What was recorded: a name and a range (`erythema: 0..4`), a list of classes (`label: [covid, "
-        "no_finding]`), or the settings below. At least one.",
-    )
-    scores: dict[str, ScoreFormula] = Field(
-        {},
-        description="Formulas over targets: a name from "
-        "[Scores](reference-study-targets.md#scores-that-come-with-casewise), or the settings below for each name.",
-    )
-    outputs: list[str] = Field(
-        [],
-        description="What the networks predict directly: targets, or scores at the level of a panel. Default: every "
-        "target.",
-    )
-    primary_outcome: str = Field(
-        "", description="The target or score that the report is about. Default: the last score, else the first output."
-    )
-    split: Split = Field(Split(), description="How subjects are divided into training folds and a test set.")
-    audit: Audit = Field(
-        Audit(), description="What the audit examines before training: [Audit a cohort](howto-audit.md)."
-    )
-    accept: dict[str, str] = Field(
-        {},
-        description="Findings of the audit that are accepted, each with the reason: `{shortcut-source: the classes "
-        "come from two hospitals}`. The report prints both.",
-    )
-    backbones: list[str] = Field(
-        [],
-        description="Networks to train, as a list or separated by commas (`casewise backbones`). `all29` stands for "
-        "the 29 of One-Step PASI; any timm name is allowed, with the prefix `timm:` if torchvision has a network of "
-        "the same name. With `volumes`, `BACKBONE@FUSION` is trained with that fusion only, and a name without `@` "
-        "with every one of `volumes.fusion`.",
-    )
-    weights: str | dict[str, str] = Field(
-        "pretrained",
-        description="Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or "
-        "`bundle:PATH` for a network that casewise trained. Or by backbone: `{resnet18: pretrained, "
-        "vit_tiny_patch16_224: random}`. See [First weights](howto-extend.md#first-weights).",
-    )
-    bundle_subjects: Apart = Field(
-        "named_apart",
-        description="`named_apart`: a network of `weights: bundle:PATH` must not have been trained on a subject with "
-        "a name of this study. `distinct`: equal names denote different people; the report states it.",
-    )
-    weights_dir: Path | None = Field(
-        None,
-        description="Folder of `<backbone>.safetensors`, where `pretrained` weights are looked up first. The same as "
-        "`--weights-dir`.",
-    )
-    baselines: Baselines = Field(
-        Baselines(),
-        description="[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the "
-        "networks. `auto` (default): they are fitted; `{off: the reason}`: they are not, and the report "
-        "says why.",
-    )
-    encoders: list[str] = Field(
-        [],
-        description="The pretrained networks whose frozen features the baselines use: names of torchvision, of timm "
-        "(`timm:vit_small_patch14_dinov2.lvd142m`) or of hub repositories (`hf-hub:owner/name`): "
-        "[Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no "
-        "network, else its first pretrained backbone.",
-    )
-    pretrain: Pretraining | None = Field(None, description="Another cohort to train on first.")
-    recipe: Recipe = Field(Recipe(), description="How a network is trained.")
-    budget: Annotated[float, BeforeValidator(read_duration), Field(ge=60)] = Field(
-        1800.0,
-        description="The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number. "
-        "Only with a planned recipe.",
-    )
-    nested_cv: NestedCV | None = Field(
-        None,
-        description="[Nested cross-validation](explanation-nested.md): inner folds of each fold's training subjects "
-        "choose the settings of this section. Default: none.",
-    )
-    prune: Literal["none", "asha"] = Field(
-        "none",
-        description="`asha`: stop candidate learning rates of `nested_cv` "
-        "[early](explanation-nested.md#stop-candidates-early) whose inner losses are high. `none`: train "
-        "each of them on all inner folds to the end.",
-    )
-    test_time_augmentation: bool = Field(False, description="Average each prediction with that of the mirrored panel.")
-    stack: list[Stacker] = Field(
-        [],
-        description="Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `mean` "
-        "and `weighted` (weights of at least 0 that sum to 1, equal unless others are clearly better) are "
-        "for all targets. `linear` and `ridge`, for numbers, and `logistic`, for classes and grades, have "
-        "weights of either sign and need a test set.",
-    )
-    final: Literal["folds", "refit"] = Field(
-        "folds",
-        description="What predicts new cases. `folds`: the networks of all folds, averaged. `refit`: one network for "
-        "each learner, trained on all subjects outside the test set, which takes as long as one more "
-        "fold. [Figures are those of the networks of the folds](howto-predict.md#take-the-model-along).",
-    )
-    stack_baselines: bool = Field(
-        False, description="Whether the meta learners combine the baselines as well as the networks."
-    )
-    external: External | None = Field(
-        None,
-        description="Another cohort on which the trained networks are tested: [Test on other "
-        "patients](howto-external.md).",
-    )
-    evaluation: Evaluation = Field(Evaluation(), description="How predictions are evaluated.")
-    compute: Compute = Field(
-        Compute(),
-        description="Settings of the machine. A run can be continued after a change of these settings.",
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        description="Seed of the split, the initial weights of heads, the order of batches and all augmentation.",
-    )
-    seeds: int = Field(
-        1,
-        ge=1,
-        le=100,
-        description="How often the study is trained on its split: with `seed` and the seeds after it. Results are "
-        "those of `seed`; the report shows how much they vary. Each further seed takes as long as the "
-        "first.",
-    )
+    name: Annotated[str, Field(pattern=r"^[^/\\\\]*[^/\\\\.][^/\\\\]*$")]
+    """Name of the study and of its run folder, `runs/NAME`."""
+    title: str = ""
+    """Heading of the report."""
+    description: str = ""
+    """One sentence on what is predicted, shown in the report. The report spells names as they are spelled here
+    (`PASI`)."""
+    synthetic: bool = False
+    """`true`: the images do not show patients, and the report states this."""
+    cohort: Path
+    """The cohort table, CSV, .xlsx or Parquet: [columns and rules](reference-cohort.md). Relative to the study file."""
+    sheet: str = ""
+    """The sheet of an .xlsx workbook. Default: its first visible sheet."""
+    root: Path | None = None
+    """Folder to which the paths in the table are relative. Default: the table's own folder. If it is stated, absolute
+    paths of another computer are looked up in it by their ends."""
+    columns: dict[str, str] = {}
+    """The table's column for a standard name or a target, such as `{visit: visit_no, day: days}`. `""` leaves a column
+    unused."""
+    where: RowFilter = {}
+    """Rows to keep: a column and the value, or list of values, that it must have. Compared as text; `""` keeps empty
+    cells."""
+    where_not: RowFilter = {}
+    """Rows to leave out: a column and the value, or list of values, such as `{path: [images/a.jpg]}`."""
+    subjects_known: bool = True
+    """`false` if it is unknown which images belong to one person. Every image then needs its own subject name, and the
+    report contains a warning."""
+    subject_names: SubjectNames = "refuse_similar"
+    """Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`) are refused, because one
+    person could then be in training and test data. `as_written`: they are different people, unless they differ in case,
+    spaces or invisible characters only. Lists state which are different people, as the tables spell them, and refuse
+    all others: `[["1", "01"], [S1, S-1]]`."""
+    modality: str = ""
+    """Kind of images: `photographs`, `slides`, `volumes`, or a registered modality, whose settings are a section with
+    its name. Default: `volumes` if the study has that section, `slides` if it has `tiles`, else `photographs`."""
+    images: Images = Images()
+    """How each image becomes a tile."""
+    regions: list[str] = []
+    """The regions that the column `region` may contain, in order. Empty: the study has no regions."""
+    missing_regions: Literal["refuse", "allow"] = "refuse"
+    """Whether a case may lack a region. With `allow`, its score is the mean over the available regions; such a case is
+    predicted but not evaluated."""
+    panels: Panels = Panels()
+    """Which images a network sees at once, and how they are augmented in training."""
+    targets: dict[str, Target] = Field(min_length=1)
+    """What was recorded: a name and a range (`erythema: 0..4`), a list of classes (`label: [covid, no_finding]`), or
+    the settings below. At least one."""
+    scores: dict[str, ScoreFormula] = {}
+    """Formulas over targets: a name from [Scores](reference-study-targets.md#scores-that-come-with-casewise), or the
+    settings below for each name."""
+    outputs: list[str] = []
+    """What the networks predict directly: targets, or scores at the level of a panel. Default: every target."""
+    primary_outcome: str = ""
+    """The target or score that the report is about. Default: the last score, else the first output."""
+    split: Split = Split()
+    """How subjects are divided into training folds and a test set."""
+    audit: Audit = Audit()
+    """What the audit examines before training: [Audit a cohort](howto-audit.md)."""
+    accept: dict[str, str] = {}
+    """Findings of the audit that are accepted, each with the reason: `{shortcut-source: the classes come from two
+    hospitals}`. The report prints both."""
+    backbones: list[str] = []
+    """Networks to train, as a list or separated by commas (`casewise backbones`). `all29` stands for the 29 of One-Step
+    PASI; any timm name is allowed, with the prefix `timm:` if torchvision has a network of the same name. With
+    `volumes`, `BACKBONE@FUSION` is trained with that fusion only, and a name without `@` with every one of
+    `volumes.fusion`."""
+    weights: str | dict[str, str] = "pretrained"
+    """Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or `bundle:PATH` for a
+    network that casewise trained. Or by backbone: `{resnet18: pretrained, vit_tiny_patch16_224: random}`. See [First
+    weights](howto-extend.md#first-weights)."""
+    bundle_subjects: Apart = "named_apart"
+    """`named_apart`: a network of `weights: bundle:PATH` must not have been trained on a subject with a name of this
+    study. `distinct`: equal names denote different people; the report states it."""
+    weights_dir: Path | None = None
+    """Folder of `<backbone>.safetensors`, where `pretrained` weights are looked up first. The same as `--weights-dir`.
+    """
+    baselines: Baselines = Baselines()
+    """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the networks. `auto`
+    (default): they are fitted; `{off: the reason}`: they are not, and the report says why."""
+    encoders: list[str] = []
+    """The pretrained networks whose frozen features the baselines use: names of torchvision, of timm
+    (`timm:vit_small_patch14_dinov2.lvd142m`) or of hub repositories (`hf-hub:owner/name`):
+    [Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no network, else its
+    first pretrained backbone."""
+    pretrain: Pretraining | None = None
+    """Another cohort to train on first."""
+    recipe: Recipe = Recipe()
+    """How a network is trained."""
+    budget: Annotated[float, BeforeValidator(read_duration), Field(ge=60)] = 1800.0
+    """The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number. Only with a
+    planned recipe."""
+    nested_cv: NestedCV | None = None
+    """[Nested cross-validation](explanation-nested.md): inner folds of each fold's training subjects choose the
+    settings of this section. Default: none."""
+    prune: Literal["none", "asha"] = "none"
+    """`asha`: stop candidate learning rates of `nested_cv` [early](explanation-nested.md#stop-candidates-early) whose
+    inner losses are high. `none`: train each of them on all inner folds to the end."""
+    test_time_augmentation: bool = False
+    """Average each prediction with that of the mirrored panel."""
+    stack: list[Stacker] = []
+    """Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `mean` and `weighted`
+    (weights of at least 0 that sum to 1, equal unless others are clearly better) are for all targets. `linear` and
+    `ridge`, for numbers, and `logistic`, for classes and grades, have weights of either sign and need a test set."""
+    final: Literal["folds", "refit"] = "folds"
+    """What predicts new cases. `folds`: the networks of all folds, averaged. `refit`: one network for each learner,
+    trained on all subjects outside the test set, which takes as long as one more fold. [Figures are those of the
+    networks of the folds](howto-predict.md#take-the-model-along)."""
+    stack_baselines: bool = False
+    """Whether the meta learners combine the baselines as well as the networks."""
+    external: External | None = None
+    """Another cohort on which the trained networks are tested: [Test on other patients](howto-external.md)."""
+    evaluation: Evaluation = Evaluation()
+    """How predictions are evaluated."""
+    compute: Compute = Compute()
+    """Settings of the machine. A run can be continued after a change of these settings."""
+    seed: int = Field(0, ge=0)
+    """Seed of the split, the initial weights of heads, the order of batches and all augmentation."""
+    seeds: int = Field(1, ge=1, le=100)
+    """How often the study is trained on its split: with `seed` and the seeds after it. Results are those of `seed`; the
+    report shows how much they vary. Each further seed takes as long as the first."""
 
     @model_validator(mode="before")
     @classmethod

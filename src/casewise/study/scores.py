@@ -137,9 +137,8 @@ def check_scores(scores: Sequence[Score], *, targets: Mapping[str, Level], regio
                 raise StudyError(f"{where}: its formula names {cut(name)}, which is only declared later.")
             if name not in levels:
                 raise StudyError(
-                    f"{where}: its formula names {cut(name)}, which is neither a target nor an earlier score; "
-                    f"there are "
-                    f"{', '.join(levels)}.{nearest(name, levels)}"
+                    f"{where}: its formula names {cut(name)}, which is neither a target nor an earlier score; there "
+                    f"are {', '.join(levels)}.{nearest(name, levels)}"
                 )
             if region is not None and region not in regions:
                 existing = f"there are {', '.join(regions)}" if regions else "the study has no regions"

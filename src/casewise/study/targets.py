@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, WithJsonSchema, field_validator, model_validator
 
 from casewise.errors import cut, nearest
 from casewise.study.model import Level, Range, StudyModel, parse_range
@@ -33,49 +33,33 @@ class Target(StudyModel):
     target has classes in rising order, or a range of whole numbers.
     """
 
-    kind: Kind = Field(
-        DEFAULT,
-        description="A number (`regression`), a class (`classification`), or a grade (`ordinal`: classes in rising "
-        "order). A target with `classes` and no kind is a classification.",
-    )
-    classes: dict[str, list[str]] = Field(
-        {},
-        description="The classes; grades from low to high. A class may have several spellings in the table: `{covid: "
-        "[covid, COVID-19], other: none}`. Rows with other classes are left out and counted; a grade that is not "
-        "listed is an error. [More](howto-classify.md).",
-    )
-    positive: str | None = Field(
-        None, description="For two classes, the one that sensitivity refers to. Default: the first class."
-    )
-    range: Range = Field(
-        (0.0, 1.0),
-        description="Smallest and largest value; every number needs it, except with `equals`. Predictions are clipped "
-        "to it; a value outside it in the table is an error. For a grade without `classes`, the lowest and highest "
-        "grade: `0..4`.",
-    )
-    column: str | list[str] | None = Field(
-        None,
-        description="Column of the table, if its name differs from the target's. For a list, the value is the mean "
-        "of these columns, empty if one of them is empty; not for classes.",
-    )
-    level: Level | None = Field(
-        None,
-        description="The unit that has one value; all of its rows must agree. Default: the level of a panel "
-        "(`panels.by`).",
-    )
-    integer: bool = Field(False, description="Only whole numbers are allowed in the table.")
-    equals: str | None = Field(
-        None,
-        description="Makes an indicator from a text column: 1 if the cell has this text, 0 if it has another one, "
-        "empty if it is empty.",
-    )
+    kind: Kind = DEFAULT
+    """A number (`regression`), a class (`classification`), or a grade (`ordinal`: classes in rising order). A target
+    with `classes` and no kind is a classification."""
+    classes: dict[str, list[str]] = {}
+    """The classes; grades from low to high. A class may have several spellings in the table: `{covid: [covid,
+    COVID-19], other: none}`. Rows with other classes are left out and counted; a grade that is not listed is an error.
+    [More](howto-classify.md)."""
+    positive: str | None = None
+    """For two classes, the one that sensitivity refers to. Default: the first class."""
+    range: Range = (0.0, 1.0)
+    """Smallest and largest value; every number needs it, except with `equals`. Predictions are clipped to it; a value
+    outside it in the table is an error. For a grade without `classes`, the lowest and highest grade: `0..4`."""
+    column: str | list[str] | None = None
+    """Column of the table, if its name differs from the target's. For a list, the value is the mean of these columns,
+    empty if one of them is empty; not for classes."""
+    level: Level | None = None
+    """The unit that has one value; all of its rows must agree. Default: the level of a panel (`panels.by`)."""
+    integer: bool = False
+    """Only whole numbers are allowed in the table."""
+    equals: str | None = None
+    """Makes an indicator from a text column: 1 if the cell has this text, 0 if it has another one, empty if it is
+    empty."""
 
-    decision: Literal["median", "mean", "kappa"] | None = Field(
-        None,
-        description="How the probabilities of grades become one grade: the `median` (default), the rounded `mean` "
-        "(default with a planned recipe), or `kappa`, by thresholds with the highest quadratic kappa out "
-        "of fold. No network depends on it. [More](howto-classify.md#grades).",
-    )
+    decision: Literal["median", "mean", "kappa"] | None = None
+    """How the probabilities of grades become one grade: the `median` (default), the rounded `mean` (default with a
+    planned recipe), or `kappa`, by thresholds with the highest quadratic kappa out of fold. No network depends on it.
+    [More](howto-classify.md#grades)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -169,32 +153,9 @@ def _is_of_classes(value: Any, count: int) -> bool:
 class ScoreFormula(StudyModel):
     """A clinical score as a formula over targets and earlier scores."""
 
-    formula: str = Field(
-        description="Names, numbers, `+ - * /`, parentheses, `sum()`, `mean()`, `min()`, `max()`, and `name[region]` "
-        "at case level."
-    )
-    range: Range = Field(description="Smallest and largest value; predictions are clipped to it.")
-    level: Literal["region", "case"] = Field(
-        "case", description="`region`: the score is computed for every region. `case`: once for each case."
-    )
-
-
-def decisions_of_earlier(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a study that a run saved, with the rule by which its grades were decided.
-
-    A planned study of an earlier version has none, and its grades were decided by the median.
-
-    >>> grades = {"kind": "ordinal", "decision": None}
-    >>> decisions_of_earlier({"recipe": {"auto": True}, "targets": {"x": grades}})["targets"]
-    {'x': {'kind': 'ordinal', 'decision': 'median'}}
-    """
-    recipe, targets = values.get("recipe"), values.get("targets")
-    if not (isinstance(recipe, dict) and recipe.get("auto") and isinstance(targets, dict)):
-        return values
-    stated = {
-        name: {**target, "decision": target.get("decision") or "median"}
-        if isinstance(target, dict) and target.get("kind") == "ordinal"
-        else target
-        for name, target in targets.items()
-    }
-    return {**values, "targets": stated}
+    formula: str
+    """Names, numbers, `+ - * /`, parentheses, `sum()`, `mean()`, `min()`, `max()`, and `name[region]` at case level."""
+    range: Range
+    """Smallest and largest value; predictions are clipped to it."""
+    level: Literal["region", "case"] = "case"
+    """`region`: the score is computed for every region. `case`: once for each case."""

@@ -16,23 +16,6 @@ from casewise.study.backbones import TORCHVISION, UNTRAINED
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
-__all__ = [
-    "HUB",
-    "embedding_origin",
-    "embedding_weights",
-    "encoder_files",
-    "encoder_origin",
-    "environment_folder",
-    "file_name",
-    "hub_config",
-    "in_repository",
-    "is_present",
-    "needs_download",
-    "origin_of_weights",
-    "quick_networks",
-    "weights_file",
-]
-
 # How names of repositories begin, as in timm.
 HUB = "hf-hub:"
 # The names of a repository's files, by their endings.

@@ -13,6 +13,8 @@ from casewise.errors import StudyError, cut, shortened
 # Levels of nesting, and values with repeated anchors counted each time, of the largest study file.
 DEEPEST, MOST_VALUES = 30, 30_000
 LARGEST_NUMBER = 2**63
+# The keys and values of a study file.
+Values = dict[str, Any]
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 
@@ -78,7 +80,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def mapping(text: str, source: str) -> dict[str, Any]:
+def mapping(text: str, source: str) -> Values:
     """The keys and values of a YAML text; `source` names it in messages.
 
     Raises:

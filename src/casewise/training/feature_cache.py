@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import RunError, TrainingError
-from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import PanelData, encode_bags
+from casewise.modalities.dataset import PanelData, PanelDataset, encode_bags
 from casewise.modalities.panels import augmented
 from casewise.models.backbones import TILES_AT_ONCE, Network, form_of
 from casewise.models.forward import mean_over_views
-from casewise.study.seeds import mixed_seed
+from casewise.study.model import mixed_seed
 
 # In bytes, for all simultaneous jobs together.
 MEMORY = 2 * 2**30

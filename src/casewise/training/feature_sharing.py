@@ -33,7 +33,7 @@ from casewise.training.compute_plan import cpu_name
 from casewise.version import __version__
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import PanelDataset
+    from casewise.modalities.dataset import PanelDataset
 
 __all__ = ["FeatureStore", "SharedFeatures", "cached_or_computed", "digest_of", "digest_of_panels", "machine"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import PanelDataset
 from casewise.models.backbones import Network
 from casewise.models.outputs import Output
 from casewise.targets import by_form

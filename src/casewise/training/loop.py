@@ -20,8 +20,8 @@ from casewise.models.backbones import Network, keep_statistics, out_of_place, se
 from casewise.models.forward import forward, mean_over_views
 from casewise.models.outputs import Output, hits
 from casewise.run_folder import TrainingFolder
+from casewise.study.model import mixed_seed
 from casewise.study.schema import Recipe
-from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import load_state, save_state
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import give_memory_back

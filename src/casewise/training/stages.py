@@ -19,13 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from casewise.errors import TrainingError
-from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import Batches, FeatureData, PanelData
+from casewise.modalities.dataset import Batches, FeatureData, PanelData, PanelDataset
 from casewise.models.freezing import freeze, parameter_counts
 from casewise.models.frozen_split import split_at
 from casewise.run_folder import TrainingFolder
 from casewise.run_folder.job_folder import Stage as StageFiles
-from casewise.study.seeds import mixed_seed
+from casewise.study.model import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
 from casewise.training.feature_cache import (
@@ -45,7 +44,7 @@ from casewise.training.rates import layer_groups, unfreeze
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.run_folder import JsonFile
-    from casewise.study.schema import Phase, Recipe
+    from casewise.study.recipe import Phase, Recipe
 
 # In bytes: the activations of a block of panels, which are always in memory.
 LARGE = 2**40

@@ -27,8 +27,8 @@ from casewise.plugins.explain.report_section import placed_shares
 from casewise.plugins.explain.saliency import SaliencyMap, load_model, saliency_maps
 from casewise.plugins.phantoms.pancreas import make_pancreas
 from casewise.run_folder import RunFolder
-from casewise.study.baselines import Baselines
 from casewise.study.loading import build_study, read_study
+from casewise.study.recipe import Baselines
 from tests.chest_study import SMALL
 from tests.test_baselines import write_study
 

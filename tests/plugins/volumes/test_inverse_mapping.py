@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.errors import CasewiseError
-from casewise.modalities.inverse_mapping import to_photograph
+from casewise.modalities.masks import to_photograph
 from casewise.modalities.panels import fold
 from casewise.modalities.store.pixels import central_square, reduced
 from casewise.modalities.store.preparation import Fit, Preparation

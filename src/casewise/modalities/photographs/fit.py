@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import ImageSource
     from casewise.study.images import Images
 
-__all__ = ["needs_plan", "planned", "planned_size", "shapes"]
-
 # Images are stretched to a square unless more than this share is longer than this number of times its width.
 LONG, FEW = 2.0, 0.05
 # Planned sides of a tile: the usual one, and a larger one for at most this many images of at least this long side.

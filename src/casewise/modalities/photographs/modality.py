@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,32 +10,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casewise.cohort.folder_layout import FolderImage, find_region, read_new_layout
 from casewise.errors import counted
-from casewise.modalities.base import (
-    AlteredPanels,
-    CaseMask,
-    FittedPreprocessing,
-    ImageFolder,
-    ImageStore,
-    MaskMeaning,
-    Modality,
-    NativeMap,
-    Noun,
-    PanelDataset,
-    PreparedCohort,
-    SlotMaps,
-    Start,
-    StoreReference,
-)
+from casewise.modalities import base
 from casewise.plugin import plugins
+from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.modalities.dataset import PanelDataset
     from casewise.modalities.store.store import ImageSource
     from casewise.study.schema import Panels, Study
+
 
 # The longest side of a picture in a report, in pixels.
 PICTURE_SIDE = 900
@@ -42,19 +32,19 @@ PICTURE_SIDE = 900
 ALTERED_SIDES = 4
 
 
-class Photographs(Modality):
+class Photographs(base.Modality):
     """Every row of the table is one image file, and a panel shows one or several of them in a grid."""
 
     name = "photographs"
     # whether a planned study without a size has one that suits the shapes of its images
     plans_size = True
 
-    def start(self, files: Sequence[Path] | None, study: Study) -> Start:
+    def start(self, files: Sequence[Path] | None, study: Study) -> base.Start:
         claims = (plugin.claim(files or [], study) for plugin in plugins())
-        return next(filter(None, claims), None) or Start(study, [], [], "image")
+        return next(filter(None, claims), None) or base.Start(study, [], [], "image")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
-        from casewise.modalities.photographs.new_files import new_images
+        from casewise.modalities.photographs.modality import new_images
 
         return new_images(study, paths)
 
@@ -63,8 +53,8 @@ class Photographs(Modality):
             plugin.refuse(study, cohort)
         return cohort
 
-    def picture_noun(self, study: Study) -> Noun:
-        return Noun("photograph", "photographs") if study.images.channels == "rgb" else self.noun(study)
+    def picture_noun(self, study: Study) -> base.Noun:
+        return base.Noun("photograph", "photographs") if study.images.channels == "rgb" else self.noun(study)
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
         """Decode every image once, at a reduced size.
@@ -101,7 +91,9 @@ class Photographs(Modality):
             show.line("plan", reason)
         return study.model_copy(update={"images": images})
 
-    def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
+    def prepare(
+        self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles"
+    ) -> base.ImageStore:
         from casewise.modalities.store.preparation import Preparation
         from casewise.modalities.store.store_builder import prepare
 
@@ -110,10 +102,7 @@ class Photographs(Modality):
         start = time.monotonic()
         with show.bar(step) as bar:
             store = prepare(
-                self.sources(cohort),
-                preparation,
-                folder.of("tiles"),
-                progress=lambda done, total: bar(done, total),
+                self.sources(cohort), preparation, folder.of("tiles"), progress=lambda done, total: bar(done, total)
             )
         show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {time.monotonic() - start:.1f} s")
         return store
@@ -127,23 +116,17 @@ class Photographs(Modality):
 
     def dataset(
         self,
-        store: StoreReference,
+        store: base.StoreReference,
         study: Study,
         panels: pd.DataFrame,
         labels: np.ndarray | None,
-        fitted: FittedPreprocessing,
+        fitted: base.FittedPreprocessing,
     ) -> PanelDataset:
-        from casewise.modalities.dataset import PanelData, labels_tensor, open_tiles
+        from casewise.modalities.dataset import PanelData, open_tiles
         from casewise.modalities.shape_variation import open_shapes
 
-        return PanelData(
-            open_tiles(store.folder, store.address),
-            [list(map(int, numbers)) for numbers in panels["tiles"]],
-            labels_tensor(labels, len(panels)),
-            study.panels,
-            [str(case) for case in panels["case"]],
-            shapes=open_shapes(store.folder) if labels is not None and study.panels.vary_shape else None,
-        )
+        shapes = open_shapes(store.folder) if labels is not None and study.panels.vary_shape else None
+        return PanelData.of(open_tiles(store.folder, store.address), panels, study.panels, labels, shapes=shapes)
 
     def alterations(self, study: Study) -> tuple[str, ...]:
         """All of them: an image file is altered before it is prepared."""
@@ -151,26 +134,21 @@ class Photographs(Modality):
 
         return tuple(ALTERATIONS)
 
-    def altered(self, prepared: PreparedCohort, rows: Sequence[int], alteration: str) -> AlteredPanels:
+    def altered(self, prepared: base.PreparedCohort, rows: Sequence[int], alteration: str) -> base.AlteredPanels:
         from concurrent.futures import ThreadPoolExecutor
 
-        from casewise.modalities.dataset import PanelData, labels_tensor, three_channels
+        from casewise.modalities.dataset import PanelData, three_channels
 
         panels = prepared.cohort.panels.iloc[list(rows)]
         numbers = sorted({int(number) for tiles in panels["tiles"] for number in tiles})
         with ThreadPoolExecutor() as pool:
             tiles = list(pool.map(lambda number: self.altered_tile(prepared, number, alteration), numbers))
         position = {number: index for index, number in enumerate(numbers)}
-        data = PanelData(
-            three_channels(np.stack(tiles)),
-            [[position[int(number)] for number in tiles] for tiles in panels["tiles"]],
-            labels_tensor(None, len(panels)),
-            prepared.study.panels,
-            [str(case) for case in panels["case"]],
-        )
+        panels = panels.assign(tiles=[[position[int(number)] for number in numbers] for numbers in panels["tiles"]])
+        data = PanelData.of(three_channels(np.stack(tiles)), panels, prepared.study.panels, None)
         return lambda fitted: data
 
-    def altered_tile(self, prepared: PreparedCohort, number: int, alteration: str) -> np.ndarray:
+    def altered_tile(self, prepared: base.PreparedCohort, number: int, alteration: str) -> np.ndarray:
         """The tile (C, H, W) of an altered image file, made by the code and settings that made the store.
 
         A large image is reduced first, so that neither file nor decoding take long.
@@ -184,20 +162,20 @@ class Photographs(Modality):
         image = read_image(path, size=ALTERED_SIDES * preparation.size, channels=preparation.channels)
         return open_source(path, png(altered(image, alteration))).tile(preparation)
 
-    def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
+    def picture(self, prepared: base.PreparedCohort, image: int) -> np.ndarray | None:
         from casewise.modalities.store.readers import read_image
 
         return read_image(Path(self._path(prepared, image)), size=PICTURE_SIDE)
 
     def to_native(
-        self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
-    ) -> list[NativeMap]:
+        self, prepared: base.PreparedCohort, maps: Sequence[base.SlotMaps], channel: str, *, side: int | None = None
+    ) -> list[base.NativeMap]:
         """A map for each photograph of the case, the mean where a photograph occurs in several slots."""
         from concurrent.futures import ThreadPoolExecutor
 
         import joblib
 
-        from casewise.modalities.inverse_mapping import EMPTY, to_photograph
+        from casewise.modalities.masks import EMPTY, to_photograph
         from casewise.modalities.store.readers import read_image
         from casewise.modalities.store.store import TileStore
 
@@ -209,31 +187,93 @@ class Photographs(Modality):
                 if number != EMPTY:
                     tiles.setdefault(number, []).append(tile)
 
-        def native(number: int) -> NativeMap:
+        def native(number: int) -> base.NativeMap:
             path = Path(self._path(prepared, number))
             picture = read_image(path, size=side, channels=preparation.channels)
             picture = picture[..., 0] if picture.shape[2] == 1 else picture
             height, width = picture.shape[:2]
             values = to_photograph(np.mean(tiles[number], axis=0), width=width, height=height, fit=preparation.fit)
-            return NativeMap(f"{number}-{path.stem}", values, picture)
+            return base.NativeMap(f"{number}-{path.stem}", values, picture)
 
         if side is None:  # whole photographs need much memory
             return [native(number) for number in tiles]
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             return list(pool.map(native, tiles))
 
-    def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
-        columns: dict[MaskMeaning, str | None] = {"lesion": study.images.lesion, "anatomy": study.audit.mask}
+    def mask_columns(self, study: Study) -> dict[base.MaskMeaning, str]:
+        columns: dict[base.MaskMeaning, str | None] = {"lesion": study.images.lesion, "anatomy": study.audit.mask}
         return {meaning: column for meaning, column in columns.items() if column}
 
-    def mask(self, prepared: PreparedCohort, row: int, meaning: MaskMeaning) -> CaseMask:
+    def mask(self, prepared: base.PreparedCohort, row: int, meaning: base.MaskMeaning) -> base.CaseMask:
         from casewise.modalities.masks import mask_on_tiles
 
         return mask_on_tiles(prepared, row, self.mask_columns(prepared.study)[meaning], meaning)
 
     @staticmethod
-    def _path(prepared: PreparedCohort, image: int) -> str:
+    def _path(prepared: base.PreparedCohort, image: int) -> str:
         return str(prepared.cohort.images["path"].iloc[image])
 
 
 MODALITY = Photographs()
+
+
+log = logging.getLogger("casewise")
+
+
+def new_images(study: Study, paths: Sequence[Path]) -> pd.DataFrame:
+    """One row for each image; a single file, and each file of a folder without subfolders, is a subject of its own.
+
+    Raises:
+        CasewiseError: a folder has no images, or a layout that is not supported.
+    """
+    images: list[FolderImage] = []
+    for path in paths:
+        if path.is_dir():
+            images += _of_folder(study, path)
+        else:
+            region = find_region(path.name, study.regions) if study.regions else ""
+            images.append(FolderImage(str(path), path.name, region=region))
+    return as_table(study, _distinct(images))
+
+
+def _of_folder(study: Study, folder: Path) -> list[FolderImage]:
+    layout = read_new_layout(folder, regions=study.regions)
+    if layout.skipped:
+        log.warning(
+            "%s: %s no image by name and %s left out, such as %s.",
+            folder,
+            counted(len(layout.skipped), "file is", "files are"),
+            "is" if len(layout.skipped) == 1 else "are",
+            layout.skipped[0],
+        )
+    if layout.shape == "*.jpg" and len(layout.images) > 1:
+        log.warning(
+            "%s has no subfolders, so each of its %d images counts as a subject of its own. If subjects have several "
+            "images, make a folder for each subject, or give a table with the columns %s.",
+            folder,
+            len(layout.images),
+            " and ".join(repr(_heading(study, role)) for role in ("path", "subject")),
+        )
+    return [FolderImage(str(folder / image.path), image.subject, image.visit, image.region) for image in layout.images]
+
+
+def _distinct(images: list[FolderImage]) -> list[FolderImage]:
+    """Single files of the same name in several folders are subjects with their whole paths as names."""
+    own = [image.subject for image in images if Path(image.path).name == image.subject]
+    repeated = {name for name in own if own.count(name) > 1} if len(set(own)) < len(own) else set()
+    return [
+        FolderImage(image.path, image.path, image.visit, image.region) if image.subject in repeated else image
+        for image in images
+    ]
+
+
+def as_table(study: Study, images: Sequence[FolderImage]) -> pd.DataFrame:
+    """The rows of image files, under the study's headings; visit and region where some image has one."""
+    import pandas as pd
+
+    roles = ["path", "subject", *(role for role in ("visit", "region") if any(getattr(i, role) for i in images))]
+    return pd.DataFrame({_heading(study, role): [getattr(image, role) for image in images] for role in roles})
+
+
+def _heading(study: Study, role: str) -> str:
+    return str(study.columns.get(role) or role)

@@ -1,4 +1,4 @@
-"""The check of a file before a library reads it: its size, or an error that states what is wrong."""
+"""The check of a file before a library reads it: its size, the kind of its content, or what is wrong with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from casewise.errors import ImageError, nearest
 
+# Names of files that are compared with a missing one.
+_COMPARED = 5_000
 # The errors of NumPy on damaged files, determined by damaging files at random.
 ARRAY_DAMAGE = (
     *(OSError, ValueError, EOFError, LookupError, TypeError, SyntaxError, OverflowError, MemoryError),
@@ -36,10 +38,7 @@ def size_of(path: Path, *, folder: str, other: str) -> int:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
-        if not path.parent.is_dir():
-            raise ImageError(f"{path}: there is no such file. The folder {path.parent} does not exist.") from error
-        hint = nearest(path.name, sorted(os.listdir(path.parent)))
-        raise ImageError(f"{path}: there is no such file.{hint}") from error
+        raise ImageError(f"{path}: there is no such file.{_similar(path)}") from error
     except PermissionError as error:
         raise ImageError(f"{path}: you have no permission to read it. Allow reading, for example: chmod +r.") from error
     except OSError as error:
@@ -47,3 +46,53 @@ def size_of(path: Path, *, folder: str, other: str) -> int:
     if not size:
         raise ImageError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
     return size
+
+
+def _similar(path: Path) -> str:
+    """A hint at a file whose name differs in capitals, in its ending or in little else, or at a missing folder."""
+    if not path.parent.is_dir():
+        return f" The folder {path.parent} does not exist."
+    try:
+        names = sorted(os.listdir(path.parent))
+    except PermissionError:
+        return ""
+    stem = path.stem.casefold()
+    same = next((name for name in names if Path(name).stem.casefold() == stem), None)
+    return f" Did you mean {same!r}?" if same else nearest(path.name, names[:_COMPARED])
+
+
+_BEGINNINGS = (
+    (b"GIF8", "a GIF"),
+    (b"BM", "a BMP"),
+    (b"%PDF", "a PDF"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000"),
+    (b"\xff\x0a", "a JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL"),
+    (b"PK\x03\x04", "a ZIP archive or an office document"),
+    (b"\x1f\x8b", "a gzip archive (a volume such as .nii.gz?)"),
+    (b"\x89HDF", "an HDF5 file"),
+)
+
+
+def name_content(head: bytes) -> str:
+    r"""Return the kind of content that a file's first bytes indicate, with an article.
+
+    >>> name_content(b"GIF89a..."), name_content(b"path,subject\n"), name_content(bytes(64))
+    ('a GIF', 'a text file', 'a file of zero bytes (an interrupted copy?)')
+    """
+    for beginning, name in _BEGINNINGS:
+        if head.startswith(beginning):
+            return name
+    if head[128:132] == b"DICM":
+        return "a DICOM file"
+    if head[4:8] == b"ftyp":
+        return "an AVIF" if head[8:12] in {b"avif", b"avis"} else "a video"
+    if not any(head):
+        return "a file of zero bytes (an interrupted copy?)"
+    # A multi-byte character may be cut off at the end of the head.
+    text = head.decode("utf-8", errors="ignore")
+    if len(text.encode()) >= len(head) - 3 and all(sign.isprintable() or sign in "\r\n\t\f\ufeff" for sign in text):
+        return "a text file"
+    return f"a file of unknown content (it begins with {head[:8].hex(' ')})"

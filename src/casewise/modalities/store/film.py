@@ -36,8 +36,6 @@ from casewise.modalities.store.dicom_file import (
 )
 from casewise.modalities.store.pixels import depth_of, fewest_bytes
 
-__all__ = ["Film", "FilmError", "film_columns"]
-
 HEAD = 1024
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -101,13 +99,13 @@ class Film(ImageFile.ImageFile):
         self._mode = ("L" if whole_number(header, "BitsStored", 8) <= 8 else "I;16") if grey else "RGB"
 
     def load(self) -> Any:
-        """Decode and map to 8 bits; the film becomes the decoded image, like Pillow's own files."""
+        """Decode and map to 8 bits; the film then has the pixels of the decoded image, like Pillow's own files."""
         assert self.fp is not None
         with _damage_stated():
             image = _image(_read(self.fp, pixels=True))
-        self.__class__ = image.__class__  # type: ignore[assignment]
-        self.__dict__ = image.__dict__
-        return image.load()
+        self.im, self._mode, self._size = image.im, image.mode, image.size
+        self.info |= image.info
+        return Image.Image.load(self)
 
 
 def film_columns(path: Path) -> dict[str, str]:

@@ -9,8 +9,9 @@ previews. In the other formats a file with several pages or frames is refused, b
 from __future__ import annotations
 
 import io
-import os
+import re
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,14 +21,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import simplejpeg
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from casewise.cohort.folder_layout import DICOM_SUFFIXES
 from casewise.errors import ImageError
-from casewise.modalities.store.content import name_content
 from casewise.modalities.store.dicom_file import is_dicom
+from casewise.modalities.store.file_check import name_content, size_of
 from casewise.modalities.store.film import Film, FilmError
-from casewise.modalities.store.jpeg_data import decode_intact, has_lost_data
 from casewise.modalities.store.pixels import (
     LANCZOS,
     UnknownRangeError,
@@ -40,18 +41,6 @@ from casewise.modalities.store.pixels import (
     upright,
 )
 from casewise.modalities.store.preparation import Channels, Preparation
-
-__all__ = [
-    "Reader",
-    "Source",
-    "fit",
-    "image_facts",
-    "image_shape",
-    "open_source",
-    "read_bytes",
-    "read_image",
-    "readers",
-]
 
 PIXEL_LIMIT = 300_000_000
 # A file this large cannot be one uncompressed image within the limit, even of four 16-bit channels.
@@ -68,17 +57,8 @@ if Image.MAX_IMAGE_PIXELS is not None:
 
 # The exceptions of Pillow's decoders on damaged bytes, determined by damaging files of every format at random.
 _DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, MemoryError, RuntimeError),
+    *(struct.error, zlib.error),
 )
 
 
@@ -108,38 +88,21 @@ class Reader:
 
 @cache
 def readers() -> tuple[Reader, ...]:
-    """Every format that can be read, in the order in which they are tried."""
+    """Every format that can be read, in the order in which they are tried; some libraries apply the orientation."""
+    jpeg, png = JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile
+    tiff, webp = TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile
     return (
-        Reader(
-            "JPEG",
-            lambda head: head.startswith(b"\xff\xd8\xff"),
-            JpegImagePlugin.JpegImageFile,
-            scales=True,
-            endings=(".jpg", ".jpeg", ".jpe", ".jfif"),
-        ),
-        Reader(
-            "PNG",
-            lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
-            PngImagePlugin.PngImageFile,
-            endings=(".png",),
-        ),
-        Reader(
-            "TIFF",
-            lambda head: head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-            TiffImagePlugin.TiffImageFile,
-            turned=True,
-            endings=(".tif", ".tiff"),
-        ),
-        Reader(
-            "WebP",
-            lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
-            WebPImagePlugin.WebPImageFile,
-            endings=(".webp",),
-        ),
-        # the library applies the orientation itself
+        Reader("JPEG", _starts(b"\xff\xd8\xff"), jpeg, scales=True, endings=(".jpg", ".jpeg", ".jpe", ".jfif")),
+        Reader("PNG", _starts(b"\x89PNG\r\n\x1a\n"), png, endings=(".png",)),
+        Reader("TIFF", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff, turned=True, endings=(".tif", ".tiff")),
+        Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", webp, endings=(".webp",)),
         Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic", endings=(".heic", ".heif")),
         Reader("DICOM", is_dicom, Film, extra="dicom", endings=DICOM_SUFFIXES),
     )
+
+
+def _starts(*beginnings: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(beginnings)
 
 
 def _is_heif(head: bytes) -> bool:
@@ -291,37 +254,17 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         ImageError: it is missing, empty, a folder, unreadable, or too large to be one image.
     """
+    size = size_of(
+        path,
+        folder="this is a folder. Name an image file in it.",
+        other="this is a device or a pipe. Name an image file.",
+    )
+    if size > BYTE_LIMIT:
+        raise ImageError(f"{path}: the file has {size / 1e9:.1f} GB, more than one image of {PIXEL_LIMIT:,} pixels.")
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            # Opening a pipe would block.
-            raise ImageError(f"{path}: this is a device or a pipe. Name an image file.")
-        with open(path, "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size / 1e9) > BYTE_LIMIT / 1e9:
-                raise ImageError(f"{path}: the file has {size:.1f} GB, more than one image of {PIXEL_LIMIT:,} pixels.")
-            data = file.read()
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: there is no such file.{_namesake(path)}") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{path}: this is a folder. Name an image file in it.") from error
-    except PermissionError as error:
-        raise ImageError(f"{path}: you have no permission to read it. Allow reading, for example: chmod +r.") from error
+        return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-    if not data:
-        raise ImageError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
-    return data
-
-
-def _namesake(path: Path) -> str:
-    """A hint at a file whose name differs only in capitals or extension, or at a missing folder."""
-    if not path.parent.is_dir():
-        return f" The folder {path.parent} does not exist."
-    stem = path.stem.casefold()
-    try:
-        matches = sorted(other for other in os.listdir(path.parent) if Path(other).stem.casefold() == stem)
-    except PermissionError:
-        return ""
-    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
 def open_source(path: Path, data: bytes) -> Source:
@@ -402,3 +345,77 @@ def image_shape(path: Path) -> tuple[int, int] | None:
     except (ImageError, OSError):
         return None
     return facts["width"], facts["height"]
+
+
+# Memory of all decoders together, in bytes; an image that needs more is decoded alone.
+MEMORY = 640 * 2**20
+
+
+class Budget:
+    """Keeps the memory of simultaneous decoding below a total, in bytes."""
+
+    def __init__(self, total: int) -> None:
+        """Begin with all memory free."""
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, amount: int) -> Iterator[None]:
+        """Wait until `amount` bytes are free; a larger amount waits until all memory is free."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+_COLOURS = {"CMYK": "CMYK", "YCCK": "CMYK", "Gray": "GRAY"}
+_SURPLUS = re.compile(r"(\d+) extraneous bytes")
+# The modes of Pillow whose pixels are decoded here; others are left to it.
+_MODES = {"RGB": "RGB", "L": "GRAY"}
+# Some cameras write a few bytes after the last pixels.
+HARMLESS = 32
+# What libjpeg says of data that are missing, surplus or impossible; other errors are for the decoder that is used.
+_LOST = ("corrupt jpeg data", "premature end")
+
+
+def decode_intact(stream: IO[bytes], mode: str, size: tuple[int, int], scale: int) -> Image.Image | None:
+    """The pixels of a JPEG file without lost data, as Pillow decodes them; None where Pillow must decode and say why.
+
+    Args:
+        mode: of Pillow; size: width and height of the file.
+        scale: 1, 2, 4 or 8, by which both sides are divided and rounded up.
+    """
+    colours = _MODES.get(mode)
+    if colours is None:
+        return None
+    width, height = (-(-side // scale) for side in size)
+    stream.seek(0)
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            stream.read(), colours, min_height=height, min_width=width, min_factor=float(scale)
+        )
+    except ValueError:  # a warning of libjpeg, which may be harmless, or a kind of JPEG that simplejpeg cannot read
+        return None
+    array = np.asarray(pixels[..., 0] if colours == "GRAY" else pixels)
+    return Image.fromarray(array) if array.shape[:2] == (height, width) else None
+
+
+def has_lost_data(stream: IO[bytes]) -> bool:
+    """Whether the compressed data of a JPEG file are incomplete; decoded at an eighth of its size, which is quick."""
+    stream.seek(0)
+    data = stream.read()
+    try:
+        colours = _COLOURS.get(simplejpeg.decode_jpeg_header(data)[2], "RGB")
+        simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        surplus = _SURPLUS.search(str(error))
+        if surplus and int(surplus[1]) <= HARMLESS:
+            return False
+        return any(text in str(error).lower() for text in _LOST)
+    return False

@@ -29,15 +29,11 @@ from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 
-__all__ = ["ImageSource", "TileSource", "TileSourceReader", "TileStore", "open_store"]
-
 log = logging.getLogger("casewise")
 
 MARKER = "store.json"
 # `tile_sha256` is the hash of the tile; the other columns describe the source file. Width and height are upright.
 COLUMNS = ("path", "sha256", "bytes", "mtime_ns", "ctime_ns", "width", "height", "mode", "format", "tile_sha256")
-# The change time of a source in a store that was built before change times were recorded.
-UNKNOWN_TIME = -1
 # A store may be replaced between reading its marker and opening its files; the new marker is then read.
 ATTEMPTS = 3
 
@@ -108,11 +104,15 @@ class TileStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the folder and the address, so that a worker maps the same file."""
-        return _reopened, (self.folder, self.address)
+        return reopened, (self.folder, self.address)
 
 
-def _reopened(folder: Path, address: str) -> TileStore:
-    """Open the store of a pickle."""
+def reopened(folder: Path, address: str) -> TileStore:
+    """Open a store that had this address.
+
+    Raises:
+        RunError: it has been replaced since, so tile numbers refer to other images.
+    """
     store = open_store(folder)
     if store.address != address:
         raise RunError(f"{folder}: the tile store was replaced while it was in use. Run the same command again.")
@@ -189,8 +189,6 @@ def _opened(folder: Path) -> TileStore:
     if hashlib.sha256(packed).hexdigest() != marker["index_sha256"]:
         raise ValueError(f"{marker['index']} is not as written")
     index = read_parquet(packed)
-    if "ctime_ns" not in index:
-        index.insert(index.columns.get_loc("mtime_ns") + 1, "ctime_ns", UNKNOWN_TIME)
     preparation = Preparation(**marker["preparation"])
     if preparation.address(index["sha256"]) != marker["address"]:
         raise ValueError("its address does not match its settings and sources")

@@ -16,9 +16,8 @@ import numpy as np
 
 from casewise.errors import ImageError, RunError, StudyError
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
-from casewise.modalities.store.memory import MEMORY, Budget
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.readers import open_source, read_bytes
+from casewise.modalities.store.readers import MEMORY, Budget, open_source, read_bytes
 from casewise.modalities.store.resume import Building, EarlierTiles, Record, read_journal, stem_of
 from casewise.modalities.store.store import (
     COLUMNS,

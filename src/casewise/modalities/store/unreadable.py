@@ -10,12 +10,9 @@ from pathlib import Path
 
 from casewise.errors import ImageError, RunError, counted
 from casewise.files import write_atomic
-from casewise.modalities.store.memory import MEMORY, Budget
 from casewise.modalities.store.preparation import Channels
-from casewise.modalities.store.readers import open_source, read_bytes
+from casewise.modalities.store.readers import MEMORY, Budget, open_source, read_bytes
 from casewise.modalities.store.store import ImageSource
-
-__all__ = ["PROBLEMS", "ImageCheck", "check_images", "not_read"]
 
 # The file with all problems, in the folder of the tile store or, after a check, in the current folder.
 PROBLEMS = "unreadable-images.txt"

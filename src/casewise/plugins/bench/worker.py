@@ -22,7 +22,8 @@ import torch
 from casewise.errors import CasewiseError, TrainingError
 from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output, width_of
-from casewise.study.schema import Compute, Panels, Phase, Recipe
+from casewise.study.recipe import Compute, Phase, Recipe
+from casewise.study.schema import Panels
 from casewise.training.compute_plan import ComputePlan, choose, has_bf16, step_seconds
 from casewise.training.cost import keep_memory
 

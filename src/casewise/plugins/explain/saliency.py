@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from casewise.cohort.labels import label_table
+from casewise.cohort.targets import label_table
 from casewise.errors import RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import read_distance
@@ -24,11 +24,12 @@ from casewise.plugins.explain.methods.receptive_field import peak_pixels
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.predictions.table import probability_columns
 from casewise.run_folder import JobFolder
-from casewise.study.panels import Panels
+from casewise.study.images import Panels
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import PanelDataset, PreparedCohort
+    from casewise.modalities.base import PreparedCohort
+    from casewise.modalities.dataset import PanelDataset
     from casewise.models.backbones import Network
 
 # Number formats of two machines differ by less; another network or panel differs by more.

@@ -12,7 +12,8 @@ from casewise.cli.run import Quiet
 
 if TYPE_CHECKING:
     from casewise.console import Show
-    from casewise.modalities.base import FittedPreprocessing, PanelDataset
+    from casewise.modalities.base import FittedPreprocessing
+    from casewise.modalities.dataset import PanelDataset
     from casewise.plugins.export.learner import TrainedLearner
     from casewise.plugins.export.write import Export, RunFacts
     from casewise.run_folder import RunFolder

@@ -14,7 +14,7 @@ from casewise.errors import CasewiseError
 from casewise.models.outputs import Output, value_columns, values_of
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import PanelDataset
+    from casewise.modalities.dataset import PanelDataset
     from casewise.models.backbones import Network
     from casewise.plugins.export.formats import RunGraph
     from casewise.plugins.export.learner import TrainedLearner

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.inference.bundle import Bundle
     from casewise.inference.model import TrainedModel
-    from casewise.modalities.base import FittedPreprocessing, PanelDataset
+    from casewise.modalities.base import FittedPreprocessing
+    from casewise.modalities.dataset import PanelDataset
     from casewise.plugins.export.formats import GraphFormat
     from casewise.plugins.export.parity import Parity
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from casewise.cohort.folder_layout import SLIDES
-from casewise.modalities.store.content import name_content
-from casewise.modalities.store.file_check import size_of
+from casewise.modalities.store.file_check import name_content, size_of
 
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOGRAPH_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")

@@ -109,7 +109,7 @@ class Slides(Photographs):
         self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
     ) -> list[NativeMap]:
         """A map for each slide of the case, on its downsampled picture; photographs of the case as photographs."""
-        from casewise.modalities.inverse_mapping import EMPTY
+        from casewise.modalities.masks import EMPTY
 
         images = prepared.cohort.images
         sides = images["tile_side"].to_numpy()
@@ -159,7 +159,7 @@ def to_slide(
         width, height: of the slide in level-0 pixels.
         downsample: the width of a pixel of the result in level-0 pixels.
     """
-    from casewise.modalities.inverse_mapping import checked_side, resampled
+    from casewise.modalities.masks import checked_side, resampled
 
     shape = (max(1, round(height / downsample)), max(1, round(width / downsample)))
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)

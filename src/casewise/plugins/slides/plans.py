@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from casewise.files import parsed_json, write_atomic
+from casewise.modalities.base import Overview
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.plugins.slides.companion_files import mark_of
 from casewise.plugins.slides.tiles import PlannedSlide, TilePlan
@@ -30,30 +31,15 @@ QUALITY = 88
 
 
 @dataclass(frozen=True, eq=False)
-class StoredSlide:
+class StoredSlide(Overview):
     """The tiles and facts of a slide, as in `PlannedSlide` and `SlideFacts`.
 
-    `boxes`: (N, 3) `int64`. `shares`: (N,) `float64`. `mask`: (h, w) `bool`; a pixel of it is `downsample` level-0
-    pixels wide. `picture`: the file of the thumbnail. `size`: width and height of level 0. `bytes`: of its file.
+    `picture`: the file of the thumbnail. `bytes`: of the file of the slide.
     """
 
-    path: Path
     picture: Path
-    boxes: np.ndarray
-    shares: np.ndarray
-    mask: np.ndarray
-    downsample: float
-    candidates: int
-    size: tuple[int, int]
-    mpp: float | None
-    magnification: float | None
-    vendor: str
     bytes: int
     notes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """The number of tiles."""
-        return len(self.boxes)
 
     def read_picture(self) -> np.ndarray:
         """The thumbnail, (h, w, 3) `uint8`."""

@@ -212,7 +212,7 @@ def check_left(study: Study, images: pd.DataFrame, problems: list[str]) -> None:
 
 def classes_noted(study: Study, panels: pd.DataFrame) -> list[str]:
     """Notes on classes with fewer subjects than folds; a study with inner folds is refused in that case."""
-    from casewise.cohort.labels import panel_values
+    from casewise.cohort.targets import panel_values
 
     if study.nested_cv or study.split.column or study.split.leave_out:
         return []

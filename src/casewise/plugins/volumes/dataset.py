@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.modalities.dataset import evaluated_together
+from casewise.modalities.dataset import PanelDataset
 from casewise.modalities.panels import EMPTY, fold
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def slices_of(store: SliceStore, sequences: list[int], fitted: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class SliceData:
+class SliceData(PanelDataset):
     """Cases of a subset of the cohort; a panel shows a window of the slices of a case, or all of them as a bag.
 
     Attributes:
@@ -102,34 +102,14 @@ class SliceData:
         """The same slices in other panels; all of them if a panel shows a single one."""
         return replace(self, settings=panels, all_windows=self.all_windows or panels.slots == 1)
 
-    def with_variations(self, changes: Mapping[str, Any]) -> SliceData:
-        """Return the data unchanged: slices vary in the same way in all phases."""
-        return self
-
-    @property
-    def bags(self) -> bool:
-        """Whether a view is a bag of the case's slices instead of a grid."""
-        return self.settings.bags
-
     @property
     def bag(self) -> int:
         """The number of slices of the largest bag; 1 if views are grids."""
         return max(int(self.slices.count[case]) for case in self.cases) if self.bags else 1
 
     @property
-    def varied(self) -> bool:
-        """True: each epoch draws other windows."""
-        return True
-
-    @property
-    def subsampled(self) -> bool:
-        """False: windows are drawn instead of single images."""
-        return False
-
-    @property
-    def copyable(self) -> bool:
-        """False: windows are drawn in every epoch, so there are no fixed copies."""
-        return False
+    def image_pixels(self) -> int:
+        return self.slices.stored.shape[-2] * self.slices.stored.shape[-1]
 
     def training_batch(
         self, rows: list[int], generator: torch.Generator, device: torch.device
@@ -199,10 +179,6 @@ class SliceData:
         lead = ((slots - count).clamp(min=0) // 2).unsqueeze(1)
         slices = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
         return torch.minimum(slices, (count - 1).unsqueeze(1))
-
-    def eval_batch_size(self, batch: int, device: torch.device) -> int:
-        """The number of views that are evaluated together (`evaluated_together`)."""
-        return evaluated_together(batch, self.slices.stored, self.settings, self.bag, device)
 
     def _windows(self, case: int) -> list[int]:
         """The first slices of a case's windows, counted within the case; one if it has no more slices than slots."""

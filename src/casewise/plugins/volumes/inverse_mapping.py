@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from casewise.errors import CasewiseError
-from casewise.modalities.inverse_mapping import EMPTY
+from casewise.modalities.masks import EMPTY
 
 # voxels mapped per block: the coordinates of a whole scan would need gigabytes
 VOXELS_AT_ONCE = 2**21

@@ -9,24 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.errors import CasewiseError
-from casewise.modalities.base import (
-    AlteredPanels,
-    CaseMask,
-    FittedPreprocessing,
-    ImageFolder,
-    ImageStore,
-    MaskMeaning,
-    Modality,
-    NativeMap,
-    Noun,
-    PanelDataset,
-    Picture,
-    PreparedCohort,
-    SlotMaps,
-    Start,
-    StoreReference,
-)
+from casewise.modalities import base
 from casewise.plugins.volumes.settings import volumes_of
+from casewise.run_folder import ImageFolder
 from casewise.study.backbones import UNTRAINED
 from casewise.study.learners import learner_named
 
@@ -36,6 +21,7 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.modalities.dataset import PanelDataset
     from casewise.modalities.store.store import TileStore
     from casewise.plugins.volumes.slice_store import SliceStore
     from casewise.study.schema import Study
@@ -45,21 +31,21 @@ if TYPE_CHECKING:
 COLOURS = 3
 
 
-class VolumesModality(Modality):
+class VolumesModality(base.Modality):
     """Every row of the table is the scan of one sequence, or one slice of it; a case is a stack of slices."""
 
     name = "volumes"
 
-    def noun(self, study: Study) -> Noun:
-        return Noun("slice", "slices") if volumes_of(study).slice_index else Noun("scan", "scans")
+    def noun(self, study: Study) -> base.Noun:
+        return base.Noun("slice", "slices") if volumes_of(study).slice_index else base.Noun("scan", "scans")
 
-    def start(self, files: Sequence[Path] | None, study: Study) -> Start:
+    def start(self, files: Sequence[Path] | None, study: Study) -> base.Start:
         if files is not None:
             raise CasewiseError(
                 "--images makes tables of images and slides, not of scans. Leave --images out: the study file then "
                 "lists the columns of the table, which has one row for each scan."
             )
-        return Start(study, [], [], "scan")
+        return base.Start(study, [], [], "scan")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
         from casewise.plugins.volumes.new_scans import new_scans
@@ -90,12 +76,14 @@ class VolumesModality(Modality):
 
         check_headers(study, cohort, show)
 
-    def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
+    def prepare(
+        self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles"
+    ) -> base.ImageStore:
         from casewise.plugins.volumes.preparation import SCANS, slices_and_pictures
 
         return slices_and_pictures(study, cohort, folder.of(SCANS), show)
 
-    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
+    def audited(self, prepared: base.PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
         from casewise.plugins.volumes.preparation import PreparedScans
 
         assert isinstance(prepared.store, PreparedScans)
@@ -131,7 +119,9 @@ class VolumesModality(Modality):
         volumes, fusion = volumes_of(study), str(study.fusion_of(network))
         return (fusion,) if fusion in volumes.sequences else tuple(volumes.sequences)
 
-    def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
+    def fit(
+        self, store: base.StoreReference, study: Study, rows: np.ndarray, network: str | None
+    ) -> base.FittedPreprocessing:
         """The network's sequences and, of each, the standard scale of intensities (None: not standardised)."""
         from casewise.plugins.volumes.slice_store import BY_SUBJECT, open_slices
         from casewise.plugins.volumes.standardise import standard_scales
@@ -141,7 +131,7 @@ class VolumesModality(Modality):
             return {"sequences": list(sequences), "standard": None}
         slices = open_slices(store.folder, store.address)
         numbers = [volumes_of(study).sequences.index(name) for name in sequences]
-        fitted: FittedPreprocessing = {"sequences": list(sequences)}
+        fitted: base.FittedPreprocessing = {"sequences": list(sequences)}
         if slices.subjects is not None:
             # every subject counts once, however many of its slices are cases
             rows, fitted["landmarks"] = slices.subjects.one_case_each(rows), BY_SUBJECT
@@ -150,11 +140,11 @@ class VolumesModality(Modality):
 
     def dataset(
         self,
-        store: StoreReference,
+        store: base.StoreReference,
         study: Study,
         panels: pd.DataFrame,
         labels: np.ndarray | None,
-        fitted: FittedPreprocessing,
+        fitted: base.FittedPreprocessing,
     ) -> PanelDataset:
         from casewise.modalities.dataset import labels_tensor
         from casewise.plugins.volumes.slice_store import open_slices
@@ -168,7 +158,7 @@ class VolumesModality(Modality):
 
         return tuple(OF_VALUES)
 
-    def altered(self, prepared: PreparedCohort, rows: Sequence[int], alteration: str) -> AlteredPanels:
+    def altered(self, prepared: base.PreparedCohort, rows: Sequence[int], alteration: str) -> base.AlteredPanels:
         """The intensities of every slice altered before they are standardised with the scan's own landmarks."""
         from casewise.modalities.dataset import labels_tensor
         from casewise.plugins.volumes.slice_store import altered_slices, open_slices
@@ -177,7 +167,7 @@ class VolumesModality(Modality):
         stored = open_slices(Path(prepared.store.folder), prepared.store.address)
         numbers = [int(number) for number in panels["panel"]]
 
-        def dataset(fitted: FittedPreprocessing) -> PanelDataset:
+        def dataset(fitted: base.FittedPreprocessing) -> PanelDataset:
             slices = altered_slices(stored, numbers, alteration)
             own = panels.assign(panel=range(len(numbers)))
             return _slice_data(slices, prepared.study, own, labels_tensor(None, len(own)), fitted)
@@ -193,10 +183,10 @@ class VolumesModality(Modality):
             "windowed": volumes.slice_index is None,
         }
 
-    def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
+    def picture(self, prepared: base.PreparedCohort, image: int) -> np.ndarray | None:
         return np.repeat(prepared.store.tiles[image].transpose(1, 2, 0), 3, axis=2)
 
-    def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
+    def preview(self, prepared: base.PreparedCohort, row: int, fitted: base.FittedPreprocessing) -> list[base.Picture]:
         """The central window of each sequence that the case has and that `fitted` knows."""
         from casewise.plugins.volumes.preview import central_panels
         from casewise.plugins.volumes.slice_store import open_slices
@@ -205,18 +195,18 @@ class VolumesModality(Modality):
         return central_panels(prepared.study, slices, row, fitted)
 
     def to_native(
-        self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str, *, side: int | None = None
-    ) -> list[NativeMap]:
+        self, prepared: base.PreparedCohort, maps: Sequence[base.SlotMaps], channel: str, *, side: int | None = None
+    ) -> list[base.NativeMap]:
         """The map of one sequence on its scan or, for slice images, on each slice with a map."""
         from casewise.plugins.volumes.native_space import native_maps
 
         return native_maps(prepared, maps[0], channel)
 
-    def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
+    def mask_columns(self, study: Study) -> dict[base.MaskMeaning, str]:
         column = volumes_of(study).lesion
         return {"lesion": column} if column else {}
 
-    def mask(self, prepared: PreparedCohort, row: int, meaning: MaskMeaning) -> CaseMask:
+    def mask(self, prepared: base.PreparedCohort, row: int, meaning: base.MaskMeaning) -> base.CaseMask:
         from casewise.plugins.volumes.native_space import read_lesion
 
         return read_lesion(prepared, row)
@@ -232,7 +222,7 @@ def _keeps_colours(study: Study, network: str) -> bool:
 
 
 def _slice_data(
-    slices: SliceStore, study: Study, panels: pd.DataFrame, truth: Tensor, fitted: FittedPreprocessing
+    slices: SliceStore, study: Study, panels: pd.DataFrame, truth: Tensor, fitted: base.FittedPreprocessing
 ) -> PanelDataset:
     """Windows of the slices of these cases, whose numbers in `slices` are in the column `panel`."""
     from casewise.plugins.volumes.dataset import SliceData, slices_of

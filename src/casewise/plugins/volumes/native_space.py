@@ -11,8 +11,7 @@ import numpy as np
 from casewise.cohort.table import text_of
 from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask, NativeMap, PreparedCohort, SlotMaps
-from casewise.modalities.inverse_mapping import EMPTY
-from casewise.modalities.masks import binarise_masks
+from casewise.modalities.masks import EMPTY, binarise_masks
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.plugins.volumes.case_table import masks_in

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from casewise.cohort.dates import natural
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, find_region
-from casewise.cohort.natural_sort import natural
 from casewise.errors import CasewiseError, counted
 from casewise.plugins.volumes.settings import volumes_of
 

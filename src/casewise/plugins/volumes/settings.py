@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from casewise.errors import cut, nearest
-from casewise.study.images import Images, ModalitySettings
+from casewise.study.images import Images, ModalitySettings, Panels
 from casewise.study.model import StudyModel
-from casewise.study.panels import Panels
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study

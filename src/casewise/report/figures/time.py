@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.evaluation.response import percent_change
 from casewise.report.figures.drawing import MODEL, PHYSICIAN, Drawing, canvas, frame, set_margins, svg
 from casewise.report.formatting import number, shortened

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.report.blocks import (

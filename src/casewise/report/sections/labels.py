@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from casewise.audit import metadata
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.report.blocks import (
     Block,
     Cell,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from casewise.cohort.natural_sort import natural
+from casewise.cohort.dates import natural
 from casewise.errors import gigabytes
 from casewise.report.blocks import (
     Block,

@@ -83,7 +83,7 @@ def read_header(path: Path) -> Any:
     checked_size(path)
     head = head_of(path)
     if not is_dicom(head):
-        from casewise.modalities.store.content import name_content
+        from casewise.modalities.store.file_check import name_content
 
         raise ImageError(
             f"{path}: this is {name_content(head)}, not a scan that can be read (.nii, .nii.gz, or DICOM files)."

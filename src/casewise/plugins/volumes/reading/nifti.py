@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.store.content import name_content
 from casewise.modalities.store.dicom_file import HEAD
+from casewise.modalities.store.file_check import name_content
 from casewise.plugins.volumes.reading.scans import (
     VOXEL_BYTES,
     Scan,

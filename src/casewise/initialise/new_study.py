@@ -1,0 +1,84 @@
+"""A study that is not written yet: its files, and how texts, paths and tables are written into them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from casewise.errors import CasewiseError
+from casewise.files import guarded, write_atomic
+from casewise.modalities.store.film import film_columns
+
+TABLE, STUDY = "cohort.csv", "study.yaml"
+
+
+@dataclass
+class NewStudy:
+    """A study that is not written yet: its files by name, what was understood, and what is doubtful."""
+
+    folder: Path
+    files: dict[str, bytes] = field(default_factory=dict)
+    understood: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The study file."""
+        return self.files[STUDY].decode("utf-8")
+
+    def write(self) -> list[Path]:
+        """Write the files; return their paths.
+
+        Raises:
+            CasewiseError: one of them exists already; then none is written.
+        """
+        for name in self.files:
+            if (self.folder / name).exists() or (self.folder / name).is_symlink():
+                raise CasewiseError(
+                    f"{self.folder / name} exists already and is not overwritten. Move it, or name another folder with "
+                    "--output."
+                )
+        return [write_atomic(self.folder / name, content) for name, content in self.files.items()]
+
+
+def quoted(text: str) -> str:
+    """A text for a YAML file, with quotes where it would be read as something else.
+
+    >>> quoted("no_finding"), quoted("1"), quoted("true"), quoted("a: b")
+    ('no_finding', '"1"', '"true"', '"a: b"')
+    """
+    plain_text = re.fullmatch(r"[A-Za-z_][\w-]*( [A-Za-z][\w-]*)*|(\.\./|[A-Za-z_])[\w./-]*\w", text, re.ASCII)
+    if plain_text and text.casefold() not in ("true", "false", "null", "yes", "no", "on", "off", "none", "nan"):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """A path from the folder of the study: relative if it is below it or beside it, else absolute."""
+    target, home = path.resolve(), folder.resolve()
+    text = os.path.relpath(target, home).replace(os.sep, "/")
+    return text if text.count("..") <= 1 else str(target)
+
+
+def table_bytes(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
+    """A cohort table as text that a spreadsheet reads and does not run."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for row in (heads, *rows):
+        writer.writerow(map(guarded, row))
+    text = buffer.getvalue()
+    # without the mark, spreadsheets read the file in their own code page
+    return text.encode("utf-8" if text.isascii() else "utf-8-sig")
+
+
+def films_state(files: Sequence[Path | None]) -> list[dict[str, str]]:
+    """What each DICOM film states on how it was taken; {} of other files."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda file: film_columns(file) if file else {}, files))
