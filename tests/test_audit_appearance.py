@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casewise.audit.appearance import blockiness, in_files, standardised, without
 from casewise.audit.findings import check_accepted, possible_findings
+from casewise.audit.regions import blockiness, in_files, standardised, without
 from tests.test_audit_shortcuts import corner, look, make
 
 Row = dict[str, Any]

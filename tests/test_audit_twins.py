@@ -19,10 +19,21 @@ from PIL import Image
 from casewise.audit import registration as detail_module
 from casewise.audit import twins as twins_module
 from casewise.audit.hashes import NEGATIVE, Candidates, Hashes, close_pairs, flip, grey, hash_signs, hash_store
-from casewise.audit.registration import LARGE, CloserLook, look_closer, texture_likeness
 from casewise.audit.twin_findings import ImageNaming, twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
-from casewise.audit.verify import HIGHEST, PEAK, SURE_PEAK, Register, likeness, screen, worth_comparing
+from casewise.audit.verify import (
+    HIGHEST,
+    LARGE,
+    PEAK,
+    SURE_PEAK,
+    CloserLook,
+    Register,
+    likeness,
+    look_closer,
+    screen,
+    texture_likeness,
+    worth_comparing,
+)
 from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.store import TileStore

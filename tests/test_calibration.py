@@ -13,9 +13,9 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, decision_curve, number_calibration
 from casewise.evaluation.results import Headline, Results
 from casewise.evaluation.thresholds import judge_thresholds
+from casewise.metrics.calibration import intercepts, logit, slopes, smoothed
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.classes import reason as class_reason
-from casewise.metrics.recalibration import intercepts, logit, slopes, smoothed
 from casewise.pipeline.evaluate import with_calibration
 from casewise.report.sections.calibration import calibration as shown
 from casewise.report.sections.calibration import shape

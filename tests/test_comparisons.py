@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from casewise.evaluation.bootstrap import Plan, by_subject
+from casewise.evaluation.bootstrap import Plan, by_subject, compare, differences, effective_subjects, pair_intervals
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
-from casewise.evaluation.comparisons import compare, differences, effective_subjects, pair_intervals
 from casewise.metrics.classes import Classes, Samples
 from tests.test_evaluation_bootstrap import visits
 

@@ -10,7 +10,7 @@ import pytest
 
 from casewise.errors import StudyError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.conformal import coverage
+from casewise.evaluation.calibration import coverage
 from casewise.inference.output_table import OutputTable
 from casewise.predictions.conformal import fewest_subjects, fit, members, set_names, subject_quantile, with_sets
 from casewise.study.evaluation import Evaluation

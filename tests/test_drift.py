@@ -15,14 +15,13 @@ from PIL import Image
 
 from casewise.audit.cohorts import compare_cohorts
 from casewise.evaluation.bootstrap import Plan, mean_by_subject
-from casewise.evaluation.drift import drift, drift_caveats
+from casewise.evaluation.robustness import drift, drift_caveats
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
 from casewise.jobs.distance import evenly
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.predictions.distances import with_mean_distances
-from casewise.predictions.table import COLUMNS, check, mean_over_folds
+from casewise.predictions.table import COLUMNS, check, mean_over_folds, with_mean_distances
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder

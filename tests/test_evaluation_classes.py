@@ -20,9 +20,8 @@ from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import draw
 from casewise.evaluation.caveats import caveat
 from casewise.evaluation.classification import classes_of, judge_classes, widen
-from casewise.evaluation.cross_fit import choose
 from casewise.evaluation.results import Results, from_json, plain
-from casewise.evaluation.thresholds import choose_threshold
+from casewise.evaluation.thresholds import choose, choose_threshold
 from casewise.metrics.calibration import fit_temperature, reliability, scaled
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.registry import metric_of

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from casewise.audit.subject_names import suffix_findings
+from casewise.audit.subjects import suffix_findings
 from casewise.cohort.checks import check_alike
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.identity import groups_of_one, same_people

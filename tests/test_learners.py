@@ -24,7 +24,6 @@ from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.stacking import META_LEARNERS
-from casewise.predictions.stacking_classes import LEARNERS as STACKED_CLASSES
 from casewise.run_folder import RunFolder
 from casewise.study.baselines import EARLIER
 from casewise.study.learners import (
@@ -67,9 +66,7 @@ def test_every_study_has_baselines_unless_it_states_why_not(values: dict[str, An
     assert Study.model_validate(study.model_dump(mode="json")) == study
 
 
-@pytest.mark.parametrize(
-    "name", [*META_LEARNERS, *STACKED_CLASSES.values(), NESTED, "linear_pixels", "linear_features", "kernel_features"]
-)
+@pytest.mark.parametrize("name", [*META_LEARNERS, NESTED, "linear_pixels", "linear_features", "kernel_features"])
 def test_every_learner_that_is_no_network_has_a_readable_name(name: str) -> None:
     assert "_" not in learner_name(name)
     assert the_learner(name) == f"the {learner_name(name)}"

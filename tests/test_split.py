@@ -25,8 +25,7 @@ from casewise.splits.grouped import (
 from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.study.baselines import Baselines
 from casewise.study.schema import Study
-from casewise.targets.classes import Classes
-from casewise.targets.number import Number
+from casewise.targets.kinds import Classes, Number
 
 
 def cohort(subjects: int, per: int = 6, seed: int = 0, **columns: object) -> SimpleNamespace:

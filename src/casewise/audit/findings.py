@@ -20,24 +20,6 @@ if TYPE_CHECKING:
     from casewise.run_folder import JsonFile
     from casewise.study.schema import Study
 
-__all__ = [
-    "CODES",
-    "FAMILIES",
-    "Audit",
-    "Finding",
-    "Level",
-    "audit_text",
-    "check_accepted",
-    "check_settings",
-    "is_code",
-    "noun_of",
-    "possible_findings",
-    "read_audit",
-    "renamed",
-    "with_noun",
-    "write_audit",
-]
-
 Level = Literal["note", "warning", "error"]
 
 # The codes that a study can accept. A family takes any ending (a column, a probe): shortcut-source, shortcut-border.

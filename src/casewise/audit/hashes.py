@@ -22,20 +22,6 @@ from scipy.fft import dctn
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
 
-__all__ = [
-    "BITS",
-    "FLIPS",
-    "INSET",
-    "NEGATIVE",
-    "Candidates",
-    "Hashes",
-    "close_pairs",
-    "flip",
-    "grey",
-    "hash_signs",
-    "hash_store",
-]
-
 # The orientations; from the fifth on the image is first transposed. A number of `NEGATIVE` or more also means that
 # black and white are exchanged.
 FLIPS = ("none", "left-right", "up-down", "both", "transposed", "turned right", "turned left", "transposed both")

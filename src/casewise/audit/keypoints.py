@@ -4,7 +4,7 @@ Each image has up to 200 SIFT features (Lowe, 2004). Their residuals from a smal
 themselves, are summed to one vector per image (VLAD: Jégou et al., 2010); the nearest images by this vector are matched
 feature by feature. A pair is a candidate if enough matches agree on one shift, angle and scale (RANSAC: Fischler and
 Bolles, 1981). Films of two people agree in a few; whether a candidate shows the same picture is decided by its texture,
-in `casewise.audit.registration`.
+in `casewise.audit.verify`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from casewise.modalities.store.readers import read_image
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
-
-__all__ = ["INLIERS", "MOST", "LocalFeatures", "containment", "extract", "local_pairs"]
 
 # Features are found on images of this longest side, in the tile if it is not much smaller, else in the file.
 LONGEST, SMALLEST_TILE = 176, 128

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from casewise.audit.twins import Twin
     from casewise.study.schema import Study
 
-__all__ = ["ImportedSplit", "imported_findings", "imported_splits", "side_of_folder"]
-
 # A folder name of more words means something else: "test of lung function".
 MOST_WORDS = 3
 # The split was made by image if at least five subjects, and half of those with several images, are on both sides.

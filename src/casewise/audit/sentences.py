@@ -13,8 +13,6 @@ from typing import Any
 from casewise.audit.probes import FEWEST, ProbeResult
 from casewise.errors import counted
 
-__all__ = ["LoneClass", "Shortcut", "exclusion", "fill", "remedy", "shortcut_sentence", "untested"]
-
 PATHS_SHOWN = 3
 
 # Sentences of findings by code; `remedy` entries say what to do.

@@ -13,7 +13,7 @@ import numpy as np
 from joblib import cpu_count
 from numpy.typing import NDArray
 
-from casewise.audit import appearance, regions
+from casewise.audit import regions
 from casewise.audit.columns import codes, further_columns, restates
 from casewise.audit.findings import Finding, Level
 from casewise.audit.metadata import (
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Study
-
-__all__ = ["Evidence", "Shortcuts", "find_shortcuts", "gather"]
 
 # Evidence that predicts beyond chance is a finding; from these values on it stops a run.
 STRONG_AUROC, STRONG_R = 0.80, 0.60
@@ -240,7 +238,7 @@ def without_explained(
         mine = [answer for answer in answers if answer.target == target and not answer.within]
         at_border = [answer for answer in mine if answer.evidence.kind == "border"]
         best = max((answer for answer in at_border if answer.p <= ALPHA), key=lambda a: a.strength, default=None)
-        measures = [a.evidence for a in mine if a.evidence.kind in appearance.APPEARANCE and a.p <= ALPHA]
+        measures = [a.evidence for a in mine if a.evidence.kind in regions.APPEARANCE and a.p <= ALPHA]
         if best is None or not measures:
             continue
         together, *at_border_without = _without_appearance(tiles, measures)
@@ -268,16 +266,16 @@ def _without_appearance(tiles: TileStore, measures: list[Evidence]) -> Iterator[
         rows = np.intersect1d(rows, item.rows)
     covariates = [item.features[np.isin(item.rows, rows)] for item in measures]
     yield Evidence("appearance", measures[0].kind, rows, np.column_stack(covariates))
-    equal = appearance.standardised(regions.pictures(tiles, rows))
+    equal = regions.standardised(regions.pictures(tiles, rows))
     for features, how in ((regions.border(equal), ""), (regions.corners(equal), "its corners, ")):
-        rest = appearance.without(features, covariates)
+        rest = regions.without(features, covariates)
         yield Evidence("border", "border", rows, rest, how=f"{how}without what its appearance explains")
 
 
 def _with_explained(finding: Finding, explained: dict[str, TestedShortcut]) -> Finding:
     """A finding on the appearance with a sentence on the border that it explains."""
     target, evidence = finding.figures.get("target"), finding.figures.get("evidence")
-    if target not in explained or evidence not in appearance.APPEARANCE:
+    if target not in explained or evidence not in regions.APPEARANCE:
         return finding
     border = explained[target]
     metric = "AUROC" if border.labels.names else "r ="
@@ -484,11 +482,11 @@ def gather_appearance(study: Study, images: pd.DataFrame, tiles: TileStore, colu
         plain = name.removeprefix("table_")
         yield Evidence(plain, "other-column", rows, column.features, column.filled, reading=column.kind)
     pictures = regions.pictures(tiles, rows)
-    yield Evidence("brightness", "brightness", rows, appearance.brightness(pictures))
-    yield Evidence("contrast", "contrast", rows, appearance.contrast(pictures))
-    sample = _sample(images, rows, appearance.MOST_READ, study.seed)
+    yield Evidence("brightness", "brightness", rows, regions.brightness(pictures))
+    yield Evidence("contrast", "contrast", rows, regions.contrast(pictures))
+    sample = _sample(images, rows, regions.MOST_READ, study.seed)
     paths = shown_by(images)
-    sharpness, compression, read = appearance.in_files([paths[row] for row in sample])
+    sharpness, compression, read = regions.in_files([paths[row] for row in sample])
     if read.any():
         yield Evidence("sharpness", "sharpness", sample[read], sharpness[read])
         yield Evidence("compression", "compression", sample[read], compression[read])

@@ -11,15 +11,12 @@ import numpy as np
 
 from casewise.audit.hashes import FLIPS, NEGATIVE, Candidates, Hashes, close_pairs, hash_store
 from casewise.audit.keypoints import containment, local_pairs
-from casewise.audit.registration import CloserLook, look_closer
-from casewise.audit.verify import SIDE, Register, compare, screen, worth_comparing
+from casewise.audit.verify import SIDE, CloserLook, Register, compare, look_closer, screen, worth_comparing
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.modalities.store.store import TileStore
-
-__all__ = ["ALIKE", "COPY", "DOUBTFUL", "Embed", "Kind", "Twin", "find_twins"]
 
 Kind = Literal["bytes", "pixels", "near"]
 # Raise it whenever the search may find other pairs for another reason than its constants: in this file, or in hashes,

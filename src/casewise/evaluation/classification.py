@@ -11,10 +11,16 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.bootstrap import Plan, draw, draw_within, same_rows, with_intervals
+from casewise.evaluation.bootstrap import (
+    Plan,
+    differences,
+    draw,
+    draw_within,
+    effective_subjects,
+    same_rows,
+    with_intervals,
+)
 from casewise.evaluation.caveats import caveat
-from casewise.evaluation.comparisons import differences, effective_subjects
-from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
 from casewise.evaluation.intervals import Basis, by_group, groups_of
 from casewise.evaluation.results import (
     ClassFigures,
@@ -25,7 +31,16 @@ from casewise.evaluation.results import (
     ReliabilityBin,
     Threshold,
 )
-from casewise.evaluation.thresholds import choose_threshold, judge_thresholds, reached, rules
+from casewise.evaluation.thresholds import (
+    ByFold,
+    choose,
+    choose_threshold,
+    judge_thresholds,
+    of_rows,
+    reached,
+    rules,
+    stated,
+)
 from casewise.metrics.calibration import at_bound, fit_temperature, reliability, scaled
 from casewise.metrics.classes import (
     Classes,

@@ -17,7 +17,7 @@ from casewise.evaluation.agreement import (
     group_agreement,
     with_readers,
 )
-from casewise.evaluation.bootstrap import PLAN, Plan
+from casewise.evaluation.bootstrap import FEWEST_SUBJECTS, PLAN, Plan
 from casewise.evaluation.caveats import (
     caveat,
     lower_on_test,
@@ -27,7 +27,6 @@ from casewise.evaluation.caveats import (
     stage_caveats,
 )
 from casewise.evaluation.classification import temperature_caveats
-from casewise.evaluation.comparisons import FEWEST_SUBJECTS
 from casewise.evaluation.headline import headline
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth

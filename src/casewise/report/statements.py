@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from casewise.evaluation.counterfactuals import affects
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
+from casewise.evaluation.robustness import affects
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.external_validation import external_result
 from casewise.report.formatting import capital, counted, listed, number, percent, plain

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from casewise.models.outputs import NetworkKind
     from casewise.study.learners import Learner
     from casewise.study.schema import Study
-    from casewise.targets.protocol import TargetKind
+    from casewise.targets.registry import TargetKind
 
 
 @dataclass(frozen=True)

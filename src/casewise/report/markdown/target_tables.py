@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from casewise.evaluation.classification import temperatures_at_bound
-from casewise.evaluation.cross_fit import by_fold_text
+from casewise.evaluation.thresholds import by_fold_text
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.formatting import own_heading
 from casewise.report.markdown.runs import FinishedStudy, pooled

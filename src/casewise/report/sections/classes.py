@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.evaluation.classification import temperatures_at_bound
-from casewise.evaluation.cross_fit import by_fold_text
+from casewise.evaluation.thresholds import by_fold_text
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import case_label, class_name, display_name, number, plain, probability

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from casewise.audit.leading_column import leading_column
+from casewise.audit.columns import leading_column
 from casewise.report.context import ReportContext, is_number
 from casewise.report.formatting import class_name, plain
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from casewise.evaluation.counterfactuals import Altered, commonest
 from casewise.evaluation.results import AlteredAnswers, Estimate
+from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.context import ReportContext
 from casewise.report.formatting import number, plain, signed
 from casewise.report.tables import Cell, Row, metric_format, percent_cell
