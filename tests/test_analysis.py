@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, mean_absolu
 import casewise as cw
 from casewise.console import Silent, Terminal, default_show, shown_at
 from casewise.errors import CasewiseError, RunError
-from casewise.evaluation.results import Headline
+from casewise.evaluation.figures import Headline
 from casewise.report.figures.confusion import confusion
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, CorrectAnswers, Note
+from casewise.evaluation.figures import Note
+from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, CorrectAnswers
 from casewise.evaluation.robustness import counterfactual_caveats, counterfactual_figures
 from casewise.jobs.counterfactuals import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, OF_VALUES, UNALTERED, altered

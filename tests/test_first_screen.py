@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from casewise.evaluation.results import Difference
+from casewise.evaluation.figures import Difference
 from casewise.report.context import ReportContext
 from casewise.report.first_screen import Screen, screen, verdict
 from casewise.report.page import render

@@ -16,7 +16,7 @@ from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
-from casewise.evaluation.results import Note, OperatingPoint, ReliabilityBin, Threshold
+from casewise.evaluation.figures import Note, OperatingPoint, ReliabilityBin, Threshold
 from casewise.evaluation.thresholds import by_fold_text, reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.read import validate

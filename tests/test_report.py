@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.evaluation.results import Comparison, Difference
+from casewise.evaluation.figures import Difference
+from casewise.evaluation.results import Comparison
 from casewise.report import formatting, terms
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext

@@ -15,7 +15,8 @@ from casewise.audit.metadata import SOURCES
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
-from casewise.evaluation.results import Drop, ReliabilityBin, Results, from_json, plain
+from casewise.evaluation.figures import ReliabilityBin
+from casewise.evaluation.results import Drop, Results, from_json, plain
 from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of

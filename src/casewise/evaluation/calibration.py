@@ -20,8 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.evaluation.bootstrap import Plan, draw, mean_by_subject, percentiles, with_intervals
-from casewise.evaluation.intervals import FEWEST
-from casewise.evaluation.results import (
+from casewise.evaluation.figures import (
     Calibration,
     CurvePoint,
     Estimate,
@@ -30,6 +29,7 @@ from casewise.evaluation.results import (
     StageCoverage,
     TargetCoverage,
 )
+from casewise.evaluation.intervals import FEWEST
 from casewise.metrics.calibration import intercepts, line, logit, slopes, smoothed
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.conformal import ROUNDING, Entry, fit_target, interval, members

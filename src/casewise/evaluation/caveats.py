@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import FEWEST_SUBJECTS, PLAN
+from casewise.evaluation.figures import Figures, Metrics, Note, Response
 from casewise.evaluation.intervals import ROUGH_BELOW
-from casewise.evaluation.results import Figures, Metrics, Note, Response
 from casewise.metrics.classes import Classes
 from casewise.predictions.table import probability_columns
 from casewise.targets import by_form, kind_named

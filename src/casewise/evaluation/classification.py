@@ -21,8 +21,7 @@ from casewise.evaluation.bootstrap import (
     with_intervals,
 )
 from casewise.evaluation.caveats import caveat
-from casewise.evaluation.intervals import Basis, by_group, groups_of
-from casewise.evaluation.results import (
+from casewise.evaluation.figures import (
     ClassFigures,
     Comparison,
     Figures,
@@ -31,6 +30,7 @@ from casewise.evaluation.results import (
     ReliabilityBin,
     Threshold,
 )
+from casewise.evaluation.intervals import Basis, by_group, groups_of
 from casewise.evaluation.thresholds import (
     ByFold,
     choose,

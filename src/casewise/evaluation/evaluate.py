@@ -27,11 +27,7 @@ from casewise.evaluation.caveats import (
     stage_caveats,
 )
 from casewise.evaluation.classification import temperature_caveats
-from casewise.evaluation.headline import headline
-from casewise.evaluation.intervals import ROUGH_BELOW
-from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
-from casewise.evaluation.response import check_baseline, response
-from casewise.evaluation.results import (
+from casewise.evaluation.figures import (
     Bands,
     ClassFigures,
     Comparison,
@@ -41,9 +37,12 @@ from casewise.evaluation.results import (
     Note,
     Readers,
     Response,
-    Results,
-    as_stored,
 )
+from casewise.evaluation.headline import headline
+from casewise.evaluation.intervals import ROUGH_BELOW
+from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
+from casewise.evaluation.response import check_baseline, response
+from casewise.evaluation.results import Results, as_stored
 from casewise.predictions.table import STAGES, check, final_rows
 from casewise.targets import kind_named
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from casewise.evaluation.caveats import caveat
-from casewise.evaluation.results import AgainstBaseline, Headline, Metrics, Note, Results
+from casewise.evaluation.figures import AgainstBaseline, Headline, Metrics, Note
+from casewise.evaluation.results import Results
 from casewise.study.learners import baselines_among, is_baseline, without_baselines
 from casewise.targets import kind_named
 

@@ -19,7 +19,7 @@ from casewise.evaluation.classification import (
     resampled,
     widen,
 )
-from casewise.evaluation.results import ClassFigures, Comparison, Figures, OverFolds
+from casewise.evaluation.figures import ClassFigures, Comparison, Figures, OverFolds
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import columns

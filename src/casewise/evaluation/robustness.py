@@ -11,6 +11,7 @@ import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan, estimates, mean_by_subject
 from casewise.evaluation.caveats import caveat
+from casewise.evaluation.figures import Estimate, Interval, Note
 from casewise.evaluation.intervals import ROUGH_BELOW, difference
 from casewise.evaluation.results import (
     AlteredAnswers,
@@ -19,10 +20,7 @@ from casewise.evaluation.results import (
     CorrectAnswers,
     DriftGap,
     DriftGroup,
-    Estimate,
-    Interval,
     LearnerDrift,
-    Note,
 )
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.table import SAMPLE_KEY, final_rows, probability_columns

@@ -19,9 +19,7 @@ import pandas as pd
 
 from casewise.cohort.groups import Group, Grouping
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.intervals import matching_quantile
-from casewise.evaluation.judges import Judge, judge_of, shared_truth
-from casewise.evaluation.results import (
+from casewise.evaluation.figures import (
     ColumnGroup,
     GroupDifference,
     GroupMean,
@@ -31,6 +29,8 @@ from casewise.evaluation.results import (
     Subgroups,
     SubgroupTest,
 )
+from casewise.evaluation.intervals import matching_quantile
+from casewise.evaluation.judges import Judge, judge_of, shared_truth
 from casewise.metrics.classes import Classes
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows

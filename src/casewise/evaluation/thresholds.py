@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from casewise.evaluation.bootstrap import Plan, estimates
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.figures import Estimate
 from casewise.metrics.numbers import sum_by_subject
 from casewise.metrics.roc import curve
 
