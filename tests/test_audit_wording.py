@@ -8,15 +8,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from casewise.audit import appearance
+from casewise.audit import regions
 from casewise.audit.columns import codes, restates
-from casewise.audit.probes import Labels, ProbeResult
+from casewise.audit.probes import ProbeResult
 from casewise.audit.sentences import Shortcut, shortcut_sentence
 from casewise.audit.shortcuts import Kind
-from casewise.report.markdown.page import write_results
-from casewise.report.page import render
-from casewise.report.sections import audit as audit_section
-from tests.report_contexts import check_page, classes, finished
 from tests.test_audit_shortcuts import look, make
 
 Row = dict[str, Any]
@@ -107,7 +103,7 @@ def test_a_border_without_its_appearance_states_the_border_as_it_is(
             pixels[:, -6:] -= stripe
 
     # only the brightness and contrast of the picture are made equal, so that something remains
-    monkeypatch.setattr(appearance, "without", lambda features, covariates: features)
+    monkeypatch.setattr(regions, "without", lambda features, covariates: features)
     found = look(make(tmp_path, change=change))
     finding = next(finding for finding in found.findings if finding.id == "shortcut-border")
     as_it_is = finding.figures["as_it_is"]
@@ -125,20 +121,3 @@ def test_every_evidence_has_a_sentence_with_one_verb(kind: Kind) -> None:
     sentence = shortcut_sentence(Shortcut(kind, "ward", "label", result, p=0.001, within="ill", source="site"))
     assert sentence.count(" predicts ") == 1
     assert "AUROC 0.90" in sentence
-
-
-def test_the_subjects_behind_the_tests_are_stated(tmp_path: Path) -> None:
-    context = classes()
-    every = context.audit["facts"]["subjects"]  # type: ignore[index]
-    values = audit_section.tested_subjects(context.audit["facts"])  # type: ignore[index]
-    assert values == [{"code": code, "subjects": [every], "of_smallest": [9]} for code in ("label", "source")]
-    for text in (
-        check_page(render(context)).text,
-        write_results(finished(context, tmp_path / "run"), tmp_path / "page.md").read_text(),
-    ):
-        assert f"{every} subjects, 9 of them" in text
-    labels = Labels.of(
-        np.repeat([0.0, 1.0], [25, 5]), [*range(24), 0, *range(100, 105)], ("a", "b"), permutations=3, seed=0
-    )
-    assert labels is not None
-    assert labels.of_smallest == 5

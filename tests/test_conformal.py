@@ -16,7 +16,7 @@ from casewise.predictions.conformal import fewest_subjects, fit, members, set_na
 from casewise.study.evaluation import Evaluation
 
 PLAN = Plan(100, 0.95, 0)
-STUDIES = 200
+STUDIES = 60
 
 
 def rows_of(kind: str, subjects: np.ndarray, truth: np.ndarray, values: np.ndarray, **changes: Any) -> pd.DataFrame:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,7 @@ import torch
 from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.figures import Note
-from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, CorrectAnswers
+from casewise.evaluation.results import AlteredAnswers, CorrectAnswers
 from casewise.evaluation.robustness import counterfactual_caveats, counterfactual_figures
 from casewise.jobs.counterfactuals import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, OF_VALUES, UNALTERED, altered
@@ -26,15 +23,10 @@ from casewise.pipeline.finished import open_finished
 from casewise.plugins.slides.modality import Slides
 from casewise.plugins.volumes.modality import VolumesModality
 from casewise.plugins.volumes.slice_store import SliceStore, altered_slices
-from casewise.report.caveats import sentences
-from casewise.report.markdown.page import write_results
-from casewise.report.sections.counterfactuals import values as section_values
-from casewise.report.templating import templates
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from tests.chest_study import chest_study
-from tests.report_contexts import estimate
 
 NETWORK = "test_resnet"
 CROPS = ("cropped_rows", "cropped_columns")
@@ -155,14 +147,6 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None
         assert sorted(panels["label"].iloc[rows]) == [0, 0, 0, 1, 1, 1]
 
 
-def test_copies_of_large_images_are_fewer(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    finished = open_finished(RunFolder(without_shortcut.folder))
-    study = finished.study
-    monkeypatch.setattr("casewise.jobs.counterfactuals.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
-    chosen = chosen_panels(study, finished.cohort.panels, finished.splits)
-    assert {len(rows) for rows in chosen.values()} == {4}
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", [UNALTERED, *ALTERATIONS])
 def test_alterations_keep_what_they_should(name: str, channels: int) -> None:
@@ -237,19 +221,6 @@ def test_the_interval_of_an_absolute_change_lies_above_zero() -> None:
     assert found["shift"]["low"] < 0
 
 
-def test_a_combined_learner_is_represented_by_the_most_affected_network() -> None:
-    def entry(moved: float) -> AlteredNumbers:
-        figure = estimate(moved, subjects=9)
-        return AlteredNumbers(9, 9, 9, figure, figure, None, moved)
-
-    figures = {name: {"darker": entry(moved)} for name, moved in (("a", 0.1), ("b", 0.2), ("c", 0.9))}
-    for learner, order in (("mean_of_learners", ["c", "b", "a"]), ("a", ["a", "c", "b"])):
-        shown = section_values(figures, learner, 1)
-        assert shown is not None
-        assert shown["networks_shown"] == order
-        assert shown["largest"]["network"] == order[0]
-
-
 def test_no_change_leaves_an_interval() -> None:
     shares = {"p0": [0.9, 0.2, 0.6, 0.1] * 2, "p1": [0.1, 0.8, 0.4, 0.9] * 2}
     table = answers([0, 1, 0, 1], [0, 1, 0, 1], "classification", y_true=0.0, **shares)
@@ -265,61 +236,6 @@ def test_no_change_leaves_an_interval() -> None:
     assert counterfactual_caveats({"net": {"darker": found}}, "x") == []
 
 
-def test_pages_show_it(with_shortcut: Run, without_shortcut: Run, tmp_path: Path) -> None:
-    pages = [done.report.read_text() for done in (with_shortcut, without_shortcut)]
-    levels = [re.findall(r'data-code="altered"><span class="(\w+)"', page) for page in pages]
-    assert levels == [["warning"], ["good"]]
-    assert all('id="altered-images"' in page for page in pages)
-    text = write_results(with_shortcut.folder, tmp_path / "page.md").read_text()
-    entry = figures(with_shortcut)["cropped_rows"]
-    assert f"| {entry['changed']} of 40, " in text
-    assert entry["correct"]["before"] >= 36
-    assert entry["correct"]["after"] <= 31
-
-
-def test_numbers_have_a_section() -> None:
-    table = answers([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 3.0], "regression", y_true=[1.5, 2.5, 3.5, 4.5] * 2)
-    found = counterfactual_figures(table, "x", classes=(), plan=Plan(200))
-    shown = section_values(found, "net", 1)
-    assert shown is not None
-    assert (shown["largest"]["form"], shown["largest"]["name"]) == ("number", "darker")
-    assert shown["rows"][0].cells[0].value == 1
-    assert section_values({}, "net", 1) is None
-    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
-    assert "1.0 on average" in macro.largest(shown["largest"])
-    assert len(sentences(counterfactual_caveats(found, "x"))) == 1
-
-
-def of_ten(changed: int) -> AlteredAnswers:
-    """Figures of an alteration that changes this many of ten answers."""
-    share = estimate(changed / 10, 0.0, 0.6, subjects=10)
-    return AlteredAnswers(10, 10, 10, changed, share, [], {}, CorrectAnswers(0, 0, 0), 0.0)
-
-
-def test_a_network_that_never_varies_is_not_called_robust() -> None:
-    note, other = (
-        Note("constant_predictions", {"network": network, "folds": 1, "of": 2}) for network in ("resnet18", "resnet34")
-    )
-    shown = section_values({"resnet18": {"darker": of_ten(0)}}, "resnet18", 1, notes=[note, other])
-    assert shown is not None
-    assert shown["unvaried"] == [note]
-    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
-    text = str(macro.unvaried(shown))
-    assert "nearly the same for every case in 1 of 2 folds" in text
-    assert "is no robustness" in text
-
-
-def test_alterations_that_change_as_many_answers_are_all_named() -> None:
-    entry, fewer = of_ten(3), of_ten(1)
-    shown = section_values({"net": {"recompressed": entry, "brighter": entry, "darker": fewer}}, "mean_of_learners", 1)
-    assert shown is not None
-    assert shown["largest"]["tied"] == ["recompressed", "brighter"]
-    assert shown["apart"] == ["mean_of_learners"]
-    alone = section_values({"net": {"recompressed": entry, "darker": fewer}}, "net", 1)
-    assert alone is not None
-    assert (alone["largest"]["tied"], alone["apart"]) == ([], [])
-
-
 def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> None:
     shares = {"p0": [0.9, 0.2, 0.6, 0.9] * 2, "p1": [0.1, 0.8, 0.4, 0.1] * 2}
     table = answers([0, 1, 0, 0], [1, 1, 1, 0], "classification", y_true=[0, 1, 1, np.nan] * 2, **shares)
@@ -328,21 +244,6 @@ def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> 
     assert isinstance(found, AlteredAnswers)
     assert found.before == {"a": 3, "b": 1}
     assert found.correct == CorrectAnswers(before=2, after=2, of=3)
-    found = dataclasses.replace(found, share=estimate(0.5, 0.2, 0.8, subjects=2))
-    shown = section_values({"net": {"darker": found}}, "mean", 1, learners=["net", "mean", "ridge"])
-    assert shown is not None
-    assert {name: shown["largest"][name] for name in ("to", "to_answers", "to_of")} == {
-        "to": "b",
-        "to_answers": 2,
-        "to_of": 3,
-    }
-    assert shown["apart"] == ["mean", "ridge"]
-    (cell,) = shown["rows"][0].cells
-    assert cell.text == "2 of 4, 2 of 3 to b"
-    assert cell.small.endswith("correct 2, then 2")
-    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
-    assert all(name in macro.method(shown) for name in ("mean", "ridge"))
-    assert "2 of the 3" in macro.largest(shown["largest"])
 
 
 def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:

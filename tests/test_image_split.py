@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from casewise.cohort.cohort import read_cohort
-from casewise.console import Silent
 from casewise.errors import CohortError, RunError, StudyError, WeightsError
 from casewise.evaluation.results import plain
 from casewise.models.backbones import build_network
@@ -39,23 +38,8 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chest(folder, subjects=16, images=3, classes=("no_finding", "covid"), size=(64, 64), seed=2)
 
 
-class Lines(Silent):
-    """Keeps the lines that a person would see."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
-
-    def line(self, step: str, text: str) -> None:
-        self.told.append((step, text))
-
-
 @pytest.fixture(scope="module")
-def lines() -> Lines:
-    return Lines()
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, chests: Path, lines: Lines) -> Run:
+def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
     study = chest_study(
         chests,
         TWO,
@@ -65,7 +49,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, chests: Path, lines: Lines) -
         recipe={"epochs": 1},
         images={"size": 32},
     )
-    return run(study, tmp_path_factory.mktemp("run") / "run", show=lines)
+    return run(study, tmp_path_factory.mktemp("run") / "run")
 
 
 def told(folder: Path, name: str) -> Any:
@@ -231,14 +215,6 @@ class TestRun:
             explain_run(place)
         assert str(done.folder.resolve()) in str(error.value)
 
-    def test_the_terminal_counts_images_there(self, done: Run, lines: Lines) -> None:
-        steps = [step for step, _ in lines.told]
-        own, other = lines.told[: steps.index("by image")], lines.told[steps.index("by image") :]
-        (evaluated,) = [text for step, text in own if step == "evaluate"]
-        assert "4 learners, intervals by subject, " in evaluated
-        (evaluated,) = [text for step, text in other if step == "evaluate"]
-        assert evaluated.startswith("4 learners, intervals as if each image showed a different subject")
-
     def test_the_audit_warns(self, done: Run) -> None:
         audit = told(done.folder, "audit.json")
         (found,) = [one for one in audit["findings"] if one["id"] == "image-level-split"]
@@ -324,10 +300,3 @@ def test_what_is_recognised_is_claimed_and_what_is_shown_is_nothing(tmp_path: Pa
         assert own[metric]["low"] <= 0.5 <= own[metric]["high"]
     assert own["auroc"]["high"] < other["auroc"]["low"]
     assert found.results["image_split"]["subjects_on_both_sides"] == 16
-    text = found.report.read_text()
-    check_page(text)
-    section = section_of(text, "image-split")
-    assert f"{100 * other['accuracy']['value']:.0f} %" in section
-    assert codes(section) == {"belief-covers_chance"}
-    page = write_results(found.folder, tmp_path / "page.md").read_text()
-    assert "16 of 16 subjects" in page

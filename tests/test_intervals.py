@@ -18,10 +18,6 @@ from casewise.metrics.metric import Metric
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
 from casewise.metrics.registry import metric_names, metric_of, register_metric, unregister_metric
 from casewise.report.caveats import sentences
-from casewise.report.markdown.sections import trained_or_held_out as page_cell
-from casewise.report.sections.training import on_training_cases
-from casewise.report.sections.training import trained_or_held_out as training_cell
-from casewise.report.tables import MetricFormat
 
 TWO = Classes(("negative", "positive"), "classification", 1)
 
@@ -227,18 +223,6 @@ def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on(
     assert by_code["few_of_class"]["subjects"] == {"yes": 5}
     assert len(sentences(notes)) == len(notes)
     assert not any(sentence.startswith(("few_of_class", "temperature_at_bound")) for sentence in sentences(notes))
-
-
-def test_a_range_over_networks_is_not_in_brackets() -> None:
-    records = [{"n": 9, "accuracy": share, "confusion": [[1, 0], [0, 1]]} for share in (0.7, 0.9)]
-    entry = on_training_cases([{"model": "net", "on_training": record} for record in records])["net"]["on_training"]
-    assert set(entry["accuracy"]) == {"value", "smallest", "largest"}
-    held_out = {"value": 0.8, "low": 0.7, "high": 0.9}
-    write = MetricFormat()
-    cells = [training_cell(write, "accuracy", figure).small for figure in (entry["accuracy"], held_out)]
-    assert ["[" in text for text in cells] == [False, True]
-    texts = [page_cell(figure) for figure in (entry["accuracy"], held_out)]
-    assert ["[" in text for text in texts] == [False, True]
 
 
 def test_an_interval_ends_at_the_largest_value_of_a_metric() -> None:

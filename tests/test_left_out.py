@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,21 +15,17 @@ from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
-from casewise.evaluation.figures import Note, OperatingPoint, ReliabilityBin, Threshold
-from casewise.evaluation.thresholds import by_fold_text, reached
+from casewise.evaluation.figures import Note
+from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.read import validate
-from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
-from casewise.report.markdown.page import write_results
-from casewise.report.page import render
-from casewise.report.sections import classes, labels, learners, validation
-from casewise.report.statements import statements
+from casewise.report.sections import learners, validation
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 from tests.report_contexts import classes as toy
-from tests.report_contexts import estimate, finished, section_of, with_own, with_results
+from tests.report_contexts import estimate, with_results
 
 CLASSES = ["covid", "none"]
 SOURCES = ["north", "south", "west"]
@@ -128,22 +123,6 @@ def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], tab
     assert again["south"]["fair"]["auroc"]["value"] == pytest.approx(
         results["by_site"]["south"]["fair"]["auroc"]["value"], abs=1e-5
     )
-
-
-def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
-    study: Any = SimpleNamespace(
-        primary_outcome="dx", level_of=lambda name: "image", split=SimpleNamespace(leave_out="source")
-    )
-    said = result_line(study, results)
-    assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: Accuracy ")
-    found = results["site_means"]["fair"]["auroc"]
-    assert found["low"] < found["value"] < found["high"]
-    ends = f"[{found['low']:.2f}, {found['high']:.2f}]"
-    assert f"AUROC {found['value']:.2f} {ends} (mean of 2; north " in said
-    assert "undefined in west" in said
-    assert "must not be read as discrimination" in said
-    pooled = results["metrics"]["oof"]["fair"]["dx"]["auroc_pooled"]["value"]
-    assert f"AUROC {pooled:.2f}" not in said
 
 
 def test_means_within_sources_have_intervals_by_subject_within_each(results: dict[str, Any]) -> None:
@@ -248,38 +227,14 @@ def held_out() -> ReportContext:
     return with_results(material, by_site=told, site_means=means)
 
 
-def test_each_source_left_out_once_claims_no_balancing(held_out: ReportContext) -> None:
-    chosen = dataclasses.replace(
-        held_out, splits={**held_out.splits, "balance": held_out.study.primary_outcome, "restarts": 1000}
-    )
-    context = dataclasses.replace(
-        chosen, splits={**chosen.splits, "how": "leave out source", "left_out": list("vwxyz")}
-    )
-    assert labels.section(chosen)["balanced"]
-    assert not labels.section(context)["balanced"]
-    assert any(row.mark for row in labels.imbalance_rows(chosen))
-    assert not any(row.mark for row in labels.imbalance_rows(context))
-    text = render(context)
-    training = section_of(text, "training").split("<pre")[0]
-    assert "Each source was left out once" in training
-    assert "1,000" not in training
-    assert section_of(text, "labels") != section_of(render(chosen), "labels")
-
-
-def test_pooled_figures_are_no_finding(held_out: ReportContext, tmp_path: Path) -> None:
+def test_pooled_figures_are_no_finding(held_out: ReportContext) -> None:
     assert learners.comparison(held_out, "oof") is None
     found = learners.section(held_out)
     assert found is not None
     assert found["comparisons"] == []
-    assert held_out.by_site
-    values = [held_out.metrics["site_means"][row.name]["auroc"]["value"] for row in found["stages"][0][1]]
-    assert values == sorted(values, reverse=True)
     section = validation.left_out(held_out)
     assert section is not None
     assert [row.name for row in section["rows"]] == ["mean", *"vwxyz"]
-    assert len(section["learners"]) == 3
-    text = write_results(finished(held_out, tmp_path / "run"), tmp_path / "page.md").read_text()
-    assert text.index("## Leave-one-site-out") < text.index("## finding, pooled")
 
 
 def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
@@ -299,37 +254,6 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     assert one_class_by_source({"x": {"m": recalls}}, "case") == []
 
 
-@pytest.fixture(scope="module")
-def two() -> ReportContext:
-    return toy("binary", networks=2)
-
-
-def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> None:
-    lazy = with_own(two, constant_class="no_finding")
-    row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
-    assert row.cells[0].small == "no finding"
-    # probabilities can rank cases even where one class is always the likeliest
-    assert learners.comparison(lazy, "oof")["only"] == {}  # type: ignore[index]
-    said = next(each for each in statements(lazy) if each.id == "one_class")
-    assert (said.level, said.text) == ("flag", "It predicts no finding for every visit.")
-
-
-def test_thresholds_of_folds_are_shown_by_their_range(two: ReportContext, tmp_path: Path) -> None:
-    figures = dict.fromkeys(("sensitivity", "specificity", "precision"), estimate(0.52, 0.45, 0.6))
-    by_fold = {"1": Threshold(0.0004), "2": Threshold(0.826)}
-    point = OperatingPoint(
-        "covid", "sensitivity >= 0.9", "the other folds", Threshold(0.413), None, False, figures, by_fold
-    )
-    context = with_own(two, operating=[point])
-    row = classes.point_rows(context.class_entry("oof", context.learner))[0]
-    assert (row["rule"], row["least"], row["reached"]) == ("sensitivity", 0.9, 0.52)
-    assert row["threshold"] == "0.000 to 0.826 by fold"
-    assert "0.413" not in render(context)
-    page = write_results(finished(context, tmp_path / "run"), tmp_path / "page.md").read_text()
-    assert "| 0.000 to 0.826 by fold | 0.520" in page
-    assert by_fold_text({"1": None, "2": 0.8}, 3) == ""
-
-
 def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
     found = Estimate(0.85, 0.80, 0.91, 50, 50, rough=False)
     assert reached("sensitivity >= 0.9", found) is True
@@ -337,18 +261,3 @@ def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
     assert reached("sensitivity >= 0.9", Estimate(None, None, None, 50, 50, rough=False)) is None
     assert reached("sensitivity >= 0.9", Estimate(0.5, None, None, 2, 2, rough=True)) is None
     assert reached("sensitivity >= 0.9", Estimate(1.0, None, None, 2, 2, rough=True)) is True
-
-
-def test_grades_say_which_grade_their_calibration_counts() -> None:
-    assert classes.calibration(toy("ordinal", subjects=100, networks=2))["decision"] == "median"  # type: ignore[index]
-
-
-@pytest.mark.parametrize(("subjects", "code"), [(40, "good"), (400, "mean_only")])
-def test_probabilities_off_by_more_than_chance_are_not_called_calibrated(
-    two: ReportContext, subjects: int, code: str
-) -> None:
-    bins = [ReliabilityBin(low, low + 0.1, 200, low + 0.05, 0.75) for low in (0.55, 0.85)]
-    figures = {**two.figures("oof", two.learner), "ece": estimate(0.129, subjects=subjects)}
-    found = classes.calibration(with_own(two, figures, reliability=bins))
-    assert found is not None
-    assert (found["code"], found["confidence"], found["correct"]) == (code, 0.75, 0.75)

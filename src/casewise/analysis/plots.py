@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from casewise.report.figures.drawing import Drawing
 
 # The figures of each form of target (see `TargetKind.form`); `calibration` is of both.
-FIGURES = {
-    "number": ("agreement", "bland_altman"),
-    "classes": ("roc", "precision_recall", "reliability", "confusion"),
-}
+FIGURES = {"number": ("agreement", "bland_altman"), "classes": ("roc", "precision_recall", "reliability", "confusion")}
 BOTH = ("calibration",)
 DPI = 144
 

@@ -114,20 +114,11 @@ def _drawn(rows: pd.DataFrame, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _with_intervals(
-    fitted: Callable[[np.ndarray], dict[str, np.ndarray]],
-    counts: np.ndarray,
-    why: str,
-    plan: Plan,
-    rows: pd.DataFrame,
+    fitted: Callable[[np.ndarray], dict[str, np.ndarray]], counts: np.ndarray, why: str, plan: Plan, rows: pd.DataFrame
 ) -> dict[str, Estimate]:
     points = {name: values[0] for name, values in fitted(np.ones((1, counts.shape[1]))).items()}
     (estimates,) = with_intervals(
-        points,
-        fitted(counts),
-        lambda *_: why,
-        plan,
-        n_subjects=counts.shape[1],
-        n_cases=int(rows["case"].nunique()),
+        points, fitted(counts), lambda *_: why, plan, n_subjects=counts.shape[1], n_cases=int(rows["case"].nunique())
     )
     return estimates
 
@@ -164,13 +155,7 @@ def _by_fold(rows: pd.DataFrame, slope: Callable[[np.ndarray], float]) -> dict[s
 
 
 def _curve(
-    x: np.ndarray,
-    y: np.ndarray,
-    subjects: np.ndarray,
-    counts: np.ndarray,
-    plan: Plan,
-    *,
-    bounds: tuple[float, float],
+    x: np.ndarray, y: np.ndarray, subjects: np.ndarray, counts: np.ndarray, plan: Plan, *, bounds: tuple[float, float]
 ) -> list[CurvePoint]:
     """The points of the smoothed curve with its pointwise band."""
     low, high = (float(value) for value in np.quantile(x, [TAIL, 1 - TAIL]))
@@ -230,11 +215,7 @@ def decision_curve(rows: pd.DataFrame, number: int, thresholds: Sequence[float],
 
 
 def coverage(
-    predictions: pd.DataFrame,
-    learner: str,
-    record: Mapping[str, Any],
-    classes: Mapping[str, Sequence[str]],
-    plan: Plan,
+    predictions: pd.DataFrame, learner: str, record: Mapping[str, Any], classes: Mapping[str, Sequence[str]], plan: Plan
 ) -> PredictionSets:
     """The coverage of each target of a learner, averaged within subjects first, with intervals by subject.
 

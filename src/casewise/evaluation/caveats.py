@@ -163,10 +163,7 @@ def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -
     if oof["outer_fold"].nunique() < 2:
         return []
     kind = str(rows["kind"].iloc[0]) if "kind" in rows.columns else DEFAULT
-    functions: dict[str, Callable[..., Note]] = {
-        "number": _mean_error,
-        "classes": partial(_commonest, classes=classes),
-    }
+    functions: dict[str, Callable[..., Note]] = {"number": _mean_error, "classes": partial(_commonest, classes=classes)}
     guess_one = by_form(kind, functions)
     stages = {stage: rows[rows["stage"] == stage] for stage in ("test", "oof")}
     return [guess_one(stage_rows, oof, stage, target) for stage, stage_rows in stages.items() if len(stage_rows)]

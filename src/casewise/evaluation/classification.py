@@ -148,15 +148,11 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
     thresholds: dict[str, dict[tuple[int, str], ByFold]] = {}
     for number, learner in enumerate(wide.learners):
         rows = wide.predicted[:, number]
-        truth, p, folds = (
-            wide.samples.truth[rows],
-            wide.samples.probabilities[rows, number],
-            wide.folds[rows, number],
-        )
-        temperatures[learner] = choose(partial(_temperature, p, truth), folds)
+        truth, p, folds = (wide.samples.truth[rows], wide.samples.probabilities[rows, number], wide.folds[rows, number])
+        temperatures[learner] = choose(fit_temperature, folds, p, truth)
         scores = one_against_rest(p, classes)
         thresholds[learner] = {
-            (c, rule): choose(partial(_threshold, scores[:, c], truth == c, least), folds)
+            (c, rule): choose(partial(choose_threshold, sensitivity=least), folds, scores[:, c], truth == c)
             for c in _shown(classes)
             for rule, least in rules(sensitivities).items()
         }
@@ -179,7 +175,7 @@ def judge_classes(
         of_group = with_intervals(
             points,
             {},
-            partial(_reason, classes, support),
+            lambda name, _, support=support: reason(name, classes, support),
             plan,
             n_subjects=n_subjects,
             n_cases=len(np.unique(wide.cases[rows])),
@@ -275,14 +271,7 @@ def one_class_caveats(
 ) -> list[Note]:
     """The learners that predict only one class; `blocks` is `Results.classes`, `units` by target."""
     return [
-        caveat(
-            "one_class",
-            stage=stage,
-            learner=learner,
-            target=target,
-            unit=units[target],
-            label=block.constant_class,
-        )
+        caveat("one_class", stage=stage, learner=learner, target=target, unit=units[target], label=block.constant_class)
         for stage, learners in blocks.items()
         for learner, targets in learners.items()
         for target, block in targets.items()
@@ -323,18 +312,6 @@ def _constant_class(confusion: np.ndarray, classes: Classes) -> str | None:
     named = np.flatnonzero(confusion.sum(axis=0))
     several = np.count_nonzero(confusion.sum(axis=1)) > 1
     return classes.names[int(named[0])] if several and len(named) == 1 else None
-
-
-def _reason(classes: Classes, support: np.ndarray, name: str, _: int) -> str:
-    return reason(name, classes, support)
-
-
-def _temperature(probabilities: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
-    return fit_temperature(probabilities[rows], truth[rows])
-
-
-def _threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | None, rows: np.ndarray) -> float:
-    return choose_threshold(scores[rows], of_class[rows], sensitivity)
 
 
 def _chosen(wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray) -> Samples:

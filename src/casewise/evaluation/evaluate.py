@@ -149,22 +149,11 @@ def evaluate(
         notes.append(caveat("outcome_by_region", target=primary))
     if not metrics:
         notes.append(caveat("nothing_judged"))
-    main = headline(
-        metrics,
-        primary,
-        kind.name,
-        stated=outcomes.learner,
-        sources_left_out=outcomes.sources_left_out,
-    )
+    main = headline(metrics, primary, kind.name, stated=outcomes.learner, sources_left_out=outcomes.sources_left_out)
     notes += pooled_caveats(metrics.get("oof", {}), list(classes))
     notes += lower_on_test(metrics, primary, main.learner, kind.merit, confidence=plan.confidence)
     notes.append(
-        caveat(
-            "intervals",
-            confidence=plan.confidence,
-            subjects_known=subjects_known,
-            rough_below=ROUGH_BELOW,
-        )
+        caveat("intervals", confidence=plan.confidence, subjects_known=subjects_known, rough_below=ROUGH_BELOW)
     )
     if any(comparisons.values()):
         notes.append(

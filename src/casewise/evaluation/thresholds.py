@@ -21,17 +21,20 @@ from casewise.metrics.roc import curve
 ByFold: TypeAlias = Mapping[int | None, float]
 
 
-def choose(choice: Callable[[np.ndarray], float], folds: np.ndarray) -> dict[int | None, float]:
-    """The result of `choice` on the rows (a mask) that each fold may use; NaN if there is only one fold.
+def choose(choice: Callable[..., float], folds: np.ndarray, *values: np.ndarray) -> dict[int | None, float]:
+    """The result of `choice` on the `values` (N, ...) that each fold may use; NaN if there is only one fold.
 
-    >>> values, folds = np.array([1., 2., 6.]), np.array([0, 0, 1])
-    >>> choose(lambda rows: float(values[rows].mean()), folds)
+    >>> choose(lambda values: float(values.mean()), np.array([0, 0, 1]), np.array([1., 2., 6.]))
     {None: 3.0, 0: 6.0, 1: 1.5}
     """
     folds = np.asarray(folds, dtype=int)
     names = [int(fold) for fold in np.unique(folds)]
-    values: dict[int | None, float] = {None: choice(np.ones(len(folds), dtype=bool)) if len(folds) else float("nan")}
-    return values | {fold: choice(folds != fold) if len(names) > 1 else float("nan") for fold in names}
+
+    def of(rows: np.ndarray, enough: bool) -> float:
+        return choice(*(each[rows] for each in values)) if enough else float("nan")
+
+    everyone = {None: of(np.ones(len(folds), dtype=bool), len(folds) > 0)}
+    return everyone | {fold: of(folds != fold, len(names) > 1) for fold in names}
 
 
 def of_rows(by_fold: ByFold, folds: np.ndarray, *, crossed: bool) -> np.ndarray:

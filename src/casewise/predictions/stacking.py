@@ -79,10 +79,7 @@ class StackingResult:
 
 
 def stack(
-    predictions: pd.DataFrame,
-    names: Sequence[str],
-    *,
-    ranges: Mapping[str, tuple[float, float]],
+    predictions: pd.DataFrame, names: Sequence[str], *, ranges: Mapping[str, tuple[float, float]]
 ) -> StackingResult:
     """Fit stackers on the out-of-fold predictions of the base learners and return the rows of the meta learners.
 
@@ -436,9 +433,6 @@ def _combined(rows: pd.DataFrame, learner: str, target: str, entry: Mapping[str,
     combined = first.assign(model=learner)
     combined[columns] = by_form(
         kind,
-        {
-            "number": lambda: combine(entry, values[:, :, 0])[:, None],
-            "classes": lambda: combine_classes(entry, values),
-        },
+        {"number": lambda: combine(entry, values[:, :, 0])[:, None], "classes": lambda: combine_classes(entry, values)},
     )()
     return with_mean_distances(with_decisions(combined), single)
