@@ -24,8 +24,8 @@ from casewise.audit.findings import read_audit, write_audit
 from casewise.audit.metadata import audited_columns, encode, file_features
 from casewise.audit.probes import FOLDS, Labels, ProbeResult, _folds, adjusted, correlation, enough, moves, probe
 from casewise.audit.run import audit
-from casewise.audit.sentences import LoneClass, remedy
-from casewise.audit.shortcuts import Shortcuts, _lone_class, find_shortcuts
+from casewise.audit.sentences import SingleClass, remedy
+from casewise.audit.shortcuts import Shortcuts, _single_class, find_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import AuditError, CohortError
 from casewise.metrics.roc import ranked_pairs, share
@@ -471,13 +471,13 @@ def replace_seed(study: Study) -> Study:
 def test_a_class_of_one_source_is_not_to_be_left_out() -> None:
     images = pd.DataFrame({"site": ["a", "a", "b", "b", "b"]})
     values = np.array([0.0, 0.0, 1.0, 2.0, 1.0])
-    lone = _lone_class(images, "site", "label", values, ["ill", "well", "weak"])
-    assert lone == LoneClass("label", "ill", "a", ("b", ["well", "weak"]))
-    told = remedy("column", "site", lone=lone)
+    single = _single_class(images, "site", "label", values, ["ill", "well", "weak"])
+    assert single == SingleClass("label", "ill", "a", ("b", ["well", "weak"]))
+    told = remedy("column", "site", single=single)
     assert "`where: {site: b}` and `targets: {label: [well, weak]}`" in told
     assert "leave_out: site" not in told
     both = images.assign(site=["a", "b", "b", "a", "b"])
-    assert _lone_class(both, "site", "label", np.array([0.0, 0.0, 1.0, 1.0, 1.0]), ["ill", "well"]) is None
+    assert _single_class(both, "site", "label", np.array([0.0, 0.0, 1.0, 1.0, 1.0]), ["ill", "well"]) is None
     assert "leave_out: site" in remedy("column", "site")
 
 

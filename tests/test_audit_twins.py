@@ -20,10 +20,10 @@ from casewise.audit.twin_findings import ImageNaming, twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
 from casewise.audit.verify import (
     LARGE,
-    CloserLook,
     Register,
+    SecondCheck,
     likeness,
-    look_closer,
+    second_check,
     texture_likeness,
 )
 from casewise.modalities.store.pixels import fit
@@ -199,8 +199,8 @@ def test_tiles_of_other_images_are_refused():
         find_twins(store_of([film(0)]), strangers(2))
 
 
-def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> CloserLook:
-    return CloserLook(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
+def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> SecondCheck:
+    return SecondCheck(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
 
 
 @pytest.mark.parametrize(
@@ -222,18 +222,18 @@ def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float =
         (seen(COPY + 0.01), None, False, ["a", "a"], True),
         (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "a"], False),
         (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "b"], True),
-        (CloserLook(None, 320, False), 1.0, False, ["a", "b"], False),
+        (SecondCheck(None, 320, False), 1.0, False, ["a", "b"], False),
     ],
 )
 def test_who_decides_what_a_twin_is(
     monkeypatch: pytest.MonkeyPatch,
-    look: CloserLook,
+    look: SecondCheck,
     cosine: float | None,
     flipped: bool,
     subjects: list[str],
     twin: bool,
 ):
-    monkeypatch.setattr(twins_module, "look_closer", lambda *given, **more: iter([look]))
+    monkeypatch.setattr(twins_module, "second_check", lambda *given, **more: iter([look]))
     monkeypatch.setattr(twins_module, "local_pairs", lambda *given, **more: [])
     asked: list[list[int]] = []
 
@@ -289,10 +289,10 @@ def test_files_are_looked_at_and_tiles_only_where_they_are_gone(tmp_path: Path):
     assert [(twin.i, twin.j, twin.blurred) for twin in found] == [(2, 6, False), (3, 7, False)]
     pairs = Candidates(*(np.array([value]) for value in (2, 6, 0, 0, False)))
     register = Register(1.0, 1.0, STRAIGHT_ON)
-    (there,) = look_closer(store, images["path"].tolist(), pairs, [register])
+    (there,) = second_check(store, images["path"].tolist(), pairs, [register])
     assert (there.blurred, there.pixels) == (False, LARGE)
     (tmp_path / "6.png").unlink()
-    (gone,) = look_closer(store, images["path"].tolist(), pairs, [register])
+    (gone,) = second_check(store, images["path"].tolist(), pairs, [register])
     assert (gone.blurred, gone.pixels) == (True, LARGE)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from casewise.audit import regions
-from casewise.audit.columns import codes, restates
+from casewise.audit.columns import has_code, repeats
 from casewise.audit.probes import ProbeResult
 from casewise.audit.sentences import Shortcut, shortcut_sentence
 from casewise.audit.shortcuts import Kind
@@ -66,15 +66,15 @@ def test_a_code_that_the_study_names_is_tested(tmp_path: Path) -> None:
     ],
 )
 def test_only_names_and_values_of_a_code_are_taken_for_one(name: str, cells: list[str], coded: bool) -> None:
-    assert codes(name, cells, GRADES, ["G2", "G3"], "grade", range(24)) == coded
+    assert has_code(name, cells, GRADES, ["G2", "G3"], "grade", range(24)) == coded
 
 
 def test_a_code_needs_enough_subjects_and_a_target_of_some_letters() -> None:
     cells, people = ["1"] * 12 + ["2"] * 12, [n // 2 for n in range(24)]
-    assert not codes("grade_code", cells, GRADES, ["G2", "G3"], "grade", people)
-    assert not codes("dx_code", cells, GRADES, ["G2", "G3"], "dx", range(24))
-    assert not codes("grade_code", cells, GRADES, [], "grade", range(24))
-    assert not codes("grade_code", cells, np.full(24, np.nan), ["G2", "G3"], "grade", range(24))
+    assert not has_code("grade_code", cells, GRADES, ["G2", "G3"], "grade", people)
+    assert not has_code("dx_code", cells, GRADES, ["G2", "G3"], "dx", range(24))
+    assert not has_code("grade_code", cells, GRADES, [], "grade", range(24))
+    assert not has_code("grade_code", cells, np.full(24, np.nan), ["G2", "G3"], "grade", range(24))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_collection_called_after_its_class_is_not_the_label_in_other_words(
     name: str, values: tuple[str, str]
 ) -> None:
     cells = [values[0]] * 12 + [values[1]] * 12
-    assert not restates(name, cells, GRADES, ["covid", "no_finding"])
+    assert not repeats(name, cells, GRADES, ["covid", "no_finding"])
 
 
 def test_a_border_without_its_appearance_states_the_border_as_it_is(

@@ -27,6 +27,7 @@ from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from tests.chest_study import chest_study
+from tests.prediction_rows import prediction_rows
 
 NETWORK = "test_resnet"
 CROPS = ("cropped_rows", "cropped_columns")
@@ -201,20 +202,7 @@ def test_numbers_move_by_units_and_by_errors() -> None:
 
 
 def test_the_interval_of_an_absolute_change_lies_above_zero() -> None:
-    rows = pd.DataFrame(
-        {
-            "case": [f"c{n}" for n in range(20)],
-            "subject": [f"s{n}" for n in range(20)],
-            "region": "",
-            "image": "",
-            "target": "score",
-            "kind": "regression",
-            "model": "net",
-            "y_true": 1.0,
-            "y_pred": 1.0,
-            "alteration": UNALTERED,
-        }
-    )
+    rows = prediction_rows(range(20), np.ones(20), np.ones(20), target="score", alteration=UNALTERED)
     moved = rows.assign(alteration="darker", y_pred=[9.0, 7.0] + [1.01] * 18)
     found = counterfactual_figures(pd.concat([rows, moved]), "score", classes=(), plan=Plan())["net"]["darker"]
     assert 0 < found["moved"]["low"] < found["moved"]["value"] < found["moved"]["high"]

@@ -24,6 +24,7 @@ from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
 from tests.chest_study import chest_study
 from tests.conftest import absolute
+from tests.prediction_rows import prediction_rows
 
 
 def rows_of(distances: list[float], target: str = "x") -> pd.DataFrame:
@@ -185,28 +186,10 @@ def test_parts_of_one_cohort_are_not_told_apart(done: Run, chests: Path) -> None
 
 def table_of(stage: str, right: list[int], confidence: list[float], distance: list[float]) -> pd.DataFrame:
     """Predictions of class 0 of two, one case a subject."""
-    n = len(right)
-    return pd.DataFrame(
-        {
-            "case": [f"{stage}{number}" for number in range(n)],
-            "subject": [f"{stage}{number}" for number in range(n)],
-            "visit": "",
-            "day": np.nan,
-            "region": "",
-            "image": "",
-            "model": "net",
-            "stage": stage,
-            "outer_fold": pd.array([1 if stage == "oof" else pd.NA] * n, dtype="Int64"),
-            "inner_fold": pd.array([pd.NA] * n, dtype="Int64"),
-            "target": "label",
-            "kind": "classification",
-            "y_true": [0.0 if hit else 1.0 for hit in right],
-            "y_pred": 0.0,
-            "p0": confidence,
-            "p1": [1 - value for value in confidence],
-            "distance": distance,
-        }
-    )
+    subjects, p = [f"{stage}{number}" for number in range(len(right))], np.array(confidence)
+    folds = [1] * len(right) if stage == "oof" else None
+    rows = prediction_rows(subjects, [1.0 - hit for hit in right], np.stack([p, 1 - p], axis=1), folds=folds)
+    return rows.assign(stage=stage, case=subjects, target="label", y_pred=0.0, distance=distance)
 
 
 def test_figures_inside_and_outside() -> None:

@@ -256,10 +256,9 @@ def test_the_temperature_is_the_one_that_the_logits_were_multiplied_with() -> No
 def test_reliability_adds_up_to_the_calibration_error() -> None:
     some, _ = samples(3, seed=4)
     bins = reliability(some.probabilities[:, 0], some.truth)
-    n = sum(b["n"] for b in bins)
-    ece = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / n
-    assert n == len(some.truth)
-    assert all(b["low"] < b["confidence"] <= b["high"] + 1e-9 for b in bins)
+    assert sum(n for _, _, n, _, _ in bins) == len(some.truth)
+    assert all(low < confidence <= high + 1e-9 for low, high, _, confidence, _ in bins)
+    ece = sum(n * abs(confidence - accuracy) for _, _, n, confidence, accuracy in bins) / len(some.truth)
     assert ece == pytest.approx(class_metrics(some, Classes(NAMES[:3]), np.ones((1, 40)))["ece"][0, 0])
 
 

@@ -24,6 +24,7 @@ from casewise.report.sections import learners, validation
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
+from tests.prediction_rows import prediction_rows
 from tests.report_contexts import classes as toy
 from tests.report_contexts import estimate, with_results
 
@@ -36,11 +37,10 @@ def rows(model: str, share: dict[str, np.ndarray], truth: dict[str, np.ndarray])
     parts = []
     for fold, (source, p) in enumerate(share.items(), start=1):
         who = [f"{source}{i:03d}" for i in range(len(p))]
-        told = {"case": [f"{s}/1" for s in who], "subject": who, "visit": "1", "day": np.nan, "region": "", "image": ""}
-        told |= {"model": model, "stage": "oof", "outer_fold": fold, "inner_fold": pd.NA, "target": "dx"}
-        told |= {"kind": "classification", "y_true": truth[source] * 1.0, "y_pred": (p < 0.5) * 1.0}
-        parts.append(pd.DataFrame({**told, "p0": p, "p1": 1 - p}))
-    return pd.concat(parts, ignore_index=True).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
+        values = {"case": [f"{s}/1" for s in who], "model": model, "target": "dx", "y_pred": (p < 0.5) * 1.0}
+        folds = np.full(len(p), fold)
+        parts.append(prediction_rows(who, truth[source], np.stack([p, 1 - p], axis=1), folds=folds, **values))
+    return pd.concat(parts, ignore_index=True)
 
 
 @pytest.fixture(scope="module")

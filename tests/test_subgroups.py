@@ -18,6 +18,7 @@ from casewise.evaluation.subgroups import subgroups
 from casewise.report.sections.subgroups import subgroups as shown
 from casewise.study.evaluation import Evaluation
 from tests.chest_study import chest_study
+from tests.prediction_rows import prediction_rows
 from tests.report_contexts import study_of_classes, study_of_numbers
 
 PLAN = Plan(400, 0.95, 0)
@@ -32,12 +33,7 @@ def numbers(n: int, errors: np.ndarray, *, cases: int = 2) -> pd.DataFrame:
     random = np.random.default_rng(5)
     who = np.repeat(np.arange(n), cases)
     truth = random.normal(20, 6, len(who))
-    rows = pd.DataFrame({"subject": people(n).to_numpy()[who], "y_true": truth})
-    rows["case"] = rows["subject"] + "/" + rows.groupby("subject").cumcount().astype(str)
-    rows["y_pred"] = truth + errors[who] + random.normal(0, 1, len(who))
-    return rows.assign(
-        visit="1", day=0.0, region="", image="", model="net", stage="test", kind="regression", target="score"
-    ).assign(outer_fold=pd.array([pd.NA] * len(who), dtype="Int64"))
+    return prediction_rows(people(n)[who], truth, truth + errors[who] + random.normal(0, 1, len(who)), target="score")
 
 
 def binary(truth: np.ndarray, probability: np.ndarray) -> pd.DataFrame:

@@ -77,15 +77,15 @@ def further_columns(study: Study, images: pd.DataFrame, audited: Sequence[str]) 
     return ordered[:MOST_COLUMNS], ordered[MOST_COLUMNS:]
 
 
-def restates(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], classes: Sequence[str]) -> bool:
+def repeats(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], classes: Sequence[str]) -> bool:
     """Whether a column is the label in other words: its values, or its name, name the classes with which they occur.
 
     >>> labels = np.array([0.0, 0.0, 1.0, 1.0])
-    >>> restates("finding", ["COVID-19", "COVID-19 (PCR)", "No Finding", "none seen"], labels, ["covid", "no_finding"])
+    >>> repeats("finding", ["COVID-19", "COVID-19 (PCR)", "No Finding", "none seen"], labels, ["covid", "no_finding"])
     True
-    >>> restates("ward", ["A", "A", "B", "B"], labels, ["covid", "no_finding"])
+    >>> repeats("ward", ["A", "A", "B", "B"], labels, ["covid", "no_finding"])
     False
-    >>> restates("taken_from", ["covid-dataset"] * 2 + ["no finding archive"] * 2, labels, ["covid", "no_finding"])
+    >>> repeats("taken_from", ["covid-dataset"] * 2 + ["no finding archive"] * 2, labels, ["covid", "no_finding"])
     False
     """
     labelled = ~np.isnan(labels)
@@ -107,7 +107,7 @@ def restates(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], 
     return bool(pure >= PURE and agree.mean() >= NAMED)
 
 
-def codes(
+def has_code(
     name: str,
     text: Sequence[str],
     labels: NDArray[np.floating[Any]],
@@ -124,7 +124,7 @@ def codes(
 
     >>> labels, cells = np.repeat([0.0, 1.0], 10), ["1"] * 10 + ["2"] * 10
     >>> names = ("histologic_grade_code", "ward", "grade_site")
-    >>> [codes(name, cells, labels, ["G2", "G3"], "grade", range(20)) for name in names]
+    >>> [has_code(name, cells, labels, ["G2", "G3"], "grade", range(20)) for name in names]
     [True, False, False]
     """
     labelled = ~np.isnan(labels)

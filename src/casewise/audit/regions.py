@@ -8,17 +8,15 @@ they explain is removed from the border before it is blamed.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from joblib import cpu_count
 from numpy.typing import NDArray
 
+from casewise.audit.hashes import in_parallel
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, ImageError
 from casewise.modalities.store.pixels import central_square, padded
@@ -165,8 +163,7 @@ def read_masks(study: Study, images: pd.DataFrame, store: TileStore) -> tuple[ND
     def read(row: int) -> tuple[Bools | None, str]:
         return _mask(folder / cells[row], Path(str(images["path"].iat[row])), store, row)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        masks = list(pool.map(read, rows))
+    masks = list(in_parallel(read, rows))
     wrong = [problem for _, problem in masks if problem]
     if wrong:
         more = f"\n  and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
@@ -301,8 +298,7 @@ def in_files(paths: Sequence[str]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
             (*_sharpness(centre), blockiness(centre), blockiness(centre.T)) if min(centre.shape) >= 3 * BLOCK else None
         )
 
-    with ThreadPoolExecutor(int(cpu_count())) as pool:
-        values = list(pool.map(measured, paths))
+    values = list(in_parallel(measured, paths))
     table = np.array([value or (0.0,) * 4 for value in values], float).reshape(len(values), 4)
     return table[:, :2], table[:, 2:], np.array([value is not None for value in values], bool)
 

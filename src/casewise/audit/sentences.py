@@ -220,7 +220,7 @@ def fill(code: str, **values: Any) -> str:
 
 
 @dataclass(frozen=True)
-class LoneClass:
+class SingleClass:
     """A class of a target that occurs in one source only; `among`: a source with several classes, and these."""
 
     target: str
@@ -307,19 +307,19 @@ def remedy(
     reading: str = "levels",
     source: str | None = None,
     mask: str | None = None,
-    lone: LoneClass | None = None,
+    single: SingleClass | None = None,
 ) -> str:
     """What to do, naming the study's key or the table's column.
 
     Args:
         reading: the type of a column's cells: `levels`, `codes` (few different numbers), `numbers`, `dates`, `sizes`.
-        lone: a class that occurs in one source only, so that no source can be left out and tested.
+        single: a class that occurs in one source only, so that no source can be left out and tested.
 
     >>> remedy("column", "site")
     'Cross-validate with `split: {leave_out: site}`, or restrict the study to one site (`where:`).'
     """
-    if kind != "other-column" and lone and (reading in ("levels", "codes") or kind != "column"):
-        return _lone_remedy(kind, source or name, lone, mask)
+    if kind != "other-column" and single and (reading in ("levels", "codes") or kind != "column"):
+        return _single_class_remedy(kind, source or name, single, mask)
     where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` on the column of the source"
     leave_out = f"cross-validate with {where}"
     by_reading = {"column": _COLUMN_REMEDIES, "other-column": _QUANTITY_REMEDIES}.get(kind, {})
@@ -327,13 +327,15 @@ def remedy(
     return f"{text.format(name=name, mask=mask, source=source, leave_out=leave_out)}."
 
 
-def _lone_remedy(kind: str, source: str, lone: LoneClass, mask: str | None) -> str:
+def _single_class_remedy(kind: str, source: str, single: SingleClass, mask: str | None) -> str:
     """What to do if a class comes from one source only: leaving that source out would remove the class."""
-    why = f"all {lone.label} comes from {source} {lone.only}, so `split.leave_out` cannot test it"
-    if lone.among:
-        value, classes = lone.among
-        within = f"`where: {{{source}: {value}}}` and `targets: {{{lone.target}: [{', '.join(classes)}]}}`"
-        text = f"Compare within one {source}, for example {within} ({why}), or add {lone.label} from another {source}."
+    why = f"all {single.label} comes from {source} {single.only}, so `split.leave_out` cannot test it"
+    if single.among:
+        value, classes = single.among
+        within = f"`where: {{{source}: {value}}}` and `targets: {{{single.target}: [{', '.join(classes)}]}}`"
+        text = (
+            f"Compare within one {source}, for example {within} ({why}), or add {single.label} from another {source}."
+        )
     else:
         text = f"Add classes from the same {source}: no {source} has two classes, and {why}."
     first = {

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from joblib import cpu_count
 from numpy.typing import NDArray
 
 from casewise.audit import regions
-from casewise.audit.columns import codes, further_columns, restates
+from casewise.audit.columns import further_columns, has_code, repeats
 from casewise.audit.findings import Finding, Level
+from casewise.audit.hashes import in_parallel
 from casewise.audit.metadata import (
     audited_columns,
     encode,
@@ -26,7 +25,7 @@ from casewise.audit.metadata import (
     source_column,
 )
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
-from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
+from casewise.audit.sentences import Shortcut, SingleClass, fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
 from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.labels import panel_values
@@ -170,14 +169,13 @@ def find_shortcuts(
     ]
     answers: list[TestedShortcut] = []
     not_tested = [f"{target} from {name}" for target in labels for name in too_many]
-    with ThreadPoolExecutor(int(cpu_count())) as pool:
-        results = pool.map(
-            lambda question: _test(study, images, question[1], question[0], labels[question[0]]), questions
-        )
-        for number, ((target, item), answer) in enumerate(zip(questions, results, strict=True)):
-            report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
-            answers += [answer] if answer else []
-            not_tested += [] if answer else [f"{target} from {item.name}"]
+    results = in_parallel(
+        lambda question: _test(study, images, question[1], question[0], labels[question[0]]), questions
+    )
+    for number, ((target, item), answer) in enumerate(zip(questions, results, strict=True)):
+        report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
+        answers += [answer] if answer else []
+        not_tested += [] if answer else [f"{target} from {item.name}"]
     # another variant of the evidence may have been tested
     answered = {f"{answer.target} from {answer.evidence.name}" for answer in answers}
     not_tested = [text for text in not_tested if text not in answered]
@@ -209,9 +207,9 @@ def _restated(
         plain = name.removeprefix("table_")
         for target, values in labels.items():
             classes = study.classes_of(target)
-            if restates(plain, text, values, classes):
+            if repeats(plain, text, values, classes):
                 yield (target, plain), {"code": "restated"}
-            elif codes(plain, text, values, classes, target, subjects):
+            elif has_code(plain, text, values, classes, target, subjects):
                 yield (target, plain), {"code": "coded", "subjects": len(np.unique(subjects[~np.isnan(values)]))}
 
 
@@ -407,8 +405,10 @@ def _findings(
         if named and over in images:
             reading = _reading(reading, images[over])
         classes = study.classes_of(best.target)
-        lone = _lone_class(images, over, best.target, labels[best.target], classes) if over and over in images else None
-        advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask, lone=lone)
+        single = (
+            _single_class(images, over, best.target, labels[best.target], classes) if over and over in images else None
+        )
+        advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask, single=single)
         rank = (kind == "source-from-image", name != source, -best.strength)
         ordered.append((rank, Finding(code, level, text, figures, remedy=advice)))
     # the source first, because it explains the others
@@ -425,7 +425,9 @@ def _reading(reading: str, cells: pd.Series) -> str:
     return "codes" if reading == "levels" and numbers_in(recorded(cells)) is not None else reading
 
 
-def _lone_class(images: pd.DataFrame, column: str, target: str, values: Floats, classes: list[str]) -> LoneClass | None:
+def _single_class(
+    images: pd.DataFrame, column: str, target: str, values: Floats, classes: list[str]
+) -> SingleClass | None:
     """A class that occurs with one value of a column only, if there is one."""
     cells = images[column].astype(str).str.strip().to_numpy()
     by_class = {name: np.unique(cells[values == number]) for number, name in enumerate(classes)}
@@ -438,7 +440,7 @@ def _lone_class(images: pd.DataFrame, column: str, target: str, values: Floats, 
     }
     value = max(by_value, key=lambda name: len(by_value[name]))
     among = (value, by_value[value]) if len(by_value[value]) > 1 else None
-    return LoneClass(target, label, str(by_class[label][0]), among)
+    return SingleClass(target, label, str(by_class[label][0]), among)
 
 
 def _rank_correlation(study: Study, answer: TestedShortcut) -> dict[str, float]:

@@ -16,7 +16,6 @@ texture up to the level of camera grain.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,10 +23,9 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from joblib import cpu_count
 from scipy.fft import irfft2, rfft2
 
-from casewise.audit.hashes import FLIPS, INSET, NEGATIVE, Candidates, flip, grey
+from casewise.audit.hashes import FLIPS, INSET, NEGATIVE, Candidates, flip, grey, in_parallel
 from casewise.errors import ImageError
 from casewise.modalities.store.pixels import central_square
 from casewise.modalities.store.readers import read_image
@@ -155,11 +153,7 @@ def compare(
         scale = 1 - 2 * INSET if pairs.inset[number] else 1.0
         return likeness(first, square(int(pairs.j[number])), scale=scale, shift=peaks[number, 1:])
 
-    with ThreadPoolExecutor(int(cpu_count())) as pool:
-        for number, registered_pair in enumerate(pool.map(register, range(len(pairs)))):
-            yield registered_pair
-            if progress:
-                progress(number + 1)
+    return in_parallel(register, range(len(pairs)), progress)
 
 
 def likeness(
@@ -274,7 +268,7 @@ PROMISING_TEXTURE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class CloserLook:
+class SecondCheck:
     """The registration of two images by texture, None if there is too little.
 
     `pixels`: the longest side of the smaller image. `blurred`: only tiles, or few pixels, could be compared.
@@ -285,14 +279,14 @@ class CloserLook:
     blurred: bool
 
 
-def look_closer(
+def second_check(
     store: TileStore,
     paths: Sequence[str],
     pairs: Candidates,
     registers: Sequence[Register],
     *,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[CloserLook]:
+) -> Iterator[SecondCheck]:
     """Compare each pair in the files `paths` (row i shows tile i), starting from `registers`.
 
     If a file can no longer be read, and beyond `MOST` pairs, the tiles are compared.
@@ -313,7 +307,7 @@ def look_closer(
     most_similar = np.argsort([-register.likeness for register in registers], kind="stable")[:MOST]
     in_files = np.isin(np.arange(len(pairs)), most_similar)
 
-    def look(number: int) -> CloserLook:
+    def look(number: int) -> SecondCheck:
         i, j = int(pairs.i[number]), int(pairs.j[number])
         pixels = int(min(longest[i], longest[j]))
         first, second = (of_file(i), of_file(j)) if in_files[number] else (None, None)
@@ -323,13 +317,9 @@ def look_closer(
         flipped = flip(first.astype(np.float32), int(pairs.flip[number]))
         least = LEAST_BLURRED if blurred else LEAST
         register = texture_likeness(flipped, second.astype(np.float32), registers[number].warp, least=least)
-        return CloserLook(register, pixels, blurred)
+        return SecondCheck(register, pixels, blurred)
 
-    with ThreadPoolExecutor(int(cpu_count())) as pool:
-        for number, closer_look in enumerate(pool.map(look, range(len(pairs)))):
-            yield closer_look
-            if progress:
-                progress(number + 1)
+    return in_parallel(look, range(len(pairs)), progress)
 
 
 def texture_likeness(

@@ -216,6 +216,7 @@ def describe_classes(
         rows, k = wide.predicted[:, number], len(classes.names)
         samples = wide.samples
         truth, decided, p = samples.truth[rows], samples.decided[rows, number], samples.probabilities[rows, number]
+        calibrated = samples.calibrated[rows, number]
         scores = one_against_rest(p, classes)
         folds = None if samples.folds is None else samples.folds[rows, number]
         curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c, folds) for c in _shown(classes)}
@@ -230,10 +231,8 @@ def describe_classes(
             temperature=stated(temperatures, crossed=crossed),
             temperature_fitted_on=chosen_on,
             roc={name: points for name, points in curves.items() if points},
-            reliability=[ReliabilityBin(**each) for each in reliability(p, truth)],
-            reliability_calibrated=[
-                ReliabilityBin(**each) for each in reliability(samples.calibrated[rows, number], truth)
-            ],
+            reliability=[ReliabilityBin(*each) for each in reliability(p, truth)],
+            reliability_calibrated=[ReliabilityBin(*each) for each in reliability(calibrated, truth)],
             operating=[],
             temperature_by_fold=_by_fold(temperatures) if crossed else None,
         )

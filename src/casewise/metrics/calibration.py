@@ -7,8 +7,6 @@ Cleveland 1979 (tricube weights of the nearest neighbours).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from casewise.metrics.numbers import sum_by_subject
@@ -90,27 +88,22 @@ def gaps(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(gap)[..., None], np.nan, np.eye(BINS)[bin_of(top)] * np.nan_to_num(gap)[..., None])
 
 
-def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
+def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[tuple[float, float, int, float, float]]:
     """For each non-empty bin of confidence its bounds, number of rows, mean confidence and accuracy.
 
     >>> bins = reliability(np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7]]), np.array([0, 1, 1]))
-    >>> [(round(b["low"], 2), b["n"], b["confidence"], b["accuracy"]) for b in bins]
+    >>> [(round(low, 2), *figures) for low, _, *figures in bins]
     [(0.67, 1, 0.7, 1.0), (0.87, 2, 0.9, 0.5)]
     """
     if np.isnan(probabilities).any():
         return []
     top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    bins = bin_of(top)
-    return [
-        {
-            "low": number / BINS,
-            "high": (number + 1) / BINS,
-            "n": int((bins == number).sum()),
-            "confidence": float(top[bins == number].mean()),
-            "accuracy": float(right[bins == number].mean()),
-        }
-        for number in np.unique(bins).tolist()
-    ]
+    bins, result = bin_of(top), []
+    for number in np.unique(bins).tolist():
+        rows = bins == number
+        bounds = number / BINS, (number + 1) / BINS
+        result.append((*bounds, int(rows.sum()), float(top[rows].mean()), float(right[rows].mean())))
+    return result
 
 
 # Probabilities of 0 and 1 count as this far from them.

@@ -18,20 +18,8 @@ if TYPE_CHECKING:
 
 
 COLUMNS = (
-    "case",
-    "subject",
-    "visit",
-    "day",
-    "region",
-    "image",
-    "model",
-    "stage",
-    "outer_fold",
-    "inner_fold",
-    "target",
-    "y_true",
-    "y_pred",
-    "kind",
+    *("case", "subject", "visit", "day", "region", "image", "model", "stage"),
+    *("outer_fold", "inner_fold", "target", "y_true", "y_pred", "kind"),
 )
 STAGES = ("oof", "test", "external")
 SAMPLE_KEY = ("case", "region", "image", "target")
