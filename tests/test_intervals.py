@@ -14,8 +14,8 @@ from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.evaluation.intervals import Basis, ends
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
-from casewise.metrics.metric import Metric
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
+from casewise.metrics.records import Metric
 from casewise.metrics.registry import metric_names, metric_of, register_metric, unregister_metric
 from casewise.report.caveats import sentences
 

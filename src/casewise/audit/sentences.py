@@ -103,13 +103,10 @@ _EVIDENCE = {
     "files": "The file format (width, height, mode, format, compression) alone",
     "file-size": "The number of bytes per pixel alone",
     "shape-pad": "The shape of the image (width by height) alone",
-    "shape-crop": "The shape of the image file (width by height) alone",
-    "shape-stretch": "The shape of the image file (width by height) alone",
+    **dict.fromkeys(("shape-crop", "shape-stretch"), "The shape of the image file (width by height) alone"),
     "border": "The image border alone",
     "thumbnail": "A thumbnail of 8 x 8 grey values alone",
-    "brightness": "The brightness of the whole image alone",
-    "contrast": "The contrast of the whole image alone",
-    "sharpness": "The sharpness of the whole image alone",
+    **{name: f"The {name} of the whole image alone" for name in ("brightness", "contrast", "sharpness")},
     "compression": "The trace of JPEG compression in the pixels alone",
     "other-column": "The column {name} alone",
     "outside-anatomy": "The image outside the anatomy alone",
@@ -128,11 +125,9 @@ _MEANINGS = {
     ),
     "border": "A network can reach this from markers, letters or the edge of the film",
     "thumbnail": "Brightness and outline differ, because of the disease or of the way the image was taken",
-    "brightness": (
-        "A network can reach this from the exposure or processing of an image, unless the disease itself changes it"
-    ),
-    "contrast": (
-        "A network can reach this from the exposure or processing of an image, unless the disease itself changes it"
+    **dict.fromkeys(
+        ("brightness", "contrast"),
+        "A network can reach this from the exposure or processing of an image, unless the disease itself changes it",
     ),
     "sharpness": (
         "A network can reach this from the focus, resizing or smoothing of an image, unless the disease itself changes "
@@ -178,21 +173,17 @@ _REMEDIES = {
     "files": "Compare within one source (`where:`), {leave_out}, and save all images in the same way",
     "file-size": "Check whether images were saved in different ways; if so, save all in the same way",
     "shape-pad": "Leave no bars (`images: {{fit: stretch}}`), compare within one source (`where:`), or {leave_out}",
-    "shape-crop": "Compare within one source (`where:`), or {leave_out}",
-    "shape-stretch": "Compare within one source (`where:`), or {leave_out}",
+    **dict.fromkeys(("shape-crop", "shape-stretch"), "Compare within one source (`where:`), or {leave_out}"),
     "border": (
         "Inspect the borders: crop off markers and letters, or {leave_out}. If the border shows the same tissue as the "
         "rest of the image, as in fields of a biopsy, accept the finding with that reason"
     ),
     "thumbnail": "Compare within one source (`where:`), {leave_out}, and check whether networks use the disease",
-    "brightness": (
-        "Process all images in the same way (window, exposure), vary it in training (`panels: {{brightness: 0.3}}`), "
-        "compare within one source (`where:`), or {leave_out}"
-    ),
-    "contrast": (
-        "Process all images in the same way (window, contrast), vary it in training (`panels: {{contrast: 0.3}}`), "
-        "compare within one source (`where:`), or {leave_out}"
-    ),
+    **{
+        name: f"Process all images in the same way (window, {setting}), vary it in training "
+        f"(`panels: {{{{{name}: 0.3}}}}`), compare within one source (`where:`), or {{leave_out}}"
+        for name, setting in (("brightness", "exposure"), ("contrast", "contrast"))
+    },
     "sharpness": (
         "Check whether images of different classes were resized, smoothed or focused differently; if so, get the "
         "originals and process all in the same way, compare within one source (`where:`), or {leave_out}"

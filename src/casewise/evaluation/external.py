@@ -16,7 +16,7 @@ from casewise.evaluation.caveats import caveat
 from casewise.evaluation.figures import Drop, Figures, Note, SourceMean
 from casewise.evaluation.intervals import FEWEST, difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of
-from casewise.metrics.metric import CALIBRATED
+from casewise.metrics.records import CALIBRATED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
 

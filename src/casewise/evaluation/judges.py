@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -44,44 +44,18 @@ class Judgement:
     blocks: dict[str, ClassFigures] = field(default_factory=dict)
 
 
-class Judge(Protocol):
-    """The evaluation of one target.
-
-    `kind` is the name of the target's kind, `classes` its classes, empty for numbers.
-    """
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def classes(self) -> Classes | None: ...
-
-    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
-        """Evaluate scored rows of one stage and key; learners are compared only if `whole`, over all regions."""
-        ...
-
-    def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
-        """One learner's metrics, those of every resample (R,), and the number of subjects."""
-        ...
-
-    def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """One learner's metrics of the fold table, (F,) by fold."""
-        ...
-
-    def names(self, table: str) -> list[str]:
-        """The metrics that a table shows of this target."""
-        ...
-
-
 @dataclass(frozen=True)
 class NumberJudge:
-    """The evaluation of numbers."""
+    """The evaluation of one target that is a number; `kind` is the name of its kind."""
 
     kind: str
     classes: Classes | None = None
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
-        """Metrics from sums over pairs of reference and prediction."""
+        """Evaluate scored rows of one stage and key; learners are compared only if `whole`, over all regions.
+
+        Metrics are made from sums over pairs of reference and prediction.
+        """
         wide = rows.pivot(index=_SAMPLE, columns="model", values="y_pred")
         facts = rows.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
         truth, subjects = facts["y_true"].to_numpy(dtype=float), facts["subject"].to_numpy()
@@ -93,7 +67,7 @@ class NumberJudge:
         return Judgement(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of) if several else {})
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
-        """From sums by subject."""
+        """One learner's metrics, those of every resample (R,), and the number of subjects, from sums by subject."""
         n_subjects, truth = rows["subject"].nunique(), rows["y_true"].to_numpy(float)
         terms = moments(truth, rows["y_pred"].to_numpy(float), centre=float(truth.mean()))
         sums = sum_by_subject(terms, rows["subject"].to_numpy())
@@ -102,7 +76,7 @@ class NumberJudge:
         return {name: float(value) for name, value in points.items()}, drawn, n_subjects
 
     def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """From sums by fold."""
+        """One learner's metrics of the fold table, (F,) by fold, from sums by fold."""
         folds = rows["outer_fold"].to_numpy(dtype=int)
         truth, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
         terms = moments(truth, predicted, centre=float(truth.mean()))
@@ -112,7 +86,7 @@ class NumberJudge:
         }
 
     def names(self, table: str) -> list[str]:
-        """Of its kind."""
+        """The metrics that a table shows of this target."""
         return columns(table, self._metrics_of)
 
     @property
@@ -133,7 +107,7 @@ class ClassJudge:
     prevalence: float | None = None
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
-        """Metrics from counts, probabilities and ranks."""
+        """As `NumberJudge.judge`, from counts, probabilities and ranks."""
         crossed = bool((rows["stage"] == "oof").all())
         wide = widen(rows, self.classes, self.choice.temperatures, crossed=crossed)
         metrics, compared = judge_classes(wide, self.classes, plan, comparing=whole)
@@ -145,7 +119,7 @@ class ClassJudge:
         return Judgement(metrics, compared, blocks)
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
-        """From counts by subject."""
+        """As `NumberJudge.resampled`, from counts by subject."""
         wide = widen(rows, self.classes, {}, crossed=bool((rows["stage"] == "oof").all()))
         every = np.ones(len(wide.cases), dtype=bool)
         points, drawn, n_subjects = resampled(wide, every, np.array([0]), self.classes, plan)
@@ -156,7 +130,7 @@ class ClassJudge:
         )
 
     def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """A fold is treated like a resample that contains each of its subjects once, and no other subject."""
+        """As `NumberJudge.by_fold`; a fold is like a resample with each of its subjects once, and no other subject."""
         folds = rows["outer_fold"].to_numpy(dtype=int)
         probabilities = rows[probability_columns(rows)[: len(self.classes.names)]].to_numpy(dtype=float)[:, None]
         samples = Samples(
@@ -172,8 +146,11 @@ class ClassJudge:
         return {name: values[name][:, 0] for name in self.names("folds")}
 
     def names(self, table: str) -> list[str]:
-        """Of its kind and number of classes."""
+        """As `NumberJudge.names`, of its kind and number of classes."""
         return columns(table, self.classes.kind, len(self.classes.names))
+
+
+Judge: TypeAlias = NumberJudge | ClassJudge
 
 
 def judge_of(

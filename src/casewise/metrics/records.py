@@ -1,9 +1,100 @@
-"""The metrics that are built in, one record each, in the order of every table."""
+"""The record of a metric, and the metrics that are built in, one record each, in the order of every table."""
 
 from __future__ import annotations
 
-from casewise.metrics.metric import CLASSES, GRADES, NUMBERS, Metric
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal
 
+NUMBERS = ("regression",)
+CLASSES = ("classification", "ordinal")
+GRADES = ("ordinal",)
+# The end of the key of a metric on probabilities after temperature scaling.
+CALIBRATED = "_calibrated"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: as in the study file and in metrics.json.
+        function: of sums over weighted cases, a `NumberSums` or a `ClassSums`; gives one value for each resample and
+            learner, or with `by_class` one for each class as well (in the last axis).
+        kinds: the kinds of target that it applies to.
+        title: the heading of a column.
+        phrase: what it is called within a sentence.
+        glossary: one sentence for the glossary and the reference page.
+        larger_is_better: None where neither direction is.
+        percent: whether it is a share, written in percent.
+        digits: decimals; None for those that suit the target's range.
+        fewest_cases: with fewer cases it is undefined.
+        by_class: each class has a value; the metric itself is their plain mean (macro).
+        calibrated: it is also computed on probabilities after temperature scaling, as `NAME_calibrated`.
+        n_classes: the smallest and the largest number of classes it applies to; None: no limit.
+        of_decisions: it judges the class that was decided on, not the probabilities.
+        compared: the kinds of target whose learners are compared by it, pair by pair.
+        chance: its value for a guess, where that is one number.
+        chance_is_share: of a class, its value for a guess is about the share of the class among the cases.
+        across_folds: `within`: out of fold it is a mean over the folds of its values within each; `pooled`: over the
+            cases of all folds together, and given out of fold only.
+        tables: the tables that show it, among `TABLES`.
+        interval: the scheme of its interval, among `casewise.evaluation.intervals.SCHEMES`; None: it has no interval.
+        largest: the largest value that it can have, where that is one number, its scheme does not keep to it, and no
+            value is below 0.
+        rests_on: of `casewise.metrics.classes.ClassSubjects`, the number of subjects that it rests on: for each
+            learner, or with `by_class` for each class as well. For numbers it is that of all subjects.
+        rough_below: with fewer such subjects, its 95 % intervals may contain the true value in fewer than 92 % of
+            studies; see `docs/results/coverage.md`.
+    """
+
+    name: str
+    function: Callable[[Any], Any]
+    kinds: tuple[str, ...]
+    title: str
+    phrase: str
+    glossary: str
+    larger_is_better: bool | None = True
+    percent: bool = False
+    digits: int | None = 3
+    fewest_cases: int = 1
+    by_class: bool = False
+    calibrated: bool = False
+    n_classes: tuple[int, int | None] = (2, None)
+    of_decisions: bool = False
+    compared: tuple[str, ...] = ()
+    chance: float | None = None
+    chance_is_share: bool = False
+    across_folds: Literal["", "within", "pooled"] = ""
+    tables: Collection[str] = ("learners", "page")
+    interval: str | None = "mean"
+    largest: float | None = None
+    rests_on: Callable[[Any], Any] = lambda subjects: subjects.every
+    rough_below: int = 10
+
+
+TABLES = {
+    "learners": "the report's table of learners",
+    "targets": "the report's table of all targets",
+    "classes": "the report's table of single classes",
+    "readers": "the report's table of readers",
+    "external": "the report's table of the external cohort",
+    "image_split": "the report's comparison with a split by image",
+    "points": "the report's table of operating points",
+    "subgroups": "the figures of subgroups",
+    "page": "the Markdown page",
+    "page_external": "the Markdown page's table of the external cohort",
+    "folds": "mean and standard deviation over the folds",
+    "drop": "the difference between the external cohort and the study's own cases",
+}
+
+
+COMPARED_EVERYWHERE = (
+    *("learners", "targets", "readers", "external", "image_split"),
+    *("page", "page_external", "drop", "subgroups"),
+)
+
+# fmt: off - a table of records
 BUILT_IN = (
     Metric(
         "mae",
@@ -15,18 +106,7 @@ BUILT_IN = (
         larger_is_better=False,
         digits=None,
         compared=NUMBERS,
-        tables=(
-            "learners",
-            "targets",
-            "readers",
-            "external",
-            "image_split",
-            "page",
-            "page_external",
-            "folds",
-            "drop",
-            "subgroups",
-        ),
+        tables=(*COMPARED_EVERYWHERE, "folds"),
         interval="ratio",
     ),
     Metric(
@@ -62,23 +142,13 @@ BUILT_IN = (
         NUMBERS,
         title="CCC",
         phrase="concordance (CCC)",
-        glossary="Lin's concordance correlation coefficient: 1 where every prediction equals the reference, 0 without "
-        "agreement; scatter, offset and scale errors all lower it.",
+        glossary="Lin's concordance correlation coefficient: 1 where every prediction equals the reference, 0 "
+        "without agreement; scatter, offset and scale errors all lower it.",
         digits=2,
         fewest_cases=3,
         compared=NUMBERS,
         chance=0.0,
-        tables=(
-            "learners",
-            "targets",
-            "readers",
-            "external",
-            "image_split",
-            "page",
-            "page_external",
-            "drop",
-            "subgroups",
-        ),
+        tables=COMPARED_EVERYWHERE,
         interval="correlation",
     ),
     Metric(
@@ -196,9 +266,9 @@ BUILT_IN = (
         phrase="AUROC",
         glossary="Area under the ROC curve of one class against the rest: the probability that a case of the class "
         "is ranked above a case of another class; 0.5 is chance. Out of fold, only cases of the same fold are ranked "
-        "against each other, because each fold has networks of its own: it is the mean of the areas within the folds, "
-        "where a fold counts by its number of pairs of a case of the class and another case. A fold without such a "
-        "pair does not count.",
+        "against each other, because each fold has networks of its own: it is the mean of the areas within the "
+        "folds, where a fold counts by its number of pairs of a case of the class and another case. A fold without "
+        "such a pair does not count.",
         by_class=True,
         compared=CLASSES,
         chance=0.5,
@@ -228,9 +298,10 @@ BUILT_IN = (
         CLASSES,
         title="AUPRC",
         phrase="AUPRC",
-        glossary="Average precision of one class against the rest; chance is the share of the class. Out of fold it is "
-        "pooled over the cases of all folds, because within a fold of few cases it is above the share of the class "
-        "even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between folds.",
+        glossary="Average precision of one class against the rest; chance is the share of the class. Out of fold it "
+        "is pooled over the cases of all folds, because within a fold of few cases it is above the share of the "
+        "class even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between "
+        "folds.",
         by_class=True,
         chance_is_share=True,
         tables=("classes", "page"),
@@ -344,9 +415,8 @@ BUILT_IN = (
         CLASSES,
         title="LR+",
         phrase="positive likelihood ratio",
-        glossary="Positive likelihood ratio, with two classes or one class against the others: how many "
-        "times as often a positive case is called "
-        "positive as a negative one; sensitivity / (1 − specificity).",
+        glossary="Positive likelihood ratio, with two classes or one class against the others: how many times as "
+        "often a positive case is called positive as a negative one; sensitivity / (1 − specificity).",
         digits=2,
         n_classes=(2, 2),
         of_decisions=True,
@@ -361,9 +431,8 @@ BUILT_IN = (
         CLASSES,
         title="LR−",
         phrase="negative likelihood ratio",
-        glossary="Negative likelihood ratio, with two classes or one class against the others: how many "
-        "times as often a positive case is called "
-        "negative as a negative one; (1 − sensitivity) / specificity.",
+        glossary="Negative likelihood ratio, with two classes or one class against the others: how many times as "
+        "often a positive case is called negative as a negative one; (1 − sensitivity) / specificity.",
         larger_is_better=False,
         digits=2,
         n_classes=(2, 2),
@@ -427,3 +496,4 @@ BUILT_IN = (
         largest=2.0,
     ),
 )
+# fmt: on

@@ -12,7 +12,7 @@ from casewise.targets.registry import added_kinds, kind_names, register_kind
 
 if TYPE_CHECKING:
     from casewise.jobs.fitting import Fitter
-    from casewise.metrics.metric import Metric
+    from casewise.metrics.records import Metric
     from casewise.modalities.base import Modality
     from casewise.models.build_model import Builder
     from casewise.models.outputs import NetworkKind
