@@ -10,9 +10,9 @@ import pytest
 
 from casewise.audit import regions
 from casewise.audit.columns import has_code, repeats
-from casewise.audit.probes import ProbeResult
-from casewise.audit.sentences import Shortcut, shortcut_sentence
-from casewise.audit.shortcuts import Kind
+from casewise.audit.probes import Labels, ProbeResult
+from casewise.audit.sentences import shortcut_sentence
+from casewise.audit.shortcuts import Evidence, Kind, TestedShortcut
 from tests.test_audit_shortcuts import look, make
 
 Row = dict[str, Any]
@@ -118,6 +118,12 @@ def test_a_border_without_its_appearance_states_the_border_as_it_is(
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_every_evidence_has_a_sentence_with_one_verb(kind: Kind) -> None:
     result = ProbeResult(0.9, {"ill": 0.9, "well": 0.9}, np.zeros(9), np.zeros((40, 2)))
-    sentence = shortcut_sentence(Shortcut(kind, "ward", "label", result, p=0.001, within="ill", source="site"))
+    evidence, labels = (
+        Evidence("ward", kind, np.arange(40), np.zeros((40, 1))),
+        Labels.of(np.repeat([0.0, 1.0], 20), range(40), ("ill", "well"), permutations=9, seed=0),
+    )
+    assert labels is not None
+    answer = TestedShortcut(evidence, "label", labels, result, p=0.001, within="ill")
+    sentence = shortcut_sentence(answer, source="site")
     assert sentence.count(" predicts ") == 1
-    assert "AUROC 0.90" in sentence
+    assert "AUROC 0.90 (chance 0.50, p = 0.001)" in sentence

@@ -8,10 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from casewise.audit.probes import FEWEST, ProbeResult
+from casewise.audit.probes import FEWEST
 from casewise.errors import counted
+
+if TYPE_CHECKING:
+    from casewise.audit.shortcuts import TestedShortcut
 
 PATHS_SHOWN = 3
 
@@ -220,74 +223,33 @@ class SingleClass:
     among: tuple[str, list[str]] | None = None
 
 
-@dataclass(frozen=True)
-class Shortcut:
-    """What a sentence about a shortcut states.
+def shortcut_sentence(answer: TestedShortcut, *, source: str = "", marks_source: bool = False, classes: int = 0) -> str:
+    """One sentence on a shortcut with the number, and one with its meaning.
 
-    Attributes:
-        name: the column or other evidence.
-        p: adjusted for all questions.
-        how: a variant of the evidence.
-        within: the class within which the column `source` is predicted.
-        by_filling: the column predicts by whether it is filled in; `marks_source`: and `source` predicts as well.
+    Args:
+        source: the column of the sources; `marks_source`: the evidence predicts by being filled in, and so does it.
         classes: the number of classes of the target; if fewer could be tested, they are named.
-        as_it_is: of a border without what its appearance explains, the value of the border as it is and the measures.
     """
-
-    kind: str
-    name: str
-    target: str
-    result: ProbeResult
-    p: float
-    how: str = ""
-    within: str = ""
-    source: str = ""
-    by_filling: bool = False
-    marks_source: bool = False
-    classes: int = 0
-    as_it_is: tuple[float, tuple[str, ...]] | None = None
-
-
-def shortcut_sentence(shortcut: Shortcut) -> str:
-    """One sentence with the number, and one with its meaning.
-
-    >>> import numpy as np
-    >>> result = ProbeResult(0.934, {}, np.zeros(0), np.zeros(0))
-    >>> shortcut_sentence(Shortcut("column", "source", "label", result, p=0.001))
-    'The column source alone predicts label with r = 0.93 (p = 0.001). If source shows in the images, a network can \
-reach this by recognising it, without using the disease.'
-    """
-    kind, name, target, by_class = shortcut.kind, shortcut.name, shortcut.target, shortcut.result.by_class
-    p = f"p = {shortcut.p:.3f}" if shortcut.p >= 0.0005 else "p < 0.001"
-    value = f"r = {shortcut.result.value:.2f} ({p})"
-    if by_class:
-        value = f"AUROC {shortcut.result.value:.2f} (chance 0.50, {p})"
+    kind, name, how = answer.evidence.kind, answer.evidence.name, answer.evidence.how
+    target, result, by_class = answer.target, answer.result, answer.result.by_class
+    p = f"p = {answer.p:.3f}" if answer.p >= 0.0005 else "p < 0.001"
+    value = f"AUROC {result.value:.2f} (chance 0.50, {p})" if by_class else f"r = {result.value:.2f} ({p})"
     if len(by_class) > 2:
         best = max(by_class, key=lambda label: by_class[label])
         value += f", and {by_class[best]:.2f} for {f'{target} {best}' if best.isdecimal() else best}"
-    name_of_target = target
-    texts = {"name": name, "source": shortcut.source, "target": target}
-    meaning = _MEANINGS["marks source" if shortcut.marks_source else kind].format(**texts)
+    texts = {"name": name, "source": source, "target": target}
+    meaning = _MEANINGS["marks source" if marks_source else kind].format(**texts)
     if kind == "source-from-image":
-        return fill("source-predictable", **texts, within=shortcut.within, value=value, meaning=meaning)
-    evidence = _EVIDENCE["filled" if shortcut.by_filling else kind].format(name=name)
-    if by_class and len(by_class) < shortcut.classes:
-        target = f"{target} ({' versus '.join(by_class)})"
-    among = f" among {counted(len(shortcut.result.scores), 'image')} with a mask"
-    sentence = fill(
-        "shortcut",
-        evidence=evidence + (f" ({shortcut.how})" if shortcut.how else ""),
-        target=target,
-        value=value,
-        among=among if kind == "outside-anatomy" else "",
-        meaning=meaning,
-    )
-    if shortcut.as_it_is:
-        at, measures = shortcut.as_it_is
-        value = f"{'AUROC' if by_class else 'r ='} {at:.2f}"
-        measured = " and ".join(filter(None, (", ".join(measures[:-1]), measures[-1])))
-        explain = "explain" if len(measures) > 1 else "explains"
-        sentence += " " + fill("as it is", target=name_of_target, value=value, measures=measured, explain=explain)
+        return fill("source-predictable", **texts, within=answer.within, value=value, meaning=meaning)
+    evidence = _EVIDENCE["filled" if answer.by_filling else kind].format(name=name) + (f" ({how})" if how else "")
+    tested = f"{target} ({' versus '.join(by_class)})" if by_class and len(by_class) < classes else target
+    among = f" among {counted(len(result.scores), 'image')} with a mask" if kind == "outside-anatomy" else ""
+    sentence = fill("shortcut", evidence=evidence, target=tested, value=value, among=among, meaning=meaning)
+    if answer.as_it_is:
+        value = f"{'AUROC' if by_class else 'r ='} {answer.as_it_is.result.value:.2f}"
+        measured = " and ".join(filter(None, (", ".join(answer.measures[:-1]), answer.measures[-1])))
+        explain = "explain" if len(answer.measures) > 1 else "explains"
+        sentence += " " + fill("as it is", target=target, value=value, measures=measured, explain=explain)
     return sentence
 
 

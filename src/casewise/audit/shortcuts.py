@@ -25,7 +25,7 @@ from casewise.audit.metadata import (
     source_column,
 )
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
-from casewise.audit.sentences import Shortcut, SingleClass, fill, remedy, shortcut_sentence
+from casewise.audit.sentences import SingleClass, fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
 from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.labels import panel_values
@@ -383,28 +383,13 @@ def _findings(
         figures = best.figures | _rank_correlation(study, best)
         if len(group) > 1:
             figures["others"] = [a.figures for a in group if a is not best]
-        text = shortcut_sentence(
-            Shortcut(
-                kind,
-                name,
-                best.target,
-                best.result,
-                p=best.p,
-                how=best.evidence.how,
-                within=best.within,
-                source=source or "",
-                by_filling=best.by_filling,
-                marks_source=marks_source,
-                classes=len(study.classes_of(best.target)),
-                as_it_is=(best.as_it_is.result.value, best.measures) if best.as_it_is else None,
-            )
-        )
+        classes = study.classes_of(best.target)
+        text = shortcut_sentence(best, source=source or "", marks_source=marks_source, classes=len(classes))
         reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)
         named = kind in ("column", "other-column")
         over = (column if column in images else f"table_{column}") if named else tabled
         if named and over in images:
             reading = _reading(reading, images[over])
-        classes = study.classes_of(best.target)
         single = (
             _single_class(images, over, best.target, labels[best.target], classes) if over and over in images else None
         )
