@@ -457,17 +457,6 @@ def test_the_whole_audit(tmp_path: Path) -> None:
     assert [f.id for f in again.of("error")] == ["shortcut-border"]
 
 
-def test_the_same_audit_twice(tmp_path: Path) -> None:
-    study = make(tmp_path, subjects=30, change=corner)
-    one, two = look(study), look(study)
-    assert one.tested == two.tested
-    assert look(replace_seed(study)).tested != one.tested
-
-
-def replace_seed(study: Study) -> Study:
-    return study.model_copy(update={"seed": 5})
-
-
 def test_a_class_of_one_source_is_not_to_be_left_out() -> None:
     images = pd.DataFrame({"site": ["a", "a", "b", "b", "b"]})
     values = np.array([0.0, 0.0, 1.0, 2.0, 1.0])

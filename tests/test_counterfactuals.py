@@ -16,13 +16,9 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.results import AlteredAnswers, CorrectAnswers
 from casewise.evaluation.robustness import counterfactual_caveats, counterfactual_figures
 from casewise.jobs.counterfactuals import chosen_panels
-from casewise.modalities.alterations import ALTERATIONS, OF_VALUES, UNALTERED, altered
-from casewise.modalities.photographs.modality import Photographs
+from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.finished import open_finished
-from casewise.plugins.slides.modality import Slides
-from casewise.plugins.volumes.modality import VolumesModality
-from casewise.plugins.volumes.slice_store import SliceStore, altered_slices
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
@@ -232,44 +228,3 @@ def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> 
     assert isinstance(found, AlteredAnswers)
     assert found.before == {"a": 3, "b": 1}
     assert found.correct == CorrectAnswers(before=2, after=2, of=3)
-
-
-def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    store = SliceStore(
-        slices=random.integers(0, 32768, (9, 2, 16, 16)).astype(np.uint16),
-        first=np.array([0, 4, 6]),
-        count=np.array([4, 2, 3]),
-        present=np.ones((3, 2), bool),
-        landmarks=random.random((3, 2, 4)).astype(np.float32),
-        affines=np.tile(np.eye(4), (3, 1, 1)),
-        facts=[{"case": number} for number in range(3)],
-        notes=[[], [], []],
-        address="",
-        folder=tmp_path,
-    )
-    same = altered_slices(store, [2, 0], UNALTERED)
-    assert np.array_equal(same.slices, store.slices[[6, 7, 8, 0, 1, 2, 3]])
-    assert (same.first.tolist(), same.count.tolist()) == ([0, 3], [3, 4])
-    assert np.array_equal(same.landmarks, store.landmarks[[2, 0]])
-    assert [facts["case"] for facts in same.facts] == [2, 0]
-    brighter = altered_slices(store, [2, 0], "brighter").slices.astype(int)
-    assert (brighter >= same.slices.astype(int) - 130).all()
-    assert brighter.mean() > same.slices.mean() + 1000
-    for name in OF_VALUES:
-        assert altered_slices(store, [1], name).slices.shape == (2, 2, 16, 16)
-
-
-def test_slides_and_volumes_offer_grey_values_only() -> None:
-    study: Any = None
-    assert Slides().alterations(study) == VolumesModality().alterations(study) == tuple(OF_VALUES)
-    assert set(OF_VALUES) < set(Photographs().alterations(study))
-
-
-def test_tiles_are_altered_as_prepared() -> None:
-    prepared: Any = type("Prepared", (), {})()
-    prepared.store = type("Store", (), {"tiles": np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), np.uint8)})()
-    assert np.array_equal(Slides().altered_tile(prepared, 1, UNALTERED), prepared.store.tiles[1])
-    darker = Slides().altered_tile(prepared, 1, "darker")
-    assert darker.shape == (3, 8, 8)
-    assert (darker <= prepared.store.tiles[1]).all()

@@ -486,11 +486,3 @@ def test_names_that_do_not_fit_are_refused() -> None:
         evaluate(table(), Outcomes("dx", classes={"dx": ["covid", "none"]}))
     with pytest.raises(CasewiseError, match="'covd' is not one of two classes"):
         evaluate(table(k=2), Outcomes("dx", classes={"dx": ["covid", "none"]}, positive={"dx": "covd"}))
-
-
-def test_the_rows_order_changes_nothing() -> None:
-    rows = table(test_subjects=12)
-    one = evaluate(rows, Outcomes("dx"), Plan(50))
-    mixed = evaluate(rows.sample(frac=1, random_state=0), Outcomes("dx"), Plan(50))
-    assert mixed.metrics["test"]["good"]["dx"]["auroc"] == one.metrics["test"]["good"]["dx"]["auroc"]
-    assert mixed.classes["oof"]["fair"]["dx"].operating == one.classes["oof"]["fair"]["dx"].operating

@@ -23,7 +23,6 @@ from casewise.splits.grouped import split
 from casewise.splits.image_split import PERSON, image_split_of, images_as_subjects, on_both_sides
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
-from tests.report_contexts import check_page, codes, section_of
 
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 
@@ -223,18 +222,6 @@ class TestRun:
         assert found["figures"]["subjects_on_both_sides"] == both
         assert f"{both} of 16 subjects" in found["sentence"]
 
-    def test_report_and_page_tell_both(self, done: Run, tmp_path: Path) -> None:
-        text = done.report.read_text()
-        check_page(text)
-        section = section_of(text, "image-split")
-        for learner in ("test_resnet", "test_efficientnet", "mean_of_learners"):
-            for figures in (done.results, done.results["image_split"]):
-                value = figures["metrics"]["test"][learner]["label"]["accuracy"]["value"]
-                assert f"{100 * value:.1f} %" in section
-        assert any(code.startswith("belief-") for code in codes(section))
-        page = write_results(done.folder, tmp_path / "page.md").read_text()
-        assert "| test_resnet | image | " in page
-
     def test_run_again_trains_nothing(self, done: Run, chests: Path) -> None:
         jobs = list(done.folder.glob("**/job.json"))
         before = {path: path.stat().st_mtime_ns for path in jobs}
@@ -242,22 +229,6 @@ class TestRun:
         again = run(study, done.folder)
         assert again.results["image_split"] == done.results["image_split"]
         assert {path: path.stat().st_mtime_ns for path in jobs} == before
-
-
-def test_numbers_are_compared_as_well(tmp_path: Path, chests: Path) -> None:
-    study = chest_study(
-        chests,
-        split={**BY_IMAGE, "test": 0},
-        targets={"age": {"range": "0..120"}},
-        recipe={"epochs": 1, "label_smoothing": 0},
-        images={"size": 32},
-        audit={"columns": []},
-    )
-    found = run(study, tmp_path / "run").results
-    for figures in (found, found["image_split"]):
-        assert figures["metrics"]["oof"]["test_resnet"]["age"]["mae"]["value"] > 0
-    assert found["image_split"]["metrics"]["oof"]["test_resnet"]["age"]["mae"]["n_cases"] == 48
-    assert 'id="image-split"' in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow
