@@ -177,64 +177,65 @@ def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, Learn
 
 
 def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: Plan) -> LearnerDrift:
-    kind = str(external["kind"].iloc[0])
+    metric, external = _with_quality(external)
+    rows = {"internal": _with_quality(internal)[1], "external": external}
     far = external["distance"] > OUTSIDE
-    rows = {"internal": internal, "external": external, "inside": external[~far], "outside": external[far]}
+    rows |= {"inside": external[~far], "outside": external[far]}
     groups = {
-        name: _group(of_group, kind, plan, whole=name in ("internal", "external")) for name, of_group in rows.items()
+        name: _group(of_group, metric, plan, whole=name in ("internal", "external")) for name, of_group in rows.items()
     }
 
     def gap(first: str, second: str) -> DriftGap:
-        return DriftGap(
-            groups[first].rough or groups[second].rough,
-            _gap(rows[first], rows[second], "quality", groups[first].quality, groups[second].quality, plan),
-            _gap(rows[first], rows[second], "confidence", groups[first].confidence, groups[second].confidence, plan),
-        )
+        gaps = {
+            name: _gap(
+                rows[first], rows[second], name, getattr(groups[first], name), getattr(groups[second], name), plan
+            )
+            for name in ("quality", "confidence")
+            if name in external
+        }
+        return DriftGap(groups[first].rough or groups[second].rough, **gaps)
 
-    return LearnerDrift(
-        stage,
-        _quality(external, kind)[0],
-        **groups,
-        outside_minus_inside=gap("outside", "inside"),
-        external_minus_internal=gap("external", "internal"),
-    )
+    between = {"outside_minus_inside": gap("outside", "inside"), "external_minus_internal": gap("external", "internal")}
+    return LearnerDrift(stage, metric, **groups, **between)
 
 
-def _group(rows: pd.DataFrame, kind: str, plan: Plan, *, whole: bool) -> DriftGroup:
+def _with_quality(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The name of a metric, and rows with its value for each scored prediction (`quality`), of classes `confidence`."""
+    scored = rows["y_true"].notna()
+    if by_form(str(rows["kind"].iloc[0]), {"classes": True, "number": False}):
+        right = (rows["y_pred"] == rows["y_true"]).astype(float).where(scored)
+        return "accuracy", rows.assign(quality=right, confidence=rows[probability_columns(rows)].max(axis=1))
+    error = (rows["y_pred"] - rows["y_true"]).abs().fillna(0.0).where(scored)
+    return "mae", rows.assign(quality=error)
+
+
+def _group(rows: pd.DataFrame, metric: str, plan: Plan, *, whole: bool) -> DriftGroup:
     """The figures of a group; the share outside is that of a `whole` cohort."""
-    n_subjects = int(rows["subject"].nunique())
-    metric, values, confidence = _quality(rows, kind)
-    scored = rows["y_true"].notna().to_numpy()
-    outside = rows["distance"] > OUTSIDE
+    subjects, scored = rows["subject"], rows["quality"].notna()
+    n_subjects = int(subjects.nunique())
     return DriftGroup(
         len(rows),
         n_subjects,
         n_subjects < ROUGH_BELOW,
-        mean_by_subject(values[scored], rows["subject"][scored], plan, name=metric),
-        None if confidence is None else mean_by_subject(confidence, rows["subject"], plan),
-        mean_by_subject(outside, rows["subject"], plan, name="share") if whole else None,
+        mean_by_subject(rows["quality"][scored], subjects[scored], plan, name=metric),
+        mean_by_subject(rows["confidence"], subjects, plan) if "confidence" in rows else None,
+        mean_by_subject(rows["distance"] > OUTSIDE, subjects, plan, name="share") if whole else None,
     )
 
 
 def _gap(
-    first: pd.DataFrame,
-    second: pd.DataFrame,
-    name: str,
-    of_first: Estimate | None,
-    of_second: Estimate | None,
-    plan: Plan,
+    first: pd.DataFrame, second: pd.DataFrame, name: str, of_first: Estimate, of_second: Estimate, plan: Plan
 ) -> Interval | None:
     """The first group's figure minus the second's, with its interval; subjects may be in both groups.
 
     Where it is the same without any one of the subjects, such as between accuracies of 0 and 1, the interval is made
-    from those of both figures. None if a group has no such figure.
+    from those of both figures. None if a figure is undefined.
     """
-    if of_first is None or of_second is None or of_first.value is None or of_second.value is None:
+    if of_first.value is None or of_second.value is None:
         return None
-    measured = [_measured(rows, name) for rows in (first, second)]
     subjects = pd.concat([rows["stage"] + "/" + rows["subject"].astype(str) for rows in (first, second)])
-    values, scored = (np.concatenate([columns[number] for columns in measured]) for number in (0, 1))
-    in_first = np.arange(len(subjects)) < len(first)
+    values = np.concatenate([rows[name].to_numpy(dtype=float) for rows in (first, second)])
+    scored, in_first = ~np.isnan(values), np.arange(len(values)) < len(first)
     columns = [
         column for side in (in_first & scored, ~in_first & scored) for column in (np.where(side, values, 0), side)
     ]
@@ -245,45 +246,15 @@ def _gap(
         with np.errstate(all="ignore"):
             return {"difference": totals[..., 0] / totals[..., 1] - totals[..., 2] / totals[..., 3]}
 
-    estimate = estimates(
-        sums,
-        gap,
-        lambda *_: "no cases",
-        plan,
-        n_cases=int(scored.sum()),
-        presence=presence,
-        rests_on={"difference": presence.sum(axis=0).min(axis=-1)},
-    )[0]["difference"]
-    ends = (
-        (estimate.low, estimate.high) if estimate.low is not None else difference(of_first, of_second) or (None, None)
+    rests_on, n_cases = {"difference": presence.sum(axis=0).min(axis=-1)}, int(scored.sum())
+    (figures,) = estimates(
+        sums, gap, lambda *_: "no cases", plan, n_cases=n_cases, presence=presence, rests_on=rests_on
     )
+    estimate = figures["difference"]
+    ends = (estimate.low, estimate.high)
+    if estimate.low is None:
+        ends = difference(of_first, of_second) or (None, None)
     return Interval(of_first.value - of_second.value, *ends)
-
-
-def _measured(rows: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values of which a figure is the mean, (N,), and which of them are scored."""
-    _, values, confidence = _quality(rows, str(rows["kind"].iloc[0]))
-    if name == "confidence" and confidence is not None:
-        return confidence, np.ones(len(rows), dtype=bool)
-    return values, rows["y_true"].notna().to_numpy()
-
-
-def _quality(rows: pd.DataFrame, kind: str) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """How good each prediction is, with the name of its mean, and the probability of the most probable class."""
-    functions: dict[str, Callable[[pd.DataFrame], tuple[str, np.ndarray, np.ndarray | None]]] = {
-        "classes": _right,
-        "number": _error,
-    }
-    return by_form(kind, functions)(rows)
-
-
-def _right(rows: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray | None]:
-    right = (rows["y_pred"] == rows["y_true"]).to_numpy(dtype=float)
-    return "accuracy", right, rows[probability_columns(rows)].max(axis=1).to_numpy(dtype=float)
-
-
-def _error(rows: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray | None]:
-    return "mae", (rows["y_pred"] - rows["y_true"]).abs().fillna(0.0).to_numpy(dtype=float), None
 
 
 def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> list[Note]:
