@@ -22,7 +22,8 @@ from scipy.fft import dctn
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
 
-Item, Value = TypeVar("Item"), TypeVar("Value")
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 # The orientations; from the fifth on the image is first transposed. A number of `NEGATIVE` or more also means that
 # black and white are exchanged.
 FLIPS = ("none", "left-right", "up-down", "both", "transposed", "turned right", "turned left", "transposed both")
@@ -186,7 +187,8 @@ def close_pairs(
         best[np.arange(len(best)), np.arange(rows.start, rows.stop)] = BITS
         return _with_variants(_nearest(best, start, limit, nearest), hashes)
 
-    blocks = in_parallel(pairs_of, starts, progress and (lambda number: progress(min(number * ROWS, len(among)))))
+    report = progress or (lambda number: None)
+    blocks = in_parallel(pairs_of, starts, lambda number: report(min(number * ROWS, len(among))))
     return _unique_pairs(np.concatenate([np.zeros((0, 4), np.int32), *blocks]), among)
 
 

@@ -172,10 +172,14 @@ def judge_classes(
     for rows, members in groups:
         points, basis, n_subjects = left_out(_chosen(wide, rows, members), classes, plan)
         support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
+
+        def why(name: str, _: int, support: np.ndarray = support) -> str:
+            return reason(name, classes, support)
+
         of_group = with_intervals(
             points,
             {},
-            lambda name, _, support=support: reason(name, classes, support),
+            why,
             plan,
             n_subjects=n_subjects,
             n_cases=len(np.unique(wide.cases[rows])),
