@@ -12,7 +12,7 @@ from casewise.audit import regions
 from casewise.audit.columns import has_code, repeats
 from casewise.audit.probes import Labels, ProbeResult
 from casewise.audit.sentences import shortcut_sentence
-from casewise.audit.shortcuts import Evidence, Kind, TestedShortcut
+from casewise.audit.shortcuts import Evidence, Kind, ShortcutTest
 from tests.test_audit_shortcuts import look, make
 
 Row = dict[str, Any]
@@ -123,7 +123,7 @@ def test_every_evidence_has_a_sentence_with_one_verb(kind: Kind) -> None:
         Labels.of(np.repeat([0.0, 1.0], 20), range(40), ("ill", "well"), permutations=9, seed=0),
     )
     assert labels is not None
-    answer = TestedShortcut(evidence, "label", labels, result, p=0.001, within="ill")
+    answer = ShortcutTest(evidence, "label", labels, result, p=0.001, within="ill")
     sentence = shortcut_sentence(answer, source="site")
     assert sentence.count(" predicts ") == 1
     assert "AUROC 0.90 (chance 0.50, p = 0.001)" in sentence

@@ -1,4 +1,4 @@
-"""Metrics from sums against scikit-learn, SciPy, pingouin and closed forms."""
+"""Metrics from sums against scikit-learn, SciPy and closed forms."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from casewise.audit.probes import FEWEST
 from casewise.errors import counted
 
 if TYPE_CHECKING:
-    from casewise.audit.shortcuts import TestedShortcut
+    from casewise.audit.shortcuts import ShortcutTest
 
 PATHS_SHOWN = 3
 
@@ -223,7 +223,7 @@ class SingleClass:
     among: tuple[str, list[str]] | None = None
 
 
-def shortcut_sentence(answer: TestedShortcut, *, source: str = "", marks_source: bool = False, classes: int = 0) -> str:
+def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: bool = False, classes: int = 0) -> str:
     """One sentence on a shortcut with the number, and one with its meaning.
 
     Args:

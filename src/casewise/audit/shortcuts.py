@@ -80,7 +80,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
-class TestedShortcut:
+class ShortcutTest:
     """One test and its result; `within` is the class within which a source was predicted.
 
     Of a border without what its appearance explains, `as_it_is` is the test of the border as it is, and `measures` are
@@ -94,7 +94,7 @@ class TestedShortcut:
     p: float = 1.0
     within: str = ""
     by_filling: bool = False
-    as_it_is: TestedShortcut | None = None
+    as_it_is: ShortcutTest | None = None
     measures: tuple[str, ...] = ()
 
     @property
@@ -167,7 +167,7 @@ def find_shortcuts(
         for item in evidence
         if item.kind != "source-from-image" and (target, item.name) not in restated
     ]
-    answers: list[TestedShortcut] = []
+    answers: list[ShortcutTest] = []
     not_tested = [f"{target} from {name}" for target in labels for name in too_many]
     results = in_parallel(
         lambda question: _test(study, images, question[1], question[0], labels[question[0]]), questions
@@ -223,15 +223,15 @@ def _restated_finding(name: str, target: str, how: dict[str, Any], *, several: b
 
 
 def without_explained(
-    study: Study, images: pd.DataFrame, tiles: TileStore, labels: dict[str, Floats], answers: list[TestedShortcut]
-) -> tuple[list[TestedShortcut], dict[str, TestedShortcut]]:
+    study: Study, images: pd.DataFrame, tiles: TileStore, labels: dict[str, Floats], answers: list[ShortcutTest]
+) -> tuple[list[ShortcutTest], dict[str, ShortcutTest]]:
     """The answers, of which those from the border keep only what the appearance of the whole image does not explain.
 
     Where both predict a target and the border hardly better, the border is tested again: of pictures with equal
     brightness and contrast, without the regression on those measures of appearance that predict the target. What then
     predicts replaces the answers from the border; if nothing does, they are left out, and the best is returned.
     """
-    explained: dict[str, TestedShortcut] = {}
+    explained: dict[str, ShortcutTest] = {}
     for target, values in labels.items():
         mine = [answer for answer in answers if answer.target == target and not answer.within]
         at_border = [answer for answer in mine if answer.evidence.kind == "border"]
@@ -270,7 +270,7 @@ def _without_appearance(tiles: TileStore, measures: list[Evidence]) -> Iterator[
         yield Evidence("border", "border", rows, rest, how=f"{how}without what its appearance explains")
 
 
-def _with_explained(finding: Finding, explained: dict[str, TestedShortcut]) -> Finding:
+def _with_explained(finding: Finding, explained: dict[str, ShortcutTest]) -> Finding:
     """A finding on the appearance with a sentence on the border that it explains."""
     target, evidence = finding.figures.get("target"), finding.figures.get("evidence")
     if target not in explained or evidence not in regions.APPEARANCE:
@@ -282,12 +282,12 @@ def _with_explained(finding: Finding, explained: dict[str, TestedShortcut]) -> F
     return replace(finding, sentence=f"{finding.sentence} {text}", figures=figures)
 
 
-def _adjusted(answers: list[TestedShortcut]) -> list[TestedShortcut]:
+def _adjusted(answers: list[ShortcutTest]) -> list[ShortcutTest]:
     """The answers with p-values adjusted for all of them."""
     return [replace(a, p=p) for a, p in zip(answers, adjusted([a.result for a in answers]), strict=True)]
 
 
-def _test(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> TestedShortcut | None:
+def _test(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> ShortcutTest | None:
     """Predict a target from one piece of evidence; None if there are too few cases, or nothing varies."""
     classes = study.classes_of(target)
     subjects = images["subject"].to_numpy()[evidence.rows]
@@ -305,12 +305,12 @@ def _test(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, v
             evidence.filled[included, None].astype(float), replace(labels, moved=labels.moved[:0]), seed=study.seed
         )
         by_filling = plain is not None and plain.value > result.value - EQUAL
-    return TestedShortcut(evidence, target, labels, result, by_filling=by_filling)
+    return ShortcutTest(evidence, target, labels, result, by_filling=by_filling)
 
 
 def _test_source(
     study: Study, images: pd.DataFrame, pictures: Evidence, source: str, labels_by_target: dict[str, Floats]
-) -> Iterator[TestedShortcut]:
+) -> Iterator[ShortcutTest]:
     """Predict the source from the image, within each class that comes from several sources."""
     subjects = images["subject"].to_numpy()[pictures.rows]
     cells = np.array(levels(images[source].astype(str).to_numpy()[pictures.rows].tolist()))
@@ -330,7 +330,7 @@ def _test_source(
             )  # fmt: skip
             result = probe(pictures.features[inside], labels, seed=study.seed) if labels else None
             if labels and result:
-                yield TestedShortcut(pictures, target, labels, result, within=name)
+                yield ShortcutTest(pictures, target, labels, result, within=name)
 
 
 def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
@@ -354,11 +354,11 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
 
 
 def _findings(
-    study: Study, images: pd.DataFrame, labels: dict[str, Floats], answers: list[TestedShortcut], source: str | None
+    study: Study, images: pd.DataFrame, labels: dict[str, Floats], answers: list[ShortcutTest], source: str | None
 ) -> list[Finding]:
     """One finding for each evidence and target beyond chance; of several variants, the one that predicts best."""
     tabled, source = source, source.removeprefix("table_") if source else None
-    groups: dict[tuple[str, str, str], list[TestedShortcut]] = {}
+    groups: dict[tuple[str, str, str], list[ShortcutTest]] = {}
     for answer in answers:
         if answer.p <= ALPHA:
             groups.setdefault((answer.evidence.name, answer.target, answer.within), []).append(answer)
@@ -428,7 +428,7 @@ def _single_class(
     return SingleClass(target, label, str(by_class[label][0]), among)
 
 
-def _rank_correlation(study: Study, answer: TestedShortcut) -> dict[str, float]:
+def _rank_correlation(study: Study, answer: ShortcutTest) -> dict[str, float]:
     """For grades: Spearman's correlation between the expected grade from the scores and the recorded grade."""
     if answer.within or not kind_named(study.kind_of(answer.target)).rank_correlation:
         return {}
