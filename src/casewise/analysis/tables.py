@@ -67,7 +67,7 @@ def seeds_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*NAMES, "trainings", *spread]).astype(dict.fromkeys(spread, float))
 
 
-def _by_name(figures: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Any]]:
+def _by_name(figures: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], Any]]:
     """The figures by stage, learner, target and metric, each with these names."""
     for stage, by_learner in figures.items():
         for learner, by_target in by_learner.items():

@@ -195,8 +195,13 @@ def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: 
         }
         return DriftGap(groups[first].rough or groups[second].rough, **gaps)
 
-    between = {"outside_minus_inside": gap("outside", "inside"), "external_minus_internal": gap("external", "internal")}
-    return LearnerDrift(stage, metric, **groups, **between)
+    return LearnerDrift(
+        stage,
+        metric,
+        **groups,
+        outside_minus_inside=gap("outside", "inside"),
+        external_minus_internal=gap("external", "internal"),
+    )
 
 
 def _with_quality(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:

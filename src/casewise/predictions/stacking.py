@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,11 @@ from casewise.predictions.table import (
 )
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.targets import by_form, kind_named
+
+# The coefficients of one stacker for one target, as plain values.
+Fitted: TypeAlias = dict[str, Any]
+# Those of all combined learners, by learner and target, as `stackers.json` holds them.
+Coefficients: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class StackingResult:
     """The meta learners' rows, and their coefficients by meta learner and target (plain values for JSON)."""
 
     rows: pd.DataFrame
-    coefficients: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    coefficients: dict[str, dict[str, Fitted]] = field(default_factory=dict)
 
 
 def stack(
@@ -106,7 +111,7 @@ def stack(
     _check_subjects(oof, fresh)
     means = final_rows(fresh)
     tables: list[pd.DataFrame] = []
-    coefficients: dict[str, dict[str, dict[str, Any]]] = {STACKERS[name].learner: {} for name in names}
+    coefficients: dict[str, dict[str, Fitted]] = {STACKERS[name].learner: {} for name in names}
     for target, (low, high) in ranges.items():
         target_rows, target_means = oof[oof["target"] == target], means[means["target"] == target]
         if target_rows.empty:
@@ -129,7 +134,7 @@ def stack(
 
 def _stack_numbers(
     oof: pd.DataFrame, means: pd.DataFrame, learners: list[str], names: Sequence[str], *, low: float, high: float
-) -> tuple[list[pd.DataFrame], dict[str, dict[str, Any]]]:
+) -> tuple[list[pd.DataFrame], dict[str, Fitted]]:
     """Combine the base learners' numbers of one target; return the combined rows and the coefficients."""
     target = str(oof["target"].iloc[0])
     rows, features = _number_table(oof, learners, target, "oof")
@@ -147,7 +152,7 @@ def _stack_numbers(
         for stage, stage_rows in means.groupby("stage", sort=False)
     ]
     tables: list[pd.DataFrame] = []
-    coefficients: dict[str, dict[str, Any]] = {}
+    coefficients: dict[str, Fitted] = {}
     for name in names:
         stacker = STACKERS[name]
         crossed = np.empty(len(rows))
@@ -181,10 +186,10 @@ def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray
 
 def _fit(
     stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects: np.ndarray, learners: list[str]
-) -> dict[str, Any]:
+) -> Fitted:
     from sklearn.linear_model import LinearRegression, Ridge
 
-    choice: dict[str, Any] = {}
+    choice: Fitted = {}
     if stacker.equal:
         weights, intercept = np.full(features.shape[1], 1 / features.shape[1]), 0.0
     elif stacker.weighted:
@@ -268,7 +273,7 @@ _LEAST = 1e-6
 
 def stack_classes(
     oof: pd.DataFrame, means: pd.DataFrame, learners: Sequence[str], names: Sequence[str]
-) -> tuple[list[pd.DataFrame], dict[str, dict[str, Any]]]:
+) -> tuple[list[pd.DataFrame], dict[str, Fitted]]:
     """Combine the base learners' class probabilities of one target; return the combined rows and the coefficients.
 
     Rows of the stage 'oof' are cross-fitted: those of a fold come from a stacker fitted on the other folds; `logistic`,
@@ -287,7 +292,7 @@ def stack_classes(
         raise CasewiseError(f"stack: '{rows['target'].iloc[0]}' is recorded in one fold; a stacker needs two.")
     unseen = [_probability_table(stage_rows, learners, columns) for _, stage_rows in means.groupby("stage", sort=False)]
     tables: list[pd.DataFrame] = []
-    coefficients: dict[str, dict[str, Any]] = {}
+    coefficients: dict[str, Fitted] = {}
     for name in names:
         crossed: np.ndarray | None = None
         if name == "mean":
@@ -337,7 +342,7 @@ def _features(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.clip(probabilities, _LEAST, 1.0)).reshape(len(probabilities), -1)
 
 
-def _fitted(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
+def _fitted(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> Fitted:
     """A logistic regression with a penalty chosen over groups of subjects; one row of coefficients for each class."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -383,10 +388,6 @@ def _probability_table(
             )
         probabilities.append(learner_table.to_numpy(dtype=float))
     return rows, np.stack(probabilities, axis=1)
-
-
-# The coefficients of the combined learners, by learner and target, as `stackers.json` holds them.
-Coefficients = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def with_combined(rows: pd.DataFrame, coefficients: Coefficients, nested: str = "") -> pd.DataFrame:
