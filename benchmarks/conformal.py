@@ -25,7 +25,7 @@ import pandas as pd
 from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.conformal import coverage
+from casewise.evaluation.calibration import coverage
 from casewise.plugins.phantoms.draws import stream
 from casewise.predictions.conformal import ROUNDING, interval, probabilities
 from casewise.predictions.table import mean_over_folds

@@ -18,9 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from casewise.evaluation.bootstrap import Estimate, Plan, draw, percentiles, resample, with_intervals
+from casewise.evaluation.bootstrap import (
+    Estimate,
+    Plan,
+    draw,
+    effective_subjects,
+    pair_intervals,
+    percentiles,
+    resample,
+    with_intervals,
+)
 from casewise.evaluation.caveats import lower_on_test
-from casewise.evaluation.comparisons import effective_subjects, pair_intervals
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.roc import ranking
 

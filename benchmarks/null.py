@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from casewise.evaluation.against_baselines import against_baselines
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
+from casewise.evaluation.headline import against_baselines
 from casewise.predictions.stacking import EITHER_SIGN, STACKERS, stack
 from casewise.predictions.table import check
 from casewise.study.learners import COMBINED

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from casewise.evaluation import Plan, evaluate
-from casewise.evaluation.against_baselines import against_baselines
+from casewise.evaluation.headline import against_baselines
 from casewise.evaluation.results import AlteredAnswers, ClassChange, CorrectAnswers
 from casewise.pipeline.evaluate import outcomes
 from casewise.pipeline.recipe_plan import spent_budget

@@ -200,7 +200,7 @@ def numbers(
 
 def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Results:
     """The results with prediction intervals and sets."""
-    from casewise.evaluation.conformal import coverage
+    from casewise.evaluation.calibration import coverage
     from casewise.pipeline.combine import calibrated
 
     record, classes = calibrated(study, predictions), {name: study.classes_of(name) for name in study.targets}

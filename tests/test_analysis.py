@@ -15,8 +15,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, mean_absolu
 import casewise as cw
 from casewise.console import Silent, Terminal, default_show, shown_at
 from casewise.errors import CasewiseError, RunError
-from casewise.evaluation.results import Headline
-from casewise.report.figures.confusion import confusion
+from casewise.evaluation.figures import Headline
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK
 from tests.chest_study import THREE, chest_study
@@ -43,8 +42,12 @@ def slower(folder: Path, chests: Path) -> cw.Run:
 
 @pytest.fixture(scope="module")
 def ages(folder: Path, chests: Path) -> cw.Run:
+    """A run without a stated folder."""
     study = chest_study(chests, backbones=["cnn"], targets={"age": "0..100"}, name="ages", recipe={"epochs": 1})
-    return cw.run(study, output=folder / "ages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cw.run(study).folder == Path("runs/ages")
+    return cw.open_run(folder / "runs" / "ages")
 
 
 def test_predictions_have_a_row_for_each_learner_and_case_with_names_of_classes(run: cw.Run) -> None:
@@ -116,12 +119,6 @@ def test_a_figure_shows_the_numbers_of_its_learner_and_stage(run: cw.Run) -> Non
         area = float(np.sum(np.diff(recall) * precision[1:]))
         truth, scores = (rows["reference"] == name).astype(int), rows[f"probability of {name}"]
         assert area == pytest.approx(average_precision_score(truth, scores))
-
-
-def test_a_class_without_cases_has_no_shares() -> None:
-    figure = confusion(["a", "b"], np.array([[3, 1], [0, 0]])).figure
-    assert figure is not None
-    assert [text.get_text() for text in figure.axes[0].texts] == ["3\n75 %", "1\n25 %", "0", "0"]
 
 
 def test_figures_of_numbers(ages: cw.Run) -> None:
@@ -288,10 +285,3 @@ def test_progress_is_shown_in_interactive_sessions(monkeypatch: pytest.MonkeyPat
     assert isinstance(default_show(), Terminal)
     assert isinstance(shown_at(None), Terminal)
     assert isinstance(shown_at(False), Silent)
-
-
-def test_a_run_goes_to_the_folder_of_its_name(chests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = cw.run(chest_study(chests, backbones=["cnn"], recipe={"epochs": 1}))
-    assert done.folder == Path("runs/chest")
-    assert cw.Run.open("runs/chest").learners == ["cnn"]

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casewise.audit.appearance import blockiness, in_files, standardised, without
-from casewise.audit.findings import check_accepted, possible_findings
+from casewise.audit.regions import blockiness, in_files, standardised, without
 from tests.test_audit_shortcuts import corner, look, make
 
 Row = dict[str, Any]
@@ -92,9 +91,3 @@ def test_what_covariates_explain_is_gone_and_the_rest_stays():
     assert np.corrcoef(rest[:, 1], own[:, 0])[0, 1] > 0.98
     pictures = random.integers(60, 160, (2, 20, 20)).astype(np.uint8)
     assert np.abs(standardised(pictures).astype(int) - standardised(pictures + 40)).max() <= 1
-
-
-def test_the_findings_can_be_accepted(tmp_path: Path):
-    study = make(tmp_path, subjects=6)
-    for kind in ("brightness", "contrast", "sharpness", "compression"):
-        check_accepted({f"shortcut-{kind}": "known"}, possible_findings(study, ["label"]))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.audit.columns import MOST_COLUMNS, further_columns, possible_folds, restates, sides_in
+from casewise.audit.columns import MOST_COLUMNS, further_columns, possible_folds, repeats, sides_in
 from casewise.audit.metadata import columns_in_use
 from casewise.audit.predefined_splits import imported_findings, imported_splits
 from casewise.cohort.cohort import read_cohort
@@ -65,7 +65,7 @@ def test_the_label_in_other_words_is_a_note_and_is_not_tested(tmp_path: Path) ->
     ],
 )
 def test_only_a_column_that_states_the_classes_is_a_copy(name: str, cells: list[str], copy: bool) -> None:
-    assert restates(name, cells, np.array([0.0, 0.0, 1.0, 1.0]), ["covid", "no_finding"]) == copy
+    assert repeats(name, cells, np.array([0.0, 0.0, 1.0, 1.0]), ["covid", "no_finding"]) == copy
 
 
 def test_columns_that_are_asked(tmp_path: Path) -> None:

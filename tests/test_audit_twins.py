@@ -12,17 +12,20 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from casewise.audit import registration as detail_module
 from casewise.audit import twins as twins_module
-from casewise.audit.hashes import NEGATIVE, Candidates, Hashes, close_pairs, flip, grey, hash_signs, hash_store
-from casewise.audit.registration import LARGE, CloserLook, look_closer, texture_likeness
+from casewise.audit.hashes import NEGATIVE, Candidates, Hashes, close_pairs, flip, grey, hash_signs
 from casewise.audit.twin_findings import ImageNaming, twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
-from casewise.audit.verify import HIGHEST, PEAK, SURE_PEAK, Register, likeness, screen, worth_comparing
+from casewise.audit.verify import (
+    LARGE,
+    Register,
+    SecondCheck,
+    likeness,
+    second_check,
+    texture_likeness,
+)
 from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.store import TileStore
@@ -117,13 +120,6 @@ def strangers(number: int) -> pd.DataFrame:
     return table([f"s{row}" for row in range(number)])
 
 
-@given(gain=st.floats(0.1, 10), offset=st.floats(-200, 200), number=st.integers(0, 50))
-@settings(max_examples=30, deadline=None)
-def test_brightness_and_contrast_change_no_sign(gain: float, offset: float, number: int):
-    squares = np.random.default_rng(number).uniform(0, 255, (2, 32, 32))
-    assert (hash_signs(squares) == hash_signs(gain * squares + offset)).all()
-
-
 def test_orientations_and_negatives_have_the_same_hash():
     squares = np.random.default_rng(0).uniform(0, 255, (8, 32, 32))
     far = np.full((16, 2), 0x5555555555555555, np.uint64)
@@ -138,30 +134,6 @@ def test_orientations_and_negatives_have_the_same_hash():
         assert (flip(both[i], oriented) == both[j]).all()
 
 
-def test_close_pairs_are_those_that_counting_bits_one_by_one_finds():
-    random = np.random.default_rng(1)
-    seeds = random.integers(0, 2**63, (20, 2), dtype=np.uint64)
-    whole = seeds[random.integers(0, 20, 150)]
-    for _ in range(3):
-        whole = whole ^ (np.uint64(1) << random.integers(0, 64, (150, 2), dtype=np.uint64))
-    far = np.full((150, 2), 0x5555555555555555, np.uint64)
-    other = random.integers(0, 2**63, (150, 2), dtype=np.uint64)
-    found = close_pairs(Hashes(whole, far, np.arange(150) == 7, other), np.arange(150), limit=20, nearest=150)
-    upright = found.of(np.flatnonzero(found.flip == 0))
-    got = {(min(i, j), max(i, j)): d for i, j, d in zip(upright.i, upright.j, upright.distance, strict=True)}
-    words = [int(high) << 64 | int(low) for high, low in whole]
-    slow = {(i, j): (words[i] ^ words[j]).bit_count() for i in range(150) for j in range(i + 1, 150) if 7 not in (i, j)}
-    assert got == {pair: bits for pair, bits in slow.items() if bits <= 20}
-    assert len(got) > 100
-
-
-def test_only_the_nearest_are_kept_of_images_that_all_look_alike():
-    ones = np.ones((300, 2), np.uint64)
-    same = Hashes(ones, ones, np.zeros(300, bool), ones)
-    found = close_pairs(same, np.arange(300), nearest=5)
-    assert 300 <= 2 * len(found) <= 2 * 5 * 300
-
-
 def test_black_around_a_picture_goes_and_black_in_it_stays():
     picture = np.full((100, 60), 200, np.uint8)
     picture[:, :20] = 0
@@ -170,38 +142,14 @@ def test_black_around_a_picture_goes_and_black_in_it_stays():
     assert (square[:, 22:] > 190).all()
 
 
-def test_likeness_is_one_for_the_same_and_low_for_others():
-    one, two = (cv2.resize(film(number), (SIZE, SIZE)).astype(np.float32) for number in (0, 1))
-    same = likeness(one, 0.6 * one + 40)
-    other = likeness(one, two)
-    assert same is not None
-    assert same.likeness == pytest.approx(1, abs=1e-3)
-    assert same.shared == pytest.approx(1, abs=0.02)
-    assert other is None or other.likeness < 0.3
-
-
-def test_nothing_to_compare_is_not_alike():
-    blank = np.full((SIZE, SIZE), 90, np.float32)
-    assert likeness(blank, blank) is None
-
-
-def test_registration_finds_size_and_place():
-    large = cv2.resize(film(3, 300, 300), (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    inner = cv2.resize(film(3, 300, 300)[15:285, 15:285], (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    found = likeness(inner, large, scale=0.92)
-    assert found is not None
-    assert found.likeness > 0.9
-    assert found.scale == pytest.approx(0.9, abs=0.005)
-
-
 @pytest.mark.parametrize("fit_as", ["pad", "stretch"])
 def test_altered_copies_are_found_and_different_films_are_not(fit_as: Fit):
     random = np.random.default_rng(5)
-    pictures = [film(number, 200, 150 + number % 3 * 30) for number in range(120)]
+    pictures = [film(number, 200, 150 + number % 3 * 30) for number in range(70)]
     kinds = [""] * len(pictures)
     sources = list(range(len(pictures)))
     for place, (kind, alter) in enumerate(ALTERED.items()):
-        for source in range(place * 15, place * 15 + 15):
+        for source in range(place * 8, place * 8 + 8):
             pictures.append(np.ascontiguousarray(alter(pictures[source], random)))
             kinds.append(kind)
             sources.append(source)
@@ -251,15 +199,8 @@ def test_tiles_of_other_images_are_refused():
         find_twins(store_of([film(0)]), strangers(2))
 
 
-def test_progress_counts_up_to_its_end():
-    told: list[tuple[int, int]] = []
-    find_twins(store_of([film(0), film(1), film(0)[5:, 3:]]), strangers(3), progress=lambda *pair: told.append(pair))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (12, 12)
-
-
-def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> CloserLook:
-    return CloserLook(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
+def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> SecondCheck:
+    return SecondCheck(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
 
 
 @pytest.mark.parametrize(
@@ -281,18 +222,18 @@ def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float =
         (seen(COPY + 0.01), None, False, ["a", "a"], True),
         (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "a"], False),
         (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "b"], True),
-        (CloserLook(None, 320, False), 1.0, False, ["a", "b"], False),
+        (SecondCheck(None, 320, False), 1.0, False, ["a", "b"], False),
     ],
 )
 def test_who_decides_what_a_twin_is(
     monkeypatch: pytest.MonkeyPatch,
-    look: CloserLook,
+    look: SecondCheck,
     cosine: float | None,
     flipped: bool,
     subjects: list[str],
     twin: bool,
 ):
-    monkeypatch.setattr(twins_module, "look_closer", lambda *given, **more: iter([look]))
+    monkeypatch.setattr(twins_module, "second_check", lambda *given, **more: iter([look]))
     monkeypatch.setattr(twins_module, "local_pairs", lambda *given, **more: [])
     asked: list[list[int]] = []
 
@@ -306,28 +247,6 @@ def test_who_decides_what_a_twin_is(
     assert asked in ([], [[0, 1]])
     assert all(one.cosine == (None if cosine is None else pytest.approx(cosine, abs=1e-4)) for one in found)
     assert all(one.blurred == look.blurred for one in found)
-
-
-def test_what_tiles_tell_apart_is_not_looked_at(monkeypatch: pytest.MonkeyPatch):
-    pairs: list[int] = []
-
-    def look(store: TileStore, paths: list[str], given: Candidates, *more: object, **rest: object) -> list[CloserLook]:
-        pairs.append(len(given))
-        return []
-
-    monkeypatch.setattr(twins_module, "look_closer", look)
-    monkeypatch.setattr(twins_module, "local_pairs", lambda *given, **options: [])
-    turned = cv2.warpAffine(
-        film(0), cv2.getRotationMatrix2D((90, 100), 2, 1), (180, 200), borderMode=cv2.BORDER_REFLECT
-    )
-    for pictures, subjects in (
-        ([film(0), film(1)], ["a", "b"]),
-        ([film(0), turned], ["a", "b"]),
-        ([film(0), turned], ["a", "a"]),
-        ([film(0), film(0)[6:-6, 6:-6]], ["a", "a"]),
-    ):
-        find_twins(store_of(pictures), table(subjects))
-    assert pairs == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -353,16 +272,6 @@ def test_an_outline_alone_tells_nothing():
         assert texture_likeness(bare, bare, STRAIGHT_ON) is None
 
 
-def test_texture_is_compared_where_the_images_lie_on_each_other():
-    large = limb(1, 280)
-    one, two = (cv2.resize(part, (LARGE, LARGE)).astype(np.float32) for part in (large[14:266, 14:266], large))
-    about = np.array([[0.91, 0, 6], [0, 0.91, 6]], np.float32)
-    found = texture_likeness(one, two, about)
-    assert found is not None
-    assert found.likeness > 0.9
-    assert (found.scale, found.turn) == (pytest.approx(0.9, abs=0.003), pytest.approx(0, abs=0.002))
-
-
 def written(pictures: list[np.ndarray], folder: Path, **targets: list) -> tuple[TileStore, pd.DataFrame]:
     """The pictures as files, the store of their tiles of 64 pixels, and their table."""
     paths = [folder / f"{number}.png" for number in range(len(pictures))]
@@ -380,28 +289,14 @@ def test_files_are_looked_at_and_tiles_only_where_they_are_gone(tmp_path: Path):
     assert [(twin.i, twin.j, twin.blurred) for twin in found] == [(2, 6, False), (3, 7, False)]
     pairs = Candidates(*(np.array([value]) for value in (2, 6, 0, 0, False)))
     register = Register(1.0, 1.0, STRAIGHT_ON)
-    (there,) = look_closer(store, images["path"].tolist(), pairs, [register])
+    (there,) = second_check(store, images["path"].tolist(), pairs, [register])
     assert (there.blurred, there.pixels) == (False, LARGE)
     (tmp_path / "6.png").unlink()
-    (gone,) = look_closer(store, images["path"].tolist(), pairs, [register])
+    (gone,) = second_check(store, images["path"].tolist(), pairs, [register])
     assert (gone.blurred, gone.pixels) == (True, LARGE)
 
 
-def test_only_so_many_pairs_are_looked_at_in_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    store, images = written([limb(number) for number in range(4)], tmp_path)
-    read: list[str] = []
-    monkeypatch.setattr(detail_module, "MOST", 1)
-    monkeypatch.setattr(detail_module, "read_image", lambda path, **more: read.append(path.name) or limb(0)[..., None])
-    i, j, nothing = np.array([0, 1, 2]), np.array([1, 2, 3]), np.zeros(3, int)
-    registers = [Register(value, 1.0, STRAIGHT_ON) for value in (0.5, 0.9, 0.7)]
-    looks = list(
-        look_closer(store, images["path"].tolist(), Candidates(i, j, nothing, nothing, nothing > 0), registers)
-    )
-    assert read == ["1.png", "2.png"]
-    assert [look.blurred for look in looks] == [True, False, True]
-
-
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [32, 128])
 def test_subjects_photographed_in_one_pose_are_no_twins(phantom: Path, tmp_path: Path, size: int):
     store, images = phantom_store(phantom, tmp_path / "tiles", size)
     assert find_twins(store, images) == []
@@ -478,37 +373,6 @@ def test_neighbouring_fields_of_one_slide_are_no_twins(tmp_path: Path):
     assert find_twins(store, images.assign(subject="one")) == []
 
 
-def test_each_image_is_registered_with_few_others():
-    random = np.random.default_rng(0)
-    i, j = np.triu_indices(60, 1)
-    nothing = np.zeros(len(i), int)
-    pairs = Candidates(i, j, nothing, nothing, nothing > 0)
-    peaks = np.stack([random.uniform(0.3, SURE_PEAK, len(i)), nothing, nothing], axis=1)
-    chosen = worth_comparing(pairs, peaks)
-    assert len(chosen) <= 60 * HIGHEST
-    assert (peaks[chosen, 0] >= PEAK).all()
-    for image in range(60):
-        mine = np.flatnonzero((i == image) | (j == image))
-        assert mine[peaks[mine, 0].argmax()] in chosen
-    peaks[100:, 0] = 0.9
-    assert set(range(100, len(i))) <= set(worth_comparing(pairs, peaks).tolist())
-
-
-def test_the_peak_stands_where_the_shift_is():
-    picture = film(1, 200, 200)
-    store = store_of([picture[10:190, 10:190], picture[10:190, 19:199]])
-    pairs = Candidates(*(np.array([value]) for value in (0, 1, 0, 0, False)))
-    height, across, down = screen(store, pairs)[0]
-    assert height > PEAK
-    assert (across, down) == (pytest.approx(-9 / 180, abs=0.02), pytest.approx(0, abs=0.02))
-
-
-def test_hashes_of_a_store_name_the_flat():
-    hashes = hash_store(store_of([film(0), np.full((40, 40), 7, np.uint8)]))
-    assert hashes.flat.tolist() == [False, True]
-    assert hashes.whole.shape == hashes.inset.shape == (2, 2)
-
-
 def test_findings_say_where_twins_do_harm():
     twins = [
         Twin(0, 1, "near", 5, 0.9, "left-right"),
@@ -560,17 +424,13 @@ def test_classes_are_told_by_name_not_by_number():
     assert "0.png (P1, ssc) and 1.png (P2, normal)" in told
 
 
-def test_without_twins_nothing_is_found():
-    assert twin_findings([], strangers(3), [], {}) == []
-
-
 @pytest.mark.parametrize(("pack", "known"), [("covid-cxr", 11), ("severity-idrid", 6)])
 def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path: Path, pack: str, known: int):
     folder = shared / "data" / pack
     cases = pd.read_csv(folder / "cases.csv")
     copies = cases[cases["duplicate_of"].notna()]
     named = cases["path"].isin([*copies["path"], *copies["duplicate_of"]])
-    cases = cases[named | (cases.index % 3 == 0)].reset_index(drop=True)
+    cases = cases[named | (cases.index % 9 == 0)].reset_index(drop=True)
     copies = cases[cases["duplicate_of"].notna()]
     files = [folder / path for path in cases["path"]]
     store = prepare(files, Preparation(size=160, channels="grey"), tmp_path)

@@ -8,11 +8,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from casewise.audit import appearance
-from casewise.audit.columns import codes, restates
+from casewise.audit import regions
+from casewise.audit.columns import has_code, repeats
 from casewise.audit.probes import Labels, ProbeResult
-from casewise.audit.sentences import Shortcut, shortcut_sentence
-from casewise.audit.shortcuts import Kind
+from casewise.audit.sentences import shortcut_sentence
+from casewise.audit.shortcuts import Evidence, Kind, ShortcutTest
 from tests.test_audit_shortcuts import look, make
 
 Row = dict[str, Any]
@@ -66,15 +66,15 @@ def test_a_code_that_the_study_names_is_tested(tmp_path: Path) -> None:
     ],
 )
 def test_only_names_and_values_of_a_code_are_taken_for_one(name: str, cells: list[str], coded: bool) -> None:
-    assert codes(name, cells, GRADES, ["G2", "G3"], "grade", range(24)) == coded
+    assert has_code(name, cells, GRADES, ["G2", "G3"], "grade", range(24)) == coded
 
 
 def test_a_code_needs_enough_subjects_and_a_target_of_some_letters() -> None:
     cells, people = ["1"] * 12 + ["2"] * 12, [n // 2 for n in range(24)]
-    assert not codes("grade_code", cells, GRADES, ["G2", "G3"], "grade", people)
-    assert not codes("dx_code", cells, GRADES, ["G2", "G3"], "dx", range(24))
-    assert not codes("grade_code", cells, GRADES, [], "grade", range(24))
-    assert not codes("grade_code", cells, np.full(24, np.nan), ["G2", "G3"], "grade", range(24))
+    assert not has_code("grade_code", cells, GRADES, ["G2", "G3"], "grade", people)
+    assert not has_code("dx_code", cells, GRADES, ["G2", "G3"], "dx", range(24))
+    assert not has_code("grade_code", cells, GRADES, [], "grade", range(24))
+    assert not has_code("grade_code", cells, np.full(24, np.nan), ["G2", "G3"], "grade", range(24))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_collection_called_after_its_class_is_not_the_label_in_other_words(
     name: str, values: tuple[str, str]
 ) -> None:
     cells = [values[0]] * 12 + [values[1]] * 12
-    assert not restates(name, cells, GRADES, ["covid", "no_finding"])
+    assert not repeats(name, cells, GRADES, ["covid", "no_finding"])
 
 
 def test_a_border_without_its_appearance_states_the_border_as_it_is(
@@ -103,7 +103,7 @@ def test_a_border_without_its_appearance_states_the_border_as_it_is(
             pixels[:, -6:] -= stripe
 
     # only the brightness and contrast of the picture are made equal, so that something remains
-    monkeypatch.setattr(appearance, "without", lambda features, covariates: features)
+    monkeypatch.setattr(regions, "without", lambda features, covariates: features)
     found = look(make(tmp_path, change=change))
     finding = next(finding for finding in found.findings if finding.id == "shortcut-border")
     as_it_is = finding.figures["as_it_is"]
@@ -118,14 +118,12 @@ def test_a_border_without_its_appearance_states_the_border_as_it_is(
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_every_evidence_has_a_sentence_with_one_verb(kind: Kind) -> None:
     result = ProbeResult(0.9, {"ill": 0.9, "well": 0.9}, np.zeros(9), np.zeros((40, 2)))
-    sentence = shortcut_sentence(Shortcut(kind, "ward", "label", result, p=0.001, within="ill", source="site"))
-    assert sentence.count(" predicts ") == 1
-    assert "AUROC 0.90" in sentence
-
-
-def test_the_subjects_of_the_smallest_class_are_counted() -> None:
-    labels = Labels.of(
-        np.repeat([0.0, 1.0], [25, 5]), [*range(24), 0, *range(100, 105)], ("a", "b"), permutations=3, seed=0
+    evidence, labels = (
+        Evidence("ward", kind, np.arange(40), np.zeros((40, 1))),
+        Labels.of(np.repeat([0.0, 1.0], 20), range(40), ("ill", "well"), permutations=9, seed=0),
     )
     assert labels is not None
-    assert labels.of_smallest == 5
+    answer = ShortcutTest(evidence, "label", labels, result, p=0.001, within="ill")
+    sentence = shortcut_sentence(answer, source="site")
+    assert sentence.count(" predicts ") == 1
+    assert "AUROC 0.90 (chance 0.50, p = 0.001)" in sentence

@@ -16,27 +16,15 @@ from casewise.evaluation.external import drop
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.registry import metric_of
 from casewise.metrics.roc import auroc_within, drawn_curve, ranking
+from tests.prediction_rows import prediction_rows
 
 FOLDS = 5
 
 
-def rows(probability: np.ndarray, truth: np.ndarray, folds: np.ndarray, **columns: Any) -> pd.DataFrame:
+def rows(probability: np.ndarray, truth: np.ndarray, folds: np.ndarray) -> pd.DataFrame:
     """Out-of-fold rows of two classes, one case a subject; `probability` is that of the positive class, the second."""
-    subjects = [f"s{n:03d}" for n in range(len(truth))]
-    frame = pd.DataFrame({"subject": subjects, "visit": "", "case": subjects, "day": np.nan, "region": "", "image": ""})
-    p = np.stack([1 - probability, probability], axis=1)
-    return frame.assign(
-        model="net",
-        stage="oof",
-        outer_fold=pd.array(folds, dtype="Int64"),
-        inner_fold=pd.NA,
-        target="dx",
-        kind="classification",
-        y_true=truth.astype(float),
-        y_pred=p.argmax(axis=1).astype(float),
-        p0=p[:, 0],
-        p1=p[:, 1],
-    ).assign(**columns)
+    subjects, values = [f"s{n:03d}" for n in range(len(truth))], np.stack([1 - probability, probability], axis=1)
+    return prediction_rows(subjects, truth, values, folds=folds, target="dx", case=subjects)
 
 
 def judged(table: pd.DataFrame, resamples: int = 300) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import torch
 from sklearn.linear_model import Ridge
 
 import casewise
-from casewise.evaluation.against_baselines import against_baselines
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
+from casewise.evaluation.headline import against_baselines
 from casewise.models.backbones import build_network
 from casewise.models.feature_bank import FeatureSpec
 from casewise.models.feature_maps import feature_maps, widest

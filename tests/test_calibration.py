@@ -11,13 +11,15 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, decision_curve, number_calibration
-from casewise.evaluation.results import Headline, Results
+from casewise.evaluation.figures import Headline
+from casewise.evaluation.results import Results
 from casewise.evaluation.thresholds import judge_thresholds
+from casewise.metrics.calibration import intercepts, logit, slopes, smoothed
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.classes import reason as class_reason
-from casewise.metrics.recalibration import intercepts, logit, slopes, smoothed
 from casewise.pipeline.evaluate import with_calibration
 from casewise.study.evaluation import Evaluation
+from tests.prediction_rows import prediction_rows
 from tests.report_contexts import study_of_classes
 
 PLAN = Plan(300, 0.95, 0)
@@ -25,22 +27,10 @@ PLAN = Plan(300, 0.95, 0)
 
 def rows_of(p: np.ndarray, truth: np.ndarray, *, per_subject: int = 2, folds: int = 0) -> pd.DataFrame:
     """Scored rows of two classes: `p` is the probability of the first."""
-    n = len(p)
-    who = [f"S{i // per_subject:03d}" for i in range(n)]
-    rows = pd.DataFrame({"subject": who, "case": [f"{s}/{i}" for i, s in enumerate(who)]})
-    fold = [i // per_subject % folds + 1 if folds else pd.NA for i in range(n)]
-    return rows.assign(p0=p, p1=1 - p, y_true=truth * 1.0, y_pred=(p < 0.5) * 1.0).assign(
-        outer_fold=pd.array(fold, dtype="Int64"),
-        stage="oof" if folds else "test",
-        model="net",
-        target="finding",
-        kind="classification",
-        visit="1",
-        day=0.0,
-        region="",
-        image="",
-        inner_fold=pd.array([pd.NA] * n, dtype="Int64"),
-    )
+    subject = np.arange(len(p)) // per_subject
+    names, numbers = [f"S{number:03d}" for number in subject], subject % folds + 1 if folds else None
+    rows = prediction_rows(names, truth, np.stack([p, 1 - p], axis=1), folds=numbers, target="finding")
+    return rows.assign(y_pred=(p < 0.5) * 1.0)
 
 
 def drawn(n: int, *, slope: float = 1.0, intercept: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.predictions.combined import with_combined
-from casewise.predictions.stacking import META_LEARNERS, stack
+from casewise.predictions.stacking import META_LEARNERS, stack, with_combined
 from casewise.predictions.table import check, mean_over_folds
 from tests.test_stacking import RANGES, cohort
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from casewise.evaluation.bootstrap import Plan, by_subject
+from casewise.evaluation.bootstrap import Plan, by_subject, compare, differences, pair_intervals
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
-from casewise.evaluation.comparisons import compare, differences, effective_subjects, pair_intervals
 from casewise.metrics.classes import Classes, Samples
 from tests.test_evaluation_bootstrap import visits
 
@@ -75,13 +74,6 @@ def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
     assert ends["mae"].high > 1, "an error has no bounds"
 
 
-def test_one_subject_tells_no_learners_apart() -> None:
-    truth = np.arange(4.0)
-    found = compare(truth, {"a": truth, "b": truth + 9}, np.array(["s"] * 4), PLAN, metrics=["mae"])["mae"]
-    assert found.indistinguishable == ["a", "b"]
-    assert found.differences["b"].low is None
-
-
 def test_pairs_are_covered_together() -> None:
     rng = np.random.default_rng(0)
     samples = rng.normal(0, 1, (4000, 6)) + rng.normal(0, 5, (4000, 1))
@@ -113,11 +105,6 @@ def test_undefined_and_equal_figures_are_no_difference() -> None:
     assert np.isnan(pairs.half_width[0, [2, 3]]).all()
     alone = pair_intervals(point[:1], samples[:, :1], n_subjects=30, effective=30, confidence=0.95)
     assert alone.half_width.tolist() == [[0.0]]
-
-
-def test_unequal_subjects_count_for_fewer() -> None:
-    assert effective_subjects(np.repeat(np.arange(10), 3)) == pytest.approx(10)
-    assert effective_subjects(np.repeat(np.arange(10), [91, *[1] * 9])) == pytest.approx(100**2 / (91**2 + 9))
 
 
 def test_learners_that_differ_on_three_subjects_of_a_class_are_seldom_told_apart() -> None:

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from casewise.errors import StudyError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.conformal import coverage
+from casewise.evaluation.calibration import coverage
 from casewise.inference.output_table import OutputTable
 from casewise.predictions.conformal import fewest_subjects, fit, members, set_names, subject_quantile, with_sets
 from casewise.study.evaluation import Evaluation
+from tests.prediction_rows import prediction_rows
 
 PLAN = Plan(100, 0.95, 0)
-STUDIES = 200
+STUDIES = 60
 
 
-def rows_of(kind: str, subjects: np.ndarray, truth: np.ndarray, values: np.ndarray, **changes: Any) -> pd.DataFrame:
+def rows_of(kind: str, subjects: np.ndarray, truth: np.ndarray, values: np.ndarray) -> pd.DataFrame:
     """Rows of one learner: `values` (N,) are predicted numbers, (N, C) are probabilities."""
-    n = len(subjects)
-    number = np.unique(subjects, return_inverse=True)[1]
-    rows = pd.DataFrame(
-        {
-            "case": [f"{subject}/{position}" for position, subject in enumerate(subjects)],
-            "subject": subjects.astype(str),
-            "visit": "1",
-            "day": 0.0,
-            "region": "",
-            "image": "",
-            "model": "net",
-            "stage": "oof",
-            "outer_fold": pd.array(number % 5 + 1, dtype="Int64"),
-            "inner_fold": pd.array([pd.NA] * n, dtype="Int64"),
-            "target": "outcome",
-            "y_true": truth.astype(float),
-            "y_pred": values if values.ndim == 1 else values.argmax(axis=1).astype(float),
-            "kind": kind,
-        }
-    )
-    for column in range(values.shape[1] if values.ndim == 2 else 0):
-        rows[f"p{column}"] = values[:, column]
-    return rows.assign(**changes)
+    folds = np.unique(subjects, return_inverse=True)[1] % 5 + 1
+    return prediction_rows(subjects, truth, values, folds=folds, kind=kind)
 
 
 def as_test(rows: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,17 @@ import torch
 from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
 from casewise.evaluation.results import AlteredAnswers, CorrectAnswers
+from casewise.evaluation.robustness import counterfactual_caveats, counterfactual_figures
 from casewise.jobs.counterfactuals import chosen_panels
-from casewise.modalities.alterations import ALTERATIONS, OF_VALUES, UNALTERED, altered
-from casewise.modalities.photographs.modality import Photographs
+from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.finished import open_finished
-from casewise.plugins.slides.modality import Slides
-from casewise.plugins.volumes.modality import VolumesModality
-from casewise.plugins.volumes.slice_store import SliceStore, altered_slices
-from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from tests.chest_study import chest_study
+from tests.prediction_rows import prediction_rows
 
 NETWORK = "test_resnet"
 CROPS = ("cropped_rows", "cropped_columns")
@@ -149,14 +144,6 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None
         assert sorted(panels["label"].iloc[rows]) == [0, 0, 0, 1, 1, 1]
 
 
-def test_copies_of_large_images_are_fewer(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    finished = open_finished(RunFolder(without_shortcut.folder))
-    study = finished.study
-    monkeypatch.setattr("casewise.jobs.counterfactuals.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
-    chosen = chosen_panels(study, finished.cohort.panels, finished.splits)
-    assert {len(rows) for rows in chosen.values()} == {4}
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", [UNALTERED, *ALTERATIONS])
 def test_alterations_keep_what_they_should(name: str, channels: int) -> None:
@@ -211,20 +198,7 @@ def test_numbers_move_by_units_and_by_errors() -> None:
 
 
 def test_the_interval_of_an_absolute_change_lies_above_zero() -> None:
-    rows = pd.DataFrame(
-        {
-            "case": [f"c{n}" for n in range(20)],
-            "subject": [f"s{n}" for n in range(20)],
-            "region": "",
-            "image": "",
-            "target": "score",
-            "kind": "regression",
-            "model": "net",
-            "y_true": 1.0,
-            "y_pred": 1.0,
-            "alteration": UNALTERED,
-        }
-    )
+    rows = prediction_rows(range(20), np.ones(20), np.ones(20), target="score", alteration=UNALTERED)
     moved = rows.assign(alteration="darker", y_pred=[9.0, 7.0] + [1.01] * 18)
     found = counterfactual_figures(pd.concat([rows, moved]), "score", classes=(), plan=Plan())["net"]["darker"]
     assert 0 < found["moved"]["low"] < found["moved"]["value"] < found["moved"]["high"]
@@ -246,18 +220,6 @@ def test_no_change_leaves_an_interval() -> None:
     assert counterfactual_caveats({"net": {"darker": found}}, "x") == []
 
 
-def test_pages_show_it(with_shortcut: Run, without_shortcut: Run, tmp_path: Path) -> None:
-    pages = [done.report.read_text() for done in (with_shortcut, without_shortcut)]
-    levels = [re.findall(r'data-code="altered"><span class="(\w+)"', page) for page in pages]
-    assert levels == [["warning"], ["good"]]
-    assert all('id="altered-images"' in page for page in pages)
-    text = write_results(with_shortcut.folder, tmp_path / "page.md").read_text()
-    entry = figures(with_shortcut)["cropped_rows"]
-    assert f"| {entry['changed']} of 40, " in text
-    assert entry["correct"]["before"] >= 36
-    assert entry["correct"]["after"] <= 31
-
-
 def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> None:
     shares = {"p0": [0.9, 0.2, 0.6, 0.9] * 2, "p1": [0.1, 0.8, 0.4, 0.1] * 2}
     table = answers([0, 1, 0, 0], [1, 1, 1, 0], "classification", y_true=[0, 1, 1, np.nan] * 2, **shares)
@@ -266,44 +228,3 @@ def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> 
     assert isinstance(found, AlteredAnswers)
     assert found.before == {"a": 3, "b": 1}
     assert found.correct == CorrectAnswers(before=2, after=2, of=3)
-
-
-def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    store = SliceStore(
-        slices=random.integers(0, 32768, (9, 2, 16, 16)).astype(np.uint16),
-        first=np.array([0, 4, 6]),
-        count=np.array([4, 2, 3]),
-        present=np.ones((3, 2), bool),
-        landmarks=random.random((3, 2, 4)).astype(np.float32),
-        affines=np.tile(np.eye(4), (3, 1, 1)),
-        facts=[{"case": number} for number in range(3)],
-        notes=[[], [], []],
-        address="",
-        folder=tmp_path,
-    )
-    same = altered_slices(store, [2, 0], UNALTERED)
-    assert np.array_equal(same.slices, store.slices[[6, 7, 8, 0, 1, 2, 3]])
-    assert (same.first.tolist(), same.count.tolist()) == ([0, 3], [3, 4])
-    assert np.array_equal(same.landmarks, store.landmarks[[2, 0]])
-    assert [facts["case"] for facts in same.facts] == [2, 0]
-    brighter = altered_slices(store, [2, 0], "brighter").slices.astype(int)
-    assert (brighter >= same.slices.astype(int) - 130).all()
-    assert brighter.mean() > same.slices.mean() + 1000
-    for name in OF_VALUES:
-        assert altered_slices(store, [1], name).slices.shape == (2, 2, 16, 16)
-
-
-def test_slides_and_volumes_offer_grey_values_only() -> None:
-    study: Any = None
-    assert Slides().alterations(study) == VolumesModality().alterations(study) == tuple(OF_VALUES)
-    assert set(OF_VALUES) < set(Photographs().alterations(study))
-
-
-def test_tiles_are_altered_as_prepared() -> None:
-    prepared: Any = type("Prepared", (), {})()
-    prepared.store = type("Store", (), {"tiles": np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), np.uint8)})()
-    assert np.array_equal(Slides().altered_tile(prepared, 1, UNALTERED), prepared.store.tiles[1])
-    darker = Slides().altered_tile(prepared, 1, "darker")
-    assert darker.shape == (3, 8, 8)
-    assert (darker <= prepared.store.tiles[1]).all()

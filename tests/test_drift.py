@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,18 @@ import torch
 from PIL import Image
 
 from casewise.audit.cohorts import compare_cohorts
-from casewise.evaluation.bootstrap import Plan, mean_by_subject
-from casewise.evaluation.drift import drift, drift_caveats
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.robustness import drift, drift_caveats
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
 from casewise.jobs.distance import evenly
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.predictions.distances import with_mean_distances
-from casewise.predictions.table import COLUMNS, check, mean_over_folds
-from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
 from tests.chest_study import chest_study
 from tests.conftest import absolute
+from tests.prediction_rows import prediction_rows
 
 
 def rows_of(distances: list[float], target: str = "x") -> pd.DataFrame:
@@ -155,27 +152,6 @@ def test_new_cases_have_the_distance_of_the_external_cohort(done: Run, there: Pa
     assert np.allclose(predicted, expected.loc[predicted.index], rtol=1e-4)
 
 
-def test_networks_of_earlier_versions_have_no_distance(done: Run, there: Path, tmp_path: Path) -> None:
-    folder = JobFolder(Path(shutil.copytree(done.folder / "jobs" / "test_resnet" / "fold1", tmp_path / "old")))
-    before = load_bundle(folder.path).predict(there)
-    folder.facts.write({name: value for name, value in folder.facts.read().items() if name != "distance"})
-    after = load_bundle(folder.path).predict(there)
-    assert after["distance"].isna().all()
-    pd.testing.assert_frame_equal(
-        after.drop(columns=["distance", "beyond"]), before.drop(columns=["distance", "beyond"])
-    )
-
-
-def test_tables_of_earlier_versions_are_read_without_the_column(done: Run) -> None:
-    older = done.rows.drop(columns="distance")
-    assert "distance" not in check(older)
-    tested = older[(older["stage"] == "test") & (older["model"] == "test_resnet")].assign(outer_fold=1)
-    assert "distance" not in mean_over_folds(tested)
-    assert with_mean_distances(tested, older) is tested
-    assert drift(older, "label", Plan(200)) == {}
-    assert set(COLUMNS) <= set(older)
-
-
 def test_a_finished_run_is_opened_without_its_other_cohorts(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from casewise.pipeline.finished import open_finished
 
@@ -210,28 +186,10 @@ def test_parts_of_one_cohort_are_not_told_apart(done: Run, chests: Path) -> None
 
 def table_of(stage: str, right: list[int], confidence: list[float], distance: list[float]) -> pd.DataFrame:
     """Predictions of class 0 of two, one case a subject."""
-    n = len(right)
-    return pd.DataFrame(
-        {
-            "case": [f"{stage}{number}" for number in range(n)],
-            "subject": [f"{stage}{number}" for number in range(n)],
-            "visit": "",
-            "day": np.nan,
-            "region": "",
-            "image": "",
-            "model": "net",
-            "stage": stage,
-            "outer_fold": pd.array([1 if stage == "oof" else pd.NA] * n, dtype="Int64"),
-            "inner_fold": pd.array([pd.NA] * n, dtype="Int64"),
-            "target": "label",
-            "kind": "classification",
-            "y_true": [0.0 if hit else 1.0 for hit in right],
-            "y_pred": 0.0,
-            "p0": confidence,
-            "p1": [1 - value for value in confidence],
-            "distance": distance,
-        }
-    )
+    subjects, p = [f"{stage}{number}" for number in range(len(right))], np.array(confidence)
+    folds = [1] * len(right) if stage == "oof" else None
+    rows = prediction_rows(subjects, [1.0 - hit for hit in right], np.stack([p, 1 - p], axis=1), folds=folds)
+    return rows.assign(stage=stage, case=subjects, target="label", y_pred=0.0, distance=distance)
 
 
 def test_figures_inside_and_outside() -> None:
@@ -286,12 +244,6 @@ def test_numbers_have_errors_and_no_confidence() -> None:
     assert entry.external.confidence is None
 
 
-def test_shares_of_none_and_of_all_have_open_ends() -> None:
-    none, every = (mean_by_subject([value] * 10, range(10), Plan(200), name="share") for value in (0, 1))
-    assert (none["low"], none["high"]) == (0, pytest.approx(1 - 0.025**0.1))
-    assert (every["low"], every["high"]) == (pytest.approx(0.025**0.1), 1)
-
-
 def test_shares_have_the_intervals_of_all_other_figures() -> None:
     """One method: the accuracy of a group of cases is that of the headline's figures."""
     from casewise.evaluation.judges import judge_of
@@ -304,13 +256,3 @@ def test_shares_have_the_intervals_of_all_other_figures() -> None:
     judge = judge_of(rows, ["a", "b"], None)
     estimate = judge.judge(rows, Plan(100), whole=False).metrics["net"]["accuracy"]
     assert (entry["low"], entry["high"]) == pytest.approx((estimate.low, estimate.high), rel=0.02)
-
-
-def test_pages_say_what_share_lies_outside(done: Run, tmp_path: Path) -> None:
-    page = done.report.read_text()
-    assert 'data-code="outside"' in page
-    assert 'data-code="cohorts"' in page
-    share = done.results["drift"]["learners"][done.results["main"]["learner"]]["external"]["outside"]["value"]
-    assert f"{100 * share:.0f} % of the 20 predictions of valley" in page
-    text = write_results(done.folder, tmp_path / "page.md").read_text()
-    assert "| external, outside |" in text

@@ -276,19 +276,6 @@ def test_the_same_seed_gives_the_same_figures(table: pd.DataFrame) -> None:
     assert mixed == one["test"]["good"]["pasi"]["mae"]
 
 
-def test_a_study_of_published_size_is_judged_whole() -> None:
-    many = study(subjects=54, errors={f"net{n}": 0.5 for n in range(12)})
-    found = evaluate(many, Outcomes("pasi"), bands={"clear": 0, "mild": 1, "severe": 10}, follow_up=FollowUp())
-    assert all(len(learners) == 12 for learners in found.metrics.values())
-
-
-def test_the_note_on_intervals_names_people_only_where_they_are_known(table: pd.DataFrame) -> None:
-    for known in (True, False):
-        found = evaluate(table, Outcomes("pasi"), Plan(50), subjects_known=known)
-        note = next(note for note in found.notes if note["code"] == "intervals")
-        assert (note["subjects_known"], note["rough_below"], note["confidence"]) == (known, 10, 0.95)
-
-
 @pytest.mark.parametrize(("learners", "subjects", "told"), [(1, 80, True), (1, 9, False), (33, 80, False)])
 def test_a_fall_is_not_told_of_few_subjects_or_of_the_luckiest_learner(
     learners: int, subjects: int, told: bool

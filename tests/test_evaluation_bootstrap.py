@@ -84,20 +84,6 @@ def test_percentiles_are_numpys_where_all_are_defined() -> None:
     assert np.isnan(low[2])
 
 
-def test_counts_and_roughness() -> None:
-    truth, predicted, subjects = visits(9, 4, 2)
-    cases = np.array([f"{s}/{n % 4}" for n, s in enumerate(subjects)])
-    twice = (np.tile(truth, 2), {"net": np.tile(predicted, 2)}, np.tile(subjects, 2), PLAN)
-    found = by_subject(*twice, cases=np.tile(cases, 2))["net"]["mae"]
-    assert (found.n_subjects, found.n_cases, found.rough) == (9, 36, True)
-    assert not by_subject(*visits_of_ten(), PLAN)["net"]["mae"].rough
-
-
-def visits_of_ten() -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    truth, predicted, subjects = visits(10, 1, 0)
-    return truth, {"net": predicted}, subjects
-
-
 def test_what_has_no_interval_says_why() -> None:
     truth = np.array([1.0, 2.0, 3.0, 4.0])
     with warnings.catch_warnings():

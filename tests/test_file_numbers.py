@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from casewise.audit.file_order import streak_findings
+from casewise.audit.subjects import streak_findings
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, SplitError
 from casewise.initialise.own_data import plan_study

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from casewise.audit.subject_names import suffix_findings
+from casewise.audit.subjects import suffix_findings
 from casewise.cohort.checks import check_alike
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.identity import (

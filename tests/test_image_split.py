@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from casewise.cohort.cohort import read_cohort
-from casewise.console import Silent
 from casewise.errors import CohortError, RunError, StudyError, WeightsError
 from casewise.evaluation.results import plain
 from casewise.models.backbones import build_network
@@ -24,7 +23,6 @@ from casewise.splits.grouped import split
 from casewise.splits.image_split import PERSON, image_split_of, images_as_subjects, on_both_sides
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
-from tests.report_contexts import check_page, codes, section_of
 
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 
@@ -39,23 +37,8 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chest(folder, subjects=16, images=3, classes=("no_finding", "covid"), size=(64, 64), seed=2)
 
 
-class Lines(Silent):
-    """Keeps the lines that a person would see."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
-
-    def line(self, step: str, text: str) -> None:
-        self.told.append((step, text))
-
-
 @pytest.fixture(scope="module")
-def lines() -> Lines:
-    return Lines()
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, chests: Path, lines: Lines) -> Run:
+def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
     study = chest_study(
         chests,
         TWO,
@@ -65,7 +48,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, chests: Path, lines: Lines) -
         recipe={"epochs": 1},
         images={"size": 32},
     )
-    return run(study, tmp_path_factory.mktemp("run") / "run", show=lines)
+    return run(study, tmp_path_factory.mktemp("run") / "run")
 
 
 def told(folder: Path, name: str) -> Any:
@@ -231,14 +214,6 @@ class TestRun:
             explain_run(place)
         assert str(done.folder.resolve()) in str(error.value)
 
-    def test_the_terminal_counts_images_there(self, done: Run, lines: Lines) -> None:
-        steps = [step for step, _ in lines.told]
-        own, other = lines.told[: steps.index("by image")], lines.told[steps.index("by image") :]
-        (evaluated,) = [text for step, text in own if step == "evaluate"]
-        assert "4 learners, intervals by subject, " in evaluated
-        (evaluated,) = [text for step, text in other if step == "evaluate"]
-        assert evaluated.startswith("4 learners, intervals as if each image showed a different subject")
-
     def test_the_audit_warns(self, done: Run) -> None:
         audit = told(done.folder, "audit.json")
         (found,) = [one for one in audit["findings"] if one["id"] == "image-level-split"]
@@ -247,18 +222,6 @@ class TestRun:
         assert found["figures"]["subjects_on_both_sides"] == both
         assert f"{both} of 16 subjects" in found["sentence"]
 
-    def test_report_and_page_tell_both(self, done: Run, tmp_path: Path) -> None:
-        text = done.report.read_text()
-        check_page(text)
-        section = section_of(text, "image-split")
-        for learner in ("test_resnet", "test_efficientnet", "mean_of_learners"):
-            for figures in (done.results, done.results["image_split"]):
-                value = figures["metrics"]["test"][learner]["label"]["accuracy"]["value"]
-                assert f"{100 * value:.1f} %" in section
-        assert any(code.startswith("belief-") for code in codes(section))
-        page = write_results(done.folder, tmp_path / "page.md").read_text()
-        assert "| test_resnet | image | " in page
-
     def test_run_again_trains_nothing(self, done: Run, chests: Path) -> None:
         jobs = list(done.folder.glob("**/job.json"))
         before = {path: path.stat().st_mtime_ns for path in jobs}
@@ -266,22 +229,6 @@ class TestRun:
         again = run(study, done.folder)
         assert again.results["image_split"] == done.results["image_split"]
         assert {path: path.stat().st_mtime_ns for path in jobs} == before
-
-
-def test_numbers_are_compared_as_well(tmp_path: Path, chests: Path) -> None:
-    study = chest_study(
-        chests,
-        split={**BY_IMAGE, "test": 0},
-        targets={"age": {"range": "0..120"}},
-        recipe={"epochs": 1, "label_smoothing": 0},
-        images={"size": 32},
-        audit={"columns": []},
-    )
-    found = run(study, tmp_path / "run").results
-    for figures in (found, found["image_split"]):
-        assert figures["metrics"]["oof"]["test_resnet"]["age"]["mae"]["value"] > 0
-    assert found["image_split"]["metrics"]["oof"]["test_resnet"]["age"]["mae"]["n_cases"] == 48
-    assert 'id="image-split"' in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -324,10 +271,3 @@ def test_what_is_recognised_is_claimed_and_what_is_shown_is_nothing(tmp_path: Pa
         assert own[metric]["low"] <= 0.5 <= own[metric]["high"]
     assert own["auroc"]["high"] < other["auroc"]["low"]
     assert found.results["image_split"]["subjects_on_both_sides"] == 16
-    text = found.report.read_text()
-    check_page(text)
-    section = section_of(text, "image-split")
-    assert f"{100 * other['accuracy']['value']:.0f} %" in section
-    assert codes(section) == {"belief-covers_chance"}
-    page = write_results(found.folder, tmp_path / "page.md").read_text()
-    assert "16 of 16 subjects" in page

@@ -14,12 +14,9 @@ from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.evaluation.intervals import Basis, ends
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
-from casewise.metrics.metric import Metric
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
+from casewise.metrics.records import Metric
 from casewise.metrics.registry import metric_names, metric_of, register_metric, unregister_metric
-from casewise.report.sections.training import on_training_cases
-from casewise.report.sections.training import rate_cell as training_cell
-from casewise.report.tables import MetricFormat
 
 TWO = Classes(("negative", "positive"), "classification", 1)
 
@@ -223,15 +220,6 @@ def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on(
     bound = by_code["temperature_at_bound"]
     assert (bound["learner"], bound["temperatures"], bound["folds"], bound["of"]) == ("sure", [0.05], 3, 3)
     assert by_code["few_of_class"]["subjects"] == {"yes": 5}
-
-
-def test_a_range_over_networks_is_not_in_brackets() -> None:
-    records = [{"n": 9, "accuracy": share, "confusion": [[1, 0], [0, 1]]} for share in (0.7, 0.9)]
-    entry = on_training_cases([{"model": "net", "on_training": record} for record in records])["net"]["on_training"]
-    held_out = {"value": 0.8, "low": 0.7, "high": 0.9}
-    write = MetricFormat()
-    cells = [training_cell(write, "accuracy", figure).small for figure in (entry.rates["accuracy"], held_out)]
-    assert ["[" in text for text in cells] == [False, True]
 
 
 def test_an_interval_ends_at_the_largest_value_of_a_metric() -> None:

@@ -14,22 +14,20 @@ from casewise.console import Silent
 from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
-from casewise.evaluation.cross_fit import by_fold_text
 from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
-from casewise.evaluation.results import Note, ReliabilityBin, Threshold
+from casewise.evaluation.results import Note
 from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.read import validate
-from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
-from casewise.report.sections import classes, learners, validation
-from casewise.report.statements import statements
+from casewise.report.sections import learners, validation
 from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_name
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
+from tests.prediction_rows import prediction_rows
 from tests.report_contexts import classes as toy
-from tests.report_contexts import estimate, with_own, with_results
+from tests.report_contexts import estimate, with_results
 
 CLASSES = ["covid", "none"]
 SOURCES = ["north", "south", "west"]
@@ -40,11 +38,10 @@ def rows(model: str, share: dict[str, np.ndarray], truth: dict[str, np.ndarray])
     parts = []
     for fold, (source, p) in enumerate(share.items(), start=1):
         who = [f"{source}{i:03d}" for i in range(len(p))]
-        told = {"case": [f"{s}/1" for s in who], "subject": who, "visit": "1", "day": np.nan, "region": "", "image": ""}
-        told |= {"model": model, "stage": "oof", "outer_fold": fold, "inner_fold": pd.NA, "target": "dx"}
-        told |= {"kind": "classification", "y_true": truth[source] * 1.0, "y_pred": (p < 0.5) * 1.0}
-        parts.append(pd.DataFrame({**told, "p0": p, "p1": 1 - p}))
-    return pd.concat(parts, ignore_index=True).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
+        values = {"case": [f"{s}/1" for s in who], "model": model, "target": "dx", "y_pred": (p < 0.5) * 1.0}
+        folds = np.full(len(p), fold)
+        parts.append(prediction_rows(who, truth[source], np.stack([p, 1 - p], axis=1), folds=folds, **values))
+    return pd.concat(parts, ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -127,22 +124,6 @@ def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], tab
     assert again["south"]["fair"]["auroc"]["value"] == pytest.approx(
         results["by_site"]["south"]["fair"]["auroc"]["value"], abs=1e-5
     )
-
-
-def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
-    study: Any = SimpleNamespace(
-        primary_outcome="dx", level_of=lambda name: "image", split=SimpleNamespace(leave_out="source")
-    )
-    said = result_line(study, results)
-    assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: Accuracy ")
-    found = results["site_means"]["fair"]["auroc"]
-    assert found["low"] < found["value"] < found["high"]
-    ends = f"[{found['low']:.2f}, {found['high']:.2f}]"
-    assert f"AUROC {found['value']:.2f} {ends} (mean of 2; north " in said
-    assert "undefined in west" in said
-    assert "must not be read as discrimination" in said
-    pooled = results["metrics"]["oof"]["fair"]["dx"]["auroc_pooled"]["value"]
-    assert f"AUROC {pooled:.2f}" not in said
 
 
 def test_means_within_sources_have_intervals_by_subject_within_each(results: dict[str, Any]) -> None:
@@ -277,26 +258,6 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     assert one_class_by_source({"x": {"m": recalls}}, "case") == []
 
 
-@pytest.fixture(scope="module")
-def two() -> ReportContext:
-    return toy("binary", networks=2)
-
-
-def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> None:
-    lazy = with_own(two, constant_class="no_finding")
-    row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
-    assert row.cells[0].small == "no finding"
-    # probabilities can rank cases even where one class is always the likeliest
-    assert learners.comparison(lazy, "oof")["only"] == {}  # type: ignore[index]
-    said = next(each for each in statements(lazy) if each.id == "one_class")
-    assert (said.level, said.text) == ("flag", "It predicts no finding for every visit.")
-
-
-def test_thresholds_of_folds_are_written_as_their_range() -> None:
-    assert by_fold_text({"1": Threshold(0.0004), "2": Threshold(0.826)}, 3) == "0.000 to 0.826 by fold"
-    assert by_fold_text({"1": None, "2": 0.8}, 3) == ""
-
-
 def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
     found = Estimate(0.85, 0.80, 0.91, 50, 50, rough=False)
     assert reached("sensitivity >= 0.9", found) is True
@@ -304,18 +265,3 @@ def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
     assert reached("sensitivity >= 0.9", Estimate(None, None, None, 50, 50, rough=False)) is None
     assert reached("sensitivity >= 0.9", Estimate(0.5, None, None, 2, 2, rough=True)) is None
     assert reached("sensitivity >= 0.9", Estimate(1.0, None, None, 2, 2, rough=True)) is True
-
-
-def test_grades_say_which_grade_their_calibration_counts() -> None:
-    assert classes.calibration(toy("ordinal", subjects=100, networks=2))["decision"] == "median"  # type: ignore[index]
-
-
-@pytest.mark.parametrize(("subjects", "code"), [(40, "good"), (400, "mean_only")])
-def test_probabilities_off_by_more_than_chance_are_not_called_calibrated(
-    two: ReportContext, subjects: int, code: str
-) -> None:
-    bins = [ReliabilityBin(low, low + 0.1, 200, low + 0.05, 0.75) for low in (0.55, 0.85)]
-    figures = {**two.figures("oof", two.learner), "ece": estimate(0.129, subjects=subjects)}
-    found = classes.calibration(with_own(two, figures, reliability=bins))
-    assert found is not None
-    assert (found["code"], found["confidence"], found["correct"]) == (code, 0.75, 0.75)

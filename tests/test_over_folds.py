@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, precision_score, recall_score
 
-from casewise.evaluation.fold_summary import over_folds
+from casewise.evaluation.judges import over_folds
 
 
 def predicted(seed: int = 0, *, folds: int = 4, each: int = 20) -> pd.DataFrame:

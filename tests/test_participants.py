@@ -15,8 +15,6 @@ from casewise.errors import CohortError
 from casewise.evaluation.results import Results, from_json
 from casewise.pipeline.evaluate import described_cohort
 from casewise.pipeline.external import read_external
-from casewise.report.results_page import write_results
-from casewise.report.sections.participants import characteristic_rows, section
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from tests.chest_study import chest_study
@@ -177,17 +175,6 @@ class TestRun:
             assert figure["half_width"] == pytest.approx((main["high"] - main["low"]) / 2, rel=1e-4)
         groups = entry["subgroups"]["columns"][0]["groups"]
         assert sum(g["n_subjects"] for g in groups) == people["precision"]["n_subjects"]
-
-    def test_report_and_page_have_both_sections(self, finished_run: Run, tmp_path: Path) -> None:
-        page = finished_run.report.read_text()
-        assert 'id="participants"' in page
-        assert 'id="subgroups"' in page
-        text = write_results(finished_run.folder, tmp_path / "page.md").read_text()
-        assert "## Participants" in text
-        assert "## Subgroups" in text
-
-    def test_runs_without_the_record_have_no_section(self, report_of_classes: Any) -> None:
-        assert section(report_of_classes) is None
 
     def test_a_side_without_values_has_no_mean(self, finished_run: Run) -> None:
         metrics = json.loads(RunFolder(finished_run.folder).metrics.path.read_text())

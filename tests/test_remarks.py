@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
+from casewise.evaluation.caveats import constant_predictions, guess, hopeless
 from casewise.pipeline.status import environment
 from casewise.report.caveats import result_line
 

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.audit.leading_column import leading_column
+from casewise.audit.columns import leading_column
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import groups_of_rows
 from casewise.evaluation.results import Flow, Participants, WithinColumn
-from casewise.evaluation.subgroups import headline_rows
+from casewise.evaluation.subgroups import headline_rows, within_column
 from casewise.evaluation.thresholds import judge_thresholds
-from casewise.evaluation.within_column import within_column
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report.context import ReportContext
 from casewise.report.page import render

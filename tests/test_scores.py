@@ -279,16 +279,3 @@ def test_predictions_are_clipped_and_division_by_zero_gives_no_score() -> None:
     scored = apply_scores(table(values), [Score("sum", "a + b", "case", 0, 5), Score("ratio", "a / b", "case", 0, 5)])
     assert only(scored, "sum")[["y_true", "y_pred"]].tolist() == [9.0, 5.0]
     assert "ratio" not in set(scored["target"])
-
-
-def test_twenty_nine_learners_are_scored() -> None:
-    cases = [f"s{n % 60}/v{n // 60}" for n in range(338)]
-    frame = pd.MultiIndex.from_product(
-        [[f"net{n}" for n in range(29)], cases, REGIONS, PARTS], names=["model", "case", "region", "target"]
-    ).to_frame(index=False)
-    frame = frame.assign(
-        subject=frame["case"], visit="", day=0.0, image="", stage="oof", y_true=1.0, y_pred=1.0, kind="regression"
-    )
-    frame = frame.assign(outer_fold=pd.array([0] * len(frame), dtype="Int64"), inner_fold=pd.NA)
-    scored = apply_scores(frame, [COMPOSITE, PASI])
-    assert (scored["target"] == "pasi").sum() == 29 * 338

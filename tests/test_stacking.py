@@ -157,13 +157,6 @@ def test_combining_beats_the_best_learner_on_new_subjects() -> None:
     assert error["meta_learner_ridge_w_intercept"] < 0.8 * error.drop("meta_learner_ridge_w_intercept").min()
 
 
-def test_one_learner_is_recalibrated() -> None:
-    table = cohort(learners=1, noise=0.0)
-    found = stack(table, ["linear"], ranges=RANGES)
-    assert found.coefficients["meta_learner"]["area"]["weights"]["net0"] == pytest.approx(1 / 0.8)
-    np.testing.assert_allclose(found.rows["y_pred"], found.rows["y_true"])
-
-
 def test_learners_that_agree_exactly_share_the_weight() -> None:
     table = cohort(learners=1)
     twins = pd.concat([table, table.assign(model="twin")], ignore_index=True)

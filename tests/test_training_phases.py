@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from casewise.errors import StudyError, TrainingError
-from casewise.evaluation.train_metrics import TrainMetrics, right_on
+from casewise.evaluation.judges import TrainMetrics, right_on
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.build_model import check_freeze_points

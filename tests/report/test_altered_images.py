@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from casewise.evaluation.counterfactuals import Altered
 from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, ClassChange, CorrectAnswers, Headline, Note
+from casewise.evaluation.robustness import Altered
 from casewise.report.blocks import Facts, Fold, Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import counterfactuals

@@ -1,4 +1,4 @@
-"""No two statements on one page disagree: every verdict on a pair, from the first screen down, over pages of all kinds."""
+"""No two statements on one page disagree: every verdict on a pair, over pages of all kinds."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from casewise.analysis.choice import Choice, choose, named
+from casewise.analysis.comparison import Choice, choose, named
 from casewise.errors import CasewiseError, nearest
 from casewise.targets import kind_named
 
@@ -16,14 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from casewise.analysis.run import Run
-    from casewise.evaluation.results import Calibration
+    from casewise.evaluation.figures import Calibration
     from casewise.report.figures.drawing import Drawing
 
 # The figures of each form of target (see `TargetKind.form`); `calibration` is of both.
-FIGURES = {
-    "number": ("agreement", "bland_altman"),
-    "classes": ("roc", "precision_recall", "reliability", "confusion"),
-}
+FIGURES = {"number": ("agreement", "bland_altman"), "classes": ("roc", "precision_recall", "reliability", "confusion")}
 BOTH = ("calibration",)
 DPI = 144
 

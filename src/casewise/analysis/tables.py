@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from casewise.evaluation.results import Results, Seeds
+from casewise.evaluation.figures import Seeds
+from casewise.evaluation.results import Results
 from casewise.predictions.conformal import set_names, with_sets
 from casewise.predictions.table import final_rows
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 CASE = ["case", "subject", "visit", "day", "region", "image"]
+NAMES = ["learner", "target", "stage", "metric"]
 ESTIMATE = ["value", "low", "high", "n_subjects", "n_cases", "rough", "reason"]
 FINDING = ["id", "level", "sentence", "remedy"]
 
@@ -49,32 +51,29 @@ def predictions_table(rows: pd.DataFrame, study: Study, intervals: Mapping[str, 
 
 def metrics_table(results: Results) -> pd.DataFrame:
     """Every estimate of `metrics.json`, a row each."""
-    rows = [
-        {"learner": learner, "target": target, "stage": stage, "metric": metric, **estimate}
-        for stage, by_learner in results.metrics.items()
-        for learner, by_target in by_learner.items()
-        for target, by_metric in by_target.items()
-        for metric, estimate in by_metric.items()
-    ]
-    columns = ["learner", "target", "stage", "metric", *ESTIMATE]
-    table = pd.DataFrame(rows).reindex(columns=columns)
-    return table.astype(dict.fromkeys(("value", "low", "high"), float))
+    rows = [row | dict(estimate) for row, estimate in _by_name(results.metrics)]
+    return (
+        pd.DataFrame(rows).reindex(columns=[*NAMES, *ESTIMATE]).astype(dict.fromkeys(("value", "low", "high"), float))
+    )
 
 
 def seeds_table(results: Results) -> pd.DataFrame:
     """The spread of every metric over several seeds, a row each; without rows where there is one training."""
-    entry = results.seeds or Seeds([], {})
-    trainings, spread = len(entry.seeds), ["mean", "min", "max", "sd"]
+    entry, spread = results.seeds or Seeds([], {}), ["mean", "min", "max", "sd"]
     rows = [
-        {"learner": learner, "target": target, "stage": stage, "metric": metric, "trainings": trainings}
-        | {name: getattr(figures, name) for name in spread}
-        for stage, by_learner in entry.metrics.items()
-        for learner, by_target in by_learner.items()
-        for target, by_metric in by_target.items()
-        for metric, figures in by_metric.items()
+        row | {"trainings": len(entry.seeds)} | {name: getattr(figures, name) for name in spread}
+        for row, figures in _by_name(entry.metrics)
     ]
-    columns = ["learner", "target", "stage", "metric", "trainings", *spread]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(spread, float))
+    return pd.DataFrame(rows, columns=[*NAMES, "trainings", *spread]).astype(dict.fromkeys(spread, float))
+
+
+def _by_name(figures: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], Any]]:
+    """The figures by stage, learner, target and metric, each with these names."""
+    for stage, by_learner in figures.items():
+        for learner, by_target in by_learner.items():
+            for target, by_metric in by_target.items():
+                for metric, figure in by_metric.items():
+                    yield dict(zip(NAMES, (learner, target, stage, metric), strict=True)), figure
 
 
 def cohort_table(images: pd.DataFrame, study: Study) -> pd.DataFrame:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.audit.metadata import MOST_LEVELS, RARE, columns_in_use, levels
+from casewise.audit.findings import PROBES
+from casewise.audit.metadata import MOST_LEVELS, RARE, columns_in_use, is_usual, levels
 from casewise.splits.predefined import WORDS
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from casewise.study.schema import Study
 
-__all__ = ["MOST_COLUMNS", "codes", "further_columns", "possible_folds", "restates", "sides_in"]
 
 # Each tested column takes time, and lowers the power of all tests; those with the fewest values are tested first.
 MOST_COLUMNS = 30
@@ -77,15 +77,15 @@ def further_columns(study: Study, images: pd.DataFrame, audited: Sequence[str]) 
     return ordered[:MOST_COLUMNS], ordered[MOST_COLUMNS:]
 
 
-def restates(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], classes: Sequence[str]) -> bool:
+def repeats(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], classes: Sequence[str]) -> bool:
     """Whether a column is the label in other words: its values, or its name, name the classes with which they occur.
 
     >>> labels = np.array([0.0, 0.0, 1.0, 1.0])
-    >>> restates("finding", ["COVID-19", "COVID-19 (PCR)", "No Finding", "none seen"], labels, ["covid", "no_finding"])
+    >>> repeats("finding", ["COVID-19", "COVID-19 (PCR)", "No Finding", "none seen"], labels, ["covid", "no_finding"])
     True
-    >>> restates("ward", ["A", "A", "B", "B"], labels, ["covid", "no_finding"])
+    >>> repeats("ward", ["A", "A", "B", "B"], labels, ["covid", "no_finding"])
     False
-    >>> restates("taken_from", ["covid-dataset"] * 2 + ["no finding archive"] * 2, labels, ["covid", "no_finding"])
+    >>> repeats("taken_from", ["covid-dataset"] * 2 + ["no finding archive"] * 2, labels, ["covid", "no_finding"])
     False
     """
     labelled = ~np.isnan(labels)
@@ -107,7 +107,7 @@ def restates(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], 
     return bool(pure >= PURE and agree.mean() >= NAMED)
 
 
-def codes(
+def has_code(
     name: str,
     text: Sequence[str],
     labels: NDArray[np.floating[Any]],
@@ -124,7 +124,7 @@ def codes(
 
     >>> labels, cells = np.repeat([0.0, 1.0], 10), ["1"] * 10 + ["2"] * 10
     >>> names = ("histologic_grade_code", "ward", "grade_site")
-    >>> [codes(name, cells, labels, ["G2", "G3"], "grade", range(20)) for name in names]
+    >>> [has_code(name, cells, labels, ["G2", "G3"], "grade", range(20)) for name in names]
     [True, False, False]
     """
     labelled = ~np.isnan(labels)
@@ -220,3 +220,28 @@ def _side(cell: str) -> str:
     if match:
         return f"fold {int(match[1])}"
     return next((WORDS[word] for word in words if word in WORDS), "") if len(words) <= 2 else ""
+
+
+def leading_column(
+    record: Mapping[str, Any] | None, target: str, named: Sequence[str] | None = None
+) -> dict[str, Any] | None:
+    """The column of the most serious finding of `audit.json` on a target with classes: `name`, `value`, `by_class`.
+
+    Columns with usual names and those `named` in the study count, because others may be a consequence of the disease.
+    Of equally serious findings the source comes first, then the column that predicts best. None without such a finding.
+
+    >>> figures = {"target": "label", "evidence": "site", "value": 0.9, "by_class": {"ill": 0.9, "well": 0.9}}
+    >>> finding = {"id": "shortcut-site", "level": "error", "figures": figures}
+    >>> leading_column({"findings": [finding]}, "label")["value"], leading_column({"findings": []}, "label")
+    (0.9, None)
+    """
+    for finding in (record or {}).get("findings", []):
+        figures = finding.get("figures") or {}
+        name = str(figures.get("evidence") or "")
+        if not finding["id"].startswith("shortcut-") or finding["level"] == "note" or figures.get("target") != target:
+            continue
+        if name.partition(" (")[0] in PROBES or not figures.get("by_class"):
+            continue
+        if is_usual(name) or name in (named or ()):
+            return {"name": name, "value": figures["value"], "by_class": figures["by_class"]}
+    return None

@@ -12,31 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from casewise.audit.sentences import untested
 from casewise.cohort.checks import closest
 from casewise.console import readable
-from casewise.errors import AuditError, CohortError, RunError, nearest
+from casewise.errors import AuditError, CohortError, RunError, counted, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.run_folder import JsonFile
     from casewise.study.schema import Study
-
-__all__ = [
-    "CODES",
-    "FAMILIES",
-    "Audit",
-    "Finding",
-    "Level",
-    "audit_text",
-    "check_accepted",
-    "check_settings",
-    "is_code",
-    "noun_of",
-    "possible_findings",
-    "read_audit",
-    "renamed",
-    "with_noun",
-    "write_audit",
-]
 
 Level = Literal["note", "warning", "error"]
 
@@ -147,16 +129,16 @@ class Audit:
         if worst := (errors + warnings)[:1]:
             passed = sum(finding.id in accepted for finding in errors)
             suffix = f" ({'' if passed == len(errors) else f'{passed:,} '}accepted)" if passed else ""
-            counts = [_counted(len(errors), "error") + suffix] * bool(errors)
-            counts += [_counted(len(warnings), "warning")] * bool(warnings)
+            counts = [counted(len(errors), "error") + suffix] * bool(errors)
+            counts += [counted(len(warnings), "warning")] * bool(warnings)
             return f"{' and '.join(counts)}: {worst[0].sentence}"
         nouns = {"subjects": ("subject", "subjects"), "images": noun_of(self.facts)}
-        examined = [_counted(self.facts[name], *noun) for name, noun in nouns.items() if name in self.facts]
+        examined = [counted(self.facts[name], *noun) for name, noun in nouns.items() if name in self.facts]
         among = f" among {' and '.join(examined)}" if examined else ""
         if why := untested(self.facts):
             return f"No problem with subjects or duplicates was found{among}; {why}."
         notes = self.of("note")
-        rest = f" ({_counted(len(notes), 'note')})" if notes else ""
+        rest = f" ({counted(len(notes), 'note')})" if notes else ""
         return f"No problem with subjects, duplicates or shortcuts was found{among}{rest}."
 
     def gate(self, accepted: Mapping[str, str], *, already_shown: bool = False) -> None:
@@ -171,7 +153,7 @@ class Audit:
         check_accepted(accepted)
         stopping = [finding for finding in self.of("error") if finding.id not in accepted]
         if stopping:
-            count = _counted(len({finding.id for finding in stopping}), "error")
+            count = counted(len({finding.id for finding in stopping}), "error")
             if already_shown:
                 reasons = ", ".join(dict.fromkeys(f'{finding.id}: "the reason"' for finding in stopping))
                 raise AuditError(
@@ -304,7 +286,7 @@ def audit_text(audit: Audit, accepted: Mapping[str, str]) -> str:
             for first, second in finding.pairs[:PAIRS_SHOWN]:
                 lines.append(f"{'':<10}   {first} = {second}")
             if len(finding.pairs) > PAIRS_SHOWN:
-                lines.append(f"{'':<10}   and {_counted(len(finding.pairs) - PAIRS_SHOWN, 'more pair')}")
+                lines.append(f"{'':<10}   and {counted(len(finding.pairs) - PAIRS_SHOWN, 'more pair')}")
             if reason:
                 lines += _wrapped(f"Accepted: {reason}")
             elif finding.remedy:
@@ -357,15 +339,11 @@ def _details(finding: Finding) -> str:
     lines = [f"{finding.id}: {finding.sentence}"]
     lines += [f"  {first} = {second}" for first, second in finding.pairs[:PAIRS_SHOWN]]
     if (more := len(finding.pairs) - PAIRS_SHOWN) > 0:
-        lines.append(f"  and {_counted(more, 'more pair')}")
+        lines.append(f"  and {counted(more, 'more pair')}")
     lines += [finding.remedy] * bool(finding.remedy)
     lines.append("If it cannot be corrected, give the reason in the study:")
     lines.append(f'    accept: {{{finding.id}: "the reason"}}')
     return "\n".join(lines)
-
-
-def _counted(number: int, singular: str, plural: str = "") -> str:
-    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 def _plain(value: Any) -> Any:

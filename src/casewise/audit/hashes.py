@@ -9,10 +9,10 @@ signs. A crop changes every coefficient; each image is therefore also hashed wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
@@ -22,20 +22,8 @@ from scipy.fft import dctn
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
 
-__all__ = [
-    "BITS",
-    "FLIPS",
-    "INSET",
-    "NEGATIVE",
-    "Candidates",
-    "Hashes",
-    "close_pairs",
-    "flip",
-    "grey",
-    "hash_signs",
-    "hash_store",
-]
-
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 # The orientations; from the fifth on the image is first transposed. A number of `NEGATIVE` or more also means that
 # black and white are exchanged.
 FLIPS = ("none", "left-right", "up-down", "both", "transposed", "turned right", "turned left", "transposed both")
@@ -95,6 +83,21 @@ class Candidates:
         return Candidates(
             self.i[numbers], self.j[numbers], self.distance[numbers], self.flip[numbers], self.inset[numbers]
         )
+
+
+def in_parallel(
+    function: Callable[[Item], Value], items: Iterable[Item], progress: Callable[[int], None] | None = None
+) -> Iterator[Value]:
+    """The values of a function, computed by threads, in the order of the items; `progress` is called with their number.
+
+    >>> list(in_parallel(abs, [-2, 1]))
+    [2, 1]
+    """
+    with ThreadPoolExecutor(int(cpu_count())) as pool:
+        for number, value in enumerate(pool.map(function, items), 1):
+            yield value
+            if progress:
+                progress(number)
 
 
 def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.ndarray:
@@ -184,14 +187,9 @@ def close_pairs(
         best[np.arange(len(best)), np.arange(rows.start, rows.stop)] = BITS
         return _with_variants(_nearest(best, start, limit, nearest), hashes)
 
-    pairs = []
-    with ThreadPoolExecutor(int(cpu_count())) as pool:
-        for start, block in zip(starts, pool.map(pairs_of, starts), strict=True):
-            pairs.append(block)
-            if progress:
-                progress(min(start + ROWS, len(among)))
-    table = np.concatenate(pairs) if pairs else np.zeros((0, 4), np.int32)
-    return _unique_pairs(table, among)
+    report = progress or (lambda number: None)
+    blocks = in_parallel(pairs_of, starts, lambda number: report(min(number * ROWS, len(among))))
+    return _unique_pairs(np.concatenate([np.zeros((0, 4), np.int32), *blocks]), among)
 
 
 def _flip_masks() -> np.ndarray:

@@ -4,29 +4,26 @@ Each image has up to 200 SIFT features (Lowe, 2004). Their residuals from a smal
 themselves, are summed to one vector per image (VLAD: Jégou et al., 2010); the nearest images by this vector are matched
 feature by feature. A pair is a candidate if enough matches agree on one shift, angle and scale (RANSAC: Fischler and
 Bolles, 1981). Films of two people agree in a few; whether a candidate shows the same picture is decided by its texture,
-in `casewise.audit.registration`.
+in `casewise.audit.verify`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from joblib import cpu_count
 
+from casewise.audit.hashes import in_parallel
 from casewise.audit.verify import SIDE, Register
 from casewise.errors import ImageError
 from casewise.modalities.store.readers import read_image
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
-
-__all__ = ["INLIERS", "MOST", "LocalFeatures", "containment", "extract", "local_pairs"]
 
 # Features are found on images of this longest side, in the tile if it is not much smaller, else in the file.
 LONGEST, SMALLEST_TILE = 176, 128
@@ -87,12 +84,11 @@ def local_pairs(
         return _aligned(features[pair[0]], features[pair[1]])
 
     results = []
-    with ThreadPoolExecutor(int(cpu_count())) as pool:
-        for number, (pair, register) in enumerate(zip(pairs, pool.map(aligned, pairs), strict=True)):
-            if register is not None:
-                results.append((int(among[pair[0]]), int(among[pair[1]]), register))
-            if number % 100 == 0:
-                report(0.6 + 0.4 * number / len(pairs))
+    for number, (pair, register) in enumerate(zip(pairs, in_parallel(aligned, pairs), strict=True)):
+        if register is not None:
+            results.append((int(among[pair[0]]), int(among[pair[1]]), register))
+        if number % 100 == 0:
+            report(0.6 + 0.4 * number / len(pairs))
     return results
 
 
@@ -106,11 +102,10 @@ def extract(
         return _sift(_picture(store, row, paths[row] if small else None))
 
     raw = []
-    with ThreadPoolExecutor(int(cpu_count())) as pool:
-        for number, item in enumerate(pool.map(features_of, map(int, rows))):
-            raw.append(item)
-            if progress and number % 50 == 0:
-                progress(number / len(rows))
+    for number, item in enumerate(in_parallel(features_of, map(int, rows))):
+        raw.append(item)
+        if progress and number % 50 == 0:
+            progress(number / len(rows))
     basis = _basis([descriptors for descriptors, _, _ in raw])
     raw.reverse()  # each item is given up as soon as it is reduced
     features = []

@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 
     from casewise.study.schema import Study
 
-__all__ = [
-    "SOURCES",
-    "Column",
-    "audited_columns",
-    "encode",
-    "file_features",
-    "file_rate",
-    "is_usual",
-    "levels",
-    "source_column",
-]
-
 Floats = NDArray[np.floating[Any]]
 
 # The report also counts classes by these.

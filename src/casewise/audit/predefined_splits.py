@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from casewise.audit.columns import INTERNAL, STANDARD, possible_folds, sides_in
 from casewise.audit.findings import Finding, Level
-from casewise.audit.metadata import is_usual
+from casewise.audit.metadata import columns_in_use, is_usual
 from casewise.audit.sentences import exclusion, fill
 from casewise.audit.twin_findings import registrations
 from casewise.cohort.dates import natural
 from casewise.cohort.table import names_text
-from casewise.cohort.targets import target_columns
 from casewise.splits.predefined import WORDS, side_of
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
     from casewise.audit.twins import Twin
     from casewise.study.schema import Study
-
-__all__ = ["ImportedSplit", "imported_findings", "imported_splits", "side_of_folder"]
 
 # A folder name of more words means something else: "test of lung function".
 MOST_WORDS = 3
@@ -71,9 +68,7 @@ def imported_splits(images: pd.DataFrame, study: Study) -> list[ImportedSplit]:
 
 def _unused_columns(images: pd.DataFrame, study: Study) -> list[ImportedSplit]:
     """The columns that look like a split and that the study does not use."""
-    used = {column for name in study.targets for column in target_columns(name, study)} | set(study.targets)
-    used |= {column for column in study.columns.values() if column} | {study.split.column or "", study.audit.mask or ""}
-    used |= {column for readers in study.evaluation.readers.values() for column in readers.values()}
+    used = columns_in_use(study) | set(study.targets)
     subjects = images["subject"].tolist()
     splits = []
     for name in map(str, images.columns):

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from casewise.metrics.roc import ranked_pairs, share
 
-__all__ = ["ALPHA", "FOLDS", "Labels", "ProbeResult", "adjusted", "enough", "moves", "probe"]
-
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from casewise.audit.file_order import streak_findings
 from casewise.audit.findings import Audit
 from casewise.audit.predefined_splits import imported_findings
 from casewise.audit.shortcuts import find_shortcuts
-from casewise.audit.subject_names import suffix_findings
+from casewise.audit.subjects import streak_findings, suffix_findings
 from casewise.audit.twin_findings import ImageNaming, twin_findings
 from casewise.audit.twins import find_twins
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Study
-
-__all__ = ["Progress", "audit"]
 
 # The share of the time that the search for twins takes.
 TWINS = 0.5

@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from casewise.audit.probes import FEWEST, ProbeResult
+from casewise.audit.probes import FEWEST
 from casewise.errors import counted
 
-__all__ = ["LoneClass", "Shortcut", "exclusion", "fill", "remedy", "shortcut_sentence", "untested"]
+if TYPE_CHECKING:
+    from casewise.audit.shortcuts import ShortcutTest
 
 PATHS_SHOWN = 3
 
@@ -105,13 +106,10 @@ _EVIDENCE = {
     "files": "The file format (width, height, mode, format, compression) alone",
     "file-size": "The number of bytes per pixel alone",
     "shape-pad": "The shape of the image (width by height) alone",
-    "shape-crop": "The shape of the image file (width by height) alone",
-    "shape-stretch": "The shape of the image file (width by height) alone",
+    **dict.fromkeys(("shape-crop", "shape-stretch"), "The shape of the image file (width by height) alone"),
     "border": "The image border alone",
     "thumbnail": "A thumbnail of 8 x 8 grey values alone",
-    "brightness": "The brightness of the whole image alone",
-    "contrast": "The contrast of the whole image alone",
-    "sharpness": "The sharpness of the whole image alone",
+    **{name: f"The {name} of the whole image alone" for name in ("brightness", "contrast", "sharpness")},
     "compression": "The trace of JPEG compression in the pixels alone",
     "other-column": "The column {name} alone",
     "outside-anatomy": "The image outside the anatomy alone",
@@ -130,11 +128,9 @@ _MEANINGS = {
     ),
     "border": "A network can reach this from markers, letters or the edge of the film",
     "thumbnail": "Brightness and outline differ, because of the disease or of the way the image was taken",
-    "brightness": (
-        "A network can reach this from the exposure or processing of an image, unless the disease itself changes it"
-    ),
-    "contrast": (
-        "A network can reach this from the exposure or processing of an image, unless the disease itself changes it"
+    **dict.fromkeys(
+        ("brightness", "contrast"),
+        "A network can reach this from the exposure or processing of an image, unless the disease itself changes it",
     ),
     "sharpness": (
         "A network can reach this from the focus, resizing or smoothing of an image, unless the disease itself changes "
@@ -180,21 +176,17 @@ _REMEDIES = {
     "files": "Compare within one source (`where:`), {leave_out}, and save all images in the same way",
     "file-size": "Check whether images were saved in different ways; if so, save all in the same way",
     "shape-pad": "Leave no bars (`images: {{fit: stretch}}`), compare within one source (`where:`), or {leave_out}",
-    "shape-crop": "Compare within one source (`where:`), or {leave_out}",
-    "shape-stretch": "Compare within one source (`where:`), or {leave_out}",
+    **dict.fromkeys(("shape-crop", "shape-stretch"), "Compare within one source (`where:`), or {leave_out}"),
     "border": (
         "Inspect the borders: crop off markers and letters, or {leave_out}. If the border shows the same tissue as the "
         "rest of the image, as in fields of a biopsy, accept the finding with that reason"
     ),
     "thumbnail": "Compare within one source (`where:`), {leave_out}, and check whether networks use the disease",
-    "brightness": (
-        "Process all images in the same way (window, exposure), vary it in training (`panels: {{brightness: 0.3}}`), "
-        "compare within one source (`where:`), or {leave_out}"
-    ),
-    "contrast": (
-        "Process all images in the same way (window, contrast), vary it in training (`panels: {{contrast: 0.3}}`), "
-        "compare within one source (`where:`), or {leave_out}"
-    ),
+    **{
+        name: f"Process all images in the same way (window, {setting}), vary it in training "
+        f"(`panels: {{{{{name}: 0.3}}}}`), compare within one source (`where:`), or {{leave_out}}"
+        for name, setting in (("brightness", "exposure"), ("contrast", "contrast"))
+    },
     "sharpness": (
         "Check whether images of different classes were resized, smoothed or focused differently; if so, get the "
         "originals and process all in the same way, compare within one source (`where:`), or {leave_out}"
@@ -222,7 +214,7 @@ def fill(code: str, **values: Any) -> str:
 
 
 @dataclass(frozen=True)
-class LoneClass:
+class SingleClass:
     """A class of a target that occurs in one source only; `among`: a source with several classes, and these."""
 
     target: str
@@ -231,74 +223,33 @@ class LoneClass:
     among: tuple[str, list[str]] | None = None
 
 
-@dataclass(frozen=True)
-class Shortcut:
-    """What a sentence about a shortcut states.
+def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: bool = False, classes: int = 0) -> str:
+    """One sentence on a shortcut with the number, and one with its meaning.
 
-    Attributes:
-        name: the column or other evidence.
-        p: adjusted for all questions.
-        how: a variant of the evidence.
-        within: the class within which the column `source` is predicted.
-        by_filling: the column predicts by whether it is filled in; `marks_source`: and `source` predicts as well.
+    Args:
+        source: the column of the sources; `marks_source`: the evidence predicts by being filled in, and so does it.
         classes: the number of classes of the target; if fewer could be tested, they are named.
-        as_it_is: of a border without what its appearance explains, the value of the border as it is and the measures.
     """
-
-    kind: str
-    name: str
-    target: str
-    result: ProbeResult
-    p: float
-    how: str = ""
-    within: str = ""
-    source: str = ""
-    by_filling: bool = False
-    marks_source: bool = False
-    classes: int = 0
-    as_it_is: tuple[float, tuple[str, ...]] | None = None
-
-
-def shortcut_sentence(shortcut: Shortcut) -> str:
-    """One sentence with the number, and one with its meaning.
-
-    >>> import numpy as np
-    >>> result = ProbeResult(0.934, {}, np.zeros(0), np.zeros(0))
-    >>> shortcut_sentence(Shortcut("column", "source", "label", result, p=0.001))
-    'The column source alone predicts label with r = 0.93 (p = 0.001). If source shows in the images, a network can \
-reach this by recognising it, without using the disease.'
-    """
-    kind, name, target, by_class = shortcut.kind, shortcut.name, shortcut.target, shortcut.result.by_class
-    p = f"p = {shortcut.p:.3f}" if shortcut.p >= 0.0005 else "p < 0.001"
-    value = f"r = {shortcut.result.value:.2f} ({p})"
-    if by_class:
-        value = f"AUROC {shortcut.result.value:.2f} (chance 0.50, {p})"
+    kind, name, how = answer.evidence.kind, answer.evidence.name, answer.evidence.how
+    target, result, by_class = answer.target, answer.result, answer.result.by_class
+    p = f"p = {answer.p:.3f}" if answer.p >= 0.0005 else "p < 0.001"
+    value = f"AUROC {result.value:.2f} (chance 0.50, {p})" if by_class else f"r = {result.value:.2f} ({p})"
     if len(by_class) > 2:
         best = max(by_class, key=lambda label: by_class[label])
         value += f", and {by_class[best]:.2f} for {f'{target} {best}' if best.isdecimal() else best}"
-    name_of_target = target
-    texts = {"name": name, "source": shortcut.source, "target": target}
-    meaning = _MEANINGS["marks source" if shortcut.marks_source else kind].format(**texts)
+    texts = {"name": name, "source": source, "target": target}
+    meaning = _MEANINGS["marks source" if marks_source else kind].format(**texts)
     if kind == "source-from-image":
-        return fill("source-predictable", **texts, within=shortcut.within, value=value, meaning=meaning)
-    evidence = _EVIDENCE["filled" if shortcut.by_filling else kind].format(name=name)
-    if by_class and len(by_class) < shortcut.classes:
-        target = f"{target} ({' versus '.join(by_class)})"
-    among = f" among {counted(len(shortcut.result.scores), 'image')} with a mask"
-    sentence = fill(
-        "shortcut",
-        evidence=evidence + (f" ({shortcut.how})" if shortcut.how else ""),
-        target=target,
-        value=value,
-        among=among if kind == "outside-anatomy" else "",
-        meaning=meaning,
-    )
-    if shortcut.as_it_is:
-        at, measures = shortcut.as_it_is
-        value = f"{'AUROC' if by_class else 'r ='} {at:.2f}"
-        measured = " and ".join(filter(None, (", ".join(measures[:-1]), measures[-1])))
-        explain = "explain" if len(measures) > 1 else "explains"
-        sentence += " " + fill("as it is", target=name_of_target, value=value, measures=measured, explain=explain)
+        return fill("source-predictable", **texts, within=answer.within, value=value, meaning=meaning)
+    evidence = _EVIDENCE["filled" if answer.by_filling else kind].format(name=name) + (f" ({how})" if how else "")
+    tested = f"{target} ({' versus '.join(by_class)})" if by_class and len(by_class) < classes else target
+    among = f" among {counted(len(result.scores), 'image')} with a mask" if kind == "outside-anatomy" else ""
+    sentence = fill("shortcut", evidence=evidence, target=tested, value=value, among=among, meaning=meaning)
+    if answer.as_it_is:
+        value = f"{'AUROC' if by_class else 'r ='} {answer.as_it_is.result.value:.2f}"
+        measured = " and ".join(filter(None, (", ".join(answer.measures[:-1]), answer.measures[-1])))
+        explain = "explain" if len(answer.measures) > 1 else "explains"
+        sentence += " " + fill("as it is", target=target, value=value, measures=measured, explain=explain)
     return sentence
 
 
@@ -309,19 +260,19 @@ def remedy(
     reading: str = "levels",
     source: str | None = None,
     mask: str | None = None,
-    lone: LoneClass | None = None,
+    single: SingleClass | None = None,
 ) -> str:
     """What to do, naming the study's key or the table's column.
 
     Args:
         reading: the type of a column's cells: `levels`, `codes` (few different numbers), `numbers`, `dates`, `sizes`.
-        lone: a class that occurs in one source only, so that no source can be left out and tested.
+        single: a class that occurs in one source only, so that no source can be left out and tested.
 
     >>> remedy("column", "site")
     'Cross-validate with `split: {leave_out: site}`, or restrict the study to one site (`where:`).'
     """
-    if kind != "other-column" and lone and (reading in ("levels", "codes") or kind != "column"):
-        return _lone_remedy(kind, source or name, lone, mask)
+    if kind != "other-column" and single and (reading in ("levels", "codes") or kind != "column"):
+        return _single_class_remedy(kind, source or name, single, mask)
     where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` on the column of the source"
     leave_out = f"cross-validate with {where}"
     by_reading = {"column": _COLUMN_REMEDIES, "other-column": _QUANTITY_REMEDIES}.get(kind, {})
@@ -329,13 +280,15 @@ def remedy(
     return f"{text.format(name=name, mask=mask, source=source, leave_out=leave_out)}."
 
 
-def _lone_remedy(kind: str, source: str, lone: LoneClass, mask: str | None) -> str:
+def _single_class_remedy(kind: str, source: str, single: SingleClass, mask: str | None) -> str:
     """What to do if a class comes from one source only: leaving that source out would remove the class."""
-    why = f"all {lone.label} comes from {source} {lone.only}, so `split.leave_out` cannot test it"
-    if lone.among:
-        value, classes = lone.among
-        within = f"`where: {{{source}: {value}}}` and `targets: {{{lone.target}: [{', '.join(classes)}]}}`"
-        text = f"Compare within one {source}, for example {within} ({why}), or add {lone.label} from another {source}."
+    why = f"all {single.label} comes from {source} {single.only}, so `split.leave_out` cannot test it"
+    if single.among:
+        value, classes = single.among
+        within = f"`where: {{{source}: {value}}}` and `targets: {{{single.target}: [{', '.join(classes)}]}}`"
+        text = (
+            f"Compare within one {source}, for example {within} ({why}), or add {single.label} from another {source}."
+        )
     else:
         text = f"Add classes from the same {source}: no {source} has two classes, and {why}."
     first = {

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from joblib import cpu_count
 from numpy.typing import NDArray
 
-from casewise.audit import appearance, regions
-from casewise.audit.columns import codes, further_columns, restates
+from casewise.audit import regions
+from casewise.audit.columns import further_columns, has_code, repeats
 from casewise.audit.findings import Finding, Level
+from casewise.audit.hashes import in_parallel
 from casewise.audit.metadata import (
     audited_columns,
     encode,
@@ -26,7 +25,7 @@ from casewise.audit.metadata import (
     source_column,
 )
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
-from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
+from casewise.audit.sentences import SingleClass, fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
 from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.targets import panel_values
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Study
-
-__all__ = ["Evidence", "Shortcuts", "find_shortcuts", "gather"]
 
 # Evidence that predicts beyond chance is a finding; from these values on it stops a run.
 STRONG_AUROC, STRONG_R = 0.80, 0.60
@@ -83,7 +80,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
-class TestedShortcut:
+class ShortcutTest:
     """One test and its result; `within` is the class within which a source was predicted.
 
     Of a border without what its appearance explains, `as_it_is` is the test of the border as it is, and `measures` are
@@ -97,7 +94,7 @@ class TestedShortcut:
     p: float = 1.0
     within: str = ""
     by_filling: bool = False
-    as_it_is: TestedShortcut | None = None
+    as_it_is: ShortcutTest | None = None
     measures: tuple[str, ...] = ()
 
     @property
@@ -170,16 +167,15 @@ def find_shortcuts(
         for item in evidence
         if item.kind != "source-from-image" and (target, item.name) not in restated
     ]
-    answers: list[TestedShortcut] = []
+    answers: list[ShortcutTest] = []
     not_tested = [f"{target} from {name}" for target in labels for name in too_many]
-    with ThreadPoolExecutor(int(cpu_count())) as pool:
-        results = pool.map(
-            lambda question: _test(study, images, question[1], question[0], labels[question[0]]), questions
-        )
-        for number, ((target, item), answer) in enumerate(zip(questions, results, strict=True)):
-            report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
-            answers += [answer] if answer else []
-            not_tested += [] if answer else [f"{target} from {item.name}"]
+    results = in_parallel(
+        lambda question: _test(study, images, question[1], question[0], labels[question[0]]), questions
+    )
+    for number, ((target, item), answer) in enumerate(zip(questions, results, strict=True)):
+        report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
+        answers += [answer] if answer else []
+        not_tested += [] if answer else [f"{target} from {item.name}"]
     # another variant of the evidence may have been tested
     answered = {f"{answer.target} from {answer.evidence.name}" for answer in answers}
     not_tested = [text for text in not_tested if text not in answered]
@@ -211,9 +207,9 @@ def _restated(
         plain = name.removeprefix("table_")
         for target, values in labels.items():
             classes = study.classes_of(target)
-            if restates(plain, text, values, classes):
+            if repeats(plain, text, values, classes):
                 yield (target, plain), {"code": "restated"}
-            elif codes(plain, text, values, classes, target, subjects):
+            elif has_code(plain, text, values, classes, target, subjects):
                 yield (target, plain), {"code": "coded", "subjects": len(np.unique(subjects[~np.isnan(values)]))}
 
 
@@ -227,20 +223,20 @@ def _restated_finding(name: str, target: str, how: dict[str, Any], *, several: b
 
 
 def without_explained(
-    study: Study, images: pd.DataFrame, tiles: TileStore, labels: dict[str, Floats], answers: list[TestedShortcut]
-) -> tuple[list[TestedShortcut], dict[str, TestedShortcut]]:
+    study: Study, images: pd.DataFrame, tiles: TileStore, labels: dict[str, Floats], answers: list[ShortcutTest]
+) -> tuple[list[ShortcutTest], dict[str, ShortcutTest]]:
     """The answers, of which those from the border keep only what the appearance of the whole image does not explain.
 
     Where both predict a target and the border hardly better, the border is tested again: of pictures with equal
     brightness and contrast, without the regression on those measures of appearance that predict the target. What then
     predicts replaces the answers from the border; if nothing does, they are left out, and the best is returned.
     """
-    explained: dict[str, TestedShortcut] = {}
+    explained: dict[str, ShortcutTest] = {}
     for target, values in labels.items():
         mine = [answer for answer in answers if answer.target == target and not answer.within]
         at_border = [answer for answer in mine if answer.evidence.kind == "border"]
         best = max((answer for answer in at_border if answer.p <= ALPHA), key=lambda a: a.strength, default=None)
-        measures = [a.evidence for a in mine if a.evidence.kind in appearance.APPEARANCE and a.p <= ALPHA]
+        measures = [a.evidence for a in mine if a.evidence.kind in regions.APPEARANCE and a.p <= ALPHA]
         if best is None or not measures:
             continue
         together, *at_border_without = _without_appearance(tiles, measures)
@@ -268,16 +264,16 @@ def _without_appearance(tiles: TileStore, measures: list[Evidence]) -> Iterator[
         rows = np.intersect1d(rows, item.rows)
     covariates = [item.features[np.isin(item.rows, rows)] for item in measures]
     yield Evidence("appearance", measures[0].kind, rows, np.column_stack(covariates))
-    equal = appearance.standardised(regions.pictures(tiles, rows))
+    equal = regions.standardised(regions.pictures(tiles, rows))
     for features, how in ((regions.border(equal), ""), (regions.corners(equal), "its corners, ")):
-        rest = appearance.without(features, covariates)
+        rest = regions.without(features, covariates)
         yield Evidence("border", "border", rows, rest, how=f"{how}without what its appearance explains")
 
 
-def _with_explained(finding: Finding, explained: dict[str, TestedShortcut]) -> Finding:
+def _with_explained(finding: Finding, explained: dict[str, ShortcutTest]) -> Finding:
     """A finding on the appearance with a sentence on the border that it explains."""
     target, evidence = finding.figures.get("target"), finding.figures.get("evidence")
-    if target not in explained or evidence not in appearance.APPEARANCE:
+    if target not in explained or evidence not in regions.APPEARANCE:
         return finding
     border = explained[target]
     metric = "AUROC" if border.labels.names else "r ="
@@ -286,12 +282,12 @@ def _with_explained(finding: Finding, explained: dict[str, TestedShortcut]) -> F
     return replace(finding, sentence=f"{finding.sentence} {text}", figures=figures)
 
 
-def _adjusted(answers: list[TestedShortcut]) -> list[TestedShortcut]:
+def _adjusted(answers: list[ShortcutTest]) -> list[ShortcutTest]:
     """The answers with p-values adjusted for all of them."""
     return [replace(a, p=p) for a, p in zip(answers, adjusted([a.result for a in answers]), strict=True)]
 
 
-def _test(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> TestedShortcut | None:
+def _test(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> ShortcutTest | None:
     """Predict a target from one piece of evidence; None if there are too few cases, or nothing varies."""
     classes = study.classes_of(target)
     subjects = images["subject"].to_numpy()[evidence.rows]
@@ -309,12 +305,12 @@ def _test(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, v
             evidence.filled[included, None].astype(float), replace(labels, moved=labels.moved[:0]), seed=study.seed
         )
         by_filling = plain is not None and plain.value > result.value - EQUAL
-    return TestedShortcut(evidence, target, labels, result, by_filling=by_filling)
+    return ShortcutTest(evidence, target, labels, result, by_filling=by_filling)
 
 
 def _test_source(
     study: Study, images: pd.DataFrame, pictures: Evidence, source: str, labels_by_target: dict[str, Floats]
-) -> Iterator[TestedShortcut]:
+) -> Iterator[ShortcutTest]:
     """Predict the source from the image, within each class that comes from several sources."""
     subjects = images["subject"].to_numpy()[pictures.rows]
     cells = np.array(levels(images[source].astype(str).to_numpy()[pictures.rows].tolist()))
@@ -334,7 +330,7 @@ def _test_source(
             )  # fmt: skip
             result = probe(pictures.features[inside], labels, seed=study.seed) if labels else None
             if labels and result:
-                yield TestedShortcut(pictures, target, labels, result, within=name)
+                yield ShortcutTest(pictures, target, labels, result, within=name)
 
 
 def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
@@ -358,11 +354,11 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
 
 
 def _findings(
-    study: Study, images: pd.DataFrame, labels: dict[str, Floats], answers: list[TestedShortcut], source: str | None
+    study: Study, images: pd.DataFrame, labels: dict[str, Floats], answers: list[ShortcutTest], source: str | None
 ) -> list[Finding]:
     """One finding for each evidence and target beyond chance; of several variants, the one that predicts best."""
     tabled, source = source, source.removeprefix("table_") if source else None
-    groups: dict[tuple[str, str, str], list[TestedShortcut]] = {}
+    groups: dict[tuple[str, str, str], list[ShortcutTest]] = {}
     for answer in answers:
         if answer.p <= ALPHA:
             groups.setdefault((answer.evidence.name, answer.target, answer.within), []).append(answer)
@@ -387,30 +383,17 @@ def _findings(
         figures = best.figures | _rank_correlation(study, best)
         if len(group) > 1:
             figures["others"] = [a.figures for a in group if a is not best]
-        text = shortcut_sentence(
-            Shortcut(
-                kind,
-                name,
-                best.target,
-                best.result,
-                p=best.p,
-                how=best.evidence.how,
-                within=best.within,
-                source=source or "",
-                by_filling=best.by_filling,
-                marks_source=marks_source,
-                classes=len(study.classes_of(best.target)),
-                as_it_is=(best.as_it_is.result.value, best.measures) if best.as_it_is else None,
-            )
-        )
+        classes = study.classes_of(best.target)
+        text = shortcut_sentence(best, source=source or "", marks_source=marks_source, classes=len(classes))
         reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)
         named = kind in ("column", "other-column")
         over = (column if column in images else f"table_{column}") if named else tabled
         if named and over in images:
             reading = _reading(reading, images[over])
-        classes = study.classes_of(best.target)
-        lone = _lone_class(images, over, best.target, labels[best.target], classes) if over and over in images else None
-        advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask, lone=lone)
+        single = (
+            _single_class(images, over, best.target, labels[best.target], classes) if over and over in images else None
+        )
+        advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask, single=single)
         rank = (kind == "source-from-image", name != source, -best.strength)
         ordered.append((rank, Finding(code, level, text, figures, remedy=advice)))
     # the source first, because it explains the others
@@ -427,7 +410,9 @@ def _reading(reading: str, cells: pd.Series) -> str:
     return "codes" if reading == "levels" and numbers_in(recorded(cells)) is not None else reading
 
 
-def _lone_class(images: pd.DataFrame, column: str, target: str, values: Floats, classes: list[str]) -> LoneClass | None:
+def _single_class(
+    images: pd.DataFrame, column: str, target: str, values: Floats, classes: list[str]
+) -> SingleClass | None:
     """A class that occurs with one value of a column only, if there is one."""
     cells = images[column].astype(str).str.strip().to_numpy()
     by_class = {name: np.unique(cells[values == number]) for number, name in enumerate(classes)}
@@ -440,10 +425,10 @@ def _lone_class(images: pd.DataFrame, column: str, target: str, values: Floats, 
     }
     value = max(by_value, key=lambda name: len(by_value[name]))
     among = (value, by_value[value]) if len(by_value[value]) > 1 else None
-    return LoneClass(target, label, str(by_class[label][0]), among)
+    return SingleClass(target, label, str(by_class[label][0]), among)
 
 
-def _rank_correlation(study: Study, answer: TestedShortcut) -> dict[str, float]:
+def _rank_correlation(study: Study, answer: ShortcutTest) -> dict[str, float]:
     """For grades: Spearman's correlation between the expected grade from the scores and the recorded grade."""
     if answer.within or not kind_named(study.kind_of(answer.target)).rank_correlation:
         return {}
@@ -484,11 +469,11 @@ def gather_appearance(study: Study, images: pd.DataFrame, tiles: TileStore, colu
         plain = name.removeprefix("table_")
         yield Evidence(plain, "other-column", rows, column.features, column.filled, reading=column.kind)
     pictures = regions.pictures(tiles, rows)
-    yield Evidence("brightness", "brightness", rows, appearance.brightness(pictures))
-    yield Evidence("contrast", "contrast", rows, appearance.contrast(pictures))
-    sample = _sample(images, rows, appearance.MOST_READ, study.seed)
+    yield Evidence("brightness", "brightness", rows, regions.brightness(pictures))
+    yield Evidence("contrast", "contrast", rows, regions.contrast(pictures))
+    sample = _sample(images, rows, regions.MOST_READ, study.seed)
     paths = shown_by(images)
-    sharpness, compression, read = appearance.in_files([paths[row] for row in sample])
+    sharpness, compression, read = regions.in_files([paths[row] for row in sample])
     if read.any():
         yield Evidence("sharpness", "sharpness", sample[read], sharpness[read])
         yield Evidence("compression", "compression", sample[read], compression[read])

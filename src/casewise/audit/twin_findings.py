@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.store.store import TileStore
 
-__all__ = ["ImageNaming", "refuse_twins", "registrations", "twin_findings", "twins_between"]
-
 # Pairs that an error names.
 SHOWN = 5
 MIRRORED = ("left-right", "up-down", "transposed", "transposed both")

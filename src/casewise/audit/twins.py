@@ -11,15 +11,12 @@ import numpy as np
 
 from casewise.audit.hashes import FLIPS, NEGATIVE, Candidates, Hashes, close_pairs, hash_store
 from casewise.audit.keypoints import containment, local_pairs
-from casewise.audit.registration import CloserLook, look_closer
-from casewise.audit.verify import SIDE, Register, compare, screen, worth_comparing
+from casewise.audit.verify import SIDE, Register, SecondCheck, compare, screen, second_check, worth_comparing
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.modalities.store.store import TileStore
-
-__all__ = ["ALIKE", "COPY", "DOUBTFUL", "Embed", "Kind", "Twin", "find_twins"]
 
 Kind = Literal["bytes", "pixels", "near"]
 # Raise it whenever the search may find other pairs for another reason than its constants: in this file, or in hashes,
@@ -140,7 +137,7 @@ def _near(
     plausible = [(n, register) for n, register in enumerate(registers) if register and _plausible(register, same[n])]
     same = [same[n] for n, _ in plausible]
     pairs = pairs.of(np.array([n for n, _ in plausible], np.int64))
-    looks = look_closer(
+    looks = second_check(
         store,
         shown_by(images),
         pairs,
@@ -177,7 +174,7 @@ def _local(
     i, j = (np.array([pair[end] for pair in local], np.int64) for end in (0, 1))
     distance = np.bitwise_count(hashes.whole[i] ^ hashes.whole[j]).sum(axis=1).astype(np.int64)
     pairs = Candidates(i, j, distance, np.zeros(len(i), np.int64), np.zeros(len(i), bool))
-    looks = look_closer(store, paths, pairs, [register for _, _, register in local])
+    looks = second_check(store, paths, pairs, [register for _, _, register in local])
     for number, look in enumerate(looks):
         report(0.8 + 0.2 * number / len(pairs))
         same = bool(subject[i[number]] == subject[j[number]])
@@ -208,7 +205,7 @@ def _plausible(register: Register, same: bool) -> bool:
     return register.likeness >= PLAUSIBLE
 
 
-def _alike(look: CloserLook, same: bool) -> bool:
+def _alike(look: SecondCheck, same: bool) -> bool:
     """Whether the comparison of files found two images alike, or alike enough for an embedding to confirm."""
     if look.register is None:
         return False

@@ -11,12 +11,17 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.bootstrap import Plan, draw, draw_within, same_rows, with_intervals
+from casewise.evaluation.bootstrap import (
+    Plan,
+    differences,
+    draw,
+    draw_within,
+    effective_subjects,
+    same_rows,
+    with_intervals,
+)
 from casewise.evaluation.caveats import caveat
-from casewise.evaluation.comparisons import differences, effective_subjects
-from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
-from casewise.evaluation.intervals import Basis, by_group, groups_of
-from casewise.evaluation.results import (
+from casewise.evaluation.figures import (
     ClassFigures,
     Comparison,
     Figures,
@@ -25,7 +30,17 @@ from casewise.evaluation.results import (
     ReliabilityBin,
     Threshold,
 )
-from casewise.evaluation.thresholds import choose_threshold, judge_thresholds, reached, rules
+from casewise.evaluation.intervals import Basis, by_group, groups_of
+from casewise.evaluation.thresholds import (
+    ByFold,
+    choose,
+    choose_threshold,
+    judge_thresholds,
+    of_rows,
+    reached,
+    rules,
+    stated,
+)
 from casewise.metrics.calibration import at_bound, fit_temperature, reliability, scaled
 from casewise.metrics.classes import (
     Classes,
@@ -133,15 +148,11 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
     thresholds: dict[str, dict[tuple[int, str], ByFold]] = {}
     for number, learner in enumerate(wide.learners):
         rows = wide.predicted[:, number]
-        truth, p, folds = (
-            wide.samples.truth[rows],
-            wide.samples.probabilities[rows, number],
-            wide.folds[rows, number],
-        )
-        temperatures[learner] = choose(partial(_temperature, p, truth), folds)
+        truth, p, folds = (wide.samples.truth[rows], wide.samples.probabilities[rows, number], wide.folds[rows, number])
+        temperatures[learner] = choose(fit_temperature, folds, p, truth)
         scores = one_against_rest(p, classes)
         thresholds[learner] = {
-            (c, rule): choose(partial(_threshold, scores[:, c], truth == c, least), folds)
+            (c, rule): choose(partial(choose_threshold, sensitivity=least), folds, scores[:, c], truth == c)
             for c in _shown(classes)
             for rule, least in rules(sensitivities).items()
         }
@@ -161,10 +172,14 @@ def judge_classes(
     for rows, members in groups:
         points, basis, n_subjects = left_out(_chosen(wide, rows, members), classes, plan)
         support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
+
+        def why(name: str, _: int, support: np.ndarray = support) -> str:
+            return reason(name, classes, support)
+
         of_group = with_intervals(
             points,
             {},
-            partial(_reason, classes, support),
+            why,
             plan,
             n_subjects=n_subjects,
             n_cases=len(np.unique(wide.cases[rows])),
@@ -205,6 +220,7 @@ def describe_classes(
         rows, k = wide.predicted[:, number], len(classes.names)
         samples = wide.samples
         truth, decided, p = samples.truth[rows], samples.decided[rows, number], samples.probabilities[rows, number]
+        calibrated = samples.calibrated[rows, number]
         scores = one_against_rest(p, classes)
         folds = None if samples.folds is None else samples.folds[rows, number]
         curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c, folds) for c in _shown(classes)}
@@ -219,10 +235,8 @@ def describe_classes(
             temperature=stated(temperatures, crossed=crossed),
             temperature_fitted_on=chosen_on,
             roc={name: points for name, points in curves.items() if points},
-            reliability=[ReliabilityBin(**each) for each in reliability(p, truth)],
-            reliability_calibrated=[
-                ReliabilityBin(**each) for each in reliability(samples.calibrated[rows, number], truth)
-            ],
+            reliability=[ReliabilityBin(*each) for each in reliability(p, truth)],
+            reliability_calibrated=[ReliabilityBin(*each) for each in reliability(calibrated, truth)],
             operating=[],
             temperature_by_fold=_by_fold(temperatures) if crossed else None,
         )
@@ -260,14 +274,7 @@ def one_class_caveats(
 ) -> list[Note]:
     """The learners that predict only one class; `blocks` is `Results.classes`, `units` by target."""
     return [
-        caveat(
-            "one_class",
-            stage=stage,
-            learner=learner,
-            target=target,
-            unit=units[target],
-            label=block.constant_class,
-        )
+        caveat("one_class", stage=stage, learner=learner, target=target, unit=units[target], label=block.constant_class)
         for stage, learners in blocks.items()
         for learner, targets in learners.items()
         for target, block in targets.items()
@@ -308,18 +315,6 @@ def _constant_class(confusion: np.ndarray, classes: Classes) -> str | None:
     named = np.flatnonzero(confusion.sum(axis=0))
     several = np.count_nonzero(confusion.sum(axis=1)) > 1
     return classes.names[int(named[0])] if several and len(named) == 1 else None
-
-
-def _reason(classes: Classes, support: np.ndarray, name: str, _: int) -> str:
-    return reason(name, classes, support)
-
-
-def _temperature(probabilities: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
-    return fit_temperature(probabilities[rows], truth[rows])
-
-
-def _threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | None, rows: np.ndarray) -> float:
-    return choose_threshold(scores[rows], of_class[rows], sensitivity)
 
 
 def _chosen(wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray) -> Samples:

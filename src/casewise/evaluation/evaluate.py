@@ -17,7 +17,7 @@ from casewise.evaluation.agreement import (
     group_agreement,
     with_readers,
 )
-from casewise.evaluation.bootstrap import PLAN, Plan
+from casewise.evaluation.bootstrap import FEWEST_SUBJECTS, PLAN, Plan
 from casewise.evaluation.caveats import (
     caveat,
     lower_on_test,
@@ -27,12 +27,7 @@ from casewise.evaluation.caveats import (
     stage_caveats,
 )
 from casewise.evaluation.classification import temperature_caveats
-from casewise.evaluation.comparisons import FEWEST_SUBJECTS
-from casewise.evaluation.headline import headline
-from casewise.evaluation.intervals import ROUGH_BELOW
-from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
-from casewise.evaluation.response import check_baseline, response
-from casewise.evaluation.results import (
+from casewise.evaluation.figures import (
     Bands,
     ClassFigures,
     Comparison,
@@ -42,9 +37,12 @@ from casewise.evaluation.results import (
     Note,
     Readers,
     Response,
-    Results,
-    as_stored,
 )
+from casewise.evaluation.headline import headline
+from casewise.evaluation.intervals import ROUGH_BELOW
+from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
+from casewise.evaluation.response import check_baseline, response
+from casewise.evaluation.results import Results, as_stored
 from casewise.predictions.table import STAGES, check, final_rows
 from casewise.targets import kind_named
 
@@ -110,7 +108,16 @@ def evaluate(
     names = _checked_names(outcomes, predicted)
     rows = rows[rows["target"].isin(names)]
     by_target = rows.groupby("target", sort=False)
-    judges = {str(target): _judge_of_target(target_rows, str(target), outcomes) for target, target_rows in by_target}
+    judges = {
+        str(target): judge_of(
+            of_target,
+            outcomes.classes.get(str(target)),
+            outcomes.positive.get(str(target)),
+            sensitivities=outcomes.sensitivities,
+            prevalence=outcomes.prevalence.get(str(target)),
+        )
+        for target, of_target in by_target
+    }
     primary, classes = outcomes.primary, class_names(judges)
     kind = kind_named(judges[primary].kind)
     if not kind.arithmetic:
@@ -145,28 +152,20 @@ def evaluate(
         if band_figures and bands is not None:
             band_figures.stages[stage] = _bands(cases[cases["y_true"].notna()], bands, plan)
         if follow_up is not None:
-            responses[stage] = _response(cases, plan, follow_up)
+            responses[stage] = {
+                str(learner): response(of_learner, plan, baseline=follow_up.baseline, thresholds=follow_up.responders)
+                for learner, of_learner in cases.groupby("model", sort=False)
+            }
             notes += response_caveats(next(iter(responses[stage].values())), stage)
     if kind.arithmetic and (rows.loc[rows["target"] == primary, "region"] != "").any():
         notes.append(caveat("outcome_by_region", target=primary))
     if not metrics:
         notes.append(caveat("nothing_judged"))
-    main = headline(
-        metrics,
-        primary,
-        kind.name,
-        stated=outcomes.learner,
-        sources_left_out=outcomes.sources_left_out,
-    )
+    main = headline(metrics, primary, kind.name, stated=outcomes.learner, sources_left_out=outcomes.sources_left_out)
     notes += pooled_caveats(metrics.get("oof", {}), list(classes))
     notes += lower_on_test(metrics, primary, main.learner, kind.merit, confidence=plan.confidence)
     notes.append(
-        caveat(
-            "intervals",
-            confidence=plan.confidence,
-            subjects_known=subjects_known,
-            rough_below=ROUGH_BELOW,
-        )
+        caveat("intervals", confidence=plan.confidence, subjects_known=subjects_known, rough_below=ROUGH_BELOW)
     )
     if any(comparisons.values()):
         notes.append(
@@ -199,12 +198,6 @@ def _checked_names(outcomes: Outcomes, predicted: Sequence[str]) -> list[str]:
                 f"{nearest(name, predicted)}"
             )
     return names if outcomes.primary in names else [*names, outcomes.primary]
-
-
-def _judge_of_target(rows: pd.DataFrame, target: str, outcomes: Outcomes) -> Judge:
-    names, positive = outcomes.classes.get(target), outcomes.positive.get(target)
-    prevalence = outcomes.prevalence.get(target)
-    return judge_of(rows, names, positive, sensitivities=outcomes.sensitivities, prevalence=prevalence)
 
 
 def _numeric_readers(
@@ -270,12 +263,5 @@ def _bands(cases: pd.DataFrame, bands: Mapping[str, float], plan: Plan) -> dict[
             plan,
             n_groups=len(bands),
         )
-        for learner, rows in cases.groupby("model", sort=False)
-    }
-
-
-def _response(cases: pd.DataFrame, plan: Plan, follow_up: FollowUp) -> dict[str, Response]:
-    return {
-        str(learner): response(rows, plan, baseline=follow_up.baseline, thresholds=follow_up.responders)
         for learner, rows in cases.groupby("model", sort=False)
     }

@@ -13,10 +13,10 @@ from casewise.cohort.dates import natural
 from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_in, recorded
 from casewise.evaluation.bootstrap import Plan, percentiles
 from casewise.evaluation.caveats import caveat
+from casewise.evaluation.figures import Drop, Figures, Note, SourceMean
 from casewise.evaluation.intervals import FEWEST, difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of
-from casewise.evaluation.results import Drop, Figures, Note, SourceMean
-from casewise.metrics.metric import CALIBRATED
+from casewise.metrics.records import CALIBRATED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
 

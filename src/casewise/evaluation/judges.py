@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import Plan, by_subject, draw
+from casewise.evaluation.bootstrap import Plan, by_subject, compare, draw
 from casewise.evaluation.classification import (
     OutOfFoldChoice,
     choose_out_of_fold,
@@ -19,13 +19,18 @@ from casewise.evaluation.classification import (
     resampled,
     widen,
 )
-from casewise.evaluation.comparisons import compare
-from casewise.evaluation.results import ClassFigures, Comparison, Figures
+from casewise.evaluation.figures import ClassFigures, Comparison, Figures, OverFolds
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import columns
 from casewise.predictions.table import probability_columns
 from casewise.targets import by_form, kind_named
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.study.schema import Study
+
 
 _SAMPLE = ["target", "case", "region", "image"]
 
@@ -39,44 +44,18 @@ class Judgement:
     blocks: dict[str, ClassFigures] = field(default_factory=dict)
 
 
-class Judge(Protocol):
-    """The evaluation of one target.
-
-    `kind` is the name of the target's kind, `classes` its classes, empty for numbers.
-    """
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def classes(self) -> Classes | None: ...
-
-    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
-        """Evaluate scored rows of one stage and key; learners are compared only if `whole`, over all regions."""
-        ...
-
-    def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
-        """One learner's metrics, those of every resample (R,), and the number of subjects."""
-        ...
-
-    def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """One learner's metrics of the fold table, (F,) by fold."""
-        ...
-
-    def names(self, table: str) -> list[str]:
-        """The metrics that a table shows of this target."""
-        ...
-
-
 @dataclass(frozen=True)
 class NumberJudge:
-    """The evaluation of numbers."""
+    """The evaluation of one target that is a number; `kind` is the name of its kind."""
 
     kind: str
     classes: Classes | None = None
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
-        """Metrics from sums over pairs of reference and prediction."""
+        """Evaluate scored rows of one stage and key; learners are compared only if `whole`, over all regions.
+
+        Metrics are made from sums over pairs of reference and prediction.
+        """
         wide = rows.pivot(index=_SAMPLE, columns="model", values="y_pred")
         facts = rows.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
         truth, subjects = facts["y_true"].to_numpy(dtype=float), facts["subject"].to_numpy()
@@ -88,7 +67,7 @@ class NumberJudge:
         return Judgement(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of) if several else {})
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
-        """From sums by subject."""
+        """One learner's metrics, those of every resample (R,), and the number of subjects, from sums by subject."""
         n_subjects, truth = rows["subject"].nunique(), rows["y_true"].to_numpy(float)
         terms = moments(truth, rows["y_pred"].to_numpy(float), centre=float(truth.mean()))
         sums = sum_by_subject(terms, rows["subject"].to_numpy())
@@ -97,7 +76,7 @@ class NumberJudge:
         return {name: float(value) for name, value in points.items()}, drawn, n_subjects
 
     def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """From sums by fold."""
+        """One learner's metrics of the fold table, (F,) by fold, from sums by fold."""
         folds = rows["outer_fold"].to_numpy(dtype=int)
         truth, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
         terms = moments(truth, predicted, centre=float(truth.mean()))
@@ -107,7 +86,7 @@ class NumberJudge:
         }
 
     def names(self, table: str) -> list[str]:
-        """Of its kind."""
+        """The metrics that a table shows of this target."""
         return columns(table, self._metrics_of)
 
     @property
@@ -128,7 +107,7 @@ class ClassJudge:
     prevalence: float | None = None
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
-        """Metrics from counts, probabilities and ranks."""
+        """As `NumberJudge.judge`, from counts, probabilities and ranks."""
         crossed = bool((rows["stage"] == "oof").all())
         wide = widen(rows, self.classes, self.choice.temperatures, crossed=crossed)
         metrics, compared = judge_classes(wide, self.classes, plan, comparing=whole)
@@ -140,7 +119,7 @@ class ClassJudge:
         return Judgement(metrics, compared, blocks)
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
-        """From counts by subject."""
+        """As `NumberJudge.resampled`, from counts by subject."""
         wide = widen(rows, self.classes, {}, crossed=bool((rows["stage"] == "oof").all()))
         every = np.ones(len(wide.cases), dtype=bool)
         points, drawn, n_subjects = resampled(wide, every, np.array([0]), self.classes, plan)
@@ -151,7 +130,7 @@ class ClassJudge:
         )
 
     def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """A fold is treated like a resample that contains each of its subjects once, and no other subject."""
+        """As `NumberJudge.by_fold`; a fold is like a resample with each of its subjects once, and no other subject."""
         folds = rows["outer_fold"].to_numpy(dtype=int)
         probabilities = rows[probability_columns(rows)[: len(self.classes.names)]].to_numpy(dtype=float)[:, None]
         samples = Samples(
@@ -167,8 +146,11 @@ class ClassJudge:
         return {name: values[name][:, 0] for name in self.names("folds")}
 
     def names(self, table: str) -> list[str]:
-        """Of its kind and number of classes."""
+        """As `NumberJudge.names`, of its kind and number of classes."""
         return columns(table, self.classes.kind, len(self.classes.names))
+
+
+Judge: TypeAlias = NumberJudge | ClassJudge
 
 
 def judge_of(
@@ -213,3 +195,84 @@ def _scored_oof(rows: pd.DataFrame) -> pd.DataFrame:
 def class_names(judges: Mapping[str, Judge]) -> dict[str, Classes]:
     """The classes of the targets that have classes."""
     return {target: judge.classes for target, judge in judges.items() if judge.classes is not None}
+
+
+def over_folds(
+    predictions: pd.DataFrame, targets: Sequence[str], classes: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, dict[str, dict[str, OverFolds]]]:
+    """Summarise the out-of-fold rows, evaluated for each fold, by target, learner and metric.
+
+    `folds` are the values of the folds in order, None if undefined: precision and recall are plain means over the
+    classes, and undefined in a fold that lacks a class. `mean` and `sd` (with n − 1) are over the folds with a value. A
+    target that is scored in only one fold is left out.
+
+    >>> rows = pd.DataFrame({
+    ...     "case": list("abcd"), "subject": list("abcd"), "region": "", "image": "", "model": "net", "stage": "oof",
+    ...     "outer_fold": [1, 1, 2, 2], "target": "t", "kind": "classification",
+    ...     "y_true": [0, 1, 0, 1], "y_pred": [0, 1, 0, 0], "p0": [1, 0, 1, 1], "p1": [0, 1, 0, 0],
+    ... })
+    >>> summary_of_net = over_folds(rows, ["t"])["t"]["net"]
+    >>> {name: (entry.mean, round(entry.sd, 3)) for name, entry in summary_of_net.items()}
+    {'accuracy': (0.75, 0.354), 'precision': (0.625, 0.53), 'recall': (0.75, 0.354)}
+    """
+    scored = predictions["y_true"].notna() & predictions["outer_fold"].notna()
+    rows = predictions[(predictions["stage"] == "oof") & scored]
+    summary: dict[str, dict[str, dict[str, OverFolds]]] = {}
+    for target in targets:
+        target_rows = rows[rows["target"] == target]
+        if target_rows["outer_fold"].nunique() < 2:
+            continue
+        judge = judge_of(target_rows, (classes or {}).get(target))
+        summary[target] = {
+            str(learner): {name: _summed(values) for name, values in judge.by_fold(learner_rows).items()}
+            for learner, learner_rows in target_rows.groupby("model", sort=False)
+        }
+    return summary
+
+
+def _summed(values: np.ndarray) -> OverFolds:
+    defined = values[~np.isnan(values)]
+    return OverFolds(
+        mean=float(defined.mean()) if len(defined) else None,
+        sd=float(defined.std(ddof=1)) if len(defined) > 1 else None,
+        folds=[None if np.isnan(value) else float(value) for value in values],
+    )
+
+
+@dataclass(frozen=True)
+class TrainMetrics:
+    """Accuracy, sensitivity and specificity on `n` units, and their confusion counts (rows are the reference).
+
+    Sensitivity and specificity are those of two classes, and None where a class has no units.
+    """
+
+    accuracy: float
+    sensitivity: float | None
+    specificity: float | None
+    n: int
+    confusion: list[list[int]]
+
+
+def right_on(rows: pd.DataFrame, study: Study) -> TrainMetrics | None:
+    """The metrics of the primary outcome; None where it has no classes.
+
+    Args:
+        rows: as `casewise.inference.to_table.prediction_rows` makes them, of one network; those of the main outcome
+            are judged.
+    """
+    names = study.classes_of(study.primary_outcome)
+    if not names:
+        return None
+    labelled = rows[(rows["target"] == study.primary_outcome) & rows["y_true"].notna()]
+    if labelled.empty:
+        return None
+    recorded, predicted = (labelled[column].to_numpy(int) for column in ("y_true", "y_pred"))
+    confusion = np.bincount(recorded * len(names) + predicted, minlength=len(names) ** 2).reshape(len(names), -1)
+    shares: dict[str, float | None] = {"sensitivity": None, "specificity": None}
+    if (positive := study.positive_of(study.primary_outcome)) is not None:
+        positive_code = names.index(positive)
+        for name, line in (("sensitivity", positive_code), ("specificity", 1 - positive_code)):
+            count = confusion[line].sum()
+            shares[name] = float(confusion[line, line] / count) if count else None
+    accuracy = float((recorded == predicted).mean())
+    return TrainMetrics(accuracy, shares["sensitivity"], shares["specificity"], len(labelled), confusion.tolist())

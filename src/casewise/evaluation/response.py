@@ -17,8 +17,8 @@ from casewise.cohort.dates import natural
 from casewise.errors import StudyError, nearest
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
+from casewise.evaluation.figures import GroupAgreement, Interval, Response, ResponseRates
 from casewise.evaluation.intervals import ROUGH_BELOW
-from casewise.evaluation.results import GroupAgreement, Interval, Response, ResponseRates
 
 _ZERO = 1e-9
 
@@ -76,7 +76,6 @@ def response(
     *,
     baseline: str = "first",
     thresholds: Sequence[float] = (50, 75, 90, 100),
-    clear_at: float | None = None,
 ) -> Response:
     """One learner's response over time and the physician's.
 
@@ -84,19 +83,20 @@ def response(
     percentage points), `responders` holds for each threshold the confusion counts (no/yes, the physician's by rows)
     with agreement and kappa, `by_visit` the share of responders at each visit by each, with Wilson intervals (a subject
     stands once at a visit). `rough` is true below ten subjects. `undefined` names every other subject once, with the
-    first reason that holds. `clear_at` is the largest score of the model that counts as clear for the threshold of
-    100 %; by default half the smallest step between the physician's scores: zero once rounded.
+    first reason that holds. For the threshold of 100 %, a score of the model counts as clear up to `clear_limit`.
     """
     wrong = [threshold for threshold in thresholds if not 0 < threshold <= 100]
     if wrong:
         raise StudyError(f"responders: a threshold is above 0 and at most 100 %, not {wrong[0]:g}.")
     change = percent_change(rows, baseline=baseline)
-    clear_at, rule = _clear_rule(rows["y_true"].to_numpy(dtype=float), clear_at)
+    clear_at = clear_limit(rows["y_true"].to_numpy(dtype=float))
+    rounded = f", which rounds to zero in the physician's smallest step of {2 * clear_at:g}" if clear_at else ""
     after = change[(change["since"] > 0).fillna(False)]
     used = after[after["true_change"].notna() & after["predicted_change"].notna()]
     counted = Response(
         baseline="each subject's first scored visit" if baseline == "first" else f"visit {baseline}",
-        clear_rule=rule,
+        clear_rule="A reduction of 100 % means a score of zero by the physician, and by the model a score of at most "
+        f"{clear_at:g}{rounded}.",
         n_subjects=int(used["subject"].nunique()),
         n_visits=len(used),
         rough=used["subject"].nunique() < ROUGH_BELOW,
@@ -166,18 +166,6 @@ def visits_in_order(visits: pd.Series) -> list[str]:
     ['baseline', 'week 4', 'week 16']
     """
     return sorted(map(str, visits.unique()), key=natural)
-
-
-def _clear_rule(truth: np.ndarray, clear_at: float | None) -> tuple[float, str]:
-    """The largest predicted score that counts as clear, and the rule as a sentence."""
-    if clear_at is not None:
-        limit = f"a score of at most {clear_at:g}, as the study declares"
-    else:
-        clear_at = clear_limit(truth)
-        step = 2 * clear_at
-        rounded = f", which rounds to zero in the physician's smallest step of {step:g}" if step else ""
-        limit = f"a score of at most {clear_at:g}{rounded}"
-    return clear_at, f"A reduction of 100 % means a score of zero by the physician, and by the model {limit}."
 
 
 def _undefined(change: pd.DataFrame) -> dict[str, list[str]]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.errors import RunError
-from casewise.predictions.combined import with_combined
 from casewise.predictions.conformal import with_sets
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way
 from casewise.predictions.nested_cv import NESTED
+from casewise.predictions.stacking import with_combined
 from casewise.predictions.table import COLUMNS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Combination:
     """What was fitted beside the networks, and which learner the study is about.
 
     Attributes:
-        stackers: the coefficients of the stackers, by learner and target (see `casewise.predictions.combined`).
+        stackers: the coefficients of the stackers, by learner and target (see `casewise.predictions.stacking`).
         nested: the network that nested cross-validation chose for new cases; empty without it.
         decisions: the rules of grades with their thresholds by learner (see `casewise.predictions.decisions`).
         headline: the learner that the report is about; empty if nothing was evaluated.

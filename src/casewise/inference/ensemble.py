@@ -10,11 +10,11 @@ import pandas as pd
 
 from casewise.errors import RunError, nearest
 from casewise.inference.members import Members
-from casewise.predictions.combined import with_combined
 from casewise.predictions.conformal import with_sets
 from casewise.predictions.decisions import apply_thresholds
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import apply_scores
+from casewise.predictions.stacking import with_combined
 from casewise.predictions.table import SAMPLE_KEY, mean_over_folds, probability_columns
 from casewise.study.scores import study_scores
 from casewise.targets import by_form

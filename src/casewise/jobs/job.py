@@ -12,7 +12,7 @@ import torch
 
 from casewise.cohort.targets import label_table
 from casewise.errors import SplitError, TrainingError
-from casewise.evaluation.train_metrics import right_on
+from casewise.evaluation.judges import right_on
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
 from casewise.inference.distance import FeatureDistance

@@ -1,13 +1,15 @@
-"""Calibration of probabilities: reliability, its error, and temperature scaling.
+"""Calibration: reliability and its error, temperature scaling, and calibration lines and curves for many resamples.
 
-Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (expected calibration error; one temperature).
+Sources: Guo et al. 2017 (expected calibration error; one temperature); Cox 1958 and Van Calster et al. 2019 (slope of
+logistic recalibration; intercept with the slope fixed at 1); Austin and Steyerberg 2014 (curve by local regression);
+Cleveland 1979 (tricube weights of the nearest neighbours).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from casewise.metrics.numbers import sum_by_subject
 
 BINS = 15
 # as scikit-learn: a probability of 0 costs -log(2.2e-16), not infinity
@@ -86,24 +88,146 @@ def gaps(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(gap)[..., None], np.nan, np.eye(BINS)[bin_of(top)] * np.nan_to_num(gap)[..., None])
 
 
-def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
+def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[tuple[float, float, int, float, float]]:
     """For each non-empty bin of confidence its bounds, number of rows, mean confidence and accuracy.
 
     >>> bins = reliability(np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7]]), np.array([0, 1, 1]))
-    >>> [(round(b["low"], 2), b["n"], b["confidence"], b["accuracy"]) for b in bins]
+    >>> [(round(low, 2), *figures) for low, _, *figures in bins]
     [(0.67, 1, 0.7, 1.0), (0.87, 2, 0.9, 0.5)]
     """
     if np.isnan(probabilities).any():
         return []
     top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    bins = bin_of(top)
-    return [
-        {
-            "low": number / BINS,
-            "high": (number + 1) / BINS,
-            "n": int((bins == number).sum()),
-            "confidence": float(top[bins == number].mean()),
-            "accuracy": float(right[bins == number].mean()),
-        }
-        for number in np.unique(bins).tolist()
+    bins, result = bin_of(top), []
+    for number in np.unique(bins).tolist():
+        rows = bins == number
+        bounds = number / BINS, (number + 1) / BINS
+        result.append((*bounds, int(rows.sum()), float(top[rows].mean()), float(right[rows].mean())))
+    return result
+
+
+# Probabilities of 0 and 1 count as this far from them.
+CLIP = 1e-6
+# A slope beyond this, or a fit that does not settle, means that the class is separated from the others.
+STEEPEST = 100.0
+ITERATIONS, SETTLED = 40, 1e-8
+SPAN = 0.75
+# size of an intermediate array that fits into the cache of a processor
+_AT_ONCE = 2**19
+
+
+def logit(probability: np.ndarray) -> np.ndarray:
+    """The logarithm of the odds.
+
+    >>> logit(np.array([0.5, 1.0])).round(1).tolist()
+    [0.0, 13.8]
+    """
+    p = np.clip(probability, CLIP, 1 - CLIP)
+    return np.asarray(np.log(p / (1 - p)))
+
+
+def slopes(x: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The slope of a logistic regression of the class on `x` (N,), in each of R resamples, (R,).
+
+    `subject` (N,) is the number of each case's subject and `counts` (R, S) how often each is drawn. NaN where the class
+    or every other one is missing, `x` is constant, or `x` separates them.
+
+    >>> x, y = np.array([-1.0, -1, -1, 1, 1, 1]), np.array([0, 0, 1, 0, 1, 1])
+    >>> round(float(slopes(x, y, np.arange(6), np.ones((1, 6)))[0]), 4)  # log 2, the odds being 1:2 and 2:1
+    0.6931
+    """
+    return _fitted(x, of_class, subject, counts, sloped=True)
+
+
+def intercepts(x: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The intercept of that regression with the slope fixed at 1, (R,); NaN where a side is missing.
+
+    >>> x, y = np.zeros(4), np.array([1, 1, 1, 0])
+    >>> round(float(intercepts(x, y, np.arange(4), np.ones((1, 4)))[0]), 4)  # log 3
+    1.0986
+    """
+    return _fitted(x, of_class, subject, counts, sloped=False)
+
+
+def _fitted(
+    x: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray, *, sloped: bool
+) -> np.ndarray:
+    """Newton's method for all resamples of a block together."""
+    y, step = np.asarray(of_class, dtype=float), max(1, _AT_ONCE // max(len(x), 1))
+    results = [
+        _newton(x, y, counts[first : first + step].take(subject, axis=1), sloped=sloped)
+        for first in range(0, len(counts), step)
     ]
+    return np.concatenate(results) if results else np.zeros(0)
+
+
+def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) -> np.ndarray:
+    total = weights.sum(axis=1)
+    with np.errstate(all="ignore"):
+        share = weights @ y / total
+        mean = weights @ x / total
+        variance = weights @ (x * x) / total - mean**2
+        defined = (share > 0) & (share < 1) & ((variance > 1e-12) | (not sloped))
+        a, b = np.zeros(len(weights)), np.full(len(weights), 0.0 if sloped else 1.0)
+        if sloped:
+            a = np.log(share / (1 - share))
+        settled = np.zeros(len(weights), dtype=bool)
+        for _ in range(ITERATIONS):
+            p = 1 / (1 + np.exp(-np.clip(a[:, None] + b[:, None] * x, -500, 500)))
+            residual, curvature = weights * (y - p), weights * p * (1 - p)
+            g0, h00 = residual.sum(axis=1), curvature.sum(axis=1)
+            if sloped:
+                g1, h01, h11 = residual @ x, curvature @ x, curvature @ (x * x)
+                determinant = h00 * h11 - h01**2
+                da, db = (h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant
+            else:
+                da, db = g0 / h00, np.zeros(len(weights))
+            # a step of Newton's method can go too far where few probabilities are near one half
+            scale = np.minimum(1.0, 5.0 / np.maximum(np.abs(da), np.abs(db)))
+            a, b = a + scale * da, b + scale * db
+            settled = (np.abs(da) < SETTLED * (1 + np.abs(a))) & (np.abs(db) < SETTLED * (1 + np.abs(b)))
+            if (settled | ~defined | ~np.isfinite(a + b)).all():
+                break
+        value = b if sloped else a
+        return np.where(defined & settled & (np.abs(value) < STEEPEST), value, np.nan)
+
+
+def line(x: np.ndarray, y: np.ndarray, subjects: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intercept and slope of the least-squares line of `y` on `x` in each resample, (R,) each; NaN if `x` is constant.
+
+    >>> line(np.array([0.0, 1, 2]), np.array([1.0, 3, 5]), np.array(list("abc")), np.ones((1, 3)))
+    (array([1.]), array([2.]))
+    """
+    centre = x.mean() if len(x) else 0.0
+    d = x - centre
+    sums = counts @ sum_by_subject(np.stack([np.ones_like(d), d, y, d * d, d * y], axis=-1), subjects)
+    n, sx, sy, sxx, sxy = np.moveaxis(sums, -1, 0)
+    with np.errstate(all="ignore"):
+        variance = sxx / n - (sx / n) ** 2
+        slope = np.where(variance > 1e-12, (sxy / n - sx * sy / n**2) / variance, np.nan)
+        return sy / n - slope * (sx / n + centre), slope
+
+
+def smoothed(x: np.ndarray, y: np.ndarray, subjects: np.ndarray, counts: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Local linear regression of `y` on `x` at each point of `grid`, in each resample: (R, G).
+
+    The neighbourhood of a point is that of the three quarters of all cases that are nearest to it, the same in all
+    resamples. Where all neighbours have one `x`, the value is their mean.
+
+    >>> x = np.linspace(0, 1, 21)
+    >>> smoothed(x, 2 * x, np.arange(21).astype(str), np.ones((1, 21)), np.array([0.25, 0.5])).round(6).tolist()
+    [[0.5, 1.0]]
+    """
+    distance = np.abs(x[:, None] - grid)
+    nearest = max(2, int(np.ceil(SPAN * len(x))))
+    width = np.partition(distance, min(nearest, len(x)) - 1, axis=0)[min(nearest, len(x)) - 1]
+    weight = (1 - np.minimum(distance / np.maximum(width * 1.0001, 1e-9), 1.0) ** 3) ** 3
+    d = x[:, None] - grid
+    terms = np.stack([weight, weight * d, weight * d * d, weight * y[:, None], weight * d * y[:, None]], axis=-1)
+    sums = sum_by_subject(terms, subjects)
+    flat = counts @ sums.reshape(len(sums), -1)
+    w, wd, wdd, wy, wdy = np.moveaxis(flat.reshape(len(counts), len(grid), 5), -1, 0)
+    with np.errstate(all="ignore"):
+        determinant = w * wdd - wd**2
+        local = (wdd * wy - wd * wdy) / determinant
+        return np.where(determinant > 1e-9 * w * w * np.maximum(width, 1e-9) ** 2, local, wy / w)

@@ -19,8 +19,8 @@ from functools import cached_property
 import numpy as np
 
 from casewise.metrics.calibration import BINS, SMALLEST, gaps
-from casewise.metrics.metric import CALIBRATED, Metric
 from casewise.metrics.numbers import sum_by_subject
+from casewise.metrics.records import CALIBRATED, Metric
 from casewise.metrics.registry import metric_of, metrics_of
 from casewise.metrics.roc import auroc_within, ranking
 

@@ -6,8 +6,7 @@ quickly.
 
 from __future__ import annotations
 
-from casewise.metrics.metric import CALIBRATED, TABLES, Metric
-from casewise.metrics.records import BUILT_IN
+from casewise.metrics.records import BUILT_IN, CALIBRATED, TABLES, Metric
 from casewise.targets.registry import kind_named
 
 _REGISTRY: dict[str, Metric] = {}

@@ -20,7 +20,7 @@ from casewise.targets.registry import DEFAULT
 
 if TYPE_CHECKING:
     from casewise.study.schema import Recipe, Study
-    from casewise.targets.protocol import TargetKind
+    from casewise.targets.registry import TargetKind
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": functional.mse_loss,

@@ -8,15 +8,15 @@ import pandas as pd
 
 from casewise.console import shown
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.conformal import coverage
+from casewise.evaluation.calibration import coverage
 from casewise.predictions import table as predicted
 from casewise.predictions.conformal import fit
 from casewise.predictions.decisions import ALL, decide_grades
-from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.nested_cv import chosen_networks, nested_rows
 from casewise.predictions.scores import apply_scores
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
+from casewise.predictions.table import with_mean_distances
 from casewise.study.learners import combined_learners
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores

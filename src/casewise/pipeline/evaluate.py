@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casewise.audit.leading_column import leading_column
+from casewise.audit.columns import leading_column
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.groups import grouping, table_column
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import shown
 from casewise.errors import counted
-from casewise.evaluation.against_baselines import against_baselines
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, decision_curve, number_calibration
-from casewise.evaluation.caveats import caveat
+from casewise.evaluation.caveats import caveat, constant_predictions, guess, hopeless, in_parts
 from casewise.evaluation.evaluate import FollowUp, Outcomes
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
+from casewise.evaluation.headline import against_baselines
 from casewise.evaluation.results import (
     Calibration,
     Characteristic,
@@ -42,9 +42,7 @@ from casewise.evaluation.results import (
     from_json,
     write_results,
 )
-from casewise.evaluation.run_checks import constant_predictions, guess, hopeless, in_parts
-from casewise.evaluation.subgroups import headline_rows, subgroups
-from casewise.evaluation.within_column import within_column
+from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
 from casewise.pipeline.combine import prediction_sets
 from casewise.pipeline.external import external_groups, read_external
 from casewise.predictions.nested_cv import NESTED
@@ -63,7 +61,7 @@ if TYPE_CHECKING:
 @shown("evaluate")
 def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> Results:
     """Evaluate every learner on every target with intervals by subject, and write all figures."""
-    from casewise.evaluation.fold_summary import over_folds
+    from casewise.evaluation.judges import over_folds
 
     start, settings, plan = time.monotonic(), study.evaluation, _plan(study)
     names = [*study.outputs, *study.scores]
@@ -171,8 +169,7 @@ def _with_drift_and_altered_images(
     study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder
 ) -> Results:
     """The results with what differs for external cases that are unlike the training, and for altered images."""
-    from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
-    from casewise.evaluation.drift import drift, drift_caveats
+    from casewise.evaluation.robustness import counterfactual_caveats, counterfactual_figures, drift, drift_caveats
 
     target, plan = study.primary_outcome, _plan(study)
     if study.external:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.audit import cohorts, hashes, keypoints, probes, registration, twins, verify
+from casewise.audit import cohorts, hashes, keypoints, probes, twins, verify
 from casewise.audit.cohorts import compare_cohorts
 from casewise.audit.twin_findings import refuse_twins, twins_between
 from casewise.audit.twins import shown_by
@@ -177,7 +177,7 @@ def _check_subjects(study: Study, subjects: set[str], names: set[str], key: str,
 
 
 # The modules whose constants decide on the result.
-OF_SEARCH, OF_COMPARISON = (twins, hashes, keypoints, registration, verify), (cohorts, probes)
+OF_SEARCH, OF_COMPARISON = (twins, hashes, keypoints, verify), (cohorts, probes)
 
 
 def own_cohort(study: Study, cohort: Cohort, store: ImageStore, folder: RunFolder) -> PreparedCohort:

@@ -12,7 +12,8 @@ from casewise.console import Silent
 from casewise.errors import counted
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
-from casewise.evaluation.results import ImageSplit, Metrics, OverSeeds, Results, Seeds, write_results
+from casewise.evaluation.figures import OverSeeds
+from casewise.evaluation.results import ImageSplit, Metrics, Results, Seeds, write_results
 from casewise.pipeline.evaluate import evaluate, outcomes
 from casewise.pipeline.train import train_again
 from casewise.splits.image_split import image_split_of, on_both_sides

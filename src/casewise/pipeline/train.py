@@ -31,7 +31,7 @@ from casewise.pipeline.status import record_first_figures, record_training
 from casewise.plugin import plugins, repeated
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
-from casewise.predictions.tiles import gather_tiles
+from casewise.predictions.table import gather_tiles
 from casewise.splits.grouped import Splits, write_splits
 from casewise.study.learners import FEATURES, encoders_of, learner_named
 from casewise.study.schema import Study

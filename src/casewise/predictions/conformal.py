@@ -76,14 +76,14 @@ def fit(predictions: pd.DataFrame, ranges: Mapping[str, tuple[float, float]], le
     """
     rows = predictions[(predictions["stage"] == "oof") & predictions["inner_fold"].isna()]
     rows = rows[rows["y_true"].notna() & rows["y_pred"].notna()]
-    learners: dict[str, dict[str, Any]] = {}
+    learners: dict[str, dict[str, Entry]] = {}
     for (model, target), own in rows.groupby(["model", "target"], sort=False):
         limits = ranges.get(str(target), ())  # classes have none
         learners.setdefault(str(model), {})[str(target)] = fit_target(own, limits, level)
     return {"level": level, "fewest": fewest_subjects(level), "learners": learners}
 
 
-def fit_target(rows: pd.DataFrame, limits: Sequence[float], level: float) -> dict[str, Any]:
+def fit_target(rows: pd.DataFrame, limits: Sequence[float], level: float) -> Entry:
     """The entry of one learner and target (see `fit`), from its rows with a reference."""
     if kind_named(str(rows["kind"].iloc[0])).form == "number":
         scores = np.abs(rows["y_true"].to_numpy(dtype=float) - rows["y_pred"].to_numpy(dtype=float))
@@ -94,7 +94,7 @@ def fit_target(rows: pd.DataFrame, limits: Sequence[float], level: float) -> dic
     return {"classes": classes}
 
 
-def _quantile(rows: pd.DataFrame, scores: NDArray[np.float64], level: float) -> dict[str, Any]:
+def _quantile(rows: pd.DataFrame, scores: NDArray[np.float64], level: float) -> Entry:
     subjects = rows["subject"].to_numpy()
     quantile = subject_quantile(scores, subjects, level)
     return {"subjects": int(rows["subject"].nunique()), "rows": len(rows), "quantile": quantile}

@@ -1,9 +1,10 @@
-"""Stackers: linear models that combine the predictions of base learners into a meta learner, for each target.
+"""Stackers: models that combine the predictions of base learners into a meta learner, for each target.
 
 The plain mean of the base learners is one of them. Nothing is fitted for it, and it is often the best on small cohorts.
 
 Source: seeds/001_ebc83a9f1def4e9d.txt, "Learning Model Architecture". It speaks of logistic regressions; what is
-predicted there is a number, so these are linear regressions.
+predicted there is a number, so these are linear regressions. For classes, a logistic regression combines the logarithms
+of the learners' probabilities.
 """
 
 from __future__ import annotations
@@ -11,16 +12,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from casewise.errors import CasewiseError, SplitError, StudyError, nearest
-from casewise.predictions.stacking_classes import stack_classes
-from casewise.predictions.table import COLUMNS, final_rows
-from casewise.predictions.weighted_mean import weights_of_numbers
+from casewise.errors import CasewiseError, RunError, SplitError, StudyError, nearest
+from casewise.predictions.nested_cv import NESTED
+from casewise.predictions.table import (
+    COLUMNS,
+    SAMPLE_KEY,
+    final_rows,
+    probability_columns,
+    with_decisions,
+    with_mean_distances,
+)
+from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.targets import by_form, kind_named
+
+# The coefficients of one stacker for one target, as plain values.
+Fitted: TypeAlias = dict[str, Any]
+# Those of all combined learners, by learner and target, as `stackers.json` holds them.
+Coefficients: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -67,14 +80,11 @@ class StackingResult:
     """The meta learners' rows, and their coefficients by meta learner and target (plain values for JSON)."""
 
     rows: pd.DataFrame
-    coefficients: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    coefficients: dict[str, dict[str, Fitted]] = field(default_factory=dict)
 
 
 def stack(
-    predictions: pd.DataFrame,
-    names: Sequence[str],
-    *,
-    ranges: Mapping[str, tuple[float, float]],
+    predictions: pd.DataFrame, names: Sequence[str], *, ranges: Mapping[str, tuple[float, float]]
 ) -> StackingResult:
     """Fit stackers on the out-of-fold predictions of the base learners and return the rows of the meta learners.
 
@@ -101,7 +111,7 @@ def stack(
     _check_subjects(oof, fresh)
     means = final_rows(fresh)
     tables: list[pd.DataFrame] = []
-    coefficients: dict[str, dict[str, dict[str, Any]]] = {STACKERS[name].learner: {} for name in names}
+    coefficients: dict[str, dict[str, Fitted]] = {STACKERS[name].learner: {} for name in names}
     for target, (low, high) in ranges.items():
         target_rows, target_means = oof[oof["target"] == target], means[means["target"] == target]
         if target_rows.empty:
@@ -124,10 +134,10 @@ def stack(
 
 def _stack_numbers(
     oof: pd.DataFrame, means: pd.DataFrame, learners: list[str], names: Sequence[str], *, low: float, high: float
-) -> tuple[list[pd.DataFrame], dict[str, dict[str, Any]]]:
+) -> tuple[list[pd.DataFrame], dict[str, Fitted]]:
     """Combine the base learners' numbers of one target; return the combined rows and the coefficients."""
     target = str(oof["target"].iloc[0])
-    rows, features = _wide(oof, learners, target, "oof")
+    rows, features = _number_table(oof, learners, target, "oof")
     truth = rows["y_true"].to_numpy(dtype=float)
     scored = np.isfinite(truth)
     subjects, folds = rows["subject"].to_numpy(), rows["outer_fold"].to_numpy()
@@ -138,10 +148,11 @@ def _stack_numbers(
     if len(set(folds[scored])) < 2:
         raise CasewiseError(f"stack: the scored rows of '{target}' are in one fold; a stacker needs two folds.")
     unseen = [
-        _wide(stage_rows, learners, target, str(stage)) for stage, stage_rows in means.groupby("stage", sort=False)
+        _number_table(stage_rows, learners, target, str(stage))
+        for stage, stage_rows in means.groupby("stage", sort=False)
     ]
     tables: list[pd.DataFrame] = []
-    coefficients: dict[str, dict[str, Any]] = {}
+    coefficients: dict[str, Fitted] = {}
     for name in names:
         stacker = STACKERS[name]
         crossed = np.empty(len(rows))
@@ -175,10 +186,10 @@ def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray
 
 def _fit(
     stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects: np.ndarray, learners: list[str]
-) -> dict[str, Any]:
+) -> Fitted:
     from sklearn.linear_model import LinearRegression, Ridge
 
-    choice: dict[str, Any] = {}
+    choice: Fitted = {}
     if stacker.equal:
         weights, intercept = np.full(features.shape[1], 1 / features.shape[1]), 0.0
     elif stacker.weighted:
@@ -221,10 +232,10 @@ def _penalty(stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects
     return scale * float(_PENALTIES[int(np.argmin(error))]), f"{n_groups} groups of subjects"
 
 
-def _wide(predictions: pd.DataFrame, learners: list[str], target: str, stage: str) -> tuple[pd.DataFrame, np.ndarray]:
+def _number_table(
+    predictions: pd.DataFrame, learners: list[str], target: str, stage: str
+) -> tuple[pd.DataFrame, np.ndarray]:
     """One row for each sample, in the standard columns, and the predictions, (N, learners)."""
-    if predictions.empty:
-        raise CasewiseError(f"stack: there are no predictions of '{target}' at stage '{stage}'.")
     rows = predictions.drop_duplicates(_SAMPLE)[list(COLUMNS)]
     wide = predictions.pivot(index=_SAMPLE, columns="model", values="y_pred").reindex(columns=learners)
     wide = wide.reindex(pd.MultiIndex.from_frame(rows[_SAMPLE]))
@@ -253,3 +264,176 @@ def _check_subjects(oof: pd.DataFrame, fresh: pd.DataFrame) -> None:
     if both:
         stage = fresh.loc[fresh["subject"] == both[0], "stage"].iloc[0]
         raise SplitError(f"stack: subject '{both[0]}' is out of fold and at stage '{stage}'; it may be in one only.")
+
+
+INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
+# Probabilities below this have its logarithm.
+_LEAST = 1e-6
+
+
+def stack_classes(
+    oof: pd.DataFrame, means: pd.DataFrame, learners: Sequence[str], names: Sequence[str]
+) -> tuple[list[pd.DataFrame], dict[str, Fitted]]:
+    """Combine the base learners' class probabilities of one target; return the combined rows and the coefficients.
+
+    Rows of the stage 'oof' are cross-fitted: those of a fold come from a stacker fitted on the other folds; `logistic`,
+    whose weights are of either sign, has none (see `casewise.predictions.stacking.Stacker`). At other stages the
+    stacker is fitted on all out-of-fold rows and applied to the means over the folds' networks.
+
+    Raises:
+        CasewiseError: a base learner lacks rows that the others have; fewer than two folds have a reference value.
+    """
+    columns = [c for c in probability_columns(oof) if oof[c].notna().any()]
+    rows, probabilities = _probability_table(oof, learners, columns)
+    truth = rows["y_true"].to_numpy(dtype=float)
+    scored, folds = np.isfinite(truth), rows["outer_fold"].to_numpy()
+    subjects = rows["subject"].to_numpy()
+    if len(set(folds[scored])) < 2:
+        raise CasewiseError(f"stack: '{rows['target'].iloc[0]}' is recorded in one fold; a stacker needs two.")
+    unseen = [_probability_table(stage_rows, learners, columns) for _, stage_rows in means.groupby("stage", sort=False)]
+    tables: list[pd.DataFrame] = []
+    coefficients: dict[str, Fitted] = {}
+    for name in names:
+        crossed: np.ndarray | None = None
+        if name == "mean":
+            coefficients[name] = {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
+            crossed = probabilities.mean(axis=1)
+        elif name == "weighted":
+            crossed = np.empty(probabilities.shape[::2])
+            for fold in set(folds):
+                train = scored & (folds != fold)
+                fold_weights = weights_of_classes(probabilities[train], truth[train], subjects[train])
+                crossed[folds == fold] = np.einsum("nlk,l->nk", probabilities[folds == fold], fold_weights)
+            weights = weights_of_classes(probabilities[scored], truth[scored], subjects[scored])
+            coefficients[name] = {
+                "weights": dict(zip(learners, weights.tolist(), strict=True)),
+                "intercept": 0.0,
+                "n_rows": int(scored.sum()),
+            }
+        else:
+            coefficients[name] = _fitted(probabilities[scored], truth[scored].astype(int), subjects[scored])
+            coefficients[name] |= {"learners": list(learners), "n_rows": int(scored.sum())}
+        others = [(stage_rows, combine_classes(coefficients[name], new)) for stage_rows, new in unseen]
+        for stage_rows, values in [*([(rows, crossed)] if crossed is not None else []), *others]:
+            combined = stage_rows.assign(model=STACKERS[name].learner)
+            combined[columns] = values
+            tables.append(with_decisions(combined))
+    return tables, coefficients
+
+
+def combine_classes(coefficients: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
+    """The probabilities (N, K) of a meta learner, from an entry of `StackingResult.coefficients` of classes.
+
+    `probabilities` is (N, learners, K), the learners in the order of the entry's `weights` or `learners`.
+
+    >>> combine_classes({"weights": {"a": 0.5, "b": 0.5}}, np.array([[[0.2, 0.8], [0.6, 0.4]]]))
+    array([[0.4, 0.6]])
+    """
+    if "weights" in coefficients:
+        return np.asarray(np.einsum("nlk,l->nk", probabilities, np.array(list(coefficients["weights"].values()))))
+    scores = _features(probabilities) @ np.array(coefficients["coefficients"]).T + np.array(coefficients["intercepts"])
+    scores -= scores.max(axis=1, keepdims=True)
+    shares = np.exp(scores)
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _features(probabilities: np.ndarray) -> np.ndarray:
+    """Logarithms of the probabilities, (N, learners × K)."""
+    return np.log(np.clip(probabilities, _LEAST, 1.0)).reshape(len(probabilities), -1)
+
+
+def _fitted(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> Fitted:
+    """A logistic regression with a penalty chosen over groups of subjects; one row of coefficients for each class."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import GroupKFold
+
+    features, k = _features(probabilities), probabilities.shape[2]
+    present = sorted(set(truth.tolist()))
+    if len(present) < 2:
+        raise CasewiseError("stack: the training folds hold one class only; a logistic stacker needs two.")
+    losses = np.zeros(len(INVERSE_PENALTIES))
+    folds = min(5, len(set(subjects)))
+    for train, left_out in GroupKFold(folds).split(features, truth, subjects) if folds > 1 else ():
+        if len(set(truth[train].tolist())) < len(present):
+            continue
+        for number, inverse in enumerate(INVERSE_PENALTIES):
+            model = LogisticRegression(C=inverse, max_iter=1000).fit(features[train], truth[train])
+            losses[number] += log_loss(truth[left_out], model.predict_proba(features[left_out]), labels=present)
+    inverse = INVERSE_PENALTIES[int(losses.argmin())]
+    model = LogisticRegression(C=inverse, max_iter=1000).fit(features, truth)
+    coefficients, intercepts = np.zeros((k, features.shape[1])), np.full(k, -30.0)
+    if len(present) == 2:
+        for label, sign in zip(present, (-0.5, 0.5), strict=True):
+            coefficients[label], intercepts[label] = sign * model.coef_[0], sign * model.intercept_[0]
+    else:
+        coefficients[present], intercepts[present] = model.coef_, model.intercept_
+    return {"inverse_penalty": inverse, "coefficients": coefficients.tolist(), "intercepts": intercepts.tolist()}
+
+
+def _probability_table(
+    predictions: pd.DataFrame, learners: Sequence[str], columns: list[str]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """One row for each sample, and the learners' probabilities, (N, learners, K)."""
+    rows = predictions.drop_duplicates(_SAMPLE).reset_index(drop=True)
+    index = pd.MultiIndex.from_frame(rows[_SAMPLE])
+    probabilities = []
+    for learner in learners:
+        learner_table = predictions[predictions["model"] == learner].set_index(_SAMPLE)[columns].reindex(index)
+        lacking = index[learner_table[columns[0]].isna()]
+        if len(lacking):
+            raise CasewiseError(
+                f"stack: {learner} lacks {len(lacking)} of {len(index)} predictions of '{rows['target'].iloc[0]}' that "
+                f"other learners have, the first being of case '{lacking[0][0]}'. Finish its jobs or leave it out."
+            )
+        probabilities.append(learner_table.to_numpy(dtype=float))
+    return rows, np.stack(probabilities, axis=1)
+
+
+def with_combined(rows: pd.DataFrame, coefficients: Coefficients, nested: str = "") -> pd.DataFrame:
+    """Rows of single learners, each case, region, image and target once, with those of the combined learners.
+
+    Args:
+        rows: rows of the predictions table of one stage, of one fold or means over the folds.
+        coefficients: of the stackers; their predictions are those that the run would have made of a test case.
+        nested: the network that nested cross-validation chose for new cases; empty without nested cross-validation.
+
+    Raises:
+        RunError: a stacker combines a learner that is not in `rows`.
+    """
+    tables = [rows]
+    for learner, by_target in coefficients.items():
+        tables += [_combined(rows, learner, target, entry) for target, entry in by_target.items()]
+    if nested:
+        tables.append(rows[rows["model"] == nested].assign(model=NESTED))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _combined(rows: pd.DataFrame, learner: str, target: str, entry: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of one stacker and target."""
+    names = list(entry.get("weights") or entry["learners"])
+    single = rows[(rows["target"] == target) & rows["model"].isin(names)]
+    if lacking := [name for name in names if name not in set(single["model"])]:
+        raise RunError(f"{learner} combines {lacking[0]}, which has no predictions of {target}.")
+    key = list(SAMPLE_KEY)
+    first = single[single["model"] == names[0]].reset_index(drop=True)
+    index = pd.MultiIndex.from_frame(first[key])
+    kind = str(first["kind"].iloc[0])
+    present = [column for column in probability_columns(first) if first[column].notna().any()]
+    columns = by_form(kind, {"number": ["y_pred"], "classes": present})
+    if not columns:  # the first learner gave no number
+        return first.assign(model=learner)
+    # (N, learners, K)
+    values = np.stack(
+        [
+            single[single["model"] == name].set_index(key)[columns].reindex(index).to_numpy(dtype=float)
+            for name in names
+        ],
+        axis=1,
+    )
+    combined = first.assign(model=learner)
+    combined[columns] = by_form(
+        kind,
+        {"number": lambda: combine(entry, values[:, :, 0])[:, None], "classes": lambda: combine_classes(entry, values)},
+    )()
+    return with_mean_distances(with_decisions(combined), single)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from casewise.audit.findings import Audit
 from casewise.audit.sentences import untested
-from casewise.evaluation.counterfactuals import affects
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
+from casewise.evaluation.robustness import affects
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.external_validation import external_result
 from casewise.report.formatting import MISSING, capital, counted, listed, number, percent, plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from casewise.evaluation.run_checks import constant_folds, no_better
+from casewise.evaluation.caveats import constant_folds, no_better
 from casewise.modalities.registry import modality_of
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.formatting import capital, class_name, counted, display_name, plain

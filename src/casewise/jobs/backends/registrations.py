@@ -12,13 +12,13 @@ from casewise.targets.registry import added_kinds, kind_names, register_kind
 
 if TYPE_CHECKING:
     from casewise.jobs.fitting import Fitter
-    from casewise.metrics.metric import Metric
+    from casewise.metrics.records import Metric
     from casewise.modalities.base import Modality
     from casewise.models.build_model import Builder
     from casewise.models.outputs import NetworkKind
     from casewise.study.learners import Learner
     from casewise.study.schema import Study
-    from casewise.targets.protocol import TargetKind
+    from casewise.targets.registry import TargetKind
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from casewise.evaluation.results import ClassFigures, Estimate, Figures, ReliabilityBin
+    from casewise.evaluation.figures import ReliabilityBin
+    from casewise.evaluation.results import ClassFigures, Estimate, Figures
 
 MOST_CURVES = len(SERIES)
 WRITE = MetricFormat()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.classification import temperatures_at_bound
-from casewise.evaluation.cross_fit import by_fold_text
+from casewise.evaluation.thresholds import by_fold_text
 from casewise.metrics.registry import metric_of
 from casewise.report.blocks import (
     Block,
@@ -31,7 +31,8 @@ from casewise.report.terms import brackets, evaluated, place, terms_of
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from casewise.evaluation.results import ClassFigures, Figures, OperatingPoint, ReliabilityBin
+    from casewise.evaluation.figures import OperatingPoint, ReliabilityBin
+    from casewise.evaluation.results import ClassFigures, Figures
     from casewise.report.context import ReportContext
 
 POINT_FIGURES = {"sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision"}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from casewise.audit.leading_column import leading_column
+from casewise.audit.columns import leading_column
 from casewise.report.blocks import Block, Cell, Fold, Row, Table, Text
 from casewise.report.formatting import MISSING, capital, class_name, number, plain
 from casewise.report.tables import VERDICTS, metric_format, verdict_beside
 
 if TYPE_CHECKING:
-    from casewise.evaluation.results import ColumnGroup, Estimate, WithinColumn
+    from casewise.evaluation.figures import ColumnGroup
+    from casewise.evaluation.results import Estimate, WithinColumn
     from casewise.report.context import ReportContext
 
 MOST_SHOWN = 4

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from casewise.evaluation.counterfactuals import Altered, commonest
 from casewise.evaluation.results import AlteredAnswers
+from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Row, Section, Table, Text
 from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casewise.evaluation.figures import Difference
 from casewise.evaluation.headline import FITTED
-from casewise.evaluation.results import Difference
 from casewise.predictions.nested_cv import NESTED
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import ReportContext, is_number

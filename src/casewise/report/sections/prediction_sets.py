@@ -11,7 +11,8 @@ from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
-    from casewise.evaluation.results import Results, StageCoverage
+    from casewise.evaluation.figures import StageCoverage
+    from casewise.evaluation.results import Results
     from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 

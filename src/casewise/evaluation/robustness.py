@@ -1,0 +1,284 @@
+"""Predictions of unusual images: altered ones, and cases far from the training cases of the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from casewise.evaluation.bootstrap import Plan, estimates, mean_by_subject
+from casewise.evaluation.caveats import caveat
+from casewise.evaluation.figures import Estimate, Interval, Note
+from casewise.evaluation.intervals import ROUGH_BELOW, difference
+from casewise.evaluation.results import (
+    AlteredAnswers,
+    AlteredNumbers,
+    ClassChange,
+    CorrectAnswers,
+    DriftGap,
+    DriftGroup,
+    LearnerDrift,
+)
+from casewise.metrics.numbers import sum_by_subject
+from casewise.predictions.table import SAMPLE_KEY, final_rows, probability_columns
+from casewise.targets import by_form
+
+Altered: TypeAlias = AlteredAnswers | AlteredNumbers
+UNALTERED = "unaltered"
+# An alteration is reported on the first page if it changes more than a tenth of the answers, and at least three of
+# them; for numbers, if it moves them by more than half of the mean absolute error.
+MOST_CHANGED, FEWEST_CHANGED, MOST_MOVED = 0.1, 3, 0.5
+
+
+def counterfactual_figures(
+    table: pd.DataFrame, target: str, *, classes: Sequence[str], plan: Plan
+) -> dict[str, dict[str, Altered]]:
+    """For each network and alteration, how the predictions of `target` differ from those of the unaltered images.
+
+    Args:
+        table: predictions with the column `alteration`, whose value is `unaltered` for the reference.
+    """
+    rows = table[table["target"] == target]
+    if rows.empty:
+        return {}
+    functions: dict[str, Callable[..., Altered]] = {
+        "classes": partial(_changed, classes=classes, plan=plan),
+        "number": partial(_moved, plan=plan),
+    }
+    compare = by_form(str(rows["kind"].iloc[0]), functions)
+    figures: dict[str, dict[str, Altered]] = {}
+    for model, of_model in rows.groupby("model", sort=False):
+        by_alteration = {str(name): group.set_index(list(SAMPLE_KEY)) for name, group in of_model.groupby("alteration")}
+        before = by_alteration[UNALTERED]
+        names = [str(name) for name in of_model["alteration"].drop_duplicates() if name != UNALTERED]
+        figures[str(model)] = {name: compare(before, by_alteration[name].reindex(before.index)) for name in names}
+    return figures
+
+
+def _sizes(rows: pd.DataFrame) -> tuple[int, int, int]:
+    """The numbers of cases, subjects and answers."""
+    return int(rows.index.get_level_values("case").nunique()), int(rows["subject"].nunique()), len(rows)
+
+
+def _changed(before: pd.DataFrame, after: pd.DataFrame, *, classes: Sequence[str], plan: Plan) -> AlteredAnswers:
+    changed = (before["y_pred"] != after["y_pred"]).to_numpy()
+    pairs = pd.DataFrame({"before": before["y_pred"], "after": after["y_pred"]})[changed]
+    counts = pairs.groupby(["before", "after"]).size().sort_values(ascending=False, kind="stable")
+    columns, answers = probability_columns(before), before["y_pred"].value_counts()
+    confidence = after[columns].max(axis=1) - before[columns].max(axis=1)
+    return AlteredAnswers(
+        *_sizes(before),
+        changed=int(changed.sum()),
+        share=mean_by_subject(changed, before["subject"], plan, name="share"),
+        changes=[
+            ClassChange(classes[int(first)], classes[int(second)], int(count))
+            for (first, second), count in counts.items()
+        ],
+        before={name: int(answers.get(number, 0)) for number, name in enumerate(classes)},
+        correct=CorrectAnswers(
+            before=int((before["y_pred"] == before["y_true"]).sum()),
+            after=int((after["y_pred"] == before["y_true"]).sum()),
+            of=int(before["y_true"].notna().sum()),
+        ),
+        confidence=float(confidence.mean()),
+    )
+
+
+def _moved(before: pd.DataFrame, after: pd.DataFrame, *, plan: Plan) -> AlteredNumbers:
+    change = (after["y_pred"] - before["y_pred"]).to_numpy(dtype=float)
+    error = (before["y_pred"] - before["y_true"]).abs().mean()
+    mae = float(error) if np.isfinite(error) else None
+    moved = mean_by_subject(np.abs(change), before["subject"], plan, name="mae")
+    return AlteredNumbers(
+        *_sizes(before),
+        moved=moved,
+        shift=mean_by_subject(change, before["subject"], plan),
+        mae=mae,
+        relative=moved.value / mae if mae and moved.value is not None else None,
+    )
+
+
+def counterfactual_caveats(figures: Mapping[str, Mapping[str, Altered]], target: str) -> list[Note]:
+    """The network that alterations affect most, if they affect one more than they may.
+
+    >>> from casewise.evaluation.results import Estimate
+    >>> share, changes = Estimate(0.4, None, None, 10, 10, True), [ClassChange("a", "b", 4)]
+    >>> answers = AlteredAnswers(10, 10, 10, 4, share, changes, {"a": 7, "b": 3}, CorrectAnswers(9, 6, 10), 0.0)
+    >>> counterfactual_caveats({"net": {"brighter": answers}}, "label")[0].facts["alterations"]
+    [{'name': 'brighter', 'changed': 4, 'answers': 10, 'to': 'b', 'to_answers': 4, 'to_of': 7}]
+    """
+    affected = {
+        network: {name: entry for name, entry in by_alteration.items() if affects(entry)}
+        for network, by_alteration in figures.items()
+    }
+    affected = {network: entries for network, entries in affected.items() if entries}
+    if not affected:
+        return []
+    network = max(affected, key=lambda name: max(entry.effect for entry in affected[name].values()))
+    entries = sorted(affected[network].items(), key=lambda item: -item[1].effect)
+    code = "answers_altered" if isinstance(entries[0][1], AlteredAnswers) else "numbers_altered"
+    alterations = [{"name": name, **_summary(entry)} for name, entry in entries]
+    return [caveat(code, network=network, target=target, alterations=alterations, others=len(affected) - 1)]
+
+
+def affects(entry: Altered) -> bool:
+    """Whether the effect is larger than that of an alteration that does not matter."""
+    if isinstance(entry, AlteredAnswers):
+        return entry.effect > MOST_CHANGED and entry.changed >= FEWEST_CHANGED
+    return entry.effect > MOST_MOVED
+
+
+def _summary(entry: Altered) -> dict[str, Any]:
+    if isinstance(entry, AlteredAnswers):
+        return {"changed": entry.changed, "answers": entry.answers, **commonest(entry)}
+    moved, shift = entry.moved.value, entry.shift.value
+    return {"moved": moved, "shift": shift, "relative": entry.relative, "answers": entry.answers}
+
+
+def commonest(entry: AlteredAnswers) -> dict[str, Any]:
+    """The class that most changed answers become, how many do, and how many were another class before.
+
+    The class is empty if none changed.
+    """
+    totals: dict[str, int] = {}
+    for change in entry.changes:
+        totals[change.after] = totals.get(change.after, 0) + change.answers
+    name = max(totals, key=lambda to: totals[to], default="")
+    return {"to": name, "to_answers": totals.get(name, 0), "to_of": entry.answers - entry.before.get(name, 0)}
+
+
+# A case is outside where it lies further from the training cases than 19 of 20 held-out cases.
+OUTSIDE = 1.0
+# A warning from this share on: four times what is expected of cases like those of the study.
+MANY_OUTSIDE = 0.2
+
+
+def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, LearnerDrift]:
+    """For each learner with distances, how cases inside and outside and how the two cohorts differ.
+
+    The study's cases are those of the test set, else those out of fold. All figures have intervals by subject.
+    """
+    if "distance" not in predictions:
+        return {}
+    rows = final_rows(predictions[predictions["target"] == target])
+    rows = rows[rows["distance"].notna()]
+    inside = next((stage for stage in ("test", "oof") if (rows["stage"] == stage).any()), None)
+    if inside is None:
+        return {}
+    figures = {}
+    for learner, of_learner in rows.groupby("model", sort=False):
+        internal, external = (of_learner[of_learner["stage"] == stage] for stage in (inside, "external"))
+        if len(internal) and len(external):
+            figures[str(learner)] = _compared(internal, external, inside, plan)
+    return figures
+
+
+def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: Plan) -> LearnerDrift:
+    metric, external = _with_quality(external)
+    rows = {"internal": _with_quality(internal)[1], "external": external}
+    far = external["distance"] > OUTSIDE
+    rows |= {"inside": external[~far], "outside": external[far]}
+    groups = {
+        name: _group(of_group, metric, plan, whole=name in ("internal", "external")) for name, of_group in rows.items()
+    }
+
+    def gap(first: str, second: str) -> DriftGap:
+        gaps = {
+            name: _gap(
+                rows[first], rows[second], name, getattr(groups[first], name), getattr(groups[second], name), plan
+            )
+            for name in ("quality", "confidence")
+            if name in external
+        }
+        return DriftGap(groups[first].rough or groups[second].rough, **gaps)
+
+    return LearnerDrift(
+        stage,
+        metric,
+        **groups,
+        outside_minus_inside=gap("outside", "inside"),
+        external_minus_internal=gap("external", "internal"),
+    )
+
+
+def _with_quality(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The name of a metric, and rows with its value for each scored prediction (`quality`), of classes `confidence`."""
+    scored = rows["y_true"].notna()
+    if by_form(str(rows["kind"].iloc[0]), {"classes": True, "number": False}):
+        right = (rows["y_pred"] == rows["y_true"]).astype(float).where(scored)
+        return "accuracy", rows.assign(quality=right, confidence=rows[probability_columns(rows)].max(axis=1))
+    error = (rows["y_pred"] - rows["y_true"]).abs().fillna(0.0).where(scored)
+    return "mae", rows.assign(quality=error)
+
+
+def _group(rows: pd.DataFrame, metric: str, plan: Plan, *, whole: bool) -> DriftGroup:
+    """The figures of a group; the share outside is that of a `whole` cohort."""
+    subjects, scored = rows["subject"], rows["quality"].notna()
+    n_subjects = int(subjects.nunique())
+    return DriftGroup(
+        len(rows),
+        n_subjects,
+        n_subjects < ROUGH_BELOW,
+        mean_by_subject(rows["quality"][scored], subjects[scored], plan, name=metric),
+        mean_by_subject(rows["confidence"], subjects, plan) if "confidence" in rows else None,
+        mean_by_subject(rows["distance"] > OUTSIDE, subjects, plan, name="share") if whole else None,
+    )
+
+
+def _gap(
+    first: pd.DataFrame, second: pd.DataFrame, name: str, of_first: Estimate, of_second: Estimate, plan: Plan
+) -> Interval | None:
+    """The first group's figure minus the second's, with its interval; subjects may be in both groups.
+
+    Where it is the same without any one of the subjects, such as between accuracies of 0 and 1, the interval is made
+    from those of both figures. None if a figure is undefined.
+    """
+    if of_first.value is None or of_second.value is None:
+        return None
+    subjects = pd.concat([rows["stage"] + "/" + rows["subject"].astype(str) for rows in (first, second)])
+    values = np.concatenate([rows[name].to_numpy(dtype=float) for rows in (first, second)])
+    scored, in_first = ~np.isnan(values), np.arange(len(values)) < len(first)
+    columns = [
+        column for side in (in_first & scored, ~in_first & scored) for column in (np.where(side, values, 0), side)
+    ]
+    sums = sum_by_subject(np.stack(columns, axis=1).astype(float), subjects)[:, None, :]
+    presence = sums[..., 1::2] > 0
+
+    def gap(totals: np.ndarray) -> dict[str, np.ndarray]:
+        with np.errstate(all="ignore"):
+            return {"difference": totals[..., 0] / totals[..., 1] - totals[..., 2] / totals[..., 3]}
+
+    rests_on, n_cases = {"difference": presence.sum(axis=0).min(axis=-1)}, int(scored.sum())
+    (figures,) = estimates(
+        sums, gap, lambda *_: "no cases", plan, n_cases=n_cases, presence=presence, rests_on=rests_on
+    )
+    estimate = figures["difference"]
+    ends = (estimate.low, estimate.high)
+    if estimate.low is None:
+        ends = difference(of_first, of_second) or (None, None)
+    return Interval(of_first.value - of_second.value, *ends)
+
+
+def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> list[Note]:
+    """Whether many external cases lie outside, and whether a learner is less accurate there but no less confident."""
+    entry = figures.get(str(learner))
+    if entry is None:
+        return []
+    caveats = []
+    outside, internal = entry.external.outside, entry.internal.outside
+    if outside and internal and outside.low is not None and outside.low > MANY_OUTSIDE and not outside.rough:
+        shares = {"share": outside.value, "internal": internal.value, "stage": entry.internal_stage}
+        caveats.append(caveat("external_outside", learner=learner, **shares))
+    gap = entry.external_minus_internal
+    if entry.quality != "accuracy" or gap.rough or not gap.quality or not gap.confidence:
+        return caveats
+    if gap.quality.high is not None and gap.confidence.high is not None and gap.quality.high < 0 <= gap.confidence.high:
+        groups = {"internal": entry.internal, "external": entry.external}
+        accuracy = {side: group.quality.value for side, group in groups.items()}
+        confidence = {side: group.confidence.value for side, group in groups.items() if group.confidence}
+        facts = {"stage": entry.internal_stage, "falls": gap.confidence.value < 0}
+        caveats.append(caveat("confident_outside", learner=learner, accuracy=accuracy, confidence=confidence, **facts))
+    return caveats
