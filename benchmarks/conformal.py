@@ -64,7 +64,7 @@ backbones: []
 weights: random
 evaluation: {{response: false}}
 """
-# The only candidate of the learner (`casewise.models.feature_bank.FeatureSpec`).
+# The only candidate of the learner (`casewise.models.linear.FeatureSpec`).
 READS = {
     "psoriasis": {"source": "statistics", "channels": [], "modules": [], "summary": "grid", "cells": 1},
     "chest": {"source": "pixels", "channels": [0], "modules": [], "summary": "grid", "cells": 8},
@@ -163,7 +163,7 @@ def predictions(own: Population, learned: Sequence[str], new: Sequence[str], see
     from casewise.models.forward import predict
     from casewise.models.outputs import outputs_of
     from casewise.splits.grouped import split
-    from casewise.training.linear_head import fit_head
+    from casewise.training.linear_models import fit_head
     from casewise.training.loop import standardise
 
     study, outputs = own.study.model_copy(update={"seed": seed}), outputs_of(own.study)

@@ -198,7 +198,7 @@ def measure_audit(options: argparse.Namespace) -> None:
     """Print the seconds of an audit and of its steps."""
     from casewise.audit.run import audit
     from casewise.console import Silent
-    from casewise.models.embeddings import embedder
+    from casewise.models.encoders import embedder
     from casewise.pipeline.read import prepare, read
     from casewise.plugins.phantoms.chest import make_chest
     from casewise.run_folder import RunFolder

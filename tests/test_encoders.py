@@ -23,9 +23,8 @@ from casewise.jobs.feature_file import feature_data
 from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import network_facts, network_from
 from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
-from casewise.models.feature_bank import FeatureSpec
 from casewise.models.feature_maps import feature_maps, widest
-from casewise.models.linear import bank_facts, build_linear, candidates, keep_only
+from casewise.models.linear import FeatureSpec, bank_facts, build_linear, candidates, keep_only
 from casewise.pipeline.read import encoder_lines
 from casewise.study import backbones
 from casewise.study.backbones import check_encoders

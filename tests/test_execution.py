@@ -18,8 +18,7 @@ import torch
 import casewise
 from casewise.errors import TrainingError
 from casewise.jobs import compute_plans, fitting
-from casewise.jobs.backends.base import Backend, Failure, attempt, is_out_of_memory
-from casewise.jobs.backends.local import LocalBackend, _ended
+from casewise.jobs.backends import Backend, Failure, LocalBackend, _ended, attempt, is_out_of_memory
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job
 from casewise.models import build_model

@@ -19,7 +19,7 @@ from casewise.files import checksum
 from casewise.inference.model import load_bundle
 from casewise.inference.run_members import members_of
 from casewise.jobs import fitting
-from casewise.jobs.backends.registrations import Registrations
+from casewise.jobs.backends import Registrations
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
 from casewise.predictions.nested_cv import NESTED

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from casewise.errors import CasewiseError
-from casewise.jobs import memory_limit
+from casewise.jobs import execution
 from casewise.jobs.compute_plans import stated_plans
-from casewise.jobs.memory_limit import jobs_that_fit
+from casewise.jobs.execution import jobs_that_fit
 from casewise.models.backbones import build_network
 from casewise.models.layers import ReLU6, replace_layers
 from casewise.pipeline.status import RunStatus
@@ -117,7 +117,7 @@ def test_the_memory_of_this_machine_is_known() -> None:
 
 def fitted(available: float, workers: int, monkeypatch: pytest.MonkeyPatch, **stated: Any) -> int:
     """The number of jobs that fit; three networks need 3000, 1000 and an unknown number of MB."""
-    monkeypatch.setattr(memory_limit, "available_mb", lambda: available)
+    monkeypatch.setattr(execution, "available_mb", lambda: available)
     monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 50.0))
     plans = {"large": ComputePlan(peak_mb=3000.0), "small": ComputePlan(peak_mb=1000.0), "unknown": ComputePlan()}
     jobs: Any = [SimpleNamespace(model=model, parts=lambda: 1) for model in ("small", "small", "large", "unknown")]

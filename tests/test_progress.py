@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from casewise.errors import TrainingError
-from casewise.jobs.backends.local import LocalBackend
+from casewise.jobs.backends import LocalBackend
 from casewise.jobs.execution import progress, run_jobs
-from casewise.jobs.plan import Job
-from casewise.jobs.progress import Progress
+from casewise.jobs.plan import Job, Progress
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.training.cost import Timer

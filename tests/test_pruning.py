@@ -10,8 +10,8 @@ import pytest
 
 from casewise.errors import StudyError
 from casewise.jobs import nested
+from casewise.jobs.nested import described, halved, rungs_of
 from casewise.jobs.plan import JobInputs
-from casewise.jobs.pruning import described, halved, rungs_of
 from casewise.report.sections.validation import tuning
 from tests.test_nested import RECIPE, SMALL, material_of, same, small_study, small_table, trained, without_times
 

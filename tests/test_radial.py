@@ -10,11 +10,9 @@ import torch
 
 from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import network_from
-from casewise.models.feature_bank import FeatureSpec
-from casewise.models.linear import build_linear
+from casewise.models.linear import GAMMA, FeatureSpec, RadialBlock, RadialHead, build_linear
 from casewise.models.outputs import Output
-from casewise.models.radial import GAMMA, RadialBlock, RadialHead
-from casewise.training.linear_head import fit_head, fit_radial_head
+from casewise.training.linear_models import fit_head, fit_radial_head
 
 centre_at = pytest.importorskip("casewise.plugins.explain.methods.contributions").centre_at
 contributions = pytest.importorskip("casewise.plugins.explain.methods.contributions").contributions

@@ -16,9 +16,8 @@ from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import PanelData
 from casewise.models import shared_parts
 from casewise.models.backbones import build_network
-from casewise.models.feature_bank import FeatureSpec
 from casewise.models.forward import predict_together, predict_with_features
-from casewise.models.linear import bank_facts, build_linear
+from casewise.models.linear import FeatureSpec, bank_facts, build_linear
 from casewise.models.outputs import Output
 from casewise.models.shared_parts import SharedParts, SharedStart
 from casewise.run import Run

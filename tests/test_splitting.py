@@ -10,8 +10,7 @@ from torch import nn
 
 from casewise.errors import TrainingError
 from casewise.models.backbones import Network, build_network
-from casewise.models.freezing import freeze, layers
-from casewise.models.frozen_split import split_at
+from casewise.models.freezing import freeze, layers, split_at
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 # one of each family quickly, the others with the slow tests

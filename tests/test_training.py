@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from casewise.errors import CasewiseError, RunError, StudyError
-from casewise.jobs.backends import local
+from casewise.jobs import backends
 from casewise.jobs.compute_plans import compute_plans, stated_plans, try_size
 from casewise.jobs.execution import _side_by_side
 from casewise.modalities.dataset import PanelData
@@ -29,7 +29,7 @@ from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import load_state, save_state, write_tensors
 from casewise.training.compute_plan import ComputePlan, Option, _agrees, choose
-from casewise.training.linear_probe import probe
+from casewise.training.linear_models import probe
 from casewise.training.loop import Fitted, Training, TrainingContext, _seed_draws, fit
 
 NUMBERS = (Output("one"), Output("two"))
@@ -288,10 +288,10 @@ def test_bfloat16_is_taken_where_it_agrees_with_the_weights_of_the_run(
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_worker_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(local, "keep_memory", lambda: calls.append("kept"))
+    monkeypatch.setattr(backends, "keep_memory", lambda: calls.append("kept"))
     for name in ("signal.signal", "threading.Thread.start", "atexit.register"):
-        monkeypatch.setattr(f"casewise.jobs.backends.local.{name}", lambda *given: None)
-    local._begin_worker(1, SimpleNamespace(register=lambda: None), (), kept)  # type: ignore[arg-type]
+        monkeypatch.setattr(f"casewise.jobs.backends.{name}", lambda *given: None)
+    backends._begin_worker(1, SimpleNamespace(register=lambda: None), (), kept)  # type: ignore[arg-type]
     assert calls == ["kept"] * kept
 
 

@@ -19,7 +19,7 @@ from casewise.models.outputs import Output, outputs_of, value_columns, values_of
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.linear_probe import probe
+from casewise.training.linear_models import probe
 from casewise.training.loop import Training, TrainingContext, standardise
 from casewise.training.losses import Scaling, balanced, class_counts, class_weights, guess_loss, loss_of
 

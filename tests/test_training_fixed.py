@@ -20,7 +20,7 @@ from PIL import Image
 
 from casewise.errors import RunError
 from casewise.inference.predictor import Predictor
-from casewise.jobs.backends.base import attempt
+from casewise.jobs.backends import attempt
 from casewise.jobs.plan import Job
 from casewise.jobs.tiles import weight_rows
 from casewise.modalities.dataset import PanelData, open_tiles

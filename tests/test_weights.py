@@ -16,13 +16,11 @@ from casewise.console import Silent
 from casewise.errors import RunError, SplitError, WeightsError
 from casewise.files import checksum
 from casewise.jobs.job import JobInputs, build, choose
-from casewise.jobs.plan import Job
-from casewise.jobs.progress import Progress
+from casewise.jobs.plan import Job, Progress
 from casewise.modalities.base import StoreAddress
 from casewise.models.backbones import build_network
-from casewise.models.downloads import download_of
-from casewise.models.embeddings import embedder
-from casewise.models.weights import load_weights
+from casewise.models.encoders import embedder
+from casewise.models.weights import download_of, load_weights
 from casewise.pipeline.read import read, split
 from casewise.run_folder import RunFolder
 from casewise.training.compute_plan import ComputePlan

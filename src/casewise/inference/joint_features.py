@@ -10,9 +10,8 @@ import torch
 
 from casewise.modalities.dataset import FeatureData
 from casewise.models.backbones import Body, Network, NetworkOptions
-from casewise.models.feature_bank import FeatureBank, FeatureSpec, bank_of
 from casewise.models.forward import compute_features
-from casewise.models.linear import UNSCALED
+from casewise.models.linear import UNSCALED, FeatureBank, FeatureSpec, bank_of
 
 if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset

@@ -12,8 +12,7 @@ import torch
 
 from casewise.errors import RunError, StudyError, WeightsError, nearest
 from casewise.files import parsed_json
-from casewise.jobs.fit_subjects import divided
-from casewise.jobs.plan import Job, JobInputs
+from casewise.jobs.plan import Job, JobInputs, divided
 from casewise.models.backbones import Network
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.run_folder import RunFolder

@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from casewise.modalities.dataset import FeatureData
 from casewise.modalities.registry import own_modalities
-from casewise.models.feature_bank import bank_of
 from casewise.models.forward import compute_features
+from casewise.models.linear import bank_of
 from casewise.run_folder import WeightsFile
 from casewise.study.learners import added_learners
 from casewise.training.checkpoint import write_tensors

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from casewise.jobs.feature_file import feature_data, feature_store, panels_identity
-from casewise.jobs.progress import epochs_inside
+from casewise.jobs.plan import epochs_inside
 from casewise.study.seeds import mixed_seed
 from casewise.training.feature_cache import MEMORY
 from casewise.training.feature_sharing import SharedFeatures
-from casewise.training.linear_head import LinearFit, fit_head, fit_radial_head
+from casewise.training.linear_models import LinearFit, fit_head, fit_radial_head
 from casewise.training.loop import TrainingContext
 from casewise.training.stages import Learned, frozen_features, learn
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from casewise.jobs.nested import InnerCVResult
-    from casewise.jobs.plan import Job, JobInputs
-    from casewise.jobs.progress import Progress
+    from casewise.jobs.plan import Job, JobInputs, Progress
     from casewise.modalities.base import FittedPreprocessing, PanelDataset
     from casewise.modalities.dataset import FeatureData
     from casewise.models.backbones import Network

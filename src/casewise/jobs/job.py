@@ -19,12 +19,10 @@ from casewise.inference.distance import FeatureDistance
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
 from casewise.jobs.distance import scales_of_folds, training_distance
-from casewise.jobs.fit_subjects import divided, fit_preprocessing
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
 from casewise.jobs.nested import choose_inside
-from casewise.jobs.plan import Job, JobInputs, begin
+from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside, fit_preprocessing
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.jobs.progress import Progress, epochs_inside
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import FeatureData

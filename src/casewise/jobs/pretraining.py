@@ -10,9 +10,7 @@ import numpy as np
 import torch
 
 from casewise.cohort.labels import label_table
-from casewise.jobs.fit_subjects import fit_preprocessing
-from casewise.jobs.plan import Job
-from casewise.jobs.progress import Told
+from casewise.jobs.plan import Job, Told, fit_preprocessing
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
@@ -24,7 +22,7 @@ from casewise.study.schema import Study
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.linear_probe import probe
+from casewise.training.linear_models import probe
 from casewise.training.loop import TrainingContext, fit, standardise
 
 if TYPE_CHECKING:

@@ -327,7 +327,7 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
 def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
     normal: Any = (MEAN, STD)
     if name in UNTRAINED:
-        from casewise.models.plain_cnn import plain_network
+        from casewise.models.layers import plain_network
 
         module, width = plain_network(name)
         normal = SYMMETRIC

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from casewise.errors import TrainingError
 from casewise.models.build_model import network_from
 from casewise.models.encoders import Encoder, build_encoder
-from casewise.models.feature_bank import FeatureSpec
-from casewise.models.frozen_split import Segment, split_modules
-from casewise.models.linear import encoders_in
+from casewise.models.freezing import Segment, split_modules
+from casewise.models.linear import FeatureSpec, encoders_in
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network

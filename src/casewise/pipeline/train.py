@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from casewise.console import Show
-    from casewise.jobs.backends.base import Failure
+    from casewise.jobs.backends import Failure
     from casewise.jobs.plan import Job, JobInputs
     from casewise.report.tables import MetricFormat
     from casewise.run_folder import JobFolder, RunFolder
@@ -411,9 +411,8 @@ def weights(study: Study, folder: RunFolder, show: Show) -> None:
     networks, encoders = missing_weights(study)
     if folder.has_networks() or not networks + encoders:
         return
-    from casewise.models.downloads import download_of
     from casewise.models.encoders import download_encoder
-    from casewise.models.weights import WAYS, download_weights
+    from casewise.models.weights import WAYS, download_of, download_weights
 
     names = list(dict.fromkeys([*networks, *encoders]))
     show.line("weights", f"{names_text(names, 5)}: not on this computer, downloading")

@@ -21,8 +21,7 @@ from torch import Tensor
 from casewise.errors import TrainingError
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import Batches, FeatureData, PanelData
-from casewise.models.freezing import freeze, parameter_counts
-from casewise.models.frozen_split import split_at
+from casewise.models.freezing import freeze, parameter_counts, split_at
 from casewise.run_folder import TrainingFolder
 from casewise.run_folder.job_folder import Stage as StageFiles
 from casewise.study.seeds import mixed_seed
@@ -37,7 +36,7 @@ from casewise.training.feature_cache import (
     features,
     fixed,
 )
-from casewise.training.linear_probe import probe
+from casewise.training.linear_models import probe
 from casewise.training.loop import TrainingContext, fit
 from casewise.training.lr_finder import find_rate
 from casewise.training.rates import layer_groups, unfreeze
