@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 
 import casewise
 from casewise.errors import StudyError, WeightsError
-from casewise.jobs.feature_file import feature_data
+from casewise.jobs import fitting
 from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import network_facts, network_from
 from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
@@ -236,82 +237,36 @@ def test_a_run_with_several_encoders_and_its_bundle_in_another_process(
     assert np.abs(recorded - repeated.reindex(recorded.index)).max() < 1e-5
 
 
-class Regrouped(FeatureData):
-    """Both images in one panel."""
-
-    def views(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.arange(2)[:, None], torch.zeros(2, dtype=torch.int64)
-
-
-def test_stored_features_belong_to_an_encoder_and_its_weights(
+def test_features_of_baselines_are_computed_once_for_equal_candidates_weights_and_pixels(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Folds and learners share a file; another study, preparation, grouping, encoder or weights have another one."""
-    from types import SimpleNamespace
-
-    from casewise.run_folder import JobFolder
-
-    monkeypatch.setenv("CASEWISE_FEATURE_CACHE", "0")  # other runs would share them by content
-
+    monkeypatch.setenv("CASEWISE_CACHE", str(tmp_path))
     computed: list[str] = []
 
     def compute(network: Any, data: Any) -> torch.Tensor:
         computed.append(network.body.encoders[0].name)
-        return torch.zeros(2, 3)
+        return torch.zeros(len(data), 3)
 
-    monkeypatch.setattr("casewise.jobs.feature_file.compute_features", compute)
-    jobs: list[Any] = []
-    for learner in ("linear_features", "kernel_features"):
-        (tmp_path / "jobs" / learner / "fold1").mkdir(parents=True)
-        jobs.append(SimpleNamespace(folder=JobFolder(tmp_path / "jobs" / learner / "fold1")))
-    job = jobs[0]
-    inputs, other = (
-        SimpleNamespace(
-            store=SimpleNamespace(address="a"), study=SimpleNamespace(model_dump=lambda mode, text=text: {"name": text})
-        )
-        for text in ("one", "another")
-    )
-    data: Any = FeatureData(torch.zeros(2, 1), torch.zeros(2, 1), ["a", "b"])
+    monkeypatch.setattr(fitting, "compute_features", compute)
+    study = SimpleNamespace(model_dump=lambda mode: {}, modality_name="photographs")
+
+    def features_of(learner: str, network: Any, pixels: float = 0.0) -> None:
+        inputs = SimpleNamespace(store=SimpleNamespace(address=str(pixels)), study=study)
+        planned: Any = SimpleNamespace(job=SimpleNamespace(model=learner), inputs=inputs)
+        panels = FeatureData(torch.full((2, 1), pixels), torch.zeros(2, 1), ["a", "b"])
+        fitting.feature_data(planned, network, SimpleNamespace(panels=panels, preprocessing={}))  # type: ignore[arg-type]
+
     network = linear(folder, [HUB])
     load_encoders(network.body, folder)
-    for one in jobs:
-        feature_data(one, inputs, network, data, {})
+    for learner in ("linear_features", "kernel_features"):
+        features_of(learner, network)
     assert computed == [HUB]
-    feature_data(job, other, network, data, {})
-    feature_data(job, inputs, network, data, {"landmarks": [1.0]})
-    feature_data(job, inputs, network, Regrouped(data.features, data.truth, data.names), {})
-    assert computed == [HUB] * 4
+    features_of("linear_features", network, pixels=1.0)
     with torch.no_grad():
         next(network.body.encoders[0].network.body.parameters()).add_(1)
-    feature_data(job, inputs, network, data, {})
-    feature_data(job, inputs, linear(folder, [SMALL[0]]), data, {})
-    assert computed == [*[HUB] * 5, SMALL[0]]
-
-
-def test_learners_that_compute_features_side_by_side_keep_all_checksums(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-    from types import SimpleNamespace
-
-    from casewise.run_folder import JobFolder, WeightsFile
-
-    monkeypatch.setattr("casewise.jobs.feature_file.ROWS", 1)
-    monkeypatch.setattr("casewise.jobs.feature_file.compute_features", lambda network, rows: torch.zeros(len(rows), 3))
-    job: Any = SimpleNamespace(folder=JobFolder(tmp_path / "jobs" / "linear_features" / "fold1"))
-    job.folder.path.mkdir(parents=True)
-    data: Any = FeatureData(torch.zeros(8, 1), torch.zeros(8, 1), list("abcdefgh"))
-
-    def fit(name: str) -> None:
-        study = SimpleNamespace(model_dump=lambda mode: {"name": name})
-        inputs: Any = SimpleNamespace(store=SimpleNamespace(address="a"), study=study)
-        feature_data(job, inputs, linear(folder, [HUB]), data, {})
-
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(fit, ["a", "b", "c", "d"]))
-    files = sorted((tmp_path / "jobs").glob("*.safetensors"))
-    assert len(files) == 4 * 8
-    assert all(WeightsFile(file).intact() for file in files)
+    features_of("linear_features", network)
+    features_of("linear_features", linear(folder, [SMALL[0]]))
+    assert computed == [*[HUB] * 3, SMALL[0]]
 
 
 @pytest.mark.parametrize(

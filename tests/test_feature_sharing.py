@@ -21,10 +21,9 @@ from casewise.models.outputs import Output
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
 from casewise.study.schema import Panels, Phase, Recipe
-from casewise.training import feature_sharing
+from casewise.training import frozen_features as frozen_features_file
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import features
-from casewise.training.feature_sharing import FeatureStore, SharedFeatures, cached_or_computed
+from casewise.training.frozen_features import FeatureStore, SharedFeatures, cached_or_computed, features
 from casewise.training.loop import TrainingContext
 from casewise.training.stages import frozen_features, learn
 from tests.chest_study import chest_study
@@ -36,7 +35,7 @@ FOLDS = ((list(range(14)), list(range(14, 20))), (list(range(5, 20)), [0, 2, 4])
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_sharing, "BLOCK", 6)
+    monkeypatch.setattr(frozen_features_file, "BLOCK", 6)
     torch.set_num_threads(1)
 
 
@@ -194,10 +193,10 @@ def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["many", "-1", "nan", "inf"])
 def test_the_size_of_the_store_must_be_a_number(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(feature_sharing.VARIABLE, text)
-    with pytest.raises(CasewiseError, match=feature_sharing.VARIABLE):
+    monkeypatch.setenv(frozen_features_file.VARIABLE, text)
+    with pytest.raises(CasewiseError, match=frozen_features_file.VARIABLE):
         FeatureStore.of_user()
-    monkeypatch.setenv(feature_sharing.VARIABLE, "0.5")
+    monkeypatch.setenv(frozen_features_file.VARIABLE, "0.5")
     assert FeatureStore.of_user().limit == 2**29
 
 
@@ -270,7 +269,7 @@ def test_a_run_predicts_the_same_bits_with_and_without_a_store(tmp_path: Path, m
     table = make_chest(tmp_path / "films", subjects=24, size=(64, 64), seed=3)
     tables = []
     for number, size in enumerate(("1", "1", "0")):
-        monkeypatch.setenv(feature_sharing.VARIABLE, size)
+        monkeypatch.setenv(frozen_features_file.VARIABLE, size)
         study = chest_study(
             table,
             recipe={"epochs": 3, "lr": 0.001, "tuning": "head_only"},

@@ -191,7 +191,7 @@ class MeanColourBuilder(LinearBuilder):
 
 def fit_mean_colour(planned: Any, network: Any, outputs: Any, data: Any) -> Any:
     """The distances from the means of the classes are linear in the colours, up to a term that is equal for all."""
-    features = fitting.feature_data(planned.job, planned.inputs, network, data.panels, data.preprocessing)
+    features = fitting.feature_data(planned, network, data)
     train = features.subset(data.fit_rows.tolist())
     means = torch.stack([train.features[train.truth[:, 0] == code].mean(0) for code in range(outputs[0].classes)])
     with torch.no_grad():

@@ -18,7 +18,7 @@ from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Recipe
 from casewise.training.checkpoint import save_state
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import UpperLayers
+from casewise.training.frozen_features import UpperLayers
 from casewise.training.loop import Fitted, TrainingContext, fit
 
 LABEL = Output("label", "classification", 3, True)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze
 from casewise.study.schema import Recipe
-from casewise.training.feature_cache import UpperLayers
+from casewise.training.frozen_features import UpperLayers
 from casewise.training.rates import layer_rates, parameter_groups, unfreeze, warmed_cosine
 
 

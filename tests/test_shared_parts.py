@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from casewise.inference import joint_features, members
-from casewise.inference.joint_features import JointFeatures, groups_of
+from casewise.inference import members
 from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import PanelData
 from casewise.models import shared_parts
@@ -19,7 +18,7 @@ from casewise.models.backbones import build_network
 from casewise.models.forward import predict_together, predict_with_features
 from casewise.models.linear import FeatureSpec, bank_facts, build_linear
 from casewise.models.outputs import Output
-from casewise.models.shared_parts import SharedParts, SharedStart
+from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, groups_of
 from casewise.run import Run
 from casewise.run_folder import WeightsFile
 from casewise.study.panels import Panels
@@ -95,10 +94,10 @@ def test_a_bundle_reads_each_file_and_computes_each_feature_once(
 ) -> None:
     read: list[Path] = []
     passes: list[int] = []
-    read_bytes, compute = WeightsFile.read_bytes, joint_features.compute_features
+    read_bytes, compute = WeightsFile.read_bytes, shared_parts.compute_features
     monkeypatch.setattr(WeightsFile, "read_bytes", lambda file: read.append(file.path) or read_bytes(file))
     monkeypatch.setattr(
-        joint_features, "compute_features", lambda network, data: passes.append(len(data)) or compute(network, data)
+        shared_parts, "compute_features", lambda network, data: passes.append(len(data)) or compute(network, data)
     )
     loaded_model = load_bundle(baseline_run.folder / "bundle")
     assert len(loaded_model.members) == 6

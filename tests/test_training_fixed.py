@@ -32,7 +32,7 @@ from casewise.models.outputs import Output
 from casewise.run_folder import JobFolder
 from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import MEMORY, Buffer, FixedData, features
+from casewise.training.frozen_features import MEMORY, Buffer, FixedData, features
 from casewise.training.stages import Learned, TrainingContext, learn
 
 OUTPUTS = (Output("label", "classification", 2, True),)

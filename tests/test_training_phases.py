@@ -24,7 +24,7 @@ from casewise.study.panels import BAGS
 from casewise.study.schema import Panels, Phase, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import Buffer, fixed
+from casewise.training.frozen_features import Buffer, fixed
 from casewise.training.stages import Learned, TrainingContext, learn
 from tests.chest_study import chest_study
 

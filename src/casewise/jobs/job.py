@@ -39,7 +39,7 @@ from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
-from casewise.training.feature_cache import MEMORY
+from casewise.training.frozen_features import MEMORY
 from casewise.training.loop import LOOP, standardise
 from casewise.training.losses import class_counts, guess_loss
 from casewise.training.stages import Learned

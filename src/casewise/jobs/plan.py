@@ -171,13 +171,6 @@ def begin(job: Job, how: str = "") -> None:
         job.folder.mark.write(made_from)
 
 
-def remove_feature_files(jobs: list[Job]) -> None:
-    """Remove the features that the baselines of a run shared."""
-    for folder in {job.folder.path.parent.parent for job in jobs}:
-        for path in folder.glob("features-*.*"):
-            path.unlink(missing_ok=True)
-
-
 def divided(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> tuple[list[str], list[str]]:
     """The subjects that the networks of a fold are fitted on, and those for early stopping, if any."""
     training = splits.training(fold)

@@ -64,7 +64,7 @@ def train(
         CasewiseError: a network cannot be trained, or the folder contains networks of another study.
     """
     from casewise.jobs.execution import run_jobs
-    from casewise.jobs.plan import final_jobs, remove_feature_files
+    from casewise.jobs.plan import final_jobs
     from casewise.report.templating import sentence
 
     planned = _planned(study, cohort, store, splits, folder, show)
@@ -97,7 +97,6 @@ def train(
     if spent is not None and study.recipe.auto and networks:
         show.line("budget", sentence("budget_spent", spent_budget(study, folder.recipe_plan.read(), spent)))
     record_trained(study, folder, show)
-    remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]
     if external:

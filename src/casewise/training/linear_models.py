@@ -22,7 +22,7 @@ from casewise.models.backbones import Network
 from casewise.models.linear import FREQUENCIES, RadialBlock, RadialHead, keep_only
 from casewise.models.outputs import Output
 from casewise.targets import by_form
-from casewise.training.feature_cache import features
+from casewise.training.frozen_features import features
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,8 +27,7 @@ from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import load_state, save_state
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import give_memory_back
-from casewise.training.feature_cache import MEMORY, UpperLayers
-from casewise.training.feature_sharing import SharedFeatures
+from casewise.training.frozen_features import MEMORY, SharedFeatures, UpperLayers
 from casewise.training.losses import Scaling, balanced, class_weights, loss_of
 from casewise.training.rates import cosine_share, optimizer_of, parameter_groups
 
@@ -55,7 +54,7 @@ class TrainingContext:
         tell: called after each epoch with the number of epochs done and the training loss.
         frozen_once: compute the output of frozen layers once instead of at every step.
         until: the epoch of the recipe after which training ends; the schedule is that of all epochs.
-        memory: the bytes for values that are computed once (`casewise.training.feature_cache.Buffer`).
+        memory: the bytes for values that are computed once (`casewise.training.frozen_features.Buffer`).
         shared: the panels of the study, whose features in frozen networks are shared between folds and runs.
     """
 

@@ -27,7 +27,7 @@ from casewise.run_folder.job_folder import Stage as StageFiles
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
-from casewise.training.feature_cache import (
+from casewise.training.frozen_features import (
     Buffer,
     FeatureNetwork,
     FixedData,
@@ -251,7 +251,7 @@ def _shortened(
 
     def shared(data: FixedData | PanelDataset, path: Path) -> FixedData:
         # maps are large, and panels of several views have several rows
-        if context.shared is None or not whole or isinstance(data, FixedData):
+        if context.shared is None or not whole or isinstance(data, FixedData) or data.bags:
             return computed(data, path)
         if len(data.views()[0]) != len(data):
             return computed(data, path)
@@ -261,7 +261,7 @@ def _shortened(
             return activations(frozen, panels, bf16=bf16, form=form, path=path, buffer=Buffer(LARGE)).values
 
         values = context.shared.of(data, network, of_block, how, empty=partial(buffer.empty, path=path))
-        return FixedData(values, data.truth, data.names, data.views()[1], data.bag if data.bags else 1)
+        return FixedData(values, data.truth, data.names, data.views()[1])
 
     once, watched = (shared(data, path) for path, data in zip(folder.activations, (train, stop), strict=True))
     return UpperLayers(network, rest), once, watched, "output of the frozen layers computed once per panel"
