@@ -9,7 +9,7 @@ import torch
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
 from casewise.models.backbones import build_network, form_of
-from casewise.models.forward import predict
+from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
 from casewise.models.poolings import GatedAttention, MeanOfBag
 from casewise.study.schema import Compute, Panels, Recipe
@@ -158,7 +158,9 @@ def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:
     network = build_network("resnet10t", 2, pooling="attention")
     course = TrainingContext(outputs, tmp_path, 0, ComputePlan(), 1e9, "last")
     learned = learn(network, recipe, data, data, [str(i) for i in range(40)], course)
-    values = predict(learned.network, data, outputs, batch=8, channels_last=True, bf16=False, flips=False)
+    values = predict_together([learned.network], data, outputs, batch=8, channels_last=True, bf16=False, flips=False)[
+        0
+    ][0]
     assert (values.argmax(dim=1) == truth[:, 0]).float().mean() > 0.95
     bags = data.plain_batch(data.views()[0], torch.device("cpu"))
     weights = learned.network.head[0].weights(learned.network.features(bags))

@@ -16,7 +16,7 @@ from torch import Tensor
 from casewise.errors import CasewiseError
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
-from casewise.models.forward import predict_with_features
+from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
@@ -237,13 +237,13 @@ def test_a_trained_head_predicts_from_shared_features_what_it_predicts_from_pane
     learn(trained, recipe, train, stop, [f"s{row}" for row in rows], context)
     assert frozen_features(trained, sharing.panels, recipe, context, flips=False) is not None
     how = {"batch": 4, "channels_last": True, "bf16": False, "flips": False}
-    of_panels = predict_with_features(trained, sharing.panels, outputs, **how)
+    of_panels = predict_together([trained], sharing.panels, outputs, **how)[0]
     # another fold reads them, and the body computes nothing
     monkeypatch.setattr(Network, "features", lambda *_: pytest.fail("the features were computed again"))
     other = shared(panels(), FeatureStore(tmp_path / "s"), fold=1)
     again = frozen_features(trained, other.panels, recipe, replace(context, shared=other), flips=False)
     assert again is not None
-    for found, expected in zip(predict_with_features(trained, again, outputs, **how), of_panels, strict=True):
+    for found, expected in zip(predict_together([trained], again, outputs, **how)[0], of_panels, strict=True):
         assert torch.allclose(found, expected, atol=1e-6)
 
 

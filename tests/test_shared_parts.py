@@ -15,7 +15,7 @@ from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import PanelData
 from casewise.models import shared_parts
 from casewise.models.backbones import build_network
-from casewise.models.forward import predict_together, predict_with_features
+from casewise.models.forward import predict_together
 from casewise.models.linear import FeatureSpec, bank_facts, build_linear
 from casewise.models.outputs import Output
 from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, groups_of
@@ -148,10 +148,10 @@ def test_equal_first_layers_are_computed_once_and_to_the_bit() -> None:
     options: dict[str, Any] = {"batch": 1, "channels_last": False, "bf16": False, "flips": True}
     passes = []
     first.body.layer1.register_forward_hook(lambda *_: passes.append(1))
-    together = predict_together(networks, shared, data, outputs, **options)
+    together = predict_together(networks, data, outputs, **options, shared=shared)
     assert len(passes) == 4  # two batches, each also mirrored
     for network, (values, features) in zip(networks, together, strict=True):
-        expected = predict_with_features(network, data, outputs, **options)
+        expected = predict_together([network], data, outputs, **options)[0]
         assert torch.equal(values, expected[0])
         assert torch.equal(features, expected[1])
     assert not torch.equal(together[0][0], together[1][0])

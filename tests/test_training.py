@@ -22,7 +22,7 @@ from casewise.jobs.compute_plans import compute_plans, stated_plans, try_size
 from casewise.jobs.execution import _side_by_side
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network, out_of_place
-from casewise.models.forward import predict
+from casewise.models.forward import predict_together
 from casewise.models.outputs import Output, Scored
 from casewise.run_folder import RunFolder, StateFile, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
@@ -78,7 +78,9 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert fitted.best_epoch == losses.index(min(losses))
     assert len(losses) == fitted.best_epoch + 4 < 40
     centred = data(range(13, 20))
-    found = predict(fitted.network, centred, NUMBERS, batch=4, channels_last=True, bf16=False, flips=False)
+    found = predict_together([fitted.network], centred, NUMBERS, batch=4, channels_last=True, bf16=False, flips=False)[
+        0
+    ][0]
     module = Training(fitted.network, Recipe(), centred, TrainingContext(NUMBERS, tmp_path, 0, ComputePlan()))
     assert float(module.loss(found, centred.truth)) == pytest.approx(min(losses), rel=1e-4)
 
@@ -169,17 +171,17 @@ def test_more_tiles_than_slots_are_averaged_over_views() -> None:
     assert slots.tolist() == [[0, 1, 2, 3], [4, 5, -1, -1], [6, -1, -1, -1]]
     assert owner.tolist() == [0, 0, 1]
     network = build_network("mobilenet_v3_small", 1).eval()
-    found = predict(network, many, NUMBERS[:1], batch=2, channels_last=False, bf16=False, flips=False)
+    found = predict_together([network], many, NUMBERS[:1], batch=2, channels_last=False, bf16=False, flips=False)[0][0]
     single = [
-        predict(
-            network,
+        predict_together(
+            [network],
             PanelData(store, [t], torch.zeros(1, 1), PANELS),
             NUMBERS[:1],
             batch=2,
             channels_last=False,
             bf16=False,
             flips=False,
-        )
+        )[0][0]
         for t in ([0, 1, 2, 3], [4, 5])
     ]
     assert float(found[0]) == pytest.approx(float(sum(single)) / 2, abs=1e-5)
@@ -194,9 +196,13 @@ def test_a_probe_starts_the_head_at_a_ridge_regression() -> None:
     part.truth[:, 1] = bright
     network.target_mean.copy_(torch.tensor([0.5, float(bright.mean())]))
     network.target_std.copy_(torch.tensor([0.3, float(bright.std())]))
-    before = predict(network, part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
+    before = predict_together([network], part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[0][0][
+        :, 1
+    ]
     probe(network, part, [str(i // 2) for i in range(20)], NUMBERS, batch=4)
-    after = predict(network, part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
+    after = predict_together([network], part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[0][0][
+        :, 1
+    ]
     assert (after - bright).square().mean() < (before - bright).square().mean()
 
 

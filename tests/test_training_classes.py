@@ -227,7 +227,7 @@ def coloured(truth: Tensor) -> PanelData:
 class TestTheProbedHead:
     @pytest.mark.parametrize(("output", "classes"), [(LABEL, 3), (Output("two", "classification", 2), 2), (GRADE, 4)])
     def test_is_better_than_guessing(self, output: Output, classes: int) -> None:
-        from casewise.models.forward import predict
+        from casewise.models.forward import predict_together
 
         torch.manual_seed(0)
         truth = (torch.arange(48) % classes)[:, None].float()
@@ -239,7 +239,9 @@ class TestTheProbedHead:
         with torch.no_grad():
             raw = network.eval()(data.plain_batch(torch.arange(48)[:, None], torch.device("cpu")))
         assert float(loss(raw, truth, output)) < 0.7 * guess_loss(truth, truth, [output], Recipe())
-        told = predict(network, data, [output], batch=8, channels_last=False, bf16=False, flips=True).numpy()
+        told = predict_together([network], data, [output], batch=8, channels_last=False, bf16=False, flips=True)[0][
+            0
+        ].numpy()
         known = ~np.isnan(truth[:, 0].numpy())
         assert (kind_named(output.kind).decide(told) == truth[:, 0].numpy())[known].mean() > 0.8
 

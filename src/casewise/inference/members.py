@@ -80,13 +80,13 @@ class Members:
             return {}
         predicted = predict_together(
             [predictor.network for predictor in predictors],
-            group.shared,
             data,
             bundle.output_records,
             batch=bundle.batch_size,
             channels_last=bundle.compute.channels_last,
             bf16=bundle.compute.precision == "bf16",
             flips=_mirrors(bundle),
+            shared=group.shared,
         )
         view, panels = call.view(bundle.model), new.cohort.panels
         return {
