@@ -301,7 +301,7 @@ def job(batch_norm: str) -> dict[str, float]:
 
     from casewise.modalities.dataset import PanelData
     from casewise.models.backbones import build_network
-    from casewise.models.forward import predict
+    from casewise.models.forward import predict_together
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import ComputePlan
@@ -326,7 +326,7 @@ def job(batch_norm: str) -> dict[str, float]:
         )
         fit(network, recipe, train, panels.subset([0]), context)
     give_memory_back()
-    predict(network, new, outputs, batch=BATCH, channels_last=True, bf16=False, flips=False)
+    predict_together([network], new, outputs, batch=BATCH, channels_last=True, bf16=False, flips=False)[0][0]
     return {"peak": peak_memory(), "step": (ends[-1] - ends[-2]) / STEPS}
 
 

@@ -171,14 +171,6 @@ def test_encoders_without_a_chosen_candidate_are_removed(folder: Path) -> None:
     assert torch.equal(again.features(panels), network.features(panels))
 
 
-def test_a_bundle_of_an_earlier_version_is_read() -> None:
-    specs = [FeatureSpec("features", (), ("features.13",), "grid", 2).as_json()]
-    bank = {"encoder": "mobilenet_v2", "channels": 3, "specs": specs}
-    network: Any = build_linear("linear_features", 1, bank, {"side": 64})
-    assert network.width == 96 * 4
-    assert any(key.startswith("body.encoder.body.") for key in network.state_dict())
-
-
 STUDY = """
 name: encoders
 synthetic: true

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import mmap
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +16,6 @@ from torch import nn
 
 from casewise.errors import CasewiseError
 from casewise.jobs import execution
-from casewise.jobs.compute_plans import stated_plans
 from casewise.jobs.execution import jobs_that_fit
 from casewise.models.backbones import build_network
 from casewise.models.layers import ReLU6, replace_layers
@@ -212,17 +209,6 @@ def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pyte
     assert short.peak_mb == pytest.approx(6400 + weights, abs=0.1)
     assert (short.precision, short.channels_last, short.measured) == ("fp32", True, ())
     assert memo.read_text() == before
-
-
-def test_plans_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    recorded = asdict(ComputePlan(measured=(("fp32 channels-last", 0.1),)))
-    file = tmp_path / "compute.json"
-    file.write_text(
-        json.dumps({"old": {k: v for k, v in recorded.items() if k != "peak_mb"}, "new": recorded | {"peak_mb": 7.5}})
-    )
-    plans = stated_plans(Compute(plan=file))
-    assert plans is not None
-    assert (plans["old"].peak_mb, plans["new"].peak_mb) == (0.0, 7.5)
 
 
 def test_the_report_and_the_status_show_the_memory_of_jobs() -> None:

@@ -35,7 +35,8 @@ def test_products_of_the_features_are_a_radial_kernel() -> None:
 
 def bank(outputs: int, specs: list[FeatureSpec], *, encoder: str = "", side: int = 48) -> Any:
     torch.manual_seed(0)
-    plain = {"encoder": encoder, "channels": 3, "specs": [spec.as_json() for spec in specs]}
+    encoders = [{"name": encoder}] if encoder else []
+    plain = {"encoders": encoders, "channels": 3, "specs": [spec.as_json() for spec in specs]}
     return build_linear("kernel_features", outputs, plain, {"side": side}).eval()
 
 
@@ -93,7 +94,11 @@ def test_a_fitted_model_is_built_again_from_its_facts() -> None:
         "outputs": 2,
         "side": 64,
         "pooling": "",
-        "bank": {"encoder": "resnet18", "channels": 3, "specs": [spec.as_json() for spec in network.body.specs]},
+        "bank": {
+            "encoders": [{"name": "resnet18"}],
+            "channels": 3,
+            "specs": [spec.as_json() for spec in network.body.specs],
+        },
         "radial": network.head[-1].facts,
     }
     again = network_from(facts)

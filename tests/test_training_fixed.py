@@ -27,7 +27,7 @@ from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
 from casewise.models.backbones import Network, build_network
-from casewise.models.forward import predict
+from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
 from casewise.run_folder import JobFolder
 from casewise.study.schema import Panels, Phase, Recipe
@@ -194,16 +194,16 @@ class TestLargeBags:
     def test_for_predictions(
         self, bags: PanelData, network: Network, expected: torch.Tensor, most: list[int], flips: bool
     ) -> None:
-        made = predict(network, bags, OUTPUTS, batch=4, channels_last=True, bf16=False, flips=flips)
+        made = predict_together([network], bags, OUTPUTS, batch=4, channels_last=True, bf16=False, flips=flips)[0][0]
         assert (sum(most), max(most)) == (271 * (1 + flips), 64)
         if not flips:
             assert torch.allclose(made, network.predict_head(expected).softmax(dim=1), atol=1e-5)
 
     def test_mirrored(self, bags: PanelData, network: Network, most: list[int]) -> None:
         mirrored = replace(bags, store=bags.store.flip(-1))
-        both = predict(network, bags, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=True)
+        both = predict_together([network], bags, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=True)[0][0]
         each = [
-            predict(network, one, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=False)
+            predict_together([network], one, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=False)[0][0]
             for one in (bags, mirrored)
         ]
         assert torch.allclose(both, (each[0] + each[1]) / 2, atol=1e-5)

@@ -16,7 +16,7 @@ from casewise.evaluation.train_metrics import TrainMetrics, right_on
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.build_model import check_freeze_points
-from casewise.models.forward import predict
+from casewise.models.forward import predict_together
 from casewise.models.outputs import Output, hits, values_of
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
@@ -296,9 +296,9 @@ def test_frozen_parts_are_computed_once_for_every_pooling(
         context = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
         (tmp_path / name).mkdir()
         result = learn(network, recipe, panels, panels, [str(i) for i in range(12)], context)
-        return result, predict(
-            result.network, panels, OUTPUTS, batch=4, channels_last=channels_last, bf16=False, flips=False
-        )
+        return result, predict_together(
+            [result.network], panels, OUTPUTS, batch=4, channels_last=channels_last, bf16=False, flips=False
+        )[0][0]
 
     (once, first), (every_step, second) = trained("once", once=True), trained("every step", once=False)
     assert once.phases[0]["way"] == "output of the frozen layers computed once per panel"

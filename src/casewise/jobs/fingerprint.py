@@ -6,10 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from casewise.errors import DamagedError, RunError
 from casewise.inference.run_members import job_fingerprint
@@ -102,20 +101,14 @@ def _plain(value: Any) -> Any:
 def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study) -> str:
     """Record the inputs of the networks in the run folder, and return the fingerprint.
 
-    A folder of an older version whose files have checksums keeps its fingerprint if every newer setting has its
-    default; nothing is repeated.
-
     Raises:
         RunError: the folder contains networks with other inputs, and the message names the changes; or their inputs
             cannot be verified.
     """
     refuse_other(folder, decided, study)
-    before = _verified_fingerprint(folder)
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-    if before is None:
+    if _verified_fingerprint(folder) is None:
         _compare_jobs(folder, fingerprint, study)
-    elif _with_defaults(before["decided"]) == decided:
-        fingerprint = before["fingerprint"]
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm")}
     record = {"fingerprint": fingerprint, "casewise": __version__, **versions, "decided": dict(decided)}
     folder.fingerprint.write(record)
@@ -195,7 +188,7 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | N
     recorded = _verified_fingerprint(folder)
     if not recorded or not folder.finished_jobs():
         return
-    before = _with_defaults(recorded["decided"])
+    before = recorded["decided"]
     changed = _differences("tiles", before.get("tiling"), decided["tiling"]) if "tiling" in decided else []
     # Other tiles change the table of images, although the cohort's table is the same.
     rest = [key for key in decided if key != "tiling" and not (changed and key == "cohort")]
@@ -207,22 +200,6 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | N
             f"{folder.path} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
             "mixed. Choose another folder with --output, or undo the change."
         )
-
-
-def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
-    """The decisive settings, completed by the defaults of keys that an older version did not have."""
-    filled = {"pretraining": None, **decided}
-    for name in (*SETTINGS, "scores"):
-        field = Study.model_fields[name]
-        if name in decided or not field.is_required():
-            kind: TypeAdapter[Any] = TypeAdapter(cast(Any, field.annotation))
-            try:
-                value = kind.validate_python(decided[name]) if name in decided else field.get_default()
-            except ValidationError:
-                continue  # a value that is no longer allowed is kept as it was written, and reported as a change
-            filled[name] = kind.dump_python(value, mode="json")
-    filled["targets"] = _without_decisions(filled["targets"])
-    return filled
 
 
 def _differences(key_path: str, before: Any, after: Any) -> list[str]:

@@ -40,7 +40,7 @@ from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
 from casewise.training.frozen_features import MEMORY
-from casewise.training.loop import LOOP, standardise
+from casewise.training.loop import standardise
 from casewise.training.losses import class_counts, guess_loss
 from casewise.training.stages import Learned
 
@@ -106,7 +106,7 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     """
     inputs, plan = inputs.of_learner(job.model), replace(plan, parts=job.parts())
     torch.set_num_threads(plan.threads)
-    begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}, {LOOP}")
+    begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     progress = Progress(job, inputs, Timer(job.folder.path))
     with PeakMemory() as memory:
         progress.begin()

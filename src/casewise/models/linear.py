@@ -96,11 +96,11 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
         bank: `encoders`, the facts of the networks whose maps are read, none for pixels, or these networks themselves;
             `channels`, those of a panel; `sequences`, how many of them are sequences and not colours; `specs`, the
             candidates as plain values, or None for all of them; `widths`, those of the candidates' vectors, measured
-            if they are not stated. Bundles of earlier versions have the name of one network as `encoder`.
+            if they are not stated.
         options: of `NetworkOptions`: `side` and `pooling`.
     """
     side, channels = int(options.get("side") or 224), int(bank["channels"])
-    encoders = [facts if isinstance(facts, Encoder) else build_encoder(facts, side) for facts in encoders_in(bank)]
+    encoders = [facts if isinstance(facts, Encoder) else build_encoder(facts, side) for facts in bank["encoders"]]
     stated = [FeatureSpec.of(values) for values in bank["specs"] or ()]
     specs = stated or candidates(encoders, int(bank.get("sequences", 0)), side)
     features = FeatureBank(encoders, specs, channels, side, widths=bank.get("widths"))
@@ -109,12 +109,6 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
     # large weights of nearly equal features cancel, so that single precision would depend on the batch
     network.head.double()
     return network
-
-
-def encoders_in(bank: Mapping[str, Any]) -> list[Any]:
-    """The facts of the encoders of a bank; bundles of earlier versions name one."""
-    earlier = [{"name": bank["encoder"], "side": None, "blocks": []}] if bank.get("encoder") else []
-    return list(bank.get("encoders", earlier))
 
 
 def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[FeatureSpec]:

@@ -18,7 +18,7 @@ from casewise.models.build_model import network_from
 from casewise.models.encoders import Encoder, build_encoder
 from casewise.models.forward import compute_features
 from casewise.models.freezing import Segment, split_modules
-from casewise.models.linear import UNSCALED, FeatureBank, FeatureSpec, bank_of, encoders_in
+from casewise.models.linear import UNSCALED, FeatureBank, FeatureSpec, bank_of
 
 if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset
@@ -53,7 +53,7 @@ class SharedParts:
     def _on_features(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
         side = int(facts.get("side") or 224)
         encoders = []
-        for number, encoder_facts in enumerate(encoders_in(facts["bank"])):
+        for number, encoder_facts in enumerate(facts["bank"]["encoders"]):
             prefix = f"body.encoder{number + 1 if number else ''}."
             weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             encoders.append(self._encoder(encoder_facts, side, weights))

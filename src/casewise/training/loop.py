@@ -32,8 +32,6 @@ from casewise.training.losses import Scaling, balanced, class_weights, loss_of
 from casewise.training.rates import cosine_share, optimizer_of, parameter_groups
 
 Tell = Callable[[int, float], None]
-# The version of the loop: a state that another one saved is not continued.
-LOOP = "loop 2"
 CASES_SHOWN = 5
 # Steps of an epoch from which memory is given back before its evaluation.
 STEPS_TO_TRIM = 10
@@ -228,7 +226,6 @@ class Training:
     def state(self) -> dict[str, Any]:
         """What a training needs to continue from the end of this epoch."""
         return {
-            "loop": LOOP,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state_dict(),
@@ -238,9 +235,7 @@ class Training:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from a state; that of another loop is ignored."""
-        if state.get("loop") != LOOP:
-            return
+        """Continue from a state."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.plateau.load_state_dict(state["plateau"])

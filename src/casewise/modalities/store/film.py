@@ -101,13 +101,15 @@ class Film(ImageFile.ImageFile):
         self._mode = ("L" if whole_number(header, "BitsStored", 8) <= 8 else "I;16") if grey else "RGB"
 
     def load(self) -> Any:
-        """Decode and map to 8 bits; the film becomes the decoded image, like Pillow's own files."""
-        assert self.fp is not None
-        with _damage_stated():
-            image = _image(_read(self.fp, pixels=True))
-        self.__class__ = image.__class__  # type: ignore[assignment]
-        self.__dict__ = image.__dict__
-        return image.load()
+        """Decode and map to 8 bits, once."""
+        if self.fp is not None:
+            with _damage_stated():
+                image = _image(_read(self.fp, pixels=True))
+            self.fp.close()
+            self.fp = None
+            self.im, self._mode, self._size = image.im, image.mode, image.size
+            self.readonly = False
+        return Image.Image.load(self)
 
 
 def film_columns(path: Path) -> dict[str, str]:
