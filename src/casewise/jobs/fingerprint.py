@@ -30,7 +30,6 @@ SETTINGS = (
     "outputs",
     "recipe",
     "nested_cv",
-    "prune",
     "weights",
     "pretrain",
     "test_time_augmentation",

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -90,19 +90,14 @@ def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Inne
         where = f"{job.name}, inner fold {training.fold + 1}"
         check_apart(training.fit_subjects, training.validation_subjects, where=where)
         check_apart(every, held_out, where=where)
-    pruning = None
-    if study.prune == "asha":
-        records, pruning = _pruned(trainings, progress, plan, tune)
-    else:
-        records = [
-            _trained(training, progress, plan, done * study.recipe.epochs) for done, training in enumerate(trainings)
-        ]
+    records = [
+        _trained(training, progress, plan, done * study.recipe.epochs) for done, training in enumerate(trainings)
+    ]
     losses = {
         rate: _losses([record for record in records if record["candidate"] == number])
         for number, rate in enumerate(study.rates)
     }
-    stopped = {entry["lr"]: entry["epochs"] for entry in (pruning or {}).get("candidates", []) if "rank" in entry}
-    best = best_of({rate: of_rate for rate, of_rate in losses.items() if rate not in stopped}, epochs=tune.epochs)
+    best = best_of(losses, epochs=tune.epochs)
     if best is None:
         raise TrainingError(next(record["failed"] for record in records if "failed" in record))
     rates = [
@@ -113,11 +108,9 @@ def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Inne
             (rate, best_of({rate: losses_at_rate}, epochs=tune.epochs)) for rate, losses_at_rate in losses.items()
         )
     ]
-    rates = [entry | ({"stopped_after": stopped[entry["lr"]]} if entry["lr"] in stopped else {}) for entry in rates]
     mean_guess_loss = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
     best_record = {"lr": best.lr, "epochs": best.epochs, "loss": best.loss, "guess_loss": mean_guess_loss}
-    record = {"folds": len(folds), "chosen": best_record, "rates": rates, "trainings": records}
-    return InnerCVResult(best, record | ({"pruning": pruning} if pruning else {}))
+    return InnerCVResult(best, {"folds": len(folds), "chosen": best_record, "rates": rates, "trainings": records})
 
 
 def _losses(records: Sequence[dict[str, Any]]) -> list[list[float]]:
@@ -125,46 +118,14 @@ def _losses(records: Sequence[dict[str, Any]]) -> list[list[float]]:
     return [] if any("failed" in record for record in records) else [record["losses"] for record in records]
 
 
-def _pruned(
-    trainings: Sequence[_Training], progress: Progress, plan: ComputePlan, tune: NestedCV
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Train the candidates of a job from rung to rung; return the records of all trainings, and of the decisions."""
-    study, folder = progress.inputs.study, progress.job.folder
-    rungs = rungs_of(study.recipe.epochs)
-    records: dict[str, dict[str, Any]] = {}
-
-    def loss_at(candidate: int, rung: int) -> float | None:
-        of_candidate = [training for training in trainings if training.candidate == candidate]
-        for training in of_candidate:
-            others = sum(len(record.get("losses", [])) for name, record in records.items() if name != training.name)
-            records[training.name] = _trained(training, progress, plan, others, until=rungs[rung])
-        # the records of an interrupted job may be further than this rung
-        losses = [records[training.name].get("losses", [])[: rungs[rung]] for training in of_candidate]
-        if any(len(of_fold) < rungs[rung] for of_fold in losses):
-            return None
-        best = best_of({0.0: losses}, epochs=tune.epochs)
-        return best.loss if best else None
-
-    losses = halved(len(study.rates), len(rungs), loss_at)
-    for training in trainings:  # states of stopped trainings
-        shutil.rmtree(folder.inner(training.name).folder.path, ignore_errors=True)
-    return [records[training.name] for training in trainings], described(study.rates, rungs, losses)
-
-
-def _trained(
-    training: _Training, progress: Progress, plan: ComputePlan, before: int, *, until: int | None = None
-) -> dict[str, Any]:
-    """Train one candidate on one inner fold, or read the record of the finished training.
-
-    With `until`, up to that epoch of the recipe; the state is kept, so that a later call continues.
-    """
+def _trained(training: _Training, progress: Progress, plan: ComputePlan, before: int) -> dict[str, Any]:
+    """Train one candidate on one inner fold, or read the record of the finished training."""
     job, inputs = progress.job, progress.inputs
     study, panels = inputs.study, inputs.cohort.panels
     inner = job.folder.inner(training.name)
     finished = inner.record.read_or_none()
-    if finished is not None and (until is None or "failed" in finished or len(finished["losses"]) >= until):
+    if finished is not None:
         return finished
-    ends = until is None or until >= study.recipe.epochs
     start = time.monotonic()
     seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
     outputs, network = outputs_of(study), _first_network(training, progress, plan, seed, before)
@@ -186,11 +147,10 @@ def _trained(
         inner.folder.path,
         seed,
         plan,
-        study.compute.save_every if ends else 0,
+        study.compute.save_every,
         "last",
         progress.training(before, f"inner training {training.name}"),
         study.compute.frozen_once,
-        until,
     )
     record: dict[str, Any] = {
         "fold": training.fold + 1,
@@ -208,12 +168,10 @@ def _trained(
             "train_losses": [entry["train_loss"] for entry in learned.history],
         }
     except TrainingError as error:  # a rate at which training fails is not chosen
-        record |= {name: finished[name] for name in ("losses", "train_losses") if finished}  # of its earlier rungs
         record["failed"] = f"inner fold {training.fold + 1}, rate {training.lr:g}: {error}"
-    record["seconds"] = round(time.monotonic() - start + (finished or {}).get("seconds", 0.0), 1)
+    record["seconds"] = round(time.monotonic() - start, 1)
     inner.record.write(record)
-    if ends:
-        shutil.rmtree(inner.folder.path, ignore_errors=True)
+    shutil.rmtree(inner.folder.path, ignore_errors=True)
     return record
 
 
@@ -238,79 +196,3 @@ def _subjects_of(names: Sequence[str]) -> dict[str, Any]:
     """The subjects of these rows, and a hash over them."""
     subjects = sorted(set(names))
     return {"subjects": subjects, "hash": hashlib.sha256(json.dumps(subjects).encode()).hexdigest()}
-
-
-# One of so many candidates at a rung is trained on, and rungs are so many times as long as the one before.
-ETA = 2
-HALVINGS = 2
-
-Losses = list[list[float | None]]
-
-
-def rungs_of(epochs: int) -> list[int]:
-    """The numbers of epochs at which candidates are compared; the last is that of the recipe.
-
-    >>> rungs_of(16), rungs_of(10), rungs_of(2)
-    ([4, 8, 16], [3, 5, 10], [1, 2])
-    """
-    return sorted({-(-epochs // ETA**halving) for halving in range(HALVINGS + 1)})
-
-
-def halved(candidates: int, rungs: int, loss_at: Callable[[int, int], float | None]) -> Losses:
-    """Train candidates from rung to rung while they are in the best half of those that have reached it.
-
-    At least one is trained to the last rung, unless all of them fail. Of equal losses the first candidate is better.
-
-    Args:
-        loss_at: trains a candidate up to a rung, both from 0, and returns its loss; None if its training failed.
-
-    Returns:
-        for each candidate its losses at the rungs that it has reached.
-
-    >>> curves = [[4, 3, 2], [5, 5, 5], [3, 2, 1], [6, 6, 6]]
-    >>> halved(4, 3, lambda candidate, rung: curves[candidate][rung])
-    [[4, 3], [5], [3, 2, 1], [6]]
-    """
-    losses: Losses = [[] for _ in range(candidates)]
-    while (candidate := _next(losses, rungs)) is not None:
-        losses[candidate].append(loss_at(candidate, len(losses[candidate])))
-    return losses
-
-
-def _next(losses: Losses, rungs: int) -> int | None:
-    """The candidate that is trained to its next rung; None at the end."""
-    for rung in reversed(range(rungs - 1)):
-        order = ranked(losses, rung)
-        for candidate in order[: len(order) // ETA]:
-            if len(losses[candidate]) == rung + 1:
-                return candidate
-    new = next((candidate for candidate, of_rungs in enumerate(losses) if not of_rungs), None)
-    if new is not None or ranked(losses, rungs - 1):
-        return new
-    # too few have come so far that a half of them would be one: the best of the highest rung goes on
-    for rung in reversed(range(rungs - 1)):
-        if waiting := [candidate for candidate in ranked(losses, rung) if len(losses[candidate]) == rung + 1]:
-            return waiting[0]
-    return None
-
-
-def ranked(losses: Losses, rung: int) -> list[int]:
-    """The candidates that have a loss at a rung, the lowest first."""
-    reached = [(of_rungs[rung], number) for number, of_rungs in enumerate(losses) if len(of_rungs) > rung]
-    return [number for _, number in sorted((loss, number) for loss, number in reached if loss is not None)]
-
-
-def described(rates: Sequence[float], rungs: Sequence[int], losses: Losses) -> dict[str, Any]:
-    """The record of all decisions, a candidate by `lr`.
-
-    `epochs` are those of its last rung, `losses` those at its rungs. `why` it ended there: `all_epochs`, `failed`, or
-    `not_in_best_half` with its `rank` among the candidates `of` that rung.
-    """
-    candidates = []
-    for number, (rate, of_rungs) in enumerate(zip(rates, losses, strict=True)):
-        last = len(of_rungs) - 1
-        order = ranked(losses, last)
-        why = "failed" if of_rungs[-1] is None else "all_epochs" if len(of_rungs) == len(rungs) else "not_in_best_half"
-        rank = {"rank": order.index(number) + 1, "of": len(order)} if why == "not_in_best_half" else {}
-        candidates.append({"lr": rate, "epochs": rungs[last], "losses": of_rungs, "why": why, **rank})
-    return {"method": "asha", "eta": ETA, "rungs": list(rungs), "candidates": candidates}
