@@ -17,7 +17,7 @@ from PIL import Image
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
 from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, CorrectAnswers, Note
-from casewise.jobs.counterfactuals import chosen_panels
+from casewise.jobs.external import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, OF_VALUES, UNALTERED, altered
 from casewise.modalities.photographs.modality import Photographs
 from casewise.modalities.registry import modality_of
@@ -157,7 +157,7 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None
 def test_copies_of_large_images_are_fewer(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     finished = open_finished(RunFolder(without_shortcut.folder))
     study = finished.study
-    monkeypatch.setattr("casewise.jobs.counterfactuals.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
+    monkeypatch.setattr("casewise.jobs.external.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
     chosen = chosen_panels(study, finished.cohort.panels, finished.splits)
     assert {len(rows) for rows in chosen.values()} == {4}
 

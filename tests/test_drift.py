@@ -19,7 +19,7 @@ from casewise.evaluation.drift import drift, drift_caveats
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
-from casewise.jobs.distance import evenly
+from casewise.jobs.predict import evenly
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.table import COLUMNS, check, mean_over_folds

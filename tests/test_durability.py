@@ -23,8 +23,9 @@ from casewise.cli import main as command_line
 from casewise.errors import CasewiseError, RunError
 from casewise.files import REMEDIES, TEMPORARY, staging_folder, storage_message, write_atomic, write_json
 from casewise.inference.predictor import Predictor
-from casewise.jobs.job import FittedModel, predict, run_job
+from casewise.jobs.job import run_job
 from casewise.jobs.plan import Job, JobInputs
+from casewise.jobs.predict import FittedModel, predict
 from casewise.run_folder import JobFolder, JsonFile, RunFolder, StateFile
 from casewise.training.checkpoint import load_state, write_tensors
 from casewise.training.compute_plan import ComputePlan

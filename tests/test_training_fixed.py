@@ -22,7 +22,7 @@ from casewise.errors import RunError
 from casewise.inference.predictor import Predictor
 from casewise.jobs.backends import attempt
 from casewise.jobs.plan import Job
-from casewise.jobs.tiles import weight_rows
+from casewise.jobs.predict import weight_rows
 from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare

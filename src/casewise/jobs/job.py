@@ -7,23 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from casewise.cohort.labels import label_table
-from casewise.errors import SplitError, TrainingError
-from casewise.evaluation.train_metrics import right_on
+from casewise.errors import SplitError
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
-from casewise.inference.distance import FeatureDistance
 from casewise.inference.predictor import Predictor
-from casewise.inference.to_table import prediction_rows
-from casewise.jobs.distance import scales_of_folds, training_distance
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
 from casewise.jobs.nested import choose_inside
 from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside, fit_preprocessing
+from casewise.jobs.predict import FittedModel, JobPredictions, predict
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import FeatureData
 from casewise.modalities.registry import modality_of
@@ -64,32 +59,6 @@ class StudyModel:
     subjects: frozenset[str]
     stop_subjects: frozenset[str]
     earlier_subjects: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class FittedModel:
-    """A trained network, its training rows, and its rows for early stopping."""
-
-    predictor: Predictor
-    learned: Learned
-    panels: PanelDataset | FeatureData
-    fit_rows: NDArray[np.intp]
-    stop_rows: NDArray[np.intp]
-    guess_loss: float | None
-
-
-@dataclass(frozen=True)
-class JobPredictions:
-    """Rows of the predictions table, those of single tiles if there are any, and metrics on training subjects.
-
-    `rows` is None if the job has no held-out subjects. `distance` is that of the rows from the training features; None
-    if it is undefined.
-    """
-
-    rows: pd.DataFrame | None
-    by_tile: pd.DataFrame | None
-    train_metrics: dict[str, Any]
-    distance: FeatureDistance | None
 
 
 def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int = 1) -> None:
@@ -246,67 +215,6 @@ def _fitted(
         | ({"final": True} if job.final else {}),
     )
     return FittedModel(Predictor(bundle, learned.network), learned, dataset, fit_rows, stop_rows, guess)
-
-
-def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
-    """Predict the held-out fold and the test set; with phases, measure on the training subjects as well.
-
-    A network on all folds predicts nothing: the study is evaluated by those of the folds.
-    """
-    study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
-    subjects = panels["subject"].astype(str)
-    distance = training_distance(fitted.predictor, fitted.panels, fitted.fit_rows, subjects, study.seed)
-    if job.final:
-        distance = distance.scaled_like(scales_of_folds(job.folder.folds(inputs.splits.folds))) if distance else None
-        return JobPredictions(None, None, {}, distance)
-    tables, tile_tables = [], []
-    for stage, side in (("oof", job.fold), ("test", -1)):
-        rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
-        if not len(rows):
-            continue
-        data, stage_panels = fitted.panels.subset(rows.tolist()), panels.iloc[rows]
-        values, features = fitted.predictor.predict_with_features(data)
-        distances = distance.raw(features) if distance else None
-        tables.append(
-            prediction_rows(
-                stage_panels, study, values, stage=stage, model=job.model, fold=job.fold, distances=distances
-            )
-        )
-        tile_tables.append(tile_rows(stage_panels, study, values, stage=stage))
-        tile_tables.append(weight_rows(fitted.predictor, data, stage_panels, stage=stage))
-    by_tile = [table for table in tile_tables if table is not None]
-    table = pd.concat(tables, ignore_index=True)
-    if len(without := table.loc[table["y_pred"].isna(), "case"]):
-        raise TrainingError(
-            f"{job.name}: {job.model} gives no finite number for case {without.iloc[0]}. Lower recipe.lr, or take "
-            f"{job.model} out of the study."
-        )
-    distance = distance.scaled_by(table[table["stage"] == "oof"]) if distance else None
-    return JobPredictions(
-        distance.scaled(table) if distance else table.assign(distance=np.nan),
-        pd.concat(by_tile, ignore_index=True) if by_tile else None,
-        _train_metrics(job, inputs, fitted),
-        distance,
-    )
-
-
-def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str, Any]:
-    """Metrics on the subjects for training and early stopping; their predictions are not stored."""
-    study, panels = inputs.study, inputs.cohort.panels
-    if not (study.recipe.phases and study.classes_of(study.primary_outcome)):
-        return {}
-    sides = {"on_training": fitted.fit_rows}
-    if study.recipe.early_stopping.monitor != "none":
-        sides["on_inner"] = fitted.stop_rows
-    metrics = {}
-    for name, rows in sides.items():
-        values = fitted.predictor.predict(fitted.panels.subset(rows.tolist()))
-        side_predictions = prediction_rows(
-            panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold
-        )
-        judged = right_on(side_predictions, study)
-        metrics[name] = None if judged is None else asdict(judged)
-    return metrics
 
 
 def record(
