@@ -16,7 +16,7 @@ from casewise.models.layers import FoldingSequential, replace_layers
 from casewise.study.schema import Recipe
 from casewise.training.loop import forward_in_parts
 
-NETWORKS = {"mobilenet_v2": 52, "shufflenet_v2_x0_5": 56, "resnet18": 3, "densenet121": 1, "efficientnet_b0": 49}
+NETWORKS = {"mobilenet_v2": 52, "shufflenet_v2_x0_5": 56, "resnet18": 3}
 
 
 def with_statistics(name: str) -> Any:

@@ -23,14 +23,14 @@ from casewise.jobs.execution import _side_by_side
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network, out_of_place
 from casewise.models.forward import predict_together
-from casewise.models.outputs import Output, Scored
+from casewise.models.outputs import Output
 from casewise.run_folder import RunFolder, StateFile, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import load_state, save_state, write_tensors
 from casewise.training.compute_plan import ComputePlan, Option, _agrees, choose
 from casewise.training.linear_models import probe
-from casewise.training.loop import Fitted, Training, TrainingContext, _seed_draws, fit
+from casewise.training.loop import Fitted, Training, TrainingContext, fit
 
 NUMBERS = (Output("one"), Output("two"))
 PANELS = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
@@ -59,10 +59,8 @@ def same(one: Network, two: Network) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize(
-    "recipe", [{}, {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.01}], ids=["sgd", "adamw"]
-)
-def test_a_continued_job_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str, object]) -> None:
+def test_a_continued_job_ends_in_the_same_bits(tmp_path: Path) -> None:
+    recipe: dict[str, object] = {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.01}
     whole = trained(tmp_path / "whole", 5, **recipe)
     trained(tmp_path / "cut", 2, **recipe)
     assert (tmp_path / "cut" / "state.safetensors").is_file()
@@ -393,6 +391,7 @@ def test_threads_do_not_depend_on_the_number_of_parallel_jobs(threads: Any, monk
     assert chosen == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc alone is told to keep")
 def test_kept_memory_is_given_back_when_asked() -> None:
     code = """
@@ -410,7 +409,7 @@ print((before - psutil.Process().memory_info().rss) // 2**20)
     assert int(freed) > 150
 
 
-@pytest.mark.parametrize("kind", [nn.ReLU6, nn.Hardswish, nn.SiLU, nn.Mish, nn.Hardsigmoid])
+@pytest.mark.parametrize("kind", [nn.ReLU6, nn.SiLU])
 def test_activations_out_of_place_copy_nothing_and_have_the_same_gradients(kind: type[nn.Module]) -> None:
     layers = nn.Sequential(nn.Linear(4, 5), kind(inplace=True), nn.Linear(5, 3), nn.ReLU(inplace=True))  # type: ignore[call-arg]
     values = torch.linspace(-9, 9, 32).view(8, 4)
@@ -431,30 +430,3 @@ def test_activations_out_of_place_copy_nothing_and_have_the_same_gradients(kind:
     assert [getattr(layer, "inplace", None) for layer in layers] == [None, True, None, True]
     assert all(torch.equal(one, other) for one, other in zip(in_place, outside, strict=True))
     assert (copies_in_place, copies_outside) == (1, 0)
-
-
-def test_draws_on_the_cpu_are_those_of_torchs_seed() -> None:
-    torch.manual_seed(2**55 + 3)
-    expected = nn.functional.dropout(torch.ones(50), 0.5)
-    torch.manual_seed(1)
-    _seed_draws(2**55 + 3, torch.device("cpu"))
-    assert torch.equal(nn.functional.dropout(torch.ones(50), 0.5), expected)
-
-
-def test_rows_that_all_have_a_label_have_the_gradients_of_selected_rows() -> None:
-    kind, recipe = Output("label", "classification", 3).network_kind, Recipe(label_smoothing=0.1)
-    raw, truth = torch.linspace(-2, 3, 15).view(5, 3), torch.tensor([0.0, 2.0, 1.0, 1.0, 0.0])
-
-    def gradient(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        values = values.clone().requires_grad_()
-        zeros, ones = torch.zeros(3), torch.ones(3)
-        scored = Scored(
-            Output("label", "classification", 3), values, labels, zeros, ones, torch.tensor([1.0, 2.0, 3.0])
-        )
-        (result,) = torch.autograd.grad(kind.loss([scored], recipe), values)
-        return result
-
-    whole = gradient(raw, truth)
-    padded = gradient(torch.cat([raw, raw[:1]]), torch.cat([truth, torch.tensor([torch.nan])]))
-    assert torch.equal(whole, padded[:5])
-    assert padded[5].tolist() == [0.0, 0.0, 0.0]

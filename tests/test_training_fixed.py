@@ -20,8 +20,6 @@ from PIL import Image
 
 from casewise.errors import RunError
 from casewise.inference.predictor import Predictor
-from casewise.jobs.backends import attempt
-from casewise.jobs.plan import Job
 from casewise.jobs.predict import weight_rows
 from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
@@ -29,10 +27,9 @@ from casewise.modalities.store.store_builder import prepare
 from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
-from casewise.run_folder import JobFolder
 from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.frozen_features import MEMORY, Buffer, FixedData, features
+from casewise.training.frozen_features import Buffer, features
 from casewise.training.stages import Learned, TrainingContext, learn
 
 OUTPUTS = (Output("label", "classification", 2, True),)
@@ -108,15 +105,6 @@ def test_all_that_is_kept_shares_one_memory(tmp_path: Path) -> None:
     for name, size in (("a", 600), ("b", 600), ("c", 400), ("d", 1)):
         room.empty((size,), torch.uint8, tmp_path / f"{name}.bin")
     assert kept(tmp_path) == {"b.bin", "d.bin"}
-
-
-def test_jobs_side_by_side_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[int] = []
-    monkeypatch.setattr("casewise.jobs.job.run_job", lambda *given, side_by_side: told.append(side_by_side))
-    job: Any = Job("cnn", 0, JobFolder(tmp_path / "fold1"), "")
-    attempt(job, None, ComputePlan(), 4)  # type: ignore[arg-type]
-    assert told == [4]
-    assert TrainingContext(OUTPUTS, tmp_path, 0, ComputePlan()).memory == MEMORY
 
 
 def test_files_go_with_their_phase(tmp_path: Path) -> None:
@@ -226,10 +214,6 @@ class TestLargeBags:
         anew = TrainingContext(OUTPUTS, tmp_path / "anew", 0, ComputePlan(), frozen_once=False)
         learn(network, recipe, bags, bags, ["a", "b", "c"], anew)
         assert (sum(most), max(most)) == (271, 64)  # of those who decide, each epoch
-
-    def test_fewer_at_once(self) -> None:
-        assert FixedData(torch.zeros(3, 200, 8), torch.zeros(3, 1), bag=200).eval_batch_size(10, CPU) == 1
-        assert FixedData(torch.zeros(3, 8), torch.zeros(3, 1)).eval_batch_size(10, CPU) == 40
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is mapped")

@@ -141,7 +141,7 @@ def test_a_killed_network_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str
     assert told[-1] == recipe["epochs"] == len(whole.history)
 
 
-@pytest.mark.parametrize("kind", [{"layer_decay": 0.7}, {"discriminative": 2}, {}, {"tuning": "head_only"}])
+@pytest.mark.parametrize("kind", [{"layer_decay": 0.7}, {"tuning": "head_only"}])
 def test_a_warm_up_goes_from_step_to_step(
     tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +211,7 @@ class TestFineTuning:
         assert same(found.network.state_dict(), kept)
         assert not same(found.network.state_dict(), load_file(tmp_path / f"stage{len(found.stages) - 1}.safetensors"))
 
-    @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+    @pytest.mark.parametrize("epochs", [1, 4])
     def test_killed_inside_a_stage(self, tmp_path: Path, epochs: int) -> None:
         recipe = {**self.recipe, "lr": "find", "finder": {"steps": 60}, "head": "probe"}
         whole = learned(tmp_path / "whole", recipe)
@@ -239,15 +239,6 @@ class TestFineTuning:
             learned(tmp_path / "cut", self.recipe)
         alike(whole, learned(tmp_path / "cut", self.recipe))
         assert [path.name for path in calls[:3]] == ["stage0", "stage1", "stage1"]  # what was done is not redone
-
-    def test_what_a_cohort_pretrained_on_left_does_not_hinder_the_probe(self, tmp_path: Path) -> None:
-        recipe = {"epochs": 1, "tuning": "head_only", "head": "probe"}
-        plain = learned(tmp_path / "plain", recipe)
-        (tmp_path / "pretrained" / "pretrain").mkdir(parents=True)
-        (tmp_path / "pretrained" / "pretrain" / "state.safetensors").write_bytes(b"of the other cohort")
-        alike(plain, learned(tmp_path / "pretrained", recipe))
-        kept = tmp_path / "pretrained" / "pretrain" / "state.safetensors"
-        assert kept.read_bytes() == b"of the other cohort"
 
 
 @pytest.mark.parametrize(
