@@ -8,7 +8,6 @@ of the time.
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -41,6 +40,10 @@ LOGISTIC = np.logspace(-1, 3, 9)
 PATIENCE = 2
 # The most steps of the solver from one inverse strength to the next.
 MOST_STEPS = 100
+# The logit of a class without training rows, and the least log-likelihood that is counted.
+ABSENT = -12.0
+# Weights (O, R) and biases (O,) of outputs that are linear in R directions.
+Lines: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def linear_model(
         standardise: whether features are divided by their deviation before they are penalised.
     """
     directions = Directions.of(values, standardise=standardise)
-    problems: dict[str, type[_Ridge | _Logistic | _Steps]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
+    problems: dict[str, type[_Ridge | _Logistic]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
     problem = by_form(output.kind, problems)(output.classes)
     folds = [problem.losses(directions.scores, labels, train, left_out) for train, left_out in group_folds(groups)]
     losses = losses_until_they_rise(folds) or [0.0]
@@ -156,9 +159,7 @@ class _Ridge:
     def __init__(self, classes: int) -> None:
         self.classes = classes
 
-    def _weights(
-        self, scores: np.ndarray, labels: np.ndarray, penalties: np.ndarray
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _weights(self, scores: np.ndarray, labels: np.ndarray, penalties: np.ndarray) -> Lines:
         """(P, R) and (P,)."""
         centre, mean = scores.mean(axis=0), float(labels.mean())
         left, lengths, right = np.linalg.svd(scores - centre, full_matrices=False)
@@ -174,15 +175,13 @@ class _Ridge:
         squared: list[float] = ((errors**2).sum(axis=0) / max(float(labels.var()), 1e-12)).tolist()
         return squared
 
-    def fit(
-        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def fit(self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float) -> Lines:
         """Weights (1, R) and bias (1,)."""
         return self._weights(scores[rows], labels[rows], np.array([penalty]))
 
 
-class _Likelihood(ABC):
-    """Models that are judged by their likelihood.
+class _Logistic:
+    """Classes by multinomial regression; a class without rows keeps a bias that never chooses it.
 
     The inner losses are those of a path from strong to weak penalties, each model fitted from the one before; the model
     of the chosen penalty is fitted from zero.
@@ -190,39 +189,10 @@ class _Likelihood(ABC):
 
     penalties = LOGISTIC
 
-    @abstractmethod
-    def path(
-        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Weights (O, R) and biases (O,) at one of the rising inverse strengths after another."""
-
-    @abstractmethod
-    def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
-        """The summed negative log-likelihood of raw outputs (N, O)."""
-
-    def fit(
-        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (O, R) and biases (O,)."""
-        return next(self.path(scores, labels, rows, np.array([penalty])))
-
-    def losses(
-        self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray
-    ) -> Iterator[float]:
-        """The loss of the left-out rows at one penalty after another."""
-        for weight, bias in self.path(scores, labels, train, self.penalties):
-            yield self.loss(scores[left_out] @ weight.T + bias, labels[left_out])
-
-
-class _Logistic(_Likelihood):
-    """Classes by multinomial regression; a class without rows keeps a bias that never chooses it."""
-
     def __init__(self, classes: int) -> None:
         self.classes = classes
 
-    def path(
-        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def path(self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray) -> Iterator[Lines]:
         """Weights (K, R) and biases (K,); of two classes, each has half of the line between them."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -254,24 +224,29 @@ class _Logistic(_Likelihood):
         chosen = log_softmax(raw, axis=1)[np.arange(len(labels)), labels.astype(int)]
         return float(-np.maximum(chosen, ABSENT).sum())
 
+    def fit(self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float) -> Lines:
+        """Weights (O, R) and biases (O,)."""
+        return next(self.path(scores, labels, rows, np.array([penalty])))
 
-class _Steps(_Likelihood):
+    def losses(
+        self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray
+    ) -> Iterator[float]:
+        """The loss of the left-out rows at one penalty after another."""
+        for weight, bias in self.path(scores, labels, train, self.penalties):
+            yield self.loss(scores[left_out] @ weight.T + bias, labels[left_out])
+
+
+class _Steps(_Logistic):
     """Grades: one line for each step, fitted on the rows that reach it."""
 
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        self.step = _Logistic(2)
-
-    def path(
-        self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def path(self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray) -> Iterator[Lines]:
         """Weights (K − 1, R) and biases (K − 1,) of the logits of passing each grade."""
-        paths: list[Iterable[tuple[np.ndarray, np.ndarray]]] = []
+        paths: list[Iterable[Lines]] = []
         for step in range(self.classes - 1):
             reached = rows[labels[rows] >= step]
             passed = (labels > step).astype(float)
             nothing = [(np.zeros((2, scores.shape[1])), np.zeros(2))] * len(penalties)
-            paths.append(self.step.path(scores, passed, reached, penalties) if len(reached) else nothing)
+            paths.append(_Logistic(2).path(scores, passed, reached, penalties) if len(reached) else nothing)
         for lines in zip(*paths, strict=True):
             biases = np.clip([bias[1] - bias[0] for _, bias in lines], ABSENT, -ABSENT)
             yield np.stack([weight[1] - weight[0] for weight, _ in lines]), biases
@@ -283,12 +258,9 @@ class _Steps(_Likelihood):
         return float((np.logaddexp(0.0, -signed) * (steps <= grade)).sum())
 
 
-# The logit of a class without training rows, and the least log-likelihood that is counted.
-ABSENT = -12.0
-
-
-PENALTIES = np.logspace(0, 5, 11)
-INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+# Penalties of a probed head: of ridge, and inverse ones of logistic regression.
+PROBE_RIDGE = np.logspace(0, 5, 11)
+PROBE_LOGISTIC = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 Line: TypeAlias = tuple[np.ndarray, float]
 
 
@@ -338,7 +310,7 @@ def _ridge(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: in
     folds = group_folds(groups)
     if not folds:
         return [None]
-    ridge = RidgeCV(PENALTIES, cv=folds, scoring="neg_mean_squared_error").fit(rows, labels)
+    ridge = RidgeCV(PROBE_RIDGE, cv=folds, scoring="neg_mean_squared_error").fit(rows, labels)
     return [(ridge.coef_, float(ridge.intercept_))]
 
 
@@ -354,12 +326,12 @@ def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes:
         return fitted_lines
     # a fold without all classes on its training side is not informative about the penalty
     folds = [(t, v) for t, v in group_folds(groups) if len(set(labels[t].tolist())) == len(present)]
-    losses = np.zeros(len(INVERSE_PENALTIES))
+    losses = np.zeros(len(PROBE_LOGISTIC))
     for train, left_out in folds:
-        for number, inverse in enumerate(INVERSE_PENALTIES):
+        for number, inverse in enumerate(PROBE_LOGISTIC):
             model = LogisticRegression(C=inverse, max_iter=300).fit(rows[train], labels[train])
             losses[number] += log_loss(labels[left_out], model.predict_proba(rows[left_out]), labels=present)
-    inverse_penalty = INVERSE_PENALTIES[int(losses.argmin())]
+    inverse_penalty = PROBE_LOGISTIC[int(losses.argmin())]
     model = LogisticRegression(C=inverse_penalty, max_iter=300).fit(rows, labels)
     if len(present) == 2:
         # one line separates two classes: half of it for each
