@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import resource
 import sys
 import time
 from contextlib import suppress
@@ -84,6 +83,8 @@ class PeakMemory:
         """The peak so far, with the pages of files that other processes may share."""
         if self._resettable:
             return status_mb(self._process)["VmHWM"]
+        import resource  # not on every system
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MB
 
     @property

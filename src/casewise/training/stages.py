@@ -7,7 +7,7 @@ layers are computed once for all epochs of a stage.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -126,12 +126,16 @@ def _search_rate(
     return values
 
 
-def _finished_or_trained(network: Network, files: StageFiles, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The record of a stage, after which the network has its weights: read from its files, or trained and written."""
-    if files.finished():
-        network.load_state_dict(load_file(files.weights.path))
-        return files.record.read()
-    record = train()
+def _finished(network: Network, files: StageFiles) -> dict[str, Any] | None:
+    """The record of a finished stage, after which the network has its weights; None if the stage is not finished."""
+    if not files.finished():
+        return None
+    network.load_state_dict(load_file(files.weights.path))
+    return files.record.read()
+
+
+def _written(network: Network, files: StageFiles, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a stage that was just trained, which is written with its weights."""
     write_tensors(files.weights, network.state_dict(), {"format": "pt"})
     files.record.write(record)
     files.folder.state.before.remove()
@@ -143,8 +147,7 @@ def _in_phases(
 ) -> Learned:
     """Train phase after phase; with early stopping the best epoch of all phases is kept, else the last one."""
     copies, buffer = train.settings.offline_copies, Buffer(context.memory)
-    copies_path, copies_seed = context.files.copies, context.seed
-    fixed_panels: list[FixedData] = []
+    fixed_panels: FixedData | None = None
     history: list[dict[str, float]] = []
     records: list[dict[str, Any]] = []
     best, best_epoch, best_weights = math.inf, 0, dict[str, Tensor]()
@@ -152,17 +155,15 @@ def _in_phases(
         files = context.files.stage(number)
         seed = mixed_seed(context.seed, "phase", number) if number else context.seed
         phase_context = replace(context.after(len(history)), seed=seed)
-
-        def trained(
-            phase: Phase = phase, files: StageFiles = files, context: TrainingContext = phase_context
-        ) -> dict[str, Any]:
-            if copies and not fixed_panels and train.copyable:
-                panels, path = cast(PanelData, train), copies_path
-                fixed_panels.append(fixed(panels, copies, seed=copies_seed, path=path, buffer=buffer))
-            shown = (fixed_panels[0] if fixed_panels else train).with_variations(phase.variations)
-            return _phase(network, recipe, phase, shown, stop, replace(context, memory=buffer.left), files.folder)
-
-        record = _finished_or_trained(network, files, trained)
+        record = _finished(network, files)
+        if record is None:
+            if copies and fixed_panels is None and train.copyable:
+                panels = cast(PanelData, train)
+                fixed_panels = fixed(panels, copies, seed=context.seed, path=context.files.copies, buffer=buffer)
+            shown = (train if fixed_panels is None else fixed_panels).with_variations(phase.variations)
+            phase_context = replace(phase_context, memory=buffer.left)
+            record = _phase(network, recipe, phase, shown, stop, phase_context, files.folder)
+            record = _written(network, files, record)
         files.folder.remove_caches()
         if record["best_loss"] < best:
             best, best_epoch = record["best_loss"], len(history) + record["best_epoch"]
@@ -294,19 +295,11 @@ def _gradually(
         seed = mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed
         stage_context = replace(context.after(len(history)), folder=files.folder.path, seed=seed)
         learner, data = (network, panels) if unfrozen else (UpperLayers(network), heads)
-
-        def trained(
-            learner: Learner = learner,
-            recipe: Recipe = stage_recipe,
-            data: Sequence[Batches] = data,
-            context: TrainingContext = stage_context,
-            unfrozen: int = unfrozen,
-        ) -> dict[str, Any]:
-            fitted = fit(learner, recipe, data[0], data[1], context)
+        stage = _finished(network, files)
+        if stage is None:
+            fitted = fit(learner, stage_recipe, *data, stage_context)
             of_stage = {name: getattr(fitted, name) for name in ("best_loss", "best_epoch", "history")}
-            return {"unfrozen": unfrozen, **of_stage}
-
-        stage = _finished_or_trained(network, files, trained)
+            stage = _written(network, files, {"unfrozen": unfrozen, **of_stage})
         improved = stage["best_loss"] < best
         stages.append({**{k: stage[k] for k in ("unfrozen", "best_loss")}, "kept": improved})
         if improved:
