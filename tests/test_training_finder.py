@@ -177,4 +177,4 @@ class TestTheFinder:
             learned(tmp_path, recipe, tell=cut_after(1))
         kept = json.loads((tmp_path / "finder.json").read_text())
         monkeypatch.setattr(learning, "find_rate", lambda *args, **kwargs: pytest.fail("it was run again"))
-        assert learned(tmp_path, recipe).finder == kept
+        assert learned(tmp_path, recipe).finder == RateSearch(**kept)

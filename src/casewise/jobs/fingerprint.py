@@ -38,7 +38,7 @@ SETTINGS = (
 )
 
 
-def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
+def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
     """The inputs that determine a network before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}
@@ -64,20 +64,20 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
     return decided
 
 
-def _without_decisions(targets: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _without_decisions(targets: Mapping[str, dict[str, object]]) -> dict[str, object]:
     """The targets without the rules by which grades are decided after training."""
     return {name: {key: v for key, v in values.items() if key != "decision"} for name, values in targets.items()}
 
 
 def with_images(
-    decided: dict[str, Any], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None
-) -> dict[str, Any]:
+    decided: dict[str, object], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None
+) -> dict[str, object]:
     """The same with the split, the tiles, and the cohort to pretrain on."""
     other = f"{table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None
     return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other}
 
 
-def with_plan(decided: dict[str, Any], study: Study) -> dict[str, Any]:
+def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
     """The same with the planned recipe, if the study states none."""
     if not study.recipe.auto:
         return decided
@@ -137,7 +137,7 @@ def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
         raise _unverifiable(folder)
 
 
-def _verified_fingerprint(folder: RunFolder) -> dict[str, Any] | None:
+def _verified_fingerprint(folder: RunFolder) -> Mapping[str, Any] | None:
     """The folder's fingerprint; None if it is missing or damaged (it is then set aside with a warning).
 
     Raises:

@@ -261,12 +261,12 @@ def record(
         "memory_format": memory_format(planned.plan),
         **({"parts": planned.plan.parts} if planned.plan.parts > 1 else {}),
         "guess_loss": fitted.guess_loss,
-        "finder": learned.finder,
+        "finder": learned.finder and asdict(learned.finder),
         "stages": learned.stages,
         "phases": learned.phases,
         **({"inner": choice.inner.record} if choice.inner else {}),
         **predictions.train_metrics,
-        **({"candidates": learned.candidates} if learned.candidates else {}),
+        **({"candidates": [asdict(losses) for losses in learned.candidates]} if learned.candidates else {}),
         "history": learned.history,
     }
     job.folder.finish(facts)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casewise.errors import StudyError, WeightsError, cut, nearest
-from casewise.models.backbones import MEAN, STD, Body, Network, NetworkOptions, build_network
+from casewise.models.backbones import MEAN, STD, Body, Facts, Network, NetworkOptions, build_network
 from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
 from casewise.models.transformers import fitting_side, timm_body
 from casewise.models.weights import download_of, download_weights, file_or_download, hub_file, load_weights
@@ -43,7 +43,7 @@ class Encoder:
     """
 
     network: Network
-    facts: dict[str, Any]
+    facts: Facts
     side: int | None = None
     blocks: tuple[str, ...] = ()
 
@@ -84,7 +84,7 @@ class Encoder:
         return [FeatureMap.of(name, side, tokens) for name, tokens in maps.items()]
 
 
-def encoder_facts(name: str, folder: Path | None) -> dict[str, Any]:
+def encoder_facts(name: str, folder: Path | None) -> Facts:
     """The facts of an encoder before it is built; of a hub repository also what its config.json states.
 
     Raises:

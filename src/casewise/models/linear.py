@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casewise.modalities.registry import modality_of
-from casewise.models.backbones import Body, Network, NetworkOptions
+from casewise.models.backbones import Body, Facts, Network, NetworkOptions
 from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
 from casewise.models.feature_maps import SMALLEST, feature_maps, gridded, last_block, widest
 from casewise.models.outputs import outputs_of, width_of
@@ -36,7 +36,7 @@ UNSCALED = ((0.0,), (1.0,))
 class LinearBuilder:
     """Linear models on a bank of fixed features; see `casewise.models.build_model.Builder`."""
 
-    def facts(self, study: Study, model: str) -> dict[str, Any]:
+    def facts(self, study: Study, model: str) -> Facts:
         """The encoder, the channels and the size of what is read; all candidates."""
         options = modality_of(study).network_options(study, model)
         bank = {
@@ -53,15 +53,15 @@ class LinearBuilder:
             "bank": bank,
         }
 
-    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
+    def scaled(self, facts: Facts, network: Network) -> Facts:
         """The facts with the candidates that the fitted model uses."""
         return facts | {"bank": bank_facts(network)}
 
-    def build(self, facts: dict[str, Any]) -> Network:
+    def build(self, facts: Facts) -> Network:
         """A linear model with random weights in its encoder and its head."""
         return build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
 
-    def backbone(self, facts: dict[str, Any]) -> str:
+    def backbone(self, facts: Facts) -> str:
         """Linear models have none, and any name will do."""
         return "cnn"
 
@@ -74,12 +74,12 @@ class LinearBuilder:
 class RadialBuilder(LinearBuilder):
     """Models with a radial kernel on a bank of fixed features; see `casewise.models.build_model.Builder`."""
 
-    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
+    def scaled(self, facts: Facts, network: Network) -> Facts:
         """The facts with the candidates that the fitted model uses, and the size of its head."""
         head: Any = network.head[-1]
         return {**super().scaled(facts, network), "radial": head.facts}
 
-    def build(self, facts: dict[str, Any]) -> Network:
+    def build(self, facts: Facts) -> Network:
         """A model with random weights in its encoder and its head; before it is fitted, its head is linear."""
         network = super().build(facts)
         if radial := facts.get("radial"):
@@ -195,7 +195,7 @@ def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
     return columns
 
 
-def bank_facts(network: Network) -> dict[str, Any]:
+def bank_facts(network: Network) -> Facts:
     """The features of a linear model as plain values, with which `build_linear` builds it again."""
     bank: Any = network.body
     return {
@@ -479,7 +479,7 @@ class RadialHead(nn.Module):
         return self.linear(torch.cat([block(features) for block, features in by_block], dim=1))
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """What `RadialHead` needs besides the widths and the outputs, as JSON."""
         blocks: Any = self.blocks
         return {

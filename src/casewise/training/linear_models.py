@@ -363,6 +363,15 @@ MOST_RADIAL_DIRECTIONS = 200
 
 
 @dataclass(frozen=True)
+class CandidateLosses:
+    """The inner loss of every candidate of a target by its name, and the names of those that are averaged."""
+
+    target: str
+    losses: dict[str, float]
+    averaged: list[str]
+
+
+@dataclass(frozen=True)
 class LinearFit:
     """A fitted linear model.
 
@@ -372,7 +381,7 @@ class LinearFit:
     """
 
     columns: Tensor
-    candidates: list[dict[str, Any]]
+    candidates: list[CandidateLosses]
 
 
 def fit_head(network: Network, train: FeatureData, subjects: Sequence[str], outputs: Sequence[Output]) -> LinearFit:
@@ -404,7 +413,7 @@ class Chosen:
     """The models that are averaged, one mapping for each target, and the record of all inner losses."""
 
     used: list[dict[FeatureSpec, LinearModel]]
-    records: list[dict[str, Any]]
+    records: list[CandidateLosses]
 
     @property
     def specs(self) -> list[FeatureSpec]:
@@ -440,7 +449,7 @@ def choose_candidates(
         order = sorted(models, key=lambda spec: models[spec].loss)[:averaged]
         used.append({spec: models[spec] for spec in order})
         losses = {spec.name: model.loss for spec, model in models.items()}
-        records.append({"target": output.name, "losses": losses, "averaged": [spec.name for spec in order]})
+        records.append(CandidateLosses(output.name, losses, [spec.name for spec in order]))
         start += output.width
     return Chosen(used, records)
 

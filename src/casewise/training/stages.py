@@ -36,9 +36,9 @@ from casewise.training.frozen_features import (
     features,
     fixed,
 )
-from casewise.training.linear_models import probe
+from casewise.training.linear_models import CandidateLosses, probe
 from casewise.training.loop import TrainingContext, fit
-from casewise.training.lr_finder import find_rate
+from casewise.training.lr_finder import RateSearch, find_rate
 from casewise.training.rates import layer_groups, unfreeze
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ class Learned:
     history: list[dict[str, float]]
     best_epoch: int
     best_loss: float
-    finder: dict[str, Any] | None = None
+    finder: RateSearch | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     phases: list[dict[str, Any]] = field(default_factory=list)
-    candidates: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[CandidateLosses] = field(default_factory=list)
 
 
 def learn(
@@ -95,7 +95,7 @@ def learn(
         probe(network, train, subjects, context.outputs, batch=recipe.batch_size, cached_features=cached_features)
     if recipe.lr == "find":
         search = search or _search_rate(network, train, recipe, context, context.files.rate_search)
-        recipe = recipe.model_copy(update={"lr": search["chosen"]})
+        recipe = recipe.model_copy(update={"lr": search.chosen})
     if recipe.phases:
         try:
             return _in_phases(network, recipe, train, stop, context)
@@ -113,17 +113,15 @@ def learn(
 
 def _search_rate(
     network: Learner, train: Batches, recipe: Recipe, context: TrainingContext, file: JsonFile
-) -> dict[str, Any]:
+) -> RateSearch:
     """The curve of the learning-rate search, from its file if an interrupted job has written it."""
-    values = file.read_or_none()
-    if values is None:
+    if (values := file.read_or_none()) is None:
         try:
             search = find_rate(network, recipe, train, context)
         except TrainingError as error:
             raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
-        file.write(asdict(search))
-        values = file.read()
-    return values
+        file.write(values := asdict(search))
+    return RateSearch(**values)
 
 
 def _finished(network: Network, files: StageFiles) -> dict[str, Any] | None:
@@ -274,7 +272,7 @@ def _gradually(
     panels: tuple[PanelDataset, PanelDataset],
     heads: tuple[FeatureData, FeatureData],
     context: TrainingContext,
-    search: dict[str, Any] | None,
+    search: RateSearch | None,
 ) -> Learned:
     """Unfreeze one more group of layers as long as the stopping loss falls; the last improvement is kept."""
     settings = recipe.gradual_unfreezing
@@ -289,7 +287,7 @@ def _gradually(
             # a stage that does not help is undone.
             with suppress(TrainingError):
                 search = _search_rate(network, panels[0], recipe, context, context.files.body_rate_search)
-                stage_recipe = stage_recipe.model_copy(update={"lr": search["chosen"]})
+                stage_recipe = stage_recipe.model_copy(update={"lr": search.chosen})
         files = context.files.stage(unfrozen)
         before = {k: v.detach().clone() for k, v in network.state_dict().items()}
         seed = mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed
