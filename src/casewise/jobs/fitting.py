@@ -112,30 +112,13 @@ def fit_by_steps(
     return learned, frozen_features(network, data.panels, choice.recipe, context, flips=flips) or data.panels
 
 
-def fit_linear(
-    planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
-) -> tuple[Learned, PanelDataset | FeatureData]:
-    """Fit a linear model; it predicts from the features that are computed once for all folds."""
-    return _fit_on_features(planned, network, outputs, data, fit_head)
-
-
-def fit_radial(
-    planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
-) -> tuple[Learned, PanelDataset | FeatureData]:
-    """Fit a model with a radial kernel; it predicts from the same features as linear models."""
-    seed = mixed_seed(planned.inputs.study.seed, planned.job.model, planned.job.fold)
-    return _fit_on_features(planned, network, outputs, data, partial(fit_radial_head, seed=seed))
-
-
-def _fit_on_features(
-    planned: PlannedJob,
-    network: Network,
-    outputs: tuple[Output, ...],
-    data: FoldData,
-    fit: Callable[[Network, FeatureData, list[str], tuple[Output, ...]], LinearFit],
+def fit_on_features(
+    fit: Callable[..., LinearFit], planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
 ) -> tuple[Learned, FeatureData]:
+    """Fit the head of a model on fixed features, from which it predicts; they are computed once for all folds."""
     features = feature_data(planned, network, data)
-    fitted = fit(network, features.subset(data.fit_rows.tolist()), data.subjects, outputs)
+    seed = mixed_seed(planned.inputs.study.seed, planned.job.model, planned.job.fold)
+    fitted = fit(network, features.subset(data.fit_rows.tolist()), data.subjects, outputs, seed=seed)
     learned = Learned(network.eval(), [], 0, math.nan, candidates=fitted.candidates)
     return learned, replace(features, features=features.features[:, fitted.columns])
 
@@ -168,4 +151,8 @@ def _shared_features(
 
 
 # How the learners of each kind are fitted (`casewise.study.learners.Learner.kind`).
-FITTERS: dict[str, Fitter] = {"network": fit_by_steps, "linear": fit_linear, "radial": fit_radial}
+FITTERS: dict[str, Fitter] = {
+    "network": fit_by_steps,
+    "linear": partial(fit_on_features, fit_head),
+    "radial": partial(fit_on_features, fit_radial_head),
+}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from casewise.modalities.base import PanelDataset
 from casewise.models.backbones import Network
-from casewise.models.linear import FREQUENCIES, RadialBlock, RadialHead, keep_only
+from casewise.models.linear import FREQUENCIES, RadialBlock, RadialHead, bank_of, keep_only
 from casewise.models.outputs import Output
 from casewise.targets import by_form
 from casewise.training.frozen_features import features
@@ -285,14 +285,8 @@ def probe(
     values = (values - centre) / spread
     linear = network.head[-1]
     assert isinstance(linear, torch.nn.Linear)
-    start = 0
-    for output_number, output in enumerate(outputs):
-        truth = data.truth[:, output_number].double().numpy()
-        scored = ~np.isnan(truth)
+    for output, start, scored, labels in labelled(network, data.truth, outputs):
         rows, groups = values[scored], np.asarray(subjects)[scored]
-        labels = truth[scored]
-        if output.network_kind.standardised:
-            labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
         fit_lines = by_form(output.kind, {"number": _ridge, "classes": _logistic, "ordinal": _steps})
         for column, line in enumerate(fit_lines(rows, labels, groups, output.classes)):
             if line is not None:
@@ -300,6 +294,19 @@ def probe(
                 with torch.no_grad():
                     linear.weight[start + column] = torch.from_numpy(weight).to(linear.weight)
                     linear.bias[start + column] = float(line[1] - weight @ centre)
+
+
+def labelled(
+    network: Network, truth: Tensor, outputs: Sequence[Output]
+) -> Iterator[tuple[Output, int, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Each target with its first raw output, the rows with a label (P,), and their labels, numbers standardised."""
+    start = 0
+    for number, output in enumerate(outputs):
+        labels = truth[:, number].double().numpy()
+        scored = ~np.isnan(labels)
+        if output.network_kind.standardised:
+            labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
+        yield output, start, scored, labels[scored]
         start += output.width
 
 
@@ -384,7 +391,9 @@ class LinearFit:
     candidates: list[CandidateLosses]
 
 
-def fit_head(network: Network, train: FeatureData, subjects: Sequence[str], outputs: Sequence[Output]) -> LinearFit:
+def fit_head(
+    network: Network, train: FeatureData, subjects: Sequence[str], outputs: Sequence[Output], *, seed: int = 0
+) -> LinearFit:
     """Fit the head of a network with a bank of features, and reduce the bank to what the head uses.
 
     For each target, the raw outputs of the `AVERAGED` candidates with the smallest inner loss are averaged.
@@ -392,18 +401,19 @@ def fit_head(network: Network, train: FeatureData, subjects: Sequence[str], outp
     Args:
         train: the features of all candidates, and the labels.
         subjects: the subject of each row; inner folds keep the rows of a subject together.
+        seed: of the frequencies of a radial head; a linear one draws nothing.
     """
     blocks = blocks_of(network, train)
     chosen = choose_candidates(network, blocks, train, subjects, outputs, averaged=AVERAGED)
     columns = keep_only(network, chosen.specs)
-    bank: Any = network.body
+    bank = bank_of(network)
     set_weights(network.head[-1], bank.specs, bank.widths, chosen, outputs)
     return LinearFit(columns, chosen.records)
 
 
 def blocks_of(network: Network, train: FeatureData) -> dict[FeatureSpec, NDArray[np.float32]]:
     """The features (N, W) `float32` of each candidate."""
-    bank: Any = network.body
+    bank = bank_of(network)
     blocks = np.split(train.features.numpy(), np.cumsum(bank.widths)[:-1], axis=1)
     return dict(zip(bank.specs, blocks, strict=True))
 
@@ -434,23 +444,16 @@ def choose_candidates(
     """Fit every candidate to every target, and choose for each target those with the smallest inner loss."""
     groups = np.asarray(subjects, dtype=object)
     used: list[dict[FeatureSpec, LinearModel]] = []
-    records, start = [], 0
-    for number, output in enumerate(outputs):
-        labels = train.truth[:, number].double().numpy()
-        scored = ~np.isnan(labels)
-        if output.network_kind.standardised:
-            labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
+    records = []
+    for output, _, scored, labels in labelled(network, train.truth, outputs):
         models = {
-            spec: linear_model(
-                block[scored].astype(float), labels[scored], groups[scored], output, standardise=standardise
-            )
+            spec: linear_model(block[scored].astype(float), labels, groups[scored], output, standardise=standardise)
             for spec, block in blocks.items()
         }
         order = sorted(models, key=lambda spec: models[spec].loss)[:averaged]
         used.append({spec: models[spec] for spec in order})
         losses = {spec.name: model.loss for spec, model in models.items()}
         records.append(CandidateLosses(output.name, losses, [spec.name for spec in order]))
-        start += output.width
     return Chosen(used, records)
 
 
@@ -491,7 +494,7 @@ def fit_radial_head(
         values = {spec: fourier[spec](torch.from_numpy(block)).numpy() for spec, block in blocks.items()}
     chosen = choose_candidates(network, values, train, subjects, outputs, averaged=AVERAGED_RADIAL, standardise=False)
     columns = keep_only(network, chosen.specs)
-    bank: Any = network.body
+    bank = bank_of(network)
     head = RadialHead(
         bank.widths, [len(fourier[spec].back) for spec in bank.specs], FREQUENCIES, network.target_mean.numel()
     )
