@@ -10,13 +10,18 @@ from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
 from casewise.models.backbones import build_network, form_of
 from casewise.models.forward import predict_together
+from casewise.models.fusion import POOLINGS, GatedAttention, MeanOfBag
 from casewise.models.outputs import Output
-from casewise.models.poolings import GatedAttention, MeanOfBag
+from casewise.study.panels import BAGS
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.stages import TrainingContext, learn
 
 BAG = Panels(by="case", pooling="attention", bag=3)
+
+
+def test_the_study_names_the_poolings_that_networks_have() -> None:
+    assert set(POOLINGS) == set(BAGS)
 
 
 def seeded() -> torch.Generator:

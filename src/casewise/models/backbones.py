@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
-from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
+from casewise.models.fusion import POOLINGS, BagPooling, Fused, Fusion, MissingPolicy, check_fusion, take_channels
 from casewise.models.layers import MNASNet, ShuffleBlock, replace_layers
-from casewise.models.poolings import POOLINGS, BagPooling
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
@@ -48,7 +47,7 @@ class NetworkOptions:
             expect (torchvision's: minus the mean of ImageNet, divided by its standard deviation); networks without
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
-        pooling: how the features of a bag become one vector (`casewise.models.poolings`); empty if panels are no bags.
+        pooling: how the features of a bag become one vector (`casewise.models.fusion`); empty if panels are no bags.
         fusion: how the sequences of a panel are combined (see `casewise.models.fusion.Fused`); None for pictures. A
             single sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one
             number, the mean over red, green and blue of the library's mean, and of its standard deviation.
