@@ -105,15 +105,7 @@ class Network(nn.Module):
         """(B, C, H, W) in 0–1 → (B, width); bags (B, K, C, H, W), NaN in empty slots, → (B, K, width)."""
         if panels.ndim == 4:
             return self.features_from((panels - self.mean) / self.std, self.body)
-        occupied = ~panels[..., 0, 0].isnan().all(dim=2)
-        tiles = panels[occupied]
-        # without gradients, tiles need not be in memory at once
-        chunks = [tiles] if self.training else tiles.split(TILES_AT_ONCE)
-        form = form_of(self.body)
-        by_tile = torch.cat([self.features(chunk.contiguous(memory_format=form)) for chunk in chunks])
-        features = by_tile.new_full((*occupied.shape, by_tile.shape[1]), torch.nan)
-        features[occupied] = by_tile
-        return features
+        return of_tiles(self.features, panels, form_of(self.body), at_once=self.training)
 
     def features_from(self, values: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
         """The features (B, width) that the body, or its last `layers`, compute from their input."""
@@ -229,6 +221,23 @@ class Network(nn.Module):
         if not last:
             raise ValueError(f"{self.name} has no layer with a spatial map")
         return last[-1]
+
+
+def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memory_format, *, at_once: bool) -> Tensor:
+    """What layers compute of every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots.
+
+    Args:
+        at_once: whether all tiles are in memory together, as a backward pass needs it.
+    """
+    occupied = ~(bags[..., 0, 0] if bags.ndim == 5 else bags).isnan().all(dim=2)
+    tiles = bags[occupied]
+    chunks = [tiles] if at_once else tiles.split(TILES_AT_ONCE)
+    by_tile = torch.cat(
+        [layers(chunk.contiguous(memory_format=form) if chunk.ndim == 4 else chunk) for chunk in chunks]
+    )
+    result = by_tile.new_full((*occupied.shape, *by_tile.shape[1:]), torch.nan)
+    result[occupied] = by_tile
+    return result
 
 
 def form_of(module: nn.Module) -> torch.memory_format:

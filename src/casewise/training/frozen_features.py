@@ -37,7 +37,7 @@ from casewise.files import TEMPORARY, cache_folder, replacing
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented
-from casewise.models.backbones import TILES_AT_ONCE, Network, form_of
+from casewise.models.backbones import Network, form_of, of_tiles
 from casewise.models.forward import mean_over_views
 from casewise.study.seeds import mixed_seed
 from casewise.training.compute_plan import cpu_name
@@ -208,39 +208,26 @@ class UpperLayers(nn.Module):
     def forward(self, activations: Tensor) -> Tensor:
         features = activations
         if self.computes:
-            features = of_tiles(self.body, activations) if self.bags else self.body(activations)
+            if self.bags:
+                # without gradients, tiles need not be in memory at once
+                features = of_tiles(self.body, features, form_of(self.body), at_once=torch.is_grad_enabled())
+            else:
+                features = self.body(features)
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float()) * self.target_std + self.target_mean
-
-
-def of_tiles(module: nn.Module, bags: Tensor) -> Tensor:
-    """The outputs of a module for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots."""
-    filled = ~bags.flatten(2)[..., 0].isnan()
-    tiles = bags[filled]
-    # Without gradients, tiles need not be in memory at once.
-    tile_batches = [tiles] if torch.is_grad_enabled() else tiles.split(TILES_AT_ONCE)
-    form = form_of(module)
-    by_tile = torch.cat(
-        [
-            module(tile_batch.contiguous(memory_format=form) if tile_batch.ndim == 4 else tile_batch)
-            for tile_batch in tile_batches
-        ]
-    )
-    result = by_tile.new_full((*filled.shape, *by_tile.shape[1:]), torch.nan)
-    result[filled] = by_tile
-    return result
 
 
 def activations(
     frozen: nn.Module,
     data: FixedData | PanelDataset,
     *,
+    layers: Callable[[Tensor], Tensor],
     bf16: bool,
     form: torch.memory_format,
     path: Path,
     buffer: Buffer,
 ) -> FixedData:
-    """The activations of the frozen part of a network for every panel, in eval mode: (P, ...), `bfloat16` with `bf16`.
+    """What the frozen `layers` of a module in eval mode compute of every panel: (P, ...), `bfloat16` with `bf16`.
 
     For bags it is (P, K, ...), with NaN if a bag has fewer than K tiles.
     """
@@ -251,11 +238,11 @@ def activations(
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         if data.bags:
             bag_activations = encode_bags(
-                frozen, data, slots, device, form, empty=lambda shape, dtype: buffer.empty(shape, dtype, path)
+                layers, data, slots, device, form, empty=lambda shape, dtype: buffer.empty(shape, dtype, path)
             )
             return FixedData(bag_activations, data.truth, data.names, owner, data.bag)
         for start in range(0, len(slots), CHUNK):
-            computed = frozen(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
+            computed = layers(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
             if result is None:
                 result = _laid_out(buffer, (len(slots), *computed.shape[1:]), computed.dtype, path, form)
             result[start : start + len(computed)] = computed
@@ -271,18 +258,6 @@ def _laid_out(
         return buffer.empty(shape, dtype, path)
     count, channels, height, width = shape
     return buffer.empty((count, height, width, channels), dtype, path).permute(0, 3, 1, 2)
-
-
-class FeatureNetwork(nn.Module):
-    """A network up to its features."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, panels: Tensor) -> Tensor:
-        result: Tensor = self.network.features(panels)
-        return result
 
 
 def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:

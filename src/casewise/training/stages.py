@@ -7,7 +7,7 @@ layers are computed once for all epochs of a stage.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -29,7 +29,6 @@ from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
 from casewise.training.frozen_features import (
     Buffer,
-    FeatureNetwork,
     FixedData,
     UpperLayers,
     activations,
@@ -238,15 +237,16 @@ def _shortened(
         if applies:
             return *plain, f"frozen layers computed at every step{reason}"
     try:
-        frozen, rest = (FeatureNetwork(network), None) if whole else split_at(network, phase.freeze)
+        frozen, rest = (network, None) if whole else split_at(network, phase.freeze)
     except TrainingError as error:
         return *plain, f"frozen layers computed at every step: {error}"
     form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
     network.to(memory_format=form)  # type: ignore[call-overload]
     bf16, buffer = context.choice.precision == "bf16", Buffer(context.memory)
+    layers: Callable[[Tensor], Tensor] = network.features if whole else frozen
 
     def computed(data: FixedData | PanelDataset, path: Path) -> FixedData:
-        return activations(frozen, data, bf16=bf16, form=form, path=path, buffer=buffer)
+        return activations(frozen, data, layers=layers, bf16=bf16, form=form, path=path, buffer=buffer)
 
     def shared(data: FixedData | PanelDataset, path: Path) -> FixedData:
         # maps are large, and panels of several views have several rows
@@ -257,7 +257,8 @@ def _shortened(
         how = {"activations": context.choice.precision, "form": str(form)}
 
         def of_block(panels: PanelDataset) -> Tensor:
-            return activations(frozen, panels, bf16=bf16, form=form, path=path, buffer=Buffer(LARGE)).values
+            blocks = Buffer(LARGE)
+            return activations(frozen, panels, layers=layers, bf16=bf16, form=form, path=path, buffer=blocks).values
 
         values = context.shared.of(data, network, of_block, how, empty=partial(buffer.empty, path=path))
         return FixedData(values, data.truth, data.names, data.views()[1])
