@@ -165,16 +165,6 @@ def test_a_step_with_kept_statistics_needs_less_memory() -> None:
     assert kept < updating - 50
 
 
-@LINUX
-def test_the_memory_of_a_step_grows_with_the_batch() -> None:
-    network = build_network("resnet10t", 1)
-    option = ("fp32", True, 1)
-    few, more = (step_memory(network, option, side=96, batch=batch) for batch in (4, 36))
-    # at least the output of the first layers, 64 maps of 48 by 48, with batch norm, for 32 more panels
-    assert more - few > 32 * 64 * 48 * 48 * 4 / 2**20
-    assert all(parameter.grad is None for parameter in network.parameters())
-
-
 def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, memo = build_network("test_resnet", 1), tmp_path / "speed.json"
     weights = 3 * 4 * sum(parameter.numel() for parameter in network.parameters()) / 2**20

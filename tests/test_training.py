@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from casewise.errors import CasewiseError, RunError, StudyError
 from casewise.jobs import backends
 from casewise.jobs.compute_plans import compute_plans, stated_plans, try_size
 from casewise.jobs.execution import _side_by_side
 from casewise.modalities.dataset import PanelData
-from casewise.models.backbones import Network, build_network, out_of_place
+from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
 from casewise.run_folder import RunFolder, StateFile, WeightsFile
@@ -81,13 +80,6 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     ][0]
     module = Training(fitted.network, Recipe(), centred, TrainingContext(NUMBERS, tmp_path, 0, ComputePlan()))
     assert float(module.loss(found, centred.truth)) == pytest.approx(min(losses), rel=1e-4)
-
-
-def test_running_statistics_can_follow_faster(tmp_path: Path) -> None:
-    fitted = trained(tmp_path, 1, batch_norm_momentum=0.3)
-    norms = [m for m in fitted.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert norms
-    assert {m.momentum for m in norms} == {0.3}
 
 
 def test_clipped_gradients_move_the_weights_by_at_most_the_rate_times_their_norm(tmp_path: Path) -> None:
@@ -407,26 +399,3 @@ print((before - psutil.Process().memory_info().rss) // 2**20)
 """
     freed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(freed) > 150
-
-
-@pytest.mark.parametrize("kind", [nn.ReLU6, nn.SiLU])
-def test_activations_out_of_place_copy_nothing_and_have_the_same_gradients(kind: type[nn.Module]) -> None:
-    layers = nn.Sequential(nn.Linear(4, 5), kind(inplace=True), nn.Linear(5, 3), nn.ReLU(inplace=True))  # type: ignore[call-arg]
-    values = torch.linspace(-9, 9, 32).view(8, 4)
-    assert kind is not nn.ReLU6 or isinstance(layers[1], nn.Hardtanh)
-
-    def gradients() -> tuple[list[torch.Tensor], int]:
-        layers.zero_grad()
-        with torch.profiler.profile() as profile:
-            total = layers(values).sum()
-        total.backward()
-        copies = sum(event.count for event in profile.key_averages() if event.key == "aten::clone")
-        return [parameter.grad.clone() for parameter in layers.parameters() if parameter.grad is not None], copies
-
-    in_place, copies_in_place = gradients()
-    with out_of_place(layers):
-        assert [getattr(layer, "inplace", None) for layer in layers] == [None, False, None, True]
-        outside, copies_outside = gradients()
-    assert [getattr(layer, "inplace", None) for layer in layers] == [None, True, None, True]
-    assert all(torch.equal(one, other) for one, other in zip(in_place, outside, strict=True))
-    assert (copies_in_place, copies_outside) == (1, 0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from casewise.errors import SplitError
 from casewise.modalities.dataset import PanelData, epoch_batches
 from casewise.models.backbones import build_network
-from casewise.models.outputs import Output, outputs_of, value_columns, values_of, width_of
+from casewise.models.outputs import Output, value_columns, values_of, width_of
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.linear_models import probe
@@ -131,18 +131,6 @@ class TestWhatIsPredicted:
         found = values_of(torch.logit(p)[None], [GRADE])[0]
         assert found.tolist() == pytest.approx([0.1, 0.9 * 0.5, 0.9 * 0.5 * 0.8, 0.9 * 0.5 * 0.2], abs=1e-6)
         assert kind_named("ordinal").decide(found[None].numpy()).tolist() == [1.0]
-
-    def test_a_study_says_what_is_predicted(self) -> None:
-        targets = {"sex": ["f", "m"], "label": ["a", "b", "c"], "grade": {"kind": "ordinal", "range": (0, 3)}}
-        values = {"name": "s", "cohort": "x", "backbones": ["resnet18"], "primary_outcome": "label"}
-        study = Study.model_validate(
-            {**values, "targets": {k: v if isinstance(v, dict) else {"classes": v} for k, v in targets.items()}}
-        )
-        assert outputs_of(study) == (
-            Output("sex", "classification", 2),
-            Output("label", "classification", 3, main=True),
-            Output("grade", "ordinal", 4),
-        )
 
 
 class TestImbalance:
