@@ -1,4 +1,4 @@
-"""What every back end does: it executes jobs somewhere, and says which of them failed."""
+"""Back ends, which execute jobs somewhere and say which of them failed; the one of this machine, and their list."""
 
 from __future__ import annotations
 

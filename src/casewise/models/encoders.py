@@ -2,6 +2,8 @@
 
 Convolutional networks are read through their modules at any size of panel. Transformers are read through their blocks,
 whose tokens timm arranges as maps; panels are resized to a side that their patches divide.
+
+The audit embeds tiles by one, for near-duplicates and shortcuts.
 """
 
 from __future__ import annotations

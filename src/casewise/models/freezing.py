@@ -27,6 +27,11 @@ weights are those of the first 4 (`4 layers`); ten layers in the sense of the te
     'features.4.conv.0.1'
     >>> parameter_counts(network).frozen
     19536
+
+A network can be split at its freeze point into frozen layers, computed once for every panel, and the trained rest. Only
+a chain can be split: a body whose modules run one after another, each on the output of the previous one. The forward
+pass of a library's network is code, so this file lists the chains of supported architectures. Tests compare them with
+the networks, bit for bit.
 """
 
 from __future__ import annotations

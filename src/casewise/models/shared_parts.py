@@ -34,7 +34,6 @@ class SharedParts:
     def __init__(self) -> None:
         self._built: dict[str, Network] = {}
         self._encoders: list[tuple[str, Encoder]] = []
-        self._widths: dict[tuple[Any, ...], int] = {}
 
     def network(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], *, own: bool = True) -> Network:
         """A network of these facts, whose weights are still to be loaded except those of frozen encoders.
@@ -57,16 +56,7 @@ class SharedParts:
             prefix = f"body.encoder{number + 1 if number else ''}."
             weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             encoders.append(self._encoder(encoder_facts, side, weights))
-        bank = {**facts["bank"], "encoders": encoders}
-        keys = [
-            (tuple(map(id, encoders)), bank["channels"], side, FeatureSpec.of(spec)) for spec in bank["specs"] or ()
-        ]
-        if keys and all(key in self._widths for key in keys):
-            bank["widths"] = [self._widths[key] for key in keys]
-        network = network_from({**facts, "bank": bank})
-        body: Any = network.body
-        self._widths |= dict(zip(keys, body.widths, strict=False))
-        return network
+        return network_from({**facts, "bank": {**facts["bank"], "encoders": encoders}})
 
     def _encoder(self, facts: Mapping[str, Any], side: int, weights: Mapping[str, Tensor]) -> Encoder:
         """An encoder with these weights, one that was built before if there is one."""
