@@ -1,20 +1,20 @@
 """Layers and networks of casewise: replacements of a library's layers, and the two plain networks of comparisons.
 
 Layers that take the place of a library's keep names and weights. They compute the same values in less time or memory:
-ReLU6 without a copy of its input, a shuffle that keeps the channels-last format, and convolutions that compute the batch
-norm after them while its statistics are kept.
+ReLU6 without a copy of its input, a shuffle that keeps the channels-last format, and convolutions that compute the
+batch norm after them while its statistics are kept.
 
-What is published of the plain networks (003_eab959a42de94a48.txt, sections II.C, II.D and III) and what is not: the text
-says of its CNN only that it was trained from nothing for 120 epochs; its layers are in figures 5 and 6, which the text
-does not repeat. Of the contracting path of a U-Net it says: two 3×3 convolutions without padding, each followed by a
-ReLU, then 2×2 max pooling of stride 2; several such blocks, with twice the channels after each pooling; then fully
-connected layers on the flattened map.
+What is published of the plain networks (003_eab959a42de94a48.txt, sections II.C, II.D and III) and what is not: the
+text says of its CNN only that it was trained from nothing for 120 epochs; its layers are in figures 5 and 6, which
+the text does not repeat. Of the contracting path of a U-Net it says: two 3×3 convolutions without padding, each
+followed by a ReLU, then 2×2 max pooling of stride 2; several such blocks, with twice the channels after each pooling;
+then fully connected layers on the flattened map.
 
-Our choice, for want of a figure: the numbers of blocks, the widths (the U-Net of Ronneberger et al. 2015 begins with 64
-channels, this one with 32), one convolution a block in `cnn`, padding (without it 32 px do not reach the last block),
-the averages before the fully connected layers (4×4 cells in `cnn`, one cell in `unet_encoder`: any size of image fits),
-the widths of those layers, the first weights (He et al. 2015), no batch norm, and dropout, which is the recipe's as for
-every network. So times and accuracies of these two are not the published CNN's.
+Our choice, for want of a figure: the numbers of blocks, the widths (the U-Net of Ronneberger et al. 2015 begins with
+64 channels, this one with 32), one convolution a block in `cnn`, padding (without it 32 px do not reach the last
+block), the averages before the fully connected layers (4×4 cells in `cnn`, one cell in `unet_encoder`: any size of
+image fits), the widths of those layers, the first weights (He et al. 2015), no batch norm, and dropout, which is the
+recipe's as for every network. So times and accuracies of these two are not the published CNN's.
 """
 
 from __future__ import annotations
@@ -158,9 +158,6 @@ def _replacement(module: nn.Module, read_child: str) -> nn.Module | None:
     for name, child in children.items():
         folding.add_module(name, child)
     return folding.train(module.training)
-
-
-SMALLEST = 32
 
 
 @dataclass(frozen=True)
