@@ -81,10 +81,10 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
         progress.begin()
         choice = choose(job, inputs, plan, progress)
         model = build(job, inputs, plan, choice, progress)
-        fitted = fit(PlannedJob(job, inputs, plan, choice, progress, MEMORY // side_by_side), model)
+        planned = PlannedJob(job, inputs, plan, choice, progress, MEMORY // side_by_side)
+        fitted = fit(planned, model)
         give_memory_back()  # predictions need other blocks than training steps
         predictions = predict(job, inputs, fitted)
-    planned = PlannedJob(job, inputs, plan, choice, progress)
     record(planned, model, fitted, predictions, peak_memory_mb=memory.peak_mb)
 
 
