@@ -296,7 +296,7 @@ def _gradually(
         learner, data = (network, panels) if unfrozen else (UpperLayers(network), heads)
         stage = _finished(network, files)
         if stage is None:
-            fitted = fit(learner, stage_recipe, *data, stage_context)
+            fitted = fit(learner, stage_recipe, data[0], data[1], stage_context)
             of_stage = {name: getattr(fitted, name) for name in ("best_loss", "best_epoch", "history")}
             stage = _written(network, files, {"unfrozen": unfrozen, **of_stage})
         improved = stage["best_loss"] < best
