@@ -270,10 +270,7 @@ def test_a_run_predicts_the_same_bits_with_and_without_a_store(tmp_path: Path, m
     tables = []
     for number, size in enumerate(("1", "1", "0")):
         monkeypatch.setenv(frozen_features_file.VARIABLE, size)
-        study = chest_study(
-            table,
-            recipe={"epochs": 3, "lr": 0.001, "tuning": "head_only"},
-        )
+        study = chest_study(table, recipe={"epochs": 3, "lr": 0.001, "tuning": "head_only"})
         folder = tmp_path / f"run{number}"
         run(study, folder)
         tables.append(pd.read_parquet(folder / "predictions.parquet"))

@@ -141,12 +141,7 @@ def test_a_stopping_loss_that_is_not_finite_is_an_error(tmp_path: Path, keep: st
     data[1].features[2] = torch.nan
     data[1].truth[:] = data[1].truth.nan_to_num()
     with pytest.raises(TrainingError, match=f"after {epochs} epochs"):
-        fit(
-            UpperLayers(network),
-            Recipe(batch_size=4, epochs=3),
-            *data,
-            context_of(tmp_path / "a", outputs, keep=keep),
-        )
+        fit(UpperLayers(network), Recipe(batch_size=4, epochs=3), *data, context_of(tmp_path / "a", outputs, keep=keep))
 
 
 def test_a_linear_head_takes_one_thread_and_gives_the_others_back(tmp_path: Path) -> None:

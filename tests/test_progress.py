@@ -43,8 +43,7 @@ def inputs(epochs: int, *, pretraining: int = 0, nested: dict[str, Any] | None =
         folder=Path(),
     )
     other = SimpleNamespace(
-        study=SimpleNamespace(recipe=SimpleNamespace(epochs=pretraining)),
-        cohort=SimpleNamespace(panels=range(30)),
+        study=SimpleNamespace(recipe=SimpleNamespace(epochs=pretraining)), cohort=SimpleNamespace(panels=range(30))
     )
     cohort = SimpleNamespace(panels=range(10))
     return SimpleNamespace(study=study, cohort=cohort, pretraining=other if pretraining else None)

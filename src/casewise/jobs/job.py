@@ -130,12 +130,7 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice, progre
         subjects_there = inputs.pretraining.cohort.panels["subject"].nunique()
         origin += f"; then pretrained on {pretrained_text(len(used), subjects_there, pack)}"
     return StudyModel(
-        network,
-        outputs_of(study),
-        origin,
-        frozenset(subjects),
-        frozenset(choice.stop_subjects),
-        frozenset(earlier),
+        network, outputs_of(study), origin, frozenset(subjects), frozenset(choice.stop_subjects), frozenset(earlier)
     )
 
 
@@ -181,11 +176,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
 
 
 def _fitted(
-    planned: PlannedJob,
-    model: StudyModel,
-    learned: Learned,
-    dataset: PanelDataset | FeatureData,
-    data: FoldData,
+    planned: PlannedJob, model: StudyModel, learned: Learned, dataset: PanelDataset | FeatureData, data: FoldData
 ) -> FittedModel:
     """The trained network with the facts of its bundle; it predicts from `dataset`."""
     job, inputs, plan, study = planned.job, planned.inputs, planned.plan, planned.inputs.study
@@ -218,12 +209,7 @@ def _fitted(
 
 
 def record(
-    planned: PlannedJob,
-    model: StudyModel,
-    fitted: FittedModel,
-    predictions: JobPredictions,
-    *,
-    peak_memory_mb: float,
+    planned: PlannedJob, model: StudyModel, fitted: FittedModel, predictions: JobPredictions, *, peak_memory_mb: float
 ) -> None:
     """Write weights, facts, predictions and, last, the record by which the job counts as finished."""
     job, study, choice, learned = planned.job, planned.inputs.study, planned.choice, fitted.learned

@@ -82,13 +82,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
     if study.recipe.head == "probe" and not folder.state.intact():
         probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch_size)
     context = TrainingContext(
-        outputs,
-        folder.path,
-        seed,
-        settings.plan,
-        study.compute.save_every,
-        "last",
-        settings.tell,
+        outputs, folder.path, seed, settings.plan, study.compute.save_every, "last", settings.tell
     )
     # evaluated after every epoch, without an effect
     fitted = fit(whole, study.recipe, data, data.subset([0]), context)

@@ -21,11 +21,7 @@ BATCH = 32
 
 
 def forward(
-    network: nn.Module,
-    data: Batches,
-    slots: Tensor,
-    device: torch.device,
-    form: torch.memory_format,
+    network: nn.Module, data: Batches, slots: Tensor, device: torch.device, form: torch.memory_format
 ) -> Tensor:
     """Raw outputs of views without augmentation; bags of tiles, which may be large, are processed in parts."""
     if data.bags and isinstance(network, Network):

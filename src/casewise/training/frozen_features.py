@@ -419,11 +419,7 @@ class SharedFeatures:
         return whole if data is self.panels else whole[torch.as_tensor(rows)]
 
     def _computed(
-        self,
-        rows: Sequence[int],
-        facts: str,
-        compute: Callable[[PanelDataset], Tensor],
-        empty: Callable[..., Tensor],
+        self, rows: Sequence[int], facts: str, compute: Callable[[PanelDataset], Tensor], empty: Callable[..., Tensor]
     ) -> Tensor:
         """The values of some rows, block by block."""
         numbers = torch.as_tensor(rows)

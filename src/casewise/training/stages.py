@@ -27,14 +27,7 @@ from casewise.run_folder.job_folder import Stage as StageFiles
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
-from casewise.training.frozen_features import (
-    Buffer,
-    FixedData,
-    UpperLayers,
-    activations,
-    features,
-    fixed,
-)
+from casewise.training.frozen_features import Buffer, FixedData, UpperLayers, activations, features, fixed
 from casewise.training.linear_models import CandidateLosses, probe
 from casewise.training.loop import TrainingContext, fit
 from casewise.training.lr_finder import RateSearch, find_rate
