@@ -150,7 +150,7 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
 
 
 def _remedy(error: OSError, where: Path | str) -> str:
-    """What to do about a failure of the disk; nothing for other errors."""
+    """The remedy for a failure of the disk; empty for other errors."""
     remedy = REMEDIES.get(error.errno or 0)
     return f" {remedy.format(folder=Path(where).parent)}." if remedy else ""
 

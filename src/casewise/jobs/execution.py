@@ -197,7 +197,7 @@ def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[flo
 
 
 def _now(record: Mapping[str, Any]) -> str:
-    """What a running job is doing."""
+    """The present step of a running job."""
     stage = "" if record["stage"] == "training" else f"{record['stage']}, "
     if record["done"] >= record["total"]:
         return f"{stage}finished" if record["stage"] == PRETRAINING else f"{stage}predicting"

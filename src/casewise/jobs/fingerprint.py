@@ -166,7 +166,7 @@ def _unverifiable(folder: RunFolder) -> RunError:
 
 
 def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]:
-    """What changed in a section of the study (`images`, `split`) since the networks were made; [] if unknown."""
+    """Changes in a section of the study (`images`, `split`) since the networks were made; [] if unknown."""
     before = (folder.study.peek() or {}).get(section)
     if not isinstance(before, dict):
         return []

@@ -203,7 +203,7 @@ def fit_preprocessing(study: Study, store: StoreAddress, rows: NDArray[np.intp],
 
 
 # Receives the number of epochs done and the training loss of the last one.
-Told: TypeAlias = Callable[[int, float | None], None]
+ReportEpoch: TypeAlias = Callable[[int, float | None], None]
 
 
 def epochs_inside(study: Study) -> int:
@@ -244,26 +244,26 @@ class Progress:
         else:
             os.utime(self.job.folder.progress_path)
 
-    def training(self, before: int = 0, stage: str = "training") -> Told:
-        """What a training tells that follows `before` epochs of inner trainings of the same job."""
+    def training(self, before: int = 0, stage: str = "training") -> ReportEpoch:
+        """Record a training's progress, after `before` epochs of inner trainings of the same job."""
         total = epochs_inside(self.inputs.study) + epochs_of(self.inputs.study)
 
-        def told(done: int, loss: float | None) -> None:
+        def report(done: int, loss: float | None) -> None:
             self.timer.note()
             self.job.folder.write_progress(before + done, total, stage, loss, self._share(before + done))
 
-        return told
+        return report
 
-    def pretraining(self, before: int = 0) -> Told:
-        """What a pretraining tells that follows `before` epochs of inner trainings of the same job."""
+    def pretraining(self, before: int = 0) -> ReportEpoch:
+        """Record a pretraining's progress, after `before` epochs of inner trainings of the same job."""
         total = self.inputs.pretraining.study.recipe.epochs if self.inputs.pretraining else 0
 
-        def told(done: int, loss: float | None) -> None:
+        def report(done: int, loss: float | None) -> None:
             self.timer.note()
             share = self._share(before, done / max(1, total))
             self.job.folder.write_progress(done, total, PRETRAINING, loss, share)
 
-        return told
+        return report
 
     def _share(self, epochs: int, pretraining: float = 0.0) -> float:
         """The share of the job's work that is done, where an epoch costs as much as it has images.

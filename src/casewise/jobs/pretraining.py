@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from casewise.cohort.labels import label_table
-from casewise.jobs.plan import Job, Told, fit_preprocessing
+from casewise.jobs.plan import Job, ReportEpoch, fit_preprocessing
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
@@ -50,7 +50,7 @@ class PretrainingSettings:
     excluded_subjects: tuple[str, ...]
     seed: int
     plan: ComputePlan
-    tell: Told
+    tell: ReportEpoch
 
 
 def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: PretrainingSettings) -> list[str]:

@@ -126,7 +126,7 @@ class Network(nn.Module):
             return self.head(features.to(precision)).float() * self.target_std + self.target_mean
 
     def pooled(self, features: Tensor) -> Tensor:
-        """What the last layer receives of these features, (B, width); those of a bag pooled."""
+        """The input of the last layer for these features, (B, width); those of a bag pooled."""
         with torch.autocast(features.device.type, enabled=False):
             pooled: Tensor = self.head[:-1](features.float())
             return pooled
@@ -224,7 +224,7 @@ class Network(nn.Module):
 
 
 def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memory_format, *, at_once: bool) -> Tensor:
-    """What layers compute of every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots.
+    """The outputs of layers for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots.
 
     Args:
         at_once: whether all tiles are in memory together, as a backward pass needs it.

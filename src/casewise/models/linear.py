@@ -430,7 +430,7 @@ class RadialHead(nn.Module):
 
     @property
     def facts(self) -> Facts:
-        """What `RadialHead` needs besides the widths and the outputs, as JSON."""
+        """The arguments of `RadialHead` besides the widths and the outputs, as JSON."""
         blocks: Any = self.blocks
         return {
             "directions": [int(block.back.shape[0]) for block in blocks],

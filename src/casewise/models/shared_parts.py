@@ -1,4 +1,4 @@
-"""What several trained networks have in common: their modules, frozen encoders and first layers."""
+"""Parts that several trained networks share: modules, frozen encoders, features and first layers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class SharedStart:
 
     @classmethod
     def of(cls, networks: Sequence[Network]) -> SharedStart | None:
-        """What networks of equal facts have in common; None if it is nothing, or they cannot be split."""
+        """The equal first layers of networks of equal facts; None if there are none, or they cannot be split."""
         first = networks[0]
         if len(networks) < 2 or first.read_map or first.fusion is not None:
             return None

@@ -406,7 +406,7 @@ def download_of(name: str, folder: Path | None, ways: str) -> Iterator[None]:
 
 
 def download_errors() -> tuple[type[Exception], ...]:
-    """What a download of weights can raise, in any version of the libraries.
+    """The errors of a download of weights, in any version of the libraries.
 
     Connections, files and timeouts raise OSError; timm and torchvision RuntimeError where weights are unknown or have
     another checksum; a name that is no repository ValueError; a damaged file the errors of its format; a missing

@@ -1,4 +1,4 @@
-"""What a training costs: its time, summed over interruptions, and its memory, in MB of 2^20 bytes."""
+"""The cost of a training: its time, summed over interruptions, and its memory, in MB of 2^20 bytes."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def available_mb(root: Path = Path("/")) -> float:
 
 
 def _left_by_cgroups(root: Path) -> list[float]:
-    """What the memory limits of this process's cgroup and of those above it leave, for both versions of cgroups."""
+    """The memory that the limits of this process's cgroup and of those above it leave, for both versions of cgroups."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What frozen layers compute of panels: once for all epochs, and once for all folds, learners and runs.
+"""Outputs of frozen layers for panels, computed once for all epochs, and once for all folds, learners and runs.
 
 Augmented copies and the activations of frozen layers keep the precision of their computation; they are in memory up to
 the job's limit, then in files.
@@ -227,7 +227,7 @@ def activations(
     path: Path,
     buffer: Buffer,
 ) -> FixedData:
-    """What the frozen `layers` of a module in eval mode compute of every panel: (P, ...), `bfloat16` with `bf16`.
+    """The outputs of frozen `layers` of a module in eval mode for every panel: (P, ...), `bfloat16` with `bf16`.
 
     For bags it is (P, K, ...), with NaN if a bag has fewer than K tiles.
     """
@@ -396,7 +396,7 @@ class SharedFeatures:
         *,
         empty: Callable[..., Tensor] | None = None,
     ) -> Tensor:
-        """What `compute` gives for each panel of `data`, (P, ...): all panels or one of the sides.
+        """The values of `compute` for each panel of `data`, (P, ...): all panels or one of the sides.
 
         Other data than these are computed and not shared.
 
@@ -545,7 +545,7 @@ def _sha256(text: str) -> str:
 
 
 def machine(layers: nn.Module) -> list[Any]:
-    """What decides the last bits besides the values: versions, processor, number of threads."""
+    """Facts that decide the last bits besides the values: versions, processor, number of threads."""
     device = next((tensor.device for tensor in layers.state_dict().values()), torch.device("cpu"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return [*_versions(), device.type, name, torch.get_num_threads(), torch.backends.mkldnn.enabled]

@@ -76,7 +76,7 @@ class Directions:
 
     @classmethod
     def of(cls, values: NDArray[np.float64], *, most: int = MOST_DIRECTIONS, standardise: bool = True) -> Directions:
-        """At most `most` directions of features (N, W), which are divided by their deviation unless told otherwise."""
+        """At most `most` directions of features (N, W), which are divided by their deviation if `standardise`."""
         centre, spread = values.mean(axis=0), values.std(axis=0)
         steady = spread <= 1e-6 * max(1.0, float(np.abs(centre).max(initial=0.0)))
         scale = np.where(steady, 0.0, 1.0 / np.where(steady, 1.0, spread) if standardise else 1.0)

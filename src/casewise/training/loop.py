@@ -224,7 +224,7 @@ class Training:
         return not math.isfinite(last["stop_loss"]) or last["epoch"] - self.best_epoch >= patience
 
     def state(self) -> dict[str, Any]:
-        """What a training needs to continue from the end of this epoch."""
+        """The state from which training continues after this epoch."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
