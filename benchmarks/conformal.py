@@ -64,7 +64,7 @@ backbones: []
 weights: random
 evaluation: {{response: false}}
 """
-# The only candidate of the learner (`casewise.models.feature_bank.FeatureSpec`).
+# The only candidate of the learner (`casewise.models.linear.FeatureSpec`).
 READS = {
     "psoriasis": {"source": "statistics", "channels": [], "modules": [], "summary": "grid", "cells": 1},
     "chest": {"source": "pixels", "channels": [0], "modules": [], "summary": "grid", "cells": 8},
@@ -160,10 +160,10 @@ def predictions(own: Population, learned: Sequence[str], new: Sequence[str], see
     The folds are those of a run, and so are the models and the rows.
     """
     from casewise.inference.to_table import prediction_rows
-    from casewise.models.forward import predict
+    from casewise.models.forward import predict_together
     from casewise.models.outputs import outputs_of
     from casewise.splits.grouped import split
-    from casewise.training.linear_head import fit_head
+    from casewise.training.linear_models import fit_head
     from casewise.training.loop import standardise
 
     study, outputs = own.study.model_copy(update={"seed": seed}), outputs_of(own.study)
@@ -180,7 +180,9 @@ def predictions(own: Population, learned: Sequence[str], new: Sequence[str], see
         for stage, rows in zip(("oof", "test"), predicted_rows, strict=True):
             read = own.features.subset(rows.tolist())
             read = replace(read, features=read.features[:, columns])
-            values = predict(network, read, outputs, batch=256, channels_last=False, bf16=False, flips=False)
+            values = predict_together(
+                [network], read, outputs, batch=256, channels_last=False, bf16=False, flips=False
+            )[0][0]
             panels = own.cohort.panels.iloc[rows]
             tables.append(prediction_rows(panels, study, values.numpy(), stage=stage, model=LEARNER, fold=fold))
     return pd.concat(tables, ignore_index=True)

@@ -198,7 +198,7 @@ def measure_audit(options: argparse.Namespace) -> None:
     """Print the seconds of an audit and of its steps."""
     from casewise.audit.run import audit
     from casewise.console import Silent
-    from casewise.models.embeddings import embedder
+    from casewise.models.encoders import embedder
     from casewise.pipeline.read import prepare, read
     from casewise.plugins.phantoms.chest import make_chest
     from casewise.run_folder import RunFolder
@@ -301,7 +301,7 @@ def job(batch_norm: str) -> dict[str, float]:
 
     from casewise.modalities.dataset import PanelData
     from casewise.models.backbones import build_network
-    from casewise.models.forward import predict
+    from casewise.models.forward import predict_together
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import ComputePlan
@@ -326,7 +326,7 @@ def job(batch_norm: str) -> dict[str, float]:
         )
         fit(network, recipe, train, panels.subset([0]), context)
     give_memory_back()
-    predict(network, new, outputs, batch=BATCH, channels_last=True, bf16=False, flips=False)
+    predict_together([network], new, outputs, batch=BATCH, channels_last=True, bf16=False, flips=False)[0][0]
     return {"peak": peak_memory(), "step": (ends[-1] - ends[-2]) / STEPS}
 
 

@@ -43,8 +43,7 @@ WAYS: dict[str, Way] = {
     "external": Way("External cohort", {"external": {"cohort": "there.csv", "name": "there"}}),
     "pretraining": Way("Pretraining on another cohort", {"pretrain": {"cohort": "there.csv", "subjects": "distinct"}}),
     "phases": Way(
-        "Training in phases",
-        {"recipe": {"phases": [{"epochs": 1, "freeze": "all"}, {"epochs": 1, "freeze": "none"}]}},
+        "Training in phases", {"recipe": {"phases": [{"epochs": 1, "freeze": "all"}, {"epochs": 1, "freeze": "none"}]}}
     ),
     "nested": Way("Nested cross-validation", {"nested_cv": {"folds": 2, "lr": [0.01, 0.001]}}),
     "leave-one-out": Way("Leave-one-site-out", {"split": {"leave_out": "site"}}),
@@ -89,38 +88,25 @@ CONTRADICTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
         "nested cross-validation with phases",
         "photographs",
         "number",
-        {
-            "nested_cv": {"folds": 2},
-            "recipe": {"phases": [{"epochs": 1}]},
-        },
+        {"nested_cv": {"folds": 2}, "recipe": {"phases": [{"epochs": 1}]}},
     ),
     (
         "nested cross-validation with gradual unfreezing",
         "photographs",
         "number",
-        {
-            "nested_cv": {"folds": 2},
-            "recipe": {"tuning": "gradual_unfreezing"},
-        },
+        {"nested_cv": {"folds": 2}, "recipe": {"tuning": "gradual_unfreezing"}},
     ),
     (
         "nested cross-validation with early stopping",
         "photographs",
         "number",
-        {
-            "nested_cv": {"folds": 2},
-            "recipe": {"early_stopping": {"monitor": "inner"}},
-        },
+        {"nested_cv": {"folds": 2}, "recipe": {"early_stopping": {"monitor": "inner"}}},
     ),
     (
         "nested cross-validation with a split by image",
         "photographs",
         "number",
-        {
-            "nested_cv": {"folds": 2},
-            "panels": {"by": "image"},
-            "split": {"by": "image"},
-        },
+        {"nested_cv": {"folds": 2}, "panels": {"by": "image"}, "split": {"by": "image"}},
     ),
     ("a split by image with panels by case", "photographs", "number", {"split": {"by": "image"}}),
     (

@@ -9,14 +9,19 @@ import torch
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
 from casewise.models.backbones import build_network, form_of
-from casewise.models.forward import predict
+from casewise.models.forward import predict_together
+from casewise.models.fusion import POOLINGS, GatedAttention, MeanOfBag
 from casewise.models.outputs import Output
-from casewise.models.poolings import GatedAttention, MeanOfBag
-from casewise.study.schema import Compute, Panels, Recipe
-from casewise.training.compute_plan import ComputePlan, choose
+from casewise.study.images import BAGS
+from casewise.study.schema import Panels, Recipe
+from casewise.training.compute_plan import ComputePlan
 from casewise.training.stages import TrainingContext, learn
 
 BAG = Panels(by="case", pooling="attention", bag=3)
+
+
+def test_the_study_names_the_poolings_that_networks_have() -> None:
+    assert set(POOLINGS) == set(BAGS)
 
 
 def seeded() -> torch.Generator:
@@ -40,21 +45,10 @@ def test_empty_places_and_order_change_nothing() -> None:
     assert torch.allclose(pool(features), pool(padded), atol=1e-6)
 
 
-def test_untrained_attention_is_nearly_the_mean() -> None:
-    torch.manual_seed(0)
-    features = torch.randn(2, 5, 8)
-    assert torch.allclose(GatedAttention(8)(features), features.mean(dim=1), atol=0.05)
-
-
 def test_a_single_tile_speaks_for_itself() -> None:
     torch.manual_seed(0)
     network, panels = build_network("resnet10t", 2, pooling="attention").eval(), torch.rand(2, 3, 32, 32)
     assert torch.allclose(network(panels), network(panels.unsqueeze(1)), atol=1e-5)
-
-
-def test_the_machine_is_measured_with_attention_as_without() -> None:
-    network = build_network("resnet10t", 2, pooling="attention")
-    assert choose(network, Compute(device="cpu"), side=32, batch=4, threads=1, memo=None).measured
 
 
 def test_gradients_pass_empty_places() -> None:
@@ -106,11 +100,6 @@ def test_attention_needs_whole_cases(wrong: dict[str, object]) -> None:
         Panels.model_validate({"by": "case", "pooling": "attention", **wrong})
 
 
-def test_max_needs_single_images() -> None:
-    with pytest.raises(ValueError, match="pooling: max"):
-        Panels(by="case", pooling="max")
-
-
 def test_a_network_sees_a_bag_as_its_tiles() -> None:
     torch.manual_seed(0)
     network = build_network("resnet10t", 2, pooling="attention").eval()
@@ -158,7 +147,9 @@ def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:
     network = build_network("resnet10t", 2, pooling="attention")
     course = TrainingContext(outputs, tmp_path, 0, ComputePlan(), 1e9, "last")
     learned = learn(network, recipe, data, data, [str(i) for i in range(40)], course)
-    values = predict(learned.network, data, outputs, batch=8, channels_last=True, bf16=False, flips=False)
+    values = predict_together([learned.network], data, outputs, batch=8, channels_last=True, bf16=False, flips=False)[
+        0
+    ][0]
     assert (values.argmax(dim=1) == truth[:, 0]).float().mean() > 0.95
     bags = data.plain_batch(data.views()[0], torch.device("cpu"))
     weights = learned.network.head[0].weights(learned.network.features(bags))

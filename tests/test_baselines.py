@@ -17,9 +17,8 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.headline import against_baselines
 from casewise.models.backbones import build_network
-from casewise.models.feature_bank import FeatureSpec
 from casewise.models.feature_maps import feature_maps, widest
-from casewise.models.linear import build_linear, keep_only
+from casewise.models.linear import FeatureSpec, build_linear, keep_only
 from casewise.models.outputs import Output
 from casewise.predictions.table import COLUMNS
 from casewise.report.tables import verdict

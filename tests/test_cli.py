@@ -210,7 +210,7 @@ TORN_DOWN = "class Late:\n    def __del__(self):\n        print('torn down')\n\n
 AS_COMMAND = "import sys\nfrom casewise.cli.main import main\nsys.argv = ['casewise', *sys.argv[1:]]\n"
 AS_WORKER = """
 import os
-from casewise.jobs.backends import local
+from casewise.jobs import backends_
 
 class Nothing:
     def register(self):

@@ -17,8 +17,10 @@ from tests.combinations import KINDS, MODALITIES, REFUSED, WAYS, as_markdown, ma
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
+# Slides and volumes have runs of their own in the tests of their plugins.
+QUICK = ("photographs", "classes", "attention")
 RUN = [
-    pytest.param(m, kind, way, marks=[] if (kind, way) == ("classes", "new-cases") else [pytest.mark.slow])
+    pytest.param(m, kind, way, marks=[] if (m, kind, way) == QUICK else [pytest.mark.slow])
     for m in MODALITIES
     for kind in KINDS
     for way in WAYS
@@ -80,6 +82,7 @@ def new_cases(result: Run, table: Path, kind: str) -> None:
 
 
 CHECKS = {
+    "attention": new_cases,
     "external": external,
     "nested": nested,
     "leave-one-out": leave_one_out,

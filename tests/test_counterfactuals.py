@@ -15,7 +15,7 @@ from PIL import Image
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.results import AlteredAnswers, CorrectAnswers
 from casewise.evaluation.robustness import counterfactual_caveats, counterfactual_figures
-from casewise.jobs.counterfactuals import chosen_panels
+from casewise.jobs.external import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.finished import open_finished
@@ -142,6 +142,14 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None
         assert len(rows) == 6
         assert set(panels["subject"].iloc[rows]) <= set(finished.splits.subjects(fold))
         assert sorted(panels["label"].iloc[rows]) == [0, 0, 0, 1, 1, 1]
+
+
+def test_copies_of_large_images_are_fewer(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = open_finished(RunFolder(without_shortcut.folder))
+    study = finished.study
+    monkeypatch.setattr("casewise.jobs.external.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
+    chosen = chosen_panels(study, finished.cohort.panels, finished.splits)
+    assert {len(rows) for rows in chosen.values()} == {4}
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -18,7 +18,7 @@ from casewise.evaluation.robustness import drift, drift_caveats
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
-from casewise.jobs.distance import evenly
+from casewise.jobs.predict import evenly
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder

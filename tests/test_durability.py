@@ -23,14 +23,13 @@ from casewise.cli import main as command_line
 from casewise.errors import CasewiseError, RunError
 from casewise.files import REMEDIES, TEMPORARY, staging_folder, storage_message, write_atomic, write_json
 from casewise.inference.predictor import Predictor
-from casewise.jobs.job import FittedModel, predict, run_job
+from casewise.jobs.job import run_job
 from casewise.jobs.plan import Job, JobInputs
+from casewise.jobs.predict import FittedModel, predict
 from casewise.run_folder import JobFolder, JsonFile, RunFolder, StateFile
 from casewise.training.checkpoint import load_state, write_tensors
 from casewise.training.compute_plan import ComputePlan
 from tests.durability import checks
-from tests.durability.harness import Tally, summary
-from tests.durability.tracing import OPERATIONS, Shared, Tracer
 from tests.test_nested import material_of, small_study, small_table
 from tests.test_training import same, trained
 
@@ -360,85 +359,6 @@ class TestChecks:
             assert len(checks.damage(tmp_path)) == 1, name
             path.unlink() if before is None else path.write_bytes(before)
         assert checks.damage(tmp_path) == []
-
-    def test_a_network_that_is_lost_or_made_again(self, tmp_path: Path) -> None:
-        job = tmp_path / "run" / "jobs" / "net" / "fold1"
-        for name in ("job.json", "model.safetensors"):
-            write_atomic(job / name, name)
-        before = checks.finished_jobs(tmp_path)
-        assert set(before) == {f"run/jobs/net/fold1/{name}" for name in ("job.json", "model.safetensors")}
-        write_atomic(job / "job.json", "another")
-        assert len(checks.lost(before, checks.finished_jobs(tmp_path))) == 1
-        (job / "job.json").unlink()
-        assert len(checks.lost(before, checks.finished_jobs(tmp_path))) == 2
-
-    def test_other_bits_and_leftovers(self, tmp_path: Path) -> None:
-        write_atomic(tmp_path / "run" / "predictions.parquet", "a")
-        expected = checks.results(tmp_path)
-        assert checks.differing(expected, checks.results(tmp_path)) == []
-        write_atomic(tmp_path / "run" / "predictions.parquet", "b")
-        write_atomic(tmp_path / "run" / "tiles.parquet", "b")
-        assert len(checks.differing(expected, checks.results(tmp_path))) == 2
-        for seconds, verdict, equal in ((1, "a", True), (2, "a", True), (2, "b", False)):
-            write_json(tmp_path / "one" / "audit.json", {"verdict": "a", "seconds": {"twins": 1}})
-            write_json(tmp_path / "two" / "audit.json", {"verdict": verdict, "seconds": {"twins": seconds}})
-            one, two = (list(checks.results(tmp_path / name).values()) for name in ("one", "two"))
-            assert (one == two) is equal
-        assert checks.leftovers(tmp_path) == []
-        write_atomic(tmp_path / "run" / "state-before.safetensors", "b")
-        write_atomic(tmp_path / "run" / f"{TEMPORARY}00-a", "b")
-        assert len(checks.leftovers(tmp_path)) == 2
-
-    def test_epochs_that_are_computed_again(self, tmp_path: Path) -> None:
-        file = tmp_path / "epochs"
-        assert checks.epochs_of(file) == []
-        file.write_text("a/progress.json\ttraining\t1\na/progress.json\ttraining\t2\n")
-        before = checks.epochs_of(file)
-        assert checks.epochs_again(before, [("a/progress.json", "training\t3")]) == {}
-        now = [("a/progress.json", f"training\t{epoch}") for epoch in (1, 2, 3)]
-        assert checks.epochs_again(before, now) == {"a/progress.json": 2}
-
-
-class TestTracer:
-    def test_it_counts_changes_in_its_folder(self, tmp_path: Path) -> None:
-        shared = Shared()
-        tracer = Tracer(str(tmp_path), str(tmp_path / "epochs"), shared)
-        inside, outside = str(tmp_path / "a"), "/elsewhere/a"
-        tracer("open", (inside, "r", os.O_RDONLY))
-        tracer("open", (outside, "w", os.O_WRONLY))
-        tracer("import", ("torch",))
-        assert shared.get(OPERATIONS) == 0
-        tracer("open", (inside, "w", os.O_WRONLY | os.O_CREAT))
-        tracer("os.rename", (outside, inside, -1, -1))
-        assert shared.get(OPERATIONS) == 2
-
-    def test_from_the_planned_operation_on_all_fail(self, tmp_path: Path) -> None:
-        inside = str(tmp_path / "a")
-        tracer = Tracer(str(tmp_path), str(tmp_path / "epochs"), Shared(), at=2, fault="ENOSPC")
-        tracer("os.mkdir", (inside, 0o777, -1))
-        for _ in range(2):
-            with pytest.raises(OSError, match="No space left"):
-                tracer("os.mkdir", (inside, 0o777, -1))
-        tracer("os.remove", (inside, -1))  # which makes room
-        gone = Tracer(str(tmp_path), str(tmp_path / "epochs"), Shared(), at=1, fault="EIO")
-        with pytest.raises(OSError, match="error"):
-            gone("os.remove", (inside, -1))
-
-    def test_a_finished_epoch_is_noted(self, tmp_path: Path) -> None:
-        tracer = Tracer(str(tmp_path), str(tmp_path / "epochs"))
-        for done in (0, 1):
-            (tmp_path / "new").write_text(json.dumps({"stage": "training", "done": done}))
-            tracer("os.rename", (str(tmp_path / "new"), str(tmp_path / "job" / "progress.json"), -1, -1))
-        assert checks.epochs_of(tmp_path / "epochs") == [("job/progress.json", "training\t1")]
-
-
-def test_the_summary_counts_kills_by_step() -> None:
-    tally = Tally("films", Counter(train=3, report=1), Counter(), 2, 1, [])
-    tally.add(Tally("films", Counter(train=1), Counter(read=2), 1, 0, ["films, train: lost"]))
-    text = summary([tally])
-    assert "films: 5 kills, 2 failures of the disk, 3 runs finished, 1 epochs again, 1 failures" in text
-    assert "kills by step: train 4, report 1" in text
-    assert text.endswith("films, train: lost")
 
 
 @pytest.mark.slow

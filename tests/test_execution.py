@@ -9,17 +9,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import pandas as pd
 import pytest
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import casewise
 from casewise.errors import TrainingError
-from casewise.jobs import compute_plans, fitting
-from casewise.jobs.backends.base import Backend, Failure, attempt, is_out_of_memory
-from casewise.jobs.backends.local import LocalBackend, _ended
+from casewise.jobs import backends, compute_plans, fitting
+from casewise.jobs.backends import Backend, Failure, LocalBackend, _ended, attempt, is_out_of_memory
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job
 from casewise.models import build_model
@@ -27,7 +28,7 @@ from casewise.models.linear import LinearBuilder
 from casewise.run_folder import RunFolder
 from casewise.study.learners import LinearLearner, register_learner, unregister_learner
 from casewise.study.loading import read_study
-from casewise.study.schema import Study
+from casewise.study.schema import Compute, Study
 from casewise.training.compute_plan import ComputePlan
 from tests.test_baselines import write_study
 
@@ -67,6 +68,7 @@ def study_of(folder: Path, chests: Path, jobs: int = 2) -> Study:
     return read_study(write_study(folder, chests, compute=compute))
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_was_ended_is_tried_again(
     tmp_path: Path, chests: Path, fragile: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -80,12 +82,12 @@ def test_a_job_whose_process_was_ended_is_tried_again(
     assert "It is tried once more." in caplog.text
 
 
-@pytest.mark.parametrize("jobs", [2, 4])
+@pytest.mark.slow
 def test_a_job_whose_process_is_ended_again_is_reported_and_the_others_finish(
-    jobs: int, tmp_path: Path, chests: Path, fragile: Path
+    tmp_path: Path, chests: Path, fragile: Path
 ) -> None:
     fragile.write_text("9")
-    study = study_of(tmp_path, chests, jobs)
+    study = study_of(tmp_path, chests, 4)
     with pytest.raises(TrainingError) as error:
         casewise.run(study, tmp_path / "run")
     said = str(error.value)
@@ -97,6 +99,43 @@ def test_a_job_whose_process_is_ended_again_is_reported_and_the_others_finish(
     assert done == {("linear_pixels", 1), ("linear_pixels", 2), ("fragile", 2)}
     fragile.write_text("0")
     assert set(casewise.run(study, tmp_path / "run").rows["model"]) >= {"linear_pixels", "fragile"}
+
+
+def test_the_others_are_executed_by_fewer_processes_when_the_system_ends_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, finished, sizes = planned(["a", "b"], RunFolder(tmp_path)), set[str](), []
+
+    class Parallel:
+        """Stands in for joblib: executes jobs one after another until a process ends."""
+
+        def __init__(self, *, pre_dispatch: int, **options: Any) -> None:
+            sizes.append(pre_dispatch)
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def __call__(self, tasks: Iterator[Any]) -> list[tuple[str, Failure | None]]:
+            for _, (job, *_), _ in tasks:
+                if job.name == "a, fold 2":
+                    job.folder.path.mkdir(parents=True)
+                    job.folder.write_progress(0, 1)
+                    raise TerminatedWorkerError
+                finished.add(job.name)
+            return [(name, None) for name in finished]
+
+    monkeypatch.setattr("joblib.Parallel", Parallel)
+    monkeypatch.setattr(Job, "finished", property(lambda job: job.name in finished))
+    monkeypatch.setattr(backends.Registrations, "of", lambda study: None)
+    inputs: Any = SimpleNamespace(study=SimpleNamespace(compute=Compute()))
+    failures = LocalBackend().execute(jobs, inputs, dict.fromkeys("ab", ComputePlan()), 4)
+    assert sizes == [4, 2]
+    assert set(failures) == {"a, fold 2"}
+    assert failures["a, fold 2"].memory
+    assert "Lower `compute.jobs`" in failures["a, fold 2"].message
+    assert finished == {"a, fold 1", "b, fold 1", "b, fold 2"}
 
 
 def test_a_recorded_failure_keeps_its_reason_when_another_process_is_ended(tmp_path: Path) -> None:

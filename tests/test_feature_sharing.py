@@ -16,16 +16,15 @@ from torch import Tensor
 from casewise.errors import CasewiseError
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
-from casewise.models.forward import predict_with_features
+from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
-from casewise.study.recipe import Phase, Recipe
-from casewise.study.schema import Panels
-from casewise.training import feature_sharing
+from casewise.study.recipe import Phase
+from casewise.study.schema import Panels, Recipe
+from casewise.training import frozen_features as frozen_features_file
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import features
-from casewise.training.feature_sharing import FeatureStore, SharedFeatures, cached_or_computed
+from casewise.training.frozen_features import FeatureStore, SharedFeatures, cached_or_computed, features
 from casewise.training.loop import TrainingContext
 from casewise.training.stages import frozen_features, learn
 from tests.chest_study import chest_study
@@ -37,7 +36,7 @@ FOLDS = ((list(range(14)), list(range(14, 20))), (list(range(5, 20)), [0, 2, 4])
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_sharing, "BLOCK", 6)
+    monkeypatch.setattr(frozen_features_file, "BLOCK", 6)
     torch.set_num_threads(1)
 
 
@@ -195,10 +194,10 @@ def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["many", "-1", "nan", "inf"])
 def test_the_size_of_the_store_must_be_a_number(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(feature_sharing.VARIABLE, text)
-    with pytest.raises(CasewiseError, match=feature_sharing.VARIABLE):
+    monkeypatch.setenv(frozen_features_file.VARIABLE, text)
+    with pytest.raises(CasewiseError, match=frozen_features_file.VARIABLE):
         FeatureStore.of_user()
-    monkeypatch.setenv(feature_sharing.VARIABLE, "0.5")
+    monkeypatch.setenv(frozen_features_file.VARIABLE, "0.5")
     assert FeatureStore.of_user().limit == 2**29
 
 
@@ -239,13 +238,13 @@ def test_a_trained_head_predicts_from_shared_features_what_it_predicts_from_pane
     learn(trained, recipe, train, stop, [f"s{row}" for row in rows], context)
     assert frozen_features(trained, sharing.panels, recipe, context, flips=False) is not None
     how = {"batch": 4, "channels_last": True, "bf16": False, "flips": False}
-    of_panels = predict_with_features(trained, sharing.panels, outputs, **how)
+    of_panels = predict_together([trained], sharing.panels, outputs, **how)[0]
     # another fold reads them, and the body computes nothing
     monkeypatch.setattr(Network, "features", lambda *_: pytest.fail("the features were computed again"))
     other = shared(panels(), FeatureStore(tmp_path / "s"), fold=1)
     again = frozen_features(trained, other.panels, recipe, replace(context, shared=other), flips=False)
     assert again is not None
-    for found, expected in zip(predict_with_features(trained, again, outputs, **how), of_panels, strict=True):
+    for found, expected in zip(predict_together([trained], again, outputs, **how)[0], of_panels, strict=True):
         assert torch.allclose(found, expected, atol=1e-6)
 
 
@@ -271,11 +270,8 @@ def test_a_run_predicts_the_same_bits_with_and_without_a_store(tmp_path: Path, m
     table = make_chest(tmp_path / "films", subjects=24, size=(64, 64), seed=3)
     tables = []
     for number, size in enumerate(("1", "1", "0")):
-        monkeypatch.setenv(feature_sharing.VARIABLE, size)
-        study = chest_study(
-            table,
-            recipe={"epochs": 3, "lr": 0.001, "tuning": "head_only"},
-        )
+        monkeypatch.setenv(frozen_features_file.VARIABLE, size)
+        study = chest_study(table, recipe={"epochs": 3, "lr": 0.001, "tuning": "head_only"})
         folder = tmp_path / f"run{number}"
         run(study, folder)
         tables.append(pd.read_parquet(folder / "predictions.parquet"))

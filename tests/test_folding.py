@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from casewise.models.backbones import build_network, keep_statistics
-from casewise.models.freezing import freeze
-from casewise.models.frozen_split import split_at
+from casewise.models.freezing import freeze, split_at
 from casewise.models.layers import FoldingSequential, replace_layers
 from casewise.study.schema import Recipe
-from casewise.training.micro_batches import forward_in_parts
+from casewise.training.loop import forward_in_parts
 
-NETWORKS = {"mobilenet_v2": 52, "shufflenet_v2_x0_5": 56, "resnet18": 3, "densenet121": 1, "efficientnet_b0": 49}
+NETWORKS = {"mobilenet_v2": 52, "shufflenet_v2_x0_5": 56, "resnet18": 3}
 
 
 def with_statistics(name: str) -> Any:

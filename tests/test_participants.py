@@ -15,6 +15,7 @@ from casewise.errors import CohortError
 from casewise.evaluation.results import Results, from_json
 from casewise.pipeline.evaluate import described_cohort
 from casewise.pipeline.external import read_external
+from casewise.report.sections.participants import characteristic_rows
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from tests.chest_study import chest_study

@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from casewise.errors import StudyError, WeightsError
+from casewise.errors import WeightsError
 from casewise.files import checksum
 from casewise.models.backbones import build_network
-from casewise.models.weights import NO_WEIGHTS, load_weights, weights_file
-from casewise.study.backbones import UNTRAINED, check_backbones
+from casewise.models.weights import NO_WEIGHTS, load_weights
+from casewise.study.backbones import UNTRAINED
 
 
 @pytest.mark.parametrize("name", UNTRAINED)
 class TestBoth:
-    @pytest.mark.parametrize("size", [(32, 32), (33, 47), (128, 128), (200, 64)])
+    @pytest.mark.parametrize("size", [(33, 47), (200, 64)])
     def test_any_size_from_32_px(self, name: str, size: tuple[int, int]) -> None:
         network = build_network(name, 3).eval()
         seen: list[torch.Size] = []
@@ -53,28 +53,6 @@ class TestBoth:
         network(torch.rand(4, 3, 64, 64)).square().mean().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
-    def test_signals_neither_die_nor_grow_through_fresh_layers(self, name: str) -> None:
-        torch.manual_seed(0)
-        network = build_network(name, 1).eval()
-        with torch.no_grad():
-            features = network.features(torch.rand(8, 3, 64, 64))
-        assert 0.03 < float(features.std()) < 3
-
-    def test_it_learns_what_is_plain_to_see(self, name: str) -> None:
-        torch.manual_seed(1)
-        torch.set_num_threads(1)
-        network = build_network(name, 2)
-        label = torch.arange(8) % 2
-        panels = torch.rand(8, 3, 32, 32)
-        panels[label == 1] *= 0.5
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-        for _ in range(12):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(network(panels), label)
-            loss.backward()
-            optimizer.step()
-        assert float(loss.detach()) < 0.2
-
     def test_it_has_no_batch_norm_and_takes_minus_one_to_one(self, name: str) -> None:
         network = build_network(name, 1)
         assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
@@ -105,12 +83,6 @@ def test_the_layers_are_those_of_the_docstring(
     assert kinds == [nn.Conv2d, nn.ReLU] * convolutions + [nn.MaxPool2d]
 
 
-def test_names_are_known_and_near_ones_suggested() -> None:
-    assert check_backbones(["cnn", "mobilenet_v2", "unet_encoder"]) == ["cnn", "mobilenet_v2", "unet_encoder"]
-    with pytest.raises(StudyError, match="Did you mean 'unet_encoder'"):
-        check_backbones(["unet_encodr"])
-
-
 class TestWeights:
     @pytest.mark.parametrize("weights", ["pretrained", "folder"])
     def test_it_stays_random_and_says_so_where_others_are_pretrained(self, weights: str, tmp_path: Path) -> None:
@@ -120,25 +92,6 @@ class TestWeights:
         assert load_weights(network, stated, folder=tmp_path) == (NO_WEIGHTS, [])
         assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
         assert load_weights(network, "random")[0] == "random, as the study states"
-
-    def test_its_own_file_in_the_folder_is_taken(self, tmp_path: Path) -> None:
-        given = build_network("cnn", 1).body.state_dict()
-        save_file(given, tmp_path / "cnn.safetensors")
-        network = build_network("cnn", 2)
-        assert "cnn.safetensors" in load_weights(network, "pretrained", folder=tmp_path)[0]
-        assert torch.equal(network.body.state_dict()["features.0.0.weight"], given["features.0.0.weight"])
-        assert weights_file("cnn", "pretrained", tmp_path) == tmp_path / "cnn.safetensors"
-
-    def test_a_file_of_another_network_is_refused(self, tmp_path: Path) -> None:
-        save_file(build_network("unet_encoder", 1).body.state_dict(), tmp_path / "other.safetensors")
-        with pytest.raises(WeightsError, match="does not belong to cnn"):
-            load_weights(build_network("cnn", 1), str(tmp_path / "other.safetensors"))
-        given = {**build_network("cnn", 1).body.state_dict(), "classifier.9.weight": torch.zeros(1)}
-        save_file(given, tmp_path / "surplus.safetensors")
-        with pytest.raises(WeightsError, match=r"classifier\.9\.weight is unknown"):
-            load_weights(build_network("cnn", 1), str(tmp_path / "surplus.safetensors"))
-        with pytest.raises(WeightsError, match="there is no file"):
-            load_weights(build_network("cnn", 1), str(tmp_path / "missing.safetensors"))
 
     def test_a_bundle_of_its_own_kind_only(self, tmp_path: Path) -> None:
         given = build_network("cnn", 1)

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from casewise.errors import TrainingError
-from casewise.jobs.backends.local import LocalBackend
+from casewise.jobs.backends import LocalBackend
 from casewise.jobs.execution import progress, run_jobs
-from casewise.jobs.plan import Job
-from casewise.jobs.progress import Progress
+from casewise.jobs.plan import Job, Progress
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.training.cost import Timer
@@ -44,8 +43,7 @@ def inputs(epochs: int, *, pretraining: int = 0, nested: dict[str, Any] | None =
         folder=Path(),
     )
     other = SimpleNamespace(
-        study=SimpleNamespace(recipe=SimpleNamespace(epochs=pretraining)),
-        cohort=SimpleNamespace(panels=range(30)),
+        study=SimpleNamespace(recipe=SimpleNamespace(epochs=pretraining)), cohort=SimpleNamespace(panels=range(30))
     )
     cohort = SimpleNamespace(panels=range(10))
     return SimpleNamespace(study=study, cohort=cohort, pretraining=other if pretraining else None)

@@ -10,11 +10,9 @@ import torch
 
 from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import network_from
-from casewise.models.feature_bank import FeatureSpec
-from casewise.models.linear import build_linear
+from casewise.models.linear import GAMMA, FeatureSpec, RadialBlock, RadialHead, build_linear
 from casewise.models.outputs import Output
-from casewise.models.radial import GAMMA, RadialBlock, RadialHead
-from casewise.training.linear_head import fit_head, fit_radial_head
+from casewise.training.linear_models import fit_head, fit_radial_head
 
 centre_at = pytest.importorskip("casewise.plugins.explain.methods.contributions").centre_at
 contributions = pytest.importorskip("casewise.plugins.explain.methods.contributions").contributions
@@ -37,7 +35,8 @@ def test_products_of_the_features_are_a_radial_kernel() -> None:
 
 def bank(outputs: int, specs: list[FeatureSpec], *, encoder: str = "", side: int = 48) -> Any:
     torch.manual_seed(0)
-    plain = {"encoder": encoder, "channels": 3, "specs": [spec.as_json() for spec in specs]}
+    encoders = [{"name": encoder}] if encoder else []
+    plain = {"encoders": encoders, "channels": 3, "specs": [spec.as_json() for spec in specs]}
     return build_linear("kernel_features", outputs, plain, {"side": side}).eval()
 
 
@@ -95,7 +94,11 @@ def test_a_fitted_model_is_built_again_from_its_facts() -> None:
         "outputs": 2,
         "side": 64,
         "pooling": "",
-        "bank": {"encoder": "resnet18", "channels": 3, "specs": [spec.as_json() for spec in network.body.specs]},
+        "bank": {
+            "encoders": [{"name": "resnet18"}],
+            "channels": 3,
+            "specs": [spec.as_json() for spec in network.body.specs],
+        },
         "radial": network.head[-1].facts,
     }
     again = network_from(facts)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze
 from casewise.study.schema import Recipe
-from casewise.training.feature_cache import UpperLayers
+from casewise.training.frozen_features import UpperLayers
 from casewise.training.rates import layer_rates, parameter_groups, unfreeze, warmed_cosine
 
 
@@ -77,8 +77,8 @@ class TestLayers:
         names = [group["name"] for group in layer_rates(network, 0.1, 0.5)]
         assert names == ["embedding", *[f"blocks.{i}" for i in range(12)], "behind", "head"]
 
-    @pytest.mark.parametrize("kind", [None, "early", "late", "late-shared"])
-    @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "test_resnet", "cnn"])
+    @pytest.mark.parametrize("kind", [None, "late"])
+    @pytest.mark.parametrize("name", ["mobilenet_v2", "test_resnet"])
     def test_others_by_their_blocks(self, name: str, kind: Any) -> None:
         network = build_network(name, 2, fusion=kind, sequences=2, missing="mask" if kind else "require")
         found = rates_of(network, 0.8, head_lr=3.0)
@@ -101,9 +101,6 @@ class TestLayers:
         assert min(found.values()) < 0.05
         assert max(found.values()) == 0.1
 
-    def test_of_decay_one_all_are_alike(self) -> None:
-        assert set(rates_of(build_network("test_vit", 1), 1.0).values()) == {0.1}
-
     def test_what_is_frozen_is_in_no_group(self) -> None:
         network = build_network("test_vit", 1, fusion="late", sequences=2, missing="mask")
         freeze(network, "blocks.1")
@@ -112,15 +109,6 @@ class TestLayers:
         rates_of(network, 0.5)
         freeze(network, "all")
         assert [group["name"] for group in layer_rates(network, 0.1, 0.5)] == ["behind", "head"]
-
-    def test_an_optimiser_takes_them(self) -> None:
-        network = build_network("test_vit", 1, side=32)
-        optimizer = torch.optim.AdamW(layer_rates(network, 0.001, 0.75), weight_decay=0.05)
-        network(torch.rand(2, 3, 32, 32)).square().mean().backward()
-        optimizer.step()
-        again = torch.optim.AdamW(layer_rates(network, 0.001, 0.75), weight_decay=0.05)
-        again.load_state_dict(optimizer.state_dict())
-        assert [g["lr"] for g in again.param_groups] == [g["lr"] for g in optimizer.param_groups]
 
     @pytest.mark.parametrize("decay", [0.0, -1.0, 1.1, math.nan])
     def test_a_decay_that_cannot_be(self, decay: float) -> None:
@@ -156,20 +144,6 @@ class TestRecipe:
     def test_what_is_refused(self, recipe: dict[str, Any], words: str) -> None:
         with pytest.raises(ValidationError, match=words):
             Recipe.model_validate(recipe)
-
-    @pytest.mark.parametrize(
-        "recipe",
-        [
-            {"warmup": 8, "schedule": "cosine", "epochs": 9},
-            {"warmup": 2, "schedule": "cosine", "tuning": "gradual_unfreezing"},
-            # a phase that does not fall as a cosine has no warm-up
-            {"warmup": 3, "schedule": "cosine", "phases": [{"epochs": 2, "schedule": "constant"}, {"epochs": 9}]},
-            {"warmup": 3, "phases": [{"epochs": 2}, {"epochs": 9, "schedule": "cosine"}]},
-            {"layer_decay": 0.8, "discriminative": 1},
-        ],
-    )
-    def test_what_is_not(self, recipe: dict[str, Any]) -> None:
-        assert Recipe.model_validate(recipe)
 
     def test_the_optimiser_s_groups_follow_it(self) -> None:
         network = build_network("test_vit", 1, fusion="late", sequences=2, missing="mask")

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from casewise.inference import joint_features, members
-from casewise.inference.joint_features import JointFeatures, groups_of
+from casewise.inference import members
 from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import PanelData
 from casewise.models import shared_parts
 from casewise.models.backbones import build_network
-from casewise.models.feature_bank import FeatureSpec
-from casewise.models.forward import predict_together, predict_with_features
-from casewise.models.linear import bank_facts, build_linear
+from casewise.models.forward import predict_together
+from casewise.models.linear import FeatureSpec, bank_facts, build_linear
 from casewise.models.outputs import Output
-from casewise.models.shared_parts import SharedParts, SharedStart
+from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, groups_of
 from casewise.run import Run
 from casewise.run_folder import WeightsFile
 from casewise.study.images import Panels
@@ -96,10 +94,10 @@ def test_a_bundle_reads_each_file_and_computes_each_feature_once(
 ) -> None:
     read: list[Path] = []
     passes: list[int] = []
-    read_bytes, compute = WeightsFile.read_bytes, joint_features.compute_features
+    read_bytes, compute = WeightsFile.read_bytes, shared_parts.compute_features
     monkeypatch.setattr(WeightsFile, "read_bytes", lambda file: read.append(file.path) or read_bytes(file))
     monkeypatch.setattr(
-        joint_features, "compute_features", lambda network, data: passes.append(len(data)) or compute(network, data)
+        shared_parts, "compute_features", lambda network, data: passes.append(len(data)) or compute(network, data)
     )
     loaded_model = load_bundle(baseline_run.folder / "bundle")
     assert len(loaded_model.members) == 6
@@ -150,10 +148,10 @@ def test_equal_first_layers_are_computed_once_and_to_the_bit() -> None:
     options: dict[str, Any] = {"batch": 1, "channels_last": False, "bf16": False, "flips": True}
     passes = []
     first.body.layer1.register_forward_hook(lambda *_: passes.append(1))
-    together = predict_together(networks, shared, data, outputs, **options)
+    together = predict_together(networks, data, outputs, **options, shared=shared)
     assert len(passes) == 4  # two batches, each also mirrored
     for network, (values, features) in zip(networks, together, strict=True):
-        expected = predict_with_features(network, data, outputs, **options)
+        expected = predict_together([network], data, outputs, **options)[0]
         assert torch.equal(values, expected[0])
         assert torch.equal(features, expected[1])
     assert not torch.equal(together[0][0], together[1][0])

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.inference.model import load_bundle
-from casewise.jobs.backends.registrations import Registrations
+from casewise.jobs.backends import Registrations
 from casewise.metrics import metric_of, register_metric
 from casewise.metrics.registry import unregister_metric
 from casewise.models.outputs import (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,14 +11,13 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from casewise.errors import SplitError
-from casewise.modalities.dataset import FeatureData, PanelData, epoch_batches
+from casewise.modalities.dataset import PanelData, epoch_batches
 from casewise.models.backbones import build_network
-from casewise.models.outputs import Output, outputs_of, value_columns, values_of, width_of
+from casewise.models.outputs import Output, value_columns, values_of, width_of
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.targets import kind_named
-from casewise.training.compute_plan import ComputePlan
-from casewise.training.linear_probe import probe
-from casewise.training.loop import Training, TrainingContext, standardise
+from casewise.training.linear_models import probe
+from casewise.training.loop import standardise
 from casewise.training.losses import Scaling, balanced, class_counts, class_weights, guess_loss, loss_of
 
 LABEL, GRADE, NUMBER = Output("label", "classification", 3), Output("grade", "ordinal", 4), Output("extent")
@@ -129,31 +126,11 @@ class TestWhatIsPredicted:
         assert np.allclose(above[:, 0], 1 / (1 + np.exp(-raw[:, 3].astype(float))), atol=1e-5)
         assert np.array_equal(number[:, 0], raw[:, 6])
 
-    def test_classes_are_a_softmax(self) -> None:
-        raw = drawn(4, 3)
-        assert torch.allclose(values_of(raw, [LABEL]).double(), raw.softmax(dim=1), atol=1e-6)
-
     def test_grades_multiply_what_was_passed(self) -> None:
         p = torch.tensor([0.9, 0.5, 0.2])
         found = values_of(torch.logit(p)[None], [GRADE])[0]
         assert found.tolist() == pytest.approx([0.1, 0.9 * 0.5, 0.9 * 0.5 * 0.8, 0.9 * 0.5 * 0.2], abs=1e-6)
         assert kind_named("ordinal").decide(found[None].numpy()).tolist() == [1.0]
-
-    def test_columns_of_each_target(self) -> None:
-        assert value_columns([NUMBER, LABEL, GRADE]) == [slice(0, 1), slice(1, 4), slice(4, 8)]
-        assert width_of([NUMBER, LABEL, GRADE]) == 7
-
-    def test_a_study_says_what_is_predicted(self) -> None:
-        targets = {"sex": ["f", "m"], "label": ["a", "b", "c"], "grade": {"kind": "ordinal", "range": (0, 3)}}
-        values = {"name": "s", "cohort": "x", "backbones": ["resnet18"], "primary_outcome": "label"}
-        study = Study.model_validate(
-            {**values, "targets": {k: v if isinstance(v, dict) else {"classes": v} for k, v in targets.items()}}
-        )
-        assert outputs_of(study) == (
-            Output("sex", "classification", 2),
-            Output("label", "classification", 3, main=True),
-            Output("grade", "ordinal", 4),
-        )
 
 
 class TestImbalance:
@@ -167,15 +144,6 @@ class TestImbalance:
         assert class_weights(self.truth, [LABEL])[0].tolist() == pytest.approx(expected.tolist())
         assert class_counts(self.truth[:, 0], LABEL).tolist() == [12, 6, 2]
         assert [len(w) for w in class_weights(torch.zeros(2, 2), [NUMBER, LABEL])] == [0, 3]
-
-    @pytest.mark.parametrize(("imbalance", "given"), [("none", False), ("sampling", False), ("weights", True)])
-    def test_only_the_recipe_brings_weights_in(self, imbalance: str, given: bool) -> None:
-        data = FeatureData(torch.zeros(24, 512), self.truth)
-        recipe = Recipe.model_validate({"imbalance": imbalance})
-        context = TrainingContext([LABEL], Path(), 0, ComputePlan())
-        module = Training(build_network("test_resnet", 3), recipe, data, context)
-        assert (module.weights is not None) is given
-        assert (module.shares is not None) is (imbalance == "sampling")
 
     def test_drawing_shows_every_class_as_often(self) -> None:
         shares = balanced(self.truth, [LABEL])
@@ -227,7 +195,7 @@ def coloured(truth: Tensor) -> PanelData:
 class TestTheProbedHead:
     @pytest.mark.parametrize(("output", "classes"), [(LABEL, 3), (Output("two", "classification", 2), 2), (GRADE, 4)])
     def test_is_better_than_guessing(self, output: Output, classes: int) -> None:
-        from casewise.models.forward import predict
+        from casewise.models.forward import predict_together
 
         torch.manual_seed(0)
         truth = (torch.arange(48) % classes)[:, None].float()
@@ -239,7 +207,9 @@ class TestTheProbedHead:
         with torch.no_grad():
             raw = network.eval()(data.plain_batch(torch.arange(48)[:, None], torch.device("cpu")))
         assert float(loss(raw, truth, output)) < 0.7 * guess_loss(truth, truth, [output], Recipe())
-        told = predict(network, data, [output], batch=8, channels_last=False, bf16=False, flips=True).numpy()
+        told = predict_together([network], data, [output], batch=8, channels_last=False, bf16=False, flips=True)[0][
+            0
+        ].numpy()
         known = ~np.isnan(truth[:, 0].numpy())
         assert (kind_named(output.kind).decide(told) == truth[:, 0].numpy())[known].mean() > 0.8
 

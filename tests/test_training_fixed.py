@@ -20,20 +20,17 @@ from PIL import Image
 
 from casewise.errors import RunError
 from casewise.inference.predictor import Predictor
-from casewise.jobs.backends.base import attempt
-from casewise.jobs.plan import Job
-from casewise.jobs.tiles import weight_rows
+from casewise.jobs.predict import weight_rows
 from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
 from casewise.models.backbones import Network, build_network
-from casewise.models.forward import predict
+from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
-from casewise.run_folder import JobFolder
-from casewise.study.recipe import Phase, Recipe
-from casewise.study.schema import Panels
+from casewise.study.recipe import Phase
+from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import MEMORY, Buffer, FixedData, features
+from casewise.training.frozen_features import Buffer, features
 from casewise.training.stages import Learned, TrainingContext, learn
 
 OUTPUTS = (Output("label", "classification", 2, True),)
@@ -111,15 +108,6 @@ def test_all_that_is_kept_shares_one_memory(tmp_path: Path) -> None:
     assert kept(tmp_path) == {"b.bin", "d.bin"}
 
 
-def test_jobs_side_by_side_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[int] = []
-    monkeypatch.setattr("casewise.jobs.job.run_job", lambda *given, side_by_side: told.append(side_by_side))
-    job: Any = Job("cnn", 0, JobFolder(tmp_path / "fold1"), "")
-    attempt(job, None, ComputePlan(), 4)  # type: ignore[arg-type]
-    assert told == [4]
-    assert TrainingContext(OUTPUTS, tmp_path, 0, ComputePlan()).memory == MEMORY
-
-
 def test_files_go_with_their_phase(tmp_path: Path) -> None:
     seen: list[set[str]] = []
     filed = learned(tmp_path / "filed", 0, lambda *_: seen.append(kept(tmp_path / "filed")))
@@ -195,16 +183,16 @@ class TestLargeBags:
     def test_for_predictions(
         self, bags: PanelData, network: Network, expected: torch.Tensor, most: list[int], flips: bool
     ) -> None:
-        made = predict(network, bags, OUTPUTS, batch=4, channels_last=True, bf16=False, flips=flips)
+        made = predict_together([network], bags, OUTPUTS, batch=4, channels_last=True, bf16=False, flips=flips)[0][0]
         assert (sum(most), max(most)) == (271 * (1 + flips), 64)
         if not flips:
             assert torch.allclose(made, network.predict_head(expected).softmax(dim=1), atol=1e-5)
 
     def test_mirrored(self, bags: PanelData, network: Network, most: list[int]) -> None:
         mirrored = replace(bags, store=bags.store.flip(-1))
-        both = predict(network, bags, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=True)
+        both = predict_together([network], bags, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=True)[0][0]
         each = [
-            predict(network, one, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=False)
+            predict_together([network], one, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=False)[0][0]
             for one in (bags, mirrored)
         ]
         assert torch.allclose(both, (each[0] + each[1]) / 2, atol=1e-5)
@@ -227,10 +215,6 @@ class TestLargeBags:
         anew = TrainingContext(OUTPUTS, tmp_path / "anew", 0, ComputePlan(), frozen_once=False)
         learn(network, recipe, bags, bags, ["a", "b", "c"], anew)
         assert (sum(most), max(most)) == (271, 64)  # of those who decide, each epoch
-
-    def test_fewer_at_once(self) -> None:
-        assert FixedData(torch.zeros(3, 200, 8), torch.zeros(3, 1), bag=200).eval_batch_size(10, CPU) == 1
-        assert FixedData(torch.zeros(3, 8), torch.zeros(3, 1)).eval_batch_size(10, CPU) == 40
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is mapped")

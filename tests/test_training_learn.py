@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -141,7 +140,7 @@ def test_a_killed_network_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str
     assert told[-1] == recipe["epochs"] == len(whole.history)
 
 
-@pytest.mark.parametrize("kind", [{"layer_decay": 0.7}, {"discriminative": 2}, {}, {"tuning": "head_only"}])
+@pytest.mark.parametrize("kind", [{"layer_decay": 0.7}, {"tuning": "head_only"}])
 def test_a_warm_up_goes_from_step_to_step(
     tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,16 +163,6 @@ def test_a_warm_up_goes_from_step_to_step(
     # told is the rate of the last layers, at the end of each epoch
     assert [entry["lr"] for entry in history] == [rates[-2:][0] for rates in seen[steps - 1 :: steps]]
     assert history[1]["lr"] == full[-2:][0]
-
-
-def test_one_cycle_rises_and_falls(tmp_path: Path) -> None:
-    rates = [entry["lr"] for entry in learned(tmp_path, {"epochs": 8, "tuning": "head_only"}).history]
-    top = int(np.argmax(rates))
-    assert 0 < top < 4
-    assert rates[top] == pytest.approx(0.02, rel=0.1)
-    assert all(a < b for a, b in pairwise(rates[: top + 1]))
-    assert all(a > b for a, b in pairwise(rates[top:]))
-    assert rates[-1] < 0.02 / 50
 
 
 @pytest.mark.parametrize("head", ["random", "probe"])
@@ -211,7 +200,7 @@ class TestFineTuning:
         assert same(found.network.state_dict(), kept)
         assert not same(found.network.state_dict(), load_file(tmp_path / f"stage{len(found.stages) - 1}.safetensors"))
 
-    @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+    @pytest.mark.parametrize("epochs", [1, 4])
     def test_killed_inside_a_stage(self, tmp_path: Path, epochs: int) -> None:
         recipe = {**self.recipe, "lr": "find", "finder": {"steps": 60}, "head": "probe"}
         whole = learned(tmp_path / "whole", recipe)
@@ -239,15 +228,6 @@ class TestFineTuning:
             learned(tmp_path / "cut", self.recipe)
         alike(whole, learned(tmp_path / "cut", self.recipe))
         assert [path.name for path in calls[:3]] == ["stage0", "stage1", "stage1"]  # what was done is not redone
-
-    def test_what_a_cohort_pretrained_on_left_does_not_hinder_the_probe(self, tmp_path: Path) -> None:
-        recipe = {"epochs": 1, "tuning": "head_only", "head": "probe"}
-        plain = learned(tmp_path / "plain", recipe)
-        (tmp_path / "pretrained" / "pretrain").mkdir(parents=True)
-        (tmp_path / "pretrained" / "pretrain" / "state.safetensors").write_bytes(b"of the other cohort")
-        alike(plain, learned(tmp_path / "pretrained", recipe))
-        kept = tmp_path / "pretrained" / "pretrain" / "state.safetensors"
-        assert kept.read_bytes() == b"of the other cohort"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from casewise.evaluation.judges import TrainMetrics, right_on
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.build_model import check_freeze_points
-from casewise.models.forward import predict
+from casewise.models.forward import predict_together
 from casewise.models.outputs import Output, hits, values_of
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
@@ -25,7 +25,7 @@ from casewise.study.recipe import Phase, Recipe
 from casewise.study.schema import Panels, Study
 from casewise.targets import kind_named
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import Buffer, fixed
+from casewise.training.frozen_features import Buffer, fixed
 from casewise.training.stages import Learned, TrainingContext, learn
 from tests.chest_study import chest_study
 
@@ -96,15 +96,6 @@ def test_working_out_frozen_parts_once_changes_nothing(tmp_path: Path) -> None:
     assert "every step" in plain.phases[1]["way"]
     for (name, one), other in zip(quick.network.state_dict().items(), plain.network.state_dict().values(), strict=True):
         assert torch.allclose(one.double(), other.double(), atol=1e-5), name
-
-
-def test_frozen_weights_and_statistics_stay(tmp_path: Path) -> None:
-    before = {name: value.clone() for name, value in fresh().state_dict().items()}
-    after = learned(tmp_path / "a", once=False).network.state_dict()
-    first = [name for name in before if name.startswith(("body.features.0.", "body.features.1."))]
-    assert len(first) > 10
-    assert all(torch.equal(before[name], after[name]) for name in first)
-    assert not torch.equal(before["body.features.17.conv.1.0.weight"], after["body.features.17.conv.1.0.weight"])
 
 
 def test_phases_are_told_with_their_counts(tmp_path: Path) -> None:
@@ -277,8 +268,8 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("freeze", ["all", "6 layers"])
-@pytest.mark.parametrize("pooling", ["mean", "max", "maps", "attention"])
-@pytest.mark.parametrize(("cells", "channels_last"), [(0, False), (0, True), (2, True)])
+@pytest.mark.parametrize("pooling", ["mean", "maps", "attention"])
+@pytest.mark.parametrize(("cells", "channels_last"), [(0, False), (2, True)])
 def test_frozen_parts_are_computed_once_for_every_pooling(
     tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool
 ) -> None:
@@ -297,9 +288,9 @@ def test_frozen_parts_are_computed_once_for_every_pooling(
         context = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
         (tmp_path / name).mkdir()
         result = learn(network, recipe, panels, panels, [str(i) for i in range(12)], context)
-        return result, predict(
-            result.network, panels, OUTPUTS, batch=4, channels_last=channels_last, bf16=False, flips=False
-        )
+        return result, predict_together(
+            [result.network], panels, OUTPUTS, batch=4, channels_last=channels_last, bf16=False, flips=False
+        )[0][0]
 
     (once, first), (every_step, second) = trained("once", once=True), trained("every step", once=False)
     assert once.phases[0]["way"] == "output of the frozen layers computed once per panel"

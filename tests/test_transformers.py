@@ -12,7 +12,6 @@ from torch import Tensor
 
 from casewise.errors import StudyError, WeightsError
 from casewise.models.backbones import Network, build_network
-from casewise.models.transformers import with_positions
 from casewise.models.weights import load_weights
 
 NAME = "test_vit"  # of timm: 160 px, patches of 16
@@ -48,7 +47,7 @@ class TestSize:
             assert torch.equal(network.features(panels), body((panels - 0.5) / 0.5))
         assert set(network.body.state_dict()) == set(body.state_dict())
 
-    @pytest.mark.parametrize(("side", "patches"), [(160, 10), (192, 12), (48, 3), (150, 10), (100, 7), (17, 2)])
+    @pytest.mark.parametrize(("side", "patches"), [(192, 12), (150, 10), (17, 2)])
     def test_any_side_gives_features_and_gradients(self, side: int, patches: int) -> None:
         network = built(side).train()
         assert network.body.pos_embed.shape[1] == patches**2 + 1
@@ -76,20 +75,11 @@ class TestSize:
                 built(side, name)
         assert build_network("test_coatnet", 1, side=192).body.training
 
-    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
     @torch.no_grad()
     def test_those_that_studies_name(self, name: str) -> None:
         network = built(192, name, fusion="early", sequences=2)
         assert network(torch.rand(1, 2, 192, 192)).isfinite().all()
-
-    @torch.no_grad()
-    def test_the_layer_to_explain_is_sought_at_this_size(self) -> None:
-        seen: list[torch.Size] = []
-        network = built(96, fusion="late", sequences=2)
-        for layer in network.explain_layers:
-            layer.register_forward_hook(lambda m, i, o: seen.append(o.shape))
-        network(torch.rand(1, 2, 96, 96))
-        assert len(seen) == 2
 
 
 class TestPositions:
@@ -98,7 +88,7 @@ class TestPositions:
         network = built(160)
         assert load_weights(network, str(path)) == (f"file {path}", [])
 
-    @pytest.mark.parametrize(("side", "patches"), [(192, 12), (96, 6), (150, 10), (100, 7)])
+    @pytest.mark.parametrize(("side", "patches"), [(192, 12), (100, 7)])
     def test_of_more_or_fewer_they_are_interpolated(self, side: int, patches: int, tmp_path: Path) -> None:
         rows = torch.linspace(0, 1, 10).view(10, 1, 1).expand(10, 10, 64)  # position tells the row
         given = torch.cat([torch.full((1, 1, 64), 5.0), rows.reshape(1, 100, 64)], dim=1)
@@ -132,7 +122,3 @@ class TestPositions:
     def test_what_is_no_square_of_patches_is_refused(self, shape: tuple[int, ...], tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match="pos_embed is"):
             load_weights(built(192), str(library_file(tmp_path, pos_embed=torch.zeros(shape))))
-
-    def test_networks_without_positions_are_left_alone(self) -> None:
-        tensors = {"pos_embed": torch.zeros(1, 101, 64)}
-        assert with_positions(build_network("cnn", 1).body, tensors) == (tensors, "")

@@ -69,7 +69,7 @@ def executing_on(backend: str, address: str | None = None) -> AbstractContextMan
     Raises:
         CasewiseError: there is no such back end, or the cluster cannot be reached.
     """
-    from casewise.jobs.backends.registry import executing_on as executing
+    from casewise.jobs.backends import executing_on as executing
 
     return executing(backend, address)
 

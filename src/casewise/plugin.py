@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from casewise.inference.chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
     from casewise.inference.predictor import Predictor
-    from casewise.jobs.backends.base import Backend
+    from casewise.jobs.backends import Backend
     from casewise.jobs.plan import Job
     from casewise.modalities.base import Modality, PreparedCohort, Start
     from casewise.run_folder import RunFolder

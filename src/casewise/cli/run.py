@@ -65,7 +65,7 @@ def run(
     """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
     from casewise.console import Silent, Terminal
     from casewise.errors import counted
-    from casewise.jobs.backends.registry import executing_on
+    from casewise.jobs.backends import executing_on
     from casewise.run import run as run_study
     from casewise.run import train_only
     from casewise.training.cost import keep_memory

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from casewise.inference.joint_features import JointFeatures
 from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of
 from casewise.models.forward import predict_together
-from casewise.models.shared_parts import SharedParts, SharedStart
+from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart
 from casewise.run_folder import JobFolder
 
 if TYPE_CHECKING:
@@ -81,13 +80,13 @@ class Members:
             return {}
         predicted = predict_together(
             [predictor.network for predictor in predictors],
-            group.shared,
             data,
             bundle.output_records,
             batch=bundle.batch_size,
             channels_last=bundle.compute.channels_last,
             bf16=bundle.compute.precision == "bf16",
             flips=_mirrors(bundle),
+            shared=group.shared,
         )
         view, panels = call.view(bundle.model), new.cohort.panels
         return {

@@ -13,7 +13,7 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, read_distance, why_no_distance
 from casewise.inference.to_table import prediction_rows
 from casewise.modalities.registry import modality_of
-from casewise.models.forward import predict_with_features
+from casewise.models.forward import predict_together
 from casewise.run_folder import JobFolder
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Predictor:
     def predict_with_features(self, dataset: PanelDataset | FeatureData) -> tuple[NDArray[np.floating], Tensor]:
         """The values of `predict`, and the features (P, W) that the last layer receives."""
         bundle = self.bundle
-        values, features = predict_with_features(
-            self.network,
+        [(values, features)] = predict_together(
+            [self.network],
             dataset,
             bundle.output_records,
             batch=bundle.batch_size,

@@ -12,8 +12,7 @@ import torch
 
 from casewise.errors import RunError, StudyError, WeightsError, nearest
 from casewise.files import parsed_json
-from casewise.jobs.fit_subjects import divided
-from casewise.jobs.plan import Job, JobInputs
+from casewise.jobs.plan import Job, JobInputs, divided
 from casewise.models.backbones import Network
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.run_folder import RunFolder
@@ -111,7 +110,8 @@ def stated_plans(compute: Compute) -> dict[str, ComputePlan] | None:
     path = RunFolder(compute.plan).compute.path if compute.plan.is_dir() else compute.plan
     try:
         values = parsed_json(path.read_text(encoding="utf-8"))
-        return {model: _with_why(_plan_of(entry), f"as recorded in {path}") for model, entry in values.items()}
+        why = f"as recorded in {path}"
+        return {model: replace(_plan_of(entry), measured=(), why=why) for model, entry in values.items()}
     except OSError as error:
         raise StudyError(
             f"compute.plan: {path} cannot be read ({error.strerror or error}). Name a run folder or its compute.json."
@@ -120,10 +120,6 @@ def stated_plans(compute: Compute) -> dict[str, ComputePlan] | None:
         raise StudyError(
             f"compute.plan: {path} is not a compute.json, as a run writes it. Name a run folder or its compute.json."
         ) from error
-
-
-def _with_why(plan: ComputePlan, why: str) -> ComputePlan:
-    return replace(plan, measured=(), why=why)
 
 
 def check_stated(study: Study) -> None:

@@ -6,10 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from casewise.errors import DamagedError, RunError
 from casewise.inference.run_members import job_fingerprint
@@ -31,7 +30,6 @@ SETTINGS = (
     "outputs",
     "recipe",
     "nested_cv",
-    "prune",
     "weights",
     "pretrain",
     "test_time_augmentation",
@@ -40,7 +38,7 @@ SETTINGS = (
 )
 
 
-def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
+def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
     """The inputs that determine a network before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}
@@ -66,20 +64,20 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
     return decided
 
 
-def _without_decisions(targets: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _without_decisions(targets: Mapping[str, dict[str, object]]) -> dict[str, object]:
     """The targets without the rules by which grades are decided after training."""
     return {name: {key: v for key, v in values.items() if key != "decision"} for name, values in targets.items()}
 
 
 def with_images(
-    decided: dict[str, Any], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None
-) -> dict[str, Any]:
+    decided: dict[str, object], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None
+) -> dict[str, object]:
     """The same with the split, the tiles, and the cohort to pretrain on."""
     other = f"{table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None
     return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other}
 
 
-def with_plan(decided: dict[str, Any], study: Study) -> dict[str, Any]:
+def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
     """The same with the planned recipe, if the study states none."""
     if not study.recipe.auto:
         return decided
@@ -102,20 +100,14 @@ def _plain(value: Any) -> Any:
 def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study) -> str:
     """Record the inputs of the networks in the run folder, and return the fingerprint.
 
-    A folder of an older version whose files have checksums keeps its fingerprint if every newer setting has its
-    default; nothing is repeated.
-
     Raises:
         RunError: the folder contains networks with other inputs, and the message names the changes; or their inputs
             cannot be verified.
     """
     refuse_other(folder, decided, study)
-    before = _verified_fingerprint(folder)
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-    if before is None:
+    if _verified_fingerprint(folder) is None:
         _compare_jobs(folder, fingerprint, study)
-    elif _with_defaults(before["decided"]) == decided:
-        fingerprint = before["fingerprint"]
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm")}
     record = {"fingerprint": fingerprint, "casewise": __version__, **versions, "decided": dict(decided)}
     folder.fingerprint.write(record)
@@ -145,7 +137,7 @@ def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
         raise _unverifiable(folder)
 
 
-def _verified_fingerprint(folder: RunFolder) -> dict[str, Any] | None:
+def _verified_fingerprint(folder: RunFolder) -> Mapping[str, Any] | None:
     """The folder's fingerprint; None if it is missing or damaged (it is then set aside with a warning).
 
     Raises:
@@ -174,7 +166,7 @@ def _unverifiable(folder: RunFolder) -> RunError:
 
 
 def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]:
-    """What changed in a section of the study (`images`, `split`) since the networks were made; [] if unknown."""
+    """Changes in a section of the study (`images`, `split`) since the networks were made; [] if unknown."""
     before = (folder.study.peek() or {}).get(section)
     if not isinstance(before, dict):
         return []
@@ -195,7 +187,7 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | N
     recorded = _verified_fingerprint(folder)
     if not recorded or not folder.finished_jobs():
         return
-    before = _with_defaults(recorded["decided"])
+    before = recorded["decided"]
     changed = _differences("tiles", before.get("tiling"), decided["tiling"]) if "tiling" in decided else []
     # Other tiles change the table of images, although the cohort's table is the same.
     rest = [key for key in decided if key != "tiling" and not (changed and key == "cohort")]
@@ -207,22 +199,6 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | N
             f"{folder.path} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
             "mixed. Choose another folder with --output, or undo the change."
         )
-
-
-def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
-    """The decisive settings, completed by the defaults of keys that an older version did not have."""
-    filled = {"pretraining": None, **decided}
-    for name in (*SETTINGS, "scores"):
-        field = Study.model_fields[name]
-        if name in decided or not field.is_required():
-            kind: TypeAdapter[Any] = TypeAdapter(cast(Any, field.annotation))
-            try:
-                value = kind.validate_python(decided[name]) if name in decided else field.get_default()
-            except ValidationError:
-                continue  # a value that is no longer allowed is kept as it was written, and reported as a change
-            filled[name] = kind.dump_python(value, mode="json")
-    filled["targets"] = _without_decisions(filled["targets"])
-    return filled
 
 
 def _differences(key_path: str, before: Any, after: Any) -> list[str]:

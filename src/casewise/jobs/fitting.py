@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from casewise.jobs.feature_file import feature_data, feature_store, panels_identity
-from casewise.jobs.progress import epochs_inside
+from casewise.jobs.plan import epochs_inside
+from casewise.modalities.dataset import FeatureData
+from casewise.modalities.registry import own_modalities
+from casewise.models.forward import compute_features
+from casewise.models.linear import bank_of
+from casewise.study.learners import added_learners
 from casewise.study.model import mixed_seed
-from casewise.training.feature_cache import MEMORY
-from casewise.training.feature_sharing import SharedFeatures
-from casewise.training.linear_head import LinearFit, fit_head, fit_radial_head
+from casewise.training.frozen_features import MEMORY, FeatureStore, SharedFeatures
+from casewise.training.linear_models import LinearFit, fit_head, fit_radial_head
 from casewise.training.loop import TrainingContext
 from casewise.training.stages import Learned, frozen_features, learn
 
@@ -24,10 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from casewise.jobs.nested import InnerCVResult
-    from casewise.jobs.plan import Job, JobInputs
-    from casewise.jobs.progress import Progress
-    from casewise.modalities.base import FittedPreprocessing
-    from casewise.modalities.dataset import FeatureData, PanelDataset
+    from casewise.jobs.plan import Job, JobInputs, Progress
+    from casewise.modalities.base import FittedPreprocessing, PanelDataset
     from casewise.models.backbones import Network
     from casewise.models.outputs import Output
     from casewise.study.schema import Recipe
@@ -88,7 +90,7 @@ def fit_by_steps(
     job, plan, choice, study = planned.job, planned.plan, planned.choice, planned.inputs.study
     train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
     sides = (train, data.fit_rows.tolist()), (stop, data.stop_rows.tolist())
-    shared = SharedFeatures(data.panels, sides, panels_identity(planned.inputs, data.preprocessing), feature_store())
+    shared = _shared_features(planned, data, sides)
     context = TrainingContext(
         outputs,
         job.folder.path,
@@ -110,33 +112,47 @@ def fit_by_steps(
     return learned, frozen_features(network, data.panels, choice.recipe, context, flips=flips) or data.panels
 
 
-def fit_linear(
-    planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
-) -> tuple[Learned, PanelDataset | FeatureData]:
-    """Fit a linear model; it predicts from the features that are computed once for all folds."""
-    return _fit_on_features(planned, network, outputs, data, fit_head)
-
-
-def fit_radial(
-    planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
-) -> tuple[Learned, PanelDataset | FeatureData]:
-    """Fit a model with a radial kernel; it predicts from the same features as linear models."""
-    seed = mixed_seed(planned.inputs.study.seed, planned.job.model, planned.job.fold)
-    return _fit_on_features(planned, network, outputs, data, partial(fit_radial_head, seed=seed))
-
-
-def _fit_on_features(
-    planned: PlannedJob,
-    network: Network,
-    outputs: tuple[Output, ...],
-    data: FoldData,
-    fit: Callable[[Network, FeatureData, list[str], tuple[Output, ...]], LinearFit],
+def fit_on_features(
+    fit: Callable[..., LinearFit], planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
 ) -> tuple[Learned, FeatureData]:
-    features = feature_data(planned.job, planned.inputs, network, data.panels, data.preprocessing)
-    fitted = fit(network, features.subset(data.fit_rows.tolist()), data.subjects, outputs)
+    """Fit the head of a model on fixed features, from which it predicts; they are computed once for all folds."""
+    features = feature_data(planned, network, data)
+    seed = mixed_seed(planned.inputs.study.seed, planned.job.model, planned.job.fold)
+    fitted = fit(network, features.subset(data.fit_rows.tolist()), data.subjects, outputs, seed=seed)
     learned = Learned(network.eval(), [], 0, math.nan, candidates=fitted.candidates)
     return learned, replace(features, features=features.features[:, fitted.columns])
 
 
+def feature_data(planned: PlannedJob, network: Network, data: FoldData) -> FeatureData:
+    """The features of all candidates for every panel, computed once for all baselines, folds and runs."""
+    bank = bank_of(network)
+    candidates = {"specs": [spec.as_json() for spec in bank.specs], "encoders": [e.facts for e in bank.encoders]}
+    pooling = network.pooling.name if network.pooling else ""
+    of_panels = _shared_features(planned, data, ()).of(
+        data.panels,
+        bank,
+        lambda panels: compute_features(network, panels),
+        {**candidates, "side": network.side, "pooling": pooling},
+    )
+    return FeatureData(of_panels, data.panels.truth, data.panels.names)
+
+
+def _shared_features(
+    planned: PlannedJob, data: FoldData, sides: tuple[tuple[PanelDataset, list[int]], ...]
+) -> SharedFeatures:
+    """The panels of a fold, whose features are shared; not those of a learner whose code is no part of an address."""
+    study, store = planned.inputs.study, FeatureStore.of_user()
+    if planned.job.model in (learner.name for learner in added_learners()):
+        store = replace(store, limit=0)
+    decisive = [study.model_dump(mode="json"), planned.inputs.store.address, data.preprocessing]
+    # the code of another modality decides the pixels, too
+    identity = json.dumps(decisive, sort_keys=True) if study.modality_name in own_modalities() else ""
+    return SharedFeatures(data.panels, sides, identity, store)
+
+
 # How the learners of each kind are fitted (`casewise.study.learners.Learner.kind`).
-FITTERS: dict[str, Fitter] = {"network": fit_by_steps, "linear": fit_linear, "radial": fit_radial}
+FITTERS: dict[str, Fitter] = {
+    "network": fit_by_steps,
+    "linear": partial(fit_on_features, fit_head),
+    "radial": partial(fit_on_features, fit_radial_head),
+}

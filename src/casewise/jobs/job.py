@@ -7,26 +7,20 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from casewise.cohort.targets import label_table
-from casewise.errors import SplitError, TrainingError
-from casewise.evaluation.judges import right_on
+from casewise.errors import SplitError
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
-from casewise.inference.distance import FeatureDistance
 from casewise.inference.predictor import Predictor
-from casewise.inference.to_table import prediction_rows
-from casewise.jobs.distance import scales_of_folds, training_distance
-from casewise.jobs.fit_subjects import divided, fit_preprocessing
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
 from casewise.jobs.nested import choose_inside
-from casewise.jobs.plan import Job, JobInputs, begin
+from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside, fit_preprocessing
+from casewise.jobs.predict import FittedModel, JobPredictions, predict
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.jobs.progress import Progress, epochs_inside
-from casewise.jobs.tiles import tile_rows, weight_rows
-from casewise.modalities.dataset import FeatureData, PanelDataset
+from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import FeatureData
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of
@@ -40,8 +34,8 @@ from casewise.study.schema import Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
-from casewise.training.feature_cache import MEMORY
-from casewise.training.loop import LOOP, standardise
+from casewise.training.frozen_features import MEMORY
+from casewise.training.loop import standardise
 from casewise.training.losses import class_counts, guess_loss
 from casewise.training.stages import Learned
 
@@ -67,32 +61,6 @@ class StudyModel:
     earlier_subjects: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class FittedModel:
-    """A trained network, its training rows, and its rows for early stopping."""
-
-    predictor: Predictor
-    learned: Learned
-    panels: PanelDataset | FeatureData
-    fit_rows: NDArray[np.intp]
-    stop_rows: NDArray[np.intp]
-    guess_loss: float | None
-
-
-@dataclass(frozen=True)
-class JobPredictions:
-    """Rows of the predictions table, those of single tiles if there are any, and metrics on training subjects.
-
-    `rows` is None if the job has no held-out subjects. `distance` is that of the rows from the training features; None
-    if it is undefined.
-    """
-
-    rows: pd.DataFrame | None
-    by_tile: pd.DataFrame | None
-    train_metrics: dict[str, Any]
-    distance: FeatureDistance | None
-
-
 def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int = 1) -> None:
     """Train the job's network and write its results; an interrupted job continues from its last state.
 
@@ -107,16 +75,16 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     """
     inputs, plan = inputs.of_learner(job.model), replace(plan, parts=job.parts())
     torch.set_num_threads(plan.threads)
-    begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}, {LOOP}")
+    begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     progress = Progress(job, inputs, Timer(job.folder.path))
     with PeakMemory() as memory:
         progress.begin()
         choice = choose(job, inputs, plan, progress)
         model = build(job, inputs, plan, choice, progress)
-        fitted = fit(PlannedJob(job, inputs, plan, choice, progress, MEMORY // side_by_side), model)
+        planned = PlannedJob(job, inputs, plan, choice, progress, MEMORY // side_by_side)
+        fitted = fit(planned, model)
         give_memory_back()  # predictions need other blocks than training steps
         predictions = predict(job, inputs, fitted)
-    planned = PlannedJob(job, inputs, plan, choice, progress)
     record(planned, model, fitted, predictions, peak_memory_mb=memory.peak_mb)
 
 
@@ -162,12 +130,7 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice, progre
         subjects_there = inputs.pretraining.cohort.panels["subject"].nunique()
         origin += f"; then pretrained on {pretrained_text(len(used), subjects_there, pack)}"
     return StudyModel(
-        network,
-        outputs_of(study),
-        origin,
-        frozenset(subjects),
-        frozenset(choice.stop_subjects),
-        frozenset(earlier),
+        network, outputs_of(study), origin, frozenset(subjects), frozenset(choice.stop_subjects), frozenset(earlier)
     )
 
 
@@ -213,11 +176,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
 
 
 def _fitted(
-    planned: PlannedJob,
-    model: StudyModel,
-    learned: Learned,
-    dataset: PanelDataset | FeatureData,
-    data: FoldData,
+    planned: PlannedJob, model: StudyModel, learned: Learned, dataset: PanelDataset | FeatureData, data: FoldData
 ) -> FittedModel:
     """The trained network with the facts of its bundle; it predicts from `dataset`."""
     job, inputs, plan, study = planned.job, planned.inputs, planned.plan, planned.inputs.study
@@ -249,74 +208,8 @@ def _fitted(
     return FittedModel(Predictor(bundle, learned.network), learned, dataset, fit_rows, stop_rows, guess)
 
 
-def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
-    """Predict the held-out fold and the test set; with phases, measure on the training subjects as well.
-
-    A network on all folds predicts nothing: the study is evaluated by those of the folds.
-    """
-    study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
-    subjects = panels["subject"].astype(str)
-    distance = training_distance(fitted.predictor, fitted.panels, fitted.fit_rows, subjects, study.seed)
-    if job.final:
-        distance = distance.scaled_like(scales_of_folds(job.folder.folds(inputs.splits.folds))) if distance else None
-        return JobPredictions(None, None, {}, distance)
-    tables, tile_tables = [], []
-    for stage, side in (("oof", job.fold), ("test", -1)):
-        rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
-        if not len(rows):
-            continue
-        data, stage_panels = fitted.panels.subset(rows.tolist()), panels.iloc[rows]
-        values, features = fitted.predictor.predict_with_features(data)
-        distances = distance.raw(features) if distance else None
-        tables.append(
-            prediction_rows(
-                stage_panels, study, values, stage=stage, model=job.model, fold=job.fold, distances=distances
-            )
-        )
-        tile_tables.append(tile_rows(stage_panels, study, values, stage=stage))
-        tile_tables.append(weight_rows(fitted.predictor, data, stage_panels, stage=stage))
-    by_tile = [table for table in tile_tables if table is not None]
-    table = pd.concat(tables, ignore_index=True)
-    if len(without := table.loc[table["y_pred"].isna(), "case"]):
-        raise TrainingError(
-            f"{job.name}: {job.model} gives no finite number for case {without.iloc[0]}. Lower recipe.lr, or take "
-            f"{job.model} out of the study."
-        )
-    distance = distance.scaled_by(table[table["stage"] == "oof"]) if distance else None
-    return JobPredictions(
-        distance.scaled(table) if distance else table.assign(distance=np.nan),
-        pd.concat(by_tile, ignore_index=True) if by_tile else None,
-        _train_metrics(job, inputs, fitted),
-        distance,
-    )
-
-
-def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str, Any]:
-    """Metrics on the subjects for training and early stopping; their predictions are not stored."""
-    study, panels = inputs.study, inputs.cohort.panels
-    if not (study.recipe.phases and study.classes_of(study.primary_outcome)):
-        return {}
-    sides = {"on_training": fitted.fit_rows}
-    if study.recipe.early_stopping.monitor != "none":
-        sides["on_inner"] = fitted.stop_rows
-    metrics = {}
-    for name, rows in sides.items():
-        values = fitted.predictor.predict(fitted.panels.subset(rows.tolist()))
-        side_predictions = prediction_rows(
-            panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold
-        )
-        judged = right_on(side_predictions, study)
-        metrics[name] = None if judged is None else asdict(judged)
-    return metrics
-
-
 def record(
-    planned: PlannedJob,
-    model: StudyModel,
-    fitted: FittedModel,
-    predictions: JobPredictions,
-    *,
-    peak_memory_mb: float,
+    planned: PlannedJob, model: StudyModel, fitted: FittedModel, predictions: JobPredictions, *, peak_memory_mb: float
 ) -> None:
     """Write weights, facts, predictions and, last, the record by which the job counts as finished."""
     job, study, choice, learned = planned.job, planned.inputs.study, planned.choice, fitted.learned
@@ -354,12 +247,12 @@ def record(
         "memory_format": memory_format(planned.plan),
         **({"parts": planned.plan.parts} if planned.plan.parts > 1 else {}),
         "guess_loss": fitted.guess_loss,
-        "finder": learned.finder,
+        "finder": learned.finder and asdict(learned.finder),
         "stages": learned.stages,
         "phases": learned.phases,
         **({"inner": choice.inner.record} if choice.inner else {}),
         **predictions.train_metrics,
-        **({"candidates": learned.candidates} if learned.candidates else {}),
+        **({"candidates": [asdict(losses) for losses in learned.candidates]} if learned.candidates else {}),
         "history": learned.history,
     }
     job.folder.finish(facts)

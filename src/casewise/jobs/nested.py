@@ -21,9 +21,8 @@ import torch
 
 from casewise.cohort.targets import label_table
 from casewise.errors import TrainingError
-from casewise.jobs.fit_subjects import fit_preprocessing
+from casewise.jobs.plan import fit_preprocessing
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.jobs.pruning import described, halved, rungs_of
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.outputs import outputs_of
@@ -35,7 +34,7 @@ from casewise.training.losses import guess_loss
 from casewise.training.stages import learn
 
 if TYPE_CHECKING:
-    from casewise.jobs.progress import Progress
+    from casewise.jobs.plan import Progress
     from casewise.models.backbones import Network
     from casewise.study.schema import NestedCV
     from casewise.training.compute_plan import ComputePlan
@@ -90,19 +89,14 @@ def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Inne
         where = f"{job.name}, inner fold {training.fold + 1}"
         check_apart(training.fit_subjects, training.validation_subjects, where=where)
         check_apart(every, held_out, where=where)
-    pruning = None
-    if study.prune == "asha":
-        records, pruning = _pruned(trainings, progress, plan, tune)
-    else:
-        records = [
-            _trained(training, progress, plan, done * study.recipe.epochs) for done, training in enumerate(trainings)
-        ]
+    records = [
+        _trained(training, progress, plan, done * study.recipe.epochs) for done, training in enumerate(trainings)
+    ]
     losses = {
         rate: _losses([record for record in records if record["candidate"] == number])
         for number, rate in enumerate(study.rates)
     }
-    stopped = {entry["lr"]: entry["epochs"] for entry in (pruning or {}).get("candidates", []) if "rank" in entry}
-    best = best_of({rate: of_rate for rate, of_rate in losses.items() if rate not in stopped}, epochs=tune.epochs)
+    best = best_of(losses, epochs=tune.epochs)
     if best is None:
         raise TrainingError(next(record["failed"] for record in records if "failed" in record))
     rates = [
@@ -113,11 +107,9 @@ def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Inne
             (rate, best_of({rate: losses_at_rate}, epochs=tune.epochs)) for rate, losses_at_rate in losses.items()
         )
     ]
-    rates = [entry | ({"stopped_after": stopped[entry["lr"]]} if entry["lr"] in stopped else {}) for entry in rates]
     mean_guess_loss = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
     best_record = {"lr": best.lr, "epochs": best.epochs, "loss": best.loss, "guess_loss": mean_guess_loss}
-    record = {"folds": len(folds), "chosen": best_record, "rates": rates, "trainings": records}
-    return InnerCVResult(best, record | ({"pruning": pruning} if pruning else {}))
+    return InnerCVResult(best, {"folds": len(folds), "chosen": best_record, "rates": rates, "trainings": records})
 
 
 def _losses(records: Sequence[dict[str, Any]]) -> list[list[float]]:
@@ -125,46 +117,14 @@ def _losses(records: Sequence[dict[str, Any]]) -> list[list[float]]:
     return [] if any("failed" in record for record in records) else [record["losses"] for record in records]
 
 
-def _pruned(
-    trainings: Sequence[_Training], progress: Progress, plan: ComputePlan, tune: NestedCV
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Train the candidates of a job from rung to rung; return the records of all trainings, and of the decisions."""
-    study, folder = progress.inputs.study, progress.job.folder
-    rungs = rungs_of(study.recipe.epochs)
-    records: dict[str, dict[str, Any]] = {}
-
-    def loss_at(candidate: int, rung: int) -> float | None:
-        of_candidate = [training for training in trainings if training.candidate == candidate]
-        for training in of_candidate:
-            others = sum(len(record.get("losses", [])) for name, record in records.items() if name != training.name)
-            records[training.name] = _trained(training, progress, plan, others, until=rungs[rung])
-        # the records of an interrupted job may be further than this rung
-        losses = [records[training.name].get("losses", [])[: rungs[rung]] for training in of_candidate]
-        if any(len(of_fold) < rungs[rung] for of_fold in losses):
-            return None
-        best = best_of({0.0: losses}, epochs=tune.epochs)
-        return best.loss if best else None
-
-    losses = halved(len(study.rates), len(rungs), loss_at)
-    for training in trainings:  # states of stopped trainings
-        shutil.rmtree(folder.inner(training.name).folder.path, ignore_errors=True)
-    return [records[training.name] for training in trainings], described(study.rates, rungs, losses)
-
-
-def _trained(
-    training: _Training, progress: Progress, plan: ComputePlan, before: int, *, until: int | None = None
-) -> dict[str, Any]:
-    """Train one candidate on one inner fold, or read the record of the finished training.
-
-    With `until`, up to that epoch of the recipe; the state is kept, so that a later call continues.
-    """
+def _trained(training: _Training, progress: Progress, plan: ComputePlan, before: int) -> dict[str, Any]:
+    """Train one candidate on one inner fold, or read the record of the finished training."""
     job, inputs = progress.job, progress.inputs
     study, panels = inputs.study, inputs.cohort.panels
     inner = job.folder.inner(training.name)
     finished = inner.record.read_or_none()
-    if finished is not None and (until is None or "failed" in finished or len(finished["losses"]) >= until):
+    if finished is not None:
         return finished
-    ends = until is None or until >= study.recipe.epochs
     start = time.monotonic()
     seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
     outputs, network = outputs_of(study), _first_network(training, progress, plan, seed, before)
@@ -186,11 +146,10 @@ def _trained(
         inner.folder.path,
         seed,
         plan,
-        study.compute.save_every if ends else 0,
+        study.compute.save_every,
         "last",
         progress.training(before, f"inner training {training.name}"),
         study.compute.frozen_once,
-        until,
     )
     record: dict[str, Any] = {
         "fold": training.fold + 1,
@@ -208,12 +167,10 @@ def _trained(
             "train_losses": [entry["train_loss"] for entry in learned.history],
         }
     except TrainingError as error:  # a rate at which training fails is not chosen
-        record |= {name: finished[name] for name in ("losses", "train_losses") if finished}  # of its earlier rungs
         record["failed"] = f"inner fold {training.fold + 1}, rate {training.lr:g}: {error}"
-    record["seconds"] = round(time.monotonic() - start + (finished or {}).get("seconds", 0.0), 1)
+    record["seconds"] = round(time.monotonic() - start, 1)
     inner.record.write(record)
-    if ends:
-        shutil.rmtree(inner.folder.path, ignore_errors=True)
+    shutil.rmtree(inner.folder.path, ignore_errors=True)
     return record
 
 

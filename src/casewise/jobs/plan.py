@@ -1,25 +1,37 @@
-"""The jobs of a study, and their inputs."""
+"""The jobs of a study: their inputs, their subjects, and how much of each is done."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from casewise.cohort.table import names_text
-from casewise.errors import StudyError, cut, nearest
+from casewise.cohort.targets import label_table
+from casewise.errors import CasewiseError, StudyError, TrainingError, cut, nearest
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
+from casewise.modalities.base import FittedPreprocessing, StoreAddress
+from casewise.modalities.registry import modality_of
 from casewise.run_folder import JobFolder, RunFolder
+from casewise.run_folder.job_folder import FAILED, PRETRAINING
+from casewise.splits.grouped import Splits, inner_stop, panel_records
 from casewise.study.learners import learner_named
+from casewise.study.model import mixed_seed
+from casewise.study.schema import Study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import pandas as pd
+    from numpy.typing import NDArray
+
     from casewise.cohort.cohort import Cohort
     from casewise.jobs.pretraining import Pretrained
-    from casewise.modalities.base import StoreAddress
-    from casewise.splits.grouped import Splits
-    from casewise.study.schema import Study
+    from casewise.training.cost import Timer
 
 
 @dataclass(frozen=True)
@@ -159,8 +171,114 @@ def begin(job: Job, how: str = "") -> None:
         job.folder.mark.write(made_from)
 
 
-def remove_feature_files(jobs: list[Job]) -> None:
-    """Remove the features that the baselines of a run shared."""
-    for folder in {job.folder.path.parent.parent for job in jobs}:
-        for path in folder.glob("features-*.*"):
-            path.unlink(missing_ok=True)
+def divided(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> tuple[list[str], list[str]]:
+    """The subjects that the networks of a fold are fitted on, and those for early stopping, if any."""
+    training = splits.training(fold)
+    if study.recipe.early_stopping.monitor == "inner":
+        records, seed = panel_records(panels, study, training), mixed_seed(study.seed, "stop", fold)
+        return inner_stop(records, training, share=study.recipe.early_stopping.val_fraction, seed=seed)
+    return training, splits.subjects(fold) if study.recipe.early_stopping.monitor == "fold" else []
+
+
+def fitted_rows(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> NDArray[np.intp]:
+    """The rows of `panels` that the networks of a fold are fitted on; they also fit the preprocessing.
+
+    With `early_stopping: {monitor: inner}` the subjects for early stopping are not included.
+    """
+    subjects, _ = divided(study, panels, splits, fold)
+    selected = panels["subject"].astype(str).isin(set(subjects)).to_numpy()
+    return np.flatnonzero(selected & ~np.isnan(label_table(panels, study)).all(axis=1))
+
+
+def fit_preprocessing(study: Study, store: StoreAddress, rows: NDArray[np.intp], *, model: str) -> FittedPreprocessing:
+    """The values that preprocessing derives from a network's training cases, the panels `rows`.
+
+    Raises:
+        TrainingError: nothing can be derived from these cases.
+    """
+    try:
+        return modality_of(study).fit(store, study, rows, model)
+    except CasewiseError as error:
+        raise TrainingError(f"{model}: {error}") from error
+
+
+# Receives the number of epochs done and the training loss of the last one.
+ReportEpoch: TypeAlias = Callable[[int, float | None], None]
+
+
+def epochs_inside(study: Study) -> int:
+    """The total number of epochs of the inner trainings of a job."""
+    return study.nested_cv.folds * len(study.rates) * study.recipe.epochs if study.nested_cv else 0
+
+
+def epochs_of(study: Study) -> int:
+    """The largest number of epochs of a network of the study."""
+    recipe = study.recipe
+    if recipe.phases:
+        return sum(phase.epochs for phase in recipe.phases)
+    return (
+        recipe.epochs
+        if recipe.tuning != "gradual_unfreezing"
+        else recipe.gradual_unfreezing.epochs * (recipe.gradual_unfreezing.groups + 1)
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Records how far a job is, and its cost so far, as its trainings tell it.
+
+    Attributes:
+        inputs: as the job's learner sees them.
+        timer: of the whole job.
+    """
+
+    job: Job
+    inputs: JobInputs
+    timer: Timer
+
+    def begin(self) -> None:
+        """Record that the job begins, or continues after the epochs that it had done."""
+        earlier = self.job.folder.read_progress(0.0)
+        if earlier is None or earlier["stage"] == FAILED:
+            self.training()(0, None)
+        else:
+            os.utime(self.job.folder.progress_path)
+
+    def training(self, before: int = 0, stage: str = "training") -> ReportEpoch:
+        """Record a training's progress, after `before` epochs of inner trainings of the same job."""
+        total = epochs_inside(self.inputs.study) + epochs_of(self.inputs.study)
+
+        def report(done: int, loss: float | None) -> None:
+            self.timer.note()
+            self.job.folder.write_progress(before + done, total, stage, loss, self._share(before + done))
+
+        return report
+
+    def pretraining(self, before: int = 0) -> ReportEpoch:
+        """Record a pretraining's progress, after `before` epochs of inner trainings of the same job."""
+        total = self.inputs.pretraining.study.recipe.epochs if self.inputs.pretraining else 0
+
+        def report(done: int, loss: float | None) -> None:
+            self.timer.note()
+            share = self._share(before, done / max(1, total))
+            self.job.folder.write_progress(done, total, PRETRAINING, loss, share)
+
+        return report
+
+    def _share(self, epochs: int, pretraining: float = 0.0) -> float:
+        """The share of the job's work that is done, where an epoch costs as much as it has images.
+
+        Args:
+            epochs: on the study's own cohort, done.
+            pretraining: the share of the present pretraining that is done.
+        """
+        study, other = self.inputs.study, self.inputs.pretraining
+        total = float(epochs_inside(study) + epochs_of(study))
+        if other is None:
+            return epochs / max(1.0, total)
+        each = other.study.recipe.epochs * len(other.cohort.panels) / max(1, len(self.inputs.cohort.panels))
+        inner = range(study.nested_cv.folds if study.nested_cv else 0)
+        folder = self.job.folder
+        folders = [folder.pretraining, *(folder.inner(f"fold{k + 1}").folder.pretraining for k in inner)]
+        finished = sum(pretrained.body.exists() for pretrained in folders)
+        return (epochs + each * (finished + pretraining)) / (total + each * len(folders))

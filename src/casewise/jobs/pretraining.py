@@ -10,9 +10,7 @@ import numpy as np
 import torch
 
 from casewise.cohort.targets import label_table
-from casewise.jobs.fit_subjects import fit_preprocessing
-from casewise.jobs.plan import Job
-from casewise.jobs.progress import Told
+from casewise.jobs.plan import Job, ReportEpoch, fit_preprocessing
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
@@ -24,7 +22,7 @@ from casewise.study.model import mixed_seed
 from casewise.study.schema import Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.linear_probe import probe
+from casewise.training.linear_models import probe
 from casewise.training.loop import TrainingContext, fit, standardise
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ class PretrainingSettings:
     excluded_subjects: tuple[str, ...]
     seed: int
     plan: ComputePlan
-    tell: Told
+    tell: ReportEpoch
 
 
 def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: PretrainingSettings) -> list[str]:
@@ -84,13 +82,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
     if study.recipe.head == "probe" and not folder.state.intact():
         probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch_size)
     context = TrainingContext(
-        outputs,
-        folder.path,
-        seed,
-        settings.plan,
-        study.compute.save_every,
-        "last",
-        settings.tell,
+        outputs, folder.path, seed, settings.plan, study.compute.save_every, "last", settings.tell
     )
     # evaluated after every epoch, without an effect
     fitted = fit(whole, study.recipe, data, data.subset([0]), context)

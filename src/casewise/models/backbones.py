@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
-from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
+from casewise.models.fusion import POOLINGS, BagPooling, Fused, Fusion, MissingPolicy, check_fusion, take_channels
 from casewise.models.layers import MNASNet, ShuffleBlock, replace_layers
-from casewise.models.poolings import POOLINGS, BagPooling
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
+# What a network or an encoder is built from, as plain values; stored with its weights.
+Facts: TypeAlias = dict[str, Any]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TILES_AT_ONCE = 64
@@ -46,7 +47,7 @@ class NetworkOptions:
             expect (torchvision's: minus the mean of ImageNet, divided by its standard deviation); networks without
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
-        pooling: how the features of a bag become one vector (`casewise.models.poolings`); empty if panels are no bags.
+        pooling: how the features of a bag become one vector (`casewise.models.fusion`); empty if panels are no bags.
         fusion: how the sequences of a panel are combined (see `casewise.models.fusion.Fused`); None for pictures. A
             single sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one
             number, the mean over red, green and blue of the library's mean, and of its standard deviation.
@@ -104,15 +105,7 @@ class Network(nn.Module):
         """(B, C, H, W) in 0–1 → (B, width); bags (B, K, C, H, W), NaN in empty slots, → (B, K, width)."""
         if panels.ndim == 4:
             return self.features_from((panels - self.mean) / self.std, self.body)
-        occupied = ~panels[..., 0, 0].isnan().all(dim=2)
-        tiles = panels[occupied]
-        # without gradients, tiles need not be in memory at once
-        chunks = [tiles] if self.training else tiles.split(TILES_AT_ONCE)
-        form = form_of(self.body)
-        by_tile = torch.cat([self.features(chunk.contiguous(memory_format=form)) for chunk in chunks])
-        features = by_tile.new_full((*occupied.shape, by_tile.shape[1]), torch.nan)
-        features[occupied] = by_tile
-        return features
+        return of_tiles(self.features, panels, form_of(self.body), at_once=self.training)
 
     def features_from(self, values: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
         """The features (B, width) that the body, or its last `layers`, compute from their input."""
@@ -133,7 +126,7 @@ class Network(nn.Module):
             return self.head(features.to(precision)).float() * self.target_std + self.target_mean
 
     def pooled(self, features: Tensor) -> Tensor:
-        """What the last layer receives of these features, (B, width); those of a bag pooled."""
+        """The input of the last layer for these features, (B, width); those of a bag pooled."""
         with torch.autocast(features.device.type, enabled=False):
             pooled: Tensor = self.head[:-1](features.float())
             return pooled
@@ -228,6 +221,23 @@ class Network(nn.Module):
         if not last:
             raise ValueError(f"{self.name} has no layer with a spatial map")
         return last[-1]
+
+
+def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memory_format, *, at_once: bool) -> Tensor:
+    """The outputs of layers for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots.
+
+    Args:
+        at_once: whether all tiles are in memory together, as a backward pass needs it.
+    """
+    occupied = ~(bags[..., 0, 0] if bags.ndim == 5 else bags).isnan().all(dim=2)
+    tiles = bags[occupied]
+    chunks = [tiles] if at_once else tiles.split(TILES_AT_ONCE)
+    by_tile = torch.cat(
+        [layers(chunk.contiguous(memory_format=form) if chunk.ndim == 4 else chunk) for chunk in chunks]
+    )
+    result = by_tile.new_full((*occupied.shape, *by_tile.shape[1:]), torch.nan)
+    result[occupied] = by_tile
+    return result
 
 
 def form_of(module: nn.Module) -> torch.memory_format:
@@ -327,7 +337,7 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
 def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
     normal: Any = (MEAN, STD)
     if name in UNTRAINED:
-        from casewise.models.plain_cnn import plain_network
+        from casewise.models.layers import plain_network
 
         module, width = plain_network(name)
         normal = SYMMETRIC

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
@@ -14,23 +14,23 @@ from casewise.models.weights import load_weights
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
-    from casewise.models.backbones import Network
+    from casewise.models.backbones import Facts, Network
     from casewise.study.schema import Study
 
 
 class Builder(Protocol):
     """How the networks of one kind of learner are built."""
 
-    def facts(self, study: Study, model: str) -> dict[str, Any]:
+    def facts(self, study: Study, model: str) -> Facts:
         """The arguments of `build`, as JSON; they are stored with the weights."""
 
-    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
+    def scaled(self, facts: Facts, network: Network) -> Facts:
         """The facts with what was determined when the network was built or fitted."""
 
-    def build(self, facts: dict[str, Any]) -> Network:
+    def build(self, facts: Facts) -> Network:
         """A network of random weights from its facts."""
 
-    def backbone(self, facts: dict[str, Any]) -> str:
+    def backbone(self, facts: Facts) -> str:
         """The backbone that a study names which only reads new cases."""
 
     def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
@@ -40,7 +40,7 @@ class Builder(Protocol):
 class NetworkBuilder:
     """Networks of the study: a backbone with a head."""
 
-    def facts(self, study: Study, model: str) -> dict[str, Any]:
+    def facts(self, study: Study, model: str) -> Facts:
         """See `Builder`."""
         return {
             "name": model.partition("@")[0],
@@ -52,15 +52,15 @@ class NetworkBuilder:
             **modality_of(study).network_options(study, model),
         }
 
-    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
+    def scaled(self, facts: Facts, network: Network) -> Facts:
         """The facts with mean and standard deviation of the network's input, which libraries may change."""
         return facts | {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
 
-    def build(self, facts: dict[str, Any]) -> Network:
+    def build(self, facts: Facts) -> Network:
         """See `Builder`."""
         return build_network(**facts)
 
-    def backbone(self, facts: dict[str, Any]) -> str:
+    def backbone(self, facts: Facts) -> str:
         """See `Builder`."""
         return str(facts["name"])
 
@@ -84,12 +84,12 @@ def _builder(model: str) -> Builder:
     return BUILDERS[learner_named(model).kind]
 
 
-def network_facts(study: Study, model: str) -> dict[str, Any]:
+def network_facts(study: Study, model: str) -> Facts:
     """The facts of a learner of the study, with which `network_from` builds it again."""
     return _builder(model).facts(study, model)
 
 
-def scaled_facts(facts: dict[str, Any], network: Network) -> dict[str, Any]:
+def scaled_facts(facts: Facts, network: Network) -> Facts:
     """The facts with what was determined when the network was built or fitted."""
     return _builder(facts["name"]).scaled(facts, network)
 
@@ -99,12 +99,12 @@ def network_of(study: Study, model: str) -> Network:
     return network_from(network_facts(study, model))
 
 
-def network_from(facts: dict[str, Any]) -> Network:
+def network_from(facts: Facts) -> Network:
     """A network of random weights from its facts."""
     return _builder(facts["name"]).build(facts)
 
 
-def backbone_of(facts: dict[str, Any]) -> str:
+def backbone_of(facts: Facts) -> str:
     """The backbone that a study names which only reads new cases for the network of these facts."""
     return _builder(facts["name"]).backbone(facts)
 

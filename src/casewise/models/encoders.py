@@ -2,6 +2,8 @@
 
 Convolutional networks are read through their modules at any size of panel. Transformers are read through their blocks,
 whose tokens timm arranges as maps; panels are resized to a side that their patches divide.
+
+The audit embeds tiles by one, for near-duplicates and shortcuts.
 """
 
 from __future__ import annotations
@@ -12,21 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from casewise.errors import StudyError, WeightsError, cut, nearest
-from casewise.models.backbones import MEAN, STD, Body, Network, NetworkOptions, build_network
-from casewise.models.downloads import download_of, hub_file
+from casewise.models.backbones import MEAN, STD, Body, Facts, Network, NetworkOptions, build_network
 from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
 from casewise.models.transformers import fitting_side, timm_body
-from casewise.models.weights import download_weights, file_or_download
+from casewise.models.weights import download_of, download_weights, file_or_download, hub_file, load_weights
 from casewise.study.backbones import TORCHVISION, UNTRAINED, timm_names
-from casewise.study.weight_files import HUB, hub_config
+from casewise.study.weight_files import HUB, embedding_origin, embedding_weights, hub_config
 
 if TYPE_CHECKING:
-    from casewise.models.feature_bank import FeatureBank
+    from casewise.modalities.store.store import TileStore
+    from casewise.models.linear import FeatureBank
+    from casewise.study.schema import Study
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Encoder:
     """
 
     network: Network
-    facts: dict[str, Any]
+    facts: Facts
     side: int | None = None
     blocks: tuple[str, ...] = ()
 
@@ -82,7 +86,7 @@ class Encoder:
         return [FeatureMap.of(name, side, tokens) for name, tokens in maps.items()]
 
 
-def encoder_facts(name: str, folder: Path | None) -> dict[str, Any]:
+def encoder_facts(name: str, folder: Path | None) -> Facts:
     """The facts of an encoder before it is built; of a hub repository also what its config.json states.
 
     Raises:
@@ -198,3 +202,48 @@ def _ways(name: str) -> str:
         "CASEWISE_WEIGHTS; (2) run once with a connection, which keeps the download; (3) copy the cache of a machine "
         f"that has it, and set {cached}; (4) state another encoder, such as `encoders: [{another}]`, or none."
     )
+
+
+SIDE = 128
+BATCH = 64
+
+
+class Embedder:
+    """Maps image numbers (n,) or tiles (n, C, H, W) uint8 to unit vectors (n, width) float32."""
+
+    def __init__(self, network: Network, store: TileStore, origin: str, weights_sha256: str) -> None:
+        self.network, self.store, self.origin = network.eval(), store, origin
+        self.weights_sha256 = weights_sha256
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        vectors = []
+        with torch.inference_mode():
+            for start in range(0, len(images), BATCH):
+                batch = images[start : start + BATCH]
+                tiles = batch if images.ndim == 4 else np.array(self.store.tiles[batch])
+                vectors.append(self._vectors(torch.from_numpy(np.ascontiguousarray(tiles))))
+        return np.concatenate(vectors) if vectors else np.zeros((0, self.network.width), np.float32)
+
+    def _vectors(self, tiles: torch.Tensor) -> np.ndarray:
+        panels = tiles.float().div_(255)
+        panels = panels if panels.shape[1] == 3 else panels.expand(-1, 3, -1, -1)
+        if max(panels.shape[-2:]) > SIDE:
+            panels = functional.interpolate(panels, size=(SIDE, SIDE), mode="area")
+        panels = panels.to(memory_format=torch.channels_last)
+        return functional.normalize(self.network.features(panels).float(), dim=1).numpy()
+
+
+def embedder(study: Study, store: TileStore) -> Embedder | None:
+    """A fast pretrained network with available weights, preferably of the study; None if there is none.
+
+    Nothing is downloaded for it.
+    """
+    for name, file in embedding_weights(study):
+        network: Any = build_network(name, 1)
+        try:
+            load_weights(network, str(file))
+        except WeightsError:
+            continue  # problems with the weights are reported when a training uses them
+        return Embedder(network, store, *embedding_origin(name, file))
+    return None

@@ -1,14 +1,17 @@
-"""Several sequences of a case in one network: combined in the first layer, or after a separate body for each.
+"""Several sequences or images of a case in one network: combined in the first layer, after bodies, or pooled.
 
 Early fusion: the first layer takes S channels. Late fusion: a body for each sequence, or one for all, and their
 concatenated features. A missing sequence is NaN; with `missing: mask` a learned value replaces it.
+
+The features of a bag of images are pooled: one class for each kind, by the name of `panels.pooling`. Gated attention of
+Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -186,3 +189,69 @@ def adapted(kernels: Tensor, channels: int) -> Tensor:
     if channels == count:
         return kernels
     return kernels.mean(dim=1, keepdim=True).mul(count / channels).repeat(1, channels, 1, 1)
+
+
+class BagPooling(nn.Module):
+    """How the features of a bag (B, K, W), where a row of NaN is an empty slot, become one vector (B, W)."""
+
+    # as `panels.pooling` states it (`casewise.study.panels.BAGS`)
+    name: ClassVar[str]
+    # whether the weights of tiles are learned, so that they differ within a bag
+    learned: ClassVar[bool] = False
+
+    def __init__(self, width: int) -> None:
+        """`width`: that of the features."""
+        super().__init__()
+
+    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
+        """The weight of each tile (B, K), summing to 1: `filled` are features with 0 in the slots not `occupied`."""
+        raise NotImplementedError
+
+    def weights(self, features: Tensor) -> Tensor:
+        """The weight of each tile of a case: (B, K), summing to 1; 0 in empty slots."""
+        return self.shares(features.nan_to_num(), ~features[..., 0].isnan())
+
+
+class MeanOfBag(BagPooling):
+    """The mean of a bag's features: every tile has the same weight."""
+
+    name = "maps"
+
+    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
+        """See `BagPooling`."""
+        return occupied.to(filled.dtype) / occupied.sum(dim=1, keepdim=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, K, W) → (B, W); features of single tiles (B, W) are returned unchanged."""
+        return features if features.ndim == 2 else features.nanmean(dim=1)
+
+
+class GatedAttention(BagPooling):
+    """The mean of a bag's features, weighted by a small gated network.
+
+    Before training all tiles have almost the same weight.
+    """
+
+    name, learned = "attention", True
+
+    def __init__(self, width: int, hidden: int = 128) -> None:
+        super().__init__(width)
+        self.content, self.gate = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        self.score = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.score.bias)
+        nn.init.normal_(self.score.weight, std=0.01)
+
+    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
+        """See `BagPooling`."""
+        scores = self.score(torch.tanh(self.content(filled)) * torch.sigmoid(self.gate(filled))).squeeze(-1)
+        return scores.masked_fill(~occupied, -torch.inf).softmax(dim=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, K, W) → (B, W); features of single tiles (B, W) are returned unchanged."""
+        if features.ndim == 2:
+            return features
+        return torch.einsum("bk,bkw->bw", self.weights(features), features.nan_to_num())
+
+
+# The kinds of pooling by name.
+POOLINGS: dict[str, type[BagPooling]] = {kind.name: kind for kind in (MeanOfBag, GatedAttention)}

@@ -1,28 +1,38 @@
-"""Linear models as networks: a bank of fixed features and a linear head, fitted without gradient steps."""
+"""Linear models as networks: a bank of fixed features and a head that is fitted without gradient steps.
+
+The bank reads pixels, statistics of intensities, and summaries of an encoder's maps as vectors. Global average pooling
+removes where things are; a small grid of means over a map keeps it.
+
+A radial head is linear in random Fourier features of its input, which stand for a radial kernel: their inner products
+approximate exp(−γ·d²) of the distance d of two inputs (Rahimi and Recht, "Random features for large-scale kernel
+machines", NeurIPS 2007; orthogonal frequencies: Yu et al., "Orthogonal random features", NeurIPS 2016). A kernel
+machine keeps its training rows; this head keeps none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
 
 from casewise.modalities.registry import modality_of
-from casewise.models.backbones import Body, Network, NetworkOptions
+from casewise.models.backbones import Body, Facts, Network, NetworkOptions
 from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
-from casewise.models.feature_bank import FeatureBank, FeatureSpec
-from casewise.models.feature_maps import SMALLEST, feature_maps, last_block, widest
+from casewise.models.feature_maps import SMALLEST, feature_maps, gridded, last_block, widest
 from casewise.models.outputs import outputs_of, width_of
-from casewise.models.radial import RadialHead
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from casewise.study.schema import Study
 
+
+Summary: TypeAlias = Literal["grid", "asymmetry", "moments", "covariance"]
 # The sides of grids of pixel means, and the most channels whose covariances are a candidate.
 PIXEL_CELLS = (8, 16, 32)
 MOST_TEXTURE_CHANNELS = 100
@@ -31,90 +41,215 @@ TOKEN_CELLS = (1, 3, 4)
 # Panels whose side is larger by half are also read at this one, at which an encoder sees more of a panel at once.
 REDUCED_SIDE = 128
 UNSCALED = ((0.0,), (1.0,))
+# The side to which panels are reduced for statistics of intensities and texture.
+STATISTICS_SIDE = 96
+# γ for inputs whose mean squared distance from their centre is 1.
+GAMMA = 0.5
+# Frequencies of each block; each gives a cosine and a sine.
+FREQUENCIES = 1000
 
 
-class LinearBuilder:
-    """Linear models on a bank of fixed features; see `casewise.models.build_model.Builder`."""
+def asymmetry(maps: Tensor, cells: int) -> Tensor:
+    """Differences between the cells of a grid and their mirror images: (B, C, h, w) → (B, C·cells·⌊cells/2⌋).
 
-    def facts(self, study: Study, model: str) -> dict[str, Any]:
-        """The encoder, the channels and the size of what is read; all candidates."""
-        options = modality_of(study).network_options(study, model)
-        bank = {
-            "encoders": [encoder_facts(name, study.weights_dir) for name in learner_named(model).encoders(study)],
-            "channels": options.get("sequences", 3),
-            "sequences": options.get("sequences", 0),
-            "specs": None,
-        }
-        return {
-            "name": model,
-            "outputs": width_of(outputs_of(study)),
-            "side": study.images.size,
-            "pooling": "maps" if study.panels.pooling == "maps" else "",
-            "bank": bank,
-        }
-
-    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
-        """The facts with the candidates that the fitted model uses."""
-        return facts | {"bank": bank_facts(network)}
-
-    def build(self, facts: dict[str, Any]) -> Network:
-        """A linear model with random weights in its encoder and its head."""
-        return build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
-
-    def backbone(self, facts: dict[str, Any]) -> str:
-        """Linear models have none, and any name will do."""
-        return "cnn"
-
-    def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
-        """Fill the encoders with their pretrained weights, which no subject of a study influenced."""
-        bank: Any = network.body
-        return load_encoders(bank, study.weights_dir) or "none: a linear model on pixels", []
-
-
-class RadialBuilder(LinearBuilder):
-    """Models with a radial kernel on a bank of fixed features; see `casewise.models.build_model.Builder`."""
-
-    def scaled(self, facts: dict[str, Any], network: Network) -> dict[str, Any]:
-        """The facts with the candidates that the fitted model uses, and the size of its head."""
-        head: Any = network.head[-1]
-        return {**super().scaled(facts, network), "radial": head.facts}
-
-    def build(self, facts: dict[str, Any]) -> Network:
-        """A model with random weights in its encoder and its head; before it is fitted, its head is linear."""
-        network = super().build(facts)
-        if radial := facts.get("radial"):
-            bank: Any = network.body
-            head = RadialHead(bank.widths, radial["directions"], radial["frequencies"], facts["outputs"])
-            network.head[-1] = head.double()
-        return network
-
-
-def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapping[str, Any]) -> Network:
-    """A linear model with random weights in its encoder and its head.
-
-    Args:
-        bank: `encoders`, the facts of the networks whose maps are read, none for pixels, or these networks themselves;
-            `channels`, those of a panel; `sequences`, how many of them are sequences and not colours; `specs`, the
-            candidates as plain values, or None for all of them; `widths`, those of the candidates' vectors, measured
-            if they are not stated. Bundles of earlier versions have the name of one network as `encoder`.
-        options: of `NetworkOptions`: `side` and `pooling`.
+    >>> asymmetry(torch.tensor([[[[5.0, 1.0, 2.0], [4.0, 0.0, 4.0]]]]), 2).shape
+    torch.Size([1, 2])
+    >>> asymmetry(torch.tensor([[[[5.0, 1.0], [4.0, 3.0]]]]), 2).tolist()
+    [[4.0, 1.0]]
     """
-    side, channels = int(options.get("side") or 224), int(bank["channels"])
-    encoders = [facts if isinstance(facts, Encoder) else build_encoder(facts, side) for facts in encoders_in(bank)]
-    stated = [FeatureSpec.of(values) for values in bank["specs"] or ()]
-    specs = stated or candidates(encoders, int(bank.get("sequences", 0)), side)
-    features = FeatureBank(encoders, specs, channels, side, widths=bank.get("widths"))
-    body = Body(features, features.width, UNSCALED)
-    network = Network(name, body, outputs, NetworkOptions(side=side, pooling=options.get("pooling") or ""))
-    # large weights of nearly equal features cancel, so that single precision would depend on the batch
-    network.head.double()
-    return network
+    means = functional.adaptive_avg_pool2d(maps, cells)
+    return (means - means.flip(3))[..., : cells // 2].flatten(1)
 
 
-def encoders_in(bank: Mapping[str, Any]) -> list[Any]:
-    """The facts of the encoders of a bank; bundles of earlier versions name one."""
-    earlier = [{"name": bank["encoder"], "side": None, "blocks": []}] if bank.get("encoder") else []
-    return list(bank.get("encoders", earlier))
+def moments(maps: Tensor) -> Tensor:
+    """Mean, standard deviation and maximum of every channel: (B, C, h, w) → (B, 3·C)."""
+    return torch.cat([maps.mean((2, 3)), maps.std((2, 3), correction=0), maps.amax((2, 3))], dim=1)
+
+
+def covariance(maps: Tensor) -> Tensor:
+    """Means of the channels and their covariances over positions: (B, C, h, w) → (B, C + C·(C + 1)/2)."""
+    values = maps.flatten(2)
+    mean = values.mean(2)
+    centred = values - mean.unsqueeze(2)
+    products = centred @ centred.transpose(1, 2) / values.shape[2]
+    row, column = torch.triu_indices(products.shape[1], products.shape[2], device=maps.device)
+    return torch.cat([mean, products[:, row, column]], dim=1)
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """One candidate of a linear model: what it reads of a panel.
+
+    Attributes:
+        source: `pixels`, `statistics` (of intensities and texture), or `features` of the encoder.
+        channels: the numbers of the panel's channels; empty for all of them.
+        modules: the encoder's modules whose maps are read; empty for pixels and statistics.
+        summary, cells: how a map or the pixels become a vector; `cells` is the side of the grid. `asymmetry` has the
+            differences between cells and their mirror images.
+        encoder: the name of the encoder, if the linear model has several.
+        side: the side to which panels are reduced before an encoder reads them; 0: they are read as they are.
+    """
+
+    source: Literal["pixels", "statistics", "features"]
+    channels: tuple[int, ...] = ()
+    modules: tuple[str, ...] = ()
+    summary: Summary = "grid"
+    cells: int = 1
+    encoder: str = ""
+    side: int = 0
+
+    @property
+    def name(self) -> str:
+        """A short name for records.
+
+        >>> FeatureSpec("features", (), ("features.13",), "grid", 4).name
+        'features.13 in 4×4 cells'
+        """
+        cells = f"in {self.cells}×{self.cells} cells"
+        how = {"grid": cells, "asymmetry": f"mirror differences {cells}", "moments": "moments"}
+        how["covariance"] = "covariances"
+        read = (f"{self.encoder}: " if self.encoder else "") + (", ".join(self.modules) or self.source)
+        text = "statistics" if self.source == "statistics" else f"{read} {how[self.summary]}"
+        text += f" at {self.side} px" if self.side else ""
+        return text + (f" of channel {', '.join(str(number + 1) for number in self.channels)}" if self.channels else "")
+
+    def as_json(self) -> dict[str, Any]:
+        """The candidate as plain values."""
+        values = {**asdict(self), "channels": list(self.channels), "modules": list(self.modules)}
+        return {key: value for key, value in values.items() if key not in ("encoder", "side") or value}
+
+    def width(self, channels: int) -> int:
+        """The width of the vector of one map with so many channels.
+
+        >>> FeatureSpec("features", summary="covariance").width(3)
+        9
+        """
+        pairs = channels * (channels + 1) // 2
+        widths = {"grid": channels * self.cells**2, "asymmetry": channels * self.cells * (self.cells // 2)}
+        return (widths | {"moments": 3 * channels, "covariance": channels + pairs})[self.summary]
+
+    def vector(self, panels: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
+        """The candidate's vector (B, W) of its panels and of the maps of its modules."""
+        if self.source == "statistics":
+            return image_statistics(panels)
+        if self.source == "pixels":
+            # in double precision, so that a panel has the same vector in every batch
+            return self._summarised(panels.double()).float()
+        return torch.cat([self._summarised(maps[name].float()) for name in self.modules], dim=1)
+
+    def _summarised(self, values: Tensor) -> Tensor:
+        if self.summary in ("moments", "covariance"):
+            return (moments if self.summary == "moments" else covariance)(values)
+        return (gridded if self.summary == "grid" else asymmetry)(values, self.cells)
+
+    @classmethod
+    def of(cls, values: FeatureSpec | dict[str, Any]) -> FeatureSpec:
+        """The candidate from its plain values."""
+        if isinstance(values, FeatureSpec):
+            return values
+        return cls(**{**values, "channels": tuple(values["channels"]), "modules": tuple(values["modules"])})
+
+
+def image_statistics(panels: Tensor) -> Tensor:
+    """Intensities and texture of every channel: (B, C, H, W) → (B, 18·C).
+
+    Mean, standard deviation, nine quantiles, and at three scales the mean and deviation of the gradient's magnitude;
+    and the share of black.
+    """
+    panels = functional.adaptive_avg_pool2d(panels, STATISTICS_SIDE) if panels.shape[-1] > STATISTICS_SIDE else panels
+    flat = panels.flatten(2)
+    levels = torch.linspace(0.01, 0.99, 9, device=panels.device)
+    quantiles = torch.quantile(flat, levels, dim=2).permute(1, 2, 0).flatten(1)
+    parts = [flat.mean(2), flat.std(2, correction=0), quantiles, (flat <= 0).float().mean(2)]
+    for scale in (1, 2, 4):
+        reduced = functional.avg_pool2d(panels, scale) if scale > 1 else panels
+        across = reduced[..., 1:, 1:] - reduced[..., 1:, :-1]
+        down = reduced[..., 1:, 1:] - reduced[..., :-1, 1:]
+        gradient = (across.square() + down.square()).sqrt().flatten(2)
+        parts += [gradient.mean(2), gradient.std(2, correction=0)]
+    return torch.cat(parts, dim=1)
+
+
+class FeatureBank(nn.Module):
+    """The vectors of several candidates side by side: panels (B, C, H, W) in 0–1 → (B, width).
+
+    A missing sequence (NaN) counts as black.
+
+    Attributes:
+        encoders: the networks whose maps are read; empty if only pixels are.
+        specs: the candidates, in the order of their vectors.
+        widths: the width of each vector; measured on an empty panel if they are not stated.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[Encoder],
+        specs: Sequence[FeatureSpec],
+        channels: int,
+        side: int,
+        *,
+        widths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.specs, self.channels = tuple(specs), channels
+        self.encoders: tuple[Encoder, ...] = ()
+        self.keep_encoders(encoders)
+        if widths is None:
+            with torch.no_grad():
+                parts = self.parts(torch.zeros(1, channels, side, side))
+            widths = [vector.shape[1] for vector in parts]
+        self.widths = tuple(widths)
+
+    def keep_encoders(self, encoders: Sequence[Encoder]) -> None:
+        """Replace the encoders. Their weights are named `encoder`, `encoder2`, and so on."""
+        names = ["encoder" if number == 0 else f"encoder{number + 1}" for number in range(len(self.encoders))]
+        for name in names:
+            delattr(self, name)
+        self.encoders = tuple(encoders)
+        for number, encoder in enumerate(self.encoders):
+            self.add_module("encoder" if number == 0 else f"encoder{number + 1}", encoder.network)
+
+    @property
+    def width(self) -> int:
+        """The width of all vectors together."""
+        return sum(self.widths)
+
+    def forward(self, panels: Tensor) -> Tensor:
+        return torch.cat(self.parts(panels), dim=1)
+
+    def parts(self, panels: Tensor) -> list[Tensor]:
+        """The vector of each candidate."""
+        parts = {spec: spec.vector(chosen, maps) for spec, chosen, maps in self.read(panels)}
+        return [parts[spec] for spec in self.specs]
+
+    def read(self, panels: Tensor) -> Iterator[tuple[FeatureSpec, Tensor, dict[str, Tensor]]]:
+        """Each candidate with the channels of the panels that it reads, and the encoder's maps of them."""
+        panels = panels.nan_to_num(0.0)
+        for channels in dict.fromkeys(spec.channels for spec in self.specs):
+            chosen = panels[:, list(channels)] if channels else panels
+            specs = [spec for spec in self.specs if spec.channels == channels]
+            for name, side in dict.fromkeys((spec.encoder, spec.side) for spec in specs):
+                of_encoder = [spec for spec in specs if (spec.encoder, spec.side) == (name, side)]
+                modules = list(dict.fromkeys(module for spec in of_encoder for module in spec.modules))
+                maps = self._encoder(name).maps(modules, reduced(chosen, side)) if modules else {}
+                yield from ((spec, chosen, maps) for spec in of_encoder)
+
+    def _encoder(self, name: str) -> Encoder:
+        """The encoder of this name; the only one if candidates name none."""
+        return next(encoder for encoder in self.encoders if name in ("", encoder.name))
+
+
+def bank_of(network: Network) -> FeatureBank:
+    """The bank of a model on fixed features."""
+    bank: Any = network.body
+    return bank
+
+
+def reduced(panels: Tensor, side: int) -> Tensor:
+    """Panels (B, C, H, W) with a smaller side; as they are if `side` is 0 or not smaller."""
+    if not 0 < side < panels.shape[-1]:
+        return panels
+    return functional.interpolate(panels, size=(side, side), mode="bilinear", antialias=True)
 
 
 def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[FeatureSpec]:
@@ -183,6 +318,28 @@ def _of_features(encoder: Encoder, side: int) -> list[FeatureSpec]:
     return list(dict.fromkeys(specs))
 
 
+def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapping[str, Any]) -> Network:
+    """A linear model with random weights in its encoder and its head.
+
+    Args:
+        bank: `encoders`, the facts of the networks whose maps are read, none for pixels, or these networks themselves;
+            `channels`, those of a panel; `sequences`, how many of them are sequences and not colours; `specs`, the
+            candidates as plain values, or None for all of them; `widths`, those of the candidates' vectors, measured
+            if they are not stated.
+        options: of `NetworkOptions`: `side` and `pooling`.
+    """
+    side, channels = int(options.get("side") or 224), int(bank["channels"])
+    encoders = [facts if isinstance(facts, Encoder) else build_encoder(facts, side) for facts in bank["encoders"]]
+    stated = [FeatureSpec.of(values) for values in bank["specs"] or ()]
+    specs = stated or candidates(encoders, int(bank.get("sequences", 0)), side)
+    features = FeatureBank(encoders, specs, channels, side, widths=bank.get("widths"))
+    body = Body(features, features.width, UNSCALED)
+    network = Network(name, body, outputs, NetworkOptions(side=side, pooling=options.get("pooling") or ""))
+    # large weights of nearly equal features cancel, so that single precision would depend on the batch
+    network.head.double()
+    return network
+
+
 def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
     """Reduce the network to some of its candidates, with a new head; return the kept columns of its features.
 
@@ -201,11 +358,161 @@ def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
     return columns
 
 
-def bank_facts(network: Network) -> dict[str, Any]:
+def bank_facts(network: Network) -> Facts:
     """The features of a linear model as plain values, with which `build_linear` builds it again."""
     bank: Any = network.body
     return {
         "encoders": [encoder.facts for encoder in bank.encoders],
         "channels": bank.channels,
         "specs": [spec.as_json() for spec in bank.specs],
+        "widths": list(bank.widths),
     }
+
+
+def random_frequencies(inputs: int, count: int, seed: int) -> NDArray[np.float64]:
+    """(inputs, count) frequencies, orthogonal in groups of `inputs`, each with a length as that of a Gaussian vector.
+
+    >>> random_frequencies(3, 7, 0).shape
+    (3, 7)
+    """
+    rng = np.random.default_rng(seed)
+    groups = []
+    for _ in range(-(-count // inputs)):
+        directions, _ = np.linalg.qr(rng.normal(size=(inputs, inputs)))
+        groups.append(directions * np.sqrt(rng.chisquare(inputs, size=inputs)))
+    return np.asarray(np.concatenate(groups, axis=1)[:, :count] * np.sqrt(2 * GAMMA))
+
+
+class RadialBlock(nn.Module):
+    """Random Fourier features of standardised directions of one block: (B, W) → (B, 2·F)."""
+
+    centre: Tensor
+    back: Tensor
+    frequencies: Tensor
+
+    def __init__(self, width: int, directions: int, frequencies: int) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("back", torch.zeros(directions, width))
+        self.register_buffer("frequencies", torch.zeros(directions, frequencies))
+
+    def fill(self, centre: NDArray[np.float64], back: NDArray[np.float64], seed: int) -> None:
+        """Set the centre (W,) and the directions (R, W) of the training rows, and draw the frequencies."""
+        self.centre.copy_(torch.from_numpy(centre))
+        self.back.copy_(torch.from_numpy(back))
+        self.frequencies.copy_(
+            torch.from_numpy(random_frequencies(len(self.frequencies), self.frequencies.shape[1], seed))
+        )
+
+    def angles(self, values: Tensor) -> Tensor:
+        """(B, W) → (B, F)."""
+        return (values - self.centre) @ self.back.T @ self.frequencies
+
+    def forward(self, values: Tensor) -> Tensor:
+        angles = self.angles(values)
+        return torch.cat([angles.cos(), angles.sin()], dim=1) / self.frequencies.shape[1] ** 0.5
+
+
+class RadialHead(nn.Module):
+    """A linear layer on the Fourier features of blocks side by side: (B, sum of widths) → (B, outputs)."""
+
+    def __init__(self, widths: Sequence[int], directions: Sequence[int], frequencies: int, outputs: int) -> None:
+        super().__init__()
+        self.widths = list(widths)
+        self.blocks = nn.ModuleList(
+            RadialBlock(width, count, frequencies) for width, count in zip(widths, directions, strict=True)
+        )
+        self.linear = nn.Linear(2 * frequencies * len(self.widths), outputs)
+
+    def forward(self, values: Tensor) -> Tensor:
+        by_block = zip(self.blocks, values.split(self.widths, dim=1), strict=True)
+        return self.linear(torch.cat([block(features) for block, features in by_block], dim=1))
+
+    @property
+    def facts(self) -> Facts:
+        """The arguments of `RadialHead` besides the widths and the outputs, as JSON."""
+        blocks: Any = self.blocks
+        return {
+            "directions": [int(block.back.shape[0]) for block in blocks],
+            "frequencies": int(blocks[0].frequencies.shape[1]),
+        }
+
+    def mean_slopes(self, toward: Tensor, values: Tensor, centre: Tensor) -> Tensor:
+        """(B, W) the mean slopes of the outputs, weighted by `toward` (B, O), on the line from `centre` to `values`.
+
+        Their product with `values − centre` is exactly the difference of the weighted outputs: along the line every
+        angle changes evenly, so the mean slope of its cosine is the difference quotient.
+        """
+        slopes, start = [], 0
+        blocks: Any = self.blocks
+        for block, features, of_centre in zip(
+            blocks, values.split(self.widths, dim=1), centre.split(self.widths), strict=True
+        ):
+            count = block.frequencies.shape[1]
+            weight = self.linear.weight[:, start : start + 2 * count].double() / count**0.5
+            last = (features - block.centre).double() @ block.back.T.double() @ block.frequencies.double()
+            first = (of_centre - block.centre).double() @ block.back.T.double() @ block.frequencies.double()
+            step, middle = (last - first) / 2, (last + first) / 2
+            # the difference quotients of cosine and sine: −sin(middle)·sinc and cos(middle)·sinc
+            damping = torch.sinc(step / torch.pi)
+            by_angle = toward @ weight[:, :count] * -middle.sin() * damping
+            by_angle = by_angle + toward @ weight[:, count:] * middle.cos() * damping
+            slopes.append(by_angle @ block.frequencies.T.double() @ block.back.double())
+            start += 2 * count
+        return torch.cat(slopes, dim=1)
+
+
+class LinearBuilder:
+    """Linear models on a bank of fixed features; see `casewise.models.build_model.Builder`."""
+
+    def facts(self, study: Study, model: str) -> Facts:
+        """The encoder, the channels and the size of what is read; all candidates."""
+        options = modality_of(study).network_options(study, model)
+        bank = {
+            "encoders": [encoder_facts(name, study.weights_dir) for name in learner_named(model).encoders(study)],
+            "channels": options.get("sequences", 3),
+            "sequences": options.get("sequences", 0),
+            "specs": None,
+        }
+        return {
+            "name": model,
+            "outputs": width_of(outputs_of(study)),
+            "side": study.images.size,
+            "pooling": "maps" if study.panels.pooling == "maps" else "",
+            "bank": bank,
+        }
+
+    def scaled(self, facts: Facts, network: Network) -> Facts:
+        """The facts with the candidates that the fitted model uses."""
+        return facts | {"bank": bank_facts(network)}
+
+    def build(self, facts: Facts) -> Network:
+        """A linear model with random weights in its encoder and its head."""
+        return build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
+
+    def backbone(self, facts: Facts) -> str:
+        """Linear models have none, and any name will do."""
+        return "cnn"
+
+    def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
+        """Fill the encoders with their pretrained weights, which no subject of a study influenced."""
+        bank: Any = network.body
+        return load_encoders(bank, study.weights_dir) or "none: a linear model on pixels", []
+
+
+class RadialBuilder(LinearBuilder):
+    """Models with a radial kernel on a bank of fixed features; see `casewise.models.build_model.Builder`."""
+
+    def scaled(self, facts: Facts, network: Network) -> Facts:
+        """The facts with the candidates that the fitted model uses, and the size of its head."""
+        head: Any = network.head[-1]
+        return {**super().scaled(facts, network), "radial": head.facts}
+
+    def build(self, facts: Facts) -> Network:
+        """A model with random weights in its encoder and its head; before it is fitted, its head is linear."""
+        network = super().build(facts)
+        if radial := facts.get("radial"):
+            bank: Any = network.body
+            head = RadialHead(bank.widths, radial["directions"], radial["frequencies"], facts["outputs"])
+            network.head[-1] = head.double()
+        return network

@@ -222,7 +222,7 @@ def register_network_kind(name: str, kind: NetworkKind) -> None:
 
 
 def outputs_of(study: Study) -> tuple[Output, ...]:
-    """What the networks of a study predict, in order."""
+    """The targets of the networks of a study, in order."""
     return tuple(
         Output(name, study.kind_of(name), len(study.classes_of(name)), name == study.primary_outcome)
         for name in study.outputs

@@ -1,25 +1,27 @@
-"""What several trained networks have in common: their modules, frozen encoders and first layers."""
+"""Parts that several trained networks share: modules, frozen encoders, features and first layers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from casewise.errors import TrainingError
+from casewise.modalities.dataset import FeatureData
+from casewise.models.backbones import Body, Network, NetworkOptions
 from casewise.models.build_model import network_from
 from casewise.models.encoders import Encoder, build_encoder
-from casewise.models.feature_bank import FeatureSpec
-from casewise.models.frozen_split import Segment, split_modules
-from casewise.models.linear import encoders_in
+from casewise.models.forward import compute_features
+from casewise.models.freezing import Segment, split_modules
+from casewise.models.linear import UNSCALED, FeatureBank, FeatureSpec, bank_of
 
 if TYPE_CHECKING:
-    from casewise.models.backbones import Network
+    from casewise.modalities.base import PanelDataset
 
 
 class SharedParts:
@@ -32,7 +34,6 @@ class SharedParts:
     def __init__(self) -> None:
         self._built: dict[str, Network] = {}
         self._encoders: list[tuple[str, Encoder]] = []
-        self._widths: dict[tuple[Any, ...], int] = {}
 
     def network(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], *, own: bool = True) -> Network:
         """A network of these facts, whose weights are still to be loaded except those of frozen encoders.
@@ -51,20 +52,11 @@ class SharedParts:
     def _on_features(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
         side = int(facts.get("side") or 224)
         encoders = []
-        for number, encoder_facts in enumerate(encoders_in(facts["bank"])):
+        for number, encoder_facts in enumerate(facts["bank"]["encoders"]):
             prefix = f"body.encoder{number + 1 if number else ''}."
             weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             encoders.append(self._encoder(encoder_facts, side, weights))
-        bank = {**facts["bank"], "encoders": encoders}
-        keys = [
-            (tuple(map(id, encoders)), bank["channels"], side, FeatureSpec.of(spec)) for spec in bank["specs"] or ()
-        ]
-        if keys and all(key in self._widths for key in keys):
-            bank["widths"] = [self._widths[key] for key in keys]
-        network = network_from({**facts, "bank": bank})
-        body: Any = network.body
-        self._widths |= dict(zip(keys, body.widths, strict=False))
-        return network
+        return network_from({**facts, "bank": {**facts["bank"], "encoders": encoders}})
 
     def _encoder(self, facts: Mapping[str, Any], side: int, weights: Mapping[str, Tensor]) -> Encoder:
         """An encoder with these weights, one that was built before if there is one."""
@@ -94,7 +86,7 @@ class SharedStart:
 
     @classmethod
     def of(cls, networks: Sequence[Network]) -> SharedStart | None:
-        """What networks of equal facts have in common; None if it is nothing, or they cannot be split."""
+        """The equal first layers of networks of equal facts; None if there are none, or they cannot be split."""
         first = networks[0]
         if len(networks) < 2 or first.read_map or first.fusion is not None:
             return None
@@ -120,3 +112,82 @@ def _equal_modules(module: nn.Module, other: nn.Module) -> bool:
     own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
     others = dict(other.named_parameters(recurse=False)) | dict(other.named_buffers(recurse=False))
     return all(name == "num_batches_tracked" or torch.equal(value, others[name]) for name, value in own.items())
+
+
+class JointFeatures:
+    """The features of one dataset for models whose encoders are the same objects (see `SharedParts`).
+
+    Args:
+        networks: models on fixed features.
+        data: the panels that all of them read.
+    """
+
+    def __init__(self, networks: Sequence[Network], data: PanelDataset) -> None:
+        self._data = data
+        self._groups = groups_of(networks)
+        self._computed: dict[int, torch.Tensor] = {}
+
+    def of(self, network: Network) -> FeatureData:
+        """The features of one of the networks; those of all networks that share its encoders are computed at once."""
+        bank = bank_of(network)
+        number = next(n for n, group in enumerate(self._groups) if any(other is network for other in group.networks))
+        group = self._groups[number]
+        if number not in self._computed:
+            self._computed[number] = compute_features(group.joint(), self._data)
+        columns = torch.cat([group.columns(spec) for spec in named(bank)])
+        return FeatureData(self._computed[number][:, columns], self._data.truth, self._data.names)
+
+
+class Group:
+    """Networks of which one bank can compute all features: no two encoders have one name, sizes are equal."""
+
+    def __init__(self, network: Network) -> None:
+        bank = bank_of(network)
+        self.networks = [network]
+        self.options = NetworkOptions(side=network.side, pooling=network.pooling.name if network.pooling else "")
+        self.channels = bank.channels
+        self.encoders: dict[str, Encoder] = {encoder.name: encoder for encoder in bank.encoders}
+        self.widths = dict(zip(named(bank), bank.widths, strict=True))
+
+    def add(self, other: Group) -> bool:
+        """Whether the networks of another group could be added to this one."""
+        alike = (self.options, self.channels) == (other.options, other.channels)
+        if not alike or any(
+            encoder.network is not self.encoders.get(name, encoder).network for name, encoder in other.encoders.items()
+        ):
+            return False
+        self.networks += other.networks
+        self.encoders |= other.encoders
+        self.widths |= other.widths
+        return True
+
+    def columns(self, spec: FeatureSpec) -> torch.Tensor:
+        """The columns of the joint features that hold the vector of a candidate."""
+        specs = list(self.widths)
+        start = sum(self.widths[before] for before in specs[: specs.index(spec)])
+        return torch.arange(start, start + self.widths[spec])
+
+    def joint(self) -> Network:
+        """A network whose features are the vectors of all candidates side by side."""
+        side = self.options.side or 224
+        bank = FeatureBank(
+            list(self.encoders.values()), list(self.widths), self.channels, side, widths=list(self.widths.values())
+        )
+        network = Network("joint features", Body(bank, bank.width, UNSCALED), 1, self.options)
+        return network.to(next(self.networks[0].head.parameters()).device)
+
+
+def groups_of(networks: Iterable[Network]) -> list[Group]:
+    """The networks in as few groups as possible, each of which computes its features in one pass."""
+    groups: list[Group] = []
+    for network in networks:
+        single = Group(network)
+        if not any(group.add(single) for group in groups):
+            groups.append(single)
+    return groups
+
+
+def named(bank: FeatureBank) -> list[FeatureSpec]:
+    """The candidates of a bank, each with the name of its encoder also where the bank has only one."""
+    only = bank.encoders[0].name if bank.encoders else ""
+    return [replace(spec, encoder=spec.encoder or only) if spec.modules else spec for spec in bank.specs]

@@ -85,7 +85,7 @@ def current_audit(
     inputs_hash = _inputs_hash(study, cohort, store, splits, " ".join(present) if present else "")
     embed = None
     if present and not (earlier and earlier.facts.get("inputs_hash") == inputs_hash):
-        from casewise.models.embeddings import embedder
+        from casewise.models.encoders import embedder
 
         embed = embedder(study, store)  # it passes over weights that do not fit
         origin = f"{embed.origin} {embed.weights_sha256}" if embed else ""

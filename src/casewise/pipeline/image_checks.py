@@ -55,7 +55,7 @@ def counterfactuals(
     Raises:
         ImageError: an image cannot be read.
     """
-    from casewise.jobs.counterfactuals import chosen_panels, predict_altered
+    from casewise.jobs.external import chosen_panels, predict_altered
     from casewise.jobs.fingerprint import table_hash
     from casewise.jobs.plan import expand
 

@@ -72,7 +72,7 @@ def report(
 
 def _grids(prepared: PreparedCohort, folder: RunFolder) -> Callable[[str], list[tuple[str, np.ndarray]]]:
     """A function from a case to its central panels as networks of its fold (test cases: the first fold) see them."""
-    from casewise.jobs.fit_subjects import fitted_rows
+    from casewise.jobs.plan import fitted_rows
 
     study, panels = prepared.study, prepared.cohort.panels
     modality, splits = modality_of(study), read_splits(folder.splits)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from casewise.console import Show
-    from casewise.jobs.backends.base import Failure
+    from casewise.jobs.backends import Failure
     from casewise.jobs.plan import Job, JobInputs
     from casewise.report.tables import MetricFormat
     from casewise.run_folder import JobFolder, RunFolder
@@ -64,7 +64,7 @@ def train(
         CasewiseError: a network cannot be trained, or the folder contains networks of another study.
     """
     from casewise.jobs.execution import run_jobs
-    from casewise.jobs.plan import final_jobs, remove_feature_files
+    from casewise.jobs.plan import final_jobs
 
     planned = _planned(study, cohort, store, splits, folder, show)
     jobs, inputs, external = planned.jobs, planned.inputs, planned.external
@@ -96,7 +96,6 @@ def train(
     if spent is not None and study.recipe.auto and networks:
         show.line("budget", budget_text(spent_budget(study, folder.recipe_plan.read(), spent)))
     record_trained(study, folder, show)
-    remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]
     if external:
@@ -410,9 +409,8 @@ def weights(study: Study, folder: RunFolder, show: Show) -> None:
     networks, encoders = missing_weights(study)
     if folder.has_networks() or not networks + encoders:
         return
-    from casewise.models.downloads import download_of
     from casewise.models.encoders import download_encoder
-    from casewise.models.weights import WAYS, download_weights
+    from casewise.models.weights import WAYS, download_of, download_weights
 
     names = list(dict.fromkeys([*networks, *encoders]))
     show.line("weights", f"{names_text(names, 5)}: not on this computer, downloading")

@@ -18,7 +18,7 @@ ALL29 = [
 ]
 # all backbones of torchvision: the 29, and those of another preset
 TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
-# networks of casewise, without published weights (`casewise.models.plain_cnn`)
+# networks of casewise, without published weights (`casewise.models.layers`)
 UNTRAINED = ["cnn", "unet_encoder"]
 # a repository of timm's hub, perhaps with a revision
 _HUB = re.compile(r"^hf-hub:[\w.-]+/[\w.-]+(?:@[\w.-]+)?$")

@@ -21,7 +21,7 @@ def check_study(study: Study) -> None:
         ValueError: two sections contradict each other; the message begins with the key.
     """
     checks = (check_names, check_image_split, check_offline_copies, check_modality, check_learners)
-    for check in (*checks, check_nested_cv, check_prune, check_final, check_kinds):
+    for check in (*checks, check_nested_cv, check_final, check_kinds):
         check(study)
 
 
@@ -142,20 +142,6 @@ def check_modality(study: Study) -> None:
         raise ValueError(f"backbones: {cut(with_fusion)}: a fusion after @ needs `volumes`, which this study lacks")
     if study.panels.quarter_turns:
         raise ValueError("panels.quarter_turns: only panels of slices are rotated so, and the study has no `volumes`")
-
-
-def check_prune(study: Study) -> None:
-    """Only candidates that inner folds compare can be stopped early."""
-    if study.prune == "none":
-        return
-    if not study.nested_cv or len(study.nested_cv.lr) < 2:
-        why = "nested_cv lists fewer than two learning rates" if study.nested_cv else "the study has no nested_cv"
-        raise ValueError(
-            f"prune: there is nothing to prune: candidates are compared in inner folds, and {why}. Write candidates, "
-            "such as `nested_cv: {lr: [0.01, 0.001]}`, or leave out prune"
-        )
-    if study.recipe.epochs < 2:
-        raise ValueError("prune: there is nothing to prune: recipe.epochs is 1, so that no training can stop earlier")
 
 
 def check_nested_cv(study: Study) -> None:

@@ -146,9 +146,6 @@ class Study(StudyModel):
     nested_cv: NestedCV | None = None
     """[Nested cross-validation](explanation-nested.md): inner folds of each fold's training subjects choose the
     settings of this section. Default: none."""
-    prune: Literal["none", "asha"] = "none"
-    """`asha`: stop candidate learning rates of `nested_cv` [early](explanation-nested.md#stop-candidates-early) whose
-    inner losses are high. `none`: train each of them on all inner folds to the end."""
     test_time_augmentation: bool = False
     """Average each prediction with that of the mirrored panel."""
     stack: list[Stacker] = []

@@ -1,12 +1,12 @@
-"""What a training costs: its time, summed over interruptions, and its memory, in MB of 2^20 bytes."""
+"""The cost of a training: its time, summed over interruptions, and its memory, in MB of 2^20 bytes."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 import sys
-import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -16,8 +16,6 @@ from casewise.files import write_json
 from casewise.run_folder import JsonFile, TrainingFolder
 
 MB = 2**20
-# Seconds between two readings where the system's own peak cannot be reset.
-INTERVAL = 0.05
 # A limit above this many bytes is none: cgroups write a number near 2^63 then.
 NO_LIMIT = 2**60
 
@@ -58,8 +56,8 @@ def give_memory_back() -> None:
 class PeakMemory:
     """The largest resident memory of this process since the start of the block.
 
-    The kernel keeps the peak, which is set back at the start (Linux). Where this is not allowed, the memory is read
-    every twentieth of a second, which misses shorter peaks.
+    The kernel keeps the peak, which is set back at the start (Linux). Where this is not allowed, it is that since the
+    start of the process.
 
     >>> with PeakMemory() as memory:
     ...     _ = bytes(2**20)
@@ -69,38 +67,25 @@ class PeakMemory:
 
     def __init__(self, process: Path = Path("/proc/self")) -> None:
         self._process = process
-        self._over = threading.Event()
-        self._sampled = 0.0
-        self._sampler: threading.Thread | None = None
+        self._resettable = False
 
     def __enter__(self) -> Self:
-        try:
+        with suppress(OSError):
             (self._process / "clear_refs").write_text("5")
-            self._kept = "VmHWM" in status_mb(self._process)
-        except OSError:
-            self._kept = False
-        if not self._kept:
-            self._sampled = resident_mb()
-            self._sampler = threading.Thread(target=self._sample, daemon=True)
-            self._sampler.start()
+            self._resettable = "VmHWM" in status_mb(self._process)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._over.set()
-        if self._sampler:
-            self._sampler.join()
-
-    def _sample(self) -> None:
-        while not self._over.wait(INTERVAL):
-            self._sampled = max(self._sampled, resident_mb())
+        """The peak so far can still be read."""
 
     @property
     def peak_mb(self) -> float:
         """The peak so far, with the pages of files that other processes may share."""
-        if self._kept:
+        if self._resettable:
             return status_mb(self._process)["VmHWM"]
-        self._sampled = max(self._sampled, resident_mb())
-        return self._sampled
+        import resource  # not on every system
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MB
 
     @property
     def own_mb(self) -> float:
@@ -151,7 +136,7 @@ def available_mb(root: Path = Path("/")) -> float:
 
 
 def _left_by_cgroups(root: Path) -> list[float]:
-    """What the memory limits of this process's cgroup and of those above it leave, for both versions of cgroups."""
+    """The memory that the limits of this process's cgroup and of those above it leave, for both versions of cgroups."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from casewise.cohort.table import names_text
 from casewise.errors import SplitError, TrainingError
@@ -25,15 +27,11 @@ from casewise.study.schema import Recipe
 from casewise.training.checkpoint import load_state, save_state
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import give_memory_back
-from casewise.training.feature_cache import MEMORY, UpperLayers
-from casewise.training.feature_sharing import SharedFeatures
+from casewise.training.frozen_features import MEMORY, SharedFeatures, UpperLayers
 from casewise.training.losses import Scaling, balanced, class_weights, loss_of
-from casewise.training.micro_batches import forward_in_parts
 from casewise.training.rates import cosine_share, optimizer_of, parameter_groups
 
 Tell = Callable[[int, float], None]
-# The version of the loop: a state that another one saved is not continued.
-LOOP = "loop 2"
 CASES_SHOWN = 5
 # Steps of an epoch from which memory is given back before its evaluation.
 STEPS_TO_TRIM = 10
@@ -54,7 +52,7 @@ class TrainingContext:
         tell: called after each epoch with the number of epochs done and the training loss.
         frozen_once: compute the output of frozen layers once instead of at every step.
         until: the epoch of the recipe after which training ends; the schedule is that of all epochs.
-        memory: the bytes for values that are computed once (`casewise.training.feature_cache.Buffer`).
+        memory: the bytes for values that are computed once (`casewise.training.frozen_features.Buffer`).
         shared: the panels of the study, whose features in frozen networks are shared between folds and runs.
     """
 
@@ -226,9 +224,8 @@ class Training:
         return not math.isfinite(last["stop_loss"]) or last["epoch"] - self.best_epoch >= patience
 
     def state(self) -> dict[str, Any]:
-        """What a training needs to continue from the end of this epoch."""
+        """The state from which training continues after this epoch."""
         return {
-            "loop": LOOP,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state_dict(),
@@ -238,9 +235,7 @@ class Training:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from a state; that of another loop is ignored."""
-        if state.get("loop") != LOOP:
-            return
+        """Continue from a state."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.plateau.load_state_dict(state["plateau"])
@@ -352,3 +347,48 @@ def standardise(network: Network, truth: Tensor, outputs: Sequence[Output]) -> N
             network.target_mean[start] = float(centre[column])
             network.target_std[start] = float(scale[column])
         start += output.width
+
+
+def forward_in_parts(network: nn.Module, panels: Tensor, parts: int) -> Tensor:
+    """The outputs (B, W) of a batch of panels (B, ...), computed in `parts` of nearly equal size.
+
+    A part is computed a second time when its gradients are needed, so that memory holds the intermediate values of one
+    part at a time. The loss is that of the whole batch, so gradients are equal to those without parts up to rounding,
+    except in networks with batch norm in training mode, which normalises each part by itself, and for the draws of
+    dropout.
+
+    >>> network = nn.Linear(3, 2)
+    >>> forward_in_parts(network, torch.ones(5, 3), 2).shape
+    torch.Size([5, 2])
+    """
+    # A part of one panel has no statistics for a batch norm.
+    parts = max(1, min(parts, len(panels) // 2))
+    if parts == 1:
+        outputs: Tensor = network(panels)
+        return outputs
+    by_part = [
+        checkpoint(
+            network,
+            some_panels,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _running_statistics_kept(network)),
+        )
+        for some_panels in panels.tensor_split(parts)
+    ]
+    return torch.cat(by_part)
+
+
+@contextmanager
+def _running_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """The second computation of a part must not count a second time in the running statistics of batch norms."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
+    before = [(module, module.momentum, module.num_batches_tracked) for module in norms]
+    for module in norms:
+        module.momentum = 0.0
+        if module.num_batches_tracked is not None:
+            module.num_batches_tracked = module.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for module, momentum, count in before:
+            module.momentum, module.num_batches_tracked = momentum, count

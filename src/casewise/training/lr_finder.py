@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from casewise.modalities.dataset import Batches
     from casewise.models.backbones import Network
     from casewise.study.schema import Recipe
-    from casewise.training.feature_cache import UpperLayers
+    from casewise.training.frozen_features import UpperLayers
     from casewise.training.loop import TrainingContext
 
 DIVERGED = 4.0

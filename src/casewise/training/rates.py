@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.study.schema import Recipe
 
+# A group of parameters as the optimisers of torch take it.
+Group: TypeAlias = dict[str, Any]
 EMBEDDING = "embedding"
 # the modules before the blocks of a transformer of timm
 INPUT = ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "norm_pre", "rel_pos_bias")
@@ -48,7 +50,7 @@ def unfreeze(network: Network, groups: int, count: int) -> None:
         network.missing_token.requires_grad_(groups > 0)
 
 
-def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
+def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[Group]:
     """The optimiser's groups: one for the body, or several if rates differ by layer, then one for the head.
 
     With `discriminative` d the last group of layers has the stated rate, and each group below it 1/d of the next one's;
@@ -63,7 +65,7 @@ def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, 
     if recipe.discriminative == 1:
         return [{"params": body, "lr": lr}, head]
     groups = layer_groups(network, recipe.gradual_unfreezing.groups)
-    body_groups: list[dict[str, Any]] = []
+    body_groups: list[Group] = []
     grouped: set[int] = set()
     for position, group in enumerate(groups):
         group_parameters = [
@@ -81,7 +83,7 @@ def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, 
     return [*body_groups, head]
 
 
-def optimizer_of(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+def optimizer_of(groups: list[Group], recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser of these groups."""
     decay = recipe.weight_decay
     if recipe.optimizer == "sgd":
@@ -115,7 +117,7 @@ def warmed_cosine(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (min(step, total) - warmup) / (total - warmup)))
 
 
-def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1.0) -> list[dict[str, Any]]:
+def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1.0) -> list[Group]:
     """The optimiser's groups from the input on, each with its `params` (only trained ones), `lr` and `name`.
 
     The head and the replacement of missing sequences have `lr` (the head times `head_lr`). Every step towards the

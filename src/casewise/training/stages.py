@@ -19,26 +19,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from casewise.errors import TrainingError
-from casewise.modalities.dataset import Batches, FeatureData, PanelData, PanelDataset
-from casewise.models.freezing import freeze, parameter_counts
-from casewise.models.frozen_split import split_at
+from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import Batches, FeatureData, PanelData
+from casewise.models.freezing import freeze, parameter_counts, split_at
 from casewise.run_folder import TrainingFolder
 from casewise.run_folder.job_folder import Stage as StageFiles
 from casewise.study.model import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
-from casewise.training.feature_cache import (
-    Buffer,
-    FeatureNetwork,
-    FixedData,
-    UpperLayers,
-    activations,
-    features,
-    fixed,
-)
-from casewise.training.linear_probe import probe
+from casewise.training.frozen_features import Buffer, FixedData, UpperLayers, activations, features, fixed
+from casewise.training.linear_models import CandidateLosses, probe
 from casewise.training.loop import TrainingContext, fit
-from casewise.training.lr_finder import find_rate
+from casewise.training.lr_finder import RateSearch, find_rate
 from casewise.training.rates import layer_groups, unfreeze
 
 if TYPE_CHECKING:
@@ -62,10 +54,10 @@ class Learned:
     history: list[dict[str, float]]
     best_epoch: int
     best_loss: float
-    finder: dict[str, Any] | None = None
+    finder: RateSearch | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     phases: list[dict[str, Any]] = field(default_factory=list)
-    candidates: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[CandidateLosses] = field(default_factory=list)
 
 
 def learn(
@@ -95,7 +87,7 @@ def learn(
         probe(network, train, subjects, context.outputs, batch=recipe.batch_size, cached_features=cached_features)
     if recipe.lr == "find":
         search = search or _search_rate(network, train, recipe, context, context.files.rate_search)
-        recipe = recipe.model_copy(update={"lr": search["chosen"]})
+        recipe = recipe.model_copy(update={"lr": search.chosen})
     if recipe.phases:
         try:
             return _in_phases(network, recipe, train, stop, context)
@@ -113,25 +105,27 @@ def learn(
 
 def _search_rate(
     network: Learner, train: Batches, recipe: Recipe, context: TrainingContext, file: JsonFile
-) -> dict[str, Any]:
+) -> RateSearch:
     """The curve of the learning-rate search, from its file if an interrupted job has written it."""
-    values = file.read_or_none()
-    if values is None:
+    if (values := file.read_or_none()) is None:
         try:
             search = find_rate(network, recipe, train, context)
         except TrainingError as error:
             raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
-        file.write(asdict(search))
-        values = file.read()
-    return values
+        file.write(values := asdict(search))
+    return RateSearch(**values)
 
 
-def _finished_or_trained(network: Network, files: StageFiles, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The record of a stage, after which the network has its weights: read from its files, or trained and written."""
-    if files.finished():
-        network.load_state_dict(load_file(files.weights.path))
-        return files.record.read()
-    record = train()
+def _finished(network: Network, files: StageFiles) -> dict[str, Any] | None:
+    """The record of a finished stage, after which the network has its weights; None if the stage is not finished."""
+    if not files.finished():
+        return None
+    network.load_state_dict(load_file(files.weights.path))
+    return files.record.read()
+
+
+def _written(network: Network, files: StageFiles, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a stage that was just trained, which is written with its weights."""
     write_tensors(files.weights, network.state_dict(), {"format": "pt"})
     files.record.write(record)
     files.folder.state.before.remove()
@@ -143,8 +137,7 @@ def _in_phases(
 ) -> Learned:
     """Train phase after phase; with early stopping the best epoch of all phases is kept, else the last one."""
     copies, buffer = train.settings.offline_copies, Buffer(context.memory)
-    copies_path, copies_seed = context.files.copies, context.seed
-    fixed_panels: list[FixedData] = []
+    fixed_panels: FixedData | None = None
     history: list[dict[str, float]] = []
     records: list[dict[str, Any]] = []
     best, best_epoch, best_weights = math.inf, 0, dict[str, Tensor]()
@@ -152,17 +145,15 @@ def _in_phases(
         files = context.files.stage(number)
         seed = mixed_seed(context.seed, "phase", number) if number else context.seed
         phase_context = replace(context.after(len(history)), seed=seed)
-
-        def trained(
-            phase: Phase = phase, files: StageFiles = files, context: TrainingContext = phase_context
-        ) -> dict[str, Any]:
-            if copies and not fixed_panels and train.copyable:
-                panels, path = cast(PanelData, train), copies_path
-                fixed_panels.append(fixed(panels, copies, seed=copies_seed, path=path, buffer=buffer))
-            shown = (fixed_panels[0] if fixed_panels else train).with_variations(phase.variations)
-            return _phase(network, recipe, phase, shown, stop, replace(context, memory=buffer.left), files.folder)
-
-        record = _finished_or_trained(network, files, trained)
+        record = _finished(network, files)
+        if record is None:
+            if copies and fixed_panels is None and train.copyable:
+                panels = cast(PanelData, train)
+                fixed_panels = fixed(panels, copies, seed=context.seed, path=context.files.copies, buffer=buffer)
+            shown = (train if fixed_panels is None else fixed_panels).with_variations(phase.variations)
+            phase_context = replace(phase_context, memory=buffer.left)
+            record = _phase(network, recipe, phase, shown, stop, phase_context, files.folder)
+            record = _written(network, files, record)
         files.folder.remove_caches()
         if record["best_loss"] < best:
             best, best_epoch = record["best_loss"], len(history) + record["best_epoch"]
@@ -239,29 +230,31 @@ def _shortened(
         if applies:
             return *plain, f"frozen layers computed at every step{reason}"
     try:
-        frozen, rest = (FeatureNetwork(network), None) if whole else split_at(network, phase.freeze)
+        frozen, rest = (network, None) if whole else split_at(network, phase.freeze)
     except TrainingError as error:
         return *plain, f"frozen layers computed at every step: {error}"
     form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
     network.to(memory_format=form)  # type: ignore[call-overload]
     bf16, buffer = context.choice.precision == "bf16", Buffer(context.memory)
+    layers: Callable[[Tensor], Tensor] = network.features if whole else frozen
 
     def computed(data: FixedData | PanelDataset, path: Path) -> FixedData:
-        return activations(frozen, data, bf16=bf16, form=form, path=path, buffer=buffer)
+        return activations(frozen, data, layers=layers, bf16=bf16, form=form, path=path, buffer=buffer)
 
     def shared(data: FixedData | PanelDataset, path: Path) -> FixedData:
         # maps are large, and panels of several views have several rows
-        if context.shared is None or not whole or isinstance(data, FixedData):
+        if context.shared is None or not whole or isinstance(data, FixedData) or data.bags:
             return computed(data, path)
         if len(data.views()[0]) != len(data):
             return computed(data, path)
         how = {"activations": context.choice.precision, "form": str(form)}
 
         def of_block(panels: PanelDataset) -> Tensor:
-            return activations(frozen, panels, bf16=bf16, form=form, path=path, buffer=Buffer(LARGE)).values
+            blocks = Buffer(LARGE)
+            return activations(frozen, panels, layers=layers, bf16=bf16, form=form, path=path, buffer=blocks).values
 
         values = context.shared.of(data, network, of_block, how, empty=partial(buffer.empty, path=path))
-        return FixedData(values, data.truth, data.names, data.views()[1], data.bag if data.bags else 1)
+        return FixedData(values, data.truth, data.names, data.views()[1])
 
     once, watched = (shared(data, path) for path, data in zip(folder.activations, (train, stop), strict=True))
     return UpperLayers(network, rest), once, watched, "output of the frozen layers computed once per panel"
@@ -273,7 +266,7 @@ def _gradually(
     panels: tuple[PanelDataset, PanelDataset],
     heads: tuple[FeatureData, FeatureData],
     context: TrainingContext,
-    search: dict[str, Any] | None,
+    search: RateSearch | None,
 ) -> Learned:
     """Unfreeze one more group of layers as long as the stopping loss falls; the last improvement is kept."""
     settings = recipe.gradual_unfreezing
@@ -288,25 +281,17 @@ def _gradually(
             # a stage that does not help is undone.
             with suppress(TrainingError):
                 search = _search_rate(network, panels[0], recipe, context, context.files.body_rate_search)
-                stage_recipe = stage_recipe.model_copy(update={"lr": search["chosen"]})
+                stage_recipe = stage_recipe.model_copy(update={"lr": search.chosen})
         files = context.files.stage(unfrozen)
         before = {k: v.detach().clone() for k, v in network.state_dict().items()}
         seed = mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed
         stage_context = replace(context.after(len(history)), folder=files.folder.path, seed=seed)
         learner, data = (network, panels) if unfrozen else (UpperLayers(network), heads)
-
-        def trained(
-            learner: Learner = learner,
-            recipe: Recipe = stage_recipe,
-            data: Sequence[Batches] = data,
-            context: TrainingContext = stage_context,
-            unfrozen: int = unfrozen,
-        ) -> dict[str, Any]:
-            fitted = fit(learner, recipe, data[0], data[1], context)
+        stage = _finished(network, files)
+        if stage is None:
+            fitted = fit(learner, stage_recipe, data[0], data[1], stage_context)
             of_stage = {name: getattr(fitted, name) for name in ("best_loss", "best_epoch", "history")}
-            return {"unfrozen": unfrozen, **of_stage}
-
-        stage = _finished_or_trained(network, files, trained)
+            stage = _written(network, files, {"unfrozen": unfrozen, **of_stage})
         improved = stage["best_loss"] < best
         stages.append({**{k: stage[k] for k in ("unfrozen", "best_loss")}, "kept": improved})
         if improved:

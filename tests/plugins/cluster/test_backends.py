@@ -17,8 +17,7 @@ import pytest
 
 import casewise
 from casewise.errors import CasewiseError, RunError
-from casewise.jobs.backends.local import LocalBackend
-from casewise.jobs.backends.registry import BACKENDS, backend_named, chosen_backend, executing_on
+from casewise.jobs.backends import BACKENDS, LocalBackend, backend_named, chosen_backend, executing_on
 from casewise.jobs.plan import Job
 from casewise.plugins.cluster import leases
 from casewise.plugins.cluster.leases import LEASES, LeaseError, Leases, Lessor, end_earlier, held, sees

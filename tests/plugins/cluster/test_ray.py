@@ -17,8 +17,7 @@ import pytest
 from casewise.console import Silent
 from casewise.errors import TrainingError
 from casewise.jobs import fitting
-from casewise.jobs.backends.local import LocalBackend
-from casewise.jobs.backends.registry import backend_named
+from casewise.jobs.backends import LocalBackend, backend_named
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job, JobInputs, expand
 from casewise.modalities.base import StoreAddress

@@ -13,8 +13,7 @@ import torch
 
 import casewise
 from casewise.errors import CasewiseError
-from casewise.models.feature_bank import FeatureSpec
-from casewise.models.linear import build_linear, candidates
+from casewise.models.linear import FeatureSpec, build_linear, candidates
 from casewise.models.outputs import Output
 from casewise.pipeline.finished import open_finished
 from casewise.plugins.explain.case_selection import explain_target

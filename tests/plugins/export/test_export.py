@@ -37,7 +37,7 @@ from casewise.plugins.export.write import describe, page
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
-from casewise.training.linear_head import fit_radial_head
+from casewise.training.linear_models import fit_radial_head
 from tests.chest_study import THREE, chest_study
 from tests.combinations import make_table, settings
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from casewise.errors import SplitError, StudyError, TrainingError, WeightsError
 from casewise.files import checksum
 from casewise.models.backbones import MEAN, STD, Network, build_network
-from casewise.models.freezing import freeze, layers, parameter_counts
-from casewise.models.frozen_split import split_at
+from casewise.models.freezing import freeze, layers, parameter_counts, split_at
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.outputs import Output
 from casewise.models.weights import load_weights

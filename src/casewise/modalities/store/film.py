@@ -99,12 +99,15 @@ class Film(ImageFile.ImageFile):
         self._mode = ("L" if whole_number(header, "BitsStored", 8) <= 8 else "I;16") if grey else "RGB"
 
     def load(self) -> Any:
-        """Decode and map to 8 bits; the film then has the pixels of the decoded image, like Pillow's own files."""
-        assert self.fp is not None
-        with _damage_stated():
-            image = _image(_read(self.fp, pixels=True))
-        self.im, self._mode, self._size = image.im, image.mode, image.size
-        self.info |= image.info
+        """Decode and map to 8 bits, once."""
+        if self.fp is not None:
+            with _damage_stated():
+                image = _image(_read(self.fp, pixels=True))
+            self.fp.close()
+            self.fp = None
+            self.im, self._mode, self._size = image.im, image.mode, image.size
+            self.info |= image.info
+            self.readonly = False
         return Image.Image.load(self)
 
 

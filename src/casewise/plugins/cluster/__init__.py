@@ -10,7 +10,7 @@ from casewise.errors import CasewiseError
 from casewise.plugin import Plugin
 
 if TYPE_CHECKING:
-    from casewise.jobs.backends.base import Backend
+    from casewise.jobs.backends import Backend
     from casewise.jobs.plan import Job
 
 

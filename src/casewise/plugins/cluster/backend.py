@@ -21,8 +21,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from casewise.errors import CasewiseError, RunError, counted
-from casewise.jobs.backends.base import LESS_MEMORY, Failure, failed
-from casewise.jobs.backends.registrations import Registrations
+from casewise.jobs.backends import LESS_MEMORY, Failure, Registrations, failed
 from casewise.plugins.cluster import worker as ray_worker
 from casewise.plugins.cluster.leases import SAFE, LeaseError, Lessor, break_feature_locks, break_lock, end_earlier
 from casewise.plugins.cluster.machines import (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.files import TEMPORARY
-from casewise.jobs.backends.base import Failure, attempt
+from casewise.jobs.backends import Failure, attempt
 from casewise.plugins.cluster.leases import held, sees
 from casewise.training.cost import keep_memory
 from casewise.version import __version__

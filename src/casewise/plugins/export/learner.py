@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, nearest
 from casewise.modalities.registry import modality_of
-from casewise.models.feature_bank import FeatureBank
 from casewise.models.fusion import Fused
+from casewise.models.linear import FeatureBank
 from casewise.plugins.export.formats import Names
 from casewise.plugins.export.graph import LearnerGraph
 from casewise.predictions.stacking import META_LEARNERS

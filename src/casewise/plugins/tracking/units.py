@@ -44,7 +44,7 @@ RESULTS = "results"
 # Keys of the study that have neither paths nor names of subjects, columns or sites.
 SECTIONS = (
     *("modality", "synthetic", "outputs", "primary_outcome", "backbones", "encoders", "panels", "recipe"),
-    *("nested_cv", "prune", "test_time_augmentation", "stack", "stack_baselines", "final", "seed", "seeds"),
+    *("nested_cv", "test_time_augmentation", "stack", "stack_baselines", "final", "seed", "seeds"),
 )
 IMAGES = ("size", "fit", "padding", "channels")
 # Figures of an epoch as trackers name them.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.cohort.dates import natural
 from casewise.evaluation.headline import FITTED
 from casewise.predictions.nested_cv import NESTED, chosen_networks
-from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
+from casewise.report.blocks import Block, Cell, Facts, Row, Section, Table, Text
 from casewise.report.formatting import MISSING, capital, counted, listed, number, rate
 from casewise.report.tables import metric_format
 from casewise.report.terms import terms_of
@@ -59,14 +59,6 @@ class Tuning:
     at_last_epoch: int
     at_edge_rate: int
     failed: int
-    candidates: list[tuple[Job, Job]]
-    trained: int
-    every: int
-
-    @property
-    def stopped(self) -> int:
-        """The number of candidates that were stopped early."""
-        return sum(candidate["why"] == "not_in_best_half" for _, candidate in self.candidates)
 
 
 def tuning(jobs: Sequence[Job], *, epochs: int, tuned_epochs: bool) -> Tuning | None:
@@ -80,8 +72,6 @@ def tuning(jobs: Sequence[Job], *, epochs: int, tuned_epochs: bool) -> Tuning | 
         return None
     inner = [job["inner"] for job in tuned]
     rates = [entry["lr"] for entry in inner[0]["rates"]]
-    pruned = [job for job in sorted(tuned, key=lambda job: (natural(job["fold"]), str(job["model"]))) if _pruning(job)]
-    trainings = [training for job in pruned for training in job["inner"]["trainings"]]
     return Tuning(
         rates=rates,
         folds=inner[0]["folds"],
@@ -89,14 +79,7 @@ def tuning(jobs: Sequence[Job], *, epochs: int, tuned_epochs: bool) -> Tuning | 
         at_last_epoch=sum(entry["chosen"]["epochs"] >= epochs for entry in inner) if tuned_epochs else 0,
         at_edge_rate=sum(entry["chosen"]["lr"] in (min(rates), max(rates)) for entry in inner) if len(rates) > 2 else 0,
         failed=sum("failed" in training for entry in inner for training in entry["trainings"]),
-        candidates=[(job, candidate) for job in pruned for candidate in _pruning(job)],
-        trained=sum(len(training.get("losses", [])) for training in trainings),
-        every=len(trainings) * epochs,
     )
-
-
-def _pruning(job: Job) -> Sequence[Job]:
-    return (job["inner"].get("pruning") or {}).get("candidates", ())
 
 
 def nested_section(context: ReportContext) -> Section | None:
@@ -114,13 +97,7 @@ def nested_section(context: ReportContext) -> Section | None:
         ("Choices at the lowest or highest rate", f"{entry.at_edge_rate} of {entry.choices}"),
         ("Inner trainings that failed", str(entry.failed)),
     ]
-    if entry.candidates:
-        facts.append(("Candidates stopped early", f"{entry.stopped} of {len(entry.candidates)}"))
-        facts.append(("Epochs of inner trainings", f"{entry.trained:,} of {entry.every:,}"))
     blocks: list[Block] = [Facts(facts), choices(context), Text(NESTED_NOTE, note=True)]
-    if entry.candidates:
-        summary = "Candidates that were stopped early, and those trained to the end"
-        blocks.append(Fold(summary, [candidate_table(entry.candidates)]))
     return Section("nested", "Nested cross-validation", blocks)
 
 
@@ -146,18 +123,6 @@ def _choice(chosen: Job | None) -> Cell:
         return Cell(MISSING)
     small = f"rate {rate(chosen['lr'])}, loss {number(chosen['loss'], 3)}"
     return Cell(counted(int(chosen["epochs"]), "epoch"), small, chosen["loss"])
-
-
-def candidate_table(candidates: Sequence[tuple[Job, Job]]) -> Table:
-    """Every candidate with its rate, last epoch and loss, and why it was not trained for longer."""
-    rows = []
-    for job, candidate in candidates[:MOST_CANDIDATES]:
-        place = f"place {candidate.get('rank')} of {candidate.get('of')}, not in the better half"
-        reason = STOPPED.get(candidate["why"], place)
-        values = [rate(candidate["lr"]), str(candidate["epochs"]), number(candidate["losses"][-1], 3), reason]
-        rows.append(Row(f"Fold {job['fold']}, {job['model']}", [Cell(value) for value in values]))
-    heads = ["Fold, network", "Learning rate", "Epochs", "Inner loss", "Why not longer"]
-    return Table(heads, rows, PRUNING, wide=True)
 
 
 # ------------------------------------------------------------------------------------------- leave-one-site-out

@@ -1,0 +1,407 @@
+"""Back ends, which execute jobs somewhere and say which of them failed; the one of this machine, and their list."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from casewise.console import end_process
+from casewise.errors import CasewiseError, RunError, TrainingError, cut, nearest
+from casewise.files import REMEDIES, Anchor, anchor_for_good, anchors, check_anchors, make_folder
+from casewise.metrics.registry import added_metrics, metric_names, register_metric
+from casewise.modalities.registry import modality_of, register
+from casewise.plugin import plugins
+from casewise.study.learners import added_learners, register_learner
+from casewise.targets.registry import added_kinds, kind_names, register_kind
+from casewise.training.cost import keep_memory
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.jobs.fitting import Fitter
+    from casewise.jobs.plan import Job, JobInputs
+    from casewise.metrics.records import Metric
+    from casewise.modalities.base import Modality
+    from casewise.models.build_model import Builder
+    from casewise.models.outputs import NetworkKind
+    from casewise.run_folder import RunFolder
+    from casewise.study.learners import Learner
+    from casewise.study.schema import Study
+    from casewise.targets.registry import TargetKind
+    from casewise.training.compute_plan import ComputePlan
+
+
+LESS_MEMORY = "Lower `compute.jobs`, `recipe.batch_size` or `images.size`."
+# How long, in seconds, a job waits for the process of an earlier run that is about to end.
+PATIENCE = 30
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job has no result.
+
+    Attributes:
+        message: the name of the job, a colon, and the reason.
+        transient: whether another attempt may succeed. A training that diverged is repeated bit by bit, so it may not.
+        memory: whether memory ran out, or the process was ended by the system, most often for this reason.
+        folder: whether the run folder could not be written or read, so that the results of others are at risk, too.
+    """
+
+    message: str
+    transient: bool
+    memory: bool = False
+    folder: bool = False
+
+
+class Backend(Protocol):
+    """Executes jobs; their results, checkpoints and progress are in the run folder.
+
+    It is a context: it connects to other machines, if there are any, at its begin, and leaves them at its end.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    @property
+    def notice(self) -> str:
+        """Where jobs are executed, in words; empty for this machine."""
+        ...
+
+    def prepare(
+        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
+    ) -> dict[str, ComputePlan]:
+        """Get ready to execute jobs of a run folder; return the compute plans of their networks.
+
+        Plans are measured where the jobs are executed.
+
+        Args:
+            threads: those of a network. They are the same for every back end, because sums depend on them.
+
+        Raises:
+            CasewiseError: as `compute_plans`, or the machines cannot execute the jobs.
+        """
+        ...
+
+    def execute(
+        self,
+        jobs: Sequence[Job],
+        inputs: JobInputs,
+        plans: Mapping[str, ComputePlan],
+        workers: int,
+        *,
+        protected: bool = False,
+    ) -> dict[str, Failure]:
+        """Execute jobs, `workers` of them side by side; return the failures by the names of their jobs.
+
+        A job whose process was ended by the system has a failure, too, and the others are executed nevertheless.
+
+        Args:
+            protected: never in this process, which would end with the job.
+        """
+        ...
+
+
+def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Failure | None:
+    """Execute a job in this process; return its failure, so that the other jobs continue."""
+    from filelock import FileLock, Timeout
+    from threadpoolctl import threadpool_limits
+
+    from casewise.jobs.job import run_job
+    from casewise.training.cost import give_memory_back
+
+    try:
+        check_anchors(job.folder.path)
+        make_folder(job.folder.path)
+        with FileLock(job.folder.lock_path, timeout=PATIENCE):
+            job.folder.sweep()
+            # Sums over another number of threads differ in their last bits, and every kind of process has its own.
+            with threadpool_limits(plan.threads, user_api="blas"):
+                run_job(job, inputs, plan, side_by_side=workers)
+        return None
+    except TrainingError as error:
+        reason = str(error).removeprefix(f"{job.model}: ")
+        return failed(job, f"{job.name}: {reason}", transient=False)
+    except Timeout:
+        raise RunError(
+            f"{job.folder.path} is in use by a process of an earlier run. Stop it, then run again."
+        ) from None
+    except OSError as error:
+        where = error.filename or job.folder.path
+        check_anchors(job.folder.path)
+        message = f"{job.name}: {error.strerror or error} ({where}).{_remedy(error, where)}"
+        return replace(failed(job, message, transient=True), folder=True)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"{job.name}: there was not enough memory. {LESS_MEMORY}"
+        return replace(failed(job, message, transient=True), memory=True)
+    finally:
+        give_memory_back()
+
+
+def _remedy(error: OSError, where: Path | str) -> str:
+    """The remedy for a failure of the disk; empty for other errors."""
+    remedy = REMEDIES.get(error.errno or 0)
+    return f" {remedy.format(folder=Path(where).parent)}." if remedy else ""
+
+
+def failed(job: Job, message: str, *, transient: bool) -> Failure:
+    """The failure of a job, which is recorded in its folder, if it can be written, for other processes."""
+    with suppress(OSError, RunError):  # the reason may be a full disk; the failure is reported all the same
+        job.folder.write_failure(message, transient=transient)
+    return Failure(message, transient)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, for which PyTorch has a class on GPUs and only a text on CPUs."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+@dataclass(frozen=True)
+class Registrations:
+    """The user's registrations and the study's modality, for processes that run jobs of the study."""
+
+    modality: Modality
+    kinds: list[TargetKind]
+    network_kinds: dict[str, NetworkKind]
+    metrics: list[Metric]
+    learners: list[Learner]
+    builders: dict[str, Builder]
+    fitters: dict[str, Fitter]
+
+    @classmethod
+    def of(cls, study: Study) -> Registrations:
+        """Collect the registrations of this process."""
+        from casewise.jobs.fitting import FITTERS
+        from casewise.models.build_model import BUILDERS
+        from casewise.models.outputs import NETWORK_KINDS
+
+        kinds, learners = added_kinds(), added_learners()
+        network_kinds = {kind.name: NETWORK_KINDS[kind.name] for kind in kinds if kind.name in NETWORK_KINDS}
+        builders = {learner.kind: BUILDERS[learner.kind] for learner in learners}
+        fitters = {learner.kind: FITTERS[learner.kind] for learner in learners}
+        return cls(modality_of(study), kinds, network_kinds, added_metrics(), learners, builders, fitters)
+
+    def register(self) -> None:
+        """Repeat the registrations in another process, except those that importing their modules has made."""
+        from casewise.jobs.fitting import FITTERS
+        from casewise.models.build_model import BUILDERS
+        from casewise.models.outputs import NETWORK_KINDS
+
+        register(self.modality)
+        BUILDERS.update(self.builders)
+        FITTERS.update(self.fitters)
+        for learner in self.learners:
+            register_learner(learner)
+        for kind in self.kinds:
+            if kind.name not in kind_names():
+                register_kind(kind)
+        NETWORK_KINDS.update(self.network_kinds)
+        for metric in self.metrics:
+            if metric.name not in metric_names():
+                register_metric(metric)
+
+
+class LocalBackend:
+    """Executes jobs in this process, or several side by side in processes of their own."""
+
+    notice = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is open."""
+
+    def prepare(
+        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
+    ) -> dict[str, ComputePlan]:
+        """See `Backend.prepare`."""
+        from casewise.jobs.compute_plans import compute_plans
+
+        for plugin in plugins():
+            plugin.before_jobs(folder.path, jobs)
+        return compute_plans(jobs, inputs, folder, threads)
+
+    def execute(
+        self,
+        jobs: Sequence[Job],
+        inputs: JobInputs,
+        plans: Mapping[str, ComputePlan],
+        workers: int,
+        *,
+        protected: bool = False,
+    ) -> dict[str, Failure]:
+        """See `Backend.execute`."""
+        if workers == 1 and not protected:
+            attempts = {job.name: attempt(job, inputs, plans[job.model], workers) for job in jobs}
+            return {name: failure for name, failure in attempts.items() if failure}
+        return _in_processes(jobs, inputs, plans, workers)
+
+
+def _in_processes(
+    jobs: Sequence[Job], inputs: JobInputs, plans: Mapping[str, ComputePlan], workers: int
+) -> dict[str, Failure]:
+    """Execute jobs in other processes.
+
+    When the system ends one of them, the jobs that were in work have failed, because it is not known whose process it
+    was; the others are executed with half as many processes.
+    """
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    failures: dict[str, Failure] = {}
+    while jobs:
+        begun = time.time()
+        try:
+            with (
+                _without_leak_warnings(),
+                Parallel(
+                    n_jobs=max(2, workers),  # with one, joblib would execute jobs in this process
+                    backend="loky",
+                    max_nbytes=None,
+                    batch_size=1,
+                    pre_dispatch=workers,
+                    initializer=_begin_worker,
+                    initargs=(os.getpid(), Registrations.of(inputs.study), anchors(), inputs.study.compute.keep_memory),
+                ) as parallel,
+            ):
+                attempts = parallel(delayed(_named)(job, inputs, plans[job.model], workers) for job in jobs)
+            return failures | {name: failure for name, failure in attempts if failure}
+        except TerminatedWorkerError:
+            unfinished = [job for job in jobs if not job.finished]
+            ended = _ended(unfinished, begun)
+            failures |= ended
+            jobs = [job for job in unfinished if job.name not in ended]
+            workers = max(1, workers // 2)
+    return failures
+
+
+def _ended(unfinished: Sequence[Job], begun: float) -> dict[str, Failure]:
+    """The failures of the jobs that were in work since `begun`: those that they recorded, else that of a lost process.
+
+    Without a trace of any job, all of them count as lost.
+    """
+    failures = {}
+    for job in unfinished:
+        if record := job.folder.read_failure(begun):
+            failures[job.name] = Failure(record["message"], record["transient"])
+        elif job.folder.read_progress(begun):
+            failures[job.name] = lost(job)
+    return failures or {job.name: lost(job) for job in unfinished}
+
+
+def lost(job: Job) -> Failure:
+    """The failure of a job whose process was ended."""
+    return replace(failed(job, _LOST.format(job=job.name), transient=True), memory=True)
+
+
+_LOST = (
+    "{job}: its process, or one beside it, was ended by the system, most often because memory ran out. " + LESS_MEMORY
+)
+
+
+def _named(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> tuple[str, Failure | None]:
+    return job.name, attempt(job, inputs, plan, workers)
+
+
+@contextmanager
+def _without_leak_warnings() -> Iterator[None]:
+    """Workers keep freed memory on purpose (`casewise.training.cost.keep_memory`), which joblib reports as a leak."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        yield
+
+
+def _begin_worker(
+    parent: int, registrations: Registrations, anchored_folders: Sequence[Anchor] = (), keep: bool = False
+) -> None:
+    anchor_for_good(anchored_folders)
+    if keep:
+        keep_memory()
+    registrations.register()
+    # The parent process handles Ctrl-C: it stops the workers, whose state is on disk.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # Everything is on disk by then; the run would wait ten seconds while the interpreter with torch is torn down.
+    atexit.register(end_process, 0)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent process has ended, so that it does not continue to train."""
+    while os.getppid() == parent:
+        time.sleep(0.3)
+    os._exit(1)
+
+
+DEFAULT = "local"
+
+
+def _local(address: str | None) -> Backend:
+    if address is not None:
+        raise CasewiseError(
+            f"--address {address}: the back end 'local' is this machine and has no address. "
+            "For a Ray cluster, add `--backend ray`."
+        )
+    return LocalBackend()
+
+
+# From the name of a back end of the core to what makes it for an address; plugins have others.
+BACKENDS: dict[str, Callable[[str | None], Backend]] = {"local": _local}
+
+_CHOSEN: ContextVar[Backend | None] = ContextVar("backend", default=None)
+
+
+def backend_named(name: str, address: str | None = None) -> Backend:
+    """The back end of this name, not yet connected.
+
+    Raises:
+        CasewiseError: there is none, it has no address, or its library is not installed.
+
+    >>> type(backend_named("local")).__name__
+    'LocalBackend'
+    """
+    backends = dict(BACKENDS)
+    for plugin in plugins():
+        backends |= plugin.backends()
+    if name not in backends:
+        raise CasewiseError(f"--backend: {cut(name)} is none of {', '.join(backends)}.{nearest(name, backends)}")
+    return backends[name](address)
+
+
+@contextmanager
+def executing_on(name: str, address: str | None = None, show: Show | None = None) -> Iterator[Backend]:
+    """Execute all jobs of the block on this back end: `local`, this machine, or `ray`, a Ray cluster.
+
+    Args:
+        address: that of the cluster, `HOST:PORT` or `auto` for the one of this machine; by default Ray is started here.
+        show: where it is reported which machines these are.
+
+    Raises:
+        CasewiseError: as `backend_named`, or the back end cannot be reached.
+    """
+    with backend_named(name, address) as backend:
+        if show and backend.notice:
+            show.line(name, backend.notice)
+        token = _CHOSEN.set(backend)
+        try:
+            yield backend
+        finally:
+            _CHOSEN.reset(token)
+
+
+def chosen_backend() -> Backend:
+    """The back end of `executing_on`; outside it, this machine."""
+    return _CHOSEN.get() or LocalBackend()

@@ -1,1 +1,0 @@
-"""Back ends that execute jobs."""

@@ -1,0 +1,223 @@
+"""Predictions of a network that was just trained: of held-out cases, of single tiles, and their distances."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from casewise.errors import TrainingError
+from casewise.evaluation.judges import right_on
+from casewise.inference.distance import FeatureDistance
+from casewise.inference.to_table import prediction_rows
+from casewise.modalities.dataset import encode_bags
+from casewise.modalities.panels import EMPTY
+from casewise.models.outputs import outputs_of, value_columns
+from casewise.run_folder import JobFolder
+from casewise.study.model import mixed_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from casewise.inference.predictor import Predictor
+    from casewise.jobs.plan import Job, JobInputs
+    from casewise.modalities.base import PanelDataset
+    from casewise.modalities.dataset import FeatureData
+    from casewise.study.schema import Study
+    from casewise.training.stages import Learned
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A trained network, its training rows, and its rows for early stopping."""
+
+    predictor: Predictor
+    learned: Learned
+    panels: PanelDataset | FeatureData
+    fit_rows: NDArray[np.intp]
+    stop_rows: NDArray[np.intp]
+    guess_loss: float | None
+
+
+@dataclass(frozen=True)
+class JobPredictions:
+    """Rows of the predictions table, those of single tiles if there are any, and metrics on training subjects.
+
+    `rows` is None if the job has no held-out subjects. `distance` is that of the rows from the training features; None
+    if it is undefined.
+    """
+
+    rows: pd.DataFrame | None
+    by_tile: pd.DataFrame | None
+    train_metrics: dict[str, Any]
+    distance: FeatureDistance | None
+
+
+def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
+    """Predict the held-out fold and the test set; with phases, measure on the training subjects as well.
+
+    A network on all folds predicts nothing: the study is evaluated by those of the folds.
+    """
+    study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
+    subjects = panels["subject"].astype(str)
+    distance = training_distance(fitted.predictor, fitted.panels, fitted.fit_rows, subjects, study.seed)
+    if job.final:
+        distance = distance.scaled_like(scales_of_folds(job.folder.folds(inputs.splits.folds))) if distance else None
+        return JobPredictions(None, None, {}, distance)
+    tables, tile_tables = [], []
+    for stage, side in (("oof", job.fold), ("test", -1)):
+        rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
+        if not len(rows):
+            continue
+        data, stage_panels = fitted.panels.subset(rows.tolist()), panels.iloc[rows]
+        values, features = fitted.predictor.predict_with_features(data)
+        distances = distance.raw(features) if distance else None
+        tables.append(
+            prediction_rows(
+                stage_panels, study, values, stage=stage, model=job.model, fold=job.fold, distances=distances
+            )
+        )
+        tile_tables.append(tile_rows(stage_panels, study, values, stage=stage))
+        tile_tables.append(weight_rows(fitted.predictor, data, stage_panels, stage=stage))
+    by_tile = [table for table in tile_tables if table is not None]
+    table = pd.concat(tables, ignore_index=True)
+    if len(without := table.loc[table["y_pred"].isna(), "case"]):
+        raise TrainingError(
+            f"{job.name}: {job.model} gives no finite number for case {without.iloc[0]}. Lower recipe.lr, or take "
+            f"{job.model} out of the study."
+        )
+    distance = distance.scaled_by(table[table["stage"] == "oof"]) if distance else None
+    return JobPredictions(
+        distance.scaled(table) if distance else table.assign(distance=np.nan),
+        pd.concat(by_tile, ignore_index=True) if by_tile else None,
+        _train_metrics(job, inputs, fitted),
+        distance,
+    )
+
+
+def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str, Any]:
+    """Metrics on the subjects for training and early stopping; their predictions are not stored."""
+    study, panels = inputs.study, inputs.cohort.panels
+    if not (study.recipe.phases and study.classes_of(study.primary_outcome)):
+        return {}
+    sides = {"on_training": fitted.fit_rows}
+    if study.recipe.early_stopping.monitor != "none":
+        sides["on_inner"] = fitted.stop_rows
+    metrics = {}
+    for name, rows in sides.items():
+        values = fitted.predictor.predict(fitted.panels.subset(rows.tolist()))
+        side_predictions = prediction_rows(
+            panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold
+        )
+        judged = right_on(side_predictions, study)
+        metrics[name] = None if judged is None else asdict(judged)
+    return metrics
+
+
+# Training panels whose features are computed once more after training.
+MOST_PANELS = 1000
+
+
+def training_distance(
+    predictor: Predictor, panels: PanelDataset | FeatureData, fit_rows: np.ndarray, subjects: pd.Series, seed: int
+) -> FeatureDistance | None:
+    """The distance from the training panels `fit_rows`, at most a thousand of them, without its scale."""
+    rows = evenly(fit_rows, subjects.iloc[fit_rows].to_numpy(), MOST_PANELS, seed)
+    _, features = predictor.predict_with_features(panels.subset(rows.tolist()))
+    return FeatureDistance.fit(features, int(subjects.iloc[rows].nunique()))
+
+
+def scales_of_folds(folders: Sequence[JobFolder]) -> list[dict[str, float]]:
+    """The scales of the distance in the networks of the folds; empty for one without."""
+    facts = [folder.facts.read() for folder in folders]
+    return [network["distance"]["scale"] if network.get("distance") else {} for network in facts]
+
+
+def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most `most` of the rows, in order, taken in turn from each of their subjects in random order.
+
+    >>> evenly(np.arange(6), np.array(list("aaaabb")), 4, 0).tolist()
+    [1, 3, 4, 5]
+    """
+    if len(rows) <= most:
+        return rows
+    order = np.random.default_rng(mixed_seed(seed, "distance")).permutation(len(rows))
+    turn = np.zeros(len(rows), int)
+    counts: dict[object, int] = {}
+    for position in order:
+        turn[position] = counts.get(subjects[position], 0)
+        counts[subjects[position]] = turn[position] + 1
+    return np.sort(rows[order[np.argsort(turn[order], kind="stable")[:most]]])
+
+
+# If a stage has more panels, an evenly spaced subset is kept.
+MOST = 500_000
+
+
+def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage: str) -> pd.DataFrame | None:
+    """The prediction of each panel and target; None if panels are not single images of larger units.
+
+    Columns: image (number), case, stage, target, y_pred, and p0, p1, … of classes; `float32`. `values` is (P, V).
+    Grades are the median here; the rule of the study decides them when the tables of all networks are gathered.
+    """
+    if study.panels.by != "image" or not panels["case"].duplicated().any():
+        return None
+    rows = np.arange(0, len(panels), -(-len(panels) // MOST))
+    shown_panels = panels.iloc[rows]
+    tables = []
+    outputs = outputs_of(study)
+    for output, value_slice in zip(outputs, value_columns(outputs), strict=True):
+        if study.level_of(output.name) == "image":
+            continue
+        target_values = values[rows, value_slice].astype(float)
+        table = _named(shown_panels, stage, output.name)
+        kind = output.target_kind
+        target_values = kind.normalise(target_values, *study.range_of(output.name))
+        table["y_pred"] = kind.decide(target_values)
+        table[kind.columns(output.classes)] = target_values
+        tables.append(table)
+    return _small(pd.concat(tables, ignore_index=True)) if tables else None
+
+
+def weight_rows(
+    predictor: Predictor, data: PanelDataset | FeatureData, panels: pd.DataFrame, *, stage: str
+) -> pd.DataFrame | None:
+    """The weight of each tile of a bag in the prediction of its case, summing to 1; None without attention.
+
+    Columns: image (number), case, stage, target ('', because all targets share it), weight; `float32`.
+    """
+    network, bundle = predictor.network, predictor.bundle
+    pooling = network.pooling
+    if pooling is None or not pooling.learned or not data.bags:
+        return None
+    device = next(network.parameters()).device
+    slots, owner = data.views()
+    bf16, size = bundle.compute.precision == "bf16", data.eval_batch_size(bundle.batch_size, device)
+    form = torch.channels_last if bundle.compute.channels_last else torch.contiguous_format
+    tables = []
+    network.eval()
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
+            features = encode_bags(network.features, data, view_slots, device, form).float()
+            with torch.autocast(device.type, enabled=False):
+                weights = pooling.weights(features).cpu().numpy()
+            bag, slot = np.nonzero(view_slots.numpy() != EMPTY)
+            table = _named(panels.iloc[panel_numbers.numpy()[bag]], stage, "")
+            tables.append(table.assign(image=view_slots.numpy()[bag, slot], weight=weights[bag, slot]))
+    return _small(pd.concat(tables, ignore_index=True))
+
+
+def _named(panels: pd.DataFrame, stage: str, target: str) -> pd.DataFrame:
+    """The tile of each row; the first one of panels with several."""
+    first = [int(tiles[0]) for tiles in panels["tiles"]]
+    return pd.DataFrame({"image": first, "case": panels["case"].to_numpy(), "stage": stage, "target": target})
+
+
+def _small(table: pd.DataFrame) -> pd.DataFrame:
+    numbers = [name for name in table if name not in ("image", "case", "stage", "target")]
+    return table.astype(dict.fromkeys(numbers, "float32") | {"image": "int64"})

@@ -1,0 +1,569 @@
+"""Outputs of frozen layers for panels, computed once for all epochs, and once for all folds, learners and runs.
+
+Augmented copies and the activations of frozen layers keep the precision of their computation; they are in memory up to
+the job's limit, then in files.
+
+Features are shared by content: the address of a block of panels' features is a hash over the network's input itself
+(the pixels after all preprocessing), its frozen layers, and everything else that decides the last bit. What is fitted
+on the subjects of a fold changes the pixels or the layers, and thus the address: it is never shared with another fold.
+Panels are always computed in the same blocks, whether anything is shared or not, so that the bits are the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from casewise.errors import CasewiseError, RunError, TrainingError
+from casewise.files import TEMPORARY, cache_folder, replacing
+from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import PanelData, encode_bags
+from casewise.modalities.panels import augmented
+from casewise.models.backbones import Network, form_of, of_tiles
+from casewise.models.forward import mean_over_views
+from casewise.study.model import mixed_seed
+from casewise.training.compute_plan import cpu_name
+from casewise.version import __version__
+
+# In bytes, for all simultaneous jobs together.
+MEMORY = 2 * 2**30
+CHUNK = 64
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True)
+class FixedData:
+    """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point, without augmentation.
+
+    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. If views are
+    bags, `bag` is the number of tiles of the largest one.
+    """
+
+    values: Tensor
+    truth: Tensor
+    names: list[str] = field(default_factory=list)
+    owner: Tensor | None = None
+    bag: int = 1
+    # values are not augmented, and the size of a bag matters only for features
+    bags: ClassVar[bool] = False
+    varied: ClassVar[bool] = False
+    subsampled: ClassVar[bool] = False
+    copyable: ClassVar[bool] = False
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Values (B, ...), panels in 0–1, and their truth (B, T)."""
+        return self._of(torch.tensor(rows), device), self.truth[rows].to(device)
+
+    def with_variations(self, changes: Mapping[str, Any]) -> FixedData:
+        """Fixed copies do not vary."""
+        return self
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """All views, and the panel of each."""
+        rows = torch.arange(len(self.values))
+        return rows.unsqueeze(1), rows if self.owner is None else self.owner
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Values (B, ...) of the rows."""
+        return self._of(slots[:, 0], device)
+
+    def eval_batch_size(self, batch: int, device: torch.device) -> int:
+        """The number of rows in a batch of prediction: four training batches, fewer if bags are large."""
+        return max(1, 4 * batch // self.bag)
+
+    def _of(self, rows: Tensor, device: torch.device) -> Tensor:
+        values = self.values[rows].to(device)
+        return values.float().div_(255) if values.dtype == torch.uint8 else values
+
+
+class Buffer:
+    """The storage of values that are computed once: in memory up to the job's share, then in files."""
+
+    def __init__(self, memory: int) -> None:
+        """`memory`: its size in memory, in bytes."""
+        self.left = memory
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, path: Path) -> Tensor:
+        """An empty tensor, in memory if it fits, else in the file `path`.
+
+        Raises:
+            RunError: the disk does not have enough space.
+        """
+        count = math.prod(shape)
+        size = count * dtype.itemsize
+        if size <= self.left:
+            self.left -= size
+            return torch.empty(shape, dtype=dtype)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        _reserve(path, size)
+        return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Reserve the space of a file, because the process is killed if the disk of a mapped file is full."""
+    try:
+        with path.open("wb") as file:
+            if not _allocated(file.fileno(), size) and shutil.disk_usage(path.parent).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file.truncate(size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno not in _FULL:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise RunError(
+            f"{path.parent}: the disk is full. What frozen layers make of the panels needs {size / 1e6:,.1f} MB there, "
+            f"and {free / 1e6:,.1f} MB are free. Make room and run the same command again, or write `compute: "
+            "{frozen_once: false}`, which keeps nothing and takes longer."
+        ) from error
+
+
+def _allocated(file: int, size: int) -> bool:
+    """Whether the system has reserved the space; not every file system supports this."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
+        return False
+    return True
+
+
+def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer) -> FixedData:
+    """All panels, followed by `copies` of each, augmented once as the study states and stored with 8 bits.
+
+    The copies of a panel are on the side of its subject.
+
+    Raises:
+        TrainingError: a panel has more tiles than slots, so that no single view shows it.
+        RunError: neither memory nor the disk has enough space.
+    """
+    slots, _ = data.views()
+    if len(slots) != len(data):
+        row, most = max(enumerate(map(len, data.tiles)), key=lambda result: result[1])
+        raise TrainingError(
+            f"panels.offline_copies: {data.names[row] if data.names else 'a panel'} has {most} tiles, and a panel has "
+            f"{data.settings.slots}: no single copy shows them all. Write `by: image` under panels, or a larger `grid`."
+        )
+    first = data.plain_batch(slots[:1], torch.device("cpu"))
+    values = buffer.empty((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
+    for copy in range(1 + copies):
+        for start in range(0, len(data), CHUNK):
+            slot_chunk = slots[start : start + CHUNK]
+            if copy:
+                generator = torch.Generator().manual_seed(mixed_seed(seed, "copies", copy, start))
+                computed = augmented(data.store, slot_chunk, data.settings, generator, shapes=data.shapes)
+            else:
+                computed = data.plain_batch(slot_chunk, torch.device("cpu"))
+            at = copy * len(data) + start
+            values[at : at + len(slot_chunk)] = computed.mul(255).round_().to(torch.uint8)
+    return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
+
+
+class UpperLayers(nn.Module):
+    """The trained layers of a network above a frozen part, or its head alone; it shares their parameters.
+
+    Its input are the activations of the frozen part.
+    """
+
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(self, network: Any, layers: nn.Module | None = None) -> None:
+        super().__init__()
+        self.name = network.name
+        self.body, self.head = layers or nn.Identity(), network.head
+        self.bags = network.pooling is not None
+        self.is_linear = layers is None and not self.bags
+        self.computes = layers is not None
+        self.register_buffer("target_mean", network.target_mean)
+        self.register_buffer("target_std", network.target_std)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        features = activations
+        if self.computes:
+            if self.bags:
+                # without gradients, tiles need not be in memory at once
+                features = of_tiles(self.body, features, form_of(self.body), at_once=torch.is_grad_enabled())
+            else:
+                features = self.body(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float()) * self.target_std + self.target_mean
+
+
+def activations(
+    frozen: nn.Module,
+    data: FixedData | PanelDataset,
+    *,
+    layers: Callable[[Tensor], Tensor],
+    bf16: bool,
+    form: torch.memory_format,
+    path: Path,
+    buffer: Buffer,
+) -> FixedData:
+    """The outputs of frozen `layers` of a module in eval mode for every panel: (P, ...), `bfloat16` with `bf16`.
+
+    For bags it is (P, K, ...), with NaN if a bag has fewer than K tiles.
+    """
+    frozen.eval()
+    device = next(frozen.parameters()).device
+    slots, owner = data.views()
+    result: Tensor | None = None
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        if data.bags:
+            bag_activations = encode_bags(
+                layers, data, slots, device, form, empty=lambda shape, dtype: buffer.empty(shape, dtype, path)
+            )
+            return FixedData(bag_activations, data.truth, data.names, owner, data.bag)
+        for start in range(0, len(slots), CHUNK):
+            computed = layers(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
+            if result is None:
+                result = _laid_out(buffer, (len(slots), *computed.shape[1:]), computed.dtype, path, form)
+            result[start : start + len(computed)] = computed
+    assert result is not None
+    return FixedData(result, data.truth, data.names, owner)
+
+
+def _laid_out(
+    buffer: Buffer, shape: tuple[int, ...], dtype: torch.dtype, path: Path, form: torch.memory_format
+) -> Tensor:
+    """An empty tensor, whose maps are in the memory format of the trained layers, so that no batch is rearranged."""
+    if len(shape) != 4 or form != torch.channels_last:
+        return buffer.empty(shape, dtype, path)
+    count, channels, height, width = shape
+    return buffer.empty((count, height, width, channels), dtype, path).permute(0, 3, 1, 2)
+
+
+def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
+    """The body's features of every panel, without augmentation: (P, width), the mean over views; bags (P, K, width)."""
+    network.eval()
+    slots, owner = data.views()
+    computed = []
+    device, form = network.mean.device, form_of(network.body)
+    if data.bags:
+        with torch.inference_mode():
+            whole = encode_bags(network.features, data, slots, device, form).float().cpu()
+        return whole.clone()
+    with torch.inference_mode():
+        size = data.eval_batch_size(batch, device)
+        for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
+            computed.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers))
+    return mean_over_views(computed, len(data)).clone()
+
+
+# The panels of a block, and the views of a block whose pixels are in memory at once.
+BLOCK, VIEWS = 128, 16
+# The locks of a store: two processes wait for each other if they compute blocks with the same lock.
+LOCKS = 64
+# In bytes: what the store keeps by default.
+LIMIT = 4 * 2**30
+VARIABLE = "CASEWISE_FEATURE_CACHE"
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """A folder of values by address; the least recently used ones are removed above `limit` bytes; 0 stores nothing.
+
+    A damaged or missing file is computed again. If the folder cannot be written, values are computed and not stored.
+    """
+
+    folder: Path
+    limit: int = LIMIT
+
+    @classmethod
+    def of_user(cls) -> FeatureStore:
+        """The store in casewise's cache; `CASEWISE_FEATURE_CACHE` states its size in GB.
+
+        Raises:
+            CasewiseError: the variable is not a number of at least 0.
+        """
+        text = os.environ.get(VARIABLE, "")
+        try:
+            gigabytes = float(text) if text else LIMIT / 2**30
+            limit = int(gigabytes * 2**30)
+        except (ValueError, OverflowError):
+            limit = -1
+        if limit < 0:
+            raise CasewiseError(f"{VARIABLE}: must be a number of GB of at least 0, such as 4, not {text[:80]!r}.")
+        return cls(cache_folder() / "features", limit)
+
+    def read(self, address: str) -> Tensor | None:
+        """The values at this address; None if they are not stored or damaged."""
+        path = self._path(address)
+        try:
+            with safe_open(str(path), framework="pt", device="cpu") as file:
+                values: Tensor = file.get_tensor("features")
+                checksum = (file.metadata() or {}).get("sha256")
+        except (SafetensorError, OSError, ValueError):  # it is missing or damaged
+            return None
+        if checksum != _checksum(values):
+            return None
+        with suppress(OSError):
+            os.utime(path)  # it was used
+        return values
+
+    def write(self, address: str, values: Tensor) -> None:
+        """Store values, and remove the least recently used ones above the limit."""
+        if values.nbytes > self.limit:
+            return
+        values = values.contiguous()
+        with suppress(CasewiseError, SafetensorError, OSError):  # a full disk, or a folder that cannot be written
+            with replacing(self._path(address), durable=False) as temporary:
+                save_file({"features": values}, temporary, metadata={"sha256": _checksum(values)})
+            # the folder is searched once in a while, not after each block
+            _unchecked[self.folder] = _unchecked.get(self.folder, self.limit) + values.nbytes
+            if _unchecked[self.folder] > self.limit // 32:
+                _unchecked[self.folder] = 0
+                self._trim()
+
+    def locked(self, address: str) -> FileLock:
+        """The lock under which the values of this address are computed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / f"lock-{int(address[:8], 16) % LOCKS:02d}")
+
+    def _path(self, address: str) -> Path:
+        return self.folder / address[:2] / f"{address}.safetensors"
+
+    def _trim(self) -> None:
+        """Remove the least recently used files above the limit, and what killed processes left behind."""
+        try:
+            with FileLock(self.folder / "lock-trim").acquire(timeout=0):
+                files = []
+                for path in self.folder.glob("*/*"):
+                    with suppress(OSError):
+                        status = path.stat()
+                        files.append((status.st_mtime_ns, status.st_size, path))
+                total = sum(size for _, size, _ in files)
+                for _, size, path in sorted(files, key=lambda file: (not file[2].name.startswith(TEMPORARY), file[0])):
+                    if total <= self.limit:
+                        break
+                    with suppress(OSError):
+                        path.unlink()
+                        total -= size
+        except Timeout:  # another process does it
+            return
+
+
+@dataclass(frozen=True, eq=False)
+class SharedFeatures:
+    """The panels of a study as one learner of one fold reads them, whose features are shared by content.
+
+    Attributes:
+        panels: all panels.
+        sides: subsets of them with their rows, such as those of training and of early stopping.
+        identity: a text that decides the pixels of the panels, which are then hashed once in a process; else empty.
+        store: where features are kept.
+    """
+
+    panels: PanelDataset
+    sides: tuple[tuple[PanelDataset, Sequence[int]], ...]
+    identity: str
+    store: FeatureStore
+    _whole: dict[str, Tensor] = field(default_factory=dict, repr=False)  # the last values, of all panels
+
+    def of(
+        self,
+        data: PanelDataset,
+        layers: nn.Module,
+        compute: Callable[[PanelDataset], Tensor],
+        how: dict[str, Any],
+        *,
+        empty: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
+        """The values of `compute` for each panel of `data`, (P, ...): all panels or one of the sides.
+
+        Other data than these are computed and not shared.
+
+        Args:
+            layers: what is computed, in eval mode and without gradients. Only they and the panels decide the values.
+            how: precision and other facts that decide the bits, as plain values.
+            empty: creates the tensor to fill, given its shape and `dtype`. Without it the values of all panels are in
+                memory, where the next side finds them.
+        """
+        rows = self._rows(data)
+        if rows is None:
+            return compute(data)
+        facts = json.dumps([digest_of(layers), how, machine(layers)], sort_keys=True)
+        if empty is not None:
+            return self._computed(rows, facts, compute, empty)
+        if facts not in self._whole:
+            self._whole.clear()
+            self._whole[facts] = self._computed(range(len(self.panels)), facts, compute, torch.empty)
+        whole = self._whole[facts]
+        return whole if data is self.panels else whole[torch.as_tensor(rows)]
+
+    def _computed(
+        self, rows: Sequence[int], facts: str, compute: Callable[[PanelDataset], Tensor], empty: Callable[..., Tensor]
+    ) -> Tensor:
+        """The values of some rows, block by block."""
+        numbers = torch.as_tensor(rows)
+        waiting = torch.unique(numbers // BLOCK).tolist()
+        hashes = _hashes_of_blocks(self) if self.store.limit else None
+        result: Tensor | None = None
+        for wait in (0, -1):  # first those that no other process is computing, then the rest
+            for block in list(waiting):
+                values = cached_or_computed(
+                    self.store,
+                    _sha256(f"{hashes[block]} {facts}") if hashes else None,
+                    partial(compute, self.block(block)),
+                    wait=wait,
+                )
+                if values is None:
+                    continue
+                waiting.remove(block)
+                if result is None:
+                    result = empty((len(rows), *values.shape[1:]), dtype=values.dtype)
+                inside = torch.nonzero(numbers // BLOCK == block).flatten()
+                result[inside] = values[numbers[inside] - block * BLOCK].to(result.device)
+        assert result is not None  # there is a panel
+        return result
+
+    def _rows(self, data: PanelDataset) -> Sequence[int] | None:
+        # a copy with other variations, which do not change its plain panels, has the same labels
+        truth = getattr(data, "truth", None)
+        if truth is self.panels.truth:
+            return range(len(self.panels))
+        return next((list(map(int, rows)) for side, rows in self.sides if side.truth is truth), None)
+
+    def block(self, block: int) -> PanelDataset:
+        """The panels of a block."""
+        return self.panels.subset(list(range(block * BLOCK, min((block + 1) * BLOCK, len(self.panels)))))
+
+
+def cached_or_computed(
+    store: FeatureStore, address: str | None, compute: Callable[[], Tensor], *, wait: float = -1
+) -> Tensor | None:
+    """The values at an address, computed and stored if they are not there; None if another process computes them.
+
+    Args:
+        address: None: they are computed and not stored.
+        wait: the seconds to wait for another process; -1: until it has finished.
+    """
+    if address is None or not store.limit:
+        return compute()
+    if (values := store.read(address)) is not None:
+        return values
+    try:
+        lock = store.locked(address)
+        lock.acquire(timeout=wait)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError):  # a folder that cannot be written, or without locks
+        return compute()
+    with lock:
+        if (values := store.read(address)) is None:
+            values = compute().cpu()
+            store.write(address, values)
+    return values
+
+
+# The bytes that this process has written to a store since it was searched for files to remove.
+_unchecked: dict[Path, int] = {}
+
+
+# The hashes of blocks of panels by what decides their pixels.
+_hashes: dict[str, tuple[str, ...]] = {}
+
+
+def _hashes_of_blocks(shared: SharedFeatures) -> tuple[str, ...]:
+    """The hash of the pixels of each block of panels; computed once in this process if panels have an identity."""
+    views = hashlib.sha256()
+    for numbers in shared.panels.views():
+        _update(views, numbers)
+    key = _sha256(f"{shared.store.folder} {shared.identity} {views.hexdigest()} {len(shared.panels)}")
+    hashes = _hashes.get(key) if shared.identity else None
+    if hashes is None:
+        hashes = tuple(digest_of_panels(shared.block(number)) for number in range(-(-len(shared.panels) // BLOCK)))
+        _hashes[key] = hashes
+    return hashes
+
+
+def digest_of_panels(data: PanelDataset) -> str:
+    """A hash of the pixels of every view of some panels, and of the panel of each view."""
+    digest = hashlib.sha256()
+    slots, owner = data.views()
+    digest.update(json.dumps([len(data), owner.tolist()]).encode())
+    for views in slots.split(VIEWS):
+        _update(digest, data.plain_batch(views, torch.device("cpu")).cpu())
+    return digest.hexdigest()
+
+
+def digest_of(layers: nn.Module) -> str:
+    """A hash of layers: their weights, statistics and settings, without a network's head and its targets."""
+    digest = hashlib.sha256()
+    body = layers.body if isinstance(layers, Network) else layers
+    digest.update(repr(body).encode())
+    if isinstance(layers, Network):
+        digest.update(f"{layers.name} {layers.read_map} {layers.map_cells} {layers.fusion}".encode())
+        for tensor in (layers.mean, layers.std):
+            _update(digest, tensor.cpu())
+    for name, tensor in (*body.named_parameters(), *body.named_buffers()):
+        digest.update(name.encode())
+        _update(digest, tensor.detach().cpu())
+    return digest.hexdigest()
+
+
+def _update(digest: Any, tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+    digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def _checksum(values: Tensor) -> str:
+    digest = hashlib.sha256()
+    _update(digest, values)
+    return digest.hexdigest()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def machine(layers: nn.Module) -> list[Any]:
+    """Facts that decide the last bits besides the values: versions, processor, number of threads."""
+    device = next((tensor.device for tensor in layers.state_dict().values()), torch.device("cpu"))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return [*_versions(), device.type, name, torch.get_num_threads(), torch.backends.mkldnn.enabled]
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    return f"{cpu_name()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@lru_cache(maxsize=1)
+def _versions() -> tuple[str, ...]:
+    """The versions of the libraries, and a hash of casewise's own code."""
+    source = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
+        source.update(path.read_bytes())
+    versions = [__version__, source.hexdigest()]
+    for package in ("torch", "torchvision", "timm", "numpy"):
+        with suppress(PackageNotFoundError):
+            versions.append(f"{package} {version(package)}")
+    return tuple(versions)
