@@ -353,7 +353,6 @@ def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:
         present=np.ones((3, 2), bool),
         landmarks=random.random((3, 2, 4)).astype(np.float32),
         affines=np.tile(np.eye(4), (3, 1, 1)),
-        facts=[{"case": number} for number in range(3)],
         notes=[[], [], []],
         address="",
         folder=tmp_path,

@@ -135,8 +135,8 @@ def test_the_centre_prior_has_a_peak_in_every_tile() -> None:
     assert (prior[1::3, 2::5] == prior.max()).all()
     assert (prior == prior.max()).sum() == 9
     assert prior.max() == 1
-    one = centre_prior((101, 101), std=0.1)
-    assert one[50, 60] == pytest.approx(np.exp(-0.5 * (10 / 10.1) ** 2))
+    one = centre_prior((101, 101))
+    assert one[50, 60] == pytest.approx(np.exp(-0.5 * (10 / 25.25) ** 2))
     with pytest.raises(CasewiseError, match="2 x 2"):
         centre_prior((9, 9), grid=(2, 2))
 
@@ -242,11 +242,11 @@ def test_deletion_leaves_a_missing_sequence_missing() -> None:
     panel = np.ones((2, 4, 4))
     panel[1] = np.nan
     seen: list[np.ndarray] = []
-    delete_pixels(panel, np.eye(4), lambda panels: seen.append(panels) or np.zeros(len(panels)), steps=4, fill=0.5)
+    delete_pixels(panel, np.eye(4), lambda panels: seen.append(panels) or np.zeros(len(panels)), steps=4)
     assert np.isnan(seen[0][:, 1]).all()
-    assert seen[0][-1, 0].tolist() == np.full((4, 4), 0.5).tolist()
+    assert seen[0][-1, 0].tolist() == np.zeros((4, 4)).tolist()
     # a quarter is taken away: the four on the diagonal
-    assert (seen[0][1, 0] == 0.5).tolist() == np.eye(4, dtype=bool).tolist()
+    assert (seen[0][1, 0] == 0).tolist() == np.eye(4, dtype=bool).tolist()
 
 
 def test_deletion_of_what_does_not_fit() -> None:

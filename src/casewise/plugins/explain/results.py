@@ -12,7 +12,7 @@ import numpy as np
 from casewise.cohort.table import text_of
 from casewise.errors import RunError
 from casewise.modalities.registry import modality_of
-from casewise.plugins.explain.checks import learners_of
+from casewise.plugins.explain.case_selection import learners_of
 from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
