@@ -23,6 +23,13 @@ Progress = Callable[[int, int], None]
 
 MARK = "synthetic phantom - not a patient"
 SOFTWARE = "casewise phantom"
+README = """\
+Synthetic phantom cohort: {mark}.
+
+Every {kind.picture} in this folder was drawn by casewise from random numbers. No person was {kind.taken}, and nothing
+here may be used to judge how well a model does on patients.
+
+{kind.contents}"""
 JPEG_QUALITY = 92
 EXIF_IMAGE_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
 
@@ -31,12 +38,14 @@ EXIF_IMAGE_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
 class PhantomKind:
     """The constants of the cohorts of one kind.
 
-    `contents` describes the files; `unit` is the plural noun for a row of the table; `sides` are the
-    smallest and the largest width and height in pixels.
+    `picture` is the noun of an image, and `taken` what was done to no person for it; `contents` describes the files;
+    `unit` is the plural noun for a row of the table; `sides` are the smallest and the largest width and height.
     """
 
     name: str
     columns: tuple[str, ...]
+    picture: str
+    taken: str
     contents: str
     unit: str
     sides: tuple[int, int]
@@ -70,7 +79,7 @@ class CohortFolder:
         # An older table must not describe images that are being replaced.
         (path / kind.table).unlink(missing_ok=True)
         write_json(path / "phantom.json", self._note(complete=False))
-        write_atomic(path / "README.txt", f"Synthetic phantom cohort: {MARK}.\n\n{kind.contents}")
+        write_atomic(path / "README.txt", README.format(mark=MARK, kind=kind))
 
     def add(self, **row: Any) -> None:
         """Add a row to the table and report the progress."""

@@ -17,10 +17,9 @@ from starlette.staticfiles import StaticFiles
 
 from casewise.errors import RunError
 from casewise.files import TEMPORARY, json_text, make_folder, sync_folder
-from casewise.plugins.serve.counters import Counters
 from casewise.plugins.serve.form import IMAGE, read_submission
 from casewise.plugins.serve.guard import error_answer
-from casewise.plugins.serve.pool import WorkerPool
+from casewise.plugins.serve.pool import Counters, WorkerPool
 from casewise.plugins.serve.schemas import ErrorAnswer, Explanation, Health, ModelDescription, Prediction
 from casewise.plugins.serve.settings import ServiceError, ServiceSettings
 from casewise.plugins.serve.submission import Submission

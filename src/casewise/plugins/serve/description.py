@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.folder_layout import ENDINGS
 from casewise.modalities.registry import modality_of
-from casewise.plugins.serve.slots import slots_of
+from casewise.plugins.serve.submission import slots_of
 from casewise.report.formatting import display_name
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named

@@ -12,9 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from casewise.plugins.serve.counters import Counters
+from casewise.plugins.serve.pool import Counters, location_of
 from casewise.plugins.serve.settings import LOCAL_NAMES, ServiceError, ServiceSettings, is_local
-from casewise.plugins.serve.worker import location_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -22,11 +22,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from casewise.console import Silent
 from casewise.errors import CasewiseError, counted
 from casewise.plugins.serve.app import create_app
-from casewise.plugins.serve.counters import Counters
 from casewise.plugins.serve.guard import Guard
-from casewise.plugins.serve.pool import WorkerPool
+from casewise.plugins.serve.pool import Counters, WorkerPlan, WorkerPool, work
 from casewise.plugins.serve.settings import ServiceSettings
-from casewise.plugins.serve.worker import WorkerPlan, work
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -16,20 +16,25 @@ from casewise.errors import CasewiseError, CohortError, ImageError, RunError, co
 from casewise.evaluation.agreement import band_of
 from casewise.inference.chunks import cases_of, settle
 from casewise.inference.ensemble import Ensemble
-from casewise.inference.input_checks.flags import SEPARATOR, reasons_of
+from casewise.inference.input_checks.flags import reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import new_table
-from casewise.inference.output_table import FAR
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
 from casewise.plugins.serve.description import describe
-from casewise.plugins.serve.pictures import map_pictures
+from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
 from casewise.plugins.serve.settings import ServiceError
-from casewise.plugins.serve.slots import check_pixels, check_slots, into_series, needed_columns, slot_column
-from casewise.plugins.serve.submission import SUBJECT, Submission
-from casewise.plugins.serve.trajectory import trajectory
+from casewise.plugins.serve.submission import (
+    SUBJECT,
+    Submission,
+    check_pixels,
+    check_slots,
+    into_series,
+    needed_columns,
+    slot_column,
+)
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
@@ -137,11 +142,10 @@ class ModelSession:
                 predictors = map(self._cpu_predictor, self.ensemble.predictors(learner))
                 for shown in self.explainer.explain_new(predictors, at, target, coded, side=PICTURE_SIDE):
                     level = self.study.level_of(target.target)
-                    maps += [
-                        {name: value for name, value in entry.items() if name != "stored"}
-                        | {"explained_class": explained_class(rows, target.target, level, entry)}
-                        for entry in map_pictures(self.explainer, shown, submission)
-                    ]
+                    entry = map_picture(self.explainer, shown, submission)
+                    entry["explained_class"] = explained_class(rows, target.target, level, entry)
+                    del entry["stored"]
+                    maps.append(entry)
         title = self.description["titles"].get(target.target, target.target)
         signed = any(entry["signed"] for entry in maps)
         return {
@@ -291,53 +295,3 @@ class ModelSession:
         result["flags"] = [submission.named(reason) for reason in reasons_of(str(row["flags"]))]
         result["problem"] = str(row["problem"])
         return result
-
-
-def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[str, Any]) -> str:
-    """The class that a map is about, which was predicted for its case, region or image; empty if none was.
-
-    Args:
-        rows: of the output table; none for a number.
-        shown: the visit, region and stored file of the map (see `casewise.plugins.serve.pictures.map_pictures`).
-    """
-    if rows.empty:
-        return ""
-    own = rows[(rows["target"] == target) & (rows["visit"].astype(str) == f"visit {shown['visit']}")]
-    if level in ("region", "image") and (own["region"] != "").any():
-        own = own[own["region"] == shown["region"]]
-    if level == "image":
-        own = own[[Path(str(name)).name == shown["stored"] for name in own["image"]]]
-    values = own["prediction"].dropna()
-    return "" if values.empty else str(values.iloc[0])
-
-
-def plain(cell: Any) -> Any:
-    """A cell of a table as JSON has it: None in place of NaN and NA.
-
-    >>> plain(np.float64(1.5)), plain(float("nan")), plain(pd.NA), plain(np.True_)
-    (1.5, None, None, True)
-    """
-    if cell is None or cell is pd.NA or (isinstance(cell, float) and not math.isfinite(cell)):
-        return None
-    return cell.item() if isinstance(cell, np.generic) else cell
-
-
-def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What the results of a visit should be read with: a code, and a sentence."""
-    flags = []
-    distances = [result["distance"] for result in results if result["beyond"]]
-    if distances:
-        flags.append(
-            {
-                "code": "beyond",
-                "message": "The images are far from those that the model was trained on (distance "
-                f"{max(distances):.2f}; one in twenty held-out cases of the study exceeds {FAR:g}). The results may "
-                "not apply.",
-            }
-        )
-    unlike = dict.fromkeys(reason for result in results for reason in result["flags"])
-    if unlike:
-        message = f"Unlike the training cases: {SEPARATOR.join(unlike)}. The results may not apply."
-        flags.append({"code": "unlike", "message": message})
-    problems = dict.fromkeys(result["problem"] for result in results if result["problem"])
-    return flags + [{"code": "problem", "message": problem} for problem in problems]

@@ -33,9 +33,6 @@ COLUMNS = (
     *("grade", "site", "scanner", "sex", "age", "synthetic"),
 )
 CONTENTS = """\
-Every volume in this folder was drawn by casewise from random numbers. No person was scanned, and nothing here may be
-used to judge how well a model does on patients.
-
 cohort.csv    one row for each scan: T1 or T2 of a subject
 phantom.json  the settings, the seed, and the truth: cysts and duct of every subject, and how each scan was taken
 images/       <subject>/<sequence>.nii.gz, each marked as synthetic in its header
@@ -43,7 +40,9 @@ masks/        <subject>/pancreas.nii.gz and lesion.nii.gz, 1 inside, on the grid
 """
 
 
-PANCREAS = PhantomKind("pancreas", COLUMNS, CONTENTS, "scans", (32, 512), GRADES, table="cohort.csv")
+PANCREAS = PhantomKind(
+    "pancreas", COLUMNS, "volume", "scanned", CONTENTS, "scans", (32, 512), GRADES, table="cohort.csv"
+)
 
 
 @dataclass(frozen=True)

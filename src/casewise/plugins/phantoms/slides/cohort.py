@@ -35,9 +35,6 @@ REGION_TISSUE = 0.9
 REGIONS_PER_SECTION = 3
 COLUMNS = ("path", "subject", "visit", "label", "disease", "section", "source", "sex", "age", "mpp", "synthetic")
 CONTENTS = """\
-Every biopsy in this folder was drawn by casewise from random numbers. No person was biopsied, and nothing here may be
-used to judge how well a model does on patients.
-
 cases.csv     one row for each slide or region; `disease` is normal or ssc, `label` is normal, early or late
 phantom.json  the settings, the seed, and the truth: collagen bundles and other properties of every subject
 images/       <subject>/<section>.tiff (slides) or <subject>/<n>.png (regions), each marked as synthetic in the file
@@ -45,7 +42,7 @@ masks/        <subject>/<section>.png, slides only: 255 where there is skin, one
 """
 
 
-SLIDES = PhantomKind("skin", COLUMNS, CONTENTS, "images", (256, 40_000), tuple(STAGES))
+SLIDES = PhantomKind("skin", COLUMNS, "biopsy", "biopsied", CONTENTS, "images", (256, 40_000), tuple(STAGES))
 REGIONS = replace(SLIDES, sides=(32, 40_000))
 
 
