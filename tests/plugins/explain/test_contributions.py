@@ -64,11 +64,7 @@ def test_the_map_the_average_and_the_rest_add_up_to_the_output(
         panels[1, 0] = torch.nan
     with torch.no_grad():
         raw = network(panels).double()
-    expected = {
-        "extent": raw[:, 0],
-        "label": raw[:, 2] - (raw[:, 1] + raw[:, 3]) / 2,
-        "grade": raw[:, 4:].sum(dim=1),
-    }
+    expected = {"extent": raw[:, 0], "label": raw[:, 2] - (raw[:, 1] + raw[:, 3]) / 2, "grade": raw[:, 4:].sum(dim=1)}
     for name, output in expected.items():
         target = ExplainTarget(OUTPUTS, name, class_index=1 if name == "label" else None)
         explained = contributions(network, panels, target)

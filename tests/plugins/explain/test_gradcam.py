@@ -244,8 +244,7 @@ def test_late_fusion_has_a_map_for_each_sequence(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "fusion"),
-    [("resnet18", "late"), ("vit_small_patch16_224", "late-shared"), ("convnext_atto", "early")],
+    ("name", "fusion"), [("resnet18", "late"), ("vit_small_patch16_224", "late-shared"), ("convnext_atto", "early")]
 )
 def test_fused_networks_with_a_sequence_missing(name: str, fusion: Any) -> None:
     torch.manual_seed(0)

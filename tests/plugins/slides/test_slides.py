@@ -207,12 +207,7 @@ def test_no_read_is_larger_than_a_block_however_large_the_slide(
         (TilePlan(side=64), "aperio", 64, ""),
         (TilePlan(side=64, mpp=2.0), "aperio", 256, ""),
         (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level has 1 µm per pixel; level 0 is read and reduced by 2.00"),
-        (
-            TilePlan(side=64, mpp=0.25),
-            "aperio",
-            32,
-            "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00",
-        ),
+        (TilePlan(side=64, mpp=0.25), "aperio", 32, "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00"),
         (TilePlan(side=64, magnification=5), "aperio", 256, ""),
         (TilePlan(side=64, magnification=4), "aperio", 320, "no level has 4x; level 1 is read and reduced by 1.25"),
         (TilePlan(side=64, level=1), "aperio", 256, ""),

@@ -567,11 +567,7 @@ def test_training_killed_and_continued_ends_in_the_same_bits(kind: str, tmp_path
         network = built(kind=kind, missing="mask", outputs=1, dropout=0.1)
         recipe = Recipe(epochs=epochs, batch_size=3, lr=0.003, optimizer="adam", weight_decay=0.01)
         return fit(
-            network,
-            recipe,
-            data,
-            data,
-            TrainingContext([Output("one")], folder, 2, ComputePlan(), save_every=0.0),
+            network, recipe, data, data, TrainingContext([Output("one")], folder, 2, ComputePlan(), save_every=0.0)
         )
 
     with warnings.catch_warnings():

@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 from casewise.errors import CohortError, ImageError
 from casewise.plugins.volumes.grid import Grid, carried, plane_grid, to_ras
 from casewise.plugins.volumes.reading.scans import Scan
-from casewise.plugins.volumes.roi import (
-    Box,
-    Region,
-    mask_on,
-    region_of_box,
-    region_of_mask,
-    slice_affine,
-)
+from casewise.plugins.volumes.roi import Box, Region, mask_on, region_of_box, region_of_mask, slice_affine
 from tests.plugins.volumes.resampled_scans import in_plane
 
 LPS = np.diag([-2.0, -2.0, 5.0, 1.0])

@@ -12,12 +12,7 @@ from casewise.errors import CasewiseError, nearest
 from casewise.inference.predictor import Predictor
 from casewise.models.outputs import outputs_of
 from casewise.plugins.explain.methods.target import ExplainTarget
-from casewise.plugins.explain.saliency import (
-    average_folds,
-    maps_by_row,
-    native_maps,
-    on_panels,
-)
+from casewise.plugins.explain.saliency import average_folds, maps_by_row, native_maps, on_panels
 from casewise.study.learners import is_baseline
 
 if TYPE_CHECKING:

@@ -118,11 +118,7 @@ def _targets(run: FinishedRun, model: str, fold: int, rows: Sequence[int]) -> di
 
 
 def _figures(
-    run: FinishedRun,
-    maps: dict[int, SaliencyMap],
-    rows: Sequence[int],
-    masks: dict[int, CaseMask] | None,
-    plan: Plan,
+    run: FinishedRun, maps: dict[int, SaliencyMap], rows: Sequence[int], masks: dict[int, CaseMask] | None, plan: Plan
 ) -> dict[str, Any] | None:
     """The mean shares of one network and region; None if no map shows the region."""
     terms, subjects, empty = [], [], 0

@@ -28,13 +28,7 @@ from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write
 from casewise.plugins.explain.overlays import FigureRow, save_side_by_side
 from casewise.plugins.explain.placement import placement
 from casewise.plugins.explain.results import earlier_cases, measurement_source, save_results, stored_placement
-from casewise.plugins.explain.saliency import (
-    SaliencyMap,
-    average_folds,
-    check_reproduces,
-    load_model,
-    saliency_maps,
-)
+from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
 from casewise.report.formatting import counted
 from casewise.report.sections.saliency import placement_values, sentence_of
 from casewise.report.templating import sentence

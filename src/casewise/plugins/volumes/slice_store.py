@@ -149,11 +149,7 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
     if slices.dtype != np.uint16 or slices.ndim == 0 or len(slices) != int(arrays["count"].sum()):
         raise RunError(f"{folder}: the slices are damaged. Delete {Path(folder) / MARKER} and run again.")
     return SliceStore(
-        slices,
-        **arrays,
-        **stated,
-        folder=Path(folder),
-        subjects=SubjectScans(*of_subjects) if of_subjects else None,
+        slices, **arrays, **stated, folder=Path(folder), subjects=SubjectScans(*of_subjects) if of_subjects else None
     )
 
 

@@ -83,11 +83,7 @@ def _reinitialise(group: nn.Module, reset_modules: set[int]) -> None:
 
 
 def similarities(
-    network: Network,
-    panels: Tensor,
-    maps_of: Callable[[Network, Tensor], Tensor],
-    *,
-    seed: int = 0,
+    network: Network, panels: Tensor, maps_of: Callable[[Network, Tensor], Tensor], *, seed: int = 0
 ) -> list[Similarity]:
     """Compare the maps (B, H, W) that `maps_of` gives of the trained network with those of randomised ones.
 
