@@ -12,7 +12,6 @@ import numpy as np
 from casewise.cohort.table import text_of
 from casewise.errors import RunError
 from casewise.modalities.registry import modality_of
-from casewise.plugins.explain.case_selection import learners_of
 from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ def save_results(
     run: FinishedRun, shown: dict[str, Any], placement: dict[str, Any], measures: dict[str, Any] | None
 ) -> None:
     """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
+    from casewise.plugins.explain.case_selection import learners_of  # needs a network library
+
     before = run.folder.explanations.read_or_none() or {}
     weights = run.folder.weights_sha256(learners_of(run))
     source = measurement_source(run.study, run.cohort.images)
