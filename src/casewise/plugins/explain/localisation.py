@@ -19,6 +19,7 @@ from casewise.plugins.explain.case_selection import MaskedCase, mask_to_measure,
 from casewise.plugins.explain.methods.randomise import fully_randomised, similarities
 from casewise.plugins.explain.metrics import MEASURES, centre_prior, delete_pixels, measure_map, random_map
 from casewise.plugins.explain.placement import out_of_fold_rows
+from casewise.plugins.explain.results import Record
 from casewise.plugins.explain.saliency import LoadedModel, check_reproduces, load_model, maps_by_row
 
 if TYPE_CHECKING:
@@ -39,17 +40,17 @@ ORDERS = ("map", "random", "centre", "brightness")
 class _Measurements:
     """What is collected over the folds of one network."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Record]
     random_weights: list[np.ndarray]
-    sanity: dict[str, Any]
-    curves: list[dict[str, Any]]
+    sanity: Record
+    curves: list[Record]
     map_size: tuple[int, int] = (0, 0)
     method: str = ""
 
 
 def measure(
     run: FinishedRun, models: Sequence[str], *, map_size: int, progress: Callable[[int, int, str], None]
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[Record, pd.DataFrame]:
     """Measure the maps of all out-of-fold cases.
 
     Returns:
@@ -69,7 +70,7 @@ def measure(
     if not masks:
         raise RunError(f"--measure: no mask in the column {column!r} marks anything on the images of any case.")
     total, tables = len(models) * run.splits.folds, []
-    networks: dict[str, dict[str, Any]] = {}
+    networks: dict[str, Record] = {}
     visible: set[int] = set()
     for number, model in enumerate(models):
         collected = _Measurements([], [], {}, [])
@@ -147,7 +148,7 @@ def _sample(cases: Sequence[MaskedCase], count: int, seed: int) -> list[MaskedCa
 
 def _measure_cases(
     run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]
-) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+) -> tuple[list[Record], tuple[int, int]]:
     """The measures of each case, the mean over views that show the mask, in order; and the size of a map."""
     maps = maps_by_row(model, {case.row: predicted_target(run, case.prediction) for case in cases})
     measures = []
@@ -184,10 +185,10 @@ def _with_random_weights(run: FinishedRun, model: LoadedModel, cases: Sequence[M
     return np.array([[row["hit"], row["near"], row["share_inside"], float(row["empty"])] for row in rows])
 
 
-def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> dict[str, Any]:
+def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> Record:
     """The measures over all, correctly predicted and erroneously predicted cases, and counts of uninformative maps."""
     prior = stronger_prior(table)
-    groups: dict[str, Any] = {}
+    groups: Record = {}
     for name, correct in (("all", None), ("correct", True), ("erroneous", False)):
         # predictions of numbers are neither correct nor erroneous
         member = np.array([correct is None or value is correct for value in table["correct"]])
@@ -204,7 +205,7 @@ def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> d
     }
 
 
-def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> dict[str, Any]:
+def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> Record:
     """The similarity of maps to those of the same network with more and more randomised layers."""
     by_step: dict[str, list[tuple[int, float | None, float, int]]] = {}
     groups: dict[int | None, list[MaskedCase]] = {}
@@ -230,7 +231,7 @@ def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCa
     return {"cases": len(cases), "fold": model.fold + 1, "steps": steps}
 
 
-def deletion_curves(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> list[dict[str, Any]]:
+def deletion_curves(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> list[Record]:
     """For each case one curve per order: the probability of the predicted class, or the predicted number."""
     results = []
     for case in cases:
@@ -262,7 +263,7 @@ def deletion_curves(run: FinishedRun, model: LoadedModel, cases: Sequence[Masked
     return results
 
 
-def summarise_deletion(curves: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any] | None:
+def summarise_deletion(curves: Sequence[Mapping[str, Any]], plan: Plan) -> Record | None:
     """The mean areas under the curves, their differences to the map's, and the mean curves."""
     if not curves:
         return None

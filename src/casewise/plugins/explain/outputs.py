@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import CasePrediction, explain_target
 from casewise.plugins.explain.metrics import as_panel
 from casewise.plugins.explain.overlays import MEANING, SIGNED_MEANING, FigureRow, overlay, save_overlay
+from casewise.plugins.explain.results import Record
 from casewise.plugins.explain.saliency import SaliencyMap, native_maps
 from casewise.report.formatting import class_name, number
 
@@ -61,8 +61,8 @@ class CaseExplanation:
 class OutputRecords:
     """The rows of the table, the entries of the report, and the rows of the side-by-side figure."""
 
-    table: list[dict[str, Any]]
-    entries: list[dict[str, Any]]
+    table: list[Record]
+    entries: list[Record]
     figure: list[FigureRow]
 
 
@@ -84,9 +84,7 @@ def write_outputs(
     return written
 
 
-def _report_entry(
-    run: FinishedRun, case: str, networks: list[CaseExplanation], rows: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _report_entry(run: FinishedRun, case: str, networks: list[CaseExplanation], rows: list[Record]) -> Record:
     panel = run.cohort.panels[run.cohort.panels["case"].astype(str) == case].iloc[0]
     return {
         "case": case,
@@ -108,7 +106,7 @@ def _value_text(run: FinishedRun, target: str, value: float) -> str:
 
 def _table_rows(
     run: FinishedRun, case: str, network: CaseExplanation, files: dict[str, dict[Path, bool]], folder: Path
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """One row per panel row and sequence; for images, every row lists the files of the whole case."""
     rows = []
     target = explain_target(run)
@@ -151,7 +149,7 @@ def _table_rows(
 
 def _side_by_side(
     run: FinishedRun, case: str, networks: list[CaseExplanation], folder: Path
-) -> tuple[list[dict[str, Any]], list[FigureRow]]:
+) -> tuple[list[Record], list[FigureRow]]:
     """Write the panels and their overlays; the report's entries and the figure's rows for them."""
     entries, figure = [], []
     target = explain_target(run).target

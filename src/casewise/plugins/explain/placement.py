@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from casewise.evaluation.bootstrap import Plan, estimates, sum_by_subject
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import predicted_target, prediction_of
 from casewise.plugins.explain.metrics import by_slice, share_inside
+from casewise.plugins.explain.results import Record
 from casewise.plugins.explain.saliency import SaliencyMap, check_reproduces, load_model, maps_by_row
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def border(shape: tuple[int, int]) -> np.ndarray:
 
 def placement(
     run: FinishedRun, models: Sequence[str], *, map_size: int, progress: Callable[[int, int, str], None]
-) -> dict[str, Any]:
+) -> Record:
     """The share of each network's maps in each region, beside the region's share of the area, with intervals.
 
     Regions are the border (see `border`) of each image as the network sees it, with its padding, and each kind of mask
@@ -52,7 +53,7 @@ def placement(
     rows_by_region, masks, available = _samples(run)
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
     rows = sorted(set().union(*rows_by_region.values()))
-    networks: dict[str, dict[str, Any]] = {}
+    networks: dict[str, Record] = {}
     folds, loaded = run.splits.folds, None
     for number, model in enumerate(models):
         maps: dict[int, SaliencyMap] = {}
@@ -119,7 +120,7 @@ def _targets(run: FinishedRun, model: str, fold: int, rows: Sequence[int]) -> di
 
 def _figures(
     run: FinishedRun, maps: dict[int, SaliencyMap], rows: Sequence[int], masks: dict[int, CaseMask] | None, plan: Plan
-) -> dict[str, Any] | None:
+) -> Record | None:
     """The mean shares of one network and region; None if no map shows the region."""
     terms, subjects, empty = [], [], 0
     for row in rows:

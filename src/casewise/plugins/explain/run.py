@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -27,7 +26,7 @@ from casewise.plugins.explain.case_selection import (
 from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
 from casewise.plugins.explain.overlays import FigureRow, save_side_by_side
 from casewise.plugins.explain.placement import placement
-from casewise.plugins.explain.results import earlier_cases, measurement_source, save_results, stored_placement
+from casewise.plugins.explain.results import Record, earlier_cases, measurement_source, save_results, stored_placement
 from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
 from casewise.report.formatting import counted
 from casewise.report.sections.saliency import placement_values, sentence_of
@@ -65,7 +64,7 @@ class Explanation:
     folder: Path
     table: Path
     figure: Path | None
-    measures: dict[str, Any] | None
+    measures: Record | None
     report: Path | None = None
 
 
@@ -122,7 +121,7 @@ def explanations_of(
     return name, explanations, figure_rows(run, name, explanations)
 
 
-def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -> dict[str, Any]:
+def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -> Record:
     """Where the maps of all networks lie, with a sentence for each network and region; a stored one is not repeated."""
     inputs = {"cells": map_size, "source": measurement_source(run.study, run.cohort.images)}
     places = stored_placement(run, models, inputs)
@@ -134,9 +133,7 @@ def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -
     return places
 
 
-def _measure(
-    run: FinishedRun, models: list[str], map_size: int, folder: ExplanationFolder, show: Show
-) -> dict[str, Any]:
+def _measure(run: FinishedRun, models: list[str], map_size: int, folder: ExplanationFolder, show: Show) -> Record:
     """Measure all networks, write the table, and show a sentence for each network."""
     from casewise.plugins.explain.localisation import measure
 
@@ -148,7 +145,7 @@ def _measure(
     return measures
 
 
-def _table(folder: ExplanationFolder, rows: list[dict[str, Any]], kept: list[str]) -> pd.DataFrame:
+def _table(folder: ExplanationFolder, rows: list[Record], kept: list[str]) -> pd.DataFrame:
     """The table of the explained cases, with the rows of those that were explained earlier and stay."""
     table = pd.DataFrame(rows)
     if not kept or not folder.table.exists():

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import CasewiseError, RunError
-from casewise.plugins.serve.settings import ServiceError
+from casewise.plugins.serve.settings import Json, ServiceError
 from casewise.plugins.serve.submission import Submission
 
 log = logging.getLogger("casewise.plugins.serve")
@@ -128,9 +128,7 @@ def work(connection: Connection, plan: WorkerPlan) -> None:
         _send(connection, _answered(answers[job["task"]], submission, folder))
 
 
-def _answered(
-    task: Callable[[Submission, Path], dict[str, Any]], submission: Submission, folder: Path
-) -> dict[str, Any]:
+def _answered(task: Callable[[Submission, Path], Json], submission: Submission, folder: Path) -> Json:
     try:
         return {"answer": task(submission, folder)}
     except ServiceError as error:
@@ -153,7 +151,7 @@ def location_of(error: BaseException) -> str:
     return f"{type(error).__name__} at {lines}"
 
 
-def _send(connection: Connection, message: dict[str, Any]) -> None:
+def _send(connection: Connection, message: Json) -> None:
     try:
         connection.send_bytes(json.dumps(message, allow_nan=False).encode())
     except (BrokenPipeError, ConnectionResetError):
@@ -175,7 +173,7 @@ class Worker:
         self._plan, self._target = plan, target
         self._process: Any = None
         self._pipe: Connection | None = None
-        self.description: dict[str, Any] = {}
+        self.description: Json = {}
 
     @property
     def pid(self) -> int | None:
@@ -213,7 +211,7 @@ class Worker:
             raise RunError(f"{self._plan.bundle}: it was changed since the service started. Start the service again.")
         self.description = first["ready"]
 
-    def call(self, job: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def call(self, job: Json, timeout: float) -> Json:
         """The answer to a job.
 
         Raises:
@@ -233,7 +231,7 @@ class Worker:
             self.stop()
             raise
 
-    def _received(self, timeout: float) -> dict[str, Any]:
+    def _received(self, timeout: float) -> Json:
         assert self._pipe is not None
         ready = wait([self._pipe, self._process.sentinel], timeout)
         if not ready:
@@ -241,7 +239,7 @@ class Worker:
         if self._pipe not in ready:
             raise WorkerDiedError
         try:
-            message: dict[str, Any] = json.loads(self._pipe.recv_bytes())
+            message: Json = json.loads(self._pipe.recv_bytes())
         except EOFError as error:
             raise WorkerDiedError from error
         return message
@@ -284,7 +282,7 @@ class WorkerPool:
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="worker")
 
-    def start(self) -> dict[str, Any]:
+    def start(self) -> Json:
         """Start all processes; the description of the model.
 
         Raises:
@@ -317,7 +315,7 @@ class WorkerPool:
         self._taken -= 1
         self._counters.set("requests_in_progress", self._taken)
 
-    async def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+    async def answer(self, job: Json) -> Json:
         """The answer of some worker to a job.
 
         Raises:
@@ -325,11 +323,11 @@ class WorkerPool:
         """
         message = await asyncio.get_running_loop().run_in_executor(self._threads, self._run, job)
         if "answer" in message:
-            answer: dict[str, Any] = message["answer"]
+            answer: Json = message["answer"]
             return answer
         raise ServiceError(message["status"], message["code"], message["message"], message["files"])
 
-    def _run(self, job: dict[str, Any]) -> dict[str, Any]:
+    def _run(self, job: Json) -> Json:
         worker = self._idle.get()
         try:
             for attempt in (1, 2):
@@ -364,5 +362,5 @@ class WorkerPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _problem(code: str, message: str) -> dict[str, Any]:
+def _problem(code: str, message: str) -> Json:
     return {"status": 503, "code": code, "message": message, "files": []}

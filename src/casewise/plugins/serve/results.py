@@ -16,6 +16,7 @@ from casewise.evaluation.response import percent_change, responds
 from casewise.inference.input_checks.flags import SEPARATOR
 from casewise.inference.output_table import FAR
 from casewise.plugin import Explainer
+from casewise.plugins.serve.settings import Json
 from casewise.plugins.serve.submission import NEUTRAL, SUBJECT, Submission
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return flags + [{"code": "problem", "message": problem} for problem in problems]
 
 
-def trajectory(visits: Sequence[Mapping[str, Any]], description: Mapping[str, Any]) -> dict[str, Any] | None:
+def trajectory(visits: Sequence[Mapping[str, Any]], description: Mapping[str, Any]) -> Json | None:
     """The values of the primary outcome in the order of time; None for one visit, or an outcome without one number.
 
     Without days, visits are in the order of the request, and `day` is None.
@@ -140,7 +141,7 @@ def _value(visit: Mapping[str, Any], outcome: str) -> Mapping[str, Any] | None:
     return results[0] if single else None
 
 
-def _entry(row: Mapping[Any, Any], response: Mapping[str, bool], *, with_change: bool) -> dict[str, Any]:
+def _entry(row: Mapping[Any, Any], response: Mapping[str, bool], *, with_change: bool) -> Json:
     since = row["since"]
     after = since is not pd.NA and since > 0
     change = row["predicted_change"]
@@ -160,7 +161,7 @@ def _entry(row: Mapping[Any, Any], response: Mapping[str, bool], *, with_change:
     return entry
 
 
-def map_picture(explainer: Explainer, shown: Any, submission: Submission) -> dict[str, Any]:
+def map_picture(explainer: Explainer, shown: Any, submission: Submission) -> Json:
     """A map of `Explainer.explain_new` and its original as data URLs, with the names that the client knows."""
     number = NEUTRAL.search(shown.native.name)
     file = submission.files[int(number[1])] if number else None

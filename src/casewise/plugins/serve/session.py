@@ -25,7 +25,7 @@ from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
 from casewise.plugins.serve.description import describe
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
-from casewise.plugins.serve.settings import ServiceError
+from casewise.plugins.serve.settings import Json, ServiceError
 from casewise.plugins.serve.submission import (
     SUBJECT,
     Submission,
@@ -80,7 +80,7 @@ class ModelSession:
         return self.model.reader.study(Path("cases.csv"))
 
     @cached_property
-    def description(self) -> dict[str, Any]:
+    def description(self) -> Json:
         """The answer of /api/model (see `casewise.plugins.serve.description.describe`)."""
         networks = {member.model for member in self.ensemble.members}
         maps = (
@@ -98,7 +98,7 @@ class ModelSession:
         if self.explainer:
             self.explainer.warm_up()
 
-    def predict(self, submission: Submission, folder: Path) -> dict[str, Any]:
+    def predict(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/predict for images in `folder`.
 
         Raises:
@@ -108,7 +108,7 @@ class ModelSession:
             _, _, rows = self._prepared(submission, folder, Path(work))
         return self._answer(submission, rows)
 
-    def explain(self, submission: Submission, folder: Path) -> dict[str, Any]:
+    def explain(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/explain for images in `folder`.
 
         Raises:
@@ -131,7 +131,7 @@ class ModelSession:
             target = self.explainer.target_of(self.study, submission.target)
         except CasewiseError as error:
             raise ServiceError(422, "unknown_target", str(error)) from error
-        maps: list[dict[str, Any]] = []
+        maps: list[Json] = []
         with tempfile.TemporaryDirectory(dir=folder) as work:
             # only the maps of classes depend on what was predicted
             table, prepared, rows = self._prepared(submission, folder, Path(work), predict=bool(target.output.classes))
@@ -241,12 +241,12 @@ class ModelSession:
         return self._on_cpu[key]
 
     @property
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Json:
         """What an answer says about the model, so that a client sees whether it is the one that was described."""
         names = ("name", "title", "checksum", "learner", "casewise", "synthetic")
         return {name: self.description[name] for name in names}
 
-    def _answer(self, submission: Submission, rows: pd.DataFrame) -> dict[str, Any]:
+    def _answer(self, submission: Submission, rows: pd.DataFrame) -> Json:
         by_visit = dict(iter(rows.groupby(rows["visit"].astype(str), sort=False)))
         visits = []
         for number, visit in enumerate(submission.visits):
@@ -269,14 +269,14 @@ class ModelSession:
             "trajectory": trajectory(visits, self.description),
         }
 
-    def _result(self, submission: Submission, row: Mapping[Any, Any]) -> dict[str, Any]:
+    def _result(self, submission: Submission, row: Mapping[Any, Any]) -> Json:
         """A row of the output table as plain values; columns that are added to the table are passed on."""
         target = str(row["target"])
         facts = self.description["targets_by_name"][target]
         classes = facts["classes"]
         value = row["prediction"]
         missing = value is None or (isinstance(value, float) and math.isnan(value))
-        result: dict[str, Any] = {
+        result: Json = {
             "target": target,
             "title": facts["title"],
             "region": str(row["region"]),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.folder_layout import ENDINGS
 from casewise.modalities.store.readers import image_shape
-from casewise.plugins.serve.settings import ServiceError
+from casewise.plugins.serve.settings import Json, ServiceError
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -68,7 +68,7 @@ class Submission:
     learner: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """As plain values, for another process."""
         return asdict(self)
 

@@ -20,6 +20,7 @@ from casewise.plugins.phantoms.folder import (
     Labels,
     PhantomKind,
     Progress,
+    Row,
     check_choice,
     check_settings,
     encoded,
@@ -91,7 +92,7 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
     if options.labels == "shuffled":
         order = stream(seed, "shuffled labels", options.subjects).permutation(options.subjects)
         labels = [findings[other] for other in order]
-    truth: list[dict[str, Any]] = []
+    truth: list[Row] = []
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
         source = _source(options, number, finding)
         patient = chest(seed, number)

@@ -18,6 +18,7 @@ from casewise.plugins.phantoms.folder import (
     Labels,
     PhantomKind,
     Progress,
+    Row,
     check_choice,
     check_settings,
 )
@@ -94,14 +95,14 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
     cohort = CohortFolder(folder, PANCREAS, options, total, progress)
     grades = [grade_of(seed, number, options.classes) for number in range(options.subjects)]
     labels = shuffled_labels(seed, grades) if options.labels == "shuffled" else grades
-    truth: list[dict[str, Any]] = []
+    truth: list[Row] = []
     for number, (grade, label) in enumerate(zip(grades, labels, strict=True)):
         patient, site = abdomen(seed, number), site_of(seed, number, options.classes)
         lesions = findings(seed, patient, grade, options.lesion)
-        person: dict[str, Any] = {"subject": patient.name, "visit": 1, "grade": label, "site": site}
+        person: Row = {"subject": patient.name, "visit": 1, "grade": label, "site": site}
         person |= {"sex": patient.sex, "age": patient.age}
         person |= {"scanner": MACHINES[site].scanner, "mask": f"masks/{patient.name}/pancreas.nii.gz", "lesion": ""}
-        state: dict[str, Any] = {"subject": patient.name, "finding": grade, "label": label, "site": site}
+        state: Row = {"subject": patient.name, "finding": grade, "label": label, "site": site}
         state |= {"lacking": lacking[number], "duct_mm": round(2 * max(lesions.duct.radii), 2), "scans": []}
         for scan in scans(seed, patient, site, size=options.size, slices=options.slices):
             if scan.sequence == lacking[number]:
@@ -211,7 +212,7 @@ def _check(settings: PancreasSettings) -> None:
     _nibabel()
 
 
-def _acquisition(scan: Scan) -> dict[str, Any]:
+def _acquisition(scan: Scan) -> Row:
     """Return how a scan was acquired, for `phantom.json`."""
     return {
         "sequence": scan.sequence,
@@ -225,11 +226,11 @@ def _acquisition(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _measures(lesions: Findings, volume: Volume) -> dict[str, Any]:
+def _measures(lesions: Findings, volume: Volume) -> Row:
     """Return the measures of pancreas and lesion, in mm and RAS."""
     voxel = float(np.prod(volume.scan.spacing)) / 1000
     balls = [lesions.planted] if lesions.planted is not None else [cyst.fluid for cyst in lesions.cysts]
-    measures: dict[str, Any] = {
+    measures: Row = {
         "pancreas_ml": round(float(volume.pancreas.sum()) * voxel, 2),
         "lesion_ml": round(float(volume.lesion.sum()) * voxel, 2),
         "diameters_mm": [round(float(np.mean(ball.radii)) * 2, 1) for ball in balls],

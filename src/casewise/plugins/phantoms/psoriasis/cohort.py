@@ -12,7 +12,7 @@ import cv2
 
 from casewise.errors import CasewiseError, nearest
 from casewise.plugins.phantoms.draws import stream
-from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, check_settings, encoded
+from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_settings, encoded
 from casewise.plugins.phantoms.psoriasis.photograph import Photograph, draw
 from casewise.plugins.phantoms.psoriasis.poses import PHOTOGRAPHS
 from casewise.plugins.phantoms.psoriasis.severity import (
@@ -179,7 +179,7 @@ def _photograph_path(patient: Subject, visit: int, region: str, number: int) -> 
 
 def _write_table(cohort: CohortFolder, courses: list[DiseaseCourse]) -> Path:
     settings: PsoriasisSettings = cohort.settings
-    truth: list[dict[str, Any]] = []
+    truth: list[Row] = []
     for number, (disease, labels) in enumerate(zip(courses, labels_of(settings, courses), strict=True)):
         patient = subject(settings.seed, number)
         person = {"skin_tone": patient.skin_tone, "site": patient.site}
@@ -194,7 +194,7 @@ def _write_table(cohort: CohortFolder, courses: list[DiseaseCourse]) -> Path:
     return cohort.finish(truth)
 
 
-def _true_state(disease: DiseaseCourse, visit: int) -> dict[str, Any]:
+def _true_state(disease: DiseaseCourse, visit: int) -> Row:
     """Return the true state at a visit: continuous severities, covered share, noiseless grades and the physician's."""
     regions = {
         region: {

@@ -17,6 +17,7 @@ from casewise.plugins.phantoms.folder import (
     Labels,
     PhantomKind,
     Progress,
+    Row,
     check_choice,
     check_settings,
     encoded,
@@ -211,7 +212,7 @@ def _make(
     cohort = CohortFolder(folder, kind, settings, settings.subjects * settings.images, progress)
     findings = [finding_of(settings.seed, number, settings.classes) for number in range(settings.subjects)]
     labels = shuffled_labels(settings.seed, findings) if settings.labels == "shuffled" else findings
-    truth: list[dict[str, Any]] = []
+    truth: list[Row] = []
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
         patient = skin(settings.seed, number, finding, settings.stains)
         random = stream(settings.seed, "person", number)
