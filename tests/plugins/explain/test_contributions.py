@@ -25,10 +25,8 @@ from casewise.plugins.explain.overlays import overlay
 from casewise.plugins.explain.run import ExplainSettings
 from casewise.plugins.explain.saliency import SaliencyMap, load_model, saliency_maps
 from casewise.plugins.phantoms.pancreas import make_pancreas
-from casewise.report.sections.saliency import placed_shares
 from casewise.run_folder import RunFolder
-from casewise.study.baselines import Baselines
-from casewise.study.loading import build_study, read_study
+from casewise.study.loading import build_study
 from tests.plugins.explain.maps import cell_maps, explain
 from tests.test_baselines import write_study
 
@@ -170,12 +168,6 @@ def test_a_sign_is_shown_by_hue_over_grey() -> None:
     assert shown[2, 0] > shown[2, 2]  # red
 
 
-def test_the_placed_share_counts_a_case_once() -> None:
-    entry = {"network": "a", "sum": {"placed": 1.0, "unplaced": -1.0}}
-    cases = [{"rows": [{"maps": [entry]}, {"maps": [entry, {"network": "cnn", "sum": None}]}]}]
-    assert placed_shares(cases) == [{"name": "a", "share": 0.5, "count": 1}]
-
-
 def sums_of(run: Any, model: str, fold: int, rows: list[int]) -> list[tuple[SaliencyMap, float]]:
     """The maps of panel rows and, for each, the explained output by the network itself."""
     loaded, target = load_model(run, model, fold), explain_target(run)
@@ -250,16 +242,3 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) ->
     assert explained.measures is not None
     assert explained.measures["networks"]["linear_pixels"]["method"] == "contributions"
     assert any(explained.folder.rglob("*.nii.gz"))
-
-
-@pytest.mark.slow
-def test_photographs_of_a_region_share_the_map_of_a_number(tiny: Path, tmp_path: Path) -> None:
-    """The output of a region with several photographs is that of their mean features."""
-    update = {"backbones": [], "weights": "random", "stack": [], "baselines": Baselines()}
-    run = open_finished(RunFolder(casewise.run(read_study(tiny).model_copy(update=update), tmp_path / "run").folder))
-    views = 0
-    for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1, 2, 3]):
-        assert saliency.output_sum is not None
-        assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
-        views = max(views, len(saliency.slots))
-    assert views > 1

@@ -169,17 +169,6 @@ def test_a_sure_grade_still_has_a_gradient() -> None:
     assert (raw.grad > 0).all()
 
 
-def test_what_is_asked_must_exist() -> None:
-    with pytest.raises(CasewiseError, match=r"'lable'.* Did you mean 'label'"):
-        ExplainTarget(LABEL, "lable")
-    with pytest.raises(CasewiseError, match=r"label .* 3 classes; class 3"):
-        ExplainTarget(LABEL, "label", class_index=3)
-    with pytest.raises(CasewiseError, match=r"extent .* no classes; class 0"):
-        ExplainTarget(NUMBER.outputs, "extent", class_index=0)
-    with pytest.raises(CasewiseError, match=r"1 outputs.* 3"):
-        gradcam(build_network("cnn", 1), panels_of(32), ExplainTarget(LABEL, "label"))
-
-
 @pytest.mark.parametrize("name", ["mobilenet_v2", "vit_tiny_patch16_224"])
 def test_the_network_is_left_as_it_was(name: str) -> None:
     network = built(name).train()
@@ -201,13 +190,6 @@ def test_the_network_is_left_as_it_was(name: str) -> None:
         assert parameter.requires_grad == learns
         assert parameter.grad is gradient
         assert value is None or torch.equal(gradient, value)
-
-
-def test_frozen_networks_and_no_grad_are_no_hindrance() -> None:
-    network = built("mobilenet_v2").requires_grad_(False)
-    wanted = explain(built("mobilenet_v2"), panels_of(), NUMBER)
-    with torch.no_grad():
-        assert torch.equal(explain(network, panels_of(), NUMBER), wanted)
 
 
 def test_panels_do_not_disturb_each_other() -> None:
@@ -298,15 +280,6 @@ def test_alexnet_and_vgg_are_explained_before_their_last_pooling(name: str) -> N
     assert network.explain_layers[0] is features[-2]
     assert isinstance(features[-2], nn.ReLU)
     assert isinstance(features[-1], nn.MaxPool2d)
-
-
-def test_alexnet_s_map_has_eleven_cells_of_a_panel_of_192() -> None:
-    torch.manual_seed(0)
-    found = cell_maps(build_network("alexnet", 1), panels_of(192, 1), NUMBER)
-    assert found.maps.shape == (1, 1, 11, 11)
-    assert found.centres is not None
-    # the mean of the centres is about the centre of the panel
-    assert all(abs(float(axis.mean()) - 95.5) < 4 for axis in found.centres)
 
 
 def test_sequences_share_the_scale_of_grad_cam_and_not_that_of_rollout() -> None:

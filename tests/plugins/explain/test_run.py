@@ -405,15 +405,6 @@ def test_cases_of_other_subjects_are_never_suggested(name: str, own: list[str]) 
     assert bool(hint) == bool(own)
 
 
-def test_no_finished_run(planted: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="Did you mean 'run'"):
-        explain_run(planted.with_name("rnu"), ExplainSettings())
-    (tmp_path / "half").mkdir()
-    with pytest.raises(RunError, match=r"study.json is missing"):
-        explain_run(tmp_path / "half", ExplainSettings())
-    assert not any((tmp_path / "half").iterdir())
-
-
 def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(planted, tmp_path / "run"))
     place = folder / "jobs/test_vit@T2/fold2"

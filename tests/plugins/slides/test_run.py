@@ -369,14 +369,6 @@ class TestCut:
         assert "12 of 12 slides have more tiles than 6, of which an even selection is used." in thinned
         assert any(note.startswith("Slides give 6 tiles each, of 32 pixels at 4 µm per pixel") for note in thinned)
 
-    def test_nothing_to_cut_is_said(self, tmp_path: Path) -> None:
-        region = tmp_path / "region.png"
-        Image.fromarray(draw_region(1, finding="late", size=96)).save(region)
-        table = table_of(tmp_path / "cases.csv", [{"path": region, "subject": "R1", "disease": 1}])
-        cohort = cut(skin_study(table, targets=NUMBER), None)
-        assert not slides.has_tiles(cohort)
-        assert "no row names a slide" in cohort.notes[-1]
-
     def test_old_plans_are_swept_away(self, skin: Path, tmp_path: Path) -> None:
         cut(skin_study(skin), tmp_path)
         study = skin_study(skin, tiles={"mpp": 8.0})
@@ -517,11 +509,3 @@ def test_what_is_only_named_like_a_slide_is_never_taken_whole(
     with pytest.raises(ImageError, match=r"1 of 2 slides cannot be cut") as caught:
         cut(study, None)
     assert said in str(caught.value)
-
-
-def test_images_among_slides_are_named(skin: Path, tmp_path: Path) -> None:
-    good = skin.parent / pd.read_csv(skin)["path"].iloc[0]
-    Image.fromarray(draw_region(1, finding="late", size=96)).save(tmp_path / "region.png")
-    rows = [{"path": path, "subject": f"S{i}", "disease": i} for i, path in enumerate(["region.png", str(good)])]
-    notes = cut(skin_study(table_of(tmp_path / "cases.csv", rows), targets=NUMBER), None).notes
-    assert "1 row names no slide but images (region.png), which are used whole, as one tile each." in notes

@@ -97,12 +97,6 @@ def test_facts(pyramid: Path, aperio: Path, nameless: Path) -> None:
     assert (facts.mpp, facts.magnification, len(facts.levels)) == (None, None, 1)
 
 
-def test_a_resolution_of_print_counts_as_missing(tmp_path: Path) -> None:
-    facts = slide_facts(write(tmp_path / "a.tiff", mpp=352.8, levels=1))
-    assert facts.mpp is None
-    assert "352.8 µm per pixel" in facts.notes[0]
-
-
 def test_a_slide_is_told_by_its_content(pyramid: Path, tmp_path: Path) -> None:
     renamed = tmp_path / "a.dat"
     renamed.write_bytes(pyramid.read_bytes())
@@ -279,11 +273,6 @@ def test_a_slide_without_tissue_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"empty\.tiff: there is no tissue on this slide\. Leave it out"):
         plan_tiles(path, TilePlan(side=64))
     assert len(plan_tiles(path, TilePlan(side=64, min_tissue=0))) == 12 * 9
-
-
-def test_a_slide_smaller_than_a_tile_is_refused(pyramid: Path) -> None:
-    with pytest.raises(ImageError, match=r"a tile of 128 px at 4 µm .* 1,024 px wide .* \(1,024 x 768\)"):
-        plan_tiles(pyramid, TilePlan(mpp=4.0))
 
 
 def test_tiles_of_a_level_are_its_pixels(pyramid: Path) -> None:
