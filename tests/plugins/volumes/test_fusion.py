@@ -498,7 +498,9 @@ class Dropped:
         return 4 * batch
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["late", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("early", "late-shared"))]
+)
 def test_training_killed_and_continued_ends_in_the_same_bits(kind: str, tmp_path: Path) -> None:
     data = Dropped(panels(11, 2, 32, missing=((0, 0), (1, 1), (9, 0))), torch.rand(11, 1))
 
