@@ -173,8 +173,10 @@ def test_the_death_of_a_worker_is_survived(toy: Running) -> None:
 def test_a_model_that_was_replaced_meanwhile_answers_nothing() -> None:
     with running(ServiceSettings(Path("bundle")), toy_work) as service:
         (service.folder / "changed").touch()
-        error_of(httpx.post(service.url + "/api/predict", files=IMAGE, data={"visit": "die"}), 503, "no_worker")
-        error_of(httpx.post(service.url + "/api/predict", files=IMAGE), 503, "no_worker")
+        error_of(
+            httpx.post(service.url + "/api/predict", files=IMAGE, data={"visit": "die"}, timeout=60), 503, "no_worker"
+        )
+        error_of(httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60), 503, "no_worker")
 
 
 def test_a_full_queue_is_refused_and_no_waiting_request_is_lost(toy: Running) -> None:
