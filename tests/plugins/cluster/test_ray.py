@@ -46,10 +46,7 @@ def long_inputs(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> JobIn
 
 def prepared(factory: pytest.TempPathFactory, chests: Path, backbones: list[str], **recipe: Any) -> JobInputs:
     study = chest_study(
-        chests,
-        backbones=backbones,
-        recipe=recipe,
-        compute={"jobs": "auto", "threads": 1, "save_every": 0},
+        chests, backbones=backbones, recipe=recipe, compute={"jobs": "auto", "threads": 1, "save_every": 0}
     )
     folder = RunFolder(factory.mktemp("prepared"))
     cohort = read(study, folder, Silent())
@@ -162,10 +159,7 @@ def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
 
 
 def test_a_process_on_a_machine_that_lost_its_connection_ends_before_its_job_moves(
-    long_inputs: JobInputs,
-    machines: RayMachines,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    long_inputs: JobInputs, machines: RayMachines, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The raylet is stopped, so that the cluster gives the machine up, but the job's process goes on."""
     run, raylet = tmp_path / "run", machines.processes(0)[0]

@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from casewise.errors import CohortError, ImageError, RunError
+from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import to_tile
 from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.pipeline.finished import open_finished
-from casewise.plugins.explain.checks import mask_to_measure
+from casewise.plugins.explain.case_selection import mask_to_measure
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.placement import border, placement, random_order, shares_of
 from casewise.plugins.explain.report_section import placement_rows
+from casewise.plugins.explain.run import ExplainSettings
 from casewise.plugins.explain.saliency import SaliencyMap
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
@@ -110,7 +111,7 @@ def finished(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANDOMISED_CASES", "DELETED_CASES", "DRAWS", "FEWER_DRAWS"):
         monkeypatch.setattr(f"casewise.plugins.explain.localisation.{name}", 1)
-    done = explain_run(finished, measure=True)
+    done = explain_run(finished, ExplainSettings(measure=True))
     assert done.measures is not None
     assert (done.measures["meaning"], done.measures["column"]) == ("anatomy", "lung_mask")
     assert (done.measures["with_mask"], done.measures["cases"]) == (9, 12)
@@ -144,31 +145,6 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
 def masks_of(finished: Path) -> list[Path]:
     opened = open_finished(RunFolder(finished))
     return [opened.study.cohort.parent / name for name in opened.cohort.images["lung_mask"] if name]
-
-
-def test_the_border_is_reported_without_masks(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = chest_study(films, **FAST)
-    folder = run(study, tmp_path / "run").folder
-    explain_run(folder)
-    placement = json.loads((folder / "explanations.json").read_text())["placement"]
-    assert set(placement["regions"]) == set(placement["networks"]["test_resnet"]) == {"border"}
-    # the placement of the maps is kept for other cases, and computed again for maps of another size
-    calls = []
-    monkeypatch.setattr(
-        "casewise.plugins.explain.run.placement", lambda *args, **kwargs: calls.append(kwargs) or placement
-    )
-    explain_run(folder)
-    assert calls == []
-    assert json.loads((folder / "explanations.json").read_text())["placement"] == placement
-    explain_run(folder, map_size=1)
-    assert [call["map_size"] for call in calls] == [1]
-    opened = open_finished(RunFolder(folder))
-    with pytest.raises(RunError, match="names no masks"):
-        mask_to_measure(opened)
-    images = opened.study.images.model_copy(update={"lesion": "lungs"})
-    object.__setattr__(opened.prepared, "study", opened.study.model_copy(update={"images": images}))
-    with pytest.raises(CohortError, match="'lungs'"):
-        mask_to_measure(opened)
 
 
 def test_a_named_lesion_comes_before_the_anatomy_and_must_fit(finished: Path, tmp_path: Path) -> None:

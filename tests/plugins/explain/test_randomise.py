@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from casewise.errors import CasewiseError
 from casewise.models.backbones import Body, Network, NetworkOptions, build_network
 from casewise.models.outputs import Output
-from casewise.plugins.explain.methods.dispatch import explain
-from casewise.plugins.explain.methods.randomise import randomised, similarities, spearman, ssim
+from casewise.plugins.explain.methods.randomise import fully_randomised, randomised, similarities, spearman, ssim
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.metrics import hit
+from tests.plugins.explain.maps import explain
 
 SIDE = 48
 LABEL = ExplainTarget((Output("label", "classification", 3),), "label")
@@ -95,7 +94,7 @@ def cnn() -> Network:
 
 def hits(network: Network, panels: torch.Tensor, masks: torch.Tensor) -> float:
     """How often the peak of the map lies in the blob that decides."""
-    maps = explain(network, panels, target=LABEL).numpy()
+    maps = explain(network, panels, LABEL).numpy()
     return float(np.mean([hit(one, mask) for one, mask in zip(maps, masks.numpy(), strict=True)]))
 
 
@@ -106,10 +105,7 @@ def check(network: Network, tested: tuple[torch.Tensor, torch.Tensor, torch.Tens
     assert right.float().mean() > 0.95
     right &= labels < 2
     found = hits(network, panels[right], masks[right])
-    chance = [
-        hits(next(iter(randomised(network, how="all", seed=seed)))[1], panels[right][:40], masks[right][:40])
-        for seed in range(10)
-    ]
+    chance = [hits(fully_randomised(network, seed=seed), panels[right][:40], masks[right][:40]) for seed in range(10)]
     return found, chance
 
 
@@ -132,18 +128,14 @@ def test_maps_lose_their_likeness_with_the_weights(cnn: Network, tested: Any) ->
     panels = tested[0][tested[2] == 1][:12]
 
     def maps_of(network: Network, given: torch.Tensor) -> torch.Tensor:
-        return explain(network, given, target=asked)
+        return explain(network, given, asked)
 
-    told = similarities(cnn, panels, maps_of, how="cascade", seed=1)
+    told = similarities(cnn, panels, maps_of, seed=1)
     assert [one.down_to for one in told] == ["head", "0.6", "0.3", "0.0", "body"]
     assert [step.groups for step in told] == [1, 2, 3, 4, 5]
     assert all(one.ssim < 0.9 for one in told)
     assert told[-1].ssim < 0.3
     assert told[-1].spearman is None or abs(told[-1].spearman) < 0.6
-    everything = similarities(cnn, panels, maps_of, how="all", seed=1)
-    assert [one.down_to for one in everything] == ["all"]
-    # parts are drawn as in the cascade, so its end is the same network
-    assert everything[0].ssim == told[-1].ssim
 
 
 def test_the_network_itself_is_not_touched() -> None:
@@ -154,7 +146,7 @@ def test_the_network_itself_is_not_touched() -> None:
     assert all(torch.equal(value, values[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("make", [convolutions, transformer, lambda: build_network("resnet18", 2), fused])
+@pytest.mark.parametrize("make", [transformer, lambda: build_network("resnet18", 2), fused])
 def test_everything_learned_is_drawn_anew_part_by_part(make: Callable[[], Network]) -> None:
     network = make()
     with torch.no_grad():
@@ -173,8 +165,7 @@ def test_seeds_and_the_generator_outside() -> None:
     network = convolutions()
 
     def drawn(seed: int) -> torch.Tensor:
-        _, changed = next(iter(randomised(network, how="all", seed=seed)))
-        return torch.cat([p.flatten() for p in changed.parameters()])
+        return torch.cat([p.flatten() for p in fully_randomised(network, seed=seed).parameters()])
 
     torch.manual_seed(5)
     wanted = torch.rand(3)
@@ -182,9 +173,6 @@ def test_seeds_and_the_generator_outside() -> None:
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))
     assert torch.equal(torch.rand(3), wanted)
-    how: Any = "cascades"
-    with pytest.raises(CasewiseError, match=r"'cascades'.* Did you mean 'cascade'"):
-        next(randomised(network, how=how))
 
 
 def test_spearman_and_ssim_of_known_maps() -> None:

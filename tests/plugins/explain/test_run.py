@@ -22,12 +22,12 @@ from casewise.pipeline.finished import FinishedRun, open_finished
 from casewise.plugins.explain.case_selection import case_hint, explain_target, select_cases
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.localisation import measure
-from casewise.plugins.explain.methods.dispatch import cell_maps
-from casewise.plugins.explain.methods.randomise import randomised
+from casewise.plugins.explain.methods.randomise import fully_randomised
 from casewise.plugins.explain.methods.receptive_field import peak_pixels
 from casewise.plugins.explain.metrics import as_panel
-from casewise.plugins.explain.native_space import write_native
+from casewise.plugins.explain.outputs import write_native
 from casewise.plugins.explain.results import measurement_source, read_results, same_source
+from casewise.plugins.explain.run import ExplainSettings
 from casewise.plugins.explain.saliency import (
     SaliencyMap,
     check_reproduces,
@@ -36,12 +36,13 @@ from casewise.plugins.explain.saliency import (
     saliency_maps,
 )
 from casewise.plugins.phantoms.pancreas import make_pancreas
-from casewise.plugins.volumes.preview import central
+from casewise.plugins.volumes.preparation import central
 from casewise.plugins.volumes.slice_store import SliceStore, open_slices
 from casewise.run import run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study, read_study
 from tests.chest_study import SMALL, chest_study
+from tests.plugins.explain.maps import cell_maps
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
@@ -120,7 +121,7 @@ def marked_rows(opened: FinishedRun) -> list[int]:
 
 
 def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun) -> None:
-    done = explain_run(planted, measure=True)
+    done = explain_run(planted, ExplainSettings(measure=True))
     table = pd.read_parquet(done.table)
     assert set(table["network"]) == set(opened.study.networks)
     assert dict(zip(table["network"], table["method"], strict=True)) == {
@@ -171,8 +172,8 @@ def assert_sound(figures: dict[str, Any], cases: int) -> None:
 
 def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(planted, tmp_path / "run"))
-    explain_run(folder, measure=True, networks=["test_vit@T2"])
-    explain_run(folder, networks=["test_vit@T2"])
+    explain_run(folder, ExplainSettings(measure=True, networks=["test_vit@T2"]))
+    explain_run(folder, ExplainSettings(networks=["test_vit@T2"]))
     told = read_results(RunFolder(folder))
     assert told is not None
     assert "test_vit@T2" in told["measured"]["networks"]
@@ -240,11 +241,11 @@ def test_lesions_outside_the_slices_looked_at_are_not_measured(
 def test_every_draw_and_fold_has_a_seed_of_its_own(opened: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
-    def noted(network: Any, *, how: str, seed: int) -> Any:
+    def noted(network: Any, *, seed: int) -> Any:
         seeds.append(seed)
-        return randomised(network, how=how, seed=seed)  # type: ignore[arg-type]
+        return fully_randomised(network, seed=seed)
 
-    monkeypatch.setattr("casewise.plugins.explain.localisation.randomised", noted)
+    monkeypatch.setattr("casewise.plugins.explain.localisation.fully_randomised", noted)
     measure(opened, ["test_vit@T2"], map_size=0, progress=lambda *_: None)
     assert len(seeds) == len(set(seeds)) == 4
 
@@ -301,7 +302,7 @@ def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun, tmp_
 
 def test_a_test_case_is_the_mean_of_all_folds(planted: Path, opened: FinishedRun, tmp_path: Path) -> None:
     subject = opened.splits.subjects(-1)[0]
-    done = explain_run(planted, cases=[subject], networks=["test_vit@T2"], output=tmp_path / "out")
+    done = explain_run(planted, ExplainSettings(cases=[subject], networks=["test_vit@T2"], output=tmp_path / "out"))
     table = pd.read_parquet(done.table)
     assert list(table["folds"]) == ["mean of 2 folds"]
     assert list(table["case"]) == [f"{subject}/1"]
@@ -352,13 +353,13 @@ def test_a_map_is_empty_if_its_file_is(
 ) -> None:
     row = int(np.flatnonzero(slices_of(opened).present.all(axis=1))[0])
     options: dict[str, Any] = {"cases": [str(opened.cohort.panels["case"].iloc[row])], "networks": ["test_vit@T2"]}
-    table = pd.read_parquet(explain_run(planted, output=tmp_path / "strong", **options).table)
+    table = pd.read_parquet(explain_run(planted, ExplainSettings(output=tmp_path / "strong", **options)).table)
     (name,) = json.loads(table["files"].iloc[0])
     assert np.asarray(nibabel.load(tmp_path / "strong" / name).dataobj).any()
     assert not table["empty"].any()
     nothing = "casewise.plugins.volumes.native_space.to_scan"
     monkeypatch.setattr(nothing, lambda maps, slots, affine, shape, scan_affine: np.zeros(shape, np.float32))
-    table = pd.read_parquet(explain_run(planted, output=tmp_path / "nothing", **options).table)
+    table = pd.read_parquet(explain_run(planted, ExplainSettings(output=tmp_path / "nothing", **options)).table)
     assert table["empty"].all()
 
 
@@ -371,11 +372,7 @@ def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Fini
     assert np.isfinite(saliency.maps).all()
     whole = next(r for r in range(len(gone) + 8) if slices_of(opened).present[r].all())
     (saliency,) = saliency_maps(one, [whole], explain_target(opened))
-    found = (
-        cell_maps(one.network, torch.from_numpy(saliency.panels), target=explain_target(opened))
-        .by_sequence()
-        .numpy()[0]
-    )
+    found = cell_maps(one.network, torch.from_numpy(saliency.panels), explain_target(opened)).by_sequence().numpy()[0]
     # one scale for both sequences: the weaker one is shown as the weaker
     assert saliency.by_sequence.max() == 1 or saliency.by_sequence.max() == 0
     if found.max() > 0:
@@ -392,7 +389,7 @@ def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Fini
 )
 def test_names_that_do_not_exist(planted: Path, options: dict[str, Any], error: type, said: str) -> None:
     with pytest.raises(error, match=said):
-        explain_run(planted, **options)
+        explain_run(planted, ExplainSettings(**options))
 
 
 @pytest.mark.parametrize(
@@ -406,15 +403,6 @@ def test_cases_of_other_subjects_are_never_suggested(name: str, own: list[str]) 
     assert bool(hint) == bool(own)
 
 
-def test_no_finished_run(planted: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="Did you mean 'run'"):
-        explain_run(planted.with_name("rnu"))
-    (tmp_path / "half").mkdir()
-    with pytest.raises(RunError, match=r"study.json is missing"):
-        explain_run(tmp_path / "half")
-    assert not any((tmp_path / "half").iterdir())
-
-
 def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(planted, tmp_path / "run"))
     place = folder / "jobs/test_vit@T2/fold2"
@@ -424,27 +412,27 @@ def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
         shutil.copy(other, temporary)
     subject = next(iter(open_finished(RunFolder(folder)).splits.subjects(1)))
     with pytest.raises(RunError, match=r"model.safetensors is not the file"):
-        explain_run(folder, cases=[subject], networks=["test_vit@T2"])
+        explain_run(folder, ExplainSettings(cases=[subject], networks=["test_vit@T2"]))
     with weights.replacing() as temporary:
         shutil.copy(folder / "jobs/test_resnet@T2/fold1/model.safetensors", temporary)
     with pytest.raises(RunError, match=r"model.safetensors"):
-        explain_run(folder, cases=[subject], networks=["test_vit@T2"])
+        explain_run(folder, ExplainSettings(cases=[subject], networks=["test_vit@T2"]))
     (place / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"model.safetensors.*test_vit@T2 of fold 2"):
-        explain_run(folder, networks=["test_vit@T2"])
+        explain_run(folder, ExplainSettings(networks=["test_vit@T2"]))
     run = RunFolder(folder)
     study = run.study.read()
     study["volumes"]["lesion"] = None
     run.study.write(study)
     with pytest.raises(RunError, match=r"metrics.json .* study.json"):
-        explain_run(folder)
+        explain_run(folder, ExplainSettings())
     run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
     with pytest.raises(RunError, match=r"--measure.*lesion"):
-        explain_run(folder, networks=["test_resnet@T2"], measure=True)
+        explain_run(folder, ExplainSettings(networks=["test_resnet@T2"], measure=True))
     run.study.write(study | {"spin": 1})
     run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
     with pytest.raises(RunError, match=r"study.json.*version"):
-        explain_run(folder)
+        explain_run(folder, ExplainSettings())
 
 
 def test_slice_images(tmp_path: Path) -> None:
@@ -485,7 +473,7 @@ def test_slice_images(tmp_path: Path) -> None:
     # the plane is a square about the slice, as wide as it is high
     where = np.argwhere(mask[2]).mean(axis=0) / 32 * 48 - [0, 4]
     assert np.abs(where - [13.5, 24.5]).max() < 2
-    done = explain_run(folder, cases=["S1/1"], measure=True)
+    done = explain_run(folder, ExplainSettings(cases=["S1/1"], measure=True))
     files = json.loads(pd.read_parquet(done.table)["files"].iloc[0])
     assert len(files) == 6
     assert all(Image.open(done.folder / name).size == (40, 48) for name in files)
@@ -500,21 +488,20 @@ def test_a_case_without_the_one_sequence_has_no_map_of_it(planted: Path, opened:
     if name == "T1":
         pytest.skip("the phantom lacks T1, which no network sees alone")
     case = str(opened.cohort.panels["case"].iloc[row])
-    table = pd.read_parquet(explain_run(planted, cases=[case], networks=["test_vit@T2"], output=tmp_path).table)
+    table = pd.read_parquet(
+        explain_run(planted, ExplainSettings(cases=[case], networks=["test_vit@T2"], output=tmp_path)).table
+    )
     assert table["missing"].all()
     assert (table["files"] == "[]").all()
 
 
-@pytest.mark.parametrize("monitor", ["inner", "fold"])
-def test_pictures(chests: Path, tmp_path: Path, monitor: str) -> None:
-    study = chest_study(chests, split={"test": 0.0}, recipe={"epochs": 1, "early_stopping": {"monitor": monitor}})
+def test_pictures(chests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = chest_study(chests, split={"test": 0.0}, recipe={"epochs": 1, "early_stopping": {"monitor": "fold"}})
     folder = run(study, tmp_path / "run").folder
-    done, opened = explain_run(folder), open_finished(RunFolder(folder))
+    done, opened = explain_run(folder, ExplainSettings()), open_finished(RunFolder(folder))
     bundle = load_model(opened, "test_resnet", 0).predictor.bundle
-    trained, held_out = set(opened.splits.training(0)), set(opened.splits.held_out(0))
-    assert bundle.subjects == (trained if monitor == "inner" else trained | held_out)
-    assert bundle.stop_subjects < trained if monitor == "inner" else bundle.stop_subjects == held_out
-    assert bundle.stop_subjects
+    # the subjects of early stopping are no training subjects: their maps may be shown
+    assert bundle.stop_subjects == set(opened.splits.held_out(0))
     table = pd.read_parquet(done.table)
     assert set(table["explained_class"]) <= set(study.classes_of("label"))
     for line in table.itertuples():
@@ -524,7 +511,17 @@ def test_pictures(chests: Path, tmp_path: Path, monitor: str) -> None:
             assert Image.open(done.folder / name).size in sizes
     assert '<section id="saliency"' in done.report.read_text()
     with pytest.raises(RunError, match=r"--measure.*lesion"):
-        explain_run(folder, measure=True)
+        explain_run(folder, ExplainSettings(measure=True))
+    # without masks, maps are placed at the border; this is kept for other cases, and repeated for maps of another size
+    placement = json.loads((folder / "explanations.json").read_text())["placement"]
+    assert set(placement["regions"]) == {"border"}
+    calls: list[Any] = []
+    monkeypatch.setattr("casewise.plugins.explain.run.placement", lambda *_, **kw: calls.append(kw) or placement)
+    explain_run(folder, ExplainSettings())
+    assert calls == []
+    assert json.loads((folder / "explanations.json").read_text())["placement"] == placement
+    explain_run(folder, ExplainSettings(map_size=1))
+    assert [call["map_size"] for call in calls] == [1]
 
 
 class Lines(Silent):
@@ -541,7 +538,7 @@ def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
     """A panel of several photographs is carried back to each of them; of a number no case is right or wrong."""
     study = read_study(tiny).model_copy(update={"backbones": ["test_resnet"], "stack": []})
     folder = run(study, tmp_path / "run").folder
-    done = explain_run(folder)
+    done = explain_run(folder, ExplainSettings())
     table = pd.read_parquet(done.table)
     assert table["correct"].isna().all()
     assert (table["explained_class"] == "").all()
@@ -555,18 +552,19 @@ def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
     assert shown["rule"] in done.report.read_text()
     first = [entry["case"] for entry in shown["cases"]]
     further = next(name for name in cohort["case"] if name not in first)
-    explain_run(folder, cases=[further])
+    explain_run(folder, ExplainSettings(cases=[further]))
     shown = json.loads((folder / "explanations.json").read_text())["shown"]
     assert [entry["case"] for entry in shown["cases"]] == [further, *first]
     assert len(shown["rule"].split("; ")) == 2
     assert set(pd.read_parquet(done.table)["case"]) == {further, *first}
     lines = Lines()
-    explain_run(folder, cases=[further], map_size=1, show=lines)
+    explain_run(folder, ExplainSettings(cases=[further], map_size=1), show=lines)
     shown = json.loads((folder / "explanations.json").read_text())["shown"]
     assert [entry["case"] for entry in shown["cases"]] == [further]
     assert any(all(name in text for name in first) for text in lines.texts)
 
 
+@pytest.mark.slow
 def test_slides(tmp_path: Path) -> None:
     """Maps of a slide's tiles lie on its small picture, each where its tile was cut."""
     pytest.importorskip("openslide", reason="the package that reads slides is optional")
@@ -583,7 +581,7 @@ def test_slides(tmp_path: Path) -> None:
         "recipe": {**SMALL["recipe"], "epochs": 1, "early_stopping": {"monitor": "none"}, "schedule": "cosine"},
     }
     folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
-    done = explain_run(folder)
+    done = explain_run(folder, ExplainSettings())
     table = pd.read_parquet(done.table)
     files = {name for line in table["files"] for name in json.loads(line)}
     assert len(files) == table["case"].nunique()

@@ -211,11 +211,7 @@ def test_portable_operators_give_the_values_of_those_that_they_replace(number: i
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
     study = chest_study(
-        chests,
-        backbones=["test_resnet", "cnn"],
-        stack=["mean"],
-        recipe={"epochs": 1},
-        test_time_augmentation=True,
+        chests, backbones=["test_resnet", "cnn"], stack=["mean"], recipe={"epochs": 1}, test_time_augmentation=True
     )
     return run(study, tmp_path_factory.mktemp("export") / "run")
 

@@ -27,10 +27,9 @@ from casewise.plugins.phantoms.pancreas.cohort import (
     site_of,
 )
 from casewise.plugins.phantoms.pancreas.lesions import findings
-from casewise.plugins.phantoms.pancreas.scan import MACHINES, ORIENTATIONS, scans
-from casewise.plugins.phantoms.pancreas.shapes import Canvas, Ellipsoid, Trunk, Tube, curve, smooth_noise
-from casewise.plugins.phantoms.slides import make_regions
-from tests.phantom_files import contents, rows_of
+from casewise.plugins.phantoms.pancreas.scan import ORIENTATIONS, scans
+from casewise.plugins.phantoms.pancreas.shapes import Canvas, Ellipsoid, Trunk, Tube, smooth_noise
+from tests.phantom_files import rows_of
 
 nib = pytest.importorskip("nibabel", reason="the package that reads volumes is optional")
 
@@ -165,7 +164,7 @@ def test_tissues_have_the_right_contrast() -> None:
         assert all(one["air"] < 0.6 * one["fat"] for one in levels)
 
 
-@pytest.mark.parametrize("sequence", ["T1", "T2"])
+@pytest.mark.parametrize("sequence", ["T2"])
 def test_nothing_but_the_pancreas_tells_the_grade(sequence: str) -> None:
     for number in range(2):
         normal, low, high = (
@@ -211,22 +210,6 @@ def test_no_fact_of_a_scan_goes_with_the_grade() -> None:
     assert min(facts["T1 slices"]) < 22 < 36 < max(facts["T1 slices"])
     assert min(facts["T2 step"]) < 3.3 < 5.7 < max(facts["T2 step"])
     assert max(facts["T1 scale"]) > 5 * min(facts["T1 scale"])
-
-
-def test_same_bytes_for_any_number_of_subjects(cohort: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    fewer, other = (
-        make_pancreas(tmp_path / str(seed), subjects=3, seed=seed, progress=lambda *at: seen.append(at), **SMALL)
-        for seed in (3, 4)
-    )
-    assert seen[:6] == [(done, 6) for done in range(1, 7)]
-    volumes = {name: data for name, data in contents(fewer.parent).items() if name.endswith(".nii.gz")}
-    assert len(volumes) == 6 + 3 + 2
-    assert volumes.items() <= contents(cohort.parent).items()
-    assert rows_of(fewer) == rows_of(cohort)[:6]
-    assert not any(contents(other.parent).get(name) == data for name, data in volumes.items())
-    before = contents(fewer.parent)
-    assert contents(make_pancreas(fewer.parent, subjects=3, seed=3, **SMALL).parent) == before
 
 
 def test_missing_sequences(tmp_path: Path, cohort: Path) -> None:
@@ -287,45 +270,6 @@ def test_shuffled_labels_are_another_subjects(tmp_path: Path) -> None:
         assert (tmp_path / "true" / row["path"]).read_bytes() == (tmp_path / "shuffled" / row["path"]).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"subjects": 0}, "subjects must be 1 or more; found 0"),
-        ({"classes": ("normal", "hihg")}, "found 'hihg'. Did you mean 'high'"),
-        ({"classes": ("low",)}, "two or more; found low"),
-        ({"size": (20, 96)}, "32 to 512 pixels a side; found 20x96"),
-        ({"slices": (40, 18)}, "9 to 200; found 40 and 18"),
-        ({"slices": (4, 18)}, "9 to 200; found 4 and 18"),
-        ({"missing": 1.5}, "share from 0 to 1; found 1.5"),
-        ({"missing": float("nan")}, "share from 0 to 1; found nan"),
-        ({"labels": "shuffle"}, "Did you mean 'shuffled'"),
-        ({"lesion": "plantd"}, "Did you mean 'planted'"),
-        ({"labels": "shuffled", "subjects": 1}, "the phantom has 1"),
-        ({"seed": -1}, "seed must be 0 or more"),
-    ],
-)
-def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(CasewiseError, match=message):
-        make_pancreas(tmp_path / "a", **settings)
-    assert not (tmp_path / "a").exists()
-
-
-def test_other_folders_are_left_alone(tmp_path: Path, cohort: Path) -> None:
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "notes.txt").write_text("mine")
-    with pytest.raises(CasewiseError, match="not a pancreas phantom"):
-        make_pancreas(tmp_path / "own", subjects=1, **TINY)
-    make_regions(tmp_path / "other", subjects=1, images=1, size=(32, 32))
-    with pytest.raises(CasewiseError, match="not a pancreas phantom"):
-        make_pancreas(tmp_path / "other", subjects=1, **TINY)
-    with pytest.raises(CasewiseError, match="is a file"):
-        make_pancreas(cohort, subjects=1, **TINY)
-    with pytest.raises(CasewiseError, match="Did you mean 'high'"):
-        draw_volume(0, grade="hig")
-    with pytest.raises(CasewiseError, match="Did you mean 'site-1'"):
-        draw_volume(0, grade="high", site="site1")
-
-
 def test_without_its_package_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.raises(CasewiseError, match=r"pip install 'casewise\[volumes\]'"):
@@ -355,22 +299,6 @@ def test_noise_lies_in_the_patient() -> None:
     assert np.abs(one.reshape(20, 2, 20, 2, 20, 2).mean(axis=(1, 3, 5)) - other).max() < 0.05
     many = np.concatenate([smooth_noise(np.random.default_rng(seed), fine, 8.0).ravel() for seed in range(3)])
     assert many.std() == pytest.approx(1, abs=0.05)
-
-
-def test_a_curve_passes_its_points_evenly() -> None:
-    line = curve([(0, 0, 0), (10, 5, 0), (20, 0, 5), (30, -5, 5)], 31)
-    steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
-    assert steps.std() / steps.mean() < 0.02
-    for point in ((0, 0, 0), (10, 5, 0), (20, 0, 5), (30, -5, 5)):
-        assert np.linalg.norm(line - np.array(point), axis=1).min() < 0.7 * steps.mean()
-
-
-def test_sites_are_told_by_their_machines() -> None:
-    assert len({machine.scanner for machine in MACHINES.values()}) == len(MACHINES)
-    for classes in (GRADES, ("normal", "high")):
-        block = 3 * len(classes)
-        pairs = {(grade_of(9, n, classes), site_of(9, n, classes)) for n in range(block, 2 * block)}
-        assert len(pairs) == block
 
 
 def test_the_command_draws_it_and_refuses_what_is_not_its(tmp_path: Path) -> None:

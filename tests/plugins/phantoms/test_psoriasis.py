@@ -1,27 +1,23 @@
 from __future__ import annotations
 
-import itertools
 import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from casewise.errors import CasewiseError
-from casewise.plugins.phantoms.folder import MARK
 from casewise.plugins.phantoms.psoriasis import draw_photograph, make_psoriasis
 from casewise.plugins.phantoms.psoriasis.cohort import COLUMNS, PsoriasisSettings, labels_of
 from casewise.plugins.phantoms.psoriasis.photograph import Photograph, draw, threshold
-from casewise.plugins.phantoms.psoriasis.poses import PHOTOGRAPHS
 from casewise.plugins.phantoms.psoriasis.severity import AREA_EDGES, Grades, Severity, course, weighted_score
 from casewise.plugins.phantoms.psoriasis.subjects import anatomy, subject
-from tests.phantom_files import contents, rows_of
+from tests.phantom_files import rows_of
 
 REGIONS = ("upper", "trunk", "lower")
 SMALL = (123, 82)
@@ -76,51 +72,6 @@ def test_counts_columns_and_label_ranges(cohort: Path) -> None:
     assert {row["subject"] for row in rows if row["visit"] == "week0"} == {"S01", "S02", "S03", "S04"}
 
 
-def test_head_adds_one_photograph_and_changes_no_other(cohort: Path, tmp_path: Path) -> None:
-    table = make_psoriasis(tmp_path, subjects=1, visits=2, size=SMALL, seed=3, head=True, processes=1)
-    rows = rows_of(table)
-    assert len(rows) == 2 * (sum(PHOTOGRAPHS.values()))
-    assert {row["region"] for row in rows} == {*REGIONS, "head"}
-    without = {row["path"]: row for row in rows_of(cohort)}
-    for row in rows:
-        if row["region"] != "head":
-            assert row == without[row["path"]]
-            assert (tmp_path / row["path"]).read_bytes() == (cohort.parent / row["path"]).read_bytes()
-
-
-def test_same_bytes_in_any_number_of_processes_and_for_any_number_of_subjects(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    one, two, fewer = tmp_path / "one", tmp_path / "two", tmp_path / "fewer"
-    make_psoriasis(one, subjects=2, visits=1, size=(60, 40), processes=1, progress=lambda *at: seen.append(at))
-    make_psoriasis(two, subjects=2, visits=1, size=(60, 40), processes=2)
-    make_psoriasis(fewer, subjects=1, visits=1, size=(60, 40), processes=1)
-    assert contents(one) == contents(two)
-    pictures = {name: data for name, data in contents(fewer).items() if name.endswith(".jpg")}
-    assert len(pictures) == 8
-    assert pictures.items() <= contents(one).items()
-    assert seen == [(done, 16) for done in range(1, 17)]
-
-
-def test_another_seed_gives_other_pictures() -> None:
-    shots = [draw_photograph(0, 0, "upper", seed=seed, size=SMALL).picture for seed in (0, 0, 1)]
-    assert np.array_equal(shots[0], shots[1])
-    assert not np.array_equal(shots[0], shots[2])
-
-
-def test_everything_says_that_it_is_synthetic(cohort: Path) -> None:
-    for path in cohort.parent.rglob("*.jpg"):
-        with Image.open(path) as image:
-            assert image.getexif()[0x010E] == MARK
-            assert image.info["comment"] == MARK.encode()
-            assert image.size == SMALL
-    note = json.loads((cohort.parent / "phantom.json").read_text())
-    assert note["synthetic"] is True
-    assert note["complete"] is True
-    assert note["seed"] == 3
-    assert MARK in (cohort.parent / "README.txt").read_text()
-    assert not list(cohort.parent.rglob("*.partial"))
-
-
 def test_truth_in_the_note_is_the_truth_of_the_pictures_and_close_to_the_labels(cohort: Path) -> None:
     note = json.loads((cohort.parent / "phantom.json").read_text())
     labels = {(row["subject"], row["visit"], row["region"]): row for row in rows_of(cohort)}
@@ -136,7 +87,7 @@ def test_truth_in_the_note_is_the_truth_of_the_pictures_and_close_to_the_labels(
         assert shot.share == pytest.approx(truth["covered_share"], abs=0.002)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.floats(0, 6))
 def test_covered_share_lies_in_the_band_of_the_area_grade(area: float) -> None:
     severity = Severity(2.0, 1.0, 1.0, area)
@@ -163,11 +114,6 @@ def test_drawn_mask_covers_the_share(pictured: dict[tuple[str, float], Photograp
         assert 0.12 < shot.skin.mean() < 0.8
 
 
-def test_plaques_shrink_inside_their_own_outline(pictured: dict[tuple[str, float], Photograph]) -> None:
-    shots = [pictured["area", area].plaque for area in (1, 2, 3, 4, 5, 5.8)]
-    assert all((small <= large).all() for small, large in itertools.pairwise(shots))
-
-
 def small(shot: Photograph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the picture at 64 pixels as logarithms, and where it is plaque and healthy skin."""
     shrunk = [
@@ -177,29 +123,25 @@ def small(shot: Photograph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.log(shrunk[0] + 4), (shrunk[2] > 0.8), (shrunk[1] > 0.95) & (shrunk[2] < 0.05)
 
 
-def test_redness_grows_with_erythema_and_survives_64_pixels(pictured: dict[tuple[str, float], Photograph]) -> None:
-    redness = []
-    for grade in (1, 2, 3, 4):
-        log, plaque, healthy = small(pictured["erythema", grade])
-        red = log[..., 0] - log[..., 1]
-        redness.append(red[plaque].mean() - red[healthy].mean())
-    assert np.diff([0.0, *redness]).min() > 0.06
+@pytest.mark.parametrize(
+    ("component", "measure", "least"),
+    [
+        ("erythema", lambda log, plaque, healthy: np.subtract(*(_red(log)[m].mean() for m in (plaque, healthy))), 0.06),
+        ("scaling", lambda log, plaque, healthy: (log[..., 2] - log[..., 0])[plaque].mean(), 0.02),
+        ("induration", lambda log, plaque, healthy: log.mean(-1)[plaque].std(), 0.004),
+    ],
+)
+def test_every_component_shows_at_64_pixels(
+    pictured: dict[tuple[str, float], Photograph], component: str, measure: Any, least: float
+) -> None:
+    """Redness grows with erythema, scale whitens, thickness gives relief."""
+    values = [measure(*small(shot)) for (name, _), shot in pictured.items() if name == component]
+    assert len(values) == 4
+    assert np.diff(values).min() > least
 
 
-def test_scale_whitens_and_survives_64_pixels(pictured: dict[tuple[str, float], Photograph]) -> None:
-    whiteness = []
-    for grade in (0, 1, 2.5, 4):
-        log, plaque, _ = small(pictured["scaling", grade])
-        whiteness.append((log[..., 2] - log[..., 0])[plaque].mean())
-    assert np.diff(whiteness).min() > 0.02
-
-
-def test_thickness_gives_relief_and_survives_64_pixels(pictured: dict[tuple[str, float], Photograph]) -> None:
-    relief = []
-    for grade in (0, 1, 2.5, 4):
-        log, plaque, _ = small(pictured["induration", grade])
-        relief.append(log.mean(-1)[plaque].std())
-    assert np.diff(relief).min() > 0.004
+def _red(log: np.ndarray) -> np.ndarray:
+    return np.asarray(log[..., 0] - log[..., 1])
 
 
 def test_subjects_have_lasting_features_of_their_own() -> None:
@@ -278,44 +220,10 @@ def test_learnable_for_unseen_subjects() -> None:
     assert scores.min() > 0.2, scores
 
 
-@pytest.mark.parametrize("size", [(24, 24), (64, 96), (300, 200), (1400, 930)])
+@pytest.mark.parametrize("size", [(24, 24), (1400, 930)])
 def test_any_size(size: tuple[int, int]) -> None:
     shot = draw_photograph(1, 0, "lower", 2, size=size)
     assert shot.picture.shape == (size[1], size[0], 3)
     assert shot.picture.dtype == np.uint8
     assert shot.skin.shape == shot.plaque.shape == (size[1], size[0])
     assert shot.skin.any()
-
-
-def test_mistakes_are_told(tmp_path: Path) -> None:
-    for wrong, message in (
-        ({"subjects": 0}, "subjects must be 1 or more; found 0"),
-        ({"visits": 0}, "visits must be 1 or more"),
-        ({"seed": -1}, "seed must be 0 or more"),
-        ({"size": (5000, 100)}, "24 to 4928 pixels a side; found 5000x100"),
-        ({"labels": "shufled"}, "Did you mean 'shuffled'"),
-        ({"labels": "shuffled", "subjects": 1}, "two or more subjects"),
-    ):
-        with pytest.raises(CasewiseError, match=message):
-            make_psoriasis(tmp_path / "new", **wrong)  # type: ignore[arg-type]
-    assert not (tmp_path / "new").exists()
-    with pytest.raises(CasewiseError, match=r"no photograph trunc 1.*Did you mean 'trunk'"):
-        draw_photograph(0, 0, "trunc")
-
-
-def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "visits.csv").write_text("path,subject\n")
-    with pytest.raises(CasewiseError, match="not a psoriasis phantom"):
-        make_psoriasis(tmp_path, subjects=1, visits=1, size=SMALL, processes=1)
-    assert (tmp_path / "visits.csv").read_text() == "path,subject\n"
-
-
-def test_an_interrupted_phantom_has_no_table_and_can_be_drawn_again(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make_psoriasis(tmp_path, subjects=1, visits=1, size=SMALL, processes=1, progress=stop)
-    assert not (tmp_path / "visits.csv").exists()
-    assert json.loads((tmp_path / "phantom.json").read_text())["complete"] is False
-    assert len(rows_of(make_psoriasis(tmp_path, subjects=1, visits=1, size=SMALL, processes=1))) == 8

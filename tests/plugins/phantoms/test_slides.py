@@ -15,14 +15,13 @@ from scipy import ndimage, stats
 
 from casewise.errors import CasewiseError, RunError
 from casewise.plugins.phantoms.folder import MARK
-from casewise.plugins.phantoms.psoriasis import make_psoriasis
 from casewise.plugins.phantoms.slides import pyramid
 from casewise.plugins.phantoms.slides.cohort import COLUMNS, draw_region, finding_of, make_regions, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 from casewise.plugins.phantoms.slides.skin import STAGES, Section, skin
 from casewise.plugins.slides.reader import Slide
 from casewise.plugins.slides.tiles import TilePlan, plan_tiles
-from tests.phantom_files import contents, rows_of
+from tests.phantom_files import rows_of
 
 SMALL = {"size": (640, 520), "mpp": 2.0}
 
@@ -91,23 +90,6 @@ def test_the_skin_is_found_where_it_was_drawn(cohort: Path) -> None:
         assert (found & drawn).sum() / (found | drawn).sum() > 0.8
         assert 0.3 < drawn.mean() < 0.6
         assert len(planned) > 60
-
-
-def test_same_bytes_for_any_number_of_subjects(cohort: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    fewer, other = (
-        make_slide_phantom(
-            tmp_path / name, subjects=4, images=2, seed=seed, progress=lambda *at: seen.append(at), **SMALL
-        )
-        for name, seed in (("fewer", 3), ("other", 4))
-    )
-    assert seen[:8] == [(done, 8) for done in range(1, 9)]
-    pictures = {name: data for name, data in contents(fewer.parent).items() if Path(name).suffix in (".tiff", ".png")}
-    assert len(pictures) == 16
-    assert pictures.items() <= contents(cohort.parent).items()
-    assert rows_of(fewer) == rows_of(cohort)[:8]
-    assert not any(contents(other.parent).get(name) == data for name, data in pictures.items())
-    assert contents(cohort.parent)["images/B0001/1.tiff"] != contents(cohort.parent)["images/B0001/2.tiff"]
 
 
 def test_parts_of_a_section_join() -> None:
@@ -214,41 +196,6 @@ def test_regions(tmp_path: Path) -> None:
             pictures.append(np.asarray(image))
     assert len({picture.tobytes() for picture in pictures}) == len(rows)
     assert all((picture[..., 1] < 215).mean() > 0.4 for picture in pictures)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"subjects": 0}, "subjects must be 1 or more; found 0"),
-        ({"images": 0}, "images must be 1 or more"),
-        ({"classes": ("normal", "lat")}, "found 'lat'. Did you mean 'late'"),
-        ({"classes": ("normal",)}, "two or more; found normal"),
-        ({"size": (100, 800)}, "256 to 40000 pixels a side; found 100x800"),
-        ({"size": (1000, 800), "mpp": 0.5}, "600 microns a side or more; found 400"),
-        ({"mpp": 0.0}, "mpp must be 0.1 to 8"),
-        ({"labels": "shuffle"}, "Did you mean 'shuffled'"),
-        ({"stains": "owned"}, "Did you mean 'own'"),
-        ({"labels": "shuffled", "subjects": 1}, "the phantom has 1"),
-    ],
-)
-def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(CasewiseError, match=message):
-        make_slide_phantom(tmp_path / "a", **settings)
-    assert not (tmp_path / "a").exists()
-
-
-def test_other_folders_are_left_alone(tmp_path: Path, cohort: Path) -> None:
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "notes.txt").write_text("mine")
-    with pytest.raises(CasewiseError, match="not a skin phantom"):
-        make_slide_phantom(tmp_path / "own", subjects=1, **SMALL)
-    make_psoriasis(tmp_path / "other", subjects=1, visits=1, size=(32, 24), processes=1)
-    with pytest.raises(CasewiseError, match="not a skin phantom"):
-        make_slide_phantom(tmp_path / "other", subjects=1, **SMALL)
-    with pytest.raises(CasewiseError, match="is a file"):
-        make_slide_phantom(cohort, subjects=1, **SMALL)
-    with pytest.raises(CasewiseError, match="Did you mean 'early'"):
-        draw_region(0, finding="earl")
 
 
 def grey(left: int, top: int, width: int, height: int) -> np.ndarray:

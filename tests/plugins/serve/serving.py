@@ -14,11 +14,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from casewise.plugins.serve.pool import WorkerPool
+from casewise.plugins.serve.pool import WorkerPlan, WorkerPool, work
 from casewise.plugins.serve.server import server_of, service
 from casewise.plugins.serve.settings import ServiceSettings
 from casewise.plugins.serve.submission import Submission
-from casewise.plugins.serve.worker import WorkerPlan, work
 
 TOY = {
     "title": "Toy",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import shutil
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -175,8 +173,10 @@ def test_the_death_of_a_worker_is_survived(toy: Running) -> None:
 def test_a_model_that_was_replaced_meanwhile_answers_nothing() -> None:
     with running(ServiceSettings(Path("bundle")), toy_work) as service:
         (service.folder / "changed").touch()
-        error_of(httpx.post(service.url + "/api/predict", files=IMAGE, data={"visit": "die"}), 503, "no_worker")
-        error_of(httpx.post(service.url + "/api/predict", files=IMAGE), 503, "no_worker")
+        error_of(
+            httpx.post(service.url + "/api/predict", files=IMAGE, data={"visit": "die"}, timeout=60), 503, "no_worker"
+        )
+        error_of(httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60), 503, "no_worker")
 
 
 def test_a_full_queue_is_refused_and_no_waiting_request_is_lost(toy: Running) -> None:
@@ -224,22 +224,6 @@ def test_nothing_is_stored_unless_it_is_asked_for(toy: Running, tmp_path: Path) 
         error_of(httpx.post(service.url + "/api/predict", files=IMAGE), 507, "not_kept")
     with pytest.raises(CasewiseError, match="--keep"):
         ServiceSettings(Path("bundle"), keep=keep).check()
-
-
-def test_requests_are_kept_beside_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_loop = []
-
-    def keep(*_: Any) -> None:
-        try:
-            asyncio.get_running_loop()
-            in_loop.append(True)
-        except RuntimeError:
-            in_loop.append(False)
-
-    monkeypatch.setattr("casewise.plugins.serve.app.keep_request", keep)
-    with running(ServiceSettings(Path("bundle"), keep=tmp_path), toy_work) as service:
-        assert httpx.post(service.url + "/api/predict", files=IMAGE).status_code == 200
-    assert in_loop == [False]
 
 
 def test_the_log_has_neither_names_nor_content(toy: Running, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,9 @@ def rows(phantom: Path) -> pd.DataFrame:
     return table[table["subject"] == table["subject"].iloc[-1]]
 
 
-@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+@pytest.fixture(
+    params=[pytest.param((1280, 900), id="desktop"), pytest.param((390, 844), id="phone", marks=pytest.mark.slow)]
+)
 def page(request: pytest.FixtureRequest, browser: Any, served: Running) -> Iterator[Page]:
     """The page with its model, after the token was entered; it must neither fail nor fetch from elsewhere."""
     width, height = request.param
@@ -181,6 +183,7 @@ def test_every_control_is_reached_by_the_keyboard(page: Page) -> None:
     assert wanted <= set(names)
 
 
+@pytest.mark.slow
 def test_the_interface_is_described_offline(page: Page, served: Running) -> None:
     page.goto(served.url + "/docs")
     page.get_by_role("heading", name="POST /api/predict").wait_for()
@@ -303,7 +306,14 @@ def leave(page: Page) -> None:
     again(page.go_back, page)
 
 
-@pytest.mark.parametrize("change", CHANGES)
+def some(names: Iterable[str], *quick: str) -> list[Any]:
+    """Parameters of which all but the quick ones are slow: attempts that differ in kind are made by every test run."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize(
+    "change", some(CHANGES, "label", "image added", "visit removed", "page restored by the browser")
+)
 def test_a_change_removes_the_answer(desk: Open, change: str) -> None:
     tab = desk()
     tab.predicted("A", *VISITS.get(change, ["a"]))
@@ -311,7 +321,9 @@ def test_a_change_removes_the_answer(desk: Open, change: str) -> None:
     tab.check_empty()
 
 
-@pytest.mark.parametrize("change", [name for name in CHANGES if not name.startswith("page")])
+@pytest.mark.parametrize(
+    "change", some([name for name in CHANGES if not name.startswith("page")], "image removed", "start again")
+)
 def test_a_change_ends_the_running_request(desk: Open, change: str) -> None:
     tab = desk()
     tab.fill("A", *VISITS.get(change, ["a"]))
@@ -324,7 +336,7 @@ def test_a_change_ends_the_running_request(desk: Open, change: str) -> None:
     tab.check_empty()
 
 
-@pytest.mark.parametrize("change", ["label", "image added", "visit added", "start again"])
+@pytest.mark.parametrize("change", some(["label", "image added", "visit added", "start again"], "label"))
 def test_a_change_ends_a_running_saliency_map(desk: Open, change: str) -> None:
     tab = desk()
     tab.predicted("A", "a")
@@ -334,7 +346,7 @@ def test_a_change_ends_a_running_saliency_map(desk: Open, change: str) -> None:
     tab.check_empty()
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("order", [pytest.param((0, 1), marks=pytest.mark.slow), (1, 0)])
 def test_two_patients_one_after_another(desk: Open, order: tuple[int, int]) -> None:
     tab = desk()
     tab.fill("A", "a")
@@ -349,7 +361,7 @@ def test_two_patients_one_after_another(desk: Open, order: tuple[int, int]) -> N
     tab.check_shown("B", "b")
 
 
-@pytest.mark.parametrize("visit", ["b", "c"])
+@pytest.mark.parametrize("visit", some(["b", "c"], "c"))
 def test_start_again_keeps_no_label_and_no_image(desk: Open, visit: str) -> None:
     tab = desk()
     tab.predicted("A", "a")
@@ -372,6 +384,7 @@ def test_a_saliency_map_of_the_patient_before(desk: Open) -> None:
     tab.check_shown("B", "b")
 
 
+@pytest.mark.slow
 def test_a_saliency_map_of_the_target_before(desk: Open) -> None:
     tab = desk()
     tab.predicted("A", "a")
@@ -382,6 +395,7 @@ def test_a_saliency_map_of_the_target_before(desk: Open) -> None:
     tab.check_shown("A", "a")
 
 
+@pytest.mark.slow
 def test_saliency_maps_after_a_visit_was_added(desk: Open) -> None:
     tab = desk()
     tab.predicted("A", "a")
@@ -401,13 +415,25 @@ def test_saliency_maps_after_a_visit_was_added(desk: Open) -> None:
     tab.check_shown("A", "a", "a2")
 
 
-@pytest.mark.parametrize("button", ["#predict", "#explain"])
+ERRORS: dict[str, Callable[[Route], None]] = {
+    "refused": refused(422, "unreadable"),
+    "token": refused(401, "token"),
+    "ended": lambda route: route.abort(),
+    "other model": by_another_model,
+}
+
+
 @pytest.mark.parametrize(
-    "then",
-    [refused(422, "unreadable"), refused(401, "token"), lambda route: route.abort(), by_another_model],
-    ids=["refused", "token", "ended", "other model"],
+    "attempt",
+    some(
+        [f"#{button} {error}" for button in ("predict", "explain") for error in ERRORS],
+        "#predict other model",
+        "#explain ended",
+    ),
 )
-def test_an_error_leaves_no_answer(desk: Open, button: str, then: Callable[[Route], None]) -> None:
+def test_an_error_leaves_no_answer(desk: Open, attempt: str) -> None:
+    button, _, error = attempt.partition(" ")
+    then = ERRORS[error]
     tab = desk()
     tab.predicted("A", "a")
     tab.send(button)
@@ -416,6 +442,7 @@ def test_an_error_leaves_no_answer(desk: Open, button: str, then: Callable[[Rout
     tab.check_empty()
 
 
+@pytest.mark.slow
 def test_a_new_token_starts_again(desk: Open) -> None:
     tab = desk()
     tab.predicted("A", "a")
@@ -434,6 +461,7 @@ def test_a_new_token_starts_again(desk: Open) -> None:
     tab.check_shown("B", "b")
 
 
+@pytest.mark.slow
 def test_an_image_that_was_changed_on_the_disk(desk: Open, tmp_path: Path) -> None:
     tab = desk()
     file = tmp_path / "upper.jpg"
@@ -448,6 +476,7 @@ def test_an_image_that_was_changed_on_the_disk(desk: Open, tmp_path: Path) -> No
     tab.check_empty()
 
 
+@pytest.mark.slow
 def test_a_second_click_and_saving_while_a_request_runs(desk: Open) -> None:
     tab = desk()
     tab.predicted("A", "a")

@@ -16,14 +16,12 @@ from casewise.errors import RunError
 from casewise.inference import members
 from casewise.inference.model import load_bundle
 from casewise.modalities.base import NativeMap
-from casewise.plugins.explain.new_cases import explainable
-from casewise.plugins.serve.pictures import strongest_slice
-from casewise.plugins.serve.session import ModelSession, explained_class, flags_of
+from casewise.plugins.serve.results import explained_class, flags_of, strongest_slice
+from casewise.plugins.serve.session import ModelSession
 from casewise.plugins.serve.settings import ServiceError
-from casewise.plugins.serve.slots import into_series
-from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, neutral_name
+from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, into_series, neutral_name
 from casewise.run import run
-from casewise.study.learners import is_baseline, learner_name, the_learner
+from casewise.study.learners import the_learner
 from casewise.study.loading import build_study
 from tests.combinations import make_table, settings
 from tests.conftest import absolute
@@ -92,15 +90,6 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
 def test_a_service_shows_one_learner(served_run: Path) -> None:
     with pytest.raises(RunError, match="--learner: networks means 2 learners"):
         ModelSession(served_run / "bundle", "networks", max_pixels=1)
-
-
-def test_maps_are_offered_of_networks_before_baselines_by_their_names(served_run: Path) -> None:
-    session = ModelSession(served_run / "bundle", "headline", max_pixels=1)
-    baselines = [is_baseline(name) for name in explainable(session.model.members)]
-    assert baselines == sorted(baselines)
-    titles = session.description["explained_titles"]
-    assert list(titles) == session.description["explained_learners"]
-    assert titles == {name: learner_name(name) for name in titles}
 
 
 def test_the_slice_is_shown_as_radiologists_view_it() -> None:

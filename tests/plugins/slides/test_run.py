@@ -129,17 +129,6 @@ class TestWholeRun:
         assert tiles.loc[tiles["stage"] == "test", "outer_fold"].isna().all()
         assert set(tiles.loc[tiles["stage"] == "oof", "outer_fold"]) == {1, 2}
 
-    def test_tiles_are_known_by_their_place(self, done: Run) -> None:
-        images = pd.read_parquet(done.folder / "cohort.parquet").set_index("image")
-        tiles = pd.read_parquet(done.folder / "tiles.parquet").set_index("image")
-        for name in ("path", "tile_x", "tile_y", "tile_side", "case", "subject"):
-            assert (tiles[name] == images.loc[tiles.index, name]).all()
-        assert not tiles.index.has_duplicates
-
-    def test_the_split_counts_slides(self, done: Run) -> None:
-        sides = json.loads((done.folder / "splits.json").read_text())["n"]
-        assert sum(side["panels"] for side in sides.values()) == 12
-
     def test_the_audit_looked_at_whole_slides(self, done: Run) -> None:
         found = json.loads((done.folder / "audit.json").read_text())
         assert found["facts"]["images"] == 12
@@ -401,14 +390,6 @@ class TestCut:
         assert "12 of 12 slides have more tiles than 6, of which an even selection is used." in thinned
         assert any(note.startswith("Slides give 6 tiles each, of 32 pixels at 4 µm per pixel") for note in thinned)
 
-    def test_nothing_to_cut_is_said(self, tmp_path: Path) -> None:
-        region = tmp_path / "region.png"
-        Image.fromarray(draw_region(1, finding="late", size=96)).save(region)
-        table = table_of(tmp_path / "cases.csv", [{"path": region, "subject": "R1", "disease": 1}])
-        cohort = cut(skin_study(table, targets=NUMBER), None)
-        assert not slides.has_tiles(cohort)
-        assert "no row names a slide" in cohort.notes[-1]
-
     def test_old_plans_are_swept_away(self, skin: Path, tmp_path: Path) -> None:
         cut(skin_study(skin), tmp_path)
         study = skin_study(skin, tiles={"mpp": 8.0})
@@ -459,18 +440,10 @@ class TestBadInput:
             assert sum(name in line and said in line for line in lines) == 1
         assert len(list((tmp_path / "slides").glob("*.npz"))) == 1
         assumed = skin_study(
-            table_of(tmp_path / "cases.csv", rows[2:]),
-            targets=NUMBER,
-            tiles={"mpp": 4.0, "assume_mpp": 2.0},
+            table_of(tmp_path / "cases.csv", rows[2:]), targets=NUMBER, tiles={"mpp": 4.0, "assume_mpp": 2.0}
         )
         notes = cut(assumed, tmp_path / "slides").notes
         assert any("1 of 2 slides (silent.tiff): " in note for note in notes)
-
-    def test_a_folder_is_no_slide(self, skin: Path, tmp_path: Path) -> None:
-        (tmp_path / "slide.svs").mkdir()
-        table = table_of(tmp_path / "cases.csv", [{"path": "slide.svs", "subject": "A", "disease": 1}])
-        with pytest.raises(CohortError, match=r"slide\.svs is a folder"):
-            read_cohort(skin_study(table, targets=NUMBER))
 
     def test_a_slide_damaged_within_is_told_once(
         self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -491,19 +464,11 @@ class TestBadInput:
         assert lines[0] == "6 of 72 tiles cannot be read. The other tiles are kept for the next run."
         assert lines[1:] == [f"  {bad}: these pixels cannot be decoded. The same applies to 5 more of its tiles."]
 
-    def test_a_column_of_ours_is_refused(self, skin: Path, tmp_path: Path) -> None:
-        table = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]], tile_x="1")
-        table.to_csv(tmp_path / "cases.csv", index=False)
-        with pytest.raises(CohortError, match="tile_x is a reserved column name"):
-            cut(skin_study(tmp_path / "cases.csv"), None)
-
     @pytest.mark.parametrize(
         ("tiles", "said"),
         [
             ({"mpp": 1.0, "level": 1}, "tiles: mpp and level are stated"),
-            ({"mpp": 0}, r"tiles\.mpp: .*above 0"),
             ({"min_tissue": 1.5}, r"tiles\.min_tissue: .*at most 1"),
-            ({"overlapp": 0.5}, "Did you mean 'overlap'"),
         ],
     )
     def test_what_no_slide_can_be_cut_by(self, skin: Path, tiles: dict[str, Any], said: str) -> None:
@@ -550,8 +515,6 @@ def test_slides_elsewhere_are_cut_too(skin: Path, tmp_path: Path) -> None:
     [
         ("fake.svs", b"\xff\xd8\xff\xe0" + bytes(600), "this is a JPEG, PNG or WebP, not a slide"),
         ("empty.svs", b"", "the file is empty"),
-        ("empty.tiff", b"", "the file is empty"),
-        ("text.ndpi", b"hello", "this is a text file, not a slide"),
         ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(600), "the files next to this .mrxs are missing"),
         ("half.tiff", b"", "cut short"),
     ],
@@ -567,21 +530,3 @@ def test_what_is_only_named_like_a_slide_is_never_taken_whole(
     with pytest.raises(ImageError, match=r"1 of 2 slides cannot be cut") as caught:
         cut(study, None)
     assert said in str(caught.value)
-
-
-def test_images_among_slides_are_named(skin: Path, tmp_path: Path) -> None:
-    good = skin.parent / pd.read_csv(skin)["path"].iloc[0]
-    Image.fromarray(draw_region(1, finding="late", size=96)).save(tmp_path / "region.png")
-    rows = [{"path": path, "subject": f"S{i}", "disease": i} for i, path in enumerate(["region.png", str(good)])]
-    notes = cut(skin_study(table_of(tmp_path / "cases.csv", rows), targets=NUMBER), None).notes
-    assert "1 row names no slide but images (region.png), which are used whole, as one tile each." in notes
-
-
-def test_copies_of_cases_with_many_tiles_are_refused_before_training(skin: Path) -> None:
-    recipe = {**SMALL["recipe"], "schedule": "cosine", "early_stopping": {"monitor": "none"}, "phases": [{"epochs": 1}]}
-    recipe.pop("epochs")
-    panels = {"by": "case", "grid": "2x2", "offline_copies": 2, "flip": "both"}
-    with pytest.raises(
-        CohortError, match=r"6 of 6 panels \(by: case\) have more tiles than the 4 .* with 12: .*by: image"
-    ):
-        read(skin_study(skin, panels=panels, recipe=recipe), None, Silent())

@@ -6,7 +6,6 @@ import builtins
 import io
 import re
 import struct
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from casewise.errors import CasewiseError, ImageError, StudyError
+from casewise.errors import CasewiseError, ImageError
 from casewise.modalities.store.pixels import LANCZOS
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import Budget, prepare
@@ -27,8 +26,8 @@ from casewise.plugins.slides import plans as slide_plans
 from casewise.plugins.slides import reader as slides
 from casewise.plugins.slides import tiles as slide_tiles
 from casewise.plugins.slides import wsi_tile as pieces
-from casewise.plugins.slides.companion_files import files_beside
-from casewise.plugins.slides.notes import notes_of
+from casewise.plugins.slides.cohort import notes_of
+from casewise.plugins.slides.files import files_beside
 from casewise.plugins.slides.reader import Slide, is_slide, slide_facts
 from casewise.plugins.slides.tiles import TilePlan, plan_tiles
 from casewise.plugins.slides.tissue_mask import read_thumbnail
@@ -98,24 +97,6 @@ def test_facts(pyramid: Path, aperio: Path, nameless: Path) -> None:
     assert (facts.mpp, facts.magnification, len(facts.levels)) == (None, None, 1)
 
 
-def test_a_resolution_of_print_counts_as_missing(tmp_path: Path) -> None:
-    facts = slide_facts(write(tmp_path / "a.tiff", mpp=352.8, levels=1))
-    assert facts.mpp is None
-    assert "352.8 µm per pixel" in facts.notes[0]
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "mpp", "noted"), [("0.5", "0.52", 0.51, False), ("0.5", "0.6", 0.55, True), ("0.25", "", 0.25, False)]
-)
-def test_microns_are_the_mean_of_both_directions(x: str, y: str, mpp: float, noted: bool) -> None:
-    said = {"openslide.mpp-x": x, "openslide.mpp-y": y, "openslide.objective-power": "nonsense"}
-    handle = SimpleNamespace(properties=said, level_dimensions=((9, 8),), level_downsamples=(1.0,), dimensions=(9, 8))
-    facts = slides._facts(handle, 1)
-    assert facts.mpp == pytest.approx(mpp)
-    assert facts.magnification is None
-    assert bool(facts.notes) == noted
-
-
 def test_a_slide_is_told_by_its_content(pyramid: Path, tmp_path: Path) -> None:
     renamed = tmp_path / "a.dat"
     renamed.write_bytes(pyramid.read_bytes())
@@ -170,11 +151,6 @@ def test_what_is_no_slide_is_named(pyramid: Path, tmp_path: Path, name: str) -> 
     assert str(tmp_path / "a.svs") in str(caught.value)
 
 
-def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"The folder .*nowhere does not exist"):
-        slide_facts(tmp_path / "nowhere" / "a.svs")
-
-
 def test_damage_is_found_while_reading_and_placed(pyramid: Path, tmp_path: Path) -> None:
     data = bytearray(pyramid.read_bytes())
     # The second tile of level 0.
@@ -220,37 +196,12 @@ def test_no_read_is_larger_than_a_block_however_large_the_slide(
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"side": 4}, "side must be a whole number from 8 to 4096, not 4"),
-        ({"side": 64.0}, "side must be a whole number"),
-        ({"mpp": 0}, "mpp must be a number above 0, not 0"),
-        ({"magnification": "20x"}, "magnification must be a number above 0, not '20x'"),
-        ({"level": -1}, "level must be a whole number of at least 0, not -1"),
-        ({"max_tiles": 0}, "max_tiles must be a whole number of at least 1, not 0"),
-        ({"min_tissue": 1.5}, "min_tissue must be a share from 0 to 1, not 1.5"),
-        ({"overlap": 1}, "overlap must be a share from 0 to 0.9, not 1"),
-        ({"assume_mpp": float("nan")}, "assume_mpp must be a number above 0"),
-        ({"mpp": 1, "magnification": 10}, "mpp and magnification are stated, but a tile has one resolution"),
-    ],
-)
-def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(StudyError, match=message):
-        TilePlan(**values)
-
-
-@pytest.mark.parametrize(
     ("plan", "slide", "span", "note"),
     [
         (TilePlan(side=64), "aperio", 64, ""),
         (TilePlan(side=64, mpp=2.0), "aperio", 256, ""),
         (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level has 1 µm per pixel; level 0 is read and reduced by 2.00"),
-        (
-            TilePlan(side=64, mpp=0.25),
-            "aperio",
-            32,
-            "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00",
-        ),
+        (TilePlan(side=64, mpp=0.25), "aperio", 32, "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00"),
         (TilePlan(side=64, magnification=5), "aperio", 256, ""),
         (TilePlan(side=64, magnification=4), "aperio", 320, "no level has 4x; level 1 is read and reduced by 1.25"),
         (TilePlan(side=64, level=1), "aperio", 256, ""),
@@ -302,14 +253,6 @@ def test_tiles_lie_on_the_tissue_in_raster_order(pyramid: Path) -> None:
     assert planned.downsample == 1.0
 
 
-def test_overlap_moves_the_tiles_together(pyramid: Path) -> None:
-    apart, close = (plan_tiles(pyramid, TilePlan(side=64, min_tissue=0, overlap=share)) for share in (0.0, 0.5))
-    assert len(apart) == 16 * 12
-    assert len(close) == 31 * 23
-    assert np.unique(np.diff(np.unique(close.boxes[:, 0]))) == [32]
-    assert (close.boxes[:, :2].max(axis=0) + 64 == (WIDTH, HEIGHT)).all()
-
-
 def test_at_most_so_many_are_spread_over_the_tissue(pyramid: Path) -> None:
     every = plan_tiles(pyramid, TilePlan(side=32))
     some = plan_tiles(pyramid, TilePlan(side=32, max_tiles=40))
@@ -330,11 +273,6 @@ def test_a_slide_without_tissue_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"empty\.tiff: there is no tissue on this slide\. Leave it out"):
         plan_tiles(path, TilePlan(side=64))
     assert len(plan_tiles(path, TilePlan(side=64, min_tissue=0))) == 12 * 9
-
-
-def test_a_slide_smaller_than_a_tile_is_refused(pyramid: Path) -> None:
-    with pytest.raises(ImageError, match=r"a tile of 128 px at 4 µm .* 1,024 px wide .* \(1,024 x 768\)"):
-        plan_tiles(pyramid, TilePlan(mpp=4.0))
 
 
 def test_tiles_of_a_level_are_its_pixels(pyramid: Path) -> None:
@@ -470,15 +408,6 @@ class TestSlidesOfSeveralFiles:
         assert hashes[0] != hashes[1]
         assert hashes[0] == hashes[2]
 
-    def test_a_slide_that_is_one_file_has_none(self, pyramid: Path, tmp_path: Path) -> None:
-        (tmp_path / "a").mkdir()
-        for name in ("a.svs", "a.tiff", "b.dcm", "c.mrxs", "a/a.dat"):
-            (tmp_path / name).write_bytes(b"x" * 200)
-        (tmp_path / "loop.vms").write_text("A=loop.vms\nB=../a.svs\nC=a\nD=missing.jpg\n")
-        for name in ("a.svs", "a.tiff", "b.dcm", "c.mrxs", "loop.vms", "missing.vms"):
-            assert files_beside(tmp_path / name) == []
-        assert str(pieces.SlideTile(pyramid, 1, 2, 3)) == f"{pyramid} [1, 2, 3]"
-
     def test_tiles_of_a_replaced_file_are_read_anew(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         named, beside = self.made(tmp_path / "slide", "mrxs", bytes([7]))
 
@@ -514,46 +443,6 @@ def test_a_slide_replaced_while_it_is_planned_is_planned_anew(
     assert not np.array_equal(first.mask, second.mask)
 
 
-def test_slides_planned_at_the_same_time_share_a_bounded_memory(
-    pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = [tmp_path / f"{n}.tiff" for n in range(6)]
-    for path in paths:
-        path.write_bytes(pyramid.read_bytes())
-    large = slides.MOST_CACHE + 16 * slides.BLOCK**2
-    held: list[int] = []
-    most, lock, real = [0], threading.Lock(), slide_tiles.read_thumbnail
-    two = threading.Barrier(2)
-
-    def told(slide: Slide) -> Any:
-        with lock:
-            held.append(large)
-            most[0] = max(most[0], sum(held))
-        two.wait(120)  # two are planned at the same time
-        found = real(slide)
-        with lock:
-            held.pop()
-        return found
-
-    monkeypatch.setattr(Slide, "memory", large)
-    monkeypatch.setattr(slide_tiles, "read_thumbnail", told)
-    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
-    assert all(cohort_slides._planned(paths, TilePlan(side=64), None, lambda _: None))
-    # Two of the largest there are, and no third.
-    assert most[0] == 2 * large < 500 * 10**6
-
-
-def test_a_slide_that_is_closed_twice_gives_its_memory_back_once(
-    pyramid: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed: list[Slide] = []
-    with Slide(pyramid) as slide:
-        close = slide._slide.close
-        monkeypatch.setattr(slide._slide, "close", lambda: closed.append(slide) or close())
-        slide.close()
-    assert closed == [slide]
-
-
 class TestNotes:
     @staticmethod
     def planned(path: str, *notes: str, boxes: int = 9) -> Any:
@@ -578,11 +467,3 @@ class TestNotes:
         assert f"2 of 4 slides (a, c): {said.format(0, '4.01')} (numbers differ)." in notes
         assert f"1 of 4 slides (b): {said.format(1, '1.01')}." in notes
         assert f"1 of 4 slides (d): {said.format(12, '1.10')}." in notes
-
-    def test_one_slide_has_and_gives(self) -> None:
-        one, two = self.planned("a", boxes=9), self.planned("b", boxes=2)
-        two.candidates = 2
-        notes = self.of(one, two)
-        assert "1 of 2 slides has more tiles than 5, of which an even selection is used." in notes
-        assert "1 of 2 slides gives fewer than 5 tiles: b." in notes
-        assert "2 of 2 slides have more tiles than 5, of which an even selection is used." in self.of(one, one)

@@ -88,7 +88,7 @@ def test_tissue_is_found_on_any_glass(colour: tuple[int, int, int], glass: tuple
     assert (note in found.notes[0]) if note else (found.notes == ())
 
 
-@pytest.mark.parametrize("glass", [GLASS, (200, 200, 200), (3, 3, 3), (250, 247, 236)])
+@pytest.mark.parametrize("glass", [GLASS, (3, 3, 3)])
 def test_bare_glass_has_no_tissue(glass: tuple[int, int, int]) -> None:
     picture, seen, _ = slide(glass, glass)
     assert not find_tissue(picture, seen, 8.0, mpp=0.5).mask.any()
@@ -142,7 +142,7 @@ def test_the_choice_is_of_distinct_places_in_order(places: set[tuple[int, int]],
     assert chosen[-1] < len(places)
 
 
-@pytest.mark.parametrize("most", [1, 4, 16, 64, 256])
+@pytest.mark.parametrize("most", [1, 16, 256])
 def test_the_choice_is_even(most: int) -> None:
     rows, columns = np.divmod(np.arange(32 * 32), 32)
     chosen = spread(np.stack([columns, rows], axis=1), most)

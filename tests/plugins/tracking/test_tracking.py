@@ -189,11 +189,7 @@ class TestSending:
         assert {name: value for name, value, _ in units[5].values}["oof/test_resnet/size/mae"] == 2.0
 
     def test_a_tracker_that_is_down_loses_nothing(
-        self,
-        finished: RunFolder,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
+        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         study, units = study_with(tmp_path, "mlflow"), []
         monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units, fails_after=3)))

@@ -19,14 +19,14 @@ from casewise.modalities.panels import fold
 from casewise.modalities.store.pixels import central_square, reduced
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
-from casewise.plugins.volumes.inverse_mapping import to_scan
+from casewise.plugins.volumes.native_space import to_scan
 from casewise.plugins.volumes.preprocess import Steps, prepare_case
 from casewise.plugins.volumes.reading.scans import Scan
 from casewise.plugins.volumes.roi import Box
 from casewise.study.schema import Panels
 
 to_slide = pytest.importorskip("casewise.plugins.slides.modality").to_slide
-to_slots = pytest.importorskip("casewise.plugins.explain.native_space").to_slots
+to_slots = pytest.importorskip("casewise.plugins.explain.saliency").to_slots
 
 
 def peak(values: np.ndarray) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ def prepared(picture: np.ndarray, folder: Path, preparation: Preparation, orient
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     width=st.integers(12, 150),
     height=st.integers(12, 150),
@@ -138,7 +138,7 @@ TURNS = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     turn=st.sampled_from(TURNS),
     grid_turn=st.sampled_from(TURNS),
@@ -212,7 +212,7 @@ def test_a_crop_s_slices_land_where_they_were_cut() -> None:
     assert back[:, :, :4].max() == 0
 
 
-@pytest.mark.parametrize("turn", TURNS[::5])
+@pytest.mark.parametrize("turn", TURNS[::13])
 @pytest.mark.parametrize("tilt", [0.0, 0.2])
 def test_voxels_coarser_than_the_slices_miss_none_of_them(turn: np.ndarray, tilt: float) -> None:
     """A scan of 6 mm slices and a network that saw every sixth slice of 1 mm, half way between their centres."""
@@ -235,7 +235,7 @@ def test_voxels_coarser_than_the_slices_miss_none_of_them(turn: np.ndarray, tilt
     assert len(set(np.round(depth, 3))) == 4
 
 
-@pytest.mark.parametrize("turn", TURNS[::5])
+@pytest.mark.parametrize("turn", TURNS[::13])
 @pytest.mark.parametrize("ratio", [(2, 3, 5), (1, 1, 4), (6, 6, 6)])
 def test_a_voxel_has_the_mean_of_its_pixels(turn: np.ndarray, ratio: tuple[int, int, int]) -> None:
     """One strong pixel anywhere in a coarse voxel: its share of the volume is kept, and it lies in its voxel."""
@@ -259,7 +259,7 @@ def test_a_voxel_has_the_mean_of_its_pixels(turn: np.ndarray, ratio: tuple[int, 
 def test_slabs_are_the_same_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, scan = np.random.default_rng(0).random((5, 6, 7)), np.diag([0.7, 0.8, 0.6, 1.0])
     whole = to_scan(maps, range(5), np.eye(4), (9, 9, 9), scan)
-    monkeypatch.setattr("casewise.plugins.volumes.inverse_mapping.VOXELS_AT_ONCE", 100)
+    monkeypatch.setattr("casewise.plugins.volumes.native_space.VOXELS_AT_ONCE", 100)
     assert (to_scan(maps, range(5), np.eye(4), (9, 9, 9), scan) == whole).all()
     assert whole.max() > 0.5
 
@@ -277,7 +277,7 @@ def test_nothing_looked_at_and_bad_affines() -> None:
         to_photograph(np.ones((2, 3)), width=4, height=4)
 
 
-@pytest.mark.parametrize("turn", TURNS[::7])
+@pytest.mark.parametrize("turn", TURNS[::13])
 @pytest.mark.parametrize("roi", ["none", "centre", "box"])
 def test_a_marked_voxel_through_the_whole_preparation(turn: np.ndarray, roi: Any) -> None:
     """What is bright in the file is bright in the slices; taken for a map, they come back onto it."""

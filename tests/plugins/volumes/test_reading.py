@@ -11,8 +11,7 @@ import pytest
 
 from casewise.errors import CasewiseError, ImageError
 from casewise.modalities.store import dicom_file
-from casewise.plugins.volumes.reading.read_scan import files_of, read_scan
-from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, orientation_of
+from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, files_of, orientation_of, read_scan
 from tests.plugins.volumes.test_dicom import series, volume
 from tests.plugins.volumes.test_nifti import oriented
 

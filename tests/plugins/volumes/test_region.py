@@ -13,16 +13,7 @@ from hypothesis import strategies as st
 from casewise.errors import CohortError, ImageError
 from casewise.plugins.volumes.grid import Grid, carried, plane_grid, to_ras
 from casewise.plugins.volumes.reading.scans import Scan
-from casewise.plugins.volumes.roi import (
-    Box,
-    Region,
-    central,
-    mask_on,
-    region_of_box,
-    region_of_mask,
-    slice_affine,
-    whole,
-)
+from casewise.plugins.volumes.roi import Box, Region, mask_on, region_of_box, region_of_mask, slice_affine
 from tests.plugins.volumes.resampled_scans import in_plane
 
 LPS = np.diag([-2.0, -2.0, 5.0, 1.0])
@@ -46,14 +37,6 @@ def test_a_box_is_the_mask_of_the_same_voxels() -> None:
     assert by_mask == by_box
     # Ten voxels of 2 mm in pixels of 1 mm.
     assert (by_mask.side, by_mask.first, by_mask.end) == (20, 2, 5)
-
-
-def test_a_box_in_mm_is_that_in_voxels() -> None:
-    scan = scan_of()
-    grid = plane_grid(to_ras(scan), 60)
-    edges = carried(scan.affine, np.array([[4, 10, 2], [9, 20, 5]]) - 0.5)
-    box = Box(tuple(edges.min(axis=0)), tuple(edges.max(axis=0)), unit="mm")
-    assert region_of_box(box, scan, grid, 7.0) == region_of_box(Box((4, 10, 2), (9, 20, 5)), scan, grid, 7.0)
 
 
 def test_the_margin_is_in_mm_on_all_sides() -> None:
@@ -146,14 +129,6 @@ def test_what_is_no_box_is_refused() -> None:
         Box((0, 0, 5), (1, 1, 5))
     with pytest.raises(CohortError, match="six numbers"):
         Box((0, 0, float("nan")), (1, 1, 5))
-    with pytest.raises(CohortError, match="Did you mean 'voxel'"):
-        Box((0, 0, 0), (1, 1, 1), unit="voxels")  # type: ignore[arg-type]
-
-
-def test_whole_and_central() -> None:
-    grid = Grid((256, 256, 9), np.eye(4))
-    assert whole(grid) == Region(0, 0, 256, 0, 9)
-    assert central(grid, 64) == Region(96, 96, 64, 0, 9)
 
 
 @pytest.mark.parametrize("size", [5, 10, 40])

@@ -30,7 +30,7 @@ def test_no_scan_left_is_refused() -> None:
         fit(np.full((3, 11), np.nan))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(spread_marks, min_size=1, max_size=5))
 def test_a_standard_rises_from_0_to_1_whatever_the_order(rows: list[list[float]]) -> None:
     standard = fit(np.array(rows))
@@ -40,7 +40,7 @@ def test_a_standard_rises_from_0_to_1_whatever_the_order(rows: list[list[float]]
     np.testing.assert_allclose(fit(np.array(rows[::-1])), standard, atol=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(spread_marks, min_size=3, max_size=5), spread_marks)
 def test_scans_outside_the_fit_leave_it_bit_for_bit(rows: list[list[float]], other: list[float]) -> None:
     every = np.array(rows)
@@ -52,7 +52,7 @@ def test_scans_outside_the_fit_leave_it_bit_for_bit(rows: list[list[float]], oth
     assert tables(every, standard)[training].tobytes() == tables(changed, again)[training].tobytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(marks, ascending)
 def test_a_table_never_falls_and_stays_within_0_and_1(own: list[float], standard: np.ndarray) -> None:
     table = tables(np.array([own]), standard)[0]
@@ -63,7 +63,7 @@ def test_a_table_never_falls_and_stays_within_0_and_1(own: list[float], standard
     assert 0 <= table[0] <= table[-1] <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(1, 900), min_size=10, max_size=10),
     ascending,
@@ -80,7 +80,7 @@ def test_a_scan_multiplied_and_shifted_is_mapped_alike(
     np.testing.assert_allclose(one[values], other[factor * values + shift], atol=2e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 3000), min_size=10, max_size=10), ascending)
 def test_landmarks_come_to_lie_on_the_standard(gaps: list[int], standard: np.ndarray) -> None:
     own = np.cumsum([50, *gaps])
@@ -102,18 +102,6 @@ def test_nothing_is_cut_off_where_there_is_none() -> None:
     assert (table[0], table[-1]) == (0, 1)
 
 
-def test_scans_of_one_gamma_become_alike() -> None:
-    """Scans that differ by a rising curve through the landmarks differ less after standardisation."""
-    tissue = np.random.default_rng(0).beta(2, 4, 20_000)
-    scans = [np.rint(32_767 * tissue**gamma).astype(int) for gamma in (0.7, 1.0, 1.5)]
-    percentiles = np.array([1, *range(10, 100, 10), 99])
-    own = np.stack([np.percentile(scan, percentiles) for scan in scans])
-    mapped = tables(own, fit(own))
-    before = np.ptp([scan / 32_767 for scan in scans], axis=0).mean()
-    after = np.ptp([table[scan] for table, scan in zip(mapped, scans, strict=True)], axis=0).mean()
-    assert after < 0.05 * before
-
-
 def test_equal_landmarks_take_their_mean_and_a_flat_scan_is_only_scaled() -> None:
     standard = np.array([0.0, 0.2, 0.6, 1.0])
     table = tables(np.array([[1000.0, 2000.0, 2000.0, 3000.0]]), standard)[0]
@@ -125,9 +113,3 @@ def test_an_absent_scan_is_zero_throughout() -> None:
     both = tables(np.array([[np.nan] * 3, [0.0, 1.0, 2.0]]), np.array([0.0, 0.5, 1.0]))
     assert not both[0].any()
     assert both[1].any()
-
-
-def test_without_standardisation_values_are_only_scaled() -> None:
-    plain = plain_tables(3)
-    assert plain.dtype == np.float32
-    np.testing.assert_allclose(plain, np.arange(LEVELS)[None].repeat(3, axis=0) / 32_767, rtol=1e-6)

@@ -137,21 +137,10 @@ def test_scans_that_are_cases_are_standardised_as_before(both: tuple[PreparedCoh
     assert store.subjects is None
     fitted = fitted_on(whole, np.arange(2))
     assert set(fitted) == {"sequences", "standard"}
-    assert "landmarks" not in modality_of(whole.study).settings(whole.study)["volumes"]
     # the mapping of each scan is that of its own landmarks, to the bit
     table = tables(store.landmarks[:, 0], np.asarray(fitted["standard"][0]))
     expected = np.concatenate([table[case][store.slices[SLICES * case : SLICES * (case + 1), 0]] for case in range(4)])
     assert np.array_equal(inputs(whole, fitted), expected)
-
-
-def test_a_network_of_an_earlier_version_keeps_its_landmarks(both: tuple[PreparedCohort, PreparedCohort]) -> None:
-    single, _ = both
-    store = stored(single)
-    earlier = {"sequences": ["flair"], "standard": [np.linspace(0, 1, 11).tolist()]}
-    table = tables(store.landmarks[:, 0], np.linspace(0, 1, 11))
-    expected = np.stack([table[case][store.slices[case, 0]] for case in range(SUBJECTS * SLICES)])
-    assert np.array_equal(inputs(single, earlier), expected)
-    assert modality_of(single.study).settings(single.study)["volumes"]["landmarks"] == "subject"
 
 
 def test_landmarks_of_single_slices_never_replace_those_of_subjects(
@@ -178,36 +167,6 @@ def test_slices_of_an_external_cohort_are_cases_too(
     plain = main.model_dump()["volumes"] | {"standardise": "none"}
     assert study.landmarks_of_subjects
     assert not Study.model_validate(main.model_dump() | {"volumes": plain}).landmarks_of_subjects
-
-
-@pytest.mark.parametrize(
-    ("sequences", "backbones", "fusion", "weights", "kept"),
-    [
-        (2, ["resnet18"], "early", "pretrained", False),
-        (3, ["resnet18"], "early", "pretrained", True),
-        (3, ["resnet18"], "early", "random", False),
-        (3, ["resnet18"], "late", "pretrained", False),
-        (3, ["resnet18"], ["late", "a"], "pretrained", False),
-        (3, ["resnet18"], ["late", "early"], "pretrained", True),
-        (3, ["cnn"], "early", "pretrained", False),
-        (3, ["cnn", "resnet18"], "early", {"cnn": "pretrained", "resnet18": "random"}, False),
-        (3, ["cnn", "resnet18@late"], "early", "pretrained", False),
-    ],
-)
-def test_networks_with_kernels_of_colours_are_not_mixed_with_those_of_earlier_versions(
-    sequences: int, backbones: list[str], fusion: Any, weights: Any, kept: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
-    study = Study(
-        name="t",
-        cohort=Path("c.csv"),
-        volumes={"sequences": ["a", "b", "c"][:sequences], "fusion": fusion},
-        panels={"by": "case", "grid": "2x2"},
-        targets={"label": {"classes": ["x", "y"]}},
-        backbones=backbones,
-        weights=weights,
-    )
-    assert (modality_of(study).settings(study)["volumes"].get("first_layer") == "colours") == kept
 
 
 def test_altered_slices_keep_the_landmarks_of_their_subject(both: tuple[PreparedCohort, PreparedCohort]) -> None:

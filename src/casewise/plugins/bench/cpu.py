@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, RunError
+
+if TYPE_CHECKING:
+    from casewise.plugins.bench.worker import Answer
 
 SIDE, SMALLEST, EPOCHS, ROUNDS = 512, 32, 100, 2
 FP32 = ("fp32", True, 1)
@@ -163,17 +166,17 @@ class _Process:
         except BrokenPipeError:
             raise self._ended() from None
 
-    def receive(self) -> dict[str, Any]:
+    def receive(self) -> Answer:
         assert self.popen.stdout
         line = self.popen.stdout.readline()
         if not line:
             raise self._ended()
-        answer: dict[str, Any] = json.loads(line)
+        answer: Answer = json.loads(line)
         if "error" in answer:
             raise CasewiseError(answer["error"])
         return answer
 
-    def ask(self, task: str, **options: Any) -> dict[str, Any]:
+    def ask(self, task: str, **options: Any) -> Answer:
         self.send(task=task, **options)
         return self.receive()
 
@@ -185,7 +188,7 @@ class _Process:
 
 
 @contextmanager
-def _process(settings: dict[str, Any]) -> Iterator[_Process]:
+def _process(settings: Answer) -> Iterator[_Process]:
     command = [sys.executable, "-m", "casewise.plugins.bench.worker"]
     # in its own session, so that Ctrl-C reaches only this process, which then ends the others
     popen = subprocess.Popen(  # noqa: S603
@@ -253,7 +256,7 @@ def _side_by_side(processes: Sequence[_Process]) -> Row:
 
 def _phase(process: _Process, frozen: str, *, many: int) -> Row:
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    answer: dict[str, Any] = {}
+    answer: Answer = {}
     for _ in range(ROUNDS):
         for once, epochs in ((False, 2), (True, many)):
             answer = process.ask("phase", frozen=frozen, once=once, epochs=epochs)
@@ -264,7 +267,7 @@ def _phase(process: _Process, frozen: str, *, many: int) -> Row:
     return Row(f"{name}: {EPOCHS} epochs", min(seconds[True]), min(seconds[False]), switch, note)
 
 
-def _choice_text(backbone: str, choices: Sequence[dict[str, Any]], count: int) -> str:
+def _choice_text(backbone: str, choices: Sequence[Answer], count: int) -> str:
     plans = [
         f"{choice['precision']} {'channels-last' if choice['channels_last'] else 'contiguous'}, "
         f"{choice['threads']} thread{'s' * (choice['threads'] != 1)}"

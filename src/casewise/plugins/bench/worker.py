@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -29,6 +29,9 @@ from casewise.training.cost import keep_memory
 
 if TYPE_CHECKING:
     from casewise.modalities.dataset import PanelData
+
+# What the processes send each other, as JSON: a task and its options, or the answer.
+Answer: TypeAlias = dict[str, Any]
 
 OUTPUTS = (Output("label", "classification", 2, True),)
 BLOCKS = 11
@@ -58,9 +61,9 @@ class Worker:
         torch.manual_seed(0)
         return build_network(self.backbone, width_of(OUTPUTS))
 
-    def answer(self, task: str, options: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, task: str, options: Answer) -> Answer:
         """Do one task."""
-        tasks: dict[str, Callable[..., dict[str, Any]]] = {
+        tasks: dict[str, Callable[..., Answer]] = {
             "steps": self.steps,
             "inference": self.inference,
             "store": self.store,
@@ -71,13 +74,13 @@ class Worker:
         }
         return tasks[task](**options)
 
-    def steps(self, *, options: Sequence[Sequence[Any]], rounds: int) -> dict[str, Any]:
+    def steps(self, *, options: Sequence[Sequence[Any]], rounds: int) -> Answer:
         """Seconds of training steps, one list per option."""
         possible = [(str(o[0]), bool(o[1]), int(o[2])) for o in options if o[0] == "fp32" or has_bf16()]
         seconds = step_seconds(self.network, possible, side=self.size, batch=self.batch, least_rounds=rounds)
         return {"seconds": [seconds.get((str(o[0]), bool(o[1]), int(o[2])), []) for o in options]}
 
-    def inference(self, *, rounds: int) -> dict[str, Any]:
+    def inference(self, *, rounds: int) -> Answer:
         """Seconds of predicting a batch in fp32 and in bfloat16, in turns."""
         panels = torch.rand(self.batch, 3, self.size, self.size).to(memory_format=torch.channels_last)
         network = self.network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -91,7 +94,7 @@ class Worker:
                     times[bf16].append(time.perf_counter() - start)
         return {"seconds": [times[False][1:], times[True][1:]]}
 
-    def store(self) -> dict[str, Any]:
+    def store(self) -> Answer:
         """Seconds of preparing the tile store, in one thread."""
         from casewise.modalities.store.preparation import Preparation
         from casewise.modalities.store.store_builder import prepare
@@ -110,7 +113,7 @@ class Worker:
         names = [str(row) for row in range(len(store))]
         return PanelData(store, [[row] for row in range(len(store))], truth, Panels(by="image"), names)
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Answer:
         """Seconds of reading every image once from the store, in batches as in training."""
         from casewise.modalities.dataset import batches
 
@@ -120,7 +123,7 @@ class Worker:
             data.training_batch(rows, generator, torch.device("cpu"))
         return {"seconds": time.perf_counter() - start}
 
-    def decode(self) -> dict[str, Any]:
+    def decode(self) -> Answer:
         """Seconds of decoding and resizing every image once, with the reader that fills the store."""
         from casewise.modalities.store.preparation import Preparation
         from casewise.modalities.store.readers import fit, read_image
@@ -130,7 +133,7 @@ class Worker:
             torch.from_numpy(fit(read_image(path, size=self.size), Preparation(self.size))).float().div_(255)
         return {"seconds": time.perf_counter() - start}
 
-    def phase(self, *, frozen: str, once: bool, epochs: int) -> dict[str, Any]:
+    def phase(self, *, frozen: str, once: bool, epochs: int) -> Answer:
         """Seconds of a training phase up to the end of its first epoch, of a later epoch, and the strategy.
 
         As in a job of a run, on images without augmentation; `frozen` is `all`, or `some` blocks.
@@ -165,7 +168,7 @@ class Worker:
         later = statistics.median(b - a for a, b in pairwise(ends))
         return {"first": ends[0] - start, "later": later, "at": at, "once": "once" in facts["way"], "way": facts["way"]}
 
-    def choose(self, *, threads: int) -> dict[str, Any]:
+    def choose(self, *, threads: int) -> Answer:
         """The options that a run would choose for networks with this number of threads."""
         compute = Compute(device="cpu")
         plan = choose(self._fresh(), compute, side=self.size, batch=self.batch, threads=threads, memo=None)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from casewise.plugins.explain.case_maps import CaseMaps
     from casewise.plugins.explain.methods.target import ExplainTarget
     from casewise.plugins.explain.new_cases import OriginalMap
+    from casewise.plugins.explain.results import Record
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
@@ -32,7 +33,7 @@ class _Explain(Explainer):
 
         return [Command("explain", explain, "Compute saliency maps of a run, and measure them.")]
 
-    def stored(self, folder: RunFolder) -> dict[str, Any] | None:
+    def stored(self, folder: RunFolder) -> Record | None:
         from casewise.plugins.explain.results import read_results
 
         return read_results(folder)

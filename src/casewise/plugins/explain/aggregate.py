@@ -44,11 +44,7 @@ def stronger_prior(table: pd.DataFrame) -> dict[str, str]:
 
 
 def summary(
-    table: pd.DataFrame,
-    random_weights: np.ndarray,
-    *,
-    prior: Mapping[str, str],
-    plan: Plan = PLAN,
+    table: pd.DataFrame, random_weights: np.ndarray, *, prior: Mapping[str, str], plan: Plan = PLAN
 ) -> dict[str, Estimate]:
     """The mean over panels of every measure and of every paired difference, with intervals by subject.
 

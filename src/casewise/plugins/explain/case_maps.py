@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError
+from casewise.plugins.explain.results import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,7 @@ class CaseMaps:
         """What each network predicted for each panel: `learner`, `panel`, `reference`, `prediction`, `correct`."""
         import pandas as pd
 
-        rows: list[dict[str, Any]] = []
+        rows: list[Record] = []
         for row in self.rows:
             rows += [
                 {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from casewise.cli.run import Quiet
 
 if TYPE_CHECKING:
     from casewise.console import Show
-    from casewise.plugins.explain.run import Explanation
+    from casewise.plugins.explain.run import ExplainSettings, Explanation
 
 
 def explain(
@@ -42,18 +41,12 @@ def explain(
 ) -> None:
     """Compute saliency maps of a run's networks and baselines, and add them to the report."""
     from casewise.console import Silent, Terminal
+    from casewise.plugins.explain.run import ExplainSettings
 
     show = Silent() if quiet else Terminal()
+    settings = ExplainSettings(case or [], network or [], output, measure, map_size)
     with show.bar("explain"):
-        outputs = explain_run(
-            run_folder,
-            cases=case or [],
-            networks=network or [],
-            output=output,
-            measure=measure,
-            map_size=map_size,
-            show=show,
-        )
+        outputs = explain_run(run_folder, settings, show=show)
     if quiet:
         return
     if outputs.figure:
@@ -61,17 +54,8 @@ def explain(
     print(f"report: {outputs.report}")
 
 
-def explain_run(
-    path: Path,
-    *,
-    cases: Sequence[str] = (),
-    networks: Sequence[str] = (),
-    output: Path | None = None,
-    measure: bool = False,
-    map_size: int = 0,
-    show: Show | None = None,
-) -> Explanation:
-    """Explain cases of the finished run at `path` and write its report again; arguments as of `explain.run`.
+def explain_run(path: Path, settings: ExplainSettings, *, show: Show | None = None) -> Explanation:
+    """Explain cases of the finished run at `path` and write its report again.
 
     Raises:
         CasewiseError: there is no finished run, case or network of this name, files are missing or have changed, or
@@ -89,9 +73,7 @@ def explain_run(
     check_run(folder)
     with folder.lock():
         run = open_finished(folder)
-        explanation = explain_opened(
-            run, cases=cases, networks=networks, output=output, measure=measure, map_size=map_size, show=show
-        )
+        explanation = explain_opened(run, settings, show or Silent())
         store = run.prepared.store
         page = report(run.study, run.cohort, run.predictions, run.results, store, folder, Silent())
     return replace(explanation, report=page)

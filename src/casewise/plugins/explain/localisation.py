@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from casewise.errors import RunError
-from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.bootstrap import Plan, estimates, sum_by_subject
+from casewise.models.outputs import value_columns, values_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.aggregate import stronger_prior, summary
-from casewise.plugins.explain.case_selection import MaskedCase, predicted_target, prediction_of
-from casewise.plugins.explain.checks import mask_to_measure
-from casewise.plugins.explain.deletion_curve import deletion_curves, summarise_deletion
-from casewise.plugins.explain.methods.dispatch import explain
-from casewise.plugins.explain.methods.randomise import randomised, similarities
-from casewise.plugins.explain.metrics import MEASURES, measure_map
+from casewise.plugins.explain.case_selection import MaskedCase, mask_to_measure, predicted_target, prediction_of
+from casewise.plugins.explain.methods.randomise import fully_randomised, similarities
+from casewise.plugins.explain.metrics import MEASURES, centre_prior, delete_pixels, measure_map, random_map
 from casewise.plugins.explain.placement import out_of_fold_rows
-from casewise.plugins.explain.saliency import LoadedModel, check_reproduces, load_model, saliency_maps
+from casewise.plugins.explain.results import Record
+from casewise.plugins.explain.saliency import LoadedModel, check_reproduces, load_model, maps_by_row
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
     from casewise.modalities.base import CaseMask
-    from casewise.models.backbones import Network
-    from casewise.plugins.explain.methods.target import ExplainTarget
 
 # Cases of each network for the randomisation check, and for deletion.
 RANDOMISED_CASES, DELETED_CASES = 4, 12
 # Networks with random weights per fold, and fewer of them where there are many maps.
 DRAWS, FEWER_DRAWS, MANY_MAPS = 10, 5, 200
+STEPS = 20
+# Deletion by the network's map, by noise, by the distance to the centre of each slice, by brightness.
+ORDERS = ("map", "random", "centre", "brightness")
 
 
 @dataclass
 class _Measurements:
     """What is collected over the folds of one network."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Record]
     random_weights: list[np.ndarray]
-    sanity: dict[str, Any]
-    curves: list[dict[str, Any]]
+    sanity: Record
+    curves: list[Record]
     map_size: tuple[int, int] = (0, 0)
     method: str = ""
 
 
 def measure(
     run: FinishedRun, models: Sequence[str], *, map_size: int, progress: Callable[[int, int, str], None]
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[Record, pd.DataFrame]:
     """Measure the maps of all out-of-fold cases.
 
     Returns:
@@ -70,13 +70,13 @@ def measure(
     if not masks:
         raise RunError(f"--measure: no mask in the column {column!r} marks anything on the images of any case.")
     total, tables = len(models) * run.splits.folds, []
-    networks: dict[str, dict[str, Any]] = {}
+    networks: dict[str, Record] = {}
     visible: set[int] = set()
     for number, model in enumerate(models):
         collected = _Measurements([], [], {}, [])
         for fold in range(run.splits.folds):
             progress(number * run.splits.folds + fold, total, f"{model}, fold {fold + 1}")
-            visible |= _measure_fold(run, load_model(run, model, fold), masks, map_size, collected)
+            visible |= _measure_fold(run, load_model(run, model, fold, map_size=map_size), masks, collected)
         if not collected.rows:
             networks[model] = {"method": collected.method, "all": None, "correct": None, "erroneous": None}
             continue
@@ -108,21 +108,21 @@ def measure(
 
 
 def _measure_fold(
-    run: FinishedRun, model: LoadedModel, masks: Mapping[int, CaseMask], map_size: int, collected: _Measurements
+    run: FinishedRun, model: LoadedModel, masks: Mapping[int, CaseMask], collected: _Measurements
 ) -> set[int]:
     """Add the measurements of one fold's network; returns the panel rows with a visible mask."""
     cases = masked_cases(run, model, masks)
     collected.method = model.method
     if cases:
         check_reproduces(run, model, [case.row for case in cases])
-        rows, collected.map_size = _measure_cases(run, model, cases, map_size)
+        rows, collected.map_size = _measure_cases(run, model, cases)
         collected.rows += rows
         draws = DRAWS if len(masks) * max(len(case.slots) for case in cases) <= MANY_MAPS else FEWER_DRAWS
-        random = [_with_random_weights(run, model, cases, map_size, draw) for draw in range(draws)]
+        random = [_with_random_weights(run, model, cases, draw) for draw in range(draws)]
         collected.random_weights.append(np.stack(random, axis=1))
-        collected.sanity = collected.sanity or _sanity_check(run, model, cases[:RANDOMISED_CASES], map_size)
+        collected.sanity = collected.sanity or _sanity_check(run, model, cases[:RANDOMISED_CASES])
         deleted = _sample(cases, -(-DELETED_CASES // run.splits.folds), run.study.seed)
-        collected.curves += deletion_curves(run, model, deleted, map_size)
+        collected.curves += deletion_curves(run, model, deleted)
     return {case.row for case in cases}
 
 
@@ -147,22 +147,20 @@ def _sample(cases: Sequence[MaskedCase], count: int, seed: int) -> list[MaskedCa
 
 
 def _measure_cases(
-    run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int
-) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+    run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]
+) -> tuple[list[Record], tuple[int, int]]:
     """The measures of each case, the mean over views that show the mask, in order; and the size of a map."""
-    measures: dict[int, dict[str, Any]] = {}
-    size = (0, 0)
-    for group in _by_class(cases):
-        target = predicted_target(run, group[0].prediction)
-        maps = saliency_maps(model, [case.row for case in group], target, map_size=map_size)
-        for case, saliency in zip(group, maps, strict=True):
-            size = saliency.map_size
-            views = [
-                measure_map(values, case.mask, slots, grid=saliency.grid, peaks=saliency.peaks)
-                for values, slots in zip(saliency.raw, case.slots, strict=True)
-            ]
-            visible = [view for view in views if not np.isnan(view["mask_share"])]
-            measures[case.row] = {
+    maps = maps_by_row(model, {case.row: predicted_target(run, case.prediction) for case in cases})
+    measures = []
+    for case in cases:
+        saliency = maps[case.row]
+        views = [
+            measure_map(values, case.mask, slots, grid=saliency.grid, peaks=saliency.peaks)
+            for values, slots in zip(saliency.raw, case.slots, strict=True)
+        ]
+        visible = [view for view in views if not np.isnan(view["mask_share"])]
+        measures.append(
+            {
                 "case": case.case,
                 "subject": case.subject,
                 "fold": model.fold + 1,
@@ -172,26 +170,25 @@ def _measure_cases(
                 "contrast": float(saliency.contrast.mean()),
                 **{name: float(np.mean([view[name] for view in visible])) for name in MEASURES},
             }
-    return [measures[case.row] for case in cases], size
+        )
+    return measures, saliency.map_size
 
 
-def _with_random_weights(
-    run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int, draw: int
-) -> np.ndarray:
+def _with_random_weights(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], draw: int) -> np.ndarray:
     """Hit, near, share inside and whether the map is empty, for each case with random weights, (N, 4).
 
     Every fold and draw has its own seed.
     """
     seed = (run.study.seed * 1000 + model.fold) * 100 + draw
-    (_, network), *_ = randomised(model.network, how="all", seed=seed)
-    rows, _ = _measure_cases(run, replace(model, predictor=replace(model.predictor, network=network)), cases, map_size)
+    network = fully_randomised(model.network, seed=seed)
+    rows, _ = _measure_cases(run, replace(model, predictor=replace(model.predictor, network=network)), cases)
     return np.array([[row["hit"], row["near"], row["share_inside"], float(row["empty"])] for row in rows])
 
 
-def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> dict[str, Any]:
+def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> Record:
     """The measures over all, correctly predicted and erroneously predicted cases, and counts of uninformative maps."""
     prior = stronger_prior(table)
-    groups: dict[str, Any] = {}
+    groups: Record = {}
     for name, correct in (("all", None), ("correct", True), ("erroneous", False)):
         # predictions of numbers are neither correct nor erroneous
         member = np.array([correct is None or value is correct for value in table["correct"]])
@@ -208,35 +205,82 @@ def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> d
     }
 
 
-def _by_class(cases: Iterable[MaskedCase]) -> list[list[MaskedCase]]:
-    """The cases grouped by predicted class, because a group is explained together."""
+def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> Record:
+    """The similarity of maps to those of the same network with more and more randomised layers."""
+    by_step: dict[str, list[tuple[int, float | None, float, int]]] = {}
     groups: dict[int | None, list[MaskedCase]] = {}
     for case in cases:
         groups.setdefault(case.prediction.class_index, []).append(case)
-    return list(groups.values())
-
-
-def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int) -> dict[str, Any]:
-    """The similarity of maps to those of the same network with more and more randomised layers."""
-    by_step: dict[str, list[tuple[int, float | None, float, int]]] = {}
-    for group in _by_class(cases):
-        maps_of = partial(_maps, target=predicted_target(run, group[0].prediction), map_size=map_size)
+    for group in groups.values():
         panels = model.first_panels([case.row for case in group])
+        target = predicted_target(run, group[0].prediction)
+        maps_of = partial(model.saliency_method(panels).explain, target=target)
         for step in similarities(model.network, panels, maps_of, seed=run.study.seed):
             by_step.setdefault(step.down_to, []).append((step.groups, step.spearman, step.ssim, len(group)))
     steps = []
-    for name, groups in by_step.items():
-        ranks = [(rank, count) for _, rank, _, count in groups if rank is not None]
+    for name, entries in by_step.items():
+        ranks = [(rank, count) for _, rank, _, count in entries if rank is not None]
         steps.append(
             {
                 "down_to": name,
-                "groups": groups[0][0],
+                "groups": entries[0][0],
                 "spearman": sum(rank * n for rank, n in ranks) / sum(n for _, n in ranks) if ranks else None,
-                "ssim": float(np.average([ssim for _, _, ssim, _ in groups], weights=[n for *_, n in groups])),
+                "ssim": float(np.average([ssim for _, _, ssim, _ in entries], weights=[n for *_, n in entries])),
             }
         )
     return {"cases": len(cases), "fold": model.fold + 1, "steps": steps}
 
 
-def _maps(network: Network, panels: Tensor, *, target: ExplainTarget, map_size: int) -> Tensor:
-    return explain(network, panels, target=target, map_size=map_size)
+def deletion_curves(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> list[Record]:
+    """For each case one curve per order: the probability of the predicted class, or the predicted number."""
+    results = []
+    for case in cases:
+        target = predicted_target(run, case.prediction)
+        columns = value_columns(target.outputs)[[output.name for output in target.outputs].index(target.target)]
+        column = columns.start + (target.class_index or 0)
+        panels = model.first_panels([case.row])
+        values = model.saliency_method(panels).explain(model.network, panels, target)[0].numpy()
+        shape = (values.shape[0], values.shape[1])
+        seed = np.random.SeedSequence([run.study.seed, *case.case.encode()]).generate_state(1)[0]
+        panel, settings = panels[0].numpy(), model.panels.settings
+        orders = {
+            "map": values,
+            "random": random_map(shape, seed=int(seed)),
+            "centre": centre_prior(shape, grid=(settings.rows, settings.columns)),
+            "brightness": panel[~np.isnan(panel).all(axis=(1, 2))].mean(axis=0),
+        }
+
+        def predict(inputs: np.ndarray, column: int = column, outputs: Any = target.outputs) -> np.ndarray:
+            with torch.inference_mode():
+                raw = model.network(torch.from_numpy(np.ascontiguousarray(inputs)))
+            return values_of(raw.float(), outputs)[:, column].numpy()
+
+        curves = {
+            name: delete_pixels(panel, order, predict, steps=STEPS, seed=run.study.seed)
+            for name, order in orders.items()
+        }
+        results.append({"subject": case.subject, **curves})
+    return results
+
+
+def summarise_deletion(curves: Sequence[Mapping[str, Any]], plan: Plan) -> Record | None:
+    """The mean areas under the curves, their differences to the map's, and the mean curves."""
+    if not curves:
+        return None
+    terms = np.array([[1.0, *(curve[name].area for name in ORDERS)] for curve in curves])
+    sums = sum_by_subject(terms, np.array([curve["subject"] for curve in curves]))[:, None, :]
+
+    def means(totals: np.ndarray) -> dict[str, np.ndarray]:
+        with np.errstate(all="ignore"):
+            mean = totals[..., 1:] / totals[..., :1]
+        areas = {name: mean[..., n] for n, name in enumerate(ORDERS)}
+        return areas | {f"over_{name}": areas["map"] - areas[name] for name in ORDERS[1:]}
+
+    areas = estimates(sums, means, lambda name, whole: "no case", plan, n_cases=len(curves))[0]
+    mean_curves = {name: np.mean([curve[name].values for curve in curves], axis=0).tolist() for name in ORDERS}
+    return {
+        **{name: dict(estimate) for name, estimate in areas.items()},
+        "cases": len(curves),
+        "shares": curves[0]["map"].shares.tolist(),
+        "curves": mean_curves,
+    }

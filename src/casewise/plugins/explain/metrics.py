@@ -51,12 +51,10 @@ def hit(values: np.ndarray, mask: np.ndarray) -> float:
     return float(mask[values == values.max()].mean())
 
 
-def centre_prior(shape: tuple[int, int], *, grid: tuple[int, int] = (1, 1), std: float = 0.25) -> np.ndarray:
-    """A Gaussian at the centre of a map, or of each tile of a grid: a prior without a network. (H, W), peak 1.
+def centre_prior(shape: tuple[int, int], *, grid: tuple[int, int] = (1, 1)) -> np.ndarray:
+    """A Gaussian at the centre of a map, or of each tile of a grid (rows, columns): a prior without a network.
 
-    Args:
-        grid: rows and columns of tiles.
-        std: the standard deviation as a share of a tile's side.
+    (H, W), peak 1; the standard deviation is a quarter of a tile's side.
 
     >>> centre_prior((3, 3))[1].round(2).tolist()
     [0.41, 1.0, 0.41]
@@ -68,21 +66,21 @@ def centre_prior(shape: tuple[int, int], *, grid: tuple[int, int] = (1, 1), std:
                 f"explain: a map of {shape} pixels cannot be divided into a grid of {grid[0]} x {grid[1]} tiles."
             )
         side = length // count
-        distance = (np.arange(side) - (side - 1) / 2) / (std * side)
+        distance = (np.arange(side) - (side - 1) / 2) / (side / 4)
         sides.append(np.tile(np.exp(-0.5 * distance**2), count))
     prior = np.outer(*sides)
     return np.asarray(prior / prior.max())
 
 
-def random_map(shape: tuple[int, int], *, seed: int, cells: int = 7) -> np.ndarray:
-    """Noise as coarse as the maps of networks, `cells` a side: (H, W) from 0 to 1, with the same law at every pixel.
+def random_map(shape: tuple[int, int], *, seed: int) -> np.ndarray:
+    """Noise as coarse as the maps of networks, 7 cells a side: (H, W) from 0 to 1, with the same law at every pixel.
 
     >>> bool((random_map((8, 8), seed=1) == random_map((8, 8), seed=1)).all())
     True
     """
     rng = np.random.default_rng(seed)
-    noise = rng.random((cells, cells))
-    rows, columns = (np.arange(length) * cells // length for length in shape)
+    noise = rng.random((7, 7))
+    rows, columns = (np.arange(length) * 7 // length for length in shape)
     # shifted cyclically, so that no pixel is always at the centre of a cell
     shift = (int(rng.integers(shape[0])), int(rng.integers(shape[1])))
     return np.asarray(np.roll(noise[np.ix_(rows, columns)], shift, axis=(0, 1)))
@@ -208,17 +206,15 @@ def delete_pixels(
     predict: Callable[[np.ndarray], np.ndarray],
     *,
     steps: int = 20,
-    fill: float = 0.0,
     seed: int = 0,
 ) -> DeletionCurve:
-    """Delete pixels in the order of a map, the highest first, and record the output of the network.
+    """Set pixels to 0 in the order of a map, the highest first, and record the output of the network.
 
     Args:
         panel: (C, H, W); NaN (a missing sequence) stays.
         values: (H, W); the order of equal pixels is random, by `seed`.
         predict: maps panels (N, C, H, W) to (N,), for example the probability of the explained class.
         steps: the number of equal steps.
-        fill: the value of deleted pixels.
 
     >>> bright = np.zeros((1, 2, 2)); bright[0, 0, 0] = 1.0
     >>> curve = delete_pixels(bright, bright[0], lambda panels: panels.sum(axis=(1, 2, 3)), steps=4)
@@ -234,7 +230,7 @@ def delete_pixels(
     rank[order] = np.arange(flat.size)
     shares = np.linspace(0, 1, steps + 1)
     deleted = (rank[None] < np.round(shares * flat.size)[:, None]).reshape(steps + 1, 1, *values.shape)
-    outputs = np.asarray(predict(np.where(deleted & ~np.isnan(panel), panel.dtype.type(fill), panel)), dtype=float)
+    outputs = np.asarray(predict(np.where(deleted & ~np.isnan(panel), panel.dtype.type(0), panel)), dtype=float)
     if outputs.shape != shares.shape:
         raise CasewiseError(f"explain: predict must give one number a panel, {shares.shape}; it gave {outputs.shape}.")
     return DeletionCurve(shares, outputs, float(np.trapezoid(outputs, shares)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,7 @@ from casewise.errors import CasewiseError, nearest
 from casewise.inference.predictor import Predictor
 from casewise.models.outputs import outputs_of
 from casewise.plugins.explain.methods.target import ExplainTarget
-from casewise.plugins.explain.native_space import native_maps
-from casewise.plugins.explain.saliency import LoadedModel, SaliencyMap, average_folds, on_panels, saliency_maps
+from casewise.plugins.explain.saliency import average_folds, maps_by_row, native_maps, on_panels
 from casewise.study.learners import is_baseline
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def explain_new(
     of_folds = []
     for predictor in predictors:
         model = on_panels(predictor, prepared)
-        of_folds.append(_maps(model, targets))
+        of_folds.append(list(maps_by_row(model, targets).values()))
     by_row = {saliency.row: saliency for saliency in average_folds(of_folds)}
     results = []
     for case, rows in sampled.items():
@@ -101,19 +100,6 @@ def explain_new(
         for channel, natives in native_maps(prepared, maps, model.sequences, side=side).items():
             results += [OriginalMap(case, channel, native, model.method, signed, flat) for native in natives]
     return results
-
-
-def _maps(model: LoadedModel, targets: Mapping[int, ExplainTarget]) -> list[SaliencyMap]:
-    """The maps of panel rows by number, in their order; rows with one target are computed together."""
-    by_target: dict[int | None, list[int]] = {}
-    for row, target in targets.items():
-        by_target.setdefault(target.class_index, []).append(row)
-    maps = {
-        saliency.row: saliency
-        for rows in by_target.values()
-        for saliency in saliency_maps(model, rows, targets[rows[0]])
-    }
-    return [maps[row] for row in targets]
 
 
 def _with_class(prepared: PreparedCohort, target: ExplainTarget, predicted: pd.DataFrame, row: int) -> ExplainTarget:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from casewise.console import Show
+from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 from casewise.modalities.base import MaskMeaning
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import CasePrediction, explain_target
 from casewise.plugins.explain.metrics import as_panel
-from casewise.plugins.explain.native_space import file_name, write_native
-from casewise.plugins.explain.overlays import FigureRow, overlay
-from casewise.plugins.explain.saliency import SaliencyMap
+from casewise.plugins.explain.overlays import MEANING, SIGNED_MEANING, FigureRow, overlay, save_overlay
+from casewise.plugins.explain.results import Record
+from casewise.plugins.explain.saliency import SaliencyMap, native_maps
 from casewise.report.formatting import class_name, number
 
 # Panels of a case that are shown side by side.
@@ -59,8 +61,8 @@ class CaseExplanation:
 class OutputRecords:
     """The rows of the table, the entries of the report, and the rows of the side-by-side figure."""
 
-    table: list[dict[str, Any]]
-    entries: list[dict[str, Any]]
+    table: list[Record]
+    entries: list[Record]
     figure: list[FigureRow]
 
 
@@ -82,9 +84,7 @@ def write_outputs(
     return written
 
 
-def _report_entry(
-    run: FinishedRun, case: str, networks: list[CaseExplanation], rows: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _report_entry(run: FinishedRun, case: str, networks: list[CaseExplanation], rows: list[Record]) -> Record:
     panel = run.cohort.panels[run.cohort.panels["case"].astype(str) == case].iloc[0]
     return {
         "case": case,
@@ -106,7 +106,7 @@ def _value_text(run: FinishedRun, target: str, value: float) -> str:
 
 def _table_rows(
     run: FinishedRun, case: str, network: CaseExplanation, files: dict[str, dict[Path, bool]], folder: Path
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """One row per panel row and sequence; for images, every row lists the files of the whole case."""
     rows = []
     target = explain_target(run)
@@ -149,7 +149,7 @@ def _table_rows(
 
 def _side_by_side(
     run: FinishedRun, case: str, networks: list[CaseExplanation], folder: Path
-) -> tuple[list[dict[str, Any]], list[FigureRow]]:
+) -> tuple[list[Record], list[FigureRow]]:
     """Write the panels and their overlays; the report's entries and the figure's rows for them."""
     entries, figure = [], []
     target = explain_target(run).target
@@ -279,3 +279,49 @@ def _save(path: Path, picture: np.ndarray) -> Path:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return write_atomic(path, buffer.getvalue())
+
+
+def file_name(text: str) -> str:
+    """A case, network or sequence as a file name.
+
+    >>> file_name("P01/week 4"), file_name("vit@early")
+    ('P01_week-4', 'vit@early')
+    """
+    return re.sub(r"[^\w@.+-]+", "-", text.replace("/", "_")).strip("-.") or "unnamed"
+
+
+def write_native(
+    run: FinishedRun, maps: Sequence[SaliencyMap], channels: tuple[str, ...], folder: Path
+) -> dict[str, dict[Path, bool]]:
+    """Write the maps of one network of one case into `folder`; by channel the files, and whether each is empty."""
+    files: dict[str, dict[Path, bool]] = {}
+    signed = any(saliency.signed for saliency in maps)
+    for channel, natives in native_maps(run.prepared, maps, channels).items():
+        files[channel] = {}
+        for native in natives:
+            name = file_name(native.name)
+            if native.picture is not None:
+                path = save_overlay(folder / f"{name}.png", native.picture, native.values, signed=signed)
+            elif native.affine is not None:
+                path = save_scan(folder / f"{name}.nii.gz", native.values, native.affine, signed=signed)
+            files[channel][path] = native.empty
+    return files
+
+
+def save_scan(path: Path, values: np.ndarray, affine: np.ndarray, *, signed: bool = False) -> Path:
+    """Write a map (X, Y, Z) as `.nii.gz` in the geometry of its scan, atomically; equal maps give equal bytes.
+
+    Args:
+        affine: (4, 4) from voxels to mm (RAS), that of the scan.
+
+    Raises:
+        CasewiseError: the map is not a volume of finite numbers.
+    """
+    import nibabel
+
+    if values.ndim != 3 or not np.isfinite(values).all():
+        raise CasewiseError(f"{path}: a map must be a volume (X, Y, Z) of finite numbers, not {values.shape}.")
+    image = nibabel.Nifti1Image(np.asarray(values, dtype=np.float32), np.asarray(affine, dtype=float))
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = (SIGNED_MEANING if signed else MEANING).encode()
+    return write_atomic(path, gzip.compress(image.to_bytes(), 6, mtime=0))

@@ -100,21 +100,13 @@ def save_overlay(path: Path, picture: np.ndarray, values: np.ndarray, *, signed:
 
 
 def save_side_by_side(path: Path, rows: Sequence[FigureRow]) -> Path:
-    """Write a figure of cases (rows) and methods (columns) as PNG or SVG, by the suffix of the path.
+    """Write a figure of cases (rows) and methods (columns) as PNG; equal figures have equal bytes.
 
     The first column is the input. A blue frame means a correct prediction, an orange one an erroneous prediction.
-
-    Raises:
-        CasewiseError: there are no rows, or the path has another suffix.
     """
-    kind = path.suffix.lower().lstrip(".")
-    if not rows or kind not in ("png", "svg"):
-        raise CasewiseError(f"{path}: a figure needs at least one case and a name that ends in .png or .svg.")
     buffer = io.BytesIO()
     with _style():
-        # without a date, equal figures have equal bytes
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        side_by_side(rows).savefig(buffer, format=kind, dpi=144, metadata=metadata)
+        side_by_side(rows).savefig(buffer, format="png", dpi=144, metadata={"Software": None})
     return write_atomic(path, buffer.getvalue())
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.evaluation.bootstrap import Plan, estimates, sum_by_subject
 from casewise.pipeline.finished import FinishedRun
-from casewise.plugins.explain.case_selection import CasePrediction, predicted_target, prediction_of
+from casewise.plugins.explain.case_selection import predicted_target, prediction_of
 from casewise.plugins.explain.metrics import by_slice, share_inside
-from casewise.plugins.explain.saliency import LoadedModel, SaliencyMap, check_reproduces, load_model, saliency_maps
+from casewise.plugins.explain.results import Record
+from casewise.plugins.explain.saliency import SaliencyMap, check_reproduces, load_model, maps_by_row
 
 if TYPE_CHECKING:
     from casewise.modalities.base import CaseMask
+    from casewise.plugins.explain.methods.target import ExplainTarget
 
 # The number of images of each sample.
 SAMPLE = 60
@@ -36,7 +38,7 @@ def border(shape: tuple[int, int]) -> np.ndarray:
 
 def placement(
     run: FinishedRun, models: Sequence[str], *, map_size: int, progress: Callable[[int, int, str], None]
-) -> dict[str, Any]:
+) -> Record:
     """The share of each network's maps in each region, beside the region's share of the area, with intervals.
 
     Regions are the border (see `border`) of each image as the network sees it, with its padding, and each kind of mask
@@ -51,16 +53,16 @@ def placement(
     rows_by_region, masks, available = _samples(run)
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
     rows = sorted(set().union(*rows_by_region.values()))
-    networks: dict[str, dict[str, Any]] = {}
+    networks: dict[str, Record] = {}
     folds, loaded = run.splits.folds, None
     for number, model in enumerate(models):
         maps: dict[int, SaliencyMap] = {}
         for fold in range(folds):
             progress(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
-            groups = _rows_by_class(run, model, fold, rows)
-            if groups:
-                loaded = load_model(run, model, fold, instead_of=loaded)
-                maps |= _maps_of_fold(run, loaded, groups, map_size)
+            if targets := _targets(run, model, fold, rows):
+                loaded = load_model(run, model, fold, map_size=map_size, instead_of=loaded)
+                check_reproduces(run, loaded, list(targets))
+                maps |= maps_by_row(loaded, targets)
         networks[model] = {
             region: figures
             for region, region_rows in rows_by_region.items()
@@ -110,37 +112,15 @@ def random_order(run: FinishedRun, rows: Sequence[int]) -> list[int]:
     return [int(row) for row in drawn[np.argsort(turn, kind="stable")]]
 
 
-Groups = dict[int | None, list[tuple[int, CasePrediction]]]
-
-
-def _rows_by_class(run: FinishedRun, model: str, fold: int, rows: Sequence[int]) -> Groups:
-    """The rows that the network of a fold predicted out of fold, with the prediction, by the predicted class."""
-    groups: Groups = {}
-    for row in rows:
-        prediction = prediction_of(run, model, row)
-        if prediction is not None and prediction.fold == fold:
-            groups.setdefault(prediction.class_index, []).append((row, prediction))
-    return groups
-
-
-def _maps_of_fold(run: FinishedRun, loaded: LoadedModel, groups: Groups, map_size: int) -> dict[int, SaliencyMap]:
-    """The maps of the rows, each of its predicted class."""
-    check_reproduces(run, loaded, [row for group in groups.values() for row, _ in group])
-    maps: dict[int, SaliencyMap] = {}
-    for group in groups.values():
-        numbers = [row for row, _ in group]
-        target = predicted_target(run, group[0][1])
-        maps |= dict(zip(numbers, saliency_maps(loaded, numbers, target, map_size=map_size), strict=True))
-    return maps
+def _targets(run: FinishedRun, model: str, fold: int, rows: Sequence[int]) -> dict[int, ExplainTarget]:
+    """The rows that the network of a fold predicted out of fold, with the predicted class."""
+    predictions = {row: prediction_of(run, model, row) for row in rows}
+    return {row: predicted_target(run, p) for row, p in predictions.items() if p is not None and p.fold == fold}
 
 
 def _figures(
-    run: FinishedRun,
-    maps: dict[int, SaliencyMap],
-    rows: Sequence[int],
-    masks: dict[int, CaseMask] | None,
-    plan: Plan,
-) -> dict[str, Any] | None:
+    run: FinishedRun, maps: dict[int, SaliencyMap], rows: Sequence[int], masks: dict[int, CaseMask] | None, plan: Plan
+) -> Record | None:
     """The mean shares of one network and region; None if no map shows the region."""
     terms, subjects, empty = [], [], 0
     for row in rows:

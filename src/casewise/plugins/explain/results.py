@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from casewise.cohort.table import text_of
 from casewise.errors import RunError
 from casewise.modalities.registry import modality_of
-from casewise.plugins.explain.checks import learners_of
 from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
@@ -24,12 +23,14 @@ if TYPE_CHECKING:
 
 # Increased when the meaning of the measures changes.
 FORM = 3
+# A part of `explanations.json`, or a row of a table.
+Record: TypeAlias = dict[str, Any]
 
 
-def save_results(
-    run: FinishedRun, shown: dict[str, Any], placement: dict[str, Any], measures: dict[str, Any] | None
-) -> None:
+def save_results(run: FinishedRun, shown: Record, placement: Record, measures: Record | None) -> None:
     """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
+    from casewise.plugins.explain.case_selection import learners_of  # needs a network library
+
     before = run.folder.explanations.read_or_none() or {}
     weights = run.folder.weights_sha256(learners_of(run))
     source = measurement_source(run.study, run.cohort.images)
@@ -55,7 +56,7 @@ def save_results(
     run.folder.explanations.write(_without_nan(results))
 
 
-def stored_placement(run: FinishedRun, models: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+def stored_placement(run: FinishedRun, models: Sequence[str], inputs: Mapping[str, Any]) -> Record | None:
     """The placement of these networks' maps from an earlier explanation; None if it was made from other inputs."""
     before = run.folder.explanations.read_or_none() or {}
     placement = before.get("placement") or {}
@@ -71,7 +72,7 @@ def stored_placement(run: FinishedRun, models: Sequence[str], inputs: Mapping[st
 
 def earlier_cases(
     run: FinishedRun, shown: Mapping[str, Any], selected: Sequence[str]
-) -> tuple[list[dict[str, Any]], list[str], str]:
+) -> tuple[list[Record], list[str], str]:
     """The entries of cases that an earlier explanation put into the report and that can stay beside `selected`.
 
     They stay if networks, weights, target, folder and cells of the maps are the same. Returns these entries, the names
@@ -85,7 +86,7 @@ def earlier_cases(
     return (others, [], earlier["rule"]) if same else ([], [entry["case"] for entry in others], "")
 
 
-def read_results(folder: RunFolder) -> dict[str, Any] | None:
+def read_results(folder: RunFolder) -> Record | None:
     """The content of `explanations.json`; None if it is missing or describes other networks.
 
     `measured` is None if masks, their column or the intervals have changed since.
@@ -102,7 +103,7 @@ def read_results(folder: RunFolder) -> dict[str, Any] | None:
     return results
 
 
-def _is_current(folder: RunFolder, measured: dict[str, Any]) -> bool:
+def _is_current(folder: RunFolder, measured: Record) -> bool:
     try:
         study = saved_study(folder.study.read(), source=str(folder.study.path))
         images = folder.cohort.read()
@@ -111,7 +112,7 @@ def _is_current(folder: RunFolder, measured: dict[str, Any]) -> bool:
     return same_source(measured.get("inputs") or {}, measurement_source(study, images))
 
 
-def measurement_source(study: Study, images: pd.DataFrame) -> dict[str, Any]:
+def measurement_source(study: Study, images: pd.DataFrame) -> Record:
     """What measures depend on besides the networks: the columns with masks, the masks' contents, and the intervals.
 
     `masks` is None if no mask file exists, for example on another machine; their contents are then unknown.

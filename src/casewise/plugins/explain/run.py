@@ -5,42 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from casewise.console import Show, Silent
+from casewise.console import Show
 from casewise.errors import CasewiseError
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import (
     CasePrediction,
+    check_explainable,
+    check_networks,
     explain_target,
+    mask_to_measure,
     named_cases,
     panel_rows,
     predicted_target,
     prediction_of,
     select_cases,
 )
-from casewise.plugins.explain.checks import check_explainable, check_networks, mask_to_measure
 from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
 from casewise.plugins.explain.overlays import FigureRow, save_side_by_side
 from casewise.plugins.explain.placement import placement
 from casewise.plugins.explain.report_section import COLUMNS, HIT, PLACEMENT, as_line, measured_rows, placement_rows
-from casewise.plugins.explain.results import earlier_cases, measurement_source, save_results, stored_placement
-from casewise.plugins.explain.saliency import (
-    LoadedModel,
-    SaliencyMap,
-    average_folds,
-    check_reproduces,
-    load_model,
-    saliency_maps,
-    sequences_of,
-)
+from casewise.plugins.explain.results import Record, earlier_cases, measurement_source, save_results, stored_placement
+from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
 from casewise.report.formatting import counted
 from casewise.run_folder import ExplanationFolder
 
 # Panels of a case that are explained; of more, an evenly spaced sample.
 MAX_PANELS = 64
+
+
+@dataclass(frozen=True)
+class ExplainSettings:
+    """What is explained, and where it is written.
+
+    Attributes:
+        cases: as `SUBJECT/VISIT`; by default a few that `select_cases` selects.
+        networks: by default all of the study.
+        output: the folder for pictures and volumes; by default `explanations` in the run folder.
+        measure: measure all out-of-fold cases against the masks of lesions, or of the anatomy, that the study names.
+        map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels (see
+            `casewise.plugins.explain.methods.gradcam.layer_of`).
+    """
+
+    cases: Sequence[str] = ()
+    networks: Sequence[str] = ()
+    output: Path | None = None
+    measure: bool = False
+    map_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,42 +63,23 @@ class Explanation:
     folder: Path
     table: Path
     figure: Path | None
-    measures: dict[str, Any] | None
+    measures: Record | None
     report: Path | None = None
 
 
-def explain(
-    run: FinishedRun,
-    *,
-    cases: Sequence[str] = (),
-    networks: Sequence[str] = (),
-    output: Path | None = None,
-    measure: bool = False,
-    map_size: int = 0,
-    show: Show | None = None,
-) -> Explanation:
+def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanation:
     """Explain cases of a finished run, and measure the maps on request.
-
-    Args:
-        cases: as `SUBJECT/VISIT`; by default a few that `select_cases` selects.
-        networks: by default all of the study.
-        output: the folder for pictures and volumes; by default `explanations` in the run folder.
-        measure: measure all out-of-fold cases against the masks of lesions, or of the anatomy, that the study names.
-        map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels (see
-            `casewise.plugins.explain.methods.gradcam.layers_of`).
 
     Raises:
         CasewiseError: there is no case or network of this name, or files are missing or have changed.
     """
-    show = show or Silent()
-    if map_size < 0:
-        raise CasewiseError(f"--map-size: the number of cells must be at least 0, not {map_size}.")
+    cases, output, map_size = settings.cases, settings.output, settings.map_size
     folder = ExplanationFolder(output) if output else run.folder.explanation_folder
     check_explainable(run)
-    models = check_networks(run, list(networks))
-    if measure:
+    models = check_networks(run, settings.networks)
+    if settings.measure:
         mask_to_measure(run)
-    selected, rule = (named_cases(run, list(cases)), "selected by name") if cases else select_cases(run, models)
+    selected, rule = (named_cases(run, cases), "selected by name") if cases else select_cases(run, models)
     if output:
         folder.begin()
     explanations = _explain_cases(run, models, selected, map_size, show)
@@ -106,7 +100,7 @@ def explain(
         listed = f"{', '.join(dropped[:6])}{', …' if len(dropped) > 6 else ''}"
         show.line("explain", f"no longer in the report, because they were explained in another way: {listed}")
     places = _placement(run, models, map_size, show)
-    measures = _measure(run, models, map_size, folder, show) if measure else None
+    measures = _measure(run, models, map_size, folder, show) if settings.measure else None
     rules = list(dict.fromkeys([*rule.split("; "), *(earlier_rule.split("; ") if kept else [])]))
     save_results(run, {"rule": "; ".join(rules), **shown, "cases": [*written.entries, *kept]}, places, measures)
     return Explanation(folder.path, folder.table.path, figure, measures)
@@ -121,12 +115,12 @@ def explanations_of(
         CasewiseError: there is no case or network of this name, or files are missing or have changed.
     """
     check_explainable(run)
-    models, (name,) = check_networks(run, list(networks)), named_cases(run, [case])
+    models, (name,) = check_networks(run, networks), named_cases(run, [case])
     explanations = _explain_cases(run, models, [name], map_size, show)[name]
     return name, explanations, figure_rows(run, name, explanations)
 
 
-def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -> dict[str, Any]:
+def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -> Record:
     """Where the maps of all networks lie, with a sentence for each network and region; a stored one is not repeated."""
     inputs = {"cells": map_size, "source": measurement_source(run.study, run.cohort.images)}
     places = stored_placement(run, models, inputs)
@@ -138,9 +132,7 @@ def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -
     return places
 
 
-def _measure(
-    run: FinishedRun, models: list[str], map_size: int, folder: ExplanationFolder, show: Show
-) -> dict[str, Any]:
+def _measure(run: FinishedRun, models: list[str], map_size: int, folder: ExplanationFolder, show: Show) -> Record:
     """Measure all networks, write the table, and show a sentence for each network."""
     from casewise.plugins.explain.localisation import measure
 
@@ -152,7 +144,7 @@ def _measure(
     return measures
 
 
-def _table(folder: ExplanationFolder, rows: list[dict[str, Any]], kept: list[str]) -> pd.DataFrame:
+def _table(folder: ExplanationFolder, rows: list[Record], kept: list[str]) -> pd.DataFrame:
     """The table of the explained cases, with the rows of those that were explained earlier and stay."""
     table = pd.DataFrame(rows)
     if not kept or not folder.table.exists():
@@ -178,26 +170,30 @@ def _explain_cases(
         for number, model in enumerate(models):
             maps: dict[str, list[list[SaliencyMap]]] = {}
             predictions = {case: [prediction_of(run, model, row) for row in rows[case]] for case in cases}
-            method = ""
             for fold in range(folds):
                 bar(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
                 fold_cases = [case for case in cases if _is_predicted_by(predictions[case], fold)]
                 if not fold_cases:
                     continue
-                loaded = load_model(run, model, fold, instead_of=loaded)
-                method = loaded.method
+                loaded = load_model(run, model, fold, map_size=map_size, instead_of=loaded)
                 check_reproduces(run, loaded, [row for case in fold_cases for row in rows[case]])
                 for case in fold_cases:
+                    targets = [
+                        (row, predicted_target(run, p))
+                        for row, p in zip(rows[case], predictions[case], strict=True)
+                        if p
+                    ]
                     maps.setdefault(case, []).append(
-                        _maps_of_case(run, loaded, rows[case], predictions[case], map_size)
+                        [saliency for row, target in targets for saliency in saliency_maps(loaded, [row], target)]
                     )
             for case, by_fold in maps.items():
+                assert loaded is not None
                 available = [prediction for prediction in predictions[case] if prediction is not None]
                 label = (
                     f"mean of {len(by_fold)} folds" if available[0].fold is None else f"fold {available[0].fold + 1}"
                 )
                 explanations[case].append(
-                    CaseExplanation(model, label, method, sequences_of(run, model), average_folds(by_fold), available)
+                    CaseExplanation(model, label, loaded.method, loaded.sequences, average_folds(by_fold), available)
                 )
     missing = [case for case in cases if not explanations[case]]
     if missing:
@@ -208,21 +204,6 @@ def _explain_cases(
 def _is_predicted_by(predictions: Sequence[CasePrediction | None], fold: int) -> bool:
     """Whether the network of this fold predicted the case: out of fold one network, on the test set all."""
     return bool(predictions) and all(p is not None and p.fold in (fold, None) for p in predictions)
-
-
-def _maps_of_case(
-    run: FinishedRun,
-    model: LoadedModel,
-    rows: list[int],
-    predictions: Sequence[CasePrediction | None],
-    map_size: int,
-) -> list[SaliencyMap]:
-    """The maps of a case's panel rows, each for the predicted class."""
-    maps: list[SaliencyMap] = []
-    for row, prediction in zip(rows, predictions, strict=True):
-        if prediction is not None:
-            maps += saliency_maps(model, [row], predicted_target(run, prediction), map_size=map_size)
-    return maps
 
 
 def _sample(rows: list[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,16 @@ import pandas as pd
 import torch
 
 from casewise.cohort.targets import label_table
-from casewise.errors import RunError
+from casewise.errors import CasewiseError, RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import read_distance
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
+from casewise.modalities.base import NativeMap, SlotMaps
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.contributions import Contributions, centre_at, contributions, reads_features
-from casewise.plugins.explain.methods.dispatch import CellMaps, cell_maps, method_for, scaled
+from casewise.plugins.explain.methods.dispatch import CellMaps, SaliencyMethod, method_for, scaled
 from casewise.plugins.explain.methods.receptive_field import peak_pixels
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.predictions.table import probability_columns
@@ -37,6 +39,8 @@ TOLERANCE = 0.05
 BATCH = 8
 # Below this contrast, the maximum of a map is hardly above its mean.
 MIN_CONTRAST = 0.1
+# By architecture, shape of panels and `map_size`: the folds of a network, and requests of a service, share them.
+_METHODS: dict[tuple[str, tuple[int, int], int], SaliencyMethod] = {}
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class LoadedModel:
         panels: those that are explained; of a bag its images one by one, because the features of all are averaged.
         sequences: the names of its sequences; one empty name for images.
         predicted: the panels of prediction.
+        map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels (see `layer_of`).
     """
 
     model: str
@@ -140,6 +145,7 @@ class LoadedModel:
     panels: PanelDataset
     sequences: tuple[str, ...]
     predicted: PanelDataset
+    map_size: int = 0
 
     @property
     def network(self) -> Network:
@@ -150,6 +156,14 @@ class LoadedModel:
     def method(self) -> str:
         """The saliency method."""
         return method_for(self.network)
+
+    def saliency_method(self, panels: torch.Tensor) -> SaliencyMethod:
+        """How the network is explained on panels (B, C, H, W)."""
+        shape = (int(panels.shape[-2]), int(panels.shape[-1]))
+        key = (json.dumps(self.predictor.bundle.network, sort_keys=True), shape, self.map_size)
+        if key not in _METHODS:
+            _METHODS[key] = SaliencyMethod.of(self.network, shape, map_size=self.map_size)
+        return _METHODS[key]
 
     @property
     def label(self) -> str:
@@ -171,7 +185,9 @@ class LoadedModel:
         return [slots[owner == number].numpy() for number in range(len(rows))]
 
 
-def load_model(run: FinishedRun, model: str, fold: int, *, instead_of: LoadedModel | None = None) -> LoadedModel:
+def load_model(
+    run: FinishedRun, model: str, fold: int, *, map_size: int = 0, instead_of: LoadedModel | None = None
+) -> LoadedModel:
     """Load the network of a fold, with the panels of the run's cohort.
 
     Args:
@@ -188,10 +204,12 @@ def load_model(run: FinishedRun, model: str, fold: int, *, instead_of: LoadedMod
         read_distance(JobFolder(bundle.folder), bundle.distance, network.width) if reads_features(network) else None
     )
     predictor = Predictor(bundle, network, distance)  # on the CPU, where maps are computed
-    return on_panels(predictor, run.prepared, label_table(run.cohort.panels, run.study))
+    return on_panels(predictor, run.prepared, label_table(run.cohort.panels, run.study), map_size=map_size)
 
 
-def on_panels(predictor: Predictor, prepared: PreparedCohort, labels: np.ndarray | None = None) -> LoadedModel:
+def on_panels(
+    predictor: Predictor, prepared: PreparedCohort, labels: np.ndarray | None = None, *, map_size: int = 0
+) -> LoadedModel:
     """A network on the CPU with the panels of prepared cases; `labels` (P, T) are None for new cases."""
     bundle, study, modality = predictor.bundle, prepared.study, modality_of(prepared.study)
     if reads_features(predictor.network):
@@ -199,12 +217,8 @@ def on_panels(predictor: Predictor, prepared: PreparedCohort, labels: np.ndarray
     of_learner = study.of_learner(bundle.model)
     panels = modality.dataset(prepared.store, of_learner, prepared.cohort.panels, labels, bundle.fitted)
     single = panels.arranged(Panels(by=of_learner.panels.by)) if panels.bags else panels
-    return LoadedModel(bundle.model, bundle.fold, predictor, single, modality.channels(study, bundle.model), panels)
-
-
-def sequences_of(run: FinishedRun, model: str) -> tuple[str, ...]:
-    """The sequences that a network sees; one empty name for images."""
-    return run.modality.channels(run.study, model)
+    channels = modality.channels(study, bundle.model)
+    return LoadedModel(bundle.model, bundle.fold, predictor, single, channels, panels, map_size)
 
 
 def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) -> None:
@@ -275,9 +289,7 @@ def compare_predictions(
             )
 
 
-def saliency_maps(
-    model: LoadedModel, rows: Sequence[int], target: ExplainTarget, *, map_size: int = 0
-) -> list[SaliencyMap]:
+def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget) -> list[SaliencyMap]:
     """The maps of every view of these panel rows."""
     if reads_features(model.network):
         return [contribution_map(model, row, target) for row in rows]
@@ -288,7 +300,7 @@ def saliency_maps(
     last: CellMaps | None = None
     for batch, owners in zip(slots.split(BATCH), owner.split(BATCH), strict=True):
         panels = data.plain_batch(batch, torch.device("cpu"))
-        last = cell_maps(model.network, panels, target=target, map_size=map_size)
+        last = model.saliency_method(panels).cell_maps(model.network, panels, target)
         raw = last.on_panel()
         by_sequence = last.by_sequence() if late else raw[:, None].expand(-1, len(model.sequences), -1, -1)
         if model.sequences != ("",):
@@ -316,6 +328,15 @@ def saliency_maps(
         arrays = [values.numpy() for values in (slot_tiles, panels, maps, separate, raw, contrast)]
         results.append(SaliencyMap(int(row), *arrays, size, peaks, _grid(data)))  # type: ignore[arg-type,call-arg]
     return results
+
+
+def maps_by_row(model: LoadedModel, targets: Mapping[int, ExplainTarget]) -> dict[int, SaliencyMap]:
+    """The maps of panel rows by number; rows with one target are computed together."""
+    by_target: dict[int | None, list[int]] = {}
+    for row, target in targets.items():
+        by_target.setdefault(target.class_index, []).append(row)
+    maps = [saliency_maps(model, rows, targets[rows[0]]) for rows in by_target.values()]
+    return {saliency.row: saliency for of_target in maps for saliency in of_target}
 
 
 def contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> SaliencyMap:
@@ -374,3 +395,49 @@ def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
         total = OutputSum(*np.mean([astuple(each) for each in sums], axis=0).tolist()) if sums else None
         averages.append(replace(first, **means, output_sum=total))
     return averages
+
+
+def native_maps(
+    prepared: PreparedCohort, maps: Sequence[SaliencyMap], channels: tuple[str, ...], *, side: int | None = None
+) -> dict[str, list[NativeMap]]:
+    """The maps of one network of one case in the space of its original images, by channel; missing channels are absent.
+
+    Args:
+        side: of photographs and slides, the longest side of the pictures in pixels; by default that of the originals.
+    """
+    modality, by_channel = modality_of(prepared.study), {}
+    for number, channel in enumerate(channels):
+        if all(np.isnan(saliency.by_sequence[:, number]).all() for saliency in maps):
+            continue
+        slot_maps = [
+            SlotMaps(
+                saliency.row,
+                np.concatenate(
+                    to_slots(saliency.by_sequence[:, number], rows=saliency.grid[0], columns=saliency.grid[1])
+                ),
+                saliency.slots.reshape(-1),
+            )
+            for saliency in maps
+        ]
+        by_channel[channel] = modality.to_native(prepared, slot_maps, channel, side=side)
+    return by_channel
+
+
+def to_slots(maps: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
+    """Cut panels into their slots, row by row: (B, rows·h, columns·w) → (B, S, h, w).
+
+    Raises:
+        CasewiseError: the map cannot be divided into these rows and columns.
+
+    >>> to_slots(np.arange(4).reshape(1, 2, 2), rows=2, columns=2)[0, :, 0, 0].tolist()
+    [0, 1, 2, 3]
+    """
+    count, height, width = maps.shape
+    if height % rows or width % columns:
+        raise CasewiseError(
+            f"explain: a map of {height} x {width} pixels cannot be divided into {rows} x {columns} tiles."
+        )
+    tiles = maps.reshape(count, rows, height // rows, columns, width // columns)
+    return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4)).reshape(
+        count, rows * columns, height // rows, width // columns
+    )

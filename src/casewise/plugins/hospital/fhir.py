@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from casewise.errors import printable
@@ -14,6 +14,8 @@ from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Quant
 OWN = "urn:casewise"
 ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 DIGITS = 6
+# A resource of FHIR, or an element of one, as JSON.
+Resource: TypeAlias = dict[str, Any]
 
 
 class Fhir:
@@ -36,7 +38,7 @@ class Fhir:
             yield name, json_text(resource).encode()
 
 
-def observation(result: CaseResult, quantity: Quantity, facts: ModelFacts) -> dict[str, Any]:
+def observation(result: CaseResult, quantity: Quantity, facts: ModelFacts) -> Resource:
     """The Observation of one quantity as JSON."""
     main = quantity.main
     names = (facts.checksum, main.learner, result.case, main.region, main.image, main.target)
@@ -61,7 +63,7 @@ def observation(result: CaseResult, quantity: Quantity, facts: ModelFacts) -> di
     return resource
 
 
-def _device(facts: ModelFacts) -> dict[str, Any]:
+def _device(facts: ModelFacts) -> Resource:
     return {
         "resourceType": "Device",
         "id": "model",
@@ -71,11 +73,11 @@ def _device(facts: ModelFacts) -> dict[str, Any]:
     }
 
 
-def _code(value: Value, facts: ModelFacts) -> dict[str, Any]:
+def _code(value: Value, facts: ModelFacts) -> Resource:
     return {"coding": [_coding("target", value.target, facts)], "text": _text(value.title)}
 
 
-def _value(value: Value, facts: ModelFacts) -> dict[str, Any]:
+def _value(value: Value, facts: ModelFacts) -> Resource:
     """The elements of a value or of its absence, for an Observation or a component."""
     if value.prediction is None:
         coding = {"system": ABSENT, "code": "error", "display": "Error"}
@@ -88,7 +90,7 @@ def _value(value: Value, facts: ModelFacts) -> dict[str, Any]:
     return {"valueQuantity": {"value": _rounded(value.prediction)}} | extended
 
 
-def _extensions(value: Value, facts: ModelFacts) -> Iterator[dict[str, Any]]:
+def _extensions(value: Value, facts: ModelFacts) -> Iterator[Resource]:
     """The interval, the set, the probabilities and the distance, for which an Observation has no element."""
     coverage = [{"url": "coverage", "valueDecimal": facts.coverage}] if facts.coverage is not None else []
     if value.low is not None and value.high is not None:
@@ -104,7 +106,7 @@ def _extensions(value: Value, facts: ModelFacts) -> Iterator[dict[str, Any]]:
         yield {"url": f"{OWN}:training-distance", "valueDecimal": _rounded(value.distance)}
 
 
-def _extension(name: str, inner: list[dict[str, Any]]) -> dict[str, Any]:
+def _extension(name: str, inner: list[Resource]) -> Resource:
     return {"url": f"{OWN}:{name}", "extension": inner}
 
 

@@ -33,8 +33,7 @@ def phantom(
     seed: Annotated[int, typer.Option(min=0, help="Random seed: another number draws another cohort.")] = 0,
     labels: Annotated[str, typer.Option(help="true, or shuffled between subjects.")] = "true",
     images: Annotated[
-        int | None,
-        typer.Option(min=1, help="chest, slides, regions: images of each subject [default: 1; regions 6]."),
+        int | None, typer.Option(min=1, help="chest, slides, regions: images of each subject [default: 1; regions 6].")
     ] = None,
     classes: Annotated[
         str | None,

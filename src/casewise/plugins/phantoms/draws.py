@@ -1,11 +1,13 @@
-"""Random draws that depend only on a seed and a name, not on the order of drawing."""
+"""Random draws that depend only on a seed and a name, not on the order of drawing; and smooth curves."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def stream(seed: int, *key: str | int) -> np.random.Generator:
@@ -44,3 +46,17 @@ def shuffled_labels(seed: int, classes: Sequence[str]) -> list[str]:
     for position, number in enumerate(sorted(order, key=lambda number: classes[number])):
         labels[number] = classes[position]
     return labels
+
+
+def extended(points: NDArray[Any]) -> NDArray[Any]:
+    """Return points `(N, …)` with one more at either end, in line with the last two."""
+    return np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
+
+
+def catmull_rom(a: Any, b: Any, c: Any, d: Any, t: Any) -> Any:
+    """Return the smooth curve from `b` (t = 0) to `c` (t = 1) through four successive points.
+
+    >>> catmull_rom(0.0, 1.0, 2.0, 3.0, 0.5)
+    1.5
+    """
+    return 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,18 @@ from casewise.files import write_atomic, write_json
 
 Labels = Literal["true", "shuffled"]
 Progress = Callable[[int, int], None]
+# A row of a table, or the truth about a subject.
+Row: TypeAlias = dict[str, Any]
 
 MARK = "synthetic phantom - not a patient"
 SOFTWARE = "casewise phantom"
+README = """\
+Synthetic phantom cohort: {mark}.
+
+Every {kind.picture} in this folder was drawn by casewise from random numbers. No person was {kind.taken}, and nothing
+here may be used to judge how well a model does on patients.
+
+{kind.contents}"""
 JPEG_QUALITY = 92
 EXIF_IMAGE_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
 
@@ -31,12 +40,14 @@ EXIF_IMAGE_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
 class PhantomKind:
     """The constants of the cohorts of one kind.
 
-    `contents` describes the files; `unit` is the plural noun for a row of the table; `sides` are the
-    smallest and the largest width and height in pixels.
+    `picture` is the noun of an image, and `taken` what was done to no person for it; `contents` describes the files;
+    `unit` is the plural noun for a row of the table; `sides` are the smallest and the largest width and height.
     """
 
     name: str
     columns: tuple[str, ...]
+    picture: str
+    taken: str
     contents: str
     unit: str
     sides: tuple[int, int]
@@ -60,7 +71,7 @@ class CohortFolder:
     def __init__(self, path: Path, kind: PhantomKind, settings: Any, total: int, progress: Progress | None) -> None:
         """Write the marks first, so that even an incomplete cohort states that it is synthetic."""
         self.path, self.kind, self.settings, self.total, self.progress = path, kind, settings, total, progress
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
         if path.exists() and not path.is_dir():
             raise CasewiseError(f"{path} is a file; the phantom needs a folder.")
         if path.is_dir() and any(path.iterdir()) and read_note(path).get("kind") != kind.name:
@@ -70,7 +81,7 @@ class CohortFolder:
         # An older table must not describe images that are being replaced.
         (path / kind.table).unlink(missing_ok=True)
         write_json(path / "phantom.json", self._note(complete=False))
-        write_atomic(path / "README.txt", f"Synthetic phantom cohort: {MARK}.\n\n{kind.contents}")
+        write_atomic(path / "README.txt", README.format(mark=MARK, kind=kind))
 
     def add(self, **row: Any) -> None:
         """Add a row to the table and report the progress."""
@@ -93,12 +104,12 @@ class CohortFolder:
         # Flushing to the disk would take a third of the time, and a lost image can be drawn again.
         write_atomic(self.path / name, content, durable=False)
 
-    def _note(self, *, complete: bool) -> dict[str, Any]:
+    def _note(self, *, complete: bool) -> Row:
         marks = {"synthetic": True, "kind": self.kind.name, "mark": MARK}
         return marks | {"settings": asdict(self.settings), "seed": self.settings.seed, "complete": complete}
 
 
-def read_note(folder: Path) -> dict[str, Any]:
+def read_note(folder: Path) -> Row:
     """Return the content of `phantom.json`; empty if the folder contains no phantom."""
     try:
         note = json.loads((folder / "phantom.json").read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -17,17 +16,16 @@ from starlette.staticfiles import StaticFiles
 
 from casewise.errors import RunError
 from casewise.files import TEMPORARY, json_text, make_folder, sync_folder
-from casewise.plugins.serve.counters import Counters
 from casewise.plugins.serve.form import IMAGE, read_submission
 from casewise.plugins.serve.guard import error_answer
-from casewise.plugins.serve.pool import WorkerPool
+from casewise.plugins.serve.pool import Counters, WorkerPool
 from casewise.plugins.serve.schemas import ErrorAnswer, Explanation, Health, ModelDescription, Prediction
-from casewise.plugins.serve.settings import ServiceError, ServiceSettings
+from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings
 from casewise.plugins.serve.submission import Submission
 from casewise.version import __version__
 
 PAGE = Path(__file__).parent / "page"
-REFUSED: dict[int | str, dict[str, Any]] = {
+REFUSED: dict[int | str, Json] = {
     400: {"model": ErrorAnswer, "description": "The form is damaged, or has too many parts."},
     401: {"model": ErrorAnswer, "description": "The token is missing or wrong."},
     403: {"model": ErrorAnswer, "description": "The request comes from a page of another site."},
@@ -40,12 +38,12 @@ REFUSED: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorAnswer, "description": "The service is busy; the header Retry-After says when to try again."},
     507: {"model": ErrorAnswer, "description": "The request was to be kept, and the folder cannot be written."},
 }
-OF_ALL: dict[int | str, dict[str, Any]] = {status: REFUSED[status] for status in (401, 403, 421, 500)}
+OF_ALL: dict[int | str, Json] = {status: REFUSED[status] for status in (401, 403, 421, 500)}
 CODES = {400: "bad_form", 404: "not_found", 405: "wrong_method"}
 
 
 def create_app(
-    settings: ServiceSettings, pool: WorkerPool, description: dict[str, Any], counters: Counters, folder: Path
+    settings: ServiceSettings, pool: WorkerPool, description: Json, counters: Counters, folder: Path
 ) -> FastAPI:
     """The application, without the guard.
 
@@ -166,12 +164,12 @@ def _sentence(error: HTTPException, settings: ServiceSettings) -> str:
     return f"The form cannot be read: {error.detail} Send it again as multipart/form-data."
 
 
-def _form_schema(description: dict[str, Any]) -> dict[str, Any]:
+def _form_schema(description: Json) -> Json:
     """The fields of the form, for the description of the interface."""
     slots = description["slots"] or [IMAGE]
     file = {"type": "array", "items": {"type": "string", "format": "binary"}}
     first = slots[0]
-    fields: dict[str, Any] = {slot: {**file, "description": f"Images of {slot}."} for slot in slots}
+    fields: Json = {slot: {**file, "description": f"Images of {slot}."} for slot in slots}
     fields |= {
         "visit": {"type": "string", "description": "The name of the visit."},
         "day": {"type": "number", "description": "The day of the visit."},
@@ -186,7 +184,7 @@ def _form_schema(description: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def keep_request(folder: Path, uploads: Path, submission: Submission, answer: dict[str, Any]) -> Path:
+def keep_request(folder: Path, uploads: Path, submission: Submission, answer: Json) -> Path:
     """Keep the images and the answer in a new folder, which appears complete or not at all.
 
     The images have neutral names; `answer.json` has those of the client.

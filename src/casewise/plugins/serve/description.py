@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.cohort.folder_layout import ENDINGS
 from casewise.modalities.registry import modality_of
-from casewise.plugins.serve.slots import slots_of
+from casewise.plugins.serve.settings import Json
+from casewise.plugins.serve.submission import slots_of
 from casewise.report.formatting import display_name
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 NOTICE = "Research software, not a medical device. The results must not be used to diagnose, treat or monitor anyone."
 
 
-def describe(model: TrainedModel, study: Study, learner: str, explained: list[str]) -> dict[str, Any]:
+def describe(model: TrainedModel, study: Study, learner: str, explained: list[str]) -> Json:
     """The facts of a model as plain values.
 
     Args:
@@ -63,7 +64,7 @@ def describe(model: TrainedModel, study: Study, learner: str, explained: list[st
     }
 
 
-def _target(study: Study, name: str, title: str, bands: dict[str, float]) -> dict[str, Any]:
+def _target(study: Study, name: str, title: str, bands: dict[str, float]) -> Json:
     score = name in study.scores
     kind = "regression" if score else study.targets[name].kind
     numeric = kind_named(kind).form == "number"

@@ -9,12 +9,11 @@ import json
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from casewise.plugins.serve.counters import Counters
-from casewise.plugins.serve.settings import LOCAL_NAMES, ServiceError, ServiceSettings, is_local
-from casewise.plugins.serve.worker import location_of
+from casewise.plugins.serve.pool import Counters, location_of
+from casewise.plugins.serve.settings import LOCAL_NAMES, Json, ServiceError, ServiceSettings, is_local
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -200,7 +199,7 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def error_answer(error: ServiceError) -> dict[str, Any]:
+def error_answer(error: ServiceError) -> Json:
     """The arguments of a JSON response with an error."""
     headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
     return {"content": error.as_json(), "status_code": error.status, "headers": headers}

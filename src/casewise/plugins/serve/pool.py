@@ -1,4 +1,4 @@
-"""Worker processes with a bounded queue: the death of one loses no request of another."""
+"""Processes that predict, a bounded queue before them, and counters: the death of one loses no request of another."""
 
 from __future__ import annotations
 
@@ -6,26 +6,156 @@ import asyncio
 import json
 import logging
 import multiprocessing
+import os
 import queue
 import shutil
+import signal
 import tempfile
+import threading
+import traceback
+import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import RunError
-from casewise.plugins.serve.counters import Counters
-from casewise.plugins.serve.settings import ServiceError
-from casewise.plugins.serve.worker import WorkerPlan, work
+from casewise.errors import CasewiseError, RunError
+from casewise.plugins.serve.settings import Json, ServiceError
+from casewise.plugins.serve.submission import Submission
 
 log = logging.getLogger("casewise.plugins.serve")
 
 # Seconds until a worker must have loaded its model.
 LOADING = 600.0
 RETRY_AFTER = 5
+PREFIX = "casewise_"
+HELP = {
+    "requests_total": ("counter", "Answered requests by path and status."),
+    "request_seconds_total": ("counter", "Time of these requests in seconds."),
+    "uploaded_images_total": ("counter", "Images that were uploaded for predictions or saliency maps."),
+    "uploaded_bytes_total": ("counter", "Bytes of these images."),
+    "visits_total": ("counter", "Visits that were predicted."),
+    "flagged_visits_total": ("counter", "Visits with a flag, such as images far from those of the training."),
+    "refused_total": ("counter", "Requests that were refused because the queue was full."),
+    "worker_restarts_total": ("counter", "Processes that ended during a request."),
+    "requests_in_progress": ("gauge", "Requests that are answered or wait."),
+    "workers": ("gauge", "Processes that predict."),
+}
+
+
+class Counters:
+    """Named numbers with labels, which several threads may change.
+
+    >>> counters = Counters()
+    >>> counters.add("requests_total", path="/health", status="200")
+    >>> [line for line in counters.text().splitlines() if line.startswith("casewise_requests_total")]
+    ['casewise_requests_total{path="/health",status="200"} 1']
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[tuple[tuple[str, str], ...], float]] = defaultdict(dict)
+        self._lock = threading.Lock()
+        for name in ("refused_total", "worker_restarts_total", "requests_in_progress", "visits_total"):
+            self._values[name][()] = 0.0
+
+    def add(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        """Add to a counter; values of labels come from the service, never from clients."""
+        key = tuple(sorted(labels.items()))
+        with self._lock:
+            self._values[name][key] = self._values[name].get(key, 0.0) + amount
+
+    def set(self, name: str, value: float) -> None:
+        """Set a gauge."""
+        with self._lock:
+            self._values[name][()] = value
+
+    def text(self) -> str:
+        """All numbers, one a line."""
+        lines = []
+        with self._lock:
+            for name, (kind, description) in HELP.items():
+                if not self._values.get(name):
+                    continue
+                lines += [f"# HELP {PREFIX}{name} {description}", f"# TYPE {PREFIX}{name} {kind}"]
+                for labels, value in sorted(self._values[name].items()):
+                    inner = ",".join(f'{label}="{text}"' for label, text in labels)
+                    lines.append(f"{PREFIX}{name}{'{' + inner + '}' if inner else ''} {value:.6g}")
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """What a worker process needs: the model, the folder for its temporary files, and the number of its threads."""
+
+    bundle: Path
+    learner: str
+    max_pixels: int
+    folder: Path
+    threads: int
+    trust: Path | None = None
+
+
+def work(connection: Connection, plan: WorkerPlan) -> None:
+    """Load the model, send its description, and answer jobs until the other end of the pipe is closed."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin take the time of other processes
+    os.environ["LOKY_MAX_CPU_COUNT"] = str(plan.threads)  # photographs are decoded by no more threads than this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the service ends its workers
+    logging.getLogger("casewise").setLevel(logging.ERROR)  # warnings of readers quote what files contain
+    warnings.simplefilter("ignore")
+    tempfile.tempdir = str(plan.folder)
+    try:
+        import torch
+
+        from casewise.plugins.serve.session import ModelSession
+
+        torch.set_num_threads(plan.threads)
+        session = ModelSession(plan.bundle, plan.learner, max_pixels=plan.max_pixels, trust=plan.trust)
+        _send(connection, {"ready": session.description})
+        session.warm_up()
+    except CasewiseError as error:
+        _send(connection, {"failed": str(error)})
+        return
+    answers = {"predict": session.predict, "explain": session.explain}
+    while True:
+        try:
+            job = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        submission, folder = Submission.from_json(job["submission"]), Path(job["folder"])
+        _send(connection, _answered(answers[job["task"]], submission, folder))
+
+
+def _answered(task: Callable[[Submission, Path], Json], submission: Submission, folder: Path) -> Json:
+    try:
+        return {"answer": task(submission, folder)}
+    except ServiceError as error:
+        problem, status = error, error.status
+    except CasewiseError as error:
+        text = str(error)
+        problem = ServiceError(422, "unreadable", submission.named(text, folder), submission.files_in(text))
+        status = problem.status
+    except Exception as error:  # noqa: BLE001 (the client gets a typed error, and the log no content of files)
+        log.error("an error in prediction: %s", location_of(error))
+        message = "This request could not be answered because of a fault of casewise. Please report it."
+        problem, status = ServiceError(500, "fault", message), 500
+    return {"status": status, "code": problem.code, "message": problem.message, "files": list(problem.files)}
+
+
+def location_of(error: BaseException) -> str:
+    """The type of an error and where it was raised, without its message, which may quote data of a patient."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    lines = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+    return f"{type(error).__name__} at {lines}"
+
+
+def _send(connection: Connection, message: Json) -> None:
+    try:
+        connection.send_bytes(json.dumps(message, allow_nan=False).encode())
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)  # the service ended
 
 
 class WorkerDiedError(Exception):
@@ -43,7 +173,7 @@ class Worker:
         self._plan, self._target = plan, target
         self._process: Any = None
         self._pipe: Connection | None = None
-        self.description: dict[str, Any] = {}
+        self.description: Json = {}
 
     @property
     def pid(self) -> int | None:
@@ -81,7 +211,7 @@ class Worker:
             raise RunError(f"{self._plan.bundle}: it was changed since the service started. Start the service again.")
         self.description = first["ready"]
 
-    def call(self, job: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def call(self, job: Json, timeout: float) -> Json:
         """The answer to a job.
 
         Raises:
@@ -101,7 +231,7 @@ class Worker:
             self.stop()
             raise
 
-    def _received(self, timeout: float) -> dict[str, Any]:
+    def _received(self, timeout: float) -> Json:
         assert self._pipe is not None
         ready = wait([self._pipe, self._process.sentinel], timeout)
         if not ready:
@@ -109,7 +239,7 @@ class Worker:
         if self._pipe not in ready:
             raise WorkerDiedError
         try:
-            message: dict[str, Any] = json.loads(self._pipe.recv_bytes())
+            message: Json = json.loads(self._pipe.recv_bytes())
         except EOFError as error:
             raise WorkerDiedError from error
         return message
@@ -152,7 +282,7 @@ class WorkerPool:
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="worker")
 
-    def start(self) -> dict[str, Any]:
+    def start(self) -> Json:
         """Start all processes; the description of the model.
 
         Raises:
@@ -185,7 +315,7 @@ class WorkerPool:
         self._taken -= 1
         self._counters.set("requests_in_progress", self._taken)
 
-    async def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+    async def answer(self, job: Json) -> Json:
         """The answer of some worker to a job.
 
         Raises:
@@ -193,11 +323,11 @@ class WorkerPool:
         """
         message = await asyncio.get_running_loop().run_in_executor(self._threads, self._run, job)
         if "answer" in message:
-            answer: dict[str, Any] = message["answer"]
+            answer: Json = message["answer"]
             return answer
         raise ServiceError(message["status"], message["code"], message["message"], message["files"])
 
-    def _run(self, job: dict[str, Any]) -> dict[str, Any]:
+    def _run(self, job: Json) -> Json:
         worker = self._idle.get()
         try:
             for attempt in (1, 2):
@@ -232,5 +362,5 @@ class WorkerPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _problem(code: str, message: str) -> dict[str, Any]:
+def _problem(code: str, message: str) -> Json:
     return {"status": 503, "code": code, "message": message, "files": []}

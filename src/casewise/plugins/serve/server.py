@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h11
 import uvicorn
@@ -22,11 +22,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from casewise.console import Silent
 from casewise.errors import CasewiseError, counted
 from casewise.plugins.serve.app import create_app
-from casewise.plugins.serve.counters import Counters
 from casewise.plugins.serve.guard import Guard
-from casewise.plugins.serve.pool import WorkerPool
-from casewise.plugins.serve.settings import ServiceSettings
-from casewise.plugins.serve.worker import WorkerPlan, work
+from casewise.plugins.serve.pool import Counters, WorkerPlan, WorkerPool, work
+from casewise.plugins.serve.settings import Json, ServiceSettings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -40,7 +38,7 @@ CONNECTIONS = 200
 @contextmanager
 def service(
     settings: ServiceSettings, target: Callable[[Connection, WorkerPlan], None] = work
-) -> Iterator[tuple[ASGIApp, WorkerPool, dict[str, Any]]]:
+) -> Iterator[tuple[ASGIApp, WorkerPool, Json]]:
     """The application with its worker processes, and the description of its model; all ends with the block.
 
     Args:

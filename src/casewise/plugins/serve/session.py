@@ -16,20 +16,25 @@ from casewise.errors import CasewiseError, CohortError, ImageError, RunError, co
 from casewise.evaluation.agreement import band_of
 from casewise.inference.chunks import cases_of, settle
 from casewise.inference.ensemble import Ensemble
-from casewise.inference.input_checks.flags import SEPARATOR, reasons_of
+from casewise.inference.input_checks.flags import reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import new_table
-from casewise.inference.output_table import FAR
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
 from casewise.plugins.serve.description import describe
-from casewise.plugins.serve.pictures import map_pictures
-from casewise.plugins.serve.settings import ServiceError
-from casewise.plugins.serve.slots import check_pixels, check_slots, into_series, needed_columns, slot_column
-from casewise.plugins.serve.submission import SUBJECT, Submission
-from casewise.plugins.serve.trajectory import trajectory
+from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
+from casewise.plugins.serve.settings import Json, ServiceError
+from casewise.plugins.serve.submission import (
+    SUBJECT,
+    Submission,
+    check_pixels,
+    check_slots,
+    into_series,
+    needed_columns,
+    slot_column,
+)
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
@@ -75,7 +80,7 @@ class ModelSession:
         return self.model.reader.study(Path("cases.csv"))
 
     @cached_property
-    def description(self) -> dict[str, Any]:
+    def description(self) -> Json:
         """The answer of /api/model (see `casewise.plugins.serve.description.describe`)."""
         networks = {member.model for member in self.ensemble.members}
         maps = (
@@ -93,7 +98,7 @@ class ModelSession:
         if self.explainer:
             self.explainer.warm_up()
 
-    def predict(self, submission: Submission, folder: Path) -> dict[str, Any]:
+    def predict(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/predict for images in `folder`.
 
         Raises:
@@ -103,7 +108,7 @@ class ModelSession:
             _, _, rows = self._prepared(submission, folder, Path(work))
         return self._answer(submission, rows)
 
-    def explain(self, submission: Submission, folder: Path) -> dict[str, Any]:
+    def explain(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/explain for images in `folder`.
 
         Raises:
@@ -126,7 +131,7 @@ class ModelSession:
             target = self.explainer.target_of(self.study, submission.target)
         except CasewiseError as error:
             raise ServiceError(422, "unknown_target", str(error)) from error
-        maps: list[dict[str, Any]] = []
+        maps: list[Json] = []
         with tempfile.TemporaryDirectory(dir=folder) as work:
             # only the maps of classes depend on what was predicted
             table, prepared, rows = self._prepared(submission, folder, Path(work), predict=bool(target.output.classes))
@@ -137,11 +142,10 @@ class ModelSession:
                 predictors = map(self._cpu_predictor, self.ensemble.predictors(learner))
                 for shown in self.explainer.explain_new(predictors, at, target, coded, side=PICTURE_SIDE):
                     level = self.study.level_of(target.target)
-                    maps += [
-                        {name: value for name, value in entry.items() if name != "stored"}
-                        | {"explained_class": explained_class(rows, target.target, level, entry)}
-                        for entry in map_pictures(self.explainer, shown, submission)
-                    ]
+                    entry = map_picture(self.explainer, shown, submission)
+                    entry["explained_class"] = explained_class(rows, target.target, level, entry)
+                    del entry["stored"]
+                    maps.append(entry)
         title = self.description["titles"].get(target.target, target.target)
         signed = any(entry["signed"] for entry in maps)
         return {
@@ -237,12 +241,12 @@ class ModelSession:
         return self._on_cpu[key]
 
     @property
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Json:
         """What an answer says about the model, so that a client sees whether it is the one that was described."""
         names = ("name", "title", "checksum", "learner", "casewise", "synthetic")
         return {name: self.description[name] for name in names}
 
-    def _answer(self, submission: Submission, rows: pd.DataFrame) -> dict[str, Any]:
+    def _answer(self, submission: Submission, rows: pd.DataFrame) -> Json:
         by_visit = dict(iter(rows.groupby(rows["visit"].astype(str), sort=False)))
         visits = []
         for number, visit in enumerate(submission.visits):
@@ -265,14 +269,14 @@ class ModelSession:
             "trajectory": trajectory(visits, self.description),
         }
 
-    def _result(self, submission: Submission, row: Mapping[Any, Any]) -> dict[str, Any]:
+    def _result(self, submission: Submission, row: Mapping[Any, Any]) -> Json:
         """A row of the output table as plain values; columns that are added to the table are passed on."""
         target = str(row["target"])
         facts = self.description["targets_by_name"][target]
         classes = facts["classes"]
         value = row["prediction"]
         missing = value is None or (isinstance(value, float) and math.isnan(value))
-        result: dict[str, Any] = {
+        result: Json = {
             "target": target,
             "title": facts["title"],
             "region": str(row["region"]),
@@ -291,53 +295,3 @@ class ModelSession:
         result["flags"] = [submission.named(reason) for reason in reasons_of(str(row["flags"]))]
         result["problem"] = str(row["problem"])
         return result
-
-
-def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[str, Any]) -> str:
-    """The class that a map is about, which was predicted for its case, region or image; empty if none was.
-
-    Args:
-        rows: of the output table; none for a number.
-        shown: the visit, region and stored file of the map (see `casewise.plugins.serve.pictures.map_pictures`).
-    """
-    if rows.empty:
-        return ""
-    own = rows[(rows["target"] == target) & (rows["visit"].astype(str) == f"visit {shown['visit']}")]
-    if level in ("region", "image") and (own["region"] != "").any():
-        own = own[own["region"] == shown["region"]]
-    if level == "image":
-        own = own[[Path(str(name)).name == shown["stored"] for name in own["image"]]]
-    values = own["prediction"].dropna()
-    return "" if values.empty else str(values.iloc[0])
-
-
-def plain(cell: Any) -> Any:
-    """A cell of a table as JSON has it: None in place of NaN and NA.
-
-    >>> plain(np.float64(1.5)), plain(float("nan")), plain(pd.NA), plain(np.True_)
-    (1.5, None, None, True)
-    """
-    if cell is None or cell is pd.NA or (isinstance(cell, float) and not math.isfinite(cell)):
-        return None
-    return cell.item() if isinstance(cell, np.generic) else cell
-
-
-def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What the results of a visit should be read with: a code, and a sentence."""
-    flags = []
-    distances = [result["distance"] for result in results if result["beyond"]]
-    if distances:
-        flags.append(
-            {
-                "code": "beyond",
-                "message": "The images are far from those that the model was trained on (distance "
-                f"{max(distances):.2f}; one in twenty held-out cases of the study exceeds {FAR:g}). The results may "
-                "not apply.",
-            }
-        )
-    unlike = dict.fromkeys(reason for result in results for reason in result["flags"])
-    if unlike:
-        message = f"Unlike the training cases: {SEPARATOR.join(unlike)}. The results may not apply."
-        flags.append({"code": "unlike", "message": message})
-    problems = dict.fromkeys(result["problem"] for result in results if result["problem"])
-    return flags + [{"code": "problem", "message": problem} for problem in problems]

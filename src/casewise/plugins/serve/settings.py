@@ -6,13 +6,15 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from casewise.errors import CasewiseError, printable, shortened
 
 MEBI = 2**20
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 SHORTEST_TOKEN = 8
+# A part of a request, of an answer, or of a message between processes, as plain values.
+Json: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class ServiceError(CasewiseError):
     def __str__(self) -> str:
         return self.message
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """The body of the answer."""
         return {"error": {"code": self.code, "message": printable(self.message), "files": list(self.files)}}
 

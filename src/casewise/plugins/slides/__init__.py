@@ -31,7 +31,7 @@ class _Slides(Plugin):
         return MODALITY
 
     def claim(self, files: Sequence[Path], study: Study) -> Start | None:
-        from casewise.plugins.slides.start import start_with_slides
+        from casewise.plugins.slides.cohort import start_with_slides
 
         return start_with_slides(files, study)
 

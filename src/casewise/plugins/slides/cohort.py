@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from casewise.cohort.cohort import Cohort, with_panels
 from casewise.cohort.table import names_text
-from casewise.errors import CohortError, ImageError, RunError
-from casewise.plugins.slides.notes import called, notes_of
-from casewise.plugins.slides.settings import tiles_of
+from casewise.errors import CasewiseError, CohortError, ImageError, RunError
+from casewise.modalities.base import Start
+from casewise.plugins.slides.files import SLIDE_FILES
+from casewise.plugins.slides.settings import Tiles, tiles_of
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -21,7 +26,6 @@ if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.modalities.store.store import TileStore
     from casewise.modalities.store.store_builder import Budget
-    from casewise.plugins.slides.plans import StoredSlide
     from casewise.plugins.slides.tiles import PlannedSlide, TilePlan
 
 # Upper left corner and side of a tile in level-0 pixels; -1 if a row is a whole image.
@@ -37,6 +41,11 @@ AT_ONCE = 4
 MEMORY = 490 * 10**6
 TIFFS = {".tif", ".tiff"}
 SHOWN = 200
+FEW = 5
+# Notes of several slides that differ only in numbers are merged, unless the number is a level.
+VARYING = re.compile(r"(?<!level )(?<![\d.,])\d[\d.,]*")
+# The greatest number of tiles of one slide in a new study.
+MAX_TILES = 200
 
 
 def has_tiles(cohort: Cohort) -> bool:
@@ -115,7 +124,8 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
     whole = without_tiles(study, cohort)
     slide_paths = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"])
     slides = [slide_of(study, path, folder) if path in slide_paths else None for path in whole.images["path"]]
-    files = [Path(p) if slide is None else slide.picture for p, slide in zip(whole.images["path"], slides, strict=True)]
+    pairs = zip(whole.images["path"], slides, strict=True)
+    files = [slide.picture if slide and isinstance(slide.picture, Path) else Path(path) for path, slide in pairs]
     preparation = Preparation(size=study.images.size, channels=study.images.channels)
     with show.bar("slides") as bar:
         store = prepare(files, preparation, folder / "pictures", progress=lambda done, total: bar(done, total))
@@ -125,13 +135,13 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
             continue
         # Bytes per pixel are those of the slide, but width and height are those of its thumbnail.
         shown = float(index.at[row, "width"]) * float(index.at[row, "height"])
-        index.loc[row, ["path", "mode", "format"]] = [str(slide.path), slide.vendor, "slide"]
-        index.loc[row, "bytes"] = max(1, round(slide.bytes * shown / (slide.size[0] * slide.size[1])))
+        index.loc[row, ["path", "mode", "format"]] = [str(slide.path), slide.facts.vendor, "slide"]
+        index.loc[row, "bytes"] = max(1, round(slide.facts.bytes * shown / (slide.size[0] * slide.size[1])))
     images = whole.images.assign(**{PICTURE: [str(file) for file in files]})
     return dataclasses.replace(whole, images=images), dataclasses.replace(store, index=index, overview=True)
 
 
-def slide_of(study: Study, path: Path | str, folder: Path) -> StoredSlide:
+def slide_of(study: Study, path: Path | str, folder: Path) -> PlannedSlide:
     """The stored tiles of a slide.
 
     Raises:
@@ -160,7 +170,6 @@ def refuse_slides(study: Study, cohort: Cohort) -> None:
     Raises:
         CohortError: naming the slides.
     """
-    from casewise.plugins.slides.content import SLIDE_FILES
     from casewise.plugins.slides.reader import is_slide, slide_facts
 
     slides = []
@@ -197,7 +206,7 @@ def _check(study: Study, cohort: Cohort) -> None:
 
 def _planned(
     paths: Sequence[Path], plan: TilePlan, folder: Path | None, tell: Callable[[int], None]
-) -> list[StoredSlide | PlannedSlide | None]:
+) -> list[PlannedSlide | None]:
     """The tiles of each path; None for images that are not slides.
 
     Raises:
@@ -209,7 +218,7 @@ def _planned(
 
     budget = Budget(MEMORY)
     problems: dict[int, str] = {}
-    planned: dict[int, StoredSlide | PlannedSlide | None] = {}
+    planned: dict[int, PlannedSlide | None] = {}
     pool = ThreadPoolExecutor(min(AT_ONCE, int(joblib.cpu_count())), thread_name_prefix="slides")
     try:
         jobs = {pool.submit(_plan, path, plan, folder, budget): row for row, path in enumerate(paths)}
@@ -231,8 +240,8 @@ def _planned(
     return [planned[row] for row in range(len(paths))]
 
 
-def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> StoredSlide | PlannedSlide | None:
-    from casewise.plugins.slides.content import SLIDE_FILES, is_cut_tiff
+def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> PlannedSlide | None:
+    from casewise.plugins.slides.files import is_cut_tiff
     from casewise.plugins.slides.plans import find, keep, name_of
     from casewise.plugins.slides.reader import is_slide
     from casewise.plugins.slides.tiles import plan_tiles
@@ -250,10 +259,8 @@ def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> St
     return (keep(planned, folder, name) if folder and name else None) or planned
 
 
-def _expanded(images: pd.DataFrame, planned: Sequence[StoredSlide | PlannedSlide | None]) -> pd.DataFrame:
+def _expanded(images: pd.DataFrame, planned: Sequence[PlannedSlide | None]) -> pd.DataFrame:
     """One row for each tile; images and panels still have the numbers of the slides."""
-    import numpy as np
-
     whole = np.full((1, 3), -1, np.int64)
     boxes = [whole if slide is None else slide.boxes for slide in planned]
     rows = np.repeat(np.arange(len(images)), [len(tiles) for tiles in boxes])
@@ -263,11 +270,121 @@ def _expanded(images: pd.DataFrame, planned: Sequence[StoredSlide | PlannedSlide
     return images.iloc[rows].reset_index(drop=True).assign(**positions, **fact_columns)
 
 
-def _facts(slide: StoredSlide | PlannedSlide) -> tuple[str, str, str, str]:
+def _facts(slide: PlannedSlide) -> tuple[str, str, str, str]:
     """`FACTS` of a slide."""
-    from casewise.plugins.slides.plans import StoredSlide
+    facts = slide.facts
+    mpp = f"{facts.mpp:.4g}" if facts.mpp else ""
+    magnification = f"{facts.magnification:g}" if facts.magnification else ""
+    return facts.vendor, mpp, magnification, f"{facts.width}x{facts.height}"
 
-    about = slide if isinstance(slide, StoredSlide) else slide.facts
-    width, height = slide.size if isinstance(slide, StoredSlide) else (slide.facts.width, slide.facts.height)
-    mpp = f"{about.mpp:.4g}" if about.mpp else ""
-    return about.vendor, mpp, f"{about.magnification:g}" if about.magnification else "", f"{width}x{height}"
+
+def notes_of(slides: Sequence[PlannedSlide], plan: TilePlan) -> list[str]:
+    """The numbers of tiles and deviations from the plan; similar notes of several slides are merged."""
+    counts = np.array([len(slide) for slide in slides])
+    fewest, most = int(counts.min()), int(counts.max())
+    counts_text = (
+        f"{fewest:,} {'tile' if fewest == 1 else 'tiles'} each"
+        if fewest == most
+        else f"{fewest:,} to {most:,} tiles, {np.median(counts):,.0f} in the median"
+    )
+    notes = [
+        f"Slides give {counts_text}, of {plan.side} pixels at {plan.resolution}; at least "
+        f"{plan.min_tissue:.0%} of each is tissue."
+    ]
+    thinned = sum(slide.candidates > len(slide) for slide in slides)
+    if thinned:
+        have = "has" if thinned == 1 else "have"
+        notes.append(
+            f"{thinned:,} of {len(slides):,} slides {have} more tiles than {plan.max_tiles:,}, of which an even "
+            f"selection is used."
+        )
+    names = called([slide.path for slide in slides])
+    poor = [name for slide, name in zip(slides, names, strict=True) if len(slide) < FEW]
+    if poor and fewest < most:
+        verb = "gives" if len(poor) == 1 else "give"
+        notes.append(f"{len(poor):,} of {len(slides):,} slides {verb} fewer than {FEW} tiles: {names_text(poor, 5)}.")
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for slide, name in zip(slides, names, strict=True):
+        for note in slide.notes:
+            alike.setdefault(VARYING.sub("0", note), []).append((name, note))
+    for similar in alike.values():
+        texts = Counter(text for _, text in similar)
+        example = f"{texts.most_common(1)[0][0]}{' (numbers differ)' if len(texts) > 1 else ''}"
+        notes.append(
+            f"{len(similar):,} of {len(slides):,} slides ({names_text([name for name, _ in similar], 3)}): {example}."
+        )
+    return notes
+
+
+def called(paths: Sequence[Path]) -> list[str]:
+    """Each file by its name, with as many of its folders as are needed to distinguish files of the same name.
+
+    >>> called([Path("/data/S01/1.tiff"), Path("/data/S02/1.tiff"), Path("/data/S02/b.tiff")])
+    ['S01/1.tiff', 'S02/1.tiff', 'b.tiff']
+    """
+    names: dict[Path, str] = {}
+    alike, depth = list(dict.fromkeys(paths)), 0
+    while alike:
+        depth += 1
+        tails = Counter(path.parts[-depth:] for path in alike)
+        unique = [path for path in alike if tails[path.parts[-depth:]] == 1 or depth >= len(path.parts)]
+        names |= {path: "/".join(path.parts[-depth:]) for path in unique}
+        alike = [path for path in alike if path not in names]
+    return [names[path] for path in paths]
+
+
+def start_with_slides(files: Sequence[Path], study: Study) -> Start | None:
+    """The beginning of a study if some of the files are whole slides; None if none is.
+
+    Raises:
+        CasewiseError: a TIFF looks like a slide, and the package that reads slides is not installed.
+    """
+    slides = [path for path in files if path.suffix.lower() in SLIDE_FILES or _has_levels(path)]
+    if not slides:
+        return None
+    names = names_text([path.name for path in slides], 3)
+    count = "is a whole slide" if len(slides) == 1 else "are whole slides"
+    return Start(
+        # labels are then of cases, not of images
+        study.model_copy(update={"tiles": Tiles()}),
+        _lines(slides[0], study),
+        [
+            f"{len(slides):,} of {len(files):,} {count} ({names}), cut into squares of {study.images.size} pixels: see "
+            "`tiles` in the study file."
+        ],
+        "image or slide",
+    )
+
+
+def _has_levels(path: Path) -> bool:
+    """Whether a TIFF has several levels, as only slides have."""
+    from casewise.plugins.slides.reader import is_slide, slide_facts
+
+    if path.suffix.lower() not in TIFFS:
+        return False
+    try:
+        return is_slide(path) and len(slide_facts(path).levels) > 1
+    except ImageError:
+        # `validate` names it; to begin a study no file needs to be readable.
+        return False
+
+
+def _lines(slide: Path, study: Study) -> list[str]:
+    """The key that cuts slides, at a resolution that this slide states."""
+    from casewise.plugins.slides.reader import slide_facts
+
+    try:
+        facts = slide_facts(slide)
+    except CasewiseError:
+        # The slide cannot be read here: `validate` says why.
+        facts = None
+    resolution, others = "mpp: 1.0", "`magnification: 10`, or `level: 1` of each slide's pyramid"
+    if facts is not None and facts.mpp is None:
+        resolution, others = "level: 1", "`mpp: 1.0` with `assume_mpp: 0.5`, if you know how wide a pixel is"
+        if facts.magnification is not None:
+            resolution, others = "magnification: 10", "`level: 1` of each slide's pyramid"
+    return [
+        f"# Slides are cut into squares of {study.images.size} pixels (images.size). A square is used if at least",
+        "# half of it is tissue (`min_tissue`); of more than `max_tiles` squares an even selection is used.",
+        f"tiles: {{{resolution}, max_tiles: {MAX_TILES}}}  # or instead of {resolution.partition(':')[0]}: {others}",
+    ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.store.store import ImageSource, TileStore
-    from casewise.plugins.slides.plans import StoredSlide
+    from casewise.plugins.slides.tiles import PlannedSlide
     from casewise.study.schema import Study
 
 
@@ -136,7 +136,7 @@ class Slides(Photographs):
             results.append(NativeMap(Path(path).stem, on_picture, picture))
         return results
 
-    def overview(self, prepared: PreparedCohort, path: str) -> StoredSlide | None:
+    def overview(self, prepared: PreparedCohort, path: str) -> PlannedSlide | None:
         """The stored tiles of the slide at `path`; None if `path` is an image that is used whole."""
         from casewise.plugins.slides.cohort import FOLDER, has_tiles, slide_of
 

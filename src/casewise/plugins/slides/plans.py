@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +18,14 @@ import numpy as np
 from PIL import Image
 
 from casewise.files import parsed_json, write_atomic
-from casewise.modalities.base import Overview
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
-from casewise.plugins.slides.companion_files import mark_of
+from casewise.plugins.slides.files import mark_of
+from casewise.plugins.slides.reader import SlideFacts
 from casewise.plugins.slides.tiles import PlannedSlide, TilePlan
 
-__all__ = ["StoredSlide", "find", "keep", "name_of", "sweep"]
-
 # Increased whenever the rules for tissue or tiles change: slides are then planned again.
-RULES = 2
+RULES = 3
 QUALITY = 88
-
-
-@dataclass(frozen=True, eq=False)
-class StoredSlide(Overview):
-    """The tiles and facts of a slide, as in `PlannedSlide` and `SlideFacts`.
-
-    `picture`: the file of the thumbnail. `bytes`: of the file of the slide.
-    """
-
-    picture: Path
-    bytes: int
-    notes: tuple[str, ...]
-
-    def read_picture(self) -> np.ndarray:
-        """The thumbnail, (h, w, 3) `uint8`."""
-        with Image.open(self.picture) as image:
-            return np.array(image.convert("RGB"))
 
 
 def name_of(path: Path, plan: TilePlan) -> str:
@@ -57,36 +38,30 @@ def name_of(path: Path, plan: TilePlan) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def find(path: Path, plan: TilePlan, folder: Path) -> StoredSlide | None:
+def find(path: Path, plan: TilePlan, folder: Path) -> PlannedSlide | None:
     """The stored tiles of this slide and this plan; None if there are none or they cannot be read."""
     return _read(path, folder, name_of(path, plan))
 
 
-def _read(path: Path, folder: Path, name: str) -> StoredSlide | None:
+def _read(path: Path, folder: Path, name: str) -> PlannedSlide | None:
     """The stored tiles of this slide under this name."""
     file, picture = folder / f"{name}.npz", folder / f"{name}.jpg"
     if not name or not file.is_file() or not picture.is_file():
         return None
     try:
         with np.load(file, allow_pickle=False) as archive:
-            facts = parsed_json(str(archive["about"]))
-            height, width = facts.pop("shape")
+            about = parsed_json(str(archive["about"]))
+            height, width = about.pop("shape")
             mask = np.unpackbits(archive["mask"], count=height * width).reshape(height, width).astype(bool)
-            values = {"boxes": archive["boxes"], "shares": archive["shares"], "mask": mask}
-        return StoredSlide(
-            path=path,
-            picture=picture,
-            size=(int(facts.pop("width")), int(facts.pop("height"))),
-            notes=tuple(facts.pop("notes")),
-            **values,
-            **facts,
-        )
+            facts = SlideFacts(**{name: _tuples(value) for name, value in about.pop("facts").items()})
+            boxes, shares, notes = archive["boxes"], archive["shares"], tuple(about.pop("notes"))
+        return PlannedSlide(path, facts, boxes, shares, notes, mask, picture=picture, **about)
     except ARRAY_DAMAGE:
         # Damaged, or of another version: the slide is planned again.
         return None
 
 
-def keep(planned: PlannedSlide, folder: Path, name: str) -> StoredSlide | None:
+def keep(planned: PlannedSlide, folder: Path, name: str) -> PlannedSlide | None:
     """Store the planned tiles of a slide and return them; None if they cannot be read back.
 
     `name`: its `name_of` before it was read. A slide that is replaced meanwhile has another name and is planned again
@@ -95,19 +70,13 @@ def keep(planned: PlannedSlide, folder: Path, name: str) -> StoredSlide | None:
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
-    facts = planned.facts
     picture = io.BytesIO()
-    Image.fromarray(planned.picture).save(picture, "JPEG", quality=QUALITY)
-    record: dict[str, Any] = {
+    Image.fromarray(planned.read_picture()).save(picture, "JPEG", quality=QUALITY)
+    record = {
         "shape": planned.mask.shape,
         "downsample": planned.downsample,
         "candidates": planned.candidates,
-        "width": facts.width,
-        "height": facts.height,
-        "mpp": facts.mpp,
-        "magnification": facts.magnification,
-        "vendor": facts.vendor,
-        "bytes": facts.bytes,
+        "facts": asdict(planned.facts),
         "notes": planned.notes,
     }
     packed = io.BytesIO()
@@ -128,3 +97,8 @@ def sweep(folder: Path, names: set[str]) -> None:
     for path in [*folder.glob("*.npz"), *folder.glob("*.jpg")]:
         if path.stem not in names:
             path.unlink(missing_ok=True)
+
+
+def _tuples(value: Any) -> Any:
+    """A value of JSON with tuples in place of lists."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageCms
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.plugins.slides.content import (
+from casewise.plugins.slides.files import (
     HEAD,
     INDEX_FILES,
     PHOTOGRAPH_HEADS,

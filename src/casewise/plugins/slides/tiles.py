@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from casewise.errors import ImageError, StudyError
+from casewise.errors import ImageError
 from casewise.modalities.store.pixels import LANCZOS, as_array
-from casewise.modalities.store.preparation import LARGEST, SMALLEST, Channels
+from casewise.modalities.store.preparation import Channels
 from casewise.plugins.slides.reader import BLOCK, SAME_LEVEL, Slide, SlideFacts, on_white
 from casewise.plugins.slides.tissue_mask import find_tissue, read_thumbnail, spread, tissue_shares
 
@@ -26,7 +26,7 @@ PICTURE = 8 * 2**20
 
 @dataclass(frozen=True)
 class TilePlan:
-    """The rules by which tiles are cut from a slide.
+    """The rules by which tiles are cut from a slide, as the study states and checks them.
 
     `side`: of a tile in pixels as it is stored. At most one of `mpp` (microns per pixel), `magnification` and `level`
     states the resolution; the default is that of level 0. `min_tissue`: the least share of a tile that
@@ -34,15 +34,8 @@ class TilePlan:
     share of its side that a tile has in common with the next one. `assume_mpp`: the microns per pixel of level 0 of
     slides that do not state theirs.
 
-    Raises:
-        StudyError: a value is not allowed, or two resolutions are stated.
-
     >>> TilePlan(mpp=1.0).resolution
     '1 µm per pixel'
-    >>> TilePlan(mpp=1.0, level=2)
-    Traceback (most recent call last):
-    ...
-    casewise.errors.StudyError: tiles: mpp and level are stated, but a tile has one resolution. Keep one of them.
     """
 
     side: int = 128
@@ -53,25 +46,6 @@ class TilePlan:
     max_tiles: int | None = None
     overlap: float = 0.0
     assume_mpp: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        _whole("side", self.side, SMALLEST, LARGEST)
-        for name, low in (("level", 0), ("max_tiles", 1)):
-            if (value := getattr(self, name)) is not None:
-                _whole(name, value, low)
-        for name in ("mpp", "magnification", "assume_mpp"):
-            if (value := getattr(self, name)) is not None and not (_real(value) and 0 < value < math.inf):
-                raise StudyError(f"tiles: {name} must be a number above 0, not {value!r}.")
-        if not (_real(self.min_tissue) and 0 <= self.min_tissue <= 1):
-            raise StudyError(f"tiles: min_tissue must be a share from 0 to 1, not {self.min_tissue!r}.")
-        if not (_real(self.overlap) and 0 <= self.overlap <= 0.9):
-            raise StudyError(f"tiles: overlap must be a share from 0 to 0.9, not {self.overlap!r}.")
-        stated = [name for name in ("mpp", "magnification", "level") if getattr(self, name) is not None]
-        if len(stated) > 1:
-            raise StudyError(
-                f"tiles: {' and '.join(stated)} are stated, but a tile has one resolution. Keep one of them."
-            )
 
     @property
     def resolution(self) -> str:
@@ -87,8 +61,8 @@ class PlannedSlide:
 
     `boxes`: (N, 3) `int64`, x, y and side in level-0 pixels, from left to right and then downwards. `shares`: (N,)
     `float64`, how much of each is tissue. `mask`: (h, w) `bool`, the tissue; each of its pixels is `downsample` level-0
-    pixels wide. `picture`: (h, w, 3) `uint8`, the slide as small as the mask. `candidates`: the number of tiles with
-    enough tissue before `max_tiles` was applied. `notes`: sentences on deviations from the plan.
+    pixels wide. `picture`: (h, w, 3) `uint8`, the slide as small as the mask, or the file of it. `candidates`: the
+    number of tiles with enough tissue before `max_tiles` was applied. `notes`: sentences on deviations from the plan.
     """
 
     path: Path
@@ -98,12 +72,39 @@ class PlannedSlide:
     notes: tuple[str, ...]
     mask: np.ndarray
     downsample: float
-    picture: np.ndarray
+    picture: np.ndarray | Path
     candidates: int
 
     def __len__(self) -> int:
         """The number of tiles."""
         return len(self.boxes)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of level 0."""
+        return self.facts.width, self.facts.height
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns per pixel of level 0."""
+        return self.facts.mpp
+
+    @property
+    def magnification(self) -> float | None:
+        """The objective's power."""
+        return self.facts.magnification
+
+    @property
+    def vendor(self) -> str:
+        """The maker of the scanner."""
+        return self.facts.vendor
+
+    def read_picture(self) -> np.ndarray:
+        """The slide as small as the mask, (h, w, 3) `uint8`."""
+        if not isinstance(self.picture, Path):
+            return self.picture
+        with Image.open(self.picture) as image:
+            return np.array(image.convert("RGB"))
 
 
 def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> PlannedSlide:
@@ -263,13 +264,3 @@ def _at(facts: SlideFacts, plan: TilePlan) -> str:
     nearest_note = f", the nearest to level {plan.level} that it has" if used != (plan.level or 0) else ""
     sizes = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
     return f"level {used}{nearest_note} ({'its levels are' if last else 'its only level is'} {sizes} px)"
-
-
-def _real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
-        allowed = f"from {low} to {high}" if high is not None else f"of at least {low}"
-        raise StudyError(f"tiles: {name} must be a whole number {allowed}, not {value!r}.")

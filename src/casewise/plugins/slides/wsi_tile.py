@@ -12,8 +12,7 @@ import numpy as np
 
 from casewise.errors import ImageError
 from casewise.modalities.store.preparation import Preparation
-from casewise.plugins.slides.companion_files import files_beside, mark_of
-from casewise.plugins.slides.content import checked_size
+from casewise.plugins.slides.files import checked_size, files_beside, mark_of
 from casewise.plugins.slides.reader import Slide
 from casewise.plugins.slides.tiles import read_tile
 

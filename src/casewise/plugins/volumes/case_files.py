@@ -1,4 +1,4 @@
-"""The files of each case: listed by the rows of a cohort's table, and read as scans and a mask."""
+"""The files of each case: listed by the rows of a cohort's table, read as scans and a mask, and checked."""
 
 from __future__ import annotations
 
@@ -12,29 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.cohort.checks import STORED
-from casewise.cohort.cohort import Cohort, with_panels
-from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError, CohortError, ImageError, nearest
-from casewise.errors import counted as counted_of
-from casewise.plugins.volumes.case_table import (
-    box_in,
-    check_left,
-    check_lesions,
-    check_regions,
-    check_rows,
-    classes_noted,
-    masks_in,
-    number,
-)
-from casewise.plugins.volumes.reading.scans import Scan, check_same_subject
-from casewise.plugins.volumes.roi import Box
+from casewise.cohort.cohort import Cohort
+from casewise.errors import CasewiseError, ImageError, counted
+from casewise.modalities.store.readers import image_facts
+from casewise.plugins.volumes.case_table import box_in, masks_in, number
+from casewise.plugins.volumes.grid import Grid, check_shown, covered, plane_grid, to_ras
+from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, read_scan, stack_images
+from casewise.plugins.volumes.roi import Box, region_of_box
 from casewise.plugins.volumes.settings import Volumes, volumes_of
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.console import Show
     from casewise.plugins.volumes.preprocess import Prepared
 
 # The number of kinds of notes that are shown; the others are counted.
@@ -77,8 +68,6 @@ class LoadedCase:
 
 def gather(case: CaseSources, *, voxels: bool = True) -> LoadedCase:
     """Read all files of a case; without `voxels` only headers."""
-    from casewise.plugins.volumes.reading.read_scan import read_scan, stack_images
-
     loaded = LoadedCase()
 
     def read(make: Callable[[], Scan]) -> Scan | None:
@@ -171,7 +160,7 @@ def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) ->
 
 
 def _named(path: Path, count: int) -> str:
-    return f"{path} and {counted_of(count - 1, 'more slice')}" if count > 1 else str(path)
+    return f"{path} and {counted(count - 1, 'more slice')}" if count > 1 else str(path)
 
 
 def summed(notes: Sequence[str], folder: Path) -> list[str]:
@@ -191,68 +180,9 @@ def summed(notes: Sequence[str], folder: Path) -> list[str]:
     ]
     if len(lines) > KINDS_SHOWN:
         lines[KINDS_SHOWN:] = [
-            f"Notes on scans of {counted_of(len(lines) - KINDS_SHOWN, 'further kind')} are stored with the slices."
+            f"Notes on scans of {counted(len(lines) - KINDS_SHOWN, 'further kind')} are stored with the slices."
         ]
     return lines
-
-
-SHOWN = 20
-
-
-def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
-    """The cohort with the rows of the study's sequences; cases that lack one are left out if the study states so.
-
-    Raises:
-        CohortError: naming all problems of the rows and their remedies.
-    """
-    volumes = volumes_of(study)
-    images = cohort.images
-    if volumes.column not in images:
-        raise CohortError(
-            f"{study.cohort}: there is no column {volumes.column!r} that states which of "
-            f"{', '.join(volumes.sequences)} a row shows. Add it, or name it: `volumes: {{column: …}}`."
-            f"{nearest(volumes.column, list(images))} There are: {names_text(_headings(images), 12)}."
-        )
-    problems: list[str] = []
-    images = images.assign(sequence=images[volumes.column].astype(str).str.strip())
-    images = _as_listed(volumes, images, problems)
-    notes = [note.replace("Every image is", "Every scan is") for note in cohort.notes]
-    listed = images["sequence"].isin(volumes.sequences)
-    if not listed.any():
-        names = sorted(set(images["sequence"]))
-        raise CohortError(
-            f"{study.cohort}: no row shows one of the sequences {', '.join(volumes.sequences)}; {volumes.column} has "
-            f"{names_text(names)}.{nearest(volumes.sequences[0], names)}"
-        )
-    left_out = images[~listed]
-    if len(left_out):
-        others = names_text([name or "empty cells" for name in sorted(set(left_out["sequence"]))])
-        subject = "row shows another sequence" if len(left_out) == 1 else "rows show other sequences"
-        verb = "is" if len(left_out) == 1 else "are"
-        notes.append(f"{len(left_out):,} {subject} ({others}) and {verb} left out.")
-        images = images[listed]
-    notes += check_rows(study, images, problems)
-    labelled = bool(images[[name for name in study.targets if name in images]].notna().any(axis=None))
-    images, missing_notes = _with_missing(volumes, images, left_out, problems, labelled=labelled)
-    check_regions(study, images, problems)
-    notes += [*missing_notes, *check_lesions(study, images, problems)]
-    if not problems and labelled and images["case"].nunique() < cohort.images["case"].nunique():
-        check_left(study, images, problems)
-    if problems:
-        count = f"{len(problems):,} {'problem' if len(problems) == 1 else 'problems'}"
-        more = f"\n  … and {len(problems) - SHOWN:,} more." if len(problems) > SHOWN else ""
-        raise CohortError(f"{study.cohort}: {count}." + "".join(f"\n  {text}" for text in problems[:SHOWN]) + more)
-    images, panels = with_panels(images.reset_index(drop=True), study)
-    cases = cohort.cases[cohort.cases["case"].isin(set(images["case"]))].reset_index(drop=True)
-    notes += classes_noted(study, panels)
-    return dataclasses.replace(cohort, images=images, panels=panels, cases=cases, notes=notes)
-
-
-def counted(study: Study, cohort: Cohort) -> str:
-    """The number of scans in words, or of slices if slices are images of their own."""
-    count = len(cohort.images)
-    noun = "slice" if volumes_of(study).slice_index else "scan"
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def sources_of(study: Study, cohort: Cohort) -> list[CaseSources]:
@@ -282,86 +212,6 @@ def lesions_of(study: Study, cohort: Cohort) -> dict[str, list[Path]]:
     return {str(case): [folder / name for name in masks_in(rows, column)] for case, rows in groups}
 
 
-def _headings(images: pd.DataFrame) -> list[str]:
-    """The table's own columns."""
-    return [str(name) for name in images.columns if name not in STORED]
-
-
-def _plain(name: str) -> str:
-    """The name of a sequence in lower case without spaces, hyphens and underscores, for comparison.
-
-    >>> _plain("T1 pre") == _plain("t1_pre"), _plain("T2*") == _plain("T2")
-    (True, False)
-    """
-    return "".join(letter for letter in name.casefold() if not letter.isspace() and letter not in "-_.")
-
-
-def _as_listed(volumes: Volumes, images: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
-    """Report names that differ from a listed one only in spelling, and correct them for the other checks."""
-    listed_by_spelling = {_plain(name): name for name in volumes.sequences}
-    for name, rows in images.groupby("sequence", sort=False):
-        listed = listed_by_spelling.get(_plain(str(name)))
-        if listed is None or name in volumes.sequences:
-            continue
-        files = names_text([f"{Path(p).name} of {c}" for p, c in zip(rows["path"], rows["case"], strict=True)], 3)
-        problems.append(
-            f"{volumes.column}: {len(rows):,} {'row says' if len(rows) == 1 else 'rows say'} {name!r} ({files}), and "
-            f"the study lists {listed!r}. Write one and the same name in the table and in volumes.sequences."
-        )
-        images = images.assign(sequence=images["sequence"].replace({name: listed}))
-    return images
-
-
-def _with_missing(
-    volumes: Volumes, images: pd.DataFrame, left_out: pd.DataFrame, problems: list[str], *, labelled: bool
-) -> tuple[pd.DataFrame, list[str]]:
-    """Handle cases that lack a sequence; `left_out` are rows of sequences that the study does not list."""
-    by_case = images.groupby("case", sort=False)["sequence"].agg(set)
-    required = set(volumes.sequences)
-    bare = dict.fromkeys(name for name in left_out["case"].astype(str) if name not in by_case)
-    lacking = {str(case): sorted(required - present) for case, present in by_case.items() if required - present}
-    lacking |= {case: sorted(required) for case in bare}
-    if not lacking:
-        return images, []
-    nowhere = sorted(required - set().union(*by_case)) if len(by_case) else []
-    if nowhere and labelled:  # of a few new cases, all may lack one
-        present_names = sorted({str(name) for name in images["sequence"]})
-        problems.append(
-            f"volumes.sequences: no row shows {names_text(nowhere, 3)}; the table has {', '.join(present_names)}. "
-            "Leave out sequences that were never acquired, or correct the name."
-        )
-        return images, []
-    others = left_out[left_out["case"].astype(str).isin(lacking)]
-    names = others["sequence"].replace("", "an empty cell")
-    shown = names.groupby(others["case"].astype(str)).agg(lambda present: ", ".join(dict.fromkeys(present)))
-    named = names_text(
-        [
-            f"{case} ({', '.join(missing)}{f'; it has {shown[case]}' if case in shown else ''})"
-            for case, missing in lacking.items()
-        ],
-        SHOWN,
-    )
-    count = (
-        f"{len(lacking):,} of {len(by_case) + len(bare):,} cases {'lacks' if len(lacking) == 1 else 'lack'} a sequence"
-    )
-    if volumes.missing == "require":
-        problems.append(
-            f"{count}: {named}. Add the scans, leave these cases out with `volumes: {{missing: drop}}`, or learn a "
-            "stand-in with `missing: mask`."
-        )
-        return images, []
-    if volumes.missing == "drop":
-        complete = images[~images["case"].astype(str).isin(lacking)]
-        if complete.empty:
-            problems.append(f"Every case lacks a sequence: {named}. Add the scans, or list fewer in volumes.sequences.")
-            return images, []
-        return complete, [f"{count} and {'is' if len(lacking) == 1 else 'are'} left out: {named}."]
-    notes = [f"{count}, which a learned stand-in replaces: {named}."]
-    if bare:
-        notes.append(f"Left out because they have no sequence: {names_text(list(bare), SHOWN)}.")
-    return images, notes
-
-
 def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> CaseSources:
     paths = []
     for sequence in volumes.sequences:
@@ -378,3 +228,86 @@ def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> C
         box=box_in(rows, case) if volumes.roi == "box" else None,
         spacing=(volumes.pixel_mm, volumes.slice_mm) if volumes.slice_index else None,
     )
+
+
+def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
+    """Read the headers of every scan and mask, compare those of a case, and show notes on anything unusual.
+
+    Voxels are not read: they are checked when the scans are prepared.
+
+    Raises:
+        ImageError: scans cannot be read, or those of a case do not match; the message names all of them.
+    """
+    cases, lesions = sources_of(study, cohort), lesions_of(study, cohort)
+    problems: dict[str, list[str]] = {}
+    notes: list[str] = []
+    slices = short = 0
+    with show.bar("scans") as bar:
+        for number, case in enumerate(cases):
+            bar(number, len(cases))
+            loaded = gather(case, voxels=False)
+            scans = [scan for scan in loaded.scans if scan is not None]
+            if scans and not loaded.problems:
+                _compare(study, case, loaded, scans)
+            _check_lesions(study, lesions.get(case.case, []), scans[0] if scans else None, loaded)
+            if loaded.problems:
+                problems[case.case] = list(dict.fromkeys(loaded.problems))
+            elif scans:
+                count = to_ras(scans[0]).shape[2]
+                slices += count
+                short += not study.panels.bags and count < study.panels.slots
+            notes += dict.fromkeys(loaded.notes)
+    if problems:
+        raise not_prepared(problems, len(cases))
+    show.line(
+        "scans",
+        f"headers of {counted(len(cases), 'case')} in order, {counted(slices, 'slice')}; a run checks the voxels",
+    )
+    if short:
+        text = f"{short:,} of {len(cases):,} cases have fewer than {study.panels.slots} slices"
+        notes.insert(0, f"{text}; their first and last slices will be repeated around them.")
+    for note in summed(notes, (study.root or study.cohort.parent).absolute()):
+        show.line("", note)
+
+
+def _compare(study: Study, case: CaseSources, loaded: LoadedCase, scans: list[Scan]) -> None:
+    """Check that the scans of a case overlap, and that its region lies in them."""
+    reference = scans[0]
+    for scan in [*scans[1:], *([loaded.mask] if loaded.mask else [])]:
+        _overlap(scan, reference, loaded)
+    if case.box:
+        grid = plane_grid(to_ras(reference), volumes_of(study).in_plane_size)
+        try:
+            box_notes = region_of_box(case.box, reference, grid, volumes_of(study).margin).notes
+            loaded.notes += [f"{reference.path}: {note}" for note in box_notes]
+        except CasewiseError as error:
+            loaded.problems.append(str(error))
+
+
+def _overlap(scan: Scan, reference: Scan, loaded: LoadedCase) -> None:
+    share = float(covered(scan.shape, scan.affine, Grid(reference.shape, reference.affine)).mean())
+    try:
+        loaded.notes += check_shown(share, scan, reference)
+    except CasewiseError as error:
+        loaded.problems.append(str(error))
+
+
+def _check_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: LoadedCase) -> None:
+    """Check that the masks of lesions can be read and overlap the scans of the case."""
+
+    for path in paths:
+        try:
+            if volumes_of(study).slice_index:
+                facts = image_facts(path)
+                if reference is not None and (facts["width"], facts["height"]) != reference.shape[:2]:
+                    loaded.problems.append(
+                        f"{path}: this mask is {facts['width']}×{facts['height']} pixels, its slice "
+                        f"{reference.shape[0]}×{reference.shape[1]}. A mask must have the size of its slice."
+                    )
+            else:
+                mask = read_scan(path, voxels=False)
+                loaded.notes += [f"{path}: {note}" for note in mask.notes]
+                if reference is not None:
+                    _overlap(mask, reference, loaded)
+        except CasewiseError as error:
+            loaded.problems.append(str(error))

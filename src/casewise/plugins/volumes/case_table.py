@@ -1,16 +1,19 @@
-"""Checks of the rows of a case: one scan for each sequence, order of slices, mask, box and lesions."""
+"""The rows of a cohort's table as cases: one scan for each sequence, order of slices, mask, box and lesions."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.cohort.checks import STORED
+from casewise.cohort.cohort import Cohort, with_panels
 from casewise.cohort.table import names_text, text_of
 from casewise.errors import CohortError, counted, nearest
 from casewise.plugins.volumes.roi import Box
-from casewise.plugins.volumes.settings import volumes_of
+from casewise.plugins.volumes.settings import Volumes, volumes_of
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 BOX = ("box_x0", "box_y0", "box_z0", "box_x1", "box_y1", "box_z1")
 # The number of missing files of a column that are named.
 SHOWN = 5
+# The number of problems, and of cases in one of them, that are named.
+PROBLEMS_SHOWN = 20
 # The largest relative difference of even steps between slices.
 UNEVEN = 0.05
 
@@ -241,3 +246,134 @@ def number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return float("nan")
+
+
+def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
+    """The cohort with the rows of the study's sequences; cases that lack one are left out if the study states so.
+
+    Raises:
+        CohortError: naming all problems of the rows and their remedies.
+    """
+    volumes = volumes_of(study)
+    images = cohort.images
+    if volumes.column not in images:
+        raise CohortError(
+            f"{study.cohort}: there is no column {volumes.column!r} that states which of "
+            f"{', '.join(volumes.sequences)} a row shows. Add it, or name it: `volumes: {{column: …}}`."
+            f"{nearest(volumes.column, list(images))} There are: {names_text(_headings(images), 12)}."
+        )
+    problems: list[str] = []
+    images = images.assign(sequence=images[volumes.column].astype(str).str.strip())
+    images = _as_listed(volumes, images, problems)
+    notes = [note.replace("Every image is", "Every scan is") for note in cohort.notes]
+    listed = images["sequence"].isin(volumes.sequences)
+    if not listed.any():
+        names = sorted(set(images["sequence"]))
+        raise CohortError(
+            f"{study.cohort}: no row shows one of the sequences {', '.join(volumes.sequences)}; {volumes.column} has "
+            f"{names_text(names)}.{nearest(volumes.sequences[0], names)}"
+        )
+    left_out = images[~listed]
+    if len(left_out):
+        others = names_text([name or "empty cells" for name in sorted(set(left_out["sequence"]))])
+        subject = "row shows another sequence" if len(left_out) == 1 else "rows show other sequences"
+        verb = "is" if len(left_out) == 1 else "are"
+        notes.append(f"{len(left_out):,} {subject} ({others}) and {verb} left out.")
+        images = images[listed]
+    notes += check_rows(study, images, problems)
+    labelled = bool(images[[name for name in study.targets if name in images]].notna().any(axis=None))
+    images, missing_notes = _with_missing(volumes, images, left_out, problems, labelled=labelled)
+    check_regions(study, images, problems)
+    notes += [*missing_notes, *check_lesions(study, images, problems)]
+    if not problems and labelled and images["case"].nunique() < cohort.images["case"].nunique():
+        check_left(study, images, problems)
+    if problems:
+        count = f"{len(problems):,} {'problem' if len(problems) == 1 else 'problems'}"
+        more = f"\n  … and {len(problems) - PROBLEMS_SHOWN:,} more." if len(problems) > PROBLEMS_SHOWN else ""
+        raise CohortError(
+            f"{study.cohort}: {count}." + "".join(f"\n  {text}" for text in problems[:PROBLEMS_SHOWN]) + more
+        )
+    images, panels = with_panels(images.reset_index(drop=True), study)
+    cases = cohort.cases[cohort.cases["case"].isin(set(images["case"]))].reset_index(drop=True)
+    notes += classes_noted(study, panels)
+    return dataclasses.replace(cohort, images=images, panels=panels, cases=cases, notes=notes)
+
+
+def _headings(images: pd.DataFrame) -> list[str]:
+    """The table's own columns."""
+    return [str(name) for name in images.columns if name not in STORED]
+
+
+def _plain(name: str) -> str:
+    """The name of a sequence in lower case without spaces, hyphens and underscores, for comparison.
+
+    >>> _plain("T1 pre") == _plain("t1_pre"), _plain("T2*") == _plain("T2")
+    (True, False)
+    """
+    return "".join(letter for letter in name.casefold() if not letter.isspace() and letter not in "-_.")
+
+
+def _as_listed(volumes: Volumes, images: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+    """Report names that differ from a listed one only in spelling, and correct them for the other checks."""
+    listed_by_spelling = {_plain(name): name for name in volumes.sequences}
+    for name, rows in images.groupby("sequence", sort=False):
+        listed = listed_by_spelling.get(_plain(str(name)))
+        if listed is None or name in volumes.sequences:
+            continue
+        files = names_text([f"{Path(p).name} of {c}" for p, c in zip(rows["path"], rows["case"], strict=True)], 3)
+        problems.append(
+            f"{volumes.column}: {len(rows):,} {'row says' if len(rows) == 1 else 'rows say'} {name!r} ({files}), and "
+            f"the study lists {listed!r}. Write one and the same name in the table and in volumes.sequences."
+        )
+        images = images.assign(sequence=images["sequence"].replace({name: listed}))
+    return images
+
+
+def _with_missing(
+    volumes: Volumes, images: pd.DataFrame, left_out: pd.DataFrame, problems: list[str], *, labelled: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    """Handle cases that lack a sequence; `left_out` are rows of sequences that the study does not list."""
+    by_case = images.groupby("case", sort=False)["sequence"].agg(set)
+    required = set(volumes.sequences)
+    bare = dict.fromkeys(name for name in left_out["case"].astype(str) if name not in by_case)
+    lacking = {str(case): sorted(required - present) for case, present in by_case.items() if required - present}
+    lacking |= {case: sorted(required) for case in bare}
+    if not lacking:
+        return images, []
+    nowhere = sorted(required - set().union(*by_case)) if len(by_case) else []
+    if nowhere and labelled:  # of a few new cases, all may lack one
+        present_names = sorted({str(name) for name in images["sequence"]})
+        problems.append(
+            f"volumes.sequences: no row shows {names_text(nowhere, 3)}; the table has {', '.join(present_names)}. "
+            "Leave out sequences that were never acquired, or correct the name."
+        )
+        return images, []
+    others = left_out[left_out["case"].astype(str).isin(lacking)]
+    names = others["sequence"].replace("", "an empty cell")
+    shown = names.groupby(others["case"].astype(str)).agg(lambda present: ", ".join(dict.fromkeys(present)))
+    named = names_text(
+        [
+            f"{case} ({', '.join(missing)}{f'; it has {shown[case]}' if case in shown else ''})"
+            for case, missing in lacking.items()
+        ],
+        PROBLEMS_SHOWN,
+    )
+    count = (
+        f"{len(lacking):,} of {len(by_case) + len(bare):,} cases {'lacks' if len(lacking) == 1 else 'lack'} a sequence"
+    )
+    if volumes.missing == "require":
+        problems.append(
+            f"{count}: {named}. Add the scans, leave these cases out with `volumes: {{missing: drop}}`, or learn a "
+            "stand-in with `missing: mask`."
+        )
+        return images, []
+    if volumes.missing == "drop":
+        complete = images[~images["case"].astype(str).isin(lacking)]
+        if complete.empty:
+            problems.append(f"Every case lacks a sequence: {named}. Add the scans, or list fewer in volumes.sequences.")
+            return images, []
+        return complete, [f"{count} and {'is' if len(lacking) == 1 else 'are'} left out: {named}."]
+    notes = [f"{count}, which a learned stand-in replaces: {named}."]
+    if bare:
+        notes.append(f"Left out because they have no sequence: {names_text(list(bare), PROBLEMS_SHOWN)}.")
+    return images, notes

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
+# The field is fitted on a grid so many times coarser.
+SHRINK = 4
 # The smallest number of voxels along each axis for the fit, if there are as many.
 FEWEST = 8
 # Percentiles; beyond are the few voxels of a vessel or of an artefact, which would distort a threshold.
@@ -54,7 +56,7 @@ def shrink_factors(shape: tuple[int, ...], shrink: int) -> list[int]:
     return [max(1, min(shrink, count // FEWEST)) for count in shape]
 
 
-def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shrink: int = 4) -> np.ndarray:
+def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shrink: int = SHRINK) -> np.ndarray:
     """The natural logarithm of the bias field by N4, on the full grid; its mean over the mask is 0.
 
     (X, Y, Z) `float32` of values of at least 0, spacing in mm, and a `bool` mask that is not empty. One thread is used:
@@ -88,7 +90,7 @@ def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shri
     return np.asarray(field - field[mask].mean(), dtype=np.float32)
 
 
-def corrected(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shrink: int = 4) -> np.ndarray:
+def corrected(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shrink: int = SHRINK) -> np.ndarray:
     """Divide a scan by its bias field; (X, Y, Z) `float32`, on the scale of the scan.
 
     A scan with negative values is raised to 0 first, because the field multiplies the signal.

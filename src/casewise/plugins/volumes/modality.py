@@ -12,8 +12,6 @@ from casewise.errors import CasewiseError
 from casewise.modalities import base
 from casewise.plugins.volumes.settings import volumes_of
 from casewise.run_folder import ImageFolder
-from casewise.study.backbones import UNTRAINED
-from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
     from casewise.plugins.volumes.slice_store import SliceStore
     from casewise.study.schema import Study
-
-
-# Early fusion of so many sequences keeps the kernels of colours (see `casewise.models.fusion.adapted`).
-COLOURS = 3
 
 
 class VolumesModality(base.Modality):
@@ -63,7 +57,7 @@ class VolumesModality(base.Modality):
         return columns
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-        from casewise.plugins.volumes.case_files import settle_sequences
+        from casewise.plugins.volumes.case_table import settle_sequences
 
         return settle_sequences(study, cohort)
 
@@ -72,7 +66,7 @@ class VolumesModality(base.Modality):
         return f"{self.noun(study).counted(len(images))} ({sequences})"
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        from casewise.plugins.volumes.header_check import check_headers
+        from casewise.plugins.volumes.case_files import check_headers
 
         check_headers(study, cohort, show)
 
@@ -93,9 +87,6 @@ class VolumesModality(base.Modality):
         # further fusions are further networks, as further backbones are, and lesions are only measured against
         stated = volumes_of(study).model_dump(mode="json")
         plain = {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}
-        # networks of earlier versions had the landmarks of single slices, and mean kernels for three sequences
-        plain |= {"landmarks": "subject"} if volumes_of(study).slice_is_case(study) else {}
-        plain |= {"first_layer": "colours"} if any(_keeps_colours(study, name) for name in study.networks) else {}
         return {"volumes": plain}
 
     def facts(self, study: Study, network: str) -> dict[str, Any]:
@@ -188,7 +179,7 @@ class VolumesModality(base.Modality):
 
     def preview(self, prepared: base.PreparedCohort, row: int, fitted: base.FittedPreprocessing) -> list[base.Picture]:
         """The central window of each sequence that the case has and that `fitted` knows."""
-        from casewise.plugins.volumes.preview import central_panels
+        from casewise.plugins.volumes.preparation import central_panels
         from casewise.plugins.volumes.slice_store import open_slices
 
         slices = open_slices(Path(prepared.store.folder), prepared.store.address)
@@ -210,15 +201,6 @@ class VolumesModality(base.Modality):
         from casewise.plugins.volumes.native_space import read_lesion
 
         return read_lesion(prepared, row)
-
-
-def _keeps_colours(study: Study, network: str) -> bool:
-    """Whether the first layer of a network starts from kernels of three colours, one for each sequence."""
-    learner = learner_named(network)
-    if study.fusion_of(network) != "early" or len(volumes_of(study).sequences) != COLOURS:
-        return False
-    published = learner.encoders(study)[0] not in UNTRAINED
-    return study.weights_of(network) != "random" and (published or bool(learner.weight_files(study)))
 
 
 def _slice_data(

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from casewise.errors import counted
+from casewise.files import write_atomic
+from casewise.modalities.base import Picture
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store_builder import prepare
 from casewise.plugins.volumes.case_files import sources_of, summed
 from casewise.plugins.volumes.preprocess import Steps
-from casewise.plugins.volumes.preview import pictures
 from casewise.plugins.volumes.settings import volumes_of
 from casewise.plugins.volumes.slice_store import prepare_slices
+from casewise.plugins.volumes.standardise import plain_tables, tables
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.modalities.base import FittedPreprocessing
     from casewise.modalities.store.store import TileStore
     from casewise.plugins.volumes.slice_store import SliceStore
     from casewise.study.schema import Study
@@ -94,3 +102,89 @@ def _notes(study: Study, slices: SliceStore) -> list[str]:
             "last slices are repeated around them.",
         )
     return notes
+
+
+def central_panels(study: Study, store: SliceStore, row: int, fitted: FittedPreprocessing) -> list[Picture]:
+    """The central window of each sequence that the case has, as a grid (rows·H, columns·W) `uint8`.
+
+    Intensities are standardised by the scales in `fitted`, if it has any.
+    """
+    volumes = volumes_of(study)
+    rows, columns = study.panels.picture_grid
+    central_slices = central(int(store.count[row]), rows * columns) + int(store.first[row])
+    pictures = []
+    scales = fitted["standard"] or [None] * len(fitted["sequences"])
+    for name, scale in zip(fitted["sequences"], scales, strict=True):
+        number = volumes.sequences.index(name)
+        if not store.present[row, number]:
+            continue
+        marks, spans = store.scale_of(np.array([row]), fitted)
+        span = None if spans is None else spans[:, number]
+        lookup = plain_tables(1) if scale is None else tables(marks[:, number], np.asarray(scale), span)
+        planes = lookup[0][np.asarray(store.slices[central_slices, number])]
+        panel = grid(planes, rows=rows, columns=columns)
+        pictures.append(Picture(name, np.asarray(np.rint(panel * 255), dtype=np.uint8)))
+    return pictures
+
+
+def central(count: int, slots: int) -> np.ndarray:
+    """The slices of a case's central window, counted from its first; if there are too few, first and last are repeated.
+
+    >>> central(12, 9).tolist(), central(2, 4).tolist()
+    ([1, 2, 3, 4, 5, 6, 7, 8, 9], [0, 0, 1, 1])
+    """
+    windows = max(1, count - slots + 1)
+    return ((windows - 1) // 2 + np.arange(slots) - max(0, slots - count) // 2).clip(0, count - 1)
+
+
+def grid(planes: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
+    """Arrange slices (K, h, w) row by row as one panel (rows·h, columns·w).
+
+    >>> grid(np.arange(4).reshape(4, 1, 1), rows=2, columns=2).tolist()
+    [[0, 1], [2, 3]]
+    """
+    height, width = planes.shape[1:]
+    rows_of_planes = planes.reshape(rows, columns, height, width).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(rows_of_planes).reshape(rows * height, columns * width)
+
+
+def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, show: Show) -> TileStore:
+    """A tile store with a row for each row of the cohort: the central window of the scan in its grid, or the slice
+    image itself.
+
+    Its index names the scans, and therefore the findings do.
+    """
+    volumes = volumes_of(study)
+    # Small single slices of different people can look alike; a whole window does not.
+    side = study.images.size * (1 if volumes.slice_index else study.panels.picture_grid[0])
+    preparation = Preparation(size=side, channels="grey")
+    paths = [Path(path) for path in cohort.images["path"]]
+    files = paths if volumes.slice_index else _drawn(study, cohort, slices, folder / "pictures")
+    with show.bar("tiles") as bar:
+        store = prepare(files, preparation, folder / "tiles", progress=lambda done, total: bar(done, total))
+    index = store.index.assign(path=[str(path) for path in paths])
+    return replace(store, index=index, overview=True)
+
+
+def _drawn(study: Study, cohort: Cohort, slices: SliceStore, folder: Path) -> list[Path]:
+    """Write the central window of every scan in its grid with 8 bits, named by its content."""
+    from PIL import Image
+
+    rows, columns = study.panels.picture_grid
+    number_of = {case: number for number, case in enumerate(cohort.panels["case"])}
+    files = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for case, sequence in zip(cohort.images["case"], cohort.images["sequence"], strict=True):
+        number = number_of[case]
+        numbers = int(slices.first[number]) + central(int(slices.count[number]), rows * columns)
+        planes = np.asarray(slices.slices[numbers, volumes_of(study).sequences.index(sequence)])
+        picture = grid((planes >> 7).astype(np.uint8), rows=rows, columns=columns)
+        packed = io.BytesIO()
+        Image.fromarray(picture).save(packed, format="PNG")
+        # Two scans that look alike are two files with different names.
+        name = hashlib.sha256(f"{case} {sequence} ".encode() + packed.getvalue()).hexdigest()[:24]
+        path = folder / f"{name}.png"
+        if not path.is_file():
+            write_atomic(path, packed.getvalue())
+        files.append(path)
+    return files

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 
-from casewise.errors import CohortError, ImageError, StudyError, nearest
+from casewise.errors import CohortError, ImageError
 from casewise.plugins.volumes import roi as regions
 from casewise.plugins.volumes.correction import body, corrected, smoothed
 from casewise.plugins.volumes.grid import Grid, check_shown, covered, plane_grid, resampled, to_ras
@@ -21,10 +18,6 @@ from casewise.plugins.volumes.roi import Box, Region
 from casewise.plugins.volumes.standardise import LEVELS
 
 __all__ = ["DECILES", "STEP_RULES", "Prepared", "Steps", "prepare_case"]
-
-Bias = Literal["n4", "none"]
-Smoothing = Literal["edge_preserving", "none"]
-Roi = Literal["mask", "box", "centre", "none"]
 
 # Increased whenever a change of these rules changes prepared slices: older stores are then prepared again.
 STEP_RULES = 1
@@ -36,59 +29,24 @@ DARKEST, BRIGHTEST = 0.1, 99.9
 FLAT = 1e-6
 # The number of values that describe the histogram of a body.
 QUANTILES = 1000
-SMALLEST, LARGEST = 8, 1024
 THICK = 2.0
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The settings that determine prepared slices, each a value of the study.
+    """The settings that determine prepared slices, as the study states and checks them.
 
-    `in_plane_size`: axial slices are first resized to this number of pixels a side. `bias`: N4 or none,
-    fitted on a grid `shrink` times coarser. `smoothing`: edge-preserving or none. `roi`: the region
-    around a mask or a box, each with `margin` mm, the central `size` pixels (`centre`) or the whole plane (`none`); the
-    region is resized to `size`×`size`. `landmarks`: percentiles of the body that are recorded for standardisation.
-
-    Raises:
-        StudyError: a value is not allowed.
-
-    >>> Steps(bias="N4")
-    Traceback (most recent call last):
-    ...
-    casewise.errors.StudyError: volumes: bias must be one of n4, none, not 'N4'. Did you mean 'n4'?
+    `in_plane_size`: axial slices are first resized to this number of pixels a side. `bias`: N4 or none. `smoothing`:
+    edge-preserving or none. `roi`: the region around a mask or a box, each with `margin` mm, the central `size` pixels
+    (`centre`) or the whole plane (`none`); the region is resized to `size`×`size`.
     """
 
     in_plane_size: int = 256
-    bias: Bias = "n4"
-    shrink: int = 4
-    smoothing: Smoothing = "edge_preserving"
-    roi: Roi = "none"
+    bias: str = "n4"
+    smoothing: str = "edge_preserving"
+    roi: str = "none"
     margin: float = 10.0
     size: int = 64
-    landmarks: tuple[float, ...] = DECILES
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        for name, allowed in (("bias", get_args(Bias)), ("smoothing", get_args(Smoothing)), ("roi", get_args(Roi))):
-            value = getattr(self, name)
-            if value not in allowed:
-                hint = nearest(str(value).lower(), allowed)
-                raise StudyError(f"volumes: {name} must be one of {', '.join(allowed)}, not {value!r}.{hint}")
-        for name, least, most in (("in_plane_size", SMALLEST, LARGEST), ("size", SMALLEST, LARGEST), ("shrink", 1, 16)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise StudyError(f"volumes: {name} must be a whole number from {least} to {most}, not {value!r}.")
-        if self.roi == "centre" and self.size > self.in_plane_size:
-            raise StudyError(
-                f"volumes: the central {self.size} pixels (size) are more than the plane's {self.in_plane_size}."
-            )
-        if not 0 <= self.margin <= 1000:
-            raise StudyError(f"volumes: margin must be 0 to 1000 mm, not {self.margin!r}.")
-        marks = self.landmarks
-        if len(marks) < 2 or list(marks) != sorted(set(marks)) or not (marks[0] >= 0 and marks[-1] <= 100):
-            raise StudyError(
-                f"volumes: landmarks must be two or more percentiles in rising order, not {list(marks)!r}."
-            )
 
     def fingerprint(self) -> str:
         """A hash of these settings and the version of the rules."""
@@ -112,9 +70,6 @@ class Prepared:
         quantiles: (S, Q) `float32`, values of the body that stand for equal parts of its voxels, in the units of
             `ranges`; NaN where landmarks are. With them the percentiles of several slices together are computed.
         voxels: (S,) `int64`, the number of voxels of the body.
-        facts: of the preparation, for the index of a store: `reference`, `plane_mm`, `pixel_mm` (of the slices),
-            `slice_mm`, `roi` and its `region` (x, y, side, first, end on the plane in RAS), `seconds` by step, and by
-            sequence `orientations` and `covered` (share of the first one's field that it shows).
         notes: sentences on anything unusual.
     """
 
@@ -125,7 +80,6 @@ class Prepared:
     landmarks: np.ndarray
     quantiles: np.ndarray
     voxels: np.ndarray
-    facts: dict[str, object]
     notes: tuple[str, ...] = ()
 
 
@@ -145,7 +99,6 @@ def prepare_case(
     present_scans = [scan for scan in scans if scan is not None]
     if not present_scans:
         raise CohortError("A case without any scan cannot be prepared.")
-    clock = _Clock()
     reference = present_scans[0]
     grid = plane_grid(to_ras(reference), steps.in_plane_size)
     region = _region(reference, grid, steps, mask, box)
@@ -153,41 +106,25 @@ def prepare_case(
     shape = (region.end - region.first, len(scans), steps.size, steps.size)
     slices = np.zeros(shape, dtype=np.uint16)
     ranges = np.full((len(scans), 2), np.nan, dtype=np.float32)
-    landmarks = np.full((len(scans), len(steps.landmarks)), np.nan, dtype=np.float32)
+    landmarks = np.full((len(scans), len(DECILES)), np.nan, dtype=np.float32)
     quantiles = np.full((len(scans), QUANTILES), np.nan, dtype=np.float32)
     voxels = np.zeros(len(scans), dtype=np.int64)
     notes = [*(f"{reference.path}: {note}" for note in region.notes), *_thick(reference)]
-    shares: list[float | None] = []
     field = covered(reference.shape, reference.affine, grid)
     for n, scan in enumerate(scans):
         if scan is None:
-            shares.append(None)
             continue
-        resampled_scan = _prepare_scan(scan, reference, grid, field, steps, clock)
-        shares.append(resampled_scan.share)
+        resampled_scan = _prepare_scan(scan, reference, grid, field, steps)
         notes += resampled_scan.notes
         ranges[n] = resampled_scan.range
         if not resampled_scan.flat:
-            with clock("slices"):
-                landmarks[n] = resampled_scan.landmarks
-                quantiles[n], voxels[n] = resampled_scan.quantiles, resampled_scan.voxels
-                slices[:, n] = _region_slices(resampled_scan, grid, affine, shape)
+            landmarks[n] = resampled_scan.landmarks
+            quantiles[n], voxels[n] = resampled_scan.quantiles, resampled_scan.voxels
+            slices[:, n] = _region_slices(resampled_scan, grid, affine, shape)
             if not slices[:, n].any():
                 notes.append(f"{scan.path}: does not cover the region of interest; all its pixels are stored as 0")
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    facts: dict[str, object] = {
-        "reference": str(reference.path),
-        "orientations": [None if scan is None else scan.orientation for scan in scans],
-        "covered": shares,
-        "plane_mm": float(np.sqrt((grid.affine[:3, 0] ** 2).sum())),
-        "pixel_mm": float(spacing[0]),
-        "slice_mm": float(spacing[2]),
-        "roi": steps.roi,
-        "region": [region.x, region.y, region.side, region.first, region.end],
-        "seconds": {name: round(seconds, 4) for name, seconds in clock.seconds.items()},
-    }
     present = np.array([scan is not None for scan in scans])
-    return Prepared(slices, present, affine, ranges, landmarks, quantiles, voxels, facts, tuple(notes))
+    return Prepared(slices, present, affine, ranges, landmarks, quantiles, voxels, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +133,6 @@ class _ResampledScan:
 
     values: np.ndarray
     shown: np.ndarray
-    share: float
     range: tuple[float, float]
     landmarks: np.ndarray
     quantiles: np.ndarray
@@ -205,42 +141,36 @@ class _ResampledScan:
     flat: bool = False
 
 
-def _prepare_scan(
-    scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, steps: Steps, clock: _Clock
-) -> _ResampledScan:
+def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, steps: Steps) -> _ResampledScan:
     """Resample a scan to the grid, correct and smooth it, and compute its range and landmarks."""
-    with clock("grid"):
-        shown = field if scan is reference else field & covered(scan.shape, scan.affine, grid)
-        if not field.any():
-            wide, high = scan.shape[:2]
-            raise ImageError(f"{reference.path}: {wide} x {high} voxels in plane are too few to prepare. Leave it out.")
-        share = float(shown.sum() / field.sum())
-        notes = tuple(check_shown(share, scan, reference))
-        straight = to_ras(scan)
-        values = resampled(straight.values, straight.affine, grid, fill=float(scan.values.min()))
-        bright, filled = body(values, shown)
+    shown = field if scan is reference else field & covered(scan.shape, scan.affine, grid)
+    if not field.any():
+        wide, high = scan.shape[:2]
+        raise ImageError(f"{reference.path}: {wide} x {high} voxels in plane are too few to prepare. Leave it out.")
+    share = float(shown.sum() / field.sum())
+    notes = tuple(check_shown(share, scan, reference))
+    straight = to_ras(scan)
+    values = resampled(straight.values, straight.affine, grid, fill=float(scan.values.min()))
+    bright, filled = body(values, shown)
     none = np.empty(0)
-    blank = _ResampledScan(values, shown, share, (float(values.min()),) * 2, none, none, 0, notes, flat=True)
+    blank = _ResampledScan(values, shown, (float(values.min()),) * 2, none, none, 0, notes, flat=True)
     if not bright.any():
         return replace(blank, notes=(*notes, f"{scan.path}: all voxels are equal; it shows nothing and is stored as 0"))
     spacing = np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0))
     if steps.bias == "n4":
-        with clock("bias"):
-            values = corrected(values, spacing, bright, shrink=steps.shrink)
+        values = corrected(values, spacing, bright)
     if steps.smoothing == "edge_preserving":
-        with clock("smoothing"):
-            values = smoothed(values, spacing)
-    with clock("range"):
-        # The lower end is a percentile of the field of view, which depends on no threshold, so nothing dark is clipped.
-        low = float(np.percentile(values[shown], DARKEST))
-        *marks, high = np.percentile(values[filled], [*steps.landmarks, BRIGHTEST])
-        quantiles = np.percentile(values[filled], (np.arange(QUANTILES) + 0.5) / QUANTILES * 100)
+        values = smoothed(values, spacing)
+    # The lower end is a percentile of the field of view, which depends on no threshold, so nothing dark is clipped.
+    low = float(np.percentile(values[shown], DARKEST))
+    *marks, high = np.percentile(values[filled], [*DECILES, BRIGHTEST])
+    quantiles = np.percentile(values[filled], (np.arange(QUANTILES) + 0.5) / QUANTILES * 100)
     if high - low <= FLAT * max(abs(high), abs(low)):
         return replace(
             blank, notes=(*notes, f"{scan.path}: hardly two voxels differ; it shows nothing and is stored as 0")
         )
     stored = ((np.array(marks) - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
-    return _ResampledScan(values, shown, share, (low, float(high)), stored, quantiles, int(filled.sum()), notes)
+    return _ResampledScan(values, shown, (low, float(high)), stored, quantiles, int(filled.sum()), notes)
 
 
 def _region_slices(
@@ -279,18 +209,3 @@ def _thick(scan: Scan) -> list[str]:
         f"{scan.path}: was not acquired in axial slices (voxels of {x:.2g} x {y:.2g} x {z:.2g} mm); its axial plane is "
         "interpolated between thick ones"
     ]
-
-
-class _Clock:
-    """Seconds by step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

@@ -5,27 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
-from casewise.errors import CohortError, ImageError, nearest
+from casewise.errors import CohortError, ImageError
 from casewise.plugins.volumes.grid import Grid, carried, resampled
 from casewise.plugins.volumes.reading.scans import Scan
 
-__all__ = [
-    "Box",
-    "Region",
-    "central",
-    "inside_of",
-    "mask_on",
-    "region_of_box",
-    "region_of_mask",
-    "slice_affine",
-    "whole",
-]
-
-Unit = Literal["voxel", "mm"]
 # The smallest share of a region that must lie in the scan.
 LEAST_INSIDE = 0.5
 
@@ -34,14 +20,11 @@ LEAST_INSIDE = 0.5
 class Box:
     """A box in a scan: from `low` to `high` along each axis, `high` excluded.
 
-    In `voxel`, indices into the file of the case's first present sequence as it is stored (as `values[low:high]`); in
-    `mm`, coordinates to the patient's right, front and head (RAS), which are the same for every sequence.
+    They are indices into the file of the case's first present sequence as it is stored (as `values[low:high]`).
 
     Raises:
         CohortError: the values are not a box.
 
-    >>> Box((10, 20, 3), (40, 60, 9)).unit
-    'voxel'
     >>> Box((10, 20, 3), (40, 20, 9))
     Traceback (most recent call last):
     ...
@@ -50,13 +33,9 @@ class Box:
 
     low: tuple[float, float, float]
     high: tuple[float, float, float]
-    unit: Unit = "voxel"
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
-        if self.unit not in get_args(Unit):
-            hint = nearest(self.unit, get_args(Unit))
-            raise CohortError(f"A box is given in 'voxel' or 'mm', not {self.unit!r}.{hint}")
         if not np.isfinite([*self.low, *self.high]).all():
             raise CohortError(f"The box from {self.low} to {self.high} is not made of six numbers.")
         for axis, low, high in zip("xyz", self.low, self.high, strict=True):
@@ -95,19 +74,19 @@ def central(grid: Grid, size: int) -> Region:
 def region_of_box(box: Box, scan: Scan, grid: Grid, margin: float = 0.0) -> Region:
     """The square and the slices of a plane grid that contain the box and `margin` mm around it.
 
-    `scan` is the file in whose voxels the box may be given.
+    `scan` is the file in whose voxels the box is given.
 
     Raises:
         ImageError: more than half of the box lies outside the scan.
     """
     corners = np.array(list(itertools.product(*zip(box.low, box.high, strict=True))), dtype=np.float64)
     # A voxel begins half a voxel before its centre.
-    points = corners - 0.5 if box.unit == "voxel" else carried(np.linalg.inv(scan.affine), corners)
+    points = corners - 0.5
     low, high = points.min(axis=0), points.max(axis=0)
     edge = np.array(scan.shape) - 0.5
     inside_low, inside_high = np.clip(low, -0.5, edge), np.clip(high, -0.5, edge)
     inside = float(np.prod(inside_high - inside_low) / np.prod(high - low))
-    _check_inside(inside, f"The box from {box.low} to {box.high} ({box.unit})", "Does it belong to this file?", scan)
+    _check_inside(inside, f"The box from {box.low} to {box.high}", "Does it belong to this file?", scan)
     box_corners = np.array(list(itertools.product(*zip(inside_low, inside_high, strict=True))))
     return _around(carried(np.linalg.inv(grid.affine) @ scan.affine, box_corners), grid, margin, _notes(inside, "box"))
 

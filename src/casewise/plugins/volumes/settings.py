@@ -166,6 +166,11 @@ class Volumes(ModalitySettings):
             raise ValueError(
                 f"panels.by: {cut(panels.by)} is not for `volumes`; write `by: case`, a window of its slices"
             )
+        if self.roi == "centre" and images.size > self.in_plane_size:
+            raise ValueError(
+                f"volumes.roi: the central {images.size} pixels (images.size) are more than the plane's "
+                f"{self.in_plane_size} (volumes.in_plane_size)"
+            )
         if panels.rows != panels.columns:
             raise ValueError(f"panels.grid: slices fill a square, such as 3x3; found {cut(panels.grid)}")
         kept = {name: getattr(panels, name) for name in ("grid", "flip", "quarter_turns", "bag")}

@@ -23,7 +23,7 @@ from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum, parsed_json, replacing, storage_message, write_atomic, write_json
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.plugins.volumes.case_files import CaseSources, doubled_in, empty_in, gather, not_prepared
-from casewise.plugins.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.plugins.volumes.preprocess import DECILES, Prepared, Steps, prepare_case
 from casewise.plugins.volumes.standardise import SubjectScans, subject_scans
 
 log = logging.getLogger("casewise")
@@ -46,7 +46,7 @@ class SliceStore:
         present: (P, S) `bool`.
         landmarks: (P, S, L) `float32`, NaN where absent.
         affines: (P, 4, 4), from (row, column, slice) to RAS mm.
-        facts, notes: of each case.
+        notes: of each case.
         address: a hash of the slices, in the cases' order.
         subjects: where every slice is a case, the landmarks of all slices of each subject.
     """
@@ -57,7 +57,6 @@ class SliceStore:
     present: np.ndarray
     landmarks: np.ndarray
     affines: np.ndarray
-    facts: list[dict[str, Any]]
     notes: list[list[str]]
     address: str
     folder: Path
@@ -65,8 +64,6 @@ class SliceStore:
 
     def scale_of(self, cases: np.ndarray, fitted: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """The landmarks of these cases (P, S, L), and their spans if landmarks are of subjects (see `tables`).
-
-        `fitted`: of the network. One that an earlier version trained on single slices has landmarks of single slices.
 
         Raises:
             CasewiseError: the network has landmarks of subjects, and these slices were prepared without them.
@@ -129,7 +126,7 @@ def prepare_slices(
         more = "" if len(problems) == len(cases) else " The others are kept for the next run."
         named = {cases[number].case: problems[number] for number in sorted(problems)}
         raise not_prepared(named, len(cases), more)
-    return _joined(folder, [case_folder / name for name in names], [case.subject for case in cases], steps.landmarks)
+    return _joined(folder, [case_folder / name for name in names], [case.subject for case in cases])
 
 
 def open_slices(folder: Path, address: str | None = None) -> SliceStore:
@@ -144,7 +141,7 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
         with np.load(Path(folder) / marker["index"], allow_pickle=False) as index:
             arrays = {name: index[name] for name in ("first", "count", "present", "landmarks", "affines")}
             of_subjects = [index[f"subject_{name}"] for name in OF_SUBJECTS if f"subject_{name}" in index]
-        stated = {name: marker[name] for name in ("facts", "notes", "address")}
+        stated = {name: marker[name] for name in ("notes", "address")}
     except ARRAY_DAMAGE as error:
         raise RunError(f"{folder}: there are no finished slices here ({error}). Prepare the volumes first.") from error
     if address and stated["address"] != address:
@@ -152,11 +149,7 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
     if slices.dtype != np.uint16 or slices.ndim == 0 or len(slices) != int(arrays["count"].sum()):
         raise RunError(f"{folder}: the slices are damaged. Delete {Path(folder) / MARKER} and run again.")
     return SliceStore(
-        slices,
-        **arrays,
-        **stated,
-        folder=Path(folder),
-        subjects=SubjectScans(*of_subjects) if of_subjects else None,
+        slices, **arrays, **stated, folder=Path(folder), subjects=SubjectScans(*of_subjects) if of_subjects else None
     )
 
 
@@ -183,7 +176,6 @@ def altered_slices(store: SliceStore, cases: Sequence[int], alteration: str) -> 
         present=store.present[list(cases)],
         landmarks=store.landmarks[list(cases)],
         affines=store.affines[list(cases)],
-        facts=[store.facts[case] for case in cases],
         notes=[store.notes[case] for case in cases],
         subjects=store.subjects and store.subjects.of(np.asarray(cases)),
     )
@@ -193,12 +185,10 @@ def _name(case: CaseSources, steps: Steps) -> str:
     """The name of a case's file: a hash of the steps and of paths, sizes and times of its sources; empty if one is
     missing.
     """
-    from casewise.plugins.volumes.reading.read_scan import files_of
+    from casewise.plugins.volumes.reading.scans import files_of
 
     digest = hashlib.sha256(steps.fingerprint().encode())
     digest.update(json.dumps([case.sequences, asdict(case.box) if case.box else None, case.spacing]).encode())
-    if case.subject:
-        digest.update(b"quantiles")  # which files of earlier versions lack
     try:
         for paths in (*case.paths, (case.mask,) if case.mask else ()):
             digest.update(b"|")
@@ -251,7 +241,6 @@ def _case_file(file: Path) -> Iterator[Any]:
 
 def _packed(prepared: Prepared) -> bytes:
     packed = io.BytesIO()
-    text = json.dumps({"facts": prepared.facts, "notes": list(prepared.notes)})
     np.savez(
         packed,
         slices=prepared.slices,
@@ -261,12 +250,12 @@ def _packed(prepared: Prepared) -> bytes:
         landmarks=prepared.landmarks,
         quantiles=prepared.quantiles,
         voxels=prepared.voxels,
-        told=np.frombuffer(text.encode(), dtype=np.uint8),
+        notes=np.frombuffer(json.dumps(prepared.notes).encode(), dtype=np.uint8),
     )
     return packed.getvalue()
 
 
-def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percentiles: tuple[float, ...]) -> SliceStore:
+def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str]) -> SliceStore:
     """Join the cases' files into one array and its index, or open an array that is current.
 
     `subjects`: of the cases, whose slices are standardised together; or empty texts.
@@ -294,7 +283,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percen
             marker.unlink(missing_ok=True)
     content = hashlib.sha256()
     cases_read = []
-    records: list[dict[str, Any]] = []
+    notes: list[list[str]] = []
     for file in files:
         with _case_file(file) as arrays:
             names = ("present", "landmarks", "affine", *(HISTOGRAM if any(subjects) else ()))
@@ -303,7 +292,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percen
                 content.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
                 content.update(np.ascontiguousarray(arrays[name]).tobytes())
             cases_read[-1]["shape"] = np.array(arrays["slices"].shape)
-            records.append(parsed_json(arrays["told"].tobytes()))
+            notes.append(parsed_json(arrays["notes"].tobytes()))
     # The address depends on contents only: touched or moved sources give the same slices, and networks stay valid.
     address = content.hexdigest()
     counts = np.array([arrays["shape"][0] for arrays in cases_read])
@@ -322,7 +311,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percen
     of_subjects: dict[str, Any] = {}
     if any(subjects):
         ranges, quantiles, voxels = (np.stack([arrays[name] for arrays in cases_read]) for name in HISTOGRAM)
-        scans = subject_scans(list(subjects), ranges, quantiles, voxels, percentiles)
+        scans = subject_scans(list(subjects), ranges, quantiles, voxels, DECILES)
         of_subjects = {f"subject_{name}": getattr(scans, name) for name in OF_SUBJECTS}
     index = io.BytesIO()
     np.savez(
@@ -344,8 +333,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str], percen
             "index": index_file.name,
             "sha256": checksum(target),
             "index_sha256": checksum(index_file),
-            "facts": [entry["facts"] for entry in records],
-            "notes": [entry["notes"] for entry in records],
+            "notes": notes,
         },
     )
     for old in [*Path(folder).glob("slices-*.npy"), *Path(folder).glob("index-*.npz")]:

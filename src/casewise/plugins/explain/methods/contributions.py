@@ -116,7 +116,7 @@ def directions(network: Network, panels: Tensor, target: ExplainTarget) -> Tenso
         decided = torch.full((len(panels),), target.class_index or 0, dtype=torch.int64, device=panels.device)
     weights = torch.zeros(len(panels), network.target_mean.numel(), dtype=torch.float64, device=panels.device)
     weights[:, start : start + output.width] = by_form(output.kind, counts)(decided, output.width)
-    return -weights if target.negative else weights
+    return weights
 
 
 def _all_outputs(decided: Tensor, width: int) -> Tensor:

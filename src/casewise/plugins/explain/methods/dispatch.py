@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-from casewise.errors import CasewiseError, nearest
 from casewise.plugins.explain.methods.contributions import contributions, reads_features
-from casewise.plugins.explain.methods.gradcam import gradcam_by_sequence, layers_of
-from casewise.plugins.explain.methods.no_side_effects import without_side_effects
+from casewise.plugins.explain.methods.gradcam import gradcam_by_sequence, layer_of
 from casewise.plugins.explain.methods.receptive_field import (
     Centres,
     cell_centres,
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from casewise.plugins.explain.methods.target import ExplainTarget
 
 Method: TypeAlias = Literal["contributions", "rollout", "grad-cam"]
-METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,52 +81,48 @@ def method_for(network: Network) -> Method:
     return "rollout" if is_transformer(body) and not pools_by_attention(body) else "grad-cam"
 
 
-def explain(
-    network: Network, panels: Tensor, *, target: ExplainTarget, method: str | None = None, map_size: int = 0
-) -> Tensor:
-    """The influence of each pixel of each panel, (B, H, W) `float32` from 0 to 1; 0 where a map is empty.
+@dataclass(frozen=True, eq=False)
+class SaliencyMethod:
+    """How networks of one architecture are explained on panels of one size; their weights do not matter.
 
-    Args:
-        network: a network that takes grids; it is left unchanged.
-        panels: (B, C, H, W) in 0–1, NaN in the channels of a missing sequence.
-        target: the explained output; rollout gives the same map for every target.
-        method: by default that of `method_for`.
-        map_size: the least number of cells a side of a CNN's map; by default a stride of 16 pixels (see `layers_of`).
-
-    Raises:
-        CasewiseError: there is no such method, or it does not fit the network or the panels.
+    Attributes:
+        shape: height and width of the panels.
+        layer: the layer of each backbone that Grad-CAM reads; empty for other methods.
+        centres: positions of the cells of its map; None if they divide the panel evenly, or are patches.
     """
-    return zero_to_one(cell_maps(network, panels, target=target, method=method, map_size=map_size).on_panel())
 
+    name: Method
+    shape: tuple[int, int]
+    layer: str = ""
+    centres: Centres | None = None
 
-def cell_maps(
-    network: Network, panels: Tensor, *, target: ExplainTarget, method: str | None = None, map_size: int = 0
-) -> CellMaps:
-    """As `explain`, the maps at the resolution of the network."""
-    method_name = method or method_for(network)
-    if method_name not in METHODS:
-        hint = nearest(method_name, METHODS)
-        raise CasewiseError(f"explain: method must be {' or '.join(METHODS)}, not {method_name!r}.{hint}")
-    if panels.ndim != 4:
-        raise CasewiseError(
-            f"explain: panels must be grids (B, C, H, W), not {tuple(panels.shape)}; bags have attention weights."
-        )
-    if (method_name == "contributions") != reads_features(network):
-        raise CasewiseError(f"explain: {network.name} is explained by {method_for(network)}, not by {method_name}.")
-    # with late fusion all backbones have the same architecture
-    body: Any = network.bodies[0]
-    shape = (int(panels.shape[-2]), int(panels.shape[-1]))
-    if method_name == "contributions":
-        in_favour = contributions(network, panels, target).maps.sum(dim=1, keepdim=True).clamp(min=0)
-        return CellMaps(in_favour, shape, None, method_name)
-    if method_name == "rollout":
-        maps = rollout_by_sequence(network, panels)
-    else:
-        with without_side_effects(network):
-            layers = layers_of(network, shape=shape, map_size=map_size)
-        maps = gradcam_by_sequence(network, panels, target, layers=layers).clamp(min=0)
-    if is_transformer(body):
-        centres = patch_centres((maps.shape[2], maps.shape[3]), shape, body.patch_embed.patch_size)
-    else:
-        centres = cell_centres(body, layers[0], shape)
-    return CellMaps(maps, shape, centres, method_name)
+    @classmethod
+    def of(cls, network: Network, shape: tuple[int, int], *, map_size: int = 0) -> Self:
+        """The method for a network, which is left unchanged; `map_size` as of `layer_of`."""
+        name, body = method_for(network), network.bodies[0]
+        if name != "grad-cam":
+            return cls(name, shape)
+        # with late fusion all backbones have the same architecture
+        layer = layer_of(network, shape, map_size)
+        return cls(name, shape, layer, None if is_transformer(body) else cell_centres(body, layer, shape))
+
+    def cell_maps(self, network: Network, panels: Tensor, target: ExplainTarget) -> CellMaps:
+        """The maps at the resolution of the network, of panels (B, C, H, W) in 0–1, NaN in a missing sequence.
+
+        Rollout gives the same map for every target.
+        """
+        body: Any = network.bodies[0]
+        if self.name == "contributions":
+            maps = contributions(network, panels, target).maps.sum(dim=1, keepdim=True).clamp(min=0)
+        elif self.name == "rollout":
+            maps = rollout_by_sequence(network, panels)
+        else:
+            maps = gradcam_by_sequence(network, panels, target, self.layer).clamp(min=0)
+        centres = self.centres
+        if is_transformer(body):
+            centres = patch_centres((maps.shape[2], maps.shape[3]), self.shape, body.patch_embed.patch_size)
+        return CellMaps(maps, self.shape, centres, self.name)
+
+    def explain(self, network: Network, panels: Tensor, target: ExplainTarget) -> Tensor:
+        """The influence of each pixel of each panel, (B, H, W) `float32` from 0 to 1; 0 where a map is empty."""
+        return zero_to_one(self.cell_maps(network, panels, target).on_panel())

@@ -10,7 +10,6 @@ structures. Where lesions separate two classes, explain both classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,8 +17,7 @@ from torch import Tensor, nn
 
 from casewise.errors import CasewiseError
 from casewise.models.backbones import Network
-from casewise.plugins.explain.methods.no_side_effects import without_side_effects
-from casewise.plugins.explain.methods.rollout import by_sequence, grid_of, is_transformer
+from casewise.plugins.explain.methods.rollout import by_sequence, grid_of, is_transformer, without_side_effects
 from casewise.plugins.explain.methods.target import ExplainTarget
 
 TINY = 1e-30
@@ -27,9 +25,7 @@ TINY = 1e-30
 STRIDE = 16
 
 
-def gradcam_by_sequence(
-    network: Network, panels: Tensor, target: ExplainTarget, *, layers: Sequence[nn.Module] = ()
-) -> Tensor:
+def gradcam_by_sequence(network: Network, panels: Tensor, target: ExplainTarget, layer: str) -> Tensor:
     """Where the feature map supports the target (above 0) or opposes it, (B, S, h, w); NaN for a missing sequence.
 
     With late fusion there is one map per sequence, otherwise S is 1.
@@ -37,8 +33,7 @@ def gradcam_by_sequence(
     Args:
         network: it is left unchanged.
         panels: (B, C, H, W) in 0–1.
-        layers: for each backbone a layer with a map (B, C, h, w) or, for a transformer, tokens (B, N, C); by default
-            those of `layers_of`.
+        layer: the name of a layer of each backbone with a map (B, C, h, w) or, for a transformer, tokens (B, N, C).
 
     Raises:
         CasewiseError: the layer gives no map.
@@ -50,9 +45,9 @@ def gradcam_by_sequence(
     from torchvision.models import DenseNet
 
     bodies: list[Any] = network.bodies
+    layers = [body.get_submodule(layer) for body in bodies]
     with without_side_effects(network) as hooks:
-        explained_layers = list(layers) or layers_of(network)
-        hooks += [layer.register_forward_hook(_start_of_graph) for layer in explained_layers]
+        hooks += [layer.register_forward_hook(_start_of_graph) for layer in layers]
         grids: list[tuple[int, int]] = []
         for body in bodies if is_transformer(bodies[0]) else []:
             hooks.append(
@@ -60,19 +55,17 @@ def gradcam_by_sequence(
                     lambda m, i, o, body=body: grids.append(grid_of(body, o[0] if isinstance(o, tuple) else o, i[0]))
                 )
             )
-        if isinstance(bodies[0], DenseNet) and explained_layers[0] is bodies[0].features:
+        if isinstance(bodies[0], DenseNet) and layers[0] is bodies[0].features:
             # the last ReLU of a DenseNet is a function, not a module, so the hook applies it; TINY keeps the gradient
-            hooks += [layer.register_forward_hook(lambda m, i, o: o.relu() + TINY) for layer in explained_layers]
-        library = GradCAM(network, explained_layers, reshape_transform=lambda output: _as_map(output, bodies[0], grids))
+            hooks += [layer.register_forward_hook(lambda m, i, o: o.relu() + TINY) for layer in layers]
+        library = GradCAM(network, layers, reshape_transform=lambda output: _as_map(output, bodies[0], grids))
         recorder = library.activations_and_grads
         try:
             inputs = panels.detach().clone()
             with torch.enable_grad():
                 target.score(recorder(inputs)).sum().backward()
             pairs = [(a.numpy(), g.numpy()) for a, g in zip(recorder.activations, recorder.gradients, strict=True)]
-            maps = [
-                torch.from_numpy(library.get_cam_image(inputs, explained_layers[0], [], a, g, False)) for a, g in pairs
-            ]
+            maps = [torch.from_numpy(library.get_cam_image(inputs, layers[0], [], a, g, False)) for a, g in pairs]
         finally:
             recorder.release()
     return by_sequence(network, maps, panels.cpu()).float().to(panels.device)
@@ -83,14 +76,14 @@ def _start_of_graph(module: nn.Module, inputs: Any, output: Any) -> Any:
     return output.detach().requires_grad_(True).clone() if isinstance(output, Tensor) else output
 
 
-def layers_of(network: Network, *, shape: tuple[int, int] | None = None, map_size: int = 0) -> list[nn.Module]:
+def layer_of(network: Network, shape: tuple[int, int], map_size: int = 0) -> str:
     """The layer of each backbone that Grad-CAM reads; for a transformer the input of its last attention.
 
     For a CNN this is the last block with a stride of at most `STRIDE` pixels of the panel, because cells of a stride of
     32 are too coarse to localise anything; without such a block, it is the last map.
 
     Args:
-        shape: height and width of the panels; without it, the last map is taken.
+        shape: height and width of the panels.
         map_size: take the last block whose map of such a panel has at least so many rows and columns instead: earlier
             blocks localise more finely and separate classes less well. 1 takes the last map. The patches of a
             transformer do not change.
@@ -98,17 +91,16 @@ def layers_of(network: Network, *, shape: tuple[int, int] | None = None, map_siz
     Raises:
         CasewiseError: no block has so many.
     """
-    bodies: list[Any] = network.bodies
-    if is_transformer(bodies[0]):
+    body: Any = network.bodies[0]
+    if is_transformer(body):
         # after the last attention, patch tokens affect the output only if the head reads their mean
-        return [body.blocks[-1].norm1 for body in bodies]
-    last = network.explain_layers
-    if shape is None:
-        return last
+        return f"blocks.{len(body.blocks) - 1}.norm1"
     sizes: dict[str, tuple[int, int]] = {}
     with without_side_effects(network) as hooks:
-        for name, module in [*_blocks(bodies[0]), ("", last[0])]:
-            hooks.append(module.register_forward_hook(lambda m, i, o, name=name: _record(sizes, name, o, bodies[0])))
+        layer = network.explain_layers[0]
+        last = next(name for name, module in body.named_modules() if module is layer)
+        for name, module in [*_blocks(body), ("", layer)]:
+            hooks.append(module.register_forward_hook(lambda m, i, o, name=name: _record(sizes, name, o, body)))
         with torch.no_grad():
             network.features(torch.zeros(1, network.channels, *shape, device=network.mean.device))
 
@@ -122,7 +114,7 @@ def layers_of(network: Network, *, shape: tuple[int, int] | None = None, map_siz
         raise CasewiseError(
             f"explain: no block of {network.name} has a map of {map_size} cells a side; the finest has {most}."
         )
-    return [body.get_submodule(fine[-1]) for body in bodies] if fine and fine[-1] else last
+    return fine[-1] if fine and fine[-1] else last
 
 
 def stride_of(shape: tuple[int, int], size: tuple[int, int]) -> int:

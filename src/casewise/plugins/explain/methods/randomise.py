@@ -10,16 +10,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from casewise.errors import CasewiseError, nearest
 from casewise.models.backbones import Network
 
-RandomisationOrder: TypeAlias = Literal["cascade", "all"]
 STD = 0.02
 SIGMA, K1, K2 = 1.5, 0.01, 0.03
 
@@ -41,18 +39,11 @@ class Similarity:
     ssim: float
 
 
-def randomised(
-    network: Network, *, how: RandomisationOrder = "cascade", seed: int = 0
-) -> Iterator[tuple[str, Network]]:
-    """Copies of a network with more and more layer groups randomised from the head downwards, or one with all.
+def randomised(network: Network, *, seed: int = 0) -> Iterator[tuple[str, Network]]:
+    """Copies of a network with more and more layer groups randomised from the head downwards, at last all.
 
     Every step yields the same copy: use it before the next step. The network itself does not change.
-
-    Raises:
-        CasewiseError: `how` is neither cascade nor all.
     """
-    if how not in (orders := get_args(RandomisationOrder)):
-        raise CasewiseError(f"randomise: how must be cascade or all, not {how!r}.{nearest(how, orders)}")
     changed: Any = copy.deepcopy(network)
     # one step per block; the last step covers what the body holds outside its blocks (tokens, positions)
     groups = [("head", changed.head), *reversed(changed.blocks), ("body", changed.body)]
@@ -61,8 +52,13 @@ def randomised(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 1000 + number)
             _reinitialise(group, reset_modules)
-        if how == "cascade" or number == len(groups) - 1:
-            yield name if how == "cascade" else "all", changed
+        yield name, changed
+
+
+def fully_randomised(network: Network, *, seed: int = 0) -> Network:
+    """A copy of a network in which everything learned is random."""
+    *_, (_, changed) = randomised(network, seed=seed)
+    return changed
 
 
 def _reinitialise(group: nn.Module, reset_modules: set[int]) -> None:
@@ -87,12 +83,7 @@ def _reinitialise(group: nn.Module, reset_modules: set[int]) -> None:
 
 
 def similarities(
-    network: Network,
-    panels: Tensor,
-    maps_of: Callable[[Network, Tensor], Tensor],
-    *,
-    how: RandomisationOrder = "cascade",
-    seed: int = 0,
+    network: Network, panels: Tensor, maps_of: Callable[[Network, Tensor], Tensor], *, seed: int = 0
 ) -> list[Similarity]:
     """Compare the maps (B, H, W) that `maps_of` gives of the trained network with those of randomised ones.
 
@@ -100,7 +91,7 @@ def similarities(
     """
     before = maps_of(network, panels).cpu().numpy()
     steps = []
-    for number, (name, changed) in enumerate(randomised(network, how=how, seed=seed)):
+    for number, (name, changed) in enumerate(randomised(network, seed=seed)):
         after = maps_of(changed, panels).cpu().numpy()
         pairs = list(zip(before, after, strict=True))
         ranks = [spearman(first, second) for first, second in pairs]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -29,10 +28,9 @@ _CHANNEL_WEIGHTS = (
 )
 _ACTIVATIONS = "timm.layers.activations"
 _WINDOW = ("kernel_size", "stride", "padding")
-_cache: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Centres | None]] = WeakKeyDictionary()
 
 
-def upsampled(maps: Tensor, side: int | tuple[int, int], centres: Centres | None = None) -> Tensor:
+def upsampled(maps: Tensor, size: tuple[int, int], centres: Centres | None = None) -> Tensor:
     """Maps (B, h, w) at the size of the panel, (B, H, W) `float64`.
 
     Linear between the centres of cells, constant outside the outermost ones.
@@ -45,7 +43,6 @@ def upsampled(maps: Tensor, side: int | tuple[int, int], centres: Centres | None
     >>> upsampled(torch.tensor([[[1.0, 3.0]]]), (1, 4)).tolist()
     [[[1.0, 1.5, 2.5, 3.0]]]
     """
-    size = (side, side) if isinstance(side, int) else tuple(side)
     rows, columns = centres or tuple(
         even_centres(count, length) for count, length in zip(maps.shape[1:], size, strict=True)
     )
@@ -119,7 +116,7 @@ def _linear_weights(centres: Tensor, length: int) -> Tensor:
     return weights.scatter_add_(1, before[:, None] + 1, share[:, None])
 
 
-def cell_centres(body: nn.Module, layer: nn.Module, shape: tuple[int, int]) -> Centres | None:
+def cell_centres(body: nn.Module, layer: str, shape: tuple[int, int]) -> Centres | None:
     """The centres of the cells of a layer's map in pixels of a panel (H, W): rows (h,), columns (w,).
 
     None if the layers alone do not determine positions (attention); the cells then divide the panel evenly.
@@ -127,21 +124,12 @@ def cell_centres(body: nn.Module, layer: nn.Module, shape: tuple[int, int]) -> C
     In a copy of the backbone, every convolution and pooling returns the centre of its window and every other layer
     returns its input. Ramps over rows and columns are passed through the copy; its output gives the positions.
     """
-    name = next((name for name, module in body.named_modules() if module is layer), None)
-    key = (name, *shape)
-    cached = _cache.setdefault(body, {})
-    if key not in cached:
-        cached[key] = None if name is None else _compute_centres(body, name, shape)
-    return cached[key]
-
-
-def _compute_centres(body: nn.Module, name: str, shape: tuple[int, int]) -> Centres | None:
     first = next((module for module in body.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or any(hasattr(module, "qkv") or hasattr(module, "fused_attn") for module in body.modules()):
         return None
     positional = _positions_only(body)
     outputs: list[Tensor] = []
-    positional.get_submodule(name).register_forward_hook(lambda m, i, o: outputs.append(o))
+    positional.get_submodule(layer).register_forward_hook(lambda m, i, o: outputs.append(o))
     ones = torch.ones(1, first.in_channels, *shape, dtype=torch.float64)
     down, across = (torch.linspace(0, 1, side, dtype=torch.float64) for side in shape)
     with torch.no_grad():

@@ -8,15 +8,16 @@ multiplied over the layers. The map shows what reaches the head and does not dep
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from casewise.errors import CasewiseError
 from casewise.models.backbones import Network
-from casewise.models.fusion import Fused
-from casewise.plugins.explain.methods.no_side_effects import unfused_attention, without_side_effects
 
 
 def is_transformer(body: nn.Module) -> bool:
@@ -68,9 +69,8 @@ def rollout_by_sequence(network: Network, panels: Tensor) -> Tensor:
 
 def by_sequence(network: Network, runs: list[Tensor], panels: Tensor) -> Tensor:
     """The maps of each backbone run as (B, S, h, w), NaN for a missing sequence. Without late fusion S is 1."""
-    if isinstance(network.body, Fused):
-        return network.body.by_sequence(runs, panels)
-    return runs[0].unsqueeze(1)
+    fused: Any = network.body
+    return fused.by_sequence(runs, panels) if network.fusion else runs[0].unsqueeze(1)
 
 
 class _AttentionRecorder:
@@ -138,3 +138,40 @@ def _read_by_head(body: Any, tokens: int, prefix: int) -> Tensor:
     else:
         row[0 if getattr(body, "pool_include_prefix", False) else prefix :] = 1
     return row / row.sum()
+
+
+@contextmanager
+def without_side_effects(network: nn.Module) -> Iterator[list[RemovableHandle]]:
+    """Put the network in eval mode with all parameters fixed; yields a list whose hooks are removed at the end.
+
+    Afterwards the mode of every module and the `requires_grad` and gradient of every parameter are restored.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    states = [(parameter, parameter.requires_grad, parameter.grad) for parameter in network.parameters()]
+    hooks: list[RemovableHandle] = []
+    try:
+        for module, _ in modes:
+            module.training = False
+        for parameter, _, _ in states:
+            # set aside, because the grad-cam package clears gradients
+            parameter.grad = None
+            parameter.requires_grad_(False)
+        yield hooks
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, requires_grad, gradient in states:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def unfused_attention(layers: list[nn.Module]) -> Iterator[None]:
+    """Compute attention step by step so that hooks can read its weights; restored at the end."""
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(setattr, layer, "fused_attn", layer.fused_attn)
+            layer.fused_attn = False  # type: ignore[assignment]
+        yield

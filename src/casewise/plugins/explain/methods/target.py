@@ -1,4 +1,4 @@
-"""Which output of a network is explained: the target, its class, and whether evidence for or against it is shown."""
+"""Which output of a network is explained: a target and its class."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExplainTarget:
-    """One target of a network and the class or direction to explain.
+    """One target of a network and the class to explain.
 
     Attributes:
         outputs: all outputs of the network, in order.
         target: the name of one output.
         class_index: the class or grade; None for the predicted one, which may differ between panels.
-        negative: explain evidence against the class or, for a number, what lowers it.
 
     Raises:
         CasewiseError: there is no such target or class.
@@ -32,7 +31,6 @@ class ExplainTarget:
     outputs: tuple[Output, ...]
     target: str
     class_index: int | None = None
-    negative: bool = False
 
     def __post_init__(self) -> None:
         names = [output.name for output in self.outputs]
@@ -71,8 +69,7 @@ class ExplainTarget:
         >>> round(float(grade.score(torch.zeros(1, 2)).exp()), 3)
         0.25
         """
-        score = self.output.network_kind.score(self._logits(raw), self.decide(raw))
-        return -score if self.negative else score
+        return self.output.network_kind.score(self._logits(raw), self.decide(raw))
 
     @property
     def start(self) -> int:

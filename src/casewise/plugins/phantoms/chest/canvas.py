@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from casewise.plugins.phantoms.draws import catmull_rom, extended
+
 Floats = NDArray[np.float32]
 Points = NDArray[np.float64]  # (N, 2): x, y
 
@@ -22,14 +24,10 @@ def smooth(points: Points, *, closed: bool, steps: int = 8) -> Points:
     >>> smooth(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), closed=False, steps=2)[:, 0].tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0]
     """
-    if closed:
-        padded = np.vstack([points[-1:], points, points[:2]])
-    else:
-        padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
+    padded = np.vstack([points[-1:], points, points[:2]]) if closed else extended(points)
     a, b, c, d = (padded[i : len(padded) - 3 + i, None, :] for i in range(4))
     t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
-    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-    flat: Points = curve.reshape(-1, 2)
+    flat: Points = catmull_rom(a, b, c, d, t).reshape(-1, 2)
     return flat if closed else np.vstack([flat, points[-1:]])
 
 
@@ -45,7 +43,7 @@ def band(line: Points, width: float) -> Points:
     >>> band(np.array([[0.0, 0.0], [1.0, 0.0]]), 0.2).round(2).tolist()
     [[0.0, 0.1], [1.0, 0.1], [1.0, -0.1], [0.0, -0.1]]
     """
-    ends = np.vstack([2 * line[0] - line[1], line, 2 * line[-1] - line[-2]])
+    ends = extended(line)
     along = ends[2:] - ends[:-2]
     along /= np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)[:, None]
     across = np.column_stack([-along[:, 1], along[:, 0]]) * (width / 2)

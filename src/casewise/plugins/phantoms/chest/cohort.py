@@ -20,6 +20,7 @@ from casewise.plugins.phantoms.folder import (
     Labels,
     PhantomKind,
     Progress,
+    Row,
     check_choice,
     check_settings,
     encoded,
@@ -34,9 +35,6 @@ LETTERS = ("L", "", "R")
 FIRST_DAY, DAYS = date(2020, 1, 6), 700
 COLUMNS = ("path", "subject", "visit", "view", "label", "source", "sex", "age", "date", "lung_mask", "synthetic")
 CONTENTS = """\
-Every film in this folder was drawn by casewise from random numbers. No person was X-rayed, and nothing here may be used
-to judge how well a model does on patients.
-
 cases.csv     one row for each film
 phantom.json  the settings, the seed, and the truth: which sign was drawn into each subject's films
 images/       <subject>/<visit>.jpg or .png, each marked as synthetic in its comment
@@ -44,7 +42,7 @@ masks/        <subject>/<visit>.png, 255 inside the lungs
 """
 
 
-CHEST = PhantomKind("chest", COLUMNS, CONTENTS, "films", (SMALLEST, 4096), FINDINGS)
+CHEST = PhantomKind("chest", COLUMNS, "film", "X-rayed", CONTENTS, "films", (SMALLEST, 4096), FINDINGS)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
     if options.labels == "shuffled":
         order = stream(seed, "shuffled labels", options.subjects).permutation(options.subjects)
         labels = [findings[other] for other in order]
-    truth: list[dict[str, Any]] = []
+    truth: list[Row] = []
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
         source = _source(options, number, finding)
         patient = chest(seed, number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from casewise.errors import CasewiseError, nearest
 from casewise.files import write_atomic
 from casewise.plugins.phantoms.draws import stream
-from casewise.plugins.phantoms.folder import check_choice, encoded, read_note, write_rows
+from casewise.plugins.phantoms.folder import Row, check_choice, encoded, read_note, write_rows
 
 Pixels = NDArray[np.uint8]
 
@@ -56,7 +55,7 @@ def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 
         )
     random = stream(seed, "twins", len(rows))
     number = 1 + sum(bool(row.get("twin_of")) for row in rows)
-    planted: list[dict[str, Any]] = []
+    planted: list[Row] = []
     waiting: list[int] = []
     for kind in kinds:
         if len(waiting) < each:
@@ -88,11 +87,11 @@ def _read(table: Path, kinds: tuple[str, ...], each: int) -> tuple[list[str], li
     return columns, rows
 
 
-def _plant(folder: Path, original: dict[str, str], kind: str, name: str, seed: int) -> dict[str, Any]:
+def _plant(folder: Path, original: dict[str, str], kind: str, name: str, seed: int) -> Row:
     """Write a twin's files and return its row."""
     suffix = ".jpg" if kind == "recompressed" else Path(original["path"]).suffix
     random = stream(seed, "twin", kind, original["path"])
-    row: dict[str, Any] = original | {"subject": name, "path": f"images/{name}/1{suffix}"}
+    row: Row = original | {"subject": name, "path": f"images/{name}/1{suffix}"}
     row |= {"twin_of": original["path"], "twin_kind": kind}
     if "visit" in row:
         row["visit"] = "1" if original["visit"].isdigit() else original["visit"]

@@ -18,6 +18,7 @@ from casewise.plugins.phantoms.folder import (
     Labels,
     PhantomKind,
     Progress,
+    Row,
     check_choice,
     check_settings,
 )
@@ -33,9 +34,6 @@ COLUMNS = (
     *("grade", "site", "scanner", "sex", "age", "synthetic"),
 )
 CONTENTS = """\
-Every volume in this folder was drawn by casewise from random numbers. No person was scanned, and nothing here may be
-used to judge how well a model does on patients.
-
 cohort.csv    one row for each scan: T1 or T2 of a subject
 phantom.json  the settings, the seed, and the truth: cysts and duct of every subject, and how each scan was taken
 images/       <subject>/<sequence>.nii.gz, each marked as synthetic in its header
@@ -43,7 +41,9 @@ masks/        <subject>/pancreas.nii.gz and lesion.nii.gz, 1 inside, on the grid
 """
 
 
-PANCREAS = PhantomKind("pancreas", COLUMNS, CONTENTS, "scans", (32, 512), GRADES, table="cohort.csv")
+PANCREAS = PhantomKind(
+    "pancreas", COLUMNS, "volume", "scanned", CONTENTS, "scans", (32, 512), GRADES, table="cohort.csv"
+)
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
     cohort = CohortFolder(folder, PANCREAS, options, total, progress)
     grades = [grade_of(seed, number, options.classes) for number in range(options.subjects)]
     labels = shuffled_labels(seed, grades) if options.labels == "shuffled" else grades
-    truth: list[dict[str, Any]] = []
+    truth: list[Row] = []
     for number, (grade, label) in enumerate(zip(grades, labels, strict=True)):
         patient, site = abdomen(seed, number), site_of(seed, number, options.classes)
         lesions = findings(seed, patient, grade, options.lesion)
-        person: dict[str, Any] = {"subject": patient.name, "visit": 1, "grade": label, "site": site}
+        person: Row = {"subject": patient.name, "visit": 1, "grade": label, "site": site}
         person |= {"sex": patient.sex, "age": patient.age}
         person |= {"scanner": MACHINES[site].scanner, "mask": f"masks/{patient.name}/pancreas.nii.gz", "lesion": ""}
-        state: dict[str, Any] = {"subject": patient.name, "finding": grade, "label": label, "site": site}
+        state: Row = {"subject": patient.name, "finding": grade, "label": label, "site": site}
         state |= {"lacking": lacking[number], "duct_mm": round(2 * max(lesions.duct.radii), 2), "scans": []}
         for scan in scans(seed, patient, site, size=options.size, slices=options.slices):
             if scan.sequence == lacking[number]:
@@ -212,7 +212,7 @@ def _check(settings: PancreasSettings) -> None:
     _nibabel()
 
 
-def _acquisition(scan: Scan) -> dict[str, Any]:
+def _acquisition(scan: Scan) -> Row:
     """Return how a scan was acquired, for `phantom.json`."""
     return {
         "sequence": scan.sequence,
@@ -226,11 +226,11 @@ def _acquisition(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _measures(lesions: Findings, volume: Volume) -> dict[str, Any]:
+def _measures(lesions: Findings, volume: Volume) -> Row:
     """Return the measures of pancreas and lesion, in mm and RAS."""
     voxel = float(np.prod(volume.scan.spacing)) / 1000
     balls = [lesions.planted] if lesions.planted is not None else [cyst.fluid for cyst in lesions.cysts]
-    measures: dict[str, Any] = {
+    measures: Row = {
         "pancreas_ml": round(float(volume.pancreas.sum()) * voxel, 2),
         "lesion_ml": round(float(volume.lesion.sum()) * voxel, 2),
         "diameters_mm": [round(float(np.mean(ball.radii)) * 2, 1) for ball in balls],

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from casewise.plugins.phantoms.draws import catmull_rom, extended
+
 Floats = NDArray[np.float32]
 Axes = tuple[Floats, Floats, Floats]
 Point = tuple[float, ...]  # to the right, to the front, upwards, mm
@@ -202,13 +204,10 @@ def curve(points: Sequence[Point], count: int) -> NDArray[np.float64]:
     >>> curve([(0, 0, 0), (1, 0, 0), (2, 0, 0)], 5)[:, 0].round(2).tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0]
     """
-    ends = np.array(points, float)
-    padded = np.vstack([2 * ends[0] - ends[1], ends, 2 * ends[-1] - ends[-2]])
+    padded = extended(np.array(points, float))
     steps = np.linspace(0, 1, 17)[:-1, None]
-    pieces = []
-    for a, b, c, d in zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True):
-        slope, bend, turn = c - a, 2 * a - 5 * b + 4 * c - d, 3 * b - a - 3 * c + d
-        pieces.append(0.5 * (2 * b + slope * steps + bend * steps**2 + turn * steps**3))
+    quads = zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True)
+    pieces = [catmull_rom(*quad, steps) for quad in quads]
     fine = np.concatenate([*pieces, padded[-2:-1]])
     run = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))])
     positions = np.linspace(0, run[-1], count)

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from casewise.plugins.phantoms.draws import catmull_rom, extended
+
 Floats = NDArray[np.float32]
 
 CANVAS = (576, 384)  # width, height in canvas pixels
@@ -42,15 +44,13 @@ class Chain:
         points = np.array(self.rows, dtype=np.float32)
         if len(points) == 1:
             return points
-        padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
+        padded = extended(points)
         padded[:, 2] = np.maximum(padded[:, 2], 0.002)
         pieces = []
         for a, b, c, d in zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True):
             steps = max(int(np.hypot(*(c - b)[:2]) / (0.12 * min(b[2], c[2]))), 4)
             t = np.linspace(0, 1, steps, endpoint=False, dtype=np.float32)[:, None]
-            pieces.append(
-                0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-            )
+            pieces.append(catmull_rom(a, b, c, d, t))
         return np.vstack([*pieces, points[-1:]]).astype(np.float32)
 
 
@@ -62,14 +62,13 @@ class Pose:
     cloth: tuple[Chain, ...] = ()
     sites: tuple[tuple[float, float], ...] = ()
     creases: tuple[Chain, ...] = ()
-    hair: tuple[Chain, ...] = ()
 
 
 @dataclass(frozen=True)
 class Body:
     """Maps of one body on the canvas, all `(384, 576) float32`.
 
-    `inside`: signed distance to the outline in body units, positive on the body; `cloth`, `hair`: the same for these;
+    `inside`: signed distance to the outline in body units, positive on the body; `cloth`: the same for it;
     `tilt_x`, `tilt_y`: the surface's slope; `shade`: 0-1, dark in creases and under a layer in front.
     """
 
@@ -78,7 +77,6 @@ class Body:
     tilt_x: Floats
     tilt_y: Floats
     shade: Floats
-    hair: Floats
     sites: tuple[tuple[float, float], ...]
 
 
@@ -97,10 +95,8 @@ def render_body(pose: Pose) -> Body:
     if pose.creases:
         lines = cv2.GaussianBlur((_paint(pose.creases) > 0).astype(np.float32), (0, 0), 1.8)
         shade = shade * (1 - np.float32(0.45) * np.minimum(lines, np.float32(0.5)).astype(np.float32, copy=False))
-    empty = np.full_like(inside, -1.0)
-    cloth = _signed_distance(_paint(pose.cloth) > 0) if pose.cloth else empty
-    hair = _signed_distance(_paint(pose.hair) > 0) if pose.hair else empty
-    return Body(inside, cloth, tilt_x, tilt_y, shade, hair, pose.sites)
+    cloth = _signed_distance(_paint(pose.cloth) > 0) if pose.cloth else np.full_like(inside, -1.0)
+    return Body(inside, cloth, tilt_x, tilt_y, shade, pose.sites)
 
 
 def _paint(chains: tuple[Chain, ...]) -> Floats:

@@ -12,7 +12,7 @@ import cv2
 
 from casewise.errors import CasewiseError, nearest
 from casewise.plugins.phantoms.draws import stream
-from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, check_settings, encoded
+from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_settings, encoded
 from casewise.plugins.phantoms.psoriasis.photograph import Photograph, draw
 from casewise.plugins.phantoms.psoriasis.poses import PHOTOGRAPHS
 from casewise.plugins.phantoms.psoriasis.severity import (
@@ -30,43 +30,36 @@ COLUMNS = (
     *("skin_tone", "site", "synthetic"),
 )
 CONTENTS = """\
-Every photograph in this folder was drawn by casewise from random numbers. No person was photographed, and nothing here
-may be used to judge how well a model does on patients.
-
 visits.csv    one row for each photograph; severities 0-4 and area 0-6 as a physician would score them, with some noise
 phantom.json  the settings, the seed, and the truth: continuous severities and the covered share of the skin
 images/       <subject>/<visit>/<region>_<n>.jpg, each marked as synthetic in its EXIF data and its JPEG comment
 """
 
 
-PSORIASIS = PhantomKind("psoriasis", COLUMNS, CONTENTS, "photographs", (24, 4928), table="visits.csv")
+PSORIASIS = PhantomKind(
+    "psoriasis", COLUMNS, "photograph", "photographed", CONTENTS, "photographs", (24, 4928), table="visits.csv"
+)
 
 
 @dataclass(frozen=True)
 class PsoriasisSettings:
     """Everything that determines the bytes of the cohort.
 
-    `size` is width and height in pixels. With `head`, every visit has one more photograph. `labels="shuffled"` makes a
-    negative control: every subject receives the label sequence of another one, with the visits in another order.
-    Without the second step the improvement that nearly all subjects share could be learned.
+    `size` is width and height in pixels. `labels="shuffled"` makes a negative control: every subject receives the label
+    sequence of another one, with the visits in another order. Without the second step the improvement that nearly all
+    subjects share could be learned.
     """
 
     subjects: int = 30
     visits: int = 6
     size: tuple[int, int] = (492, 326)
     seed: int = 0
-    head: bool = False
     labels: Labels = "true"
-
-    @property
-    def regions(self) -> tuple[str, ...]:
-        """The photographed regions, in the order of the table."""
-        return ("upper", "trunk", "lower", "head") if self.head else ("upper", "trunk", "lower")
 
     @property
     def photographs(self) -> list[tuple[str, int]]:
         """The photographs of a visit, in the order of the table: the region and the number, which starts at 1."""
-        return [(region, number) for region in self.regions for number in range(1, PHOTOGRAPHS[region] + 1)]
+        return [(region, number) for region, count in PHOTOGRAPHS.items() for number in range(1, count + 1)]
 
 
 def make_psoriasis(
@@ -92,7 +85,7 @@ def make_psoriasis(
     if processes is not None and processes < 1:
         raise CasewiseError(f"The phantom's processes must be 1 or more; found {processes}.")
     courses = [
-        course(options.seed, number, visits=options.visits, regions=options.regions)
+        course(options.seed, number, visits=options.visits, regions=tuple(PHOTOGRAPHS))
         for number in range(options.subjects)
     ]
     total, done = sum(len(disease.attended) for disease in courses) * len(options.photographs), 0
@@ -167,7 +160,7 @@ def _draw_series(cohort: CohortFolder, photograph: tuple[int, str, int]) -> int:
     settings, (subject_number, region, number) = cohort.settings, photograph
     patient = subject(settings.seed, subject_number)
     body = anatomy(settings.seed, patient, region, number)
-    disease = course(settings.seed, subject_number, visits=settings.visits, regions=settings.regions)
+    disease = course(settings.seed, subject_number, visits=settings.visits, regions=tuple(PHOTOGRAPHS))
     for visit in disease.attended:
         key, severity = (patient.name, visit, region, number), disease.truth[visit][region]
         shot = draw(settings.seed, patient, body, key=key, severity=severity, size=settings.size)
@@ -186,7 +179,7 @@ def _photograph_path(patient: Subject, visit: int, region: str, number: int) -> 
 
 def _write_table(cohort: CohortFolder, courses: list[DiseaseCourse]) -> Path:
     settings: PsoriasisSettings = cohort.settings
-    truth: list[dict[str, Any]] = []
+    truth: list[Row] = []
     for number, (disease, labels) in enumerate(zip(courses, labels_of(settings, courses), strict=True)):
         patient = subject(settings.seed, number)
         person = {"skin_tone": patient.skin_tone, "site": patient.site}
@@ -201,7 +194,7 @@ def _write_table(cohort: CohortFolder, courses: list[DiseaseCourse]) -> Path:
     return cohort.finish(truth)
 
 
-def _true_state(disease: DiseaseCourse, visit: int) -> dict[str, Any]:
+def _true_state(disease: DiseaseCourse, visit: int) -> Row:
     """Return the true state at a visit: continuous severities, covered share, noiseless grades and the physician's."""
     regions = {
         region: {

@@ -19,7 +19,6 @@ from casewise.plugins.phantoms.psoriasis.subjects import Anatomy, Subject
 
 # A picture with more pixels a side is drawn smaller, enlarged, and given new grain, which saves time.
 DRAWN_AT_MOST = 1232
-HAIR = (0.20, 0.16, 0.13)
 # The share of red, green and blue light that a mole absorbs.
 MARK_STRENGTH = (0.75, 0.86, 0.92)
 # The absorption of red, green and blue by one grade of redness.
@@ -63,7 +62,7 @@ def draw(
     maps = _project(anatomy, camera, width, height)
 
     cover = _sharp(maps["inside"], scale)
-    clothed = _sharp(np.maximum(maps["cloth"], maps["hair"]), scale)
+    clothed = _sharp(maps["cloth"], scale)
     skin = (cover > 0.5) & (clothed <= 0.5)
     maps["plaque"] -= np.float32(min(threshold(maps["plaque"][skin], severity.share), 1e6))
 
@@ -74,8 +73,7 @@ def draw(
         flat = plane.reshape(-1)
         under = flat.take(pixels)
         flat[pixels] = under + cover.take(pixels) * (colour - under)
-    _dress(planes, maps["cloth"], patient.build.garment, maps, cover, scale)
-    _dress(planes, maps["hair"], HAIR, maps, None, scale)
+    _dress(planes, patient.build.garment, maps, cover, scale)
     _light(planes, lamp, random)
     return _develop(planes, skin, skin & (maps["plaque"] > 0), random, seed, size)
 
@@ -216,14 +214,10 @@ def _rise(depth: Floats) -> Floats:
 
 
 def _dress(
-    planes: Floats,
-    outline: Floats,
-    colour: tuple[float, float, float],
-    maps: dict[str, Floats],
-    cover: Floats | None,
-    scale: float,
+    planes: Floats, colour: tuple[float, float, float], maps: dict[str, Floats], cover: Floats, scale: float
 ) -> None:
-    """Draw a garment or hair over the picture in place; cloth ends with the body (`cover`), hair extends beyond it."""
+    """Draw a garment over the picture in place; it ends with the body (`cover`)."""
+    outline = maps["cloth"]
     pixels = np.flatnonzero(outline > -0.5 / scale)
     if not len(pixels):
         return
@@ -231,9 +225,7 @@ def _dress(
     weave = np.float32(0.88) + np.float32(0.12) * np.clip(distance / np.float32(0.03), 0, 1)
     weave += np.float32(0.02) * maps["bumps"].reshape(-1).take(pixels)
     weave *= np.float32(0.6) + np.float32(0.4) * np.sqrt(np.maximum(1 - tilt * tilt, 0))
-    over = _sharp(distance, scale)
-    if cover is not None:
-        over *= cover.reshape(-1).take(pixels)
+    over = _sharp(distance, scale) * cover.reshape(-1).take(pixels)
     for plane, channel in zip(planes, colour, strict=True):
         flat = plane.reshape(-1)
         under = flat.take(pixels)

@@ -8,7 +8,7 @@ import numpy as np
 
 from casewise.plugins.phantoms.psoriasis.bodies import Build, Chain, Pose
 
-PHOTOGRAPHS = {"upper": 4, "trunk": 2, "lower": 2, "head": 1}
+PHOTOGRAPHS = {"upper": 4, "trunk": 2, "lower": 2}
 
 
 def pose(region: str, number: int, build: Build) -> Pose:
@@ -21,9 +21,7 @@ def pose(region: str, number: int, build: Build) -> Pose:
         return drawn if number % 2 else _mirrored(drawn)
     if region == "trunk":
         return _trunk(build, back=number == 2)
-    if region == "lower":
-        return _legs(build, back=number == 2)
-    return _head(build)
+    return _legs(build, back=number == 2)
 
 
 def _mirrored(drawn: Pose) -> Pose:
@@ -132,35 +130,3 @@ def _legs(build: Build, *, back: bool) -> Pose:
     shorts = _chain((-0.42, 0.42), (-0.52, -0.52), (0.13, 0.13))
     layers = ((right, foot), (right.mirrored(), foot.mirrored()))
     return Pose(layers=layers, cloth=(shorts,), sites=sites, creases=(crease, crease.mirrored()))
-
-
-def _head(build: Build) -> Pose:
-    """Return the head and neck seen from the front."""
-    turn = 0.02 * build.posture
-
-    def feature(x: Sequence[float], y: Sequence[float], radius: Sequence[float]) -> Chain:
-        return _chain([turn + across for across in x], y, radius)
-
-    skull = feature((0, 0, 0, 0), (-0.13, -0.02, 0.10, 0.17), (0.205, 0.195, 0.160, 0.125))
-    neck = _chain((0.0, 0.0, 0.0), (0.20, 0.40, 0.55), (0.120, 0.125, 0.20), build.girth)
-    shoulders = _chain((-0.60, 0.0, 0.60), (0.66, 0.52, 0.66), (0.14, 0.15, 0.14))
-    ears = tuple(feature((side * 0.205, side * 0.20), (-0.03, 0.05), (0.030, 0.022)) for side in (-1, 1))
-    eyes = tuple(
-        feature((side * 0.045, side * 0.08, side * 0.115), (-0.03, -0.022, -0.03), (0.005, 0.006, 0.005))
-        for side in (-1, 1)
-    )
-    nose = feature((-0.02, 0, 0.02), (0.06, 0.068, 0.06), (0.004, 0.005, 0.004))
-    mouth = feature((-0.055, 0, 0.055), (0.135, 0.142, 0.135), (0.004, 0.005, 0.004))
-    hair = feature(
-        (-0.195, -0.175, -0.10, 0, 0.10, 0.175, 0.195),
-        (-0.12, -0.20, -0.275, -0.295, -0.275, -0.20, -0.12),
-        (0.028, 0.050, 0.070, 0.075, 0.070, 0.050, 0.028),
-    )
-    shirt = _chain((-0.75, 0.0, 0.75), (0.72, 0.66, 0.72), (0.14, 0.12, 0.14))
-    return Pose(
-        layers=((neck, shoulders), (skull, *ears)),
-        cloth=(shirt,),
-        hair=(hair,),
-        sites=((0.0, -0.22), (-0.12, -0.18), (0.13, 0.04)),
-        creases=(*eyes, nose, mouth),
-    )

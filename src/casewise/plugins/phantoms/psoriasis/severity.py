@@ -128,7 +128,7 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
         physician.append({})
         for region in REGIONS:
             left = _remaining(visit * WEEKS_BETWEEN_VISITS, tempo, floor + shift[region])
-            # The visit's variation is drawn for all four regions, so that a cohort with heads has the same limbs.
+            # The visit's variation is drawn for all four regions, although heads are not photographed.
             severity = _severity(baseline[region], left, region_random[region].normal(0, 0.12 if visit else 0.0, 4))
             grades = severity.read(reader)
             if region in regions:

@@ -52,7 +52,7 @@ class Subject:
 class Anatomy:
     """One photograph's subject on the canvas, the same at every visit: maps by name, each `(384, 576) float32`.
 
-    The body's `inside`, `cloth`, `hair`, `tilt_x`, `tilt_y`, `shade` (see `Body`), and `plaque`: distance-like field in
+    The body's `inside`, `cloth`, `tilt_x`, `tilt_y`, `shade` (see `Body`), and `plaque`: distance-like field in
     body units, the covered skin is where it exceeds a threshold, so that a plaque shrinks inside its own outline;
     `flecks`: uniform in [0, 1]; `bumps`, `mottle`: standard normal; `marks`: 0 on bare skin to 1 in a mole or tattoo.
     """
@@ -74,7 +74,7 @@ def subject(seed: int, number: int) -> Subject:
         posture=random.uniform(-1, 1),
         garment=GARMENTS[random.integers(len(GARMENTS))],
     )
-    photographs = [(region, n) for region in ("upper", "trunk", "lower") for n in range(1, PHOTOGRAPHS[region] + 1)]
+    photographs = [(region, n) for region, count in PHOTOGRAPHS.items() for n in range(1, count + 1)]
     return Subject(
         number,
         f"S{number + 1:02d}",
@@ -102,7 +102,7 @@ def anatomy(seed: int, patient: Subject, region: str, number: int) -> Anatomy:
     flecks = ndtr((smooth_noise(random, 0.009) + 0.9 * smooth_noise(random, 0.022)) / np.float32(np.sqrt(1.81)))
     bumps, mottle = smooth_noise(random, 0.030), 0.8 * coarse + 0.3 * fine
     marks = _marks(random, body, tattoo=patient.tattooed == (region, number))
-    drawn = {name: getattr(body, name) for name in ("inside", "cloth", "hair", "tilt_x", "tilt_y", "shade")}
+    drawn = {name: getattr(body, name) for name in ("inside", "cloth", "tilt_x", "tilt_y", "shade")}
     return Anatomy(drawn | {"plaque": plaque, "flecks": flecks, "bumps": bumps, "mottle": mottle, "marks": marks})
 
 
@@ -141,7 +141,7 @@ def _plaque_field(random: np.random.Generator, body: Body, size: float) -> Float
 def _marks(random: np.random.Generator, body: Body, *, tattoo: bool) -> Floats:
     """Return the darkness of 4-10 moles and of the tattoo's ring and bars, 0 on bare skin."""
     marks = np.zeros((CANVAS[1], CANVAS[0]), dtype=np.float32)
-    bare = (body.cloth < 0) & (body.hair < 0)
+    bare = body.cloth < 0
     rows, columns = np.nonzero((body.inside > 0.02) & bare)
     for index in random.integers(len(rows), size=random.integers(4, 11)):
         radius = int(UNIT * random.uniform(0.003, 0.009) * 16)

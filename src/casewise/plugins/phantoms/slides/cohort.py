@@ -17,6 +17,7 @@ from casewise.plugins.phantoms.folder import (
     Labels,
     PhantomKind,
     Progress,
+    Row,
     check_choice,
     check_settings,
     encoded,
@@ -35,9 +36,6 @@ REGION_TISSUE = 0.9
 REGIONS_PER_SECTION = 3
 COLUMNS = ("path", "subject", "visit", "label", "disease", "section", "source", "sex", "age", "mpp", "synthetic")
 CONTENTS = """\
-Every biopsy in this folder was drawn by casewise from random numbers. No person was biopsied, and nothing here may be
-used to judge how well a model does on patients.
-
 cases.csv     one row for each slide or region; `disease` is normal or ssc, `label` is normal, early or late
 phantom.json  the settings, the seed, and the truth: collagen bundles and other properties of every subject
 images/       <subject>/<section>.tiff (slides) or <subject>/<n>.png (regions), each marked as synthetic in the file
@@ -45,7 +43,7 @@ masks/        <subject>/<section>.png, slides only: 255 where there is skin, one
 """
 
 
-SLIDES = PhantomKind("skin", COLUMNS, CONTENTS, "images", (256, 40_000), tuple(STAGES))
+SLIDES = PhantomKind("skin", COLUMNS, "biopsy", "biopsied", CONTENTS, "images", (256, 40_000), tuple(STAGES))
 REGIONS = replace(SLIDES, sides=(32, 40_000))
 
 
@@ -214,7 +212,7 @@ def _make(
     cohort = CohortFolder(folder, kind, settings, settings.subjects * settings.images, progress)
     findings = [finding_of(settings.seed, number, settings.classes) for number in range(settings.subjects)]
     labels = shuffled_labels(settings.seed, findings) if settings.labels == "shuffled" else findings
-    truth: list[dict[str, Any]] = []
+    truth: list[Row] = []
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
         patient = skin(settings.seed, number, finding, settings.stains)
         random = stream(settings.seed, "person", number)

@@ -42,12 +42,7 @@ class Shapes:
     infiltrates: int
 
     def drawn(
-        self,
-        window: tuple[int, int, int, int],
-        mpp: float,
-        angle: float,
-        turn: np.ndarray,
-        origin: np.ndarray,
+        self, window: tuple[int, int, int, int], mpp: float, angle: float, turn: np.ndarray, origin: np.ndarray
     ) -> StainDensities:
         """Draw the shapes that overlap a window (left, top, width, height) of the slide."""
         left, top, width, height = window
