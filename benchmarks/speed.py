@@ -436,7 +436,7 @@ def measure_predict(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from casewise.inference.model import load_bundle
-    from casewise.inference.prediction_file import predict_to_file
+    from casewise.inference.output_table import predict_to_file
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -21,8 +21,7 @@ from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.evaluation.results import plain
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import new_table
-from casewise.inference.output_table import NOT_FINITE, UNITS
-from casewise.inference.prediction_file import predict_to_file
+from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
 from casewise.inference.predictor import Predictor
 from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle

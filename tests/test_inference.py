@@ -21,12 +21,10 @@ from casewise.errors import CasewiseError, RunError, WeightsError
 from casewise.files import checksum
 from casewise.inference import members
 from casewise.inference.bundle import SETTINGS, Bundle
-from casewise.inference.chunks import ignores_visits
 from casewise.inference.model import load_bundle
-from casewise.inference.new_cases import new_table
-from casewise.inference.predictor import Predictor
+from casewise.inference.new_cases import ignores_visits, new_table
+from casewise.inference.predictor import Predictor, prediction_rows
 from casewise.inference.run_members import job_fingerprint, members_of
-from casewise.inference.to_table import prediction_rows
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder

@@ -16,23 +16,23 @@ from PIL import Image
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import RunError
-from casewise.inference.input_checks import flags
-from casewise.inference.input_checks.flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
-from casewise.inference.input_checks.limits import (
+from casewise.inference import input_flags as flags
+from casewise.inference.input_flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
+from casewise.inference.input_limits import (
     SHARES,
     Limits,
     Training,
     distance_limits,
     expected_names,
     fit_limits,
+    fit_regions,
     fit_score,
     turned_difference,
 )
-from casewise.inference.input_checks.measures import GRID, NAMES, Measures, gridded
-from casewise.inference.input_checks.region_score import fit_regions
+from casewise.inference.input_measures import GRID, NAMES, Measures, gridded
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable
-from casewise.inference.prediction_file import predict_to_file
+from casewise.inference.output_table import predict_to_file
 from casewise.pipeline import image_checks as pipeline
 from casewise.pipeline.image_checks import input_checks
 from casewise.pipeline.read import prepare

@@ -16,9 +16,8 @@ from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout
 from casewise.errors import CasewiseError, CohortError
 from casewise.files import TEMPORARY
-from casewise.inference.chunks import cases_of, in_chunks, reason_of
-from casewise.inference.output_table import OutputTable
-from casewise.inference.prediction_file import opened
+from casewise.inference.new_cases import cases_of, in_chunks, reason_of
+from casewise.inference.output_table import OutputTable, opened
 from casewise.modalities.registry import modality_of
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
@@ -144,7 +143,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path, n
     code = (
         "import os, signal, sys\nfrom pathlib import Path\n"
         "from casewise.inference.output_table import OutputTable\n"
-        "from casewise.inference.prediction_file import opened\n"
+        "from casewise.inference.output_table import opened\n"
         "with opened(Path(sys.argv[1]), OutputTable({}, ['pasi'])):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     output, table = tmp_path / name, OutputTable({}, ["pasi"])

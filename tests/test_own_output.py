@@ -11,7 +11,7 @@ from casewise.errors import RunError
 from casewise.files import TEMPORARY
 from casewise.report.markdown.runs import read_finished
 from casewise.run_folder import ExplanationFolder, RunFolder
-from casewise.run_folder.pages import write_page
+from casewise.run_folder.folder import write_page
 
 
 def test_a_page_replaces_only_a_page_of_its_format(tmp_path: Path) -> None:

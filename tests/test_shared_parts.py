@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from casewise.inference import joint_features, members
-from casewise.inference.joint_features import JointFeatures, groups_of
+from casewise.inference import members
+from casewise.inference import members as joint_features
+from casewise.inference.members import JointFeatures, groups_of
 from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import PanelData
 from casewise.models import shared_parts

@@ -14,8 +14,8 @@ from casewise.cli.run import Quiet
 from casewise.plugin import ResultFolders, plugins
 
 if TYPE_CHECKING:
-    from casewise.inference.chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
+    from casewise.inference.new_cases import PredictedChunk
 
 
 def predict(
@@ -83,7 +83,7 @@ def predict(
     with show.bar("predict"):
         folders = parsed_folders(also or [])
         from casewise.inference.model import load_bundle
-        from casewise.inference.prediction_file import predict_to_file
+        from casewise.inference.output_table import predict_to_file
 
         model = load_bundle(bundle, trust=trust)
         with ExitStack() as stack:

@@ -14,28 +14,27 @@ from casewise.console import Show, Silent
 from casewise.errors import RunError, nearest, shortened
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
-from casewise.inference.chunks import (
+from casewise.inference.ensemble import HEADLINE, NETWORKS, Combination, Ensemble
+from casewise.inference.input_flags import case_flags, with_flags
+from casewise.inference.input_limits import FEWEST_SUBJECTS, Limits
+from casewise.inference.new_cases import (
     LEFT_OUT,
     ROWS,
+    NewTable,
     PredictedChunk,
     RawCase,
     cases_of,
     ignores_visits,
     in_chunks,
     names_visits,
+    new_table,
     settle,
     sources_of,
 )
-from casewise.inference.combination import Combination
-from casewise.inference.ensemble import HEADLINE, NETWORKS, Ensemble
-from casewise.inference.input_checks.flags import case_flags, with_flags
-from casewise.inference.input_checks.limits import FEWEST_SUBJECTS, Limits
-from casewise.inference.new_cases import NewTable, new_table
 from casewise.inference.output_table import OutputTable
 from casewise.inference.run_members import predicting_members
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
-from casewise.run_folder.bundle_archive import extract, is_archive
-from casewise.run_folder.bundle_signature import check_signature
+from casewise.run_folder.bundle_archive import check_signature, extract, is_archive
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from casewise.evaluation.train_metrics import right_on
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
 from casewise.inference.distance import FeatureDistance
-from casewise.inference.predictor import Predictor
-from casewise.inference.to_table import prediction_rows
+from casewise.inference.predictor import Predictor, prediction_rows
 from casewise.jobs.distance import scales_of_folds, training_distance
 from casewise.jobs.fit_subjects import divided, fit_preprocessing
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob

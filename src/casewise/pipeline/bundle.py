@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from casewise.cohort.pseudonyms import pseudonym
 from casewise.console import shown
 from casewise.errors import RunError, counted
 from casewise.evaluation.response import clear_limit
 from casewise.evaluation.results import Results, plain, read_results
 from casewise.files import checksum, write_atomic, write_json
 from casewise.inference.run_members import predicting_members
-from casewise.inference.shared_networks import share_networks, without_paths
 from casewise.run_folder import RunFolder
 from casewise.run_folder.bundle_archive import write_archive
-from casewise.run_folder.bundle_folder import FORMAT
+from casewise.run_folder.bundle_folder import FORMAT, link_or_copy
 from casewise.study.loading import saved_study
 from casewise.version import __version__
 
@@ -98,7 +99,7 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
     """Write every file of the bundle but its manifest."""
     # a run that keeps its bundle loads no network library
     from casewise.inference.bundle import Bundle
-    from casewise.inference.combination import Combination
+    from casewise.inference.ensemble import Combination
     from casewise.report.formatting import display_name
     from casewise.report.model_card import model_card
 
@@ -197,3 +198,54 @@ def _provenance(study: Study, folder: RunFolder, bundles: list[Bundle], fingerpr
             for bundle in bundles
         ],
     }
+
+
+# A path in the clause on the origin of first weights, which follows one of these words.
+_PATH = re.compile(r"\b(file|bundle) ([^;,]*[/\\][^;,]*)")
+_OF_SUBJECTS = ("subjects", "stop_subjects", "earlier_subjects")
+
+
+def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str) -> list[dict[str, Any]]:
+    """Put networks into a bundle, their weights as further names of the same files where possible.
+
+    Args:
+        salt: of the hashes in place of subjects' names (see `casewise.cohort.pseudonyms`).
+
+    Returns:
+        For each network its `learner` and `fold`, from 1; None if it was trained on all folds.
+    """
+    entries = []
+    for member in members:
+        facts = member.facts.read()
+        fold = None if facts.get("final") else facts["fold"]
+        copy = target.member(facts["model"], None if fold is None else fold - 1)
+        copy.path.mkdir(parents=True)
+        link_or_copy(member.weights.verified(), copy.weights.path)
+        if facts.get("distance"):
+            link_or_copy(member.distance.verified(), copy.distance.path)
+        write_json(copy.facts.path, shared_facts(facts, salt))
+        entries.append({"learner": facts["model"], "fold": fold})
+    return entries
+
+
+def shared_facts(facts: Mapping[str, Any], salt: str) -> dict[str, Any]:
+    """The facts of a network with hashes in place of subjects' names, and without paths of the user's files."""
+    hashed = {
+        name: sorted(pseudonym(subject, salt) for subject in facts[name]) for name in _OF_SUBJECTS if name in facts
+    }
+    return {**facts, **hashed, "weights": without_paths(str(facts["weights"]))}
+
+
+def without_paths(text: str) -> str:
+    """A clause on the origin of weights with the names of files in place of their paths.
+
+    >>> without_paths("bundle /data/a b/fold1, itself from file C:\\\\w\\\\resnet18.safetensors; adapted")
+    'bundle fold1, itself from file resnet18.safetensors; adapted'
+    """
+
+    def name(match: re.Match[str]) -> str:
+        path = match[2].strip()
+        last = PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
+        return f"{match[1]} {last}"
+
+    return _PATH.sub(name, text)

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import counted
-from casewise.inference.input_checks.limits import (
+from casewise.inference.input_limits import (
     MOST_OF_CASE,
     Training,
     distance_limits,
     expected_names,
     fit_limits,
 )
-from casewise.inference.input_checks.measures import measure
+from casewise.inference.input_measures import measure
 from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of

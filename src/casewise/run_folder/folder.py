@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import RunError, nearest
-from casewise.files import TEMPORARY, Anchor, anchored, checksum, make_folder, storage_failures
+from casewise.files import (
+    MOMENT,
+    TEMPORARY,
+    Anchor,
+    anchored,
+    check_folder,
+    checksum,
+    is_locked,
+    make_folder,
+    replacing,
+    storage_failures,
+)
 from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile
 from casewise.run_folder.bundle_folder import BundleFolder, remove_leftovers
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
-from casewise.run_folder.own_folder import MOMENT, check_folder, is_locked
 
 RETRY = "Run the study again."
 
@@ -528,3 +538,27 @@ class RunFolder:
             if not jobs & set(path.parents):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
+
+
+def write_page(path: Path, text: str, ending: str) -> Path:
+    """Write a page; an existing file is replaced only if it has this ending, and tables only if the heading is theirs.
+
+    Raises:
+        RunError: the file is of another kind, belongs to a run, or cannot be written.
+    """
+    owner = RunFolder(path.parent)
+    if path.name in {owner.report_path.name, owner.audit_page.name} and owner.is_own():
+        raise RunError(f"{path} is a page of the run in {path.parent}. Choose another file with --output.")
+    if path.is_dir():
+        raise RunError(f"{path} is a folder. Give the name of a file with --output, such as {path / f'page{ending}'}.")
+    if path.exists():
+        if path.suffix.casefold() != ending:
+            raise RunError(
+                f"{path} exists, and is not replaced by a page with the ending {ending}. Choose another file with "
+                "--output."
+            )
+        if ending == ".csv" and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
+            raise RunError(f"{path} exists and holds another table. Choose another file with --output.")
+    with replacing(path, unlocked_folder=True) as temporary:
+        temporary.write_bytes(text.encode())
+    return path

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import DamagedError, RunError
-from casewise.files import checksum, sweep, write_json
+from casewise.files import checksum, is_locked, sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, StateFile, TableFile, TextFile, WeightsFile, log
-from casewise.run_folder.own_folder import is_locked
 
 LOCK = ".lock"
 # The folder of a network that was trained on all folds, beside those of its folds.

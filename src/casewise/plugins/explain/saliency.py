@@ -14,8 +14,7 @@ from casewise.cohort.labels import label_table
 from casewise.errors import RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import read_distance
-from casewise.inference.predictor import Predictor
-from casewise.inference.to_table import prediction_rows
+from casewise.inference.predictor import Predictor, prediction_rows
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.contributions import Contributions, centre_at, contributions, reads_features

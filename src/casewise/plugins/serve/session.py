@@ -14,11 +14,10 @@ import pandas as pd
 
 from casewise.errors import CasewiseError, CohortError, ImageError, RunError, counted
 from casewise.evaluation.agreement import band_of
-from casewise.inference.chunks import cases_of, settle
 from casewise.inference.ensemble import Ensemble
-from casewise.inference.input_checks.flags import SEPARATOR, reasons_of
+from casewise.inference.input_flags import SEPARATOR, reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
-from casewise.inference.new_cases import new_table
+from casewise.inference.new_cases import cases_of, new_table, settle
 from casewise.inference.output_table import FAR
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import PreparedCohort

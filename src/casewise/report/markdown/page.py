@@ -36,7 +36,7 @@ from casewise.report.sections import (
 from casewise.report.sections.baselines import against
 from casewise.report.tables import metric_format
 from casewise.report.templating import templates
-from casewise.run_folder.pages import write_page
+from casewise.run_folder.folder import write_page
 
 
 def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path:
