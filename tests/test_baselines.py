@@ -146,11 +146,11 @@ def test_a_study_without_networks_reports_its_baseline(finished: Any) -> None:
 def test_a_stored_baseline_predicts_as_in_the_run(finished: Any) -> None:
     """From its weights and facts, on panels instead of features computed once."""
     from casewise.inference.predictor import Predictor
-    from casewise.pipeline.finished import open_finished
+    from casewise.pipeline.finished import FinishedRun
     from casewise.run_folder import RunFolder
 
     folder = RunFolder(finished.folder)
-    predictor, run = Predictor.load(folder.job("linear_pixels", 0).path), open_finished(folder)
+    predictor, run = Predictor.load(folder.job("linear_pixels", 0).path), FinishedRun.open(folder)
     rows = predictor.predict_cases(run.study, run.cohort.panels, run.prepared.store, stage="oof")
     recorded = folder.job("linear_pixels", 0).predictions.read().set_index("case")["p0"]
     repeated = rows.set_index("case")["p0"].reindex(recorded.index)

@@ -305,15 +305,16 @@ def test_a_study_that_holds_out_a_subject_of_the_bundle_is_refused(runs: dict[st
 
 
 def test_weights_are_shared_with_the_run_and_an_unchanged_bundle_is_kept(runs: dict[str, Run]) -> None:
-    folder = RunFolder(runs["photographs"].folder)
+    finished = runs["photographs"].finished
+    folder = finished.files
     for fold in range(2):
         weights = [owner("test_resnet", fold).weights.path for owner in (folder.job, folder.bundle.member)]
         assert os.stat(weights[0]).st_ino == os.stat(weights[1]).st_ino
     before = os.stat(folder.bundle.manifest_path).st_ino
-    write_bundle(folder, Silent())
+    write_bundle(finished, Silent())
     assert os.stat(folder.bundle.manifest_path).st_ino == before
     (folder.bundle.path / "MODEL_CARD.md").unlink()
-    write_bundle(folder, Silent())
+    write_bundle(finished, Silent())
     folder.bundle.verify()
 
 

@@ -203,11 +203,11 @@ def study_file(place: Path, cohort: Path, folder: Path, encoders: str) -> Path:
 PREDICT = """
 import sys
 from casewise.inference.predictor import Predictor
-from casewise.pipeline.finished import open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.run_folder import RunFolder
 from pathlib import Path
 folder = RunFolder(Path(sys.argv[1]))
-run = open_finished(folder)
+run = FinishedRun.open(folder)
 rows = Predictor.load(folder.job("linear_features", 0).path).predict_cases(
     run.study, run.cohort.panels, run.prepared.store, stage="oof")
 rows[["case", "p0"]].to_csv(sys.argv[2], index=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from casewise.inference.bundle import Bundle
 from casewise.jobs.external import predict_external
 from casewise.jobs.plan import expand
 from casewise.metrics.registry import metric_of
+from casewise.modalities.base import PreparedCohort
 from casewise.models.weights import bundle_subjects, read_tensors
 from casewise.pipeline.external import prepare_external, read_external
-from casewise.pipeline.finished import open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.table import mean_over_folds
 from casewise.report.markdown.page import write_results
@@ -109,8 +111,8 @@ def test_every_image_there_is_predicted_by_the_mean_of_the_folds(done: Run, ther
 
 def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) -> None:
     folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "run")))
-    finished = open_finished(folder)
-    other = prepare_external(finished.study, finished.cohort, finished.prepared.store, folder, Silent())
+    finished = FinishedRun.open(folder)
+    other = prepare_external(finished.prepared, folder, Silent())
     jobs = expand(finished.study, finished.splits, folder, finished.fingerprint)
     predicted = [pd.DataFrame(), pd.DataFrame()]
     for run_number in range(2):
@@ -372,7 +374,8 @@ def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Pat
     study = chest_study(here, targets=targets, scores=scores, outputs=["tens"], **external(there))
     cohort = read(study, None, Silent())
     tiles = prepare(study, cohort, RunFolder(tmp_path), Silent())
-    other = prepare_external(study, cohort, tiles, RunFolder(tmp_path), Silent())
+    own = PreparedCohort(study, cohort, RunFolder(tmp_path).images(), tiles)
+    other = prepare_external(own, RunFolder(tmp_path), Silent())
     assert (other.study.name, len(other.cohort.images), len(other.store)) == ("valley", 18, 18)
 
 
@@ -389,12 +392,13 @@ def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
     study = chest_study(here, **external(there))
     cohort = read(study, None, Silent())
     tiles = prepare(study, cohort, folder, Silent())
+    own = PreparedCohort(study, cohort, folder.images(), tiles)
     for other in (folder, folder, folder.seed(7)):
-        prepare_external(study, cohort, tiles, other, Silent())
+        prepare_external(own, other, Silent())
     assert len(searches) == 1
     fewer = changed(there, tmp_path / "c.csv")
     pd.read_csv(fewer).iloc[1:].to_csv(fewer, index=False)
-    prepare_external(chest_study(here, **external(fewer)), cohort, tiles, folder, Silent())
+    prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
     assert len(searches) == 2
     # a search that found pictures of both cohorts refuses again
     rows = pd.read_csv(fewer)
@@ -402,13 +406,13 @@ def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
     rows.to_csv(fewer, index=False)
     for _ in range(2):
         with pytest.raises(CohortError, match="in the cohort to be tested on"):
-            prepare_external(chest_study(here, **external(fewer)), cohort, tiles, folder, Silent())
+            prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
     assert len(searches) == 3
     # so does one that another algorithm, or the same with another limit, made
     for name, value in (("ALGORITHM", 0), ("ALIKE", 0.99)):
         monkeypatch.setattr(twins, name, value)
         with pytest.raises(CohortError):
-            prepare_external(chest_study(here, **external(fewer)), cohort, tiles, folder, Silent())
+            prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
     assert len(searches) == 5
 
 

@@ -35,7 +35,7 @@ from casewise.inference.new_cases import NewTable
 from casewise.inference.output_table import predict_to_file
 from casewise.pipeline import image_checks as pipeline
 from casewise.pipeline.image_checks import input_checks
-from casewise.pipeline.read import prepare
+from casewise.pipeline.read import RunInputs, prepare
 from casewise.plugins.phantoms.psoriasis.cohort import PsoriasisSettings, draw_photograph
 from casewise.run import Run
 from casewise.run_folder import RunFolder
@@ -225,7 +225,7 @@ def psoriasis(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     cohort, run_folder = read_cohort(study), RunFolder(folder)
     store = prepare(study, cohort, run_folder, Silent())
     sides: Any = SimpleNamespace(side={name: n for n, name in enumerate(sorted(set(cohort.images["subject"])))})
-    input_checks(study, cohort, store, sides, pd.DataFrame(), run_folder)
+    input_checks(RunInputs(study, cohort, store, sides, run_folder), pd.DataFrame())
     return Limits.of(run_folder.input_checks.read()), study
 
 
@@ -287,7 +287,7 @@ def test_only_volumes_have_sequences(
     sides: Any = SimpleNamespace(side={f"s{number}": number % 5 for number in range(19)} | {"s19": TEST})
     store: Any = None
     cohort: Any = SimpleNamespace(images=images)
-    input_checks(study, cohort, store, sides, pd.DataFrame(), RunFolder(tmp_path))
+    input_checks(RunInputs(study, cohort, store, sides, RunFolder(tmp_path)), pd.DataFrame())
     assert Limits.of(RunFolder(tmp_path).input_checks.read()).sequences == expected
 
 

@@ -14,8 +14,16 @@ import casewise
 from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError
 from casewise.jobs.compute_plans import compute_plans
 from casewise.jobs.plan import Job, JobInputs
-from casewise.pipeline.reproduction import DIFFERENT, EQUAL, WITHIN, Reproduction, compared, compared_predictions
-from casewise.reproduce import _again, _repeat_parts
+from casewise.pipeline.reproduction import (
+    DIFFERENT,
+    EQUAL,
+    WITHIN,
+    Reproduction,
+    _again,
+    _repeat_parts,
+    compared,
+    compared_predictions,
+)
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from tests.baseline_run import run_baselines
@@ -79,7 +87,7 @@ class TestCompared:
         assert record["verdict"] == EQUAL
         assert record["networks"] == {"all": 6, "different": []}
         assert record["figures"]["figures"] == record["figures"]["equal"] > 100
-        assert record["environment"] == {"different": {}, "not_recorded": []}
+        assert record["environment"] == {}
         assert Reproduction(copied.path, {**record, "run": "x"}).same
 
     def test_what_differs_is_named(self, own_run: Run, copied: RunFolder) -> None:
@@ -98,7 +106,7 @@ class TestCompared:
         assert record["predictions"]["largest_difference"] == pytest.approx(0.001)
         assert record["networks"]["different"] == [f"{name}, fold 2"]
         assert record["figures"]["largest"][0]["name"] == "main.learner"
-        assert record["environment"]["different"]["torch"][1] == "0.1"
+        assert record["environment"]["torch"][1] == "0.1"
         reproduction = Reproduction(copied.path, record)
         assert not reproduction.same
         text = "\n".join(reproduction.lines())
@@ -135,8 +143,8 @@ class TestCompared:
         job = copied.job(name, 1)
         job.record.write({**job.record.read(), "parts": 4})
         record = compared(copied, own_run.files, own_run.study, 0.0)
-        assert record["parts"] == {f"{name}, fold 2": [4, 1]}
-        line = f"Different: batches of {name}, fold 2 were computed in 4 parts in the run, in 1 now."
+        assert record["environment"] == {f"batches of {name}, fold 2": ["4 parts", "1 part"]}
+        line = f"Different: batches of {name}, fold 2, 4 parts in the run, 1 part now."
         assert line in Reproduction(copied.path, record).lines()
 
 

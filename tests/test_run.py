@@ -25,7 +25,7 @@ from casewise.evaluation.results import plain
 from casewise.files import checksum
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs.fingerprint import changed_settings
-from casewise.pipeline.finished import record_results, stored_results
+from casewise.pipeline.report import record_results, stored_results
 from casewise.predictions.table import COLUMNS
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
@@ -442,7 +442,8 @@ def training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end with their predictions, without audit, evaluation and report, for tests that compare networks only."""
     monkeypatch.setattr("casewise.pipeline.audit.audit", lambda *given: None)
     monkeypatch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: {})
-    monkeypatch.setattr("casewise.pipeline.report.report", lambda *given: given[5].report_path)
+    monkeypatch.setattr("casewise.pipeline.report.report", lambda *given: None)
+    monkeypatch.setattr("casewise.pipeline.bundle.write_bundle", lambda *given: None)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_only_what_makes_a_file_anew_sets_a_damaged_one_aside() -> None:
     """A reader does not hold the lock of the folder, or would go on without the file."""
     movers = {"read_or_none", "intact", "report_damage", "set_aside"}
     rooms = ("run_folder/", "jobs/", "training/", "plugins/explain/results.py", "plugins/cluster/worker.py")
-    makers = {"audit._earlier", "external.cohort_difference", "external.check_no_twins", "finished.stored_results"}
+    makers = {"audit._earlier", "external.cohort_difference", "external.check_no_twins", "report.stored_results"}
     makers |= {"image_checks.counterfactuals", "read._earlier", "recipe_plan.plan_recipe"}
     makers |= {"status.timed", "status.record_training"}
     moving = set()

@@ -129,7 +129,7 @@ def reproduce(
     first weights of the run are missing or have changed.
     """
     from casewise.console import Silent, Terminal, print_lines
-    from casewise.reproduce import reproduce as reproduce_run
+    from casewise.run import reproduce as reproduce_run
     from casewise.run_folder import RunFolder
 
     show = Silent() if quiet else Terminal()

@@ -21,7 +21,7 @@ from casewise.cohort.labels import label_table
 from casewise.cohort.pseudonyms import same_subjects
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError, counted, nearest
-from casewise.modalities.base import ImageStore, PreparedCohort
+from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
@@ -101,19 +101,18 @@ def external_groups(study: Study, images: pd.DataFrame) -> list[str]:
     return [study.split.leave_out] if study.split.leave_out in images else []
 
 
-def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunFolder, show: Show) -> PreparedCohort:
+def prepare_external(own: PreparedCohort, folder: RunFolder, show: Show) -> PreparedCohort:
     """Read and prepare the external cohort; its name is prefixed to the names of its subjects.
 
     Raises:
         CohortError: as `read_external`; or an image of it is also in the study's cohort.
         SplitError: as `read_external`.
     """
-    other, cohort = read_external(study, main)
+    other, cohort = read_external(own.study, own.cohort)
     modality = modality_of(other)
     cohort = modality.read(other, cohort, folder.external_images, show)
     external_store = modality.prepare(other, cohort, folder.external_images, show, "external")
     prepared = PreparedCohort(other, cohort, folder.external_images, external_store)
-    own = own_cohort(study, main, store, folder)
     check_no_twins(own, prepared, folder, show, where="in the cohort to be tested on", other_people=True)
     prefix = f"{other.name}:"
     renamed = {
@@ -179,11 +178,6 @@ def _check_subjects(study: Study, subjects: set[str], names: set[str], key: str,
 
 # The modules whose constants decide on the result.
 OF_SEARCH, OF_COMPARISON = (twins, hashes, keypoints, registration, verify), (cohorts, probes)
-
-
-def own_cohort(study: Study, cohort: Cohort, store: ImageStore, folder: RunFolder) -> PreparedCohort:
-    """The study's own cohort, with its prepared images."""
-    return PreparedCohort(study, cohort, folder.images(study.images.store), store)
 
 
 def cohort_difference(own: PreparedCohort, external: PreparedCohort, folder: RunFolder, show: Show) -> None:
@@ -303,7 +297,7 @@ def read_pretraining(study: Study, main: Cohort) -> tuple[Study, Cohort, int]:
     return other, cohort, _check_pretraining_subjects(settings, cohort, subjects, study.subject_names)
 
 
-def prepare_pretraining(study: Study, main: Cohort, store: ImageStore, folder: RunFolder, show: Show) -> Pretrained:
+def prepare_pretraining(own: PreparedCohort, folder: RunFolder, show: Show) -> Pretrained:
     """Read and prepare the cohort to pretrain on.
 
     Raises:
@@ -312,19 +306,13 @@ def prepare_pretraining(study: Study, main: Cohort, store: ImageStore, folder: R
     """
     from casewise.jobs.pretraining import Pretrained
 
-    other, cohort, n_shared = read_pretraining(study, main)
+    other, cohort, n_shared = read_pretraining(own.study, own.cohort)
     modality = modality_of(other)
     show.line("pretrain", described(other, cohort, n_shared))
     cohort = modality.read(other, cohort, folder.pretraining_images, show)
     other_store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
-    check_no_twins(
-        own_cohort(study, main, store, folder),
-        PreparedCohort(other, cohort, folder.pretraining_images, other_store),
-        folder,
-        show,
-        where="in the pretraining cohort",
-        other_people=False,
-    )
+    prepared = PreparedCohort(other, cohort, folder.pretraining_images, other_store)
+    check_no_twins(own, prepared, folder, show, where="in the pretraining cohort", other_people=False)
     return Pretrained(other, cohort, other_store.folder, other_store.address)
 
 

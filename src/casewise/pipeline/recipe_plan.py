@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,10 @@ from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
 
 if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.base import ImageStore
+    from casewise.pipeline.read import RunInputs
     from casewise.run_folder import RunFolder
-    from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 # Images of 224×224 pixels that one core trains in a second, with the first stages frozen; a guess that is on the low
@@ -43,10 +43,8 @@ FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
 MOST_ENCODERS, MOST_PANELS = 2, 1000
 
 
-def plan_recipe(
-    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
-) -> Study:
-    """The study with planned settings for those that its recipe does not state; unchanged if nothing is planned.
+def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
+    """The inputs with planned settings for those that the recipe does not state; unchanged if nothing is planned.
 
     A plan is used again as soon as the run has a finished learner, also on a machine with more cores; that of a run
     that is reproduced from the start.
@@ -55,15 +53,16 @@ def plan_recipe(
         StudyError: a stated setting contradicts the plan.
         RunError: the folder has learners of a plan for which other settings were stated.
     """
+    study, folder = inputs.study, inputs.folder
     if not study.networks:
-        return study
+        return inputs
     if not study.recipe.auto:
         show.line("recipe", stated_in_words(study))
-        return study
+        return inputs
     reproduced, stated = folder.reproduction.exists(), study.recipe.stated
     planned = folder.recipe_plan.read_or_none() if folder.finished_jobs() or reproduced else None
     if planned is None:
-        facts = plan_facts(study, cohort, store, splits)
+        facts = plan_facts(inputs)
         planned = {"facts": facts, "recipe": recipe_of(study, facts), "stated": stated}
     elif not reproduced:
         _refuse_other(folder, planned.get("stated", {}), stated)
@@ -87,7 +86,7 @@ def plan_recipe(
     )
     folder.plan_page.write(as_yaml(study, planned))
     show.line("recipe", in_words(study, planned))
-    return study
+    return replace(inputs, study=study)
 
 
 def _refuse_other(folder: RunFolder, before: dict[str, Any], stated: dict[str, Any]) -> None:
@@ -112,8 +111,9 @@ def _value(stated: dict[str, Any], name: str) -> str:
     return cut(stated[name]) if name in stated else "planned"
 
 
-def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) -> dict[str, Any]:
+def plan_facts(inputs: RunInputs) -> dict[str, Any]:
     """What the plan depends on: counts, flips, cores and budget; images of the test set take no part."""
+    study, cohort, splits = inputs.study, inputs.cohort, inputs.splits
     subjects = cohort.images["subject"].astype(str)
     training = np.flatnonzero(subjects.map(splits.side).to_numpy() != TEST)
     panels = int((cohort.panels["subject"].astype(str).map(splits.side) != TEST).sum())
@@ -124,7 +124,7 @@ def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) 
         "cores": study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
         "budget": study.budget,
         "size": study.images.size,
-        "flips": _flips(study, store, training),
+        "flips": _flips(study, inputs.store, training),
         "encoders": planned_encoders(study, panels),
         "noun": modality_of(study).noun(study).plural,
     }

@@ -1,27 +1,34 @@
-"""The comparison of a run with its repetition: inputs, networks, predictions, figures, and the machine of both."""
+"""Repeating a finished run: the checks of its inputs before anything is trained, and the comparison of both runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.errors import counted
-from casewise.pipeline.train import finished
+from casewise.console import Silent
+from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError, counted, cut
+from casewise.files import checksum, parquet_bytes, read_parquet
+from casewise.pipeline.read import plan, prepare, read, split
+from casewise.pipeline.train import finished, weights
+from casewise.plugin import repeated
 from casewise.predictions.table import KEY, probability_columns
+from casewise.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
-    from casewise.run_folder import RunFolder
+    from casewise.console import Show
+    from casewise.modalities.base import ImageStore
+    from casewise.pipeline.finished import FinishedRun
     from casewise.study.schema import Study
 
 EQUAL, WITHIN, DIFFERENT = "equal", "within_tolerance", "different"
-SHOWN = 5
+# How many differences, and how many changed images or cells, a message names.
+SHOWN, LISTED = 5, 10
 SHORT_HASH = 12
 
 
@@ -44,16 +51,206 @@ class Reproduction:
 
     def lines(self) -> list[str]:
         """What is the same and what is not, in sentences."""
+        record = self.record
         return [
-            *_input_lines(self.record),
-            *_left_out_lines(self.record["left_out"]),
-            _network_line(self.record["networks"]),
-            *_parts_lines(self.record["parts"]),
-            _prediction_line(self.record["predictions"], self.record["tolerance"]),
-            _figure_line(self.record["figures"]),
-            *_machine_lines(self.record["environment"]),
-            _verdict(self.record),
+            *_input_lines(record["inputs"]),
+            *_left_out_lines(record["left_out"]),
+            _network_line(record["networks"]),
+            _prediction_line(record["predictions"], record["tolerance"]),
+            _figure_line(record["figures"]),
+            *_machine_lines(record["environment"]),
+            _verdict(record),
         ]
+
+
+def begin_reproduction(
+    source: FinishedRun, output: Path | str | None, tolerance: float, show: Show
+) -> tuple[Study, RunFolder]:
+    """Check the inputs of a run; return the study to run again, and the folder for it.
+
+    Raises:
+        CasewiseError: as `casewise.reproduce`.
+    """
+    if not 0 <= tolerance < float("inf"):
+        raise StudyError(f"The tolerance must be a number of at least 0, not {cut(tolerance)}.")
+    files = source.files
+    study = _again(source.study, files)
+    target = RunFolder(Path(output or files.path.resolve().with_name(f"{files.path.resolve().name}-reproduced")))
+    mark = _mark(files)
+    _check_target(files, target, mark)
+    with target.lock():
+        target.reproduction.write({**mark, "finished": False})
+        _check_inputs(study, files, target, show)
+        _repeat_parts(study, files, target)
+    return study, target
+
+
+def finish_reproduction(source: FinishedRun, target: RunFolder, study: Study, tolerance: float) -> Reproduction:
+    """Compare a run with its repetition, and write the comparison."""
+    record = {**_mark(source.files), "finished": True, **compared(source.files, target, study, tolerance)}
+    with target.lock():
+        target.reproduction.write(record)
+    return Reproduction(target.path, record)
+
+
+def _mark(files: RunFolder) -> dict[str, Any]:
+    """Which run is repeated."""
+    return {"run": str(files.path.resolve()), "predictions_sha256": checksum(files.predictions.path)}
+
+
+def _again(study: Study, source: RunFolder) -> Study:
+    """The study with the compute plan that the run recorded, which prepares its images anew and tells no tracker."""
+    from casewise.jobs.compute_plans import recorded_plans
+
+    source.compute.read_if_exists()  # a damaged one must not be set aside in another run's folder
+    plans = recorded_plans(source, study.learners)  # of baselines, the threads matter
+    if missing := [name for name in study.networks if name not in plans]:
+        raise RunError(f"{source.compute.path} has no compute plan of {missing[0]}, so it cannot be repeated.")
+    compute: dict[str, Any] = {"plan": plans or None}
+    compute |= dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto") if plans else {}
+    return repeated(study).model_copy(
+        update={
+            "compute": study.compute.model_copy(update=compute),
+            "images": study.images.model_copy(update={"store": None}),
+        }
+    )
+
+
+def _repeat_parts(study: Study, source: RunFolder, target: RunFolder) -> None:
+    """Compute batches in as many parts as in the run, where its memory did not suffice for whole ones."""
+    for name, fold, job in finished(source, study.learners):
+        record = job.record.read()
+        again = target.final_job(name) if fold == "all" else target.job(name, int(fold) - 1)
+        # an interrupted reproduction may need more parts by now; they count only for a job with the same fingerprint
+        if record.get("parts", 1) > 1 and not (again.parts.exists() or again.record.exists()):
+            again.parts.write({"parts": record["parts"], "fingerprint": record["fingerprint"]})
+
+
+def _check_target(source: RunFolder, target: RunFolder, mark: Mapping[str, Any]) -> None:
+    """Check that the folder is new, or has an interrupted reproduction of the same run.
+
+    Raises:
+        RunError: it is the run's own folder or within it, or has other files.
+    """
+    paths = source.path.resolve(), target.path.resolve()
+    if paths[0] == paths[1] or paths[0] in paths[1].parents:
+        raise RunError(f"{target.path} is in the run that is reproduced. Choose another folder with --output.")
+    if target.path.exists() and not target.path.is_dir():
+        raise RunError(f"{target.path} is a file. Choose a new folder with --output.")
+    if not target.path.is_dir() or all(entry.name.startswith(".") for entry in target.path.iterdir()):
+        return
+    present = target.reproduction.read_if_exists()
+    if present is None or {name: present.get(name) for name in mark} != mark:
+        raise RunError(
+            f"{target.path} holds other files than a reproduction of {source.path}. Choose a new folder with --output."
+        )
+    if present["finished"]:
+        raise RunError(
+            f"{target.path} already holds a reproduction of {source.path}; its result is in "
+            f"{target.reproduction.path.name}. Remove it to run the study once more, or choose a new folder with "
+            "--output."
+        )
+
+
+def _check_inputs(study: Study, source: RunFolder, target: RunFolder, show: Show) -> None:
+    """Check that table, first weights and images are those of the run, before anything is trained.
+
+    The images are prepared for this, in the new folder, where the run finds them.
+
+    Raises:
+        CohortError, WeightsError, ImageError: naming what has changed.
+    """
+    if study.recipe.auto and source.recipe_plan.exists() and not target.recipe_plan.exists():
+        # another machine, with other cores, would plan another recipe
+        target.recipe_plan.write(source.recipe_plan.read())
+    cohort = read(study, target, Silent())
+    _check_table(study, source, cohort.images)
+    weights(study, target, show)
+    _check_weights(study, source)
+    splits = split(study, cohort, target, Silent())
+    store = prepare(plan(study, cohort, splits, target, Silent()), cohort, target, show)
+    _check_images(study, source, store)
+
+
+def _check_table(study: Study, source: RunFolder, images: pd.DataFrame) -> None:
+    """Check that the table has the rows and values that the run read."""
+    recorded, present = source.cohort.read(), read_parquet(parquet_bytes(images))
+    problems = []
+    for names, text in (
+        ([name for name in recorded if name not in present], "the column {} is missing"),
+        ([name for name in present if name not in recorded], "the column {} is new"),
+    ):
+        problems += [text.format(cut(name)) for name in names]
+    if len(recorded) != len(present):
+        problems.append(f"there are {counted(len(present), 'image')}, and the run had {len(recorded):,}")
+    else:
+        for name in [name for name in recorded if name in present]:
+            before, now = recorded[name], present[name]
+            for row in (~((before == now) | (before.isna() & now.isna()))).to_numpy().nonzero()[0]:
+                case = present["case"].iloc[row]
+                problems.append(
+                    f"{name} of image {row + 1} (case {case}) was {_cell(before, row)}, is {_cell(now, row)}"
+                )
+    if problems:
+        raise CohortError(_listed(f"{study.cohort} is not the table of {source.path}:", problems))
+
+
+def _cell(column: pd.Series, row: int) -> str:
+    value = column.iloc[row]
+    return cut(value.item() if hasattr(value, "item") else value)
+
+
+def _check_weights(study: Study, source: RunFolder) -> None:
+    """Check that every learner starts from the file of first weights that it started from in the run."""
+    from casewise.inference.run_members import first_weights_checksum
+
+    problems = []
+    for name in study.learners:
+        record = next(iter(source.job_records([name])), None)
+        before, now = str((record or {}).get("first_weights", "")), first_weights_checksum(study, name)
+        if record is not None and before != now:
+            problems.append(f"{name}: SHA-256 was {before or 'none'}, is {now or 'none, because the file is missing'}")
+    if problems:
+        raise WeightsError(_listed(f"First weights are not those of {source.path}:", problems))
+
+
+def _check_images(study: Study, source: RunFolder, store: ImageStore) -> None:
+    """Check that the prepared images are those of the run; files that have changed are named."""
+    before = str(source.fingerprint.read()["decided"].get("tiles", ""))
+    if before == store.address:
+        return
+    changed = _changed_files(study, source, store)
+    if not changed:
+        raise ImageError(
+            f"The images are not those of {source.path}: their hash was {before[:12]} and is {store.address[:12]}. "
+            "Either files have changed, or this version of casewise or of its libraries prepares them otherwise."
+        )
+    raise ImageError(_listed(f"{counted(len(changed), 'image')} changed after {source.path} was made:", changed))
+
+
+def _changed_files(study: Study, source: RunFolder, store: ImageStore) -> list[str]:
+    """The files whose content was another one in the run, as far as its store of pictures still says so."""
+    from casewise.modalities.store.store import open_store
+
+    try:
+        recorded = open_store(source.images(_stated_store(source)).of("tiles")).index
+    except RunError:
+        return []
+    before = dict(zip(recorded["path"].astype(str), recorded["sha256"].astype(str), strict=True))
+    now = dict(zip(store.index["path"].astype(str), store.index["sha256"].astype(str), strict=True))
+    return [path for path, value in now.items() if before.get(path, "") != value]
+
+
+def _stated_store(source: RunFolder) -> Path | None:
+    """The folder of the run's image store that its study states, if it does."""
+    stated = (source.study.read().get("images") or {}).get("store")
+    return Path(stated) if stated else None
+
+
+def _listed(head: str, problems: list[str]) -> str:
+    rest = len(problems) - LISTED
+    more = [f"and {rest:,} more"] if rest > 0 else []
+    return "\n  ".join([head, *problems[:LISTED], *more])
 
 
 def compared(run: RunFolder, repetition: RunFolder, study: Study, tolerance: float) -> dict[str, Any]:
@@ -73,10 +270,9 @@ def compared(run: RunFolder, repetition: RunFolder, study: Study, tolerance: flo
         "inputs": _inputs(run, repetition),
         "left_out": sorted((run.left_out.read_if_exists() or {"networks": {}})["networks"]),
         "networks": _networks(run, repetition, study),
-        "parts": _parts(run, repetition, study),
         "predictions": predictions,
         "figures": compared_figures(*(_figures(folder) for folder in folders)),
-        "environment": _environments(run, repetition),
+        "environment": _environments(run, repetition, study),
     }
 
 
@@ -213,64 +409,37 @@ def _networks(run: RunFolder, repetition: RunFolder, study: Study) -> dict[str, 
     return {"all": len(pairs), "different": [name for name, pair in pairs.items() if pair[0] != pair[1]]}
 
 
-def _parts(run: RunFolder, repetition: RunFolder, study: Study) -> dict[str, list[int]]:
-    """The trainings whose batches were computed in other numbers of parts, after memory had run out in one of both."""
-    parts = [
-        {(name, fold): int(job.record.read().get("parts", 1)) for name, fold, job in finished(folder, study.learners)}
-        for folder in (run, repetition)
-    ]
-    pairs = {
-        f"{name}, {'all subjects' if fold == 'all' else f'fold {fold}'}": [before, parts[1].get((name, fold), before)]
-        for (name, fold), before in parts[0].items()
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+def _environments(run: RunFolder, repetition: RunFolder, study: Study) -> dict[str, list[str]]:
+    """Versions, machine, compute plans and numbers of parts that differ: in the run, and now."""
+    before, now = (_environment_of(folder, study) for folder in (run, repetition))
+    return {name: [before.get(name, "not recorded"), now[name]] for name in now if now[name] != before.get(name)}
 
 
-def _environments(run: RunFolder, repetition: RunFolder) -> dict[str, Any]:
-    """Versions, machine and compute plans: what was recorded of both runs and differs, and what was not recorded."""
-    recorded = [_environment_of(folder) for folder in (run, repetition)]
-    names = [name for name in recorded[1] if recorded[1][name] != recorded[0].get(name)]
-    return {
-        "different": {name: [recorded[0][name], recorded[1][name]] for name in names if name in recorded[0]},
-        "not_recorded": [name for name in names if name not in recorded[0]],
-    }
-
-
-def _environment_of(folder: RunFolder) -> dict[str, str]:
-    """What a run recorded of its machine; runs of earlier versions recorded the versions of some libraries only."""
-    record = folder.environment.read_if_exists()
-    if record is None:
-        values = folder.fingerprint.read()
-        record = {name: value for name, value in values.items() if name not in ("fingerprint", "decided")}
-    plans = folder.compute.read_if_exists() or {}
-    by_network = {
-        f"compute plan of {name}": ", ".join(f"{key} {plan[key]}" for key in _PLAN if key in plan)
-        for name, plan in plans.items()
-    }
-    return {name: str(value) for name, value in record.items()} | by_network
+def _environment_of(folder: RunFolder, study: Study) -> dict[str, str]:
+    """What a run recorded of its machine, of its compute plans, and of batches that memory made it divide."""
+    record = {name: str(value) for name, value in folder.environment.read().items()}
+    for name, values in (folder.compute.read_if_exists() or {}).items():
+        record[f"compute plan of {name}"] = ", ".join(f"{key} {values[key]}" for key in _PLAN if key in values)
+    for name, fold, job in finished(folder, study.learners):
+        subjects = "all subjects" if fold == "all" else f"fold {fold}"
+        record[f"batches of {name}, {subjects}"] = counted(int(job.record.read().get("parts", 1)), "part")
+    return record
 
 
 _PLAN = ("device", "precision", "channels_last", "threads")
 
 
-# ---------------------------------------------------------------------------------------------------------- sentences
-
-
-def _input_lines(record: Mapping[str, Any]) -> list[str]:
-    inputs = record["inputs"]
+def _input_lines(inputs: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, (before, now) in inputs["hashes"].items():
+        verb = "are" if name == "the images" else "is"
         if before == now and before not in ("", "None"):
             count = f", {counted(inputs['cases'], 'case')}" if name == "the cohort" else ""
-            lines.append(f"{name.capitalize()} {_are(name)} the same (SHA-256 {now[:SHORT_HASH]}{count}).")
+            lines.append(f"{name.capitalize()} {verb} the same (SHA-256 {now[:SHORT_HASH]}{count}).")
         elif before != now:
             hashes = f"{before[:SHORT_HASH] or 'not recorded'} in the run, {now[:SHORT_HASH]} in the reproduction"
-            lines.append(f"{name.capitalize()} {_are(name)} not the same: SHA-256 {hashes}.")
+            lines.append(f"{name.capitalize()} {verb} not the same: SHA-256 {hashes}.")
     return lines if inputs["same_external"] else [*lines, "The external cohort is not the same."]
-
-
-def _are(name: str) -> str:
-    return "are" if name == "the images" else "is"
 
 
 def _network_line(networks: Mapping[str, Any]) -> str:
@@ -284,17 +453,8 @@ def _network_line(networks: Mapping[str, Any]) -> str:
 def _left_out_lines(names: Sequence[str]) -> list[str]:
     if not names:
         return []
-    return [f"{', '.join(names)} could not be trained in the run, and {_was(names)} not repeated."]
-
-
-def _was(names: Sequence[str]) -> str:
-    return "was" if len(names) == 1 else "were"
-
-
-def _parts_lines(parts: Mapping[str, Sequence[int]]) -> list[str]:
     return [
-        f"Different: batches of {name} were computed in {counted(before, 'part')} in the run, in {now} now."
-        for name, (before, now) in parts.items()
+        f"{', '.join(names)} could not be trained in the run, and {'was' if len(names) == 1 else 'were'} not repeated."
     ]
 
 
@@ -329,11 +489,8 @@ def _value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
-def _machine_lines(environment: Mapping[str, Any]) -> list[str]:
-    different, unknown = environment["different"], environment["not_recorded"]
-    lines = [f"Different: {name}, {before} in the run, {now} now." for name, (before, now) in different.items()]
-    if unknown:
-        lines.append(f"The run did not record: {', '.join(unknown)}.")
+def _machine_lines(environment: Mapping[str, Sequence[str]]) -> list[str]:
+    lines = [f"Different: {name}, {before} in the run, {now} now." for name, (before, now) in environment.items()]
     return lines or ["Versions, processor and threads are the same."]
 
 

@@ -1,7 +1,7 @@
 """A bundle as one zip file: written with a checksum of all its bytes, and read as what a stranger may have made.
 
-Its signature is Ed25519 over the manifest, which has the checksum of every other file. Keys are files of OpenSSH, without
-a passphrase: `ssh-keygen -t ed25519 -N "" -f KEY` writes KEY and KEY.pub.
+Its signature is Ed25519 over the manifest, which has the checksum of every other file. Keys are files of OpenSSH,
+without a passphrase: `ssh-keygen -t ed25519 -N "" -f KEY` writes KEY and KEY.pub.
 """
 
 from __future__ import annotations

@@ -443,9 +443,11 @@ class RunFolder:
         """Check that the folder contains a finished run with all parts that its metrics were computed from.
 
         Raises:
-            RunError: naming what is missing or has changed.
+            RunError: naming what is missing or has changed; or it is the comparison by image of a run.
             DamagedError: a part is not what was written.
         """
+        self.check_exists()
+        self.refuse_image_split()
         needed = (self.study, self.splits, self.predictions, self.metrics, self.fingerprint)
         if missing := next((file.path.name for file in needed if not file.exists()), None):
             inside = sorted(path.parent.name for path in self.path.glob(f"*/{self.metrics.path.name}"))

@@ -16,7 +16,7 @@ from casewise.errors import CasewiseError
 from casewise.models.feature_bank import FeatureSpec
 from casewise.models.linear import build_linear, candidates
 from casewise.models.outputs import Output
-from casewise.pipeline.finished import open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import explain_target
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.methods.contributions import centre_at, contributions, directions, spread
@@ -214,7 +214,7 @@ def films(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
 
 
 def test_a_run_shows_the_contributions_of_its_baseline(films: Path) -> None:
-    run = open_finished(RunFolder(films))
+    run = FinishedRun.open(RunFolder(films))
     for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1, 2]):
         assert saliency.output_sum is not None
         assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
@@ -250,7 +250,7 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) ->
     }  # fmt: skip
     study = build_study(values, source="the test's study", folder=table.parent)
     folder = casewise.run(study, tmp_path / "run").folder
-    run = open_finished(RunFolder(folder))
+    run = FinishedRun.open(RunFolder(folder))
     rows = list(range(len(run.cohort.panels)))
     missing = 0
     for saliency, output in sums_of(run, "linear_pixels", 0, rows):
@@ -269,7 +269,7 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) ->
 def test_photographs_of_a_region_share_the_map_of_a_number(tiny: Path, tmp_path: Path) -> None:
     """The output of a region with several photographs is that of their mean features."""
     update = {"backbones": [], "weights": "random", "stack": [], "baselines": Baselines()}
-    run = open_finished(RunFolder(casewise.run(read_study(tiny).model_copy(update=update), tmp_path / "run").folder))
+    run = FinishedRun.open(RunFolder(casewise.run(read_study(tiny).model_copy(update=update), tmp_path / "run").folder))
     views = 0
     for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1, 2, 3]):
         assert saliency.output_sum is not None
@@ -292,7 +292,7 @@ def test_tiles_of_a_slide_lie_on_its_picture(tmp_path: Path) -> None:
     }  # fmt: skip
     study = build_study(values, source="the test's study", folder=tmp_path)
     folder = casewise.run(study, tmp_path / "run").folder
-    run = open_finished(RunFolder(folder))
+    run = FinishedRun.open(RunFolder(folder))
     for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1]):
         assert saliency.output_sum is not None
         assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)

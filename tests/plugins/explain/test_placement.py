@@ -16,7 +16,7 @@ from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import to_tile
 from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Fit, Preparation
-from casewise.pipeline.finished import open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.checks import mask_to_measure
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.placement import border, placement, random_order, shares_of
@@ -142,7 +142,7 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
 
 
 def masks_of(finished: Path) -> list[Path]:
-    opened = open_finished(RunFolder(finished))
+    opened = FinishedRun.open(RunFolder(finished))
     return [opened.study.cohort.parent / name for name in opened.cohort.images["lung_mask"] if name]
 
 
@@ -164,7 +164,7 @@ def test_the_border_is_reported_without_masks(films: Path, tmp_path: Path, monke
     assert json.loads((folder / "explanations.json").read_text())["placement"] == placement
     explain_run(folder, map_size=1)
     assert [call["map_size"] for call in calls] == [1]
-    opened = open_finished(RunFolder(folder))
+    opened = FinishedRun.open(RunFolder(folder))
     with pytest.raises(RunError, match="names no masks"):
         mask_to_measure(opened)
     images = opened.study.images.model_copy(update={"lesion": "lungs"})
@@ -174,7 +174,7 @@ def test_the_border_is_reported_without_masks(films: Path, tmp_path: Path, monke
 
 
 def test_a_named_lesion_comes_before_the_anatomy_and_must_fit(finished: Path, tmp_path: Path) -> None:
-    opened = open_finished(RunFolder(finished))
+    opened = FinishedRun.open(RunFolder(finished))
     images = opened.study.images.model_copy(update={"lesion": "lung_mask"})
     object.__setattr__(opened.prepared, "study", opened.study.model_copy(update={"images": images}))
     assert mask_to_measure(opened) == ("lesion", "lung_mask")
@@ -187,7 +187,7 @@ def test_a_named_lesion_comes_before_the_anatomy_and_must_fit(finished: Path, tm
 
 
 def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = open_finished(RunFolder(finished))
+    opened = FinishedRun.open(RunFolder(finished))
     rows = random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
     assert set(rows[:5]) == {0, 1, 2, 3, 4}
     assert rows == random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])

@@ -164,7 +164,7 @@ def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
     table = table[table["stage"] == stage].drop_duplicates("case")
     if table.empty:
         raise RunError(
-            f"{run.folder.path}: {model} has no predictions of {target.target} for cases with a reference value."
+            f"{run.files.path}: {model} has no predictions of {target.target} for cases with a reference value."
         )
     where = "out of fold" if stage == "oof" else "on the test set"
     if not target.output.classes:
@@ -193,7 +193,7 @@ def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataF
     otherwise (a stacker, for example) the first of `models`.
     """
     main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
-    nested = run.folder.nested.read_if_exists() if main == NESTED else None
+    nested = run.files.nested.read_if_exists() if main == NESTED else None
     if nested:
         folds = {int(fold): record["network"] for fold, record in nested["folds"].items()}
         if set(folds.values()) <= set(models):

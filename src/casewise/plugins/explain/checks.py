@@ -37,7 +37,7 @@ def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
     selected = [name for name in networks if name in names] if names else list(networks)
     for model in selected:
         for fold in range(run.splits.folds):
-            job = run.folder.job(model, fold)
+            job = run.files.job(model, fold)
             missing = [file.path for file in (job.weights, job.facts, job.record) if not file.exists()]
             if missing:
                 raise RunError(
@@ -46,7 +46,7 @@ def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
                 )
             if job.facts.read()["split"] != run.splits.hash:
                 raise RunError(
-                    f"{job.path}: this network was trained on another split than that of {run.folder.splits.path}. "
+                    f"{job.path}: this network was trained on another split than that of {run.files.splits.path}. "
                     "Run the study again."
                 )
     return selected

@@ -81,7 +81,7 @@ def explain(
     show = show or Silent()
     if map_size < 0:
         raise CasewiseError(f"--map-size: the number of cells must be at least 0, not {map_size}.")
-    folder = ExplanationFolder(output) if output else run.folder.explanation_folder
+    folder = ExplanationFolder(output) if output else run.files.explanation_folder
     check_explainable(run)
     models = check_networks(run, list(networks))
     if measure:
@@ -91,7 +91,7 @@ def explain(
         folder.begin()
     explanations = _explain_cases(run, models, selected, map_size, show)
     shown = {
-        "folder": _relative_to_run(folder.path, run.folder.path),
+        "folder": _relative_to_run(folder.path, run.files.path),
         "target": explain_target(run).target,
         "cells": map_size,
     }
