@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import inspect
 import os
 import shutil
 import stat
@@ -18,10 +19,14 @@ import pytest
 from casewise.errors import DamagedError, RunError
 from casewise.files import TEMPORARY, parquet_bytes, read_parquet, replacing, write_atomic
 from casewise.run_folder import BundleFolder, ExplanationFolder, JobFolder, JsonFile, RunFolder
-from casewise.run_folder.artefact import CHECKSUMS
+from casewise.run_folder.artefact import CHECKSUMS, Part
 from casewise.run_folder.job_folder import PretrainingFolder
 
 SOURCE = Path(__file__).parents[1] / "src" / "casewise"
+
+
+def is_file(attribute: object) -> bool:
+    return isinstance(attribute, (property, Part))
 
 
 def file_names() -> set[str]:
@@ -30,7 +35,7 @@ def file_names() -> set[str]:
     own.append(BundleFolder(Path()))
     names = {CHECKSUMS, "jobs", ".lock"}
     for folder in own:
-        for name in [name for name in dir(type(folder)) if isinstance(getattr(type(folder), name), property)]:
+        for name in [name for name in dir(type(folder)) if is_file(inspect.getattr_static(folder, name))]:
             value = getattr(folder, name)
             for each in value if isinstance(value, tuple) else (value,):
                 path = each if isinstance(each, Path) else getattr(each, "path", Path())

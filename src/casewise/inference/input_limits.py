@@ -303,7 +303,6 @@ def distance_limits(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
     return limits
 
 
-Floats: TypeAlias = NDArray[np.float64]
 # The longest side in pixels depends on the camera and not on the region.
 COMPARED = tuple(name for name in NAMES if name != "size")
 FEATURES = GRID**2 + len(COMPARED)
