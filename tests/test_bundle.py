@@ -19,7 +19,7 @@ import pytest
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.evaluation.results import plain
-from casewise.inference.model import load_bundle
+from casewise.inference.model import PredictionSettings, load_bundle
 from casewise.inference.new_cases import new_table
 from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
 from casewise.inference.predictor import Predictor
@@ -190,7 +190,7 @@ def test_a_bad_case_is_a_row_with_its_reason(runs: dict[str, Run], tmp_path: Pat
     table = pd.concat([good.head(4), bad, nobody, good.tail(4)], ignore_index=True)
     expected = model.predict(good, learner="headline")
     for size in (3, 64):
-        written = predict_to_file(model, table, tmp_path / f"{size}.parquet", size=size)
+        written = predict_to_file(model, table, tmp_path / f"{size}.parquet", PredictionSettings(size=size))
         new = pd.read_parquet(written.path)
         cases = good["subject"].nunique()
         assert (written.cases, written.without) == (cases + 4, 4)
@@ -241,7 +241,7 @@ def test_a_case_without_a_finite_number_of_one_network_has_a_problem(
 def test_a_table_of_bad_cases_alone_gives_their_rows(runs: dict[str, Run], tmp_path: Path) -> None:
     model = load_bundle(runs["photographs"].folder / "bundle")
     table = pd.DataFrame({"path": ["a.png", "b.png"], "subject": ["=1+1", "B"], "region": "upper"})
-    written = predict_to_file(model, table, tmp_path / "new.csv", root=tmp_path)
+    written = predict_to_file(model, table, tmp_path / "new.csv", PredictionSettings(root=tmp_path))
     assert (written.cases, written.without) == (2, 2)
     new = pd.read_csv(written.path)
     assert len(new) == 2 * 3
@@ -368,7 +368,7 @@ def test_one_picture_of_two_people_is_predicted_for_both(runs: dict[str, Run]) -
     twice = pd.concat([table.assign(subject="A"), table.assign(subject="B")], ignore_index=True)
     with pytest.raises(CasewiseError):
         model.predict(twice)
-    new = pd.concat(model.predict_in_chunks(twice))
+    new = pd.concat(chunk.table for chunk in model.predict_in_chunks(twice))
     assert (new["problem"] == "").all()
     values = new.pivot(index="target", columns="case", values="probability of ill").loc["classes"]
     assert values["A/1"] == pytest.approx(values["B/1"], abs=1e-6)

@@ -21,7 +21,7 @@ from casewise.errors import CasewiseError, RunError, WeightsError
 from casewise.files import checksum
 from casewise.inference import members
 from casewise.inference.bundle import SETTINGS, Bundle
-from casewise.inference.model import load_bundle
+from casewise.inference.model import PredictionSettings, load_bundle
 from casewise.inference.new_cases import ignores_visits, new_table
 from casewise.inference.predictor import Predictor, prediction_rows
 from casewise.inference.run_members import job_fingerprint, members_of
@@ -38,7 +38,7 @@ SCRIPT = """
 import sys
 from dataclasses import replace
 import torch
-from casewise.inference.model import load_bundle
+from casewise.inference.model import PredictionSettings, load_bundle
 torch.set_num_threads(1)
 load_bundle(sys.argv[1]).predict(sys.argv[2]).to_parquet(sys.argv[3])
 """
@@ -111,9 +111,9 @@ def test_networks_that_do_not_stay_in_memory_predict_the_same(
     done: Run, new: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_bundle(done.folder)
-    kept = list(model.predict_in_chunks(new, learner="networks", size=2))
+    kept = [chunk.table for chunk in model.predict_in_chunks(new, PredictionSettings("networks", size=2))]
     monkeypatch.setattr(members, "KEPT_BYTES", 0)
-    again = list(model.predict_in_chunks(new, learner="networks", size=2))
+    again = [chunk.table for chunk in model.predict_in_chunks(new, PredictionSettings("networks", size=2))]
     pd.testing.assert_frame_equal(pd.concat(kept), pd.concat(again))
 
 

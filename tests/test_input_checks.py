@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import RunError
+from casewise.evaluation.results import from_json
 from casewise.inference import input_flags as flags
 from casewise.inference.input_flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
 from casewise.inference.input_limits import (
@@ -101,7 +102,7 @@ def test_turned_negative_and_dark_images_are_told_apart() -> None:
 def test_held_out_images_of_the_same_source_are_rarely_flagged() -> None:
     limits = fit_limits(training())
     assert np.mean([bool(texts) for texts in image_flags(limits, drawn(2000, 2))]) <= 0.04
-    assert json.loads(json.dumps(limits.as_json()))["subjects"] == 200
+    assert json.loads(json.dumps(asdict(limits)))["subjects"] == 200
 
 
 def test_images_without_an_upright_position_have_no_such_check() -> None:
@@ -123,10 +124,10 @@ def test_few_subjects_give_no_limits() -> None:
 
 def test_limits_come_back_from_json() -> None:
     limits = fit_limits(training(), ("face",))
-    again = Limits.of(json.loads(json.dumps(limits.as_json())))
+    again = from_json(Limits, json.loads(json.dumps(asdict(limits))))
     assert again == limits
     with pytest.raises(LookupError):
-        Limits.of({"ranges": {}})
+        from_json(Limits, {"ranges": {}})
 
 
 def of_regions(subjects: int, seed: int, *, alike: tuple[str, ...] = ()) -> Training:
@@ -202,13 +203,11 @@ def test_turned_images_and_negatives_are_not_compared() -> None:
 
 def test_scores_of_regions_come_back_from_json() -> None:
     limits = fit_limits(of_regions(60, 0), ("face",), ("T1",))
-    values = json.loads(json.dumps(limits.as_json()))
-    assert Limits.of(values) == limits
+    values = json.loads(json.dumps(asdict(limits)))
+    assert from_json(Limits, values) == limits
     for name, damaged in (("weights", [[1.0]] * 3), ("centre", []), ("distinct", [["face", "foot"]]), ("limit", None)):
         with pytest.raises((LookupError, TypeError, ValueError)):
-            Limits.of(values | {"wrong_region": values["wrong_region"] | {name: damaged}})
-    earlier = {name: value for name, value in values.items() if name not in ("wrong_region", "sequences")}
-    assert Limits.of(earlier) == replace(limits, wrong_region=None, sequences=())
+            from_json(Limits, values | {"wrong_region": values["wrong_region"] | {name: damaged}})
 
 
 def test_the_shares_of_all_checks_are_less_than_one_in_twenty() -> None:
@@ -226,7 +225,7 @@ def psoriasis(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     store = prepare(study, cohort, run_folder, Silent())
     sides: Any = SimpleNamespace(side={name: n for n, name in enumerate(sorted(set(cohort.images["subject"])))})
     input_checks(RunInputs(study, cohort, store, sides, run_folder), pd.DataFrame())
-    return Limits.of(run_folder.input_checks.read()), study
+    return from_json(Limits, run_folder.input_checks.read()), study
 
 
 def test_photographs_in_the_place_of_another_region_are_flagged(
@@ -288,7 +287,7 @@ def test_only_volumes_have_sequences(
     store: Any = None
     cohort: Any = SimpleNamespace(images=images)
     input_checks(RunInputs(study, cohort, store, sides, RunFolder(tmp_path)), pd.DataFrame())
-    assert Limits.of(RunFolder(tmp_path).input_checks.read()).sequences == expected
+    assert from_json(Limits, RunFolder(tmp_path).input_checks.read()).sequences == expected
 
 
 def test_grids_are_means_of_cells() -> None:

@@ -16,8 +16,8 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -89,31 +89,6 @@ class Limits:
     distance: dict[str, dict[str, float]] = field(default_factory=dict)
     wrong_region: RegionScore | None = None
     sequences: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The limits as plain values."""
-        return asdict(self) | {"shares": SHARES}
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Limits:
-        """The limits from their plain values; earlier versions wrote neither `wrong_region` nor `sequences`.
-
-        Raises:
-            LookupError, TypeError, ValueError: they are not complete.
-        """
-        upright, polarity = (Score(**values[name]) if values[name] else None for name in ("upright", "polarity"))
-        return cls(
-            int(values["images"]),
-            int(values["subjects"]),
-            float(values["tolerance"]),
-            {str(name): (pair[0], pair[1]) for name, pair in values["ranges"].items()},
-            upright,
-            polarity,
-            tuple(values["regions"]),
-            dict(values["distance"]),
-            RegionScore.of(values["wrong_region"]) if values.get("wrong_region") else None,
-            tuple(values.get("sequences", ())),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,30 +316,18 @@ class RegionScore:
     limit: float
     detected: float
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> RegionScore:
-        """The scores from their plain values.
+    def __post_init__(self) -> None:
+        """Check the numbers of an unknown origin.
 
         Raises:
-            LookupError, TypeError, ValueError: they are not complete.
+            ValueError: they do not fit each other.
         """
-        score = cls(
-            tuple(str(name) for name in values["regions"]),
-            [float(number) for number in values["centre"]],
-            [float(number) for number in values["scale"]],
-            [[float(weight) for weight in row] for row in values["weights"]],
-            [float(number) for number in values["intercepts"]],
-            tuple((str(first), str(second)) for first, second in values["distinct"]),
-            float(values["limit"]),
-            float(values["detected"]),
-        )
-        count = len(score.regions)
-        sizes = [len(score.centre), len(score.scale), len(score.weights), len(score.intercepts)]
-        if sizes != [len(COMPARED)] * 2 + [count] * 2 or any(len(row) != FEATURES for row in score.weights):
+        count = len(self.regions)
+        sizes = [len(self.centre), len(self.scale), len(self.weights), len(self.intercepts)]
+        if sizes != [len(COMPARED)] * 2 + [count] * 2 or any(len(row) != FEATURES for row in self.weights):
             raise ValueError(f"the scores of {count} regions have other sizes than {FEATURES} numbers each")
-        if not {name for pair in score.distinct for name in pair} <= set(score.regions):
+        if not {name for pair in self.distinct for name in pair} <= set(self.regions):
             raise ValueError("pairs of regions that are not among the regions")
-        return score
 
     def suspected(self, measures: Measures, stated: NDArray[Any]) -> list[str]:
         """For each image the region that it looks like, or '' if it may show the one that is stated: (N,) names."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
 from casewise.errors import RunError, nearest, shortened
+from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Combination, Ensemble
@@ -46,6 +47,22 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How new cases are predicted in chunks.
+
+    Attributes:
+        learner, columns, root, abstain: as the arguments of `TrainedModel.predict`.
+        size: the rows of the table in a chunk; the cases of a subject are never divided.
+    """
+
+    learner: str = HEADLINE
+    columns: Mapping[str, str] = field(default_factory=dict)
+    root: Path | str | None = None
+    size: int = ROWS
+    abstain: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,49 +204,25 @@ class TrainedModel:
     def predict_in_chunks(
         self,
         cases: Path | str | Sequence[Path | str] | pd.DataFrame,
+        settings: PredictionSettings | None = None,
         *,
-        learner: str = HEADLINE,
-        columns: Mapping[str, str] | None = None,
-        root: Path | str | None = None,
-        size: int = ROWS,
         show: Show | None = None,
-        abstain: bool = False,
-    ) -> Iterator[pd.DataFrame]:
-        """Predict new cases in chunks of about `size` rows of the table, in its order; yield the table of each.
+    ) -> Iterator[PredictedChunk]:
+        """Predict new cases in chunks, in the order of the table; each has its `table`, with the columns of `predict`.
 
         A case that cannot be read has one row for each learner and target, with the reason as `problem` and without a
-        prediction. The other arguments and the columns are those of `predict`.
+        prediction.
 
         Raises:
             CasewiseError: the table as a whole cannot be read, such as one without the column of the images.
             RunError: there is no such learner.
         """
-        for chunk in self.predicted_chunks(
-            cases, learner=learner, columns=columns, root=root, size=size, show=show, abstain=abstain
-        ):
-            yield chunk.table
-
-    def predicted_chunks(
-        self,
-        cases: Path | str | Sequence[Path | str] | pd.DataFrame,
-        *,
-        learner: str = HEADLINE,
-        columns: Mapping[str, str] | None = None,
-        root: Path | str | None = None,
-        size: int = ROWS,
-        show: Show | None = None,
-        abstain: bool = False,
-    ) -> Iterator[PredictedChunk]:
-        """The tables of `predict_in_chunks`, each with the files that its cases were predicted from.
-
-        Raises:
-            CasewiseError: as `predict_in_chunks`.
-        """
-        if abstain:
+        settings = settings or PredictionSettings()
+        if settings.abstain:
             self.check_abstaining()
-        ensemble = Ensemble(self.members, self.combination, learner)
+        ensemble = Ensemble(self.members, self.combination, settings.learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
-            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
+            table = new_table(cases, self.reader, Path(temporary), columns=settings.columns, root=settings.root)
             cells = table.cells()
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
             if ignores_visits(cells, table.study):
@@ -240,10 +233,12 @@ class TrainedModel:
                     else "The study of this model has no visits, so all images of a subject are one case."
                 )
             done = 0
-            for chunk in in_chunks(raw_cases, size):
+            for chunk in in_chunks(raw_cases, settings.size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    predicted, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), abstain=abstain)
+                    predicted, _ = self.predict_together(
+                        ensemble, table, cells, chunk, Path(folder), abstain=settings.abstain
+                    )
                 done += len(chunk)
                 yield PredictedChunk(predicted, sources_of(chunk, cells, table.study), has_visits)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
@@ -376,8 +371,8 @@ def _limits(file: JsonFile) -> Limits | None:
     """
     values = file.read_if_exists()
     try:
-        return Limits.of(values) if values else None
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        return from_json(Limits, values) if values else None
+    except ValueError as error:
         raise RunError(f"{file.path} is damaged ({error!r}). {file.remedy}") from error
 
 

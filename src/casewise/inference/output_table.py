@@ -14,13 +14,11 @@ import pandas as pd
 
 from casewise.errors import RunError, counted
 from casewise.files import guarded, replacing
-from casewise.inference.ensemble import HEADLINE
-from casewise.inference.new_cases import ROWS
 from casewise.predictions.conformal import set_names
 
 if TYPE_CHECKING:
     from casewise.console import Show
-    from casewise.inference.model import TrainedModel
+    from casewise.inference.model import PredictionSettings, TrainedModel
     from casewise.inference.new_cases import PredictedChunk, RawCase
 
 UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
@@ -167,14 +165,10 @@ def predict_to_file(
     model: TrainedModel,
     cases: Path | str | Sequence[Path | str] | pd.DataFrame,
     output: Path | str,
+    settings: PredictionSettings | None = None,
     *,
-    learner: str = HEADLINE,
-    columns: Mapping[str, str] | None = None,
-    root: Path | str | None = None,
-    size: int = ROWS,
     show: Show | None = None,
     receive: Callable[[PredictedChunk], None] | None = None,
-    abstain: bool = False,
 ) -> Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
 
@@ -191,9 +185,7 @@ def predict_to_file(
     without: dict[tuple[str, str], str] = {}
     flagged: dict[str, str] = {}
     with opened(output, model.table) as writer:
-        for chunk in model.predicted_chunks(
-            cases, learner=learner, columns=columns, root=root, size=size, show=show, abstain=abstain
-        ):
+        for chunk in model.predict_in_chunks(cases, settings, show=show):
             table = chunk.table
             writer.write(table)
             if receive is not None:

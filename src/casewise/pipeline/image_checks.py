@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,7 +114,7 @@ def input_checks(inputs: RunInputs, predictions: pd.DataFrame) -> None:
     of_training = images[sides != TEST]
     sequences = _expected(of_training, "sequence") if study.fusions else ()
     limits = fit_limits(training, _expected(of_training, "region"), sequences)
-    inputs.folder.input_checks.write(replace(limits, distance=distance_limits(predictions)).as_json())
+    inputs.folder.input_checks.write(asdict(replace(limits, distance=distance_limits(predictions))))
 
 
 def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:

@@ -281,8 +281,8 @@ def compared_predictions(first: pd.DataFrame, second: pd.DataFrame) -> dict[str,
 
     Returns:
         `rows` of either table; how many are `equal` bit by bit; those `missing` in the second table and `further` ones
-        of it; the `largest_difference` of the rows in both (None if a value is missing in one of them), and the same
-        `by_learner`; `equal_distances`.
+        of it; the `largest_difference` of the rows in both (None if a value is missing in one of them); and
+        `equal_distances`.
     """
     keys = list(KEY)
     values = ["y_pred", *probability_columns(first)]
@@ -295,22 +295,12 @@ def compared_predictions(first: pd.DataFrame, second: pd.DataFrame) -> dict[str,
     if columns != values or columns != ["y_pred", *probability_columns(second)]:
         equal = np.zeros(len(shared), dtype=bool)
     gaps = np.max([_gaps(*pair) for pair in pairs], axis=0)
-    by_learner = {
-        str(name): {
-            "rows": int(own.sum()),
-            "equal": int(equal[own].sum()),
-            "largest_difference": _largest(gaps[own]),
-        }
-        for name in dict.fromkeys(shared["model"])
-        for own in [(shared["model"] == name).to_numpy()]
-    }
     return {
         "rows": len(both),
         "equal": int(equal.sum()),
         "missing": int((both["side"] == "left_only").sum()),
         "further": int((both["side"] == "right_only").sum()),
         "largest_difference": _largest(gaps),
-        "by_learner": by_learner,
         "equal_distances": bool(_same_bits(shared["distance_0"], shared["distance_1"]).all()),
     }
 
@@ -469,9 +459,7 @@ def _prediction_line(predictions: Mapping[str, Any], tolerance: float) -> str:
     if predictions["further"]:
         lines.append(f"{predictions['further']:,} of the reproduction are missing in the run.")
     if largest is not None:
-        worst = max(predictions["by_learner"].items(), key=lambda item: item[1]["largest_difference"], default=None)
-        of = f" ({worst[0]})" if worst else ""
-        lines.append(f"The largest difference is {largest:.3g}{of}; the tolerance is {tolerance:g}.")
+        lines.append(f"The largest difference is {largest:.3g}; the tolerance is {tolerance:g}.")
     return " ".join(lines)
 
 
