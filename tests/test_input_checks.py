@@ -20,7 +20,6 @@ from casewise.evaluation.results import from_json
 from casewise.inference import input_flags as flags
 from casewise.inference.input_flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
 from casewise.inference.input_limits import (
-    SHARES,
     Limits,
     Training,
     distance_limits,
@@ -30,7 +29,7 @@ from casewise.inference.input_limits import (
     fit_score,
     turned_difference,
 )
-from casewise.inference.input_measures import GRID, NAMES, Measures, gridded
+from casewise.inference.input_measures import GRID, NAMES, Measures
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable
 from casewise.inference.output_table import predict_to_file
@@ -122,14 +121,6 @@ def test_few_subjects_give_no_limits() -> None:
     assert image_flags(fit_limits(training(7)), changed(drawn(2, 1), brightness=1.0)) == [[], []]
 
 
-def test_limits_come_back_from_json() -> None:
-    limits = fit_limits(training(), ("face",))
-    again = from_json(Limits, json.loads(json.dumps(asdict(limits))))
-    assert again == limits
-    with pytest.raises(LookupError):
-        from_json(Limits, {"ranges": {}})
-
-
 def of_regions(subjects: int, seed: int, *, alike: tuple[str, ...] = ()) -> Training:
     """A case of each subject with an image of a face, a hand and a leg: bright in another corner, unless alike."""
     random = np.random.default_rng(seed)
@@ -174,12 +165,6 @@ def test_only_distinct_regions_are_compared() -> None:
     assert np.mean([name == "face" for name in score.suspected(faces.measures, np.full(100, "leg"))]) > 0.95
 
 
-def test_regions_that_are_alike_are_not_compared() -> None:
-    assert fit_regions(of_regions(60, 0, alike=("face", "hand", "leg")), 0.005, 0.8, 8) is None
-    one = of_regions(60, 0)
-    assert fit_regions(one.subset(one.regions == "face"), 0.005, 0.8, 8) is None
-
-
 def test_a_rare_region_is_not_compared() -> None:
     training = of_regions(60, 0)
     rare = training.subset((training.regions != "leg") | (np.arange(180) < 21))
@@ -208,10 +193,6 @@ def test_scores_of_regions_come_back_from_json() -> None:
     for name, damaged in (("weights", [[1.0]] * 3), ("centre", []), ("distinct", [["face", "foot"]]), ("limit", None)):
         with pytest.raises((LookupError, TypeError, ValueError)):
             from_json(Limits, values | {"wrong_region": values["wrong_region"] | {name: damaged}})
-
-
-def test_the_shares_of_all_checks_are_less_than_one_in_twenty() -> None:
-    assert sum(SHARES.values()) < 0.05
 
 
 @pytest.fixture(scope="module")
@@ -290,15 +271,6 @@ def test_only_volumes_have_sequences(
     assert from_json(Limits, RunFolder(tmp_path).input_checks.read()).sequences == expected
 
 
-def test_grids_are_means_of_cells() -> None:
-    image = np.zeros((2 * GRID, 3 * GRID))
-    image[:2, :3] = 1
-    expected = np.zeros((GRID, GRID))
-    expected[0, 0] = 1
-    assert np.array_equal(gridded(image), expected)
-    assert gridded(np.ones((5, 7))).tolist() == np.ones((GRID, GRID)).tolist()
-
-
 def test_regions_that_some_cases_lack_are_not_expected() -> None:
     both, one = frozenset({"face", "hand"}), frozenset({"face"})
     assert expected_names([both] * 10) == ("face", "hand")
@@ -351,11 +323,6 @@ def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path, baseline_run:
         predict_to_file(model, images, tmp_path / name)
         read = pd.read_csv(tmp_path / name) if name.endswith("csv") else pd.read_parquet(tmp_path / name)
         assert read["flags"].fillna("").tolist() == reasons.tolist()
-
-
-def test_the_model_of_one_network_has_no_limits(images: Path, baseline_run: Run) -> None:
-    job = baseline_run.files.job("linear_pixels", 0).path
-    assert (load_bundle(job).predict(images)["flags"] == "").all()
 
 
 def test_a_case_is_far_in_all_of_its_rows() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from casewise.errors import RunError
 from casewise.files import TEMPORARY
-from casewise.report.markdown.runs import read_finished
 from casewise.run_folder import ExplanationFolder, RunFolder
 from casewise.run_folder.folder import write_page
 
@@ -33,14 +32,13 @@ def test_a_page_replaces_only_a_page_of_its_format(tmp_path: Path) -> None:
             write_page(tmp_path / name, "item,section\n", ".csv")
 
 
-@pytest.mark.parametrize("ending", [".md", ".html"])
-def test_the_report_of_a_run_is_never_replaced(tmp_path: Path, ending: str) -> None:
+def test_the_report_of_a_run_is_never_replaced(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.study.write({})
     run.report_path.write_text("report")
     for path in (run.report_path, run.audit_page):
         with pytest.raises(RunError):
-            write_page(path, "page", ending)
+            write_page(path, "page", ".html")
     assert run.report_path.read_text() == "report"
     assert not run.audit_page.exists()
     assert write_page(tmp_path / "page.md", "page", ".md").exists()
@@ -75,13 +73,3 @@ def test_explanations_are_not_written_among_other_files(tmp_path: Path) -> None:
         (tmp_path / "new" / "P01").mkdir(exist_ok=True)
     ExplanationFolder(tmp_path).table.path.touch()
     ExplanationFolder(tmp_path).begin()
-
-
-def test_results_name_the_nearest_folder_and_what_a_file_is(tmp_path: Path) -> None:
-    (tmp_path / "grades").mkdir()
-    study = tmp_path / "study.yaml"
-    study.touch()
-    with pytest.raises(RunError, match="'grades'"):
-        read_finished(tmp_path / "grade")
-    with pytest.raises(RunError, match="study file"):
-        read_finished(study)

@@ -16,7 +16,6 @@ import casewise
 from casewise.errors import RunError, StudyError
 from casewise.jobs.fingerprint import deciding_settings
 from casewise.modalities.photographs.fit import planned_size
-from casewise.models.build_model import network_of
 from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.recipe_plan import (
     as_yaml,
@@ -90,11 +89,6 @@ def test_other_budgets_are_refused(wrong: Any) -> None:
         study_of(budget=wrong)
 
 
-def test_a_small_number_is_not_taken_for_minutes() -> None:
-    with pytest.raises(ValueError, match="in seconds, at least 60; for minutes write 5min"):
-        study_of(budget=5)
-
-
 def test_more_time_or_fewer_images_give_more_epochs() -> None:
     study = study_of()
     epochs = [recipe_of(study, facts(**c))["phases"][0]["epochs"] for c in ({}, {"budget": 7200}, {"images": 9000})]
@@ -151,14 +145,6 @@ def test_images_are_as_large_as_their_files_and_the_time_allow() -> None:
     assert planned_size([(512, 340)] * 1001) == 224
 
 
-def test_a_head_on_a_map_is_wider() -> None:
-    study = study_of(weights="random")
-    widths = [
-        network_of(study.model_copy(update={"recipe": Recipe(pool=pool)}), "cnn").width for pool in ("average", "map")
-    ]
-    assert widths[1] > widths[0]
-
-
 def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
@@ -171,12 +157,6 @@ def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatc
     assert planned_encoders(study.model_copy(update={"encoders": ["densenet121"]}), 1000) == ["densenet121"]
     assert planned_encoders(study_of(weights_dir=tmp_path, weights="random"), 1000) == []
     assert planned_encoders(study_of(weights_dir=tmp_path, baselines={"off": "too many cases"}), 1000) == []
-
-
-def test_only_a_pretrained_head_on_a_map_starts_from_a_linear_model() -> None:
-    scans = {"columns": {"visit": ""}, "volumes": {"sequences": ["t1"]}}
-    studies = [study_of(**scans), study_of(**scans, weights="random"), study_of()]
-    assert [recipe_of(study, facts())["head"] for study in studies] == ["probe", "random", "random"]
 
 
 def test_weights_of_numbers_minimise_the_absolute_error() -> None:
@@ -261,20 +241,6 @@ def test_an_interrupted_training_counts_towards_the_budget(tmp_path: Path) -> No
     assert record_training(folder, 7.0) is None, "the run is not timed"
 
 
-def test_a_sum_that_is_not_known_is_not_recorded(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    with timed(folder):
-        assert record_training(RunFolder(folder.path / "seed"), 5.0) is None, "a further training of the run"
-        assert record_training(folder, 100.0) == 100
-    folder.jobs_folder.mkdir()
-    first = folder.timing.read()
-    for seconds in (None, 130.0):  # interrupted, or finished, before a version recorded the training
-        folder.timing.write({**first, "seconds": seconds, "training": None})
-        with timed(folder):
-            assert record_training(folder, 20.0) is None
-        assert folder.timing.read()["training"] is None
-
-
 def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chests: Path) -> None:
     plan = yaml.safe_load(RunFolder(planned.folder).plan_page.path.read_text())
     stated = yaml.safe_load(STUDY.format(cohort=chests))
@@ -285,13 +251,6 @@ def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chest
     pasted, ran = (each.model_dump(mode="json") for each in (study, planned.study))
     ran["recipe"]["auto"] = False  # which also keeps the budget of the study from being refused
     assert pasted == ran
-
-
-def test_the_plan_of_volumes_states_their_panels() -> None:
-    study = study_of(columns={"visit": ""}, volumes={"sequences": ["t1"]})
-    planned = {"facts": facts(flips="none"), "recipe": recipe_of(study, facts())}
-    study = study.model_copy(update={"recipe": Recipe.model_validate({**planned["recipe"], "auto": True})})
-    assert yaml.safe_load(as_yaml(study, planned))["panels"] == {"pooling": "maps"}
 
 
 def test_the_plan_states_the_decision_of_grades() -> None:
@@ -339,12 +298,6 @@ def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
     rest = set(all_planned) - set(stated) - {"lr", "phases"}
     assert {name: recipe[name] for name in rest} == {name: all_planned[name] for name in rest}
     assert "stated" in in_words(study.model_copy(update={"recipe": planned}), {"facts": facts(), "stated": stated})
-
-
-def test_the_rate_follows_stated_epochs_and_batches() -> None:
-    rates = [recipe_of(study_of(recipe=recipe), facts(panels=200))["lr"] for recipe in ({}, {"epochs": 100})]
-    assert rates == [6e-4, 3e-4]
-    assert recipe_of(study_of(recipe={"batch_size": 2}), facts(panels=200))["lr"] < 6e-4
 
 
 def test_stated_phases_keep_planned_flips() -> None:
@@ -479,28 +432,3 @@ def _cohort(study: Study) -> Any:
     from casewise.pipeline.read import read
 
     return read(study, None, Silent())
-
-
-def test_slices_of_a_case_are_a_bag(tmp_path: Path) -> None:
-    from casewise.plugins.volumes.dataset import SliceData, Slices
-    from casewise.study.panels import Panels
-
-    random = torch.Generator().manual_seed(0)
-    stored = torch.randint(0, 32767, (7, 2, 8, 8), generator=random, dtype=torch.int16)
-    tables = torch.linspace(0, 1, 32768).repeat(4, 1)
-    present = torch.tensor([[True, True], [True, False]])
-    slices = Slices(stored, torch.tensor([0, 3]), torch.tensor([3, 4]), present, tables)
-    data = SliceData(slices, [0, 1], torch.zeros(2, 1), Panels(pooling="maps"))
-    views, owner = data.views()
-    assert views.tolist() == [[0, 1, 2, -1], [3, 4, 5, 6]]
-    assert owner.tolist() == [0, 1]
-    batch = data.plain_batch(views, torch.device("cpu"))
-    assert batch.shape == (2, 4, 2, 8, 8)
-    assert batch[0, 3].isnan().all()
-    assert batch[1, :, 1].isnan().all()
-    assert torch.allclose(batch[0, 1], stored[1].float() / 32767, atol=1e-4)
-    assert data.slots_of(views).tolist() == [[0, 1, 2, -1], [0, 1, 2, 3]]
-    single = data.arranged(Panels())
-    assert len(single.views()[0]) == 7
-    drawn, _ = data.training_batch([0, 1], random, torch.device("cpu"))
-    assert drawn.shape == (2, 4, 2, 8, 8)

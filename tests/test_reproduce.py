@@ -109,18 +109,6 @@ class TestCompared:
             assert part in text
         assert compared(own_run.files, copied, own_run.study, 0.002)["verdict"] == WITHIN
 
-    def test_networks_on_all_subjects_are_compared(self, own_run: Run, copied: RunFolder) -> None:
-        study = own_run.study.model_copy(update={"final": "refit"})
-        name = study.learners[0]
-        for learner in study.learners:
-            shutil.copytree(copied.job(learner, 0).path, copied.final_job(learner).path)
-        again = RunFolder(copied.path.with_name("again"))
-        shutil.copytree(copied.path, again.path)
-        facts = again.final_job(name).facts
-        facts.write({**facts.read(), "weights_sha256": "other"})
-        found = compared(copied, again, study, 0.0)["networks"]
-        assert found == {"all": 9, "different": [f"{name}, all subjects"]}
-
     def test_left_out_networks_change_no_figure(self, own_run: Run, copied: RunFolder) -> None:
         metrics = copied.metrics.read()
         facts = {"networks": {"vgg11": {"2": "no number"}}, "combined": True}
