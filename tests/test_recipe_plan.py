@@ -18,6 +18,8 @@ from casewise.jobs.fingerprint import deciding_settings
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.recipe_plan import (
+    PlanFacts,
+    RecipePlan,
     as_yaml,
     in_words,
     mirrored,
@@ -43,7 +45,7 @@ def study_of(**values: Any) -> Study:
     return Study.model_validate({"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4"}}, **values})
 
 
-def facts(**changes: Any) -> dict[str, Any]:
+def facts(**changes: Any) -> PlanFacts:
     usual = {
         "images": 1000,
         "panels": 1000,
@@ -55,7 +57,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "encoders": [],
         "noun": "images",
     }
-    return usual | changes
+    return PlanFacts(**(usual | changes))
 
 
 def test_a_study_without_recipe_and_networks_is_planned() -> None:
@@ -256,8 +258,8 @@ def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chest
 def test_the_plan_states_the_decision_of_grades() -> None:
     values = {"targets": {"x": {"kind": "ordinal", "range": "0..4", "column": "grade"}}}
     study = study_of(**values)
-    planned = {"facts": facts(), "recipe": recipe_of(study, facts())}
-    study = study.model_copy(update={"recipe": Recipe.model_validate({**planned["recipe"], "auto": True})})
+    planned = RecipePlan(facts(), recipe_of(study, facts()))
+    study = study.model_copy(update={"recipe": Recipe.model_validate({**planned.recipe, "auto": True})})
     stated = yaml.safe_load(as_yaml(study, planned))
     pasted = study_of(**(values | stated))
     assert not pasted.recipe.auto
@@ -297,7 +299,7 @@ def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
     # the rate depends on the number of steps
     rest = set(all_planned) - set(stated) - {"lr", "phases"}
     assert {name: recipe[name] for name in rest} == {name: all_planned[name] for name in rest}
-    assert "stated" in in_words(study.model_copy(update={"recipe": planned}), {"facts": facts(), "stated": stated})
+    assert "stated" in in_words(study.model_copy(update={"recipe": planned}), RecipePlan(facts(), {}, stated))
 
 
 def test_stated_phases_keep_planned_flips() -> None:

@@ -92,7 +92,7 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
     spent = record_training(folder, time.monotonic() - begun)
     if spent is not None and study.recipe.auto and networks:
-        show.line("budget", sentence("budget_spent", spent_budget(study, folder.recipe_plan.read(), spent)))
+        show.line("budget", sentence("budget_spent", spent_budget(study, folder.recipe_plan.read()["stated"], spent)))
     record_trained(study, folder, show)
     remove_feature_files(jobs)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
