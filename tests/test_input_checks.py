@@ -165,15 +165,6 @@ def test_only_distinct_regions_are_compared() -> None:
     assert np.mean([name == "face" for name in score.suspected(faces.measures, np.full(100, "leg"))]) > 0.95
 
 
-def test_a_rare_region_is_not_compared() -> None:
-    training = of_regions(60, 0)
-    rare = training.subset((training.regions != "leg") | (np.arange(180) < 21))
-    score = fit_regions(rare, 0.005, 0.8, 8)
-    assert score
-    assert score.regions == ("face", "hand")
-    assert not any(score.suspected(rare.measures, np.full(len(rare.regions), "leg")))
-
-
 def test_turned_images_and_negatives_are_not_compared() -> None:
     training, upright = of_regions(60, 0), drawn(180, 0)
     sloped = replace(training, measures=Measures(training.measures.values, training.measures.grids / 2 + upright.grids))
@@ -269,13 +260,6 @@ def test_only_volumes_have_sequences(
     cohort: Any = SimpleNamespace(images=images)
     input_checks(RunInputs(study, cohort, store, sides, RunFolder(tmp_path)), pd.DataFrame())
     assert from_json(Limits, RunFolder(tmp_path).input_checks.read()).sequences == expected
-
-
-def test_regions_that_some_cases_lack_are_not_expected() -> None:
-    both, one = frozenset({"face", "hand"}), frozenset({"face"})
-    assert expected_names([both] * 10) == ("face", "hand")
-    assert expected_names([both] * 9 + [one]) == ("face",)
-    assert expected_names([frozenset({""})] * 9) == ()
 
 
 def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:
