@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,34 +34,126 @@ SHORT_HASH = 12
 
 
 @dataclass(frozen=True)
+class PredictionComparison:
+    """Two tables of predictions, row by row: values and probabilities, and the distances apart.
+
+    Attributes:
+        rows: of either table.
+        equal: rows that are equal bit by bit.
+        missing, further: rows of the first, and of the second table alone.
+        largest_difference: of the rows in both; None if a value is missing in one of them.
+    """
+
+    rows: int
+    equal: int
+    missing: int
+    further: int
+    largest_difference: float | None
+    equal_distances: bool
+
+    def within(self, tolerance: float) -> bool:
+        """Whether no row is missing, and no value differs by more."""
+        largest = self.largest_difference
+        return not (self.missing or self.further or largest is None or largest > tolerance)
+
+    def line(self, tolerance: float) -> str:
+        """The comparison in words."""
+        if self.equal == self.rows:
+            distances = "" if self.equal_distances else " Distances from the training cases differ."
+            return f"All {counted(self.rows, 'prediction')} are equal, bit by bit.{distances}"
+        lines = [f"{self.rows - self.equal:,} of {counted(self.rows, 'prediction')} differ."]
+        lines += [f"{self.missing:,} of the run are missing in the reproduction."] if self.missing else []
+        lines += [f"{self.further:,} of the reproduction are missing in the run."] if self.further else []
+        if self.largest_difference is not None:
+            lines.append(f"The largest difference is {self.largest_difference:.3g}; the tolerance is {tolerance:g}.")
+        return " ".join(lines)
+
+
+@dataclass(frozen=True)
+class FigureComparison:
+    """The figures of two files of metrics: how many, how many are equal, and of the others the most different ones.
+
+    Attributes:
+        largest: name, value in the run, value in the reproduction.
+    """
+
+    figures: int
+    equal: int
+    largest: list[tuple[str, Any, Any]]
+
+    def line(self) -> str:
+        """The comparison in words."""
+        if self.equal == self.figures:
+            return f"All {self.figures:,} figures of metrics.json are equal."
+        name, before, now = self.largest[0]
+        count = f"{self.figures - self.equal:,} of {self.figures:,} figures of metrics.json differ"
+        return f"{count}, most of all {name}: {_value(before)} in the run, {_value(now)} in the reproduction."
+
+
+@dataclass(frozen=True)
 class Reproduction:
-    """A run that was repeated, and what of it is the same.
+    """A run that was repeated, and what of it is the same; `reproduction.json` of the repetition holds it.
 
     Attributes:
         folder: the folder of the repetition.
-        record: the content of its `reproduction.json`.
+        verdict: `equal`, `within_tolerance` or `different`, of the predictions.
+        inputs: by name of an input its hash in the run, and in the repetition.
+        left_out: networks that could not be trained in the run.
+        networks, other_weights: the number of trained learners, and those whose weights differ.
+        environment: what differs of versions, machine and compute plans: in the run, and in the repetition.
     """
 
     folder: Path
-    record: dict[str, Any]
+    verdict: str
+    tolerance: float
+    inputs: dict[str, tuple[str, str]]
+    left_out: list[str]
+    networks: int
+    other_weights: list[str]
+    predictions: PredictionComparison
+    figures: FigureComparison
+    environment: dict[str, tuple[str, str]]
 
     @property
     def same(self) -> bool:
         """Whether all predictions are equal, bit by bit or within the stated tolerance."""
-        return bool(self.record["verdict"] != DIFFERENT)
+        return self.verdict != DIFFERENT
 
     def lines(self) -> list[str]:
         """What is the same and what is not, in sentences."""
-        record = self.record
-        return [
-            *_input_lines(record["inputs"]),
-            *_left_out_lines(record["left_out"]),
-            _network_line(record["networks"]),
-            _prediction_line(record["predictions"], record["tolerance"]),
-            _figure_line(record["figures"]),
-            *_machine_lines(record["environment"]),
-            _verdict(record),
+        lines = []
+        for name, (before, now) in self.inputs.items():
+            are = "are" if name == "the images" else "is"
+            if before != now:
+                hashes = f"{before[:SHORT_HASH] or 'none'} in the run, {now[:SHORT_HASH] or 'none'} in the reproduction"
+                lines.append(f"{name.capitalize()} {are} not the same: SHA-256 {hashes}.")
+            elif before:
+                lines.append(f"{name.capitalize()} {are} the same (SHA-256 {now[:SHORT_HASH]}).")
+        if self.left_out:
+            was = "was" if len(self.left_out) == 1 else "were"
+            lines.append(f"{', '.join(self.left_out)} could not be trained in the run, and {was} not repeated.")
+        more = f" and {len(self.other_weights) - SHOWN} more" if len(self.other_weights) > SHOWN else ""
+        named = f"{'; '.join(self.other_weights[:SHOWN])}{more}"
+        lines.append(
+            f"{len(self.other_weights)} of {self.networks} trained learners have other weights: {named}."
+            if self.other_weights
+            else f"All {self.networks} trained learners have the same weights, bit by bit."
+        )
+        lines += [self.predictions.line(self.tolerance), self.figures.line()]
+        lines += [
+            f"Different: {name}, {before} in the run, {now} now." for name, (before, now) in self.environment.items()
         ]
+        lines += [] if self.environment else ["Versions, processor and threads are the same."]
+        verdict = {
+            EQUAL: "Reproduced: all predictions are equal, bit by bit.",
+            WITHIN: f"Reproduced: all predictions are equal within {self.tolerance:g}.",
+            DIFFERENT: "Not reproduced: predictions differ.",
+        }[self.verdict]
+        return [*lines, verdict]
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
 def begin_reproduction(
@@ -87,10 +180,12 @@ def begin_reproduction(
 
 def finish_reproduction(source: FinishedRun, target: RunFolder, study: Study, tolerance: float) -> Reproduction:
     """Compare a run with its repetition, and write the comparison."""
-    record = {**_mark(source.files), "finished": True, **compared(source.files, target, study, tolerance)}
+    reproduction = compared(source.files, target, study, tolerance)
     with target.lock():
-        target.reproduction.write(record)
-    return Reproduction(target.path, record)
+        target.reproduction.write(
+            {**_mark(source.files), "finished": True, **asdict(reproduction), "folder": str(target.path)}
+        )
+    return reproduction
 
 
 def _mark(files: RunFolder) -> dict[str, Any]:
@@ -253,37 +348,33 @@ def _listed(head: str, problems: list[str]) -> str:
     return "\n  ".join([head, *problems[:LISTED], *more])
 
 
-def compared(run: RunFolder, repetition: RunFolder, study: Study, tolerance: float) -> dict[str, Any]:
-    """Compare two finished runs of a study; the content of `reproduction.json`.
+def compared(run: RunFolder, repetition: RunFolder, study: Study, tolerance: float) -> Reproduction:
+    """Compare two finished runs of a study.
 
     Raises:
         RunError: a file of one of them is missing or damaged.
     """
-    folders = (run, repetition)
-    predictions = compared_predictions(*(folder.predictions.read() for folder in folders))
-    different = predictions["rows"] != predictions["equal"]
-    beyond = predictions["missing"] or predictions["further"] or predictions["largest_difference"] is None
-    beyond = beyond or predictions["largest_difference"] > tolerance
-    return {
-        "verdict": DIFFERENT if different and beyond else WITHIN if different else EQUAL,
-        "tolerance": tolerance,
-        "inputs": _inputs(run, repetition),
-        "left_out": sorted((run.left_out.read_if_exists() or {"networks": {}})["networks"]),
-        "networks": _networks(run, repetition, study),
-        "predictions": predictions,
-        "figures": compared_figures(*(_figures(folder) for folder in folders)),
-        "environment": _environments(run, repetition, study),
-    }
+    predictions = compared_predictions(run.predictions.read(), repetition.predictions.read())
+    equal = predictions.equal == predictions.rows
+    weights_before, weights_now = _weights(run, study), _weights(repetition, study)
+    before, now = _environment(run, study), _environment(repetition, study)
+    inputs_before, inputs_now = _inputs(run), _inputs(repetition)
+    return Reproduction(
+        repetition.path,
+        EQUAL if equal else WITHIN if predictions.within(tolerance) else DIFFERENT,
+        tolerance,
+        {name: (inputs_before[name], inputs_now[name]) for name in inputs_now},
+        sorted((run.left_out.read_if_exists() or {"networks": {}})["networks"]),
+        len(weights_before | weights_now),
+        [name for name in weights_before | weights_now if weights_before.get(name) != weights_now.get(name)],
+        predictions,
+        compared_figures(_figures(run), _figures(repetition)),
+        {name: (before.get(name, "not recorded"), now[name]) for name in now if now[name] != before.get(name)},
+    )
 
 
-def compared_predictions(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:
-    """Compare two tables of predictions row by row: values and probabilities, and the distances apart.
-
-    Returns:
-        `rows` of either table; how many are `equal` bit by bit; those `missing` in the second table and `further` ones
-        of it; the `largest_difference` of the rows in both (None if a value is missing in one of them); and
-        `equal_distances`.
-    """
+def compared_predictions(first: pd.DataFrame, second: pd.DataFrame) -> PredictionComparison:
+    """Compare two tables of predictions."""
     keys = list(KEY)
     values = ["y_pred", *probability_columns(first)]
     tables = [table.assign(**{name: table[name].astype(str) for name in keys}) for table in (first, second)]
@@ -294,15 +385,15 @@ def compared_predictions(first: pd.DataFrame, second: pd.DataFrame) -> dict[str,
     equal = np.logical_and.reduce([_same_bits(*pair) for pair in pairs])
     if columns != values or columns != ["y_pred", *probability_columns(second)]:
         equal = np.zeros(len(shared), dtype=bool)
-    gaps = np.max([_gaps(*pair) for pair in pairs], axis=0)
-    return {
-        "rows": len(both),
-        "equal": int(equal.sum()),
-        "missing": int((both["side"] == "left_only").sum()),
-        "further": int((both["side"] == "right_only").sum()),
-        "largest_difference": _largest(gaps),
-        "equal_distances": bool(_same_bits(shared["distance_0"], shared["distance_1"]).all()),
-    }
+    largest = float(np.max([_gaps(*pair) for pair in pairs], axis=0).max(initial=0.0))
+    return PredictionComparison(
+        rows=len(both),
+        equal=int(equal.sum()),
+        missing=int((both["side"] == "left_only").sum()),
+        further=int((both["side"] == "right_only").sum()),
+        largest_difference=largest if np.isfinite(largest) else None,
+        equal_distances=bool(_same_bits(shared["distance_0"], shared["distance_1"]).all()),
+    )
 
 
 def _same_bits(first: pd.Series, second: pd.Series) -> np.ndarray:
@@ -317,11 +408,6 @@ def _gaps(first: pd.Series, second: pd.Series) -> np.ndarray:
     return np.where(lacking, np.inf, np.nan_to_num(np.abs(values[0] - values[1]), nan=0.0))
 
 
-def _largest(gaps: np.ndarray) -> float | None:
-    largest = float(gaps.max(initial=0.0))
-    return largest if np.isfinite(largest) else None
-
-
 def _figures(folder: RunFolder) -> dict[str, Any]:
     """The metrics of a run without its note on left-out networks, which a repetition does not try to train."""
     metrics = folder.metrics.read()
@@ -329,27 +415,28 @@ def _figures(folder: RunFolder) -> dict[str, Any]:
     return {**metrics, "notes": notes, "made_from": None}
 
 
-def compared_figures(first: Any, second: Any) -> dict[str, Any]:
+def compared_figures(first: Any, second: Any) -> FigureComparison:
     """Compare the numbers, texts and other single values of two nested objects by their names.
 
-    Returns:
-        the number of `figures`, how many are `equal`, and of the others the `largest` differences, as `name`, `run`,
-        `reproduction` and `difference` (None unless both are numbers).
-
-    >>> compared_figures({"a": {"b": 1.0, "c": "x"}}, {"a": {"b": 1.5, "c": "x"}})["largest"]
-    [{'name': 'a.b', 'run': 1.0, 'reproduction': 1.5, 'difference': 0.5}]
+    >>> compared_figures({"a": {"b": 1.0, "c": "x"}}, {"a": {"b": 1.5, "c": "x"}}).largest
+    [('a.b', 1.0, 1.5)]
     """
-    leaves = dict(_leaves(first)), dict(_leaves(second))
-    names = [*leaves[0], *(name for name in leaves[1] if name not in leaves[0])]
-    different: list[dict[str, Any]] = []
-    for name in names:
-        pair = [of_run.get(name) for of_run in leaves]
-        if pair[0] != pair[1] or (name in leaves[0]) != (name in leaves[1]):
-            numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in pair)
-            gap = abs(float(pair[0] or 0) - float(pair[1] or 0)) if numbers else None
-            different.append({"name": name, "run": pair[0], "reproduction": pair[1], "difference": gap})
-    different.sort(key=lambda entry: np.inf if entry["difference"] is None else entry["difference"], reverse=True)
-    return {"figures": len(names), "equal": len(names) - len(different), "largest": different[:SHOWN]}
+    before, now = dict(_leaves(first)), dict(_leaves(second))
+    names = list(before | now)
+    different = [
+        (name, before.get(name), now.get(name))
+        for name in names
+        if before.get(name) != now.get(name) or (name in before) != (name in now)
+    ]
+    different.sort(key=_gap, reverse=True)
+    return FigureComparison(len(names), len(names) - len(different), different[:SHOWN])
+
+
+def _gap(figure: tuple[str, Any, Any]) -> float:
+    """The difference of two numbers; infinite if one of both is none."""
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in figure[1:]):
+        return abs(float(figure[1]) - float(figure[2]))
+    return float("inf")
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -361,130 +448,33 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _inputs(run: RunFolder, repetition: RunFolder) -> dict[str, Any]:
-    decided = [folder.fingerprint.read()["decided"] for folder in (run, repetition)]
-    hashes = {name: [str(values.get(key, "")) for values in decided] for name, key in _HASHES.items()}
-    table = repetition.cohort.read(["case"])
-    external = [folder.external_cohort for folder in (run, repetition)]
-    same_external = [file.exists() for file in external] == [False, False] or (
-        all(file.exists() for file in external) and external[0].read().equals(external[1].read())
-    )
-    counts = {"rows": len(table), "cases": int(table["case"].nunique())}
-    return {**counts, "same_external": bool(same_external), "hashes": hashes}
-
-
-# What the fingerprint of a run says about its inputs.
-_HASHES = {
-    "the cohort": "cohort",
-    "the images": "tiles",
-    "the split": "split",
-    "the cohort to pretrain on": "pretraining",
-}
-
-
-def _networks(run: RunFolder, repetition: RunFolder, study: Study) -> dict[str, Any]:
-    """Which trained learners of the folds, and of all subjects, have the same weights, bit by bit."""
-    weights = [folder.weights_sha256(study.learners) for folder in (run, repetition)]
-    pairs = {
-        f"{name}, fold {fold + 1}": [of_run[name][fold] if fold < len(of_run[name]) else "" for of_run in weights]
-        for name in study.learners
-        for fold in range(max(len(of_run[name]) for of_run in weights))
+def _inputs(folder: RunFolder) -> dict[str, str]:
+    """The hash of each input of a run; empty if it has none."""
+    decided = folder.fingerprint.read()["decided"]
+    keys = {"the cohort": "cohort", "the images": "tiles", "the split": "split"}
+    keys |= {"the cohort to pretrain on": "pretraining"}
+    external = folder.external_cohort.read().to_json().encode() if folder.external_cohort.exists() else b""
+    return {name: str(decided.get(key) or "") for name, key in keys.items()} | {
+        "the external cohort": hashlib.sha256(external).hexdigest() if external else ""
     }
-    if study.final == "refit":
-        final = {name: [folder.final_job(name) for folder in (run, repetition)] for name in study.learners}
-        pairs |= {
-            f"{name}, all subjects": [job.weights_sha256() if job.facts.exists() else "" for job in jobs]
-            for name, jobs in final.items()
-        }
-    return {"all": len(pairs), "different": [name for name, pair in pairs.items() if pair[0] != pair[1]]}
 
 
-def _environments(run: RunFolder, repetition: RunFolder, study: Study) -> dict[str, list[str]]:
-    """Versions, machine, compute plans and numbers of parts that differ: in the run, and now."""
-    before, now = (_environment_of(folder, study) for folder in (run, repetition))
-    return {name: [before.get(name, "not recorded"), now[name]] for name in now if now[name] != before.get(name)}
+def _weights(folder: RunFolder, study: Study) -> dict[str, str]:
+    """The checksums of the weights of the trained learners, of the folds and of all subjects."""
+    jobs = [(f"{name}, {_subjects(fold)}", job) for name, fold, job in finished(folder, study.learners)]
+    return {name: job.weights_sha256() for name, job in jobs if job.facts.exists()}
 
 
-def _environment_of(folder: RunFolder, study: Study) -> dict[str, str]:
+def _environment(folder: RunFolder, study: Study) -> dict[str, str]:
     """What a run recorded of its machine, of its compute plans, and of batches that memory made it divide."""
     record = {name: str(value) for name, value in folder.environment.read().items()}
     for name, values in (folder.compute.read_if_exists() or {}).items():
-        record[f"compute plan of {name}"] = ", ".join(f"{key} {values[key]}" for key in _PLAN if key in values)
+        keys = ("device", "precision", "channels_last", "threads")
+        record[f"compute plan of {name}"] = ", ".join(f"{key} {values[key]}" for key in keys if key in values)
     for name, fold, job in finished(folder, study.learners):
-        subjects = "all subjects" if fold == "all" else f"fold {fold}"
-        record[f"batches of {name}, {subjects}"] = counted(int(job.record.read().get("parts", 1)), "part")
+        record[f"batches of {name}, {_subjects(fold)}"] = counted(int(job.record.read().get("parts", 1)), "part")
     return record
 
 
-_PLAN = ("device", "precision", "channels_last", "threads")
-
-
-def _input_lines(inputs: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for name, (before, now) in inputs["hashes"].items():
-        verb = "are" if name == "the images" else "is"
-        if before == now and before not in ("", "None"):
-            count = f", {counted(inputs['cases'], 'case')}" if name == "the cohort" else ""
-            lines.append(f"{name.capitalize()} {verb} the same (SHA-256 {now[:SHORT_HASH]}{count}).")
-        elif before != now:
-            hashes = f"{before[:SHORT_HASH] or 'not recorded'} in the run, {now[:SHORT_HASH]} in the reproduction"
-            lines.append(f"{name.capitalize()} {verb} not the same: SHA-256 {hashes}.")
-    return lines if inputs["same_external"] else [*lines, "The external cohort is not the same."]
-
-
-def _network_line(networks: Mapping[str, Any]) -> str:
-    count, different = networks["all"], networks["different"]
-    if not different:
-        return f"All {count} trained learners have the same weights, bit by bit."
-    named = "; ".join(different[:SHOWN]) + (f" and {len(different) - SHOWN} more" if len(different) > SHOWN else "")
-    return f"{len(different)} of {count} trained learners have other weights: {named}."
-
-
-def _left_out_lines(names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    return [
-        f"{', '.join(names)} could not be trained in the run, and {'was' if len(names) == 1 else 'were'} not repeated."
-    ]
-
-
-def _prediction_line(predictions: Mapping[str, Any], tolerance: float) -> str:
-    rows, largest = predictions["rows"], predictions["largest_difference"]
-    if predictions["equal"] == rows:
-        distances = "" if predictions["equal_distances"] else " Distances from the training cases differ."
-        return f"All {counted(rows, 'prediction')} are equal, bit by bit.{distances}"
-    lines = [f"{rows - predictions['equal']:,} of {counted(rows, 'prediction')} differ."]
-    if predictions["missing"]:
-        lines.append(f"{predictions['missing']:,} of the run are missing in the reproduction.")
-    if predictions["further"]:
-        lines.append(f"{predictions['further']:,} of the reproduction are missing in the run.")
-    if largest is not None:
-        lines.append(f"The largest difference is {largest:.3g}; the tolerance is {tolerance:g}.")
-    return " ".join(lines)
-
-
-def _figure_line(figures: Mapping[str, Any]) -> str:
-    different = figures["figures"] - figures["equal"]
-    if not different:
-        return f"All {figures['figures']:,} figures of metrics.json are equal."
-    first = figures["largest"][0]
-    values = f"{_value(first['run'])} in the run, {_value(first['reproduction'])} in the reproduction"
-    count = f"{different:,} of {figures['figures']:,} figures of metrics.json differ"
-    return f"{count}, most of all {first['name']}: {values}."
-
-
-def _value(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else repr(value)
-
-
-def _machine_lines(environment: Mapping[str, Sequence[str]]) -> list[str]:
-    lines = [f"Different: {name}, {before} in the run, {now} now." for name, (before, now) in environment.items()]
-    return lines or ["Versions, processor and threads are the same."]
-
-
-def _verdict(record: Mapping[str, Any]) -> str:
-    return {
-        EQUAL: "Reproduced: all predictions are equal, bit by bit.",
-        WITHIN: f"Reproduced: all predictions are equal within {record['tolerance']:g}.",
-        DIFFERENT: "Not reproduced: predictions differ.",
-    }[str(record["verdict"])]
+def _subjects(fold: str) -> str:
+    return "all subjects" if fold == "all" else f"fold {fold}"
