@@ -201,7 +201,6 @@ class Run:
         learner: str = "networks",
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
-        store: Path | str | None = None,
     ) -> pd.DataFrame:
         """Predict new cases with the run's networks; labels are neither needed nor read.
 
@@ -213,9 +212,7 @@ class Run:
         from casewise.console import default_show
         from casewise.inference.model import load_bundle
 
-        return load_bundle(self.folder).predict(
-            cases, learner=learner, columns=columns, root=root, store=store, show=default_show()
-        )
+        return load_bundle(self.folder).predict(cases, learner=learner, columns=columns, root=root, show=default_show())
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"

@@ -148,7 +148,6 @@ class TrainedModel:
         learner: str = NETWORKS,
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
-        store: Path | str | None = None,
         show: Show | None = None,
         abstain: bool = False,
     ) -> pd.DataFrame:
@@ -165,7 +164,6 @@ class TrainedModel:
                 are those of the study.
             root: the folder that paths in the table are relative to; by default the table's own, and for a data frame
                 the working directory.
-            store: a folder for the prepared images, to be used again; by default a temporary one.
             show: where progress is reported.
             abstain: whether cases that are unlike the training cases get no prediction, but the flags as `problem`.
 
@@ -190,7 +188,7 @@ class TrainedModel:
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
             table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
-            new = table.prepared(Path(store) if store else Path(temporary), show or Silent())
+            new = table.prepared(Path(temporary), show or Silent())
             return self._predicted(ensemble, table.study, new, abstain)
 
     def _predicted(self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool) -> pd.DataFrame:

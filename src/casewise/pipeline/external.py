@@ -19,7 +19,6 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, same_people, spelling_pairs
 from casewise.cohort.labels import label_table
 from casewise.cohort.pseudonyms import same_subjects
-from casewise.console import Silent
 from casewise.errors import CohortError, SplitError, counted, nearest
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.jobs.pretraining import Pretrained
     from casewise.modalities.store.store import TileStore
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Pretraining, Study
@@ -122,22 +120,6 @@ def prepare_external(own: PreparedCohort, folder: RunFolder, show: Show) -> Prep
     subjects = cohort.cases["subject"].nunique()
     show.line("external", f"{other.name}: {counted(subjects, 'subject')}, {modality.described(other, cohort.images)}")
     return replace(prepared, cohort=Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]))
-
-
-def check_apart_from_pretraining(
-    study: Study, external: PreparedCohort, pretraining: Pretrained, folder: RunFolder, show: Show
-) -> None:
-    """Check that the external cohort shares no images with the cohort for pretraining.
-
-    Raises:
-        CohortError: naming images of both.
-    """
-    modality, images = modality_of(study), folder.pretraining_images
-    store = modality.prepare(
-        pretraining.study, pretraining.cohort, images, Silent()
-    )  # the prepared images are only opened
-    learned = PreparedCohort(pretraining.study, pretraining.cohort, images, store)
-    check_no_twins(learned, external, folder, show, where="in the cohort to be tested on", other_people=True)
 
 
 def check_names_apart(study: Study, main: Cohort, external: Cohort, pretraining: Cohort) -> None:
@@ -297,15 +279,13 @@ def read_pretraining(study: Study, main: Cohort) -> tuple[Study, Cohort, int]:
     return other, cohort, _check_pretraining_subjects(settings, cohort, subjects, study.subject_names)
 
 
-def prepare_pretraining(own: PreparedCohort, folder: RunFolder, show: Show) -> Pretrained:
+def prepare_pretraining(own: PreparedCohort, folder: RunFolder, show: Show) -> PreparedCohort:
     """Read and prepare the cohort to pretrain on.
 
     Raises:
         SplitError, CohortError: as `read_pretraining`; or an image of it is also in the study's cohort, under another
             subject.
     """
-    from casewise.jobs.pretraining import Pretrained
-
     other, cohort, n_shared = read_pretraining(own.study, own.cohort)
     modality = modality_of(other)
     show.line("pretrain", described(other, cohort, n_shared))
@@ -313,7 +293,7 @@ def prepare_pretraining(own: PreparedCohort, folder: RunFolder, show: Show) -> P
     other_store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
     prepared = PreparedCohort(other, cohort, folder.pretraining_images, other_store)
     check_no_twins(own, prepared, folder, show, where="in the pretraining cohort", other_people=False)
-    return Pretrained(other, cohort, other_store.folder, other_store.address)
+    return prepared
 
 
 def described(other: Study, cohort: Cohort, n_shared: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,7 +174,7 @@ def begin_reproduction(
     _check_target(files, target, mark)
     with target.lock():
         target.reproduction.write({**mark, "finished": False})
-        _check_inputs(study, files, target, show)
+        _check_inputs(study, source, target, show)
         _repeat_parts(study, files, target)
     return study, target
 
@@ -247,7 +248,7 @@ def _check_target(source: RunFolder, target: RunFolder, mark: Mapping[str, Any])
         )
 
 
-def _check_inputs(study: Study, source: RunFolder, target: RunFolder, show: Show) -> None:
+def _check_inputs(study: Study, source: FinishedRun, target: RunFolder, show: Show) -> None:
     """Check that table, first weights and images are those of the run, before anything is trained.
 
     The images are prepared for this, in the new folder, where the run finds them.
@@ -255,44 +256,33 @@ def _check_inputs(study: Study, source: RunFolder, target: RunFolder, show: Show
     Raises:
         CohortError, WeightsError, ImageError: naming what has changed.
     """
-    if study.recipe.auto and source.recipe_plan.exists() and not target.recipe_plan.exists():
+    if study.recipe.auto and source.files.recipe_plan.exists() and not target.recipe_plan.exists():
         # another machine, with other cores, would plan another recipe
-        target.recipe_plan.write(source.recipe_plan.read())
+        target.recipe_plan.write(source.files.recipe_plan.read())
     cohort = read(study, target, Silent())
-    _check_table(study, source, cohort.images)
+    _check_table(source, cohort.images)
     weights(study, target, show)
-    _check_weights(study, source)
+    _check_weights(study, source.files)
     splits = split(study, cohort, target, Silent())
     store = prepare(plan(study, cohort, splits, target, Silent()), cohort, target, show)
-    _check_images(study, source, store)
+    _check_images(source, store)
 
 
-def _check_table(study: Study, source: RunFolder, images: pd.DataFrame) -> None:
+def _check_table(source: FinishedRun, images: pd.DataFrame) -> None:
     """Check that the table has the rows and values that the run read."""
-    recorded, present = source.cohort.read(), read_parquet(parquet_bytes(images))
-    problems = []
-    for names, text in (
-        ([name for name in recorded if name not in present], "the column {} is missing"),
-        ([name for name in present if name not in recorded], "the column {} is new"),
-    ):
-        problems += [text.format(cut(name)) for name in names]
+    recorded, present = source.images, read_parquet(parquet_bytes(images))
+    problems = [f"the column {cut(name)} is missing" for name in recorded if name not in present]
+    problems += [f"the column {cut(name)} is new" for name in present if name not in recorded]
     if len(recorded) != len(present):
         problems.append(f"there are {counted(len(present), 'image')}, and the run had {len(recorded):,}")
-    else:
-        for name in [name for name in recorded if name in present]:
-            before, now = recorded[name], present[name]
-            for row in (~((before == now) | (before.isna() & now.isna()))).to_numpy().nonzero()[0]:
-                case = present["case"].iloc[row]
-                problems.append(
-                    f"{name} of image {row + 1} (case {case}) was {_cell(before, row)}, is {_cell(now, row)}"
-                )
+        recorded = recorded[[]]
+    for name in [name for name in recorded if name in present]:
+        before, now = recorded[name], present[name]
+        for row in (~((before == now) | (before.isna() & now.isna()))).to_numpy().nonzero()[0]:
+            was, is_now = (cut(value.item() if hasattr(value, "item") else value) for value in (before[row], now[row]))
+            problems.append(f"{name} of image {row + 1} (case {present['case'][row]}) was {was}, is {is_now}")
     if problems:
-        raise CohortError(_listed(f"{study.cohort} is not the table of {source.path}:", problems))
-
-
-def _cell(column: pd.Series, row: int) -> str:
-    value = column.iloc[row]
-    return cut(value.item() if hasattr(value, "item") else value)
+        raise CohortError(_listed(f"{source.study.cohort} is not the table of {source.files.path}:", problems))
 
 
 def _check_weights(study: Study, source: RunFolder) -> None:
@@ -309,37 +299,26 @@ def _check_weights(study: Study, source: RunFolder) -> None:
         raise WeightsError(_listed(f"First weights are not those of {source.path}:", problems))
 
 
-def _check_images(study: Study, source: RunFolder, store: ImageStore) -> None:
+def _check_images(source: FinishedRun, store: ImageStore) -> None:
     """Check that the prepared images are those of the run; files that have changed are named."""
-    before = str(source.fingerprint.read()["decided"].get("tiles", ""))
-    if before == store.address:
-        return
-    changed = _changed_files(study, source, store)
-    if not changed:
-        raise ImageError(
-            f"The images are not those of {source.path}: their hash was {before[:12]} and is {store.address[:12]}. "
-            "Either files have changed, or this version of casewise or of its libraries prepares them otherwise."
-        )
-    raise ImageError(_listed(f"{counted(len(changed), 'image')} changed after {source.path} was made:", changed))
-
-
-def _changed_files(study: Study, source: RunFolder, store: ImageStore) -> list[str]:
-    """The files whose content was another one in the run, as far as its store of pictures still says so."""
     from casewise.modalities.store.store import open_store
 
-    try:
-        recorded = open_store(source.images(_stated_store(source)).of("tiles")).index
-    except RunError:
-        return []
-    before = dict(zip(recorded["path"].astype(str), recorded["sha256"].astype(str), strict=True))
-    now = dict(zip(store.index["path"].astype(str), store.index["sha256"].astype(str), strict=True))
-    return [path for path, value in now.items() if before.get(path, "") != value]
-
-
-def _stated_store(source: RunFolder) -> Path | None:
-    """The folder of the run's image store that its study states, if it does."""
-    stated = (source.study.read().get("images") or {}).get("store")
-    return Path(stated) if stated else None
+    folder, before = source.files.path, str(source.files.fingerprint.read()["decided"].get("tiles", ""))
+    if before == store.address:
+        return
+    changed = []
+    with suppress(RunError):  # the store of the run may have been removed since
+        recorded = open_store(source.files.images(source.study.images.store).of("tiles")).index
+        was, now = (
+            dict(zip(i["path"].astype(str), i["sha256"].astype(str), strict=True)) for i in (recorded, store.index)
+        )
+        changed = [path for path, value in now.items() if was.get(path) != value]
+    if changed:
+        raise ImageError(_listed(f"{counted(len(changed), 'image')} changed after {folder} was made:", changed))
+    raise ImageError(
+        f"The images are not those of {folder}: their hash was {before[:12]} and is {store.address[:12]}. Either files "
+        "have changed, or this version of casewise or of its libraries prepares them otherwise."
+    )
 
 
 def _listed(head: str, problems: list[str]) -> str:

@@ -20,7 +20,7 @@ from casewise.files import guarded, write_atomic
 from casewise.modalities.base import PreparedCohort, StoreAddress
 from casewise.pipeline.combine import decide, score, stack
 from casewise.pipeline.external import (
-    check_apart_from_pretraining,
+    check_no_twins,
     cohort_difference,
     prepare_external,
     prepare_pretraining,
@@ -129,6 +129,7 @@ def _planned(inputs: RunInputs, show: Show) -> _Planned:
     """
     from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
     from casewise.jobs.plan import JobInputs, expand
+    from casewise.jobs.pretraining import Pretrained
 
     study, cohort, store, splits, folder = inputs.study, inputs.cohort, inputs.store, inputs.splits, inputs.folder
     external = prepare_external(inputs.prepared, folder, show) if study.external else None
@@ -136,8 +137,12 @@ def _planned(inputs: RunInputs, show: Show) -> _Planned:
         cohort_difference(inputs.prepared, external, folder, show)
     pretraining = prepare_pretraining(inputs.prepared, folder, show) if study.pretrain else None
     if external and pretraining:
-        check_apart_from_pretraining(study, external, pretraining, folder, show)
-    decided = with_plan(with_images(deciding_settings(study, cohort), splits, store, pretraining), study)
+        check_no_twins(pretraining, external, folder, show, where="in the cohort to be tested on", other_people=True)
+    pretrained = None
+    if pretraining:
+        other_store = pretraining.store
+        pretrained = Pretrained(pretraining.study, pretraining.cohort, other_store.folder, other_store.address)
+    decided = with_plan(with_images(deciding_settings(study, cohort), splits, store, pretrained), study)
     fingerprint = lock_fingerprint(folder, decided, study)
     folder.study.write(study.model_dump(mode="json"))
     folder.cohort.write(cohort.images)
@@ -147,7 +152,7 @@ def _planned(inputs: RunInputs, show: Show) -> _Planned:
         folder.external_cohort.remove()
         folder.cohort_difference.remove()
     jobs = expand(study, splits, folder, fingerprint)
-    job_inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)
+    job_inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretrained)
     return _Planned(jobs, job_inputs, external, fingerprint)
 
 
