@@ -83,6 +83,14 @@ def chest_run(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
     return run(chest_run_study(chests), tmp_path_factory.mktemp("chest") / "run")
 
 
+@pytest.fixture(scope="session")
+def photograph_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of photographs with a number, classes and grades, and stackers; nothing changes its folder."""
+    from tests.combinations import run_for_new_cases
+
+    return run_for_new_cases(tmp_path_factory.mktemp("photographs"), "photographs")
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, phantom: Path) -> Path:
     """A study file on that cohort which trains in seconds."""

@@ -25,29 +25,19 @@ from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
 from casewise.inference.predictor import Predictor
 from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle
-from casewise.run import Run, run
+from casewise.run import Run
 from casewise.run_folder import RunFolder
-from casewise.study.loading import build_study
-from tests.combinations import KINDS, MODALITIES, make_table, settings
+from tests.combinations import KINDS, MODALITIES, run_for_new_cases
 from tests.test_cli import casewise
 
 LABELS = [*KINDS, "site"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+def runs(tmp_path_factory: pytest.TempPathFactory, photograph_run: Run) -> dict[str, Run]:
     """A run of each modality that predicts a number, classes and grades, with stackers and a test set."""
-    finished = {}
-    for number, modality in enumerate(MODALITIES):
-        folder = tmp_path_factory.mktemp(modality)
-        table = make_table(folder, modality, "here", seed=number)
-        values = settings(modality, "number", table, "new-cases")
-        values["targets"] = {**KINDS, "grades": {**KINDS["grades"], "decision": "kappa"}}
-        values |= {"split": {"test": 0.25, "folds": 2, "restarts": 5}, "synthetic": True}
-        values |= {"stack": ["mean", "weighted"], "stack_baselines": True}
-        values["evaluation"] = {**values.get("evaluation", {}), "prediction_coverage": 0.75}  # needs three subjects
-        finished[modality] = run(build_study(values, source="the study", folder=folder), folder / "run")
-    return finished
+    others = {name: run_for_new_cases(tmp_path_factory.mktemp(name), name) for name in list(MODALITIES)[1:]}
+    return {"photographs": photograph_run, **others}
 
 
 def table_of(result: Run) -> pd.DataFrame:
