@@ -317,7 +317,7 @@ def peers_of(
 
 def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[list[str]]:
     """The lines of the page on one finished run: a line for each metric and peer."""
-    from casewise.analysis.choice import choose
+    from casewise.analysis.comparison import choose
     from casewise.analysis.run import Run
 
     run = Run.open(options.runs / name)

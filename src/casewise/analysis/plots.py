@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from casewise.analysis.choice import Choice, choose, named
+from casewise.analysis.comparison import Choice, choose, named
 from casewise.errors import CasewiseError, nearest
 from casewise.targets import kind_named
 

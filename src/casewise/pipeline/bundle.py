@@ -131,7 +131,7 @@ def _fill(target: BundleFolder, run: FinishedRun) -> None:
     write_atomic(target.card.path, model_card(study, about, run.results, audit, provenance))
 
 
-def _response(run: FinishedRun) -> dict[str, Any] | None:
+def _response(run: FinishedRun) -> dict[str, object] | None:
     """How a response over time is defined; None where the study computes none, or has no visits after a baseline."""
     if not any(entry.n_visits for by_learner in run.results.response.values() for entry in by_learner.values()):
         return None
@@ -145,7 +145,7 @@ def _response(run: FinishedRun) -> dict[str, Any] | None:
     }
 
 
-def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, Any]:
+def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, object]:
     """The codes and levels of the audit's findings, and the reasons by which the study accepts errors."""
     findings = [{"id": str(f["id"]), "level": str(f["level"])} for f in audit.get("findings", [])]
     levels = {
@@ -155,7 +155,7 @@ def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, Any]:
     return {"audited": bool(audit), "levels": levels, "findings": findings, "accepted": accepted}
 
 
-def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, Any]:
+def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:
     """Versions, hashes and counts; no names of subjects or files."""
     sides = list(run.splits.side.values())
     stages = run.predictions.groupby("stage", sort=False)[["case", "subject"]].nunique()

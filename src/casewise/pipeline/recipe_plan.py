@@ -23,7 +23,7 @@ from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from casewise.console import Show
     from casewise.modalities.base import ImageStore
@@ -126,7 +126,7 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
     return replace(inputs, study=study)
 
 
-def _refuse_other(folder: RunFolder, before: dict[str, Any], stated: dict[str, Any]) -> None:
+def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mapping[str, object]) -> None:
     """Check that a plan was made for the same stated settings.
 
     Raises:
@@ -144,7 +144,7 @@ def _refuse_other(folder: RunFolder, before: dict[str, Any], stated: dict[str, A
         )
 
 
-def _value(stated: dict[str, Any], name: str) -> str:
+def _value(stated: Mapping[str, object], name: str) -> str:
     return cut(stated[name]) if name in stated else "planned"
 
 
@@ -276,7 +276,7 @@ def stated_in_words(study: Study) -> str:
     return f"stated: {_listed(stated)}; all other settings {rest}" if stated else f"all settings {rest}"
 
 
-def _listed(stated: dict[str, Any]) -> str:
+def _listed(stated: Mapping[str, object]) -> str:
     """Stated settings with their values; sections by their names alone."""
     named = [name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items()]
     return ", ".join(named)
@@ -299,7 +299,7 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     )
 
 
-def spent_budget(study: Study, stated: Iterable[str], seconds: float) -> dict[str, Any]:
+def spent_budget(study: Study, stated: Iterable[str], seconds: float) -> dict[str, object]:
     """The time of the training and the budget, in seconds, and whether epochs are stated, or the fewest of a plan."""
     epochs = sum(phase.epochs for phase in study.recipe.phases)
     return {
@@ -312,7 +312,7 @@ def spent_budget(study: Study, stated: Iterable[str], seconds: float) -> dict[st
     }
 
 
-def plan_of_report(study: Study, folder: RunFolder) -> dict[str, Any] | None:
+def plan_of_report(study: Study, folder: RunFolder) -> dict[str, object] | None:
     """The plan in words, and what of the budget was spent (None if it was not recorded); None without a plan."""
     values = folder.recipe_plan.read_if_exists() if study.recipe.auto else None
     if not values or not study.recipe.phases:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +174,7 @@ class JsonFile(Artefact):
 
     required: tuple[str, ...] = ()
 
-    def write(self, value: dict[str, Any]) -> Path:
+    def write(self, value: Mapping[str, object]) -> Path:
         """Write the object; NaN is not allowed in it."""
         with self.replacing() as temporary:
             temporary.write_text(json_text(value), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,10 +143,10 @@ class JobFolder(TrainingFolder):
     # Facts of the training, and the checksums of its files.
     record = Part(JsonFile, "job.json", required=("model", "fold", "fingerprint", "files"))
 
-    def finish(self, facts: dict[str, Any]) -> None:
+    def finish(self, facts: Mapping[str, object]) -> None:
         """Write the record, which marks the job as finished."""
         files = [self.weights, self.facts, self.distance, self.predictions, self.tile_predictions]
-        self.record.write(facts | {"files": {file.path.name: checksum(file.path) for file in files if file.exists()}})
+        self.record.write({**facts, "files": {file.path.name: checksum(file.path) for file in files if file.exists()}})
 
     # Predictions of the held-out fold and the test set.
     predictions = Part(TableFile, "predictions.parquet")
