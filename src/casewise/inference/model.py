@@ -29,7 +29,7 @@ from casewise.inference.new_cases import (
     in_chunks,
     names_visits,
     new_table,
-    settle,
+    prepare_together,
     sources_of,
 )
 from casewise.inference.output_table import OutputTable
@@ -257,14 +257,14 @@ class TrainedModel:
         """
         import pandas as pd
 
-        output, settled = self.table, settle(table, cells, cases, folder)
-        tables = [self._predicted(ensemble, table.study, new, abstain) for new in settled.prepared]
+        output, (prepared, problems) = self.table, prepare_together(table, cells, cases, folder)
+        tables = [self._predicted(ensemble, table.study, new, abstain) for new in prepared]
         answered = {name for predicted in tables for name in predicted["case"]}
-        answered |= {case.name for case, _ in settled.problems}
-        problems = [*settled.problems, *((case, LEFT_OUT) for case in cases if case.name not in answered)]
+        answered |= {case.name for case, _ in problems}
+        problems += [(case, LEFT_OUT) for case in cases if case.name not in answered]
         if problems:
             tables.append(output.of_problems(problems, ensemble.learners))
-        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), settled.prepared
+        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), prepared
 
 
 def with_paths(rows: pd.DataFrame, new: NewCases) -> pd.DataFrame:
@@ -302,7 +302,6 @@ def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> Trained
         member = Bundle.open(job.path)
         _check((member,), path)
         return TrainedModel(path, (member,), Combination.of_network(job, member))
-    run.refuse_image_split()
     if run.is_own():
         run.check_finished()
     members = tuple(Bundle.open(member.path) for member in predicting_members(run))

@@ -191,14 +191,6 @@ class RawCase:
 
 
 @dataclass(frozen=True)
-class Settled:
-    """Cases that were prepared together, and the reasons why others were not."""
-
-    prepared: list[NewCases]
-    problems: list[tuple[RawCase, str]]
-
-
-@dataclass(frozen=True)
 class PredictedChunk:
     """Predictions of some cases.
 
@@ -287,17 +279,23 @@ def in_chunks(cases: Sequence[RawCase], size: int = ROWS) -> Iterator[list[RawCa
         yield chunk
 
 
-def settle(table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path) -> Settled:
-    """Prepare the cases together in `folder`; where that fails, without those that fail alone."""
+def prepare_together(
+    table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path
+) -> tuple[list[NewCases], list[tuple[RawCase, str]]]:
+    """Prepare cases in `folder`: together, and where that fails, without those that fail alone.
+
+    Returns:
+        the prepared cases, and the others with the reason.
+    """
     problems = [(case, case.problem) for case in cases if case.problem]
     good = [case for case in cases if not case.problem]
     if not good:
-        return Settled([], problems)
+        return [], problems
     try:
-        return Settled([_prepared(table, cells, good, folder / "all")], problems)
+        return [_prepared(table, cells, good, folder / "all")], problems
     except (CohortError, ImageError) as error:
         if len(good) == 1:
-            return Settled([], [*problems, (good[0], reason_of(error))])
+            return [], [*problems, (good[0], reason_of(error))]
     single, readable = folder / "single", []
     for case in good:
         try:
@@ -307,12 +305,11 @@ def settle(table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folde
             problems.append((case, reason_of(error)))
         shutil.rmtree(single, ignore_errors=True)
     if not readable:
-        return Settled([], problems)
+        return [], problems
     try:
-        return Settled([_prepared(table, cells, readable, folder / "readable")], problems)
+        return [_prepared(table, cells, readable, folder / "readable")], problems
     except (CohortError, ImageError):  # cases that can be read, but not together
-        each = [_prepared(table, cells, [case], folder / f"case{n}") for n, case in enumerate(readable)]
-        return Settled(each, problems)
+        return [_prepared(table, cells, [case], folder / f"case{n}") for n, case in enumerate(readable)], problems
 
 
 def _prepared(table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path) -> NewCases:
