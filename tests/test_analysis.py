@@ -283,7 +283,7 @@ def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
 
 def test_a_run_without_figures_is_shown_without_them(run: cw.Run) -> None:
     nothing = Headline("label", stage=None, learner=None, chosen_on=None, metrics=None, kind="classification")
-    bare = replace(run, results=replace(run.results, main=nothing))
+    bare = replace(run, finished=replace(run.finished, results=replace(run.results, main=nothing)))
     assert "<table>" not in bare._repr_html_()
 
 

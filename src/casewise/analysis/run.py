@@ -31,6 +31,10 @@ class Run:
 
     finished: FinishedRun
 
+    def __post_init__(self) -> None:
+        """Read the predictions, which another run in the folder could replace later."""
+        _ = self.finished.predictions
+
     @classmethod
     def open(cls, folder: Path | str) -> Run:
         """Open a finished run.
