@@ -159,7 +159,7 @@ def predictions(own: Population, learned: Sequence[str], new: Sequence[str], see
 
     The folds are those of a run, and so are the models and the rows.
     """
-    from casewise.inference.to_table import prediction_rows
+    from casewise.inference.predictor import prediction_rows
     from casewise.models.forward import predict_together
     from casewise.models.outputs import outputs_of
     from casewise.splits.grouped import split

@@ -35,6 +35,11 @@ def chest_study(table: Path, label: Any = None, **changes: Any) -> Study:
     return build_study(values, source="the test's study", folder=table.parent)
 
 
+def chest_run_study(table: Path, label: Any = None, **changes: Any) -> Study:
+    """The study of the fixture `chest_run`, on a table."""
+    return chest_study(table, label, **{"test_time_augmentation": True, **changes})
+
+
 # A study without recipe and networks, to be formatted with its `cohort`.
 PLANNED = """
 cohort: {cohort}

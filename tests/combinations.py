@@ -14,6 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from casewise.errors import StudyError
+from casewise.run import Run, run
 from casewise.study.loading import build_study
 
 SUBJECTS, SIDE = 16, 32
@@ -277,3 +278,20 @@ def settings(modality: str, kind: str, table: Path, way: str) -> dict[str, Any]:
 if __name__ == "__main__":
     page = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
     page.write_text(as_markdown(), encoding="utf-8")
+
+
+def values_for_new_cases(modality: str, table: Path) -> dict[str, Any]:
+    """The study of a number, classes and grades, with stackers and a test set, whose networks predict new cases."""
+    values = settings(modality, "number", table, "new-cases")
+    values["targets"] = {**KINDS, "grades": {**KINDS["grades"], "decision": "kappa"}}
+    values |= {"split": {"test": 0.25, "folds": 2, "restarts": 5}, "synthetic": True}
+    values |= {"stack": ["mean", "weighted"], "stack_baselines": True}
+    values["evaluation"] = {**values.get("evaluation", {}), "prediction_coverage": 0.75}  # needs three subjects
+    return values
+
+
+def run_for_new_cases(folder: Path, modality: str) -> Run:
+    """A run of `values_for_new_cases`."""
+    table = make_table(folder, modality, "here", seed=list(MODALITIES).index(modality))
+    study = build_study(values_for_new_cases(modality, table), source="the study", folder=folder)
+    return run(study, folder / "run")

@@ -74,6 +74,23 @@ def baseline_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_baselines(tmp_path_factory.mktemp("baselines"))
 
 
+@pytest.fixture(scope="session")
+def chest_run(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
+    """A run of one network on films of three classes, with a test set; nothing changes its folder."""
+    from casewise.run import run
+    from tests.chest_study import chest_run_study
+
+    return run(chest_run_study(chests), tmp_path_factory.mktemp("chest") / "run")
+
+
+@pytest.fixture(scope="session")
+def photograph_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of photographs with a number, classes and grades, and stackers; nothing changes its folder."""
+    from tests.combinations import run_for_new_cases
+
+    return run_for_new_cases(tmp_path_factory.mktemp("photographs"), "photographs")
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, phantom: Path) -> Path:
     """A study file on that cohort which trains in seconds."""

@@ -215,13 +215,20 @@ def test_two_runs_are_compared_on_their_common_cases(run: cw.Run, slower: cw.Run
     assert np.allclose(turned["low"] + turned["high"], -2 * table["difference"])
 
 
+def with_rows(run: cw.Run, rows: pd.DataFrame) -> cw.Run:
+    """The run with other predictions."""
+    other = replace(run.finished)
+    vars(other)["predictions"] = rows
+    return cw.Run(other)
+
+
 def test_runs_without_a_common_outcome_are_not_compared(run: cw.Run, ages: cw.Run, tmp_path: Path) -> None:
     with pytest.raises(CasewiseError):
         cw.compare(run, ages)
-    relabelled = cw.Run(run.folder, run.rows.assign(y_true=(run.rows["y_true"] + 1) % 3), run.results, run.report)
+    relabelled = with_rows(run, run.rows.assign(y_true=(run.rows["y_true"] + 1) % 3))
     with pytest.raises(CasewiseError, match="reference"):
         cw.compare(run, relabelled)
-    elsewhere = cw.Run(run.folder, run.rows.assign(case="other-" + run.rows["case"]), run.results, run.report)
+    elsewhere = with_rows(run, run.rows.assign(case="other-" + run.rows["case"]))
     with pytest.raises(CasewiseError, match="no common case"):
         cw.compare(run, elsewhere)
 
@@ -273,7 +280,7 @@ def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
 
 def test_a_run_without_figures_is_shown_without_them(run: cw.Run) -> None:
     nothing = Headline("label", stage=None, learner=None, chosen_on=None, metrics=None, kind="classification")
-    bare = replace(run, results=replace(run.results, main=nothing))
+    bare = replace(run, finished=replace(run.finished, results=replace(run.results, main=nothing)))
     assert "<table>" not in bare._repr_html_()
 
 

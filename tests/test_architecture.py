@@ -27,13 +27,6 @@ def test_few_lines_outside_their_room_name_a_modality() -> None:
     assert len(named) <= 10, "\n".join(named)
 
 
-def test_modalities_import_neither_networks_nor_training() -> None:
-    above = r"(from|import) casewise\.(models|training|inference|jobs|pipeline|report|explain|audit|evaluation)\b"
-    files = (SOURCE / "modalities").rglob("*.py")
-    imports = [f"{path}: {line}" for path in files for line in path.read_text().splitlines() if re.search(above, line)]
-    assert not imports
-
-
 def test_few_lines_outside_their_room_name_a_kind_of_target() -> None:
     names = r"""[!=]= ["'](regression|classification|ordinal)["']|in \(["'](regression|classification|ordinal)"""
     named = lines_outside(("targets", "metrics", "study"), names)
@@ -86,13 +79,3 @@ def test_no_imports_form_a_circle_at_run_time() -> None:
     graph = imports_at_run_time(modules_of(SOURCE, "casewise"))
     assert sum(map(len, graph.values())) > 500
     assert not circle_in(graph)
-
-
-def test_a_circle_through_a_function_is_found(tmp_path: Path) -> None:
-    (tmp_path / "__init__.py").write_text("from toy.a import f")
-    (tmp_path / "a.py").write_text("def f():\n    from toy import b")
-    (tmp_path / "b.py").write_text("if TYPE_CHECKING:\n    from toy.a import f")
-    files = modules_of(tmp_path, "toy")
-    assert imports_at_run_time(files) == {"toy": {"toy.a"}, "toy.a": {"toy.b"}, "toy.b": set()}
-    (tmp_path / "b.py").write_text("def g():\n    import toy.a")
-    assert set(circle_in(imports_at_run_time(files))) == {"toy.a", "toy.b"}

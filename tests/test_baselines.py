@@ -128,57 +128,24 @@ def test_keeping_some_candidates_keeps_their_features() -> None:
     assert network(panels).shape == (2, 1)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
-    folder = tmp_path_factory.mktemp("floors")
-    return casewise.run(write_study(folder, chests), folder / "run")
+def test_a_study_without_networks_reports_its_baselines(baseline_run: Any) -> None:
+    learners = {"linear_pixels", "linear_features", "kernel_features", "mean_of_learners"}
+    assert set(baseline_run.rows["model"]) == learners
+    assert baseline_run.results["main"]["learner"] in learners
 
 
-def test_a_study_without_networks_reports_its_baseline(finished: Any) -> None:
-    assert set(finished.rows["model"]) == {"linear_pixels"}
-    assert finished.results["main"]["learner"] == "linear_pixels"
-    assert "a model without a trained network" in finished.report.read_text()
-
-
-def test_a_stored_baseline_predicts_as_in_the_run(finished: Any) -> None:
+def test_a_stored_baseline_predicts_as_in_the_run(baseline_run: Any) -> None:
     """From its weights and facts, on panels instead of features computed once."""
     from casewise.inference.predictor import Predictor
-    from casewise.pipeline.finished import open_finished
+    from casewise.pipeline.finished import FinishedRun
     from casewise.run_folder import RunFolder
 
-    folder = RunFolder(finished.folder)
-    predictor, run = Predictor.load(folder.job("linear_pixels", 0).path), open_finished(folder)
+    folder = RunFolder(baseline_run.folder)
+    predictor, run = Predictor.load(folder.job("linear_pixels", 0).path), FinishedRun.open(folder)
     rows = predictor.predict_cases(run.study, run.cohort.panels, run.prepared.store, stage="oof")
     recorded = folder.job("linear_pixels", 0).predictions.read().set_index("case")["p0"]
     repeated = rows.set_index("case")["p0"].reindex(recorded.index)
     assert np.abs(recorded - repeated).max() < 1e-5
-
-
-def test_labels_of_the_held_out_fold_change_nothing(tmp_path: Path, chests: Path, finished: Any) -> None:
-    """Neither the candidates, nor the penalties, nor a bit of the weights."""
-    from casewise.run_folder import RunFolder
-
-    first = RunFolder(finished.folder)
-    held_out = {s for s, side in first.splits.read()["subjects"].items() if side == 1}
-    table = pd.read_csv(chests)
-    table["path"] = [str(chests.parent / path) for path in table["path"]]
-    rows = table["subject"].astype(str).isin(held_out)
-    assert rows.any()
-    table["fold"] = [1 if held else 2 for held in rows]
-    jobs = []
-    for name, seed in (("a", None), ("b", 0)):
-        folder = tmp_path / name
-        folder.mkdir()
-        changed = table.copy()
-        if seed is not None:
-            noise = np.random.default_rng(seed).permutation(changed.loc[rows, "label"])
-            assert (noise != changed.loc[rows, "label"]).any()
-            changed.loc[rows, "label"] = noise
-        changed.to_csv(folder / "cohort.csv", index=False)
-        study = write_study(folder, folder / "cohort.csv", split="{column: fold, test: 0}")
-        jobs.append(RunFolder(casewise.run(study, folder / "run").folder).job("linear_pixels", 0))
-    assert jobs[0].weights.path.read_bytes() == jobs[1].weights.path.read_bytes()
-    assert jobs[0].record.read()["candidates"] == jobs[1].record.read()["candidates"]
 
 
 def table_of(truth: np.ndarray, predictions: dict[str, np.ndarray]) -> pd.DataFrame:

@@ -19,36 +19,25 @@ import pytest
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.evaluation.results import plain
-from casewise.inference.model import load_bundle
+from casewise.inference.model import PredictionSettings, load_bundle
 from casewise.inference.new_cases import new_table
-from casewise.inference.output_table import NOT_FINITE, UNITS
-from casewise.inference.prediction_file import predict_to_file
+from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
 from casewise.inference.predictor import Predictor
 from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle
-from casewise.run import Run, run
+from casewise.run import Run
 from casewise.run_folder import RunFolder
-from casewise.study.loading import build_study
-from tests.combinations import KINDS, MODALITIES, make_table, settings
+from tests.combinations import KINDS, MODALITIES, run_for_new_cases
 from tests.test_cli import casewise
 
 LABELS = [*KINDS, "site"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+def runs(tmp_path_factory: pytest.TempPathFactory, photograph_run: Run) -> dict[str, Run]:
     """A run of each modality that predicts a number, classes and grades, with stackers and a test set."""
-    finished = {}
-    for number, modality in enumerate(MODALITIES):
-        folder = tmp_path_factory.mktemp(modality)
-        table = make_table(folder, modality, "here", seed=number)
-        values = settings(modality, "number", table, "new-cases")
-        values["targets"] = {**KINDS, "grades": {**KINDS["grades"], "decision": "kappa"}}
-        values |= {"split": {"test": 0.25, "folds": 2, "restarts": 5}, "synthetic": True}
-        values |= {"stack": ["mean", "weighted"], "stack_baselines": True}
-        values["evaluation"] = {**values.get("evaluation", {}), "prediction_coverage": 0.75}  # needs three subjects
-        finished[modality] = run(build_study(values, source="the study", folder=folder), folder / "run")
-    return finished
+    others = {name: run_for_new_cases(tmp_path_factory.mktemp(name), name) for name in list(MODALITIES)[1:]}
+    return {"photographs": photograph_run, **others}
 
 
 def table_of(result: Run) -> pd.DataFrame:
@@ -191,7 +180,7 @@ def test_a_bad_case_is_a_row_with_its_reason(runs: dict[str, Run], tmp_path: Pat
     table = pd.concat([good.head(4), bad, nobody, good.tail(4)], ignore_index=True)
     expected = model.predict(good, learner="headline")
     for size in (3, 64):
-        written = predict_to_file(model, table, tmp_path / f"{size}.parquet", size=size)
+        written = predict_to_file(model, table, tmp_path / f"{size}.parquet", PredictionSettings(size=size))
         new = pd.read_parquet(written.path)
         cases = good["subject"].nunique()
         assert (written.cases, written.without) == (cases + 4, 4)
@@ -212,16 +201,15 @@ def test_a_bad_case_is_a_row_with_its_reason(runs: dict[str, Run], tmp_path: Pat
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-@pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_case_without_a_finite_number_of_one_network_has_a_problem(
-    runs: dict[str, Run], modality: str, value: float, monkeypatch: pytest.MonkeyPatch
+    runs: dict[str, Run], modality: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Predictor.rows_of
 
     def rows_of(self: Predictor, values: Any, features: Any, study: Any, panels: Any, **options: Any) -> Any:
         if self.bundle.fold == 0:
             values = values.copy()
-            values[(panels["case"] == panels["case"].iloc[0]).to_numpy()] = value
+            values[(panels["case"] == panels["case"].iloc[0]).to_numpy()] = np.nan
         return original(self, values, features, study, panels, **options)
 
     model, table = load_bundle(runs[modality].folder / "bundle"), table_of(runs[modality])
@@ -237,17 +225,6 @@ def test_a_case_without_a_finite_number_of_one_network_has_a_problem(
         others = expected.set_index(list(UNITS)).loc[list(rows[~lacking].set_index(list(UNITS)).index)]
         pd.testing.assert_frame_equal(rows[~lacking].set_index(list(UNITS)), others, check_dtype=False)
         assert rows.loc[lacking, "target"].nunique() == expected["target"].nunique()
-
-
-def test_a_table_of_bad_cases_alone_gives_their_rows(runs: dict[str, Run], tmp_path: Path) -> None:
-    model = load_bundle(runs["photographs"].folder / "bundle")
-    table = pd.DataFrame({"path": ["a.png", "b.png"], "subject": ["=1+1", "B"], "region": "upper"})
-    written = predict_to_file(model, table, tmp_path / "new.csv", root=tmp_path)
-    assert (written.cases, written.without) == (2, 2)
-    new = pd.read_csv(written.path)
-    assert len(new) == 2 * 3
-    assert set(new["subject"]) == {"'=1+1", "B"}  # no spreadsheet runs it
-    assert new["prediction"].isna().all()
 
 
 def test_folders_and_single_images_are_cases(
@@ -306,15 +283,16 @@ def test_a_study_that_holds_out_a_subject_of_the_bundle_is_refused(runs: dict[st
 
 
 def test_weights_are_shared_with_the_run_and_an_unchanged_bundle_is_kept(runs: dict[str, Run]) -> None:
-    folder = RunFolder(runs["photographs"].folder)
+    finished = runs["photographs"].finished
+    folder = finished.files
     for fold in range(2):
         weights = [owner("test_resnet", fold).weights.path for owner in (folder.job, folder.bundle.member)]
         assert os.stat(weights[0]).st_ino == os.stat(weights[1]).st_ino
     before = os.stat(folder.bundle.manifest_path).st_ino
-    write_bundle(folder, Silent())
+    write_bundle(finished, Silent())
     assert os.stat(folder.bundle.manifest_path).st_ino == before
     (folder.bundle.path / "MODEL_CARD.md").unlink()
-    write_bundle(folder, Silent())
+    write_bundle(finished, Silent())
     folder.bundle.verify()
 
 
@@ -368,7 +346,7 @@ def test_one_picture_of_two_people_is_predicted_for_both(runs: dict[str, Run]) -
     twice = pd.concat([table.assign(subject="A"), table.assign(subject="B")], ignore_index=True)
     with pytest.raises(CasewiseError):
         model.predict(twice)
-    new = pd.concat(model.predict_in_chunks(twice))
+    new = pd.concat(chunk.table for chunk in model.predict_in_chunks(twice))
     assert (new["problem"] == "").all()
     values = new.pivot(index="target", columns="case", values="probability of ill").loc["classes"]
     assert values["A/1"] == pytest.approx(values["B/1"], abs=1e-6)

@@ -18,7 +18,7 @@ from casewise.evaluation.robustness import counterfactual_caveats, counterfactua
 from casewise.jobs.external import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.finished import open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
@@ -132,7 +132,7 @@ def test_it_can_be_switched_off(without_shortcut: Run, tmp_path: Path) -> None:
 
 
 def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None:
-    finished = open_finished(RunFolder(without_shortcut.folder))
+    finished = FinishedRun.open(RunFolder(without_shortcut.folder))
     settings = finished.study.evaluation.model_copy(update={"counterfactual_cases": 11})
     study = finished.study.model_copy(update={"evaluation": settings})
     panels = finished.cohort.panels
@@ -145,7 +145,7 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None
 
 
 def test_copies_of_large_images_are_fewer(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    finished = open_finished(RunFolder(without_shortcut.folder))
+    finished = FinishedRun.open(RunFolder(without_shortcut.folder))
     study = finished.study
     monkeypatch.setattr("casewise.jobs.external.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
     chosen = chosen_panels(study, finished.cohort.panels, finished.splits)
@@ -175,7 +175,7 @@ def test_the_border_is_mirrored_and_the_interior_stays() -> None:
 
 
 def test_the_reference_is_prepared_as_in_training(without_shortcut: Run) -> None:
-    prepared = open_finished(RunFolder(without_shortcut.folder)).prepared
+    prepared = FinishedRun.open(RunFolder(without_shortcut.folder)).prepared
     modality = modality_of(prepared.study)
     rows = [3, 0, 7]
     dataset = modality.altered(prepared, rows, UNALTERED)({})

@@ -153,10 +153,10 @@ def test_new_cases_have_the_distance_of_the_external_cohort(done: Run, there: Pa
 
 
 def test_a_finished_run_is_opened_without_its_other_cohorts(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from casewise.pipeline.finished import open_finished
+    from casewise.pipeline.finished import FinishedRun
 
     monkeypatch.setattr("casewise.pipeline.read.read_external", lambda *_: pytest.fail("it is not needed"))
-    assert len(open_finished(RunFolder(done.folder)).cohort.cases)
+    assert len(FinishedRun.open(RunFolder(done.folder)).cohort.cases)
 
 
 def test_the_cohorts_are_told_apart(done: Run) -> None:
@@ -166,10 +166,10 @@ def test_the_cohorts_are_told_apart(done: Run) -> None:
 
 
 def test_parts_of_one_cohort_are_not_told_apart(done: Run, chests: Path) -> None:
-    from casewise.pipeline.finished import open_finished
+    from casewise.pipeline.finished import FinishedRun
     from casewise.run_folder import RunFolder
 
-    prepared = open_finished(RunFolder(done.folder)).prepared
+    prepared = FinishedRun.open(RunFolder(done.folder)).prepared
     halves = []
     for start in (0, 1):
         images = prepared.cohort.images

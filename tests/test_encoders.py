@@ -24,7 +24,7 @@ from casewise.models.build_model import network_facts
 from casewise.models.encoders import build_encoder, encoder_facts, load_encoders
 from casewise.models.feature_maps import feature_maps, widest
 from casewise.models.linear import FeatureSpec, bank_facts, build_linear, candidates, keep_only
-from casewise.pipeline.finished import open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.read import encoder_lines
 from casewise.run_folder import RunFolder
 from casewise.study import backbones
@@ -188,7 +188,7 @@ def test_a_run_with_several_encoders_predicts_without_their_weights(tmp_path: Pa
     assert {name.partition(": ")[0] for name in losses if ": " in name} == {"timm:test_resnet", HUB}
     moved = folder.rename(folder.parent / "moved")
     try:
-        opened = open_finished(runs)
+        opened = FinishedRun.open(runs)
         rows = Predictor.load(job.path).predict_cases(
             opened.study, opened.cohort.panels, opened.prepared.store, stage="oof"
         )

@@ -15,36 +15,25 @@ from casewise.inference.model import load_bundle
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
-from tests.combinations import KINDS, make_table, settings
-
-
-def values_of(folder: Path, table: Path) -> dict[str, Any]:
-    values = settings("photographs", "number", table, "new-cases")
-    values["targets"] = {**KINDS, "grades": {**KINDS["grades"], "decision": "kappa"}}
-    values |= {"split": {"test": 0.25, "folds": 2, "restarts": 5}, "synthetic": True}
-    return values | {"stack": ["weighted"], "stack_baselines": True}
+from tests.combinations import KINDS, values_for_new_cases
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("final")
+def folds(photograph_run: Run) -> Run:
+    return photograph_run
 
 
 @pytest.fixture(scope="module")
-def values(folder: Path) -> dict[str, Any]:
-    return values_of(folder, make_table(folder, "photographs", "here", seed=0))
+def values(folds: Run) -> dict[str, Any]:
+    return values_for_new_cases("photographs", folds.study.cohort)
 
 
 @pytest.fixture(scope="module")
-def folds(folder: Path, values: dict[str, Any]) -> Run:
-    return run(build_study(values, source="the study", folder=folder), folder / "run")
-
-
-@pytest.fixture(scope="module")
-def refitted(folder: Path, values: dict[str, Any], folds: Run) -> Run:
+def refitted(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any], folds: Run) -> Run:
     """The finished run, continued with `final: refit` in a copy of its folder."""
-    shutil.copytree(folds.folder, folder / "again")
-    return run(build_study({**values, "final": "refit"}, source="the study", folder=folder), folder / "again")
+    folder = tmp_path_factory.mktemp("final") / "again"
+    shutil.copytree(folds.folder, folder)
+    return run(build_study({**values, "final": "refit"}, source="the study", folder=folder.parent), folder)
 
 
 def test_the_networks_of_the_folds_and_all_figures_are_kept(folds: Run, refitted: Run) -> None:
@@ -97,7 +86,7 @@ def test_a_missing_network_is_named(refitted: Run, tmp_path: Path) -> None:
     ],
 )
 def test_what_has_no_network_on_all_folds_is_refused(
-    folder: Path, values: dict[str, Any], changes: dict[str, Any], message: str
+    tmp_path: Path, values: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CasewiseError, match=message):
-        build_study({**values, "final": "refit", **changes}, source="the study", folder=folder)
+        build_study({**values, "final": "refit", **changes}, source="the study", folder=tmp_path)

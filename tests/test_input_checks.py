@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,26 +16,26 @@ from PIL import Image
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import RunError
-from casewise.inference.input_checks import flags
-from casewise.inference.input_checks.flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
-from casewise.inference.input_checks.limits import (
-    SHARES,
+from casewise.evaluation.results import from_json
+from casewise.inference import input_flags as flags
+from casewise.inference.input_flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
+from casewise.inference.input_limits import (
     Limits,
     Training,
     distance_limits,
     expected_names,
     fit_limits,
+    fit_regions,
     fit_score,
     turned_difference,
 )
-from casewise.inference.input_checks.measures import GRID, NAMES, Measures, gridded
-from casewise.inference.input_checks.region_score import fit_regions
+from casewise.inference.input_measures import GRID, NAMES, Measures
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable
-from casewise.inference.prediction_file import predict_to_file
+from casewise.inference.output_table import predict_to_file
 from casewise.pipeline import image_checks as pipeline
 from casewise.pipeline.image_checks import input_checks
-from casewise.pipeline.read import prepare
+from casewise.pipeline.read import RunInputs, prepare
 from casewise.plugins.phantoms.psoriasis.cohort import PsoriasisSettings, draw_photograph
 from casewise.run import Run
 from casewise.run_folder import RunFolder
@@ -101,7 +101,7 @@ def test_turned_negative_and_dark_images_are_told_apart() -> None:
 def test_held_out_images_of_the_same_source_are_rarely_flagged() -> None:
     limits = fit_limits(training())
     assert np.mean([bool(texts) for texts in image_flags(limits, drawn(2000, 2))]) <= 0.04
-    assert json.loads(json.dumps(limits.as_json()))["subjects"] == 200
+    assert json.loads(json.dumps(asdict(limits)))["subjects"] == 200
 
 
 def test_images_without_an_upright_position_have_no_such_check() -> None:
@@ -119,14 +119,6 @@ def test_images_of_training_in_colour_flag_grey_ones() -> None:
 def test_few_subjects_give_no_limits() -> None:
     assert fit_limits(training(7)).ranges == {}
     assert image_flags(fit_limits(training(7)), changed(drawn(2, 1), brightness=1.0)) == [[], []]
-
-
-def test_limits_come_back_from_json() -> None:
-    limits = fit_limits(training(), ("face",))
-    again = Limits.of(json.loads(json.dumps(limits.as_json())))
-    assert again == limits
-    with pytest.raises(LookupError):
-        Limits.of({"ranges": {}})
 
 
 def of_regions(subjects: int, seed: int, *, alike: tuple[str, ...] = ()) -> Training:
@@ -173,21 +165,6 @@ def test_only_distinct_regions_are_compared() -> None:
     assert np.mean([name == "face" for name in score.suspected(faces.measures, np.full(100, "leg"))]) > 0.95
 
 
-def test_regions_that_are_alike_are_not_compared() -> None:
-    assert fit_regions(of_regions(60, 0, alike=("face", "hand", "leg")), 0.005, 0.8, 8) is None
-    one = of_regions(60, 0)
-    assert fit_regions(one.subset(one.regions == "face"), 0.005, 0.8, 8) is None
-
-
-def test_a_rare_region_is_not_compared() -> None:
-    training = of_regions(60, 0)
-    rare = training.subset((training.regions != "leg") | (np.arange(180) < 21))
-    score = fit_regions(rare, 0.005, 0.8, 8)
-    assert score
-    assert score.regions == ("face", "hand")
-    assert not any(score.suspected(rare.measures, np.full(len(rare.regions), "leg")))
-
-
 def test_turned_images_and_negatives_are_not_compared() -> None:
     training, upright = of_regions(60, 0), drawn(180, 0)
     sloped = replace(training, measures=Measures(training.measures.values, training.measures.grids / 2 + upright.grids))
@@ -202,17 +179,11 @@ def test_turned_images_and_negatives_are_not_compared() -> None:
 
 def test_scores_of_regions_come_back_from_json() -> None:
     limits = fit_limits(of_regions(60, 0), ("face",), ("T1",))
-    values = json.loads(json.dumps(limits.as_json()))
-    assert Limits.of(values) == limits
+    values = json.loads(json.dumps(asdict(limits)))
+    assert from_json(Limits, values) == limits
     for name, damaged in (("weights", [[1.0]] * 3), ("centre", []), ("distinct", [["face", "foot"]]), ("limit", None)):
         with pytest.raises((LookupError, TypeError, ValueError)):
-            Limits.of(values | {"wrong_region": values["wrong_region"] | {name: damaged}})
-    earlier = {name: value for name, value in values.items() if name not in ("wrong_region", "sequences")}
-    assert Limits.of(earlier) == replace(limits, wrong_region=None, sequences=())
-
-
-def test_the_shares_of_all_checks_are_less_than_one_in_twenty() -> None:
-    assert sum(SHARES.values()) < 0.05
+            from_json(Limits, values | {"wrong_region": values["wrong_region"] | {name: damaged}})
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +196,8 @@ def psoriasis(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     cohort, run_folder = read_cohort(study), RunFolder(folder)
     store = prepare(study, cohort, run_folder, Silent())
     sides: Any = SimpleNamespace(side={name: n for n, name in enumerate(sorted(set(cohort.images["subject"])))})
-    input_checks(study, cohort, store, sides, pd.DataFrame(), run_folder)
-    return Limits.of(run_folder.input_checks.read()), study
+    input_checks(RunInputs(study, cohort, store, sides, run_folder), pd.DataFrame())
+    return from_json(Limits, run_folder.input_checks.read()), study
 
 
 def test_photographs_in_the_place_of_another_region_are_flagged(
@@ -287,24 +258,8 @@ def test_only_volumes_have_sequences(
     sides: Any = SimpleNamespace(side={f"s{number}": number % 5 for number in range(19)} | {"s19": TEST})
     store: Any = None
     cohort: Any = SimpleNamespace(images=images)
-    input_checks(study, cohort, store, sides, pd.DataFrame(), RunFolder(tmp_path))
-    assert Limits.of(RunFolder(tmp_path).input_checks.read()).sequences == expected
-
-
-def test_grids_are_means_of_cells() -> None:
-    image = np.zeros((2 * GRID, 3 * GRID))
-    image[:2, :3] = 1
-    expected = np.zeros((GRID, GRID))
-    expected[0, 0] = 1
-    assert np.array_equal(gridded(image), expected)
-    assert gridded(np.ones((5, 7))).tolist() == np.ones((GRID, GRID)).tolist()
-
-
-def test_regions_that_some_cases_lack_are_not_expected() -> None:
-    both, one = frozenset({"face", "hand"}), frozenset({"face"})
-    assert expected_names([both] * 10) == ("face", "hand")
-    assert expected_names([both] * 9 + [one]) == ("face",)
-    assert expected_names([frozenset({""})] * 9) == ()
+    input_checks(RunInputs(study, cohort, store, sides, RunFolder(tmp_path)), pd.DataFrame())
+    assert from_json(Limits, RunFolder(tmp_path).input_checks.read()).sequences == expected
 
 
 def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:
@@ -352,11 +307,6 @@ def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path, baseline_run:
         predict_to_file(model, images, tmp_path / name)
         read = pd.read_csv(tmp_path / name) if name.endswith("csv") else pd.read_parquet(tmp_path / name)
         assert read["flags"].fillna("").tolist() == reasons.tolist()
-
-
-def test_the_model_of_one_network_has_no_limits(images: Path, baseline_run: Run) -> None:
-    job = baseline_run.files.job("linear_pixels", 0).path
-    assert (load_bundle(job).predict(images)["flags"] == "").all()
 
 
 def test_a_case_is_far_in_all_of_its_rows() -> None:

@@ -16,9 +16,8 @@ from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout
 from casewise.errors import CasewiseError, CohortError
 from casewise.files import TEMPORARY
-from casewise.inference.chunks import cases_of, in_chunks, reason_of
-from casewise.inference.output_table import OutputTable
-from casewise.inference.prediction_file import opened
+from casewise.inference.new_cases import cases_of, in_chunks, reason_of
+from casewise.inference.output_table import OutputTable, opened
 from casewise.modalities.registry import modality_of
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
@@ -142,9 +141,10 @@ def half_written(path: Path, table: OutputTable) -> None:
 @pytest.mark.slow
 def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom casewise.inference.output_table import "
-        "OutputTable\nfrom casewise.inference.prediction_file import opened\nwith opened(Path(sys.argv[1]), "
-        "OutputTable({}, ['pasi'])):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from casewise.inference.output_table import OutputTable\n"
+        "from casewise.inference.output_table import opened\n"
+        "with opened(Path(sys.argv[1]), OutputTable({}, ['pasi'])):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     output, table = tmp_path / "of [March].parquet", OutputTable({}, ["pasi"])
     assert subprocess.run([sys.executable, "-c", code, str(output)], check=False).returncode == -signal.SIGKILL

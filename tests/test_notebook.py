@@ -46,12 +46,3 @@ def test_the_code_of_the_page_runs_and_shows_what_the_page_shows(executed, tmp_p
     assert [cell["code"] for cell in executed.CELL.finditer(written)] == [
         cell["code"] for cell in executed.CELL.finditer(page)
     ]
-
-
-def test_a_page_shows_what_its_blocks_print_and_return(executed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    page = "# A page\n\n```python\nx = 2\n```\n\n```python\nprint('two')\nx + 1\n```\n\nAnd on.\n"
-    outputs = list(executed.execute(page, tmp_path))
-    assert [output.text for output in outputs] == ["", "two\n3"]
-    once = executed.with_outputs(page, outputs, tmp_path)
-    assert once.count("<!-- output -->") == 1
-    assert executed.with_outputs(once, outputs, tmp_path) == once

@@ -19,8 +19,7 @@ from casewise.pipeline.bundle import archive_run
 from casewise.pipeline.status import run_status
 from casewise.report.checklist import write_checklist
 from casewise.report.results_page import results_page
-from casewise.reproduce import reproduce
-from casewise.run import run
+from casewise.run import reproduce, run
 from casewise.run_folder import RunFolder
 from tests.test_cli import casewise as command
 

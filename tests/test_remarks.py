@@ -73,19 +73,6 @@ def test_the_headline_marks_rough_intervals() -> None:
     assert said == "pasi, test set, 9 cases of 4 subjects, resnet18: MAE 2.00 [1.00, 3.00, rough], CCC 2.00"
 
 
-def classed(stage: str, truths: list[float], folds: list[int | None]) -> pd.DataFrame:
-    return table(stage, truths, folds).assign(kind="classification", target="dx")
-
-
-def test_guessing_a_class_is_guessing_the_commonest_of_training() -> None:
-    oof = classed("oof", [0.0, 0.0, 0.0, 1.0, 1.0], [1, 1, 1, 2, 2])
-    tested = classed("test", [0.0, 1.0, 1.0, 1.0], [None] * 4)
-    told = guess(pd.concat([oof, tested], ignore_index=True), "dx", ["covid", "none"])
-    assert (told[0]["stage"], told[0]["classes"], told[0]["accuracy"]) == ("test", ["covid"], 0.25)
-    # fold 1 guesses what is commonest in fold 2, and the other way round: never right
-    assert (told[1]["classes"], told[1]["accuracy"]) == (["covid", "none"], 0.0)
-
-
 def test_the_headline_of_classes_and_grades() -> None:
     figure = {"value": 0.8, "low": 0.7, "high": 0.9, "n_cases": 9, "n_subjects": 9}
     names = ("accuracy", "auroc", "kappa_quadratic", "mae")

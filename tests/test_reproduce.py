@@ -14,8 +14,16 @@ import casewise
 from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError
 from casewise.jobs.compute_plans import compute_plans
 from casewise.jobs.plan import Job, JobInputs
-from casewise.pipeline.reproduction import DIFFERENT, EQUAL, WITHIN, Reproduction, compared, compared_predictions
-from casewise.reproduce import _again, _repeat_parts
+from casewise.pipeline.reproduction import (
+    DIFFERENT,
+    EQUAL,
+    WITHIN,
+    PredictionComparison,
+    _again,
+    _repeat_parts,
+    compared,
+    compared_predictions,
+)
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from tests.baseline_run import run_baselines
@@ -43,80 +51,55 @@ def table(**changes: Any) -> pd.DataFrame:
 
 class TestPredictions:
     def test_equal_bits(self) -> None:
-        found = compared_predictions(table(), table().iloc[::-1])
-        assert (found["rows"], found["equal"], found["largest_difference"], found["equal_distances"]) == (
-            2,
-            2,
-            0.0,
-            True,
-        )
+        assert compared_predictions(table(), table().iloc[::-1]) == PredictionComparison(2, 2, 0, 0, 0.0, True)
 
     def test_the_last_bit_counts(self) -> None:
-        found = compared_predictions(table(), table(y_pred=[np.nextafter(0.1, 1), 0.2]))
-        assert found["equal"] == 1
-        assert 0 < found["largest_difference"] < 1e-16
-        assert found["by_learner"]["cnn"] == {
-            "rows": 2,
-            "equal": 1,
-            "largest_difference": found["largest_difference"],
-        }
+        comparison = compared_predictions(table(), table(y_pred=[np.nextafter(0.1, 1), 0.2]))
+        assert comparison.equal == 1
+        assert 0 < comparison.largest_difference < 1e-16
 
     def test_probabilities_are_compared_too(self) -> None:
-        found = compared_predictions(table(p0=0.5, p1=0.5), table(p0=[0.5, 0.25], p1=[0.5, 0.75]))
-        assert (found["equal"], found["largest_difference"]) == (1, 0.25)
-        assert compared_predictions(table(p0=1.0), table())["equal"] == 0
+        comparison = compared_predictions(table(p0=0.5, p1=0.5), table(p0=[0.5, 0.25], p1=[0.5, 0.75]))
+        assert (comparison.equal, comparison.largest_difference) == (1, 0.25)
+        assert compared_predictions(table(p0=1.0), table()).equal == 0
 
     def test_rows_of_one_side_and_missing_values(self) -> None:
-        found = compared_predictions(table(), table(case=["a/1", "c/1"]))
-        assert (found["rows"], found["missing"], found["further"], found["equal"]) == (3, 1, 1, 1)
-        assert compared_predictions(table(), table(y_pred=[np.nan, 0.2]))["largest_difference"] is None
-        assert compared_predictions(table(distance=[1.0, 2.0]), table())["equal_distances"] is False
+        comparison = compared_predictions(table(), table(case=["a/1", "c/1"]))
+        assert (comparison.rows, comparison.missing, comparison.further, comparison.equal) == (3, 1, 1, 1)
+        assert compared_predictions(table(), table(y_pred=[np.nan, 0.2])).largest_difference is None
+        assert compared_predictions(table(distance=[1.0, 2.0]), table()).equal_distances is False
 
 
 class TestCompared:
     def test_a_run_is_equal_to_its_copy(self, own_run: Run, copied: RunFolder) -> None:
-        record = compared(own_run.files, copied, own_run.study, 0.0)
-        assert record["verdict"] == EQUAL
-        assert record["networks"] == {"all": 6, "different": []}
-        assert record["figures"]["figures"] == record["figures"]["equal"] > 100
-        assert record["environment"] == {"different": {}, "not_recorded": []}
-        assert Reproduction(copied.path, {**record, "run": "x"}).same
+        reproduction = compared(own_run.files, copied, own_run.study, 0.0)
+        assert (reproduction.verdict, reproduction.same) == (EQUAL, True)
+        assert (reproduction.networks, reproduction.other_weights, reproduction.environment) == (6, [], {})
+        assert reproduction.figures.figures == reproduction.figures.equal > 100
 
     def test_what_differs_is_named(self, own_run: Run, copied: RunFolder) -> None:
         rows = copied.predictions.read()
         name = str(rows["model"].iloc[0])
         rows.loc[0, "p0"], rows.loc[0, "p1"] = rows.loc[0, "p0"] + 0.001, rows.loc[0, "p1"] - 0.001
         copied.predictions.write(rows)
-        facts = copied.job(name, 1).facts
-        facts.write({**facts.read(), "weights_sha256": "other"})
+        job = copied.job(name, 1)
+        job.facts.write({**job.facts.read(), "weights_sha256": "other"})
+        job.record.write({**job.record.read(), "parts": 4})
         metrics = copied.metrics.read()
         metrics["main"]["learner"] = "another"
         copied.metrics.write(metrics)
         copied.environment.write({**copied.environment.read(), "torch": "0.1"})
-        record = compared(own_run.files, copied, own_run.study, 0.0)
-        assert record["verdict"] == DIFFERENT
-        assert record["predictions"]["largest_difference"] == pytest.approx(0.001)
-        assert record["networks"]["different"] == [f"{name}, fold 2"]
-        assert record["figures"]["largest"][0]["name"] == "main.learner"
-        assert record["environment"]["different"]["torch"][1] == "0.1"
-        reproduction = Reproduction(copied.path, record)
-        assert not reproduction.same
+        reproduction = compared(own_run.files, copied, own_run.study, 0.0)
+        assert (reproduction.verdict, reproduction.same) == (DIFFERENT, False)
+        assert reproduction.predictions.largest_difference == pytest.approx(0.001)
+        assert reproduction.other_weights == [f"{name}, fold 2"]
+        assert reproduction.figures.largest[0][0] == "main.learner"
+        assert reproduction.environment["torch"][1] == "0.1"
+        assert reproduction.environment[f"batches of {name}, fold 2"] == ("1 part", "4 parts")
         text = "\n".join(reproduction.lines())
         for part in ("1 of ", f"{name}, fold 2", "main.learner", "Different: torch", "Not reproduced"):
             assert part in text
-        assert compared(own_run.files, copied, own_run.study, 0.002)["verdict"] == WITHIN
-
-    def test_networks_on_all_subjects_are_compared(self, own_run: Run, copied: RunFolder) -> None:
-        study = own_run.study.model_copy(update={"final": "refit"})
-        name = study.learners[0]
-        for learner in study.learners:
-            shutil.copytree(copied.job(learner, 0).path, copied.final_job(learner).path)
-        again = RunFolder(copied.path.with_name("again"))
-        shutil.copytree(copied.path, again.path)
-        facts = again.final_job(name).facts
-        facts.write({**facts.read(), "weights_sha256": "other"})
-        found = compared(copied, again, study, 0.0)["networks"]
-        assert found == {"all": 9, "different": [f"{name}, all subjects"]}
+        assert compared(own_run.files, copied, own_run.study, 0.002).verdict == WITHIN
 
     def test_left_out_networks_change_no_figure(self, own_run: Run, copied: RunFolder) -> None:
         metrics = copied.metrics.read()
@@ -124,20 +107,10 @@ class TestCompared:
         note = {"code": "networks_left_out", "facts": facts}
         copied.metrics.write({**metrics, "notes": [note, *metrics["notes"]]})
         copied.left_out.write({"networks": {"vgg11": {"2": "no number"}}})
-        record = compared(copied, own_run.files, own_run.study, 0.0)
-        assert record["left_out"] == ["vgg11"]
-        assert record["figures"]["equal"] == record["figures"]["figures"] > 100
-        lines = Reproduction(copied.path, record).lines()
-        assert "vgg11 could not be trained in the run, and was not repeated." in lines
-
-    def test_batches_in_other_parts_are_named(self, own_run: Run, copied: RunFolder) -> None:
-        name = own_run.study.learners[0]
-        job = copied.job(name, 1)
-        job.record.write({**job.record.read(), "parts": 4})
-        record = compared(copied, own_run.files, own_run.study, 0.0)
-        assert record["parts"] == {f"{name}, fold 2": [4, 1]}
-        line = f"Different: batches of {name}, fold 2 were computed in 4 parts in the run, in 1 now."
-        assert line in Reproduction(copied.path, record).lines()
+        reproduction = compared(copied, own_run.files, own_run.study, 0.0)
+        assert reproduction.left_out == ["vgg11"]
+        assert reproduction.figures.equal == reproduction.figures.figures > 100
+        assert "vgg11 could not be trained in the run, and was not repeated." in reproduction.lines()
 
 
 class TestPlan:

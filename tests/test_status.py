@@ -13,7 +13,7 @@ from filelock import FileLock
 from casewise.console import Silent
 from casewise.errors import AuditError, RunError
 from casewise.files import write_json
-from casewise.pipeline.status import RunStatus, recorded, run_status
+from casewise.pipeline.status import recorded, run_status
 from casewise.run import Run
 from casewise.run_folder import RunFolder, folder
 from tests.test_cli import casewise
@@ -67,25 +67,6 @@ def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> No
     assert stopped.lines()[-1] == "No process is at work in the folder. Run the study again to continue."
 
 
-def test_the_memory_of_finished_jobs_is_shown(copied: RunFolder) -> None:
-    peaks = [job.record.read()["peak_memory_mb"] for job in copied.finished_jobs()]
-    assert len(peaks) == 6
-    assert min(peaks) > 50  # an interpreter with PyTorch
-    record = copied.job("linear_pixels", 0).record
-    record.write(record.read() | {"peak_memory_mb": 2**20})
-    earlier = copied.job("linear_pixels", 1).record
-    earlier.write({name: value for name, value in earlier.read().items() if name != "peak_memory_mb"})
-    status = run_status(copied)
-    assert status.peak_memory_mb == 2**20
-    assert "Memory of a finished job at its peak: up to 1024.0 GB." in status.lines()
-
-
-def test_a_job_of_another_study_is_not_done(copied: RunFolder) -> None:
-    record = copied.job("linear_pixels", 0).record
-    record.write(record.read() | {"fingerprint": "other"})
-    assert run_status(copied).waiting == ["linear_pixels, fold 1"]
-
-
 def test_the_time_left_follows_from_finished_jobs_and_is_shared_by_running_ones(copied: RunFolder) -> None:
     record = copied.job("linear_pixels", 0).record
     record.write(record.read() | {"seconds": 100.0})
@@ -127,15 +108,6 @@ def test_the_last_line_of_a_command_and_the_error_that_ended_it_are_shown(copied
     assert not copied.activity.exists()
 
 
-def test_what_an_ended_command_left_is_not_that_of_another(copied: RunFolder) -> None:
-    copied.metrics.remove()
-    copied.fingerprint.remove()
-    copied.activity.write({"only": [], "step": "audit", "line": "cohort: 6 cases", "stopped": "A row has no image."})
-    assert run_status(copied).lines()[-1].endswith("The last command stopped: A row has no image.")
-    with copied.lock():
-        assert run_status(copied).lines()[-1].endswith("A process is at work in the folder.")
-
-
 def test_a_run_goes_on_where_its_activity_cannot_be_recorded(copied: RunFolder) -> None:
     copied.metrics.remove()
     copied.activity.path.mkdir()
@@ -155,12 +127,6 @@ def test_networks_that_a_command_does_not_train_are_counted_apart(copied: RunFol
         assert status.jobs == 6
         assert status.lines()[0].endswith("4 done, 1 waiting, 1 not asked for with --only.")
     assert len(run_status(copied).waiting) == 2
-
-
-def test_a_finished_run_needs_no_first_weights(copied: RunFolder) -> None:
-    study = copied.study.read()
-    copied.study.write(study | {"weights_dir": str(copied.path / "moved")})
-    assert len(run_status(copied).done) == 6
 
 
 def test_time_in_which_nothing_ran_does_not_count(copied: RunFolder) -> None:
@@ -194,9 +160,3 @@ def test_asking_does_not_stop_a_run_that_begins(copied: RunFolder, monkeypatch: 
     threading.Timer(0.1, looking.release).start()
     with copied.lock():
         assert not looking.is_locked
-
-
-def test_counts_are_those_of_the_states() -> None:
-    status = RunStatus(Path("runs/a"), True, "", ["a"], {"b": 0.5}, {}, ["c"])
-    assert status.lines()[0] == "runs/a: 3 jobs (learners × folds): 1 done, 1 running, 1 waiting."
-    assert status.lines()[-1] == "Time left for these jobs: not known yet."

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.analysis.comparison import compare
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
-from casewise.reproduce import reproduce
-from casewise.run import run
+from casewise.run import reproduce, run
 from casewise.version import __version__
 
 if TYPE_CHECKING:

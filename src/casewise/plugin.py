@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.inference.bundle import Bundle
-    from casewise.inference.chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
+    from casewise.inference.new_cases import PredictedChunk
     from casewise.inference.predictor import Predictor
     from casewise.jobs.backends import Backend
     from casewise.jobs.plan import Job

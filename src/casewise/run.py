@@ -1,4 +1,4 @@
-"""The story of a study, from the cohort table to the report."""
+"""The story of a study, from the cohort table to the report; and of its repetition."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from casewise.analysis.run import Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.base import ImageStore
+    from casewise.pipeline.read import RunInputs
+    from casewise.pipeline.reproduction import Reproduction
     from casewise.run_folder import RunFolder
-    from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 
@@ -36,41 +35,44 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.combine import conformal, decide, score, stack
     from casewise.pipeline.evaluate import evaluate
-    from casewise.pipeline.finished import inputs_of_results, record_results, stored_results
+    from casewise.pipeline.finished import FinishedRun
     from casewise.pipeline.further_trainings import image_split, seeds
     from casewise.pipeline.image_checks import counterfactuals, input_checks
-    from casewise.pipeline.report import report
+    from casewise.pipeline.report import inputs_of_results, record_results, report, stored_results
     from casewise.pipeline.status import recorded, timed, unchanged_torch
     from casewise.pipeline.train import train
     from casewise.plugin import plugins
 
-    study, run_folder, show = _places(study, output, show)
-    with unchanged_torch(), run_folder.lock(), timed(run_folder), recorded(run_folder, show) as show:
-        study, cohort, store, splits = _begun(study, run_folder, show)
-        study, predictions = train(study, cohort, store, splits, run_folder, show)
-        counterfactuals(study, cohort, store, splits, predictions, run_folder, show)
-        inputs = inputs_of_results(study, cohort, store, predictions, run_folder)
-        if stored := stored_results(inputs, run_folder, show):
-            predictions, results = stored
+    study, folder, show = _resolve(study, output, show)
+    with unchanged_torch(), folder.lock(), timed(folder), recorded(folder, show) as show:
+        inputs = _prepare_run(study, folder, show)
+        inputs, predictions = train(inputs, show)
+        study = inputs.study  # planned, and without networks that could not be trained
+        counterfactuals(inputs, predictions, show)
+        made_from = inputs_of_results(inputs, predictions)
+        results = stored_results(made_from, folder, show)
+        if results is not None:
+            finished = FinishedRun(folder, study, results)
         else:
-            predictions = stack(study, predictions, run_folder, show)
-            predictions = decide(study, predictions, run_folder)
-            predictions = score(study, predictions, run_folder)
-            conformal(study, predictions, run_folder)
-            input_checks(study, cohort, store, splits, predictions, run_folder)
-            results = evaluate(study, cohort, predictions, run_folder, show)
+            predictions = stack(study, predictions, folder, show)
+            predictions = decide(study, predictions, folder)
+            predictions = score(study, predictions, folder)
+            conformal(study, predictions, folder)
+            input_checks(inputs, predictions)
+            results = evaluate(study, inputs.cohort, predictions, folder, show)
             if study.seeds > 1:
-                results = seeds(study, cohort, store, splits, results, run_folder, show)
+                results = seeds(inputs, results, show)
             if study.split.by == "image":
-                results = image_split(study, cohort, store, splits, results, run_folder, show)
-            report(study, cohort, predictions, results, store, run_folder, show)
-            record_results(inputs, run_folder)
-        write_bundle(run_folder, show)
+                results = image_split(inputs, results, show)
+            finished = FinishedRun(folder, study, results, inputs.prepared)
+            report(finished, show)
+            record_results(made_from, folder)
+        write_bundle(finished, show)
         for plugin in plugins():
-            plugin.on_evaluated(study, run_folder, show)
-        finished = Run(run_folder.path, predictions, results, run_folder.report_path)
-        show.line("result", finished.headline or "nothing was evaluated")
-    return finished
+            plugin.on_evaluated(study, folder, show)
+        done = Run(finished)
+        show.line("result", done.headline or "nothing was evaluated")
+    return done
 
 
 def train_only(
@@ -91,12 +93,44 @@ def train_only(
     from casewise.pipeline.status import recorded, unchanged_torch
     from casewise.pipeline.train import train_only as train_named
 
-    study, run_folder, show = _places(study, output, show)
-    with unchanged_torch(), run_folder.lock(), recorded(run_folder, show, only) as show:
-        train_named(*_begun(study, run_folder, show, only), run_folder, show, only)
+    study, folder, show = _resolve(study, output, show)
+    with unchanged_torch(), folder.lock(), recorded(folder, show, only) as show:
+        train_named(_prepare_run(study, folder, show, only), only, show)
 
 
-def _places(
+def reproduce(
+    finished: Run | Path | str,
+    output: Path | str | None = None,
+    *,
+    tolerance: float = 0.0,
+    show: Show | bool | None = None,
+) -> Reproduction:
+    """Run the saved study of a finished run from scratch, with its compute plan, and compare both.
+
+    The comparison is in `reproduction.json` of the new folder. An interrupted reproduction is continued.
+
+    Args:
+        finished: a finished run, or its folder.
+        output: a new folder; by default that of the run with `-reproduced` at the end of its name.
+        tolerance: the largest absolute difference of a predicted value or probability that counts as equal.
+        show: where progress is reported, as in `run`.
+
+    Raises:
+        CasewiseError: the run is not finished, its table, images or first weights are missing or have changed, or
+            `output` has other files.
+    """
+    from casewise.console import shown_at
+    from casewise.pipeline.finished import FinishedRun
+    from casewise.pipeline.reproduction import begin_reproduction, finish_reproduction
+
+    source = FinishedRun.open(finished.folder if isinstance(finished, Run) else finished)
+    show = shown_at(show)
+    study, target = begin_reproduction(source, output, tolerance, show)
+    run(study, target.path, show=show)
+    return finish_reproduction(source, target, study, tolerance)
+
+
+def _resolve(
     study: Study | Path | str, output: Path | str | None, show: Show | bool | None
 ) -> tuple[Study, RunFolder, Show]:
     from casewise.console import shown_at
@@ -107,9 +141,7 @@ def _places(
     return study, RunFolder(Path(output or Path("runs") / study.name)), shown_at(show)
 
 
-def _begun(
-    study: Study, run_folder: RunFolder, show: Show, only: Sequence[str] = ()
-) -> tuple[Study, Cohort, ImageStore, Splits]:
+def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str] = ()) -> RunInputs:
     """The story up to the training: the planned study, its cohort, its images and its split.
 
     Args:
@@ -117,17 +149,17 @@ def _begun(
     """
     from casewise.jobs.plan import named_jobs
     from casewise.pipeline.audit import audit
-    from casewise.pipeline.read import plan, prepare, read, split
+    from casewise.pipeline.read import RunInputs, plan, prepare, read, split
     from casewise.pipeline.recipe_plan import plan_recipe
     from casewise.pipeline.train import weights
 
-    cohort = read(study, run_folder, show)
-    splits = split(study, cohort, run_folder, show)
+    cohort = read(study, folder, show)
+    splits = split(study, cohort, folder, show)
     if not study.recipe.auto:  # whose networks are planned later
         named_jobs(study, splits.folds, only)
-    weights(study, run_folder, show)
-    study = plan(study, cohort, splits, run_folder, show)
-    store = prepare(study, cohort, run_folder, show)
-    study = plan_recipe(study, cohort, store, splits, run_folder, show)
-    audit(study, cohort, store, splits, run_folder, show)
-    return study, cohort, store, splits
+    weights(study, folder, show)
+    study = plan(study, cohort, splits, folder, show)
+    inputs = RunInputs(study, cohort, prepare(study, cohort, folder, show), splits, folder)
+    inputs = plan_recipe(inputs, show)
+    audit(inputs, show)
+    return inputs

@@ -38,7 +38,7 @@ STEPS = {
     "bundle": "casewise.pipeline.bundle:write_bundle",
     "explain": "casewise.plugins.explain.command:explain_run",
     "bundle file": "casewise.pipeline.bundle:archive_run",
-    "predict": "casewise.inference.prediction_file:predict_to_file",
+    "predict": "casewise.inference.output_table:predict_to_file",
     "results": "casewise.report.results_page:write_results",
 }
 NAMES = ["between steps", *STEPS]

@@ -173,7 +173,7 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
     """A bundle of one network with random weights, which predicts a number, classes and grades; its zip file."""
     from casewise.files import checksum
     from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
-    from casewise.inference.combination import Combination
+    from casewise.inference.ensemble import Combination
     from casewise.models.build_model import network_facts, network_of, scaled_facts
     from casewise.models.outputs import outputs_of
     from casewise.run_folder import BundleFolder

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from casewise.analysis.plots import Plots
     from casewise.evaluation.results import Results
+    from casewise.pipeline.finished import FinishedRun
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
@@ -22,19 +23,17 @@ MOST_FIGURES = 6
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A finished run.
+    """A finished run as tables, figures and a trained model.
 
     Attributes:
-        folder: the run folder.
-        rows: the content of `predictions.parquet`, with classes as numbers; `predictions` is easier to read.
-        results: the content of `metrics.json`.
-        report: the path of the report, an HTML page.
+        finished: its study, results and files as they are.
     """
 
-    folder: Path
-    rows: pd.DataFrame
-    results: Results
-    report: Path
+    finished: FinishedRun
+
+    def __post_init__(self) -> None:
+        """Read the predictions, which another run in the folder could replace later."""
+        _ = self.finished.predictions
 
     @classmethod
     def open(cls, folder: Path | str) -> Run:
@@ -44,45 +43,53 @@ class Run:
             RunError: there is no such folder, it holds no finished run or only the comparison by image of one, or a
                 file of it is damaged.
         """
-        from casewise.evaluation.results import read_results
-        from casewise.run_folder import RunFolder
+        from casewise.pipeline.finished import FinishedRun
 
-        files = RunFolder(Path(folder))
-        files.check_exists()
-        files.refuse_image_split()
-        files.check_finished()
-        files.check_reported()
-        return cls(files.path, files.predictions.read(), read_results(files), files.report_path)
+        run = FinishedRun.open(folder)
+        run.files.check_reported()
+        return cls(run)
 
     # What the run is about.
 
-    @cached_property
+    @property
     def study(self) -> Study:
         """The study with every setting in force."""
-        from casewise.study.loading import saved_study
+        return self.finished.study
 
-        file = self.files.study
-        return saved_study(file.read(), source=str(file.path))
+    @property
+    def results(self) -> Results:
+        """The content of `metrics.json`."""
+        return self.finished.results
 
     @property
     def files(self) -> RunFolder:
         """Every file of the run folder, by name."""
-        from casewise.run_folder import RunFolder
+        return self.finished.files
 
-        return RunFolder(self.folder)
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.files.path
 
-    @cached_property
+    @property
+    def report(self) -> Path:
+        """The path of the report, an HTML page."""
+        return self.files.report_path
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The content of `predictions.parquet`, with classes as numbers; `predictions` is easier to read."""
+        return self.finished.predictions
+
+    @property
     def left_out(self) -> dict[str, dict[str, str]]:
         """The networks that could not be trained and have no part in the results: for each the reason by fold."""
-        record = self.files.left_out.read_if_exists()
-        return dict(record["networks"]) if record else {}
+        return self.finished.left_out
 
     @property
     def learners(self) -> list[str]:
         """The names of the networks, of the baselines, and of the learners that combine them."""
-        from casewise.study.learners import in_order
-
-        return in_order(self.study, map(str, self.rows["model"]))
+        return self.finished.learners
 
     @property
     def targets(self) -> list[str]:
@@ -146,21 +153,21 @@ class Run:
         """The cohort as read: one row for each image, with its case and every column of the table."""
         from casewise.analysis.tables import cohort_table
 
-        return cohort_table(self.files.cohort.read(), self.study)
+        return cohort_table(self.finished.images, self.study)
 
     @property
     def splits(self) -> pd.DataFrame:
         """One row for each subject: `subject`, `side` (`train` or `test`) and `fold`, missing in the test set."""
         from casewise.analysis.tables import splits_table
 
-        return splits_table(self.files.splits.read())
+        return splits_table(self.finished.splits)
 
     @property
     def findings(self) -> pd.DataFrame:
         """The findings of the audit: `id`, `level`, `sentence`, `remedy`, and the reason if the study `accepted` it."""
         from casewise.analysis.tables import findings_table
 
-        return findings_table(self.files.audit.read())
+        return findings_table(self.finished.audit)
 
     # Figures, explanations and new cases.
 
@@ -198,7 +205,6 @@ class Run:
         learner: str = "networks",
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
-        store: Path | str | None = None,
     ) -> pd.DataFrame:
         """Predict new cases with the run's networks; labels are neither needed nor read.
 
@@ -210,9 +216,7 @@ class Run:
         from casewise.console import default_show
         from casewise.inference.model import load_bundle
 
-        return load_bundle(self.folder).predict(
-            cases, learner=learner, columns=columns, root=root, store=store, show=default_show()
-        )
+        return load_bundle(self.folder).predict(cases, learner=learner, columns=columns, root=root, show=default_show())
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"

@@ -11,8 +11,10 @@ from casewise.evaluation.figures import Seeds
 from casewise.evaluation.results import Results
 from casewise.predictions.conformal import set_names, with_sets
 from casewise.predictions.table import final_rows
+from casewise.splits.predefined import TEST
 
 if TYPE_CHECKING:
+    from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 CASE = ["case", "subject", "visit", "day", "region", "image"]
@@ -86,19 +88,14 @@ def cohort_table(images: pd.DataFrame, study: Study) -> pd.DataFrame:
     return images.assign(**named)
 
 
-def splits_table(manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """The side and fold of each subject, from the content of `splits.json`.
-
-    >>> splits_table({"subjects": {"a": 1, "b": 2}}).to_dict("list")
-    {'subject': ['a', 'b'], 'side': ['train', 'train'], 'fold': [1, 2]}
-    """
-    sides = list(manifest["subjects"].values())
-    folds = [pd.NA if side == "test" else int(side) for side in sides]
+def splits_table(splits: Splits) -> pd.DataFrame:
+    """The side and fold of each subject."""
+    sides = list(splits.side.values())
     return pd.DataFrame(
         {
-            "subject": list(manifest["subjects"]),
-            "side": ["test" if side == "test" else "train" for side in sides],
-            "fold": pd.array(folds, dtype="Int64"),
+            "subject": list(splits.side),
+            "side": ["test" if side == TEST else "train" for side in sides],
+            "fold": pd.array([pd.NA if side == TEST else side + 1 for side in sides], dtype="Int64"),
         }
     )
 

@@ -14,8 +14,8 @@ from casewise.cli.run import Quiet
 from casewise.plugin import ResultFolders, plugins
 
 if TYPE_CHECKING:
-    from casewise.inference.chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
+    from casewise.inference.new_cases import PredictedChunk
 
 
 def predict(
@@ -82,8 +82,8 @@ def predict(
         raise CasewiseError("--names is about the files of --also, such as --also fhir=results/fhir. Give both.")
     with show.bar("predict"):
         folders = parsed_folders(also or [])
-        from casewise.inference.model import load_bundle
-        from casewise.inference.prediction_file import predict_to_file
+        from casewise.inference.model import PredictionSettings, load_bundle
+        from casewise.inference.output_table import predict_to_file
 
         model = load_bundle(bundle, trust=trust)
         with ExitStack() as stack:
@@ -93,18 +93,8 @@ def predict(
                 for each in results:
                     each.receive(chunk)
 
-            written = predict_to_file(
-                model,
-                list(cases),
-                output,
-                learner=learner,
-                columns=columns,
-                root=root,
-                size=chunk,
-                show=show,
-                receive=receive,
-                abstain=abstain,
-            )
+            settings = PredictionSettings(learner, columns, root, chunk, abstain)
+            written = predict_to_file(model, list(cases), output, settings, show=show, receive=receive)
     if not quiet:
         print(f"wrote {written.path}: {counted(written.cases, 'case')}")
     if written.without:

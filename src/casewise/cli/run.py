@@ -129,7 +129,7 @@ def reproduce(
     first weights of the run are missing or have changed.
     """
     from casewise.console import Silent, Terminal, print_lines
-    from casewise.reproduce import reproduce as reproduce_run
+    from casewise.run import reproduce as reproduce_run
     from casewise.run_folder import RunFolder
 
     show = Silent() if quiet else Terminal()
@@ -212,7 +212,7 @@ def checklist(
 ) -> None:
     """Fill a reporting guideline's checklist with what the run recorded; the other items are left to the author."""
     from casewise.report.checklist import write_checklist
-    from casewise.run_folder.pages import write_page
+    from casewise.run_folder.folder import write_page
 
     text = write_checklist(run_folder, of, format)
     if output:

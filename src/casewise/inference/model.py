@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
 from casewise.errors import RunError, nearest, shortened
+from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
-from casewise.inference.chunks import (
+from casewise.inference.ensemble import HEADLINE, NETWORKS, Combination, Ensemble
+from casewise.inference.input_flags import case_flags, with_flags
+from casewise.inference.input_limits import FEWEST_SUBJECTS, Limits
+from casewise.inference.new_cases import (
     LEFT_OUT,
     ROWS,
+    NewTable,
     PredictedChunk,
     RawCase,
     cases_of,
     ignores_visits,
     in_chunks,
     names_visits,
-    settle,
+    new_table,
+    prepare_together,
     sources_of,
 )
-from casewise.inference.combination import Combination
-from casewise.inference.ensemble import HEADLINE, NETWORKS, Ensemble
-from casewise.inference.input_checks.flags import case_flags, with_flags
-from casewise.inference.input_checks.limits import FEWEST_SUBJECTS, Limits
-from casewise.inference.new_cases import NewTable, new_table
 from casewise.inference.output_table import OutputTable
 from casewise.inference.run_members import predicting_members
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
-from casewise.run_folder.bundle_archive import extract, is_archive
-from casewise.run_folder.bundle_signature import check_signature
+from casewise.run_folder.bundle_archive import check_signature, extract, is_archive
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
@@ -47,6 +47,22 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How new cases are predicted in chunks.
+
+    Attributes:
+        learner, columns, root, abstain: as the arguments of `TrainedModel.predict`.
+        size: the rows of the table in a chunk; the cases of a subject are never divided.
+    """
+
+    learner: str = HEADLINE
+    columns: Mapping[str, str] = field(default_factory=dict)
+    root: Path | str | None = None
+    size: int = ROWS
+    abstain: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,6 @@ class TrainedModel:
         learner: str = NETWORKS,
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
-        store: Path | str | None = None,
         show: Show | None = None,
         abstain: bool = False,
     ) -> pd.DataFrame:
@@ -149,7 +164,6 @@ class TrainedModel:
                 are those of the study.
             root: the folder that paths in the table are relative to; by default the table's own, and for a data frame
                 the working directory.
-            store: a folder for the prepared images, to be used again; by default a temporary one.
             show: where progress is reported.
             abstain: whether cases that are unlike the training cases get no prediction, but the flags as `problem`.
 
@@ -174,7 +188,7 @@ class TrainedModel:
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
             table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
-            new = table.prepared(Path(store) if store else Path(temporary), show or Silent())
+            new = table.prepared(Path(temporary), show or Silent())
             return self._predicted(ensemble, table.study, new, abstain)
 
     def _predicted(self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool) -> pd.DataFrame:
@@ -188,49 +202,25 @@ class TrainedModel:
     def predict_in_chunks(
         self,
         cases: Path | str | Sequence[Path | str] | pd.DataFrame,
+        settings: PredictionSettings | None = None,
         *,
-        learner: str = HEADLINE,
-        columns: Mapping[str, str] | None = None,
-        root: Path | str | None = None,
-        size: int = ROWS,
         show: Show | None = None,
-        abstain: bool = False,
-    ) -> Iterator[pd.DataFrame]:
-        """Predict new cases in chunks of about `size` rows of the table, in its order; yield the table of each.
+    ) -> Iterator[PredictedChunk]:
+        """Predict new cases in chunks, in the order of the table; each has its `table`, with the columns of `predict`.
 
         A case that cannot be read has one row for each learner and target, with the reason as `problem` and without a
-        prediction. The other arguments and the columns are those of `predict`.
+        prediction.
 
         Raises:
             CasewiseError: the table as a whole cannot be read, such as one without the column of the images.
             RunError: there is no such learner.
         """
-        for chunk in self.predicted_chunks(
-            cases, learner=learner, columns=columns, root=root, size=size, show=show, abstain=abstain
-        ):
-            yield chunk.table
-
-    def predicted_chunks(
-        self,
-        cases: Path | str | Sequence[Path | str] | pd.DataFrame,
-        *,
-        learner: str = HEADLINE,
-        columns: Mapping[str, str] | None = None,
-        root: Path | str | None = None,
-        size: int = ROWS,
-        show: Show | None = None,
-        abstain: bool = False,
-    ) -> Iterator[PredictedChunk]:
-        """The tables of `predict_in_chunks`, each with the files that its cases were predicted from.
-
-        Raises:
-            CasewiseError: as `predict_in_chunks`.
-        """
-        if abstain:
+        settings = settings or PredictionSettings()
+        if settings.abstain:
             self.check_abstaining()
-        ensemble = Ensemble(self.members, self.combination, learner)
+        ensemble = Ensemble(self.members, self.combination, settings.learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
-            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
+            table = new_table(cases, self.reader, Path(temporary), columns=settings.columns, root=settings.root)
             cells = table.cells()
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
             if ignores_visits(cells, table.study):
@@ -241,10 +231,12 @@ class TrainedModel:
                     else "The study of this model has no visits, so all images of a subject are one case."
                 )
             done = 0
-            for chunk in in_chunks(raw_cases, size):
+            for chunk in in_chunks(raw_cases, settings.size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    predicted, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), abstain=abstain)
+                    predicted, _ = self.predict_together(
+                        ensemble, table, cells, chunk, Path(folder), abstain=settings.abstain
+                    )
                 done += len(chunk)
                 yield PredictedChunk(predicted, sources_of(chunk, cells, table.study), has_visits)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
@@ -265,14 +257,14 @@ class TrainedModel:
         """
         import pandas as pd
 
-        output, settled = self.table, settle(table, cells, cases, folder)
-        tables = [self._predicted(ensemble, table.study, new, abstain) for new in settled.prepared]
+        output, (prepared, problems) = self.table, prepare_together(table, cells, cases, folder)
+        tables = [self._predicted(ensemble, table.study, new, abstain) for new in prepared]
         answered = {name for predicted in tables for name in predicted["case"]}
-        answered |= {case.name for case, _ in settled.problems}
-        problems = [*settled.problems, *((case, LEFT_OUT) for case in cases if case.name not in answered)]
+        answered |= {case.name for case, _ in problems}
+        problems += [(case, LEFT_OUT) for case in cases if case.name not in answered]
         if problems:
             tables.append(output.of_problems(problems, ensemble.learners))
-        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), settled.prepared
+        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), prepared
 
 
 def with_paths(rows: pd.DataFrame, new: NewCases) -> pd.DataFrame:
@@ -310,7 +302,6 @@ def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> Trained
         member = Bundle.open(job.path)
         _check((member,), path)
         return TrainedModel(path, (member,), Combination.of_network(job, member))
-    run.refuse_image_split()
     if run.is_own():
         run.check_finished()
     members = tuple(Bundle.open(member.path) for member in predicting_members(run))
@@ -377,8 +368,8 @@ def _limits(file: JsonFile) -> Limits | None:
     """
     values = file.read_if_exists()
     try:
-        return Limits.of(values) if values else None
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        return from_json(Limits, values) if values else None
+    except ValueError as error:
         raise RunError(f"{file.path} is damaged ({error!r}). {file.remedy}") from error
 
 

@@ -114,8 +114,7 @@ def predict_altered(
 
     `tell` receives the number of networks that have predicted.
     """
-    from casewise.inference.predictor import Predictor
-    from casewise.inference.to_table import prediction_rows
+    from casewise.inference.predictor import Predictor, prediction_rows
 
     study, panels = prepared.study, prepared.cohort.panels
     modality = modality_of(study)

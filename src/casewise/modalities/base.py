@@ -53,8 +53,7 @@ class Picture:
     pixels: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Overview(ABC):
+class Overview(Protocol):
     """A large image from which tiles were cut, such as a whole slide.
 
     Attributes:
@@ -66,24 +65,29 @@ class Overview(ABC):
         mpp, magnification, vendor: as the file states them.
     """
 
-    path: Path
-    boxes: np.ndarray
-    shares: np.ndarray
-    mask: np.ndarray
-    downsample: float
-    candidates: int
-    size: tuple[int, int]
-    mpp: float | None
-    magnification: float | None
-    vendor: str
+    @property
+    def path(self) -> Path: ...
+    @property
+    def boxes(self) -> np.ndarray: ...
+    @property
+    def shares(self) -> np.ndarray: ...
+    @property
+    def mask(self) -> np.ndarray: ...
+    @property
+    def downsample(self) -> float: ...
+    @property
+    def candidates(self) -> int: ...
 
-    def __len__(self) -> int:
-        """The number of tiles."""
-        return len(self.boxes)
-
-    @abstractmethod
-    def read_picture(self) -> np.ndarray:
-        """A small picture of it, (h, w, 3) `uint8`."""
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def mpp(self) -> float | None: ...
+    @property
+    def magnification(self) -> float | None: ...
+    @property
+    def vendor(self) -> str: ...
+    def __len__(self) -> int: ...
+    def read_picture(self) -> np.ndarray: ...
 
 
 class StoreReference(Protocol):

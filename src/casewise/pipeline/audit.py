@@ -16,7 +16,7 @@ from casewise.console import shown
 from casewise.errors import BothSidesError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.read import plan, prepare, read, split
+from casewise.pipeline.read import RunInputs, plan, prepare, read, split
 from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.version import __version__
 
@@ -51,13 +51,14 @@ SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
 
 
 @shown("audit")
-def audit(study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show) -> Audit:
+def audit(inputs: RunInputs, show: Show) -> Audit:
     """Search for one person under two names, for leaks of the split and for shortcuts.
 
     Raises:
         AuditError: naming the errors that the study does not accept; nothing was trained.
     """
-    result = current_audit(study, cohort, store, splits, folder, show)
+    study, folder = inputs.study, inputs.folder
+    result = current_audit(study, inputs.cohort, inputs.store, inputs.splits, folder, show)
     verdict = result.verdict_with(study.accept)
     show.line("audit", SENTENCE.split(verdict)[0] if result.findings else verdict)
     for note in result.notes(study.accept):

@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from casewise.cohort.identity import pseudonym
 from casewise.console import shown
 from casewise.errors import RunError, counted
 from casewise.evaluation.response import clear_limit
-from casewise.evaluation.results import Results, plain, read_results
+from casewise.evaluation.results import plain
 from casewise.files import checksum, write_atomic, write_json
-from casewise.inference.run_members import predicting_members
-from casewise.inference.shared_networks import share_networks, without_paths
-from casewise.run_folder import RunFolder
+from casewise.pipeline.finished import FinishedRun
 from casewise.run_folder.bundle_archive import write_archive
-from casewise.run_folder.bundle_folder import FORMAT
-from casewise.study.loading import saved_study
+from casewise.run_folder.bundle_folder import FORMAT, link_or_copy
+from casewise.splits.predefined import TEST
 from casewise.version import __version__
 
 if TYPE_CHECKING:
@@ -39,27 +39,23 @@ FIGURES = ("metrics", "main", "calibration", "prediction_sets", "classes", "over
 
 
 @shown("bundle")
-def write_bundle(folder: RunFolder, show: Show) -> None:
-    """Write the bundle of an evaluated run into its folder; an intact one of the same inputs is kept.
+def write_bundle(run: FinishedRun, show: Show) -> None:
+    """Write the bundle of a run into its folder; an intact one of the same inputs is kept.
 
     Raises:
         RunError: a network is missing, or a file of the run is damaged.
     """
-    if not folder.metrics.exists():
+    made_from = _inputs(run)
+    if run.files.bundle.is_made_from(made_from):
         return
-    members = predicting_members(folder)
-    made_from = _inputs(folder, members)
-    if folder.bundle.is_made_from(made_from):
-        return
-    study = saved_study(folder.study.read(), source=str(folder.study.path))
-    with folder.bundle.replacing() as target:
-        _fill(target, study, folder, members)
+    with run.files.bundle.replacing() as target:
+        _fill(target, run)
         target.write_manifest(__version__, made_from)
-    weights = sum(member.weights.path.stat().st_size for member in members) / 2**20
-    show.line("bundle", f"{counted(len(members), 'network')}, {weights:,.1f} MiB of weights, shared with jobs")
+    weights = sum(member.weights.path.stat().st_size for member in run.members) / 2**20
+    show.line("bundle", f"{counted(len(run.members), 'network')}, {weights:,.1f} MiB of weights, shared with jobs")
 
 
-def archive_run(run: Path, output: Path, show: Show, *, key: Path | None = None) -> Path:
+def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = None) -> Path:
     """Write the bundle of a finished run as a zip file; the run's own bundle is made first where it is missing.
 
     Args:
@@ -69,45 +65,42 @@ def archive_run(run: Path, output: Path, show: Show, *, key: Path | None = None)
         RunError: the run is not finished, or the file cannot be written.
         CasewiseError: the file of the key holds no private key.
     """
-    folder = RunFolder(run)
-    folder.check_exists()
-    folder.refuse_image_split()
-    folder.check_finished()
+    finished = FinishedRun.open(folder)
     if output.suffix.casefold() != ".zip":
         raise RunError(f"--output: {output} must end in .zip.")
     if output.exists() and not output.is_file():
         raise RunError(f"--output: {output} is a folder. Give the name of a file.")
-    with folder.lock():
-        write_bundle(folder, show)
-    return write_archive(folder.bundle, output, key)
+    with finished.files.lock():
+        write_bundle(finished, show)
+    return write_archive(finished.files.bundle, output, key)
 
 
-def _inputs(folder: RunFolder, members: list[JobFolder]) -> str:
+def _inputs(run: FinishedRun) -> str:
     """A hash of all that the bundle is made from."""
     inputs = {
         "format": FORMAT,
         "content": CONTENT,
         "casewise": __version__,
-        "metrics": checksum(folder.metrics.path),  # which records all parts of the run
-        "networks": [checksum(member.facts.path) for member in members],
+        "metrics": checksum(run.files.metrics.path),  # which records all parts of the run
+        "networks": [checksum(member.facts.path) for member in run.members],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[JobFolder]) -> None:
+def _fill(target: BundleFolder, run: FinishedRun) -> None:
     """Write every file of the bundle but its manifest."""
     # a run that keeps its bundle loads no network library
     from casewise.inference.bundle import Bundle
-    from casewise.inference.combination import Combination
+    from casewise.inference.ensemble import Combination
     from casewise.report.formatting import display_name
     from casewise.report.model_card import model_card
 
     # not random, so that equal runs have equal bundles
-    fingerprint = str(folder.fingerprint.read()["fingerprint"])
-    salt = hashlib.sha256(f"subjects of {fingerprint}".encode()).hexdigest()[:32]
-    entries = share_networks(target, members, salt)
-    bundles = [Bundle.open(member.path) for member in members]
-    combination, results = Combination.of_run(folder, bundles), read_results(folder)
+    study, folder = run.study, run.files
+    salt = hashlib.sha256(f"subjects of {run.fingerprint}".encode()).hexdigest()[:32]
+    entries = share_networks(target, run.members, salt)
+    bundles = [Bundle.open(member.path) for member in run.members]
+    combination = Combination.of_run(folder, bundles)
     reader = next((bundle for bundle in bundles if bundle.model in study.networks), bundles[0])
     about = {
         "format": FORMAT,
@@ -126,24 +119,23 @@ def _fill(target: BundleFolder, study: Study, folder: RunFolder, members: list[J
         "settings": reader.settings,
         "display": {name: display_name(study, name) for name in (*study.outputs, *study.scores)},
         "bands": study.evaluation.bands,
-        "response": _response(study, folder, results),
+        "response": _response(run),
     }
-    figures = {name: value for name, value in plain(results).items() if name in FIGURES and value}
-    audit = _verdict(folder.audit.read(), study)
-    provenance = _provenance(study, folder, bundles, fingerprint)
+    figures = {name: value for name, value in plain(run.results).items() if name in FIGURES and value}
+    audit, provenance = _verdict(run.audit, study), _provenance(run, bundles)
     write_json(target.facts.path, about)
     write_json(target.metrics.path, figures)
     write_json(target.audit.path, audit)
     write_json(target.input_checks.path, folder.input_checks.read())
     write_json(target.provenance.path, provenance)
-    write_atomic(target.card.path, model_card(study, about, results, audit, provenance))
+    write_atomic(target.card.path, model_card(study, about, run.results, audit, provenance))
 
 
-def _response(study: Study, folder: RunFolder, results: Results) -> dict[str, Any] | None:
+def _response(run: FinishedRun) -> dict[str, object] | None:
     """How a response over time is defined; None where the study computes none, or has no visits after a baseline."""
-    if not any(entry.n_visits for by_learner in results.response.values() for entry in by_learner.values()):
+    if not any(entry.n_visits for by_learner in run.results.response.values() for entry in by_learner.values()):
         return None
-    rows = folder.predictions.read(["target", "stage", "y_true"])
+    study, rows = run.study, run.predictions
     own = (rows["target"] == study.primary_outcome) & (rows["stage"] == "oof")
     truth = rows.loc[own, "y_true"].to_numpy(dtype=float)
     return {
@@ -153,7 +145,7 @@ def _response(study: Study, folder: RunFolder, results: Results) -> dict[str, An
     }
 
 
-def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, Any]:
+def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, object]:
     """The codes and levels of the audit's findings, and the reasons by which the study accepts errors."""
     findings = [{"id": str(f["id"]), "level": str(f["level"])} for f in audit.get("findings", [])]
     levels = {
@@ -163,24 +155,23 @@ def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, Any]:
     return {"audited": bool(audit), "levels": levels, "findings": findings, "accepted": accepted}
 
 
-def _provenance(study: Study, folder: RunFolder, bundles: list[Bundle], fingerprint: str) -> dict[str, Any]:
+def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:
     """Versions, hashes and counts; no names of subjects or files."""
-    splits, rows = folder.splits.read(), folder.predictions.read(["case", "subject", "stage"])
-    sides = list(splits["subjects"].values())
-    stages = rows.groupby("stage", sort=False).nunique()
-    files = (folder.cohort, folder.splits, folder.predictions, folder.metrics)
+    sides = list(run.splits.side.values())
+    stages = run.predictions.groupby("stage", sort=False)[["case", "subject"]].nunique()
+    files = (run.files.cohort, run.files.splits, run.files.predictions, run.files.metrics)
     return {
         "written": datetime.now(UTC).strftime("%Y-%m-%d"),
         "casewise": __version__,
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
-        "fingerprint": fingerprint,
-        "split": splits["hash"],
+        "fingerprint": run.fingerprint,
+        "split": run.splits.hash,
         "files_sha256": {file.path.name: checksum(file.path) for file in files if file.exists()},
-        "seed": study.seed,
+        "seed": run.study.seed,
         "subjects": {
-            "training_and_validation": sum(s != "test" for s in sides),
-            "test": sum(s == "test" for s in sides),
+            "training_and_validation": sum(side != TEST for side in sides),
+            "test": sum(side == TEST for side in sides),
         },
         "predicted": {
             str(stage): {"subjects": int(counts["subject"]), "cases": int(counts["case"])}
@@ -197,3 +188,54 @@ def _provenance(study: Study, folder: RunFolder, bundles: list[Bundle], fingerpr
             for bundle in bundles
         ],
     }
+
+
+# A path in the clause on the origin of first weights, which follows one of these words.
+_PATH = re.compile(r"\b(file|bundle) ([^;,]*[/\\][^;,]*)")
+_OF_SUBJECTS = ("subjects", "stop_subjects", "earlier_subjects")
+
+
+def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str) -> list[dict[str, Any]]:
+    """Put networks into a bundle, their weights as further names of the same files where possible.
+
+    Args:
+        salt: of the hashes in place of subjects' names (see `casewise.cohort.pseudonyms`).
+
+    Returns:
+        For each network its `learner` and `fold`, from 1; None if it was trained on all folds.
+    """
+    entries = []
+    for member in members:
+        facts = member.facts.read()
+        fold = None if facts.get("final") else facts["fold"]
+        copy = target.member(facts["model"], None if fold is None else fold - 1)
+        copy.path.mkdir(parents=True)
+        link_or_copy(member.weights.verified(), copy.weights.path)
+        if facts.get("distance"):
+            link_or_copy(member.distance.verified(), copy.distance.path)
+        write_json(copy.facts.path, shared_facts(facts, salt))
+        entries.append({"learner": facts["model"], "fold": fold})
+    return entries
+
+
+def shared_facts(facts: Mapping[str, Any], salt: str) -> dict[str, Any]:
+    """The facts of a network with hashes in place of subjects' names, and without paths of the user's files."""
+    hashed = {
+        name: sorted(pseudonym(subject, salt) for subject in facts[name]) for name in _OF_SUBJECTS if name in facts
+    }
+    return {**facts, **hashed, "weights": without_paths(str(facts["weights"]))}
+
+
+def without_paths(text: str) -> str:
+    """A clause on the origin of weights with the names of files in place of their paths.
+
+    >>> without_paths("bundle /data/a b/fold1, itself from file C:\\\\w\\\\resnet18.safetensors; adapted")
+    'bundle fold1, itself from file resnet18.safetensors; adapted'
+    """
+
+    def name(match: re.Match[str]) -> str:
+        path = match[2].strip()
+        last = PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
+        return f"{match[1]} {last}"
+
+    return _PATH.sub(name, text)

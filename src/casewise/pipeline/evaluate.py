@@ -242,7 +242,7 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
     if main.stage is None:
         return results
     settings, target = study.evaluation, main.target
-    plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
+    plan = _plan(study)
     classes, positive = study.classes_of(target), study.positive_of(target)
     calibration: dict[str, dict[str, Calibration]] = {}
     curves: dict[str, dict[str, list[NetBenefit]]] = {}
@@ -277,7 +277,7 @@ def within_shortcut_column(
     study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Results, folder: RunFolder
 ) -> WithinColumn | None:
     """The figures within the column; None where the audit found no such column, or folds are sources."""
-    target, main, settings = study.primary_outcome, results.main, study.evaluation
+    target, main = study.primary_outcome, results.main
     column = leading_column(folder.audit.read_if_exists(), target, study.audit.columns)
     if column is None or not study.classes_of(target) or not main.metrics or results.by_site is not None:
         return None
@@ -294,7 +294,7 @@ def within_shortcut_column(
         groups,
         classes=study.classes_of(target),
         positive=study.positive_of(target),
-        plan=Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
+        plan=_plan(study),
     )
     return WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)
 
@@ -416,7 +416,7 @@ def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main
         stored = table_column(study, images, column)
         assert stored is not None, column
         groupings.append((grouping(images[stored], image_units, images["subject"], column, cuts), row_units))
-    plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
+    plan = _plan(study)
     return subgroups(
         rows, main, groupings, classes=study.classes_of(target), positive=study.positive_of(target), plan=plan
     )

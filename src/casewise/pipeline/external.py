@@ -18,9 +18,8 @@ from casewise.audit.twins import shown_by
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, same_people, same_subjects, spelling_pairs
 from casewise.cohort.targets import label_table
-from casewise.console import Silent
 from casewise.errors import CohortError, SplitError, counted, nearest
-from casewise.modalities.base import ImageStore, PreparedCohort
+from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.jobs.pretraining import Pretrained
     from casewise.modalities.store.store import TileStore
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Pretraining, Study
@@ -100,19 +98,18 @@ def external_groups(study: Study, images: pd.DataFrame) -> list[str]:
     return [study.split.leave_out] if study.split.leave_out in images else []
 
 
-def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunFolder, show: Show) -> PreparedCohort:
+def prepare_external(own: PreparedCohort, folder: RunFolder, show: Show) -> PreparedCohort:
     """Read and prepare the external cohort; its name is prefixed to the names of its subjects.
 
     Raises:
         CohortError: as `read_external`; or an image of it is also in the study's cohort.
         SplitError: as `read_external`.
     """
-    other, cohort = read_external(study, main)
+    other, cohort = read_external(own.study, own.cohort)
     modality = modality_of(other)
     cohort = modality.read(other, cohort, folder.external_images, show)
     external_store = modality.prepare(other, cohort, folder.external_images, show, "external")
     prepared = PreparedCohort(other, cohort, folder.external_images, external_store)
-    own = own_cohort(study, main, store, folder)
     check_no_twins(own, prepared, folder, show, where="in the cohort to be tested on", other_people=True)
     prefix = f"{other.name}:"
     renamed = {
@@ -122,22 +119,6 @@ def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunF
     subjects = cohort.cases["subject"].nunique()
     show.line("external", f"{other.name}: {counted(subjects, 'subject')}, {modality.described(other, cohort.images)}")
     return replace(prepared, cohort=Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]))
-
-
-def check_apart_from_pretraining(
-    study: Study, external: PreparedCohort, pretraining: Pretrained, folder: RunFolder, show: Show
-) -> None:
-    """Check that the external cohort shares no images with the cohort for pretraining.
-
-    Raises:
-        CohortError: naming images of both.
-    """
-    modality, images = modality_of(study), folder.pretraining_images
-    store = modality.prepare(
-        pretraining.study, pretraining.cohort, images, Silent()
-    )  # the prepared images are only opened
-    learned = PreparedCohort(pretraining.study, pretraining.cohort, images, store)
-    check_no_twins(learned, external, folder, show, where="in the cohort to be tested on", other_people=True)
 
 
 def check_names_apart(study: Study, main: Cohort, external: Cohort, pretraining: Cohort) -> None:
@@ -178,11 +159,6 @@ def _check_subjects(study: Study, subjects: set[str], names: set[str], key: str,
 
 # The modules whose constants decide on the result.
 OF_SEARCH, OF_COMPARISON = (twins, hashes, keypoints, verify), (cohorts, probes)
-
-
-def own_cohort(study: Study, cohort: Cohort, store: ImageStore, folder: RunFolder) -> PreparedCohort:
-    """The study's own cohort, with its prepared images."""
-    return PreparedCohort(study, cohort, folder.images(study.images.store), store)
 
 
 def cohort_difference(own: PreparedCohort, external: PreparedCohort, folder: RunFolder, show: Show) -> None:
@@ -302,29 +278,21 @@ def read_pretraining(study: Study, main: Cohort) -> tuple[Study, Cohort, int]:
     return other, cohort, _check_pretraining_subjects(settings, cohort, subjects, study.subject_names)
 
 
-def prepare_pretraining(study: Study, main: Cohort, store: ImageStore, folder: RunFolder, show: Show) -> Pretrained:
+def prepare_pretraining(own: PreparedCohort, folder: RunFolder, show: Show) -> PreparedCohort:
     """Read and prepare the cohort to pretrain on.
 
     Raises:
         SplitError, CohortError: as `read_pretraining`; or an image of it is also in the study's cohort, under another
             subject.
     """
-    from casewise.jobs.pretraining import Pretrained
-
-    other, cohort, n_shared = read_pretraining(study, main)
+    other, cohort, n_shared = read_pretraining(own.study, own.cohort)
     modality = modality_of(other)
     show.line("pretrain", described(other, cohort, n_shared))
     cohort = modality.read(other, cohort, folder.pretraining_images, show)
     other_store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
-    check_no_twins(
-        own_cohort(study, main, store, folder),
-        PreparedCohort(other, cohort, folder.pretraining_images, other_store),
-        folder,
-        show,
-        where="in the pretraining cohort",
-        other_people=False,
-    )
-    return Pretrained(other, cohort, other_store.folder, other_store.address)
+    prepared = PreparedCohort(other, cohort, folder.pretraining_images, other_store)
+    check_no_twins(own, prepared, folder, show, where="in the pretraining cohort", other_people=False)
+    return prepared
 
 
 def described(other: Study, cohort: Cohort, n_shared: int) -> str:

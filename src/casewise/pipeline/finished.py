@@ -1,68 +1,70 @@
-"""A finished run: how it is opened, and when its results and report are kept."""
+"""A finished run: its files, study and results, and everything else that is read from them when it is asked for."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from casewise.console import Silent
-from casewise.evaluation.results import Results, from_json, read_results
-from casewise.files import checksum, parquet_bytes
-from casewise.metrics.registry import added_metrics
+from casewise.evaluation.results import Results, read_results
+from casewise.inference.run_members import predicting_members
 from casewise.modalities.base import PreparedCohort
-from casewise.modalities.registry import modality_of, own_modalities
+from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import prepare, read
-from casewise.plugin import explainer
 from casewise.predictions import table as prediction_table
+from casewise.run_folder import RunFolder
 from casewise.splits.grouped import Splits, read_splits
-from casewise.study.learners import added_learners
+from casewise.study.learners import in_order
 from casewise.study.loading import saved_study
-from casewise.targets.registry import added_kinds
-from casewise.version import __version__
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.cohort.cohort import Cohort
-    from casewise.console import Show
-    from casewise.modalities.base import ImageStore, Modality
-    from casewise.run_folder import RunFolder
+    from casewise.modalities.base import Modality
+    from casewise.run_folder import JobFolder
     from casewise.study.schema import Study
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """The contents of a finished run, checked for consistency.
+    """A finished run.
 
     Attributes:
-        predictions: the content of `predictions.parquet`.
-        final: one row per learner, stage, case, region, image and target.
+        files: the run folder.
+        study: with every setting in force.
         results: the content of `metrics.json`.
-        fingerprint: of the networks of the run.
+        inputs: the prepared cohort where it is at hand; otherwise `prepared` reads it when it is needed.
     """
 
-    folder: RunFolder
-    prepared: PreparedCohort
-    splits: Splits
-    predictions: pd.DataFrame
-    final: pd.DataFrame
+    files: RunFolder
+    study: Study
     results: Results
-    fingerprint: str
+    inputs: PreparedCohort | None = None
 
-    @property
-    def study(self) -> Study:
-        """The study of the run."""
-        return self.prepared.study
+    @classmethod
+    def open(cls, folder: RunFolder | Path | str) -> FinishedRun:
+        """Open a finished run, whose files are checked against their checksums.
 
-    @property
-    def cohort(self) -> Cohort:
-        """The cohort of the run."""
-        return self.prepared.cohort
+        Raises:
+            RunError: there is no such folder, it holds no finished run or only the comparison by image of one, or a
+                file of it is damaged.
+        """
+        files = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
+        files.check_finished()
+        return cls(files, saved_study(files.study.read(), source=str(files.study.path)), read_results(files))
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """The content of `predictions.parquet`, with classes as numbers."""
+        return prediction_table.check(self.files.predictions.read())
+
+    @cached_property
+    def final(self) -> pd.DataFrame:
+        """One row of `predictions` for each learner, stage, case, region, image and target."""
+        return prediction_table.final_rows(self.predictions)
 
     @cached_property
     def rows_by_case(self) -> dict[tuple[str, str, str], pd.DataFrame]:
@@ -72,115 +74,66 @@ class FinishedRun:
         return dict(iter(groups))  # type: ignore[arg-type]
 
     @property
+    def learners(self) -> list[str]:
+        """The names of the networks, of the baselines, and of the learners that combine them."""
+        return in_order(self.study, map(str, self.predictions["model"]))
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The split of the subjects."""
+        return read_splits(self.files.splits)
+
+    @cached_property
+    def audit(self) -> dict[str, Any]:
+        """The findings of the audit, the content of `audit.json`."""
+        return self.files.audit.read()
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """The cohort table as it was read, one row for each image."""
+        return self.files.cohort.read()
+
+    @cached_property
+    def jobs(self) -> list[dict[str, Any]]:
+        """The records of the trained networks."""
+        return self.files.job_records(self.study.networks)
+
+    @cached_property
+    def members(self) -> list[JobFolder]:
+        """The folders of the networks that predict new cases."""
+        return predicting_members(self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the networks."""
+        return str(self.files.fingerprint.read()["fingerprint"])
+
+    @cached_property
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """The networks that could not be trained and have no part in the results: for each the reason by fold."""
+        record = self.files.left_out.read_if_exists()
+        return dict(record["networks"]) if record else {}
+
+    @cached_property
+    def prepared(self) -> PreparedCohort:
+        """The cohort and its images, which are prepared again where they are missing.
+
+        Raises:
+            RunError: the run belongs to another version or other data.
+            CasewiseError: the table or the images have changed or are missing.
+        """
+        if self.inputs:
+            return self.inputs
+        cohort = read(self.study, self.files, Silent(), to_train=False)
+        store = prepare(self.study, cohort, self.files, Silent())
+        return PreparedCohort(self.study, cohort, self.files.images(self.study.images.store), store)
+
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort, read and checked again."""
+        return self.prepared.cohort
+
+    @property
     def modality(self) -> Modality:
         """The modality of the study's images."""
         return modality_of(self.study)
-
-
-def open_finished(folder: RunFolder) -> FinishedRun:
-    """Open a finished run; checks its inputs again, and prepares missing images again.
-
-    Raises:
-        RunError: there is no finished run, or it belongs to another version or other data.
-        CasewiseError: the table or the images have changed or are missing.
-    """
-    study = _read_study(folder)
-    cohort = read(study, folder, Silent(), to_train=False)
-    store = prepare(study, cohort, folder, Silent())
-    predictions = prediction_table.check(folder.predictions.read())
-    return FinishedRun(
-        folder=folder,
-        prepared=PreparedCohort(study, cohort, folder.images(study.images.store), store),
-        splits=read_splits(folder.splits),
-        predictions=predictions,
-        final=prediction_table.final_rows(predictions),
-        results=read_results(folder),
-        fingerprint=str(folder.fingerprint.read()["fingerprint"]),
-    )
-
-
-def check_run(folder: RunFolder) -> None:
-    """Check that a finished run is here, before a lock file is created."""
-    folder.check_exists()
-    folder.refuse_image_split()
-    folder.check_finished()
-
-
-def _read_study(folder: RunFolder) -> Study:
-    """The study of the run."""
-    check_run(folder)
-    study = saved_study(folder.study.read(), source=str(folder.study.path))
-    if study.weights_dir and not study.weights_dir.is_dir():
-        # trained networks do not need their first weights
-        study = study.model_copy(update={"weights_dir": None})
-    return study
-
-
-LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "matplotlib", "jinja2", "torch")
-
-
-def inputs_of_results(
-    study: Study, cohort: Cohort, store: ImageStore, predictions: pd.DataFrame, folder: RunFolder
-) -> str | None:
-    """A hash of all that stacking, scores, metrics and report depend on; None for what is always computed again.
-
-    These are studies with several seeds or a comparison by image, which have networks of their own to verify, and those
-    with metrics, kinds of targets, learners or modalities that others have registered.
-    """
-    registered = added_metrics() or added_kinds() or added_learners() or study.modality_name not in own_modalities()
-    if registered or study.seeds > 1 or study.split.by == "image":
-        return None
-
-    files = [folder.audit, folder.splits, folder.external_cohort, folder.cohort_difference]
-    files += [folder.tile_predictions, folder.counterfactuals, folder.left_out]
-    inputs = {
-        "study": study.model_dump(mode="json"),
-        "tables": [_hash(table.astype(str).to_json()) for table in (cohort.images, cohort.panels, cohort.cases)],
-        "cohort": [repr(cohort.notes), repr(cohort.flow)],
-        "images": store.address,
-        "predictions": hashlib.sha256(parquet_bytes(predictions)).hexdigest(),
-        "networks": {
-            str(job.path.relative_to(folder.path)): checksum(job.record.path)
-            for network in study.learners
-            for job in folder.finished_jobs(network)
-        },
-        "files": {file.path.name: checksum(file.path) for file in files if file.exists()},
-        "explanations": maps.stored(folder) if (maps := explainer()) else None,
-        "pictures": _states(folder.explanation_folder.path),
-        "casewise": [__version__, *_states(Path(__file__).parents[1])],
-        "libraries": [metadata.version(name) for name in LIBRARIES],
-    }
-    return _hash(json.dumps(inputs, sort_keys=True, default=str))
-
-
-def stored_results(inputs: str | None, folder: RunFolder, show: Show) -> tuple[pd.DataFrame, Results] | None:
-    """The predictions and metrics of an earlier run with the same inputs, if these and its report are intact."""
-    if inputs is None:
-        return None
-    mark = folder.results_mark.read_or_none()
-    if not mark or mark["inputs"] != inputs or not folder.report_path.is_file():
-        return None
-    values = folder.metrics.read_or_none()
-    if mark["report"] != checksum(folder.report_path) or not values or folder.changed_parts(values):
-        return None
-    if folder.report_mark.read_or_none() != checksum(folder.metrics.path):
-        return None
-    show.line("results", "as computed before: nothing that they depend on has changed")
-    return folder.predictions.read(), from_json(Results, values)
-
-
-def record_results(inputs: str | None, folder: RunFolder) -> None:
-    """Record that the present results and report were made from `inputs`; nothing without a report."""
-    folder.results_mark.remove()
-    if inputs is not None and folder.report_path.is_file():
-        folder.results_mark.write({"inputs": inputs, "report": checksum(folder.report_path)})
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _states(folder: Path) -> list[str]:
-    """Name, size and time of every file below a folder: they change whenever a file is written."""
-    states = [(path, path.stat()) for path in sorted(folder.rglob("*.*")) if path.is_file() and path.suffix != ".pyc"]
-    return [f"{path.relative_to(folder)} {state.st_size} {state.st_mtime_ns}" for path, state in states]

@@ -15,6 +15,7 @@ from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.figures import OverSeeds
 from casewise.evaluation.results import ImageSplit, Metrics, Results, Seeds, write_results
 from casewise.pipeline.evaluate import evaluate, outcomes
+from casewise.pipeline.read import RunInputs
 from casewise.pipeline.train import train_again
 from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.splits.learnable import check_learnable
@@ -22,33 +23,21 @@ from casewise.splits.learnable import check_learnable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.base import ImageStore
-    from casewise.run_folder import RunFolder
-    from casewise.splits.grouped import Splits
-    from casewise.study.schema import Study
 
 
 # Only the points of these evaluations are used.
 FEWEST = Plan(resamples=1)
 
 
-def seeds(
-    study: Study,
-    cohort: Cohort,
-    store: ImageStore,
-    splits: Splits,
-    results: Results,
-    folder: RunFolder,
-    show: Show,
-) -> Results:
+def seeds(inputs: RunInputs, results: Results, show: Show) -> Results:
     """Train the study with `study.seeds` - 1 further seeds; return `results` with the spread over seeds."""
+    study = inputs.study
     numbers = [study.seed + further for further in range(study.seeds)]
     points = [_points(results.metrics)]
     for position, seed in enumerate(numbers[1:], start=2):
         show.line("seeds", f"training {position} of {len(numbers)}, with seed {seed}")
-        points.append(_trained_points(study, seed, cohort, store, splits, folder, show))
+        points.append(_trained_points(inputs, seed, show))
     spread: dict[str, dict[str, dict[str, dict[str, OverSeeds]]]] = {}
     for (stage, learner, target, metric), value in points[0].items():
         values = [value, *(other.get((stage, learner, target, metric)) for other in points[1:])]
@@ -58,7 +47,7 @@ def seeds(
         replace(note, facts={"seeds": len(numbers)}) if note.code == "conditional_on_networks" else note
         for note in results.notes
     ]
-    return write_results(folder, replace(results, seeds=Seeds(numbers, spread), notes=notes))
+    return write_results(inputs.folder, replace(results, seeds=Seeds(numbers, spread), notes=notes))
 
 
 def spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -75,13 +64,12 @@ def spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
     return {"mean": float(figures.mean()), **extremes, "sd": float(figures.std(ddof=1))}
 
 
-def _trained_points(
-    study: Study, seed: int, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
-) -> dict[tuple[str, str, str, str], float | None]:
+def _trained_points(inputs: RunInputs, seed: int, show: Show) -> dict[tuple[str, str, str, str], float | None]:
     """The points of all metrics after a training with another seed, with the compute plan of the run."""
     from casewise.jobs.compute_plans import recorded_plans
 
-    plans = recorded_plans(folder, study.networks)
+    study = inputs.study
+    plans = recorded_plans(inputs.folder, study.networks)
     any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto")
     other = study.model_copy(
         update={
@@ -90,7 +78,7 @@ def _trained_points(
             "compute": study.compute.model_copy(update={"plan": plans, **any_machine}),
         }
     )
-    predictions = train_again(other, cohort, store, splits, folder.seed(seed), show)
+    predictions = train_again(replace(inputs, study=other, folder=inputs.folder.seed(seed)), show)
     return _points(evaluate_predictions(predictions, outcomes(study, predictions), FEWEST).metrics)
 
 
@@ -106,28 +94,21 @@ def _points(metrics: Metrics) -> dict[tuple[str, str, str, str], float | None]:
     }
 
 
-def image_split(
-    study: Study,
-    cohort: Cohort,
-    store: ImageStore,
-    splits: Splits,
-    results: Results,
-    folder: RunFolder,
-    show: Show,
-) -> Results:
+def image_split(inputs: RunInputs, results: Results, show: Show) -> Results:
     """Train and evaluate the study again, split by image; return `results` with the figures under `image_split`.
 
     These are `metrics` of the primary outcome by stage and learner, with intervals that treat every image as a subject,
     as publications that split images do; the headline (`main`); and the number of subjects on both sides.
     """
-    comparison, split_folder = image_split_of(study, cohort, splits), folder.image_split
+    study, cohort, split_folder = inputs.study, inputs.cohort, inputs.folder.image_split
+    comparison = image_split_of(study, cohort, inputs.splits)
     other, images = comparison.study, comparison.cohort
     show.line("by image", "every network is trained once more, with each image treated as a separate subject")
     split_folder.image_split_mark.write({"split": split_folder.path.name, "of": study.name})
     check_learnable(comparison.splits, images.panels, other)
     # The images are already prepared, and their folder is not part of the study.
-    prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": store.folder})})
-    predictions = train_again(prepared, images, store, comparison.splits, split_folder, show)
+    prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": inputs.store.folder})})
+    predictions = train_again(RunInputs(prepared, images, inputs.store, comparison.splits, split_folder), show)
     start = time.monotonic()
     # Without its line, which would count images as subjects.
     figures = evaluate(other, images, predictions, split_folder, Silent())
@@ -143,4 +124,4 @@ def image_split(
     }
     main = {name: getattr(figures.main, name) for name in ("target", "stage", "learner", "kind")}
     entry = ImageSplit(of_outcome, main, **on_both_sides(cohort, comparison))
-    return write_results(folder, replace(results, image_split=entry))
+    return write_results(inputs.folder, replace(results, image_split=entry))

@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from casewise.errors import counted
-from casewise.inference.input_checks.limits import (
+from casewise.inference.input_limits import (
     MOST_OF_CASE,
     Training,
     distance_limits,
     expected_names,
     fit_limits,
 )
-from casewise.inference.input_checks.measures import measure
+from casewise.inference.input_measures import measure
 from casewise.modalities.alterations import UNALTERED, VERSION
-from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
@@ -30,23 +29,12 @@ from casewise.splits.predefined import TEST
 from casewise.study.scores import study_scores
 
 if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.base import ImageStore
-    from casewise.run_folder import RunFolder
-    from casewise.splits.grouped import Splits
+    from casewise.pipeline.read import RunInputs
     from casewise.study.schema import Study
 
 
-def counterfactuals(
-    study: Study,
-    cohort: Cohort,
-    store: ImageStore,
-    splits: Splits,
-    predictions: pd.DataFrame,
-    folder: RunFolder,
-    show: Show,
-) -> None:
+def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) -> None:
     """Predict altered images of some held-out cases of each network, and write all predictions; stored ones are kept.
 
     Args:
@@ -59,6 +47,7 @@ def counterfactuals(
     from casewise.jobs.fingerprint import table_hash
     from casewise.jobs.plan import expand
 
+    study, cohort, splits, folder = inputs.study, inputs.cohort, inputs.splits, inputs.folder
     table, mark = folder.counterfactuals, folder.counterfactuals_mark
     alterations = modality_of(study).alterations(study)
     rows_by_fold = chosen_panels(study, cohort.panels, splits)
@@ -68,31 +57,28 @@ def counterfactuals(
         return
     jobs = expand(study, splits, folder, str(folder.fingerprint.read()["fingerprint"]))
     jobs = [job for job in jobs if job.fold in rows_by_fold]
-    inputs = {
+    settings = {
         "alterations": [VERSION, *alterations],
         "rows": {str(fold): rows for fold, rows in rows_by_fold.items()},
         "table": table_hash(cohort, study),
-        "images": store.address,
+        "images": inputs.store.address,
         "flips": study.test_time_augmentation,
         "scores": [str(score) for score in study_scores(study)],
         "networks": [[job.model, job.fold, job.folder.weights_sha256()] for job in jobs],
     }
-    # new rules decide again; the records of the median are left out, because older runs have none
     decisions = {
         target: record
         for target, record in decide_grades(predictions, study.decisions).records.items()
         if "thresholds" in record
     }
-    if decisions:
-        inputs["decisions"] = decisions
-    made_from = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    settings["decisions"] = decisions  # new rules decide again
+    made_from = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     if mark.read_or_none() == made_from and table.intact():
         return
     start = time.monotonic()
     mark.remove()
-    prepared = PreparedCohort(study, cohort, folder.images(study.images.store), store)
     with show.bar("altered") as bar:
-        rows = predict_altered(jobs, prepared, rows_by_fold, tell=lambda done: bar(done, len(jobs)))
+        rows = predict_altered(jobs, inputs.prepared, rows_by_fold, tell=lambda done: bar(done, len(jobs)))
     rows = apply_thresholds(rows, decisions)
     table.write(pd.concat([_with_scores(study, rows, name) for name in (UNALTERED, *alterations)], ignore_index=True))
     mark.write(made_from)
@@ -113,15 +99,13 @@ def _with_scores(study: Study, rows: pd.DataFrame, alteration: str) -> pd.DataFr
 MOST_IMAGES = 2000
 
 
-def input_checks(
-    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, predictions: pd.DataFrame, folder: RunFolder
-) -> None:
+def input_checks(inputs: RunInputs, predictions: pd.DataFrame) -> None:
     """Write the limits of images and of distances; neither labels nor images of the test set are read."""
-    images = cohort.images
-    sides = images["subject"].astype(str).map(splits.side).fillna(TEST).to_numpy(dtype=int)
+    study, images = inputs.study, inputs.cohort.images
+    sides = images["subject"].astype(str).map(inputs.splits.side).fillna(TEST).to_numpy(dtype=int)
     rows = _sample(images["case"].astype(str).to_numpy(), np.flatnonzero(sides != TEST), study.seed)
     training = Training(
-        measure(store, rows.tolist()),
+        measure(inputs.store, rows.tolist()),
         images["case"].astype(str).to_numpy()[rows],
         images["subject"].astype(str).to_numpy()[rows],
         sides[rows],
@@ -130,7 +114,7 @@ def input_checks(
     of_training = images[sides != TEST]
     sequences = _expected(of_training, "sequence") if study.fusions else ()
     limits = fit_limits(training, _expected(of_training, "region"), sequences)
-    folder.input_checks.write(replace(limits, distance=distance_limits(predictions)).as_json())
+    inputs.folder.input_checks.write(asdict(replace(limits, distance=distance_limits(predictions))))
 
 
 def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:

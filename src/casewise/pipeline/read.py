@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table, panel_values
 from casewise.console import Silent, shown
 from casewise.errors import CohortError, DamagedError, RunError, StudyError, counted, nearest
+from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, described, read_external, read_pretraining
 from casewise.pipeline.recipe_plan import stated_in_words
@@ -32,9 +32,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.console import Show
-    from casewise.modalities.base import ImageStore
     from casewise.run_folder import RunFolder
-    from casewise.splits.grouped import Splits
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run is trained and evaluated on: the planned study, its cohort, images and split, and the run folder."""
+
+    study: Study
+    cohort: Cohort
+    store: ImageStore
+    splits: Splits
+    folder: RunFolder
+
+    @property
+    def prepared(self) -> PreparedCohort:
+        """The cohort with its prepared images."""
+        return PreparedCohort(self.study, self.cohort, self.folder.images(self.study.images.store), self.store)
 
 
 @shown("cohort")
@@ -49,8 +63,8 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
     """
     from casewise.jobs.fingerprint import deciding_settings, refuse_other
 
-    _check_weights_folder(study)
     if to_train:
+        _check_weights_folder(study)
         for plugin in plugins():
             plugin.check_study(study)
     if to_train and study.compute.plan is not None:
@@ -208,7 +222,7 @@ def plan(study: Study, cohort: Cohort, splits: Splits | None, folder: RunFolder,
     """
     tested = splits.subjects(TEST) if splits else []
     images = cohort.images[~cohort.images["subject"].astype(str).isin(tested)]
-    deciding = dataclasses.replace(cohort, images=images)
+    deciding = replace(cohort, images=images)
     return modality_of(study).planned(study, deciding, folder.images(study.images.store), show)
 
 

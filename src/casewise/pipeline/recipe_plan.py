@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from casewise.errors import RunError, StudyError, counted, cut
+from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
 from casewise.report.formatting import duration
 from casewise.splits.predefined import TEST
@@ -22,13 +24,12 @@ from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.base import ImageStore
+    from casewise.pipeline.read import RunInputs
     from casewise.run_folder import RunFolder
-    from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 # Images of 224×224 pixels that one core trains in a second, with the first stages frozen; a guess that is on the low
@@ -46,10 +47,40 @@ FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
 MOST_ENCODERS, MOST_PANELS = 2, 1000
 
 
-def plan_recipe(
-    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
-) -> Study:
-    """The study with planned settings for those that its recipe does not state; unchanged if nothing is planned.
+@dataclass(frozen=True)
+class PlanFacts:
+    """What a plan depends on; images of the test set take no part.
+
+    Attributes:
+        images, panels: of training, in all folds together.
+        budget: seconds.
+        size: the side of an image in pixels.
+        flips: those of training.
+        noun: what the images are called, in the plural.
+    """
+
+    images: int
+    panels: int
+    folds: int
+    cores: int
+    budget: float
+    size: int
+    flips: str
+    encoders: list[str]
+    noun: str
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """A planned recipe: what it depends on, the settings as a study file states them, and those that were stated."""
+
+    facts: PlanFacts
+    recipe: dict[str, Any]
+    stated: dict[str, Any] = field(default_factory=dict)
+
+
+def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
+    """The inputs with planned settings for those that the recipe does not state; unchanged if nothing is planned.
 
     A plan is used again as soon as the run has a finished learner, also on a machine with more cores; that of a run
     that is reproduced from the start.
@@ -58,30 +89,33 @@ def plan_recipe(
         StudyError: a stated setting contradicts the plan.
         RunError: the folder has learners of a plan for which other settings were stated.
     """
+    study, folder = inputs.study, inputs.folder
     if not study.networks:
-        return study
+        return inputs
     if not study.recipe.auto:
         show.line("recipe", stated_in_words(study))
-        return study
+        return inputs
     reproduced, stated = folder.reproduction.exists(), study.recipe.stated
-    planned = folder.recipe_plan.read_or_none() if folder.finished_jobs() or reproduced else None
-    if planned is None:
-        facts = plan_facts(study, cohort, store, splits)
-        planned = {"facts": facts, "recipe": recipe_of(study, facts), "stated": stated}
-    elif not reproduced:
-        _refuse_other(folder, planned.get("stated", {}), stated)
+    earlier = folder.recipe_plan.read_or_none() if folder.finished_jobs() or reproduced else None
+    if earlier is None:
+        facts = plan_facts(inputs)
+        planned = RecipePlan(facts, recipe_of(study, facts), stated)
+    else:
+        planned = from_json(RecipePlan, earlier)
+        if not reproduced:
+            _refuse_other(folder, planned.stated, stated)
     try:
-        recipe = Recipe.model_validate({**planned["recipe"], "auto": True})
+        recipe = Recipe.model_validate({**planned.recipe, "auto": True})
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise StudyError(f"recipe: what is stated contradicts what is planned for the rest: {message}.") from None
-    folder.recipe_plan.write(planned)
-    facts = planned["facts"]
+    if earlier is None:
+        folder.recipe_plan.write(asdict(planned))
     study = study.model_copy(
         update={
             "recipe": recipe,
-            "test_time_augmentation": mirrored(study, facts),
-            "encoders": facts.get("encoders", study.encoders),
+            "test_time_augmentation": mirrored(study, planned.facts),
+            "encoders": planned.facts.encoders,
             "targets": {
                 name: target.model_copy(update={"decision": study.decisions.get(name)})
                 for name, target in study.targets.items()
@@ -90,10 +124,10 @@ def plan_recipe(
     )
     folder.plan_page.write(as_yaml(study, planned))
     show.line("recipe", in_words(study, planned))
-    return study
+    return replace(inputs, study=study)
 
 
-def _refuse_other(folder: RunFolder, before: dict[str, Any], stated: dict[str, Any]) -> None:
+def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mapping[str, object]) -> None:
     """Check that a plan was made for the same stated settings.
 
     Raises:
@@ -111,26 +145,27 @@ def _refuse_other(folder: RunFolder, before: dict[str, Any], stated: dict[str, A
         )
 
 
-def _value(stated: dict[str, Any], name: str) -> str:
+def _value(stated: Mapping[str, object], name: str) -> str:
     return cut(stated[name]) if name in stated else "planned"
 
 
-def plan_facts(study: Study, cohort: Cohort, store: ImageStore, splits: Splits) -> dict[str, Any]:
-    """What the plan depends on: counts, flips, cores and budget; images of the test set take no part."""
+def plan_facts(inputs: RunInputs) -> PlanFacts:
+    """The facts of a run."""
+    study, cohort, splits = inputs.study, inputs.cohort, inputs.splits
     subjects = cohort.images["subject"].astype(str)
     training = np.flatnonzero(subjects.map(splits.side).to_numpy() != TEST)
     panels = int((cohort.panels["subject"].astype(str).map(splits.side) != TEST).sum())
-    return {
-        "images": len(training),
-        "panels": panels,
-        "folds": splits.folds,
-        "cores": study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
-        "budget": study.budget,
-        "size": study.images.size,
-        "flips": _flips(study, store, training),
-        "encoders": planned_encoders(study, panels),
-        "noun": modality_of(study).noun(study).plural,
-    }
+    return PlanFacts(
+        images=len(training),
+        panels=panels,
+        folds=splits.folds,
+        cores=study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
+        budget=study.budget,
+        size=study.images.size,
+        flips=_flips(study, inputs.store, training),
+        encoders=planned_encoders(study, panels),
+        noun=modality_of(study).noun(study).plural,
+    )
 
 
 def _flips(study: Study, store: ImageStore, training: np.ndarray) -> str:
@@ -187,18 +222,18 @@ def _mirror_auroc(images: np.ndarray, mirrored: np.ndarray) -> float:
     return float(roc_auc_score(labels, predicted))
 
 
-def mirrored(study: Study, facts: dict[str, Any]) -> bool:
+def mirrored(study: Study, facts: PlanFacts) -> bool:
     """Whether predictions are averaged with those of mirrored panels: where training mirrors, unless the study says."""
     if "test_time_augmentation" in study.model_fields_set:
         return study.test_time_augmentation
-    return facts["flips"] in ("horizontal", "both")
+    return facts.flips in ("horizontal", "both")
 
 
-def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
+def recipe_of(study: Study, facts: PlanFacts) -> dict[str, Any]:
     """The recipe as a study file states it: the stated settings, and planned ones for the rest."""
     pretrained, stated = _all_pretrained(study), study.recipe.stated
-    seconds = facts["images"] * (facts["folds"] - 1) * (facts["size"] / 224) ** 2 / IMAGES_A_SECOND
-    epochs = math.floor(SHARE * facts["budget"] * facts["cores"] / max(seconds * len(study.networks), 1e-9))
+    seconds = facts.images * (facts.folds - 1) * (facts.size / 224) ** 2 / IMAGES_A_SECOND
+    epochs = math.floor(SHARE * facts.budget * facts.cores / max(seconds * len(study.networks), 1e-9))
     epochs = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
     # Networks without pretrained weights are trained twice as long, at the same rate.
     longer = 1 if pretrained else 2
@@ -206,14 +241,14 @@ def recipe_of(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
     phases = stated.pop("phases", None) or [phase]
     recipe = Recipe(auto=True).completed.model_dump(mode="json", include=set(PLANNED), exclude_unset=True) | stated
     steps = sum(phase["epochs"] for phase in phases) / longer
-    steps *= math.ceil(facts["panels"] * (facts["folds"] - 1) / facts["folds"] / recipe["batch_size"])
+    steps *= math.ceil(facts.panels * (facts.folds - 1) / facts.folds / recipe["batch_size"])
     rate = min(max(RATE_TIMES_STEPS / steps, LOWEST_RATE), HIGHEST_RATE)
     # Pretrained networks predicted films much better from the average over their last map.
-    positions = facts["flips"] != "both" and (bool(study.fusions) or not pretrained)
+    positions = facts.flips != "both" and (bool(study.fusions) or not pretrained)
     positions = stated.get("pool", "map" if positions else "average") == "map"
     if not study.fusions and not study.panels.offline_copies:
         # Within so few epochs, turns, shifts and changes of brightness made predictions worse.
-        phases = [{"variations": {"flip": facts["flips"]}, **phase} for phase in phases]
+        phases = [{"variations": {"flip": facts.flips}, **phase} for phase in phases]
     return {
         "lr": round(rate, 5),
         "batch_norm": "keep_statistics" if pretrained else "update",
@@ -242,30 +277,30 @@ def stated_in_words(study: Study) -> str:
     return f"stated: {_listed(stated)}; all other settings {rest}" if stated else f"all settings {rest}"
 
 
-def _listed(stated: dict[str, Any]) -> str:
+def _listed(stated: Mapping[str, object]) -> str:
     """Stated settings with their values; sections by their names alone."""
     named = [name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items()]
     return ", ".join(named)
 
 
-def in_words(study: Study, planned: dict[str, Any]) -> str:
+def in_words(study: Study, planned: RecipePlan) -> str:
     """The plan in a sentence, and the settings that the study states."""
-    recipe, facts, phases = study.recipe, planned["facts"], study.recipe.phases
+    recipe, facts, phases = study.recipe, planned.facts, study.recipe.phases
     phase, epochs = phases[0], sum(phase.epochs for phase in phases)
     several = f" in {counted(len(phases), 'phase')}" if len(phases) > 1 else ""
-    stated = f"; stated: {_listed(planned['stated'])}" if planned.get("stated") else ""
-    flips = {"none": "no flips", "both": "flips in both directions"}.get(facts["flips"], f"{facts['flips']} flips")
+    stated = f"; stated: {_listed(planned.stated)}" if planned.stated else ""
+    flips = {"none": "no flips", "both": "flips in both directions"}.get(facts.flips, f"{facts.flips} flips")
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
-    of = f"{facts['images']:,} {facts['noun']}, {facts['folds']} folds, {counted(facts['cores'], 'core')}"
-    minutes = facts["budget"] / 60
+    of = f"{facts.images:,} {facts.noun}, {facts.folds} folds, {counted(facts.cores, 'core')}"
+    minutes = facts.budget / 60
     return (
         f"planned: {', '.join(study.networks)}, {counted(epochs, 'epoch')}{several}{frozen}, {head}, {flips}; for {of} "
         f"and {minutes:g} {'minute' if minutes == 1 else 'minutes'}{stated}"
     )
 
 
-def spent_budget(study: Study, planned: dict[str, Any], seconds: float) -> dict[str, Any]:
+def spent_budget(study: Study, stated: Iterable[str], seconds: float) -> dict[str, object]:
     """The time of the training and the budget, in seconds, and whether epochs are stated, or the fewest of a plan."""
     epochs = sum(phase.epochs for phase in study.recipe.phases)
     return {
@@ -273,7 +308,7 @@ def spent_budget(study: Study, planned: dict[str, Any], seconds: float) -> dict[
         "budget": study.budget,
         "over": seconds > study.budget,
         "epochs": epochs,
-        "stated": bool({"epochs", "phases"} & set(planned.get("stated", {}))),
+        "stated": bool({"epochs", "phases"} & set(stated)),
         "fewest": epochs <= _fewest_epochs(study),
     }
 
@@ -294,19 +329,20 @@ def budget_text(spent: Mapping[str, Any]) -> str:
     return f"{text}: the plan's estimate was too low here. A smaller budget gives fewer than the {epochs} planned."
 
 
-def plan_of_report(study: Study, folder: RunFolder) -> dict[str, Any] | None:
+def plan_of_report(study: Study, folder: RunFolder) -> dict[str, object] | None:
     """The plan in words, and what of the budget was spent (None if it was not recorded); None without a plan."""
-    planned = folder.recipe_plan.read_if_exists() if study.recipe.auto else None
-    if not planned or not study.recipe.phases:
+    values = folder.recipe_plan.read_if_exists() if study.recipe.auto else None
+    if not values or not study.recipe.phases:
         return None
+    planned = from_json(RecipePlan, values)
     seconds = (folder.timing.read_if_exists() or {}).get("training")
     return {
         "words": in_words(study, planned),
-        "spent": spent_budget(study, planned, seconds) if seconds is not None else None,
+        "spent": spent_budget(study, planned.stated, seconds) if seconds is not None else None,
     }
 
 
-def as_yaml(study: Study, planned: dict[str, Any]) -> str:
+def as_yaml(study: Study, planned: RecipePlan) -> str:
     """The plan in words and as lines with which a study file states it."""
     import yaml
 
@@ -319,7 +355,7 @@ def as_yaml(study: Study, planned: dict[str, Any]) -> str:
         "panels": study.panels.model_dump(mode="json", exclude_unset=True),
         "backbones": study.backbones,
         "encoders": study.encoders,
-        "recipe": {"auto": False, **planned["recipe"]},
+        "recipe": {"auto": False, **planned.recipe},
         "test_time_augmentation": study.test_time_augmentation,
         "stack": list(study.stack),
         "stack_baselines": study.stack_baselines,

@@ -416,21 +416,8 @@ def machine() -> dict[str, Any]:
 
 def environment(seconds: float) -> dict[str, Any]:
     """Versions, machine and time of a run, for the report."""
-    from joblib import cpu_count
-
-    from casewise.training.compute_plan import cpu_name
-
-    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "scikit-learn")}
-    return {
-        "casewise": __version__,
-        "python": platform.python_version(),
-        **versions,
-        "processor": cpu_name(),
-        "cores": cpu_count(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": _command(),
-        "seconds": round(seconds, 1),
-    }
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {**machine(), "date": date, "command": _command(), "seconds": round(seconds, 1)}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,11 @@ from casewise.cohort.cohort import Cohort
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, TrainingError, WeightsError, counted
 from casewise.files import guarded, write_atomic
-from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
+from casewise.modalities.base import PreparedCohort, StoreAddress
 from casewise.pipeline.combine import decide, score, stack
 from casewise.pipeline.external import (
-    check_apart_from_pretraining,
+    check_no_twins,
     cohort_difference,
-    own_cohort,
     prepare_external,
     prepare_pretraining,
 )
@@ -32,18 +31,17 @@ from casewise.plugin import plugins, repeated
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.table import gather_tiles
-from casewise.splits.grouped import Splits, write_splits
+from casewise.splits.grouped import write_splits
 from casewise.study.learners import FEATURES, encoders_of, learner_named
 from casewise.study.schema import Study
 from casewise.study.weight_files import encoder_origin, needs_download, origin_of_weights
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from casewise.console import Show
     from casewise.jobs.backends import Failure
     from casewise.jobs.plan import Job, JobInputs
+    from casewise.pipeline.read import RunInputs
     from casewise.report.tables import MetricFormat
     from casewise.run_folder import JobFolder, RunFolder
 
@@ -52,13 +50,11 @@ if TYPE_CHECKING:
 FIRST_RESAMPLES = 1000
 
 
-def train(
-    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
-) -> tuple[Study, pd.DataFrame]:
+def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
     """Train every network on every fold; return the predictions out of fold, of the test set and of external cases.
 
-    A network that could not be trained on one of the folds is left out of the returned study, which the run folder
-    stores together with the reasons.
+    A network that could not be trained on one of the folds is left out of the study of the returned inputs, which the
+    run folder stores together with the reasons.
 
     Raises:
         CasewiseError: a network cannot be trained, or the folder contains networks of another study.
@@ -66,14 +62,15 @@ def train(
     from casewise.jobs.execution import run_jobs
     from casewise.jobs.plan import final_jobs
 
-    planned = _planned(study, cohort, store, splits, folder, show)
-    jobs, inputs, external = planned.jobs, planned.inputs, planned.external
+    study, splits, folder = inputs.study, inputs.splits, inputs.folder
+    planned = _planned(inputs, show)
+    jobs, external = planned.jobs, planned.external
     folder.left_out.remove()
     begun = start = time.monotonic()
     baselines = [job for job in jobs if not learner_named(job.model).by_steps]
     if baselines:
         with show.bar("baselines") as bar:
-            run_jobs(baselines, inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
+            run_jobs(baselines, planned.inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
         record_first_figures(folder)
         show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
     networks = [job for job in jobs if learner_named(job.model).by_steps]
@@ -81,7 +78,7 @@ def train(
     if networks:
         with show.bar("jobs") as bar:
             tell = following(study, folder, partial(_tell, bar, len(networks)))
-            failures = run_jobs(networks, inputs, folder, tell=tell, partial=True)
+            failures = run_jobs(networks, planned.inputs, folder, tell=tell, partial=True)
         study, jobs, networks = _without_failed(study, jobs, networks, failures, folder, show)
         nested = study.nested_cv
         inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
@@ -90,22 +87,22 @@ def train(
         show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
     if final := final_jobs(study, splits, folder, planned.fingerprint):
         with show.bar("final") as bar:
-            run_jobs(final, inputs, folder, tell=lambda done, text: bar(done, len(final), text))
+            run_jobs(final, planned.inputs, folder, tell=lambda done, text: bar(done, len(final), text))
         show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
     spent = record_training(folder, time.monotonic() - begun)
     if spent is not None and study.recipe.auto and networks:
-        show.line("budget", budget_text(spent_budget(study, folder.recipe_plan.read(), spent)))
+        show.line("budget", budget_text(spent_budget(study, folder.recipe_plan.read()["stated"], spent)))
     record_trained(study, folder, show)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
-    tables = [_with_days_and_paths(table, cohort)]
+    tables = [_with_days_and_paths(table, inputs.cohort)]
     if external:
         tables.append(_external_predictions(external, jobs, show))
     table = pd.concat(tables, ignore_index=True)
     tested = table[table["stage"] != "oof"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
     table = predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
-    _write_tile_predictions(study, jobs, cohort, table, folder)
-    return study, table
+    _write_tile_predictions(study, jobs, inputs.cohort, table, folder)
+    return replace(inputs, study=study), table
 
 
 def _tell(bar: Callable[..., None], jobs: int, done: float, text: str) -> None:
@@ -122,9 +119,7 @@ class _Planned:
     fingerprint: str
 
 
-def _planned(
-    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
-) -> _Planned:
+def _planned(inputs: RunInputs, show: Show) -> _Planned:
     """Prepare other cohorts, record what the networks are made from, and list their jobs.
 
     Raises:
@@ -132,14 +127,20 @@ def _planned(
     """
     from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
     from casewise.jobs.plan import JobInputs, expand
+    from casewise.jobs.pretraining import Pretrained
 
-    external = prepare_external(study, cohort, store, folder, show) if study.external else None
+    study, cohort, store, splits, folder = inputs.study, inputs.cohort, inputs.store, inputs.splits, inputs.folder
+    external = prepare_external(inputs.prepared, folder, show) if study.external else None
     if external:
-        cohort_difference(own_cohort(study, cohort, store, folder), external, folder, show)
-    pretraining = prepare_pretraining(study, cohort, store, folder, show) if study.pretrain else None
+        cohort_difference(inputs.prepared, external, folder, show)
+    pretraining = prepare_pretraining(inputs.prepared, folder, show) if study.pretrain else None
     if external and pretraining:
-        check_apart_from_pretraining(study, external, pretraining, folder, show)
-    decided = with_plan(with_images(deciding_settings(study, cohort), splits, store, pretraining), study)
+        check_no_twins(pretraining, external, folder, show, where="in the cohort to be tested on", other_people=True)
+    pretrained = None
+    if pretraining:
+        other_store = pretraining.store
+        pretrained = Pretrained(pretraining.study, pretraining.cohort, other_store.folder, other_store.address)
+    decided = with_plan(with_images(deciding_settings(study, cohort), splits, store, pretrained), study)
     fingerprint = lock_fingerprint(folder, decided, study)
     folder.study.write(study.model_dump(mode="json"))
     folder.cohort.write(cohort.images)
@@ -149,13 +150,11 @@ def _planned(
         folder.external_cohort.remove()
         folder.cohort_difference.remove()
     jobs = expand(study, splits, folder, fingerprint)
-    inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)
-    return _Planned(jobs, inputs, external, fingerprint)
+    job_inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretrained)
+    return _Planned(jobs, job_inputs, external, fingerprint)
 
 
-def train_only(
-    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show, only: Sequence[str]
-) -> None:
+def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
     """Train only the named networks, such as `resnet34`, or `resnet34:2` for its second fold; nothing is evaluated.
 
     Raises:
@@ -164,14 +163,14 @@ def train_only(
     from casewise.jobs.execution import run_jobs
     from casewise.jobs.plan import named_jobs
 
-    names = named_jobs(study, splits.folds, only)
-    planned = _planned(study, cohort, store, splits, folder, show)
+    names = named_jobs(inputs.study, inputs.splits.folds, only)
+    planned = _planned(inputs, show)
     baselines = [job for job in planned.jobs if not learner_named(job.model).by_steps]
     networks = [job for job in planned.jobs if learner_named(job.model).by_steps]
     with show.bar("jobs") as bar:
         for jobs in (baselines, networks):
             if count := sum(job.name in names for job in jobs):
-                run_jobs(jobs, planned.inputs, folder, tell=partial(_tell, bar, count), only=names)
+                run_jobs(jobs, planned.inputs, inputs.folder, tell=partial(_tell, bar, count), only=names)
     done, noun = sum(job.finished for job in planned.jobs), "networks and baselines" if baselines else "networks"
     rest = "" if done == len(planned.jobs) else " the others and"
     show.line(
@@ -244,18 +243,16 @@ def _interval(write: MetricFormat, metric: str, figure: Mapping[str, Any]) -> st
     return f"{bounds} rough" if bounds and figure["rough"] else bounds
 
 
-def train_again(
-    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
-) -> pd.DataFrame:
+def train_again(inputs: RunInputs, show: Show) -> pd.DataFrame:
     """Train, stack, decide and score a variant of a study in a folder of its own; return its predictions.
 
     Raises:
         TrainingError: a network could not be trained, so that the variant cannot be compared with the study.
     """
-    study = repeated(study).model_copy(update={"final": "folds"})
-    write_splits(splits, folder.splits)
-    trained, predictions = train(study, cohort, store, splits, folder, show)
-    if lacking := [name for name in study.networks if name not in trained.networks]:
+    study, folder = repeated(inputs.study).model_copy(update={"final": "folds"}), inputs.folder
+    write_splits(inputs.splits, folder.splits)
+    trained, predictions = train(replace(inputs, study=study), show)
+    if lacking := [name for name in study.networks if name not in trained.study.networks]:
         reasons = folder.left_out.read()["networks"][lacking[0]]
         raise TrainingError(
             f"{folder.path}: {lacking[0]} could not be trained, so that there is nothing to compare: "

@@ -13,7 +13,7 @@ from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
 from casewise.report.page import sections
 from casewise.report.terms import report_title
-from casewise.run_folder.pages import write_page
+from casewise.run_folder.folder import write_page
 
 
 def write_results(run: Path, path: Path, *, others: Sequence[Path] = ()) -> Path:

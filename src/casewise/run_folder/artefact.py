@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import (
@@ -174,7 +174,7 @@ class JsonFile(Artefact):
 
     required: tuple[str, ...] = ()
 
-    def write(self, value: dict[str, Any]) -> Path:
+    def write(self, value: Mapping[str, object]) -> Path:
         """Write the object; NaN is not allowed in it."""
         with self.replacing() as temporary:
             temporary.write_text(json_text(value), encoding="utf-8")
@@ -369,6 +369,28 @@ class StateFile(WeightsFile):
         except OSError as error:
             raise RunError(storage_message(error, target.path)) from error
         sync_folder(folder)
+
+
+A = TypeVar("A", bound=Artefact)
+
+
+class _Folder(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+class Part(Generic[A]):
+    """A file that every folder of a class has: read from a folder, it is the artefact with its path.
+
+    Args:
+        options: further fields of the artefact.
+    """
+
+    def __init__(self, kind: type[A], name: str, remedy: str = Artefact.remedy, **options: Any) -> None:
+        self._kind, self._name, self._options = kind, name, {"remedy": remedy, **options}
+
+    def __get__(self, folder: _Folder, owner: type) -> A:
+        return self._kind(folder.path / self._name, **self._options)
 
 
 def _is_file(path: Path) -> bool:

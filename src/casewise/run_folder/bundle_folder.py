@@ -26,7 +26,7 @@ from casewise.files import (
     sync_folder,
     write_atomic,
 )
-from casewise.run_folder.artefact import JsonFile, TextFile
+from casewise.run_folder.artefact import JsonFile, Part, TextFile
 from casewise.run_folder.job_folder import FINAL, JobFolder
 
 # Increased whenever a bundle of this version cannot be read by earlier ones.
@@ -49,40 +49,24 @@ class BundleFolder:
         """The format, and size and SHA-256 of every other file."""
         return self.path / "manifest.json"
 
-    @property
-    def facts(self) -> JsonFile:
-        """The study's settings for new cases, the networks, and everything fitted beside them."""
-        return JsonFile(self.path / "bundle.json", REMEDY, portable=True)
-
-    @property
-    def metrics(self) -> JsonFile:
-        """Metrics with their intervals."""
-        return JsonFile(self.path / "metrics.json", REMEDY, portable=True)
-
-    @property
-    def audit(self) -> JsonFile:
-        """The verdict of the audit."""
-        return JsonFile(self.path / "audit.json", REMEDY, portable=True)
-
-    @property
-    def input_checks(self) -> JsonFile:
-        """The limits by which new cases are flagged; bundles of earlier versions have none."""
-        return JsonFile(self.path / "input-checks.json", REMEDY, portable=True)
-
-    @property
-    def provenance(self) -> JsonFile:
-        """Versions, hashes and counts of what the networks were made from."""
-        return JsonFile(self.path / "provenance.json", REMEDY, portable=True)
+    # The study's settings for new cases, the networks, and everything fitted beside them.
+    facts = Part(JsonFile, "bundle.json", REMEDY, portable=True)
+    # Metrics with their intervals.
+    metrics = Part(JsonFile, "metrics.json", REMEDY, portable=True)
+    # The verdict of the audit.
+    audit = Part(JsonFile, "audit.json", REMEDY, portable=True)
+    # The limits by which new cases are flagged; bundles of earlier versions have none.
+    input_checks = Part(JsonFile, "input-checks.json", REMEDY, portable=True)
+    # Versions, hashes and counts of what the networks were made from.
+    provenance = Part(JsonFile, "provenance.json", REMEDY, portable=True)
 
     @property
     def signature_path(self) -> Path:
         """The signature of the manifest, which does not list it; a bundle need not have one."""
         return self.path / "signature.json"
 
-    @property
-    def card(self) -> TextFile:
-        """The model card, in Markdown."""
-        return TextFile(self.path / "MODEL_CARD.md", REMEDY, portable=True)
+    # The model card, in Markdown.
+    card = Part(TextFile, "MODEL_CARD.md", REMEDY, portable=True)
 
     def member(self, learner: str, fold: int | None) -> JobFolder:
         """The folder of a network; `fold` from 0, None for one that was trained on all folds."""

@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import RunError, nearest
-from casewise.files import TEMPORARY, Anchor, anchored, checksum, make_folder, storage_failures
-from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile
+from casewise.files import (
+    MOMENT,
+    TEMPORARY,
+    Anchor,
+    anchored,
+    check_folder,
+    checksum,
+    is_locked,
+    make_folder,
+    replacing,
+    storage_failures,
+)
+from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile
 from casewise.run_folder.bundle_folder import BundleFolder, remove_leftovers
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
-from casewise.run_folder.own_folder import MOMENT, check_folder, is_locked
-
-RETRY = "Run the study again."
 
 
 @dataclass(frozen=True)
@@ -25,15 +33,10 @@ class ExplanationFolder:
 
     path: Path
 
-    @property
-    def table(self) -> TableFile:
-        """One row for each picture or volume."""
-        return TableFile(self.path / "explanations.parquet")
-
-    @property
-    def measurements(self) -> TableFile:
-        """Agreement of maps and lesion masks, one row for each case and network."""
-        return TableFile(self.path / "measured.parquet")
+    # One row for each picture or volume.
+    table = Part(TableFile, "explanations.parquet")
+    # Agreement of maps and lesion masks, one row for each case and network.
+    measurements = Part(TableFile, "measured.parquet")
 
     @property
     def figure_path(self) -> Path:
@@ -92,78 +95,38 @@ class RunFolder:
 
     # Inputs.
 
-    @property
-    def study(self) -> JsonFile:
-        """Every setting in force."""
-        return JsonFile(self.path / "study.json", RETRY)
-
-    @property
-    def cohort(self) -> TableFile:
-        """The cohort table as read, one row for each image."""
-        return TableFile(self.path / "cohort.parquet", RETRY)
-
-    @property
-    def external_cohort(self) -> TableFile:
-        """The table of the external cohort as read, one row for each image, with the names of its predictions."""
-        return TableFile(self.path / "external-cohort.parquet", RETRY)
-
-    @property
-    def splits(self) -> JsonFile:
-        """The fold of every subject, or the test set."""
-        return JsonFile(self.path / "splits.json", RETRY, required=("hash", "folds", "subjects"))
-
-    @property
-    def audit(self) -> JsonFile:
-        """The findings of the audit."""
-        return JsonFile(self.path / "audit.json", RETRY)
+    # Every setting in force.
+    study = Part(JsonFile, "study.json")
+    # The cohort table as read, one row for each image.
+    cohort = Part(TableFile, "cohort.parquet")
+    # The table of the external cohort as read, one row for each image, with the names of its predictions.
+    external_cohort = Part(TableFile, "external-cohort.parquet")
+    # The fold of every subject, or the test set.
+    splits = Part(JsonFile, "splits.json", required=("hash", "folds", "subjects"))
+    # The findings of the audit.
+    audit = Part(JsonFile, "audit.json")
 
     @property
     def audit_page(self) -> Path:
         """The findings of the audit with the pictures of its pairs."""
         return self.path / "audit.html"
 
-    @property
-    def fingerprint(self) -> JsonFile:
-        """All inputs that determine the networks."""
-        return JsonFile(self.path / "fingerprint.json", RETRY, required=("fingerprint", "decided"))
-
-    @property
-    def compute(self) -> JsonFile:
-        """For each network, its precision, memory format and threads on this machine."""
-        return JsonFile(self.path / "compute.json", RETRY)
-
-    @property
-    def recipe_plan(self) -> JsonFile:
-        """The recipe that was planned for the study, and what it depends on."""
-        return JsonFile(self.path / "plan.json", RETRY, required=("facts", "recipe"))
-
-    @property
-    def plan_page(self) -> TextFile:
-        """The planned recipe in words and as lines of a study file."""
-        return TextFile(self.path / "plan.yaml")
-
-    @property
-    def timing(self) -> JsonFile:
-        """The seconds until the first figures, of the training, and until the report."""
-        return JsonFile(self.path / "timing.json", RETRY, required=("begun", "continued", "first_figures", "seconds"))
-
-    @property
-    def environment(self) -> JsonFile:
-        """Versions, processor and cores of the computer that evaluated the run last."""
-        return JsonFile(self.path / "environment.json", RETRY)
-
-    @property
-    def reproduction(self) -> JsonFile:
-        """Of a run that repeats another one: which, and what of both is the same."""
-        return JsonFile(
-            self.path / "reproduction.json", "Run `casewise reproduce` again.", required=("run", "finished")
-        )
-
-    @property
-    def activity(self) -> JsonFile:
-        """What the command at work showed last, or the error that ended the last one; it has no checksum."""
-        return JsonFile(self.path / "activity.json", RETRY, required=("only",))
-
+    # All inputs that determine the networks.
+    fingerprint = Part(JsonFile, "fingerprint.json", required=("fingerprint", "decided"))
+    # For each network, its precision, memory format and threads on this machine.
+    compute = Part(JsonFile, "compute.json")
+    # The recipe that was planned for the study, and what it depends on.
+    recipe_plan = Part(JsonFile, "plan.json", required=("facts", "recipe"))
+    # The planned recipe in words and as lines of a study file.
+    plan_page = Part(TextFile, "plan.yaml")
+    # The seconds until the first figures, of the training, and until the report.
+    timing = Part(JsonFile, "timing.json", required=("begun", "continued", "first_figures", "seconds"))
+    # Versions, processor and cores of the computer that evaluated the run last.
+    environment = Part(JsonFile, "environment.json")
+    # Of a run that repeats another one: which, and what of both is the same.
+    reproduction = Part(JsonFile, "reproduction.json", "Run `casewise reproduce` again.", required=("run", "finished"))
+    # What the command at work showed last, or the error that ended the last one; it has no checksum.
+    activity = Part(JsonFile, "activity.json", required=("only",))
     # For people. It has no checksum, since it is written while networks train.
 
     @property
@@ -173,90 +136,42 @@ class RunFolder:
 
     # Results.
 
-    @property
-    def left_out(self) -> JsonFile:
-        """The networks that could not be trained, with the reason for each fold: they have no part in the results."""
-        return JsonFile(self.path / "left-out.json", RETRY, required=("networks",))
-
-    @property
-    def stackers(self) -> JsonFile:
-        """The coefficients of the stackers."""
-        return JsonFile(self.path / "stackers.json", RETRY)
-
-    @property
-    def decisions(self) -> JsonFile:
-        """The rule by which each grade is decided, with the thresholds of every learner."""
-        return JsonFile(self.path / "decisions.json", RETRY)
-
-    @property
-    def conformal(self) -> JsonFile:
-        """The quantiles of every learner and target for prediction intervals and sets."""
-        return JsonFile(self.path / "conformal.json", RETRY, required=("level", "fewest", "learners"))
-
-    @property
-    def input_checks(self) -> JsonFile:
-        """The limits by which new cases are flagged."""
-        return JsonFile(self.path / "input-checks.json", RETRY, required=("ranges", "distance"))
-
-    @property
-    def nested(self) -> JsonFile:
-        """The network that inner folds chose for each fold."""
-        return JsonFile(self.path / "nested.json", RETRY, required=("folds",))
-
-    @property
-    def predictions(self) -> TableFile:
-        """All predictions."""
-        return TableFile(self.path / "predictions.parquet", RETRY)
-
-    @property
-    def tile_predictions(self) -> TableFile:
-        """Predictions of single tiles or windows."""
-        return TableFile(self.path / "tiles.parquet", RETRY)
-
-    @property
-    def metrics(self) -> JsonFile:
-        """All metrics."""
-        return JsonFile(self.path / "metrics.json", RETRY, required=("metrics", "notes"))
-
-    @property
-    def counterfactuals(self) -> TableFile:
-        """Predictions of held-out cases with altered images."""
-        return TableFile(self.path / "counterfactuals.parquet", RETRY)
-
-    @property
-    def counterfactuals_mark(self) -> TextFile:
-        """A hash of the inputs of these predictions."""
-        return TextFile(self.path / "counterfactuals-made-from", RETRY)
-
-    @property
-    def cohort_difference(self) -> JsonFile:
-        """How well simple features tell the external cohort from the study's own."""
-        return JsonFile(self.path / "cohort-difference.json", RETRY, required=("made_from", "subjects", "tests"))
-
-    @property
-    def cohort_twins(self) -> JsonFile:
-        """The pictures that the study's cohort, that for pretraining and the external one share, beside the images."""
-        return JsonFile((self.images_of or self.path) / "cohort-twins.json", RETRY)
-
-    @property
-    def explanations(self) -> JsonFile:
-        """The cases shown and the measurements of `casewise explain`."""
-        return JsonFile(self.path / "explanations.json", "Run `casewise explain` again.")
+    # The networks that could not be trained, with the reason for each fold: they have no part in the results.
+    left_out = Part(JsonFile, "left-out.json", required=("networks",))
+    # The coefficients of the stackers.
+    stackers = Part(JsonFile, "stackers.json")
+    # The rule by which each grade is decided, with the thresholds of every learner.
+    decisions = Part(JsonFile, "decisions.json")
+    # The quantiles of every learner and target for prediction intervals and sets.
+    conformal = Part(JsonFile, "conformal.json", required=("level", "fewest", "learners"))
+    # The limits by which new cases are flagged.
+    input_checks = Part(JsonFile, "input-checks.json", required=("ranges", "distance"))
+    # The network that inner folds chose for each fold.
+    nested = Part(JsonFile, "nested.json", required=("folds",))
+    # All predictions.
+    predictions = Part(TableFile, "predictions.parquet")
+    # Predictions of single tiles or windows.
+    tile_predictions = Part(TableFile, "tiles.parquet")
+    # All metrics.
+    metrics = Part(JsonFile, "metrics.json", required=("metrics", "notes"))
+    # Predictions of held-out cases with altered images.
+    counterfactuals = Part(TableFile, "counterfactuals.parquet")
+    # A hash of the inputs of these predictions.
+    counterfactuals_mark = Part(TextFile, "counterfactuals-made-from")
+    # How well simple features tell the external cohort from the study's own.
+    cohort_difference = Part(JsonFile, "cohort-difference.json", required=("made_from", "subjects", "tests"))
+    # The cases shown and the measurements of `casewise explain`.
+    explanations = Part(JsonFile, "explanations.json", "Run `casewise explain` again.")
 
     @property
     def report_path(self) -> Path:
         """The report."""
         return self.path / "report.html"
 
-    @property
-    def report_mark(self) -> TextFile:
-        """The checksum of the metrics in the report."""
-        return TextFile(self.path / "report-made-from", RETRY)
-
-    @property
-    def results_mark(self) -> JsonFile:
-        """A hash of all inputs of results and report, and the checksum of the report."""
-        return JsonFile(self.path / "results-made-from.json", RETRY, required=("inputs", "report"))
+    # The checksum of the metrics in the report.
+    report_mark = Part(TextFile, "report-made-from")
+    # A hash of all inputs of results and report, and the checksum of the report.
+    results_mark = Part(JsonFile, "results-made-from.json", required=("inputs", "report"))
 
     @property
     def bundle(self) -> BundleFolder:
@@ -284,6 +199,11 @@ class RunFolder:
         """The folders of prepared images of the cohort for pretraining."""
         return ImageFolder(self.images_of or self.path, "pretraining")
 
+    @property
+    def cohort_twins(self) -> JsonFile:
+        """The pictures that the study's cohort, that for pretraining and the external one share, beside the images."""
+        return JsonFile((self.images_of or self.path) / "cohort-twins.json")
+
     def seed(self, seed: int) -> RunFolder:
         """The run folder of the same study trained with another seed, on the images of this run."""
         return RunFolder(self.path / "seeds" / str(seed), images_of=self.path)
@@ -295,10 +215,8 @@ class RunFolder:
         """The run folder of the same study split by image."""
         return RunFolder(self.path / "by-image")
 
-    @property
-    def image_split_mark(self) -> JsonFile:
-        """Exists if the folder is a comparison by image and not a study."""
-        return JsonFile(self.path / "comparison.json")
+    # Exists if the folder is a comparison by image and not a study.
+    image_split_mark = Part(JsonFile, "comparison.json")
 
     def refuse_image_split(self) -> None:
         """Refuse a folder with the comparison by image.
@@ -363,11 +281,7 @@ class RunFolder:
     def has_weights(self, recorded: Mapping[str, list[str]] | None) -> bool:
         """Whether the networks still have the weights of an earlier `weights_sha256`; False if none is recorded."""
         try:
-            present = self.weights_sha256(recorded or ())
-            # earlier versions listed the tenth fold before the second
-            return bool(recorded) and {name: sorted(sums) for name, sums in present.items()} == {
-                name: sorted(sums) for name, sums in (recorded or {}).items()
-            }
+            return bool(recorded) and self.weights_sha256(recorded or ()) == recorded
         except RunError:
             return False
 
@@ -433,9 +347,11 @@ class RunFolder:
         """Check that the folder contains a finished run with all parts that its metrics were computed from.
 
         Raises:
-            RunError: naming what is missing or has changed.
+            RunError: naming what is missing or has changed; or it is the comparison by image of a run.
             DamagedError: a part is not what was written.
         """
+        self.check_exists()
+        self.refuse_image_split()
         needed = (self.study, self.splits, self.predictions, self.metrics, self.fingerprint)
         if missing := next((file.path.name for file in needed if not file.exists()), None):
             inside = sorted(path.parent.name for path in self.path.glob(f"*/{self.metrics.path.name}"))
@@ -445,7 +361,7 @@ class RunFolder:
             raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")
         results = self.metrics.read()
         changed = self.changed_parts(results)
-        for artefact in (self.splits, self.fingerprint, *(Artefact(self.path / name, RETRY) for name in changed)):
+        for artefact in (self.splits, self.fingerprint, *(Artefact(self.path / name) for name in changed)):
             artefact.verify()
         if changed:
             raise RunError(
@@ -528,3 +444,27 @@ class RunFolder:
             if not jobs & set(path.parents):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
+
+
+def write_page(path: Path, text: str, ending: str) -> Path:
+    """Write a page; an existing file is replaced only if it has this ending, and tables only if the heading is theirs.
+
+    Raises:
+        RunError: the file is of another kind, belongs to a run, or cannot be written.
+    """
+    owner = RunFolder(path.parent)
+    if path.name in {owner.report_path.name, owner.audit_page.name} and owner.is_own():
+        raise RunError(f"{path} is a page of the run in {path.parent}. Choose another file with --output.")
+    if path.is_dir():
+        raise RunError(f"{path} is a folder. Give the name of a file with --output, such as {path / f'page{ending}'}.")
+    if path.exists():
+        if path.suffix.casefold() != ending:
+            raise RunError(
+                f"{path} exists, and is not replaced by a page with the ending {ending}. Choose another file with "
+                "--output."
+            )
+        if ending == ".csv" and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
+            raise RunError(f"{path} exists and holds another table. Choose another file with --output.")
+    with replacing(path, unlocked_folder=True) as temporary:
+        temporary.write_bytes(text.encode())
+    return path

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from casewise.errors import DamagedError, RunError
-from casewise.files import checksum, sweep, write_json
-from casewise.run_folder.artefact import Artefact, JsonFile, StateFile, TableFile, TextFile, WeightsFile, log
-from casewise.run_folder.own_folder import is_locked
+from casewise.files import checksum, is_locked, sweep, write_json
+from casewise.run_folder.artefact import Artefact, JsonFile, Part, StateFile, TableFile, TextFile, WeightsFile, log
 
 LOCK = ".lock"
 # The folder of a network that was trained on all folds, beside those of its folds.
@@ -42,20 +42,12 @@ class TrainingFolder:
 
     path: Path
 
-    @property
-    def state(self) -> StateFile:
-        """The training's state at the end of an epoch, which keeps the state before it."""
-        return StateFile(self.path / "state.safetensors")
-
-    @property
-    def rate_search(self) -> JsonFile:
-        """The curve of the learning-rate search."""
-        return JsonFile(self.path / "finder.json", required=("chosen",))
-
-    @property
-    def body_rate_search(self) -> JsonFile:
-        """The curve of the learning-rate search for the layers below the head."""
-        return JsonFile(self.path / "finder-body.json", required=("chosen",))
+    # The training's state at the end of an epoch, which keeps the state before it.
+    state = Part(StateFile, "state.safetensors")
+    # The curve of the learning-rate search.
+    rate_search = Part(JsonFile, "finder.json", required=("chosen",))
+    # The curve of the learning-rate search for the layers below the head.
+    body_rate_search = Part(JsonFile, "finder-body.json", required=("chosen",))
 
     @property
     def timing(self) -> Path:
@@ -116,40 +108,24 @@ class InnerTraining:
 class PretrainingFolder(TrainingFolder):
     """The folder in which a network is pretrained on another cohort."""
 
-    @property
-    def body(self) -> WeightsFile:
-        """The pretrained body."""
-        return WeightsFile(self.path / "body.safetensors")
-
-    @property
-    def history(self) -> JsonFile:
-        """The losses by epoch."""
-        return JsonFile(self.path / "history.json")
+    # The pretrained body.
+    body = Part(WeightsFile, "body.safetensors")
+    # The losses by epoch.
+    history = Part(JsonFile, "history.json")
 
 
 @dataclass(frozen=True)
 class JobFolder(TrainingFolder):
     """The folder of one network, a backbone on all folds but one; `record`, written last, marks it as finished."""
 
-    @property
-    def weights(self) -> WeightsFile:
-        """The network's weights."""
-        return WeightsFile(self.path / "model.safetensors", portable=True)
-
-    @property
-    def facts(self) -> JsonFile:
-        """Everything needed to use the weights, and the subjects of the training."""
-        return JsonFile(self.path / "model.json", portable=True)
-
-    @property
-    def distance(self) -> WeightsFile:
-        """The training features in a few numbers, for the distance of other cases from them."""
-        return WeightsFile(self.path / "distance.safetensors", portable=True)
-
-    @property
-    def decisions(self) -> JsonFile:
-        """The rule of each grade for cases that the network predicts alone, with its thresholds."""
-        return JsonFile(self.path / "decisions.json", portable=True)
+    # The network's weights.
+    weights = Part(WeightsFile, "model.safetensors", portable=True)
+    # Everything needed to use the weights, and the subjects of the training.
+    facts = Part(JsonFile, "model.json", portable=True)
+    # The training features in a few numbers, for the distance of other cases from them.
+    distance = Part(WeightsFile, "distance.safetensors", portable=True)
+    # The rule of each grade for cases that the network predicts alone, with its thresholds.
+    decisions = Part(JsonFile, "decisions.json", portable=True)
 
     def folds(self, count: int) -> list[JobFolder]:
         """The folders of the same learner on all folds but one, beside that of a network on all folds."""
@@ -164,45 +140,26 @@ class JobFolder(TrainingFolder):
         """
         return str(self.facts.read().get("weights_sha256", ""))
 
-    @property
-    def record(self) -> JsonFile:
-        """Facts of the training, and the checksums of its files."""
-        return JsonFile(self.path / "job.json", required=("model", "fold", "fingerprint", "files"))
+    # Facts of the training, and the checksums of its files.
+    record = Part(JsonFile, "job.json", required=("model", "fold", "fingerprint", "files"))
 
-    def finish(self, facts: dict[str, Any]) -> None:
+    def finish(self, facts: Mapping[str, object]) -> None:
         """Write the record, which marks the job as finished."""
         files = [self.weights, self.facts, self.distance, self.predictions, self.tile_predictions]
-        self.record.write(facts | {"files": {file.path.name: checksum(file.path) for file in files if file.exists()}})
+        self.record.write({**facts, "files": {file.path.name: checksum(file.path) for file in files if file.exists()}})
 
-    @property
-    def predictions(self) -> TableFile:
-        """Predictions of the held-out fold and the test set."""
-        return TableFile(self.path / "predictions.parquet")
-
-    @property
-    def tile_predictions(self) -> TableFile:
-        """Predictions of single tiles or windows."""
-        return TableFile(self.path / "tiles.parquet")
-
-    @property
-    def external_predictions(self) -> TableFile:
-        """Predictions of the external cohort."""
-        return TableFile(self.path / "external.parquet")
-
-    @property
-    def external_mark(self) -> TextFile:
-        """A hash of the inputs of the external predictions."""
-        return TextFile(self.path / "external-made-from")
-
-    @property
-    def mark(self) -> TextFile:
-        """A hash of the inputs of the training that was started in this folder."""
-        return TextFile(self.path / "made-from")
-
-    @property
-    def parts(self) -> JsonFile:
-        """The number of parts in which batches are computed, after a training with fewer ran out of memory."""
-        return JsonFile(self.path / "parts.json", required=("parts", "fingerprint"))
+    # Predictions of the held-out fold and the test set.
+    predictions = Part(TableFile, "predictions.parquet")
+    # Predictions of single tiles or windows.
+    tile_predictions = Part(TableFile, "tiles.parquet")
+    # Predictions of the external cohort.
+    external_predictions = Part(TableFile, "external.parquet")
+    # A hash of the inputs of the external predictions.
+    external_mark = Part(TextFile, "external-made-from")
+    # A hash of the inputs of the training that was started in this folder.
+    mark = Part(TextFile, "made-from")
+    # The number of parts in which batches are computed, after a training with fewer ran out of memory.
+    parts = Part(JsonFile, "parts.json", required=("parts", "fingerprint"))
 
     @property
     def inner_folder(self) -> Path:
@@ -248,13 +205,11 @@ class JobFolder(TrainingFolder):
                 return None
         except OSError:
             return None
-        progress = JsonFile(self.progress_path, required=("done", "total", "stage")).peek()
-        # earlier versions recorded no share
-        return progress and {"share": float(progress["done"]) / max(1, progress["total"])} | progress
+        return JsonFile(self.progress_path, required=("done", "total", "stage", "share")).peek()
 
     def write_failure(self, message: str, *, transient: bool) -> None:
         """Record why the training ended without a result, and whether another attempt may succeed."""
-        progress = {"done": 0, "total": 1, "stage": FAILED, "message": message, "transient": transient}
+        progress = {"done": 0, "total": 1, "share": 0.0, "stage": FAILED, "message": message, "transient": transient}
         write_json(self.progress_path, progress, durable=False)
 
     def read_failure(self, since: float = 0.0) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import torch
 import casewise
 from casewise.models.linear import FeatureSpec, build_linear
 from casewise.models.outputs import Output
-from casewise.pipeline.finished import open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import explain_target
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.methods.contributions import centre_at, contributions, directions, spread
@@ -199,7 +199,7 @@ def films(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
 
 
 def test_a_run_shows_the_contributions_of_its_baseline(films: Path) -> None:
-    run = open_finished(RunFolder(films))
+    run = FinishedRun.open(RunFolder(films))
     for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1, 2]):
         assert saliency.output_sum is not None
         assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
@@ -235,7 +235,7 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) ->
     }  # fmt: skip
     study = build_study(values, source="the test's study", folder=table.parent)
     folder = casewise.run(study, tmp_path / "run").folder
-    run = open_finished(RunFolder(folder))
+    run = FinishedRun.open(RunFolder(folder))
     rows = list(range(len(run.cohort.panels)))
     missing = 0
     for saliency, output in sums_of(run, "linear_pixels", 0, rows):

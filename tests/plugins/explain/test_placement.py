@@ -16,7 +16,7 @@ from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import to_tile
 from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Fit, Preparation
-from casewise.pipeline.finished import open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import mask_to_measure
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.placement import border, placement, random_order, shares_of
@@ -143,12 +143,12 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
 
 
 def masks_of(finished: Path) -> list[Path]:
-    opened = open_finished(RunFolder(finished))
+    opened = FinishedRun.open(RunFolder(finished))
     return [opened.study.cohort.parent / name for name in opened.cohort.images["lung_mask"] if name]
 
 
 def test_a_named_lesion_comes_before_the_anatomy_and_must_fit(finished: Path, tmp_path: Path) -> None:
-    opened = open_finished(RunFolder(finished))
+    opened = FinishedRun.open(RunFolder(finished))
     images = opened.study.images.model_copy(update={"lesion": "lung_mask"})
     object.__setattr__(opened.prepared, "study", opened.study.model_copy(update={"images": images}))
     assert mask_to_measure(opened) == ("lesion", "lung_mask")
@@ -161,7 +161,7 @@ def test_a_named_lesion_comes_before_the_anatomy_and_must_fit(finished: Path, tm
 
 
 def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = open_finished(RunFolder(finished))
+    opened = FinishedRun.open(RunFolder(finished))
     rows = random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
     assert set(rows[:5]) == {0, 1, 2, 3, 4}
     assert rows == random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])

@@ -18,7 +18,7 @@ from casewise.console import Silent
 from casewise.errors import CohortError, ImageError, RunError
 from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import binarise_masks
-from casewise.pipeline.finished import FinishedRun, open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import case_hint, explain_target, select_cases
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.localisation import measure
@@ -105,7 +105,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def opened(planted: Path) -> FinishedRun:
-    return open_finished(RunFolder(planted))
+    return FinishedRun.open(RunFolder(planted))
 
 
 def slices_of(opened: FinishedRun) -> SliceStore:
@@ -289,11 +289,8 @@ def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun, tmp_
     RunFolder(tmp_path).nested.write({"folds": folds})
     final = opened.final
     rows = final[(final["stage"] == "oof") & (final["model"] == final["outer_fold"].map({1: models[1], 2: models[2]}))]
-    nested = dataclasses.replace(
-        with_headline(opened, "nested"),
-        folder=RunFolder(tmp_path),
-        final=pd.concat([final, rows.assign(model="nested")]),
-    )
+    nested = dataclasses.replace(with_headline(opened, "nested"), files=RunFolder(tmp_path), inputs=opened.prepared)
+    vars(nested)["final"] = pd.concat([final, rows.assign(model="nested")])
     cases, rule = select_cases(nested, models)
     assert "each fold" in rule
     assert set(cases) <= set(rows["case"])
@@ -410,7 +407,7 @@ def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
     weights = RunFolder(folder).job("test_vit@T2", 1).weights
     with weights.replacing() as temporary:
         shutil.copy(other, temporary)
-    subject = next(iter(open_finished(RunFolder(folder)).splits.subjects(1)))
+    subject = next(iter(FinishedRun.open(RunFolder(folder)).splits.subjects(1)))
     with pytest.raises(RunError, match=r"model.safetensors is not the file"):
         explain_run(folder, ExplainSettings(cases=[subject], networks=["test_vit@T2"]))
     with weights.replacing() as temporary:
@@ -466,7 +463,7 @@ def test_slice_images(tmp_path: Path) -> None:
         "split": {"test": 0, "folds": 2, "restarts": 20},
     }
     folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
-    opened = open_finished(RunFolder(folder))
+    opened = FinishedRun.open(RunFolder(folder))
     row = [str(case) for case in opened.cohort.panels["case"]].index("S1/1")
     mask = lesion_of(opened, row).planes
     assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == [2, 3]
@@ -498,7 +495,7 @@ def test_a_case_without_the_one_sequence_has_no_map_of_it(planted: Path, opened:
 def test_pictures(chests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = chest_study(chests, split={"test": 0.0}, recipe={"epochs": 1, "early_stopping": {"monitor": "fold"}})
     folder = run(study, tmp_path / "run").folder
-    done, opened = explain_run(folder, ExplainSettings()), open_finished(RunFolder(folder))
+    done, opened = explain_run(folder, ExplainSettings()), FinishedRun.open(RunFolder(folder))
     bundle = load_model(opened, "test_resnet", 0).predictor.bundle
     # the subjects of early stopping are no training subjects: their maps may be shown
     assert bundle.stop_subjects == set(opened.splits.held_out(0))

@@ -25,7 +25,7 @@ from casewise.modalities.dataset import FeatureData
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import network_of, scaled_facts
 from casewise.models.outputs import outputs_of
-from casewise.pipeline.finished import open_finished
+from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.export import formats, parity
 from casewise.plugins.export.command import export_run as export
 from casewise.plugins.export.formats import FORMATS, format_named
@@ -250,7 +250,7 @@ def test_an_exported_run_predicts_images_prepared_by_the_page_like_casewise(
 
 def done_tiles(done: Run) -> np.ndarray:
     """The prepared images of a run, (N, 1, 64, 64) `uint8`, in the order of its table."""
-    return np.array(open_finished(RunFolder(done.folder)).prepared.store.tiles)
+    return np.array(FinishedRun.open(RunFolder(done.folder)).prepared.store.tiles)
 
 
 def test_prepared_panels_are_the_images_as_the_page_describes(done: Run, chests: Path) -> None:
@@ -266,7 +266,7 @@ def test_every_learner_of_a_run_gives_the_predictions_of_casewise(modality: str,
     values = settings(modality, "classes", table, way) | {"baselines": {}}
     done = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run")
     written = export(done.folder, tmp_path / "out", to="torchscript")
-    prepared = open_finished(RunFolder(done.folder)).prepared
+    prepared = FinishedRun.open(RunFolder(done.folder)).prepared
     predicted = load_bundle(done.folder).predict(table)
     description = json.loads((written.folder / "preprocessing.json").read_text())
     assert len(description["learners"]) == (3 if modality == "volumes" else 2)
@@ -332,7 +332,7 @@ def test_a_run_without_its_images_is_checked_on_random_panels(
     def without(folder: Any) -> Any:
         raise CasewiseError("cohort.csv does not exist.")
 
-    monkeypatch.setattr("casewise.pipeline.finished.open_finished", without)
+    monkeypatch.setattr(FinishedRun, "open", without)
     written = export(done.folder, tmp_path / "out", to="torchscript", learners=["cnn"])
     assert written.parity["cnn"].source == "random"
     assert "cohort.csv does not exist" in (written.folder / "README.md").read_text()

@@ -16,7 +16,7 @@ import pytest
 
 from casewise.cli.predict import parsed_folders
 from casewise.errors import CasewiseError, RunError
-from casewise.inference.chunks import PredictedChunk, cases_of, names_visits, sources_of
+from casewise.inference.new_cases import PredictedChunk, cases_of, names_visits, sources_of
 from casewise.inference.output_table import OutputTable
 from casewise.plugins.hospital import formats
 from casewise.plugins.hospital.case_results import (

@@ -17,12 +17,13 @@ from PIL import Image
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.errors import AuditError, CohortError, ImageError, RunError, StudyError
+from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
 from casewise.pipeline.audit import audit
 from casewise.pipeline.external import prepare_external
-from casewise.pipeline.read import prepare, read, split
+from casewise.pipeline.read import RunInputs, prepare, read, split
 from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 from casewise.plugins.slides import cohort as slides
@@ -486,7 +487,7 @@ def test_one_slide_under_two_subjects_stops_the_run(skin: Path, tmp_path: Path) 
     tiles = prepare(study, cohort, RunFolder(folder), Silent())
     splits = split(study, cohort, RunFolder(folder), Silent())
     with pytest.raises(AuditError, match="same picture under two subjects"):
-        audit(study, cohort, tiles, splits, RunFolder(folder), Silent())
+        audit(RunInputs(study, cohort, tiles, splits, RunFolder(folder)), Silent())
     found = json.loads((folder / "audit.json").read_text())["findings"]
     twins = next(one for one in found if one["id"] == "twins-across-subjects")
     assert twins["figures"]["pairs"] == 1
@@ -501,13 +502,14 @@ def test_slides_elsewhere_are_cut_too(skin: Path, tmp_path: Path) -> None:
     study = skin_study(tmp_path / "ours.csv", external={"cohort": tmp_path / "theirs.csv", "name": "elsewhere"})
     cohort = cut(study, tmp_path / "slides")
     store = prepare(study, cohort, RunFolder(tmp_path), Silent())
-    external = prepare_external(study, cohort, store, RunFolder(tmp_path), Silent())
+    own = PreparedCohort(study, cohort, RunFolder(tmp_path).images(), store)
+    external = prepare_external(own, RunFolder(tmp_path), Silent())
     assert len(external.cohort.panels) == len(external.store) == 2 * 2 * 6
     assert set(external.cohort.images["subject"]) == {f"elsewhere:{name}" for name in subjects[4:]}
     ours = study.external.model_copy(update={"cohort": tmp_path / "ours.csv", "subjects": "distinct"})
     again = study.model_copy(update={"external": ours})
     with pytest.raises(CohortError, match="in the cohort to be tested on"):
-        prepare_external(again, cohort, store, RunFolder(tmp_path), Silent())
+        prepare_external(dataclasses.replace(own, study=again), RunFolder(tmp_path), Silent())
 
 
 @pytest.mark.parametrize(

@@ -112,12 +112,12 @@ def explain_case(folder: RunFolder, case: str, networks: Sequence[str], *, map_s
         CasewiseError: there is no such case or network, or files are missing or have changed.
     """
     from casewise.console import default_show
-    from casewise.pipeline.finished import check_run, open_finished
+    from casewise.pipeline.finished import FinishedRun
     from casewise.plugins.explain.case_selection import explain_target
     from casewise.plugins.explain.run import explanations_of
 
-    check_run(folder)
+    folder.check_finished()
     with folder.lock():
-        run = open_finished(folder)
+        run = FinishedRun.open(folder)
         name, explanations, rows = explanations_of(run, case, networks, map_size=map_size, show=default_show())
     return CaseMaps(name, explain_target(run).target, {e.model: e for e in explanations}, rows)

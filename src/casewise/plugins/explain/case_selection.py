@@ -167,7 +167,7 @@ def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
     table = table[table["stage"] == stage].drop_duplicates("case")
     if table.empty:
         raise RunError(
-            f"{run.folder.path}: {model} has no predictions of {target.target} for cases with a reference value."
+            f"{run.files.path}: {model} has no predictions of {target.target} for cases with a reference value."
         )
     where = "out of fold" if stage == "oof" else "on the test set"
     if not target.output.classes:
@@ -196,7 +196,7 @@ def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataF
     otherwise (a stacker, for example) the first of `models`.
     """
     main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
-    nested = run.folder.nested.read_if_exists() if main == NESTED else None
+    nested = run.files.nested.read_if_exists() if main == NESTED else None
     if nested:
         folds = {int(fold): record["network"] for fold, record in nested["folds"].items()}
         if set(folds.values()) <= set(models):
@@ -240,7 +240,7 @@ def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
     selected = [name for name in networks if name in names] if names else list(networks)
     for model in selected:
         for fold in range(run.splits.folds):
-            job = run.folder.job(model, fold)
+            job = run.files.job(model, fold)
             missing = [file.path for file in (job.weights, job.facts, job.record) if not file.exists()]
             if missing:
                 raise RunError(
@@ -249,7 +249,7 @@ def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
                 )
             if job.facts.read()["split"] != run.splits.hash:
                 raise RunError(
-                    f"{job.path}: this network was trained on another split than that of {run.folder.splits.path}. "
+                    f"{job.path}: this network was trained on another split than that of {run.files.splits.path}. "
                     "Run the study again."
                 )
     return selected

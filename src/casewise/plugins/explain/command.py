@@ -64,16 +64,15 @@ def explain_run(path: Path, settings: ExplainSettings, *, show: Show | None = No
     from dataclasses import replace
 
     from casewise.console import Silent
-    from casewise.pipeline.finished import check_run, open_finished
+    from casewise.pipeline.finished import FinishedRun
     from casewise.pipeline.report import report
     from casewise.plugins.explain.run import explain as explain_opened
     from casewise.run_folder import RunFolder
 
     folder = RunFolder(path)
-    check_run(folder)
+    folder.check_finished()
     with folder.lock():
-        run = open_finished(folder)
+        run = FinishedRun.open(folder)
         explanation = explain_opened(run, settings, show or Silent())
-        store = run.prepared.store
-        page = report(run.study, run.cohort, run.predictions, run.results, store, folder, Silent())
+        page = report(run, Silent())
     return replace(explanation, report=page)

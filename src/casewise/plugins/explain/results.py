@@ -31,10 +31,10 @@ def save_results(run: FinishedRun, shown: Record, placement: Record, measures: R
     """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
     from casewise.plugins.explain.case_selection import learners_of  # needs a network library
 
-    before = run.folder.explanations.read_or_none() or {}
-    weights = run.folder.weights_sha256(learners_of(run))
+    before = run.files.explanations.read_or_none() or {}
+    weights = run.files.weights_sha256(learners_of(run))
     source = measurement_source(run.study, run.cohort.images)
-    same_weights = run.folder.has_weights(before.get("weights_sha256"))
+    same_weights = run.files.has_weights(before.get("weights_sha256"))
     same_networks = before.get("fingerprint") == run.fingerprint and same_weights
     earlier = before.get("measured") if same_networks else None
     if earlier and not same_source(earlier.get("inputs") or {}, source):
@@ -53,15 +53,15 @@ def save_results(run: FinishedRun, shown: Record, placement: Record, measures: R
         "placement": placement,
         "measured": measures,
     }
-    run.folder.explanations.write(_without_nan(results))
+    run.files.explanations.write(_without_nan(results))
 
 
 def stored_placement(run: FinishedRun, models: Sequence[str], inputs: Mapping[str, Any]) -> Record | None:
     """The placement of these networks' maps from an earlier explanation; None if it was made from other inputs."""
-    before = run.folder.explanations.read_or_none() or {}
+    before = run.files.explanations.read_or_none() or {}
     placement = before.get("placement") or {}
     earlier = placement.get("inputs") or {}
-    if before.get("fingerprint") != run.fingerprint or not run.folder.has_weights(before.get("weights_sha256")):
+    if before.get("fingerprint") != run.fingerprint or not run.files.has_weights(before.get("weights_sha256")):
         return None
     if earlier.get("cells") != inputs["cells"] or not same_source(earlier.get("source") or {}, inputs["source"]):
         return None
@@ -78,11 +78,11 @@ def earlier_cases(
     They stay if networks, weights, target, folder and cells of the maps are the same. Returns these entries, the names
     of cases that cannot stay, and the earlier rule.
     """
-    before = run.folder.explanations.read_or_none() or {}
+    before = run.files.explanations.read_or_none() or {}
     earlier = before.get("shown") or {}
     others = [entry for entry in earlier.get("cases", []) if entry["case"] not in selected]
     same = all(earlier.get(name) == shown[name] for name in ("folder", "target", "cells"))
-    same = same and before.get("fingerprint") == run.fingerprint and run.folder.has_weights(before["weights_sha256"])
+    same = same and before.get("fingerprint") == run.fingerprint and run.files.has_weights(before["weights_sha256"])
     return (others, [], earlier["rule"]) if same else ([], [entry["case"] for entry in others], "")
 
 

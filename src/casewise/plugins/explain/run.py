@@ -74,7 +74,7 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
         CasewiseError: there is no case or network of this name, or files are missing or have changed.
     """
     cases, output, map_size = settings.cases, settings.output, settings.map_size
-    folder = ExplanationFolder(output) if output else run.folder.explanation_folder
+    folder = ExplanationFolder(output) if output else run.files.explanation_folder
     check_explainable(run)
     models = check_networks(run, settings.networks)
     if settings.measure:
@@ -84,7 +84,7 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
         folder.begin()
     explanations = _explain_cases(run, models, selected, map_size, show)
     shown = {
-        "folder": _relative_to_run(folder.path, run.folder.path),
+        "folder": _relative_to_run(folder.path, run.files.path),
         "target": explain_target(run).target,
         "cells": map_size,
     }

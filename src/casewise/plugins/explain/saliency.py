@@ -15,8 +15,7 @@ from casewise.cohort.targets import label_table
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import read_distance
-from casewise.inference.predictor import Predictor
-from casewise.inference.to_table import prediction_rows
+from casewise.inference.predictor import Predictor, prediction_rows
 from casewise.modalities.base import NativeMap, SlotMaps
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.finished import FinishedRun
@@ -197,7 +196,7 @@ def load_model(
     Raises:
         RunError: its folder holds no usable network.
     """
-    bundle = Bundle.open(run.folder.job(model, fold).path)
+    bundle = Bundle.open(run.files.job(model, fold).path)
     alike = instead_of if instead_of and instead_of.predictor.bundle.network == bundle.network else None
     network = bundle.load(into=alike.network if alike else None)
     distance = (
@@ -237,7 +236,7 @@ def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) 
         raise RunError(f"{model.label} was trained on subject {leaked[0]}, who must not be explained with it.")
     values = model.predictor.predict(model.predicted.subset(rows))
     repeated = prediction_rows(panels, study, values, stage="oof", model=model.model, fold=model.fold)
-    recorded = run.folder.job(model.model, model.fold).predictions.read()
+    recorded = run.files.job(model.model, model.fold).predictions.read()
     ranges = {target: float(np.ptp(study.range_of(target))) for target in set(repeated["target"])}
     compare_predictions(recorded, repeated, ranges, model)
 

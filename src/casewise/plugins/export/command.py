@@ -70,13 +70,13 @@ def _run_facts(folder: RunFolder) -> RunFacts:
 
     from casewise.errors import CasewiseError
     from casewise.modalities.registry import modality_of
-    from casewise.pipeline.finished import open_finished
+    from casewise.pipeline.finished import FinishedRun
     from casewise.plugins.export.parity import MOST_PANELS
     from casewise.plugins.export.write import RunFacts
 
     stackers = folder.stackers.read()
     try:
-        prepared = open_finished(folder).prepared
+        prepared = FinishedRun.open(folder).prepared
     except CasewiseError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         return RunFacts(why_random=f"the cases of the run cannot be read ({reason})", stackers=stackers)

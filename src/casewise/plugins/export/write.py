@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import counted
-from casewise.files import checksum, make_folder, staging_folder, write_atomic, write_json
+from casewise.files import check_folder, checksum, make_folder, staging_folder, write_atomic, write_json
 from casewise.plugins.export.formats import format_named
 from casewise.plugins.export.learner import TrainedLearner, selected_members
 from casewise.plugins.export.parity import check_parity, random_sample, sample_of_cases, with_gaps
-from casewise.run_folder.own_folder import check_folder
 from casewise.version import __version__
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from casewise.plugins.hospital.case_results import ModelFacts, digest, results_o
 from casewise.plugins.hospital.formats import ResultFormat, format_named
 
 if TYPE_CHECKING:
-    from casewise.inference.chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
+    from casewise.inference.new_cases import PredictedChunk
 
 LONGEST_STEM = 160  # bytes
 NO_SUBJECT = "A row names no subject, so nobody is known whom the result is about."

@@ -14,11 +14,10 @@ import pandas as pd
 
 from casewise.errors import CasewiseError, CohortError, ImageError, RunError, counted
 from casewise.evaluation.agreement import band_of
-from casewise.inference.chunks import cases_of, settle
 from casewise.inference.ensemble import Ensemble
-from casewise.inference.input_checks.flags import reasons_of
+from casewise.inference.input_flags import reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
-from casewise.inference.new_cases import new_table
+from casewise.inference.new_cases import cases_of, new_table, prepare_together
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -183,10 +182,10 @@ class ModelSession:
             cells = table.cells()
             cases = cases_of(cells, table.study)
             if not predict:
-                settled = settle(table, cells, cases, work / "prepared")
-                if settled.problems:
-                    raise self._unreadable(submission, [problem for _, problem in settled.problems], folder)
-                return table, settled.prepared, pd.DataFrame(columns=self.model.table.columns)
+                prepared, refused = prepare_together(table, cells, cases, work / "prepared")
+                if refused:
+                    raise self._unreadable(submission, [reason for _, reason in refused], folder)
+                return table, prepared, pd.DataFrame(columns=self.model.table.columns)
             rows, prepared = self.model.predict_together(self.ensemble, table, cells, cases, work / "prepared")
         except (CohortError, ImageError) as error:
             raise self._unreadable(submission, [str(error)], folder) from error

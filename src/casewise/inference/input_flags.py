@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.inference.input_checks.limits import (
+from casewise.inference.input_limits import (
     MOST_OF_CASE,
     UNIFORM,
     Limits,
@@ -16,7 +16,7 @@ from casewise.inference.input_checks.limits import (
     scores,
     turned_difference,
 )
-from casewise.inference.input_checks.measures import NAMES, Measures, measure
+from casewise.inference.input_measures import NAMES, Measures, measure
 
 if TYPE_CHECKING:
     import pandas as pd
