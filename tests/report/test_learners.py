@@ -14,7 +14,7 @@ from casewise.evaluation.results import Comparison, WithinColumn
 from casewise.evaluation.subgroups import headline_rows, within_column
 from casewise.report.blocks import Cell, Table
 from casewise.report.context import ReportContext
-from casewise.report.sections import column_alone, learners, validation
+from casewise.report.sections import learners, validation
 from casewise.study.learners import learner_name
 from tests.report_contexts import classes, estimate, nothing, numbers, with_own, with_results
 
@@ -87,7 +87,7 @@ def with_column(context: ReportContext, by_class: dict[str, float]) -> ReportCon
 
 def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportContext) -> None:
     context = with_column(three, {"covid": 0.97, "no_finding": 0.75, "pneumonia": 0.52})
-    column = column_alone.beside_column(context)
+    column = learners.beside_column(context)
     assert column is not None
     by_name = {row.name: row for row in column.rows}
     assert (by_name["covid"].alone, by_name["covid"].verdict) == (0.97, "open")
@@ -102,13 +102,13 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     figures = dict(context.metrics.figures(context.stage, context.learner, context.outcome))
     for label, value, low in (("covid", 0.98, 0.975), ("no_finding", 0.78, 0.76), ("pneumonia", 0.8, None)):
         figures[f"auroc[{label}]"] = dataclasses.replace(figures[f"auroc[{label}]"], value=value, low=low)
-    beside = column_alone.beside_column(with_own(context, figures))
+    beside = learners.beside_column(with_own(context, figures))
     assert beside is not None
     assert [row.verdict for row in beside.rows] == ["better", "better", "untested"]
-    other = column_alone.beside_column(with_results(context, within_column=dataclasses.replace(within, learner="x")))
+    other = learners.beside_column(with_results(context, within_column=dataclasses.replace(within, learner="x")))
     assert other is not None
     assert other.values == []
-    assert column_alone.blocks(dataclasses.replace(context, audit=None)) == []
+    assert learners.beside_column_blocks(dataclasses.replace(context, audit=None)) == []
 
 
 def test_each_source_left_out_has_its_line(three: ReportContext) -> None:

@@ -16,8 +16,8 @@ from casewise.metrics.registry import metric_of
 from casewise.report.context import EXTERNAL, ReportContext, has_interval, is_number
 from casewise.report.formatting import class_name, counted, listed, number, plain, signed
 from casewise.report.modality_sections import modality_report
-from casewise.report.sections import column_alone
 from casewise.report.sections.agreement import score_ranges
+from casewise.report.sections.learners import beside_column
 from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, metric_format, verdict, verdict_beside
 from casewise.report.target_kind_sections import kind_report
@@ -339,7 +339,7 @@ def rivals(context: ReportContext) -> list[Rival]:
                 verdict_beside(figure, chance, metric),
             )
         )
-    if context.classes and (column := column_alone.beside_column(context)):
+    if context.classes and (column := beside_column(context)):
         for row in [row for row in column.rows if row.alone is not None][:2]:
             name = f"column “{column.name}” alone, no image"
             name += f" ({row.name})" if context.study.positive_of(context.outcome) is None else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.evaluation.results import Results
 from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section, Table, Text, rendered
 from casewise.report.formatting import escaped
-from casewise.report.sections.prediction_sets import calibrated
+from casewise.report.sections.calibration import calibrated
 from casewise.report.tables import metric_format
 from casewise.report.terms import SIDES, report_title
 from casewise.targets import kind_named
