@@ -19,8 +19,7 @@ from casewise.jobs.nested import choose_inside
 from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside, fit_preprocessing
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import FeatureData
+from casewise.modalities.dataset import FeatureData, PanelDataset
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of

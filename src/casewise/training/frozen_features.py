@@ -34,8 +34,7 @@ from torch import Tensor, nn
 
 from casewise.errors import CasewiseError, RunError, TrainingError
 from casewise.files import TEMPORARY, cache_folder, replacing
-from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import PanelData, encode_bags
+from casewise.modalities.dataset import PanelData, PanelDataset, encode_bags
 from casewise.modalities.panels import augmented
 from casewise.models.backbones import Network, form_of, of_tiles
 from casewise.models.forward import mean_over_views

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import PanelDataset
 from casewise.models.backbones import Network
 from casewise.models.linear import FREQUENCIES, RadialBlock, RadialHead, bank_of, keep_only
 from casewise.models.outputs import Output

@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from casewise.errors import TrainingError
-from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import Batches, FeatureData, PanelData
+from casewise.modalities.dataset import Batches, FeatureData, PanelData, PanelDataset
 from casewise.models.freezing import freeze, parameter_counts, split_at
 from casewise.run_folder import TrainingFolder
 from casewise.run_folder.job_folder import Stage as StageFiles
