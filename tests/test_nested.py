@@ -297,7 +297,7 @@ def volumes(changed: tuple[int, ...]) -> SliceStore:
         marks[case] /= 2
     first = np.arange(12) * 9
     present = np.ones((12, 1), dtype=bool)
-    return SliceStore(slices, first, np.full(12, 9), present, marks, np.tile(np.eye(4), (12, 1, 1)), [], [], "", Path())
+    return SliceStore(slices, first, np.full(12, 9), present, marks, np.tile(np.eye(4), (12, 1, 1)), [], "", Path())
 
 
 def volume_study() -> Study:

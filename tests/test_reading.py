@@ -24,6 +24,7 @@ from casewise.run_folder import RunFolder
 from tests.test_cli import casewise as command
 
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
+ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSettings
 export = pytest.importorskip("casewise.plugins.export.command").export_run
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def readers(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
         "results": lambda: results_page(folder),
         "checklist": lambda: write_checklist(folder, "claim"),
         "bundle": lambda: archive_run(folder, output / "model.zip", Silent()),
-        "explain": lambda: explain_run(folder),
+        "explain": lambda: explain_run(folder, ExplainSettings()),
         "predict": lambda: load_bundle(folder),
         "export": lambda: export(folder, output / "graphs"),
         "compare": lambda: compare(folder, folder),
@@ -136,7 +137,6 @@ def test_networks_without_a_file_neither_predict_nor_are_bundled(name: str, copi
         ("conformal.json", "predictions"),
         ("cohort.parquet", "cohort"),
         ("splits.json", "splits"),
-        ("study.json", "study"),
     ],
 )
 def test_a_run_that_is_open_refuses_what_was_damaged_since(name: str, attribute: str, copied: Path) -> None:
