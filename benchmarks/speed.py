@@ -497,7 +497,7 @@ def main() -> None:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
     options.share = lambda count: max(1, count // 10) if options.short else count
-    from casewise.plugins.bench.cpu import warn_if_busy
+    from users import warn_if_busy
 
     warn_if_busy()
     for part in options.parts or list(PARTS)[:-1]:

@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -41,9 +42,17 @@ def ready() -> None:
     """Limit this process to `CORES`, and warn of other load."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    from casewise.plugins.bench.cpu import warn_if_busy
-
     warn_if_busy()
+
+
+def warn_if_busy() -> None:
+    """Say when other processes use more than a third of a core for a second: ratios would be unreliable.
+
+    The system's load average would still count what has ended in the last minutes.
+    """
+    cores = psutil.cpu_count() or 1
+    if (busy := psutil.cpu_percent(1.0) / 100 * cores) > 0.3:
+        print(f"Other processes use {busy:.1f} of {cores} cores, so these ratios are unreliable.", flush=True)
 
 
 def in_own_process(script: str, task: dict[str, Any]) -> dict[str, Any]:
