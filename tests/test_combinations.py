@@ -19,9 +19,9 @@ ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSet
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
 # Slides and volumes have runs of their own in the tests of their plugins.
-QUICK = ("photographs", "classes", "attention")
+QUICK = (("photographs", "classes", "attention"), ("slides", "number", "explanation"))
 RUN = [
-    pytest.param(m, kind, way, marks=[] if (m, kind, way) == QUICK else [pytest.mark.slow])
+    pytest.param(m, kind, way, marks=[] if (m, kind, way) in QUICK else [pytest.mark.slow])
     for m in MODALITIES
     for kind in KINDS
     for way in WAYS
