@@ -180,13 +180,13 @@ TORN_DOWN = "class Late:\n    def __del__(self):\n        print('torn down')\n\n
 AS_COMMAND = "import sys\nfrom casewise.cli.main import main\nsys.argv = ['casewise', *sys.argv[1:]]\n"
 AS_WORKER = """
 import os
-from casewise.jobs import backends_
+from casewise.jobs import backends
 
 class Nothing:
     def register(self):
         pass
 
-local._begin_worker(os.getppid(), Nothing())
+backends._begin_worker(os.getppid(), Nothing())
 """
 
 

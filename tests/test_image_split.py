@@ -25,6 +25,7 @@ from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
+ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSettings
 
 TWO = {"classes": ["no_finding", "covid"], "positive": "covid"}
 BY_IMAGE = {"by": "image"}
@@ -211,7 +212,7 @@ class TestRun:
             assert str(done.folder.resolve()) in str(error.value)
         assert not page.exists()
         with pytest.raises(RunError) as error:
-            explain_run(place)
+            explain_run(place, ExplainSettings())
         assert str(done.folder.resolve()) in str(error.value)
 
     def test_the_audit_warns(self, done: Run) -> None:

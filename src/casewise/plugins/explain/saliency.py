@@ -223,14 +223,14 @@ def on_panels(
 def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) -> None:
     """Stop unless the loaded network reproduces the recorded predictions; else its maps would explain other ones.
 
+    The prediction of a case is the mean over its panels, so all panels of the cases of `rows` are predicted.
+
     Raises:
         RunError: predictions differ, or the network was trained on one of the subjects.
     """
-    study, panels, bundle = (
-        run.study.of_learner(model.model),
-        run.cohort.panels.iloc[list(rows)],
-        model.predictor.bundle,
-    )
+    study, every, bundle = run.study.of_learner(model.model), run.cohort.panels, model.predictor.bundle
+    rows = np.flatnonzero(every["case"].isin(set(every["case"].iloc[list(rows)]))).tolist()
+    panels = every.iloc[rows]
     leaked = sorted(set(map(str, panels["subject"])) & (bundle.subjects - bundle.stop_subjects))
     if leaked:
         raise RunError(f"{model.label} was trained on subject {leaked[0]}, who must not be explained with it.")
