@@ -56,12 +56,6 @@ def test_a_finished_study_is_not_run_again(auto: Any, options: argparse.Namespac
     assert (files.metrics.path.stat().st_mtime_ns, files.study.path.stat().st_mtime_ns) == before
 
 
-def test_a_run_is_timed(finished: Any) -> None:
-    timing = finished[0]["oral"].files.timing.read()
-    assert not timing["continued"]
-    assert 0 < timing["first_figures"] < timing["seconds"]
-
-
 def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path: Path) -> None:
     run = finished[0]["oral"]
     found = list(auto.figures("oral", run))
@@ -85,23 +79,3 @@ def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path:
         "0.800 [0.700, 0.900]",
         "0.750 [0.600, 0.900]",
     ]
-
-
-def test_a_run_folder_of_the_other_study_is_compared(auto: Any, finished: Any, tmp_path: Path) -> None:
-    runs = finished[0]
-    rows = list(auto.handwritten_rows(list(auto.figures("oral", runs["oral"])), runs["oral"].folder.parent, tmp_path))
-    assert [row[8] for row in rows] == ["+0.000 [+0.000, +0.000]"] * 2
-
-
-@pytest.mark.parametrize(
-    ("difference", "metric", "words"),
-    [
-        ({"difference": 0.1, "low": 0.05, "high": 0.15, "distinguishable": True}, "auroc", "better"),
-        ({"difference": 0.1, "low": 0.05, "high": 0.15, "distinguishable": True}, "mae", "**worse**"),
-        ({"difference": -0.1, "low": -0.2, "high": 0.1, "distinguishable": False}, "mae", "not shown to differ"),
-        ({"difference": -0.1, "low": None, "high": None, "distinguishable": False}, "mae", "not known"),
-        (None, "mae", "not known"),
-    ],
-)
-def test_a_difference_in_words(auto: Any, difference: Any, metric: str, words: str) -> None:
-    assert auto.worse(difference, metric) == words

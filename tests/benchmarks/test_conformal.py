@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-
-from casewise.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -50,53 +47,3 @@ def test_simulation_continues_and_gives_every_figure(
     text = conformal.page(table, None, most=4, new=15, side=32, psoriasis=500, chest=40)
     assert f"| finding | 25 | 2 | {conformal.Figure.of(table['coverage'].tolist()).percent} |" in text
     assert "(`--runs`)" in text
-
-
-def test_least_share_is_that_of_the_class(conformal: Any) -> None:
-    rows = pd.DataFrame({"subject": ["a", "a", "b"], "y_true": [0.0, 0.0, 1.0]})
-    classes = [{"subjects": subjects, "quantile": None} for subjects in (12, 5)]
-    # 12 of 13 are the least from 90 %; with 5 subjects a class is in every set
-    assert conformal.least_share(rows, {"classes": classes}) == pytest.approx((12 / 13 + 1) / 2)
-    assert conformal.least_share(rows, {"subjects": 60, "quantile": 1.0}) == pytest.approx(55 / 61)
-
-
-def test_coverage_by_the_quantile_counts_subjects_equally(conformal: Any) -> None:
-    rows = pd.DataFrame(
-        {"subject": ["a", "a", "a", "b"], "y_true": [1.0, 1.0, 9.0, 1.0], "y_pred": [1.0, 2.0, 1.0, 4.0]}
-    )
-    entry = {"quantile": 1.0, "range": [0.0, 10.0]}
-    assert conformal.by_quantile(rows, entry) == pytest.approx((2 / 3 + 0) / 2)
-
-
-def test_the_verdict_names_what_is_outside(conformal: Any) -> None:
-    table = pd.DataFrame(
-        {
-            "subjects": [60, 60, 120, 120],
-            "study": [0, 1, 0, 1],
-            "target": "finding",
-            "coverage": [0.95, 0.97, 0.89, 0.91],
-            "class ill": [0.8, 0.82, 0.9, np.nan],
-        }
-    )
-    text = conformal.verdict(table)
-    assert "only 2 of 200 studies" in text
-    assert "finding with 60 subjects (96.0" in text
-    assert "finding with 120" not in text
-    assert "ill, 60 subjects); 1 of 2 are below 85 %" in text
-
-
-def test_runs_on_real_images_are_listed_with_their_stage(conformal: Any, tmp_path: Path) -> None:
-    figure = {"value": 0.843, "low": 0.758, "high": 0.902, "n_subjects": 102}
-    stage = {"coverage": figure, "size": {"value": 2.4}, "by_class": {"0": figure, "1": None}, "cross_fitted": False}
-    results = {
-        "main": {"target": "grade"},
-        "metrics": {},
-        "notes": [],
-        "prediction_sets": {"level": 0.9, "targets": {"grade": {"stages": {"test": stage}}}},
-    }
-    (tmp_path / "eyes").mkdir()
-    RunFolder(tmp_path / "eyes").metrics.write(results)
-    lines = conformal.observed(tmp_path)
-    assert "| eyes | grade | test set | 102 | 84.3 [75.8, 90.2] | 2.40 | 0: 84.3 [75.8, 90.2], n = 102 |" in lines
-    assert lines[-1] == "Below 88 %: eyes (test set, 84.3 %; its interval contains the level)."
-    assert len(conformal.observed(tmp_path / "absent")) == 1

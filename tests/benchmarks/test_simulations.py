@@ -43,20 +43,6 @@ def test_intervals_of_classes_contain_the_true_value(coverage: Any) -> None:
         assert sum(cell.new for cell in by_rest[name][2:]) > 100, name
 
 
-def test_the_page_of_the_benchmark(coverage: Any) -> None:
-    model = coverage.NUMBERS[0]
-    table, _ = coverage.coverage(model, coverage.SUBJECTS, 20)
-    text = coverage.markdown(table, [str(n) for n in coverage.SUBJECTS])
-    assert len(text.splitlines()) == 2 + 9
-    assert all(line.count("|") == 8 for line in text.splitlines())
-    assert "of 36 shares" in coverage.finding([table])
-    # rough below 10 subjects, limits of agreement below 80
-    assert [cell.marked for cell in table["mae"]] == [True, True, False, False, False, False]
-    assert [cell.marked for cell in table["loa_high"]] == [True] * 5 + [False]
-    upper = next(line for line in text.splitlines() if line.startswith("| Upper limit"))
-    assert upper.count("†") == 5
-
-
 def test_equal_learners_are_seldom_called_worse(multiplicity: Any) -> None:
     rates = multiplicity.family_wise_error(20, 12)
     for metric in multiplicity.METRICS:
