@@ -16,8 +16,8 @@ from PIL import Image
 from casewise.audit.subjects import streak_findings
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, SplitError
-from casewise.initialise.own_data import plan_study
 from casewise.pipeline.read import number_lines
+from casewise.plugins.init.own_data import plan_study
 from casewise.splits.assignment import needs_of_folds
 from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, file_series, series_of
 from casewise.splits.grouped import split

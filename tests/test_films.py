@@ -308,7 +308,7 @@ def test_colour_profiles_are_applied(tmp_path: Path) -> None:
 
 
 def test_init_of_class_folders_of_films_offers_columns_and_names_nobody(tmp_path: Path) -> None:
-    from casewise.initialise import plan_preset
+    from casewise.plugins.init.preset import plan_preset
 
     for number, label in enumerate(("covid", "no_finding", "pneumonia", "covid")):
         tags = {"ImageLaterality": None, "ViewPosition": "AP" if number else "PA", "Manufacturer": "=1+2"}

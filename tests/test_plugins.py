@@ -19,7 +19,8 @@ from casewise.plugin import KEYS, plugins
 
 SOURCE = Path(plugin_file.__file__).resolve().parents[1]
 NAMES = [
-    *("bench", "cluster", "explain", "export", "hospital", "phantoms", "serve", "slides", "tracking", "volumes"),
+    *("bench", "cluster", "explain", "export", "hospital", "init", "phantoms", "serve", "slides", "tracking"),
+    "volumes",
 ]
 STUDY = """
 extends: onestep-pasi

@@ -9,7 +9,7 @@ import pytest
 
 from casewise.errors import CasewiseError, StudyError
 from casewise.inference.run_members import job_fingerprint
-from casewise.initialise import plan_preset
+from casewise.plugins.init.preset import plan_preset
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 

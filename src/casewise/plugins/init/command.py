@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from casewise.initialise import NewStudy
+    from casewise.plugins.init.new_study import NewStudy
 
 # from the file names, because reading presets would slow down the command line
-_PRESET_FILES = sorted(Path(__file__).parent.parent.glob("study/presets/*.yaml"))
+_PRESET_FILES = sorted(Path(__file__).parents[2].glob("study/presets/*.yaml"))
 PRESETS = " or ".join(path.stem for path in _PRESET_FILES)
 _WIDTH = 80
 
@@ -59,7 +59,8 @@ def init(
     """
     from casewise.errors import CasewiseError
     from casewise.files import TABLES
-    from casewise.initialise import plan_preset, plan_study
+    from casewise.plugins.init.own_data import plan_study
+    from casewise.plugins.init.preset import plan_preset
 
     if preset is None:
         study = plan_study(

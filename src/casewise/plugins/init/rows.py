@@ -10,9 +10,9 @@ from typing import TypeVar
 from casewise.cohort.checks import STORED
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, nearest
-from casewise.initialise.columns import Column, Roles, columns_of_names, names_people
-from casewise.initialise.image_files import ImageFiles, stem_of
-from casewise.initialise.matching import (
+from casewise.plugins.init.columns import Column, Roles, columns_of_names, names_people
+from casewise.plugins.init.image_files import ImageFiles, stem_of
+from casewise.plugins.init.matching import (
     FileColumn,
     by_names_of_subjects,
     file_columns,
@@ -20,9 +20,9 @@ from casewise.initialise.matching import (
     mask_files,
     unmatched_text,
 )
-from casewise.initialise.new_study import films_state, table_bytes
-from casewise.initialise.patterns import FIELDS, Pattern, infer_pattern, read_all
-from casewise.initialise.target import TargetPlan
+from casewise.plugins.init.new_study import films_state, table_bytes
+from casewise.plugins.init.patterns import FIELDS, Pattern, infer_pattern, read_all
+from casewise.plugins.init.target import TargetPlan
 
 T = TypeVar("T")
 FOUND = "image_found"

@@ -14,16 +14,17 @@ from casewise.audit.metadata import audited_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.errors import CasewiseError
-from casewise.initialise import NewStudy, plan_study
-from casewise.initialise.columns import understand_columns
-from casewise.initialise.patterns import infer_pattern, stated_pattern
-from casewise.initialise.recipe import DataFacts, available_weights, default_recipe, weights_text
-from casewise.initialise.target import understand_target
 from casewise.pipeline.read import validate
+from casewise.plugins.init.columns import understand_columns
+from casewise.plugins.init.new_study import NewStudy
+from casewise.plugins.init.own_data import plan_study
+from casewise.plugins.init.patterns import infer_pattern, stated_pattern
+from casewise.plugins.init.recipe import DataFacts, available_weights, default_recipe, weights_text
+from casewise.plugins.init.target import understand_target
 from casewise.report.formatting import display_name
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
-from tests.own_data import CASES, EDIT, Film, OwnData, films_of, text_table
+from tests.plugins.init.own_data import CASES, EDIT, Film, OwnData, films_of, text_table
 from tests.test_cli import casewise
 
 

@@ -12,7 +12,7 @@ from casewise.audit.metadata import audited_columns, columns_in_use, is_usual
 from casewise.cohort.table import names_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import counted, shortened
-from casewise.initialise.rows import FOUND, ImageRows
+from casewise.plugins.init.rows import FOUND, ImageRows
 from casewise.study.weight_files import environment_folder, is_present
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from casewise.cohort.dates import read_dates
 from casewise.cohort.table import names_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import cut
-from casewise.initialise.image_files import stem_of
+from casewise.plugins.init.image_files import stem_of
 from casewise.splits.predefined import side_of
 
 STRONG_SUBJECT = r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in)?|usubjid"

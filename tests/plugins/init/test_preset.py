@@ -18,7 +18,7 @@ from casewise.cohort.folder_layout import find_region, read_layout
 from casewise.cohort.identity import groups_of_one
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError, StudyError
-from casewise.initialise import plan_preset
+from casewise.plugins.init.preset import plan_preset
 from casewise.study import loading as study_file
 from casewise.study.loading import preset_names, preset_text, read_study
 

@@ -13,9 +13,9 @@ from casewise.cohort.folder_layout import Layout, read_layout
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import target_columns
 from casewise.errors import counted
-from casewise.initialise.new_study import STUDY, TABLE, NewStudy, films_state, quoted, relative_path, table_bytes
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
+from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, films_state, quoted, relative_path, table_bytes
 from casewise.study.loading import preset_text, read_study
 from casewise.study.schema import Study
 

@@ -10,10 +10,10 @@ from casewise.cohort.checks import number
 from casewise.cohort.classes import plain
 from casewise.cohort.dates import natural
 from casewise.errors import counted
-from casewise.initialise.columns import NO_TEXT, Column, Roles, decimal
-from casewise.initialise.image_files import ImageFiles
-from casewise.initialise.patterns import infer_pattern, read_all
-from casewise.initialise.rows import ImageRows
+from casewise.plugins.init.columns import NO_TEXT, Column, Roles, decimal
+from casewise.plugins.init.image_files import ImageFiles
+from casewise.plugins.init.patterns import infer_pattern, read_all
+from casewise.plugins.init.rows import ImageRows
 
 
 def resolve_visits(

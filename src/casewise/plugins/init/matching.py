@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from casewise.cohort.checks import is_absolute
 from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError, counted
-from casewise.initialise.image_files import ImageFiles, stem_of
+from casewise.plugins.init.image_files import ImageFiles, stem_of
 
 # The fraction of the filled cells of a column that must name files for the column to be one of file names.
 _ENOUGH = 0.5

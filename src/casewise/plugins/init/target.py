@@ -16,8 +16,8 @@ from casewise.cohort.dates import natural
 from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError, counted, cut
 from casewise.files import guarded
-from casewise.initialise.columns import MOSTLY, SPLIT, Column, Roles, decimal
-from casewise.initialise.new_study import quoted
+from casewise.plugins.init.columns import MOSTLY, SPLIT, Column, Roles, decimal
+from casewise.plugins.init.new_study import quoted
 from casewise.splits.predefined import side_of
 
 _LIKELY = (

@@ -13,11 +13,12 @@ from pathlib import Path
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError, counted
-from casewise.initialise.columns import Roles, understand_columns
-from casewise.initialise.image_files import ImageFiles, are_grey, find_images, skipped_text
-from casewise.initialise.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
-from casewise.initialise.patterns import stated_pattern
-from casewise.initialise.recipe import (
+from casewise.modalities.registry import modality_of
+from casewise.plugins.init.columns import Roles, understand_columns
+from casewise.plugins.init.image_files import ImageFiles, are_grey, find_images, skipped_text
+from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
+from casewise.plugins.init.patterns import stated_pattern
+from casewise.plugins.init.recipe import (
     DataFacts,
     available_weights,
     default_recipe,
@@ -26,7 +27,7 @@ from casewise.initialise.recipe import (
     unusual_sources,
     weights_text,
 )
-from casewise.initialise.rows import (
+from casewise.plugins.init.rows import (
     FOUND,
     ImageRows,
     add_film_columns,
@@ -36,7 +37,7 @@ from casewise.initialise.rows import (
     rows_of_names,
     rows_of_table,
 )
-from casewise.initialise.target import (
+from casewise.plugins.init.target import (
     TargetPlan,
     check_numbers,
     likely_targets,
@@ -45,8 +46,7 @@ from casewise.initialise.target import (
     stated_column,
     understand_target,
 )
-from casewise.initialise.visits import resolve_sequences, resolve_visits, slice_column
-from casewise.modalities.registry import modality_of
+from casewise.plugins.init.visits import resolve_sequences, resolve_visits, slice_column
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
 from casewise.study.yaml_text import mapping

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from casewise.cohort.identity import alike
 from casewise.errors import CasewiseError, nearest
-from casewise.initialise.columns import STRONG_SUBJECT, Column
-from casewise.initialise.image_files import stem_of
+from casewise.plugins.init.columns import STRONG_SUBJECT, Column
+from casewise.plugins.init.image_files import stem_of
 from casewise.splits.predefined import WORDS
 
 FIELDS = ("label", "subject", "visit", "date", "sequence", "split", "view")
