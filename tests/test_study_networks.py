@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from casewise.errors import CasewiseError, StudyError
+from casewise.errors import StudyError
 from casewise.inference.run_members import job_fingerprint
-from casewise.plugins.init.preset import plan_preset
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
@@ -135,14 +134,3 @@ def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> 
     assert (study.split.folds, study.recipe.batch_size, study.panels.grid, study.images.size) == (10, 8, "3x3", 64)
     assert study.nested_cv
     assert not study.nested_cv.among
-
-
-def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:
-    study = plan_preset("ipmn-mri", folder=tmp_path)
-    text = study.text
-    assert "one row for each scan" in study.understood[0]
-    assert "cohort.csv has one row for each scan" in text
-    for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
-        assert f"#   {column}" in text
-    with pytest.raises(CasewiseError, match="not of scans"):
-        plan_preset("ipmn-mri", images=tmp_path, folder=tmp_path / "other")

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import find_region, read_layout
@@ -345,3 +347,31 @@ def test_without_slides_nothing_is_cut(tmp_path: Path) -> None:
     source = make(tmp_path / "images", "A/1.jpg", "B/1.tiff")
     initialise("ssc-skin", source=source, folder=tmp_path / "study")
     assert read_study(tmp_path / "study" / "study.yaml").tiles is None
+
+
+def test_init_of_class_folders_of_films_offers_columns_and_names_nobody(tmp_path: Path) -> None:
+    films = pytest.importorskip("tests.film_files")
+    for number, label in enumerate(("covid", "no_finding", "pneumonia", "covid")):
+        tags = {"ImageLaterality": None, "ViewPosition": "AP" if number else "PA", "Manufacturer": "=1+2"}
+        pixels = np.full((8, 8), 50 * number, np.uint8)
+        films.write_film(tmp_path / "in" / label / f"{number}.dcm", pixels, **tags)
+    Image.new("L", (8, 8)).save(tmp_path / "in" / "covid" / "9.png")
+    study = plan_preset("covid-cxr", images=tmp_path / "in", folder=tmp_path / "out")
+    written = "".join(path.read_text(encoding="utf-8-sig") for path in study.write()) + "".join(study.understood)
+    assert not any(word in written for word in films.PEOPLE)
+    with (tmp_path / "out" / "cohort.csv").open(newline="") as file:
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+    assert [rows[name]["view"] for name in ("0.dcm", "1.dcm", "9.png")] == ["PA", "AP", ""]
+    # tags that no film states, or only with signs that spreadsheets compute, are left out
+    assert not {"laterality", "manufacturer"} & set(rows["0.dcm"])
+
+
+def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:
+    study = plan_preset("ipmn-mri", folder=tmp_path)
+    text = study.text
+    assert "one row for each scan" in study.understood[0]
+    assert "cohort.csv has one row for each scan" in text
+    for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
+        assert f"#   {column}" in text
+    with pytest.raises(CasewiseError, match="not of scans"):
+        plan_preset("ipmn-mri", images=tmp_path, folder=tmp_path / "other")

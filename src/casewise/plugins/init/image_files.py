@@ -56,20 +56,17 @@ def find_images(folder: Path) -> ImageFiles:
     images: list[str] = []
     scans: list[str] = []
     others: list[str] = []
-
     for here, paths, hidden in walk(folder):
-        slices: list[str] = []
         others += hidden
+        slices = [path for path in paths if path.casefold().endswith(DICOM_SUFFIXES)]
         for path in paths:
-            folded = path.rpartition("/")[2].casefold()
-            if folded.endswith(VOLUME_FILES):
-                is_mask = any(word in _words(stem_of(folded)) for word in MASK_WORDS)
-                (others if is_mask else scans).append(path)
-            elif folded.endswith(DICOM_SUFFIXES):
-                slices.append(path)
-            else:
-                (images if folded.endswith(ENDINGS) else others).append(path)
-        if slices and _are_slices(folder, slices):
+            name = path.rpartition("/")[2].casefold()
+            if name.endswith(VOLUME_FILES):
+                (others if set(MASK_WORDS) & set(words_of(stem_of(name))) else scans).append(path)
+            elif not name.endswith(DICOM_SUFFIXES):
+                (images if name.endswith(ENDINGS) else others).append(path)
+        # slices of scans, by the modality of the first file and their number
+        if len(slices) > 2 and _dicom_value(folder / slices[0], "Modality") not in PLANAR:
             scans.append(here)
         else:
             images += slices
@@ -83,15 +80,13 @@ def find_images(folder: Path) -> ImageFiles:
     return ImageFiles(folder, sorted(paths, key=natural), sorted([*others, *rest]), volumes)
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The letters and digits between other characters.
+
+    >>> words_of("t1-mask_2")
+    ['t1', 'mask', '2']
+    """
     return "".join(c if c.isalnum() else " " for c in text).split()
-
-
-def _are_slices(folder: Path, paths: list[str]) -> bool:
-    """Whether DICOM files of one folder are slices of scans, by the modality of the first file and their number."""
-    if len(paths) < 3:
-        return False
-    return _dicom_value(folder / paths[0], "Modality") not in PLANAR
 
 
 def _dicom_value(path: Path, tag: str) -> str:
@@ -115,17 +110,16 @@ def are_grey(images: ImageFiles) -> bool:
 
     if images.scans:
         return False
-    step = max(1, len(images.paths) // _SAMPLE)
-    for path in images.paths[::step]:
-        if path.casefold().endswith(DICOM_SUFFIXES):
-            if _dicom_value(images.folder / path, "SamplesPerPixel") != "1":
-                return False
-            continue
+    for path in images.paths[:: max(1, len(images.paths) // _SAMPLE)]:
         try:
-            with Image.open(images.folder / path) as picture:
-                if picture.mode not in ("L", "1", "I;16", "I;16B", "I", "LA"):
-                    return False
+            if path.casefold().endswith(DICOM_SUFFIXES):
+                grey = _dicom_value(images.folder / path, "SamplesPerPixel") == "1"
+            else:
+                with Image.open(images.folder / path) as picture:
+                    grey = picture.mode in ("L", "1", "I;16", "I;16B", "I", "LA")
         except OSError:
+            grey = False
+        if not grey:
             return False
     return True
 

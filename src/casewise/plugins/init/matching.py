@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from casewise.cohort.checks import is_absolute
-from casewise.cohort.table import names_text, rows_text
+from casewise.cohort.table import rows_text
 from casewise.errors import CasewiseError, counted
-from casewise.plugins.init.image_files import ImageFiles, stem_of
+from casewise.plugins.init.image_files import ImageFiles, stem_of, words_of
 
 # The fraction of the filled cells of a column that must name files for the column to be one of file names.
 _ENOUGH = 0.5
@@ -26,10 +26,6 @@ class FileColumn:
     name: str
     paths: list[str]
     rivals: tuple[str, ...] = ()
-
-    @property
-    def matched(self) -> int:
-        return sum(map(bool, self.paths))
 
 
 class FileIndex:
@@ -52,14 +48,21 @@ class FileIndex:
         >>> FileIndex(["a/1.jpg", "b/1.jpg", "b/2.PNG"]).find("2"), FileIndex(["a/1.jpg", "b/1.jpg"]).find("1.jpg")
         (['b/2.PNG'], ['a/1.jpg', 'b/1.jpg'])
         """
-        text = cell.strip().replace("\\", "/").rstrip("/")
-        parts = [name for name in text.casefold().split("/") if name not in ("", ".", "..")]
-        for form in ("/".join, lambda names: stem_of("/".join(names))):
-            for start in range(len(parts)):
-                if paths := self._by_key.get(form(parts[start:])):
-                    same = [path for path in paths if path.endswith(text.rpartition("/")[2])]
-                    return same if len(same) == 1 else paths
+        keys = ["/".join(_parts(cell)[start:]) for start in range(len(_parts(cell)))]
+        for key in (*keys, *map(stem_of, keys)):
+            if paths := self._by_key.get(key):
+                same = [path for path in paths if path.endswith(file_name(cell.rstrip("\\/")))]
+                return same if len(same) == 1 else paths
         return []
+
+
+def file_name(cell: str) -> str:
+    """The last part of a path, also of Windows."""
+    return cell.replace("\\", "/").rpartition("/")[2]
+
+
+def _parts(cell: str) -> list[str]:
+    return [name for name in cell.replace("\\", "/").casefold().split("/") if name not in ("", ".", "..")]
 
 
 def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: Sequence[int]) -> list[FileColumn]:
@@ -73,24 +76,19 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
     for position, (name, values) in enumerate(cells.items()):
         if _of_masks(name):
             continue
-        options = {value: index.find(value) for value in dict.fromkeys(values) if value.strip()}
-        paths = [options.get(value, [""])[0] if options.get(value) else "" for value in values]
-        filled = sum(bool(value.strip()) for value in values)
-        column = FileColumn(name, paths)
+        options = {value: index.find(value) for value in dict.fromkeys(values)}
+        paths = [options[value][0] if options[value] else "" for value in values]
+        matched, different = sum(map(bool, paths)), len(set(paths) - {""})
         # a number that happens to be the stem of a file names it only if it names many different ones
-        if not column.matched or column.matched < _ENOUGH * filled or len(set(paths) - {""}) < 0.5 * column.matched:
+        if not matched or matched < _ENOUGH * sum(map(bool, values)) or different < 0.5 * matched:
             continue
-        unclear = {row: options[v] for row, v in zip(rows, values, strict=True) if len(options.get(v, [])) > 1}
-        has_ending = any(stem_of(value.strip()) != value.strip() or "/" in value for value in values)
-        candidates.append(((column.matched - len(unclear), has_ending, -position), column, unclear))
-    if not candidates:
-        return []
+        unclear = {row: options[value] for row, value in zip(rows, values, strict=True) if len(options[value]) > 1}
+        has_ending = any(stem_of(value) != value or "/" in value for value in values)
+        candidates.append(((matched - len(unclear), has_ending, -position), FileColumn(name, paths), unclear))
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
     columns: list[FileColumn] = []
     for rank, column, unclear in candidates:
-        used = [{c.paths[i] for c in columns} for i in range(len(column.paths))]
-        same = sum(path in before for path, before in zip(column.paths, used, strict=True) if path)
-        if columns and (same or set(column.paths) - {""} & {p for c in columns for p in c.paths}):
+        if columns and set(column.paths) - {""} & {path for other in columns for path in other.paths}:
             if rank[:2] == candidates[0][0][:2] and column.paths != columns[0].paths:
                 columns[0] = replace(columns[0], rivals=(*columns[0].rivals, column.name))
             continue
@@ -111,15 +109,13 @@ def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str
     contrary: list[tuple[str, str]] = []
     beginnings: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for cell, path in zip(cells, column.paths, strict=True):
-        parts = [name for name in cell.strip().replace("\\", "/").casefold().split("/") if name not in ("", ".", "..")]
-        folders = path.casefold().split("/")[:-1]
-        rest = parts[:-1]
+        rest, folders = _parts(cell)[:-1], path.casefold().split("/")[:-1]
         while rest and folders and rest[-1] == folders[-1]:
             rest, folders = rest[:-1], folders[:-1]
         if path and rest and folders:
-            contrary.append((cell.strip(), path))
+            contrary.append((cell, path))
         elif path and rest and not is_absolute(cell):
-            beginnings["/".join(rest)].append((cell.strip(), path))
+            beginnings["/".join(rest)].append((cell, path))
     # files of several folders of the table that lie in one folder here
     return contrary + [pair for pairs in beginnings.values() for pair in pairs if len(beginnings) > 1]
 
@@ -127,8 +123,7 @@ def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str
 def mask_files(cells: Mapping[str, Sequence[str]], images: ImageFiles) -> set[str]:
     """The files that columns of masks name."""
     index = FileIndex(images.paths)
-    values = {value for name, column in cells.items() if _of_masks(name) for value in column if value.strip()}
-    return {path for value in values for path in index.find(value)}
+    return {path for name, column in cells.items() if _of_masks(name) for v in set(column) for path in index.find(v)}
 
 
 def _of_masks(name: str) -> bool:
@@ -139,21 +134,16 @@ def _ambiguous(
     column: str, unclear: dict[int, list[str]], images: ImageFiles, cells: Mapping[int, str]
 ) -> CasewiseError:
     lines = [
-        f"row {row}, {column}: {cells[row].strip()[:80]!r} may be {' or '.join(paths[:3])}"
+        f"row {row}, {column}: {cells[row][:80]!r} may be {' or '.join(paths[:3])}"
         for row, paths in list(unclear.items())[:_AMBIGUOUS_SHOWN]
     ]
-    rest = list(unclear)[_AMBIGUOUS_SHOWN:]
-    more = [f"and {len(rest):,} more ({rows_text(rest)})"] if rest else []
-    return CasewiseError(
-        "\n  ".join(
-            [
-                f"{counted(len(unclear), 'cell')} of the table may name several files of {images.folder}. Write more "
-                "of the path into the table, with the ending, or name a folder with one copy of each file.",
-                *lines,
-                *more,
-            ]
-        )
+    if rest := list(unclear)[_AMBIGUOUS_SHOWN:]:
+        lines.append(f"and {len(rest):,} more ({rows_text(rest)})")
+    head = (
+        f"{counted(len(unclear), 'cell')} of the table may name several files of {images.folder}. Write more of the "
+        "path into the table, with the ending, or name a folder with one copy of each file."
     )
+    return CasewiseError("\n  ".join([head, *lines]))
 
 
 def by_names_of_subjects(
@@ -169,9 +159,8 @@ def by_names_of_subjects(
     positions = dict.fromkeys(position for of_path in words.values() for position in of_path)
     count = len(next(iter(cells.values())))
     best: tuple[int, list[str], dict[int, list[str]]] = (0, [], {})
-    pairs = [[a] for a in allowed] + [[a, b] for a in allowed for b in cells if b != a]
-    for columns in pairs:
-        keys = [tuple(cells[c][row].strip().casefold() for c in columns) for row in range(count)]
+    for columns in [[a] for a in allowed] + [[a, b] for a in allowed for b in cells if b != a]:
+        keys = [tuple(cell.casefold() for cell in row) for row in zip(*(cells[c] for c in columns), strict=True)]
         if len(set(keys)) < count or any(not all(key) for key in keys):
             continue
         by_first: dict[str, list[int]] = defaultdict(list)
@@ -180,12 +169,8 @@ def by_names_of_subjects(
         for position in positions:
             paths_by_row: dict[int, list[str]] = defaultdict(list)
             for path, of_path in words.items():
-                rows = {
-                    row
-                    for name, others in of_path.get(position, {}).items()
-                    for row in by_first.get(name, [])
-                    if set(keys[row][1:]) <= others
-                }
+                named = of_path.get(position, {}).items()
+                rows = {row for name, others in named for row in by_first.get(name, []) if set(keys[row][1:]) <= others}
                 if len(rows) == 1:
                     paths_by_row[rows.pop()].append(path)
             matched = sum(map(len, paths_by_row.values()))
@@ -203,29 +188,13 @@ def _words(path: str) -> dict[str, dict[str, set[str]]]:
     ['a', 'w2']
     """
     *folders, name = stem_of(path).casefold().split("/")
-    pieces = _pieces(name)
+    words = words_of(name)
+    # the name, and its beginnings up to each separator
+    starts = [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]
     result: dict[str, dict[str, set[str]]] = {}
     for level, folder in enumerate(folders):
-        result[f"folder {level}"] = {folder: {*folders[:level], *folders[level + 1 :], *_starts(name), *pieces}}
-    result["start"] = {start: {*folders, *_pieces(name[len(start) :])} for start in _starts(name)}
-    for number, piece in enumerate(pieces):
-        result[f"word {number}"] = {piece: {*folders, *pieces[:number], *pieces[number + 1 :]}}
+        result[f"folder {level}"] = {folder: {*folders[:level], *folders[level + 1 :], *starts, *words}}
+    result["start"] = {start: {*folders, *words_of(name[len(start) :])} for start in starts}
+    for number, word in enumerate(words):
+        result[f"word {number}"] = {word: {*folders, *words[:number], *words[number + 1 :]}}
     return result
-
-
-def _starts(name: str) -> list[str]:
-    """A name, and its beginnings up to each separator."""
-    return [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]
-
-
-def _pieces(name: str) -> list[str]:
-    return "".join(c if c.isalnum() else " " for c in name).split()
-
-
-def unmatched_text(values: Sequence[str]) -> str:
-    """Some cells that name no file.
-
-    >>> unmatched_text(["a.jpg", "b.jpg"])
-    'a.jpg, b.jpg'
-    """
-    return names_text([value.strip()[:60].replace("\\", "/").rpartition("/")[2] for value in values], 3)

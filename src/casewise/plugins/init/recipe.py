@@ -11,7 +11,7 @@ from casewise.audit.columns import INTERNAL, STANDARD, further_columns
 from casewise.audit.metadata import audited_columns, columns_in_use, is_usual
 from casewise.cohort.table import names_text
 from casewise.cohort.table_formats import NO_VALUE
-from casewise.errors import counted, shortened
+from casewise.plugins.init.new_study import quoted
 from casewise.plugins.init.rows import FOUND, ImageRows
 from casewise.study.weight_files import environment_folder, is_present
 
@@ -94,34 +94,26 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
     return [*lines, "evaluation: {response: false}  # true: also the change from the first visit"]
 
 
-def unusual_sources(sources: Sequence[str]) -> list[str]:
-    """The sources that the audit does not know by their names, so that the study must name them.
+def source_lines(sources: Sequence[str], rows: ImageRows, cells: Mapping[str, list[str]]) -> list[str]:
+    """The key `audit` with sources that it does not know by their names, and a split that leaves out one in turn.
 
-    >>> unusual_sources(["hospital", "Klinik"])
-    ['Klinik']
+    Only a source that every image and person has exactly one of can be left out.
     """
-    return [name for name in sources if not is_usual(name)]
-
-
-def left_out_in_turn(sources: Sequence[str], rows: ImageRows, cells: Mapping[str, list[str]]) -> tuple[str, list[str]]:
-    """The first source that every image and person has exactly one of ('' if none), and why others are none."""
-    reasons: list[str] = []
+    unusual = [name for name in sources if not is_usual(name)]
+    lines = [f"audit: {{columns: [{', '.join(map(quoted, unusual))}]}}"] if unusual else []
     for name in sources:
-        lacking = 0
-        of_subject: dict[str, set[str]] = defaultdict(set)
-        for row in rows.rows:
-            cell = cells[name][row.source].strip()
-            if row.path and (not cell or cell.casefold() in NO_VALUE):
-                lacking += 1
-            elif row.path:
-                of_subject[row.subject].add(cell)
-        several = sum(len(values) > 1 for values in of_subject.values())
-        if not lacking and not several and len(set().union(*of_subject.values())) > 1:
-            return name, reasons
-        defects = [f"{counted(lacking, 'image has', 'images have')} no value"] if lacking else []
-        defects += [f"{counted(several, 'subject has', 'subjects have')} several"] if several else []
-        reasons.append(f"{shortened(name)}: {' and '.join(defects) or 'all images have the same value'}")
-    return "", reasons
+        values: dict[str, set[str]] = defaultdict(set)
+        for position in rows.present:
+            cell = cells[name][rows.sources[position]]
+            values[rows["subject"][position]].add("" if cell.casefold() in NO_VALUE else cell)
+        found = set().union(*values.values())
+        if "" not in found and len(found) > 1 and all(len(of_subject) == 1 for of_subject in values.values()):
+            return [
+                *lines,
+                f"# To test on each {name} with networks trained without it, replace `split` by:",
+                f"# split: {{leave_out: {quoted(name)}}}",
+            ]
+    return lines
 
 
 def untested_columns(study: Study, cohort: Cohort) -> list[str]:
@@ -135,9 +127,8 @@ def untested_columns(study: Study, cohort: Cohort) -> list[str]:
         for name in map(str, images.columns)
         if name not in tested and not {name, name.removeprefix("table_")} & used and not name.startswith(INTERNAL)
     ]
-    if not untested:
-        return []
-    return [
+    text = (
         f"Columns that the audit does not test: {names_text(untested, 12)}. If one states where or how images were "
         "taken, name it under `audit: {columns: [...]}`."
-    ]
+    )
+    return [text] if untested else []
