@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 
 def phantom(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Where to write the images and the table.")],
     kind: Annotated[
         str,
@@ -45,10 +46,6 @@ def phantom(
     marker: Annotated[
         str | None, typer.Option(help="chest: corner draws a letter that depends on the class [default: none].")
     ] = None,
-    sources: Annotated[
-        int | None,
-        typer.Option(min=1, max=2, help="chest: number of hospitals, 1 or 2; two have different classes [default: 1]."),
-    ] = None,
     twins: Annotated[
         int | None,
         typer.Option(min=1, help="chest: number of copies under new subjects, for each of twelve alterations."),
@@ -56,10 +53,6 @@ def phantom(
     stains: Annotated[
         str | None,
         typer.Option(help="slides, regions: alike, or own, which gives each subject another stain [default: alike]."),
-    ] = None,
-    missing: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="pancreas: share of subjects that lack one sequence [default: 0]."),
     ] = None,
     lesion: Annotated[
         str | None,
@@ -84,10 +77,8 @@ def phantom(
     if kind not in kinds:
         raise CasewiseError(f"--kind is one of {', '.join(kinds)}; found {kind!r}.{nearest(kind, kinds)}")
     make, settings = kinds[kind]
-    options: dict[str, Any] = {"subjects": subjects, "visits": visits, "size": size, "seed": seed, "labels": labels}
-    options |= {"images": images, "classes": classes, "marker": marker, "sources": sources, "twins": twins}
-    options |= {"stains": stains, "missing": missing, "lesion": lesion}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in context.params.items() if value is not None}
+    del options["folder"], options["kind"]
     allowed = {field.name for field in fields(settings)} | ({"twins"} if kind == "chest" else set())
     for name in options:
         if name not in allowed:

@@ -18,6 +18,15 @@ YOUNGEST, OLDEST = 18, 90
 SIDES = (-1, 1)  # the subject's right lies on the left of the picture
 
 
+# The parts of a film, and the range of the density of each.
+PARTS = (
+    *("body", "air", "heart", "spine", "ribs", "front", "clavicles", "scapulae"),
+    *("abdomen", "breasts", "vessels", "texture", "unevenness", "across", "down"),
+)
+LEAST = [0.50, 0.78, 0.24, 0.03, 0.08, 0.3, 0.06, 0.015, 0.18, 0.03, 0.07, 0.006, 0.03, -0.10, -0.14]
+MOST = [0.64, 1.0, 0.34, 0.09, 0.15, 0.7, 0.13, 0.045, 0.34, 0.10, 0.13, 0.014, 0.075, 0.10, 0.14]
+
+
 @dataclass(frozen=True)
 class Rib:
     """One rib from the front: its steep posterior and faint anterior arc, its width and its visibility."""
@@ -106,23 +115,7 @@ def chest(seed: int, number: int) -> Chest:
         vessels=vessels,
         calibre=calibre,
         leads=_leads(random),
-        densities={
-            "body": u(0.50, 0.64),
-            "air": u(0.78, 1.0),
-            "heart": u(0.24, 0.34),
-            "spine": u(0.03, 0.09),
-            "ribs": u(0.08, 0.15),
-            "front": u(0.3, 0.7),
-            "clavicles": u(0.06, 0.13),
-            "scapulae": u(0.015, 0.045),
-            "abdomen": u(0.18, 0.34),
-            "breasts": u(0.03, 0.10),
-            "vessels": u(0.07, 0.13),
-            "texture": u(0.006, 0.014),
-            "unevenness": u(0.03, 0.075),
-            "across": u(-0.10, 0.10),
-            "down": u(-0.14, 0.14),
-        },
+        densities=dict(zip(PARTS, u(LEAST, MOST).tolist(), strict=True)),
     )
 
 
@@ -132,24 +125,14 @@ def _lung(
     u = random.uniform
     dome, long = u(0.42, 0.6) * width, floor - top
     waist = u(0.96, 1.0)  # the shape of the chest: its width at half height relative to that below
-    points = [
-        (apex - 0.065, top + 0.035),
-        (apex, top),
-        (apex + (0.8 * width - apex) * u(0.50, 0.58), top + u(0.08, 0.10) * long),
-        (width * u(0.78, 0.82), top + u(0.25, 0.29) * long),
-        (width * u(0.92, 0.95) * waist, top + u(0.48, 0.56) * long),
-        (width * u(0.99, 1.0), top + u(0.74, 0.82) * long),
-        (width * u(0.99, 1.01), floor + 0.02),
-        (width * u(0.955, 0.975), floor + u(0.085, 0.11)),
-        (width * 0.90, floor + u(0.065, 0.075)),
-        (width * 0.80, floor + u(0.02, 0.03)),
-        (dome, floor),
-        (0.11, floor + u(0.012, 0.03)),
-        (0.05, floor + u(0.04, 0.06)),
-        (middle * 0.5, floor * 0.5),
-        (middle * 0.6, -0.06),
-        (middle * 0.9, -0.2),
-    ]
+    points = [(apex - 0.065, top + 0.035), (apex, top)]
+    points += [(apex + (0.8 * width - apex) * u(0.50, 0.58), top + u(0.08, 0.10) * long)]
+    points += [(width * u(0.78, 0.82), top + u(0.25, 0.29) * long)]
+    points += [(width * u(0.92, 0.95) * waist, top + u(0.48, 0.56) * long)]
+    points += [(width * u(0.99, 1.0), top + u(0.74, 0.82) * long), (width * u(0.99, 1.01), floor + 0.02)]
+    points += [(width * u(0.955, 0.975), floor + u(0.085, 0.11)), (width * 0.90, floor + u(0.065, 0.075))]
+    points += [(width * 0.80, floor + u(0.02, 0.03)), (dome, floor), (0.11, floor + u(0.012, 0.03))]
+    points += [(0.05, floor + u(0.04, 0.06)), (middle * 0.5, floor * 0.5), (middle * 0.6, -0.06), (middle * 0.9, -0.2)]
     return smooth(np.array(points), closed=True, steps=7) * [side, 1]
 
 
@@ -159,31 +142,18 @@ def _torso(random: np.random.Generator, width: dict[int, float], fat: float, sho
     right: list[tuple[float, float]] = []
     for side in (1, -1):
         wall = width[side] + fat
-        line = [
-            (neck, -0.85),
-            (neck, -0.56 + slope),
-            (neck + 0.07, shoulder - 0.11),
-            (wall * 0.88, shoulder - slope),
-            (wall + 0.07, shoulder + 0.03),
-            (wall + 0.06, shoulder + 0.15),
-            (wall + 0.015, shoulder + 0.28),
-            (wall, 0.12),
-            (wall + hip * 0.6, 0.42),
-            (wall + hip, 0.85),
-        ]
-        right = [*right, *[(side * x, y) for x, y in (line if side == 1 else line[::-1])]]
+        line = [(neck, -0.85), (neck, -0.56 + slope), (neck + 0.07, shoulder - 0.11), (wall * 0.88, shoulder - slope)]
+        line += [(wall + 0.07, shoulder + 0.03), (wall + 0.06, shoulder + 0.15), (wall + 0.015, shoulder + 0.28)]
+        line += [(wall, 0.12), (wall + hip * 0.6, 0.42), (wall + hip, 0.85)]
+        right += [(side * x, y) for x, y in line[::side]]
     return smooth(np.array(right), closed=True, steps=6)
 
 
 def _arm(random: np.random.Generator, side: int, wall: float, shoulder: float, out: float) -> Points:
     u = random.uniform
     x = wall + 0.045
-    points = [
-        (x - 0.03, shoulder + u(0.01, 0.03)),
-        (x + out * 0.6, shoulder + 0.17),
-        (x + out, shoulder + 0.4),
-        (x + out * u(0.9, 1.4), shoulder + 1.5),
-    ]
+    points = [(x - 0.03, shoulder + u(0.01, 0.03)), (x + out * 0.6, shoulder + 0.17), (x + out, shoulder + 0.4)]
+    points += [(x + out * u(0.9, 1.4), shoulder + 1.5)]
     return smooth(np.array(points), closed=False, steps=5) * [side, 1]
 
 
@@ -282,13 +252,9 @@ def _leads(random: np.random.Generator) -> tuple[Points, ...]:
 def _clavicle(random: np.random.Generator, side: int, top: float, wide: float) -> Points:
     u = random.uniform
     inner, lift = top + u(0.105, 0.155), u(0.03, 0.10)
-    points = [
-        (u(0.028, 0.042), inner),
-        (0.13 * wide, inner - 0.012 - lift * 0.25),
-        (0.24 * wide, inner - 0.022 - lift * 0.7),
-        (0.33 * wide, inner - 0.012 - lift * 0.9),
-        (0.39 * wide, inner + 0.006 - lift * 0.9),
-    ]
+    points = [(u(0.028, 0.042), inner), (0.13 * wide, inner - 0.012 - lift * 0.25)]
+    points += [(0.24 * wide, inner - 0.022 - lift * 0.7), (0.33 * wide, inner - 0.012 - lift * 0.9)]
+    points += [(0.39 * wide, inner + 0.006 - lift * 0.9)]
     return smooth(np.array(points), closed=False, steps=5) * [side, 1]
 
 

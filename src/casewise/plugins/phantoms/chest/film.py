@@ -13,8 +13,6 @@ from casewise.plugins.phantoms.chest.canvas import Canvas, Floats, Points, breat
 from casewise.plugins.phantoms.chest.signs import GRID, MARGIN, RAMP, Sign, paint, spread
 from casewise.plugins.phantoms.draws import stream
 
-# A film with more pixels a side is drawn smaller, enlarged, and given new grain, which saves time.
-DRAWN_AT_MOST = 640
 TEXTURES = ((1.0, "texture"), (0.4, "texture"), (3.5, "texture"), (5.0, "unevenness"), (10.0, "unevenness"))
 SIGN_AT_MOST = 160  # a sign is smooth, so it is computed on at most this many pixels a side
 
@@ -31,48 +29,25 @@ class Film:
     sign: Floats
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The ranges of a hospital's films: contrast, brightness, grain, and size relative to the requested size."""
-
-    contrast: tuple[float, float]
-    gamma: tuple[float, float]
-    grain: tuple[float, float]
-    enlarged: tuple[float, float]
-
-
-MACHINES = {
-    "any": Machine((1.9, 3.3), (0.8, 1.25), (0.8, 4.6), (0.92, 1.08)),
-    "north": Machine((2.7, 3.2), (1.0, 1.25), (0.8, 2.2), (0.96, 1.04)),
-    "south": Machine((2.0, 2.5), (0.68, 0.9), (3.0, 5.4), (1.16, 1.26)),
-}
-
-
-def draw(
-    seed: int,
-    patient: Chest,
-    *,
-    image: int,
-    ill: Sign | None,
-    size: tuple[int, int],
-    machine: Machine = MACHINES["any"],
-) -> Film:
+def draw(seed: int, patient: Chest, *, image: int, ill: Sign | None, size: tuple[int, int]) -> Film:
     """Draw film `image` (from 0) of a subject in `size` (width, height) pixels.
 
     The rest of the film, including the grain, is the same with and without a sign.
     """
     random = stream(seed, "film", patient.name, image)
-    shrink = min(1.0, DRAWN_AT_MOST / max(size))
-    shape = (max(round(size[1] * shrink), 1), max(round(size[0] * shrink), 1))
+    shape = size[::-1]
     forward, scale = _position(seed, patient, random, shape)
     canvas = Canvas(forward, scale, shape)
     breath = float(random.uniform(-0.012, 0.012))
     density, lungs, room = _density(seed, patient, canvas, breath)
-    grey, slope = _exposed(density, lungs, machine, random)
+    grey, slope = _exposed(density, lungs, random)
     grey = cv2.GaussianBlur(grey, (0, 0), max(0.0014 * scale, 0.35)).astype(np.float32, copy=False)
     added = np.zeros(shape, np.float32) if ill is None else _sign(ill, canvas, breath, room, slope)
     _collimate(grey, stream(seed, "collimation", patient.number))
-    return _developed(grey, added, lungs > 127, float(random.uniform(*machine.grain)), random, size)
+    grain = np.float32(random.uniform(0.8, 4.6))
+    speckle = random.standard_normal(grey.shape, dtype=np.float32) * grain
+    picture = cv2.convertScaleAbs(np.maximum(grey + added + speckle, 0)).astype(np.uint8, copy=False)
+    return Film(picture, lungs > 127, added)
 
 
 def _position(seed: int, patient: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
@@ -197,17 +172,15 @@ def _texture(
         density += np.float32(much[name]) * spread(grid, canvas.inverse / zoom, canvas.shape) * body
 
 
-def _exposed(
-    density: Floats, lungs: NDArray[np.uint8], machine: Machine, random: np.random.Generator
-) -> tuple[Floats, Floats]:
+def _exposed(density: Floats, lungs: NDArray[np.uint8], random: np.random.Generator) -> tuple[Floats, Floats]:
     """Return grey levels (0-255) by the film's S-shaped curve, and its slope: grey levels a unit of density."""
     inside = lungs > 127
     dark = float(density[inside].mean()) if inside.any() else 0.2
     bright = float(np.percentile(density[::3, ::3], 88))
-    contrast = random.uniform(*machine.contrast) / max(bright - dark, 0.1)
+    contrast = random.uniform(1.9, 3.3) / max(bright - dark, 0.1)
     level = dark + (bright - dark) * random.uniform(0.25, 0.44)
     black, white = random.uniform(0, 12), random.uniform(225, 250)
-    gamma = random.uniform(*machine.gamma)
+    gamma = random.uniform(0.8, 1.25)
     # The sigmoid of density to the power gamma, and its derivative, in one pass over the pixels.
     curve = 1 / (1 + np.exp((density - np.float32(level)) * np.float32(-contrast)))
     bent = curve ** np.float32(gamma)
@@ -245,20 +218,3 @@ def _collimate(grey: Floats, random: np.random.Generator) -> None:
     grey[:, width - round(right * width) :] *= dark
     grey[: round(top * height)] *= dark
     grey[height - round(bottom * height) :] *= dark
-
-
-def _developed(
-    grey: Floats,
-    added: Floats,
-    lungs: NDArray[np.bool_],
-    grain: float,
-    random: np.random.Generator,
-    size: tuple[int, int],
-) -> Film:
-    """Return 8-bit pixels of the requested size, with grain."""
-    if grey.shape != size[::-1]:
-        grey, added = (cv2.resize(v, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) for v in (grey, added))
-        lungs = cv2.resize(lungs.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-    speckle = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(grain)
-    picture = cv2.convertScaleAbs(np.maximum(grey + added + speckle, 0)).astype(np.uint8, copy=False)
-    return Film(picture, lungs, added)

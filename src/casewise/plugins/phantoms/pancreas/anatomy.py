@@ -18,42 +18,22 @@ from casewise.plugins.phantoms.pancreas.shapes import Ellipsoid, Point, Shape, T
 
 # The signal of a tissue on T1 and T2 without fat suppression, relative to fat on T1 and fluid on T2; not measured.
 TISSUES: dict[str, tuple[float, float]] = {
-    "skin": (0.42, 0.30),
-    "fat": (0.95, 0.66),
-    "muscle": (0.36, 0.17),
-    "marrow": (0.60, 0.40),
-    "bone": (0.08, 0.05),
-    "disc": (0.34, 0.34),
-    "fluid": (0.13, 1.00),
-    "cord": (0.40, 0.42),
-    "liver": (0.53, 0.27),
-    "bile": (0.26, 0.97),
-    "spleen": (0.36, 0.50),
-    "cortex": (0.46, 0.56),
-    "medulla": (0.33, 0.70),
-    "pancreas": (0.63, 0.38),
-    "blood": (0.19, 0.06),
-    "vein": (0.27, 0.13),
-    "bowel": (0.40, 0.33),
-    "gas": (0.02, 0.02),
-    "lung": (0.05, 0.04),
-    "stool": (0.46, 0.26),
-    "wall": (0.50, 0.24),
-    "nodule": (0.80, 0.30),
-    "lesion": (0.95, 1.00),
-}
+    "skin": (0.42, 0.30), "fat": (0.95, 0.66), "muscle": (0.36, 0.17), "marrow": (0.60, 0.40), "bone": (0.08, 0.05),
+    "disc": (0.34, 0.34), "fluid": (0.13, 1.00), "cord": (0.40, 0.42), "liver": (0.53, 0.27), "bile": (0.26, 0.97),
+    "spleen": (0.36, 0.50), "cortex": (0.46, 0.56), "medulla": (0.33, 0.70), "pancreas": (0.63, 0.38),
+    "blood": (0.19, 0.06), "vein": (0.27, 0.13), "bowel": (0.40, 0.33), "gas": (0.02, 0.02), "lung": (0.05, 0.04),
+    "stool": (0.46, 0.26), "wall": (0.50, 0.24), "nodule": (0.80, 0.30), "lesion": (0.95, 1.00),
+}  # fmt: skip
+# The middle line of the pancreas from head to tail, and its radius there.
 PANCREAS: tuple[Point, ...] = (
-    (29.0, 4.0, -18.0),
-    (33.0, 11.0, -9.0),
-    (23.0, 22.0, -1.0),
-    (3.0, 30.0, 4.0),
-    (-22.0, 29.0, 7.0),
-    (-46.0, 17.0, 10.0),
-    (-70.0, 2.0, 13.0),
+    *((29.0, 4.0, -18.0), (33.0, 11.0, -9.0), (23.0, 22.0, -1.0), (3.0, 30.0, 4.0)),
+    *((-22.0, 29.0, 7.0), (-46.0, 17.0, 10.0), (-70.0, 2.0, 13.0)),
 )
 THICKNESS = (11.0, 16.0, 11.5, 10.0, 11.5, 10.5, 7.0)
 PIECES = 22
 RIB = 30.0
+# The gate of the liver, which it does not fill.
+PORTA = Ellipsoid((4.0, 8.0, -14.0), (64.0, 36.0, 46.0))
 
 
 @dataclass(frozen=True)
@@ -79,7 +59,6 @@ class Abdomen:
     trunk: Trunk
     flesh: Trunk
     cavity: Trunk
-    porta: Ellipsoid
     before: tuple[Tissue, ...]
     pancreas: Tube
     after: tuple[Tissue, ...]
@@ -111,19 +90,15 @@ def abdomen(seed: int, number: int) -> Abdomen:
     )
     vary = stream(seed, "tissues", number).normal(1, 0.04, (len(TISSUES), 2))
     signals = {name: (t1 * a, t2 * b) for (name, (t1, t2)), (a, b) in zip(TISSUES.items(), vary.tolist(), strict=True)}
-    porta = Ellipsoid((4.0, 8.0, -14.0), (64.0, 36.0, 46.0))
-    return Abdomen(
-        number, f"P{number + 1:04d}", sex, age, trunk, flesh, cavity, porta, before, pancreas, after, signals
-    )
+    name = f"P{number + 1:04d}"
+    return Abdomen(number, name, sex, age, trunk, flesh, cavity, before, pancreas, after, signals)
 
 
 def _moved(random: np.random.Generator, point: Point, far: float) -> Point:
     return tuple((np.asarray(point) + random.normal(0, far, 3) * (1, 1, 0.5)).tolist())
 
 
-def _organ(
-    random: np.random.Generator, centre: Point, radii: Point, turn: float = 0.0, *, far: float = 3.0
-) -> Ellipsoid:
+def _organ(random: np.random.Generator, centre: Point, radii: Point, turn: float = 0.0, far: float = 3.0) -> Ellipsoid:
     radii = tuple((np.asarray(radii) * random.normal(1, 0.05, 3)).tolist())
     return Ellipsoid(_moved(random, centre, far), radii, turn + random.normal(0, 0.06))
 
@@ -199,9 +174,8 @@ def _bowel(random: np.random.Generator) -> Iterator[Tissue]:
     x, y, z = stomach.centre
     a, b, c = stomach.radii
     yield Tissue("bowel", stomach, "cavity")
-    yield Tissue(
-        "fluid" if random.random() < 0.5 else "stool", Ellipsoid((x, y, z), (a - 5, b - 5, c - 5), stomach.turn)
-    )
+    content = "fluid" if random.random() < 0.5 else "stool"
+    yield Tissue(content, Ellipsoid((x, y, z), (a - 5, b - 5, c - 5), stomach.turn))
     yield Tissue("gas", Ellipsoid((x, y + 0.5 * b, z), (0.6 * a, 0.33 * b, 0.6 * c), stomach.turn))
     loop = ((36.0, 32.0, 12.0), (54.0, 22.0, 2.0), (57.0, 4.0, -20.0), (46.0, -2.0, -44.0), (0.0, 0.0, -54.0))
     yield Tissue("bowel", Tube(loop, (10.0, 10.5, 10.5, 10.0, 9.0)))
@@ -213,11 +187,9 @@ def _bowel(random: np.random.Generator) -> Iterator[Tissue]:
         (-60.0, 62.0, -28.0),
         (-108.0, 20.0, -6.0),
     )
-    for way, thick in (
-        (((106.0, 4.0, -36.0), (102.0, 2.0, -170.0)), 23.0),
-        (tuple(_moved(random, position, 3.0) for position in across), 17.0),
-        (((-112.0, 2.0, -8.0), (-106.0, -6.0, -170.0)), 16.0),
-    ):
+    rising, falling = ((106.0, 4.0, -36.0), (102.0, 2.0, -170.0)), ((-112.0, 2.0, -8.0), (-106.0, -6.0, -170.0))
+    colon = tuple(_moved(random, position, 3.0) for position in across)
+    for way, thick in ((rising, 23.0), (colon, 17.0), (falling, 16.0)):
         yield Tissue("bowel", Tube(way, (thick,) * len(way)), "cavity")
         yield Tissue("stool", Tube(way, (thick - 4,) * len(way)), "cavity")
         up = tuple((x, y + 0.45 * thick, z) for x, y, z in way)
