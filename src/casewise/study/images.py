@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from casewise.study.model import Level, StudyModel, parse_grid
+from casewise.study.model import Level, StudyModel, parse_grid, refuse
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -17,23 +17,21 @@ class Images(StudyModel):
     """How each image becomes a square tile of `size` pixels."""
 
     size: int = Field(128, ge=16, le=1024)
-    """Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For volumes, the side of a slice as
-    the network sees it; the other settings of `images` then have no effect. A planned recipe has 224 for photographs
-    and films, less for smaller ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or
-    more."""
+    """Side of the square tile of an image, in pixels. For volumes, the side of a slice as the network sees it; the
+    other settings of `images` then have no effect. A planned recipe has 224 for photographs and films, less for smaller
+    ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or more."""
     fit: Literal["auto", "pad", "crop", "stretch"] = "auto"
     """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `crop`: its central square.
     `stretch`: it is stretched to the square. `auto`: [planned from the shapes of the
     images](howto-photographs.md#images-that-are-not-square) outside the test set, never from labels."""
     padding: Literal["auto", "reflect", "mean", "black"] = "auto"
-    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` colour, or `black`.
-    If shapes differ, bars that are not black vary in training. `auto`: `black` if all images have one shape, else
-    `reflect`."""
+    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` colour, or `black`;
+    `auto`: `black` if all images have one shape, else `reflect`, with bars that vary in training."""
     channels: Literal["rgb", "grey"] = "rgb"
     """Colour, or one grey channel, which networks receive three times."""
     lesion: str | None = None
-    """Column with the mask of each image's lesions, a path from `root`, against which explanations are measured; empty
-    where there is no lesion. Not used in training. For volumes, see `volumes.lesion`."""
+    """Column with the mask of each image's lesions, a path from `root`, against which explanations are measured. Not
+    used in training. For volumes, see `volumes.lesion`."""
     store: Path | None = None
     """Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."""
 
@@ -120,8 +118,7 @@ class Panels(StudyModel):
     brightness: float = Field(0.0, ge=0, lt=1)
     """Half-width of the range around 1 of the brightness factor in training."""
     contrast: float = Field(0.0, ge=0, lt=1)
-    """Half-width of the range around 1 of the contrast factor in training. The black around a photograph does not
-    change."""
+    """Half-width of the range around 1 of the contrast factor in training."""
     probability: float = Field(1.0, gt=0, le=1)
     """Fraction of tiles that are rotated, translated or scaled in training and, drawn independently, of tiles whose
     brightness and contrast change. Flips keep 0.5."""
@@ -156,35 +153,22 @@ class Panels(StudyModel):
 
     @model_validator(mode="after")
     def _check_pooling(self) -> Panels:
-        if self.bags and (self.by == "image" or self.grid != "1x1" or self.shuffle):
-            raise ValueError(
-                f"pooling: {self.pooling} combines all images of a case or region; it needs `by: case` (or region), "
-                "without grid or shuffle"
-            )
-        if self.pooling == "max" and self.by != "image":
-            raise ValueError("pooling: max takes the largest prediction over single images; it needs `by: image`")
-        if not self.bags and self.bag != BAG_SIZE:
-            raise ValueError(
-                f"bag: only pooling: attention and maps draw bags, and pooling is {self.pooling}; leave out bag"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_copies(self) -> Panels:
-        if not self.offline_copies:
-            return self
-        if self.bags:
-            raise ValueError(
-                f"offline_copies: pooling: {self.pooling} draws new images in each step, so copies cannot be fixed; "
-                "leave out offline_copies or pooling"
-            )
-        if self.shuffle:
-            raise ValueError("offline_copies: fixed copies do not permute tiles; leave out shuffle or offline_copies")
-        if self.flip == "none" and not any(getattr(self, name) for name in STRENGTHS):
-            raise ValueError(
-                f"offline_copies: without augmentation, {self.offline_copies} copies of a panel would equal the panel; "
-                f"state an augmentation (flip, {', '.join(STRENGTHS)}), or leave out offline_copies"
-            )
+        copies, augmented = self.offline_copies, self.flip != "none" or any(getattr(self, name) for name in STRENGTHS)
+        many_max, own_bag = self.pooling == "max" and self.by != "image", not self.bags and self.bag != BAG_SIZE
+        shuffled = copies and self.shuffle
+        single = self.by == "image" or self.grid != "1x1" or self.shuffle
+        problems: dict[str, object] = {
+            f"pooling: {self.pooling} combines all images of a case or region; it needs `by: case` (or region), "
+            "without grid or shuffle": self.bags and single,
+            "pooling: max takes the largest prediction over single images; it needs `by: image`": many_max,
+            f"bag: only pooling: attention and maps draw bags, and pooling is {self.pooling}; leave out bag": own_bag,
+            f"offline_copies: pooling: {self.pooling} draws new images in each step, so copies cannot be fixed; leave "
+            "out offline_copies or pooling": copies and self.bags,
+            "offline_copies: fixed copies do not permute tiles; leave out shuffle or offline_copies": shuffled,
+            f"offline_copies: without augmentation, {copies} copies of a panel would equal the panel; state an "
+            f"augmentation (flip, {', '.join(STRENGTHS)}), or leave out offline_copies": copies and not augmented,
+        }
+        refuse(problems)
         return self
 
     @property

@@ -57,8 +57,7 @@ class Study(StudyModel):
     title: str = ""
     """Heading of the report."""
     description: str = ""
-    """One sentence on what is predicted, shown in the report. The report spells names as they are spelled here
-    (`PASI`)."""
+    """One sentence on what is predicted. The report shows it, and spells names as it does (`PASI`)."""
     synthetic: bool = False
     """`true`: the images do not show patients, and the report states this."""
     cohort: Path
@@ -69,16 +68,13 @@ class Study(StudyModel):
     """Folder to which the paths in the table are relative. Default: the table's own folder. If it is stated, absolute
     paths of another computer are looked up in it by their ends."""
     columns: dict[str, str] = {}
-    """The table's column for a standard name or a target, such as `{visit: visit_no, day: days}`. `""` leaves a column
-    unused."""
+    """The table's column for a standard name or a target, such as `{visit: visit_no}`. `""` leaves it unused."""
     where: RowFilter = {}
-    """Rows to keep: a column and the value, or list of values, that it must have. Compared as text; `""` keeps empty
-    cells."""
+    """Rows to keep: a column and the value, or list of values, that it must have, as text; `""` for empty cells."""
     where_not: RowFilter = {}
     """Rows to leave out: a column and the value, or list of values, such as `{path: [images/a.jpg]}`."""
     subjects_known: bool = True
-    """`false` if it is unknown which images belong to one person. Every image then needs its own subject name, and the
-    report contains a warning."""
+    """`false` if it is unknown which images belong to one person. Every image then needs its own subject name."""
     subject_names: SubjectNames = "refuse_similar"
     """Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`) are refused, because one
     person could then be in training and test data. `as_written`: they are different people, unless they differ in case,
@@ -123,11 +119,9 @@ class Study(StudyModel):
     network that casewise trained. Or by backbone: `{resnet18: pretrained, vit_tiny_patch16_224: random}`. See [First
     weights](howto-extend.md#first-weights)."""
     bundle_subjects: Apart = "named_apart"
-    """`named_apart`: a network of `weights: bundle:PATH` must not have been trained on a subject with a name of this
-    study. `distinct`: equal names denote different people; the report states it."""
+    """The same as `external.subjects`, for subjects that a network of `weights: bundle:PATH` was trained on."""
     weights_dir: Path | None = None
-    """Folder of `<backbone>.safetensors`, where `pretrained` weights are looked up first. The same as `--weights-dir`.
-    """
+    """Folder of `<backbone>.safetensors` for `pretrained` weights, the same as `--weights-dir`."""
     baselines: Baselines = Baselines()
     """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the networks. `auto`
     (default): they are fitted; `{off: the reason}`: they are not, and the report says why."""
@@ -141,11 +135,9 @@ class Study(StudyModel):
     recipe: Recipe = Recipe()
     """How a network is trained."""
     budget: Annotated[float, BeforeValidator(read_duration), Field(ge=60)] = 1800.0
-    """The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number. Only with a
-    planned recipe."""
+    """The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number."""
     nested_cv: NestedCV | None = None
-    """[Nested cross-validation](explanation-nested.md): inner folds of each fold's training subjects choose the
-    settings of this section. Default: none."""
+    """[Nested cross-validation](explanation-nested.md). Default: none."""
     test_time_augmentation: bool = False
     """Average each prediction with that of the mirrored panel."""
     stack: list[Stacker] = []
@@ -168,7 +160,7 @@ class Study(StudyModel):
     """Seed of the split, the initial weights of heads, the order of batches and all augmentation."""
     seeds: int = Field(1, ge=1, le=100)
     """How often the study is trained on its split: with `seed` and the seeds after it. Results are those of `seed`; the
-    report shows how much they vary. Each further seed takes as long as the first."""
+    report shows how much they vary."""
 
     @model_validator(mode="before")
     @classmethod

@@ -21,9 +21,8 @@ class Split(StudyModel):
 
     by: Literal["subject", "image", "number"] = "subject"
     """`subject`: all images of a subject are on one side. `number`, only with `subjects_known: false`: [runs of
-    neighbouring file numbers](howto-split.md#subjects-that-are-not-known) are on one side. `image` adds a split by
-    image for comparison only: every network is trained once more with images of one subject on both sides, and the
-    report shows what this would have claimed."""
+    neighbouring file numbers](howto-split.md#subjects-that-are-not-known). `image` adds a split by image, for
+    comparison only."""
     test: Fraction = 0.1
     """Fraction of subjects in the test set. `0`: there is no test set, and the report shows out-of-fold figures."""
     folds: int = Field(5, ge=2, le=50)
@@ -74,11 +73,9 @@ class NestedCV(StudyModel):
     """Choose the number of epochs, up to `recipe.epochs`, with the lowest mean loss over the held-out inner folds.
     `false`: train all epochs."""
     lr: list[Annotated[float, Field(gt=0)]] = []
-    """Candidate learning rates, instead of `recipe.lr`; each is trained on every inner fold. Empty: the recipe's rate.
-    """
+    """Candidate learning rates, instead of `recipe.lr`; each is trained on every inner fold."""
     among: bool = True
-    """Choose among the study's networks as well: the learner `nested` predicts each fold with the network that has the
-    lowest inner loss in it."""
+    """Choose among the study's networks as well, for the learner `nested`."""
 
     @field_validator("lr", mode="before")
     @classmethod
