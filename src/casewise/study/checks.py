@@ -131,9 +131,9 @@ def check_learners(study: Study) -> None:
     weights = study.weights if isinstance(study.weights, dict) else dict.fromkeys(names, "")
     _check_among("weights", weights, names, "none of the study's backbones")
     lacking = next((name for name in names if name not in weights), "")
+    refuse({f"weights: nothing is stated for {lacking}; write pretrained, random or a file": lacking})
     finds_rate = study.recipe.lr == "find" and study.pretrain and not study.pretrain.lr
     problems: dict[str, object] = {
-        f"weights: nothing is stated for {lacking}; write pretrained, random or a file": lacking,
         "encoders: only the baseline linear_features uses them, and `baselines: {off: ...}` leaves it out; remove one "
         "of the two": study.encoders and study.baselines.off,
         "backbones: there is none, and `baselines` are off, so nothing would be fitted; name a network, or leave out "

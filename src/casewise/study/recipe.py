@@ -57,8 +57,7 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
         return _counted(value, "layers", source)
     text = value.strip()
     if text.lower() in ("none", "all", "body"):
-        text = text.lower()
-        return FreezePoint("none" if text == "none" else "all")
+        return FreezePoint("none" if text.lower() == "none" else "all")
     if match := re.fullmatch(r"(-?\d{1,9})\s*(layers?|blocks?)?", text):
         return _counted(int(match[1]), "blocks" if (match[2] or "").startswith("block") else "layers", source)
     if match := re.fullmatch(r"(-?\d+(?:\.\d*)?)\s*%", text):
@@ -67,8 +66,9 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
         return _fraction(float(text), value, source)
     if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", text):
         return FreezePoint("name", name=text.removeprefix("body."))
-    unit = text.split()[-1] if re.match(r"\d+\s", text) else ""
-    hint = nearest(unit, ("layers", "blocks")) if unit else nearest(text, ("none", "all"))
+    hint = (
+        nearest(text.split()[-1], ("layers", "blocks")) if re.match(r"\d+\s", text) else nearest(text, ("none", "all"))
+    )
     raise StudyError(f"{source}: must be {FREEZE_FORMS}, got {cut(value)}.{hint}")
 
 
@@ -310,7 +310,8 @@ class Recipe(StudyModel):
             and self.tuning != "full",
             f"lr: find needs a single phase; with phases, write numbers{planned}": phases and self.lr == "find",
             "epochs: with phases, every phase states its own; leave out recipe.epochs": own_epochs,
-            "schedule: plateau needs a validation loss; with early_stopping.monitor none use cosine or constant": plateau,
+            "schedule: plateau needs a validation loss; with early_stopping.monitor none use cosine or "
+            "constant": plateau,
             "tuning: gradual_unfreezing continues while a loss improves; it needs early_stopping.monitor inner (or "
             "fold)": gradual,
             "layer_decay and discriminative both reduce the rate of lower layers; give one": both,

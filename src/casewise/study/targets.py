@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, WithJsonSchema, field_validator, model_validator
 
 from casewise.errors import cut, nearest
-from casewise.study.model import Level, Range, StudyModel, parse_range
+from casewise.study.model import Level, Range, StudyModel, parse_range, refuse
 from casewise.targets.registry import DEFAULT, kind_named, kind_names
 
 MOST_CLASSES = 1000
@@ -94,60 +94,41 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     >>> list(with_classes({"kind": "ordinal", "range": "0..2"})["classes"])
     ['0', '1', '2']
     """
-    kind, classes = values.get("kind"), values.get("classes")
+    kind, classes, limits = values.get("kind"), values.get("classes"), values.get("range")
     registered = isinstance(kind, str) and kind in kind_names()
     has_classes = registered and kind_named(str(kind)).form == "classes"
-    if registered and not has_classes and classes:
-        raise ValueError(f"a {kind} has a range, not classes")
     if not classes and not has_classes:
-        if values.get("range") is None and values.get("equals") is None:
-            raise ValueError(
-                "a number needs its range, from the smallest to the largest value that it can have, such as 0..4; "
-                "predictions are clipped to it"
-            )
+        text = "a number needs its range, from the smallest to the largest value that it can have, such as 0..4; "
+        refuse({f"{text}predictions are clipped to it": limits is None and values.get("equals") is None})
         return values
     if not classes:
-        if kind != "ordinal":
-            raise ValueError(f"a {kind} needs its classes, such as classes: [covid, no_finding]")
-        limits = parse_range(values.get("range", "0..1"))
-        if not (isinstance(limits, tuple) and all(float(v).is_integer() for v in limits) and limits[0] < limits[1]):
-            raise ValueError(
-                "an ordinal target needs classes in rising order, or a range of whole numbers such as 0..4"
-            )
-        if limits[1] - limits[0] >= MOST_CLASSES:
-            raise ValueError(f"a target has at most {MOST_CLASSES:,} grades")
-        classes = [str(grade) for grade in range(int(limits[0]), int(limits[1]) + 1)]
-    elif (
-        "range" in values
-        and isinstance(classes, (list, tuple, dict))
-        and not _is_of_classes(values["range"], len(classes))
-    ):
-        raise ValueError("a target has classes or a range, not both")
-    if isinstance(classes, (list, tuple, dict)) and len(classes) > MOST_CLASSES:
-        raise ValueError(f"a target has at most {MOST_CLASSES:,} classes, found {len(classes):,}")
-    if isinstance(classes, (list, tuple)):
-        classes = {str(name): [str(name)] for name in classes} if len({*map(str, classes)}) == len(classes) else classes
-    if not isinstance(classes, dict):
-        raise ValueError("classes are a list of different names, or names with their spellings in the table")
-    spellings = {str(n): [str(s) for s in (v if isinstance(v, list) else [v])] for n, v in classes.items()}
-    every = [spelling for of_class in spellings.values() for spelling in of_class]
-    duplicate = next((spelling for spelling, count in Counter(every).items() if count > 1), None)
-    if duplicate is not None:
-        raise ValueError(f"{cut(duplicate)} is a spelling of two classes")
-    if len(spellings) < 2:
-        raise ValueError("a target needs two classes or more")
-    return {
-        **values,
-        "kind": kind or "classification",
-        "classes": spellings,
-        "range": (0.0, float(len(spellings) - 1)),
-        "integer": True,
+        grades = parse_range("0..1" if limits is None else limits)
+        whole = isinstance(grades, tuple) and all(float(v).is_integer() for v in grades) and grades[0] < grades[1]
+        refuse({f"a {kind} needs its classes, such as classes: [covid, no_finding]": kind != "ordinal"})
+        refuse({"an ordinal target needs classes in rising order, or a range of whole numbers such as 0..4": not whole})
+        refuse({f"a target has at most {MOST_CLASSES:,} grades": grades[1] - grades[0] >= MOST_CLASSES})
+        classes = [str(grade) for grade in range(int(grades[0]), int(grades[1]) + 1)]
+        limits = None
+    if isinstance(classes, (list, tuple)) and len({*map(str, classes)}) == len(classes):
+        classes = {str(name): [str(name)] for name in classes}
+    count = len(classes) if isinstance(classes, (list, tuple, dict)) else 0
+    named = isinstance(classes, dict)
+    # a saved study states the range of class numbers beside the classes
+    of_classes = isinstance(limits, (list, tuple)) and list(limits) == [0, count - 1]
+    problems: dict[str, object] = {
+        f"a {kind} has a range, not classes": registered and not has_classes,
+        "a target has classes or a range, not both": limits is not None and count and not of_classes,
+        f"a target has at most {MOST_CLASSES:,} classes, found {count:,}": count > MOST_CLASSES,
+        "classes are a list of different names, or names with their spellings in the table": not named,
     }
-
-
-def _is_of_classes(value: Any, count: int) -> bool:
-    """Whether a range is that of class numbers, as a saved study states it beside its classes."""
-    return isinstance(value, (list, tuple)) and list(value) == [0, count - 1]
+    refuse(problems)
+    spellings = {str(n): [str(s) for s in (v if isinstance(v, list) else [v])] for n, v in classes.items()}
+    every = Counter(spelling for of_class in spellings.values() for spelling in of_class)
+    twice = next((spelling for spelling, times in every.items() if times > 1), "")
+    refuse({f"{cut(twice)} is a spelling of two classes": twice in every and every[twice] > 1})
+    refuse({"a target needs two classes or more": len(spellings) < 2})
+    limits = (0.0, len(spellings) - 1.0)
+    return {**values, "kind": kind or "classification", "classes": spellings, "range": limits, "integer": True}
 
 
 class ScoreFormula(StudyModel):
