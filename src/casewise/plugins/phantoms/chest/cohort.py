@@ -15,16 +15,7 @@ from casewise.plugins.phantoms.chest.anatomy import Chest, chest
 from casewise.plugins.phantoms.chest.film import Film, draw
 from casewise.plugins.phantoms.chest.signs import FINDINGS, sign
 from casewise.plugins.phantoms.draws import balanced_class, stream
-from casewise.plugins.phantoms.folder import (
-    CohortFolder,
-    Labels,
-    PhantomKind,
-    Progress,
-    Row,
-    check_choice,
-    check_settings,
-    encoded,
-)
+from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_choice
 
 SMALLEST, LARGEST = 48, 1024
 # The hospital of all films.
@@ -81,7 +72,6 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
         CasewiseError: a setting is out of range, or the folder contains something that is not a chest phantom.
     """
     options = ChestSettings(**settings)
-    check_settings(options, CHEST)
     seed = options.seed
     cohort = CohortFolder(folder, CHEST, options, options.subjects * options.images, progress)
     findings = [finding_of(seed, number, options.classes) for number in range(options.subjects)]
@@ -99,8 +89,8 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
             film = _draw(options, patient, image, finding)
             suffix = ".png" if stream(seed, "format", number, image).random() < 0.5 else ".jpg"
             path, mask = f"images/{patient.name}/{image + 1}{suffix}", f"masks/{patient.name}/{image + 1}.png"
-            cohort.save(path, encoded(film.picture, suffix))
-            cohort.save(mask, encoded(film.lungs.astype(np.uint8) * np.uint8(255), ".png"))
+            cohort.save_image(path, film.picture)
+            cohort.save_image(mask, film.lungs.astype(np.uint8) * np.uint8(255))
             cohort.add(path=path, visit=image + 1, date=day.isoformat(), lung_mask=mask, **person)
     return cohort.finish(truth)
 

@@ -12,15 +12,7 @@ from numpy.typing import NDArray
 
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.draws import balanced_class, shuffled_labels, stream
-from casewise.plugins.phantoms.folder import (
-    MARK,
-    CohortFolder,
-    Labels,
-    PhantomKind,
-    Progress,
-    Row,
-    check_settings,
-)
+from casewise.plugins.phantoms.folder import MARK, CohortFolder, Labels, PhantomKind, Progress, Row
 from casewise.plugins.phantoms.pancreas.anatomy import abdomen
 from casewise.plugins.phantoms.pancreas.lesions import GRADES, Findings, Lesion, findings
 from casewise.plugins.phantoms.pancreas.scan import MACHINES, SEQUENCES, Scan, Volume, draw, scans
@@ -161,7 +153,6 @@ def _nibabel() -> Any:
 
 
 def _check(settings: PancreasSettings) -> None:
-    check_settings(settings, PANCREAS)
     least, most = settings.slices
     if not FEWEST <= least <= most <= MOST:
         raise CasewiseError(

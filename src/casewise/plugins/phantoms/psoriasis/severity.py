@@ -20,6 +20,14 @@ Response = Literal["responder", "partial", "worsening"]
 BLOCK: tuple[Response, ...] = ("responder",) * 9 + ("partial",) * 2 + ("worsening",)
 
 
+# The limits of the time constant in weeks, and of the share of the first severity that remains.
+TEMPO = {
+    "responder": ((3.5, 7.0), (0.0, 0.24)),
+    "partial": ((4.0, 9.0), (0.45, 0.70)),
+    "worsening": ((6.0, 12.0), (1.1, 1.35)),
+}
+
+
 @dataclass(frozen=True)
 class Grades:
     """Integer grades of one region at one visit: three severities 0-4 and the area grade 0-6."""
@@ -108,7 +116,7 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
     drops_out = draw.permutation(len(BLOCK))[position] < 2
 
     random = stream(seed, "course", subject)
-    tempo, floor = _tempo(response, random)
+    tempo, floor = (random.uniform(*limits) for limits in TEMPO[response])
     region_random = {region: stream(seed, "course", subject, region) for region in REGIONS}
     baseline = {
         region: _baseline(level, region_random[region], random_level)
@@ -144,15 +152,6 @@ def _baseline(level: float, random: np.random.Generator, offset: float) -> np.nd
     return np.append(severities, max(area, 0.7))
 
 
-def _tempo(response: Response, random: np.random.Generator) -> tuple[float, float]:
-    """Return the time constant in weeks and the share of the baseline severity that remains."""
-    if response == "responder":
-        return random.uniform(3.5, 7.0), random.uniform(0.0, 0.24)
-    if response == "partial":
-        return random.uniform(4.0, 9.0), random.uniform(0.45, 0.70)
-    return random.uniform(6.0, 12.0), random.uniform(1.1, 1.35)
-
-
 def _remaining(week: float, tempo: float, floor: float) -> float:
     return max(floor, 0.0) + (1.0 - max(floor, 0.0)) * float(np.exp(-((week / tempo) ** 1.3)))
 
@@ -161,7 +160,6 @@ def _severity(baseline: np.ndarray, left: float, wobble: np.ndarray) -> Severity
     # Scale and thickness improve first, redness and covered skin later, as under treatment.
     values = baseline * left ** np.array([0.9, 1.1, 1.25, 1.0]) + wobble * min(left, 1.0)
     values = np.clip(values, 0.0, [4.0, 4.0, 4.0, 5.95])
-    cleared = values[3] < 0.5
-    if cleared:
+    if values[3] < 0.5:
         return Severity(0.0, 0.0, 0.0, 0.0)
     return Severity(max(float(values[0]), 0.6), *(float(value) for value in values[1:]))
