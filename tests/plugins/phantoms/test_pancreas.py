@@ -14,14 +14,13 @@ from scipy import ndimage
 
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.folder import MARK
-from casewise.plugins.phantoms.pancreas.anatomy import abdomen
+from casewise.plugins.phantoms.pancreas.anatomy import abdomen, findings
 from casewise.plugins.phantoms.pancreas.cohort import (
     COLUMNS,
     GRADES,
     PancreasSettings,
     make_pancreas,
 )
-from casewise.plugins.phantoms.pancreas.lesions import findings
 from casewise.plugins.phantoms.pancreas.scan import SEQUENCES, Volume, draw, scans
 from casewise.plugins.phantoms.pancreas.shapes import Canvas, Ellipsoid, Trunk, Tube
 from tests.phantom_files import rows_of

@@ -32,7 +32,9 @@ from casewise.plugins.init.rows import (
     add_film_columns,
     cohort_table,
     fill_from_table,
+    resolve_sequences,
     resolve_subjects,
+    resolve_visits,
     rows_of_names,
     rows_of_table,
 )
@@ -44,7 +46,6 @@ from casewise.plugins.init.target import (
     stated_column,
     understand_target,
 )
-from casewise.plugins.init.visits import resolve_sequences, resolve_visits
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
 from casewise.study.yaml_text import mapping

@@ -17,7 +17,7 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, counted, cut
 from casewise.files import guarded
 from casewise.plugins.init.columns import MOSTLY, SPLIT, Column, Roles, decimal
-from casewise.plugins.init.new_study import quoted
+from casewise.plugins.init.new_study import applying, quoted
 from casewise.splits.predefined import side_of
 
 _LIKELY = (
@@ -170,7 +170,7 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     Raises:
         CasewiseError: the column has fewer than two values, or too many texts.
     """
-    cells = Column(column, values)
+    cells = Column(column, list(values))
     labels = set(cells.labels)
     words = sorted({cell for cell in cells.cells if cell and cell not in labels})
     by_value: dict[str, set[str]] = defaultdict(set)
@@ -188,21 +188,16 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
         plan = _grades(column, by_value, numbers)
     else:
         plan = _number(cells, numbers)
-    if words:
-        plan.where_not = words
-        plan.doubts.append(
-            f"{column}: {counted(sum(cell in words for cell in cells.cells), 'row')} with "
-            f"{', '.join(map(repr, words))} left out (`where_not`), because this means no value."
-        )
-    if unscored := sum(not cell for cell in cells.cells):
-        have = "has no value and is" if unscored == 1 else "have no value and are"
-        plan.doubts.append(f"{column}: {unscored:,} of {len(cells.cells):,} rows {have} not scored.")
-    if others:
-        plan.doubts.append(
-            f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; "
-            f"to predict one of them, use --target."
-        )
-    return plan
+    unscored, left_out = cells.cells.count(""), sum(cell in words for cell in cells.cells)
+    have = "has no value and is" if unscored == 1 else "have no value and are"
+    doubts: dict[str, object] = {
+        f"{column}: {counted(left_out, 'row')} with {', '.join(map(repr, words))} left out (`where_not`), because this "
+        "means no value.": words,
+        f"{column}: {unscored:,} of {len(cells.cells):,} rows {have} not scored.": unscored,
+        f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; to "
+        "predict one of them, use --target.": others,
+    }
+    return replace(plan, where_not=words, doubts=[*plan.doubts, *applying(doubts)])
 
 
 def field_name(column: str, taken: Sequence[str] = (*STORED, "date")) -> str:
@@ -245,45 +240,35 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
             f"{column}: fewer than two values have two subjects or more, which the classes of a study need: "
             f"{names_text(sorted(by_value, key=natural), 6)}. Name another column with --target."
         )
-    if alone:
-        doubts.append(
-            f"{column}: {', '.join(map(repr, alone[:5]))} has one subject and is left out, because no subject would be "
-            "left for evaluation."
-        )
     rarest = min(len(people[plain(name)]) for name in classes)
-    if rarest < _RARE:
-        name = min(classes, key=lambda name: len(people[plain(name)]))
-        doubts.append(
-            f"{column}: the class {name!r} has {counted(rarest, 'subject')} only, so that its figures will be very "
-            "uncertain. "
-            + (
-                "Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
-                if len(classes) > 2
-                else "More subjects of it would help."
-            )
-        )
+    rare = min(classes, key=lambda name: len(people[plain(name)]))
+    advice = "Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
+    advice = advice if len(classes) > 2 else "More subjects of it would help."
     order = _rising(list(classes))
     classes = {name: classes[name] for name in order or classes}
     same = all(group == [name] for name, group in classes.items())
     groups = {name: quoted(name) if group == [name] else _listed(group) for name, group in classes.items()}
     setting = _listed(classes) if same else f"{{{', '.join(f'{quoted(name)}: {of}' for name, of in groups.items())}}}"
-    parts, comment = [f"classes: {setting}"], ""
+    parts, comment, positive, is_told = [f"classes: {setting}"], "", "", True
     if order:
         parts.insert(0, "kind: ordinal")
-        doubts.append(
-            f"{column}: {', '.join(map(repr, order))} were read as grades in this rising order. If they have no order, "
-            "leave out `kind: ordinal`."
-        )
     if len(classes) == 2:
-        both = list(classes)
-        negative = [name for name in both if _NEGATIVE.search(name)]
-        positive = next((name for name in both if name not in negative), both[-1]) if negative else both[-1]
+        negative = [name for name in classes if _NEGATIVE.search(name)]
+        others = [name for name in classes if name not in negative]
+        positive = others[0] if negative and others else list(classes)[-1]
         parts.append(f"positive: {quoted(positive)}")
-        comment = f"sensitivity is that for {positive}"
-        if not negative:
-            doubts.append(
-                f"{column}: {positive!r} was taken as the positive class. If it is the other one, change `positive`."
-            )
+        comment, is_told = f"sensitivity is that for {positive}", bool(negative)
+    further: dict[str, object] = {
+        f"{column}: {', '.join(map(repr, alone[:5]))} has one subject and is left out, because no subject would be "
+        "left for evaluation.": alone,
+        f"{column}: the class {rare!r} has {counted(rarest, 'subject')} only, so that its figures will be very "
+        f"uncertain. {advice}": rarest < _RARE,
+        f"{column}: {', '.join(map(repr, order))} were read as grades in this rising order. If they have no order, "
+        "leave out `kind: ordinal`.": order,
+        f"{column}: {positive!r} was taken as the positive class. If it is the other one, change "
+        "`positive`.": not is_told,
+    }
+    doubts += applying(further)
     return TargetPlan(field_name(column), column, ", ".join(parts), comment, rarest=rarest, doubts=doubts)
 
 

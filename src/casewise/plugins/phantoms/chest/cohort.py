@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.plugins.phantoms.chest.anatomy import Chest, chest
-from casewise.plugins.phantoms.chest.film import Film, draw
-from casewise.plugins.phantoms.chest.signs import FINDINGS, sign
+from casewise.plugins.phantoms.chest.film import FINDINGS, Film, draw, sign
 from casewise.plugins.phantoms.draws import balanced_class, stream
 from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_choice
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.draws import balanced_class, shuffled_labels, stream
 from casewise.plugins.phantoms.folder import MARK, CohortFolder, Labels, PhantomKind, Progress, Row
-from casewise.plugins.phantoms.pancreas.anatomy import abdomen
-from casewise.plugins.phantoms.pancreas.lesions import GRADES, Findings, Lesion, findings
+from casewise.plugins.phantoms.pancreas.anatomy import GRADES, Findings, Lesion, abdomen, findings
 from casewise.plugins.phantoms.pancreas.scan import MACHINES, SEQUENCES, Scan, Volume, draw, scans
 
 SITES = tuple(MACHINES)

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.plugins.phantoms.draws import stream
-from casewise.plugins.phantoms.pancreas.anatomy import PORTA, Abdomen
-from casewise.plugins.phantoms.pancreas.lesions import Findings
+from casewise.plugins.phantoms.pancreas.anatomy import PORTA, Abdomen, Findings
 from casewise.plugins.phantoms.pancreas.shapes import Axes, Canvas, Point, smooth_noise
 
 SEQUENCES = ("T1", "T2")

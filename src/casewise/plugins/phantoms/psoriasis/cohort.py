@@ -11,8 +11,8 @@ import cv2
 from casewise.errors import CasewiseError, nearest
 from casewise.plugins.phantoms.draws import stream
 from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_settings, encoded
+from casewise.plugins.phantoms.psoriasis.bodies import PHOTOGRAPHS
 from casewise.plugins.phantoms.psoriasis.photograph import Photograph, draw
-from casewise.plugins.phantoms.psoriasis.poses import PHOTOGRAPHS
 from casewise.plugins.phantoms.psoriasis.severity import (
     WEEKS_BETWEEN_VISITS,
     DiseaseCourse,

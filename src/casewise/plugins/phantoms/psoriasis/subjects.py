@@ -9,8 +9,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from casewise.plugins.phantoms.draws import stream
-from casewise.plugins.phantoms.psoriasis.bodies import CANVAS, UNIT, Body, Build, Floats, render_body
-from casewise.plugins.phantoms.psoriasis.poses import PHOTOGRAPHS, pose
+from casewise.plugins.phantoms.psoriasis.bodies import CANVAS, PHOTOGRAPHS, UNIT, Body, Build, Floats, pose, render_body
 
 # Skin colours (sRGB, 0-1) of the six Fitzpatrick types, light to dark; stylised, not measured.
 TONES = (
