@@ -160,7 +160,7 @@ def check_training(study: Study) -> None:
     planned = "; a planned recipe has phases" if recipe.auto else ""
     monitor = recipe.early_stopping.monitor
     chooses = nested_cv.epochs or len(nested_cv.lr) > 1 or (nested_cv.among and len(study.networks) > 1)
-    problems: dict[str, object] = {
+    problems = {
         "nested_cv: phases state their own epochs and rates; leave out recipe.phases or "
         f"nested_cv{planned}": recipe.phases,
         "nested_cv: gradual unfreezing ends each of its stages by the stopping loss, so that there is no single number "

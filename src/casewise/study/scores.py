@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -209,11 +209,11 @@ def _collect(node: ast.expr, where: str, references: dict[Reference, None], dept
         _collect(operand, where, references, depth + 1)
 
 
-def _reference(node: ast.Name | ast.Subscript) -> Reference:
+def _reference(node: Any) -> Reference:
+    """The reference of a name, or of a name with a region in brackets."""
     if isinstance(node, ast.Name):
         return node.id, None
-    region = node.slice.value if isinstance(node.slice, ast.Constant) else node.slice.id  # type: ignore[attr-defined]
-    return node.value.id, region  # type: ignore[attr-defined]
+    return node.value.id, node.slice.value if isinstance(node.slice, ast.Constant) else node.slice.id
 
 
 def _value(node: ast.expr, values: Mapping[Reference, Array]) -> Array:

@@ -112,7 +112,7 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(classes, (list, tuple)) and len({*map(str, classes)}) == len(classes):
         classes = {str(name): [str(name)] for name in classes}
     count = len(classes) if isinstance(classes, (list, tuple, dict)) else 0
-    named = isinstance(classes, dict)
+    named: dict[Any, Any] = classes if isinstance(classes, dict) else {}
     # a saved study states the range of class numbers beside the classes
     of_classes = isinstance(limits, (list, tuple)) and list(limits) == [0, count - 1]
     problems: dict[str, object] = {
@@ -122,7 +122,7 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
         "classes are a list of different names, or names with their spellings in the table": not named,
     }
     refuse(problems)
-    spellings = {str(n): [str(s) for s in (v if isinstance(v, list) else [v])] for n, v in classes.items()}
+    spellings = {str(n): [str(s) for s in (v if isinstance(v, list) else [v])] for n, v in named.items()}
     every = Counter(spelling for of_class in spellings.values() for spelling in of_class)
     twice = next((spelling for spelling, times in every.items() if times > 1), "")
     refuse({f"{cut(twice)} is a spelling of two classes": twice in every and every[twice] > 1})

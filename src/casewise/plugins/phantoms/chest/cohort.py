@@ -82,7 +82,7 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
         patient = chest(seed, number)
         truth.append({"subject": patient.name, "finding": finding, "label": label, "source": SOURCE})
-        person = {"subject": patient.name, "label": label, "source": SOURCE, "view": "PA"}
+        person: Row = {"subject": patient.name, "label": label, "source": SOURCE, "view": "PA"}
         person |= {"sex": patient.sex, "age": patient.age}
         for image, day in enumerate(_days(seed, number, options.images)):
             film = _draw(options, patient, image, finding)

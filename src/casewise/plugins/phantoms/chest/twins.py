@@ -172,10 +172,12 @@ def _off_centre(random: np.random.Generator, images: list[Pixels]) -> list[Pixel
 def _framed(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
     height, width = images[0].shape[:2]
     shares, grey = random.uniform(0.04, 0.10, 4), int(random.choice((0, 128, 255)))
-    edges = [round(share * side) for share, side in zip(shares, (height, height, width, width), strict=True)]
+    top, bottom, left, right = (round(s * side) for s, side in zip(shares, (height, height, width, width), strict=True))
     colours = [(grey,) * 3] + [(0,) * 3] * (len(images) - 1)
     return [
-        cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8, copy=False)
+        cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=colour).astype(
+            np.uint8, copy=False
+        )
         for image, colour in zip(images, colours, strict=True)
     ]
 

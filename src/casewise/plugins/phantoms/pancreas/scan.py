@@ -163,14 +163,15 @@ def _paint_findings(canvas: Canvas, lesions: Findings, signal: dict[str, float])
     wide = float(np.mean(lesions.duct.radii))
     canvas.paint(lesions.duct, signal["fluid"], strength=min(1.0, np.pi * wide**2 / float(canvas.soft) ** 2))
     lesion = np.zeros(canvas.shape, bool)
-    planted = [(lesions.planted, "lesion", [])] if lesions.planted is not None else []
-    cysts = [
-        (c.wall, "wall", [("fluid", c.fluid)] + ([("nodule", c.nodule)] if c.nodule else [])) for c in lesions.cysts
-    ]
-    for shape, tissue, inside in [*cysts, *planted]:
-        box, share = canvas.paint(shape, signal[tissue])
+    # each with the shapes inside of it
+    painted = [(cyst.wall, "wall", (("fluid", cyst.fluid), ("nodule", cyst.nodule))) for cyst in lesions.cysts]
+    for outer, tissue, inside in [*painted, (lesions.planted, "lesion", ())]:
+        if outer is None:
+            continue
+        box, share = canvas.paint(outer, signal[tissue])
         for name, inner in inside:
-            canvas.paint(inner, signal[name])
+            if inner is not None:
+                canvas.paint(inner, signal[name])
         # voxels that are more than half filled, or the fullest where none is
         lesion[box] |= share >= min(0.5, float(share.max(initial=0.5)) or 0.5)
     return lesion

@@ -114,8 +114,9 @@ def _view(random: np.random.Generator, anatomy: Anatomy, width: int, height: int
     maps: dict[str, Floats] = {}
     for name, values in anatomy.maps.items():
         view = cv2.warpAffine(values, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        # an even map stays even
-        maps[name] = np.full_like(view, values[0, 0]) if values.max() == values.min() else view
+        maps[name] = view.astype(np.float32, copy=False)
+        if values.max() == values.min():  # an even map stays even
+            maps[name][...] = values[0, 0]
     return maps, scale
 
 
