@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -63,7 +64,7 @@ class ModalitySettings(StudyModel):
 
 
 # The default set of fastai's aug_transforms with the vertical flips of the published study.
-AUGMENTATIONS: dict[str, dict[str, Any]] = {
+AUGMENTATIONS: dict[str, Mapping[str, object]] = {
     "fastai-default": {
         "rotate": 10,
         "flip": "both",

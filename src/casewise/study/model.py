@@ -11,9 +11,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from casewise.errors import cut, nearest
 from casewise.metrics.registry import metric_names
+from casewise.study.yaml_text import Values
 
 
-def _in_one_line(schema: dict[str, Any]) -> None:
+def _in_one_line(schema: Values) -> None:
     """Join the lines of the descriptions in a JSON schema."""
     for field in schema.get("properties", {}).values():
         field |= {name: " ".join(text.split()) for name, text in field.items() if name == "description"}

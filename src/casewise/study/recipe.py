@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from casewise.errors import StudyError, cut, nearest
 from casewise.study.images import AUGMENTATION_KEYS, Panels
 from casewise.study.model import Fraction, StudyModel, refuse
+from casewise.study.yaml_text import Values
 
 FREEZE_FORMS = "none, all, `10 layers`, `11 blocks`, `30%` or the name of a module such as features.6"
 
@@ -154,7 +156,7 @@ class Phase(StudyModel):
     """Schedule of this phase. Default: that of the recipe."""
     batch_norm: BatchNorm | None = None
     """As in the recipe."""
-    variations: dict[str, Any] = {}
+    variations: Values = {}
     """Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`. Not with
     `panels.offline_copies`."""
 
@@ -170,7 +172,7 @@ class Phase(StudyModel):
 
     @field_validator("variations")
     @classmethod
-    def _check_variations(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _check_variations(cls, value: Values) -> Values:
         for name in value:
             if name not in AUGMENTATION_KEYS:
                 hint = nearest(name, AUGMENTATION_KEYS)
@@ -188,7 +190,7 @@ class Phase(StudyModel):
 
 # Settings of every planned recipe that states no others; the rest depends on the images
 # (`casewise.pipeline.recipe_plan`), as do the epochs of its phase.
-PLANNED: dict[str, Any] = {
+PLANNED: Mapping[str, object] = {
     "optimizer": "adamw",
     "weight_decay": 0.01,
     "schedule": "one-cycle",
@@ -275,7 +277,7 @@ class Recipe(StudyModel):
     """Phases of training, one after another. Default: one phase of `epochs`."""
 
     @property
-    def stated(self) -> dict[str, Any]:
+    def stated(self) -> Values:
         """The settings that the study states, as plain values."""
         return self.model_dump(mode="json", exclude_unset=True, exclude={"auto"})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,18 +13,19 @@ from casewise.errors import cut
 from casewise.plugin import modality_sections, plugins
 from casewise.study.checks import check_study
 from casewise.study.evaluation import Audit, Evaluation
-from casewise.study.images import Images, Panels
+from casewise.study.images import Images, ModalitySettings, Panels
 from casewise.study.learners import encoders_of, learner_named, learners_beside
 from casewise.study.model import Level, RowFilter, StudyModel, read_duration
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
 from casewise.study.recipe import Baselines, Compute, Recipe
 from casewise.study.split import NestedCV, Split
 from casewise.study.targets import ScoreFormula, Target
+from casewise.study.yaml_text import Values
 from casewise.targets.registry import kind_named
 
 Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean", "weighted"]
 # What a study with a planned recipe has besides, where it does not state it.
-_AUTO: dict[str, Any] = {"stack": ["weighted"], "stack_baselines": True}
+_AUTO: Mapping[str, object] = {"stack": ["weighted"], "stack_baselines": True}
 _AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
 
 
@@ -203,7 +204,7 @@ class Study(StudyModel):
         return getattr(self, name, None)
 
     @property
-    def _sections(self) -> dict[str, Any]:
+    def _sections(self) -> dict[str, ModalitySettings]:
         """The sections of modalities that the study states, by the name of the modality."""
         stated = {name: getattr(self, section) for name, section in modality_sections().items()}
         return {name: section for name, section in stated.items() if section is not None}
@@ -365,5 +366,5 @@ def study_model(modality: str = "") -> type[Study]:
     return model
 
 
-def _rebuilt(modality: str, values: dict[str, Any]) -> Study:
+def _rebuilt(modality: str, values: Values) -> Study:
     return study_model(modality).model_validate(values)

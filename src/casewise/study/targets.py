@@ -9,6 +9,7 @@ from pydantic import AfterValidator, WithJsonSchema, field_validator, model_vali
 
 from casewise.errors import cut, nearest
 from casewise.study.model import Level, Range, StudyModel, parse_range, refuse
+from casewise.study.yaml_text import Values
 from casewise.targets.registry import DEFAULT, kind_named, kind_names
 
 MOST_CLASSES = 1000
@@ -86,7 +87,7 @@ class Target(StudyModel):
         return self
 
 
-def with_classes(values: dict[str, Any]) -> dict[str, Any]:
+def with_classes(values: Values) -> Values:
     """Fill in the kind, the range of class numbers and the spellings that follow from the classes of a target.
 
     >>> with_classes({"classes": ["no", "yes"]})["range"]

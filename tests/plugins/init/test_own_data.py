@@ -342,8 +342,7 @@ class TestTheRecipe:
         "facts",
         [
             DataFacts(subjects=6, images=6, rarest=2),
-            DataFacts(subjects=30, images=90, grey=True),
-            DataFacts(subjects=5_000, images=60_000, rarest=700, given_split=True),
+            DataFacts(subjects=5_000, images=60_000, rarest=700, grey=True),
             DataFacts(subjects=40, images=80, rarest=9, scans=True),
         ],
     )
@@ -527,23 +526,11 @@ class TestDates:
         assert sorted(cases.loc[cases["subject"] == "P0", "day"]) == [0, 28]
         assert any(repr(head) in line for line in plan.understood)
 
-    @pytest.mark.parametrize(("head", "dated"), [("Aufnahme Tag", True), ("Einschluss", False)])
-    def test_a_date_of_each_subject_is_no_visit_and_no_target(self, head: str, dated: bool, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, head, [f"0{1 + i // 2}.03.2021" for i in range(12)])
-        cases = cohort_in(tmp_path).cases
-        assert cases["case"].nunique() == 6
-        assert cases["day"].notna().all() == dated
-        assert "grade" in plan.text
-
     @pytest.mark.parametrize("head", ["Datum", "Aufnahme"])
     def test_the_rows_of_cells_that_are_no_dates_are_named(self, head: str, tmp_path: Path) -> None:
         dates = ["31.02.2020" if i in (3, 7) else f"{1 + i}.03.2020" for i in range(12)]
         (doubt,) = [doubt for doubt in self.make(tmp_path, head, dates).doubts if doubt.startswith("Date")]
         assert "row 5: '31.02.2020'; row 9: '31.02.2020'" in doubt
-
-    def test_numbers_are_no_dates(self, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, "key", [f"202401{i + 10}" for i in range(12)])
-        assert not any("Date" in line for line in [*plan.understood, *plan.doubts])
 
 
 class TestSheets:

@@ -22,7 +22,6 @@ from casewise.plugins.phantoms.pancreas.cohort import (
     make_pancreas,
 )
 from casewise.plugins.phantoms.pancreas.scan import SEQUENCES, Volume, draw, scans
-from casewise.plugins.phantoms.pancreas.shapes import Canvas, Ellipsoid, Trunk, Tube
 from tests.phantom_files import rows_of
 
 nib = pytest.importorskip("nibabel", reason="the package that reads volumes is optional")
@@ -50,10 +49,6 @@ def draw_volume(number: int, *, grade: str, sequence: str, seed: int, site: str 
     who = abdomen(seed, number)
     scan = scans(seed, who, site, size=options.size, slices=options.slices)[SEQUENCES.index(sequence)]
     return draw(seed, who, findings(seed, who, grade, options.lesion), scan)
-
-
-def grid(axes: tuple[int, int, int] = (40, 40, 40), step: float = 2.0) -> Any:
-    return tuple((step * (np.arange(n) - (n - 1) / 2)).astype(np.float32) for n in axes)
 
 
 def test_columns_files_and_marks(cohort: Path, truth: list[dict[str, Any]]) -> None:
@@ -173,17 +168,3 @@ def test_without_its_package_nothing_is_begun(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(CasewiseError, match=r"pip install 'casewise\[volumes\]'"):
         make_pancreas(tmp_path / "a", subjects=1, **TINY)
     assert not (tmp_path / "a").exists()
-
-
-def test_shapes_have_their_volume_and_distance() -> None:
-    canvas = Canvas(grid(), None, soft=2.0)
-    for shape, volume in (
-        (Ellipsoid((1.0, -2.0, 3.0), (20.0, 12.0, 16.0), 0.6), 4 / 3 * np.pi * 20 * 12 * 16),
-        (Tube(((-15.0, 0.0, 0.0), (15.0, 0.0, 0.0)), (8.0, 8.0)), np.pi * 64 * 30 + 4 / 3 * np.pi * 512),
-        (Trunk(20.0, 20.0, 20.0, power=2.0), np.pi * 400 * 80),
-    ):
-        _, share = canvas.paint(shape, 1.0)
-        assert share.sum() * 8 == pytest.approx(volume, rel=0.03)
-    ball = Ellipsoid((0.0, 0.0, 0.0), (10.0, 10.0, 10.0))
-    x, y, z = (np.float32([0, 4, 16]), np.float32([0, 3, 12]), np.zeros(3, np.float32))
-    assert ball.distance(x, y, z).tolist() == pytest.approx([-10, -5, 10], abs=2e-3)

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage
 
 from casewise.errors import CasewiseError, RunError
 from casewise.plugins.phantoms.folder import MARK
 from casewise.plugins.phantoms.slides import pyramid
-from casewise.plugins.phantoms.slides.cohort import COLUMNS, draw_region, make_regions, make_slide_phantom
+from casewise.plugins.phantoms.slides.cohort import COLUMNS, make_regions, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
-from casewise.plugins.phantoms.slides.skin import STAGES, Section, skin
+from casewise.plugins.phantoms.slides.skin import Section, skin
 from casewise.plugins.slides.reader import Slide
 from casewise.plugins.slides.tiles import TilePlan, plan_tiles
 from tests.phantom_files import rows_of
@@ -28,15 +27,6 @@ SMALL = {"size": (640, 520), "mpp": 2.0}
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_slide_phantom(tmp_path_factory.mktemp("skin"), subjects=8, images=2, seed=3, **SMALL)
-
-
-@pytest.fixture(scope="module")
-def dermis() -> dict[str, list[np.ndarray]]:
-    """Regions of the same twelve subjects with every finding."""
-    return {
-        finding: [draw_region(number, finding=finding, seed=5, size=256, mpp=1.0) for number in range(12)]
-        for finding in STAGES
-    }
 
 
 def test_columns_files_and_marks(cohort: Path) -> None:
@@ -98,25 +88,6 @@ def test_parts_of_a_section_join() -> None:
     # Only the rim of shapes may differ that the part cuts through.
     assert (whole[217:517, 301:557] == part).mean() > 0.999
     assert np.array_equal(tissue[217:517, 301:557], inside)
-
-
-def collagen(picture: np.ndarray) -> np.ndarray:
-    """What is stained in a region: all but the gaps between the bundles."""
-    return picture[..., 1] < 200
-
-
-def test_collagen_thickens_and_closes_from_class_to_class(dermis: dict[str, list[np.ndarray]]) -> None:
-    share = {finding: np.array([collagen(p).mean() for p in pictures]) for finding, pictures in dermis.items()}
-    # Twice the mean distance from the next gap, in microns.
-    thick = {
-        finding: np.array([4 * ndimage.distance_transform_edt(collagen(p))[collagen(p)].mean() for p in pictures])
-        for finding, pictures in dermis.items()
-    }
-    for measured in (share, thick):
-        assert (measured["early"] > measured["normal"]).mean() > 0.9
-        assert (measured["late"] > measured["early"]).mean() > 0.9
-    # Subjects of neighbouring classes still overlap in a single measure.
-    assert share["normal"].max() > share["early"].min()
 
 
 def test_regions(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def make_psoriasis(
     series = [(number, *shot) for number in range(options.subjects) for shot in SHOTS]
     # A fork of a parent that has loaded torch, and therefore has threads, can deadlock; other new processes execute
     # the script that calls this function once more, but those of loky do not.
-    own: dict[str, Any] = {"initializer": cv2.setNumThreads, "initargs": (1,)}
+    own: Mapping[str, object] = {"initializer": cv2.setNumThreads, "initargs": (1,)}
     jobs = min(processes or cpu_count(), len(series))
     workers = Parallel(n_jobs=jobs, backend="loky", return_as="generator", **own)
     for count in workers(delayed(_draw_series)(cohort, courses[shot[0]], *shot) for shot in series):
