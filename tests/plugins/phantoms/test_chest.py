@@ -214,13 +214,7 @@ def test_the_command_draws_a_cohort_with_twins(tmp_path: Path) -> None:
     assert "cases.csv" in done.stdout
     assert len(rows_of(tmp_path / "c" / "cases.csv")) == 8 + len(TWIN_KINDS)
     same = make_chest(
-        tmp_path / "same",
-        subjects=4,
-        images=2,
-        classes=("covid", "no_finding"),
-        size=(64, 64),
-        seed=5,
-        marker="corner",
+        tmp_path / "same", subjects=4, images=2, classes=("covid", "no_finding"), size=(64, 64), seed=5, marker="corner"
     )
     assert rows_of(same) == [{name: row[name] for name in COLUMNS} for row in rows_of(tmp_path / "c" / "cases.csv")[:8]]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.plugins.phantoms.chest.canvas import Points, circle, smooth
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import Random, stream
 
 SEXES = ("F", "M")
 YOUNGEST, OLDEST = 18, 90
@@ -119,9 +119,7 @@ def chest(seed: int, number: int) -> Chest:
     )
 
 
-def _lung(
-    random: np.random.Generator, side: int, top: float, floor: float, width: float, apex: float, middle: float
-) -> Points:
+def _lung(random: Random, side: int, top: float, floor: float, width: float, apex: float, middle: float) -> Points:
     u = random.uniform
     dome, long = u(0.42, 0.6) * width, floor - top
     waist = u(0.96, 1.0)  # the shape of the chest: its width at half height relative to that below
@@ -136,7 +134,7 @@ def _lung(
     return smooth(np.array(points), closed=True, steps=7) * [side, 1]
 
 
-def _torso(random: np.random.Generator, width: dict[int, float], fat: float, shoulder: float) -> Points:
+def _torso(random: Random, width: dict[int, float], fat: float, shoulder: float) -> Points:
     u = random.uniform
     neck, slope, hip = u(0.085, 0.125), u(0.03, 0.075), u(-0.02, 0.05)
     right: list[tuple[float, float]] = []
@@ -149,7 +147,7 @@ def _torso(random: np.random.Generator, width: dict[int, float], fat: float, sho
     return smooth(np.array(right), closed=True, steps=6)
 
 
-def _arm(random: np.random.Generator, side: int, wall: float, shoulder: float, out: float) -> Points:
+def _arm(random: Random, side: int, wall: float, shoulder: float, out: float) -> Points:
     u = random.uniform
     x = wall + 0.045
     points = [(x - 0.03, shoulder + u(0.01, 0.03)), (x + out * 0.6, shoulder + 0.17), (x + out, shoulder + 0.4)]
@@ -157,7 +155,7 @@ def _arm(random: np.random.Generator, side: int, wall: float, shoulder: float, o
     return smooth(np.array(points), closed=False, steps=5) * [side, 1]
 
 
-def _heart(random: np.random.Generator, floors: dict[int, float], width: float) -> Points:
+def _heart(random: Random, floors: dict[int, float], width: float) -> Points:
     """Return a tilted egg that lies on the left dome."""
     u = random.uniform
     long, short, tilt = u(0.40, 0.62) * width, u(0.28, 0.42) * width, u(0.35, 0.9)
@@ -168,7 +166,7 @@ def _heart(random: np.random.Generator, floors: dict[int, float], width: float) 
     return np.column_stack([x, y - y.max() + floors[1] + u(0.02, 0.055)])
 
 
-def _mediastinum(random: np.random.Generator, middle: float) -> Points:
+def _mediastinum(random: Random, middle: float) -> Points:
     """Return the shadow of the great vessels, with the aorta's knob on its left."""
     u = random.uniform
     left, right, knob = middle * u(0.75, 0.95), middle * u(0.85, 1.1), u(-0.22, -0.16)
@@ -191,13 +189,13 @@ def _abdomen(width: dict[int, float], floors: dict[int, float]) -> Points:
     return np.vstack([edge, [[1.2, 1.2], [-1.2, 1.2]]])
 
 
-def _trachea(random: np.random.Generator) -> Points:
+def _trachea(random: Random) -> Points:
     u = random.uniform
     end, lean = u(-0.17, -0.11), u(-0.008, 0.012)
     return smooth(np.array([(lean * 0.3, -0.75), (lean * 0.6, -0.4), (-lean, end)]), closed=False, steps=5)
 
 
-def _breast(random: np.random.Generator, side: int, floor: float, width: float) -> Points:
+def _breast(random: Random, side: int, floor: float, width: float) -> Points:
     u = random.uniform
     x, y, across, down = width * u(0.6, 0.75), floor + u(-0.08, 0.03), u(0.10, 0.16), u(0.10, 0.16)
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
@@ -205,7 +203,7 @@ def _breast(random: np.random.Generator, side: int, floor: float, width: float) 
     return np.column_stack([side * (x + across * np.cos(angle)), y + down * low * np.sin(angle)])
 
 
-def _vessels(random: np.random.Generator, hila: Points) -> tuple[Points, NDArray[np.float64]]:
+def _vessels(random: Random, hila: Points) -> tuple[Points, NDArray[np.float64]]:
     """Return lines that fan out from the hila in three generations, `(V, 6, 2)`, and their calibres `(V,)`."""
     start, angle, calibre = [], [], []
     for side, hilum in zip(SIDES, hila, strict=True):
@@ -235,7 +233,7 @@ def _vessels(random: np.random.Generator, hila: Points) -> tuple[Points, NDArray
     return np.concatenate(lines), np.concatenate(widths)
 
 
-def _leads(random: np.random.Generator) -> tuple[Points, ...]:
+def _leads(random: Random) -> tuple[Points, ...]:
     """Return one or two wires that lie on the chest, in one subject of four."""
     if random.random() > 0.25:
         return ()
@@ -249,7 +247,7 @@ def _leads(random: np.random.Generator) -> tuple[Points, ...]:
     return tuple(shapes)
 
 
-def _clavicle(random: np.random.Generator, side: int, top: float, wide: float) -> Points:
+def _clavicle(random: Random, side: int, top: float, wide: float) -> Points:
     u = random.uniform
     inner, lift = top + u(0.105, 0.155), u(0.03, 0.10)
     points = [(u(0.028, 0.042), inner), (0.13 * wide, inner - 0.012 - lift * 0.25)]
@@ -258,7 +256,7 @@ def _clavicle(random: np.random.Generator, side: int, top: float, wide: float) -
     return smooth(np.array(points), closed=False, steps=5) * [side, 1]
 
 
-def _scapula(random: np.random.Generator, side: int, width: float) -> Points:
+def _scapula(random: Random, side: int, width: float) -> Points:
     u = random.uniform
     x, y = width * u(0.9, 1.06), u(-0.34, -0.28)
     points = [(x - 0.03, y), (x + 0.03, y - 0.03), (x + 0.10, y), (x + 0.06, y + 0.13), (x + 0.01, y + u(0.24, 0.30))]
@@ -266,13 +264,13 @@ def _scapula(random: np.random.Generator, side: int, width: float) -> Points:
     return smooth(np.array(points), closed=True, steps=5) * [side, 1]
 
 
-def _spine(random: np.random.Generator) -> Points:
+def _spine(random: Random) -> Points:
     y = np.linspace(-0.8, 0.9, 24)
     bend, phase = random.uniform(-0.014, 0.014), random.uniform(0, 2 * np.pi)
     return np.column_stack([bend * np.sin(2.6 * y + phase) - bend * np.sin(phase), y])
 
 
-def _ribs(random: np.random.Generator, lungs: dict[int, Points], top: float) -> tuple[Rib, ...]:
+def _ribs(random: Random, lungs: dict[int, Points], top: float) -> tuple[Rib, ...]:
     """Return 9 to 11 pairs: each runs from the spine to the chest wall, and from there forwards and down."""
     u = random.uniform
     pairs, spacing = int(random.integers(9, 12)), u(0.066, 0.084)

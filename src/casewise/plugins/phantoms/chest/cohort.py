@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from casewise.plugins.phantoms.chest.anatomy import Chest, chest
 from casewise.plugins.phantoms.chest.film import FINDINGS, Film, draw, sign
-from casewise.plugins.phantoms.draws import balanced_class, stream
+from casewise.plugins.phantoms.draws import Random, balanced_class, stream
 from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_choice
 
 SMALLEST, LARGEST = 48, 1024
@@ -135,7 +135,7 @@ def _draw(settings: ChestSettings, patient: Chest, image: int, finding: str) -> 
     return film
 
 
-def _burn_in(picture: NDArray[np.uint8], letter: str, random: np.random.Generator) -> None:
+def _burn_in(picture: NDArray[np.uint8], letter: str, random: Random) -> None:
     """Write a letter into the upper left corner in place, at a slightly varying position."""
     unit = min(picture.shape)
     size = max(0.075 * unit, 6.0)

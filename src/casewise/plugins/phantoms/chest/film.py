@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from casewise.plugins.phantoms.chest.anatomy import SIDES, Chest, Rib
 from casewise.plugins.phantoms.chest.canvas import Canvas, Floats, Points, breathed, circle
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import Random, stream
 
 Finding = Literal["covid", "no_finding", "pneumonia"]
 FINDINGS: tuple[str, ...] = get_args(Finding)
@@ -56,7 +56,7 @@ def sign(seed: int, patient: Chest, finding: str) -> Sign | None:
 
 
 def _spot(
-    random: np.random.Generator, patient: Chest, index: int, *, down: tuple[float, float], out: tuple[float, float]
+    random: Random, patient: Chest, index: int, *, down: tuple[float, float], out: tuple[float, float]
 ) -> tuple[float, float]:
     """Return a point of a lung, given the share of its height from the top and of its width from the middle."""
     lung, side = patient.lungs[index], SIDES[index]
@@ -176,7 +176,7 @@ def draw(seed: int, patient: Chest, *, image: int, ill: Sign | None, size: tuple
     return Film(picture, lungs > 127, added)
 
 
-def _position(seed: int, patient: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
+def _position(seed: int, patient: Chest, film: Random, shape: tuple[int, int]) -> tuple[Points, float]:
     """Return the affine map from body units to pixels, and pixels a body unit; a subject's films are similar."""
     subject_random = stream(seed, "position", patient.number)
     turn = np.deg2rad(subject_random.uniform(-4, 4) + film.uniform(-1.2, 1.2))
@@ -298,7 +298,7 @@ def _texture(
         density += np.float32(much[name]) * spread(grid, canvas.inverse / zoom, canvas.shape) * body
 
 
-def _exposed(density: Floats, lungs: NDArray[np.uint8], random: np.random.Generator) -> tuple[Floats, Floats]:
+def _exposed(density: Floats, lungs: NDArray[np.uint8], random: Random) -> tuple[Floats, Floats]:
     """Return grey levels (0-255) by the film's S-shaped curve, and its slope: grey levels a unit of density."""
     inside = lungs > 127
     dark = float(density[inside].mean()) if inside.any() else 0.2
@@ -333,7 +333,7 @@ def _sign(ill: Sign, canvas: Canvas, breath: float, room: Floats, slope: Floats)
     return grown * (room > 0)
 
 
-def _collimate(grey: Floats, random: np.random.Generator) -> None:
+def _collimate(grey: Floats, random: Random) -> None:
     """Blacken a strip at some edges in place, as of a narrow beam, in one film of five."""
     if random.random() > 0.2:
         return

@@ -14,7 +14,7 @@ from PIL import Image
 
 from casewise.errors import CasewiseError
 from casewise.files import write_atomic
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import Random, stream
 from casewise.plugins.phantoms.folder import Row, check_choice, encoded, read_note, write_rows
 
 Pixels = NDArray[np.uint8]
@@ -120,7 +120,7 @@ def _cut(images: list[Pixels], top: int, bottom: int, left: int, right: int) -> 
     return _each(images, lambda image: image[top : height - bottom, left : width - right])
 
 
-def _resized(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
+def _resized(random: Random, images: list[Pixels]) -> list[Pixels]:
     height, width = images[0].shape[:2]
     share = random.uniform(0.6, 0.9)
     size = (max(round(width * share), 1), max(round(height * share), 1))
@@ -129,25 +129,25 @@ def _resized(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
     )
 
 
-def _cropped(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
+def _cropped(random: Random, images: list[Pixels]) -> list[Pixels]:
     height, width = images[0].shape[:2]
     left, right, top, bottom = random.uniform(0.02, 0.06, 4)
     return _cut(images, round(top * height), round(bottom * height), round(left * width), round(right * width))
 
 
-def _brightness(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
+def _brightness(random: Random, images: list[Pixels]) -> list[Pixels]:
     contrast, brightness = 1 + random.uniform(0.15, 0.25, 2) * random.choice((-1, 1), 2)
     middle = float(images[0].mean())
     changed = ((images[0] - middle) * contrast + middle) * brightness
     return [np.clip(np.rint(changed), 0, 255).astype(np.uint8), *images[1:]]
 
 
-def _turned(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
+def _turned(random: Random, images: list[Pixels]) -> list[Pixels]:
     quarters = int(random.integers(1, 4))
     return _each(images, lambda image: np.rot90(image, quarters))
 
 
-def _tilted(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
+def _tilted(random: Random, images: list[Pixels]) -> list[Pixels]:
     height, width = images[0].shape[:2]
     angle = random.uniform(8, 12) * random.choice((-1, 1))
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
@@ -156,12 +156,12 @@ def _tilted(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
     ) + _each(images[1:], lambda mask: cv2.warpAffine(mask, turn, (width, height), flags=cv2.INTER_NEAREST))
 
 
-def _zoomed(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
+def _zoomed(random: Random, images: list[Pixels]) -> list[Pixels]:
     rows, columns = (round(side / 8) for side in images[0].shape[:2])
     return _cut(images, rows, rows, columns, columns)
 
 
-def _off_centre(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
+def _off_centre(random: Random, images: list[Pixels]) -> list[Pixels]:
     shares, are_first = random.uniform(0.12, 0.22, 2), random.random(2) < 0.5
     edges: list[int] = []
     for side, share, first in zip(images[0].shape[:2], shares, are_first, strict=True):
@@ -169,7 +169,7 @@ def _off_centre(random: np.random.Generator, images: list[Pixels]) -> list[Pixel
     return _cut(images, *edges)
 
 
-def _framed(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
+def _framed(random: Random, images: list[Pixels]) -> list[Pixels]:
     height, width = images[0].shape[:2]
     shares, grey = random.uniform(0.04, 0.10, 4), int(random.choice((0, 128, 255)))
     top, bottom, left, right = (round(s * side) for s, side in zip(shares, (height, height, width, width), strict=True))
@@ -182,7 +182,7 @@ def _framed(random: np.random.Generator, images: list[Pixels]) -> list[Pixels]:
     ]
 
 
-ALTERED: dict[str, Callable[[np.random.Generator, list[Pixels]], list[Pixels]]] = {
+ALTERED: dict[str, Callable[[Random, list[Pixels]], list[Pixels]]] = {
     "exact": lambda random, images: images,
     "resized": _resized,
     "recompressed": lambda random, images: images,

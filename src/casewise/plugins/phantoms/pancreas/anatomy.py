@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import Random, stream
 from casewise.plugins.phantoms.pancreas.shapes import Ellipsoid, Point, Shape, Trunk, Tube, curve
 
 # The signal of a tissue on T1 and T2 without fat suppression, relative to fat on T1 and fluid on T2; not measured.
@@ -96,16 +96,16 @@ def abdomen(seed: int, number: int) -> Abdomen:
     return Abdomen(number, name, sex, age, trunk, flesh, cavity, before, pancreas, after, signals)
 
 
-def _moved(random: np.random.Generator, point: Point, far: float) -> Point:
+def _moved(random: Random, point: Point, far: float) -> Point:
     return tuple((np.asarray(point) + random.normal(0, far, 3) * (1, 1, 0.5)).tolist())
 
 
-def _organ(random: np.random.Generator, centre: Point, radii: Point, turn: float = 0.0, far: float = 3.0) -> Ellipsoid:
+def _organ(random: Random, centre: Point, radii: Point, turn: float = 0.0, far: float = 3.0) -> Ellipsoid:
     radii = tuple((np.asarray(radii) * random.normal(1, 0.05, 3)).tolist())
     return Ellipsoid(_moved(random, centre, far), radii, turn + random.normal(0, 0.06))
 
 
-def _frame(random: np.random.Generator, flesh: Trunk) -> Iterator[Tissue]:
+def _frame(random: Random, flesh: Trunk) -> Iterator[Tissue]:
     """Spine, muscles of the back, and ribs."""
     for side in (1, -1):
         yield Tissue("muscle", Tube(((side * 28.0, -50.0, 30.0), (side * 46.0, -48.0, -150.0)), (9.0, 25.0)))
@@ -141,7 +141,7 @@ def _frame(random: np.random.Generator, flesh: Trunk) -> Iterator[Tissue]:
     yield Tissue("cord", Tube(((0.0, -71.0, -60.0), (0.0, -70.0, 170.0)), (3.0, 5.0)))
 
 
-def _solid(random: np.random.Generator) -> Iterator[Tissue]:
+def _solid(random: Random) -> Iterator[Tissue]:
     """Liver with its veins, gall bladder, spleen, kidneys, some of which have a harmless cyst, and lungs."""
     yield Tissue("liver", _organ(random, (80.0, 8.0, 38.0), (66.0, 84.0, 92.0)), "room")
     yield Tissue("liver", _organ(random, (8.0, 50.0, 42.0), (58.0, 34.0, 46.0)), "room")
@@ -170,7 +170,7 @@ def _solid(random: np.random.Generator) -> Iterator[Tissue]:
         yield Tissue("lung", Ellipsoid((side * 84.0, -22.0, 128.0), (56.0, 58.0, 58.0)), "cavity")
 
 
-def _bowel(random: np.random.Generator) -> Iterator[Tissue]:
+def _bowel(random: Random) -> Iterator[Tissue]:
     """Stomach, duodenum, colon and small bowel: walls and contents."""
     stomach = _organ(random, (-56.0, 44.0, 50.0), (46.0, 33.0, 40.0), 0.3)
     x, y, z = stomach.centre
@@ -205,7 +205,7 @@ def _bowel(random: np.random.Generator) -> Iterator[Tissue]:
         yield Tissue(kind, Ellipsoid(centre, tuple(radii - 4), turn), "cavity")
 
 
-def _vessels(random: np.random.Generator) -> Iterator[Tissue]:
+def _vessels(random: Random) -> Iterator[Tissue]:
     """The aorta, the inferior vena cava and the vessels of the kidneys."""
     thick = random.uniform(8.5, 11)
     yield Tissue("wall", Tube(((-9.0, -11.0, 170.0), (-5.0, -12.0, -170.0)), (thick + 1.2, thick + 0.4)))
@@ -274,7 +274,7 @@ def findings(seed: int, patient: Abdomen, grade: str, lesion: Lesion = "cysts") 
     return Findings(duct, tuple(cysts))
 
 
-def _cyst(random: np.random.Generator, patient: Abdomen, grade: str, seat: float) -> Cyst:
+def _cyst(random: Random, patient: Abdomen, grade: str, seat: float) -> Cyst:
     radius, thick = random.uniform(*CYST[grade]), random.uniform(*WALL[grade])
     line = np.array(patient.pancreas.points)
     position = [np.interp(seat * (len(line) - 1), np.arange(len(line)), line[:, axis]) for axis in range(3)]
@@ -289,7 +289,7 @@ def _cyst(random: np.random.Generator, patient: Abdomen, grade: str, seat: float
     return Cyst(fluid, wall, Ellipsoid(beside, (size, 0.85 * size, 1.2 * size), angle))
 
 
-def _planted(random: np.random.Generator, patient: Abdomen, grade: str) -> Ellipsoid:
+def _planted(random: Random, patient: Abdomen, grade: str) -> Ellipsoid:
     x, y, z = np.mean(patient.pancreas.points, axis=0)
     angle, far = random.uniform(0, 2 * np.pi), AROUND * np.sqrt(random.random())
     radius = random.uniform(*PLANTED[grade])

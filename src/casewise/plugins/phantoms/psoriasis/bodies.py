@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from casewise.plugins.phantoms.draws import catmull_rom, extended
 
 Floats = NDArray[np.float32]
+Maps = dict[str, Floats]
 
 CANVAS = (576, 384)  # width, height in canvas pixels
 UNIT = 320.0  # canvas pixels per body unit: the canvas spans 1.8 x 1.2 units
@@ -65,24 +66,12 @@ class Pose:
     creases: tuple[Chain, ...] = ()
 
 
-@dataclass(frozen=True)
-class Body:
-    """Maps of one body on the canvas, all `(384, 576) float32`.
+def render_body(pose: Pose) -> Maps:
+    """Draw a pose on the canvas: maps by name, all `(384, 576) float32`.
 
     `inside`: signed distance to the outline in body units, positive on the body; `cloth`: the same for it;
     `tilt_x`, `tilt_y`: the surface's slope; `shade`: 0-1, dark in creases and under a layer in front.
     """
-
-    inside: Floats
-    cloth: Floats
-    tilt_x: Floats
-    tilt_y: Floats
-    shade: Floats
-    sites: tuple[tuple[float, float], ...]
-
-
-def render_body(pose: Pose) -> Body:
-    """Draw a pose on the canvas."""
     inside, tilt_x, tilt_y = _layer(pose.layers[0])
     shade = np.ones_like(inside)
     for layer in pose.layers[1:]:
@@ -97,7 +86,7 @@ def render_body(pose: Pose) -> Body:
         lines = cv2.GaussianBlur((_paint(pose.creases) > 0).astype(np.float32), (0, 0), 1.8)
         shade = shade * (1 - np.float32(0.45) * np.minimum(lines, np.float32(0.5)).astype(np.float32, copy=False))
     cloth = _signed_distance(_paint(pose.cloth) > 0) if pose.cloth else np.full_like(inside, -1.0)
-    return Body(inside, cloth, tilt_x, tilt_y, shade, pose.sites)
+    return {"inside": inside, "cloth": cloth, "tilt_x": tilt_x, "tilt_y": tilt_y, "shade": shade}
 
 
 def _paint(chains: tuple[Chain, ...]) -> Floats:

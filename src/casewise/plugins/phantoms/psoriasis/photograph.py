@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.plugins.phantoms.draws import stream
-from casewise.plugins.phantoms.psoriasis.bodies import CANVAS, UNIT, Floats
+from casewise.plugins.phantoms.draws import Random, stream
+from casewise.plugins.phantoms.psoriasis.bodies import CANVAS, UNIT, Floats, Maps
 from casewise.plugins.phantoms.psoriasis.severity import Severity
-from casewise.plugins.phantoms.psoriasis.subjects import Anatomy, Subject
+from casewise.plugins.phantoms.psoriasis.subjects import Subject
 
 # A picture with more pixels a side is drawn smaller, enlarged, and given new grain, which saves time.
 DRAWN_AT_MOST = 1232
@@ -44,13 +44,7 @@ class Photograph:
 
 
 def draw(
-    seed: int,
-    patient: Subject,
-    anatomy: Anatomy,
-    *,
-    key: tuple[str | int, ...],
-    severity: Severity,
-    size: tuple[int, int],
+    seed: int, patient: Subject, anatomy: Maps, *, key: tuple[str | int, ...], severity: Severity, size: tuple[int, int]
 ) -> Photograph:
     """Draw one photograph of `size` (width, height) pixels.
 
@@ -102,7 +96,7 @@ def _sharp(distance: Floats, scale: float) -> Floats:
     return coverage
 
 
-def _view(random: np.random.Generator, anatomy: Anatomy, width: int, height: int) -> tuple[dict[str, Floats], float]:
+def _view(random: Random, anatomy: Maps, width: int, height: int) -> tuple[Maps, float]:
     """Return the canvas maps in the view of the camera, `(height, width) float32`, and its pixels per body unit."""
     scale = min(width / 1.5, height) * random.uniform(0.96, 1.06)
     turn = np.deg2rad(random.uniform(-4, 4))
@@ -111,8 +105,8 @@ def _view(random: np.random.Generator, anatomy: Anatomy, width: int, height: int
     middle = np.array([CANVAS[0] / 2 + x * UNIT, CANVAS[1] / 2 + y * UNIT])
     camera = np.column_stack([linear, middle - linear @ [(width - 1) / 2, (height - 1) / 2]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    maps: dict[str, Floats] = {}
-    for name, values in anatomy.maps.items():
+    maps: Maps = {}
+    for name, values in anatomy.items():
         view = cv2.warpAffine(values, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         maps[name] = view.astype(np.float32, copy=False)
         if values.max() == values.min():  # an even map stays even
@@ -120,7 +114,7 @@ def _view(random: np.random.Generator, anatomy: Anatomy, width: int, height: int
     return maps, scale
 
 
-def _backdrop(patient: Subject, inside: Floats, random: np.random.Generator) -> Floats:
+def _backdrop(patient: Subject, inside: Floats, random: Random) -> Floats:
     """Return `(3, H, W)` a plain backdrop with the body's soft shadow on it."""
     height, width = inside.shape
     folds = cv2.resize(random.standard_normal((3, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -130,13 +124,7 @@ def _backdrop(patient: Subject, inside: Floats, random: np.random.Generator) -> 
 
 
 def _surface(
-    patient: Subject,
-    maps: dict[str, Floats],
-    pixels: NDArray[np.intp],
-    severity: Severity,
-    lamp: np.random.Generator,
-    *,
-    reach: int,
+    patient: Subject, maps: Maps, pixels: NDArray[np.intp], severity: Severity, lamp: Random, *, reach: int
 ) -> Floats:
     """Return `(3, K)` the colour of the skin at `pixels` under the lamp."""
     visible = {name: values.reshape(-1).take(pixels) for name, values in maps.items()}
@@ -157,9 +145,7 @@ def _surface(
     return skin
 
 
-def _cover_with_plaques(
-    skin: Floats, maps: dict[str, Floats], rise: Floats, severity: Severity, *, tone: float
-) -> None:
+def _cover_with_plaques(skin: Floats, maps: Maps, rise: Floats, severity: Severity, *, tone: float) -> None:
     """Paint plaques onto `skin` `(3, K)` in place.
 
     `maps["plaque"]` is positive inside a plaque, in body units; `rise` is the change of the plaques' height along the
@@ -193,9 +179,7 @@ def _rise(depth: Floats) -> Floats:
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def _dress(
-    planes: Floats, colour: tuple[float, float, float], maps: dict[str, Floats], cover: Floats, scale: float
-) -> None:
+def _dress(planes: Floats, colour: tuple[float, float, float], maps: Maps, cover: Floats, scale: float) -> None:
     """Draw a garment over the picture in place; it ends with the body (`cover`)."""
     outline = maps["cloth"]
     pixels = np.flatnonzero(outline > -0.5 / scale)
@@ -209,7 +193,7 @@ def _dress(
     _lay(planes, pixels, [np.float32(channel) * weave for channel in colour], over)
 
 
-def _light(planes: Floats, lamp: np.random.Generator, random: np.random.Generator) -> None:
+def _light(planes: Floats, lamp: Random, random: Random) -> None:
     """Apply in place the visit's exposure and tint, the photograph's gradient across, and darker corners."""
     exposure = lamp.uniform(0.92, 1.06) * random.uniform(0.97, 1.03)
     tint = exposure * (1 + lamp.uniform(-0.025, 0.025, 3))
@@ -230,12 +214,7 @@ def _grain(seed: int) -> NDArray[np.int16]:
 
 
 def _develop(
-    planes: Floats,
-    skin: NDArray[np.bool_],
-    plaque: NDArray[np.bool_],
-    random: np.random.Generator,
-    seed: int,
-    size: tuple[int, int],
+    planes: Floats, skin: NDArray[np.bool_], plaque: NDArray[np.bool_], random: Random, seed: int, size: tuple[int, int]
 ) -> Photograph:
     """Convert brightness (0-255) to 8-bit pixels of the requested size, with grain."""
     pixels = cv2.merge([cv2.convertScaleAbs(plane) for plane in planes])

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import Random, stream
 
 REGIONS = ("upper", "trunk", "lower", "head")
 REGION_WEIGHTS = {"upper": 0.2, "trunk": 0.3, "lower": 0.4, "head": 0.1}
@@ -74,7 +74,7 @@ class Severity:
         """The rounded grades of a reader without noise; if any skin is covered, redness and area are at least 1."""
         return _round(astuple(self), cleared=self.share == 0.0)
 
-    def read(self, random: np.random.Generator) -> Grades:
+    def read(self, random: Random) -> Grades:
         """Return the grades of a physician: the severity plus reader noise of READER_SD grades, rounded."""
         return _round(np.array(astuple(self)) + random.normal(0, READER_SD, 4), cleared=self.share == 0.0)
 
@@ -144,7 +144,7 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
     return DiseaseCourse(response, tuple(truth), tuple(physician), attended)
 
 
-def _baseline(level: float, random: np.random.Generator, offset: float) -> np.ndarray:
+def _baseline(level: float, random: Random, offset: float) -> np.ndarray:
     """Draw E, I, S and area at week 0 for a subject whose overall level is in [0, 1]."""
     mixed = 0.45 * level + 0.55 * random.random(3)
     severities = np.array([1.3, 0.9, 0.7]) + np.array([2.6, 2.9, 3.2]) * mixed

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from scipy.special import ndtr
 
-from casewise.plugins.phantoms.draws import stream
-from casewise.plugins.phantoms.psoriasis.bodies import CANVAS, PHOTOGRAPHS, UNIT, Body, Build, Floats, pose, render_body
+from casewise.plugins.phantoms.draws import Random, stream
+from casewise.plugins.phantoms.psoriasis.bodies import CANVAS, PHOTOGRAPHS, UNIT, Build, Floats, Maps, pose, render_body
 
 # Skin colours (sRGB, 0-1) of the six Fitzpatrick types, light to dark; stylised, not measured.
 TONES = (
@@ -37,18 +38,6 @@ class Subject:
     build: Build
     plaque_size: float
     tattooed: tuple[str, int]
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """One photograph's subject on the canvas, the same at every visit: maps by name, each `(384, 576) float32`.
-
-    The body's `inside`, `cloth`, `tilt_x`, `tilt_y`, `shade` (see `Body`), and `plaque`: distance-like field in
-    body units, the covered skin is where it exceeds a threshold, so that a plaque shrinks inside its own outline;
-    `flecks`: uniform in [0, 1]; `bumps`, `mottle`: standard normal; `marks`: 0 on bare skin to 1 in a mole or tattoo.
-    """
-
-    maps: dict[str, Floats]
 
 
 def subject(seed: int, number: int) -> Subject:
@@ -84,20 +73,25 @@ def _colour(values: np.ndarray) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def anatomy(seed: int, patient: Subject, region: str, number: int) -> Anatomy:
-    """Return the canvas maps of one of a subject's photographs (`number` from 1)."""
-    random = stream(seed, "anatomy", patient.number, region, number)
-    body = render_body(pose(region, number, patient.build))
+def anatomy(seed: int, patient: Subject, region: str, number: int) -> Maps:
+    """Return the canvas maps of one of a subject's photographs (`number` from 1), the same at every visit.
+
+    They are those of the body (`render_body`), and `plaque`: distance-like field in body units, the covered skin is
+    where it exceeds a threshold, so that a plaque shrinks inside its own outline; `flecks`: uniform in [0, 1]; `bumps`,
+    `mottle`: standard normal; `marks`: 0 on bare skin to 1 in a mole or tattoo.
+    """
+    random, posed = stream(seed, "anatomy", patient.number, region, number), pose(region, number, patient.build)
+    maps = render_body(posed)
     fine, middle, coarse = (smooth_noise(random, unit) for unit in (0.016, 0.035, 0.12))
-    plaque = _plaque_field(random, body, patient.plaque_size) + 0.004 * fine + 0.009 * middle
-    flecks = ndtr((smooth_noise(random, 0.009) + 0.9 * smooth_noise(random, 0.022)) / np.float32(np.sqrt(1.81)))
-    bumps, mottle = smooth_noise(random, 0.030), 0.8 * coarse + 0.3 * fine
-    marks = _marks(random, body, tattoo=patient.tattooed == (region, number))
-    drawn = {name: getattr(body, name) for name in ("inside", "cloth", "tilt_x", "tilt_y", "shade")}
-    return Anatomy(drawn | {"plaque": plaque, "flecks": flecks, "bumps": bumps, "mottle": mottle, "marks": marks})
+    maps["plaque"] = _plaque_field(random, maps["inside"], posed.sites, patient.plaque_size)
+    maps["plaque"] = maps["plaque"] + 0.004 * fine + 0.009 * middle
+    maps["flecks"] = ndtr((smooth_noise(random, 0.009) + 0.9 * smooth_noise(random, 0.022)) / np.float32(np.sqrt(1.81)))
+    maps["bumps"], maps["mottle"] = smooth_noise(random, 0.030), 0.8 * coarse + 0.3 * fine
+    maps["marks"] = _marks(random, maps["inside"], maps["cloth"], tattoo=patient.tattooed == (region, number))
+    return maps
 
 
-def smooth_noise(random: np.random.Generator, unit: float) -> Floats:
+def smooth_noise(random: Random, unit: float) -> Floats:
     """Return standard normal noise on the canvas whose grains are about `unit` body units wide."""
     width, height = (int(np.ceil(pixels / UNIT / unit)) + 1 for pixels in CANVAS)
     grid = random.standard_normal((height, width), dtype=np.float32)
@@ -106,17 +100,17 @@ def smooth_noise(random: np.random.Generator, unit: float) -> Floats:
     return noise
 
 
-def _plaque_field(random: np.random.Generator, body: Body, size: float) -> Floats:
+def _plaque_field(random: Random, inside: Floats, sites: Sequence[tuple[float, float]], size: float) -> Floats:
     """Return max over discs of (radius - distance): discs on the skin, the largest on its favourite sites."""
     step = 4
-    small = cv2.resize(body.inside, (CANVAS[0] // step, CANVAS[1] // step), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(inside, (CANVAS[0] // step, CANVAS[1] // step), interpolation=cv2.INTER_AREA)
     rows, columns = np.nonzero(small > 0.01)
     pick = random.integers(len(rows), size=44)
     jitter = random.uniform(-0.5, 0.5, (2, 44))
     x = ((columns[pick] + 0.5 + jitter[0]) * step - CANVAS[0] / 2) / UNIT
     y = ((rows[pick] + 0.5 + jitter[1]) * step - CANVAS[1] / 2) / UNIT
     radius = size * np.exp(random.normal(-0.45, 0.45, 44))
-    for index, (site_x, site_y) in enumerate(body.sites):
+    for index, (site_x, site_y) in enumerate(sites):
         x[index], y[index] = site_x + random.normal(0, 0.025), site_y + random.normal(0, 0.025)
         radius[index] = size * random.uniform(1.0, 1.7)
     grid_x = ((np.arange(small.shape[1]) + 0.5) * step - CANVAS[0] / 2) / UNIT
@@ -129,17 +123,17 @@ def _plaque_field(random: np.random.Generator, body: Body, size: float) -> Float
     return cv2.resize(field, CANVAS, interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)
 
 
-def _marks(random: np.random.Generator, body: Body, *, tattoo: bool) -> Floats:
+def _marks(random: Random, inside: Floats, cloth: Floats, *, tattoo: bool) -> Floats:
     """Return the darkness of 4-10 moles and of the tattoo's ring and bars, 0 on bare skin."""
     marks = np.zeros((CANVAS[1], CANVAS[0]), dtype=np.float32)
-    bare = body.cloth < 0
-    rows, columns = np.nonzero((body.inside > 0.02) & bare)
+    bare = cloth < 0
+    rows, columns = np.nonzero((inside > 0.02) & bare)
     for index in random.integers(len(rows), size=random.integers(4, 11)):
         radius = int(UNIT * random.uniform(0.003, 0.009) * 16)
         centre = (int(columns[index]) * 16, int(rows[index]) * 16)
         cv2.circle(marks, centre, radius, random.uniform(0.5, 0.75), -1, cv2.LINE_8, 4)
     if tattoo:
-        rows, columns = np.nonzero((body.inside > 0.045) & bare & (body.cloth < -0.06))
+        rows, columns = np.nonzero((inside > 0.045) & bare & (cloth < -0.06))
         index = random.integers(len(rows))
         centre = (int(columns[index]), int(rows[index]))
         reach = 0.038 * UNIT
