@@ -97,9 +97,8 @@ class Panels(StudyModel):
     by: Literal["region", "case", "image"] = "case"
     """One panel for each region of a case, for each case, or for each image."""
     grid: Annotated[str, BeforeValidator(parse_grid)] = "1x1"
-    """Rows x columns of slots, `1x1` to `8x8`. Empty slots are black. If there are more images than slots, they are
-    sampled in training and averaged over several panels in prediction. For volumes, a square (`3x3`) of consecutive
-    slices."""
+    """Rows x columns of slots, `1x1` to `8x8`; empty ones are black. More images are sampled in training and averaged
+    over several panels in prediction. For volumes, a square (`3x3`) of consecutive slices."""
     shuffle: bool = False
     """Permute the tiles of a panel in training."""
     rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
@@ -126,24 +125,20 @@ class Panels(StudyModel):
     padding_mode: Literal["black", "reflect"] = "black"
     """What fills the area outside a rotated or translated tile: black, or the tile mirrored at its edge."""
     vary_shape: bool = True
-    """Whether stretched images of different shapes are first cropped in training to an aspect ratio drawn between the
-    1st and 99th percentile of the training images, and padded ones have bars that vary unless black, so that shape
-    tells less of the source."""
+    """Whether stretched images of different shapes are first cropped in training to an aspect ratio between the 1st and
+    99th percentile, and padded ones have bars that vary unless black, so that shape tells less of the source."""
     augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
     """A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, flip both,
     zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect."""
     offline_copies: int = Field(0, ge=0, le=100)
     """Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it in every epoch.
-    A copy stays on the side of its panel. Needs `recipe.phases` and at least one augmentation; not with `shuffle`,
-    `pooling: attention` or `maps`."""
+    Needs `recipe.phases` and an augmentation; not with `shuffle`, `pooling: attention` or `maps`."""
     pooling: Literal["mean", "max", "maps", "attention"] = "mean"
-    """How several panels of one case are combined: `mean` of their predictions; `max`, the largest number, highest
-    grade or highest probability of the positive class (with `by: image`); `maps`, the mean of the features of all
-    images, which keeps positions where `recipe.pool` is `map`; `attention`, learned weights over them (both with `by:
-    case` or `region`)."""
+    """How several panels of one case are combined: `mean` of their predictions; with `by: image`, `max`, the largest
+    number, grade or probability of the positive class; else `maps`, the mean of the features of all images, which keeps
+    positions where `recipe.pool` is `map`, or `attention`, learned weights over them."""
     bag: int = Field(BAG_SIZE, ge=2, le=1024)
-    """With `pooling: attention` or `maps`, how many images of a case are drawn in a training step. Prediction uses all
-    of them."""
+    """With `pooling: attention` or `maps`, how many images of a case are drawn in a training step."""
 
     @model_validator(mode="before")
     @classmethod

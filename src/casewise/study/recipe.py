@@ -109,9 +109,8 @@ class EarlyStopping(StudyModel):
     patience: int = Field(50, ge=1)
     """Epochs without a better loss before training ends. The best epoch is kept."""
     monitor: Literal["inner", "fold", "none"] = "inner"
-    """`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted afterwards; the report
-    then states that out-of-fold figures are too optimistic. `none`: all epochs are trained on all training folds, and
-    the last one is kept."""
+    """`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted afterwards, so that
+    out-of-fold figures are too optimistic. `none`: all epochs are trained, and the last one is kept."""
     val_fraction: Fraction = 0.15
     """Fraction of the training subjects that `inner` sets aside."""
 
@@ -157,8 +156,7 @@ class Phase(StudyModel):
     batch_norm: BatchNorm | None = None
     """As in the recipe."""
     variations: Values = {}
-    """Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`. Not with
-    `panels.offline_copies`."""
+    """Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`."""
 
     @field_validator("freeze", mode="before")
     @classmethod
@@ -212,8 +210,7 @@ class Recipe(StudyModel):
     """Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. Classes use
     cross-entropy; grades use a chain of binary cross-entropies."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the label that is spread evenly over the classes in training. Not for grades; never in the validation
-    loss."""
+    """Fraction of the label that is spread evenly over the classes in training. Not for grades."""
     imbalance: Literal["none", "weights", "sampling"] = "none"
     """For classes and grades. `weights`: every class has the same total weight in the loss. `sampling`: panels are
     drawn with replacement, so that every class of the primary outcome is drawn equally often."""
@@ -232,9 +229,8 @@ class Recipe(StudyModel):
     """`plateau`: the learning rate falls when the validation loss no longer does. `cosine`: it falls as half a cosine
     over `epochs`. `one-cycle`: it rises for a quarter of the steps and then falls. `constant`: it stays the same."""
     warmup: int = Field(0, ge=0)
-    """Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` only; the rate then
-    changes at every step. Must be smaller than `epochs`, than `gradual_unfreezing.epochs` with that tuning, and than
-    the epochs of each phase with this schedule."""
+    """Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` only; fewer than
+    `epochs`, than `gradual_unfreezing.epochs` with that tuning, and than those of each phase with this schedule."""
     plateau: Plateau = Plateau()
     """Settings of `schedule: plateau`."""
     batch_size: int = Field(16, ge=2)
@@ -378,13 +374,11 @@ class Compute(StudyModel):
     """Settings that depend on the machine. `auto` is decided by a measurement of about two seconds."""
 
     plan: dict[str, NetworkPlan] | Path | None = None
-    """A compute plan to repeat: a run folder or its `compute.json`, or for each network `device`, `precision`,
-    `memory_format` and `threads`. Nothing is measured then, and the same study and seed give the same bits on the same
-    kind of machine. Default: the first run measures, and records its plan."""
+    """A compute plan to repeat, for the same bits on the same kind of machine: a run folder or its `compute.json`, or
+    for each network `device`, `precision`, `memory_format` and `threads`. Default: the first run measures."""
 
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Networks trained in parallel, as `--jobs`. `auto`: as many as cores and memory allow, or one on a GPU. Results
-    do not depend on it."""
+    """Networks trained in parallel, as `--jobs`; `auto`: as many as cores and memory allow, or one on a GPU."""
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Threads of each network in training. `auto`: the number of cores divided by that of the run's networks, at least
     one, or one if that is measured to be faster."""

@@ -77,10 +77,9 @@ class Study(StudyModel):
     subjects_known: bool = True
     """`false` if it is unknown which images belong to one person. Every image then needs its own subject name."""
     subject_names: SubjectNames = "refuse_similar"
-    """Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`) are refused, because one
-    person could then be in training and test data. `as_written`: they are different people, unless they differ in case,
-    spaces or invisible characters only. Lists state which are different people, as the tables spell them, and refuse
-    all others: `[["1", "01"], [S1, S-1]]`."""
+    """Whether names of subjects that differ in spelling only (`S1` and `s-01`) are refused, because one person could
+    then be in training and test data. `as_written`: they are different people, unless they differ in case, spaces or
+    invisible characters only. Lists state which are different people: `[["1", "01"], [S1, S-1]]`."""
     modality: str = ""
     """Kind of images: `photographs`, `slides`, `volumes`, or a registered modality, whose settings are a section with
     its name. Default: `volumes` if the study has that section, `slides` if it has `tiles`, else `photographs`."""
@@ -89,8 +88,7 @@ class Study(StudyModel):
     regions: list[str] = []
     """The regions that the column `region` may contain, in order. Empty: the study has no regions."""
     missing_regions: Literal["refuse", "allow"] = "refuse"
-    """Whether a case may lack a region. With `allow`, its score is the mean over the available regions; such a case is
-    predicted but not evaluated."""
+    """Whether a case may lack a region; it is then predicted, as the mean of the others, but not evaluated."""
     panels: Panels = Panels()
     """Which images a network sees at once, and how they are augmented in training."""
     targets: dict[str, Target] = Field(min_length=1)
@@ -108,8 +106,7 @@ class Study(StudyModel):
     audit: Audit = Audit()
     """What the audit examines before training: [Audit a cohort](howto-audit.md)."""
     accept: dict[str, str] = {}
-    """Findings of the audit that are accepted, each with the reason: `{shortcut-source: the classes come from two
-    hospitals}`. The report prints both."""
+    """Findings of the audit that are accepted, with the reason: `{shortcut-source: two hospitals}`."""
     backbones: list[str] = []
     """Networks to train, as a list or separated by commas (`casewise backbones`). `all29` stands for the 29 of One-Step
     PASI; any timm name is allowed, with the prefix `timm:` if torchvision has a network of the same name. With
@@ -117,7 +114,7 @@ class Study(StudyModel):
     `volumes.fusion`."""
     weights: str | dict[str, str] = "pretrained"
     """Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or `bundle:PATH` for a
-    network that casewise trained. Or by backbone: `{resnet18: pretrained, vit_tiny_patch16_224: random}`. See [First
+    network that casewise trained; or by backbone: `{resnet18: random}`. See [First
     weights](howto-extend.md#first-weights)."""
     bundle_subjects: Apart = "named_apart"
     """The same as `external.subjects`, for subjects that a network of `weights: bundle:PATH` was trained on."""
@@ -127,10 +124,9 @@ class Study(StudyModel):
     """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the networks. `auto`
     (default): they are fitted; `{off: the reason}`: they are not, and the report says why."""
     encoders: list[str] = []
-    """The pretrained networks whose frozen features the baselines use: names of torchvision, of timm
-    (`timm:vit_small_patch14_dinov2.lvd142m`) or of hub repositories (`hf-hub:owner/name`):
-    [Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no network, else its
-    first pretrained backbone."""
+    """The pretrained networks whose frozen features the baselines use, of torchvision, timm or hub repositories
+    (`hf-hub:owner/name`): [Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no
+    network, else its first pretrained backbone."""
     pretrain: Pretraining | None = None
     """Another cohort to train on first."""
     recipe: Recipe = Recipe()
@@ -146,9 +142,8 @@ class Study(StudyModel):
     (weights of at least 0 that sum to 1, equal unless others are clearly better) are for all targets. `linear` and
     `ridge`, for numbers, and `logistic`, for classes and grades, have weights of either sign and need a test set."""
     final: Literal["folds", "refit"] = "folds"
-    """What predicts new cases. `folds`: the networks of all folds, averaged. `refit`: one network for each learner,
-    trained on all subjects outside the test set, which takes as long as one more fold. [Figures are those of the
-    networks of the folds](howto-predict.md#take-the-model-along)."""
+    """What predicts new cases. `folds`: the mean of the networks of all folds. `refit`: one network for each learner,
+    [trained on all subjects outside the test set](howto-predict.md#take-the-model-along)."""
     stack_baselines: bool = False
     """Whether the meta learners combine the baselines as well as the networks."""
     external: External | None = None
@@ -160,8 +155,7 @@ class Study(StudyModel):
     seed: int = Field(0, ge=0)
     """Seed of the split, the initial weights of heads, the order of batches and all augmentation."""
     seeds: int = Field(1, ge=1, le=100)
-    """How often the study is trained on its split: with `seed` and the seeds after it. Results are those of `seed`; the
-    report shows how much they vary."""
+    """How often the study is trained, with `seed` and those after it; the report shows how much results vary."""
 
     @model_validator(mode="before")
     @classmethod

@@ -28,14 +28,12 @@ class Split(StudyModel):
     folds: int = Field(5, ge=2, le=50)
     """Number of folds into which the other subjects are divided, and of networks trained for each backbone."""
     stratify_by: str | None = None
-    """Target or score whose distribution is kept similar on all sides. Default: the primary outcome if it is a target,
-    else the first target."""
+    """Target or score that is similar on all sides. Default: the primary outcome, or the first target."""
     restarts: int = Field(1000, ge=1, le=100_000)
     """Number of greedy assignments of subjects in random orders, and of random ones; the most balanced one with every
     class on every side where possible is kept."""
     column: str | None = None
-    """Column that contains the split: `train` or `test`, or the number of the fold from 1. See [Use an existing
-    split](howto-split.md)."""
+    """Column with [the split](howto-split.md): `train` or `test`, or the number of the fold from 1."""
     leave_out: str | None = None
     """Column whose values are left out in turn, one for each fold: `source`. `test` and `folds` then have no effect.
     [More](howto-external.md#leave-one-source-out)."""
@@ -70,8 +68,7 @@ class NestedCV(StudyModel):
     folds: int = Field(3, ge=2, le=10)
     """Inner folds, by subject, into which each fold's training subjects are divided; the same for all networks."""
     epochs: bool = True
-    """Choose the number of epochs, up to `recipe.epochs`, with the lowest mean loss over the held-out inner folds.
-    `false`: train all epochs."""
+    """Choose the number of epochs, up to `recipe.epochs`, by the mean inner loss; `false`: train all."""
     lr: list[Annotated[float, Field(gt=0)]] = []
     """Candidate learning rates, instead of `recipe.lr`; each is trained on every inner fold."""
     among: bool = True

@@ -54,8 +54,7 @@ class Target(StudyModel):
     integer: bool = False
     """Only whole numbers are allowed in the table."""
     equals: str | None = None
-    """Makes an indicator from a text column: 1 if the cell has this text, 0 if it has another one, empty if it is
-    empty."""
+    """Makes an indicator from a text column: 1 if the cell has this text, 0 if another; empty stays empty."""
 
     decision: Literal["median", "mean", "kappa"] | None = None
     """How the probabilities of grades become one grade: the `median` (default), the rounded `mean` (default with a
