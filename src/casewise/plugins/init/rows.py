@@ -135,7 +135,7 @@ def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: S
         lacking = [
             cells[name][row] if name else f"row {numbers[row]}" for row in range(count) if row not in paths_of_row
         ]
-    used, masks = Counter(filter(None, rows.paths)), mask_files(cells, images)
+    used, masks = set(filter(None, rows.paths)), mask_files(cells, images)
     unused = [path for path in images.paths if path not in used and path not in masks]
     rows.understood.append(
         f"Rows with an image: {len({rows.sources[i] for i in rows.present}):,} of {count:,}. Used {noun}s of the "
@@ -153,11 +153,6 @@ def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: S
         rows.doubts.append(
             f"{noun.capitalize()}s in no row of the table, which are not used: {len(unused):,} "
             f"({names_text(unused, 3)})."
-        )
-    if repeated := [path for path, times in used.items() if times > 1]:
-        rows.doubts.append(
-            f"{noun.capitalize()}s named by several rows: {len(repeated):,}, such as {repeated[0]}. `casewise "
-            "validate` refuses that: keep one row for each."
         )
     return rows
 
