@@ -16,9 +16,8 @@ from casewise.errors import CasewiseError
 from casewise.pipeline.read import validate
 from casewise.plugins.init.columns import understand_columns
 from casewise.plugins.init.new_study import NewStudy
-from casewise.plugins.init.own_data import plan_study
+from casewise.plugins.init.own_data import DataFacts, available_weights, default_recipe, plan_study
 from casewise.plugins.init.patterns import infer_pattern, stated_pattern
-from casewise.plugins.init.recipe import DataFacts, available_weights, default_recipe
 from casewise.plugins.init.target import understand_target
 from casewise.splits.grouped import split
 from casewise.study.loading import read_study

@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from casewise.plugins.phantoms.psoriasis import draw_photograph, make_psoriasis
 from casewise.plugins.phantoms.psoriasis.cohort import COLUMNS, PsoriasisSettings, labels_of
 from casewise.plugins.phantoms.psoriasis.photograph import draw
-from casewise.plugins.phantoms.psoriasis.severity import AREA_EDGES, Grades, Severity, course, weighted_score
-from casewise.plugins.phantoms.psoriasis.subjects import anatomy, subject
+from casewise.plugins.phantoms.psoriasis.subjects import (
+    AREA_EDGES,
+    Grades,
+    Severity,
+    anatomy,
+    course,
+    subject,
+    weighted_score,
+)
 from tests.phantom_files import rows_of
 
 REGIONS = ("upper", "trunk", "lower")

@@ -6,26 +6,22 @@ import os
 import re
 import tempfile
 import textwrap
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from casewise.cohort.cohort import read_cohort
-from casewise.cohort.table import Problems, read_text_table
+from casewise.audit.columns import INTERNAL, STANDARD, further_columns
+from casewise.audit.metadata import audited_columns, columns_in_use, is_usual
+from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.table import Problems, names_text, read_text_table
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
 from casewise.plugins.init.columns import Roles, understand_columns
 from casewise.plugins.init.image_files import ImageFiles, are_grey, find_images, skipped_text
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
 from casewise.plugins.init.patterns import stated_pattern
-from casewise.plugins.init.recipe import (
-    DataFacts,
-    available_weights,
-    default_recipe,
-    source_lines,
-    untested_columns,
-    weights_text,
-)
 from casewise.plugins.init.rows import (
     FOUND,
     ImageRows,
@@ -38,16 +34,11 @@ from casewise.plugins.init.rows import (
     rows_of_names,
     rows_of_table,
 )
-from casewise.plugins.init.target import (
-    TargetPlan,
-    check_numbers,
-    likely_targets,
-    no_target,
-    stated_column,
-    understand_target,
-)
+from casewise.plugins.init.target import TargetPlan, check_numbers, likely_targets, stated_column, understand_target
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
+from casewise.study.schema import Study
+from casewise.study.weight_files import environment_folder, is_present
 from casewise.study.yaml_text import mapping
 
 _WIDTH = 79
@@ -128,8 +119,6 @@ def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles,
         )
     roles = understand_columns(cells, target=column, subject=person, files=file_names, numbers=numbers)
     candidates = [column] if column else likely_targets(cells, roles, file_names)
-    if not candidates:
-        raise no_target(cells)
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     fill_from_table(rows, cells, roles, scans=files.scans)
     return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:])
@@ -311,3 +300,117 @@ def _wrapped(lines: list[str]) -> str:
         else:
             result.append(line)
     return "".join(f"{line}\n" for line in result)
+
+
+# In order of preference: small enough to be trained on a CPU in minutes.
+SMALL_PRETRAINED = ("mobilenet_v2", "resnet18", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x1_0")
+PLANNED = "mobilenet_v2"
+# From so many subjects on a part of them is kept as the test set.
+MANY_SUBJECTS = 300
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What decides the recipe: numbers of subjects, of images, and of the subjects of the rarest class (or 0).
+
+    `numbered`: subjects are not known, and the files have numbers.
+    """
+
+    subjects: int
+    images: int
+    rarest: int = 0
+    scans: bool = False
+    grey: bool = False
+    given_split: bool = False
+    numbered: bool = False
+
+
+def available_weights() -> str:
+    """The first of the small networks whose pretrained weights are on this computer; '' if there are none."""
+    return next((name for name in SMALL_PRETRAINED if is_present(name)), "")
+
+
+def weights_text(weights: str) -> str:
+    """What is understood of first weights: which network has them, or where they were looked for."""
+    if weights:
+        return f"Weights: pretrained ones of {weights} are on this computer."
+    folder = environment_folder()
+    where = "CASEWISE_WEIGHTS names no folder with them"
+    if folder is not None:
+        where = f"{folder}, which CASEWISE_WEIGHTS names, {'has none' if folder.is_dir() else 'does not exist'}"
+    return (
+        f"Weights: NO PRETRAINED WEIGHTS are on this computer ({where}), so the study states `weights: random`. With "
+        "pretrained ones results are nearly always better: see the comment in the study."
+    )
+
+
+def default_recipe(facts: DataFacts, weights: str) -> list[str]:
+    """The lines of a study file on images, split and weights; `weights` as from `available_weights`.
+
+    Network and recipe are planned when the study is run.
+    """
+    # The plan chooses the size of photographs that no pretrained network reads.
+    images = ["size: 96"] if facts.scans else ["size: 224"] if weights else []
+    images += ["channels: grey"] if facts.grey and not facts.scans else []
+    lines = [f"images: {{{', '.join(images)}}}"] if images else []
+    if not facts.given_split:
+        folds = max(2, min(_FOLDS, facts.rarest or facts.subjects))
+        test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"
+        by, comment = "", "by subject"
+        if facts.numbered:
+            by, comment = "by: number, ", "neighbouring file numbers may show one person: runs of them are on one side"
+        lines.append(f"split: {{{by}test: {test}, folds: {folds}}}  # {comment}")
+    lines.append(
+        "budget: 30min  # network and training are planned from the images; the run writes the plan to plan.yaml"
+    )
+    if not weights:
+        lines += [
+            "# NO PRETRAINED WEIGHTS are on this computer: a small network starts from random weights. Pretrained ones "
+            "nearly always do better: with a network connection, write `weights: pretrained`; or put "
+            "mobilenet_v2.safetensors into a folder and name it in CASEWISE_WEIGHTS.",
+            "weights: random",
+        ]
+    elif weights != PLANNED:
+        lines += [f"backbones: [{weights}]  # its pretrained weights are on this computer", "recipe: auto"]
+    return [*lines, "evaluation: {response: false}  # true: also the change from the first visit"]
+
+
+def source_lines(sources: Sequence[str], rows: ImageRows, cells: Mapping[str, list[str]]) -> list[str]:
+    """The key `audit` with sources that it does not know by their names, and a split that leaves out one in turn.
+
+    Only a source that every image and person has exactly one of can be left out.
+    """
+    unusual = [name for name in sources if not is_usual(name)]
+    lines = [f"audit: {{columns: [{', '.join(map(quoted, unusual))}]}}"] if unusual else []
+    for name in sources:
+        values: dict[str, set[str]] = defaultdict(set)
+        for position in rows.present:
+            cell = cells[name][rows.sources[position]]
+            values[rows["subject"][position]].add("" if cell.casefold() in NO_VALUE else cell)
+        found = set().union(*values.values())
+        if "" not in found and len(found) > 1 and all(len(of_subject) == 1 for of_subject in values.values()):
+            return [
+                *lines,
+                f"# To test on each {name} with networks trained without it, replace `split` by:",
+                f"# split: {{leave_out: {quoted(name)}}}",
+            ]
+    return lines
+
+
+def untested_columns(study: Study, cohort: Cohort) -> list[str]:
+    """A sentence that names the columns of the table that the audit does not test; [] if none."""
+    images = cohort.images
+    audited = audited_columns(study, images)
+    tested = {*audited, *further_columns(study, images, audited)[0]}
+    used = {*columns_in_use(study), *study.targets, *STANDARD, FOUND}
+    untested = [
+        name
+        for name in map(str, images.columns)
+        if name not in tested and not {name, name.removeprefix("table_")} & used and not name.startswith(INTERNAL)
+    ]
+    text = (
+        f"Columns that the audit does not test: {names_text(untested, 12)}. If one states where or how images were "
+        "taken, name it under `audit: {columns: [...]}`."
+    )
+    return [text] if untested else []

@@ -95,7 +95,11 @@ class TargetPlan:
 
 
 def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
-    """The columns that may be a target, the most likely one first."""
+    """The columns that may be a target, the most likely one first.
+
+    Raises:
+        CasewiseError: there is none.
+    """
     ranked = []
     for position, (name, values) in enumerate(cells.items()):
         column = Column(name, values)
@@ -104,7 +108,13 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
         score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
         ranked.append((-score, column.filled < 0.5, position, name))
     # a column that describes people or images is no target unless it is stated
-    return [name for score, *_, name in sorted(ranked) if score < 0]
+    if likely := [name for score, *_, name in sorted(ranked) if score < 0]:
+        return likely
+    raise CasewiseError(
+        "No column of the table looks like something to predict: a class, a grade or a measured number. Columns that "
+        "describe people or images, such as sex and age, are not chosen. State the column with --target NAME. "
+        f"There are: {names_text(list(cells), 12)}."
+    )
 
 
 def _are_sexes(column: Column) -> bool:
@@ -153,14 +163,6 @@ def stated_column(option: str, column: str, cells: Mapping[str, Sequence[str]]) 
     raise CasewiseError(
         f"{option} {column[:80]!r}: there is no such column.{closest(column, names)} There are: "
         f"{names_text(names, 12)}."
-    )
-
-
-def no_target(cells: Mapping[str, Sequence[str]]) -> CasewiseError:
-    return CasewiseError(
-        "No column of the table looks like something to predict: a class, a grade or a measured number. Columns that "
-        "describe people or images, such as sex and age, are not chosen. State the column with --target NAME. "
-        f"There are: {names_text(list(cells), 12)}."
     )
 
 

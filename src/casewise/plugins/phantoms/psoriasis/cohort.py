@@ -14,14 +14,16 @@ from casewise.plugins.phantoms.draws import stream
 from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_settings, encoded
 from casewise.plugins.phantoms.psoriasis.bodies import PHOTOGRAPHS
 from casewise.plugins.phantoms.psoriasis.photograph import Photograph, draw
-from casewise.plugins.phantoms.psoriasis.severity import (
+from casewise.plugins.phantoms.psoriasis.subjects import (
     WEEKS_BETWEEN_VISITS,
     DiseaseCourse,
     Grades,
+    Subject,
+    anatomy,
     course,
+    subject,
     weighted_score,
 )
-from casewise.plugins.phantoms.psoriasis.subjects import Subject, anatomy, subject
 
 JPEG_QUALITY = 90
 COLUMNS = (

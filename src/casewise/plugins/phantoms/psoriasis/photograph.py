@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from casewise.plugins.phantoms.draws import Random, stream
 from casewise.plugins.phantoms.psoriasis.bodies import CANVAS, UNIT, Floats, Maps
-from casewise.plugins.phantoms.psoriasis.severity import Severity
-from casewise.plugins.phantoms.psoriasis.subjects import Subject
+from casewise.plugins.phantoms.psoriasis.subjects import Severity, Subject
 
 # A picture with more pixels a side is drawn smaller, enlarged, and given new grain, which saves time.
 DRAWN_AT_MOST = 1232
