@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, WithJsonSchema, model_validator
 
 from casewise.errors import cut, nearest
 from casewise.study.model import Level, Range, StudyModel, parse_range, refuse
@@ -66,23 +66,17 @@ class Target(StudyModel):
     def _fill_in_classes(cls, values: Any) -> Any:
         return with_classes(values) if isinstance(values, dict) else values
 
-    @field_validator("range")
-    @classmethod
-    def _check_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not value[0] < value[1]:
-            raise ValueError(f"a range goes from low to high, found {value[0]:g}..{value[1]:g}")
-        return value
-
     @model_validator(mode="after")
-    def _check_decision(self) -> Target:
-        if self.decision and self.decision not in kind_named(self.kind).decisions:
-            raise ValueError(f"decision: {self.decision} is a rule for grades, and this is a {self.kind}")
-        return self
-
-    @model_validator(mode="after")
-    def _check_positive(self) -> Target:
-        if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
-            raise ValueError(f"positive names one of two classes, found {cut(self.positive)} of {list(self.classes)}")
+    def _check(self) -> Target:
+        low, high = self.range
+        misnamed = self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes)
+        problems: dict[str, object] = {
+            f"range: a range goes from low to high, found {low:g}..{high:g}": not low < high,
+            f"decision: {self.decision} is a rule for grades, and this is a {self.kind}": self.decision
+            and self.decision not in kind_named(self.kind).decisions,
+            f"positive names one of two classes, found {cut(self.positive)} of {list(self.classes)}": misnamed,
+        }
+        refuse(problems)
         return self
 
 

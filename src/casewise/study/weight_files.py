@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,7 +169,8 @@ def embedding_weights(study: Study) -> Iterator[tuple[str, Path]]:
     if study.weights == "random":
         return
     stated = study.weights
-    for name in _in_order(stated_name.partition("@")[0] for stated_name in study.backbones):
+    own = [name.partition("@")[0] for name in study.backbones if name.partition("@")[0] in TORCHVISION]
+    for name in dict.fromkeys([*[name for name in QUICK if name in own], *QUICK, *own]):
         weights = stated if isinstance(stated, str) else stated.get(name, "pretrained")
         file = weights_file(name, weights, study.weights_dir)
         if file is not None and file.is_file() and not weights.startswith("bundle:"):
@@ -179,8 +180,3 @@ def embedding_weights(study: Study) -> Iterator[tuple[str, Path]]:
 def embedding_origin(name: str, file: Path) -> tuple[str, str]:
     """What an audit records of its embedding: the network with the file's name, and the file's checksum."""
     return f"{name}, {file.name}", checksum(file)
-
-
-def _in_order(backbones: Iterable[str]) -> list[str]:
-    preferred = [name for name in backbones if name in TORCHVISION]
-    return list(dict.fromkeys([*[name for name in QUICK if name in preferred], *QUICK, *preferred]))
