@@ -161,7 +161,7 @@ def _hint_elsewhere(name: str, study: type[StudyModel]) -> str:
     >>> _hint_elsewhere("epochs", Study), _hint_elsewhere("seed", Study)
     (' Did you mean recipe.epochs?', ' Did you mean seed, at the top of the study?')
     """
-    places = _places(name, study)
+    places = _settings_named(name, study)
     paths = [path for rank, path in places if rank == min(places)[0]]
     if name in _OTHER_NAMES:
         paths = [_OTHER_NAMES[name]]
@@ -169,12 +169,12 @@ def _hint_elsewhere(name: str, study: type[StudyModel]) -> str:
     return f" Did you mean {' or '.join(paths[:3])}{at_top}?" if paths else ""
 
 
-def _places(name: str, section: type[StudyModel], prefix: str = "", rank: int = 0) -> list[tuple[int, str]]:
+def _settings_named(name: str, section: type[StudyModel], prefix: str = "", rank: int = 0) -> list[tuple[int, str]]:
     """The settings of this name in a section and those within it, which rank lower; optional ones rank lowest."""
     places = [(rank, prefix + name)] if name in section.model_fields else []
     for key, field in section.model_fields.items():
         options = get_args(field.annotation) if get_origin(field.annotation) is UnionType else ()
         for option in (field.annotation, *options):
             if isinstance(option, type) and issubclass(option, StudyModel):
-                places += _places(name, option, f"{prefix}{key}.", rank + (2 if options else 1))
+                places += _settings_named(name, option, f"{prefix}{key}.", rank + (2 if options else 1))
     return places

@@ -249,8 +249,8 @@ def names_people(column: Column) -> bool:
     """
     if column.exactly(rf"((patients?|subject) )?({_PERSON}|{_BIRTH})"):
         return True
-    alike = sum(count for value, count in column.counts.items() if _NAME_VALUE.fullmatch(value))
-    return len(column.counts) > 10 and alike > 0.8 * len(column.values)
+    names = sum(count for value, count in column.counts.items() if _NAME_VALUE.fullmatch(value))
+    return len(column.counts) > 10 and names > 0.8 * len(column.values)
 
 
 def columns_of_names(people: Sequence[str], cells: Mapping[str, Sequence[str]]) -> list[str]:

@@ -388,8 +388,8 @@ def source_lines(sources: Sequence[str], rows: ImageRows, cells: Mapping[str, li
         for position in rows.present:
             cell = cells[name][rows.sources[position]]
             values[rows["subject"][position]].add("" if cell.casefold() in NO_VALUE else cell)
-        found = set().union(*values.values())
-        if "" not in found and len(found) > 1 and all(len(of_subject) == 1 for of_subject in values.values()):
+        stated = set().union(*values.values())
+        if "" not in stated and len(stated) > 1 and all(len(of_subject) == 1 for of_subject in values.values()):
             return [
                 *lines,
                 f"# To test on each {name} with networks trained without it, replace `split` by:",

@@ -251,7 +251,7 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
     same = all(group == [name] for name, group in classes.items())
     groups = {name: quoted(name) if group == [name] else _listed(group) for name, group in classes.items()}
     setting = _listed(classes) if same else f"{{{', '.join(f'{quoted(name)}: {of}' for name, of in groups.items())}}}"
-    parts, comment, positive, is_told = [f"classes: {setting}"], "", "", True
+    parts, comment, positive, is_certain = [f"classes: {setting}"], "", "", True
     if order:
         parts.insert(0, "kind: ordinal")
     if len(classes) == 2:
@@ -259,7 +259,7 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
         others = [name for name in classes if name not in negative]
         positive = others[0] if negative and others else list(classes)[-1]
         parts.append(f"positive: {quoted(positive)}")
-        comment, is_told = f"sensitivity is that for {positive}", bool(negative)
+        comment, is_certain = f"sensitivity is that for {positive}", bool(negative)
     further: dict[str, object] = {
         f"{column}: {', '.join(map(repr, alone[:5]))} has one subject and is left out, because no subject would be "
         "left for evaluation.": alone,
@@ -268,7 +268,7 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
         f"{column}: {', '.join(map(repr, order))} were read as grades in this rising order. If they have no order, "
         "leave out `kind: ordinal`.": order,
         f"{column}: {positive!r} was taken as the positive class. If it is the other one, change "
-        "`positive`.": not is_told,
+        "`positive`.": not is_certain,
     }
     doubts += applying(further)
     return TargetPlan(field_name(column), column, ", ".join(parts), comment, rarest=rarest, doubts=doubts)

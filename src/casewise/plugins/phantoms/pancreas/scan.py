@@ -104,10 +104,10 @@ def scans(
         scale, offset = machine.level * np.exp(random.normal(0, 0.25)), random.uniform(0, 0.12) * machine.level
         width = round(float(view), 4)
         shape, spacing = (size[0], size[1], count), (width, width, step)
-        place = (round(float(x), 3), round(float(y), 3), round(float(z), 3))
+        middle_mm = (round(float(x), 3), round(float(y), 3), round(float(z), 3))
         scale, offset = round(float(scale), 2), round(float(offset), 2)
         levels = (scale, offset, round(float(noise), 5), round(float(uneven), 4))
-        acquired.append(Scan(sequence, shape, spacing, place, ORIENTATIONS[code], *levels))
+        acquired.append(Scan(sequence, shape, spacing, middle_mm, ORIENTATIONS[code], *levels))
     return acquired[0], acquired[1]
 
 
