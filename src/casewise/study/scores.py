@@ -213,7 +213,8 @@ def _reference(node: Any) -> Reference:
     """The reference of a name, or of a name with a region in brackets."""
     if isinstance(node, ast.Name):
         return node.id, None
-    return node.value.id, node.slice.value if isinstance(node.slice, ast.Constant) else node.slice.id
+    region = node.slice
+    return node.value.id, str(region.value if isinstance(region, ast.Constant) else region.id)
 
 
 def _value(node: ast.expr, values: Mapping[Reference, Array]) -> Array:

@@ -304,8 +304,8 @@ class Section:
         picture[:] = self.patient.glass
         if inside.any():
             haema, eosin = self._stained(u, v, below, border, ragged)
-            dark, pink, cover = drawn(self, left, top, width, height)
-            eosin += cover * (pink - eosin)
+            dark, bright, cover = drawn(self, left, top, width, height)
+            eosin += cover * (bright - eosin)
             haema += dark - cover * haema
             # The thickness of a section varies.
             uneven = -inside * (0.9 + 0.2 * self._sampled(6, u / 90, v / 90))
