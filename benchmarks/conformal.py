@@ -88,7 +88,7 @@ def drawn(kind: str, subjects: int, folder: Path) -> Path:
     """The table of a population: subjects with one to `MOST_CASES` visits, an image each."""
     from casewise.plugins.phantoms.chest.cohort import draw_film
     from casewise.plugins.phantoms.psoriasis.cohort import draw_photograph
-    from casewise.plugins.phantoms.psoriasis.severity import course
+    from casewise.plugins.phantoms.psoriasis.subjects import course
 
     rows: list[dict[str, Any]] = []
     table = folder / f"{kind}-{subjects}.csv"

@@ -18,12 +18,11 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.headline import against_baselines
 from casewise.models.backbones import build_network
 from casewise.models.feature_maps import feature_maps, widest
-from casewise.models.linear import FeatureSpec, build_linear, keep_only
 from casewise.models.outputs import Output
 from casewise.predictions.table import COLUMNS
 from casewise.report.tables import verdict
 from casewise.study.loading import read_study
-from casewise.training.linear_models import RIDGE, Directions, linear_model
+from casewise.training.linear_models import RIDGE, linear_model
 
 STUDY = """
 name: floors
@@ -66,16 +65,6 @@ def test_more_features_than_rows_give_the_same_ridge_model() -> None:
     assert model.penalty in RIDGE
 
 
-def test_directions_of_constant_features_are_finite() -> None:
-    values = np.zeros((10, 4))
-    values[:, 0] = np.arange(10)
-    directions = Directions.of(values)
-    weight, bias = directions.in_own_units(np.ones((1, directions.scores.shape[1])), np.zeros(1))
-    assert np.isfinite(weight).all()
-    assert np.isfinite(bias).all()
-    assert (weight[:, 1:] == 0).all()
-
-
 @pytest.mark.parametrize("output", [Output("label", "classification", 3), Output("grade", "ordinal", 3)])
 def test_a_class_without_training_rows_is_never_predicted_above_others(output: Output) -> None:
     random = np.random.default_rng(1)
@@ -84,16 +73,6 @@ def test_a_class_without_training_rows_is_never_predicted_above_others(output: O
     raw = torch.from_numpy(values @ model.weight.T + model.bias)
     decided = output.network_kind.decided(raw)
     assert set(decided.tolist()) <= {0, 1}
-
-
-def test_a_linear_model_prefers_features_that_tell_the_label() -> None:
-    random = np.random.default_rng(2)
-    noise, subjects = labels_of(random, 80)
-    labels = random.integers(0, 2, 80).astype(float)
-    informative = noise.copy()
-    informative[:, :20] += 2 * labels[:, None]
-    output = Output("label", "classification", 2)
-    assert linear_model(informative, labels, subjects, output).loss < linear_model(noise, labels, subjects, output).loss
 
 
 def test_a_grid_over_a_map_keeps_where_things_are() -> None:
@@ -117,15 +96,6 @@ def test_maps_of_encoders_are_read_at_a_stride(name: str) -> None:
         features = network.features(torch.rand(1, 3, 224, 224))
     assert features.shape == (1, found.channels * 9)
     assert network.explain_layers == [network.body.get_submodule(found.module)]
-
-
-def test_keeping_some_candidates_keeps_their_features() -> None:
-    network = build_linear("linear_pixels", 1, {"encoders": [], "channels": 3, "specs": None}, {"side": 32})
-    panels = torch.rand(2, 3, 32, 32)
-    before = network.features(panels)
-    columns = keep_only(network, [FeatureSpec("pixels", cells=16), FeatureSpec("statistics")])
-    assert torch.equal(network.features(panels), before[:, columns])
-    assert network(panels).shape == (2, 1)
 
 
 def test_a_study_without_networks_reports_its_baselines(baseline_run: Any) -> None:
@@ -200,17 +170,6 @@ def test_the_interval_allows_for_the_choice_among_learners() -> None:
     network = against_baselines(combined, networks=names[:11])["network"]  # type: ignore[index]
     ccc = {name: results["metrics"]["oof"][name]["extent"]["ccc"]["value"] for name in names[:11]}
     assert (network["learner"], network["chosen"]) == (max(ccc, key=lambda name: ccc[name]), 11)
-
-
-def test_few_subjects_are_not_compared() -> None:
-    truth = np.arange(6.0)
-    table = table_of(truth, {"net": truth, "linear_pixels": truth[::-1].copy()})
-    outcomes, plan = Outcomes("extent"), Plan(100, 0.95, 0)
-    results = evaluate(table, outcomes, plan)
-    compared = against_baselines(results)
-    assert compared is not None
-    assert compared["rough"]
-    assert all(entry["indistinguishable"] for entry in compared["differences"].values())
 
 
 def test_baselines_are_switched_off_with_a_reason(tmp_path: Path, chests: Path) -> None:

@@ -11,17 +11,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from casewise.audit.subjects import streak_findings
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, SplitError
-from casewise.initialise.own_data import plan_study
 from casewise.pipeline.read import number_lines
 from casewise.splits.assignment import needs_of_folds
 from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, file_series, series_of
 from casewise.splits.grouped import split
-from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
 LABELS = ["a", "b"]
@@ -329,29 +326,3 @@ def test_folders_of_classes_are_no_streaks(tmp_path: Path) -> None:
     names = [f"{label}/{n}.jpg" for label in LABELS for n in range(40)]
     cohort, study = cohort_of(tmp_path, names, [name[0] for name in names], split={"by": "subject"})
     assert streak_findings(study, cohort) == []
-
-
-@pytest.mark.parametrize(("pattern", "by"), [("f{}.png", "number"), ("{}", "subject")])
-def test_a_new_study_of_numbered_images_keeps_neighbours_together(tmp_path: Path, pattern: str, by: str) -> None:
-    (tmp_path / "in").mkdir()
-    names = [pattern.format(n) if by == "number" else f"{chr(97 + n)}{chr(122 - n)}.png" for n in range(24)]
-    for n, name in enumerate(names):
-        Image.new("L", (16, 16), 10 * n).save(tmp_path / "in" / name)
-    rows = ["file,grade", *(f"{name},{'ab'[n // 3 % 2]}" for n, name in enumerate(names))]
-    (tmp_path / "t.csv").write_text("\n".join(rows))
-    plan_study(table=tmp_path / "t.csv", images=tmp_path / "in", folder=tmp_path / "study").write()
-    study = read_study(tmp_path / "study" / "study.yaml")
-    assert not study.subjects_known
-    assert study.split.by == by
-    assert split(read_cohort(study), study).folds == 5
-
-
-def test_a_new_study_of_class_folders_keeps_neighbours_together(tmp_path: Path) -> None:
-    for name in [*(f"{label}/{n}.png" for label in LABELS for n in range(20)), "a/arm.png", "b/leg.png"]:
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (16, 16), len(name)).save(tmp_path / "in" / name)
-    plan_study(table=None, images=tmp_path / "in", folder=tmp_path / "study").write()
-    study = read_study(tmp_path / "study" / "study.yaml")
-    assert (study.subjects_known, study.split.by) == (False, "number")
-    splits = split(read_cohort(study), study)
-    assert (len(splits.side), splits.record["classes_lacking"]) == (42, [])

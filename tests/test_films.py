@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import sys
 import warnings
@@ -305,23 +304,6 @@ def test_colour_profiles_are_applied(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     rgb = np.stack([film(8, seed=seed) for seed in range(3)], axis=-1)
     assert np.array_equal(read_image(write_film(tmp_path / "a.dcm", rgb, ICCProfile=profile)), rgb)
-
-
-def test_init_of_class_folders_of_films_offers_columns_and_names_nobody(tmp_path: Path) -> None:
-    from casewise.initialise import plan_preset
-
-    for number, label in enumerate(("covid", "no_finding", "pneumonia", "covid")):
-        tags = {"ImageLaterality": None, "ViewPosition": "AP" if number else "PA", "Manufacturer": "=1+2"}
-        write_film(tmp_path / "in" / label / f"{number}.dcm", film(8, seed=number), **tags)
-    Image.fromarray(film(8)).save(tmp_path / "in" / "covid" / "9.png")
-    study = plan_preset("covid-cxr", images=tmp_path / "in", folder=tmp_path / "out")
-    written = "".join(path.read_text(encoding="utf-8-sig") for path in study.write()) + "".join(study.understood)
-    assert not any(word in written for word in PEOPLE)
-    with (tmp_path / "out" / "cohort.csv").open(newline="") as file:
-        rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
-    assert [rows[name]["view"] for name in ("0.dcm", "1.dcm", "9.png")] == ["PA", "AP", ""]
-    # tags that no film states, or only with signs that spreadsheets compute, are left out
-    assert not {"laterality", "manufacturer"} & set(rows["0.dcm"])
 
 
 def test_tags_of_the_frame_take_the_place_of_those_of_the_file() -> None:

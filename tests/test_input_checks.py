@@ -36,7 +36,7 @@ from casewise.inference.output_table import predict_to_file
 from casewise.pipeline import image_checks as pipeline
 from casewise.pipeline.image_checks import input_checks
 from casewise.pipeline.read import RunInputs, prepare
-from casewise.plugins.phantoms.psoriasis.cohort import PsoriasisSettings, draw_photograph
+from casewise.plugins.phantoms.psoriasis.cohort import SHOTS, draw_photograph
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from casewise.splits.predefined import TEST
@@ -209,7 +209,7 @@ def test_photographs_in_the_place_of_another_region_are_flagged(
     assert ("trunk", "upper") in limits.wrong_region.distinct
     rows = []
     for subject in ("8", "9", "10"):
-        for region, number in PsoriasisSettings().photographs:
+        for region, number in SHOTS:
             path = tmp_path / f"{region}-{number}-of-{subject}.jpg"
             drawing = draw_photograph(int(subject), 0, region, number, seed=3, size=(96, 64))
             Image.fromarray(drawing.picture).save(path, quality=90)

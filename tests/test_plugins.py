@@ -18,7 +18,7 @@ from casewise.errors import CasewiseError
 from casewise.plugin import KEYS, plugins
 
 SOURCE = Path(plugin_file.__file__).resolve().parents[1]
-NAMES = ["cluster", "explain", "export", "hospital", "phantoms", "serve", "slides", "tracking", "volumes"]
+NAMES = ["cluster", "explain", "export", "hospital", "init", "phantoms", "serve", "slides", "tracking", "volumes"]
 STUDY = """
 extends: onestep-pasi
 name: small

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from casewise.errors import CasewiseError, StudyError
+from casewise.errors import StudyError
 from casewise.inference.run_members import job_fingerprint
-from casewise.initialise import plan_preset
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
@@ -60,13 +59,6 @@ def test_mistyped_pairings_are_refused(tmp_path: Path, backbones: str, told: str
         stated(tmp_path, backbones)
 
 
-def test_a_fusion_without_volumes_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text("cohort: c.csv\ntargets: {grade: [a, b]}\nbackbones: [resnet18@late]\n")
-    with pytest.raises(StudyError, match=r"needs .volumes."):
-        read_study(path)
-
-
 @pytest.mark.parametrize("one", ["[resnet18]", "[resnet18@T1]"])
 def test_networks_of_another_fusion_are_never_taken_for_the_same(tmp_path: Path, one: str) -> None:
     fingerprints = set()
@@ -90,15 +82,6 @@ def test_other_weights_make_other_networks_and_leave_the_rest_alone(tmp_path: Pa
     two = stated(tmp_path, "[alexnet, resnet18]", weights="{alexnet: pretrained, resnet18: random}")
     assert job_fingerprint("run", one, "alexnet", "") != job_fingerprint("run", two, "alexnet", "")
     assert job_fingerprint("run", one, "resnet18", "") == job_fingerprint("run", two, "resnet18", "")
-
-
-def test_mirroring_whole_panels_of_slices_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text(
-        TABLE.format(backbones="[resnet18]", fusion="[early]", weights="random") + "test_time_augmentation: true\n"
-    )
-    with pytest.raises(StudyError, match="test_time_augmentation: mirrors a whole panel"):
-        read_study(path)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +118,3 @@ def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> 
     assert (study.split.folds, study.recipe.batch_size, study.panels.grid, study.images.size) == (10, 8, "3x3", 64)
     assert study.nested_cv
     assert not study.nested_cv.among
-
-
-def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:
-    study = plan_preset("ipmn-mri", folder=tmp_path)
-    text = study.text
-    assert "one row for each scan" in study.understood[0]
-    assert "cohort.csv has one row for each scan" in text
-    for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
-        assert f"#   {column}" in text
-    with pytest.raises(CasewiseError, match="not of scans"):
-        plan_preset("ipmn-mri", images=tmp_path, folder=tmp_path / "other")

@@ -64,12 +64,6 @@ class Bars(Silent):
         return nullcontext(lambda done, total, text="": calls.append((done, total)))
 
 
-def test_all_images_are_opened_with_progress(study: Study) -> None:
-    show = Bars()
-    validate(study, show)
-    assert show.steps["images"] == [(number, CASES) for number in range(1, CASES + 1)]
-
-
 def test_damaged_images_are_listed_in_order(study: Study, tmp_path: Path) -> None:
     for number in range(4, 7):
         path = tmp_path / f"{number}.png"
@@ -87,16 +81,6 @@ def test_damaged_images_are_listed_in_order(study: Study, tmp_path: Path) -> Non
     assert [line.split(".png")[0].split("/")[-1] for line in lines[1:11]] == [str(n) for n in range(2, 12)]
     assert len(lines) == 12
     assert len((tmp_path / PROBLEMS).read_text().splitlines()) == CASES - 2
-
-
-def test_classes_of_every_fold_are_shown(study: Study) -> None:
-    lines = validate(study, Silent())
-    counts = {"no": 0, "yes": 0}
-    for line in lines:
-        for label in counts:
-            if f"label {label}: " in line:
-                counts[label] += int(line.split(f"label {label}: ")[1].split(" ")[0])
-    assert counts == {"no": 16, "yes": 8}
 
 
 def test_weights_are_looked_for(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,11 +48,13 @@ class Command:
     Attributes:
         run: the function, or a `typer.Typer`.
         help: one line for the list of commands.
+        after: the command that it follows in this list; empty: the last one.
     """
 
     name: str
     run: Callable[..., Any]
     help: str
+    after: str = ""
 
 
 class ResultFolder(Protocol):

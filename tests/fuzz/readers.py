@@ -104,7 +104,7 @@ def _study_folder(work: Work) -> Path:
 
 def read_own_table(work: Work, draw: random.Random) -> None:
     """A table from which a study is made."""
-    from casewise.initialise import plan_study
+    from casewise.plugins.init.own_data import plan_study
 
     folder = _study_folder(work)
     ending = draw.choice((".csv", ".csv", ".tsv", ".xlsx", ".parquet"))

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from casewise.cli.init import init
 from casewise.cli.predict import bundle, predict
 from casewise.cli.run import audit, backbones, checklist, reproduce, results, run, status, validate
 from casewise.plugin import plugins
@@ -45,7 +44,6 @@ app.command(short_help="Say how far a run is, also while it works.")(status)
 app.command(short_help="Repeat a finished run in a new folder, and compare both.")(reproduce)
 app.command(short_help="Check study file, table and split; train nothing.")(validate)
 app.command(short_help="Search for duplicates, leaks and shortcuts before training.")(audit)
-app.command(short_help="Write a study file, and a table from folders of images.")(init)
 app.command(short_help="Print a run's results, or write them as a Markdown page.")(results)
 app.command(short_help="Predict new cases with a trained model.")(predict)
 app.command(short_help="Write a run's trained model as one file.")(bundle)
@@ -66,6 +64,10 @@ def command_line() -> typer.Typer:
                 app.add_typer(command.run, name=command.name, short_help=command.help)
             else:
                 app.command(command.name, short_help=command.help)(command.run)
+            if command.after:
+                listed = app.registered_commands
+                names = [entry.name or getattr(entry.callback, "__name__", "") for entry in listed]
+                listed.insert(names.index(command.after) + 1, listed.pop())
     return app
 
 

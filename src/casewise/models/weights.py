@@ -23,7 +23,7 @@ from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.transformers import POSITIONS, with_positions
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
-from casewise.study.weight_files import HUB, environment_folder, file_name, in_repository, weights_file
+from casewise.study.weight_files import HUB, environment_folder, file_name, weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -436,7 +436,7 @@ def hub_weights(name: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return hub_file(name, in_repository(".safetensors"))
+        return hub_file(name, "model.safetensors")
     except EntryNotFoundError:
         return hub_file(name, "pytorch_model.bin")
 

@@ -60,11 +60,6 @@ def check_encoders(names: list[str], source: str = "encoders") -> list[str]:
             raise StudyError(
                 f"{source}: encoders: {name} has no published weights, and the weights of an encoder are not trained."
             )
-        if not timm_names():
-            raise StudyError(
-                f"{source}: encoders: {cut(name)} is read with timm, which is not installed. Install casewise with its "
-                "dependencies, or `pip install 'timm>=1.0,<2'`."
-            )
         if name.startswith("hf-hub:") or "/" in name:
             if not _HUB.match(name):
                 hint = nearest(name, [f"hf-hub:{name}"]) if _HUB.match(f"hf-hub:{name}") else ""
@@ -73,7 +68,7 @@ def check_encoders(names: list[str], source: str = "encoders") -> list[str]:
         architecture, _, tag = name.removeprefix("timm:").partition(".")
         if architecture not in timm_names():
             timm = [f"timm:{other}" if name.startswith("timm:") else other for other in timm_names()]
-            hint = nearest(name.partition(".")[0], TORCHVISION) or nearest(name.partition(".")[0], timm)
+            hint = nearest(name.partition(".")[0], [*TORCHVISION, *timm])
             raise StudyError(f"{source}: encoders: there is no network {cut(name)}.{hint} See `casewise backbones`.")
         if tag and tag not in (tags := timm_tags(architecture)):
             full = [f"{name.partition('.')[0]}.{other}" for other in tags]

@@ -18,12 +18,10 @@ class Audit(StudyModel):
     """What the audit examines, in addition to the usual columns."""
 
     columns: list[str] | None = None
-    """Further columns of the table that should not predict the targets. [The usual
-    ones](howto-audit.md#what-is-examined) are always examined; a column that is known to predict them needs a reason in
-    `accept`."""
+    """Further columns of the table that should not predict the targets, besides [the usual
+    ones](howto-audit.md#what-is-examined); one that is known to predict them needs a reason in `accept`."""
     mask: str | None = None
-    """Column with the mask of each image's anatomy, a path from `root`. The rest of the image is then examined
-    separately."""
+    """Column with the mask of each image's anatomy, a path from `root`; the rest is then examined separately."""
     permutations: int = Field(999, ge=99, le=100_000)
     """Number of permutations of labels between subjects behind each p-value."""
 
@@ -50,25 +48,19 @@ class Evaluation(StudyModel):
     responders: list[Annotated[float, Field(gt=0, le=100)]] = [50, 75, 90, 100]
     """Percentages by which a score must have fallen to count as a response."""
     readers: dict[str, dict[str, str]] = {}
-    """Columns with the scores of readers, whose agreement is compared with that of the model: `{score: {reader:
-    column}}`."""
+    """Columns with the scores of readers, to compare their agreement: `{score: {reader: column}}`."""
     references: dict[str, dict[str, dict[MetricName, float]]] = {}
-    """Published metrics, shown on a results page with those of the study: `{target: {name: {mae: 1.42, pcc: 0.67}}}`.
-    """
+    """Published metrics for the page of results: `{target: {name: {mae: 1.42, pcc: 0.67}}}`."""
     target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = [0.9]
-    """For classes and grades: sensitivities for which a threshold is chosen out of fold, in addition to Youden's:
-    `[0.9, 0.95]`."""
+    """For classes and grades: sensitivities for which a threshold is chosen out of fold, besides Youden's."""
 
     prevalence: dict[str, Annotated[Fraction, Field(gt=0)]] = {}
-    """For a target with two classes, the share of the positive class where the model is to be used: `{finding: 2%}`.
-    Operating points then also state the predictive values for it."""
+    """For predictive values, the share of the positive class where the model is to be used: `{finding: 2%}`."""
     decision_thresholds: list[Annotated[Fraction, Field(gt=0)]] = []
-    """Probabilities of a class of the primary outcome above which one would act, such as `[5%, 10%, 20%]`. The report
-    then shows the net benefit (decision curve)."""
+    """Probabilities of a class above which one would act, such as `[5%, 10%]`, for a decision curve (net benefit)."""
     subgroups: list[Subgroup] = []
-    """Columns for which the headline is also computed by group: `[sex, site, {age: [40, 60]}]`. Numbers are divided at
-    the stated cut points, or into thirds of the subjects. Differences are tested, with allowance for the number of
-    tests."""
+    """Columns for which the headline is also computed by group, and differences are tested: `[sex, {age: [40, 60]}]`.
+    Numbers are divided at the stated cut points, or into thirds of the subjects."""
 
     counterfactual_cases: int = Field(50, ge=0, le=1000)
     """Number of held-out cases, divided among the folds, that the networks of their fold predict again with [altered

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from casewise.study.model import Level, StudyModel, parse_grid
+from casewise.study.model import Level, StudyModel, parse_grid, refuse
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -17,23 +18,21 @@ class Images(StudyModel):
     """How each image becomes a square tile of `size` pixels."""
 
     size: int = Field(128, ge=16, le=1024)
-    """Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For volumes, the side of a slice as
-    the network sees it; the other settings of `images` then have no effect. A planned recipe has 224 for photographs
-    and films, less for smaller ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or
-    more."""
+    """Side of the square tile of an image, in pixels. For volumes, the side of a slice as the network sees it; the
+    other settings of `images` then have no effect. A planned recipe has 224 for photographs and films, less for smaller
+    ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or more."""
     fit: Literal["auto", "pad", "crop", "stretch"] = "auto"
     """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `crop`: its central square.
     `stretch`: it is stretched to the square. `auto`: [planned from the shapes of the
     images](howto-photographs.md#images-that-are-not-square) outside the test set, never from labels."""
     padding: Literal["auto", "reflect", "mean", "black"] = "auto"
-    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` colour, or `black`.
-    If shapes differ, bars that are not black vary in training. `auto`: `black` if all images have one shape, else
-    `reflect`."""
+    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` colour, or `black`;
+    `auto`: `black` if all images have one shape, else `reflect`, with bars that vary in training."""
     channels: Literal["rgb", "grey"] = "rgb"
     """Colour, or one grey channel, which networks receive three times."""
     lesion: str | None = None
-    """Column with the mask of each image's lesions, a path from `root`, against which explanations are measured; empty
-    where there is no lesion. Not used in training. For volumes, see `volumes.lesion`."""
+    """Column with the mask of each image's lesions, a path from `root`, against which explanations are measured. Not
+    used in training. For volumes, see `volumes.lesion`."""
     store: Path | None = None
     """Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."""
 
@@ -65,7 +64,7 @@ class ModalitySettings(StudyModel):
 
 
 # The default set of fastai's aug_transforms with the vertical flips of the published study.
-AUGMENTATIONS: dict[str, dict[str, Any]] = {
+AUGMENTATIONS: dict[str, Mapping[str, object]] = {
     "fastai-default": {
         "rotate": 10,
         "flip": "both",
@@ -98,9 +97,8 @@ class Panels(StudyModel):
     by: Literal["region", "case", "image"] = "case"
     """One panel for each region of a case, for each case, or for each image."""
     grid: Annotated[str, BeforeValidator(parse_grid)] = "1x1"
-    """Rows x columns of slots, `1x1` to `8x8`. Empty slots are black. If there are more images than slots, they are
-    sampled in training and averaged over several panels in prediction. For volumes, a square (`3x3`) of consecutive
-    slices."""
+    """Rows x columns of slots, `1x1` to `8x8`; empty ones are black. More images are sampled in training and averaged
+    over several panels in prediction. For volumes, a square (`3x3`) of consecutive slices."""
     shuffle: bool = False
     """Permute the tiles of a panel in training."""
     rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
@@ -120,32 +118,27 @@ class Panels(StudyModel):
     brightness: float = Field(0.0, ge=0, lt=1)
     """Half-width of the range around 1 of the brightness factor in training."""
     contrast: float = Field(0.0, ge=0, lt=1)
-    """Half-width of the range around 1 of the contrast factor in training. The black around a photograph does not
-    change."""
+    """Half-width of the range around 1 of the contrast factor in training."""
     probability: float = Field(1.0, gt=0, le=1)
     """Fraction of tiles that are rotated, translated or scaled in training and, drawn independently, of tiles whose
     brightness and contrast change. Flips keep 0.5."""
     padding_mode: Literal["black", "reflect"] = "black"
     """What fills the area outside a rotated or translated tile: black, or the tile mirrored at its edge."""
     vary_shape: bool = True
-    """Whether stretched images of different shapes are first cropped in training to an aspect ratio drawn between the
-    1st and 99th percentile of the training images, and padded ones have bars that vary unless black, so that shape
-    tells less of the source."""
+    """Whether stretched images of different shapes are first cropped in training to an aspect ratio between the 1st and
+    99th percentile, and padded ones have bars that vary unless black, so that shape tells less of the source."""
     augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
     """A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, flip both,
     zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect."""
     offline_copies: int = Field(0, ge=0, le=100)
     """Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it in every epoch.
-    A copy stays on the side of its panel. Needs `recipe.phases` and at least one augmentation; not with `shuffle`,
-    `pooling: attention` or `maps`."""
+    Needs `recipe.phases` and an augmentation; not with `shuffle`, `pooling: attention` or `maps`."""
     pooling: Literal["mean", "max", "maps", "attention"] = "mean"
-    """How several panels of one case are combined: `mean` of their predictions; `max`, the largest number, highest
-    grade or highest probability of the positive class (with `by: image`); `maps`, the mean of the features of all
-    images, which keeps positions where `recipe.pool` is `map`; `attention`, learned weights over them (both with `by:
-    case` or `region`)."""
+    """How several panels of one case are combined: `mean` of their predictions; with `by: image`, `max`, the largest
+    number, grade or probability of the positive class; else `maps`, the mean of the features of all images, which keeps
+    positions where `recipe.pool` is `map`, or `attention`, learned weights over them."""
     bag: int = Field(BAG_SIZE, ge=2, le=1024)
-    """With `pooling: attention` or `maps`, how many images of a case are drawn in a training step. Prediction uses all
-    of them."""
+    """With `pooling: attention` or `maps`, how many images of a case are drawn in a training step."""
 
     @model_validator(mode="before")
     @classmethod
@@ -156,35 +149,22 @@ class Panels(StudyModel):
 
     @model_validator(mode="after")
     def _check_pooling(self) -> Panels:
-        if self.bags and (self.by == "image" or self.grid != "1x1" or self.shuffle):
-            raise ValueError(
-                f"pooling: {self.pooling} combines all images of a case or region; it needs `by: case` (or region), "
-                "without grid or shuffle"
-            )
-        if self.pooling == "max" and self.by != "image":
-            raise ValueError("pooling: max takes the largest prediction over single images; it needs `by: image`")
-        if not self.bags and self.bag != BAG_SIZE:
-            raise ValueError(
-                f"bag: only pooling: attention and maps draw bags, and pooling is {self.pooling}; leave out bag"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_copies(self) -> Panels:
-        if not self.offline_copies:
-            return self
-        if self.bags:
-            raise ValueError(
-                f"offline_copies: pooling: {self.pooling} draws new images in each step, so copies cannot be fixed; "
-                "leave out offline_copies or pooling"
-            )
-        if self.shuffle:
-            raise ValueError("offline_copies: fixed copies do not permute tiles; leave out shuffle or offline_copies")
-        if self.flip == "none" and not any(getattr(self, name) for name in STRENGTHS):
-            raise ValueError(
-                f"offline_copies: without augmentation, {self.offline_copies} copies of a panel would equal the panel; "
-                f"state an augmentation (flip, {', '.join(STRENGTHS)}), or leave out offline_copies"
-            )
+        copies, augmented = self.offline_copies, self.flip != "none" or any(getattr(self, name) for name in STRENGTHS)
+        many_max, own_bag = self.pooling == "max" and self.by != "image", not self.bags and self.bag != BAG_SIZE
+        shuffled = copies and self.shuffle
+        single = self.by == "image" or self.grid != "1x1" or self.shuffle
+        problems: dict[str, object] = {
+            f"pooling: {self.pooling} combines all images of a case or region; it needs `by: case` (or region), "
+            "without grid or shuffle": self.bags and single,
+            "pooling: max takes the largest prediction over single images; it needs `by: image`": many_max,
+            f"bag: only pooling: attention and maps draw bags, and pooling is {self.pooling}; leave out bag": own_bag,
+            f"offline_copies: pooling: {self.pooling} draws new images in each step, so copies cannot be fixed; leave "
+            "out offline_copies or pooling": copies and self.bags,
+            "offline_copies: fixed copies do not permute tiles; leave out shuffle or offline_copies": shuffled,
+            f"offline_copies: without augmentation, {copies} copies of a panel would equal the panel; state an "
+            f"augmentation (flip, {', '.join(STRENGTHS)}), or leave out offline_copies": copies and not augmented,
+        }
+        refuse(problems)
         return self
 
     @property

@@ -13,19 +13,13 @@ from pydantic import BaseModel, ValidationError
 from casewise.errors import RunError, StudyError, cut, nearest
 from casewise.files import PICTURES, TABLES, read_regular
 from casewise.study.backbones import ALL29, check_backbones, check_encoders
-from casewise.study.messages import sentences, with_origin
+from casewise.study.messages import sentences
 from casewise.study.schema import Study, study_model
 from casewise.study.yaml_text import Values, mapping
 
-PATHS: tuple[tuple[str, ...], ...] = (
-    ("cohort",),
-    ("root",),
-    ("weights_dir",),
-    ("images", "store"),
-    ("pretrain", "cohort"),
-    ("external", "cohort"),
-    ("external", "root"),
-    ("compute", "plan"),
+PATHS = (
+    *(("cohort",), ("root",), ("weights_dir",), ("images", "store")),
+    *(("pretrain", "cohort"), ("external", "cohort"), ("external", "root"), ("compute", "plan")),
 )
 # The largest study file that is read, in bytes.
 LARGEST = 1_000_000
@@ -62,29 +56,24 @@ def read_study(path: Path | str, *, settings: Sequence[str] = (), **changes: Any
         StudyError: the file is missing, is not YAML, or has invalid values; the message lists all problems.
     """
     path = Path(path)
-    _refuse_other_kinds(path)
-    if not _is_file(path):
-        if os.path.exists(path):
-            raise StudyError(f"The study file {path} is not a regular file. Name a file with the text of a study.")
-        hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if os.path.isdir(path.parent) else ""
-        raise StudyError(f"There is no study file {path}.{hint}")
+    _check_kind(path)
     changes = {key: value for key, value in changes.items() if value is not None}
-    file_values = mapping(_text(path), str(path))
-    parent = str(file_values.get("extends", ""))
-    values = _extended(dict(file_values), str(path), folder=path.parent, chain=(str(path.resolve()),))
-    file_values, values = file_values | changes, _merged(values, changes)
+    stated = mapping(_text(path), str(path))
+    parent = stated.get("extends")
+    values = _extended(dict(stated), str(path), folder=path.parent, chain=(str(path.resolve()),))
+    stated, values = stated | changes, _merged(values, changes)
     for setting in map(_setting, settings):
-        file_values, values = _merged(file_values, setting, whole=()), _merged(values, setting, whole=())
+        stated, values = _merged(stated, setting, whole=()), _merged(values, setting, whole=())
     values.setdefault("name", path.stem)
     try:
         study = build_study(values, source=str(path), folder=path.parent)
     except StudyError as error:
-        first, *lines = str(error).split("\n  ")
-        if not parent:
-            raise
-        raise StudyError(
-            "\n  ".join([first, *(with_origin(line, values, file_values, parent) for line in lines)])
-        ) from None
+        lines = []
+        for line in str(error).split("\n  "):
+            keys = line.partition(": ")[0].split(".")
+            inherited = _has(keys, values) and not _has(keys, stated)
+            lines.append(line + f" The key comes from `extends: {parent}`; write your own." * inherited)
+        raise StudyError("\n  ".join(lines)) from None
     if "budget" in values and study.networks and "auto" not in study.recipe.model_fields_set:
         raise StudyError(
             f"{path}: budget is for planned recipes, and the study states backbones. Write `auto: true` under recipe "
@@ -93,24 +82,31 @@ def read_study(path: Path | str, *, settings: Sequence[str] = (), **changes: Any
     return study
 
 
-def _refuse_other_kinds(path: Path) -> None:
-    """Refuse a table, an image or a folder in place of a study file.
+def _has(keys: list[str], values: Any) -> bool:
+    for key in keys:
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a missing file, and a table, an image or a folder in place of a study file.
 
     Raises:
-        StudyError: the path is one; the message says what to write instead.
+        StudyError: the message says what to write instead.
     """
-    name = path.name.casefold()
-    if not os.path.exists(path):
-        return
     if os.path.isdir(path):
-        studies = [inner for inner in ("study.yaml", "study.yml") if _is_file(path / inner)]
-        hint = f"Did you mean {path / studies[0]}?" if studies else "Name a file with the text of a study."
+        own = next((path / inner for inner in ("study.yaml", "study.yml") if _is_file(path / inner)), None)
+        hint = f"Did you mean {own}?" if own else "Name a file with the text of a study."
         raise StudyError(f"The study file {path} is not a regular file but a folder. {hint}")
     if not _is_file(path):
-        return
-    kinds = {TABLES: ("a table", f"--table {path}"), PICTURES: ("an image", "--images FOLDER")}
-    for endings, (kind, option) in kinds.items():
-        if name.endswith(endings):
+        if os.path.exists(path):
+            raise StudyError(f"The study file {path} is not a regular file. Name a file with the text of a study.")
+        hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if os.path.isdir(path.parent) else ""
+        raise StudyError(f"There is no study file {path}.{hint}")
+    for endings, kind, option in ((TABLES, "a table", f"--table {path}"), (PICTURES, "an image", "--images FOLDER")):
+        if path.name.casefold().endswith(endings):
             raise StudyError(f"{path} is {kind}, not a study file. To write a study for it: `casewise init {option}`.")
 
 
@@ -121,9 +117,7 @@ def build_study(values: Values, *, source: str, folder: Path) -> Study:
         StudyError: lists every problem by field.
     """
     values = _expand(dict(values), source)
-    for keys in PATHS:
-        _absolute(values, keys, folder)
-    _absolute_weights(values, folder)
+    _make_absolute(values, folder)
     model = study_model(str(values.get("modality", "")))
     try:
         return model.model_validate(values)
@@ -204,9 +198,7 @@ def _extended(values: Values, source: str, *, folder: Path, chain: tuple[str, ..
         if not _is_file(file):
             raise StudyError(f"{source}: extends {parent}, but there is no file {file}.")
         below = _extended(mapping(_text(file), str(file)), str(file), folder=file.parent, chain=(*chain, str(file)))
-        for keys in PATHS:
-            _absolute(below, keys, file.parent)
-        _absolute_weights(below, file.parent)
+        _make_absolute(below, file.parent)
     else:
         below = mapping(preset_text(str(parent)), f"preset {parent}")
     return _merged(below, values)
@@ -251,12 +243,10 @@ def _merged(below: Values, above: Values, *, whole: Collection[str] = WHOLE) -> 
 
 
 def _expand(values: Values, source: str) -> Values:
-    targets = values.get("targets")
-    if isinstance(targets, dict):
-        values["targets"] = {name: _target(value) for name, value in targets.items()}
-    if isinstance(values.get("pretrain"), dict) and isinstance(values["pretrain"].get("targets"), dict):
-        inner = {name: _target(value) for name, value in values["pretrain"]["targets"].items()}
-        values["pretrain"] = {**values["pretrain"], "targets": inner}
+    for section in (values, pretrain := values.get("pretrain")):
+        if isinstance(section, dict) and isinstance(section.get("targets"), dict):
+            targets = {name: _target(value) for name, value in section["targets"].items()}
+            values |= {"pretrain": {**pretrain, "targets": targets}} if section is pretrain else {"targets": targets}
     if isinstance(values.get("scores"), str):
         values["scores"] = named_scores(values["scores"], source)
     for key, check in (("backbones", check_backbones), ("encoders", check_encoders)):
@@ -287,26 +277,23 @@ def named_scores(name: str, source: str) -> Values:
     return mapping((folder / f"{name}.yaml").read_text(), f"score {name}")
 
 
-def _absolute(values: Values, keys: tuple[str, ...], folder: Path) -> None:
-    for key in keys[:-1]:
-        if not isinstance(values.get(key), dict):
-            return
-        values[key] = values = dict(values[key])
-    if isinstance(values.get(keys[-1]), (str, Path)):
-        values[keys[-1]] = (folder / values[keys[-1]]).resolve()
+def _make_absolute(values: Values, folder: Path) -> None:
+    """Let the relative paths of a study start at a folder."""
+    for *sections, key in PATHS:
+        section = values
+        for name in sections:
+            if isinstance(section.get(name), dict):
+                section[name] = dict(section[name])
+            section = section.get(name) or {}
+        if isinstance(section, dict) and isinstance(section.get(key), (str, Path)):
+            section[key] = (folder / section[key]).resolve()
 
+    def source(weights: object) -> object:
+        if not isinstance(weights, str) or weights in ("pretrained", "random"):
+            return weights
+        path = weights.removeprefix("bundle:")
+        return f"{'bundle:' if weights != path else ''}{(folder / path).resolve()}"
 
-def _absolute_weights(values: Values, folder: Path) -> None:
     weights = values.get("weights", "pretrained")
-    if isinstance(weights, dict):
-        values["weights"] = {name: _absolute_source(value, folder) for name, value in weights.items()}
-    else:
-        values["weights"] = _absolute_source(weights, folder)
-
-
-def _absolute_source(weights: Any, folder: Path) -> Any:
-    """`pretrained` and `random` unchanged, a file or a bundle with its absolute path."""
-    if not isinstance(weights, str) or weights in ("pretrained", "random"):
-        return weights
-    rest = weights.removeprefix("bundle:")
-    return ("bundle:" if weights.startswith("bundle:") else "") + str((folder / rest).resolve())
+    of_each = isinstance(weights, dict)
+    values["weights"] = {name: source(value) for name, value in weights.items()} if of_each else source(weights)

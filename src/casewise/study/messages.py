@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from casewise.errors import QUOTED, counted, cut, nearest, shortened
+from casewise.errors import counted, cut, nearest, shortened
 from casewise.plugin import KEYS
 from casewise.study.model import StudyModel
 from casewise.study.yaml_text import Values
@@ -41,9 +41,8 @@ def sentences(problems: Sequence[Any], values: Values, study: type[StudyModel]) 
             start, _, rest = messages[0].partition("input should be ")
             value = rest.partition(", found ")[2]
             messages = [f"{start}input should be {' or '.join(ends)}{f', found {value}' if value else '.'}"]
-        point = decimal_point(several[0].get("input")) if any("number" in m or "integer" in m for m in messages) else ""
         hint = _option_hint(several, messages)
-        lines += [shortened(_in_words(message), _LINE) + point + hint for message in messages]
+        lines += [shortened(_in_words(message), _LINE) + hint for message in messages]
     unshown = len(by_location) - _SHOWN
     return sorted(set(lines)) + ([f"and {counted(unshown, 'more key')} with problems."] if unshown > 0 else [])
 
@@ -81,15 +80,11 @@ def _in_words(message: str) -> str:
 
 def _option_hint(several: Sequence[Any], messages: Sequence[str]) -> str:
     """The option that a value is most similar to, of those that the messages list in quotes."""
-    value = several[0].get("input")
-    if not isinstance(value, str) or not any(problem["type"] == "literal_error" for problem in several):
+    text = " ".join(messages)
+    if "Did you mean" in text or not any(problem["type"] == "literal_error" for problem in several):
         return ""
-    options = [
-        option
-        for line in messages
-        for option in re.findall(r"'([^']+)'", line.partition("input should be ")[2].partition(", found ")[0])
-    ]
-    return "" if any("Did you mean" in line for line in messages) else nearest(value, options)
+    options = re.findall(r"'([^']+)'", text.partition("input should be ")[2].partition(", found ")[0])
+    return nearest(several[0].get("input"), options)
 
 
 def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
@@ -109,22 +104,21 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     """One problem in words."""
     loc = location_text(problem["loc"])
     value = problem.get("input")
-    if problem["type"] in ("model_type", "model_attributes_type"):
+    kind = problem["type"]
+    if kind in ("model_type", "model_attributes_type"):
         names = keys_at(problem["loc"], study)
-        shown = ", ".join(names[:4])
-        return f"{loc}: needs settings ({shown} …), such as `{{{names[0]}: …}}`, found {cut(value)}."
-    if problem["type"] == "dict_type":
-        key = problem["loc"][-1]
-        return f"{loc}: needs names with values, `{key}: {{name: …}}`, found {cut(value)}."
-    if problem["type"] == "string_type" and problem["loc"][0] == "accept":
+        return f"{loc}: needs settings ({', '.join(names[:4])} …), such as `{{{names[0]}: …}}`, found {cut(value)}."
+    if kind == "dict_type":
+        return f"{loc}: needs names with values, `{problem['loc'][-1]}: {{name: …}}`, found {cut(value)}."
+    if kind == "string_type" and problem["loc"][0] == "accept":
         return f"{loc}: needs a reason in words, found {cut(value)}."
-    if problem["type"] == "extra_forbidden":
+    if kind == "extra_forbidden":
         name = str(problem["loc"][-1])
         if len(problem["loc"]) == 1 and name in KEYS:
             return f"{loc}: belongs to the plugin {KEYS[name]!r} of casewise, which is not installed here."
         own_hint = nearest(name, keys_at(problem["loc"][:-1], study))
         return f"{loc}: there is no such setting.{_hint_elsewhere(name, study) or own_hint}"
-    if problem["type"] == "missing":
+    if kind == "missing":
         return f"{loc}: is missing."
     text = re.sub(r", unable to parse string as .*$", "", problem["msg"].removeprefix("Value error, "))
     if not loc:
@@ -133,16 +127,6 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     # the value is placed before the hint, which ends with a question mark
     text, hint = re.fullmatch(r"(.*?)( Did you mean [^?]*\?)?", text, re.DOTALL).groups("")  # type: ignore[union-attr]
     return f"{loc}: {text[0].lower() + text[1:].rstrip('.')}{shown}.{hint}"
-
-
-def decimal_point(value: object) -> str:
-    """A hint for a number with a decimal comma; '' for other values.
-
-    >>> decimal_point("0,0003"), decimal_point("0.0003"), decimal_point("a,b")
-    (' Write 0.0003, with a decimal point.', '', '')
-    """
-    is_comma = isinstance(value, str) and len(value) <= QUOTED and re.fullmatch(r"[+-]?\d*,\d+(e[+-]?\d+)?", value)
-    return f" Write {str(value).replace(',', '.')}, with a decimal point." if is_comma else ""
 
 
 def location_text(loc: tuple[Any, ...]) -> str:
@@ -177,7 +161,7 @@ def _hint_elsewhere(name: str, study: type[StudyModel]) -> str:
     >>> _hint_elsewhere("epochs", Study), _hint_elsewhere("seed", Study)
     (' Did you mean recipe.epochs?', ' Did you mean seed, at the top of the study?')
     """
-    places = _places(name, study)
+    places = _settings_named(name, study)
     paths = [path for rank, path in places if rank == min(places)[0]]
     if name in _OTHER_NAMES:
         paths = [_OTHER_NAMES[name]]
@@ -185,34 +169,12 @@ def _hint_elsewhere(name: str, study: type[StudyModel]) -> str:
     return f" Did you mean {' or '.join(paths[:3])}{at_top}?" if paths else ""
 
 
-def _places(name: str, section: type[StudyModel], prefix: str = "", rank: int = 0) -> list[tuple[int, str]]:
+def _settings_named(name: str, section: type[StudyModel], prefix: str = "", rank: int = 0) -> list[tuple[int, str]]:
     """The settings of this name in a section and those within it, which rank lower; optional ones rank lowest."""
     places = [(rank, prefix + name)] if name in section.model_fields else []
     for key, field in section.model_fields.items():
         options = get_args(field.annotation) if get_origin(field.annotation) is UnionType else ()
         for option in (field.annotation, *options):
             if isinstance(option, type) and issubclass(option, StudyModel):
-                places += _places(name, option, f"{prefix}{key}.", rank + (2 if options else 1))
+                places += _settings_named(name, option, f"{prefix}{key}.", rank + (2 if options else 1))
     return places
-
-
-def with_origin(line: str, values: Values, file_values: Values, parent: str) -> str:
-    """A problem, with the file or preset of its key if the key is not in the study file itself."""
-    loc, _, _ = line.partition(": ")
-    keys = loc.split(".")
-    if not _has(keys, values) or _has(keys, file_values):
-        return line
-    targets = values.get("targets")
-    value = next(iter(targets), "…") if isinstance(targets, dict) and "is not a target" in line else "…"
-    for key in reversed(keys[1:]):
-        value = f"{{{key}: {value}}}"
-    kind = "file" if parent.endswith((".yaml", ".yml")) else "preset"
-    return f"{line} The key comes from the {kind} {parent}; write your own: `{keys[0]}: {value}`."
-
-
-def _has(keys: list[str], values: Any) -> bool:
-    for key in keys:
-        if not isinstance(values, dict) or key not in values:
-            return False
-        values = values[key]
-    return True

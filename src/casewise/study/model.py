@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from casewise.errors import cut, nearest
 from casewise.metrics.registry import metric_names
+from casewise.study.yaml_text import Values
 
 
-def _in_one_line(schema: dict[str, Any]) -> None:
+def _in_one_line(schema: Values) -> None:
     """Join the lines of the descriptions in a JSON schema."""
     for field in schema.get("properties", {}).values():
         field |= {name: " ".join(text.split()) for name, text in field.items() if name == "description"}
@@ -39,6 +41,19 @@ class StudyModel(BaseModel):
         Raises:
             ValueError: the section contradicts another one; the message begins with the key.
         """
+
+
+def refuse(problems: Mapping[str, object]) -> None:
+    """Refuse the first problem that is one.
+
+    >>> refuse({"lr: must be positive": 1 < 0})
+
+    Raises:
+        ValueError: with its message.
+    """
+    for message, is_so in problems.items():
+        if is_so:
+            raise ValueError(message)
 
 
 def parse_range(value: Any) -> Any:
@@ -114,11 +129,8 @@ def read_duration(value: Any) -> Any:
     >>> read_duration("30min"), read_duration("1.5 h"), read_duration("90s"), read_duration(60)
     (1800.0, 5400.0, 90.0, 60)
     """
-    stated = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|mins?|minutes?|h|hours?)\s*", value)
-        if isinstance(value, str)
-        else None
-    )
+    unit = r"s|secs?|seconds?|mins?|minutes?|h|hours?"
+    stated = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*({unit})\s*", value) if isinstance(value, str) else None
     if isinstance(value, str) and stated is None:
         raise ValueError("write a number and its unit, such as 30min, 2h or 90s")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 60:

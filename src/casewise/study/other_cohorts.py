@@ -78,8 +78,8 @@ class Pretraining(StudyModel):
     sheet: str = ""
     """As in the study, but for this table only."""
     subjects: Literal["shared", "distinct"]
-    """`shared`: both tables use the same names for the same people, and each fold's held-out subjects are left out of
-    its pretraining. `distinct`: no person is in both tables, and a name that occurs in both is an error."""
+    """`shared`: equal names are the same people, and held-out subjects are left out of a fold's pretraining.
+    `distinct`: no person is in both tables, and a name that occurs in both is an error."""
     columns: dict[str, str] = {}
     """As in the study, but for this table only."""
     where: RowFilter = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +13,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from casewise.errors import StudyError, cut, nearest
 from casewise.study.images import AUGMENTATION_KEYS, Panels
-from casewise.study.model import Fraction, StudyModel
+from casewise.study.model import Fraction, StudyModel, refuse
+from casewise.study.yaml_text import Values
 
 FREEZE_FORMS = "none, all, `10 layers`, `11 blocks`, `30%` or the name of a module such as features.6"
 
@@ -57,8 +59,7 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
         return _counted(value, "layers", source)
     text = value.strip()
     if text.lower() in ("none", "all", "body"):
-        text = text.lower()
-        return FreezePoint("none" if text == "none" else "all")
+        return FreezePoint("none" if text.lower() == "none" else "all")
     if match := re.fullmatch(r"(-?\d{1,9})\s*(layers?|blocks?)?", text):
         return _counted(int(match[1]), "blocks" if (match[2] or "").startswith("block") else "layers", source)
     if match := re.fullmatch(r"(-?\d+(?:\.\d*)?)\s*%", text):
@@ -67,8 +68,9 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
         return _fraction(float(text), value, source)
     if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", text):
         return FreezePoint("name", name=text.removeprefix("body."))
-    unit = text.split()[-1] if re.match(r"\d+\s", text) else ""
-    hint = nearest(unit, ("layers", "blocks")) if unit else nearest(text, ("none", "all"))
+    hint = (
+        nearest(text.split()[-1], ("layers", "blocks")) if re.match(r"\d+\s", text) else nearest(text, ("none", "all"))
+    )
     raise StudyError(f"{source}: must be {FREEZE_FORMS}, got {cut(value)}.{hint}")
 
 
@@ -107,9 +109,8 @@ class EarlyStopping(StudyModel):
     patience: int = Field(50, ge=1)
     """Epochs without a better loss before training ends. The best epoch is kept."""
     monitor: Literal["inner", "fold", "none"] = "inner"
-    """`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted afterwards; the report
-    then states that out-of-fold figures are too optimistic. `none`: all epochs are trained on all training folds, and
-    the last one is kept."""
+    """`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted afterwards, so that
+    out-of-fold figures are too optimistic. `none`: all epochs are trained, and the last one is kept."""
     val_fraction: Fraction = 0.15
     """Fraction of the training subjects that `inner` sets aside."""
 
@@ -153,10 +154,9 @@ class Phase(StudyModel):
     schedule: Schedule | None = None
     """Schedule of this phase. Default: that of the recipe."""
     batch_norm: BatchNorm | None = None
-    """As in the recipe, for this phase alone."""
-    variations: dict[str, Any] = {}
-    """Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`. Not with
-    `panels.offline_copies`."""
+    """As in the recipe."""
+    variations: Values = {}
+    """Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`."""
 
     @field_validator("freeze", mode="before")
     @classmethod
@@ -170,7 +170,7 @@ class Phase(StudyModel):
 
     @field_validator("variations")
     @classmethod
-    def _check_variations(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _check_variations(cls, value: Values) -> Values:
         for name in value:
             if name not in AUGMENTATION_KEYS:
                 hint = nearest(name, AUGMENTATION_KEYS)
@@ -188,7 +188,7 @@ class Phase(StudyModel):
 
 # Settings of every planned recipe that states no others; the rest depends on the images
 # (`casewise.pipeline.recipe_plan`), as do the epochs of its phase.
-PLANNED: dict[str, Any] = {
+PLANNED: Mapping[str, object] = {
     "optimizer": "adamw",
     "weight_decay": 0.01,
     "schedule": "one-cycle",
@@ -210,8 +210,7 @@ class Recipe(StudyModel):
     """Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. Classes use
     cross-entropy; grades use a chain of binary cross-entropies."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the label that is spread evenly over the classes in training. Not for grades; never in the validation
-    loss."""
+    """Fraction of the label that is spread evenly over the classes in training. Not for grades."""
     imbalance: Literal["none", "weights", "sampling"] = "none"
     """For classes and grades. `weights`: every class has the same total weight in the loss. `sampling`: panels are
     drawn with replacement, so that every class of the primary outcome is drawn equally often."""
@@ -230,9 +229,8 @@ class Recipe(StudyModel):
     """`plateau`: the learning rate falls when the validation loss no longer does. `cosine`: it falls as half a cosine
     over `epochs`. `one-cycle`: it rises for a quarter of the steps and then falls. `constant`: it stays the same."""
     warmup: int = Field(0, ge=0)
-    """Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` only; the rate then
-    changes at every step. Must be smaller than `epochs`, than `gradual_unfreezing.epochs` with that tuning, and than
-    the epochs of each phase with this schedule."""
+    """Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` only; fewer than
+    `epochs`, than `gradual_unfreezing.epochs` with that tuning, and than those of each phase with this schedule."""
     plateau: Plateau = Plateau()
     """Settings of `schedule: plateau`."""
     batch_size: int = Field(16, ge=2)
@@ -242,23 +240,19 @@ class Recipe(StudyModel):
     early_stopping: EarlyStopping = EarlyStopping()
     """When training stops, and which subjects determine this."""
     tuning: Literal["full", "head_only", "gradual_unfreezing"] = "full"
-    """Which layers are trained: all (`full`), the head alone on features computed once (`head_only`), or one group of
-    layers after another while the loss improves (`gradual_unfreezing`)."""
+    """Which layers are trained: all, the head alone on features computed once (`head_only`), or one group of layers
+    after another while the loss improves (`gradual_unfreezing`)."""
     gradual_unfreezing: GradualUnfreezing = GradualUnfreezing()
     """Settings of `tuning: gradual_unfreezing`."""
     discriminative: float = Field(1.0, ge=1)
-    """Divisor of the learning rate from one of `gradual_unfreezing.groups` groups of layers to the next towards the
-    input. 1: the same rate for all."""
+    """Divisor of the learning rate from one of `gradual_unfreezing.groups` to the next towards the input."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Factor on the learning rate from one layer to the next towards the input, as is usual for transformers (0.65 to
-    0.9). Layers are the blocks and the embedding of a transformer, or the freeze points of another network. Not with
-    `discriminative`."""
+    0.9). Layers are blocks and the embedding, or the freeze points of other networks. Not with `discriminative`."""
     batch_norm: BatchNorm = "update"
-    """`keep_statistics`: keep the running statistics of the first weights instead of updating them. With `update`,
-    those of frozen layers are kept as well."""
+    """`keep_statistics`: keep all running statistics of the first weights; `update`: only those of frozen layers."""
     head: Literal["random", "probe"] = "random"
-    """`probe`: start with a linear model of the initial features instead of a random head: ridge for numbers, logistic
-    for classes and grades."""
+    """`probe`: start with a linear model of the initial features (ridge or logistic) instead of a random head."""
     head_lr: float = Field(1.0, gt=0)
     """Factor on the head's learning rate."""
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
@@ -274,14 +268,12 @@ class Recipe(StudyModel):
     clip_gradients: float | None = Field(None, gt=0)
     """Largest norm of the gradient of a step; a larger one is scaled down to it. Default: no limit."""
     scaling: Literal["library", "symmetric"] = "library"
-    """How pixels are scaled before the first layer. `library`: as the backbone's published weights expect. `symmetric`:
-    from −1 to 1."""
+    """Scale of pixels: as the backbone's published weights expect (`library`), or −1 to 1 (`symmetric`)."""
     phases: list[Phase] = []
-    """Phases of training, one after another, each with its own epochs and frozen layers. Default: one phase of
-    `epochs`."""
+    """Phases of training, one after another. Default: one phase of `epochs`."""
 
     @property
-    def stated(self) -> dict[str, Any]:
+    def stated(self) -> Values:
         """The settings that the study states, as plain values."""
         return self.model_dump(mode="json", exclude_unset=True, exclude={"auto"})
 
@@ -303,30 +295,26 @@ class Recipe(StudyModel):
         return {"auto": True} if values == "auto" else values
 
     @model_validator(mode="after")
-    def _check_phases(self) -> Recipe:
-        phases, planned = self.completed.phases, "; a planned recipe has phases" if self.auto else ""
-        if phases and self.tuning != "full":
-            raise ValueError(
-                f"tuning: {self.tuning} decides which layers are trained; leave it out, or the phases{planned}"
-            )
-        if phases and self.lr == "find":
-            raise ValueError(f"lr: find needs a single phase; with phases, write numbers{planned}")
+    def _check_training(self) -> Recipe:
+        completed, planned = self.completed, "; a planned recipe has phases" if self.auto else ""
+        phases, monitor = completed.phases, completed.early_stopping.monitor
+        plateau = (monitor, completed.schedule) == ("none", "plateau")
+        both = self.layer_decay != 1 and self.discriminative != 1
+        gradual = self.tuning == "gradual_unfreezing" and self.early_stopping.monitor == "none"
         # the saved study of a run states every default
-        if self.phases and "epochs" in self.model_fields_set and self.epochs != 1000:
-            raise ValueError("epochs: with phases, every phase states its own; leave out recipe.epochs")
-        return self
-
-    @model_validator(mode="after")
-    def _check_monitored(self) -> Recipe:
-        if (self.completed.early_stopping.monitor, self.completed.schedule) == ("none", "plateau"):
-            raise ValueError(
-                "schedule: plateau needs a validation loss; with early_stopping.monitor none use cosine or constant"
-            )
-        if self.early_stopping.monitor == "none" and self.tuning == "gradual_unfreezing":
-            raise ValueError(
-                "tuning: gradual_unfreezing continues while a loss improves; it needs early_stopping.monitor inner (or "
-                "fold)"
-            )
+        own_epochs = self.phases and "epochs" in self.model_fields_set and self.epochs != 1000
+        problems: dict[str, object] = {
+            f"tuning: {self.tuning} decides which layers are trained; leave it out, or the phases{planned}": phases
+            and self.tuning != "full",
+            f"lr: find needs a single phase; with phases, write numbers{planned}": phases and self.lr == "find",
+            "epochs: with phases, every phase states its own; leave out recipe.epochs": own_epochs,
+            "schedule: plateau needs a validation loss; with early_stopping.monitor none use cosine or "
+            "constant": plateau,
+            "tuning: gradual_unfreezing continues while a loss improves; it needs early_stopping.monitor inner (or "
+            "fold)": gradual,
+            "layer_decay and discriminative both reduce the rate of lower layers; give one": both,
+        }
+        refuse(problems)
         return self
 
     @model_validator(mode="after")
@@ -347,12 +335,6 @@ class Recipe(StudyModel):
         for name, epochs in cosines:
             if self.warmup >= epochs:
                 raise ValueError(f"warmup: {self.warmup} epochs must be fewer than the {name}, {epochs}")
-        return self
-
-    @model_validator(mode="after")
-    def _check_layer_rates(self) -> Recipe:
-        if self.layer_decay != 1 and self.discriminative != 1:
-            raise ValueError("layer_decay and discriminative both reduce the rate of lower layers; give one")
         return self
 
 
@@ -392,32 +374,26 @@ class Compute(StudyModel):
     """Settings that depend on the machine. `auto` is decided by a measurement of about two seconds."""
 
     plan: dict[str, NetworkPlan] | Path | None = None
-    """A compute plan to repeat: a run folder or its `compute.json`, or for each network `device`, `precision`,
-    `memory_format` and `threads`. Nothing is measured then, and the same study and seed give the same bits on the same
-    kind of machine. Default: the first run measures, and records its plan."""
+    """A compute plan to repeat, for the same bits on the same kind of machine: a run folder or its `compute.json`, or
+    for each network `device`, `precision`, `memory_format` and `threads`. Default: the first run measures."""
 
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Networks trained in parallel, as `--jobs`. `auto`: as many as the cores allow with `threads` each and the
-    available memory allows, or one on a GPU. Results do not depend on it."""
+    """Networks trained in parallel, as `--jobs`; `auto`: as many as cores and memory allow, or one on a GPU."""
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Threads of each network in training. `auto`: the number of cores divided by the number of networks of the run, at
-    least one, or one if that is measured to be faster. The number of networks in parallel has no influence."""
+    """Threads of each network in training. `auto`: the number of cores divided by that of the run's networks, at least
+    one, or one if that is measured to be faster."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bfloat16 on a CPU only if it is measured to be faster and its features agree with those of full
-    precision; bfloat16 on a GPU."""
+    """`auto`: bfloat16 on a GPU; on a CPU only if it is measured to be faster and its features agree."""
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     """Memory layout of tensors. `auto`: the one that is measured to be faster."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a CUDA device if there is one."""
     save_every: float = Field(30.0, ge=0)
-    """Seconds after which the state of a network in training is saved at the end of the next epoch; an interrupted run
-    continues from it. 0: save after every epoch."""
+    """Seconds between the saved states of a network in training, from which an interrupted run continues; 0: epochs."""
     frozen_once: bool = True
-    """Compute the features of frozen layers once for all epochs of a phase in which panels do not vary; the result is
-    the same."""
+    """Compute the features of frozen layers once in phases in which panels do not vary; the result is the same."""
     keep_memory: bool = True
-    """Keep freed memory for the next step instead of returning it to the system (Linux with glibc; on the command line
-    and in workers), which saves time and takes memory."""
+    """Keep freed memory for the next step (Linux with glibc; on the command line and in workers), which saves time."""
 
     @model_validator(mode="after")
     def _check_plan(self) -> Compute:

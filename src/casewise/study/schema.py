@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,18 +13,19 @@ from casewise.errors import cut
 from casewise.plugin import modality_sections, plugins
 from casewise.study.checks import check_study
 from casewise.study.evaluation import Audit, Evaluation
-from casewise.study.images import Images, Panels
+from casewise.study.images import Images, ModalitySettings, Panels
 from casewise.study.learners import encoders_of, learner_named, learners_beside
 from casewise.study.model import Level, RowFilter, StudyModel, read_duration
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
 from casewise.study.recipe import Baselines, Compute, Recipe
 from casewise.study.split import NestedCV, Split
 from casewise.study.targets import ScoreFormula, Target
+from casewise.study.yaml_text import Values
 from casewise.targets.registry import kind_named
 
 Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean", "weighted"]
 # What a study with a planned recipe has besides, where it does not state it.
-_AUTO: dict[str, Any] = {"stack": ["weighted"], "stack_baselines": True}
+_AUTO: Mapping[str, object] = {"stack": ["weighted"], "stack_baselines": True}
 _AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
 
 
@@ -57,8 +58,7 @@ class Study(StudyModel):
     title: str = ""
     """Heading of the report."""
     description: str = ""
-    """One sentence on what is predicted, shown in the report. The report spells names as they are spelled here
-    (`PASI`)."""
+    """One sentence on what is predicted. The report shows it, and spells names as it does (`PASI`)."""
     synthetic: bool = False
     """`true`: the images do not show patients, and the report states this."""
     cohort: Path
@@ -69,21 +69,17 @@ class Study(StudyModel):
     """Folder to which the paths in the table are relative. Default: the table's own folder. If it is stated, absolute
     paths of another computer are looked up in it by their ends."""
     columns: dict[str, str] = {}
-    """The table's column for a standard name or a target, such as `{visit: visit_no, day: days}`. `""` leaves a column
-    unused."""
+    """The table's column for a standard name or a target, such as `{visit: visit_no}`. `""` leaves it unused."""
     where: RowFilter = {}
-    """Rows to keep: a column and the value, or list of values, that it must have. Compared as text; `""` keeps empty
-    cells."""
+    """Rows to keep: a column and the value, or list of values, that it must have, as text; `""` for empty cells."""
     where_not: RowFilter = {}
     """Rows to leave out: a column and the value, or list of values, such as `{path: [images/a.jpg]}`."""
     subjects_known: bool = True
-    """`false` if it is unknown which images belong to one person. Every image then needs its own subject name, and the
-    report contains a warning."""
+    """`false` if it is unknown which images belong to one person. Every image then needs its own subject name."""
     subject_names: SubjectNames = "refuse_similar"
-    """Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`) are refused, because one
-    person could then be in training and test data. `as_written`: they are different people, unless they differ in case,
-    spaces or invisible characters only. Lists state which are different people, as the tables spell them, and refuse
-    all others: `[["1", "01"], [S1, S-1]]`."""
+    """Whether names of subjects that differ in spelling only (`S1` and `s-01`) are refused, because one person could
+    then be in training and test data. `as_written`: they are different people, unless they differ in case, spaces or
+    invisible characters only. Lists state which are different people: `[["1", "01"], [S1, S-1]]`."""
     modality: str = ""
     """Kind of images: `photographs`, `slides`, `volumes`, or a registered modality, whose settings are a section with
     its name. Default: `volumes` if the study has that section, `slides` if it has `tiles`, else `photographs`."""
@@ -92,8 +88,7 @@ class Study(StudyModel):
     regions: list[str] = []
     """The regions that the column `region` may contain, in order. Empty: the study has no regions."""
     missing_regions: Literal["refuse", "allow"] = "refuse"
-    """Whether a case may lack a region. With `allow`, its score is the mean over the available regions; such a case is
-    predicted but not evaluated."""
+    """Whether a case may lack a region; it is then predicted, as the mean of the others, but not evaluated."""
     panels: Panels = Panels()
     """Which images a network sees at once, and how they are augmented in training."""
     targets: dict[str, Target] = Field(min_length=1)
@@ -111,8 +106,7 @@ class Study(StudyModel):
     audit: Audit = Audit()
     """What the audit examines before training: [Audit a cohort](howto-audit.md)."""
     accept: dict[str, str] = {}
-    """Findings of the audit that are accepted, each with the reason: `{shortcut-source: the classes come from two
-    hospitals}`. The report prints both."""
+    """Findings of the audit that are accepted, with the reason: `{shortcut-source: two hospitals}`."""
     backbones: list[str] = []
     """Networks to train, as a list or separated by commas (`casewise backbones`). `all29` stands for the 29 of One-Step
     PASI; any timm name is allowed, with the prefix `timm:` if torchvision has a network of the same name. With
@@ -120,32 +114,27 @@ class Study(StudyModel):
     `volumes.fusion`."""
     weights: str | dict[str, str] = "pretrained"
     """Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or `bundle:PATH` for a
-    network that casewise trained. Or by backbone: `{resnet18: pretrained, vit_tiny_patch16_224: random}`. See [First
+    network that casewise trained; or by backbone: `{resnet18: random}`. See [First
     weights](howto-extend.md#first-weights)."""
     bundle_subjects: Apart = "named_apart"
-    """`named_apart`: a network of `weights: bundle:PATH` must not have been trained on a subject with a name of this
-    study. `distinct`: equal names denote different people; the report states it."""
+    """The same as `external.subjects`, for subjects that a network of `weights: bundle:PATH` was trained on."""
     weights_dir: Path | None = None
-    """Folder of `<backbone>.safetensors`, where `pretrained` weights are looked up first. The same as `--weights-dir`.
-    """
+    """Folder of `<backbone>.safetensors` for `pretrained` weights, the same as `--weights-dir`."""
     baselines: Baselines = Baselines()
     """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the networks. `auto`
     (default): they are fitted; `{off: the reason}`: they are not, and the report says why."""
     encoders: list[str] = []
-    """The pretrained networks whose frozen features the baselines use: names of torchvision, of timm
-    (`timm:vit_small_patch14_dinov2.lvd142m`) or of hub repositories (`hf-hub:owner/name`):
-    [Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no network, else its
-    first pretrained backbone."""
+    """The pretrained networks whose frozen features the baselines use, of torchvision, timm or hub repositories
+    (`hf-hub:owner/name`): [Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no
+    network, else its first pretrained backbone."""
     pretrain: Pretraining | None = None
     """Another cohort to train on first."""
     recipe: Recipe = Recipe()
     """How a network is trained."""
     budget: Annotated[float, BeforeValidator(read_duration), Field(ge=60)] = 1800.0
-    """The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number. Only with a
-    planned recipe."""
+    """The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number."""
     nested_cv: NestedCV | None = None
-    """[Nested cross-validation](explanation-nested.md): inner folds of each fold's training subjects choose the
-    settings of this section. Default: none."""
+    """[Nested cross-validation](explanation-nested.md). Default: none."""
     test_time_augmentation: bool = False
     """Average each prediction with that of the mirrored panel."""
     stack: list[Stacker] = []
@@ -153,9 +142,8 @@ class Study(StudyModel):
     (weights of at least 0 that sum to 1, equal unless others are clearly better) are for all targets. `linear` and
     `ridge`, for numbers, and `logistic`, for classes and grades, have weights of either sign and need a test set."""
     final: Literal["folds", "refit"] = "folds"
-    """What predicts new cases. `folds`: the networks of all folds, averaged. `refit`: one network for each learner,
-    trained on all subjects outside the test set, which takes as long as one more fold. [Figures are those of the
-    networks of the folds](howto-predict.md#take-the-model-along)."""
+    """What predicts new cases. `folds`: the mean of the networks of all folds. `refit`: one network for each learner,
+    [trained on all subjects outside the test set](howto-predict.md#take-the-model-along)."""
     stack_baselines: bool = False
     """Whether the meta learners combine the baselines as well as the networks."""
     external: External | None = None
@@ -167,8 +155,7 @@ class Study(StudyModel):
     seed: int = Field(0, ge=0)
     """Seed of the split, the initial weights of heads, the order of batches and all augmentation."""
     seeds: int = Field(1, ge=1, le=100)
-    """How often the study is trained on its split: with `seed` and the seeds after it. Results are those of `seed`; the
-    report shows how much they vary. Each further seed takes as long as the first."""
+    """How often the study is trained, with `seed` and those after it; the report shows how much results vary."""
 
     @model_validator(mode="before")
     @classmethod
@@ -211,7 +198,7 @@ class Study(StudyModel):
         return getattr(self, name, None)
 
     @property
-    def _sections(self) -> dict[str, Any]:
+    def _sections(self) -> dict[str, ModalitySettings]:
         """The sections of modalities that the study states, by the name of the modality."""
         stated = {name: getattr(self, section) for name, section in modality_sections().items()}
         return {name: section for name, section in stated.items() if section is not None}
@@ -373,5 +360,5 @@ def study_model(modality: str = "") -> type[Study]:
     return model
 
 
-def _rebuilt(modality: str, values: dict[str, Any]) -> Study:
+def _rebuilt(modality: str, values: Values) -> Study:
     return study_model(modality).model_validate(values)

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -124,39 +124,36 @@ def check_scores(scores: Sequence[Score], *, targets: Mapping[str, Level], regio
     levels: dict[str, Level] = dict(targets)
     regions = list(regions)
     for number, score in enumerate(scores):
-        where = f"Score {cut(score.name)}"
+        where, later = f"Score {cut(score.name)}", [s.name for s in scores[number + 1 :]]
         if score.name in [earlier.name for earlier in scores[:number]]:
             raise StudyError(f"{where} is declared twice.")
-        later = [s.name for s in scores[number + 1 :]]
         if score.name in score.targets:
             raise StudyError(f"{where}: its formula names the score itself.")
         if score.name in levels and not levels.keys() >= set(score.targets):
             continue
         for name, region in score.references:
-            if name in later and name not in levels:
-                raise StudyError(f"{where}: its formula names {cut(name)}, which is only declared later.")
-            if name not in levels:
-                raise StudyError(
-                    f"{where}: its formula names {cut(name)}, which is neither a target nor an earlier score; there "
-                    f"are {', '.join(levels)}.{nearest(name, levels)}"
-                )
-            if region is not None and region not in regions:
-                existing = f"there are {', '.join(regions)}" if regions else "the study has no regions"
-                raise StudyError(
-                    f"{where}: its formula names region {cut(region)}; {existing}.{nearest(region, regions)}"
-                )
-            if score.level == "region" and region is not None:
-                raise StudyError(f"{where} is computed in each region: write {cut(name)}, not '{name}[{region}]'.")
-            if score.level == "region" and levels[name] == "case":
-                raise StudyError(
-                    f"{where} is computed in each region, but {cut(name)} is at case or image level. "
-                    "Write `level: case`, or panels by region."
-                )
-            if score.level == "case" and region is None and levels[name] == "region":
-                example = regions[0] if regions else "region"
-                raise StudyError(f"{where} is at case level: write '{name}[{example}]', since {cut(name)} has regions.")
-            if score.level == "case" and region is not None and levels[name] == "case":
-                raise StudyError(f"{where}: {cut(name)} is at case level: write {cut(name)}, not '{name}[{region}]'.")
+            target, in_region = cut(name), f"'{name}[{region or next(iter(regions), 'region')}]'"
+            per_region, level = score.level == "region", levels.get(name)
+            existing = f"there are {', '.join(regions)}" if regions else "the study has no regions"
+            problems: dict[str, object] = {
+                f"{where}: its formula names {target}, which is only declared later.": name in later and not level,
+                f"{where}: its formula names {target}, which is neither a target nor an earlier score; there are "
+                f"{', '.join(levels)}.{nearest(name, levels)}": not level,
+                f"{where}: its formula names region {cut(region)}; {existing}.{nearest(region, regions)}": region
+                is not None
+                and region not in regions,
+                f"{where} is computed in each region: write {target}, not {in_region}.": per_region and region,
+                f"{where} is computed in each region, but {target} is at case or image level. Write `level: case`, or "
+                "panels by region.": per_region and level == "case",
+                f"{where} is at case level: write {in_region}, since {target} has regions.": not per_region
+                and region is None
+                and level == "region",
+                f"{where}: {target} is at case level: write {target}, not {in_region}.": not per_region
+                and region
+                and level == "case",
+            }
+            if problem := next((message for message, is_so in problems.items() if is_so), ""):
+                raise StudyError(problem)
         levels[score.name] = score.level
 
 
@@ -203,26 +200,21 @@ def _collect(node: ast.expr, where: str, references: dict[Reference, None], dept
             hint = nearest(called, FUNCTIONS)
             raise StudyError(f"{where}: its formula calls {cut(called)}; it may call {', '.join(FUNCTIONS)}.{hint}")
         case _:
-            raise StudyError(f"{where}: its formula may not contain {cut(_written(node))}; it may contain {_ALLOWED}.")
+            try:
+                written = ast.unparse(node)
+            except RecursionError:
+                written = f"{type(node).__name__} …"
+            raise StudyError(f"{where}: its formula may not contain {cut(written)}; it may contain {_ALLOWED}.")
     for operand in operands:
         _collect(operand, where, references, depth + 1)
 
 
-def _written(node: ast.expr) -> str:
-    """An element of a formula in its own notation; deep ones, which cannot be unparsed, by their kind."""
-    try:
-        return ast.unparse(node)
-    except RecursionError:
-        return f"{type(node).__name__} …"
-
-
-def _reference(node: ast.expr) -> Reference:
-    match node:
-        case ast.Subscript(value=ast.Name(id=name), slice=ast.Name(id=region) | ast.Constant(value=str(region))):
-            return name, region
-        case ast.Name(id=name):
-            return name, None
-    raise TypeError(f"{ast.dump(node)} is no reference")
+def _reference(node: Any) -> Reference:
+    """The reference of a name, or of a name with a region in brackets."""
+    if isinstance(node, ast.Name):
+        return node.id, None
+    region = node.slice
+    return node.value.id, str(region.value if isinstance(region, ast.Constant) else region.id)
 
 
 def _value(node: ast.expr, values: Mapping[Reference, Array]) -> Array:

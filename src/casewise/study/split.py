@@ -21,22 +21,19 @@ class Split(StudyModel):
 
     by: Literal["subject", "image", "number"] = "subject"
     """`subject`: all images of a subject are on one side. `number`, only with `subjects_known: false`: [runs of
-    neighbouring file numbers](howto-split.md#subjects-that-are-not-known) are on one side. `image` adds a split by
-    image for comparison only: every network is trained once more with images of one subject on both sides, and the
-    report shows what this would have claimed."""
+    neighbouring file numbers](howto-split.md#subjects-that-are-not-known). `image` adds a split by image, for
+    comparison only."""
     test: Fraction = 0.1
     """Fraction of subjects in the test set. `0`: there is no test set, and the report shows out-of-fold figures."""
     folds: int = Field(5, ge=2, le=50)
     """Number of folds into which the other subjects are divided, and of networks trained for each backbone."""
     stratify_by: str | None = None
-    """Target or score whose distribution is kept similar on all sides. Default: the primary outcome if it is a target,
-    else the first target."""
+    """Target or score that is similar on all sides. Default: the primary outcome, or the first target."""
     restarts: int = Field(1000, ge=1, le=100_000)
     """Number of greedy assignments of subjects in random orders, and of random ones; the most balanced one with every
     class on every side where possible is kept."""
     column: str | None = None
-    """Column that contains the split: `train` or `test`, or the number of the fold from 1. See [Use an existing
-    split](howto-split.md)."""
+    """Column with [the split](howto-split.md): `train` or `test`, or the number of the fold from 1."""
     leave_out: str | None = None
     """Column whose values are left out in turn, one for each fold: `source`. `test` and `folds` then have no effect.
     [More](howto-external.md#leave-one-source-out)."""
@@ -71,14 +68,11 @@ class NestedCV(StudyModel):
     folds: int = Field(3, ge=2, le=10)
     """Inner folds, by subject, into which each fold's training subjects are divided; the same for all networks."""
     epochs: bool = True
-    """Choose the number of epochs, up to `recipe.epochs`, with the lowest mean loss over the held-out inner folds.
-    `false`: train all epochs."""
+    """Choose the number of epochs, up to `recipe.epochs`, by the mean inner loss; `false`: train all."""
     lr: list[Annotated[float, Field(gt=0)]] = []
-    """Candidate learning rates, instead of `recipe.lr`; each is trained on every inner fold. Empty: the recipe's rate.
-    """
+    """Candidate learning rates, instead of `recipe.lr`; each is trained on every inner fold."""
     among: bool = True
-    """Choose among the study's networks as well: the learner `nested` predicts each fold with the network that has the
-    lowest inner loss in it."""
+    """Choose among the study's networks as well, for the learner `nested`."""
 
     @field_validator("lr", mode="before")
     @classmethod

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, WithJsonSchema, model_validator
 
 from casewise.errors import cut, nearest
-from casewise.study.model import Level, Range, StudyModel, parse_range
+from casewise.study.model import Level, Range, StudyModel, parse_range, refuse
+from casewise.study.yaml_text import Values
 from casewise.targets.registry import DEFAULT, kind_named, kind_names
 
 MOST_CLASSES = 1000
@@ -53,8 +54,7 @@ class Target(StudyModel):
     integer: bool = False
     """Only whole numbers are allowed in the table."""
     equals: str | None = None
-    """Makes an indicator from a text column: 1 if the cell has this text, 0 if it has another one, empty if it is
-    empty."""
+    """Makes an indicator from a text column: 1 if the cell has this text, 0 if another; empty stays empty."""
 
     decision: Literal["median", "mean", "kappa"] | None = None
     """How the probabilities of grades become one grade: the `median` (default), the rounded `mean` (default with a
@@ -66,27 +66,21 @@ class Target(StudyModel):
     def _fill_in_classes(cls, values: Any) -> Any:
         return with_classes(values) if isinstance(values, dict) else values
 
-    @field_validator("range")
-    @classmethod
-    def _check_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not value[0] < value[1]:
-            raise ValueError(f"a range goes from low to high, found {value[0]:g}..{value[1]:g}")
-        return value
-
     @model_validator(mode="after")
-    def _check_decision(self) -> Target:
-        if self.decision and self.decision not in kind_named(self.kind).decisions:
-            raise ValueError(f"decision: {self.decision} is a rule for grades, and this is a {self.kind}")
-        return self
-
-    @model_validator(mode="after")
-    def _check_positive(self) -> Target:
-        if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
-            raise ValueError(f"positive names one of two classes, found {cut(self.positive)} of {list(self.classes)}")
+    def _check(self) -> Target:
+        low, high = self.range
+        misnamed = self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes)
+        problems: dict[str, object] = {
+            f"range: a range goes from low to high, found {low:g}..{high:g}": not low < high,
+            f"decision: {self.decision} is a rule for grades, and this is a {self.kind}": self.decision
+            and self.decision not in kind_named(self.kind).decisions,
+            f"positive names one of two classes, found {cut(self.positive)} of {list(self.classes)}": misnamed,
+        }
+        refuse(problems)
         return self
 
 
-def with_classes(values: dict[str, Any]) -> dict[str, Any]:
+def with_classes(values: Values) -> Values:
     """Fill in the kind, the range of class numbers and the spellings that follow from the classes of a target.
 
     >>> with_classes({"classes": ["no", "yes"]})["range"]
@@ -94,60 +88,41 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     >>> list(with_classes({"kind": "ordinal", "range": "0..2"})["classes"])
     ['0', '1', '2']
     """
-    kind, classes = values.get("kind"), values.get("classes")
+    kind, classes, limits = values.get("kind"), values.get("classes"), values.get("range")
     registered = isinstance(kind, str) and kind in kind_names()
     has_classes = registered and kind_named(str(kind)).form == "classes"
-    if registered and not has_classes and classes:
-        raise ValueError(f"a {kind} has a range, not classes")
     if not classes and not has_classes:
-        if values.get("range") is None and values.get("equals") is None:
-            raise ValueError(
-                "a number needs its range, from the smallest to the largest value that it can have, such as 0..4; "
-                "predictions are clipped to it"
-            )
+        text = "a number needs its range, from the smallest to the largest value that it can have, such as 0..4; "
+        refuse({f"{text}predictions are clipped to it": limits is None and values.get("equals") is None})
         return values
     if not classes:
-        if kind != "ordinal":
-            raise ValueError(f"a {kind} needs its classes, such as classes: [covid, no_finding]")
-        limits = parse_range(values.get("range", "0..1"))
-        if not (isinstance(limits, tuple) and all(float(v).is_integer() for v in limits) and limits[0] < limits[1]):
-            raise ValueError(
-                "an ordinal target needs classes in rising order, or a range of whole numbers such as 0..4"
-            )
-        if limits[1] - limits[0] >= MOST_CLASSES:
-            raise ValueError(f"a target has at most {MOST_CLASSES:,} grades")
-        classes = [str(grade) for grade in range(int(limits[0]), int(limits[1]) + 1)]
-    elif (
-        "range" in values
-        and isinstance(classes, (list, tuple, dict))
-        and not _is_of_classes(values["range"], len(classes))
-    ):
-        raise ValueError("a target has classes or a range, not both")
-    if isinstance(classes, (list, tuple, dict)) and len(classes) > MOST_CLASSES:
-        raise ValueError(f"a target has at most {MOST_CLASSES:,} classes, found {len(classes):,}")
-    if isinstance(classes, (list, tuple)):
-        classes = {str(name): [str(name)] for name in classes} if len({*map(str, classes)}) == len(classes) else classes
-    if not isinstance(classes, dict):
-        raise ValueError("classes are a list of different names, or names with their spellings in the table")
-    spellings = {str(n): [str(s) for s in (v if isinstance(v, list) else [v])] for n, v in classes.items()}
-    every = [spelling for of_class in spellings.values() for spelling in of_class]
-    duplicate = next((spelling for spelling, count in Counter(every).items() if count > 1), None)
-    if duplicate is not None:
-        raise ValueError(f"{cut(duplicate)} is a spelling of two classes")
-    if len(spellings) < 2:
-        raise ValueError("a target needs two classes or more")
-    return {
-        **values,
-        "kind": kind or "classification",
-        "classes": spellings,
-        "range": (0.0, float(len(spellings) - 1)),
-        "integer": True,
+        grades = parse_range("0..1" if limits is None else limits)
+        whole = isinstance(grades, tuple) and all(float(v).is_integer() for v in grades) and grades[0] < grades[1]
+        refuse({f"a {kind} needs its classes, such as classes: [covid, no_finding]": kind != "ordinal"})
+        refuse({"an ordinal target needs classes in rising order, or a range of whole numbers such as 0..4": not whole})
+        refuse({f"a target has at most {MOST_CLASSES:,} grades": grades[1] - grades[0] >= MOST_CLASSES})
+        classes = [str(grade) for grade in range(int(grades[0]), int(grades[1]) + 1)]
+        limits = None
+    if isinstance(classes, (list, tuple)) and len({*map(str, classes)}) == len(classes):
+        classes = {str(name): [str(name)] for name in classes}
+    count = len(classes) if isinstance(classes, (list, tuple, dict)) else 0
+    named: dict[Any, Any] = classes if isinstance(classes, dict) else {}
+    # a saved study states the range of class numbers beside the classes
+    of_classes = isinstance(limits, (list, tuple)) and list(limits) == [0, count - 1]
+    problems: dict[str, object] = {
+        f"a {kind} has a range, not classes": registered and not has_classes,
+        "a target has classes or a range, not both": limits is not None and count and not of_classes,
+        f"a target has at most {MOST_CLASSES:,} classes, found {count:,}": count > MOST_CLASSES,
+        "classes are a list of different names, or names with their spellings in the table": not named,
     }
-
-
-def _is_of_classes(value: Any, count: int) -> bool:
-    """Whether a range is that of class numbers, as a saved study states it beside its classes."""
-    return isinstance(value, (list, tuple)) and list(value) == [0, count - 1]
+    refuse(problems)
+    spellings = {str(n): [str(s) for s in (v if isinstance(v, list) else [v])] for n, v in named.items()}
+    every = Counter(spelling for of_class in spellings.values() for spelling in of_class)
+    twice = next((spelling for spelling, times in every.items() if times > 1), "")
+    refuse({f"{cut(twice)} is a spelling of two classes": twice in every and every[twice] > 1})
+    refuse({"a target needs two classes or more": len(spellings) < 2})
+    limits = (0.0, len(spellings) - 1.0)
+    return {**values, "kind": kind or "classification", "classes": spellings, "range": limits, "integer": True}
 
 
 class ScoreFormula(StudyModel):

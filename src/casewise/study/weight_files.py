@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 # How names of repositories begin, as in timm.
 HUB = "hf-hub:"
-# The names of a repository's files, by their endings.
-_HUB_NAMES = {".json": "config", ".safetensors": "model"}
 # Fast networks first, because an embedding is computed for every image of the cohort.
 QUICK = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
 
@@ -46,15 +44,6 @@ def file_name(name: str) -> str:
     'owner_name'
     """
     return name.removeprefix("timm:").removeprefix(HUB).replace("/", "_")
-
-
-def in_repository(ending: str) -> str:
-    """The name of a repository's file of weights or of its configuration.
-
-    >>> in_repository(".json")
-    'config.json'
-    """
-    return _HUB_NAMES[ending] + ending
 
 
 def environment_folder() -> Path | None:
@@ -141,8 +130,8 @@ def encoder_origin(name: str, folder: Path | None) -> str:
     """
     files = encoder_files(name, folder)
     if name.startswith(HUB) and len(files) == 1 and not _is_cached(name):
-        kind = ".json" if files[0].suffix != ".json" else ".safetensors"
-        needed = f"{file_name(name)}{kind} (the repository's {in_repository(kind)})"
+        lacking, original = (".safetensors", "model") if files[0].suffix == ".json" else (".json", "config")
+        needed = f"{file_name(name)}{lacking} (the repository's {original}{lacking})"
         raise WeightsError(f"encoders: {name} needs {needed} beside {files[0]}.")
     return origin_of_weights(name, "pretrained", folder)
 
@@ -180,7 +169,8 @@ def embedding_weights(study: Study) -> Iterator[tuple[str, Path]]:
     if study.weights == "random":
         return
     stated = study.weights
-    for name in _in_order(stated_name.partition("@")[0] for stated_name in study.backbones):
+    own = [name.partition("@")[0] for name in study.backbones if name.partition("@")[0] in TORCHVISION]
+    for name in dict.fromkeys([*[name for name in QUICK if name in own], *QUICK, *own]):
         weights = stated if isinstance(stated, str) else stated.get(name, "pretrained")
         file = weights_file(name, weights, study.weights_dir)
         if file is not None and file.is_file() and not weights.startswith("bundle:"):
@@ -190,8 +180,3 @@ def embedding_weights(study: Study) -> Iterator[tuple[str, Path]]:
 def embedding_origin(name: str, file: Path) -> tuple[str, str]:
     """What an audit records of its embedding: the network with the file's name, and the file's checksum."""
     return f"{name}, {file.name}", checksum(file)
-
-
-def _in_order(backbones: Iterable[str]) -> list[str]:
-    preferred = [name for name in backbones if name in TORCHVISION]
-    return list(dict.fromkeys([*[name for name in QUICK if name in preferred], *QUICK, *preferred]))

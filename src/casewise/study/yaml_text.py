@@ -93,7 +93,7 @@ def mapping(text: str, source: str) -> Values:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read")
-        raise StudyError(f"{source}{where}: {_remedy(text, problem, mark) or f'not valid YAML: {problem}.'}") from None
+        raise StudyError(f"{source}{where}: {_remedy(text, mark) or f'not valid YAML: {problem}.'}") from None
     if not isinstance(values, dict):
         raise StudyError(f"{source}: a study file is a list of 'key: value' lines, found {type(values).__name__}.")
     for path, value in _leaves(values, ""):
@@ -104,15 +104,7 @@ def mapping(text: str, source: str) -> Values:
     return values
 
 
-_REMEDIES = {
-    "mapping values are not allowed": "begin the line in the same column as the line above, or put its text in quotes.",
-    "could not find expected ':'": "write `key: value`, with a colon and a space, in this line or the one above.",
-    "cannot start any token": "put the text that begins with this character in quotes.",
-    "expected ',' or": "a bracket above is not closed, or a text in it needs quotes.",
-}
-
-
-def _remedy(text: str, problem: str, mark: Any) -> str:
+def _remedy(text: str, mark: Any) -> str:
     """What to change in the line of an error, in words; '' for errors that are not frequent."""
     lines = text.splitlines()
     if not mark or not mark.line < len(lines):
@@ -125,7 +117,7 @@ def _remedy(text: str, problem: str, mark: Any) -> str:
         r"\s*(?:- )?([\w.-]+): +([^\s\"'\[{#|>&*!][^#\"']*: .*|[^\s\"'\[{#|>&*!][^#\"']*:)\s*", line
     )
     if not two_colons:
-        return next((f"{cut(line.strip())}: {words}" for start, words in _REMEDIES.items() if start in problem), "")
+        return ""
     value = re.sub(r"\s#.*", "", two_colons[2]).strip()
     return (
         f"{cut(line.strip())} has two colons, so that YAML does not read it as one text. Put the text in quotes: "

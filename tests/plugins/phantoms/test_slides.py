@@ -6,19 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage, stats
 
 from casewise.errors import CasewiseError, RunError
 from casewise.plugins.phantoms.folder import MARK
 from casewise.plugins.phantoms.slides import pyramid
-from casewise.plugins.phantoms.slides.cohort import COLUMNS, draw_region, finding_of, make_regions, make_slide_phantom
+from casewise.plugins.phantoms.slides.cohort import COLUMNS, make_regions, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
-from casewise.plugins.phantoms.slides.skin import STAGES, Section, skin
+from casewise.plugins.phantoms.slides.skin import Section, skin
 from casewise.plugins.slides.reader import Slide
 from casewise.plugins.slides.tiles import TilePlan, plan_tiles
 from tests.phantom_files import rows_of
@@ -29,15 +27,6 @@ SMALL = {"size": (640, 520), "mpp": 2.0}
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_slide_phantom(tmp_path_factory.mktemp("skin"), subjects=8, images=2, seed=3, **SMALL)
-
-
-@pytest.fixture(scope="module")
-def dermis() -> dict[str, list[np.ndarray]]:
-    """Regions of the same twelve subjects with every finding."""
-    return {
-        finding: [draw_region(number, finding=finding, seed=5, size=256, mpp=1.0) for number in range(12)]
-        for finding in STAGES
-    }
 
 
 def test_columns_files_and_marks(cohort: Path) -> None:
@@ -99,88 +88,6 @@ def test_parts_of_a_section_join() -> None:
     # Only the rim of shapes may differ that the part cuts through.
     assert (whole[217:517, 301:557] == part).mean() > 0.999
     assert np.array_equal(tissue[217:517, 301:557], inside)
-
-
-def collagen(picture: np.ndarray) -> np.ndarray:
-    """What is stained in a region: all but the gaps between the bundles."""
-    return picture[..., 1] < 200
-
-
-def test_collagen_thickens_and_closes_from_class_to_class(dermis: dict[str, list[np.ndarray]]) -> None:
-    share = {finding: np.array([collagen(p).mean() for p in pictures]) for finding, pictures in dermis.items()}
-    # Twice the mean distance from the next gap, in microns.
-    thick = {
-        finding: np.array([4 * ndimage.distance_transform_edt(collagen(p))[collagen(p)].mean() for p in pictures])
-        for finding, pictures in dermis.items()
-    }
-    for measured in (share, thick):
-        assert (measured["early"] > measured["normal"]).mean() > 0.9
-        assert (measured["late"] > measured["early"]).mean() > 0.9
-    # Subjects of neighbouring classes still overlap in a single measure.
-    assert share["normal"].max() > share["early"].min()
-
-
-def test_epidermis_and_adnexa_follow_the_class() -> None:
-    sections = {f: [Section(skin(2, n, f), 0, size=(3072, 2304), mpp=1.0) for n in range(10)] for f in STAGES}
-    u = np.arange(-1000.0, 1000.0)
-    thick = {f: np.mean([one.border(u).mean() for one in many]) for f, many in sections.items()}
-    ridged = {f: np.mean([one.border(u).std() for one in many]) for f, many in sections.items()}
-    adnexa = {f: np.mean([one.shapes.adnexa for one in many]) for f, many in sections.items()}
-    cells = {f: np.mean([one.shapes.infiltrates for one in many]) for f, many in sections.items()}
-    for measured in (thick, ridged, adnexa):
-        assert measured["normal"] > measured["early"] > measured["late"]
-    assert cells["early"] > 2 * max(cells["normal"], cells["late"])
-
-
-def test_stain_and_surface_have_nothing_to_do_with_the_class() -> None:
-    one, other = skin(4, 7, "normal", "own"), skin(4, 7, "late", "own")
-    assert (one.colours, one.glass, one.waves) == (other.colours, other.glass, other.waves)
-    findings = [finding_of(4, number, tuple(STAGES)) for number in range(160)]
-    strength = np.array([skin(4, n, f, "own").colours[1][1] for n, f in enumerate(findings)])
-    groups = [strength[np.array(findings) == finding] for finding in STAGES]
-    assert stats.f_oneway(*groups).pvalue > 0.01
-    assert Counter(findings) == {"normal": 80, "early": 40, "late": 40}
-
-
-def recognised(stains: str) -> float:
-    """How often the nearest other region, by the colours of collagen and glass, is of the same subject."""
-    looks, who = [], []
-    for number in range(20):
-        for region in range(3):
-            section = Section(skin(6, number, "normal", stains), region, size=(1500, 1200), mpp=1.0)
-            picture = section.paint(650, 500, 192, 192)[0]
-            density = -np.log((picture + 1.0) / 250)
-            strong = density[..., 1] > np.percentile(density[..., 1], 55)
-            red, green, blue = np.median(density[strong], axis=0)
-            looks.append([red / green, blue / green, green, *np.percentile(picture, 93, axis=(0, 1))])
-            who.append(number)
-    table, subjects = np.array(looks) / np.std(looks, axis=0), np.array(who)
-    away = np.linalg.norm(table[:, None] - table[None], axis=2) + 1e9 * np.eye(len(table))
-    return float((subjects[away.argmin(axis=1)] == subjects).mean())
-
-
-def test_subjects_with_their_own_stain_are_recognised() -> None:
-    own, alike = recognised("own"), recognised("alike")
-    assert own > 0.85
-    assert own > alike + 0.3
-
-
-def test_shuffled_labels_are_another_subjects(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"subjects": 12, "images": 1, "size": (64, 64), "seed": 1}
-    true, shuffled = (
-        rows_of(make_regions(tmp_path / labels, labels=labels, **settings))  # type: ignore[arg-type]
-        for labels in ("true", "shuffled")
-    )
-    assert [row["path"] for row in true] == [row["path"] for row in shuffled]
-    assert Counter(row["label"] for row in true) == Counter(row["label"] for row in shuffled)
-    assert [row["label"] for row in true] != [row["label"] for row in shuffled]
-    for row in true:
-        assert (tmp_path / "true" / row["path"]).read_bytes() == (tmp_path / "shuffled" / row["path"]).read_bytes()
-    note = json.loads((tmp_path / "shuffled" / "phantom.json").read_text())
-    assert [one["finding"] for one in note["subjects"]] == [row["label"] for row in true]
-    # Half of the normal subjects keep the label normal, as many of the others get it: no finding tells a label.
-    pairs = Counter((one["finding"] == "normal", one["label"] == "normal") for one in note["subjects"])
-    assert set(pairs.values()) == {3}
 
 
 def test_regions(tmp_path: Path) -> None:

@@ -5,66 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 
 def phantom(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Where to write the images and the table.")],
     kind: Annotated[
-        str,
-        typer.Option(
-            help="psoriasis, chest (radiographs), slides (skin biopsies), regions (cut from slides) or pancreas (MRI)."
-        ),
+        str, typer.Option(help="psoriasis, chest (radiographs), slides (skin), regions (of slides) or pancreas (MRI).")
     ] = "psoriasis",
     subjects: Annotated[
-        int | None,
-        typer.Option(min=2, help="Number of subjects [default: 30; chest, pancreas 60; slides, regions 40]."),
+        int | None, typer.Option(min=2, help="Number of subjects [default: 30 to 60, by kind].")
     ] = None,
     visits: Annotated[int | None, typer.Option(min=1, help="psoriasis: visits of each subject [default: 6].")] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Width x height in pixels [default: 492x326; chest 320x320; slides 2048x1536; regions 512x512; "
-            "pancreas, in plane, 96x96]."
-        ),
-    ] = None,
+    size: Annotated[str | None, typer.Option(help="Width x height in pixels, such as 320x320.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed: another number draws another cohort.")] = 0,
     labels: Annotated[str, typer.Option(help="true, or shuffled between subjects.")] = "true",
-    images: Annotated[
-        int | None, typer.Option(min=1, help="chest, slides, regions: images of each subject [default: 1; regions 6].")
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="Two or more classes; chest: covid,no_finding,pneumonia; slides, regions: normal,early,late; "
-            "pancreas: normal,low,high [default: all]."
-        ),
-    ] = None,
-    marker: Annotated[
-        str | None, typer.Option(help="chest: corner draws a letter that depends on the class [default: none].")
-    ] = None,
-    sources: Annotated[
-        int | None,
-        typer.Option(min=1, max=2, help="chest: number of hospitals, 1 or 2; two have different classes [default: 1]."),
-    ] = None,
-    twins: Annotated[
-        int | None,
-        typer.Option(min=1, help="chest: number of copies under new subjects, for each of twelve alterations."),
-    ] = None,
-    stains: Annotated[
-        str | None,
-        typer.Option(help="slides, regions: alike, or own, which gives each subject another stain [default: alike]."),
-    ] = None,
-    missing: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="pancreas: share of subjects that lack one sequence [default: 0]."),
-    ] = None,
-    lesion: Annotated[
-        str | None,
-        typer.Option(help="pancreas: cysts, or planted (a bright ball); both depend on the grade [default: cysts]."),
-    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="chest, slides, regions: images of each subject.")] = None,
+    classes: Annotated[str | None, typer.Option(help="All but psoriasis: two or more classes, with commas.")] = None,
+    marker: Annotated[str | None, typer.Option(help="chest: corner draws a letter that shows the class.")] = None,
+    twins: Annotated[int | None, typer.Option(min=1, help="chest: copies for each of twelve alterations.")] = None,
+    stains: Annotated[str | None, typer.Option(help="slides, regions: alike, or own for each subject.")] = None,
+    lesion: Annotated[str | None, typer.Option(help="pancreas: cysts, or planted (a bright ball).")] = None,
 ) -> None:
     """Draw a synthetic cohort with known truth, marked as synthetic everywhere."""
     from casewise.console import Terminal
@@ -84,10 +48,8 @@ def phantom(
     if kind not in kinds:
         raise CasewiseError(f"--kind is one of {', '.join(kinds)}; found {kind!r}.{nearest(kind, kinds)}")
     make, settings = kinds[kind]
-    options: dict[str, Any] = {"subjects": subjects, "visits": visits, "size": size, "seed": seed, "labels": labels}
-    options |= {"images": images, "classes": classes, "marker": marker, "sources": sources, "twins": twins}
-    options |= {"stains": stains, "missing": missing, "lesion": lesion}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in context.params.items() if value is not None}
+    del options["folder"], options["kind"]
     allowed = {field.name for field in fields(settings)} | ({"twins"} if kind == "chest" else set())
     for name in options:
         if name not in allowed:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Random = np.random.Generator
 
-def stream(seed: int, *key: str | int) -> np.random.Generator:
+
+def stream(seed: int, *key: str | int) -> Random:
     """Return the generator that belongs to `seed` and `key`.
 
     >>> float(stream(0, "S01", "light").random()) == float(stream(0, "S01", "light").random())

@@ -70,6 +70,7 @@ class CohortFolder:
 
     def __init__(self, path: Path, kind: PhantomKind, settings: Any, total: int, progress: Progress | None) -> None:
         """Write the marks first, so that even an incomplete cohort states that it is synthetic."""
+        check_settings(settings, kind)
         self.path, self.kind, self.settings, self.total, self.progress = path, kind, settings, total, progress
         self.rows: list[Row] = []
         if path.exists() and not path.is_dir():
@@ -103,6 +104,10 @@ class CohortFolder:
         """
         # Flushing to the disk would take a third of the time, and a lost image can be drawn again.
         write_atomic(self.path / name, content, durable=False)
+
+    def save_image(self, name: str, pixels: NDArray[np.uint8]) -> None:
+        """Write an image of the folder in the format of its name."""
+        self.save(name, encoded(pixels, Path(name).suffix))
 
     def _note(self, *, complete: bool) -> Row:
         marks = {"synthetic": True, "kind": self.kind.name, "mark": MARK}

@@ -11,11 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.plugins.phantoms.chest.canvas import Points, circle, smooth
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import Random, stream
 
 SEXES = ("F", "M")
 YOUNGEST, OLDEST = 18, 90
 SIDES = (-1, 1)  # the subject's right lies on the left of the picture
+
+
+# The parts of a film, and the range of the density of each.
+PARTS = (
+    *("body", "air", "heart", "spine", "ribs", "front", "clavicles", "scapulae"),
+    *("abdomen", "breasts", "vessels", "texture", "unevenness", "across", "down"),
+)
+LEAST = [0.50, 0.78, 0.24, 0.03, 0.08, 0.3, 0.06, 0.015, 0.18, 0.03, 0.07, 0.006, 0.03, -0.10, -0.14]
+MOST = [0.64, 1.0, 0.34, 0.09, 0.15, 0.7, 0.13, 0.045, 0.34, 0.10, 0.13, 0.014, 0.075, 0.10, 0.14]
 
 
 @dataclass(frozen=True)
@@ -106,88 +115,47 @@ def chest(seed: int, number: int) -> Chest:
         vessels=vessels,
         calibre=calibre,
         leads=_leads(random),
-        densities={
-            "body": u(0.50, 0.64),
-            "air": u(0.78, 1.0),
-            "heart": u(0.24, 0.34),
-            "spine": u(0.03, 0.09),
-            "ribs": u(0.08, 0.15),
-            "front": u(0.3, 0.7),
-            "clavicles": u(0.06, 0.13),
-            "scapulae": u(0.015, 0.045),
-            "abdomen": u(0.18, 0.34),
-            "breasts": u(0.03, 0.10),
-            "vessels": u(0.07, 0.13),
-            "texture": u(0.006, 0.014),
-            "unevenness": u(0.03, 0.075),
-            "across": u(-0.10, 0.10),
-            "down": u(-0.14, 0.14),
-        },
+        densities=dict(zip(PARTS, u(LEAST, MOST).tolist(), strict=True)),
     )
 
 
-def _lung(
-    random: np.random.Generator, side: int, top: float, floor: float, width: float, apex: float, middle: float
-) -> Points:
+def _lung(random: Random, side: int, top: float, floor: float, width: float, apex: float, middle: float) -> Points:
     u = random.uniform
     dome, long = u(0.42, 0.6) * width, floor - top
     waist = u(0.96, 1.0)  # the shape of the chest: its width at half height relative to that below
-    points = [
-        (apex - 0.065, top + 0.035),
-        (apex, top),
-        (apex + (0.8 * width - apex) * u(0.50, 0.58), top + u(0.08, 0.10) * long),
-        (width * u(0.78, 0.82), top + u(0.25, 0.29) * long),
-        (width * u(0.92, 0.95) * waist, top + u(0.48, 0.56) * long),
-        (width * u(0.99, 1.0), top + u(0.74, 0.82) * long),
-        (width * u(0.99, 1.01), floor + 0.02),
-        (width * u(0.955, 0.975), floor + u(0.085, 0.11)),
-        (width * 0.90, floor + u(0.065, 0.075)),
-        (width * 0.80, floor + u(0.02, 0.03)),
-        (dome, floor),
-        (0.11, floor + u(0.012, 0.03)),
-        (0.05, floor + u(0.04, 0.06)),
-        (middle * 0.5, floor * 0.5),
-        (middle * 0.6, -0.06),
-        (middle * 0.9, -0.2),
-    ]
+    points = [(apex - 0.065, top + 0.035), (apex, top)]
+    points += [(apex + (0.8 * width - apex) * u(0.50, 0.58), top + u(0.08, 0.10) * long)]
+    points += [(width * u(0.78, 0.82), top + u(0.25, 0.29) * long)]
+    points += [(width * u(0.92, 0.95) * waist, top + u(0.48, 0.56) * long)]
+    points += [(width * u(0.99, 1.0), top + u(0.74, 0.82) * long), (width * u(0.99, 1.01), floor + 0.02)]
+    points += [(width * u(0.955, 0.975), floor + u(0.085, 0.11)), (width * 0.90, floor + u(0.065, 0.075))]
+    points += [(width * 0.80, floor + u(0.02, 0.03)), (dome, floor), (0.11, floor + u(0.012, 0.03))]
+    points += [(0.05, floor + u(0.04, 0.06)), (middle * 0.5, floor * 0.5), (middle * 0.6, -0.06), (middle * 0.9, -0.2)]
     return smooth(np.array(points), closed=True, steps=7) * [side, 1]
 
 
-def _torso(random: np.random.Generator, width: dict[int, float], fat: float, shoulder: float) -> Points:
+def _torso(random: Random, width: dict[int, float], fat: float, shoulder: float) -> Points:
     u = random.uniform
     neck, slope, hip = u(0.085, 0.125), u(0.03, 0.075), u(-0.02, 0.05)
     right: list[tuple[float, float]] = []
     for side in (1, -1):
         wall = width[side] + fat
-        line = [
-            (neck, -0.85),
-            (neck, -0.56 + slope),
-            (neck + 0.07, shoulder - 0.11),
-            (wall * 0.88, shoulder - slope),
-            (wall + 0.07, shoulder + 0.03),
-            (wall + 0.06, shoulder + 0.15),
-            (wall + 0.015, shoulder + 0.28),
-            (wall, 0.12),
-            (wall + hip * 0.6, 0.42),
-            (wall + hip, 0.85),
-        ]
-        right = [*right, *[(side * x, y) for x, y in (line if side == 1 else line[::-1])]]
+        line = [(neck, -0.85), (neck, -0.56 + slope), (neck + 0.07, shoulder - 0.11), (wall * 0.88, shoulder - slope)]
+        line += [(wall + 0.07, shoulder + 0.03), (wall + 0.06, shoulder + 0.15), (wall + 0.015, shoulder + 0.28)]
+        line += [(wall, 0.12), (wall + hip * 0.6, 0.42), (wall + hip, 0.85)]
+        right += [(side * x, y) for x, y in line[::side]]
     return smooth(np.array(right), closed=True, steps=6)
 
 
-def _arm(random: np.random.Generator, side: int, wall: float, shoulder: float, out: float) -> Points:
+def _arm(random: Random, side: int, wall: float, shoulder: float, out: float) -> Points:
     u = random.uniform
     x = wall + 0.045
-    points = [
-        (x - 0.03, shoulder + u(0.01, 0.03)),
-        (x + out * 0.6, shoulder + 0.17),
-        (x + out, shoulder + 0.4),
-        (x + out * u(0.9, 1.4), shoulder + 1.5),
-    ]
+    points = [(x - 0.03, shoulder + u(0.01, 0.03)), (x + out * 0.6, shoulder + 0.17), (x + out, shoulder + 0.4)]
+    points += [(x + out * u(0.9, 1.4), shoulder + 1.5)]
     return smooth(np.array(points), closed=False, steps=5) * [side, 1]
 
 
-def _heart(random: np.random.Generator, floors: dict[int, float], width: float) -> Points:
+def _heart(random: Random, floors: dict[int, float], width: float) -> Points:
     """Return a tilted egg that lies on the left dome."""
     u = random.uniform
     long, short, tilt = u(0.40, 0.62) * width, u(0.28, 0.42) * width, u(0.35, 0.9)
@@ -198,7 +166,7 @@ def _heart(random: np.random.Generator, floors: dict[int, float], width: float) 
     return np.column_stack([x, y - y.max() + floors[1] + u(0.02, 0.055)])
 
 
-def _mediastinum(random: np.random.Generator, middle: float) -> Points:
+def _mediastinum(random: Random, middle: float) -> Points:
     """Return the shadow of the great vessels, with the aorta's knob on its left."""
     u = random.uniform
     left, right, knob = middle * u(0.75, 0.95), middle * u(0.85, 1.1), u(-0.22, -0.16)
@@ -221,13 +189,13 @@ def _abdomen(width: dict[int, float], floors: dict[int, float]) -> Points:
     return np.vstack([edge, [[1.2, 1.2], [-1.2, 1.2]]])
 
 
-def _trachea(random: np.random.Generator) -> Points:
+def _trachea(random: Random) -> Points:
     u = random.uniform
     end, lean = u(-0.17, -0.11), u(-0.008, 0.012)
     return smooth(np.array([(lean * 0.3, -0.75), (lean * 0.6, -0.4), (-lean, end)]), closed=False, steps=5)
 
 
-def _breast(random: np.random.Generator, side: int, floor: float, width: float) -> Points:
+def _breast(random: Random, side: int, floor: float, width: float) -> Points:
     u = random.uniform
     x, y, across, down = width * u(0.6, 0.75), floor + u(-0.08, 0.03), u(0.10, 0.16), u(0.10, 0.16)
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
@@ -235,7 +203,7 @@ def _breast(random: np.random.Generator, side: int, floor: float, width: float) 
     return np.column_stack([side * (x + across * np.cos(angle)), y + down * low * np.sin(angle)])
 
 
-def _vessels(random: np.random.Generator, hila: Points) -> tuple[Points, NDArray[np.float64]]:
+def _vessels(random: Random, hila: Points) -> tuple[Points, NDArray[np.float64]]:
     """Return lines that fan out from the hila in three generations, `(V, 6, 2)`, and their calibres `(V,)`."""
     start, angle, calibre = [], [], []
     for side, hilum in zip(SIDES, hila, strict=True):
@@ -265,7 +233,7 @@ def _vessels(random: np.random.Generator, hila: Points) -> tuple[Points, NDArray
     return np.concatenate(lines), np.concatenate(widths)
 
 
-def _leads(random: np.random.Generator) -> tuple[Points, ...]:
+def _leads(random: Random) -> tuple[Points, ...]:
     """Return one or two wires that lie on the chest, in one subject of four."""
     if random.random() > 0.25:
         return ()
@@ -279,20 +247,16 @@ def _leads(random: np.random.Generator) -> tuple[Points, ...]:
     return tuple(shapes)
 
 
-def _clavicle(random: np.random.Generator, side: int, top: float, wide: float) -> Points:
+def _clavicle(random: Random, side: int, top: float, wide: float) -> Points:
     u = random.uniform
     inner, lift = top + u(0.105, 0.155), u(0.03, 0.10)
-    points = [
-        (u(0.028, 0.042), inner),
-        (0.13 * wide, inner - 0.012 - lift * 0.25),
-        (0.24 * wide, inner - 0.022 - lift * 0.7),
-        (0.33 * wide, inner - 0.012 - lift * 0.9),
-        (0.39 * wide, inner + 0.006 - lift * 0.9),
-    ]
+    points = [(u(0.028, 0.042), inner), (0.13 * wide, inner - 0.012 - lift * 0.25)]
+    points += [(0.24 * wide, inner - 0.022 - lift * 0.7), (0.33 * wide, inner - 0.012 - lift * 0.9)]
+    points += [(0.39 * wide, inner + 0.006 - lift * 0.9)]
     return smooth(np.array(points), closed=False, steps=5) * [side, 1]
 
 
-def _scapula(random: np.random.Generator, side: int, width: float) -> Points:
+def _scapula(random: Random, side: int, width: float) -> Points:
     u = random.uniform
     x, y = width * u(0.9, 1.06), u(-0.34, -0.28)
     points = [(x - 0.03, y), (x + 0.03, y - 0.03), (x + 0.10, y), (x + 0.06, y + 0.13), (x + 0.01, y + u(0.24, 0.30))]
@@ -300,13 +264,13 @@ def _scapula(random: np.random.Generator, side: int, width: float) -> Points:
     return smooth(np.array(points), closed=True, steps=5) * [side, 1]
 
 
-def _spine(random: np.random.Generator) -> Points:
+def _spine(random: Random) -> Points:
     y = np.linspace(-0.8, 0.9, 24)
     bend, phase = random.uniform(-0.014, 0.014), random.uniform(0, 2 * np.pi)
     return np.column_stack([bend * np.sin(2.6 * y + phase) - bend * np.sin(phase), y])
 
 
-def _ribs(random: np.random.Generator, lungs: dict[int, Points], top: float) -> tuple[Rib, ...]:
+def _ribs(random: Random, lungs: dict[int, Points], top: float) -> tuple[Rib, ...]:
     """Return 9 to 11 pairs: each runs from the spine to the chest wall, and from there forwards and down."""
     u = random.uniform
     pairs, spacing = int(random.integers(9, 12)), u(0.066, 0.084)

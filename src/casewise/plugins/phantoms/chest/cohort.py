@@ -12,24 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.plugins.phantoms.chest.anatomy import Chest, chest
-from casewise.plugins.phantoms.chest.film import MACHINES, Film, draw
-from casewise.plugins.phantoms.chest.signs import FINDINGS, sign
-from casewise.plugins.phantoms.draws import balanced_class, stream
-from casewise.plugins.phantoms.folder import (
-    CohortFolder,
-    Labels,
-    PhantomKind,
-    Progress,
-    Row,
-    check_choice,
-    check_settings,
-    encoded,
-)
+from casewise.plugins.phantoms.chest.film import FINDINGS, Film, draw, sign
+from casewise.plugins.phantoms.draws import Random, balanced_class, stream
+from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_choice
 
-SMALLEST = 48
-SOURCES = ("north", "south")
-# With two sources: how many of ten subjects come from the north, in the first class and in the others.
-FROM_NORTH = (9, 2)
+SMALLEST, LARGEST = 48, 1024
+# The hospital of all films.
+SOURCE = "north"
 # The letter in the corner of each class; the second class has none.
 LETTERS = ("L", "", "R")
 FIRST_DAY, DAYS = date(2020, 1, 6), 700
@@ -42,7 +31,7 @@ masks/        <subject>/<visit>.png, 255 inside the lungs
 """
 
 
-CHEST = PhantomKind("chest", COLUMNS, "film", "X-rayed", CONTENTS, "films", (SMALLEST, 4096), FINDINGS)
+CHEST = PhantomKind("chest", COLUMNS, "film", "X-rayed", CONTENTS, "films", (SMALLEST, LARGEST), FINDINGS)
 
 
 @dataclass(frozen=True)
@@ -50,9 +39,8 @@ class ChestSettings:
     """Everything that determines the bytes of the cohort.
 
     Every subject has `images` films. A film has about `size` (width, height) pixels. `marker="corner"` burns a letter
-    that follows the class into one corner. Two `sources` are two hospitals with different exposures and film sizes;
-    the first has nine tenths of the first class and a fifth of the others. `labels="shuffled"` permutes the labels
-    between subjects after the films are drawn, so that nothing can be learned.
+    that follows the class into one corner. `labels="shuffled"` permutes the labels between subjects after the films
+    are drawn, so that nothing can be learned.
     """
 
     subjects: int = 60
@@ -62,7 +50,6 @@ class ChestSettings:
     seed: int = 0
     labels: Labels = "true"
     marker: Literal["corner", None] = None
-    sources: Literal[1, 2] = 1
 
 
 def make_chest(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
@@ -74,7 +61,7 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
     subject's films do not depend on the number of subjects.
 
     Signs of disease are drawn inside the lungs only and leave the mean brightness of any eighth of the film unchanged,
-    so nothing else reveals the class unless `marker` or `sources` request it.
+    so nothing else reveals the class unless `marker` requests it.
 
     Args:
         settings: the fields of `ChestSettings`.
@@ -84,7 +71,6 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
         CasewiseError: a setting is out of range, or the folder contains something that is not a chest phantom.
     """
     options = ChestSettings(**settings)
-    check_settings(options, CHEST)
     seed = options.seed
     cohort = CohortFolder(folder, CHEST, options, options.subjects * options.images, progress)
     findings = [finding_of(seed, number, options.classes) for number in range(options.subjects)]
@@ -94,19 +80,16 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
         labels = [findings[other] for other in order]
     truth: list[Row] = []
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
-        source = _source(options, number, finding)
         patient = chest(seed, number)
-        truth.append({"subject": patient.name, "finding": finding, "label": label, "source": source})
-        person = {
-            "subject": patient.name,
-            "label": label,
-            "source": source,
-            "sex": patient.sex,
-            "age": patient.age,
-            "view": "PA",
-        }
+        truth.append({"subject": patient.name, "finding": finding, "label": label, "source": SOURCE})
+        person: Row = {"subject": patient.name, "label": label, "source": SOURCE, "view": "PA"}
+        person |= {"sex": patient.sex, "age": patient.age}
         for image, day in enumerate(_days(seed, number, options.images)):
-            path, mask = _save(cohort, patient, image, _draw(options, patient, image, finding, source))
+            film = _draw(options, patient, image, finding)
+            suffix = ".png" if stream(seed, "format", number, image).random() < 0.5 else ".jpg"
+            path, mask = f"images/{patient.name}/{image + 1}{suffix}", f"masks/{patient.name}/{image + 1}.png"
+            cohort.save_image(path, film.picture)
+            cohort.save_image(mask, film.lungs.astype(np.uint8) * np.uint8(255))
             cohort.add(path=path, visit=image + 1, date=day.isoformat(), lung_mask=mask, **person)
     return cohort.finish(truth)
 
@@ -133,15 +116,6 @@ def finding_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
     return balanced_class(seed, "classes", number, classes)
 
 
-def _source(settings: ChestSettings, number: int, finding: str) -> str:
-    """Return the hospital of a subject; every ten subjects of a class have exactly the stated shares."""
-    if settings.sources == 1:
-        return SOURCES[0]
-    ten, position = divmod(number // len(settings.classes), 10)
-    rank = int(stream(settings.seed, "source", finding, ten).permutation(10)[position])
-    return SOURCES[0 if rank < FROM_NORTH[finding != settings.classes[0]] else 1]
-
-
 def _days(seed: int, number: int, images: int) -> list[date]:
     random = stream(seed, "days", number)
     days = [FIRST_DAY + timedelta(days=int(random.integers(DAYS)))]
@@ -150,19 +124,18 @@ def _days(seed: int, number: int, images: int) -> list[date]:
     return days
 
 
-def _draw(settings: ChestSettings, patient: Chest, image: int, finding: str, source: str) -> Film:
-    machine = MACHINES["any" if settings.sources == 1 else source]
-    random = stream(settings.seed, "native size", patient.number, image)
-    width, height = (max(round(side * random.uniform(*machine.enlarged)), SMALLEST) for side in settings.size)
-    ill = sign(settings.seed, patient, finding)
-    film = draw(settings.seed, patient, image=image, ill=ill, size=(width, height), machine=machine)
+def _draw(settings: ChestSettings, patient: Chest, image: int, finding: str) -> Film:
+    seed, number = settings.seed, patient.number
+    random = stream(seed, "native size", number, image)
+    width, height = (max(round(side * random.uniform(0.92, 1.08)), SMALLEST) for side in settings.size)
+    film = draw(seed, patient, image=image, ill=sign(seed, patient, finding), size=(width, height))
     if settings.marker is not None:
-        random = stream(settings.seed, "marker", patient.number, image)
-        _burn_in(film.picture, LETTERS[settings.classes.index(finding)], random)
+        letter = LETTERS[settings.classes.index(finding)]
+        _burn_in(film.picture, letter, stream(seed, "marker", number, image))
     return film
 
 
-def _burn_in(picture: NDArray[np.uint8], letter: str, random: np.random.Generator) -> None:
+def _burn_in(picture: NDArray[np.uint8], letter: str, random: Random) -> None:
     """Write a letter into the upper left corner in place, at a slightly varying position."""
     unit = min(picture.shape)
     size = max(0.075 * unit, 6.0)
@@ -171,12 +144,3 @@ def _burn_in(picture: NDArray[np.uint8], letter: str, random: np.random.Generato
     corner = (left, top + round(size))
     thickness = max(round(size / 7), 1)
     cv2.putText(picture, letter, corner, cv2.FONT_HERSHEY_SIMPLEX, size / 21, 250, thickness, cv2.LINE_AA)
-
-
-def _save(cohort: CohortFolder, patient: Chest, image: int, film: Film) -> tuple[str, str]:
-    """Write a film and its mask; return their paths relative to the folder."""
-    suffix = ".png" if stream(cohort.settings.seed, "format", patient.number, image).random() < 0.5 else ".jpg"
-    path, mask = f"images/{patient.name}/{image + 1}{suffix}", f"masks/{patient.name}/{image + 1}.png"
-    cohort.save(path, encoded(film.picture, suffix))
-    cohort.save(mask, encoded(film.lungs.astype(np.uint8) * np.uint8(255), ".png"))
-    return path, mask

@@ -1,20 +1,144 @@
-"""One synthetic chest film: an anatomy in front of an X-ray tube, with or without a sign of disease."""
+"""One synthetic chest film: an anatomy in front of an X-ray tube, with or without a sign of disease.
+
+A sign is texture or one focus inside the lungs, and its mean over an eighth of the picture is about zero. Therefore
+neither the brightness of the film, nor its thumbnail, nor its border reveals the label.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.plugins.phantoms.chest.anatomy import Chest, Rib
+from casewise.plugins.phantoms.chest.anatomy import SIDES, Chest, Rib
 from casewise.plugins.phantoms.chest.canvas import Canvas, Floats, Points, breathed, circle
-from casewise.plugins.phantoms.chest.signs import GRID, MARGIN, RAMP, Sign, paint, spread
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import Random, stream
 
-# A film with more pixels a side is drawn smaller, enlarged, and given new grain, which saves time.
-DRAWN_AT_MOST = 640
+Finding = Literal["covid", "no_finding", "pneumonia"]
+FINDINGS: tuple[str, ...] = get_args(Finding)
+
+COARSEST = {"haze": 0.05, "focus": 0.068}  # in body units: smoother components are removed from a sign
+MARGIN, RAMP = 0.014, 0.022  # distance from the lung's outline at which a sign begins, and the width of its ramp
+GRID, GRAIN = 56, 0.030  # the texture's grid, and the length of its cells in body units
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A subject's sign: `spots` `(N, 3)` of x, y and radius in body units, `texture` a standard normal grid.
+
+    `kind` "haze" is texture within the spots, "focus" one dense spot; `strength` is in densities of the anatomy.
+    """
+
+    kind: Literal["haze", "focus"]
+    spots: Points
+    texture: Floats
+    strength: float
+
+
+def sign(seed: int, patient: Chest, finding: str) -> Sign | None:
+    """Return the sign of a finding in this subject; none for `no_finding`."""
+    if finding == "no_finding":
+        return None
+    random = stream(seed, "sign", finding, patient.number)
+    texture = random.standard_normal((GRID, GRID), dtype=np.float32)
+    if finding == "pneumonia":
+        spot = _spot(random, patient, int(random.integers(2)), down=(0.25, 0.85), out=(0.35, 0.75))
+        return Sign("focus", np.array([[*spot, random.uniform(0.048, 0.068)]]), texture, random.uniform(0.36, 0.48))
+    spots = [
+        [*_spot(random, patient, index, down=(0.48, 0.92), out=(0.55, 0.92)), random.uniform(0.045, 0.085)]
+        for index in (0, 1)
+        for _ in range(int(random.integers(2, 5)))
+    ]
+    return Sign("haze", np.array(spots), texture, random.uniform(0.17, 0.25))
+
+
+def _spot(
+    random: Random, patient: Chest, index: int, *, down: tuple[float, float], out: tuple[float, float]
+) -> tuple[float, float]:
+    """Return a point of a lung, given the share of its height from the top and of its width from the middle."""
+    lung, side = patient.lungs[index], SIDES[index]
+    y = lung[:, 1].min() + random.uniform(*down) * (_floor(lung) - lung[:, 1].min())
+    # Beside the heart, because a sign behind it would be invisible.
+    inner = max(_reach(np.vstack([patient.heart, patient.mediastinum]), side, y), 0.05)
+    outer = max(_reach(lung, side, y), inner + 0.05)
+    return side * (inner + random.uniform(*out) * (outer - inner)), float(y)
+
+
+def _reach(outline: Points, side: int, y: float) -> float:
+    """Return the largest lateral extent of an outline near height `y`."""
+    near = outline[np.abs(outline[:, 1] - y) < 0.05, 0]
+    return float((side * near).max()) if len(near) else 0.0
+
+
+def _floor(lung: Points) -> float:
+    """Return the height of the diaphragm's dome, not of the corner beside it."""
+    middle = np.abs(np.abs(lung[:, 0]) - np.abs(lung[:, 0]).max() * 0.5) < 0.03
+    return float(lung[middle, 1].max())
+
+
+def spread(texture: Floats, inverse: Points, shape: tuple[int, int]) -> Floats:
+    """Return a grid of the body at the pixels of a film of `shape`; `inverse` `(2, 3)` maps pixels to body units."""
+    cell = np.array([[1 / GRAIN, 0.0], [0.0, 1 / GRAIN]])
+    to_grid = cell @ inverse
+    to_grid[:, 2] += (GRID - 1) / 2
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(texture, to_grid, shape[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT)
+    return warped.astype(np.float32, copy=False)
+
+
+def paint(ill: Sign, inverse: Points, room: Floats, slope: Floats, scale: float) -> Floats:
+    """Return the contribution of a sign to a film, in the units of `slope`, zero where `room` is zero.
+
+    Args:
+        inverse: `(2, 3)`, maps film pixels to body units, including the breath.
+        room: `(H, W)` in 0-1, where in the lungs a sign may be.
+        slope: `(H, W)`, grey levels a unit of density, which is smaller where the film is dark or bright.
+        scale: film pixels a body unit.
+    """
+    height, width = room.shape
+    x = inverse[0, 0] * np.arange(width)[None, :] + inverse[0, 1] * np.arange(height)[:, None] + inverse[0, 2]
+    y = inverse[1, 0] * np.arange(width)[None, :] + inverse[1, 1] * np.arange(height)[:, None] + inverse[1, 2]
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    texture = spread(ill.texture, inverse, room.shape)
+    if ill.kind == "focus":
+        centre_x, centre_y, radius = ill.spots[0]
+        distance = np.sqrt(np.square(x - centre_x) + np.square(y - centre_y)) / np.float32(radius)
+        # An irregular edge: the texture moves the outline by up to a third of the radius.
+        raw = 1 / (1 + np.exp((distance + np.float32(0.22) * texture - 1) * np.float32(4)))
+    else:
+        cover = np.zeros_like(x)
+        for centre_x, centre_y, radius in ill.spots:
+            near = np.square(x - centre_x) + np.square(y - centre_y)
+            np.maximum(cover, np.exp(near * np.float32(-0.5 / radius**2)), out=cover)
+        fine = spread(ill.texture[::-1], inverse / 0.6, room.shape)
+        # A logistic function makes clouds of uniform brightness over a third of the spot, without pits between them.
+        cloud = np.float32(0.75) * texture + np.float32(0.55) * fine
+        raw = cover / (1 + np.exp((cloud - np.float32(0.35)) * np.float32(-3.2)))
+    raw *= slope * np.float32(ill.strength)
+    return levelled(raw, room, COARSEST[ill.kind] * scale)
+
+
+def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
+    """Return `raw` within `room` minus its local mean, so that averages over wide areas do not change.
+
+    >>> room = np.ones((64, 64), np.float32)
+    >>> raw = np.zeros((64, 64), np.float32); raw[30:34, 30:34] = 1
+    >>> flat = levelled(raw, room, 4.0)
+    >>> bool(flat[31, 31] > 0.5), bool(abs(flat[24:40, 24:40].mean()) < 0.1 * raw[24:40, 24:40].mean())
+    (True, True)
+    """
+    reach = max(blur, 0.8)
+    weight = cv2.GaussianBlur(room, (0, 0), reach) + np.float32(1e-3)
+    levels = raw * room
+    for _ in range(2):
+        # Two passes, because near the outline the local mean includes pixels outside.
+        levels = levels - room * (cv2.GaussianBlur(levels, (0, 0), reach) / weight)
+    return levels
+
+
 TEXTURES = ((1.0, "texture"), (0.4, "texture"), (3.5, "texture"), (5.0, "unevenness"), (10.0, "unevenness"))
 SIGN_AT_MOST = 160  # a sign is smooth, so it is computed on at most this many pixels a side
 
@@ -31,51 +155,28 @@ class Film:
     sign: Floats
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The ranges of a hospital's films: contrast, brightness, grain, and size relative to the requested size."""
-
-    contrast: tuple[float, float]
-    gamma: tuple[float, float]
-    grain: tuple[float, float]
-    enlarged: tuple[float, float]
-
-
-MACHINES = {
-    "any": Machine((1.9, 3.3), (0.8, 1.25), (0.8, 4.6), (0.92, 1.08)),
-    "north": Machine((2.7, 3.2), (1.0, 1.25), (0.8, 2.2), (0.96, 1.04)),
-    "south": Machine((2.0, 2.5), (0.68, 0.9), (3.0, 5.4), (1.16, 1.26)),
-}
-
-
-def draw(
-    seed: int,
-    patient: Chest,
-    *,
-    image: int,
-    ill: Sign | None,
-    size: tuple[int, int],
-    machine: Machine = MACHINES["any"],
-) -> Film:
+def draw(seed: int, patient: Chest, *, image: int, ill: Sign | None, size: tuple[int, int]) -> Film:
     """Draw film `image` (from 0) of a subject in `size` (width, height) pixels.
 
     The rest of the film, including the grain, is the same with and without a sign.
     """
     random = stream(seed, "film", patient.name, image)
-    shrink = min(1.0, DRAWN_AT_MOST / max(size))
-    shape = (max(round(size[1] * shrink), 1), max(round(size[0] * shrink), 1))
+    shape = size[::-1]
     forward, scale = _position(seed, patient, random, shape)
     canvas = Canvas(forward, scale, shape)
     breath = float(random.uniform(-0.012, 0.012))
     density, lungs, room = _density(seed, patient, canvas, breath)
-    grey, slope = _exposed(density, lungs, machine, random)
+    grey, slope = _exposed(density, lungs, random)
     grey = cv2.GaussianBlur(grey, (0, 0), max(0.0014 * scale, 0.35)).astype(np.float32, copy=False)
     added = np.zeros(shape, np.float32) if ill is None else _sign(ill, canvas, breath, room, slope)
     _collimate(grey, stream(seed, "collimation", patient.number))
-    return _developed(grey, added, lungs > 127, float(random.uniform(*machine.grain)), random, size)
+    grain = np.float32(random.uniform(0.8, 4.6))
+    speckle = random.standard_normal(grey.shape, dtype=np.float32) * grain
+    picture = cv2.convertScaleAbs(np.maximum(grey + added + speckle, 0)).astype(np.uint8, copy=False)
+    return Film(picture, lungs > 127, added)
 
 
-def _position(seed: int, patient: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
+def _position(seed: int, patient: Chest, film: Random, shape: tuple[int, int]) -> tuple[Points, float]:
     """Return the affine map from body units to pixels, and pixels a body unit; a subject's films are similar."""
     subject_random = stream(seed, "position", patient.number)
     turn = np.deg2rad(subject_random.uniform(-4, 4) + film.uniform(-1.2, 1.2))
@@ -197,17 +298,15 @@ def _texture(
         density += np.float32(much[name]) * spread(grid, canvas.inverse / zoom, canvas.shape) * body
 
 
-def _exposed(
-    density: Floats, lungs: NDArray[np.uint8], machine: Machine, random: np.random.Generator
-) -> tuple[Floats, Floats]:
+def _exposed(density: Floats, lungs: NDArray[np.uint8], random: Random) -> tuple[Floats, Floats]:
     """Return grey levels (0-255) by the film's S-shaped curve, and its slope: grey levels a unit of density."""
     inside = lungs > 127
     dark = float(density[inside].mean()) if inside.any() else 0.2
     bright = float(np.percentile(density[::3, ::3], 88))
-    contrast = random.uniform(*machine.contrast) / max(bright - dark, 0.1)
+    contrast = random.uniform(1.9, 3.3) / max(bright - dark, 0.1)
     level = dark + (bright - dark) * random.uniform(0.25, 0.44)
     black, white = random.uniform(0, 12), random.uniform(225, 250)
-    gamma = random.uniform(*machine.gamma)
+    gamma = random.uniform(0.8, 1.25)
     # The sigmoid of density to the power gamma, and its derivative, in one pass over the pixels.
     curve = 1 / (1 + np.exp((density - np.float32(level)) * np.float32(-contrast)))
     bent = curve ** np.float32(gamma)
@@ -234,7 +333,7 @@ def _sign(ill: Sign, canvas: Canvas, breath: float, room: Floats, slope: Floats)
     return grown * (room > 0)
 
 
-def _collimate(grey: Floats, random: np.random.Generator) -> None:
+def _collimate(grey: Floats, random: Random) -> None:
     """Blacken a strip at some edges in place, as of a narrow beam, in one film of five."""
     if random.random() > 0.2:
         return
@@ -245,20 +344,3 @@ def _collimate(grey: Floats, random: np.random.Generator) -> None:
     grey[:, width - round(right * width) :] *= dark
     grey[: round(top * height)] *= dark
     grey[height - round(bottom * height) :] *= dark
-
-
-def _developed(
-    grey: Floats,
-    added: Floats,
-    lungs: NDArray[np.bool_],
-    grain: float,
-    random: np.random.Generator,
-    size: tuple[int, int],
-) -> Film:
-    """Return 8-bit pixels of the requested size, with grain."""
-    if grey.shape != size[::-1]:
-        grey, added = (cv2.resize(v, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) for v in (grey, added))
-        lungs = cv2.resize(lungs.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-    speckle = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(grain)
-    picture = cv2.convertScaleAbs(np.maximum(grey + added + speckle, 0)).astype(np.uint8, copy=False)
-    return Film(picture, lungs, added)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from casewise.errors import CasewiseError, nearest
+from casewise.errors import CasewiseError
 from casewise.files import write_atomic
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import Random, stream
 from casewise.plugins.phantoms.folder import Row, check_choice, encoded, read_note, write_rows
 
 Pixels = NDArray[np.uint8]
-
-REQUIRED = ("path", "subject")
 
 
 def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 10, seed: int = 0) -> Path:
@@ -44,7 +43,7 @@ def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 
     like its image.
 
     Raises:
-        CasewiseError: the table is missing, does not belong to a phantom, lacks a column, or has too few images.
+        CasewiseError: the table is missing, does not belong to a phantom, or has too few images.
     """
     kinds = tuple(TWIN_KINDS if kinds is None else kinds)
     columns, rows = _read(table, kinds, each)
@@ -80,11 +79,7 @@ def _read(table: Path, kinds: tuple[str, ...], each: int) -> tuple[list[str], li
         raise CasewiseError(f"{table} does not belong to a phantom; twins are planted into phantoms only.")
     with table.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        rows, columns = list(reader), list(reader.fieldnames or ())
-    for name in REQUIRED:
-        if name not in columns:
-            raise CasewiseError(f"{table} has no column {name}.{nearest(name, columns)}")
-    return columns, rows
+        return list(reader.fieldnames or ()), list(reader)
 
 
 def _plant(folder: Path, original: dict[str, str], kind: str, name: str, seed: int) -> Row:
@@ -93,14 +88,14 @@ def _plant(folder: Path, original: dict[str, str], kind: str, name: str, seed: i
     random = stream(seed, "twin", kind, original["path"])
     row: Row = original | {"subject": name, "path": f"images/{name}/1{suffix}"}
     row |= {"twin_of": original["path"], "twin_kind": kind}
-    if "visit" in row:
-        row["visit"] = "1" if original["visit"].isdigit() else original["visit"]
+    if original.get("visit", "").isdigit():
+        row["visit"] = "1"
     copies = {original["path"]: row["path"]}
     if original.get("lung_mask"):
         row["lung_mask"] = f"masks/{name}/1.png"
         copies[original["lung_mask"]] = row["lung_mask"]
     if kind == "exact":
-        contents = [_bytes(folder / path) for path in copies]
+        contents = [(folder / path).read_bytes() for path in copies]
     else:
         altered = ALTERED[kind](random, [_pixels(folder / path) for path in copies])
         quality = {"quality": int(random.integers(30, 61))} if kind == "recompressed" else {}
@@ -110,114 +105,92 @@ def _plant(folder: Path, original: dict[str, str], kind: str, name: str, seed: i
     return row
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CasewiseError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
 def _pixels(path: Path) -> Pixels:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
-        raise CasewiseError(f"{path} cannot be read as an image: {error}.") from error
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
-def _resized(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    height, width = pixels[0].shape[:2]
+def _each(images: list[Pixels], alter: Callable[[Pixels], Any]) -> list[Pixels]:
+    return [np.ascontiguousarray(alter(image)).astype(np.uint8, copy=False) for image in images]
+
+
+def _cut(images: list[Pixels], top: int, bottom: int, left: int, right: int) -> list[Pixels]:
+    """The images without these numbers of rows and columns at their edges."""
+    height, width = images[0].shape[:2]
+    return _each(images, lambda image: image[top : height - bottom, left : width - right])
+
+
+def _resized(random: Random, images: list[Pixels]) -> list[Pixels]:
+    height, width = images[0].shape[:2]
     share = random.uniform(0.6, 0.9)
     size = (max(round(width * share), 1), max(round(height * share), 1))
-    small = [cv2.resize(pixels[0], size, interpolation=cv2.INTER_AREA)]
-    small += [cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) for mask in pixels[1:]]
-    return [image.astype(np.uint8, copy=False) for image in small]
+    return _each(images[:1], lambda image: cv2.resize(image, size, interpolation=cv2.INTER_AREA)) + _each(
+        images[1:], lambda mask: cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    )
 
 
-def _cropped(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    height, width = pixels[0].shape[:2]
+def _cropped(random: Random, images: list[Pixels]) -> list[Pixels]:
+    height, width = images[0].shape[:2]
     left, right, top, bottom = random.uniform(0.02, 0.06, 4)
-    rows = slice(round(top * height), height - round(bottom * height))
-    columns = slice(round(left * width), width - round(right * width))
-    return [np.ascontiguousarray(image[rows, columns]) for image in pixels]
+    return _cut(images, round(top * height), round(bottom * height), round(left * width), round(right * width))
 
 
-def _flipped(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    return [np.ascontiguousarray(image[:, ::-1]) for image in pixels]
-
-
-def _brightness(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+def _brightness(random: Random, images: list[Pixels]) -> list[Pixels]:
     contrast, brightness = 1 + random.uniform(0.15, 0.25, 2) * random.choice((-1, 1), 2)
-    middle = float(pixels[0].mean())
-    changed = ((pixels[0] - middle) * contrast + middle) * brightness
-    return [np.clip(np.rint(changed), 0, 255).astype(np.uint8), *pixels[1:]]
+    middle = float(images[0].mean())
+    changed = ((images[0] - middle) * contrast + middle) * brightness
+    return [np.clip(np.rint(changed), 0, 255).astype(np.uint8), *images[1:]]
 
 
-def _turned(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+def _turned(random: Random, images: list[Pixels]) -> list[Pixels]:
     quarters = int(random.integers(1, 4))
-    return [np.ascontiguousarray(np.rot90(image, quarters)) for image in pixels]
+    return _each(images, lambda image: np.rot90(image, quarters))
 
 
-def _negative(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    return [255 - pixels[0], *pixels[1:]]
-
-
-def _tilted(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    height, width = pixels[0].shape[:2]
+def _tilted(random: Random, images: list[Pixels]) -> list[Pixels]:
+    height, width = images[0].shape[:2]
     angle = random.uniform(8, 12) * random.choice((-1, 1))
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
-    methods = [cv2.INTER_LINEAR] + [cv2.INTER_NEAREST] * (len(pixels) - 1)
-    return [
-        cv2.warpAffine(image, turn, (width, height), flags=method).astype(np.uint8, copy=False)
-        for image, method in zip(pixels, methods, strict=True)
-    ]
+    return _each(
+        images[:1], lambda image: cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR)
+    ) + _each(images[1:], lambda mask: cv2.warpAffine(mask, turn, (width, height), flags=cv2.INTER_NEAREST))
 
 
-def _zoomed(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    height, width = pixels[0].shape[:2]
-    rows, columns = (slice(round(side / 8), side - round(side / 8)) for side in (height, width))
-    return [np.ascontiguousarray(image[rows, columns]) for image in pixels]
+def _zoomed(random: Random, images: list[Pixels]) -> list[Pixels]:
+    rows, columns = (round(side / 8) for side in images[0].shape[:2])
+    return _cut(images, rows, rows, columns, columns)
 
 
-def _off_centre(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    height, width = pixels[0].shape[:2]
-    rows, columns = (
-        slice(round(side * share), None) if first else slice(0, round(side * (1 - share)))
-        for side, share, first in zip(
-            (height, width), random.uniform(0.12, 0.22, 2), random.random(2) < 0.5, strict=True
-        )
-    )
-    return [np.ascontiguousarray(image[rows, columns]) for image in pixels]
+def _off_centre(random: Random, images: list[Pixels]) -> list[Pixels]:
+    shares, are_first = random.uniform(0.12, 0.22, 2), random.random(2) < 0.5
+    edges: list[int] = []
+    for side, share, first in zip(images[0].shape[:2], shares, are_first, strict=True):
+        edges += [round(side * share), 0] if first else [0, side - round(side * (1 - share))]
+    return _cut(images, *edges)
 
 
-def _framed(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    height, width = pixels[0].shape[:2]
+def _framed(random: Random, images: list[Pixels]) -> list[Pixels]:
+    height, width = images[0].shape[:2]
     shares, grey = random.uniform(0.04, 0.10, 4), int(random.choice((0, 128, 255)))
-    top, bottom, left, right = (
-        round(share * side) for share, side in zip(shares, (height, height, width, width), strict=True)
-    )
-    colours = [(grey,) * 3] + [(0,) * 3] * (len(pixels) - 1)
+    top, bottom, left, right = (round(s * side) for s, side in zip(shares, (height, height, width, width), strict=True))
+    colours = [(grey,) * 3] + [(0,) * 3] * (len(images) - 1)
     return [
         cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=colour).astype(
             np.uint8, copy=False
         )
-        for image, colour in zip(pixels, colours, strict=True)
+        for image, colour in zip(images, colours, strict=True)
     ]
 
 
-def _unchanged(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    return pixels
-
-
-ALTERED: dict[str, Callable[[np.random.Generator, list[Pixels]], list[Pixels]]] = {
-    "exact": _unchanged,
+ALTERED: dict[str, Callable[[Random, list[Pixels]], list[Pixels]]] = {
+    "exact": lambda random, images: images,
     "resized": _resized,
-    "recompressed": _unchanged,
+    "recompressed": lambda random, images: images,
     "cropped": _cropped,
-    "flipped": _flipped,
+    "flipped": lambda random, images: _each(images, lambda image: image[:, ::-1]),
     "brightness": _brightness,
     "turned": _turned,
-    "negative": _negative,
+    "negative": lambda random, images: [255 - images[0], *images[1:]],
     "tilted": _tilted,
     "zoomed": _zoomed,
     "off-centre": _off_centre,

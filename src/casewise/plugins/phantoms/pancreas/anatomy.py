@@ -1,4 +1,5 @@
-"""The abdomen of a pancreas phantom: the positions of a subject's organs, in the order of painting.
+"""The abdomen of a pancreas phantom: the positions of a subject's organs, in the order of painting, and its
+lesions by the grade: cysts and a duct, or one bright ball.
 
 Positions are in millimetres from the middle of the body at the height of the pancreas, in the order right, front, up
 (RAS).
@@ -10,50 +11,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import Literal
 
 import numpy as np
 
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.draws import Random, stream
 from casewise.plugins.phantoms.pancreas.shapes import Ellipsoid, Point, Shape, Trunk, Tube, curve
 
 # The signal of a tissue on T1 and T2 without fat suppression, relative to fat on T1 and fluid on T2; not measured.
 TISSUES: dict[str, tuple[float, float]] = {
-    "skin": (0.42, 0.30),
-    "fat": (0.95, 0.66),
-    "muscle": (0.36, 0.17),
-    "marrow": (0.60, 0.40),
-    "bone": (0.08, 0.05),
-    "disc": (0.34, 0.34),
-    "fluid": (0.13, 1.00),
-    "cord": (0.40, 0.42),
-    "liver": (0.53, 0.27),
-    "bile": (0.26, 0.97),
-    "spleen": (0.36, 0.50),
-    "cortex": (0.46, 0.56),
-    "medulla": (0.33, 0.70),
-    "pancreas": (0.63, 0.38),
-    "blood": (0.19, 0.06),
-    "vein": (0.27, 0.13),
-    "bowel": (0.40, 0.33),
-    "gas": (0.02, 0.02),
-    "lung": (0.05, 0.04),
-    "stool": (0.46, 0.26),
-    "wall": (0.50, 0.24),
-    "nodule": (0.80, 0.30),
-    "lesion": (0.95, 1.00),
-}
+    "skin": (0.42, 0.30), "fat": (0.95, 0.66), "muscle": (0.36, 0.17), "marrow": (0.60, 0.40), "bone": (0.08, 0.05),
+    "disc": (0.34, 0.34), "fluid": (0.13, 1.00), "cord": (0.40, 0.42), "liver": (0.53, 0.27), "bile": (0.26, 0.97),
+    "spleen": (0.36, 0.50), "cortex": (0.46, 0.56), "medulla": (0.33, 0.70), "pancreas": (0.63, 0.38),
+    "blood": (0.19, 0.06), "vein": (0.27, 0.13), "bowel": (0.40, 0.33), "gas": (0.02, 0.02), "lung": (0.05, 0.04),
+    "stool": (0.46, 0.26), "wall": (0.50, 0.24), "nodule": (0.80, 0.30), "lesion": (0.95, 1.00),
+}  # fmt: skip
+# The middle line of the pancreas from head to tail, and its radius there.
 PANCREAS: tuple[Point, ...] = (
-    (29.0, 4.0, -18.0),
-    (33.0, 11.0, -9.0),
-    (23.0, 22.0, -1.0),
-    (3.0, 30.0, 4.0),
-    (-22.0, 29.0, 7.0),
-    (-46.0, 17.0, 10.0),
-    (-70.0, 2.0, 13.0),
+    *((29.0, 4.0, -18.0), (33.0, 11.0, -9.0), (23.0, 22.0, -1.0), (3.0, 30.0, 4.0)),
+    *((-22.0, 29.0, 7.0), (-46.0, 17.0, 10.0), (-70.0, 2.0, 13.0)),
 )
 THICKNESS = (11.0, 16.0, 11.5, 10.0, 11.5, 10.5, 7.0)
 PIECES = 22
 RIB = 30.0
+# The gate of the liver, which it does not fill.
+PORTA = Ellipsoid((4.0, 8.0, -14.0), (64.0, 36.0, 46.0))
 
 
 @dataclass(frozen=True)
@@ -79,7 +61,6 @@ class Abdomen:
     trunk: Trunk
     flesh: Trunk
     cavity: Trunk
-    porta: Ellipsoid
     before: tuple[Tissue, ...]
     pancreas: Tube
     after: tuple[Tissue, ...]
@@ -111,24 +92,20 @@ def abdomen(seed: int, number: int) -> Abdomen:
     )
     vary = stream(seed, "tissues", number).normal(1, 0.04, (len(TISSUES), 2))
     signals = {name: (t1 * a, t2 * b) for (name, (t1, t2)), (a, b) in zip(TISSUES.items(), vary.tolist(), strict=True)}
-    porta = Ellipsoid((4.0, 8.0, -14.0), (64.0, 36.0, 46.0))
-    return Abdomen(
-        number, f"P{number + 1:04d}", sex, age, trunk, flesh, cavity, porta, before, pancreas, after, signals
-    )
+    name = f"P{number + 1:04d}"
+    return Abdomen(number, name, sex, age, trunk, flesh, cavity, before, pancreas, after, signals)
 
 
-def _moved(random: np.random.Generator, point: Point, far: float) -> Point:
+def _moved(random: Random, point: Point, far: float) -> Point:
     return tuple((np.asarray(point) + random.normal(0, far, 3) * (1, 1, 0.5)).tolist())
 
 
-def _organ(
-    random: np.random.Generator, centre: Point, radii: Point, turn: float = 0.0, *, far: float = 3.0
-) -> Ellipsoid:
+def _organ(random: Random, centre: Point, radii: Point, turn: float = 0.0, far: float = 3.0) -> Ellipsoid:
     radii = tuple((np.asarray(radii) * random.normal(1, 0.05, 3)).tolist())
     return Ellipsoid(_moved(random, centre, far), radii, turn + random.normal(0, 0.06))
 
 
-def _frame(random: np.random.Generator, flesh: Trunk) -> Iterator[Tissue]:
+def _frame(random: Random, flesh: Trunk) -> Iterator[Tissue]:
     """Spine, muscles of the back, and ribs."""
     for side in (1, -1):
         yield Tissue("muscle", Tube(((side * 28.0, -50.0, 30.0), (side * 46.0, -48.0, -150.0)), (9.0, 25.0)))
@@ -164,7 +141,7 @@ def _frame(random: np.random.Generator, flesh: Trunk) -> Iterator[Tissue]:
     yield Tissue("cord", Tube(((0.0, -71.0, -60.0), (0.0, -70.0, 170.0)), (3.0, 5.0)))
 
 
-def _solid(random: np.random.Generator) -> Iterator[Tissue]:
+def _solid(random: Random) -> Iterator[Tissue]:
     """Liver with its veins, gall bladder, spleen, kidneys, some of which have a harmless cyst, and lungs."""
     yield Tissue("liver", _organ(random, (80.0, 8.0, 38.0), (66.0, 84.0, 92.0)), "room")
     yield Tissue("liver", _organ(random, (8.0, 50.0, 42.0), (58.0, 34.0, 46.0)), "room")
@@ -193,15 +170,14 @@ def _solid(random: np.random.Generator) -> Iterator[Tissue]:
         yield Tissue("lung", Ellipsoid((side * 84.0, -22.0, 128.0), (56.0, 58.0, 58.0)), "cavity")
 
 
-def _bowel(random: np.random.Generator) -> Iterator[Tissue]:
+def _bowel(random: Random) -> Iterator[Tissue]:
     """Stomach, duodenum, colon and small bowel: walls and contents."""
     stomach = _organ(random, (-56.0, 44.0, 50.0), (46.0, 33.0, 40.0), 0.3)
     x, y, z = stomach.centre
     a, b, c = stomach.radii
     yield Tissue("bowel", stomach, "cavity")
-    yield Tissue(
-        "fluid" if random.random() < 0.5 else "stool", Ellipsoid((x, y, z), (a - 5, b - 5, c - 5), stomach.turn)
-    )
+    content = "fluid" if random.random() < 0.5 else "stool"
+    yield Tissue(content, Ellipsoid((x, y, z), (a - 5, b - 5, c - 5), stomach.turn))
     yield Tissue("gas", Ellipsoid((x, y + 0.5 * b, z), (0.6 * a, 0.33 * b, 0.6 * c), stomach.turn))
     loop = ((36.0, 32.0, 12.0), (54.0, 22.0, 2.0), (57.0, 4.0, -20.0), (46.0, -2.0, -44.0), (0.0, 0.0, -54.0))
     yield Tissue("bowel", Tube(loop, (10.0, 10.5, 10.5, 10.0, 9.0)))
@@ -213,11 +189,9 @@ def _bowel(random: np.random.Generator) -> Iterator[Tissue]:
         (-60.0, 62.0, -28.0),
         (-108.0, 20.0, -6.0),
     )
-    for way, thick in (
-        (((106.0, 4.0, -36.0), (102.0, 2.0, -170.0)), 23.0),
-        (tuple(_moved(random, position, 3.0) for position in across), 17.0),
-        (((-112.0, 2.0, -8.0), (-106.0, -6.0, -170.0)), 16.0),
-    ):
+    rising, falling = ((106.0, 4.0, -36.0), (102.0, 2.0, -170.0)), ((-112.0, 2.0, -8.0), (-106.0, -6.0, -170.0))
+    colon = tuple(_moved(random, position, 3.0) for position in across)
+    for way, thick in ((rising, 23.0), (colon, 17.0), (falling, 16.0)):
         yield Tissue("bowel", Tube(way, (thick,) * len(way)), "cavity")
         yield Tissue("stool", Tube(way, (thick - 4,) * len(way)), "cavity")
         up = tuple((x, y + 0.45 * thick, z) for x, y, z in way)
@@ -231,7 +205,7 @@ def _bowel(random: np.random.Generator) -> Iterator[Tissue]:
         yield Tissue(kind, Ellipsoid(centre, tuple(radii - 4), turn), "cavity")
 
 
-def _vessels(random: np.random.Generator) -> Iterator[Tissue]:
+def _vessels(random: Random) -> Iterator[Tissue]:
     """The aorta, the inferior vena cava and the vessels of the kidneys."""
     thick = random.uniform(8.5, 11)
     yield Tissue("wall", Tube(((-9.0, -11.0, 170.0), (-5.0, -12.0, -170.0)), (thick + 1.2, thick + 0.4)))
@@ -239,3 +213,85 @@ def _vessels(random: np.random.Generator) -> Iterator[Tissue]:
     yield Tissue("vein", Ellipsoid((21.0, -12.0, 0.0), (12.0, 8.5, 600.0), 0.2))
     yield Tissue("vein", Tube(((22.0, -12.0, -8.0), (50.0, -36.0, -14.0)), (4.0, 3.5)))
     yield Tissue("vein", Tube(((18.0, -3.0, -6.0), (-8.0, 2.0, -5.0), (-48.0, -34.0, -4.0)), (3.5, 3.5, 3.5)))
+
+
+Lesion = Literal["cysts", "planted"]
+
+GRADES = ("normal", "low", "high")
+# Radius of the duct, mm: a normal duct is barely visible, that of a high grade is clearly dilated.
+DUCT = {"normal": (0.9, 1.3), "low": (0.9, 1.6), "high": (3.0, 4.6)}
+# Radius of the largest cyst and thickness of its wall, mm.
+CYST = {"low": (5.0, 8.0), "high": (11.0, 17.0)}
+WALL = {"low": (0.4, 0.8), "high": (2.4, 3.6)}
+# Radius of the planted lesion, mm: two sizes that do not overlap. It is no brighter than fat on T1 and fluid on T2;
+# otherwise it would widen the intensity range of its scan and change all other tissues once scans are scaled.
+PLANTED = {"low": (7.0, 8.0), "high": (18.0, 20.0)}
+# The largest distance of the planted lesion from the middle of the pancreas, in plane and in height, mm.
+AROUND, ABOUT = 34.0, 6.0
+# Cysts lie between these fractions of the way from head to tail.
+SEATS = (0.14, 0.86)
+
+
+@dataclass(frozen=True)
+class Cyst:
+    """Fluid in a wall, with or without a solid nodule."""
+
+    fluid: Ellipsoid
+    wall: Ellipsoid
+    nodule: Ellipsoid | None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The lesions of a subject; `duct` runs along the pancreas."""
+
+    duct: Tube
+    cysts: tuple[Cyst, ...] = ()
+    planted: Ellipsoid | None = None
+
+
+def findings(seed: int, patient: Abdomen, grade: str, lesion: Lesion = "cysts") -> Findings:
+    """Return the lesions of a subject with this grade; normal subjects have only a thin duct.
+
+    Low grade is one or two small cysts with a thin wall. High grade is a large cyst with a thick wall and a nodule on
+    it, sometimes a small cyst beside it, and a wide duct. `lesion="planted"` draws a normal pancreas, and for low and
+    high one bright ball, small or large, at a random position around it.
+    """
+    random = stream(seed, "cysts", patient.number)
+    wide = random.uniform(*DUCT["normal" if lesion == "planted" else grade])
+    inner = patient.pancreas.points[2:-2]
+    duct = Tube(inner, tuple(np.linspace(wide, 0.75 * wide, len(inner)).tolist()))
+    if grade == "normal":
+        return Findings(duct)
+    if lesion == "planted":
+        return Findings(duct, planted=_planted(stream(seed, "planted", patient.number), patient, grade))
+    seats = random.uniform(*SEATS, 2)
+    while abs(seats[0] - seats[1]) < 0.35:
+        seats = random.uniform(*SEATS, 2)
+    cysts = [_cyst(random, patient, grade, seats[0])]
+    if random.random() < 0.45:
+        cysts.append(_cyst(random, patient, "low", seats[1]))
+    return Findings(duct, tuple(cysts))
+
+
+def _cyst(random: Random, patient: Abdomen, grade: str, seat: float) -> Cyst:
+    radius, thick = random.uniform(*CYST[grade]), random.uniform(*WALL[grade])
+    line = np.array(patient.pancreas.points)
+    position = [np.interp(seat * (len(line) - 1), np.arange(len(line)), line[:, axis]) for axis in range(3)]
+    centre = tuple(position + random.normal(0, 0.22, 3) * np.array((radius, radius, 0.3 * radius)))
+    radii, turn = radius * random.uniform(0.88, 1.12, 3), random.uniform(0, np.pi)
+    fluid, wall = Ellipsoid(centre, tuple(radii), turn), Ellipsoid(centre, tuple(radii + thick), turn)
+    if grade != "high":
+        return Cyst(fluid, wall, None)
+    angle, size = random.uniform(0, 2 * np.pi), random.uniform(0.38, 0.5) * radius
+    far = radius - 0.75 * size
+    beside = centre[0] + far * np.cos(angle), centre[1] + far * np.sin(angle), centre[2]
+    return Cyst(fluid, wall, Ellipsoid(beside, (size, 0.85 * size, 1.2 * size), angle))
+
+
+def _planted(random: Random, patient: Abdomen, grade: str) -> Ellipsoid:
+    x, y, z = np.mean(patient.pancreas.points, axis=0)
+    angle, far = random.uniform(0, 2 * np.pi), AROUND * np.sqrt(random.random())
+    radius = random.uniform(*PLANTED[grade])
+    centre = x + far * np.cos(angle), y + far * np.sin(angle), z + random.uniform(-ABOUT, ABOUT)
+    return Ellipsoid(centre, (radius, radius, radius))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,8 @@ from numpy.typing import NDArray
 
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.draws import balanced_class, shuffled_labels, stream
-from casewise.plugins.phantoms.folder import (
-    MARK,
-    CohortFolder,
-    Labels,
-    PhantomKind,
-    Progress,
-    Row,
-    check_choice,
-    check_settings,
-)
-from casewise.plugins.phantoms.pancreas.anatomy import abdomen
-from casewise.plugins.phantoms.pancreas.lesions import GRADES, Findings, Lesion, findings
+from casewise.plugins.phantoms.folder import MARK, CohortFolder, Labels, PhantomKind, Progress, Row
+from casewise.plugins.phantoms.pancreas.anatomy import GRADES, Findings, Lesion, abdomen, findings
 from casewise.plugins.phantoms.pancreas.scan import MACHINES, SEQUENCES, Scan, Volume, draw, scans
 
 SITES = tuple(MACHINES)
@@ -37,7 +27,7 @@ CONTENTS = """\
 cohort.csv    one row for each scan: T1 or T2 of a subject
 phantom.json  the settings, the seed, and the truth: cysts and duct of every subject, and how each scan was taken
 images/       <subject>/<sequence>.nii.gz, each marked as synthetic in its header
-masks/        <subject>/pancreas.nii.gz and lesion.nii.gz, 1 inside, on the grid of T1 (of T2 if there is no T1)
+masks/        <subject>/pancreas.nii.gz and lesion.nii.gz, 1 inside, on the grid of T1
 """
 
 
@@ -50,11 +40,10 @@ PANCREAS = PhantomKind(
 class PancreasSettings:
     """Everything that determines the bytes of the cohort.
 
-    A scan has `size` (width, height) pixels in plane and `slices` (least, most) slices of 3-6 mm. A share `missing` of
-    the subjects has only one of the sequences. `lesion="planted"` leaves the pancreas normal and draws one bright ball,
-    small (low) or large (high), at a random position around it: only the ball reveals the class, and the mask of the
-    pancreas does not contain it. `labels="shuffled"` permutes the labels between subjects after drawing; masks still
-    show the true lesions.
+    A scan has `size` (width, height) pixels in plane and `slices` (least, most) slices of 3-6 mm. `lesion="planted"`
+    leaves the pancreas normal and draws one bright ball, small (low) or large (high), at a random position around it:
+    only the ball reveals the class, and the mask of the pancreas does not contain it. `labels="shuffled"` permutes the
+    labels between subjects after drawing; masks still show the true lesions.
     """
 
     subjects: int = 60
@@ -63,7 +52,6 @@ class PancreasSettings:
     slices: tuple[int, int] = (18, 40)
     seed: int = 0
     labels: Labels = "true"
-    missing: float = 0.0
     lesion: Lesion = "cysts"
 
 
@@ -77,7 +65,7 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
     number of slices and direction of the axes; each has its own bias field, noise and scale. The field of view covers
     the body, so pixels are 3.3-4.9 mm wide at 96x96, 1.2-1.8 mm at 256x256 and 0.8-1.2 mm at 384x384.
 
-    Masks have the grid of T1 (of T2 if T1 is missing): the pancreas with its cysts, and the cysts with their walls. The
+    Masks have the grid of T1: the pancreas with its cysts, and the cysts with their walls. The
     same settings give the same bytes, and a subject's volumes do not depend on the number of subjects.
 
     Args:
@@ -90,59 +78,34 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
     """
     options = PancreasSettings(**settings)
     _check(options)
-    seed, lacking = options.seed, [lacking_of(options.seed, n, options.missing) for n in range(options.subjects)]
-    total = sum(len(SEQUENCES) - (sequence is not None) for sequence in lacking)
-    cohort = CohortFolder(folder, PANCREAS, options, total, progress)
+    seed = options.seed
+    cohort = CohortFolder(folder, PANCREAS, options, len(SEQUENCES) * options.subjects, progress)
     grades = [grade_of(seed, number, options.classes) for number in range(options.subjects)]
     labels = shuffled_labels(seed, grades) if options.labels == "shuffled" else grades
     truth: list[Row] = []
     for number, (grade, label) in enumerate(zip(grades, labels, strict=True)):
         patient, site = abdomen(seed, number), site_of(seed, number, options.classes)
         lesions = findings(seed, patient, grade, options.lesion)
-        person: Row = {"subject": patient.name, "visit": 1, "grade": label, "site": site}
-        person |= {"sex": patient.sex, "age": patient.age}
-        person |= {"scanner": MACHINES[site].scanner, "mask": f"masks/{patient.name}/pancreas.nii.gz", "lesion": ""}
+        person: Row = {"subject": patient.name, "visit": 1, "grade": label, "site": site, "lesion": ""}
+        person |= {"sex": patient.sex, "age": patient.age, "scanner": MACHINES[site].scanner}
+        person |= {"mask": f"masks/{patient.name}/pancreas.nii.gz"}
         state: Row = {"subject": patient.name, "finding": grade, "label": label, "site": site}
-        state |= {"lacking": lacking[number], "duct_mm": round(2 * max(lesions.duct.radii), 2), "scans": []}
+        state |= {"duct_mm": round(2 * max(lesions.duct.radii), 2), "scans": []}
         for scan in scans(seed, patient, site, size=options.size, slices=options.slices):
-            if scan.sequence == lacking[number]:
-                continue
             volume = draw(seed, patient, lesions, scan)
             path = f"images/{patient.name}/{scan.sequence}.nii.gz"
             if not state["scans"]:
                 # Masks are those of the subject's first scan.
                 if grade != "normal":
                     person["lesion"] = f"masks/{patient.name}/lesion.nii.gz"
-                    cohort.save(person["lesion"], nifti_bytes(volume.lesion, volume.affine, scan.codes))
-                cohort.save(person["mask"], nifti_bytes(volume.pancreas, volume.affine, scan.codes))
+                    cohort.save(person["lesion"], nifti_bytes(volume.lesion, scan))
+                cohort.save(person["mask"], nifti_bytes(volume.pancreas, scan))
                 state |= _measures(lesions, volume)
-            cohort.save(path, nifti_bytes(volume.voxels, volume.affine, scan.codes))
-            state["scans"].append(_acquisition(scan))
+            cohort.save(path, nifti_bytes(volume.voxels, scan))
+            state["scans"].append({name: value for name, value in asdict(scan).items() if name != "middle"})
             cohort.add(path=path, sequence=scan.sequence, **person)
         truth.append(state)
     return cohort.finish(truth)
-
-
-def draw_volume(
-    subject_number: int, *, grade: str, sequence: str = "T2", site: str = SITES[0], **settings: Any
-) -> Volume:
-    """Return one scan of a subject with any grade, at any site; only the lesions differ between grades.
-
-    `settings` are fields of `PancreasSettings`: `seed`, `size`, `slices` and `lesion`.
-
-    Raises:
-        CasewiseError: no such grade, sequence or site.
-
-    >>> volume = draw_volume(0, grade="high", size=(48, 40), slices=(9, 12))
-    >>> volume.voxels.shape, bool(volume.lesion.any())
-    ((48, 40, 12), True)
-    """
-    for name, word, allowed in (("grade", grade, GRADES), ("sequence", sequence, SEQUENCES), ("site", site, SITES)):
-        check_choice(f"The {name}", word, allowed)
-    options = PancreasSettings(**settings)
-    patient = abdomen(options.seed, subject_number)
-    scan = scans(options.seed, patient, site, size=options.size, slices=options.slices)[SEQUENCES.index(sequence)]
-    return draw(options.seed, patient, findings(options.seed, patient, grade, options.lesion), scan)
 
 
 def grade_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
@@ -162,24 +125,12 @@ def site_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
     return SITES[(first + classes.index(grade_of(seed, number, classes))) % len(SITES)]
 
 
-def lacking_of(seed: int, number: int, missing: float) -> str | None:
-    """Return the sequence that subject `number` lacks; among the first n subjects, `missing` * n lack one, within one.
-
-    >>> sum(lacking_of(7, number, 0.1) is not None for number in range(60))
-    6
-    """
-    first = float(stream(seed, "missing").random())
-    if np.floor(missing * (number + 1) + first) == np.floor(missing * number + first):
-        return None
-    return SEQUENCES[int(stream(seed, "lacking", number).random() < 0.5)]
-
-
-def nifti_bytes(voxels: NDArray[Any], affine: NDArray[np.float64], codes: str) -> bytes:
-    """Return a volume, (X, Y, Z) in the order of `affine`, as a .nii.gz file whose axes follow `codes`."""
-    nib = _nibabel()
+def nifti_bytes(voxels: NDArray[Any], scan: Scan) -> bytes:
+    """Return a volume, (X, Y, Z) in the order of the scan's affine, as a .nii.gz file with its direction of axes."""
+    nib, affine = _nibabel(), scan.affine
     image = nib.Nifti1Image(voxels.astype(np.uint8) if voxels.dtype == bool else voxels, affine)
     turn = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(codes))
+        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(scan.codes))
     )
     image = image.as_reoriented(turn)
     image.set_sform(image.affine, code="scanner")
@@ -201,29 +152,12 @@ def _nibabel() -> Any:
 
 
 def _check(settings: PancreasSettings) -> None:
-    check_settings(settings, PANCREAS)
     least, most = settings.slices
     if not FEWEST <= least <= most <= MOST:
         raise CasewiseError(
             f"The phantom's slices must be the least and the most, {FEWEST} to {MOST}; found {least} and {most}."
         )
-    if not 0 <= settings.missing <= 1:
-        raise CasewiseError(f"The phantom's missing must be a share from 0 to 1; found {settings.missing}.")
     _nibabel()
-
-
-def _acquisition(scan: Scan) -> Row:
-    """Return how a scan was acquired, for `phantom.json`."""
-    return {
-        "sequence": scan.sequence,
-        "orientation": scan.codes,
-        "pixels": list(scan.shape[:2]),
-        "slices": scan.shape[2],
-        "spacing_mm": list(scan.spacing),
-        "scale": scan.scale,
-        "offset": scan.offset,
-        "noise": scan.noise,
-    }
 
 
 def _measures(lesions: Findings, volume: Volume) -> Row:
@@ -237,6 +171,6 @@ def _measures(lesions: Findings, volume: Volume) -> Row:
         "nodule": any(cyst.nodule is not None for cyst in lesions.cysts),
     }
     if volume.lesion.any():
-        middle = volume.affine[:3, :3] @ np.argwhere(volume.lesion).mean(axis=0) + volume.affine[:3, 3]
+        middle = volume.scan.affine[:3, :3] @ np.argwhere(volume.lesion).mean(axis=0) + volume.scan.affine[:3, 3]
         measures["lesion_middle_mm"] = [round(float(value), 1) for value in middle]
     return measures

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.plugins.phantoms.draws import stream
-from casewise.plugins.phantoms.pancreas.anatomy import Abdomen
-from casewise.plugins.phantoms.pancreas.lesions import Findings
-from casewise.plugins.phantoms.pancreas.shapes import Axes, Canvas, Floats, Point, smooth_noise
+from casewise.plugins.phantoms.pancreas.anatomy import PORTA, Abdomen, Findings
+from casewise.plugins.phantoms.pancreas.shapes import Axes, Canvas, Point, smooth_noise
 
 SEQUENCES = ("T1", "T2")
 ORIENTATIONS = ("RAS", "LAS", "LPS", "RPI", "PSR", "ASL", "SRA")
@@ -64,8 +63,7 @@ class Scan:
     def affine(self) -> NDArray[np.float64]:
         """From voxels in the order right, front, up to millimetres (RAS)."""
         affine = np.diag([*self.spacing, 1.0])
-        corner = np.array(self.middle) - np.array(self.spacing) * (np.array(self.shape) - 1) / 2
-        affine[:3, 3] = corner
+        affine[:3, 3] = np.array(self.middle) - np.array(self.spacing) * (np.array(self.shape) - 1) / 2
         return affine
 
 
@@ -77,11 +75,6 @@ class Volume:
     pancreas: NDArray[np.bool_]
     lesion: NDArray[np.bool_]
     scan: Scan
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """From voxels to millimetres (RAS)."""
-        return self.scan.affine
 
 
 def scans(
@@ -110,19 +103,11 @@ def scans(
         noise, uneven = machine.noise * random.uniform(0.8, 1.3), machine.uneven * random.uniform(0.75, 1.25)
         scale, offset = machine.level * np.exp(random.normal(0, 0.25)), random.uniform(0, 0.12) * machine.level
         width = round(float(view), 4)
-        acquired.append(
-            Scan(
-                sequence,
-                (size[0], size[1], count),
-                (width, width, step),
-                (round(float(x), 3), round(float(y), 3), round(float(z), 3)),
-                ORIENTATIONS[code],
-                round(float(scale), 2),
-                round(float(offset), 2),
-                round(float(noise), 5),
-                round(float(uneven), 4),
-            )
-        )
+        shape, spacing = (size[0], size[1], count), (width, width, step)
+        middle_mm = (round(float(x), 3), round(float(y), 3), round(float(z), 3))
+        scale, offset = round(float(scale), 2), round(float(offset), 2)
+        levels = (scale, offset, round(float(noise), 5), round(float(uneven), 4))
+        acquired.append(Scan(sequence, shape, spacing, middle_mm, ORIENTATIONS[code], *levels))
     return acquired[0], acquired[1]
 
 
@@ -151,14 +136,14 @@ def _painted(
     canvas = Canvas(axes, warp, soft=scan.spacing[0])
     flesh, cavity = canvas.whole(patient.flesh), canvas.whole(patient.cavity)
     fine = smooth_noise(stream(seed, "texture", patient.number), axes, 8.0)
-    edges = {"": None, "cavity": cavity, "room": np.maximum(cavity + 2, -canvas.whole(patient.porta))}
+    edges = {"": None, "cavity": cavity, "room": np.maximum(cavity + 2, -canvas.whole(PORTA))}
     canvas.paint(patient.trunk, signal["skin"])
     skinless = canvas.whole(patient.trunk) + np.float32(2.2)
     # Thin septa run through the fat.
     fat = np.float32(signal["fat"]) * (1 - np.float32(0.07) * np.abs(fine))
-    _fill(canvas, skinless, fat)
-    _fill(canvas, flesh, np.float32(signal["muscle"]))
-    _fill(canvas, cavity, fat)
+    for distance, value in ((skinless, fat), (flesh, np.float32(signal["muscle"])), (cavity, fat)):
+        share = np.clip(np.float32(0.5) - distance / canvas.soft, 0, 1)
+        canvas.signal += share * (value - canvas.signal)
     for organ in patient.before:
         canvas.paint(organ.shape, signal[organ.name], within=edges[organ.inside])
     lobes = np.float32(1.5) * smooth_noise(stream(seed, "lobes", patient.number), axes, 9.0)
@@ -172,29 +157,21 @@ def _painted(
     return canvas, pancreas | (lesion if lesions.cysts else False), lesion
 
 
-def _fill(canvas: Canvas, distance: Floats, value: Floats | np.float32) -> None:
-    share = np.clip(np.float32(0.5) - distance / canvas.soft, 0, 1)
-    canvas.signal += share * (value - canvas.signal)
-
-
 def _paint_findings(canvas: Canvas, lesions: Findings, signal: dict[str, float]) -> NDArray[np.bool_]:
     """Paint duct, cysts and the planted lesion; return the mask of cysts and planted lesion."""
     # A duct thinner than a voxel fills a fraction of it.
     wide = float(np.mean(lesions.duct.radii))
     canvas.paint(lesions.duct, signal["fluid"], strength=min(1.0, np.pi * wide**2 / float(canvas.soft) ** 2))
     lesion = np.zeros(canvas.shape, bool)
-    for cyst in lesions.cysts:
-        box, share = canvas.paint(cyst.wall, signal["wall"])
-        canvas.paint(cyst.fluid, signal["fluid"])
-        if cyst.nodule is not None:
-            canvas.paint(cyst.nodule, signal["nodule"])
-        lesion[box] |= _filled(share)
-    if lesions.planted is not None:
-        box, share = canvas.paint(lesions.planted, signal["lesion"])
-        lesion[box] |= _filled(share)
+    # each with the shapes inside of it
+    painted = [(cyst.wall, "wall", (("fluid", cyst.fluid), ("nodule", cyst.nodule))) for cyst in lesions.cysts]
+    for outer, tissue, inside in [*painted, (lesions.planted, "lesion", ())]:
+        if outer is None:
+            continue
+        box, share = canvas.paint(outer, signal[tissue])
+        for name, inner in inside:
+            if inner is not None:
+                canvas.paint(inner, signal[name])
+        # voxels that are more than half filled, or the fullest where none is
+        lesion[box] |= share >= min(0.5, float(share.max(initial=0.5)) or 0.5)
     return lesion
-
-
-def _filled(share: Floats) -> NDArray[np.bool_]:
-    """Return the voxels that are more than half filled, or the fullest where none is."""
-    return share >= min(0.5, float(share.max(initial=0.5)) or 0.5)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.plugins.phantoms.draws import catmull_rom, extended
+from casewise.plugins.phantoms.draws import Random, catmull_rom, extended
 
 Floats = NDArray[np.float32]
 Axes = tuple[Floats, Floats, Floats]
@@ -170,7 +170,7 @@ class Canvas:
         return shape.distance(*self.coordinates)
 
 
-def smooth_noise(random: np.random.Generator, axes: Axes, grain: float) -> Floats:
+def smooth_noise(random: Random, axes: Axes, grain: float) -> Floats:
     """Return normal noise of deviation 1 whose grains are about `grain` mm wide, (X, Y, Z).
 
     The noise depends on positions in the patient: the same generator gives two scans the same noise at each position.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,18 @@ import cv2
 from casewise.errors import CasewiseError, nearest
 from casewise.plugins.phantoms.draws import stream
 from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_settings, encoded
+from casewise.plugins.phantoms.psoriasis.bodies import PHOTOGRAPHS
 from casewise.plugins.phantoms.psoriasis.photograph import Photograph, draw
-from casewise.plugins.phantoms.psoriasis.poses import PHOTOGRAPHS
-from casewise.plugins.phantoms.psoriasis.severity import (
+from casewise.plugins.phantoms.psoriasis.subjects import (
     WEEKS_BETWEEN_VISITS,
     DiseaseCourse,
     Grades,
+    Subject,
+    anatomy,
     course,
+    subject,
     weighted_score,
 )
-from casewise.plugins.phantoms.psoriasis.subjects import Subject, anatomy, subject
 
 JPEG_QUALITY = 90
 COLUMNS = (
@@ -41,6 +42,10 @@ PSORIASIS = PhantomKind(
 )
 
 
+# The photographs of a visit, in the order of the table: the region and the number, which starts at 1.
+SHOTS = [(region, number) for region, count in PHOTOGRAPHS.items() for number in range(1, count + 1)]
+
+
 @dataclass(frozen=True)
 class PsoriasisSettings:
     """Everything that determines the bytes of the cohort.
@@ -55,11 +60,6 @@ class PsoriasisSettings:
     size: tuple[int, int] = (492, 326)
     seed: int = 0
     labels: Labels = "true"
-
-    @property
-    def photographs(self) -> list[tuple[str, int]]:
-        """The photographs of a visit, in the order of the table: the region and the number, which starts at 1."""
-        return [(region, number) for region, count in PHOTOGRAPHS.items() for number in range(1, count + 1)]
 
 
 def make_psoriasis(
@@ -78,23 +78,35 @@ def make_psoriasis(
     Raises:
         CasewiseError: a setting is out of range, or the folder contains something that is not a phantom.
     """
-    from joblib import cpu_count
+    from joblib import Parallel, cpu_count, delayed
 
     options = PsoriasisSettings(**settings)
     check_settings(options, PSORIASIS)
-    if processes is not None and processes < 1:
-        raise CasewiseError(f"The phantom's processes must be 1 or more; found {processes}.")
-    courses = [
-        course(options.seed, number, visits=options.visits, regions=tuple(PHOTOGRAPHS))
-        for number in range(options.subjects)
-    ]
-    total, done = sum(len(disease.attended) for disease in courses) * len(options.photographs), 0
+    seed, regions = options.seed, tuple(PHOTOGRAPHS)
+    courses = [course(seed, number, visits=options.visits, regions=regions) for number in range(options.subjects)]
+    total, done = sum(len(disease.attended) for disease in courses) * len(SHOTS), 0
     cohort = CohortFolder(folder, PSORIASIS, options, total, None)
-    for count in _draw_all(cohort, processes or cpu_count()):
+    series = [(number, *shot) for number in range(options.subjects) for shot in SHOTS]
+    # A fork of a parent that has loaded torch, and therefore has threads, can deadlock; other new processes execute
+    # the script that calls this function once more, but those of loky do not.
+    own: Mapping[str, object] = {"initializer": cv2.setNumThreads, "initargs": (1,)}
+    jobs = min(processes or cpu_count(), len(series))
+    workers = Parallel(n_jobs=jobs, backend="loky", return_as="generator", **own)
+    for count in workers(delayed(_draw_series)(cohort, courses[shot[0]], *shot) for shot in series):
         done += count
         if progress is not None:
             progress(done, total)
-    return _write_table(cohort, courses)
+    truth: list[Row] = []
+    for number, (disease, labels) in enumerate(zip(courses, labels_of(options, courses), strict=True)):
+        patient = subject(seed, number)
+        person = {"skin_tone": patient.skin_tone, "site": patient.site}
+        visits = [_true_state(disease, visit) for visit in disease.attended]
+        truth.append({"subject": patient.name, "response": disease.response, **person, "visits": visits})
+        for visit in disease.attended:
+            for region, n in SHOTS:
+                grades, path = asdict(labels[visit][region]), _path(patient, visit, region, n)
+                cohort.add(path=path, subject=patient.name, region=region, **_when(visit), **grades, **person)
+    return cohort.finish(truth)
 
 
 def draw_photograph(
@@ -116,8 +128,8 @@ def draw_photograph(
         )
     patient = subject(seed, subject_number)
     severity = course(seed, subject_number, visits=visit + 1, regions=(region,)).truth[visit][region]
-    body = anatomy(seed, patient, region, number)
-    return draw(seed, patient, body, key=(patient.name, visit, region, number), severity=severity, size=size)
+    body, key = anatomy(seed, patient, region, number), (patient.name, visit, region, number)
+    return draw(seed, patient, body, key=key, severity=severity, size=size)
 
 
 def labels_of(settings: PsoriasisSettings, courses: list[DiseaseCourse]) -> list[tuple[dict[str, Grades], ...]]:
@@ -134,64 +146,23 @@ def labels_of(settings: PsoriasisSettings, courses: list[DiseaseCourse]) -> list
     return [labels[number] for number in range(settings.subjects)]
 
 
-def _draw_all(cohort: CohortFolder, processes: int) -> Iterator[int]:
-    """Draw all photographs; yield the number of photographs of each finished series."""
-    series = [(number, *shot) for number in range(cohort.settings.subjects) for shot in cohort.settings.photographs]
-    draw_series = partial(_draw_series, cohort)
-    if processes == 1:
-        yield from map(draw_series, series)
-        return
-    from joblib import Parallel, delayed
-
-    # A fork of a parent that has loaded torch, and therefore has threads, can deadlock; other new processes execute
-    # the script that calls this function once more, but those of loky do not.
-    workers = Parallel(
-        n_jobs=min(processes, len(series)),
-        backend="loky",
-        return_as="generator",
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
-    )
-    yield from workers(delayed(draw_series)(photograph) for photograph in series)
-
-
-def _draw_series(cohort: CohortFolder, photograph: tuple[int, str, int]) -> int:
+def _draw_series(cohort: CohortFolder, disease: DiseaseCourse, number: int, region: str, shot: int) -> int:
     """Draw one of a subject's photographs at all visits, which share the anatomy; return the number of visits."""
-    settings, (subject_number, region, number) = cohort.settings, photograph
-    patient = subject(settings.seed, subject_number)
-    body = anatomy(settings.seed, patient, region, number)
-    disease = course(settings.seed, subject_number, visits=settings.visits, regions=tuple(PHOTOGRAPHS))
+    settings, patient = cohort.settings, subject(cohort.settings.seed, number)
+    body = anatomy(settings.seed, patient, region, shot)
     for visit in disease.attended:
-        key, severity = (patient.name, visit, region, number), disease.truth[visit][region]
-        shot = draw(settings.seed, patient, body, key=key, severity=severity, size=settings.size)
-        path = _photograph_path(patient, visit, region, number)
-        cohort.save(path, encoded(shot.picture, ".jpg", quality=JPEG_QUALITY))
+        key, severity = (patient.name, visit, region, shot), disease.truth[visit][region]
+        drawn = draw(settings.seed, patient, body, key=key, severity=severity, size=settings.size)
+        cohort.save(_path(patient, visit, region, shot), encoded(drawn.picture, ".jpg", quality=JPEG_QUALITY))
     return len(disease.attended)
 
 
-def _visit_name(visit: int) -> str:
-    return f"week{visit * WEEKS_BETWEEN_VISITS}"
+def _when(visit: int) -> Row:
+    return {"visit": f"week{visit * WEEKS_BETWEEN_VISITS}", "day": visit * WEEKS_BETWEEN_VISITS * 7}
 
 
-def _photograph_path(patient: Subject, visit: int, region: str, number: int) -> str:
-    return f"images/{patient.name}/{_visit_name(visit)}/{region}_{number}.jpg"
-
-
-def _write_table(cohort: CohortFolder, courses: list[DiseaseCourse]) -> Path:
-    settings: PsoriasisSettings = cohort.settings
-    truth: list[Row] = []
-    for number, (disease, labels) in enumerate(zip(courses, labels_of(settings, courses), strict=True)):
-        patient = subject(settings.seed, number)
-        person = {"skin_tone": patient.skin_tone, "site": patient.site}
-        visits = [_true_state(disease, visit) for visit in disease.attended]
-        truth.append({"subject": patient.name, "response": disease.response, **person, "visits": visits})
-        for visit in disease.attended:
-            when = {"visit": _visit_name(visit), "day": visit * WEEKS_BETWEEN_VISITS * 7}
-            for region, n in settings.photographs:
-                grades = asdict(labels[visit][region])
-                path = _photograph_path(patient, visit, region, n)
-                cohort.add(path=path, subject=patient.name, region=region, **when, **grades, **person)
-    return cohort.finish(truth)
+def _path(patient: Subject, visit: int, region: str, number: int) -> str:
+    return f"images/{patient.name}/{_when(visit)['visit']}/{region}_{number}.jpg"
 
 
 def _true_state(disease: DiseaseCourse, visit: int) -> Row:
@@ -206,4 +177,4 @@ def _true_state(disease: DiseaseCourse, visit: int) -> Row:
         for region, severity in disease.truth[visit].items()
     }
     score = weighted_score({region: severity.grades for region, severity in disease.truth[visit].items()})
-    return {"visit": _visit_name(visit), "day": visit * WEEKS_BETWEEN_VISITS * 7, "score": score, "regions": regions}
+    return {**_when(visit), "score": score, "regions": regions}

@@ -5,6 +5,7 @@ Colours are computed for the K pixels of the body only, as flat arrays, because 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,10 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.plugins.phantoms.draws import stream
-from casewise.plugins.phantoms.psoriasis.bodies import CANVAS, UNIT, Floats
-from casewise.plugins.phantoms.psoriasis.severity import Severity
-from casewise.plugins.phantoms.psoriasis.subjects import Anatomy, Subject
+from casewise.plugins.phantoms.draws import Random, stream
+from casewise.plugins.phantoms.psoriasis.bodies import CANVAS, UNIT, Floats, Maps
+from casewise.plugins.phantoms.psoriasis.subjects import Severity, Subject
 
 # A picture with more pixels a side is drawn smaller, enlarged, and given new grain, which saves time.
 DRAWN_AT_MOST = 1232
@@ -43,13 +43,7 @@ class Photograph:
 
 
 def draw(
-    seed: int,
-    patient: Subject,
-    anatomy: Anatomy,
-    *,
-    key: tuple[str | int, ...],
-    severity: Severity,
-    size: tuple[int, int],
+    seed: int, patient: Subject, anatomy: Maps, *, key: tuple[str | int, ...], severity: Severity, size: tuple[int, int]
 ) -> Photograph:
     """Draw one photograph of `size` (width, height) pixels.
 
@@ -58,24 +52,27 @@ def draw(
     random, lamp = stream(seed, "photograph", *key), stream(seed, "lamp", *key[:2])
     shrink = min(1.0, DRAWN_AT_MOST / max(size))
     width, height = (max(round(side * shrink), 1) for side in size)
-    camera, scale = _camera(random, width, height)
-    maps = _project(anatomy, camera, width, height)
+    maps, scale = _view(random, anatomy, width, height)
 
     cover = _sharp(maps["inside"], scale)
-    clothed = _sharp(maps["cloth"], scale)
-    skin = (cover > 0.5) & (clothed <= 0.5)
+    skin = (cover > 0.5) & (_sharp(maps["cloth"], scale) <= 0.5)
     maps["plaque"] -= np.float32(min(threshold(maps["plaque"][skin], severity.share), 1e6))
 
     planes = _backdrop(patient, maps["inside"], random)
     pixels = np.flatnonzero(cover)
     surface = _surface(patient, maps, pixels, severity, lamp, reach=max(round(0.014 * scale), 1))
-    for plane, colour in zip(planes, surface, strict=True):
-        flat = plane.reshape(-1)
-        under = flat.take(pixels)
-        flat[pixels] = under + cover.take(pixels) * (colour - under)
+    _lay(planes, pixels, surface, cover.take(pixels))
     _dress(planes, patient.build.garment, maps, cover, scale)
     _light(planes, lamp, random)
     return _develop(planes, skin, skin & (maps["plaque"] > 0), random, seed, size)
+
+
+def _lay(planes: Floats, pixels: NDArray[np.intp], colours: Iterable[Floats], share: Floats) -> None:
+    """Lay colours over the picture at `pixels` in place."""
+    for plane, colour in zip(planes, colours, strict=True):
+        flat = plane.reshape(-1)
+        under = flat.take(pixels)
+        flat[pixels] = under + share * (colour - under)
 
 
 def threshold(field: Floats, share: float) -> float:
@@ -98,31 +95,25 @@ def _sharp(distance: Floats, scale: float) -> Floats:
     return coverage
 
 
-def _camera(random: np.random.Generator, width: int, height: int) -> tuple[NDArray[np.float64], float]:
-    """Return the affine map from photograph to canvas pixels and the photograph's pixels per body unit."""
+def _view(random: Random, anatomy: Maps, width: int, height: int) -> tuple[Maps, float]:
+    """Return the canvas maps in the view of the camera, `(height, width) float32`, and its pixels per body unit."""
     scale = min(width / 1.5, height) * random.uniform(0.96, 1.06)
     turn = np.deg2rad(random.uniform(-4, 4))
     x, y = random.uniform(-0.03, 0.03, 2)
-    step = UNIT / scale
-    linear = step * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    linear = UNIT / scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     middle = np.array([CANVAS[0] / 2 + x * UNIT, CANVAS[1] / 2 + y * UNIT])
-    return np.column_stack([linear, middle - linear @ [(width - 1) / 2, (height - 1) / 2]]), scale
-
-
-def _project(anatomy: Anatomy, camera: NDArray[np.float64], width: int, height: int) -> dict[str, Floats]:
-    """Return the canvas maps in the view of the camera, each `(height, width) float32`."""
+    camera = np.column_stack([linear, middle - linear @ [(width - 1) / 2, (height - 1) / 2]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    maps: dict[str, Floats] = {}
-    for name, values in anatomy.maps.items():
-        if values.max() == values.min():
-            maps[name] = np.full((height, width), values[0, 0], dtype=np.float32)
-        else:
-            view = cv2.warpAffine(values, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-            maps[name] = view.astype(np.float32, copy=False)
-    return maps
+    maps: Maps = {}
+    for name, values in anatomy.items():
+        view = cv2.warpAffine(values, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        maps[name] = view.astype(np.float32, copy=False)
+        if values.max() == values.min():  # an even map stays even
+            maps[name][...] = values[0, 0]
+    return maps, scale
 
 
-def _backdrop(patient: Subject, inside: Floats, random: np.random.Generator) -> Floats:
+def _backdrop(patient: Subject, inside: Floats, random: Random) -> Floats:
     """Return `(3, H, W)` a plain backdrop with the body's soft shadow on it."""
     height, width = inside.shape
     folds = cv2.resize(random.standard_normal((3, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -132,17 +123,14 @@ def _backdrop(patient: Subject, inside: Floats, random: np.random.Generator) -> 
 
 
 def _surface(
-    patient: Subject,
-    maps: dict[str, Floats],
-    pixels: NDArray[np.intp],
-    severity: Severity,
-    lamp: np.random.Generator,
-    *,
-    reach: int,
+    patient: Subject, maps: Maps, pixels: NDArray[np.intp], severity: Severity, lamp: Random, *, reach: int
 ) -> Floats:
     """Return `(3, K)` the colour of the skin at `pixels` under the lamp."""
     visible = {name: values.reshape(-1).take(pixels) for name, values in maps.items()}
-    skin = _healthy(patient.skin, visible)
+    even = 1 + np.float32(0.022) * visible["mottle"]
+    # skin without plaques, with its moles
+    absorbed = [np.float32(strength) * visible["marks"] for strength in MARK_STRENGTH]
+    skin = np.stack([np.float32(c) * even * (1 - dark) for c, dark in zip(patient.skin, absorbed, strict=True)])
     if severity.share > 0:
         # Light falls from the upper left, so a surface that rises towards the lower right is bright.
         step = reach * (maps["plaque"].shape[1] + 1)
@@ -156,56 +144,33 @@ def _surface(
     return skin
 
 
-def _healthy(colour: tuple[float, float, float], maps: dict[str, Floats]) -> Floats:
-    """Return `(3, K)` colours of skin without plaques, with its moles and mottling."""
-    even = 1 + np.float32(0.022) * maps["mottle"]
-    return np.stack(
-        [
-            np.float32(channel) * even * (1 - np.float32(strength) * maps["marks"])
-            for channel, strength in zip(colour, MARK_STRENGTH, strict=True)
-        ]
-    )
-
-
-def _cover_with_plaques(
-    skin: Floats, maps: dict[str, Floats], rise: Floats, severity: Severity, *, tone: float
-) -> None:
+def _cover_with_plaques(skin: Floats, maps: Maps, rise: Floats, severity: Severity, *, tone: float) -> None:
     """Paint plaques onto `skin` `(3, K)` in place.
 
     `maps["plaque"]` is positive inside a plaque, in body units; `rise` is the change of the plaques' height along the
     light.
     """
-    depth = maps["plaque"]
+    depth, bumps, scaling = maps["plaque"], maps["bumps"], severity.scaling
     edge = np.clip(depth * np.float32(100) + np.float32(0.5), 0, 1)
     # Blood absorbs green and blue light, independently of the skin tone.
     red = edge * (1 + np.float32(0.05) * maps["mottle"])
     for channel, strength in zip(skin, BLOOD, strict=True):
         channel *= 1 - red * np.float32(1 - np.exp(-strength * severity.erythema))
-    if severity.scaling > 0:
-        white = _flecks(maps["flecks"], depth, severity.scaling)
+    if scaling > 0:
+        # The flecked share of a plaque and the whiteness of its flecks increase with the grade.
+        share = np.float32(0.15 * scaling + 0.10 * min(scaling, 1.0))
+        white = np.clip((maps["flecks"] - (1 - share)) * np.float32(1 / 0.28), 0, 1)
+        white *= np.clip(depth * np.float32(50), 0, 1)
+        white *= np.float32(0.62 + 0.06 * scaling)
         for channel, silver in zip(skin, (0.555, 0.56, 0.575), strict=True):
             channel += white * (np.float32(0.42 * tone + silver) - channel)
     if severity.induration > 0:
-        skin *= _thickness(maps["bumps"], depth, rise, severity.induration)
-
-
-def _flecks(flecks: Floats, depth: Floats, scaling: float) -> Floats:
-    """Return the silveriness of each pixel: the flecked share of a plaque and its whiteness increase with the grade."""
-    share = np.float32(0.15 * scaling + 0.10 * min(scaling, 1.0))
-    white: Floats = np.clip((flecks - (1 - share)) * np.float32(1 / 0.28), 0, 1) * np.clip(depth * np.float32(50), 0, 1)
-    white *= np.float32(0.62 + 0.06 * scaling)
-    return white
-
-
-def _thickness(bumps: Floats, depth: Floats, rise: Floats, induration: float) -> Floats:
-    """Return the brightness factor of raised plaques: a lit and a shaded flank, a dark rim, a cobbled top."""
-    cobbles = 1 + np.float32(0.30) * bumps
-    lit = rise * cobbles
-    rim = np.exp(np.square(depth * np.float32(1 / 0.014)) * np.float32(-1))
-    inside = np.float32(0.035) * bumps * np.clip(depth * np.float32(60), 0, 1)
-    relief = np.float32(0.105) * lit - np.float32(0.085) * rim + inside
-    factor: Floats = np.clip(1 + np.float32(induration) * relief, 0.25, 1.7)
-    return factor
+        # Raised plaques have a lit and a shaded flank, a dark rim and a cobbled top.
+        lit = rise * (1 + np.float32(0.30) * bumps)
+        rim = np.exp(np.square(depth * np.float32(1 / 0.014)) * np.float32(-1))
+        inside = np.float32(0.035) * bumps * np.clip(depth * np.float32(60), 0, 1)
+        relief = np.float32(0.105) * lit - np.float32(0.085) * rim + inside
+        skin *= np.clip(1 + np.float32(severity.induration) * relief, 0.25, 1.7)
 
 
 def _rise(depth: Floats) -> Floats:
@@ -213,9 +178,7 @@ def _rise(depth: Floats) -> Floats:
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def _dress(
-    planes: Floats, colour: tuple[float, float, float], maps: dict[str, Floats], cover: Floats, scale: float
-) -> None:
+def _dress(planes: Floats, colour: tuple[float, float, float], maps: Maps, cover: Floats, scale: float) -> None:
     """Draw a garment over the picture in place; it ends with the body (`cover`)."""
     outline = maps["cloth"]
     pixels = np.flatnonzero(outline > -0.5 / scale)
@@ -226,13 +189,10 @@ def _dress(
     weave += np.float32(0.02) * maps["bumps"].reshape(-1).take(pixels)
     weave *= np.float32(0.6) + np.float32(0.4) * np.sqrt(np.maximum(1 - tilt * tilt, 0))
     over = _sharp(distance, scale) * cover.reshape(-1).take(pixels)
-    for plane, channel in zip(planes, colour, strict=True):
-        flat = plane.reshape(-1)
-        under = flat.take(pixels)
-        flat[pixels] = under + over * (np.float32(channel) * weave - under)
+    _lay(planes, pixels, [np.float32(channel) * weave for channel in colour], over)
 
 
-def _light(planes: Floats, lamp: np.random.Generator, random: np.random.Generator) -> None:
+def _light(planes: Floats, lamp: Random, random: Random) -> None:
     """Apply in place the visit's exposure and tint, the photograph's gradient across, and darker corners."""
     exposure = lamp.uniform(0.92, 1.06) * random.uniform(0.97, 1.03)
     tint = exposure * (1 + lamp.uniform(-0.025, 0.025, 3))
@@ -253,12 +213,7 @@ def _grain(seed: int) -> NDArray[np.int16]:
 
 
 def _develop(
-    planes: Floats,
-    skin: NDArray[np.bool_],
-    plaque: NDArray[np.bool_],
-    random: np.random.Generator,
-    seed: int,
-    size: tuple[int, int],
+    planes: Floats, skin: NDArray[np.bool_], plaque: NDArray[np.bool_], random: Random, seed: int, size: tuple[int, int]
 ) -> Photograph:
     """Convert brightness (0-255) to 8-bit pixels of the requested size, with grain."""
     pixels = cv2.merge([cv2.convertScaleAbs(plane) for plane in planes])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.draws import balanced_class, shuffled_labels, stream
-from casewise.plugins.phantoms.folder import (
-    CohortFolder,
-    Labels,
-    PhantomKind,
-    Progress,
-    Row,
-    check_choice,
-    check_settings,
-    encoded,
-)
+from casewise.plugins.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, Row, check_choice
 from casewise.plugins.phantoms.slides.pyramid import TILE, write_pyramid
 from casewise.plugins.phantoms.slides.skin import STAGES, Section, Skin, skin
 
@@ -96,7 +87,7 @@ def make_slide_phantom(folder: Path, *, progress: Progress | None = None, **sett
     Raises:
         CasewiseError: a setting is out of range, or the folder contains something that is not such a phantom.
     """
-    return _make(folder, SLIDES, SkinSettings(**settings), _save_slide, progress)
+    return _make(folder, SLIDES, SkinSettings(**settings), progress)
 
 
 def make_regions(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
@@ -111,7 +102,7 @@ def make_regions(folder: Path, *, progress: Progress | None = None, **settings: 
     Raises:
         CasewiseError: a setting is out of range, or the folder contains something that is not such a phantom.
     """
-    return _make(folder, REGIONS, RegionSettings(**settings), _save_region, progress)
+    return _make(folder, REGIONS, RegionSettings(**settings), progress)
 
 
 def draw_region(
@@ -140,26 +131,25 @@ def finding_of(seed: int, number: int, classes: Sequence[str]) -> str:
 
 def _save_slide(cohort: CohortFolder, patient: Skin, number: int) -> tuple[str, int]:
     """Write one section as a slide, and the mask of its tissue; return the path and the number of the section."""
-    settings, name = cohort.settings, f"{patient.name}/{number + 1}"
+    settings, name, step = cohort.settings, f"{patient.name}/{number + 1}", MASK_STEP
     section = Section(patient, number, size=settings.size, mpp=settings.mpp)
-    mask = np.zeros([-(-side // MASK_STEP) for side in reversed(settings.size)], np.uint8)
+    mask = np.zeros([-(-side // step) for side in reversed(settings.size)], np.uint8)
 
     def paint(left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         picture, tissue = section.paint(left, top, width, height)
-        sampled = tissue[MASK_STEP // 2 :: MASK_STEP, MASK_STEP // 2 :: MASK_STEP]
-        y, x = top // MASK_STEP, left // MASK_STEP
-        mask[y : y + sampled.shape[0], x : x + sampled.shape[1]] = sampled
+        sampled = tissue[step // 2 :: step, step // 2 :: step]
+        mask[top // step :, left // step :][: sampled.shape[0], : sampled.shape[1]] = sampled
         return picture
 
     write_pyramid(cohort.path / f"images/{name}.tiff", settings.size, paint, mpp=settings.mpp)
-    cohort.save(f"masks/{name}.png", encoded(mask * np.uint8(255), ".png"))
+    cohort.save_image(f"masks/{name}.png", mask * np.uint8(255))
     return f"images/{name}.tiff", number + 1
 
 
 def _save_region(cohort: CohortFolder, patient: Skin, number: int) -> tuple[str, int]:
     """Write one region; return the path and the number of its section."""
     path = f"images/{patient.name}/{number + 1}.png"
-    cohort.save(path, encoded(_region(patient, number, cohort.settings.size[0], cohort.settings.mpp), ".png"))
+    cohort.save_image(path, _region(patient, number, cohort.settings.size[0], cohort.settings.mpp))
     return path, number // REGIONS_PER_SECTION + 1
 
 
@@ -191,24 +181,18 @@ def _window(section: Section, left: int, top: int, size: int) -> tuple[NDArray[n
     return picture, tissue
 
 
-def _make(
-    folder: Path,
-    kind: PhantomKind,
-    settings: SkinSettings,
-    save_image: Callable[[CohortFolder, Skin, int], tuple[str, int]],
-    progress: Progress | None,
-) -> Path:
-    check_settings(settings, kind)
-    width, height = settings.size
-    if settings.form == "regions" and width != height:
-        raise CasewiseError(f"Regions of the phantom are square; found a size of {width}x{height}.")
-    if not 0.1 <= settings.mpp <= 8:
-        raise CasewiseError(f"The phantom's mpp must be 0.1 to 8 microns a pixel; found {settings.mpp}.")
+def _make(folder: Path, kind: PhantomKind, settings: SkinSettings, progress: Progress | None) -> Path:
+    (width, height), is_slide = settings.size, settings.form == "slides"
     microns = min(width, height) * settings.mpp
-    if settings.form == "slides" and microns < SMALLEST_MICRONS:
-        raise CasewiseError(
-            f"The phantom's slides must be {SMALLEST_MICRONS:g} microns a side or more; found {microns:g}."
-        )
+    refused = {
+        f"Regions of the phantom are square; found a size of {width}x{height}.": not is_slide and width != height,
+        f"The phantom's mpp must be 0.1 to 8 microns a pixel; found {settings.mpp}.": not 0.1 <= settings.mpp <= 8,
+        f"The phantom's slides must be {SMALLEST_MICRONS:g} microns a side or more; found {microns:g}.": is_slide
+        and microns < SMALLEST_MICRONS,
+    }
+    for message, is_so in refused.items():
+        if is_so:
+            raise CasewiseError(message)
     cohort = CohortFolder(folder, kind, settings, settings.subjects * settings.images, progress)
     findings = [finding_of(settings.seed, number, settings.classes) for number in range(settings.subjects)]
     labels = shuffled_labels(settings.seed, findings) if settings.labels == "shuffled" else findings
@@ -216,16 +200,12 @@ def _make(
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
         patient = skin(settings.seed, number, finding, settings.stains)
         random = stream(settings.seed, "person", number)
-        person = {
-            "subject": patient.name,
-            "visit": 1,
-            "label": label,
-            "disease": "normal" if label == "normal" else "ssc",
-        }
+        person: Row = {"subject": patient.name, "visit": 1, "label": label}
+        person |= {"disease": "normal" if label == "normal" else "ssc", "source": "phantom", "mpp": settings.mpp}
         person |= {"sex": "FM"[int(random.random() < 0.3)], "age": int(random.integers(24, 78))}
         measures = {name: round(value, 4) for name, value in asdict(patient.stage).items()}
         truth.append({"subject": patient.name, "finding": finding, "label": label, **measures})
         for image in range(settings.images):
-            path, section = save_image(cohort, patient, image)
-            cohort.add(path=path, section=section, source="phantom", mpp=settings.mpp, **person)
+            path, section = (_save_slide if is_slide else _save_region)(cohort, patient, image)
+            cohort.add(path=path, section=section, **person)
     return cohort.finish(truth)

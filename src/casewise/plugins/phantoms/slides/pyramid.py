@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
 from casewise.errors import CasewiseError
 from casewise.files import replacing
@@ -31,18 +31,13 @@ LARGEST_FILE = 2**32 - 2**20
 ASCII, SHORT, LONG, RATIONAL = 2, 3, 4, 5
 
 
-@dataclass
 class _Level:
     """A level: its size, and the offsets of its tiles in the file, in raster order."""
 
-    width: int
-    height: int
-    offsets: list[int] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.across, self.down = -(-self.width // TILE), -(-self.height // TILE)
-        self.offsets, self.counts = ([0] * (self.across * self.down) for _ in range(2))
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.across = -(-width // TILE)
+        self.offsets, self.counts = ([0] * (self.across * -(-height // TILE)) for _ in range(2))
 
 
 def write_pyramid(
@@ -108,53 +103,25 @@ def _put(file: BinaryIO, level: _Level, picture: Image.Image, corner: tuple[int,
 
 def _directory(file: BinaryIO, link: int, level: _Level, number: int, mpp: float | None, description: str) -> int:
     """Append a directory and set the pointer of the previous one; return the offset of its own pointer."""
-    entries: list[tuple[int, int, list[int] | bytes]] = [
-        (254, LONG, [int(number > 0)]),
-        (256, LONG, [level.width]),
-        (257, LONG, [level.height]),
-        (258, SHORT, [8, 8, 8]),
-        (259, SHORT, [7]),
-        (262, SHORT, [6]),
-        (270, ASCII, description.encode() + b"\0"),
-        (277, SHORT, [3]),
-        (284, SHORT, [1]),
-        (305, ASCII, b"casewise phantom\0"),
-        (322, SHORT, [TILE]),
-        (323, SHORT, [TILE]),
-        (324, LONG, level.offsets),
-        (325, LONG, level.counts),
-        (530, SHORT, [2, 2]),
+    entries: list[tuple[int, int, Any]] = [
+        *[(254, LONG, int(number > 0)), (256, LONG, level.width), (257, LONG, level.height), (258, SHORT, (8, 8, 8))],
+        *[(259, SHORT, 7), (262, SHORT, 6), (270, ASCII, description), (277, SHORT, 3), (284, SHORT, 1)],
+        *[(305, ASCII, "casewise phantom"), (322, SHORT, TILE), (323, SHORT, TILE)],
+        *[(324, LONG, tuple(level.offsets)), (325, LONG, tuple(level.counts)), (530, SHORT, (2, 2))],
     ]
     if mpp:
         # Pixels per centimetre.
-        ratio = [round(10_000 / mpp * 1000), 1000]
-        entries += [(282, RATIONAL, ratio), (283, RATIONAL, ratio), (296, SHORT, [3])]
-    packed = b"".join(_entry(file, *entry) for entry in sorted(entries, key=lambda entry: entry[0]))
-    at = _even(file)
-    file.write(struct.pack("<H", len(entries)) + packed + struct.pack("<I", 0))
+        ratio = IFDRational(round(10_000 / mpp * 1000), 1000)
+        entries += [(282, RATIONAL, ratio), (283, RATIONAL, ratio), (296, SHORT, 3)]
+    directory = ImageFileDirectory_v2(b"II*\0" + bytes(4))
+    for tag, kind, value in entries:
+        directory.tagtype[tag] = kind
+        directory[tag] = value
+    file.write(b"\0" * (file.tell() % 2))
+    start = file.tell()
+    file.write(directory.tobytes(start))
     end = file.tell()
     file.seek(link)
-    file.write(struct.pack("<I", at))
+    file.write(struct.pack("<I", start))
     file.seek(end)
-    return end - 4
-
-
-def _entry(file: BinaryIO, tag: int, kind: int, values: list[int] | bytes) -> bytes:
-    """Pack an entry of a directory; values that do not fit into it are written to the file first."""
-    if isinstance(values, bytes):
-        packed, count = values, len(values)
-    else:
-        packed = struct.pack(f"<{len(values)}{'H' if kind == SHORT else 'I'}", *values)
-        count = len(values) // 2 if kind == RATIONAL else len(values)
-    if len(packed) > 4:
-        at = _even(file)
-        file.write(packed)
-        packed = struct.pack("<I", at)
-    return struct.pack("<HHI", tag, kind, count) + packed.ljust(4, b"\0")
-
-
-def _even(file: BinaryIO) -> int:
-    """Pad the file to an even offset."""
-    if file.tell() % 2:
-        file.write(b"\0")
-    return file.tell()
+    return start + 2 + 12 * len(entries)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from casewise.cohort.identity import alike
 from casewise.errors import CasewiseError, nearest
-from casewise.initialise.columns import STRONG_SUBJECT, Column
-from casewise.initialise.image_files import stem_of
+from casewise.plugins.init.columns import STRONG_SUBJECT, Column
+from casewise.plugins.init.image_files import stem_of
 from casewise.splits.predefined import WORDS
 
 FIELDS = ("label", "subject", "visit", "date", "sequence", "split", "view")
@@ -19,15 +19,16 @@ _VISIT_WORDS = (
     r"v|visit|week|w|wk|month|m|day|d|t|tp|time|timepoint|session|ses|baseline|bl|followup|follow|fu|screening|"
     r"pre|post|before|after|visite|woche|monat|tag"
 )
-_VIEW_WORDS = set(
-    re.findall(r"\w+", "l r left right od os ou pa ap lat lateral frontal front back top side cc mlo dorsal ventral")
-)
-_SEQUENCE_WORDS = set(
-    re.findall(r"\w+", "t1 t1w t1c t1ce t1gd t1post t1pre t2 t2w t2star flair dwi adc pd swi dce ct pet")
-)
-_SUBJECT = re.compile(rf"({_SUBJECT_WORDS})[-_]?\d+[a-z]?", re.IGNORECASE)
-_VISIT = re.compile(rf"({_VISIT_WORDS})[-_ ]?\d*", re.IGNORECASE)
-_DATE = re.compile(r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])")
+_VIEW = r"l|r|left|right|od|os|ou|pa|ap|lat|lateral|frontal|front|back|top|side|cc|mlo|dorsal|ventral"
+_SEQUENCE = r"t1|t1w|t1c|t1ce|t1gd|t1post|t1pre|t2|t2w|t2star|flair|dwi|adc|pd|swi|dce|ct|pet"
+# What the words of a field look like, the first one that fits all of them.
+_FORMS = {
+    "date": r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])",
+    "sequence": _SEQUENCE,
+    "view": _VIEW,
+    "visit": rf"({_VISIT_WORDS})[-_ ]?\d*",
+    "subject": rf"({_SUBJECT_WORDS})[-_]?\d+[a-z]?",
+}
 _GRADE = re.compile(
     r"(grade|class|stage|score|level|label|severity|type|category|grad|stadium)[\W_]*\d+", re.IGNORECASE
 )
@@ -111,9 +112,8 @@ def stated_pattern(text: str) -> Pattern:
 def read_all(pattern: Pattern, paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """What each path states, and the paths that do not match."""
     values = {path: pattern.read(path) for path in paths}
-    return {path: stated for path, stated in values.items() if stated is not None}, [
-        path for path, stated in values.items() if stated is None
-    ]
+    unread = [path for path, stated in values.items() if stated is None]
+    return {path: stated for path, stated in values.items() if stated is not None}, unread
 
 
 def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = None) -> Pattern:
@@ -126,38 +126,30 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
     '{label}/{subject}_{visit}.jpg'
     """
     dirs = [path.split("/")[:-1] for path in paths]
-    stems = [stem_of(path).split("/")[-1] for path in paths]
     inference = _Inference([labels[path] for path in paths] if labels else None)
     depth = min(map(len, dirs))
     folders = [inference.folder([names[level] for names in dirs]) for level in range(depth)]
-    if any(len(names) > depth for names in dirs):
-        folders.append("**")
-    tokens = [_words_of(stem) for stem in stems]
-    shortest = min(map(len, tokens))
+    folders += ["**"] if any(len(names) > depth for names in dirs) else []
     # positions of even number are words, those between are separators, which must be the same in all names
+    tokens = [_words_of(stem_of(path).split("/")[-1]) for path in paths]
+    shortest = min(map(len, tokens))
     common = next((i for i in range(1, shortest, 2) if len({t[i] for t in tokens}) > 1), shortest)
-    complete = common == shortest and len({len(t) for t in tokens}) == 1
-    count = (common + 1) // 2
-    before = ""
-    name = []
-    for position in range(count):
-        words = [t[2 * position] for t in tokens]
-        name.append(inference.word(words, before))
-        before = words[0] if len(set(words)) == 1 else ""
-    if inference.subject is None:
-        name = inference.with_subject(name, [[t[2 * p] for t in tokens] for p in range(count)])
-    text = name[0]
-    for position in range(1, count):
-        text += tokens[0][2 * position - 1] + name[position]
-    if not complete:
+    words = [[t[position] for t in tokens] for position in range(0, common, 2)]
+    name, before = [], ""
+    for values in words:
+        name.append(inference.word(values, before))
+        before = values[0] if len(set(values)) == 1 else ""
+    if "subject" not in inference.values:
+        name = inference.with_subject(name, words)
+    text = name[0] + "".join(tokens[0][2 * i - 1] + name[i] for i in range(1, len(name)))
+    if common < shortest or len({len(t) for t in tokens}) > 1:
         text += "*"
     text = re.sub(r"\*[_\-. ]*(?:\*[_\-. ]*)*\*", "*", text)
     ending = paths[0][len(stem_of(paths[0])) :].lower()
     pattern = Pattern("/".join([*folders, text]) + ending, inference.doubts)
-    if any(pattern.read(path) is None for path in paths):
-        # a fallback that every path matches: the folders alone
-        pattern = Pattern("/".join([*folders, "*"]) + ending, inference.doubts)
-    return pattern
+    # else the folders alone, which every path matches
+    fits = all(pattern.read(path) is not None for path in paths)
+    return pattern if fits else Pattern("/".join([*folders, "*"]) + ending, inference.doubts)
 
 
 def _words_of(stem: str) -> list[str]:
@@ -171,7 +163,7 @@ def _words_of(stem: str) -> list[str]:
 
 
 class _Inference:
-    """What the folders and words that were read so far mean."""
+    """What the folders and words that were read so far mean: `values` by the field."""
 
     def __init__(self, labels: list[str] | None) -> None:
         self.doubts: list[str] = []
@@ -179,18 +171,14 @@ class _Inference:
         self.labels = labels
         self.needs_label = labels is None
 
-    @property
-    def subject(self) -> list[str] | None:
-        return self.values.get("subject")
-
     def _is(self, field_name: str, values: list[str]) -> str:
         self.values[field_name] = values
         if field_name == "label":
             self.labels = values
         return f"{{{field_name}}}"
 
-    def _same_as(self, values: list[str]) -> str | None:
-        return next((f"{{{name}}}" for name, others in self.values.items() if others == values), None)
+    def _may_be_label(self) -> bool:
+        return self.needs_label and "label" not in self.values
 
     def folder(self, values: list[str]) -> str:
         """The meaning of one level of folders: a field, or its name if there is one folder."""
@@ -199,38 +187,28 @@ class _Inference:
             return values[0].replace("{", "*").replace("}", "*")
         if {value.casefold() for value in distinct} <= set(WORDS) and "split" not in self.values:
             return self._is("split", values)
-        if self.needs_label and "label" not in self.values and are_classes(distinct):
+        if self._may_be_label() and are_classes(distinct):
             return self._is("label", values)
-        if (
-            self.needs_label
-            and "label" not in self.values
-            and _are_counted(distinct)
-            and len(values) >= 5 * len(distinct)
-        ):
+        if self._may_be_label() and _are_counted(distinct) and len(values) >= 5 * len(distinct):
             self.doubts.append(
                 f"The folders {', '.join(sorted(distinct)[:4])} … were read as classes, because each contains many "
                 "images. If they are people, state --pattern '{subject}/*.jpg'."
             )
             return self._is("label", values)
-        kind = self._kind(distinct)
-        if kind and kind not in self.values:
-            return self._is(kind, values)
-        if self.subject is None:
-            return self._is("subject", values)
-        return self._is("visit", values) if "visit" not in self.values else "*"
+        kind = next((k for k in (_kind(distinct), "subject", "visit") if k and k not in self.values), "")
+        return self._is(kind, values) if kind else "*"
 
     def word(self, values: list[str], before: str) -> str:
         """The meaning of one word of the file names; `before` is the word before it if all names share that."""
         distinct = set(values)
         if len(distinct) == 1:
             return values[0].replace("{", "*").replace("}", "*")
-        if same := self._same_as(values):
-            return same
-        kind = self._kind(distinct)
-        if before and re.fullmatch(_SUBJECT_WORDS, before, re.IGNORECASE):
-            kind = "subject"
-        elif before and re.fullmatch(_VISIT_WORDS, before, re.IGNORECASE):
-            kind = "visit"
+        if same := next((name for name, others in self.values.items() if others == values), ""):
+            return f"{{{same}}}"
+        kind = _kind(distinct)
+        for name, words in (("visit", _VISIT_WORDS), ("subject", _SUBJECT_WORDS)):
+            if before and re.fullmatch(words, before, re.IGNORECASE):
+                kind = name
         if kind == "subject" and self.needs_label and self._mixes(values):
             self.doubts.append(
                 f"Names such as {values[0]!r} were read as subjects, and many of them occur in several classes. If "
@@ -238,39 +216,20 @@ class _Inference:
             )
         if kind and kind not in self.values:
             return self._is(kind, values)
-        if not kind and self.needs_label and "label" not in self.values and are_classes(distinct):
-            return self._is("label", values)
-        return "*"
+        return self._is("label", values) if not kind and self._may_be_label() and are_classes(distinct) else "*"
 
     def with_subject(self, name: list[str], words: list[list[str]]) -> list[str]:
         """The words with the first one as the subject that groups several images; unchanged if none does."""
-        for position, text in enumerate(name):
-            distinct = set(words[position])
-            grouped = 4 <= len(distinct) <= 0.9 * len(words[position])
-            if (
-                text == "*"
-                and grouped
-                and all(re.search(r"\d", w) for w in distinct)
-                and not self._mixes(words[position])
-            ):
+        for position, values in enumerate(words):
+            distinct = set(values)
+            grouped = 4 <= len(distinct) <= 0.9 * len(values) and all(re.search(r"\d", word) for word in distinct)
+            if name[position] == "*" and grouped and not self._mixes(values):
                 self.doubts.append(
-                    f"The word {words[position][0]!r} of the file names was read as the subject, because it repeats. "
-                    "If it counts images, state --pattern."
+                    f"The word {values[0]!r} of the file names was read as the subject, because it repeats. If it "
+                    "counts images, state --pattern."
                 )
-                return [*name[:position], self._is("subject", words[position]), *name[position + 1 :]]
+                return [*name[:position], self._is("subject", values), *name[position + 1 :]]
         return name
-
-    def _kind(self, distinct: set[str]) -> str:
-        folded = {value.casefold() for value in distinct}
-        if all(_DATE.fullmatch(value) for value in distinct):
-            return "date"
-        if folded <= _SEQUENCE_WORDS:
-            return "sequence"
-        if folded <= _VIEW_WORDS:
-            return "view"
-        if all(_VISIT.fullmatch(value) for value in distinct):
-            return "visit"
-        return "subject" if all(_SUBJECT.fullmatch(value) for value in distinct) else ""
 
     def _mixes(self, values: list[str]) -> bool:
         """Whether many of the repeated values have images of several classes, as counters have."""
@@ -283,6 +242,15 @@ class _Inference:
         return sum(len(set(labels)) > 1 for labels in repeated) > _MIXED * len(repeated)
 
 
+def _is_form(name: str, word: str) -> bool:
+    return re.fullmatch(_FORMS[name], word, re.IGNORECASE) is not None
+
+
+def _kind(words: set[str]) -> str:
+    """The field, other than a label, that all of these words may be; '' if there is none."""
+    return next((name for name in _FORMS if all(_is_form(name, word) for word in words)), "")
+
+
 def are_classes(names: set[str]) -> bool:
     """Whether names are those of classes, not of people: few words, or grades.
 
@@ -293,9 +261,9 @@ def are_classes(names: set[str]) -> bool:
         return False
     if all(_GRADE.fullmatch(name) for name in names):
         return True
-    if any(_SUBJECT.fullmatch(name) or _VISIT.fullmatch(name) for name in names):
+    if any(_is_form("subject", name) or _is_form("visit", name) for name in names):
         return False
-    if {name.casefold() for name in names} <= {*_VIEW_WORDS, *_SEQUENCE_WORDS}:
+    if all(_is_form("view", name) or _is_form("sequence", name) for name in names):
         return False
     letters = {re.sub(r"[\d\W_]", "", alike(name)) for name in names}
     return "" not in letters and len(letters) == len(names)

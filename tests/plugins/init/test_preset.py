@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import find_region, read_layout
 from casewise.cohort.identity import groups_of_one
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError, StudyError
-from casewise.initialise import plan_preset
+from casewise.plugins.init.preset import plan_preset
 from casewise.study import loading as study_file
 from casewise.study.loading import preset_names, preset_text, read_study
 
@@ -127,17 +129,6 @@ class TestSubjectsAndVisits:
         cohort = read_cohort(read_study(tmp_path / "out" / "study.yaml"))
         assert (len(cohort.images), len(cohort.panels), len(cohort.cases)) == counts
 
-    def test_dated_visits(self, tmp_path: Path, grades: str) -> None:
-        source = make(tmp_path / "in", "S1/2020-02-28/a.jpg", "S1/2020-03-01/a.jpg", "S2/2021-01-01/a.jpg")
-        initialise(grades, source=source, folder=tmp_path / "out")
-        assert read_cohort(read_study(tmp_path / "out" / "study.yaml")).cases["day"].tolist() == [0, 2, 0]
-
-    def test_cases_without_every_region_are_named(self, tmp_path: Path) -> None:
-        source = make(tmp_path / "in", *[f"S{s}/v1/{n}.jpg" for s in (1, 2) for n in SEVEN])
-        (source / "S2" / "v1" / "lower_0.jpg").unlink()
-        done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
-        assert any("1 case without every region: S2/v1 (lower)" in line for line in done.understood)
-
     def test_train_and_test(self, tmp_path: Path) -> None:
         names = [f"{side}/S{i}/v1/{n}.jpg" for i, side in enumerate(("Train", "val", "TEST")) for n in SEVEN]
         source = make(tmp_path / "in", *names)
@@ -167,16 +158,6 @@ class TestClasses:
         assert not study.subjects_known
         with pytest.raises(CasewiseError, match=r"no row has 'covid'. Did you mean 'Covid'\?"):
             read_cohort(study)
-
-    def test_files_of_one_name_are_not_one_subject(self, tmp_path: Path, grades: str) -> None:
-        names = [
-            f"{side}/{c}/{n}.jpg" for side in ("train", "test") for c in ("covid", "normal") for n in ("1", "A", "a")
-        ]
-        source = make(tmp_path / "in", *names)
-        initialise(grades, source=source, folder=tmp_path / "out")
-        subjects = [row["subject"] for row in table(tmp_path / "out")]
-        assert len({subject.casefold() for subject in subjects}) == len(subjects) == 12
-        assert len(read_cohort(read_study(tmp_path / "out" / "study.yaml")).cases) == 12
 
     @pytest.mark.parametrize(
         ("names", "classes"),
@@ -227,12 +208,6 @@ class TestWhatIsNotUnderstood:
         with pytest.raises(CasewiseError, match="may be grades or subjects"):
             read_layout(make(tmp_path, "0/a.jpg", "1/a.jpg", "2/a.jpg"), regions=[], classes=[])
 
-    def test_no_images(self, tmp_path: Path) -> None:
-        with pytest.raises(CasewiseError, match=r"There is no folder .*nowhere"):
-            initialise("onestep-pasi", source=tmp_path / "nowhere", folder=tmp_path / "out")
-        with pytest.raises(CasewiseError, match=r"contains no images .*1 other file, such as a.txt"):
-            initialise("onestep-pasi", source=make(tmp_path / "in", "a.txt"), folder=tmp_path / "out")
-
     def test_file_names_that_are_no_text(self, tmp_path: Path) -> None:
         (tmp_path / "in" / "S1").mkdir(parents=True)
         try:
@@ -268,18 +243,6 @@ class TestTheStudyFile:
         assert study.model_dump(exclude={"name", "cohort"}) == bare.model_dump(exclude={"name", "cohort"})
         assert study.cohort == (tmp_path / "my: study" / "cohort.csv").resolve()
         assert protocol(tmp_path / "my: study") == yaml.safe_load(preset_text(preset))
-
-    def test_a_line_with_its_sign_taken_off_takes_effect(self, tmp_path: Path) -> None:
-        (file,) = initialise("onestep-pasi", folder=tmp_path).files
-        file.write_text(file.read_text().replace("# backbones: all29", "backbones: [alexnet]"))
-        assert read_study(file).backbones == ["alexnet"]
-
-    def test_columns_and_deviation_are_told(self, tmp_path: Path) -> None:
-        (file,) = initialise("onestep-pasi", folder=tmp_path).files
-        text = file.read_text()
-        assert "#   region      one of upper, trunk, lower" in text
-        assert "#   area        whole, 0 to 6, one value for each region; empty = not scored" in text
-        assert "recipe.early_stopping.monitor" in text
 
     @pytest.mark.parametrize("inside", ["", "photos of ä", None])
     def test_root_leads_to_the_images(self, tmp_path: Path, inside: str | None) -> None:
@@ -319,18 +282,6 @@ def test_find_region(name: str, region: str) -> None:
     assert find_region(name, ["upper", "lower", "arm", "forearm"]) == region
 
 
-def test_folders_that_are_not_the_presets_classes(tmp_path: Path) -> None:
-    source = make(tmp_path / "in", *(f"{name}/{i}.jpg" for name in ("cohen", "nih") for i in range(4)))
-    done = initialise("covid-cxr", source=source, folder=tmp_path / "out")
-    study = read_study(tmp_path / "out" / "study.yaml")
-    assert study.classes_of("label") == ["cohen", "nih"]
-    assert len(read_cohort(study).cases) == 8
-    assert any("If the folders are hospitals or sources instead" in line for line in done.understood)
-    source = make(tmp_path / "own", *(f"{name}/{i}.jpg" for name in ("Covid", "No finding", "pneumonia") for i in "12"))
-    initialise("covid-cxr", source=source, folder=tmp_path / "kept")
-    assert read_study(tmp_path / "kept" / "study.yaml").targets["label"].classes["covid"] == ["Covid"]
-
-
 def test_slides_are_found_and_the_study_says_how_they_are_cut(tmp_path: Path) -> None:
     source = make(tmp_path / "slides", "A/1.svs", "B/1.ndpi", "C/1.jpg")
     told = initialise("ssc-skin", source=source, folder=tmp_path / "study").understood
@@ -341,7 +292,29 @@ def test_slides_are_found_and_the_study_says_how_they_are_cut(tmp_path: Path) ->
     assert any("2 of 3" in line and "1.svs, 1.ndpi" in line and "128 pixels" in line for line in told)
 
 
-def test_without_slides_nothing_is_cut(tmp_path: Path) -> None:
-    source = make(tmp_path / "images", "A/1.jpg", "B/1.tiff")
-    initialise("ssc-skin", source=source, folder=tmp_path / "study")
-    assert read_study(tmp_path / "study" / "study.yaml").tiles is None
+def test_init_of_class_folders_of_films_offers_columns_and_names_nobody(tmp_path: Path) -> None:
+    films = pytest.importorskip("tests.film_files")
+    for number, label in enumerate(("covid", "no_finding", "pneumonia", "covid")):
+        tags = {"ImageLaterality": None, "ViewPosition": "AP" if number else "PA", "Manufacturer": "=1+2"}
+        pixels = np.full((8, 8), 50 * number, np.uint8)
+        films.write_film(tmp_path / "in" / label / f"{number}.dcm", pixels, **tags)
+    Image.new("L", (8, 8)).save(tmp_path / "in" / "covid" / "9.png")
+    study = plan_preset("covid-cxr", images=tmp_path / "in", folder=tmp_path / "out")
+    written = "".join(path.read_text(encoding="utf-8-sig") for path in study.write()) + "".join(study.understood)
+    assert not any(word in written for word in films.PEOPLE)
+    with (tmp_path / "out" / "cohort.csv").open(newline="") as file:
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+    assert [rows[name]["view"] for name in ("0.dcm", "1.dcm", "9.png")] == ["PA", "AP", ""]
+    # tags that no film states, or only with signs that spreadsheets compute, are left out
+    assert not {"laterality", "manufacturer"} & set(rows["0.dcm"])
+
+
+def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:
+    study = plan_preset("ipmn-mri", folder=tmp_path)
+    text = study.text
+    assert "one row for each scan" in study.understood[0]
+    assert "cohort.csv has one row for each scan" in text
+    for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
+        assert f"#   {column}" in text
+    with pytest.raises(CasewiseError, match="not of scans"):
+        plan_preset("ipmn-mri", images=tmp_path, folder=tmp_path / "other")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-from casewise.cohort.classes import plain
-from casewise.cohort.dates import iso_day, natural
+from casewise.cohort.dates import iso_day
 from casewise.cohort.folder_layout import Layout, read_layout
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import target_columns
 from casewise.errors import counted
-from casewise.initialise.new_study import STUDY, TABLE, NewStudy, films_state, quoted, relative_path, table_bytes
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
+from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, films_state, quoted, relative_path, table_bytes
 from casewise.study.loading import preset_text, read_study
 from casewise.study.schema import Study
 
@@ -63,42 +61,25 @@ def _label_column(study: Study) -> str:
     return columns.pop() if len(columns) == 1 else "label"
 
 
-def _folder_classes(layout: Layout, study: Study) -> tuple[str, dict[str, list[str]]] | None:
-    """The target whose classes are the folders, with their names if they differ from the classes of the preset."""
-    if not layout.by_class:
-        return None
-    column = _label_column(study)
-    name = next((n for n, t in study.targets.items() if (t.column or n) == column and t.kind == "classification"), None)
-    labels = sorted({image.label for image in layout.images}, key=natural)
-    if name is None or len(labels) < 2 or all(set(s) <= set(labels) for s in study.targets[name].classes.values()):
-        return None
-    alike = {c: [x for x in labels if plain(x) in map(plain, s)] for c, s in study.targets[name].classes.items()}
-    return name, alike if all(alike.values()) else {label: [label] for label in labels}
-
-
 def _has_split(layout: Layout) -> bool:
     return {image.side for image in layout.images} == {"train", "test"}
 
 
 def _table(layout: Layout, study: Study, files: list[Path]) -> tuple[list[str], list[list[str]]]:
     """The headings of the cohort table, and its rows; what DICOM films state on how they were taken comes last."""
-    first, label = layout.images[0], _label_column(study) if layout.by_class else ""
-    dated = all(iso_day(image.visit) is not None for image in layout.images)
-    optional = {"visit": first.visit, "date": dated, "region": first.region, "split": _has_split(layout), label: label}
-    columns = ["path", "subject", *(name for name, is_used in optional.items() if is_used)]
-    facts = {**{name: name for name in columns}, "date": "visit", "split": "side", label: "label"}
-    columns = list(dict.fromkeys([*columns, *_value_columns(study)]))
+    images, first, label = layout.images, layout.images[0], _label_column(study)
+    columns = {"path": [i.path for i in images], "subject": [i.subject for i in images]}
+    columns |= {"visit": [i.visit for i in images]} if first.visit else {}
+    columns |= {"date": [i.visit for i in images]} if all(iso_day(i.visit) is not None for i in images) else {}
+    columns |= {"region": [i.region for i in images]} if first.region else {}
+    columns |= {"split": [i.side for i in images]} if _has_split(layout) else {}
+    columns |= {label: [i.label for i in images]} if layout.by_class else {}
+    columns |= {name: [""] * len(images) for name in _value_columns(study) if name not in columns}
     stated = films_state(files)
-    further = [name for name in dict.fromkeys(n for values in stated for n in values) if name not in columns]
-    further = [name for name in further if any(values.get(name) for values in stated)]
-    rows = [
-        [
-            *(getattr(image, facts[name]) if name in facts else "" for name in columns),
-            *(values.get(name, "") for name in further),
-        ]
-        for image, values in zip(layout.images, stated, strict=True)
-    ]
-    return [*columns, *further], rows
+    for name in dict.fromkeys(name for of_film in stated for name in of_film):
+        if name not in columns and any(of_film.get(name) for of_film in stated):
+            columns[name] = [of_film.get(name, "") for of_film in stated]
+    return list(columns), list(map(list, zip(*columns.values(), strict=True)))
 
 
 def _study_text(preset: str, start: Start, *, folder: Path, source: Path | None, layout: Layout | None) -> str:
@@ -119,11 +100,6 @@ def _study_text(preset: str, start: Start, *, folder: Path, source: Path | None,
             "# split, and all results may be too optimistic. Fill in `subject` in the table and delete the next line.",
             "subjects_known: false",
         ]
-    if layout is not None and (folder_classes := _folder_classes(layout, study)):
-        name, classes = folder_classes
-        same = all(spellings == [label] for label, spellings in classes.items())
-        written = json.dumps(list(classes) if same else classes, ensure_ascii=False)
-        lines.append(f"targets: {{{quoted(name)}: {{classes: {written}}}}}  # the names of the folders")
     if layout is not None and _has_split(layout):
         lines.append("split: {column: split}  # train and test are the folders")
     lines += start.lines
@@ -167,11 +143,9 @@ def _understood(layout: Layout, study: Study) -> list[str]:
     counts = [] if layout.by_class else [counted(len({image.subject for image in images}), "subject")]
     counts += [counted(len(cases), "visit")] if first.visit else []
     counts.append(counted(len(images), "image"))
-    for noun, values in (("regions", [i.region for i in images]), ("classes", [i.label for i in images])):
-        count = Counter(values)
+    for noun, count in (("regions", Counter(i.region for i in images)), ("classes", Counter(i.label for i in images))):
         order = [region for region in study.regions if region in count] or sorted(count)
-        if any(values):
-            counts.append(f"{noun} " + ", ".join(f"{value} ({count[value]:,})" for value in order))
+        counts += [f"{noun} " + ", ".join(f"{value} ({count[value]:,})" for value in order)] if any(count) else []
     skipped = list(dict.fromkeys(path.rpartition("/")[2] for path in layout.skipped))
     named = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
     tail = f"; {counted(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""
@@ -183,16 +157,6 @@ def _understood(layout: Layout, study: Study) -> list[str]:
             "WARNING: subjects are not known. Each image counts as a separate subject (subjects_known: false): images "
             "of one person may be on both sides of a split, and all results may be too optimistic."
         )
-    if folder_classes := _folder_classes(layout, study):
-        name, classes = folder_classes
-        line = f"The classes of {name} in {STUDY} are those of the folders: {', '.join(classes)}"
-        if list(classes) != study.classes_of(name):
-            line += (
-                f" (the preset has {', '.join(study.classes_of(name))}). If the folders are hospitals or sources "
-                f"instead, delete `targets` in {STUDY}, rename the column {name} of {TABLE} to source, and add a "
-                f"column {name} with one of the preset's classes in each row"
-            )
-        lines.append(f"{line}.")
     lacking = {case: set(study.regions) - present for case, present in cases.items() if set(study.regions) - present}
     if lacking and not layout.by_class:
         shown = names_text([f"{'/'.join(filter(None, c))} ({', '.join(sorted(r))})" for c, r in lacking.items()], 5)

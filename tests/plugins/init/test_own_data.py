@@ -10,20 +10,19 @@ import pytest
 import yaml
 from PIL import Image
 
-from casewise.audit.metadata import audited_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.errors import CasewiseError
-from casewise.initialise import NewStudy, plan_study
-from casewise.initialise.columns import understand_columns
-from casewise.initialise.patterns import infer_pattern, stated_pattern
-from casewise.initialise.recipe import DataFacts, available_weights, default_recipe, weights_text
-from casewise.initialise.target import understand_target
 from casewise.pipeline.read import validate
-from casewise.report.formatting import display_name
+from casewise.plugins.init.columns import understand_columns
+from casewise.plugins.init.new_study import NewStudy
+from casewise.plugins.init.own_data import DataFacts, available_weights, default_recipe, plan_study
+from casewise.plugins.init.patterns import infer_pattern, stated_pattern
+from casewise.plugins.init.target import understand_target
+from casewise.splits.grouped import split
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
-from tests.own_data import CASES, EDIT, Film, OwnData, films_of, text_table
+from tests.plugins.init.own_data import CASES, EDIT, Film, OwnData, films_of, text_table
 from tests.test_cli import casewise
 
 
@@ -74,7 +73,7 @@ def test_own_data_become_a_valid_study(name: str, tmp_path: Path, films: list[Fi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["excel", "two_files_a_visit", "dicom_series"])
+@pytest.mark.parametrize("name", ["two_files_a_visit", "dicom_series"])
 def test_own_data_end_in_a_report(name: str, tmp_path: Path, films: list[Film]) -> None:
     from casewise.run import run
 
@@ -163,29 +162,12 @@ class TestImages:
         plan = start(tmp_path, "pid|scan_no|grade", rows, images=[f"{i}.png" for i in range(1, 13)])
         assert any(doubt.startswith("WHICH COLUMN") for doubt in plan.doubts) == doubted
 
-    def test_two_endings_of_one_name_are_refused_only_without_the_ending(self, tmp_path: Path) -> None:
-        images = [f"{i}.{end}" for end in ("png", "jpg") for i in range(6)]
-        plan = start(tmp_path, "file|pid|grade", numbered(6, "{}.jpg"), images=images)
-        assert any("in no row of the table" in doubt and " 6 (" in doubt for doubt in plan.doubts)
-        with pytest.raises(CasewiseError, match=r"0\.jpg or 0\.png"):
-            start(tmp_path, "file|pid|grade", numbered(6, "{}"), images=images)
-
     def test_rows_without_an_image_are_kept_and_counted(self, tmp_path: Path, films: list[Film]) -> None:
         plan = planned(build("missing_images", tmp_path, films), tmp_path / "study")
         plan.write()
         assert sum(row["image_found"] == "no" for row in table_of(tmp_path / "study")) == 4
         assert any("5 of 24 rows" in note for note in cohort_in(tmp_path).notes)
         assert any("extra.png" in doubt for doubt in plan.doubts)
-
-    def test_columns_of_files_are_views(self, tmp_path: Path, films: list[Film]) -> None:
-        planned(build("two_files_a_visit", tmp_path, films), tmp_path / "study").write()
-        assert [row["view"] for row in table_of(tmp_path / "study")] == ["img_left", "img_right"] * 12
-
-    def test_folders_of_subjects_and_a_table_by_subject(self, tmp_path: Path) -> None:
-        images = [f"{i:03}/IMG_{k}.jpg" for i in range(1, 13) for k in range(3)]
-        start(tmp_path, "id|sex|severity", [[f"{i:03}", "mf"[i % 2], str(i % 4)] for i in range(1, 13)], images=images)
-        cohort = cohort_in(tmp_path)
-        assert (len(cohort.images), len(cohort.cases)) == (36, 12)
 
     def test_a_number_of_an_image_is_no_subject(self, tmp_path: Path) -> None:
         """Numbers of subjects, of visits and of images are the same: their places in the names differ."""
@@ -202,21 +184,9 @@ class TestImages:
         assert [f"{row['subject']}_{row['visit']}.png" for row in read] == [row["path"] for row in read]
         assert len(read) == 16
 
-    def test_a_column_of_file_names_is_no_subject(self, tmp_path: Path) -> None:
-        rows = [[f"f{i}.jpg", f"{i},5", "ab"[i % 2]] for i in range(12)]
-        start(tmp_path, "case|day|null", rows, separator=";")
-        assert not study_in(tmp_path).subjects_known
-        assert study_in(tmp_path).outputs == ["null"]
-        assert len(cohort_in(tmp_path).cases) == 12
-
     def test_a_table_that_names_no_image_shows_both_sides(self, tmp_path: Path) -> None:
         with pytest.raises(CasewiseError, match=r"0\.png.*x0\.png"):
             start(tmp_path, "file|pid|grade", numbered(6, "x{}.png"), images=[f"{i}.png" for i in range(6)])
-
-    def test_masks_are_no_images(self, chests: Path, tmp_path: Path) -> None:
-        plan = plan_study(table=chests, images=None, folder=tmp_path / "study")
-        assert not any("masks/" in line for line in [*plan.understood, *plan.doubts])
-        assert set(plan.files) == {"study.yaml"}
 
     @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
     def test_scans_by_sequence_in_their_names(self, tmp_path: Path, suffix: str) -> None:
@@ -251,11 +221,6 @@ class TestPatterns:
     def test_inferred(self, names: list[str], text: str | None) -> None:
         assert infer_pattern(names).text == (text or "{label}/{subject}_{visit}.jpg")
 
-    def test_every_path_matches_what_is_inferred(self) -> None:
-        names = ["no/a_1.jpg", "no/b.jpg", "yes/c_2_3.png", "yes/x y.jpg"]
-        pattern = infer_pattern(names)
-        assert all((found := pattern.read(name)) and found["label"] == name.split("/")[0] for name in names)
-
     def stated(self, folder: Path, names: list[str], pattern: str = "") -> NewStudy:
         plan = plan_study(table=None, images=tiny(folder / "in", names), pattern=pattern, folder=folder / "study")
         plan.write()
@@ -272,10 +237,6 @@ class TestPatterns:
         with pytest.raises(CasewiseError):
             stated_pattern(text)
 
-    def test_names_without_classes_need_a_table(self, tmp_path: Path) -> None:
-        with pytest.raises(CasewiseError, match=r"--table"):
-            self.stated(tmp_path, [f"P{i}_w{v}.jpg" for i in range(5) for v in (0, 4)])
-
     def test_files_of_a_camera_are_no_subjects_and_it_is_the_first_doubt(self, tmp_path: Path) -> None:
         plan = self.stated(tmp_path, [f"{c}/IMG_{i}.png" for c in ("no", "yes") for i in range(9)])
         assert plan.doubts[0].startswith("WARNING")
@@ -287,13 +248,6 @@ class TestPatterns:
         plan = self.stated(tmp_path, names, f"{{label}}/{{{name}}}_v{{visit}}_{{side}}.png")
         assert cohort_in(tmp_path).cases["subject"].nunique() == 8
         assert not any("SUBJECTS ARE NOT KNOWN" in doubt for doubt in plan.doubts)
-
-    def test_without_a_subject_the_other_fields_are_named(self, tmp_path: Path) -> None:
-        names = [f"{'ab'[i % 2]}/P{i:02}_{s}.png" for i in range(8) for s in "lr"]
-        plan = self.stated(tmp_path, names, "{label}/{who}_{eye}.png")
-        (doubt,) = [doubt for doubt in plan.doubts if "SUBJECTS ARE NOT KNOWN" in doubt]
-        assert "{who} or {eye}" in doubt
-        assert "{subject}" in doubt
 
 
 class TestTargets:
@@ -322,12 +276,6 @@ class TestTargets:
         file = tmp_path / "study.yaml"
         file.write_text(f"cohort: c.csv\nbackbones: [alexnet]\ntargets: {{{plan.name}: {{{plan.setting}}}}}\n")
         assert read_study(file).kind_of("value") == kind
-
-    def test_decimal_commas_are_said(self) -> None:
-        subjects = [f"P{i}" for i in range(12)]
-        commas = understand_target("value", [f"{i},500" for i in range(12)], subjects, [])
-        points = understand_target("value", [f"{i}.500" for i in range(12)], subjects, [])
-        assert len(commas.doubts) == len(points.doubts) + 1
 
     def test_none_is_a_finding_but_no_number(self) -> None:
         texts = understand_target("value", ["none", "tumour", "n/a"] * 4, [f"P{i}" for i in range(12)], [])
@@ -387,29 +335,13 @@ class TestTargets:
         assert (len(cohort.cases), cohort.cases["subject"].nunique()) == (16, 8)
 
 
-class TestHeadings:
-    @pytest.mark.parametrize("missing", [False, True])
-    def test_the_heading_of_the_user_is_kept(self, missing: bool, tmp_path: Path) -> None:
-        """In the report, and in the table if it is written anew because an image is missing."""
-        rows = [[f"{i}.png", f"P{i // 2}", str(i // 2 % 3)] for i in range(12)]
-        images = [f"{i}.png" for i in range(11 if missing else 12)]
-        start(tmp_path, "image|patient|Befund (0-8)", rows, images=images)
-        study = study_in(tmp_path)
-        assert (tmp_path / "study" / "cohort.csv").exists() == missing
-        (target,) = study.outputs
-        assert read_cohort(study).cases[target].notna().all()
-        assert display_name(study, target) == "Befund (0-8)"
-        assert not missing or "Befund (0-8)" in table_of(tmp_path / "study")[0]
-
-
 class TestTheRecipe:
     @pytest.mark.parametrize("weights", ["", "mobilenet_v2"])
     @pytest.mark.parametrize(
         "facts",
         [
             DataFacts(subjects=6, images=6, rarest=2),
-            DataFacts(subjects=30, images=90, grey=True),
-            DataFacts(subjects=5_000, images=60_000, rarest=700, given_split=True),
+            DataFacts(subjects=5_000, images=60_000, rarest=700, grey=True),
             DataFacts(subjects=40, images=80, rarest=9, scans=True),
         ],
     )
@@ -519,17 +451,6 @@ class TestTheCommand:
         assert not list(tmp_path.iterdir())
 
 
-def test_a_table_in_place_of_a_preset_is_led_to_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    done = casewise("init", "my table.csv")
-    assert done.returncode == 2
-    assert "  casewise init --table 'my table.csv'\n" in done.stderr
-    assert "  casewise init --images photos\n" in casewise("init", "photos").stderr
-    (tmp_path / "onestep-pasi").mkdir()
-    assert "not a preset" not in casewise("init", "onestep-pasi", "--images", "photos").stderr
-
-
 def scored(folder: Path, cells: list[str], **options: Any) -> NewStudy:
     """A study of a score for each image and subject."""
     rows = [[f"{i}.png", f"P{i}", cell] for i, cell in enumerate(cells)]
@@ -543,21 +464,12 @@ class TestMixedNumbers:
             scored(tmp_path, [*cells[:9], "1.234", *cells[9:]])
         assert all(part in str(caught.value) for part in ("score", "row 2: '500,0'", "row 11: '1.234'"))
 
-    def test_decimal_commas_that_were_read_are_stated_in_the_study(self, tmp_path: Path) -> None:
-        plan = scored(tmp_path, [f"{i},5" for i in range(28)], images=[f"{i}.PNG" for i in range(28)])
-        assert "cohort.csv" in plan.files
-        assert "decimal commas were read in score" in " ".join(plan.text.replace("\n#  ", "").split())
-
     @pytest.mark.parametrize("bad", ["2,5,1", "n.b.", ">8", "0,37 cm"])
     def test_a_cell_that_is_no_number_makes_no_classes(self, bad: str, tmp_path: Path) -> None:
         cells = [f"{i % 10},{i % 4}" for i in range(27)]
         with pytest.raises(CasewiseError) as caught:
             scored(tmp_path, [*cells[:3], bad, *cells[3:]])
         assert all(part in str(caught.value) for part in ("27 of 28 cells of score", f"row 5: '{bad}'"))
-
-    def test_grades_with_a_slip_are_no_classes(self, tmp_path: Path) -> None:
-        with pytest.raises(CasewiseError, match="row 26: 'zwei'"):
-            scored(tmp_path, [*(str(i % 4) for i in range(24)), "zwei"])
 
     @pytest.mark.parametrize("low", [True, False])
     def test_missing_values_in_words_are_left_out_by_the_study(self, low: bool, tmp_path: Path) -> None:
@@ -574,17 +486,6 @@ class TestMixedNumbers:
         with pytest.raises(CasewiseError) as caught:
             start(tmp_path, f"image|patient|{name}|Gruppe", rows)
         assert all(part in str(caught.value) for part in ("55 of 57", name, "row 6: 'zwei'", "row 10: '3 mm'"))
-        if name == "Dicke":
-            plan = start(tmp_path, f"image|patient|{name}|Befund", rows)
-            assert any("'Dicke'" in doubt and "rows 6, 10" in doubt for doubt in plan.doubts)
-
-
-def test_another_spelling_of_a_class_changes_no_visit(tmp_path: Path) -> None:
-    labels = ["COVID-19", "Covid-19", *["COVID-19"] * 10, *["none found"] * 12]
-    plan = start(tmp_path, "image|patient|label", [[f"{i}.png", f"P{i // 2}", x] for i, x in enumerate(labels)])
-    assert not any(doubt.startswith("Visits") for doubt in plan.doubts)
-    classes = yaml.safe_load(plan.text)["targets"]["label"]["classes"]
-    assert sorted(classes["COVID-19"]) == ["COVID-19", "Covid-19"]
 
 
 class TestSources:
@@ -592,70 +493,10 @@ class TestSources:
         rows = [[f"{i}.png", f"P{i // 2}", str(i % 2), "abba"[i % 4], c, f"text {i}"] for i, c in enumerate(cells)]
         return start(folder, f"image|patient|visit|grade|{column}|remark", rows, target="grade")
 
-    @pytest.mark.parametrize(("column", "audited"), [("Klinik", ["Klinik"]), ("Gerät", ["Gerät"]), ("hospital", None)])
-    def test_the_study_names_sources_that_the_audit_does_not_know(
-        self, column: str, audited: list[str] | None, tmp_path: Path
-    ) -> None:
-        plan = self.make(tmp_path, column, [f"H{i // 12}" for i in range(24)])
-        assert yaml.safe_load(plan.text).get("audit", {}).get("columns") == audited
-        assert column in audited_columns(study_in(tmp_path), cohort_in(tmp_path).images)
-        comments = " ".join(line.removeprefix("#").strip() for line in plan.text.splitlines() if line.startswith("#"))
-        assert "does not test: remark." in comments
-        assert "# split: {leave_out:" in plan.text
-
     @pytest.mark.parametrize("cells", [["", *[f"H{i // 12}" for i in range(1, 24)]], [f"H{i % 2}" for i in range(24)]])
     def test_no_split_is_offered_that_would_be_refused(self, cells: list[str], tmp_path: Path) -> None:
         plan = self.make(tmp_path, "hospital", cells)
         assert "# split: {leave_out:" not in plan.text
-        assert "hospital: " in plan.text
-
-
-def test_mistyped_folders_and_files_are_suggested(tmp_path: Path) -> None:
-    rows = numbered(12, "bild_{:02}.png")
-    rows[3][0] = "bidl_03.png"
-    own = arranged(tmp_path, "image|patient|grade", rows, images=[f"bild_{i:02}.png" for i in range(12)])
-    images = own.pop("images").rename(tmp_path / "Aufnahmen")
-    with pytest.raises(CasewiseError, match=r"Did you mean '.*Aufnahmen'"):
-        plan_study(**own, images=tmp_path / "aufnahme")
-    plan = plan_study(**own, images=images)
-    assert any("Did you mean 'bild_03.png'" in doubt for doubt in plan.doubts)
-    (file,) = [path for path in plan.write() if path.suffix == ".yaml"]
-    file.write_text(file.read_text().replace("../Aufnahmen", "../aufnahme"))
-    with pytest.raises(CasewiseError, match=r"root: .*Did you mean '.*Aufnahmen'"):
-        read_cohort(read_study(file))
-    with pytest.raises(CasewiseError, match="is an image"):
-        plan_study(table=images / "bild_00.png", images=images, folder=tmp_path / "study")
-
-
-class TestCandidates:
-    @pytest.mark.parametrize("sexes", [("m", "w"), ("Male", "Female")])
-    @pytest.mark.parametrize("head", ["Geschlecht", "G"])
-    def test_columns_that_describe_people_are_no_targets(
-        self, head: str, sexes: tuple[str, str], tmp_path: Path
-    ) -> None:
-        rows = [[f"{i}.png", f"P{i}", sexes[i % 2], str(40 + i % 7), f"K{i % 3}"] for i in range(12)]
-        with pytest.raises(CasewiseError, match="--target"):
-            start(tmp_path, f"image|patient|{head}|Alter|Klinik", rows)
-        assert start(tmp_path, f"image|patient|{head}|Alter|Klinik", rows, target=head).text
-
-    def make(self, folder: Path, further: int, **options: Any) -> NewStudy:
-        names = [f"finding {chr(97 + i)}" for i in range(further)]
-        rows = []
-        for i in range(24):
-            opacity = "" if i < 5 else f"{i / 7:.2f}"
-            cells = [f"{i}.png", f"P{i // 2}", "ab"[i // 2 % 2], str(i % 3), f"s{i % 4}", opacity]
-            rows.append([*cells, *("xy"[i // 2 % 2] for _ in names)])
-        return start(folder, "|".join(["image|patient|grade|fold|study_id|opacity_mean", *names]), rows, **options)
-
-    @pytest.mark.parametrize(("further", "named"), [(9, "'finding i'"), (19, "20 in all")])
-    def test_others_are_named_or_counted_without_splits_and_ids(self, further: int, named: str, tmp_path: Path) -> None:
-        (doubt,) = [doubt for doubt in self.make(tmp_path, further).doubts if doubt.startswith("Target")]
-        assert named in doubt
-        assert "'fold'" not in doubt
-        assert "'study_id'" not in doubt
-
-    def test_rows_without_a_value_are_counted(self, tmp_path: Path) -> None:
-        assert any("5 of 24 rows" in doubt for doubt in self.make(tmp_path, 1, target="opacity_mean").doubts)
 
 
 class TestDates:
@@ -684,81 +525,11 @@ class TestDates:
         assert sorted(cases.loc[cases["subject"] == "P0", "day"]) == [0, 28]
         assert any(repr(head) in line for line in plan.understood)
 
-    @pytest.mark.parametrize(("head", "dated"), [("Aufnahme Tag", True), ("Einschluss", False)])
-    def test_a_date_of_each_subject_is_no_visit_and_no_target(self, head: str, dated: bool, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, head, [f"0{1 + i // 2}.03.2021" for i in range(12)])
-        cases = cohort_in(tmp_path).cases
-        assert cases["case"].nunique() == 6
-        assert cases["day"].notna().all() == dated
-        assert "grade" in plan.text
-
-    @pytest.mark.parametrize("head", ["Geburtstag", "Wochentag", "Montag"])
-    def test_other_days_are_none_of_the_images(self, head: str, tmp_path: Path) -> None:
-        self.make(tmp_path, head, [str(1 + i % 2) for i in range(12)])
-        assert cohort_in(tmp_path).cases["day"].isna().all()
-
-    def test_of_two_columns_of_dates_the_other_is_named(self, tmp_path: Path) -> None:
-        dates, later = ([f"{14 + i}.{month}.2024" for i in range(12)] for month in ("01", "06"))
-        plan = self.make(tmp_path, "Aufn.", dates, Befundung=later)
-        assert any("'Aufn.'" in doubt and "'Befundung'" in doubt for doubt in plan.doubts)
-
     @pytest.mark.parametrize("head", ["Datum", "Aufnahme"])
     def test_the_rows_of_cells_that_are_no_dates_are_named(self, head: str, tmp_path: Path) -> None:
         dates = ["31.02.2020" if i in (3, 7) else f"{1 + i}.03.2020" for i in range(12)]
         (doubt,) = [doubt for doubt in self.make(tmp_path, head, dates).doubts if doubt.startswith("Date")]
         assert "row 5: '31.02.2020'; row 9: '31.02.2020'" in doubt
-
-    def test_an_ambiguous_date_is_the_one_that_is_shown(self, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, "date", ["01/01/2024" if i < 4 else "02/03/2024" for i in range(12)])
-        assert any(doubt.startswith("Date") and "'02/03/2024'" in doubt for doubt in plan.doubts)
-
-    def test_numbers_are_no_dates(self, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, "key", [f"202401{i + 10}" for i in range(12)])
-        assert not any("Date" in line for line in [*plan.understood, *plan.doubts])
-
-
-class TestSlices:
-    def make(self, folder: Path, head: str, *, labels: str = "aabb", sequences: tuple[str, ...] = ()) -> NewStudy:
-        """Eight subjects with five slices each, which may be of two sequences."""
-        rows = [["image", "patient", head, *(["sequence"] if sequences else []), "label"]]
-        for subject in range(8):
-            for position in range(5):
-                for sequence in sequences or ("",):
-                    label = labels[(subject + (position if len(labels) > 4 else 0)) % len(labels)]
-                    name = f"{subject}{sequence}-{position}.png"
-                    own = [sequence] if sequences else []
-                    rows.append([name, f"P{subject}", str(position + 3), *own, label])
-        images = folder / "in"
-        images.mkdir()
-        for number, row in enumerate(rows[1:]):
-            Image.new("L", (24, 24), number % 200).save(images / row[0])
-        plan = plan_study(table=text_table(folder / "t.csv", rows), images=images, folder=folder / "study")
-        plan.write()
-        return plan
-
-    @pytest.mark.parametrize("sequences", [(), ("T1", "T2")])
-    @pytest.mark.parametrize("head", ["slice", "Slice No.", "Schichtnummer", "InstanceNumber"])
-    def test_numbered_slices_are_scans(self, head: str, sequences: tuple[str, ...], tmp_path: Path) -> None:
-        pytest.importorskip("SimpleITK", reason="volumes are optional")
-        plan = self.make(tmp_path, head, sequences=sequences)
-        study = study_in(tmp_path)
-        assert study.volumes is not None
-        assert study.volumes.slice_index == head
-        assert study.volumes.sequences == list(sequences or ("scan",))
-        assert study.panels.by == "case"
-        assert any(repr(head) in doubt for doubt in plan.doubts)
-        assert len(read_cohort(study).cases) == 8
-        validate(study, Silent())
-
-    def test_slices_with_labels_of_their_own_are_images(self, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, "slice", labels="abbba")
-        assert study_in(tmp_path).volumes is None
-        assert any("'slice'" in doubt for doubt in plan.doubts)
-
-    def test_numbered_photographs_stay_photographs(self, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, "Nr")
-        assert study_in(tmp_path).volumes is None
-        assert any("slice_index: Nr" in doubt for doubt in plan.doubts)
 
 
 class TestSheets:
@@ -806,11 +577,16 @@ def test_a_column_that_counts_rows_is_no_subject_while_another_repeats() -> None
     assert understand_columns(gaps, target="Befund", files=[], numbers=list(range(12))).subject == "Nr."
 
 
-def test_missing_weights_are_stated_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "mobilenet_v2" in weights_text("mobilenet_v2")
-    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
-    assert "names no folder" in weights_text("")
-    monkeypatch.setenv("CASEWISE_WEIGHTS", str(tmp_path))
-    assert f"{tmp_path}, which CASEWISE_WEIGHTS names, has none" in weights_text("")
-    monkeypatch.setenv("CASEWISE_WEIGHTS", str(tmp_path / "typo"))
-    assert "does not exist" in weights_text("")
+@pytest.mark.parametrize(("pattern", "by"), [("f{}.png", "number"), ("{}", "subject")])
+def test_a_new_study_of_numbered_images_keeps_neighbours_together(tmp_path: Path, pattern: str, by: str) -> None:
+    (tmp_path / "in").mkdir()
+    names = [pattern.format(n) if by == "number" else f"{chr(97 + n)}{chr(122 - n)}.png" for n in range(24)]
+    for n, name in enumerate(names):
+        Image.new("L", (16, 16), 10 * n).save(tmp_path / "in" / name)
+    rows = ["file,grade", *(f"{name},{'ab'[n // 3 % 2]}" for n, name in enumerate(names))]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    plan_study(table=tmp_path / "t.csv", images=tmp_path / "in", folder=tmp_path / "study").write()
+    study = read_study(tmp_path / "study" / "study.yaml")
+    assert not study.subjects_known
+    assert study.split.by == by
+    assert split(read_cohort(study), study).folds == 5

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,11 @@ class NewStudy:
                     "--output."
                 )
         return [write_atomic(self.folder / name, content) for name, content in self.files.items()]
+
+
+def applying(sentences: Mapping[str, object]) -> list[str]:
+    """The sentences whose condition holds."""
+    return [sentence for sentence, is_so in sentences.items() if is_so]
 
 
 def quoted(text: str) -> str:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from casewise.initialise import NewStudy
+    from casewise.plugins.init.new_study import NewStudy
 
 # from the file names, because reading presets would slow down the command line
-_PRESET_FILES = sorted(Path(__file__).parent.parent.glob("study/presets/*.yaml"))
+_PRESET_FILES = sorted(Path(__file__).parents[2].glob("study/presets/*.yaml"))
 PRESETS = " or ".join(path.stem for path in _PRESET_FILES)
 _WIDTH = 80
 
@@ -24,24 +24,14 @@ def init(
         str | None, typer.Argument(help=f"A published protocol to start from: {PRESETS}. Without it: your own data.")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="Your table: .csv, .tsv, .xlsx or .parquet, with a row for each image or case.")
+        Path | None, typer.Option(help="Your table (.csv, .tsv, .xlsx, .parquet): a row for each image or case.")
     ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="The folder of your images. Without it: the folder of the table.")
-    ] = None,
-    sheet: Annotated[str, typer.Option(help="The sheet of an .xlsx table. Without it: the first visible one.")] = "",
-    target: Annotated[
-        str, typer.Option(help="The column of the table to predict. Without it: the most likely one.")
-    ] = "",
-    subject: Annotated[
-        str, typer.Option(help="The column of the table that identifies people. Without it: the most likely one.")
-    ] = "",
+    images: Annotated[Path | None, typer.Option(help="The folder of your images [default: that of the table].")] = None,
+    sheet: Annotated[str, typer.Option(help="The sheet of an .xlsx table [default: the first visible one].")] = "",
+    target: Annotated[str, typer.Option(help="The column to predict [default: the most likely one].")] = "",
+    subject: Annotated[str, typer.Option(help="The column that identifies people [default: the likeliest].")] = "",
     pattern: Annotated[
-        str,
-        typer.Option(
-            help="Without a table: what file names state, such as '{label}/{subject}_{visit}.jpg'. Without it: "
-            "inferred."
-        ),
+        str, typer.Option(help="Without a table: what file names state, such as '{label}/{subject}_{visit}.jpg'.")
     ] = "",
     output: Annotated[Path, typer.Option(help="The folder in which the study is written.")] = Path("."),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the study and its doubts.")] = False,
@@ -59,7 +49,8 @@ def init(
     """
     from casewise.errors import CasewiseError
     from casewise.files import TABLES
-    from casewise.initialise import plan_preset, plan_study
+    from casewise.plugins.init.own_data import plan_study
+    from casewise.plugins.init.preset import plan_preset
 
     if preset is None:
         study = plan_study(

@@ -9,10 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import openpyxl
-from PIL import Image
-
 
 @dataclass(frozen=True)
 class OwnData:
@@ -56,15 +52,6 @@ def text_table(
     return path
 
 
-def workbook(path: Path, rows: Iterable[list[str | float]]) -> Path:
-    """A workbook of one sheet."""
-    book = openpyxl.Workbook()
-    for row in rows:
-        book.active.append(row)
-    book.save(path)
-    return path
-
-
 def copied(film: Film, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(film.file, path)
@@ -93,16 +80,6 @@ def decimal_commas(folder: Path, films: list[Film]) -> OwnData:
     return OwnData(folder / "bilder", text_table(folder / "werte.csv", rows, ";"), column="score", kind="regression")
 
 
-def windows_text(folder: Path, films: list[Film]) -> OwnData:
-    """Windows line ends, a byte-order mark, tabs, and file names without endings in other case."""
-    for film in films:
-        copied(film, folder / "films" / f"{film.subject}_PA.png")
-    rows = [["Subject ID", "file", "Severity grade"]]
-    rows += [[film.subject, f"{film.subject.lower()}_pa", str(film.number % 3)] for film in films]
-    table = text_table(folder / "grades.tsv", rows, "\t", "\r\n", "utf-8-sig")
-    return OwnData(folder / "films", table, column="Severity grade", kind="ordinal", classes=["0", "1", "2"])
-
-
 def windows_paths(folder: Path, films: list[Film]) -> OwnData:
     """Absolute paths of another computer, of Windows and of this one."""
     rows = [["path", "patient_id", "diagnosis"]]
@@ -116,16 +93,6 @@ def windows_paths(folder: Path, films: list[Film]) -> OwnData:
         column="diagnosis",
         classes=sorted({f.label for f in films}),
     )
-
-
-def excel(folder: Path, films: list[Film]) -> OwnData:
-    """A workbook."""
-    for film in films:
-        copied(film, folder / "films" / f"{film.subject}.png")
-    rows: list[list[str | float]] = [["patient", "image", "grade"]]
-    rows += [[film.subject, f"{film.subject}.png", film.number % 3] for film in films]
-    table = workbook(folder / "grades.xlsx", rows)
-    return OwnData(folder / "films", table, column="grade", kind="ordinal", classes=["0", "1", "2"], direct=True)
 
 
 def class_folders(folder: Path, films: list[Film]) -> OwnData:
@@ -167,21 +134,6 @@ def dicom_series(folder: Path, films: list[Film]) -> OwnData:
     )
 
 
-def dicom_films(folder: Path, films: list[Film]) -> OwnData:
-    """Chest films as DICOM files of one frame."""
-    from tests.plugins.volumes.test_dicom import one_file
-
-    rows = [["file", "patient", "finding"]]
-    for film in films:
-        with Image.open(film.file) as picture:
-            pixels = np.asarray(picture.convert("L"), np.int16) * 16
-        unique = {"SOPInstanceUID": f"1.9.{film.number}", "SeriesInstanceUID": f"1.8.{film.number}"}
-        one_file(folder / "dicom" / f"{film.subject}.dcm", pixels, Modality="DX", PatientID=film.subject, **unique)
-        rows.append([f"{film.subject}.dcm", film.subject, film.label])
-    table = text_table(folder / "films.csv", rows)
-    return OwnData(folder / "dicom", table, column="finding", classes=sorted({f.label for f in films}), direct=True)
-
-
 def two_files_a_visit(folder: Path, films: list[Film]) -> OwnData:
     """A row for each visit, with the names of two files."""
     rows = [["record_id", "visit", "img_left", "img_right", "severity_score"]]
@@ -219,34 +171,19 @@ def missing_images(folder: Path, films: list[Film]) -> OwnData:
     return OwnData(folder / "films", table, column="class", subjects=19, cases=19, count=19, classes=classes)
 
 
-def utf_16(folder: Path, films: list[Film]) -> OwnData:
-    """Text as Excel saves it under 'Unicode text'."""
-    for film in films:
-        copied(film, folder / "films" / f"{film.subject}.png")
-    rows = [["Patient", "Größe", "Bild", "Diagnose"]]
-    rows += [[f.subject, str(150 + f.number), f"{f.subject}.png", f.label] for f in films]
-    table = text_table(folder / "unicode.txt", rows, "\t", "\r\n", "utf-16")
-    classes = sorted({f.label for f in films})
-    return OwnData(folder / "films", table, column="Diagnose", classes=classes, direct=True)
-
-
 Builder = Callable[[Path, list[Film]], OwnData]
 CASES: dict[str, Builder] = {
     function.__name__: function
     for function in (
         other_column_names,
         decimal_commas,
-        windows_text,
         windows_paths,
-        excel,
         class_folders,
         names_with_subjects,
         dicom_series,
-        dicom_films,
         two_files_a_visit,
         files_named_by_visits,
         missing_images,
-        utf_16,
     )
 }
 # The one edit with which a study ends within a test: smaller images and a shorter training.

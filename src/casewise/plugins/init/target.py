@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import plain
 from casewise.cohort.dates import natural
-from casewise.cohort.table import names_text, rows_text
+from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, counted, cut
 from casewise.files import guarded
-from casewise.initialise.columns import MOSTLY, SPLIT, Column, Roles, decimal
-from casewise.initialise.new_study import quoted
+from casewise.plugins.init.columns import MOSTLY, SPLIT, Column, Roles, decimal
+from casewise.plugins.init.new_study import applying, quoted
 from casewise.splits.predefined import side_of
 
 _LIKELY = (
@@ -33,33 +33,28 @@ _UNLIKELY = (
 )
 _KEY = r"ids?|uid|guid|uuid|identifier|accession|accession (no|number)|mrn|pid|pseudonym"
 # Words in rising order; a column with three of them or more has grades.
-_SCALES = (
-    (
-        "absent",
-        "none",
-        "no",
-        "normal",
-        "negative",
-        "minimal",
-        "mild",
-        "light",
-        "moderate",
-        "marked",
-        "severe",
-        "very severe",
-    ),
-    ("verylow", "low", "medium", "intermediate", "high", "veryhigh"),
-    ("none", "slight", "some", "strong", "verystrong"),
-    ("keine", "leicht", "mittel", "schwer", "sehrschwer"),
-    ("i", "ii", "iii", "iv", "v"),
-)
+_ROMAN = "i ii iii iv v"
+_SCALES = [
+    words.split()
+    for words in (
+        "absent none no normal negative minimal mild light moderate marked severe verysevere",
+        "verylow low medium intermediate high veryhigh",
+        "none slight some strong verystrong",
+        "keine leicht mittel schwer sehrschwer",
+        _ROMAN,
+    )
+]
 _NUMBERED = re.compile(
     r"(grade|grad|stage|stadium|level|score|g|t|n|who|kl|birads)?[\W_]*(\d|i{1,3}|iv|v)", re.IGNORECASE
 )
 _SEXES = ({"m", "w"}, {"m", "f"}, {"male", "female"}, {"männlich", "weiblich"}, {"mann", "frau"}, {"man", "woman"})
 MOST_CLASSES = 20
 MOST_GRADES = 11
-_FEW = 5
+_RARE = 5
+# A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
+FEWEST, FEW = 8, 3
+_COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
+_POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
 _NEGATIVE = re.compile(
     r"(^|[\W_])(no|non|not|none|n|normal\w*|neg|negative|benign|healthy|controls?|absent|false|0|nein|keine?|gesund|without|"
     r"ohne|unauffällig|nofinding)($|[\W_])",
@@ -100,16 +95,26 @@ class TargetPlan:
 
 
 def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
-    """The columns that may be a target, the most likely one first."""
+    """The columns that may be a target, the most likely one first.
+
+    Raises:
+        CasewiseError: there is none.
+    """
     ranked = []
     for position, (name, values) in enumerate(cells.items()):
-        column = Column(name, [value.strip() for value in values])
+        column = Column(name, values)
         if name in roles.used or name in files or not _usable(column) or _is_key(column):
             continue
         score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
         ranked.append((-score, column.filled < 0.5, position, name))
     # a column that describes people or images is no target unless it is stated
-    return [name for score, *_, name in sorted(ranked) if score < 0]
+    if likely := [name for score, *_, name in sorted(ranked) if score < 0]:
+        return likely
+    raise CasewiseError(
+        "No column of the table looks like something to predict: a class, a grade or a measured number. Columns that "
+        "describe people or images, such as sex and age, are not chosen. State the column with --target NAME. "
+        f"There are: {names_text(list(cells), 12)}."
+    )
 
 
 def _are_sexes(column: Column) -> bool:
@@ -118,7 +123,7 @@ def _are_sexes(column: Column) -> bool:
     >>> _are_sexes(Column("g", ["m", "W"])), _are_sexes(Column("g", ["male", "female"])), _are_sexes(Column("g", ["m"]))
     (True, True, False)
     """
-    values = {value.casefold() for value in column.values}
+    values = {value.casefold() for value in column.counts}
     return any(sexes <= values <= sexes | {"d", "divers", "diverse", "other"} for sexes in _SEXES)
 
 
@@ -139,10 +144,10 @@ def _usable(column: Column) -> bool:
         return False
     if column.numbers is not None:
         # a running number predicts nothing
-        return not (len(counts) == len(column.cells) and all(float(v).is_integer() for v in column.numbers))
+        return not (len(counts) == len(column.cells) and column.are_whole)
     if mostly_numbers(column):
-        parsed = [decimal(value) for value in column.values]
-        return len(counts) < len(column.cells) or any(v is not None and not v.is_integer() for v in parsed)
+        fractions = any(value is not None and not value.is_integer() for value in map(decimal, column.values))
+        return len(counts) < len(column.cells) or fractions
     return len(counts) <= min(MOST_CLASSES, len(column.values) / 2) and max(map(len, counts)) <= 60
 
 
@@ -161,58 +166,40 @@ def stated_column(option: str, column: str, cells: Mapping[str, Sequence[str]]) 
     )
 
 
-def no_target(cells: Mapping[str, Sequence[str]]) -> CasewiseError:
-    return CasewiseError(
-        "No column of the table looks like something to predict: a class, a grade or a measured number. Columns that "
-        "describe people or images, such as sex and age, are not chosen. State the column with --target NAME. "
-        f"There are: {names_text(list(cells), 12)}."
-    )
-
-
 def understand_target(column: str, values: Sequence[str], subjects: Sequence[str], others: Sequence[str]) -> TargetPlan:
     """The kind of a target from its values: few texts are classes, few whole numbers grades, others a number.
 
     Raises:
         CasewiseError: the column has fewer than two values, or too many texts.
     """
-    cells = Column(column, [value.strip() for value in values])
+    cells = Column(column, list(values))
     labels = set(cells.labels)
     words = sorted({cell for cell in cells.cells if cell and cell not in labels})
     by_value: dict[str, set[str]] = defaultdict(set)
     for cell, subject in zip(cells.cells, subjects, strict=True):
-        if cell and cell not in words:
+        if cell in labels:
             by_value[cell].add(subject)
     if len(by_value) < 2:
         raise CasewiseError(
             f"{column}: a target needs two different values, found {names_text(list(by_value)) or 'none'}."
         )
     numbers = cells.numbers
-    whole = numbers is not None and all(value.is_integer() for value in numbers)
-    if numbers is not None and whole and len(by_value) == 2:
+    if numbers is None or (cells.are_whole and len(by_value) == 2):
         plan = _classes(column, by_value, cells.counts)
-    elif (
-        numbers is not None and whole and len(set(numbers)) <= MOST_GRADES and min(numbers) >= 0 and max(numbers) <= 20
-    ):
+    elif cells.are_whole and len(set(numbers)) <= MOST_GRADES and min(numbers) >= 0 and max(numbers) <= 20:
         plan = _grades(column, by_value, numbers)
-    elif numbers is not None:
-        plan = _number(column, cells, numbers)
     else:
-        plan = _classes(column, by_value, cells.counts)
-    if words:
-        plan.where_not = words
-        plan.doubts.append(
-            f"{column}: {counted(sum(cell in words for cell in cells.cells), 'row')} with "
-            f"{', '.join(map(repr, words))} left out (`where_not`), because this means no value."
-        )
-    if unscored := sum(not cell for cell in cells.cells):
-        have = "has no value and is" if unscored == 1 else "have no value and are"
-        plan.doubts.append(f"{column}: {unscored:,} of {len(cells.cells):,} rows {have} not scored.")
-    if others:
-        plan.doubts.append(
-            f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; "
-            f"to predict one of them, use --target."
-        )
-    return plan
+        plan = _number(cells, numbers)
+    unscored, left_out = cells.cells.count(""), sum(cell in words for cell in cells.cells)
+    have = "has no value and is" if unscored == 1 else "have no value and are"
+    doubts: dict[str, object] = {
+        f"{column}: {counted(left_out, 'row')} with {', '.join(map(repr, words))} left out (`where_not`), because this "
+        "means no value.": words,
+        f"{column}: {unscored:,} of {len(cells.cells):,} rows {have} not scored.": unscored,
+        f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; to "
+        "predict one of them, use --target.": others,
+    }
+    return replace(plan, where_not=words, doubts=[*plan.doubts, *applying(doubts)])
 
 
 def field_name(column: str, taken: Sequence[str] = (*STORED, "date")) -> str:
@@ -255,45 +242,35 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
             f"{column}: fewer than two values have two subjects or more, which the classes of a study need: "
             f"{names_text(sorted(by_value, key=natural), 6)}. Name another column with --target."
         )
-    if alone:
-        doubts.append(
-            f"{column}: {', '.join(map(repr, alone[:5]))} has one subject and is left out, because no subject would be "
-            "left for evaluation."
-        )
     rarest = min(len(people[plain(name)]) for name in classes)
-    if rarest < _FEW:
-        name = min(classes, key=lambda name: len(people[plain(name)]))
-        doubts.append(
-            f"{column}: the class {name!r} has {counted(rarest, 'subject')} only, so that its figures will be very "
-            "uncertain. "
-            + (
-                "Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
-                if len(classes) > 2
-                else "More subjects of it would help."
-            )
-        )
+    rare = min(classes, key=lambda name: len(people[plain(name)]))
+    advice = "Leave it out of `classes`, or give several classes one name: `{rare: [a, b], common: c}`."
+    advice = advice if len(classes) > 2 else "More subjects of it would help."
     order = _rising(list(classes))
     classes = {name: classes[name] for name in order or classes}
     same = all(group == [name] for name, group in classes.items())
     groups = {name: quoted(name) if group == [name] else _listed(group) for name, group in classes.items()}
     setting = _listed(classes) if same else f"{{{', '.join(f'{quoted(name)}: {of}' for name, of in groups.items())}}}"
-    parts, comment = [f"classes: {setting}"], ""
+    parts, comment, positive, is_certain = [f"classes: {setting}"], "", "", True
     if order:
         parts.insert(0, "kind: ordinal")
-        doubts.append(
-            f"{column}: {', '.join(map(repr, order))} were read as grades in this rising order. If they have no order, "
-            "leave out `kind: ordinal`."
-        )
     if len(classes) == 2:
-        both = list(classes)
-        negative = [name for name in both if _NEGATIVE.search(name)]
-        positive = next((name for name in both if name not in negative), both[-1]) if negative else both[-1]
+        negative = [name for name in classes if _NEGATIVE.search(name)]
+        others = [name for name in classes if name not in negative]
+        positive = others[0] if negative and others else list(classes)[-1]
         parts.append(f"positive: {quoted(positive)}")
-        comment = f"sensitivity is that for {positive}"
-        if not negative:
-            doubts.append(
-                f"{column}: {positive!r} was taken as the positive class. If it is the other one, change `positive`."
-            )
+        comment, is_certain = f"sensitivity is that for {positive}", bool(negative)
+    further: dict[str, object] = {
+        f"{column}: {', '.join(map(repr, alone[:5]))} has one subject and is left out, because no subject would be "
+        "left for evaluation.": alone,
+        f"{column}: the class {rare!r} has {counted(rarest, 'subject')} only, so that its figures will be very "
+        f"uncertain. {advice}": rarest < _RARE,
+        f"{column}: {', '.join(map(repr, order))} were read as grades in this rising order. If they have no order, "
+        "leave out `kind: ordinal`.": order,
+        f"{column}: {positive!r} was taken as the positive class. If it is the other one, change "
+        "`positive`.": not is_certain,
+    }
+    doubts += applying(further)
     return TargetPlan(field_name(column), column, ", ".join(parts), comment, rarest=rarest, doubts=doubts)
 
 
@@ -305,13 +282,12 @@ def _rising(names: Sequence[str]) -> list[str]:
     """
     if len(names) < 3:
         return []
-    scales = [[plain(word) for word in scale] for scale in _SCALES]
-    for scale in scales:
+    for scale in _SCALES:
         if all(plain(name) in scale for name in names):
             return sorted(names, key=lambda name: scale.index(plain(name)))
     matches = [_NUMBERED.fullmatch(name) for name in names]
     if all(matches) and len({(match[1] or "").casefold() for match in matches if match}) == 1:
-        roman = scales[-1]
+        roman = _ROMAN.split()
         steps = {n: m[2].casefold() for n, m in zip(names, matches, strict=True) if m}
         if all(step in roman for step in steps.values()) or all(step.isdecimal() for step in steps.values()):
             return sorted(names, key=lambda n: roman.index(steps[n]) if steps[n] in roman else int(steps[n]))
@@ -326,13 +302,11 @@ def _grades(column: str, by_value: Mapping[str, set[str]], numbers: Sequence[flo
     grades = sorted(people)
     if rarest < 2:
         rare = [str(grade) for grade in grades if len(people[grade]) < 2]
-        plan = _number(column, Column(column, list(by_value)), numbers)
-        plan.cells = None
-        plan.doubts = [
+        doubt = (
             f"{column}: the whole numbers {grades[0]} to {grades[-1]} are treated as a number, not as grades, because "
             f"{', '.join(rare)} has one subject only. For grades, write `kind: ordinal`."
-        ]
-        return plan
+        )
+        return replace(_number(Column(column, list(by_value)), numbers), cells=None, doubts=[doubt])
     complete = grades == list(range(grades[0], grades[-1] + 1))
     values = f"range: {grades[0]}..{grades[-1]}" if complete else f"classes: {_listed(map(str, grades))}"
     doubt = (
@@ -343,36 +317,23 @@ def _grades(column: str, by_value: Mapping[str, set[str]], numbers: Sequence[flo
     return TargetPlan(field_name(column), column, f"kind: ordinal, {values}", "grades", rarest=rarest, doubts=[doubt])
 
 
-def _number(column: str, cells: Column, numbers: Sequence[float]) -> TargetPlan:
-    low, high = min(numbers), max(numbers)
+def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
+    name, low, high = column.name, min(numbers), max(numbers)
     if low == high:
-        raise CasewiseError(f"{column}: a number needs two different values, found {low:g} only.")
-    texts, doubts = None, []
-    if comma := next((value for value in cells.values if "," in value), ""):
+        raise CasewiseError(f"{name}: a number needs two different values, found {low:g} only.")
+    doubts = [
+        f"{name}: the range {low:.10g}..{high:.10g} is that of the table. Check it: predictions are clipped to it, "
+        "so write the range that is possible."
+    ]
+    texts = None
+    if comma := next((value for value in column.values if "," in value), ""):
         doubts.append(
-            f"{column}: commas were read as decimal commas: {comma} is {decimal(comma):.10g}. If they separate "
+            f"{name}: commas were read as decimal commas: {comma} is {decimal(comma):.10g}. If they separate "
             "thousands, remove them from the table."
         )
-        texts = [cell.replace(",", ".") if decimal(cell) is not None else cell for cell in cells.cells]
-    doubt = (
-        f"{column}: the range {low:.10g}..{high:.10g} is that of the table. Check it: predictions are clipped to it, "
-        "so write the range that is possible."
-    )
-    return TargetPlan(
-        field_name(column),
-        column,
-        f"range: {low:.10g}..{high:.10g}",
-        "CHECK the range",
-        cells=texts,
-        doubts=[doubt, *doubts],
-    )
-
-
-# A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
-FEWEST, FEW = 8, 3
-_SHOWN = 5
-_COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
-_POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
+        texts = [cell.replace(",", ".") if decimal(cell) is not None else cell for cell in column.cells]
+    setting = f"range: {low:.10g}..{high:.10g}"
+    return TargetPlan(field_name(name), name, setting, "CHECK the range", cells=texts, doubts=doubts)
 
 
 def mostly_numbers(column: Column) -> bool:
@@ -387,29 +348,8 @@ def mostly_numbers(column: Column) -> bool:
     numbers = [value for text in column.values if (value := decimal(text)) is not None]
     if not MOSTLY * len(column.values) <= len(numbers) < len(column.values):
         return False
-    texts = [count for text, count in column.counts.items() if decimal(text) is None]
-    return len(set(numbers)) >= (FEW if max(texts) == 1 else FEWEST)
-
-
-def not_chosen(names: Sequence[str], cells: Mapping[str, Sequence[str]], rows: Sequence[int]) -> list[str]:
-    """A doubt for each column of numbers that another target came before, although a few cells are no numbers."""
-    doubts = []
-    for name in names:
-        column = Column(name, [cell.strip() for cell in cells[name]])
-        if mostly_numbers(column):
-            bad = [row for row, cell in _bad_cells(column, rows)]
-            doubts.append(
-                f"Target: {name!r} was not chosen, because another column has a likelier name; the cells of its "
-                f"{rows_text(bad)} are no numbers."
-            )
-    return doubts
-
-
-def _bad_cells(column: Column, rows: Sequence[int]) -> list[tuple[int, str]]:
-    values = set(column.values)
-    return [
-        (row, cell) for row, cell in zip(rows, column.cells, strict=True) if cell in values and decimal(cell) is None
-    ]
+    most_frequent = max(count for text, count in column.counts.items() if decimal(text) is None)
+    return len(set(numbers)) >= (FEW if most_frequent == 1 else FEWEST)
 
 
 def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
@@ -418,19 +358,16 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
     Raises:
         CasewiseError: with the rows and the cells.
     """
-    column = Column(name, [cell.strip() for cell in cells])
+    column = Column(name, cells)
     if mostly_numbers(column):
-        bad = _bad_cells(column, rows)
-        count = len(column.values)
-        listed = "; ".join(f"row {row}: {cut(cell)}" for row, cell in bad[:_SHOWN])
-        more = f"; and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
+        good = sum(decimal(value) is not None for value in column.values)
         raise CasewiseError(
-            f"{count - len(bad):,} of {count:,} cells of {name} are numbers; not so {listed}"
-            f"{more}. Write a number into such a cell, or empty it if there is no value (then the row is "
-            "not scored). To predict another column, state it with --target."
+            f"{good:,} of {len(column.values):,} cells of {name} are numbers; not so "
+            f"{column.listed(rows, lambda cell: decimal(cell) is not None)}. Write a number into such a cell, or empty "
+            "it if there is no value (then the row is not scored). To predict another column, state it with --target."
         )
-    commas = [(row, cell) for row, cell in zip(rows, column.cells, strict=True) if _COMMA.fullmatch(cell)]
-    points = [(row, cell) for row, cell in zip(rows, column.cells, strict=True) if _POINT.fullmatch(cell)]
+    commas = [(row, cell) for row, cell in zip(rows, cells, strict=True) if _COMMA.fullmatch(cell)]
+    points = [(row, cell) for row, cell in zip(rows, cells, strict=True) if _POINT.fullmatch(cell)]
     if column.numbers is not None and commas and points:
         raise CasewiseError(
             f"{name} has decimal commas and points: row {commas[0][0]}: {cut(commas[0][1])}, row {points[0][0]}: "

@@ -1,0 +1,324 @@
+"""The images below a folder, and which column of a table names them, however their paths are written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from casewise.cohort.checks import is_absolute
+from casewise.cohort.dates import natural
+from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, walk
+from casewise.cohort.table import names_text, rows_text
+from casewise.errors import CasewiseError, counted
+from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
+
+VOLUME_FILES = (".nii.gz", ".nii")
+# DICOM modalities whose files are single pictures; all others are slices of a scan.
+PLANAR = ("CR", "DX", "DR", "MG", "RG", "IO", "PX", "XC", "OP", "ES", "GM", "SM", "DMS")
+MASK_WORDS = ("mask", "seg", "segmentation", "lesion", "roi")
+# Pictures whose colours are looked at.
+_SAMPLE = 20
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The images below `folder`: paths relative to it with `/`, in natural order, and the files that are none.
+
+    `scans`: the paths are volumes, NIfTI files or folders of DICOM slices; else they are image files.
+    """
+
+    folder: Path
+    paths: list[str]
+    skipped: list[str]
+    scans: bool
+
+    @property
+    def noun(self) -> str:
+        return "scan" if self.scans else "image"
+
+
+def stem_of(path: str) -> str:
+    """A path without the ending of an image file; other dots belong to the name.
+
+    >>> stem_of("a/T1.nii.gz"), stem_of("P1.2.JPG"), stem_of("series1")
+    ('a/T1', 'P1.2', 'series1')
+    """
+    folded = path.casefold()
+    ending = next((e for e in (*VOLUME_FILES, *DICOM_SUFFIXES, *ENDINGS) if folded.endswith(e)), "")
+    return path[: len(path) - len(ending)]
+
+
+def find_images(folder: Path) -> ImageFiles:
+    """Find the images below a folder; if there are scans and image files, the more frequent kind counts.
+
+    Raises:
+        CasewiseError: the folder is missing, cannot be read, or contains no images.
+    """
+    images: list[str] = []
+    scans: list[str] = []
+    others: list[str] = []
+    for here, paths, hidden in walk(folder):
+        others += hidden
+        slices = [path for path in paths if path.casefold().endswith(DICOM_SUFFIXES)]
+        for path in paths:
+            name = path.rpartition("/")[2].casefold()
+            if name.endswith(VOLUME_FILES):
+                (others if set(MASK_WORDS) & set(words_of(stem_of(name))) else scans).append(path)
+            elif not name.endswith(DICOM_SUFFIXES):
+                (images if name.endswith(ENDINGS) else others).append(path)
+        # slices of scans, by the modality of the first file and their number
+        if len(slices) > 2 and _dicom_value(folder / slices[0], "Modality") not in PLANAR:
+            scans.append(here)
+        else:
+            images += slices
+    if not images and not scans:
+        names = f" It contains {counted(len(others), 'other file')}, such as {others[0]}." if others else ""
+        raise CasewiseError(
+            f"{folder} contains no images ({', '.join(dict.fromkeys([*ENDINGS, *VOLUME_FILES]))}).{names}"
+        )
+    volumes = len(scans) > len(images)
+    paths, rest = (scans, images) if volumes else (images, scans)
+    return ImageFiles(folder, sorted(paths, key=natural), sorted([*others, *rest]), volumes)
+
+
+def words_of(text: str) -> list[str]:
+    """The letters and digits between other characters.
+
+    >>> words_of("t1-mask_2")
+    ['t1', 'mask', '2']
+    """
+    return "".join(c if c.isalnum() else " " for c in text).split()
+
+
+def _dicom_value(path: Path, tag: str) -> str:
+    """A value of the header of a DICOM file; empty if there is none or the file is damaged."""
+    try:
+        pydicom = quiet_pydicom()
+    except ImportError:
+        raise CasewiseError(
+            f"{path} is a DICOM file, and the package that reads it is missing: pip install 'casewise[volumes]'."
+        ) from None
+    try:
+        return text_of(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[tag], force=True), tag)
+    except damage():
+        # `validate` names damaged files; here only their kind matters.
+        return ""
+
+
+def are_grey(images: ImageFiles) -> bool:
+    """Whether a sample of the image files has no colours, as their headers state."""
+    from PIL import Image
+
+    if images.scans:
+        return False
+    for path in images.paths[:: max(1, len(images.paths) // _SAMPLE)]:
+        try:
+            if path.casefold().endswith(DICOM_SUFFIXES):
+                grey = _dicom_value(images.folder / path, "SamplesPerPixel") == "1"
+            else:
+                with Image.open(images.folder / path) as picture:
+                    grey = picture.mode in ("L", "1", "I;16", "I;16B", "I", "LA")
+        except OSError:
+            grey = False
+        if not grey:
+            return False
+    return True
+
+
+def skipped_text(images: ImageFiles) -> str:
+    """A clause on the files that are no images; empty if there are none."""
+    if not images.skipped:
+        return ""
+    names = names_text([path.rpartition("/")[2] for path in images.skipped], 3)
+    return f"; {counted(len(images.skipped), 'other file')} not used ({names})"
+
+
+# The fraction of the filled cells of a column that must name files for the column to be one of file names.
+_ENOUGH = 0.5
+_AMBIGUOUS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FileColumn:
+    """A column that names files: the path of each cell ('' if there is no such file).
+
+    `rivals` are columns that name files as well as this one does, but other ones in the same rows.
+    """
+
+    name: str
+    paths: list[str]
+    rivals: tuple[str, ...] = ()
+
+
+class FileIndex:
+    """The images of a folder by every ending of their paths, with and without the ending of the file."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._by_key: dict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            parts = path.casefold().split("/")
+            for start in range(len(parts)):
+                key = "/".join(parts[start:])
+                for form in {key, stem_of(key)}:
+                    self._by_key[form].append(path)
+
+    def find(self, cell: str) -> list[str]:
+        """The files that a cell may name: by as much of its path as possible; a path of the same case wins.
+
+        >>> FileIndex(["a/1.jpg", "b/1.jpg", "b/2.PNG"]).find("C:\\\\data\\\\b\\\\1.jpg")
+        ['b/1.jpg']
+        >>> FileIndex(["a/1.jpg", "b/1.jpg", "b/2.PNG"]).find("2"), FileIndex(["a/1.jpg", "b/1.jpg"]).find("1.jpg")
+        (['b/2.PNG'], ['a/1.jpg', 'b/1.jpg'])
+        """
+        keys = ["/".join(_parts(cell)[start:]) for start in range(len(_parts(cell)))]
+        for key in (*keys, *map(stem_of, keys)):
+            if paths := self._by_key.get(key):
+                same = [path for path in paths if path.endswith(file_name(cell.rstrip("\\/")))]
+                return same if len(same) == 1 else paths
+        return []
+
+
+def file_name(cell: str) -> str:
+    """The last part of a path, also of Windows."""
+    return cell.replace("\\", "/").rpartition("/")[2]
+
+
+def _parts(cell: str) -> list[str]:
+    return [name for name in cell.replace("\\", "/").casefold().split("/") if name not in ("", ".", "..")]
+
+
+def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: Sequence[int]) -> list[FileColumn]:
+    """The columns that name the images: the best one, and others that name further files in the same rows.
+
+    Raises:
+        CasewiseError: cells of such a column may name several files.
+    """
+    index = FileIndex(images.paths)
+    candidates: list[tuple[tuple[int, bool, int], FileColumn, dict[int, list[str]]]] = []
+    for position, (name, values) in enumerate(cells.items()):
+        if _of_masks(name):
+            continue
+        options = {value: index.find(value) for value in dict.fromkeys(values)}
+        paths = [options[value][0] if options[value] else "" for value in values]
+        matched, different = sum(map(bool, paths)), len(set(paths) - {""})
+        # a number that happens to be the stem of a file names it only if it names many different ones
+        if not matched or matched < _ENOUGH * sum(map(bool, values)) or different < 0.5 * matched:
+            continue
+        unclear = {row: options[value] for row, value in zip(rows, values, strict=True) if len(options[value]) > 1}
+        has_ending = any(stem_of(value) != value or "/" in value for value in values)
+        candidates.append(((matched - len(unclear), has_ending, -position), FileColumn(name, paths), unclear))
+    candidates.sort(key=lambda candidate: candidate[0], reverse=True)
+    columns: list[FileColumn] = []
+    for rank, column, unclear in candidates:
+        if columns and set(column.paths) - {""} & {path for other in columns for path in other.paths}:
+            if rank[:2] == candidates[0][0][:2] and column.paths != columns[0].paths:
+                columns[0] = replace(columns[0], rivals=(*columns[0].rivals, column.name))
+            continue
+        if unclear:
+            raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))
+        columns.append(column)
+    return columns
+
+
+def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str, str]]:
+    """The cells that name another folder than that of their file, each with the file.
+
+    Absolute paths of another computer count only if the file lies in a folder that they do not name.
+
+    >>> in_other_folders(FileColumn("file", ["b/1.jpg", "b/2.jpg", "b/3.jpg"]), ["a/1.jpg", "D:/b/2.jpg", "3"])
+    [('a/1.jpg', 'b/1.jpg')]
+    """
+    contrary: list[tuple[str, str]] = []
+    beginnings: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for cell, path in zip(cells, column.paths, strict=True):
+        rest, folders = _parts(cell)[:-1], path.casefold().split("/")[:-1]
+        while rest and folders and rest[-1] == folders[-1]:
+            rest, folders = rest[:-1], folders[:-1]
+        if path and rest and folders:
+            contrary.append((cell, path))
+        elif path and rest and not is_absolute(cell):
+            beginnings["/".join(rest)].append((cell, path))
+    # files of several folders of the table that lie in one folder here
+    return contrary + [pair for pairs in beginnings.values() for pair in pairs if len(beginnings) > 1]
+
+
+def mask_files(cells: Mapping[str, Sequence[str]], images: ImageFiles) -> set[str]:
+    """The files that columns of masks name."""
+    index = FileIndex(images.paths)
+    return {path for name, column in cells.items() if _of_masks(name) for v in set(column) for path in index.find(v)}
+
+
+def _of_masks(name: str) -> bool:
+    return any(word in name.casefold() for word in ("mask", "segment", "lesion"))
+
+
+def _ambiguous(
+    column: str, unclear: dict[int, list[str]], images: ImageFiles, cells: Mapping[int, str]
+) -> CasewiseError:
+    lines = [
+        f"row {row}, {column}: {cells[row][:80]!r} may be {' or '.join(paths[:3])}"
+        for row, paths in list(unclear.items())[:_AMBIGUOUS_SHOWN]
+    ]
+    if rest := list(unclear)[_AMBIGUOUS_SHOWN:]:
+        lines.append(f"and {len(rest):,} more ({rows_text(rest)})")
+    head = (
+        f"{counted(len(unclear), 'cell')} of the table may name several files of {images.folder}. Write more of the "
+        "path into the table, with the ending, or name a folder with one copy of each file."
+    )
+    return CasewiseError("\n  ".join([head, *lines]))
+
+
+def by_names_of_subjects(
+    cells: Mapping[str, Sequence[str]], images: ImageFiles, allowed: Sequence[str]
+) -> tuple[list[str], dict[int, list[str]]]:
+    """The images of each row where no column names files, but folders or words of the file names name its subject.
+
+    One column identifies the rows, or two do, such as subject and visit. The word of the first one stands at the same
+    place of all paths: subject 1 is not that of `17_1.jpg`, whose first word is 17. Returns the columns, and for each
+    row number (from 0) its images; ([], {}) if no columns do.
+    """
+    words = {path: _words(path) for path in images.paths}
+    positions = dict.fromkeys(position for of_path in words.values() for position in of_path)
+    count = len(next(iter(cells.values())))
+    best: tuple[int, list[str], dict[int, list[str]]] = (0, [], {})
+    for columns in [[a] for a in allowed] + [[a, b] for a in allowed for b in cells if b != a]:
+        keys = [tuple(cell.casefold() for cell in row) for row in zip(*(cells[c] for c in columns), strict=True)]
+        if len(set(keys)) < count or any(not all(key) for key in keys):
+            continue
+        by_first: dict[str, list[int]] = defaultdict(list)
+        for row, key in enumerate(keys):
+            by_first[key[0]].append(row)
+        for position in positions:
+            paths_by_row: dict[int, list[str]] = defaultdict(list)
+            for path, of_path in words.items():
+                named = of_path.get(position, {}).items()
+                rows = {row for name, others in named for row in by_first.get(name, []) if set(keys[row][1:]) <= others}
+                if len(rows) == 1:
+                    paths_by_row[rows.pop()].append(path)
+            matched = sum(map(len, paths_by_row.values()))
+            if len(paths_by_row) >= _ENOUGH * count and matched >= _ENOUGH * len(images.paths) and matched > best[0]:
+                best = (matched, columns, dict(paths_by_row))
+    return best[1], best[2]
+
+
+def _words(path: str) -> dict[str, dict[str, set[str]]]:
+    """The words at each place of a path, each with all words beside it: folders, beginnings and words of the name.
+
+    >>> {position: list(words) for position, words in _words("A/P_1-w2.jpg").items()}
+    {'folder 0': ['a'], 'start': ['p_1-w2', 'p_1', 'p'], 'word 0': ['p'], 'word 1': ['1'], 'word 2': ['w2']}
+    >>> sorted(_words("A/P_1-w2.jpg")["start"]["p_1"])
+    ['a', 'w2']
+    """
+    *folders, name = stem_of(path).casefold().split("/")
+    words = words_of(name)
+    # the name, and its beginnings up to each separator
+    starts = [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]
+    result: dict[str, dict[str, set[str]]] = {}
+    for level, folder in enumerate(folders):
+        result[f"folder {level}"] = {folder: {*folders[:level], *folders[level + 1 :], *starts, *words}}
+    result["start"] = {start: {*folders, *words_of(name[len(start) :])} for start in starts}
+    for number, word in enumerate(words):
+        result[f"word {number}"] = {word: {*folders, *words[:number], *words[number + 1 :]}}
+    return result

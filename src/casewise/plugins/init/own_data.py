@@ -1,0 +1,416 @@
+"""A study of a table and a folder of images as people have them: what they mean, and the shortest study that works."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import textwrap
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from casewise.audit.columns import INTERNAL, STANDARD, further_columns
+from casewise.audit.metadata import audited_columns, columns_in_use, is_usual
+from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.table import Problems, names_text, read_text_table
+from casewise.cohort.table_formats import NO_VALUE
+from casewise.errors import CasewiseError, counted
+from casewise.modalities.registry import modality_of
+from casewise.plugins.init.columns import Roles, understand_columns
+from casewise.plugins.init.image_files import ImageFiles, are_grey, find_images, skipped_text
+from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
+from casewise.plugins.init.patterns import stated_pattern
+from casewise.plugins.init.rows import (
+    FOUND,
+    ImageRows,
+    add_film_columns,
+    cohort_table,
+    fill_from_table,
+    resolve_sequences,
+    resolve_subjects,
+    resolve_visits,
+    rows_of_names,
+    rows_of_table,
+)
+from casewise.plugins.init.target import TargetPlan, check_numbers, likely_targets, stated_column, understand_target
+from casewise.splits.file_numbers import file_series
+from casewise.study.loading import read_study
+from casewise.study.schema import Study
+from casewise.study.weight_files import environment_folder, is_present
+from casewise.study.yaml_text import mapping
+
+_WIDTH = 79
+
+
+def plan_study(
+    *,
+    table: Path | None,
+    images: Path | None,
+    sheet: str = "",
+    target: str = "",
+    subject: str = "",
+    pattern: str = "",
+    folder: Path,
+) -> NewStudy:
+    """Understand a table, a folder of images or both, and plan the study; nothing is written.
+
+    Raises:
+        CasewiseError: the table or the images cannot be read or do not belong together, or there is nothing to predict.
+    """
+    nothing = "Name a table with --table, a folder of images with --images, or both; or name a preset."
+    of_names = "names a column of the table; without --table,"
+    refused = {
+        nothing: not (table or images),
+        "--pattern reads classes from file names, and --table has them in a column. State one.": table and pattern,
+        f"--target {of_names} the class is {{label}} in --pattern.": not table and target,
+        f"--subject {of_names} the subject is {{subject}} in --pattern.": not table and subject,
+        f"--subject and --target both name the column {target[:80]!r}. State two columns.": subject == target != "",
+        "--sheet names a sheet of the workbook that --table names. State both.": not table and sheet,
+    }
+    for message, is_so in refused.items():
+        if is_so:
+            raise CasewiseError(message)
+    files = find_images(images or (table or Path()).parent)
+    if table is None:
+        return _planned(OwnData(files, rows_of_names(files, stated_pattern(pattern) if pattern else None)), folder)
+    problems = Problems()
+    try:
+        return _planned(_read(table, sheet, target, subject, files, problems), folder)
+    except CasewiseError as error:
+        if not problems.hint:
+            raise
+        raise CasewiseError(f"{error}\n  {problems.hint} Name another with --sheet.") from None
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What a study is made from: the images, the table with its cells by column, and what its columns mean.
+
+    `other_targets` are columns that could be the target as well.
+    """
+
+    files: ImageFiles
+    rows: ImageRows
+    table: Path | None = None
+    sheet: str = ""
+    cells: Mapping[str, list[str]] = field(default_factory=dict)
+    roles: Roles = field(default_factory=Roles)
+    target: str = "label"
+    other_targets: list[str] = field(default_factory=list)
+
+
+def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles, problems: Problems) -> OwnData:
+    """What the table states, and the images of its rows."""
+    frame, notes = read_text_table(table, problems, sheet=sheet)
+    problems.raise_any(table)
+    cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
+    numbers = frame.index.tolist()
+    rows = rows_of_table(cells, files, numbers)
+    rows.understood += notes
+    rows.notes = notes
+    file_names = [column.name for column in rows.files]
+    column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
+    if person and person in file_names:
+        raise CasewiseError(
+            f"--subject {person[:80]!r}: this column names the images. State the column that identifies people, or "
+            "leave the option out."
+        )
+    roles = understand_columns(cells, target=column, subject=person, files=file_names, numbers=numbers)
+    candidates = [column] if column else likely_targets(cells, roles, file_names)
+    check_numbers(candidates[0], cells[candidates[0]], numbers)
+    fill_from_table(rows, cells, roles, scans=files.scans)
+    return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:])
+
+
+def _planned(data: OwnData, folder: Path) -> NewStudy:
+    files, rows, cells, roles = data.files, data.rows, data.cells, data.roles
+    labels = rows.of(cells[data.target]) if cells else rows["label"]
+    resolve_subjects(rows, cells, roles, labels)
+    sequences = resolve_sequences(rows) if files.scans else []
+    resolve_visits(rows, labels, day=roles.day, days=rows.of(cells[roles.day]) if roles.day else ())
+    present = rows.present
+    plan = understand_target(
+        data.target, [labels[i] for i in present], [rows["subject"][i] for i in present], data.other_targets
+    )
+    rows.doubts += [*roles.doubts, *plan.doubts]
+    if roles.people:
+        rows.changed = True
+        rows.doubts += _named_files(data)
+        rows.doubts.append(
+            f"{', '.join(map(repr, roles.people))} look like names or dates of birth of people and are not in {TABLE}."
+        )
+    # the study reads the table as it is if it can
+    root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
+    lines = _head(data, plan, root, folder) + source_lines(roles.sources, rows, cells)
+    study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
+    if root is None:
+        add_film_columns(rows, cells, files)
+        if plan.cells is not None:
+            labels = [label.replace(",", ".") for label in labels]
+        study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
+    facts = DataFacts(
+        subjects=rows.subjects,
+        numbered=not rows.subjects_known and bool(file_series([rows.paths[i] for i in present])),
+        images=len(present),
+        rarest=plan.rarest,
+        scans=files.scans,
+        grey=are_grey(files),
+        given_split=rows.has("split"),
+    )
+    if files.scans:
+        lines += _scan_lines(sequences, rows)
+    weights = available_weights()
+    lines += ["", *default_recipe(facts, weights)]
+    study.files[STUDY] = _wrapped(lines).encode("utf-8")
+    _read_back(study, data)
+    subjects = counted(facts.subjects, "subject") if rows.subjects_known else "unknown subjects"
+    study.understood.insert(0, f"{counted(len(present), files.noun)} of {subjects}{skipped_text(files)}.")
+    if origins := [f"{name} from {_source(origin)}" for name, origin in rows.origins.items()]:
+        study.understood.append(f"Read as: {', '.join(origins)}.")
+    study.understood += [f"Target: {plan.column}, {{{plan.setting}}}.", weights_text(weights)]
+    return study
+
+
+def _named_files(data: OwnData) -> list[str]:
+    """A doubt if names of people are part of paths, which stand in the table, the log and the report."""
+    long_words = r"[^\W\d_]{4,}"
+    values = " ".join(value for name in data.roles.people for value in data.cells[name]).casefold()
+    people = set(re.findall(long_words, values))
+    count = sum(bool(people & set(re.findall(long_words, path.casefold()))) for path in data.rows.paths)
+    text = (
+        f"FILE NAMES CONTAIN NAMES OF PEOPLE ({count:,} of them). They would be in {TABLE} and in the report: "
+        "rename the files first."
+    )
+    return [text] if count else []
+
+
+def _source(origin: str) -> str:
+    return origin if " " in origin and origin.startswith(("the ", "file ", "numbers ")) else repr(origin)
+
+
+def _head(data: OwnData, plan: TargetPlan, root: Path | None, folder: Path) -> list[str]:
+    """The lines of the study file on cohort, columns and target. With `root` the study reads the table as it is."""
+    rows, table = data.rows, data.table if root else None
+    lines = ["# Written by `casewise init`: check it with `casewise validate`, then start `casewise run`."]
+    # a table that is written anew would no longer say how the original was read
+    lines += [f"# - {note}" for note in ([] if table else rows.notes)]
+    lines += [f"# - {doubt}" for doubt in rows.doubts]
+    name = folder.resolve().name.strip()
+    lines.append(f"name: {quoted(name if name.strip('. ') else 'study')}")
+    lines.append(f"cohort: {quoted(relative_path(table, folder) if table else TABLE)}")
+    start, home = root or data.files.folder, table.parent if table else folder
+    if start.resolve() != home.resolve():
+        lines.append(f"root: {quoted(relative_path(start, folder))}  # paths in the table start here")
+    if table:
+        lines += _column_lines(data)
+    if not rows.subjects_known:
+        lines.append("subjects_known: false  # fill in `subject` and delete this line if you know who is on each image")
+    heading = plan.column if table else plan.heading
+    if not all(rows.paths):
+        lines.append(f'where: {{{FOUND}: "yes"}}  # rows without an image are left out, and counted')
+    if plan.where_not:
+        lines.append(f"where_not: {{{quoted(heading)}: [{', '.join(map(quoted, plan.where_not))}]}}  # no value")
+    stated = f", column: {quoted(heading)}" if heading != plan.name else ""
+    comment = f"  # {plan.comment}" if plan.comment else ""
+    lines.append(f"targets: {{{quoted(plan.name)}: {{{plan.setting}{stated}}}}}{comment}")
+    if rows.has("split"):
+        lines.append(f"split: {{column: {quoted(data.roles.split if table else 'split')}}}  # the given split")
+    return [*lines, f"sheet: {quoted(data.sheet)}"] if table and data.sheet else lines
+
+
+def _column_lines(data: OwnData) -> list[str]:
+    """The key `columns` where columns of the table have other names, or a name with another meaning."""
+    origins = data.rows.origins
+    stated = {"path": data.rows.files[0].name}
+    stated |= {name: origins[name] for name in ("subject", "visit", "date") if name in origins}
+    if data.roles.day and "date" not in stated:
+        stated["day"] = data.roles.day
+    # a column that is named like a role without having it
+    stated |= {name: "" for name in ("visit", "day", "date") if name in data.cells and name not in stated}
+    if "date" in origins:
+        stated.pop("day", None)
+    named = [f"{role}: {quoted(column)}" for role, column in stated.items() if role != column]
+    return [f"columns: {{{', '.join(named)}}}"] if named else []
+
+
+def _scan_lines(sequences: list[str], rows: ImageRows) -> list[str]:
+    settings = f"sequences: [{', '.join(map(quoted, sequences))}], in_plane_size: 128, bias: none, smoothing: none"
+    if any(len(present) < len(sequences) for present in rows.by_case(rows["sequence"]).values()):
+        settings += ", missing: drop"
+    if rows.origins.get("sequence") and not rows.changed:
+        settings += f", column: {quoted(rows.origins['sequence'])}"
+    comment = "# Scans are cut into slices. For MRI, `bias: n4` corrects the field of the coils and takes longer."
+    return [comment, f"volumes: {{{settings}}}"]
+
+
+def _direct_root(data: OwnData, table: Path) -> Path | None:
+    """The folder from which the paths of the table lead to the files as they are written; None if there is none."""
+    rows, start = data.rows, data.files.folder.resolve()
+    if len(rows.files) != 1:
+        return None
+    written = [cell.replace("\\", "/") for cell in rows.of(data.cells[rows.files[0].name])]
+    actual = [os.path.abspath(data.files.folder / path) for path in rows.paths]
+    roots = dict.fromkeys([table.parent.resolve(), start, *start.parents[:3]])
+    return next((root for root in roots if [os.path.abspath(root / text) for text in written] == actual), None)
+
+
+def _read_back(study: NewStudy, data: OwnData) -> None:
+    """Read the planned study back: settings that its images need, such as tiles of slides, and what is refused."""
+    with tempfile.TemporaryDirectory() as temporary:
+        # the folder of the study may not exist yet, and its relative paths start there
+        for name, content in study.files.items():
+            Path(temporary, name).write_bytes(content)
+        file, stated = Path(temporary, STUDY), mapping(study.text, STUDY)
+        paths = {key: str((study.folder / str(stated[key])).resolve()) for key in ("root", "cohort") if key in stated}
+        if TABLE in study.files:
+            paths = {"root": paths.get("root", str(study.folder.resolve()))}
+        settings = read_study(file, **paths)
+        if not data.files.scans:
+            images = [data.files.folder / path for path in data.rows.paths if path]
+            start = modality_of(settings).start(images, settings)
+            study.files[STUDY] += _wrapped(start.lines).encode("utf-8")
+            study.understood += start.notes if start.lines else []
+            file.write_bytes(study.files[STUDY])
+            settings = read_study(file, **paths)
+        try:
+            for sentence in untested_columns(settings, read_cohort(settings)):
+                study.files[STUDY] += _wrapped([f"# {sentence}"]).encode("utf-8")
+                study.doubts.append(sentence)
+        except CasewiseError as error:
+            study.doubts.append(
+                "`casewise validate` will refuse this table until it is corrected: "
+                + str(error).replace(temporary + os.sep, "").partition(": ")[2]
+            )
+
+
+def _wrapped(lines: list[str]) -> str:
+    """The lines, with comments broken to fit 80 columns."""
+    result: list[str] = []
+    for line in lines:
+        setting, mark, comment = line.rpartition("  # ")
+        if line.startswith("#"):
+            indent = "#   " if line.startswith("# - ") else "# "
+            result += textwrap.wrap(
+                line, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
+        elif mark and len(line) > _WIDTH:
+            result += [f"# {comment}", setting]
+        else:
+            result.append(line)
+    return "".join(f"{line}\n" for line in result)
+
+
+# In order of preference: small enough to be trained on a CPU in minutes.
+SMALL_PRETRAINED = ("mobilenet_v2", "resnet18", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x1_0")
+PLANNED = "mobilenet_v2"
+# From so many subjects on a part of them is kept as the test set.
+MANY_SUBJECTS = 300
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What decides the recipe: numbers of subjects, of images, and of the subjects of the rarest class (or 0).
+
+    `numbered`: subjects are not known, and the files have numbers.
+    """
+
+    subjects: int
+    images: int
+    rarest: int = 0
+    scans: bool = False
+    grey: bool = False
+    given_split: bool = False
+    numbered: bool = False
+
+
+def available_weights() -> str:
+    """The first of the small networks whose pretrained weights are on this computer; '' if there are none."""
+    return next((name for name in SMALL_PRETRAINED if is_present(name)), "")
+
+
+def weights_text(weights: str) -> str:
+    """What is understood of first weights: which network has them, or where they were looked for."""
+    if weights:
+        return f"Weights: pretrained ones of {weights} are on this computer."
+    folder = environment_folder()
+    where = "CASEWISE_WEIGHTS names no folder with them"
+    if folder is not None:
+        where = f"{folder}, which CASEWISE_WEIGHTS names, {'has none' if folder.is_dir() else 'does not exist'}"
+    return (
+        f"Weights: NO PRETRAINED WEIGHTS are on this computer ({where}), so the study states `weights: random`. With "
+        "pretrained ones results are nearly always better: see the comment in the study."
+    )
+
+
+def default_recipe(facts: DataFacts, weights: str) -> list[str]:
+    """The lines of a study file on images, split and weights; `weights` as from `available_weights`.
+
+    Network and recipe are planned when the study is run.
+    """
+    # The plan chooses the size of photographs that no pretrained network reads.
+    images = ["size: 96"] if facts.scans else ["size: 224"] if weights else []
+    images += ["channels: grey"] if facts.grey and not facts.scans else []
+    lines = [f"images: {{{', '.join(images)}}}"] if images else []
+    if not facts.given_split:
+        folds = max(2, min(_FOLDS, facts.rarest or facts.subjects))
+        test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"
+        by, comment = "", "by subject"
+        if facts.numbered:
+            by, comment = "by: number, ", "neighbouring file numbers may show one person: runs of them are on one side"
+        lines.append(f"split: {{{by}test: {test}, folds: {folds}}}  # {comment}")
+    lines.append(
+        "budget: 30min  # network and training are planned from the images; the run writes the plan to plan.yaml"
+    )
+    if not weights:
+        lines += [
+            "# NO PRETRAINED WEIGHTS are on this computer: a small network starts from random weights. Pretrained ones "
+            "nearly always do better: with a network connection, write `weights: pretrained`; or put "
+            "mobilenet_v2.safetensors into a folder and name it in CASEWISE_WEIGHTS.",
+            "weights: random",
+        ]
+    elif weights != PLANNED:
+        lines += [f"backbones: [{weights}]  # its pretrained weights are on this computer", "recipe: auto"]
+    return [*lines, "evaluation: {response: false}  # true: also the change from the first visit"]
+
+
+def source_lines(sources: Sequence[str], rows: ImageRows, cells: Mapping[str, list[str]]) -> list[str]:
+    """The key `audit` with sources that it does not know by their names, and a split that leaves out one in turn.
+
+    Only a source that every image and person has exactly one of can be left out.
+    """
+    unusual = [name for name in sources if not is_usual(name)]
+    lines = [f"audit: {{columns: [{', '.join(map(quoted, unusual))}]}}"] if unusual else []
+    for name in sources:
+        values: dict[str, set[str]] = defaultdict(set)
+        for position in rows.present:
+            cell = cells[name][rows.sources[position]]
+            values[rows["subject"][position]].add("" if cell.casefold() in NO_VALUE else cell)
+        stated = set().union(*values.values())
+        if "" not in stated and len(stated) > 1 and all(len(of_subject) == 1 for of_subject in values.values()):
+            return [
+                *lines,
+                f"# To test on each {name} with networks trained without it, replace `split` by:",
+                f"# split: {{leave_out: {quoted(name)}}}",
+            ]
+    return lines
+
+
+def untested_columns(study: Study, cohort: Cohort) -> list[str]:
+    """A sentence that names the columns of the table that the audit does not test; [] if none."""
+    images = cohort.images
+    audited = audited_columns(study, images)
+    tested = {*audited, *further_columns(study, images, audited)[0]}
+    used = {*columns_in_use(study), *study.targets, *STANDARD, FOUND}
+    untested = [
+        name
+        for name in map(str, images.columns)
+        if name not in tested and not {name, name.removeprefix("table_")} & used and not name.startswith(INTERNAL)
+    ]
+    text = (
+        f"Columns that the audit does not test: {names_text(untested, 12)}. If one states where or how images were "
+        "taken, name it under `audit: {columns: [...]}`."
+    )
+    return [text] if untested else []

@@ -1,0 +1,359 @@
+"""The images of a new study, with what the table or the file names state about each of them, such as visits."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from casewise.cohort.checks import STORED
+from casewise.cohort.classes import plain
+from casewise.cohort.dates import natural
+from casewise.cohort.table import names_text
+from casewise.errors import CasewiseError, counted, nearest
+from casewise.plugins.init.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
+from casewise.plugins.init.image_files import (
+    FileColumn,
+    ImageFiles,
+    by_names_of_subjects,
+    file_columns,
+    file_name,
+    in_other_folders,
+    mask_files,
+    stem_of,
+)
+from casewise.plugins.init.new_study import films_state, table_bytes
+from casewise.plugins.init.patterns import FIELDS, Pattern, infer_pattern, read_all
+from casewise.plugins.init.target import TargetPlan
+
+T = TypeVar("T")
+FOUND = "image_found"
+STANDARD = (*STORED, "date", FOUND)
+_FIELDS = ("label", "subject", "visit", "date", "sequence", "split")
+
+
+@dataclass
+class ImageRows:
+    """The images, where what is stated about them comes from, and sentences on them.
+
+    Attributes:
+        sources: the row of the table of each image, from 0; empty without a table.
+        paths: its path; '' if it is missing.
+        fields: by subject, visit, date, sequence, split or label, what is stated about each image.
+        others: further columns of the cohort table.
+        origins: the column of the table, or `file names`, that a field comes from.
+        subjects_known: every image of a person has the same subject.
+        files: the columns of the table that name images.
+        notes: sentences on how the table was read.
+        stated_fields: the fields of a pattern that the user states.
+    """
+
+    sources: list[int]
+    paths: list[str]
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    others: dict[str, list[str]] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    subjects_known: bool = True
+    files: list[FileColumn] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    understood: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    changed: bool = False
+    stated_fields: list[str] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> list[str]:
+        """A field of each image; '' where nothing is stated."""
+        return self.fields.get(name) or [""] * len(self.paths)
+
+    def has(self, name: str) -> bool:
+        return any(self[name])
+
+    def of(self, column: Sequence[T]) -> list[T]:
+        """The values of a column of the table, image by image."""
+        return [column[source] for source in self.sources]
+
+    def state(self, name: str, values: list[str], origin: str) -> None:
+        self.fields[name], self.origins[name] = values, origin
+
+    @property
+    def present(self) -> list[int]:
+        """The positions of images that are not missing."""
+        return [position for position, path in enumerate(self.paths) if path]
+
+    @property
+    def subjects(self) -> int:
+        return len({self["subject"][position] for position in self.present} - {""})
+
+    def by_case(self, values: Iterable[T]) -> dict[tuple[str, str], set[T]]:
+        """The different values of each subject and visit; `values` has one for each image."""
+        cases: dict[tuple[str, str], set[T]] = defaultdict(set)
+        for subject, visit, value in zip(self["subject"], self["visit"], values, strict=True):
+            cases[subject, visit].add(value)
+        return cases
+
+
+def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: Sequence[int]) -> ImageRows:
+    """The images of each row of a table, which columns name as files, or by names of folders and words.
+
+    Raises:
+        CasewiseError: no column names the images, or cells may name several of them.
+    """
+    files, count, noun = file_columns(cells, images, numbers), len(numbers), images.noun
+    if files:
+        named = [(row, column.paths[row], column.name) for row in range(count) for column in files if column.paths[row]]
+        present = {row for row, *_ in named}
+        named = sorted([*named, *((row, "", "") for row in set(range(count)) - present)], key=lambda image: image[0])
+        rows = ImageRows([image[0] for image in named], [image[1] for image in named], files=files)
+        if len(files) > 1:
+            rows.others["view"] = [image[2] for image in named]
+        names = " and ".join(repr(column.name) for column in files)
+        rows.understood.append(f"Images: the column{'s' * (len(files) > 1)} {names} of the table.")
+        lacking = [cells[files[0].name][row] for row in range(count) if row not in present]
+        if rivals := files[0].rivals:
+            rows.doubts.append(
+                f"WHICH COLUMN NAMES THE {noun.upper()}S? {files[0].name!r} was taken; {names_text(rivals, 3)} "
+                f"would give the rows other {noun}s. Write the names with their endings into the right one."
+            )
+        if in_others := [pair for column in files for pair in in_other_folders(column, cells[column.name])]:
+            rows.doubts.append(
+                f"CELLS THAT NAME ANOTHER FOLDER than that of their {noun}: {len(in_others):,}, such as "
+                f"{in_others[0][0][:80]} for {in_others[0][1]}. Only the names of the files agree: check that they are "
+                f"the same {noun}s."
+            )
+    else:
+        unique = [name for name, values in cells.items() if _identifies(Column(name, values))]
+        columns, paths_of_row = by_names_of_subjects(cells, images, unique)
+        if not columns:
+            raise _no_images(cells, images, unique)
+        pairs = [(row, path) for row in range(count) for path in paths_of_row.get(row, [""])]
+        rows = ImageRows([row for row, _ in pairs], [path for _, path in pairs], changed=True)
+        rows.understood.append(
+            f"Images: no column names files; {' and '.join(map(repr, columns))} occur in the names of folders or files."
+        )
+        name = next((name for name in columns if not names_people(Column(name, cells[name]))), "")
+        lacking = [
+            cells[name][row] if name else f"row {numbers[row]}" for row in range(count) if row not in paths_of_row
+        ]
+    used, masks = set(filter(None, rows.paths)), mask_files(cells, images)
+    unused = [path for path in images.paths if path not in used and path not in masks]
+    rows.understood.append(
+        f"Rows with an image: {len({rows.sources[i] for i in rows.present}):,} of {count:,}. Used {noun}s of the "
+        f"folder: {len(used):,} of {len(images.paths):,}."
+    )
+    if lacking:
+        rows.changed = True
+        rows.doubts.append(
+            f"Rows without {noun} in {images.folder.name}: {len(lacking):,} "
+            f"({names_text([file_name(cell[:60]) for cell in lacking], 3)})."
+            f"{nearest(file_name(lacking[0]), [file_name(path) for path in unused])} They "
+            f"are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
+        )
+    if unused:
+        rows.doubts.append(
+            f"{noun.capitalize()}s in no row of the table, which are not used: {len(unused):,} "
+            f"({names_text(unused, 3)})."
+        )
+    return rows
+
+
+def _no_images(cells: Mapping[str, list[str]], images: ImageFiles, unique: Sequence[str]) -> CasewiseError:
+    shown = ""
+    if first := next((name for name in unique or cells if not names_people(Column(name, cells[name]))), ""):
+        shown = names_text([value[:60] for value in dict.fromkeys(cells[first])], 3)
+        shown = f"; cells of {first!r} are, for example, {shown}"
+    return CasewiseError(
+        f"No column of the table names the images of {images.folder}, neither as files nor as their folders. "
+        f"Files are, for example, {names_text(images.paths, 3)}{shown}. Add a column with the file names, or name "
+        "another folder with --images."
+    )
+
+
+def _identifies(column: Column) -> bool:
+    return column.filled > 0.9 and len(column.counts) > 3 and not column.exactly(r".*(date|datum|age|score).*")
+
+
+def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
+    """The images of a folder with what their names state.
+
+    Raises:
+        CasewiseError: no name matches the stated pattern, or the names contain no classes.
+    """
+    pattern = stated or infer_pattern(images.paths)
+    values, rest = read_all(pattern, images.paths)
+    if not values:
+        raise CasewiseError(
+            f"--pattern {pattern.text!r} matches none of the {len(images.paths):,} {images.noun}s below "
+            f"{images.folder}, such as {names_text(images.paths, 3)}."
+        )
+    if "label" not in pattern.fields:
+        raise CasewiseError(
+            f"The names of the {images.noun}s below {images.folder} contain no classes: they were read as "
+            f"{pattern.text}, for example {names_text(images.paths, 3)}. Name the table of labels "
+            "with --table, or say where the class stands with --pattern, such as '{label}/{subject}_{visit}.jpg'."
+        )
+    columns = {name: [of_path[name] for of_path in values.values()] for name in pattern.fields}
+    rows = ImageRows([], list(values), doubts=list(pattern.doubts), changed=True)
+    rows.fields = {name: column for name, column in columns.items() if name in _FIELDS}
+    rows.others = {name: column for name, column in columns.items() if name not in _FIELDS}
+    rows.origins = dict.fromkeys(columns, "file names")
+    rows.stated_fields = pattern.fields if stated else []
+    rows.understood = [f"Pattern ({'stated' if stated else 'inferred'}): {pattern.text}", *examples(values)]
+    if rest:
+        rows.doubts.append(
+            f"{images.noun.capitalize()}s that do not match the pattern and are not used: {len(rest):,} of "
+            f"{len(images.paths):,} ({names_text(rest, 3)})."
+        )
+    return rows
+
+
+def examples(values: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The first, the middle and the last path, with what they state."""
+    paths = list(values)
+    shown = dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]])
+    return [f"  {path}: {', '.join(f'{k} {v}' for k, v in values[path].items()) or 'nothing'}" for path in shown]
+
+
+def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, *, scans: bool) -> None:
+    """Subject, visit, date, sequence and split of the images, from the columns of the table."""
+    for name in ("subject", "visit", "split", *(["sequence"] if scans else [])):
+        if column := getattr(roles, name):
+            rows.state(name, rows.of(cells[column]), column)
+    if roles.date:
+        rows.state("date", rows.of(roles.dates), roles.date)
+        rows.changed |= roles.dates != cells[roles.date]
+
+
+def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str]) -> None:
+    """Subjects from the table, from a column of people's names (as numbers), from the file names, or one an image."""
+    if rows.has("subject"):
+        return
+    rows.changed = True
+    if people := roles.naming or columns_of_names(roles.people, cells):
+        names = [" ".join(words).strip().casefold() for words in zip(*(rows.of(cells[n]) for n in people), strict=True)]
+        # an empty cell is nobody's name, and is left for the person who knows whose it is
+        numbers = {"": ""} | {name: f"S{i:04}" for i, name in enumerate(dict.fromkeys(filter(None, names)), 1)}
+        origin = f"numbers for the values of {' and '.join(people)}"
+        rows.state("subject", [numbers[name] for name in names], origin)
+        rows.doubts.append(
+            f"Subject: {'as stated, ' if roles.naming else 'only '}{' and '.join(map(repr, people))} tell people "
+            "apart. Each value became a number (S0001, …), so that people of the same name are one subject; the values "
+            "themselves are not in cohort.csv."
+        )
+        return
+    pairs = list(zip(rows.sources or rows.paths, rows.paths, strict=True))
+    if rows.sources:
+        paths = [path for path in rows.paths if path]
+        pattern = infer_pattern(paths, labels=dict(zip(rows.paths, labels, strict=True)))
+        if "subject" in pattern.fields:
+            values, _ = read_all(pattern, paths)
+            rows.state("subject", [values[p]["subject"] if p else f"row {row}" for row, p in pairs], "file names")
+            rows.understood.append(f"Subjects: from the file names, read as {pattern.text}")
+            rows.understood += examples({path: values[path] for path in dict.fromkeys(paths)})
+            rows.doubts += pattern.doubts
+            if "visit" in pattern.fields and not rows.has("visit"):
+                rows.state("visit", [values[p]["visit"] if p else "none" for p in rows.paths], "file names")
+            return
+    rows.subjects_known = False
+    stems = [
+        stem_of(file_name(path)) or f"row {row}"
+        for row, path in zip(rows.sources or rows.paths, rows.paths, strict=True)
+    ]
+    unique = len({stem.casefold() for stem in stems}) == len(stems)
+    rows.fields["subject"] = stems if unique else [f"image {number}" for number in range(1, len(stems) + 1)]
+    others = [f"{{{name}}}" for name in rows.stated_fields if name not in FIELDS]
+    reason = "No column and no part of the file names identifies people"
+    if rows.stated_fields:
+        reason = "The pattern has no {subject}"
+        reason += f" (if {' or '.join(others)} identifies people, write {{subject}} for it)" if others else ""
+    rows.doubts.insert(
+        0,
+        f"WARNING: SUBJECTS ARE NOT KNOWN. {reason}, so every image counts as a person of its own (`subjects_known: "
+        "false`). Images of one person may be on both sides of a split, and all results may be too optimistic.",
+    )
+
+
+def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: ImageFiles) -> None:
+    """What DICOM films state on how they were taken, as further columns that the table does not have."""
+    if images.scans:
+        return
+    stated = films_state([images.folder / path if path else None for path in rows.paths])
+    names = dict.fromkeys(name for of_image in stated for name in of_image if name not in cells)
+    rows.others = {name: [of_image.get(name, "") for of_image in stated] for name in names} | rows.others
+
+
+def cohort_table(
+    rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, target: TargetPlan, labels: Sequence[str]
+) -> bytes:
+    """The table of a new study: standard columns first, then the target, then the other columns unchanged.
+
+    Columns that name people are left out.
+    """
+    columns = {"path": rows.paths, "subject": rows["subject"]}
+    columns |= {name: rows[name] for name in ("visit", "date", "sequence", "split") if rows.has(name)}
+    if not all(rows.paths):
+        columns[FOUND] = ["yes" if path else "no" for path in rows.paths]
+    columns[target.heading] = list(labels)
+    consumed = {target.column, roles.subject, *roles.people, *(column.name for column in rows.files)}
+    consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "split", "sequence")}
+    others = {name: rows.of(values) for name, values in cells.items() if name not in consumed}
+    for name, values in [*others.items(), *rows.others.items()]:
+        heading = "day" if name == roles.day and not rows.has("date") else name
+        if heading != "day" or name != roles.day:
+            while heading in columns or heading in STANDARD:
+                heading = f"table_{heading}"
+        columns[heading] = values
+    return table_bytes(list(columns), zip(*columns.values(), strict=True))
+
+
+def resolve_visits(rows: ImageRows, labels: Sequence[str], *, day: str = "", days: Sequence[str] = ()) -> None:
+    """Visits from dates or days where no column states them; one for each image if a visit's images differ in labels.
+
+    `days` are the cells of the column `day`, image by image.
+    """
+    for noun, times, origin in (("date", rows["date"], rows.origins.get("date", "")), ("day", days, day)):
+        by_subject: dict[str, set[str]] = defaultdict(set)
+        for subject, time in zip(rows["subject"], times, strict=False):
+            by_subject[subject].add(time)
+        if not rows.has("visit") and all(times) and any(len(of_subject) > 1 for of_subject in by_subject.values()):
+            rows.state("visit", list(times), origin)
+            rows.understood.append(f"Visits: every {noun} of a subject is a visit.")
+    # spellings of one class are one value, as in the classes of the study
+    read = decimal if Column("", labels).numbers is not None else plain
+    values = [read(label) if label and label.casefold() not in NO_TEXT else None for label in labels]
+    differing = [case for case, of_case in rows.by_case(values).items() if len(of_case - {None}) > 1]
+    images = Counter(zip(rows["subject"], rows["visit"], rows["sequence"], strict=True))
+    repeated = [(subject, visit) for (subject, visit, name), times in images.items() if name and times > 1]
+    if differing or repeated:
+        counts: Counter[tuple[str, str]] = Counter()
+        visits = []
+        for case in zip(rows["subject"], rows["visit"], strict=True):
+            counts[case] += 1
+            visits.append(f"{case[1]} {counts[case]}".strip())
+        rows.state("visit", visits, "the images of a subject, counted")
+        rows.changed = True
+        reason = "images with different values of the target" if differing else "scans of one sequence"
+        rows.doubts.append(
+            f"Visits: {counted(len(differing or repeated), 'visit has', 'visits have')} several {reason}, such as "
+            f"{' '.join((differing or repeated)[0]).strip()}. Every image therefore counts as a visit of its own; the "
+            "split is still by subject."
+        )
+    elif any(len(dates) > 1 for dates in rows.by_case(rows["date"]).values()):
+        rows.doubts.append(
+            f"Date: {rows.origins.pop('date')!r} is not used, because images of one visit have different dates."
+        )
+        del rows.fields["date"]
+
+
+def resolve_sequences(rows: ImageRows) -> list[str]:
+    """The sequences of scans in natural order; without names of sequences all scans are of the sequence `scan`."""
+    if not rows.has("sequence"):
+        rows.changed = True
+        names: dict[str, str] = {}
+        if len(rows.files) > 1:
+            names = {path: column.name for column in rows.files for path in column.paths}
+        elif paths := [path for path in rows.paths if path]:
+            values, _ = read_all(infer_pattern(paths, labels=dict.fromkeys(paths, "")), paths)
+            names = {path: stated.get("sequence", "") for path, stated in values.items()}
+        rows.fields["sequence"] = [(path and names.get(path)) or "scan" for path in rows.paths]
+    return sorted({rows["sequence"][position] for position in rows.present}, key=natural)
