@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.audit.columns import MOST_COLUMNS, further_columns, possible_folds, repeats, sides_in
+from casewise.audit.columns import MOST_COLUMNS, further_columns, repeats
 from casewise.audit.metadata import columns_in_use
-from casewise.audit.predefined_splits import imported_findings, imported_splits
+from casewise.audit.predefined_splits import imported_findings, imported_splits, sides_in
 from casewise.cohort.cohort import read_cohort
 from tests.test_audit_imported import study as imported_study
 from tests.test_audit_imported import table
@@ -104,17 +104,10 @@ def test_an_unused_split_is_examined_whatever_its_name() -> None:
     assert imported_splits(grades, imported_study(None)) == []
 
 
-def test_numbers_are_folds_by_the_name_or_by_keeping_subjects_together() -> None:
-    subjects = [n // 2 for n in range(30)]
+def test_numbers_are_folds_by_the_name_of_their_column() -> None:
     folds = [str(n // 2 % 5 + 1) for n in range(30)]
-    assert len(set(possible_folds(folds, subjects))) == 5
-    assert possible_folds([str(n % 5) for n in range(30)], subjects) == []
-    assert possible_folds(["0"] * 25 + ["1"] * 3 + ["2"] * 2, subjects) == []
     assert sides_in("grade", folds) == []
     assert len(set(sides_in("cv_fold", folds))) == 5
     assert sides_in("fold", [str(year) for year in (2019, 2020, 2021)]) == []
+    assert sides_in("fold", ["0", "1", "3"]) == []
     assert sides_in("fold", ["", ""]) == []
-    leaking = [*folds[:-1], "2" if folds[-1] != "2" else "3"]
-    images = pd.DataFrame({"path": [f"/d/{n}.png" for n in range(30)], "subject": map(str, subjects), "k": leaking})
-    (finding,) = imported_findings(images, imported_study(None), [])
-    assert (finding.id, finding.level, finding.figures["subjects"]) == ("subjects-across-splits", "note", ["14"])

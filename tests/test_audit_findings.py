@@ -61,7 +61,7 @@ def test_only_the_accepted_error_passes():
 @pytest.mark.parametrize("reason", ["", "  ", None])
 def test_a_reason_is_needed(reason: str):
     with pytest.raises(AuditError, match="twins-across-subjects"):
-        Audit([TWINS]).gate({"twins-across-subjects": reason})
+        check_accepted({"twins-across-subjects": reason}, CODES)
 
 
 def test_a_name_that_was_not_found_is_remarked_not_refused():

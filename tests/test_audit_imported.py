@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from casewise.audit.predefined_splits import imported_findings, imported_splits, side_of_folder
+from casewise.audit.predefined_splits import imported_findings, imported_splits, side_named
 from casewise.audit.twins import Twin
 from casewise.study.schema import Study
 
@@ -115,4 +115,4 @@ def test_unknown_subjects_are_said() -> None:
     ],
 )
 def test_names_of_folders(name: str, side: str) -> None:
-    assert side_of_folder(name) == side
+    assert side_named(name) == side

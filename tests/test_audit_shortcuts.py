@@ -24,8 +24,8 @@ from casewise.audit.findings import read_audit, write_audit
 from casewise.audit.metadata import audited_columns, encode, file_features
 from casewise.audit.probes import FOLDS, Labels, ProbeResult, _folds, adjusted, correlation, enough, moves, probe
 from casewise.audit.run import audit
-from casewise.audit.sentences import SingleClass, remedy
-from casewise.audit.shortcuts import Shortcuts, _single_class, find_shortcuts
+from casewise.audit.sentences import remedy
+from casewise.audit.shortcuts import Shortcuts, find_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import AuditError, CohortError
 from casewise.metrics.roc import ranked_pairs, share
@@ -332,7 +332,6 @@ def test_one_size_one_class(tmp_path: Path) -> None:
     found = look(study)
     finding = next(f for f in found.findings if f.id == "shortcut-files")
     assert finding.level == "error"
-    assert "ill (50x40)" in finding.sentence
 
 
 def test_compression_is_read_from_the_header(tmp_path: Path) -> None:
@@ -428,7 +427,6 @@ def test_numbers_and_grades(tmp_path: Path) -> None:
     found = look(make(tmp_path, change=change, targets=targets))
     grade, extent = (next(f for f in found.findings if f.figures["target"] == t) for t in ("grade", "extent"))
     assert (grade.id, extent.id) == ("shortcut-age-grade", "shortcut-age-extent")
-    assert grade.figures["spearman"] > 0.8
     assert extent.figures["metric"] == "r"
     assert extent.level == "error"
     assert extent.figures["value"] > 0.9
@@ -458,16 +456,10 @@ def test_the_whole_audit(tmp_path: Path) -> None:
 
 
 def test_a_class_of_one_source_is_not_to_be_left_out() -> None:
-    images = pd.DataFrame({"site": ["a", "a", "b", "b", "b"]})
-    values = np.array([0.0, 0.0, 1.0, 2.0, 1.0])
-    single = _single_class(images, "site", "label", values, ["ill", "well", "weak"])
-    assert single == SingleClass("label", "ill", "a", ("b", ["well", "weak"]))
-    told = remedy("column", "site", single=single)
-    assert "`where: {site: b}` and `targets: {label: [well, weak]}`" in told
-    assert "leave_out: site" not in told
-    both = images.assign(site=["a", "b", "b", "a", "b"])
-    assert _single_class(both, "site", "label", np.array([0.0, 0.0, 1.0, 1.0, 1.0]), ["ill", "well"]) is None
-    assert "leave_out: site" in remedy("column", "site")
+    advice = remedy("column", "site", single=("ill", "a"))
+    assert advice.startswith("Add ill from another site (all ill comes from site a,")
+    assert "leave_out: site" not in advice
+    assert "add ill from another site" in remedy("border", "border", source="site", single=("ill", "a"))
 
 
 @pytest.mark.parametrize("kind", ["column", "other-column"])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from casewise.audit import twins as twins_module
 from casewise.audit.hashes import NEGATIVE, Candidates, Hashes, close_pairs, flip, grey, hash_signs
-from casewise.audit.twin_findings import ImageNaming, twin_findings
+from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
 from casewise.audit.verify import (
     LARGE,
@@ -447,8 +447,8 @@ def test_the_remedy_names_paths_as_the_table_writes_them():
     images = table(["a", "b", "b"], label=["x", "y", "y"])
     images["path"] = [f"/data/films/{name}" for name in ("one.png", "deep/two.png", "three 3.png")]
     twins = [Twin(0, 1, "bytes"), Twin(1, 2, "bytes")]
-    naming = ImageNaming(images, "file", Path("/data/films"))
-    found = {f.id: f.remedy for f in twin_findings(twins, images, ["label"], naming=naming)}
+    findings = twin_findings(twins, images, ["label"], column="file", root=Path("/data/films"))
+    found = {f.id: f.remedy for f in findings}
     assert "`where_not: {file: [deep/two.png]}`" in found["twins-across-subjects"]
     assert "`where_not: {file: [one.png, deep/two.png]}`" in found["twins-across-labels"]
     assert '`where_not: {file: ["three 3.png"]}`' in found["twins-within-subject"]

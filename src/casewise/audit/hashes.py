@@ -36,16 +36,11 @@ SIDE = 32
 LIMIT = 32
 # If all images look alike, the nearest suffice: each of 1,200 altered copies was among them.
 NEAREST = 30
-# The images that are compared at once: the counts of a block stay in a processor's second cache.
-ROWS, COLUMNS = 16, 4096
+# The images that are compared with all others at once.
+ROWS = 16
 
 _LOWEST = sorted((u + v, u, v) for u in range(16) for v in range(16))[1 : BITS + 1]
 _ROW, _COLUMN = (np.array([index[axis] for index in _LOWEST]) for axis in (1, 2))
-# The bits of coefficients of even and odd rows and columns: a (both even), b (odd row), c (odd column), d (both odd).
-_PARITY = [np.flatnonzero((row == _ROW % 2) & (column == _COLUMN % 2)) for column in (0, 1) for row in (0, 1)]
-_A, _B, _C, _D = map(len, _PARITY)
-# Twice the middle of a + b, c + d, a - b and c - d.
-_CENTRES = _A + _B, _C + _D, _A - _B, _C - _D
 
 
 @dataclass(frozen=True)
@@ -173,81 +168,40 @@ def close_pairs(
     of 128 bits.
 
     At most the `nearest` of each image are kept. Flat images have no hash and are left out. All images are compared
-    with all others, in blocks of which the counts fit into a processor's cache.
+    with all others.
     """
     among = among[~hashes.flat[among]]
     hashes = Hashes(*(bits[among] for bits in (hashes.whole, hashes.inset, hashes.flat, hashes.transposed)))
-    of_rows = _by_parity(hashes.whole), _by_parity(hashes.transposed)
-    of_columns = _by_parity(hashes.whole), _by_parity(hashes.inset)
-    starts = range(0, len(among), ROWS)
 
     def pairs_of(start: int) -> np.ndarray:
         rows = slice(start, min(start + ROWS, len(among)))
-        best = _smallest([[bits[rows] for bits in by_class] for by_class in of_rows], of_columns)
+        best = _smallest((hashes.whole[rows], hashes.transposed[rows]), (hashes.whole, hashes.inset))
         best[np.arange(len(best)), np.arange(rows.start, rows.stop)] = BITS
         return _with_variants(_nearest(best, start, limit, nearest), hashes)
 
     report = progress or (lambda number: None)
-    blocks = in_parallel(pairs_of, starts, lambda number: report(min(number * ROWS, len(among))))
+    blocks = in_parallel(pairs_of, range(0, len(among), ROWS), lambda number: report(min(number * ROWS, len(among))))
     return _unique_pairs(np.concatenate([np.zeros((0, 4), np.int32), *blocks]), among)
 
 
 def _flip_masks() -> np.ndarray:
-    """The signs that each flip changes, (4, 1, 2) `uint64`."""
+    """The signs that each flip changes, (4, 2) `uint64`."""
     odd_column, odd_row = _COLUMN % 2 == 1, _ROW % 2 == 1
     signs = np.stack([odd_column & False, odd_column, odd_row, odd_column ^ odd_row])
-    return np.packbits(signs, axis=1).view(np.uint64)[:, None, :]
+    return np.packbits(signs, axis=1).view(np.uint64)
 
 
-def _by_parity(hashes: np.ndarray) -> list[np.ndarray]:
-    """The bits of hashes (N, 2) in the four classes of `_PARITY`, each (N,) `uint64` or `uint32`."""
-    signs = np.unpackbits(hashes.view(np.uint8), axis=1)
-    classes = []
-    for members in _PARITY:
-        word = np.zeros((len(hashes), 64 if len(members) > 32 else 32), np.uint8)
-        word[:, : len(members)] = signs[:, members]
-        classes.append(np.packbits(word, axis=1).view(np.uint64 if len(members) > 32 else np.uint32)[:, 0])
-    return classes
-
-
-def _smallest(of_rows: Sequence[Sequence[np.ndarray]], of_columns: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """(R, N) `uint8`: the fewest bits in which a row differs from a column, in any orientation or as a negative.
-
-    A flip changes all signs of a class or none, so that the numbers of different bits a, b, c, d in the four classes
-    give the distances of all flips and negatives: with each number counted from half of its class, the largest of
-    |a + b| + |c + d| and |a - b| + |c - d| is 64 minus the smallest distance.
-    """
-    rows, columns = len(of_rows[0][0]), len(of_columns[0][0])
-    best = np.empty((rows, columns), np.uint8)
-    # arrays of this size are reused, because the system would clear the memory of new ones
-    differing = {dtype: np.empty((rows, COLUMNS), dtype) for dtype in (np.uint64, np.uint32)}
-    counts, sums = np.empty((4, rows, COLUMNS), np.uint8), np.empty((2, rows, COLUMNS), np.uint8)
-    for start in range(0, columns, COLUMNS):
-        block = slice(start, min(start + COLUMNS, columns))
-        width = slice(block.stop - start)
-        a, b, c, d = counts[:, :, width]
-        first, second = sums[:, :, width]
-        agreement = np.zeros((rows, block.stop - start), np.uint8)
-        for row_words in of_rows:
-            for column_words in of_columns:
-                for row, column, count in zip(row_words, column_words, (a, b, c, d), strict=True):
-                    different = differing[row.dtype.type][:, width]
-                    np.bitwise_count(np.bitwise_xor(row[:, None], column[block], out=different), out=count)
-                for combined, (ab, cd) in ((np.add, _CENTRES[:2]), (np.subtract, _CENTRES[2:])):
-                    _off_centre(combined(a, b, out=first), ab)
-                    first += _off_centre(combined(c, d, out=second), cd)
-                    np.maximum(agreement, first, out=agreement)
-        agreement >>= 1
-        np.subtract(BITS // 2, agreement, out=best[:, block])
-    return best
-
-
-def _off_centre(numbers: np.ndarray, centre: int) -> np.ndarray:
-    """Replace numbers x, `uint8` that may have wrapped below 0, by |2 x - centre|."""
-    numbers += numbers
-    signed = numbers.view(np.int8)
-    signed -= np.int8(centre)
-    return np.abs(signed, out=signed).view(np.uint8)
+def _smallest(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.ndarray]) -> np.ndarray:
+    """(R, N) `uint8`: the fewest bits in which a row differs from a column, in any orientation or as a negative."""
+    furthest = np.zeros((len(of_rows[0]), len(of_columns[0])), np.uint8)
+    for first, second in ((hashes ^ mask).T for hashes in of_rows for mask in _flip_masks()):
+        for columns in of_columns:
+            different = np.bitwise_count(first[:, None] ^ columns[:, 0])
+            different += np.bitwise_count(second[:, None] ^ columns[:, 1])
+            np.maximum(furthest, np.maximum(different, BITS - different), out=furthest)
+    # as a negative, an image differs in all other bits
+    smallest: np.ndarray = BITS - furthest
+    return smallest
 
 
 def _nearest(best: np.ndarray, start: int, limit: int, nearest: int) -> np.ndarray:
@@ -264,7 +218,7 @@ def _with_variants(table: np.ndarray, hashes: Hashes) -> np.ndarray:
     """The pairs (K, 3) with the first variant of the smallest distance: (K, 4)."""
     row, column, least = table.T
     variant = np.full(len(table), -1, np.int32)
-    masks = _flip_masks()[:, 0]
+    masks = _flip_masks()
     for number in range(len(FLIPS)):
         flipped = (hashes.transposed if number & 4 else hashes.whole)[row] ^ masks[number & 3]
         for is_inset, others in enumerate((hashes.whole, hashes.inset)):

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.audit.columns import INTERNAL, STANDARD, possible_folds, sides_in
 from casewise.audit.findings import Finding, Level
-from casewise.audit.metadata import columns_in_use, is_usual
+from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, levels
 from casewise.audit.sentences import exclusion, fill
 from casewise.audit.twin_findings import registrations
 from casewise.cohort.dates import natural
@@ -24,8 +23,11 @@ if TYPE_CHECKING:
     from casewise.audit.twins import Twin
     from casewise.study.schema import Study
 
-# A folder name of more words means something else: "test of lung function".
+# A name of more words means something else: "test of lung function".
 MOST_WORDS = 3
+# Numbers are folds if the column is called so.
+FOLD_NAMES = re.compile(r"fold|split|partition|subset|(^|_)(cv|set)(_|$)", re.IGNORECASE)
+FEWEST_FOLDS, MOST_FOLDS = 3, 10
 # The split was made by image if at least five subjects, and half of those with several images, are on both sides.
 MOSTLY, FEWEST = 0.5, 5
 EXAMPLES = 5
@@ -39,6 +41,15 @@ class ImportedSplit:
     sides: list[str]
     used: bool
 
+    @property
+    def level(self) -> Level:
+        return "error" if self.used else "note"
+
+    @property
+    def use(self) -> str:
+        """Words of a sentence."""
+        return "which the study uses" if self.used else "which the study does not use"
+
 
 def imported_findings(images: pd.DataFrame, study: Study, twins: Sequence[Twin]) -> list[Finding]:
     """Check the split column of the study, columns that look like a split, and a split by the images' folders.
@@ -49,7 +60,9 @@ def imported_findings(images: pd.DataFrame, study: Study, twins: Sequence[Twin])
     """
     findings = []
     for split in imported_splits(images, study):
-        findings += [_subjects_unknown(split)] * (not study.subjects_known)
+        if not study.subjects_known:
+            sentence, remedy = fill("split subjects unknown", where=split.where), fill("split subjects unknown remedy")
+            findings.append(Finding("subjects-across-splits", "note", sentence, {"where": split.where}, remedy=remedy))
         findings += _subject_findings(split, images)
         findings += _twin_findings(split, images, twins, study)
     return findings
@@ -57,63 +70,59 @@ def imported_findings(images: pd.DataFrame, study: Study, twins: Sequence[Twin])
 
 def imported_splits(images: pd.DataFrame, study: Study) -> list[ImportedSplit]:
     """The splits that came with the data and have at least two sides."""
-    splits = []
+    splits, used = [], {*columns_in_use(study), *study.targets, *STANDARD}
     if (column := study.split.column) and column in images:
-        sides = images[column].astype(str).map(side_of).tolist()
-        splits.append(ImportedSplit(f"column {column}", sides, used=True))
-    splits += _unused_columns(images, study)
-    splits.append(ImportedSplit("the folders", _folder_sides(images["path"].astype(str).tolist()), used=False))
+        splits.append(ImportedSplit(f"column {column}", [side_of(cell) for cell in images[column].astype(str)], True))
+    for name in map(str, images.columns):
+        plain = name.removeprefix("table_")
+        if not {name, plain} & used and not plain.startswith(INTERNAL):
+            splits.append(ImportedSplit(f"column {plain}", sides_in(plain, images[name].astype(str).tolist()), False))
+    splits.append(ImportedSplit("the folders", _folder_sides(images["path"].astype(str).tolist()), False))
     return [split for split in splits if len(set(split.sides) - {""}) > 1]
 
 
-def _unused_columns(images: pd.DataFrame, study: Study) -> list[ImportedSplit]:
-    """The columns that look like a split and that the study does not use."""
-    used = columns_in_use(study) | set(study.targets)
-    subjects = images["subject"].tolist()
-    splits = []
-    for name in map(str, images.columns):
-        plain = name.removeprefix("table_")
-        if {name, plain} & used or name in STANDARD or plain.startswith(INTERNAL):
-            continue
-        text = images[name].astype(str).tolist()
-        if sides := sides_in(plain, text):
-            splits.append(ImportedSplit(f"column {plain}", sides, used=False))
-        elif not is_usual(plain) and (sides := possible_folds(text, subjects)):
-            splits.append(ImportedSplit(f"column {plain} (if its numbers are folds)", sides, used=False))
-    return splits
+def sides_in(name: str, text: Sequence[str]) -> list[str]:
+    """The sides of a column that is a split by its values, whatever its name, or by its name; empty if it is not.
+
+    >>> sides_in("remark", ["Train", "val", "test", ""])
+    ['train', 'validation', 'test', '']
+    >>> sides_in("k", ["fold 1", "fold_2"]), sides_in("cv_fold", ["0", "1", "2"]), sides_in("grade", ["0", "1", "2"])
+    (['fold 1', 'fold 2'], ['fold 0', 'fold 1', 'fold 2'], [])
+    """
+    cells = levels(text)
+    side_by_cell = {cell: side_named(cell) for cell in set(cells) - {""}}
+    if len(set(side_by_cell.values())) < 2 or not all(side_by_cell.values()):
+        matches = {cell: re.fullmatch(r"(\d{1,2})(\.0)?", cell) for cell in side_by_cell}
+        numbers = sorted(int(match[1]) for match in matches.values() if match)
+        if not FOLD_NAMES.search(name.removeprefix("table_")) or not all(matches.values()):
+            return []
+        if (
+            not FEWEST_FOLDS <= len({*numbers}) <= MOST_FOLDS
+            or numbers[0] > 1
+            or numbers[-1] - numbers[0] >= len({*numbers})
+        ):
+            return []
+        side_by_cell = {cell: f"fold {int(match[1])}" for cell, match in matches.items() if match}
+    return [side_by_cell.get(cell, "") for cell in cells]
 
 
 def _folder_sides(paths: Sequence[str]) -> list[str]:
     # a folder that all paths share cannot divide them
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
     folders = [Path(os.path.relpath(path, shared)).parts[:-1] for path in paths]
-    return [next(filter(None, map(side_of_folder, names)), "") for names in folders]
+    return [next(filter(None, map(side_named, names)), "") for names in folders]
 
 
-def side_of_folder(name: str) -> str:
-    """The side of a split that a folder name stands for, or ''.
+def side_named(name: str) -> str:
+    """The side of a split that the name of a folder or a cell stands for, or ''.
 
-    >>> [side_of_folder(name) for name in ("train", "a. Training Set", "val", "fold_2", "trained", "P01")]
+    >>> [side_named(name) for name in ("train", "a. Training Set", "val", "fold_2", "trained", "P01")]
     ['train', 'train', 'validation', 'fold 2', '', '']
     """
     words = re.findall(r"[a-z]+|\d+", name.casefold())
     if len(words) == 2 and words[0] == "fold" and words[1].isdecimal():
         return f"fold {int(words[1])}"
     return next((WORDS[word] for word in words if word in WORDS), "") if len(words) <= MOST_WORDS else ""
-
-
-def _subjects_unknown(split: ImportedSplit) -> Finding:
-    sentence = fill("split subjects unknown", where=split.where)
-    remedy = fill("split subjects unknown remedy")
-    return Finding("subjects-across-splits", "note", sentence, {"where": split.where}, remedy=remedy)
-
-
-def _level(split: ImportedSplit) -> Level:
-    return "error" if split.used else "note"
-
-
-def _use(split: ImportedSplit) -> str:
-    return "which the study uses" if split.used else "which the study does not use"
 
 
 def _subject_findings(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
@@ -126,23 +135,22 @@ def _subject_findings(split: ImportedSplit, images: pd.DataFrame) -> list[Findin
     if both.empty:
         return []
     several = int((groups.size() > 1).sum())
-    by_image = len(both) >= max(FEWEST, MOSTLY * several)
-    examples = table[table["subject"].isin(both)].drop_duplicates(["subject", "side"])
-    pairs = [tuple(rows["path"].iloc[:2]) for _, rows in examples.groupby("subject")]
+    affected = table[table["subject"].isin(both)]
+    examples = affected.drop_duplicates(["subject", "side"]).groupby("subject")["path"]
     subjects = sorted(both, key=natural)
     figures = {
         "where": split.where,
         "subjects_on_both_sides": len(both),
         "subjects": subjects,
         "subjects_with_several_images": several,
-        "images": int(table["subject"].isin(both).sum()),
+        "images": len(affected),
         "sides": {str(side): int(count) for side, count in table["side"].value_counts().items()},
     }
-    code = "image-level-split" if by_image else "subjects-across-splits"
+    code = "image-level-split" if len(both) >= max(FEWEST, MOSTLY * several) else "subjects-across-splits"
     names = names_text(subjects, EXAMPLES)
-    sentence = fill(code, where=split.where, use=_use(split), subjects=len(both), several=several, names=names)
+    sentence = fill(code, where=split.where, use=split.use, subjects=len(both), several=several, names=names)
     remedy = fill("used split remedy" if split.used else "unused split remedy", where=split.where)
-    return [Finding(code, _level(split), sentence, figures, [(first, second) for first, second in pairs], remedy)]
+    return [Finding(code, split.level, sentence, figures, [(p.iloc[0], p.iloc[1]) for _, p in examples], remedy)]
 
 
 def _twin_findings(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin], study: Study) -> list[Finding]:
@@ -151,13 +159,12 @@ def _twin_findings(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[T
     across = [twin for twin in twins if sides[twin.i] and sides[twin.j] and sides[twin.i] != sides[twin.j]]
     if not across:
         return []
-    first = across[0]
     sentence = fill(
         "imported twins",
         count="1 pair of similar pictures is" if len(across) == 1 else f"{len(across):,} pairs of similar pictures are",
         where=split.where,
-        use=_use(split),
-        example=f"{Path(paths[first.i]).name} ({sides[first.i]}) and {Path(paths[first.j]).name} ({sides[first.j]})",
+        use=split.use,
+        example=" and ".join(f"{Path(paths[row]).name} ({sides[row]})" for row in (across[0].i, across[0].j)),
     )
     figures = {
         "where": split.where,
@@ -169,4 +176,4 @@ def _twin_findings(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[T
     root = (study.root or study.cohort.parent).absolute()
     excluded = exclusion([second for _, second in pairs], column=study.columns.get("path", "path"), root=root)
     remedy = fill("imported twins remedy", exclusion=excluded)
-    return [Finding("twins-across-splits", _level(split), sentence, figures, pairs, remedy)]
+    return [Finding("twins-across-splits", split.level, sentence, figures, pairs, remedy)]

@@ -13,7 +13,7 @@ from casewise.audit.findings import Audit
 from casewise.audit.predefined_splits import imported_findings
 from casewise.audit.shortcuts import find_shortcuts
 from casewise.audit.subjects import streak_findings, suffix_findings
-from casewise.audit.twin_findings import ImageNaming, twin_findings
+from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
 
 if TYPE_CHECKING:
@@ -62,10 +62,14 @@ def audit(
             tiles, images, embed=embed, progress=lambda done, total: report(TWINS * done / total, 1.0, "twins")
         )
         targets, root = [name for name in study.outputs if name in study.targets], study.root or study.cohort.parent
-        column = study.columns.get("path", "path")
-        classes = {target: study.classes_of(target) for target in targets}
         findings = twin_findings(
-            twins, images, targets, sides, naming=ImageNaming(images, column, root.absolute()), classes=classes
+            twins,
+            images,
+            targets,
+            sides,
+            column=study.columns.get("path", "path"),
+            root=root.absolute(),
+            classes={target: study.classes_of(target) for target in targets},
         )
     findings += suffix_findings(images["subject"].astype(str)) if study.subjects_known else []
     findings += streak_findings(study, cohort)

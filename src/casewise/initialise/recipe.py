@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from casewise.audit.columns import INTERNAL, STANDARD, further_columns
-from casewise.audit.metadata import audited_columns, columns_in_use, is_usual
+from casewise.audit.columns import further_columns
+from casewise.audit.metadata import INTERNAL, STANDARD, audited_columns, columns_in_use, is_usual
 from casewise.cohort.table import names_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import counted, shortened
