@@ -126,7 +126,7 @@ class TestWhatIsRefused:
     def test_a_class_of_one_subject(self, tmp_path: Path) -> None:
         subjects = [*"ABCDEF", *["G"] * 4]
         said = problems(table(tmp_path, CHEST[:10], subjects=subjects), ["covid", "no_finding", "pneumonia"])
-        assert "rows 8-11, label: the class 'pneumonia' has one subject (G); no subject is left for evaluation." in said
+        assert "rows 8-11, label: the class 'pneumonia' has one subject (G), and none is left for evaluation." in said
         assert (
             read(table(tmp_path, CHEST[:10], subjects=subjects), ["covid", "no_finding"]).cases["subject"].nunique()
             == 6
@@ -169,7 +169,7 @@ def test_what_does_not_look_alike() -> None:
 def test_a_spelling_that_is_nearly_a_class_is_asked_about(tmp_path: Path) -> None:
     path = table(tmp_path, [*CHEST[:10], "COVID-19", "pneumonai"])
     said = problems(path, ["covid", "no_finding", "pneumonia"])
-    assert "'COVID-19' looks much like the class 'covid'" in said
+    assert "'COVID-19' looks like the class 'covid'" in said
     assert "`classes: {covid: [covid, COVID-19]}`" in said
     assert "`where_not: {label: pneumonai}`" in said
     kept = read(path, {"covid": ["covid", "COVID-19"], "no_finding": "no_finding"})
@@ -180,7 +180,7 @@ def test_a_spelling_that_is_nearly_a_class_is_asked_about(tmp_path: Path) -> Non
 def test_a_slip_in_a_cell_is_refused_with_the_nearest_class(tmp_path: Path, slip: str) -> None:
     path = table(tmp_path, [*CHEST[:10], slip])
     said = problems(path, ["covid", "no_finding"])
-    assert f"{slip!r} looks much like the class 'covid'" in said
+    assert f"{slip!r} looks like the class 'covid'" in said
     assert f"`where_not: {{label: {slip}}}`" in said
     # the same class, left out by name
     kept = read(path, ["covid", "no_finding"], where_not={"label": slip})

@@ -10,7 +10,7 @@ import numpy as np
 
 from casewise.cohort.checks import closest, number
 from casewise.cohort.dates import natural
-from casewise.cohort.table import Problems, names_text, rows_text, text_of
+from casewise.cohort.table import Problems, names_text, text_of
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import cut
 
@@ -170,16 +170,15 @@ def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> No
         if column not in cells:
             hint = closest(column, cells.columns.tolist())
             available = names_text(cells.columns.tolist(), 12)
-            problems.add(
-                "columns", f"evaluation.subgroups: {cut(column)} is not a column.{hint} There are: {available}."
-            )
+            text = f"evaluation.subgroups: {cut(column)} is not a column.{hint} There are: {available}."
+            problems.add("columns", text)
             continue
         text = recorded(cells[column])
         wrong = text[(text != "") & text.map(lambda cell: number(cell) is None)]
         if cuts and len(wrong):
+            message = (
+                f"{cut(str(wrong.iloc[0])[:80])} is not a number, and evaluation.subgroups states cut points for it."
+            )
             problems.add(
-                f"subgroup {column}",
-                f"{rows_text(wrong.index, 4)}, {column}: {cut(str(wrong.iloc[0])[:80])} is not a number, and "
-                "evaluation.subgroups states cut points for it. Correct the rows, or leave out the cut points.",
-                row=int(wrong.index[0]),
+                f"subgroup {column}", f"{message} Correct it, or leave out the cut points.", wrong.index, column
             )
