@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.audit.metadata import INTERNAL, MOST_LEVELS, RARE, STANDARD, columns_in_use, levels
+from casewise.audit.findings import PROBES
+from casewise.audit.metadata import INTERNAL, MOST_LEVELS, RARE, STANDARD, columns_in_use, is_usual, levels
 from casewise.audit.predefined_splits import sides_in
 
 if TYPE_CHECKING:
@@ -92,3 +93,26 @@ def _plain(text: str) -> str:
 
 def _names(value: str, word: str) -> bool:
     return value == word or (min(len(value), len(word)) >= 3 and (value in word or word in value))
+
+
+def leading_column(
+    record: Mapping[str, Any] | None, target: str, named: Sequence[str] | None = None
+) -> dict[str, Any] | None:
+    """The column of the most serious finding of `audit.json` on a target with classes: `name`, `value`, `by_class`.
+
+    Columns with usual names and those `named` in the study count, because others may be a consequence of the disease.
+    Of equally serious findings the source comes first, then the column that predicts best. None without such a finding.
+
+    >>> figures = {"target": "label", "evidence": "site", "value": 0.9, "by_class": {"ill": 0.9, "well": 0.9}}
+    >>> finding = {"id": "shortcut-site", "level": "error", "figures": figures}
+    >>> leading_column({"findings": [finding]}, "label")["value"], leading_column({"findings": []}, "label")
+    (0.9, None)
+    """
+    for finding in (record or {}).get("findings", []):
+        figures = finding.get("figures") or {}
+        name, by_class = str(figures.get("evidence") or ""), figures.get("by_class")
+        column = name.partition(" (")[0] not in PROBES and (is_usual(name) or name in (named or ()))
+        shortcut = finding["id"].startswith("shortcut-") and finding["level"] != "note"
+        if shortcut and column and by_class and figures.get("target") == target:
+            return {"name": name, "value": figures["value"], "by_class": by_class}
+    return None
