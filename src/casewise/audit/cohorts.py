@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit.metadata import file_features, file_rate
 from casewise.audit.probes import FEWEST_OF_CLASS, Floats, Labels, adjusted, probe
-
-if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
-    from casewise.modalities.store.store import TileStore
+from casewise.cohort.cohort import Cohort
+from casewise.modalities.store.store import TileStore
 
 # Raise it whenever the comparison may give other figures for another reason than its constants and those of the probes.
 ALGORITHM = 1
@@ -69,8 +68,6 @@ def compare_cohorts(
 
 def thumbnail(image: Floats) -> Floats:
     """(256,) the mean grey of 16 × 16 cells of an image (H, W)."""
-    import cv2
-
     method = cv2.INTER_AREA if min(image.shape) >= SIDE else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (SIDE, SIDE), interpolation=method), np.float32).ravel()
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit.findings import PROBES
 from casewise.audit.metadata import INTERNAL, MOST_LEVELS, RARE, STANDARD, columns_in_use, is_usual, levels
 from casewise.audit.predefined_splits import sides_in
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 # Each tested column takes time, and lowers the power of all tests; those with the fewest values are tested first.
 MOST_COLUMNS = 30

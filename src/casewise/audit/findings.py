@@ -7,19 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
+
+import pandas as pd
 
 from casewise.audit.metadata import audited_columns
 from casewise.audit.sentences import untested
 from casewise.cohort.checks import closest
 from casewise.console import readable
 from casewise.errors import AuditError, CohortError, RunError, counted, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.run_folder import JsonFile
-    from casewise.study.schema import Study
+from casewise.run_folder import JsonFile
+from casewise.study.schema import Study
 
 Level = Literal["note", "warning", "error"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -209,7 +207,7 @@ class Audit:
 
     def as_json(self, accepted: Mapping[str, str]) -> dict[str, Any]:
         """The audit as plain values, worst findings first; NaN becomes null."""
-        plain: dict[str, Any] = _plain(
+        return _plain(
             {
                 "verdict": self.verdict,
                 "findings": [asdict(finding) for level in LEVELS[::-1] for finding in self.of(level)],
@@ -219,7 +217,6 @@ class Audit:
                 "seconds": self.seconds,
             }
         )
-        return plain
 
 
 def write_audit(file: JsonFile, audit: Audit, accepted: Mapping[str, str]) -> Path:

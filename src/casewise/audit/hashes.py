@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from joblib import cpu_count
 from scipy.fft import dctn
 
-if TYPE_CHECKING:
-    from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store import TileStore
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -110,8 +109,7 @@ def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.nda
     )
     # OpenCV's area filter repeats pixels when it enlarges
     method = cv2.INTER_AREA if min(plane.shape) >= side else cv2.INTER_LINEAR
-    square: np.ndarray = cv2.resize(plane.astype(np.float32), (side, side), interpolation=method)
-    return square
+    return cv2.resize(plane.astype(np.float32), (side, side), interpolation=method)
 
 
 def flip(square: np.ndarray, number: int) -> np.ndarray:
@@ -200,8 +198,7 @@ def _smallest(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.ndarray]) -
             different += np.bitwise_count(second[:, None] ^ columns[:, 1])
             np.maximum(furthest, np.maximum(different, BITS - different), out=furthest)
     # as a negative, an image differs in all other bits
-    smallest: np.ndarray = BITS - furthest
-    return smallest
+    return BITS - furthest
 
 
 def _nearest(best: np.ndarray, start: int, limit: int, nearest: int) -> np.ndarray:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,9 +20,7 @@ from casewise.audit.hashes import in_parallel
 from casewise.audit.verify import SIDE, Register
 from casewise.errors import ImageError
 from casewise.modalities.store.readers import read_image
-
-if TYPE_CHECKING:
-    from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store import TileStore
 
 # Features are found on images of this longest side, in the tile if it is not much smaller, else in the file.
 LONGEST, SMALLEST_TILE = 176, 128

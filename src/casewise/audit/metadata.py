@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.cohort.checks import closest
@@ -17,11 +19,7 @@ from casewise.cohort.dates import natural
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError
 from casewise.modalities.registry import modality_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 Floats = NDArray[np.floating[Any]]
 
@@ -184,10 +182,6 @@ def _looks_dated(cells: Sequence[str]) -> bool:
 
 def _dates(cells: Sequence[str]) -> Floats:
     """(n, 2) year and month of cells that look like dates; NaN where unknown."""
-    import warnings
-
-    import pandas as pd
-
     dates = dict.fromkeys(cells, (np.nan, np.nan))
     for cell in dates:
         if re.fullmatch(r"(18|19|20|21)\d\d", cell):

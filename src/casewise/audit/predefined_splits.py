@@ -7,21 +7,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from casewise.audit.findings import Finding, Level
 from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, levels
 from casewise.audit.sentences import exclusion, fill
 from casewise.audit.twin_findings import registrations
+from casewise.audit.twins import Twin
 from casewise.cohort.dates import natural
 from casewise.cohort.table import names_text
 from casewise.splits.predefined import WORDS, side_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.audit.twins import Twin
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 # A name of more words means something else: "test of lung function".
 MOST_WORDS = 3

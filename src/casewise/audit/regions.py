@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit.hashes import in_parallel
@@ -22,13 +23,8 @@ from casewise.errors import CohortError, ImageError
 from casewise.modalities.store.pixels import central_square, padded
 from casewise.modalities.store.preparation import Padding
 from casewise.modalities.store.readers import open_source, read_bytes
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.modalities.store.store import TileStore
-    from casewise.study.schema import Study
-
+from casewise.modalities.store.store import TileStore
+from casewise.study.schema import Study
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
@@ -63,8 +59,6 @@ def has_bars(store: TileStore, rows: NDArray[np.integer[Any]]) -> bool:
 
 def pictures(store: TileStore, rows: NDArray[np.integer[Any]], *, bars: bool = True) -> Bytes:
     """(n, 96, 96) `uint8` grey pictures of what networks see of each image, with its bars or without them."""
-    import cv2
-
     pictures = np.empty((len(rows), SIDE, SIDE), np.uint8)
     for number, row in enumerate(rows):
         down, across = seen(store, int(row)) if bars else store.content(int(row))
@@ -177,8 +171,6 @@ def read_masks(study: Study, images: pd.DataFrame, store: TileStore) -> tuple[ND
 
 def _mask(path: Path, image: Path, store: TileStore, row: int) -> tuple[Bools | None, str]:
     """One mask as (96, 96), or a description of the problem."""
-    import cv2
-
     try:
         source = open_source(path, read_bytes(path))
         mask = source.read(source.target(None), "grey")[..., 0]
@@ -243,8 +235,6 @@ def shape(store: TileStore, rows: NDArray[np.integer[Any]]) -> Floats | None:
 
 def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], masks: Bools | None) -> Floats:
     """(n, d) embeddings of tiles reduced to their border, or to the area outside `masks`."""
-    import cv2
-
     inner = np.kron(~_ring(), np.ones((CELL, CELL))).astype(bool)
     features = []
     for start in range(0, len(rows), BATCH):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -15,11 +15,9 @@ from casewise.audit.shortcuts import find_shortcuts
 from casewise.audit.subjects import streak_findings, suffix_findings
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
-
-if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
-    from casewise.modalities.store.store import TileStore
-    from casewise.study.schema import Study
+from casewise.cohort.cohort import Cohort
+from casewise.modalities.store.store import TileStore
+from casewise.study.schema import Study
 
 # The share of the time that the search for twins takes.
 TWINS = 0.5

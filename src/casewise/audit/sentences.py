@@ -23,8 +23,7 @@ PATHS_SHOWN = 3
 
 @cache
 def _wording() -> dict[str, Any]:
-    wording: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("wording.yaml").read_text(encoding="utf-8"))
-    return wording
+    return yaml.safe_load(Path(__file__).with_name("wording.yaml").read_text(encoding="utf-8"))
 
 
 def fill(code: str, **values: object) -> str:

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit import regions
@@ -20,15 +21,11 @@ from casewise.audit.metadata import audited_columns, encode, file_features, file
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
 from casewise.audit.sentences import fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
+from casewise.cohort.cohort import Cohort
 from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.targets import panel_values
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.cohort.cohort import Cohort
-    from casewise.modalities.store.store import TileStore
-    from casewise.study.schema import Study
+from casewise.modalities.store.store import TileStore
+from casewise.study.schema import Study
 
 # Evidence that predicts beyond chance is a finding; from these values on it stops a run.
 STRONG_AUROC, STRONG_R = 0.80, 0.60

@@ -5,20 +5,16 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.audit.findings import Finding
 from casewise.audit.sentences import fill
+from casewise.cohort.cohort import Cohort
 from casewise.cohort.targets import panel_values
 from casewise.splits.file_numbers import file_series
+from casewise.study.schema import Study
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
-    from casewise.study.schema import Study
-
 
 # An ending: a word (`left`), a number, or both (`v2`) after a separator; a letter or `v2` after a digit.
 _ENDING = re.compile(

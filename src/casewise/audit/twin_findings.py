@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,9 @@ import pandas as pd
 from casewise.audit.findings import Finding, Level
 from casewise.audit.sentences import exclusion, fill
 from casewise.audit.twins import Kind, Twin, find_twins, shown_by
+from casewise.cohort.cohort import Cohort
 from casewise.errors import CohortError, counted
-
-if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
-    from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store import TileStore
 
 # Pairs that an error names.
 SHOWN = 5

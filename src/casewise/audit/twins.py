@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from casewise.audit.hashes import FLIPS, NEGATIVE, Candidates, Hashes, close_pairs, hash_store
 from casewise.audit.keypoints import containment, local_pairs
 from casewise.audit.verify import SIDE, Register, SecondCheck, compare, screen, second_check, worth_comparing
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store import TileStore
 
 Kind = Literal["bytes", "pixels", "near"]
 # Raise it whenever the search may find other pairs for another reason than its constants: in this file, or in hashes,

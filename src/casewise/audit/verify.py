@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -29,10 +28,7 @@ from casewise.audit.hashes import FLIPS, INSET, NEGATIVE, Candidates, flip, grey
 from casewise.errors import ImageError
 from casewise.modalities.store.pixels import central_square
 from casewise.modalities.store.readers import read_image
-
-if TYPE_CHECKING:
-    from casewise.modalities.store.store import TileStore
-
+from casewise.modalities.store.store import TileStore
 
 SIDE = 128
 COARSE = 48
@@ -219,8 +215,7 @@ def _by_block(first: np.ndarray, second: np.ndarray, both: np.ndarray) -> np.nda
     std_x, std_y = x.std(axis=1), y.std(axis=1)
     busy = np.minimum(std_x / (_rms(x) + 1e-6), std_y / (_rms(y) + 1e-6)) > BUSY
     agreement = (x * y).mean(axis=1) / (std_x * std_y + 1e-3)
-    block_agreement: np.ndarray = agreement[busy & (covered.mean(axis=1) > 0.9)]
-    return block_agreement
+    return agreement[busy & (covered.mean(axis=1) > 0.9)]
 
 
 def _rms(image: np.ndarray) -> float:
@@ -234,14 +229,12 @@ def _blocks(image: np.ndarray) -> np.ndarray:
 
 
 def _high_pass(image: np.ndarray, radius: float) -> np.ndarray:
-    passed: np.ndarray = image - cv2.GaussianBlur(image, (0, 0), radius)
-    return passed
+    return image - cv2.GaussianBlur(image, (0, 0), radius)
 
 
 def _normalised(detail: np.ndarray, radius: float) -> np.ndarray:
     """Detail divided by its local strength."""
-    normalised: np.ndarray = detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), radius) + 1.0)
-    return normalised
+    return detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), radius) + 1.0)
 
 
 # The side at which images are compared; smaller ones are enlarged.
@@ -365,10 +358,7 @@ def _reached(values: np.ndarray, weight: np.ndarray) -> float:
 
 
 def _texture(image: np.ndarray) -> np.ndarray:
-    texture: np.ndarray = cv2.GaussianBlur(image, (0, 0), FINE_TEXTURE) - cv2.GaussianBlur(
-        image, (0, 0), COARSE_TEXTURE
-    )
-    return texture
+    return cv2.GaussianBlur(image, (0, 0), FINE_TEXTURE) - cv2.GaussianBlur(image, (0, 0), COARSE_TEXTURE)
 
 
 def _coherence(image: np.ndarray) -> np.ndarray:
@@ -376,19 +366,16 @@ def _coherence(image: np.ndarray) -> np.ndarray:
     smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
     x, y = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     across, down, mixed = _mean(x * x), _mean(y * y), _mean(x * y)
-    coherence: np.ndarray = np.sqrt((across - down) ** 2 + 4 * mixed**2) / (across + down + 1e-6)
-    return coherence
+    return np.sqrt((across - down) ** 2 + 4 * mixed**2) / (across + down + 1e-6)
 
 
 def _mean(image: np.ndarray) -> np.ndarray:
     """The mean of each block: (S, S) to (S²/64,)."""
     side = len(image) // BLOCK
-    mean: np.ndarray = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).ravel()
-    return mean
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).ravel()
 
 
 def _square(image: np.ndarray) -> np.ndarray:
     # OpenCV's area filter only reduces
     method = cv2.INTER_AREA if min(image.shape) >= LARGE else cv2.INTER_CUBIC
-    square: np.ndarray = cv2.resize(image, (LARGE, LARGE), interpolation=method)
-    return square
+    return cv2.resize(image, (LARGE, LARGE), interpolation=method)

@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from casewise.cohort.dates import natural, read_dates
 from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
 from casewise.cohort.table import Problems, each, names_text, rows_text
@@ -17,8 +19,6 @@ from casewise.files import PLAIN_NUMBER
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.cohort.participants import Flow
 
 ROLES = ("path", "subject", "visit", "day", "date", "region")
@@ -101,8 +101,6 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
 
 def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list[str], flow: Flow) -> pd.DataFrame:
     """The rows that `where` keeps and `where_not` does not drop; cells are compared as text without outer spaces."""
-    import pandas as pd
-
     selected = pd.Series(True, index=cells.index)
     for key, conditions in (("where", study.where), ("where_not", study.where_not)):
         for column, values in conditions.items():
@@ -176,8 +174,6 @@ def check_alike(
 
     With `people`, what the study states on its subjects' names, they are compared by `casewise.cohort.identity`.
     """
-    import pandas as pd
-
     groups = pd.Series("", index=raw.index) if within is None else within
     pairs = pd.DataFrame({"group": groups, "name": raw})
     for group, names in pairs.drop_duplicates().groupby("group", sort=False)["name"]:
@@ -199,8 +195,6 @@ def check_alike(
 
 def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[str]) -> tuple[pd.Series, pd.Series]:
     """Absolute paths, and an identity of each file that does not depend on its path ('' if there is no such file)."""
-    import pandas as pd
-
     folder = (study.root or study.cohort.parent).absolute()
     reachable = os.path.isdir(folder)
     if not reachable:
@@ -295,8 +289,6 @@ def check_same(cells: pd.DataFrame, images: pd.DataFrame, marks: pd.Series, prob
 
 def read_days(raw: pd.Series, subjects: pd.Series, role: str, column: str, problems: Problems) -> pd.Series:
     """Days as numbers; dates become days since the first date of the subject. Empty cells are NaN."""
-    import pandas as pd
-
     text = raw.str.strip()
     written = text.unique().tolist()
     parsed = read_dates(written) if role == "date" else {value: number(value) for value in written}

@@ -6,6 +6,8 @@ import re
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from casewise.cohort.checks import closest, number
 from casewise.cohort.dates import natural
 from casewise.cohort.identity import alike
@@ -15,8 +17,6 @@ from casewise.study.schema import Study, Target
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.cohort.participants import Flow
 
 # about one wrong letter in five
@@ -98,8 +98,6 @@ def keep_classes(
     A spelling that resembles a class is a problem, because it may be meant. For a closed kind of target, such as
     grades, every other class is a problem.
     """
-    import pandas as pd
-
     selected = pd.Series(True, index=cells.index)
     for name, column in columns.items():
         target = study.targets[name]

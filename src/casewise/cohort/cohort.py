@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from casewise.cohort.checks import (
     STORED,
@@ -32,9 +34,6 @@ from casewise.cohort.targets import (
 )
 from casewise.errors import CohortError, counted, cut
 from casewise.study.schema import Study
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,6 @@ def _standard_columns(
 
     With `people`, names of subjects that may mean one person are a problem (see `check_alike`).
     """
-    import pandas as pd
-
     empty = pd.Series("", index=cells.index, dtype="str")
     paths, marks, subjects, regions, visits = empty, empty, empty, empty, empty + "1"
     days = pd.Series(float("nan"), index=cells.index)
@@ -257,8 +254,6 @@ def _assembled(
     images: pd.DataFrame, others: dict[str, pd.Series], study: Study, notes: list[str], labelled: bool
 ) -> Cohort:
     """Order and number images, panels and cases. Within a panel the order of the table is kept."""
-    import pandas as pd
-
     targets = list(study.targets)
     cases = images.drop_duplicates("case")[["case", "subject", "visit", "day"]]
     dated = cases["day"].notna().groupby(cases["subject"]).transform("all")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.checks import STORED
 from casewise.cohort.groups import NOT_RECORDED, grouping, is_quantity, numbers_in, recorded, table_column
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 
 class Flow:

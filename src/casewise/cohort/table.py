@@ -7,14 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from casewise.cohort.table_formats import LARGEST, MOST_COLUMNS, Cells, parquet_cells, text_cells, workbook_cells
 from casewise.errors import CohortError, counted, cut, nearest, shortened
 from casewise.files import PICTURES, read_regular
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # problems that are shown, of all kinds together, and characters of each
 _SHOWN, _LINE = 10, 500
@@ -157,8 +155,6 @@ def _bytes(path: Path) -> bytes:
 
 
 def _framed(path: Path, cells: Cells, problems: Problems) -> tuple[pd.DataFrame, list[str]]:
-    import pandas as pd
-
     if not cells.numbers:
         raise CohortError(f"The cohort table {path} has a heading but no rows. It needs one row for each image.")
     if len(cells.heading) > MOST_COLUMNS:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.checks import STORED, closest, number
 from casewise.cohort.classes import read_classes
@@ -15,12 +15,6 @@ from casewise.errors import counted, cut
 from casewise.study.schema import Level, Study, Target
 from casewise.study.scores import study_scores
 from casewise.targets import by_form, kind_named
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.study.schema import Study
-
 
 _LEVELS: tuple[Level, ...] = ("image", "region", "case", "subject")
 
@@ -45,8 +39,6 @@ def class_columns(study: Study, headers: list[str]) -> dict[str, str]:
 
 def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems) -> pd.Series:
     """One target, row by row: NaN if not scored, the mean if read from several columns."""
-    import pandas as pd
-
     target = study.targets[name]
     columns = target_columns(name, study)
     missing = [column for column in columns if column not in cells]
@@ -72,8 +64,6 @@ def _read_class_names(name: str, target: Target, cells: pd.DataFrame, problems: 
 
 def _read_numbers(name: str, target: Target, cells: pd.DataFrame, problems: Problems) -> pd.Series:
     """The numbers of one column, or the mean of several."""
-    import pandas as pd
-
     labels = {column: column if column == name else f"{column} (target {name})" for column in cells}
     numbers = [
         _numbers(labels[column], target, cells[column].str.strip(), problems, setting=f"targets.{name}.range")
@@ -116,8 +106,6 @@ def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None
 
 def _numbers(label: str, target: Target, text: pd.Series, problems: Problems, *, setting: str) -> pd.Series:
     """The numbers of a column; `setting` is the key of the study file that states their range."""
-    import pandas as pd
-
     low, high = target.range
     values: dict[str, float] = {"": float("nan")}
     wrong: dict[str, str] = {}

@@ -6,23 +6,20 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from casewise.cohort.cohort import Cohort
 from casewise.cohort.targets import panel_values
 from casewise.errors import DamagedError, SplitError, counted
+from casewise.run_folder import JsonFile
 from casewise.splits.assignment import ClassNeeds, assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.file_numbers import assign_runs, check_numbers
 from casewise.splits.predefined import TEST, imported, one_source_a_fold
+from casewise.study.schema import Study
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.cohort.cohort import Cohort
-    from casewise.run_folder import JsonFile
-    from casewise.study.schema import Study
 
 
 @dataclass(frozen=True)
@@ -65,63 +62,54 @@ def split(cohort: Cohort, study: Study) -> Splits:
     Raises:
         SplitError: there are too few subjects, or a predefined split has a subject on both sides.
     """
-    subjects = sorted(set(cohort.panels["subject"]))
-    settings = study.split.model_dump()
-    numbered, assignment_records = False, {}
-    if study.split.by == "number":
+    settings, column, leave_out = study.split, study.split.column, study.split.leave_out
+    subjects, folds = sorted(set(cohort.panels["subject"])), settings.folds
+    side: dict[str, int] = {}
+    sources: list[str] = []
+    assigned: dict[str, dict[str, Any]] = {}
+    if settings.by == "number":
         check_numbers(cohort.images["path"].astype(str).tolist())
-    if study.split.column:
-        side = imported(cohort.images, study.split.column)
-        folds = len({s for s in side.values() if s != TEST})
-        numbered = folds > 1
-        if numbered and study.split.by == "number":
-            raise SplitError(
-                f"The column {study.split.column!r} numbers the folds, so `split.by: number` has no effect. Leave out "
-                "one of them."
-            )
-        if TEST in side.values() and not any(s != TEST for s in side.values()):
-            raise SplitError(
-                f"The column {study.split.column!r} puts every subject in the test set, so there is none to train on."
-            )
-        training = [s for s in subjects if side[s] != TEST]
-        if folds == 1:
-            folds = study.split.folds
-            assigned, assignment_records["folds"] = _into_folds(cohort, study, training, folds)
-            side |= assigned
-    elif study.split.leave_out:
-        sources, side = one_source_a_fold(cohort.images, study.split.leave_out)
-        folds, training = len(sources), subjects
+    if column:
+        side = imported(cohort.images, column)
+    elif leave_out:
+        sources, side = one_source_a_fold(cohort.images, leave_out)
     else:
-        folds = study.split.folds
-        tested = max(1, round(study.split.test * len(subjects))) if study.split.test else 0
-        if len(subjects) - tested < folds:
-            most = len(subjects) - tested
+        tested = max(1, round(settings.test * len(subjects))) if settings.test else 0
+        most = len(subjects) - tested
+        if most < folds:
             remedy = f"Give split.folds at most {most}, or add subjects." if most >= 2 else "Add subjects."
             raise SplitError(
                 f"The cohort has {counted(len(subjects), 'subject')}, {tested} of them for the test set: "
                 f"too few for {folds} folds. {remedy}"
             )
-        side = {}
-        training = subjects
         if tested:
-            side, assignment_records["test"] = _into_test(cohort, study, subjects, tested / len(subjects))
-            training = [s for s in subjects if side[s] != TEST]
-        assigned, assignment_records["folds"] = _into_folds(cohort, study, training, folds)
-        side |= assigned
-    missing = [f for f in range(folds) if f not in side.values()]
-    if len(training) < folds or missing:
+            side, assigned["test"] = _into_test(cohort, study, subjects, tested / len(subjects))
+    training = [subject for subject in subjects if side.get(subject) != TEST]
+    given = {side[subject] for subject in training if subject in side}
+    numbered = bool(column) and len(given) > 1
+    if numbered and settings.by == "number":
+        raise SplitError(
+            f"The column {column!r} numbers the folds, so `split.by: number` has no effect. Leave out one of them."
+        )
+    if not training:
+        raise SplitError(f"The column {column!r} puts every subject in the test set, so there is none to train on.")
+    if numbered or leave_out:
+        folds = len(given)
+    else:
+        of_fold, assigned["folds"] = _into_folds(cohort, study, training, folds)
+        side |= of_fold
+    if len(training) < folds or set(range(folds)) - set(side.values()):
         raise SplitError(f"{counted(len(training), 'subject')} cannot fill {folds} folds. Lower split.folds.")
-    how = f"column {study.split.column}" if study.split.column else "balanced"
     record = {
-        "how": f"leave out {study.split.leave_out}" if study.split.leave_out else how,
-        **({"left_out": sources} if study.split.leave_out else {}),
+        "how": f"leave out {leave_out}" if leave_out else f"column {column}" if column else "balanced",
+        **({"left_out": sources} if leave_out else {}),
         **({"numbered": True} if numbered else {}),
-        "settings": settings,
+        "settings": settings.model_dump(),
         "balance": guide_name(study),
-        "restarts": study.split.restarts,
+        "restarts": settings.restarts,
         "n": {_name(s): _counted(cohort.panels, {k for k, v in side.items() if v == s}) for s in [TEST, *range(folds)]},
-        "imbalance": measured_imbalance(cohort, study, side, folds, assignment_records),
-        "assignment": assignment_records,
+        "imbalance": measured_imbalance(cohort, study, side, folds, assigned),
+        "assignment": assigned,
         "classes_lacking": classes_lacking(cohort.panels, study, side, folds),
     }
     return Splits(side=dict(sorted(side.items())), folds=folds, record=record)
@@ -148,24 +136,27 @@ def panel_records(panels: pd.DataFrame, study: Study, subjects: list[str], name:
     name = name or guide_name(study)
     kind, n_classes = kind_named(study.kind_of(name)), len(study.classes_of(name))
     labels = kind.fold_labels(panel_values(panels, study, name), *study.range_of(name), n_classes)
-    row = {s: i for i, s in enumerate(subjects)}
+    row = panels["subject"].map({subject: number for number, subject in enumerate(subjects)})
     table = np.zeros((len(subjects), labels.max() + 1))
-    for subject, label in zip(panels["subject"], labels, strict=True):
-        if subject in row:
-            table[row[subject], label] += 1
+    np.add.at(table, (row[row.notna()].astype(int), labels[row.notna()]), 1)
     return table[:, table.sum(axis=0) > 0]
 
 
 def class_holders(panels: pd.DataFrame, study: Study, subjects: list[str]) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """(subjects, classes) whether a subject has a panel of each class of any output, and the (output, class) names."""
-    columns, names = [], []
-    for output in study.outputs:
-        values = panel_values(panels, study, output)
-        for code, label in enumerate(study.classes_of(output)):
-            holders = set(panels["subject"][values == code])
-            columns.append([subject in holders for subject in subjects])
-            names.append((output, label))
+    names = [(output, label) for output in study.outputs for label in study.classes_of(output)]
+    holders = holders_by_class(panels, study)
+    columns = [[subject in holders[name] for subject in subjects] for name in names]
     return np.array(columns, dtype=bool).reshape(len(names), len(subjects)).T, names
+
+
+def holders_by_class(panels: pd.DataFrame, study: Study) -> dict[tuple[str, str], set[str]]:
+    """The subjects with a panel of each class of each output."""
+    return {
+        (output, label): set(panels["subject"][panel_values(panels, study, output) == code].astype(str))
+        for output in study.outputs
+        for code, label in enumerate(study.classes_of(output))
+    }
 
 
 def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], folds: int) -> list[dict[str, Any]]:
@@ -307,11 +298,7 @@ def inner_folds(panels: pd.DataFrame, study: Study, splits: Splits, fold: int, *
     remedy = "Lower nested_cv.folds or split.folds, merge the class with another, or add subjects."
     if len(training) < count:
         raise SplitError(f"{where} cannot fill {count} inner folds. Lower nested_cv.folds or add subjects.")
-    holders = {
-        (name, label): set(panels["subject"][panel_values(panels, study, name) == code].astype(str)) & set(training)
-        for name in study.outputs
-        for code, label in enumerate(study.classes_of(name))
-    }
+    holders = {name: subjects & set(training) for name, subjects in holders_by_class(panels, study).items()}
     for (name, label), subjects in holders.items():
         if len(subjects) < count:
             raise SplitError(

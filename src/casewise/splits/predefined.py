@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from casewise.cohort.dates import natural
 from casewise.errors import BothSidesError, SplitError, counted, cut, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TEST = -1
 FEW = 3
