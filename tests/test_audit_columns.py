@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from casewise.audit.columns import MOST_COLUMNS, further_columns, repeats
@@ -97,7 +96,7 @@ def test_a_column_of_lesion_masks_is_in_use(tmp_path: Path) -> None:
 def test_an_unused_split_is_examined_whatever_its_name() -> None:
     subjects = [f"s{n // 2}" for n in range(20)]
     mixed = ["train" if n % 2 else "test" for n in range(20)]
-    (finding,) = imported_findings(table(mixed, subjects).rename(columns={"set": "remark"}), imported_study(None), [])
+    (finding,) = imported_findings(table(mixed, subjects).rename(columns={"set": "remark"}), imported_study(None))
     assert (finding.id, finding.level) == ("image-level-split", "note")
     assert finding.figures["where"] == "column remark"
     grades = table([str(n % 3) for n in range(20)], subjects).rename(columns={"set": "severity"})

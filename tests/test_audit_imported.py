@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from casewise.audit.predefined_splits import imported_findings, imported_splits, side_named
-from casewise.audit.twins import Twin
 from casewise.study.schema import Study
 
 
@@ -30,13 +29,13 @@ def study(column: str | None = "set", *, known: bool = True) -> Study:
 
 def test_clean_split_has_no_finding() -> None:
     images = table(["train", "train", "Test "], ["a", "a", "b"])
-    assert imported_findings(images, study(), [Twin(0, 1, "bytes")]) == []
-    assert imported_findings(images, study(None), []) == []
+    assert imported_findings(images, study()) == []
+    assert imported_findings(images, study(None)) == []
 
 
 def test_subject_on_both_sides_is_an_error_where_the_column_is_used() -> None:
     images = table(["train", "test", "train", "train", "train", "train", "2"], ["a", "a", "b", "b", "c", "c", "d"])
-    (finding,) = imported_findings(images, study(), [])
+    (finding,) = imported_findings(images, study())
     assert (finding.id, finding.level) == ("subjects-across-splits", "error")
     assert finding.figures["where"] == "column set"
     assert finding.figures["subjects_on_both_sides"] == 1
@@ -50,7 +49,7 @@ def test_subject_on_both_sides_is_an_error_where_the_column_is_used() -> None:
 def test_split_by_image_is_called_so() -> None:
     subjects = [f"s{i // 4}" for i in range(40)]
     images = table(["train" if i % 4 else "test" for i in range(40)], subjects)
-    (finding,) = imported_findings(images, study(), [])
+    (finding,) = imported_findings(images, study())
     assert (finding.id, finding.level) == ("image-level-split", "error")
     assert finding.figures["subjects"] == [f"s{i}" for i in range(10)]
     assert finding.figures["subjects_on_both_sides"] == finding.figures["subjects_with_several_images"] == 10
@@ -59,14 +58,14 @@ def test_split_by_image_is_called_so() -> None:
 
 def test_what_a_split_trains_on_is_one_side() -> None:
     images = table(["train", "training", "Validation", "test"], ["a", "a", "a", "b"])
-    assert imported_findings(images, study(), [Twin(0, 2, "near")]) == []
+    assert imported_findings(images, study()) == []
 
 
 def test_folders_are_a_note() -> None:
     paths = [f"/test/data/{side}/ill/{i}.png" for i, side in enumerate(["train", "val", "train"])]
     images = table(["", "", ""], ["a", "a", "b"], paths)
-    found = imported_findings(images, study(None), [Twin(1, 2, "near")])
-    assert [(f.id, f.level) for f in found] == [("subjects-across-splits", "note"), ("twins-across-splits", "note")]
+    found = imported_findings(images, study(None))
+    assert [(f.id, f.level) for f in found] == [("subjects-across-splits", "note")]
     assert all(f.figures["where"] == "the folders" for f in found)
     assert found[0].figures["sides"] == {"train": 2, "validation": 1}
 
@@ -78,25 +77,12 @@ def test_folders_that_all_images_share_are_no_split() -> None:
     assert imported_splits(images, study(None)) == []
 
 
-def test_twins_on_both_sides() -> None:
-    images = table(["1", "2", "2", ""], list("abcd"))
-    (finding,) = imported_findings(images, study(), [Twin(0, 1, "pixels"), Twin(1, 2, "bytes"), Twin(0, 3, "near")])
-    assert (finding.id, finding.level) == ("twins-across-splits", "error")
-    assert finding.pairs == [("/data/images/0.png", "/data/images/1.png")]
-    assert {k: finding.figures[k] for k in ("where", "pairs", "exact")} == {
-        "where": "column set",
-        "pairs": 1,
-        "exact": 1,
-    }
-    assert "0.png (fold 1) and 1.png (fold 2)" in finding.sentence
-
-
 def test_unknown_subjects_are_said() -> None:
     images = table(["train", "test"], ["a", "b"])
-    (finding,) = imported_findings(images, study(known=False), [])
+    (finding,) = imported_findings(images, study(known=False))
     assert finding.level == "note"
     assert finding.figures == {"where": "column set"}
-    assert imported_findings(images.assign(set=""), study(None, known=False), []) == []
+    assert imported_findings(images.assign(set=""), study(None, known=False)) == []
 
 
 @pytest.mark.parametrize(

@@ -443,7 +443,7 @@ def test_the_whole_audit(tmp_path: Path) -> None:
     found = audit(study, cohort, tiles, None, progress=lambda done, total, text="": told.append(done / total))
     assert told == sorted(told)
     assert 0 <= told[0] <= told[-1] <= 1
-    assert set(found.seconds) == {"twins", "imported splits", "shortcuts"}
+    assert set(found.seconds) == {"twins", "shortcuts"}
     assert found.facts["subjects"] == 60
     assert found.facts["columns"] == ["site", "age"]
     assert found.verdict.startswith("1 error")

@@ -9,7 +9,7 @@ signs. A crop changes every coefficient; each image is therefore also hashed wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -80,9 +80,9 @@ class Candidates:
 
 
 def in_parallel(
-    function: Callable[[Item], Value], items: Iterable[Item], progress: Callable[[int], None] | None = None
+    function: Callable[[Item], Value], items: Sequence[Item], progress: Callable[[float], None] | None = None
 ) -> Iterator[Value]:
-    """The values of a function, computed by threads, in the order of the items; `progress` is called with their number.
+    """The values of a function, computed by threads, in the order of the items; `progress` is called with their share.
 
     >>> list(in_parallel(abs, [-2, 1]))
     [2, 1]
@@ -91,7 +91,7 @@ def in_parallel(
         for number, value in enumerate(pool.map(function, items), 1):
             yield value
             if progress:
-                progress(number)
+                progress(number / len(items))
 
 
 def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.ndarray:
@@ -138,8 +138,8 @@ def hash_signs(squares: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.packbits(signs, axis=1)).view(np.uint64)
 
 
-def hash_store(store: TileStore, *, progress: Callable[[int], None] | None = None) -> Hashes:
-    """Hash every tile of a store; `progress` is called with the number of hashed tiles."""
+def hash_store(store: TileStore) -> Hashes:
+    """Hash every tile of a store."""
     whole, inset, transposed = np.zeros((3, len(store), 2), np.uint64)
     flat = np.zeros(len(store), bool)
     for start in range(0, len(store), 1000):
@@ -149,8 +149,6 @@ def hash_store(store: TileStore, *, progress: Callable[[int], None] | None = Non
         transposed[start : rows.stop] = hash_signs(squares.swapaxes(1, 2))
         inset[start : rows.stop] = hash_signs(np.stack([grey(store, row, SIDE, inset=INSET) for row in rows]))
         flat[start : rows.stop] = squares.std(axis=(1, 2)) < 1
-        if progress:
-            progress(rows.stop)
     return Hashes(whole, inset, flat, transposed)
 
 
@@ -160,7 +158,7 @@ def close_pairs(
     *,
     limit: int = LIMIT,
     nearest: int = NEAREST,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Candidates:
     """Pairs of the images `among` (numbers) whose hashes, in any orientation or as negatives, differ in at most `limit`
     of 128 bits.
@@ -177,8 +175,7 @@ def close_pairs(
         best[np.arange(len(best)), np.arange(rows.start, rows.stop)] = BITS
         return _with_variants(_nearest(best, start, limit, nearest), hashes)
 
-    report = progress or (lambda number: None)
-    blocks = in_parallel(pairs_of, range(0, len(among), ROWS), lambda number: report(min(number * ROWS, len(among))))
+    blocks = in_parallel(pairs_of, range(0, len(among), ROWS), progress)
     return _unique_pairs(np.concatenate([np.zeros((0, 4), np.int32), *blocks]), among)
 
 

@@ -69,24 +69,18 @@ def local_pairs(
         paths: the file of each image, read if tiles are small.
         progress: called with the share that is done.
     """
-    report = progress or (lambda share: None)
     if not 2 <= len(among) <= MOST:
         return []
-    features = extract(store, paths, among, progress=lambda share: report(0.6 * share))
+    features = extract(store, paths, among, progress=progress)
     position = {int(row): number for number, row in enumerate(among)}
     left_out = {(position[i], position[j]) for i, j in excluded if i in position and j in position}
     pairs = _nearest(_vectors(features), left_out)
-
-    def aligned(pair: tuple[int, int]) -> Register | None:
-        return _aligned(features[pair[0]], features[pair[1]])
-
-    results = []
-    for number, (pair, register) in enumerate(zip(pairs, in_parallel(aligned, pairs), strict=True)):
-        if register is not None:
-            results.append((int(among[pair[0]]), int(among[pair[1]]), register))
-        if number % 100 == 0:
-            report(0.6 + 0.4 * number / len(pairs))
-    return results
+    registers = in_parallel(lambda pair: _aligned(features[pair[0]], features[pair[1]]), pairs)
+    return [
+        (int(among[i]), int(among[j]), register)
+        for (i, j), register in zip(pairs, registers, strict=True)
+        if register is not None
+    ]
 
 
 def extract(
@@ -98,11 +92,7 @@ def extract(
     def features_of(row: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         return _sift(_picture(store, row, paths[row] if small else None))
 
-    raw = []
-    for number, item in enumerate(in_parallel(features_of, map(int, rows))):
-        raw.append(item)
-        if progress and number % 50 == 0:
-            progress(number / len(rows))
+    raw = list(in_parallel(features_of, rows.tolist(), progress))
     basis = _basis([descriptors for descriptors, _, _ in raw])
     raw.reverse()  # each item is given up as soon as it is reduced
     features = []

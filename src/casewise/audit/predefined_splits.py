@@ -1,4 +1,4 @@
-"""Splits that came with the data, in a column or as folders: subjects or pictures on both sides."""
+"""Splits that came with the data, in a column or as folders: subjects on both sides."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import pandas as pd
 
 from casewise.audit.findings import Finding, Level
 from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, levels
-from casewise.audit.sentences import exclusion, fill
-from casewise.audit.twin_findings import registrations
-from casewise.audit.twins import Twin
+from casewise.audit.sentences import fill
 from casewise.cohort.dates import natural
 from casewise.cohort.table import names_text
 from casewise.splits.predefined import WORDS, side_of
@@ -48,12 +46,10 @@ class ImportedSplit:
         return "which the study uses" if self.used else "which the study does not use"
 
 
-def imported_findings(images: pd.DataFrame, study: Study, twins: Sequence[Twin]) -> list[Finding]:
+def imported_findings(images: pd.DataFrame, study: Study) -> list[Finding]:
     """Check the split column of the study, columns that look like a split, and a split by the images' folders.
 
-    Args:
-        images: `Cohort.images`.
-        twins: pairs of its rows with the same picture.
+    Similar pictures on both sides of the split that the study uses are among the twins.
     """
     findings = []
     for split in imported_splits(images, study):
@@ -61,7 +57,6 @@ def imported_findings(images: pd.DataFrame, study: Study, twins: Sequence[Twin])
             sentence, remedy = fill("split subjects unknown", where=split.where), fill("split subjects unknown remedy")
             findings.append(Finding("subjects-across-splits", "note", sentence, {"where": split.where}, remedy=remedy))
         findings += _subject_findings(split, images)
-        findings += _twin_findings(split, images, twins, study)
     return findings
 
 
@@ -148,29 +143,3 @@ def _subject_findings(split: ImportedSplit, images: pd.DataFrame) -> list[Findin
     sentence = fill(code, where=split.where, use=split.use, subjects=len(both), several=several, names=names)
     remedy = fill("used split remedy" if split.used else "unused split remedy", where=split.where)
     return [Finding(code, split.level, sentence, figures, [(p.iloc[0], p.iloc[1]) for _, p in examples], remedy)]
-
-
-def _twin_findings(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin], study: Study) -> list[Finding]:
-    """Similar pictures on two sides."""
-    sides, paths = split.sides, images["path"].astype(str).tolist()
-    across = [twin for twin in twins if sides[twin.i] and sides[twin.j] and sides[twin.i] != sides[twin.j]]
-    if not across:
-        return []
-    sentence = fill(
-        "imported twins",
-        count="1 pair of similar pictures is" if len(across) == 1 else f"{len(across):,} pairs of similar pictures are",
-        where=split.where,
-        use=split.use,
-        example=" and ".join(f"{Path(paths[row]).name} ({sides[row]})" for row in (across[0].i, across[0].j)),
-    )
-    figures = {
-        "where": split.where,
-        "pairs": len(across),
-        "exact": sum(twin.kind != "near" for twin in across),
-        "registrations": registrations(across),
-    }
-    pairs = [(paths[twin.i], paths[twin.j]) for twin in across]
-    root = (study.root or study.cohort.parent).absolute()
-    excluded = exclusion([second for _, second in pairs], column=study.columns.get("path", "path"), root=root)
-    remedy = fill("imported twins remedy", exclusion=excluded)
-    return [Finding("twins-across-splits", split.level, sentence, figures, pairs, remedy)]

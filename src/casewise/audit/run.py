@@ -56,9 +56,7 @@ def audit(
     seconds: dict[str, float] = {}
     images = cohort.images
     with _timed(seconds, "twins"):
-        twins = find_twins(
-            tiles, images, embed=embed, progress=lambda done, total: report(TWINS * done / total, 1.0, "twins")
-        )
+        twins = find_twins(tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "twins"))
         targets, root = [name for name in study.outputs if name in study.targets], study.root or study.cohort.parent
         findings = twin_findings(
             twins,
@@ -71,11 +69,7 @@ def audit(
         )
     findings += suffix_findings(images["subject"].astype(str)) if study.subjects_known else []
     findings += streak_findings(study, cohort)
-    with _timed(seconds, "imported splits"):
-        codes = {finding.id for finding in findings}
-        # a split column that the study uses is the split itself, whose twins are already reported
-        imported = imported_findings(images, study, twins)
-        findings += [finding for finding in imported if finding.level != "error" or finding.id not in codes]
+    findings += imported_findings(images, study)
     with _timed(seconds, "shortcuts"):
         shortcuts = find_shortcuts(
             study,

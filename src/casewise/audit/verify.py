@@ -15,7 +15,7 @@ texture up to the level of camera grain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,7 +73,7 @@ class Register:
         return float(max(abs(self.warp[0, 1]), abs(self.warp[1, 0])))
 
 
-def screen(store: TileStore, pairs: Candidates, *, progress: Callable[[int], None] | None = None) -> np.ndarray:
+def screen(store: TileStore, pairs: Candidates) -> np.ndarray:
     """The height of the correlation peak of each pair, −1 to 1, and its relative position (x, y): (N, 3)."""
     rows, index = np.unique(np.concatenate([pairs.i, pairs.j[~pairs.inset]]), return_inverse=True)
     inset_rows, inset_index = np.unique(pairs.j[pairs.inset], return_inverse=True)
@@ -91,8 +91,6 @@ def screen(store: TileStore, pairs: Candidates, *, progress: Callable[[int], Non
         second, is_inset = np.empty_like(first), pairs.inset[batch]
         second[is_inset], second[~is_inset] = inset[right[batch][is_inset]], plain[right[batch][~is_inset]]
         out[batch] = _peaks(first, second)
-        if progress:
-            progress(batch.stop)
     return out
 
 
@@ -133,9 +131,7 @@ def worth_comparing(pairs: Candidates, peaks: np.ndarray) -> np.ndarray:
     return np.union1d(number[order[rank < HIGHEST]], np.flatnonzero(peaks[:, 0] >= SURE_PEAK))
 
 
-def compare(
-    store: TileStore, pairs: Candidates, peaks: np.ndarray, *, progress: Callable[[int], None] | None = None
-) -> Iterator[Register | None]:
+def compare(store: TileStore, pairs: Candidates, peaks: np.ndarray) -> Iterator[Register | None]:
     """Register each pair; None if registration fails."""
     side = SIDE if store.preparation.size >= SIDE else SIDE // 2
 
@@ -149,7 +145,7 @@ def compare(
         scale = 1 - 2 * INSET if pairs.inset[number] else 1.0
         return likeness(first, square(int(pairs.j[number])), scale=scale, shift=peaks[number, 1:])
 
-    return in_parallel(register, range(len(pairs)), progress)
+    return in_parallel(register, range(len(pairs)))
 
 
 def likeness(
@@ -273,12 +269,7 @@ class SecondCheck:
 
 
 def second_check(
-    store: TileStore,
-    paths: Sequence[str],
-    pairs: Candidates,
-    registers: Sequence[Register],
-    *,
-    progress: Callable[[int], None] | None = None,
+    store: TileStore, paths: Sequence[str], pairs: Candidates, registers: Sequence[Register]
 ) -> Iterator[SecondCheck]:
     """Compare each pair in the files `paths` (row i shows tile i), starting from `registers`.
 
@@ -312,7 +303,7 @@ def second_check(
         register = texture_likeness(flipped, second.astype(np.float32), registers[number].warp, least=least)
         return SecondCheck(register, pixels, blurred)
 
-    return in_parallel(look, range(len(pairs)), progress)
+    return in_parallel(look, range(len(pairs)))
 
 
 def texture_likeness(

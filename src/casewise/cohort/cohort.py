@@ -154,8 +154,6 @@ def _standard_columns(
         days = read_days(cells[columns[role]], subjects, role, columns[role], problems)
     if role == "date":
         notes.append(f"Days are counted from each subject's first date (column {columns['date']}).")
-    elif role == "day" and "date" in cells and not study.columns.get("date"):
-        notes.append("The table has days, so its dates are not used.")
     if not study.subjects_known:
         notes.append(
             "Subjects are not known: images of one person may be on both sides of a split, so results may be too "
@@ -337,5 +335,3 @@ def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str
     if len(empty):
         named = names_text([f"{c} {r}".strip() for c, r in zip(empty["case"], empty["region"], strict=True)], 5)
         notes.append(f"{len(empty):,} of {len(panels):,} panels have no target, although their case has one: {named}.")
-    if len(images) > 1 and images["subject"].is_unique:
-        notes.append("Each image shows a different subject.")
