@@ -7,6 +7,7 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,6 +32,7 @@ from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
 from casewise.plugins.phantoms.chest import make_chest, plant_twins
+from casewise.study.schema import Study
 
 SIZE = 128
 STRAIGHT_ON = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
@@ -373,6 +375,10 @@ def test_neighbouring_fields_of_one_slide_are_no_twins(tmp_path: Path):
     assert find_twins(store, images.assign(subject="one")) == []
 
 
+def study_of(**values: Any) -> Study:
+    return Study.model_validate({"name": "t", "cohort": "/data/films/t.csv", "backbones": ["resnet18"], **values})
+
+
 def test_findings_say_where_twins_do_harm():
     twins = [
         Twin(0, 1, "near", 5, 0.9, "left-right"),
@@ -380,15 +386,11 @@ def test_findings_say_where_twins_do_harm():
         Twin(3, 4, "pixels"),
         Twin(5, 6, "near", blurred=True),
     ]
-    images = table(["a", "b", "c", "c", "d", "e", "f"], label=["x", "y", "x", "x", "x", "", "y"])
-    found = {
-        finding.id: finding for finding in twin_findings(twins, images, ["label"], {"a": 0, "b": 1, "c": 0, "d": 0})
-    }
+    images = table(["a", "b", "c", "c", "d", "e", "f"], label=[1.0, 0.0, 1.0, 1.0, 1.0, float("nan"), 0.0])
+    study = study_of(targets={"label": {"classes": ["x", "y"]}})
+    found = {f.id: f for f in twin_findings(twins, images, study, {"a": 0, "b": 1, "c": 0, "d": 0})}
     assert list(found) == [
-        "twins-across-subjects",
-        "twins-across-splits",
-        "twins-across-labels",
-        "twins-within-subject",
+        f"twins-{where}" for where in ("across-subjects", "across-splits", "across-labels", "within-subject")
     ]
     across = found["twins-across-subjects"]
     assert across.level == "error"
@@ -402,26 +404,22 @@ def test_findings_say_where_twins_do_harm():
     assert (split.level, split.pairs) == ("error", [("/x/0.png", "/x/1.png")])
     labels = found["twins-across-labels"]
     assert (labels.level, labels.pairs) == ("warning", [("/x/0.png", "/x/1.png")])
-    assert "0.png (a, x) and 1.png (b, y)" in labels.sentence
+    assert "0.png (a, y) and 1.png (b, x)" in labels.sentence
     within = found["twins-within-subject"]
     assert (within.level, within.pairs) == ("note", [("/x/2.png", "/x/3.png")])
     assert (within.figures["pairs"], within.figures["bytes"]) == (1, 1)
 
 
-def test_identical_images_with_two_labels_are_an_error():
-    twins = [Twin(0, 1, "near"), Twin(1, 2, "pixels")]
-    images = table(["a", "a", "a"], score=[1.0, 2.0, 3.5], label=["x", None, "x"])
-    found = [finding for finding in twin_findings(twins, images, ["score", "label"]) if "labels" in finding.id]
-    assert [(finding.id, finding.level) for finding in found] == [("twins-across-labels", "error")]
-    assert "1.png (a, 2) and 2.png (a, 3.5)" in found[0].sentence
-    assert "score" in found[0].remedy
-
-
-def test_classes_are_told_by_name_not_by_number():
-    images = table(["P1", "P2"], disease=[1.0, 0.0])
-    found = twin_findings([Twin(0, 1, "bytes")], images, ["disease"], classes={"disease": ["normal", "ssc"]})
-    told = {finding.id: finding.sentence for finding in found}["twins-across-labels"]
-    assert "0.png (P1, ssc) and 1.png (P2, normal)" in told
+def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_as_the_table():
+    images = table(["a", "b", "b"], score=[1.0, 2.0, 3.5])
+    images["path"] = [f"/data/films/{name}" for name in ("one.png", "deep/two.png", "three 3.png")]
+    study = study_of(targets={"score": {"range": (0, 4)}}, columns={"path": "file"})
+    found = {f.id: f for f in twin_findings([Twin(0, 1, "bytes"), Twin(1, 2, "near")], images, study)}
+    assert found["twins-across-labels"].level == "error"
+    assert "one.png (a, 1) and two.png (b, 2)" in found["twins-across-labels"].sentence
+    assert "`where_not: {file: [deep/two.png]}`" in found["twins-across-subjects"].remedy
+    assert '`where_not: {file: [one.png, deep/two.png, "three 3.png"]}`' in found["twins-across-labels"].remedy
+    assert '`where_not: {file: ["three 3.png"]}`' in found["twins-within-subject"].remedy
 
 
 @pytest.mark.parametrize(("pack", "known"), [("covid-cxr", 11), ("severity-idrid", 6)])
@@ -441,14 +439,3 @@ def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path:
     assert pairs <= found
     # What else is found was looked at: films published twice, and one eye photographed twice.
     assert len(found) <= known + 6
-
-
-def test_the_remedy_names_paths_as_the_table_writes_them():
-    images = table(["a", "b", "b"], label=["x", "y", "y"])
-    images["path"] = [f"/data/films/{name}" for name in ("one.png", "deep/two.png", "three 3.png")]
-    twins = [Twin(0, 1, "bytes"), Twin(1, 2, "bytes")]
-    findings = twin_findings(twins, images, ["label"], column="file", root=Path("/data/films"))
-    found = {f.id: f.remedy for f in findings}
-    assert "`where_not: {file: [deep/two.png]}`" in found["twins-across-subjects"]
-    assert "`where_not: {file: [one.png, deep/two.png]}`" in found["twins-across-labels"]
-    assert '`where_not: {file: ["three 3.png"]}`' in found["twins-within-subject"]

@@ -314,11 +314,10 @@ def with_noun(audit: Audit, singular: str, plural: str) -> Audit:
     >>> finding.sentence, finding.remedy
     ('All scans of images/a.png.', 'Leave `images` out.')
     """
-    texts = [
-        {name: renamed(getattr(finding, name), singular, plural) for name in ("sentence", "remedy")}
-        for finding in audit.findings
-    ]
-    findings = [replace(finding, **text) for finding, text in zip(audit.findings, texts, strict=True)]
+    findings = []
+    for finding in audit.findings:
+        sentence, remedy = (renamed(text, singular, plural) for text in (finding.sentence, finding.remedy))
+        findings.append(replace(finding, sentence=sentence, remedy=remedy))
     return replace(audit, findings=findings, facts={**audit.facts, "noun": [singular, plural]})
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -53,31 +52,23 @@ def audit(
         CohortError: `audit.columns` or `audit.mask` name missing columns, or masks do not match their images.
     """
     report = progress or (lambda done, total, text="": None)
-    seconds: dict[str, float] = {}
-    images = cohort.images
-    with _timed(seconds, "twins"):
-        twins = find_twins(tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "twins"))
-        targets, root = [name for name in study.outputs if name in study.targets], study.root or study.cohort.parent
-        findings = twin_findings(
-            twins,
-            images,
-            targets,
-            sides,
-            column=study.columns.get("path", "path"),
-            root=root.absolute(),
-            classes={target: study.classes_of(target) for target in targets},
-        )
-    findings += suffix_findings(images["subject"].astype(str)) if study.subjects_known else []
-    findings += streak_findings(study, cohort)
-    findings += imported_findings(images, study)
-    with _timed(seconds, "shortcuts"):
-        shortcuts = find_shortcuts(
-            study,
-            cohort,
-            tiles,
-            embed=embed,
-            progress=lambda share, text: report(TWINS + (1 - TWINS) * share, 1.0, text),
-        )
+    images, started = cohort.images, time.monotonic()
+    twins = find_twins(tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "twins"))
+    findings = [
+        *twin_findings(twins, images, study, sides),
+        *(suffix_findings(images["subject"].astype(str)) if study.subjects_known else []),
+        *streak_findings(study, cohort),
+        *imported_findings(images, study),
+    ]
+    searched = time.monotonic()
+    shortcuts = find_shortcuts(
+        study,
+        cohort,
+        tiles,
+        embed=embed,
+        progress=lambda share, text: report(TWINS + (1 - TWINS) * share, 1.0, text),
+    )
+    seconds = {"twins": round(searched - started, 3), "shortcuts": round(time.monotonic() - searched, 3)}
     facts = {
         "subjects": int(images["subject"].nunique()),
         "images": len(images),
@@ -86,10 +77,3 @@ def audit(
         "not_tested": shortcuts.not_tested,
     }
     return Audit([*findings, *shortcuts.findings], seconds, facts)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    seconds[step] = round(time.monotonic() - start, 3)

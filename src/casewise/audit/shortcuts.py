@@ -196,7 +196,8 @@ class _Search:
     labels: dict[str, Floats]
 
     @property
-    def subjects(self) -> NDArray[Any]:
+    def subjects(self) -> Any:
+        """(N,) the subject of each image."""
         return self.images["subject"].to_numpy()
 
     def restated(self, columns: list[str]) -> set[tuple[str, str]]:

@@ -16,6 +16,7 @@ from casewise.audit.twins import Kind, Twin, find_twins, shown_by
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CohortError, counted
 from casewise.modalities.store.store import TileStore
+from casewise.study.schema import Study
 
 # Pairs that an error names.
 SHOWN = 5
@@ -35,24 +36,16 @@ KINDS: dict[Kind, str] = {"bytes": "the same file", "pixels": "the same pixels",
 
 
 def twin_findings(
-    twins: Sequence[Twin],
-    images: pd.DataFrame,
-    targets: Sequence[str],
-    sides: Mapping[str, int] | None = None,
-    *,
-    column: str = "path",
-    root: Path | None = None,
-    classes: Mapping[str, Sequence[str]] | None = None,
+    twins: Sequence[Twin], images: pd.DataFrame, study: Study, sides: Mapping[str, int] | None = None
 ) -> list[Finding]:
     """The findings about pairs from `find_twins`: at most one for each kind of harm and target.
 
     Args:
         images: `Cohort.images` with the targets as columns.
         sides: the side of each subject in the split.
-        column: the table's column of paths, by which remedies name images, relative to `root`.
-        classes: the class names of a target, if it has classes.
     """
     subjects, paths = (images[name].astype(str).tolist() for name in ("subject", "path"))
+    column, root = study.columns.get("path", "path"), (study.root or study.cohort.parent).absolute()
 
     def finding(code: str, level: Level, twins: Sequence[Twin], target: str = "", labels: Sequence[str] = ()) -> None:
         if twins:
@@ -68,13 +61,13 @@ def twin_findings(
     side = [(sides or {}).get(subject) for subject in subjects]
     separated = [twin for twin in across if None not in (side[twin.i], side[twin.j]) and side[twin.i] != side[twin.j]]
     finding("twins-across-splits", "error", separated)
-    for target in targets:
+    for target in (name for name in study.outputs if name in study.targets):
         values = images[target].astype(object)
         recorded = (values.notna() & (values != "")).tolist()
         labels = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
         differing = [t for t in twins if recorded[t.i] and recorded[t.j] and labels[t.i] != labels[t.j]]
         certain = any(twin.kind != "near" for twin in differing)
-        names = dict(enumerate((classes or {}).get(target, ())))
+        names = dict(enumerate(study.classes_of(target)))
         named = [names.get(int(label), label) if label.isdecimal() else label for label in labels]
         finding("twins-across-labels", "error" if certain else "warning", differing, target, named)
     # sequences of one case show the same places; a sequence stored under another name is refused at preparation
@@ -102,14 +95,14 @@ def _finding(
     """A finding with the count, kinds and an example of `twins`, surest first."""
     twins = sorted(twins, key=lambda twin: (list(KINDS).index(twin.kind), -twin.likeness))
     rows = {row for twin in twins for row in (twin.i, twin.j)}
-    kinds = {kind: sum(twin.kind == kind for twin in twins) for kind in KINDS}
+    kinds: dict[str, int] = {kind: sum(twin.kind == kind for twin in twins) for kind in KINDS}
     alterations = {
         "mirrored": sum(twin.flip in MIRRORED for twin in twins),
         "turned": sum(twin.flip in TURNED or abs(twin.angle) >= ANGLE for twin in twins),
         "negative": sum(twin.negative for twin in twins),
         "blurred": sum(twin.blurred for twin in twins),
     }
-    counts = [f"{count:,} {KINDS[kind]}" for kind, count in kinds.items() if count]
+    counts = [f"{kinds[kind]:,} {words}" for kind, words in KINDS.items() if kinds[kind]]
     counts += [f"{count:,} of them {ALTERED[name]}" for name, count in alterations.items() if count]
     example = [
         f"{Path(paths[row]).name} ({subjects[row]}{f', {labels[row]}' if labels else ''})"

@@ -60,8 +60,8 @@ def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
             f"stack: {either_sign[0]!r} has no out-of-fold predictions, on which `decision: kappa` of {tuned!r} tunes "
             "its thresholds. Use `weighted` or `mean`, or the decision `median` or `mean`."
         )
-    by_class, tested = holders_by_class(panels, study), set(splits.subjects(TEST))
-    for (name, label), holders in by_class.items() if study.nested_cv else ():
+    by_class, tested, nested = holders_by_class(panels, study), set(splits.subjects(TEST)), study.nested_cv
+    for (name, label), holders in by_class.items() if nested else ():
         count = len(holders - tested)
         # a source that is left out may lack a class
         if count < splits.folds and not splits.record.get("left_out"):
@@ -71,8 +71,8 @@ def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
                 "outer folds: some folds would be evaluated without it. Lower split.folds, merge the class with "
                 "another, or add subjects."
             )
-    for fold in range(splits.folds) if study.nested_cv else ():
-        inner_folds(panels, study, splits, fold, count=study.nested_cv.folds)
+    for fold in range(splits.folds) if nested else ():
+        inner_folds(panels, study, splits, fold, count=nested.folds if nested else 0)
     for (name, label), holders in by_class.items():
         for fold in range(splits.folds) if holders else ():
             if not holders & set(splits.training(fold)):
