@@ -164,19 +164,14 @@ class Audit:
                 f"The audit found {counted(len(codes), 'error')} (see above), so a run would stop here. Errors that "
                 f"cannot be corrected can be accepted in the study, each with a reason:\n    accept: {{{reasons}}}"
             )
-        details = "\n\n".join(
-            "\n".join(
-                [
-                    f"{finding.id}: {finding.sentence}",
-                    *finding.shown_pairs(),
-                    *filter(None, [finding.remedy]),
-                    "If it cannot be corrected, give the reason in the study:",
-                    f'    accept: {{{finding.id}: "the reason"}}',
-                ]
+        lines = []
+        for finding in stopping:
+            lines += ["", f"{finding.id}: {finding.sentence}", *finding.shown_pairs(), *filter(None, [finding.remedy])]
+            lines.append(
+                f'If it cannot be corrected, give the reason in the study:\n    accept: {{{finding.id}: "the reason"}}'
             )
-            for finding in stopping
-        )
-        raise AuditError(f"The audit found {counted(len(codes), 'error')}, so nothing was trained.\n\n{details}")
+        details = "\n".join(lines)
+        raise AuditError(f"The audit found {counted(len(codes), 'error')}, so nothing was trained.\n{details}")
 
     def accepted(self, accepted: Mapping[str, str]) -> dict[str, str]:
         """The reasons for accepted errors and warnings of this audit, by code."""

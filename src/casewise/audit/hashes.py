@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import cv2
@@ -74,9 +74,7 @@ class Candidates:
 
     def of(self, numbers: np.ndarray) -> Candidates:
         """The pairs with these numbers."""
-        return Candidates(
-            self.i[numbers], self.j[numbers], self.distance[numbers], self.flip[numbers], self.inset[numbers]
-        )
+        return Candidates(*(getattr(self, values.name)[numbers] for values in fields(self)))
 
 
 def in_parallel(

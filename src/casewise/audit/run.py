@@ -62,11 +62,7 @@ def audit(
     ]
     searched = time.monotonic()
     shortcuts = find_shortcuts(
-        study,
-        cohort,
-        tiles,
-        embed=embed,
-        progress=lambda share, text: report(TWINS + (1 - TWINS) * share, 1.0, text),
+        study, cohort, tiles, embed=embed, progress=lambda share, text: report(TWINS + (1 - TWINS) * share, 1.0, text)
     )
     seconds = {"twins": round(searched - started, 3), "shortcuts": round(time.monotonic() - searched, 3)}
     facts = {

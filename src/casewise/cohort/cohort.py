@@ -296,9 +296,8 @@ def check_copied(study: Study, panels: pd.DataFrame) -> None:
         case, over = panels["case"][counts.idxmax()], int((counts > slots).sum())
         raise CohortError(
             f"{study.cohort}: {over:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "
-            f"{slots} they show at once, such as {case} with {counts.max()}: fixed copies of them cannot be made "
-            f"(panels.offline_copies: {study.panels.offline_copies}). Write `by: image` under panels, a larger "
-            "`grid`, or leave out `offline_copies`."
+            f"{slots} they show at once, such as {case} with {counts.max()}, so panels.offline_copies cannot be made. "
+            "Write `by: image` under panels, a larger `grid`, or leave it out."
         )
 
 

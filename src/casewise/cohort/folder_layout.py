@@ -186,10 +186,7 @@ def find_region(name: str, regions: list[str]) -> str:
 
 
 def _shape(
-    tails: list[tuple[str, ...]],
-    regions: list[str],
-    classes: list[str] | None,
-    refuse: Callable[..., CasewiseError],
+    tails: list[tuple[str, ...]], regions: list[str], classes: list[str] | None, refuse: Callable[..., CasewiseError]
 ) -> str:
     """The meaning of the folders, all of one depth."""
     depth = len(tails[0]) - 1

@@ -125,10 +125,7 @@ def read_text_table(path: Path, problems: Problems, *, sheet: str = "") -> tuple
     if sheet and not workbook:
         raise CohortError(f"{path}: sheet: only .xlsx workbooks have sheets, and this is none. Leave it out.")
     if data.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
-        raise CohortError(
-            f"{path} is a workbook of an old format, or has a password. Save it as .xlsx without a password, or as "
-            "'CSV UTF-8'."
-        )
+        raise CohortError(f"{path} is a workbook of an old format, or has a password. Save it as .xlsx without one.")
     if workbook:
         cells = workbook_cells(path, data, problems, sheet=sheet)
     elif data.startswith(b"PAR1"):
@@ -158,10 +155,7 @@ def _framed(path: Path, cells: Cells, problems: Problems) -> tuple[pd.DataFrame,
     if not cells.numbers:
         raise CohortError(f"The cohort table {path} has a heading but no rows. It needs one row for each image.")
     if len(cells.heading) > MOST_COLUMNS:
-        raise CohortError(
-            f"The cohort table {path} has {len(cells.heading):,} columns, and at most {MOST_COLUMNS:,} are read. Leave "
-            "out those that are not used."
-        )
+        raise CohortError(f"The cohort table {path} has {len(cells.heading):,} columns; allowed are {MOST_COLUMNS:,}.")
     named: dict[str, list[str]] = {}
     for position, (raw, column) in enumerate(zip(cells.heading, cells.columns, strict=True), start=1):
         name = raw.strip()

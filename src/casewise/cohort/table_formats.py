@@ -96,10 +96,7 @@ def decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
         )
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise CohortError(
-            f"{path} is not a text table: line {line:,} contains a zero byte. In the spreadsheet, save it as 'CSV "
-            "UTF-8'."
-        )
+        raise CohortError(f"{path} is no text table: line {line:,} contains a zero byte. Save it as 'CSV UTF-8'.")
     return text, notes
 
 
@@ -229,10 +226,8 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 without_value = _FORMULA_WITHOUT_VALUE.findall(archive.read(book[name]._worksheet_path.lstrip("/")))
     except _UNREADABLE as error:
-        raise CohortError(
-            f"{path} cannot be read as an .xlsx workbook ({shortened(str(error).partition(chr(10))[0])}). Save it "
-            "again as .xlsx, or as 'CSV UTF-8'."
-        ) from None
+        reason = shortened(str(error).partition("\n")[0])
+        raise CohortError(f"{path} cannot be read as an .xlsx workbook ({reason}). Save it again.") from None
     if without_value:
         named = ", ".join(cell.decode() for cell in without_value[:8]) + (" …" if len(without_value) > 8 else "")
         formulas = counted(len(without_value), "formula has", "formulas have")
@@ -255,9 +250,8 @@ def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, 
     listed = ", ".join(cut(name) for name in names[:8]) + (" …" if len(names) > 8 else "")
     if sheet:
         if sheet not in [s.title for s in book.worksheets]:
-            raise CohortError(
-                f"{path}: sheet: there is no sheet {cut(sheet)}; there are {listed}." + nearest(sheet, names)
-            )
+            hint = nearest(sheet, names)
+            raise CohortError(f"{path}: sheet: there is no sheet {cut(sheet)}; there are {listed}.{hint}")
         return sheet, []
     if not names:
         raise CohortError(f"{path} is a workbook without a sheet.")

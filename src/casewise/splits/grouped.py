@@ -88,9 +88,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
     given = {side[subject] for subject in training if subject in side}
     numbered = bool(column) and len(given) > 1
     if numbered and settings.by == "number":
-        raise SplitError(
-            f"The column {column!r} numbers the folds, so `split.by: number` has no effect. Leave out one of them."
-        )
+        raise SplitError(f"The column {column!r} numbers the folds, so leave out `split.by: number`.")
     if not training:
         raise SplitError(f"The column {column!r} puts every subject in the test set, so there is none to train on.")
     if numbered or leave_out:
@@ -237,9 +235,7 @@ def measured_imbalance(
 def inner_stop(records: np.ndarray, subjects: list[str], *, share: float, seed: int) -> tuple[list[str], list[str]]:
     """Divide the training subjects of a fold into those for fitting and those that decide about early stopping."""
     if len(subjects) < 2:
-        raise SplitError(
-            "One training subject cannot be divided for early stopping; add subjects or lower split.folds."
-        )
+        raise SplitError("One training subject cannot be divided for early stopping. Add subjects.")
     sides, _ = greedy(records, [1 - share, share], restarts=100, seed=seed)
     fitted, stopping = ([s for s, assigned in zip(subjects, sides, strict=True) if assigned == side] for side in (0, 1))
     return fitted, stopping
@@ -265,10 +261,7 @@ def read_splits(file: JsonFile) -> Splits:
     except (ValueError, TypeError, AttributeError) as error:
         raise DamagedError(f"{file.path} is not a split manifest ({error}). {file.remedy}") from error
     if manifest_hash(side) != values["hash"]:
-        raise SplitError(
-            f"{file.path}: the split was edited by hand and does not match its hash. Delete the run folder and run "
-            "again."
-        )
+        raise SplitError(f"{file.path}: the split does not match its hash. Delete the run folder and run again.")
     record = {k: v for k, v in values.items() if k not in ("hash", "subjects", "folds")}
     return Splits(side=side, folds=folds, record=record)
 
@@ -294,17 +287,15 @@ def inner_folds(panels: pd.DataFrame, study: Study, splits: Splits, fold: int, *
             inner fold would be without any recorded value.
     """
     training = splits.training(fold)
-    where = f"nested_cv: the {len(training)} training subjects of fold {fold + 1}"
+    where = f"the {len(training)} training subjects of fold {fold + 1}"
     remedy = "Lower nested_cv.folds or split.folds, merge the class with another, or add subjects."
     if len(training) < count:
-        raise SplitError(f"{where} cannot fill {count} inner folds. Lower nested_cv.folds or add subjects.")
+        raise SplitError(f"nested_cv: {where} cannot fill {count} inner folds. {remedy}")
     holders = {name: subjects & set(training) for name, subjects in holders_by_class(panels, study).items()}
     for (name, label), subjects in holders.items():
         if len(subjects) < count:
-            raise SplitError(
-                f"{name}: the class {label!r} has {len(subjects)} of {where.removeprefix('nested_cv: ')}, fewer than "
-                f"the {count} inner folds. {remedy}"
-            )
+            text = f"{name}: the class {label!r} has {len(subjects)} of {where}, fewer than the {count} inner folds."
+            raise SplitError(f"{text} {remedy}")
     seed = int.from_bytes(hashlib.sha256(f"{study.seed} inner folds of {fold}".encode()).digest()[:7], "big")
     sides, _ = greedy(panel_records(panels, study, training), [1 / count] * count, restarts=100, seed=seed)
     folds = [[s for s, side in zip(training, sides, strict=True) if side == k] for k in range(count)]
@@ -314,14 +305,12 @@ def inner_folds(panels: pd.DataFrame, study: Study, splits: Splits, fold: int, *
     for k, inner in enumerate(folds):
         rest = set(training) - set(inner)
         if not any(subjects & set(inner) for subjects in recorded.values()):
-            raise SplitError(f"{where}: no subject of inner fold {k + 1} has a recorded target. Lower nested_cv.folds.")
+            raise SplitError(f"nested_cv: {where}: inner fold {k + 1} has no recorded target. Lower nested_cv.folds.")
         for name, subjects in recorded.items():
             if not subjects & rest:
-                raise SplitError(f"{where}: {name} is recorded only in inner fold {k + 1}. Lower nested_cv.folds.")
+                raise SplitError(f"nested_cv: {where}: {name} is only in inner fold {k + 1}. Lower nested_cv.folds.")
         for (name, label), subjects in holders.items():
             if not subjects & rest:
-                raise SplitError(
-                    f"{where}: all {len(subjects)} with {name} {label!r} are in inner fold {k + 1}, so that networks "
-                    f"evaluated there could not learn it. {remedy}"
-                )
+                text = f"nested_cv: {where}: all {len(subjects)} with {name} {label!r} are in inner fold {k + 1}."
+                raise SplitError(f"{text} {remedy}")
     return folds

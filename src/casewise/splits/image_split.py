@@ -43,19 +43,14 @@ def image_split_of(study: Study, cohort: Cohort, splits: Splits) -> ImageSplit:
         StudyError: the primary outcome needs several regions.
     """
     if cohort.images["subject"].is_unique:
-        raise CohortError(
-            f"{study.cohort}: no subject has more than one image, so a split by image is a split by subject. "
-            "Leave out `split: {by: image}`."
-        )
+        raise CohortError(f"{study.cohort}: no subject has more than one image. Leave out `split: {{by: image}}`.")
     regional: set[str] = set()
     for name, score in study.scores.items():
         if "[" in score.formula or regional & set(re.findall(r"[^\W\d]\w*", score.formula)):
             regional.add(name)
     if study.primary_outcome in regional:
-        raise StudyError(
-            f"split.by: {study.primary_outcome!r} is computed over several regions, and a single image shows one; name "
-            "another `primary_outcome`, or leave out `by: image`."
-        )
+        text = f"split.by: {study.primary_outcome!r} is computed over several regions, and a single image shows one."
+        raise StudyError(f"{text} Name another `primary_outcome`, or leave out `by: image`.")
     settings: dict[str, object] = {
         "by": "subject",
         "column": None,

@@ -52,8 +52,7 @@ def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
     if either_sign and not splits.subjects(TEST):
         raise StudyError(
             f"stack: {either_sign[0]!r} has weights of either sign, which find signal out of fold where there is none. "
-            "They are judged on a test set, and this study has none. Use `weighted` or `mean`, or state a test set, "
-            "such as `split: {test: 20%}`."
+            "Use `weighted` or `mean`, or state a test set, such as `split: {test: 20%}`."
         )
     if either_sign and (tuned := next((name for name, rule in study.decisions.items() if rule == "kappa"), None)):
         raise StudyError(
@@ -68,8 +67,7 @@ def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
             outside = " outside the test set" if tested else ""
             raise SplitError(
                 f"{name}: the class {label!r} has {counted(count, 'subject')}{outside}, fewer than the {splits.folds} "
-                "outer folds: some folds would be evaluated without it. Lower split.folds, merge the class with "
-                "another, or add subjects."
+                "outer folds. Lower split.folds, merge the class with another, or add subjects."
             )
     for fold in range(splits.folds) if nested else ():
         inner_folds(panels, study, splits, fold, count=nested.folds if nested else 0)
@@ -81,10 +79,8 @@ def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
         scored = panels["subject"][~np.isnan(panel_values(panels, study, name))]
         folds = {splits.side[subject] for subject in scored} - {TEST}
         if len(folds) < 2:
-            raise SplitError(
-                f"{name!r} is recorded in {len(folds)} of {splits.folds} folds; a stacker needs two. "
-                "Leave out `stack:` or the target."
-            )
+            text = f"{name!r} is recorded in {len(folds)} of {splits.folds} folds; a stacker needs two."
+            raise SplitError(f"{text} Leave out `stack:` or the target.")
 
 
 def _not_learnable(splits: Splits, study: Study, name: str, label: str, holders: set[str], fold: int) -> str:
