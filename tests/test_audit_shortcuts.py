@@ -219,17 +219,6 @@ def test_too_little_to_tell() -> None:
     assert kept.tolist() == [False] * 6 + [True] * 6
 
 
-def test_a_feature_that_differs_in_one_subject_only_is_tested() -> None:
-    subjects = [f"s{number // 2}" for number in range(80)]
-    labels = Labels.of(np.arange(80) // 2 % 2.0, subjects, ["no", "yes"], permutations=19, seed=1)
-    assert labels is not None
-    features = np.zeros((80, 1))
-    features[0] = 1.0  # where this subject is held out, nothing varies in training
-    result = probe(features, labels, seed=1)
-    assert result is not None
-    assert abs(result.value - 0.5) < 0.1
-
-
 def test_columns_are_read_as_what_they_hold() -> None:
     dates = ["January 22, 2020", "2020-02-03", "3/7/2020", "2015", "", "March 2003", "January 12", "03/16/20"]
     column = encode("date", dates, range(8))
@@ -267,7 +256,7 @@ def test_usual_columns_are_chosen_by_name_and_labels_never(tmp_path: Path) -> No
 
 def test_planted_corner_is_an_error_and_a_clean_cohort_is_left_alone(tmp_path: Path) -> None:
     flagged = 0
-    for seed in range(4):
+    for seed in range(2):
         (clean := tmp_path / f"clean{seed}").mkdir()
         (marked := tmp_path / f"marked{seed}").mkdir()
         flagged += bool(levels(look(make(clean, seed=seed))))
@@ -322,16 +311,6 @@ def test_source_that_goes_with_no_label_is_a_note(tmp_path: Path) -> None:
     found = look(make(tmp_path, subjects=80, change=change))
     assert levels(found) == {}
     assert {f.id for f in found.findings} == {"source-predictable-ill", "source-predictable-well"}
-
-
-def test_one_size_one_class(tmp_path: Path) -> None:
-    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
-        row["size"] = (50, 40) if row["label"] == "ill" else (int(random.integers(60, 70)), 60)
-
-    study = make(tmp_path, subjects=30, change=change)
-    found = look(study)
-    finding = next(f for f in found.findings if f.id == "shortcut-files")
-    assert finding.level == "error"
 
 
 def test_compression_is_read_from_the_header(tmp_path: Path) -> None:

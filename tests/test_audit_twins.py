@@ -147,11 +147,11 @@ def test_black_around_a_picture_goes_and_black_in_it_stays():
 @pytest.mark.parametrize("fit_as", ["pad", "stretch"])
 def test_altered_copies_are_found_and_different_films_are_not(fit_as: Fit):
     random = np.random.default_rng(5)
-    pictures = [film(number, 200, 150 + number % 3 * 30) for number in range(70)]
+    pictures = [film(number, 200, 150 + number % 3 * 30) for number in range(42)]
     kinds = [""] * len(pictures)
     sources = list(range(len(pictures)))
     for place, (kind, alter) in enumerate(ALTERED.items()):
-        for source in range(place * 8, place * 8 + 8):
+        for source in range(place * 5, place * 5 + 5):
             pictures.append(np.ascontiguousarray(alter(pictures[source], random)))
             kinds.append(kind)
             sources.append(source)
@@ -161,7 +161,7 @@ def test_altered_copies_are_found_and_different_films_are_not(fit_as: Fit):
     for kind in ALTERED:
         rows = [row for row in range(len(pictures)) if kinds[row] == kind]
         hits = [found[sources[row], row] for row in rows if (sources[row], row) in found]
-        assert len(hits) >= 0.95 * len(rows), kind
+        assert len(hits) == len(rows), kind
         mirrored = {"left-right": "left-right", "up-down": "up-down", "all": "left-right"}.get(kind, "none")
         assert {hit.flip for hit in hits} == {mirrored}
         assert {hit.kind for hit in hits} == {"near"}
@@ -298,9 +298,8 @@ def test_files_are_looked_at_and_tiles_only_where_they_are_gone(tmp_path: Path):
     assert (gone.blurred, gone.pixels) == (True, LARGE)
 
 
-@pytest.mark.parametrize("size", [32, 128])
-def test_subjects_photographed_in_one_pose_are_no_twins(phantom: Path, tmp_path: Path, size: int):
-    store, images = phantom_store(phantom, tmp_path / "tiles", size)
+def test_subjects_photographed_in_one_pose_are_no_twins(phantom: Path, tmp_path: Path):
+    store, images = phantom_store(phantom, tmp_path / "tiles", 32)
     assert find_twins(store, images) == []
 
 
@@ -315,8 +314,8 @@ def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_pa
     if kind == "psoriasis":
         cohort = Path(shutil.copytree(phantom.parent, tmp_path / "cohort")) / phantom.name
     else:
-        cohort = make_chest(tmp_path / "cohort", subjects=40, size=(200, 200), seed=5)
-    store, images = phantom_store(plant_twins(cohort, each=10), tmp_path / "tiles", 64)
+        cohort = make_chest(tmp_path / "cohort", subjects=24, size=(200, 200), seed=5)
+    store, images = phantom_store(plant_twins(cohort, each=5), tmp_path / "tiles", 64)
     row = {path: number for number, path in enumerate(images["path"])}
     planted = images[images["twin_of"] != ""]
     source = {
@@ -328,8 +327,8 @@ def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_pa
     for name, copies in planted.groupby("twin_kind"):
         hits = [(source[row[path]], row[path]) in found for path in copies["path"]]
         # small pictures of smooth skin have too few local features
-        few = {"exact": 10} | (dict.fromkeys(("off-centre", "tilted", "zoomed"), 1) if kind == "psoriasis" else {})
-        assert sum(hits) >= few.get(name, 9), name
+        few = {"exact": 5} | (dict.fromkeys(("off-centre", "tilted", "zoomed"), 1) if kind == "psoriasis" else {})
+        assert sum(hits) >= few.get(name, 4), name
 
 
 def tilted(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -350,15 +349,15 @@ CHANGED: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 
 def test_turned_cropped_framed_and_negative_copies_are_found_and_the_map_leads_to_them(tmp_path: Path):
     random = np.random.default_rng(3)
-    pictures = [film(number, 200, 160) for number in range(48)]
-    kinds = [kind for kind in CHANGED for _ in range(8)]
+    pictures = [film(number, 200, 160) for number in range(24)]
+    kinds = [kind for kind in CHANGED for _ in range(4)]
     pictures += [np.ascontiguousarray(CHANGED[kind](pictures[n], random)) for n, kind in enumerate(kinds)]
     store, images = written(pictures, tmp_path)
     found = {(twin.i, twin.j): twin for twin in find_twins(store, images)}
-    assert all(j == i + 48 for i, j in found)
+    assert all(j == i + 24 for i, j in found)
     for kind in CHANGED:
-        hits = [found[n, n + 48] for n in range(48) if kinds[n] == kind and (n, n + 48) in found]
-        assert len(hits) >= 7, kind
+        hits = [found[n, n + 24] for n in range(24) if kinds[n] == kind and (n, n + 24) in found]
+        assert len(hits) >= 3, kind
         assert {hit.negative for hit in hits} == {kind == "negative"}
         assert {7 < abs(hit.angle) < 13 for hit in hits if hit.flip == "none"} <= {kind == "tilted"}
     for (i, j), twin in found.items():
@@ -422,6 +421,7 @@ def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_
     assert '`where_not: {file: ["three 3.png"]}`' in found["twins-within-subject"].remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pack", "known"), [("covid-cxr", 11), ("severity-idrid", 6)])
 def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path: Path, pack: str, known: int):
     folder = shared / "data" / pack

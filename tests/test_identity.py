@@ -18,15 +18,13 @@ from casewise.cohort.cohort import read_cohort
 from casewise.cohort.identity import (
     REFUSE,
     groups_of_one,
-    marks_of_same,
-    own_marks,
     pseudonym,
     same_people,
     same_subjects,
 )
 from casewise.cohort.table import Problems
 from casewise.console import Silent
-from casewise.errors import CohortError, SplitError, StudyError
+from casewise.errors import CohortError, SplitError
 from casewise.pipeline.external import _check_pretraining_subjects
 from casewise.pipeline.read import read
 from casewise.run_folder import JobFolder
@@ -104,7 +102,7 @@ def random_names(draw: random.Random) -> tuple[list[str], dict[str, Callable[[st
 
 def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
     seen: set[str] = set()
-    for seed in range(1000):
+    for seed in range(400):
         draw = random.Random(seed)
         names, spellings = random_names(draw)
         problems = Problems()
@@ -192,12 +190,6 @@ def test_a_pair_of_a_larger_group_says_nothing_of_the_others() -> None:
     assert groups_of_one(["1", "01", "001"], [["1", "01"]]) == [["1", "01", "001"]]
     assert groups_of_one(["1", "01", "001"], [["1", "01", "001"]]) == []
     assert same_people(["01"], ["1", "001"], [["1", "01"]]) == {"01": "001"}
-
-
-@pytest.mark.parametrize("wrong", [[["1"]], [[1.0, "1"]], [["a", "a"]], ["a"]])
-def test_names_are_listed_in_groups_of_different_ones(tiny: Path, wrong: list[Any]) -> None:
-    with pytest.raises(StudyError, match="subject_names"):
-        read_study(tiny, subject_names=wrong)
 
 
 def test_a_bundle_of_people_with_the_same_names_is_declared(tiny: Path, tmp_path: Path) -> None:
@@ -299,12 +291,6 @@ def test_hashed_names_match_as_plain_ones(declared: object) -> None:
     for name, other in product(MARKED, MARKED):
         plain = bool(same_people([name], [other], declared))  # type: ignore[arg-type]
         assert bool(same_subjects([name], [pseudonym(other, "salt")], declared)) == plain, (name, other)  # type: ignore[arg-type]
-
-
-def test_marks_agree_with_the_comparison_of_names() -> None:
-    for name, other in product(MARKED, MARKED):
-        plain = bool(same_people([name], [other]))
-        assert bool(set(marks_of_same(name)) & set(own_marks(other))) == plain, (name, other)
 
 
 def test_a_pseudonym_contains_no_name_and_depends_on_its_salt() -> None:

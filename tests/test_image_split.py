@@ -21,7 +21,6 @@ from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import split
 from casewise.splits.image_split import PERSON, image_split_of, images_as_subjects, on_both_sides
-from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
@@ -97,46 +96,6 @@ class TestStrangers:
         found = image_split_of(study, cohort, split(cohort, study))
         assert found.study.split.column is None
         assert (found.splits.folds, len(found.splits.subjects(-1))) == (3, 12)
-
-    def test_scores_over_several_regions_are_left_out(self, tmp_path: Path) -> None:
-        study, cohort = regional(tmp_path, primary_outcome="severity")
-        found = image_split_of(study, cohort, split(cohort, study))
-        assert list(found.study.scores) == ["severity"]
-        whole, cohort = regional(tmp_path, primary_outcome="twice")
-        splits = split(cohort, whole)
-        with pytest.raises(StudyError):
-            image_split_of(whole, cohort, splits)
-
-
-def regional(folder: Path, *, primary_outcome: str) -> tuple[Any, Any]:
-    """A study with two regions, whose scores are of one region, of both, and of what is of both."""
-    rows = [
-        {"path": f"{s}{r}.png", "subject": f"S{s}", "visit": 1, "region": r, "red": s % 5, "area": 1}
-        for s in range(8)
-        for r in ("arm", "leg")
-    ]
-    for row in rows:
-        (folder / row["path"]).write_bytes(row["path"].encode())
-    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
-    values: dict[str, Any] = {
-        "name": "skin",
-        "cohort": folder / "cases.csv",
-        "regions": ["arm", "leg"],
-        "panels": {"by": "image"},
-        "targets": {name: {"range": "0..4", "level": "region"} for name in ("red", "area")},
-        "scores": {
-            "severity": {"formula": "red * area", "range": "0..16", "level": "region"},
-            "whole": {"formula": "severity[arm] + severity[leg]", "range": "0..32"},
-            "twice": {"formula": "2 * whole", "range": "0..64"},
-        },
-        "primary_outcome": primary_outcome,
-        "split": {"by": "image", "test": 0, "folds": 2, "stratify_by": "red"},
-        "baselines": {"off": "tests of networks"},
-        "backbones": ["test_resnet"],
-        "evaluation": {"response": False},
-    }
-    study = build_study(values, source="the test's study", folder=folder)
-    return study, read_cohort(study)
 
 
 @pytest.mark.parametrize(
@@ -221,14 +180,6 @@ class TestRun:
         both = done.results["image_split"]["subjects_on_both_sides"]
         assert found["figures"]["subjects_on_both_sides"] == both
         assert f"{both} of 16 subjects" in found["sentence"]
-
-    def test_run_again_trains_nothing(self, done: Run, chests: Path) -> None:
-        jobs = list(done.folder.glob("**/job.json"))
-        before = {path: path.stat().st_mtime_ns for path in jobs}
-        study = build_study(told(done.folder, "study.json"), source="again", folder=chests.parent)
-        again = run(study, done.folder)
-        assert again.results["image_split"] == done.results["image_split"]
-        assert {path: path.stat().st_mtime_ns for path in jobs} == before
 
 
 @pytest.mark.slow
