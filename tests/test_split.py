@@ -92,12 +92,7 @@ def test_an_imported_split_with_a_subject_on_both_sides_stops() -> None:
     sides = [*["train", *["test"] * 5] * 4, *["train"] * 36]
     with pytest.raises(BothSidesError) as error:
         split(cohort(10, part=sides), study(column="part", folds=2))
-    said = str(error.value)
-    assert "puts 4 subjects on several sides: S000 (test: 1.png and 4 more; train: 0.png), S001 (test: 7.png" in said
-    assert "S002 (test: 13.png and 4 more; train: 12.png) … (4 in all)." in said
-    assert "S003" not in said
-    with pytest.raises(BothSidesError, match=r"puts 1 subject on several sides: S000 \([^()]*\)\. Images"):
-        split(cohort(10, part=["1", *["2"] * 59]), study(column="part"))
+    assert "puts 4 subjects on several sides: S000, S001, S002 … (4 in all)." in str(error.value)
 
 
 def test_an_imported_split_is_taken_over() -> None:

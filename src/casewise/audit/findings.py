@@ -38,10 +38,8 @@ PAIRS_SHOWN = 5
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 _OUTSIDE = " from outside-anatomy"
 # Evidence besides the columns of the table, by the names in findings.
-PROBES = (
-    *("border", "thumbnail", "files", "file-size", "shape", "outside-anatomy"),
-    *("brightness", "contrast", "sharpness", "compression"),
-)
+APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
+PROBES = ("border", "thumbnail", "files", "file-size", "shape", "outside-anatomy", *APPEARANCE)
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,8 @@ def _basis(descriptors: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(128, np.float32), np.eye(128, COMPONENTS, dtype=np.float32)
     values, vectors = np.linalg.eigh(np.cov((sample - sample.mean(axis=0)).T))
     strength = np.maximum(values[::-1][:COMPONENTS], 1e-9)
-    return sample.mean(axis=0).astype(np.float32), (vectors[:, ::-1][:, :COMPONENTS] / strength**0.25).astype(
-        np.float32
-    )
+    components = vectors[:, ::-1][:, :COMPONENTS] / strength**0.25
+    return sample.mean(axis=0).astype(np.float32), components.astype(np.float32)
 
 
 def _sample(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -176,18 +176,15 @@ def _mask(path: Path, image: Path, store: TileStore, row: int) -> tuple[Bools | 
         mask = source.read(source.target(None), "grey")[..., 0]
     except ImageError as error:
         return None, f"{image.name}: {error}"
-    label = f"{image.name}: mask {path}"
-    size = f"{mask.shape[1]} x {mask.shape[0]}"
+    label = f"{image.name}: mask {path} ({mask.shape[1]} x {mask.shape[0]})"
     width, height = int(store.index["width"].iat[row]), int(store.index["height"].iat[row])
     ratio = (mask.shape[1] / mask.shape[0]) / (width / height)
     if abs(np.log(ratio)) > RATIO_TOLERANCE:
-        return None, f"{label} has {size} pixels, the image {width} x {height}: another shape."
+        return None, f"{label} has another shape than the image, {width} x {height}."
     marked = mask > mask.max() / 2 if mask.max() else np.zeros_like(mask, bool)
-    if not marked.any():
-        return None, f"{label} ({size}) is empty: no pixel is marked."
     # a mask with one value everywhere marks all pixels or none
-    if marked.mean() > 0.99:
-        return None, f"{label} ({size}) marks all pixels."
+    if not 0 < marked.mean() <= 0.99:
+        return None, f"{label} marks {'all pixels' if marked.any() else 'no pixel'}."
     share = cv2.resize(_fitted(marked, store).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return share > COVERED, ""
 
@@ -250,7 +247,6 @@ def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], mas
     return np.concatenate(features)
 
 
-APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
 # Files that are decoded for sharpness and compression, and the central part that is examined.
 MOST_READ, PART = 800, 1024
 # JPEG divides an image into blocks of 8 pixels.
@@ -284,9 +280,8 @@ def in_files(paths: Sequence[str]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
             return None
         down, across = (max(0, (side - PART) // 2) for side in image.shape)
         centre = image[down : down + PART, across : across + PART].astype(np.float32)
-        return (
-            (*_sharpness(centre), blockiness(centre), blockiness(centre.T)) if min(centre.shape) >= 3 * BLOCK else None
-        )
+        small = min(centre.shape) < 3 * BLOCK
+        return None if small else (*_sharpness(centre), blockiness(centre), blockiness(centre.T))
 
     values = list(in_parallel(measured, paths))
     table = np.array([value or (0.0,) * 4 for value in values], float).reshape(len(values), 4)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from casewise.audit import regions
 from casewise.audit.columns import further_columns, repeats
-from casewise.audit.findings import Finding, Level
+from casewise.audit.findings import APPEARANCE, Finding, Level
 from casewise.audit.hashes import in_parallel
 from casewise.audit.metadata import audited_columns, encode, file_features, file_rate, levels, source_column
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
@@ -260,7 +260,7 @@ class _Search:
             mine = [answer for answer in answers if answer.target == target and not answer.within]
             at_border = [answer for answer in mine if answer.evidence.kind == "border"]
             best = max((answer for answer in at_border if answer.p <= ALPHA), key=lambda a: a.strength, default=None)
-            measures = [a.evidence for a in mine if a.evidence.kind in regions.APPEARANCE and a.p <= ALPHA]
+            measures = [a.evidence for a in mine if a.evidence.kind in APPEARANCE and a.p <= ALPHA]
             if best is None or not measures:
                 continue
             together, *at_border_without = self._without_appearance(measures)
@@ -406,7 +406,7 @@ class _Search:
 def _with_explained(finding: Finding, explained: dict[str, ShortcutTest]) -> Finding:
     """A finding on the appearance with a sentence on the border that it explains."""
     target, evidence = finding.figures.get("target"), finding.figures.get("evidence")
-    if target not in explained or evidence not in regions.APPEARANCE:
+    if target not in explained or evidence not in APPEARANCE:
         return finding
     border = explained[target]
     metric = "AUROC" if border.labels.names else "r ="

@@ -16,6 +16,7 @@ from casewise.audit.twins import Kind, Twin, find_twins, shown_by
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CohortError, counted
 from casewise.modalities.store.store import TileStore
+from casewise.splits.predefined import side_of
 from casewise.study.schema import Study
 
 # Pairs that an error names.
@@ -42,7 +43,7 @@ def twin_findings(
 
     Args:
         images: `Cohort.images` with the targets as columns.
-        sides: the side of each subject in the split.
+        sides: the side of each subject in the split; None if it is impossible.
     """
     subjects, paths = (images[name].astype(str).tolist() for name in ("subject", "path"))
     column, root = study.columns.get("path", "path"), (study.root or study.cohort.parent).absolute()
@@ -57,9 +58,11 @@ def twin_findings(
     findings: list[Finding] = []
     across = [twin for twin in twins if subjects[twin.i] != subjects[twin.j]]
     finding("twins-across-subjects", "error", across)
-    # a subject without a side is on the same side as all others
-    side = [(sides or {}).get(subject) for subject in subjects]
-    separated = [twin for twin in across if None not in (side[twin.i], side[twin.j]) and side[twin.i] != side[twin.j]]
+    # an image without a side is on the same side as all others; an impossible split has sides of images only
+    side: list[object] = [(sides or {}).get(subject) for subject in subjects]
+    if sides is None and study.split.column in images:
+        side = [side_of(cell) or None for cell in images[study.split.column].astype(str)]
+    separated = [twin for twin in twins if None not in (side[twin.i], side[twin.j]) and side[twin.i] != side[twin.j]]
     finding("twins-across-splits", "error", separated)
     for target in (name for name in study.outputs if name in study.targets):
         values = images[target].astype(object)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from casewise.cohort.dates import natural, read_dates
-from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
+from casewise.cohort.identity import AS_WRITTEN, Declared, alike, groups_of_one
 from casewise.cohort.table import Problems, each, names_text, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import counted, cut, nearest, nearest_folder, shortened
@@ -168,23 +168,23 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
 
 
 def check_alike(
-    raw: pd.Series, field: str, problems: Problems, *, within: pd.Series | None = None, people: Declared | None = None
+    raw: pd.Series, field: str, problems: Problems, *, within: pd.Series | None = None, people: Declared = AS_WRITTEN
 ) -> None:
     """Names that differ only in case or spaces are a problem; `within` restricts the comparison to its groups.
 
-    With `people`, what the study states on its subjects' names, they are compared by `casewise.cohort.identity`.
+    `people` is what the study states on its subjects' names, which are then compared by `casewise.cohort.identity`.
     """
     groups = pd.Series("", index=raw.index) if within is None else within
     pairs = pd.DataFrame({"group": groups, "name": raw})
     for group, names in pairs.drop_duplicates().groupby("group", sort=False)["name"]:
-        for same in groups_of_one(names, people) if people is not None else groups_alike(names):
+        for same in groups_of_one(names, people):
             rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same]
             named = " and ".join(f"{cut(n)} ({rows_text(r, 3)})" for n, r in zip(same, rows, strict=True))
             of = f" of subject {group}" if within is not None else ""
             text = (
                 f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
             )
-            if people is not None:
+            if people != AS_WRITTEN:
                 listed = ", ".join(f'"{name.strip()}"' for name in same)
                 text += f" If they are different people, state `subject_names: [[{listed}]]` in the study"
                 # names that differ only in case or spaces are alike also as they are written

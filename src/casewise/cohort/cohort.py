@@ -7,21 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from casewise.cohort.checks import (
-    STORED,
-    check_alike,
-    check_files,
-    check_same,
-    closest,
-    find_columns,
-    keep_rows,
-    read_days,
-    read_names,
-)
+from casewise.cohort import checks
+from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
 from casewise.cohort.dates import is_unsorted_date, natural
 from casewise.cohort.groups import check_subgroups
-from casewise.cohort.identity import REFUSE, Declared
+from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared
 from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, names_text, read_text_table
 from casewise.cohort.targets import (
@@ -75,7 +66,7 @@ def read_cohort(
     if cells is None:
         cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)
     flow = Flow.of(cells, study)
-    cells = keep_rows(cells, study, problems, notes, flow)
+    cells = checks.keep_rows(cells, study, problems, notes, flow)
     if "where" in problems.by_kind:
         # rows that should be left out would show problems that the study does not have
         problems.raise_any(study.cohort)
@@ -87,10 +78,9 @@ def read_cohort(
         unknown_classes(cells, study, classed, problems)
     if cells.empty:
         problems.raise_any(study.cohort)
-    columns = find_columns(study, cells.columns.tolist(), problems)
+    columns = checks.find_columns(study, cells.columns.tolist(), problems)
     # New cases are in no split, and names of files are no names of people.
-    compared = labelled and study.subjects_known and study.subject_names != "as_written"
-    people = study.subject_names if compared else None
+    people = study.subject_names if labelled and study.subjects_known else AS_WRITTEN
     images, marks = _standard_columns(cells, columns, study, problems, notes, people=people)
     targets = [name for name in study.targets if name not in STORED]
     for name in targets:
@@ -105,7 +95,7 @@ def read_cohort(
         check_classes(named, study, problems)
     _check_regions(named, study, problems, notes)
     _check_baseline(named, study, problems, notes)
-    check_same(cells, images, marks, problems)
+    checks.check_same(cells, images, marks, problems)
     problems.raise_any(study.cohort)
     cohort = _assembled(named, _other_columns(cells, columns, study, notes), study, notes, labelled)
     return replace(cohort, flow=flow.steps)
@@ -118,40 +108,40 @@ def _standard_columns(
     problems: Problems,
     notes: list[str],
     *,
-    people: Declared | None,
+    people: Declared,
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Path, subject, visit, case, day and region row by row, and an identity of each file.
 
-    With `people`, names of subjects that may mean one person are a problem (see `check_alike`).
+    Names of subjects that may mean one person are a problem, unless `people` states otherwise (see `check_alike`).
     """
     empty = pd.Series("", index=cells.index, dtype="str")
     paths, marks, subjects, regions, visits = empty, empty, empty, empty, empty + "1"
     days = pd.Series(float("nan"), index=cells.index)
     if "path" in columns:
-        paths, marks = check_files(cells[columns["path"]], study, problems, notes)
+        paths, marks = checks.check_files(cells[columns["path"]], study, problems, notes)
     if "subject" in columns:
         raw = cells[columns["subject"]]
-        subjects = read_names(raw, "subject", problems, notes)
-        check_alike(raw, "subject", problems, people=people)
-        if study.subject_names == "as_written":
+        subjects = checks.read_names(raw, "subject", problems, notes)
+        checks.check_alike(raw, "subject", problems, people=people)
+        if study.subject_names == AS_WRITTEN:
             notes.append("Names of subjects that differ in spelling are different people (subject_names: as_written).")
         elif study.subject_names != REFUSE:
             groups = "; ".join(" and ".join(group) for group in study.subject_names)
             notes.append(f"Different people, as the study states (subject_names): {groups}.")
     if "visit" in columns and cells[columns["visit"]].str.strip().any():
         raw = cells[columns["visit"]]
-        visits = read_names(raw, "visit", problems, notes)
-        check_alike(raw, "visit", problems, within=subjects)
+        visits = checks.read_names(raw, "visit", problems, notes)
+        checks.check_alike(raw, "visit", problems, within=subjects)
     else:
         lacking = f"The column {columns['visit']} is empty" if "visit" in columns else "There is no visit column"
         notes.append(f"{lacking}: every subject is one case, at visit 1.")
     if "region" in columns:
-        regions = read_names(cells[columns["region"]], "region", problems, notes)
+        regions = checks.read_names(cells[columns["region"]], "region", problems, notes)
         for row, value in each(regions[(regions != "") & ~regions.isin(study.regions)]):
             text = f"{cut(value)} is none of {names_text(study.regions)}.{closest(value, study.regions)}"
             problems.add("region unknown", text, [row], "region")
     if role := next((role for role in ("day", "date") if role in columns), None):
-        days = read_days(cells[columns[role]], subjects, role, columns[role], problems)
+        days = checks.read_days(cells[columns[role]], subjects, role, columns[role], problems)
     if role == "date":
         notes.append(f"Days are counted from each subject's first date (column {columns['date']}).")
     if not study.subjects_known:
@@ -282,7 +272,15 @@ def with_panels(images: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.Da
     units = level_keys(study.panels.by)
     panel = images.groupby(units, sort=False).ngroup() if units else images["image"]
     images.insert(list(images).index("region") + 1, "panel", panel)
-    return images, _panels(images, list(study.targets), whole=study.panels.by == "case")
+    groups = images.groupby("panel", sort=True)
+    panels = groups[["case", "subject", "visit", "day", "region"]].first().reset_index()
+    panels["day"] = panels["day"].astype(float)
+    if study.panels.by == "case":
+        panels["region"] = ""
+    panels["tiles"] = groups["image"].agg(list).to_list()
+    for name in study.targets:
+        panels[name] = groups[name].first().where(groups[name].nunique() < 2).to_numpy(dtype=float)
+    return images, panels
 
 
 def check_copied(study: Study, panels: pd.DataFrame) -> None:
@@ -299,18 +297,6 @@ def check_copied(study: Study, panels: pd.DataFrame) -> None:
             f"{slots} they show at once, such as {case} with {counts.max()}, so panels.offline_copies cannot be made. "
             "Write `by: image` under panels, a larger `grid`, or leave it out."
         )
-
-
-def _panels(images: pd.DataFrame, targets: list[str], *, whole: bool) -> pd.DataFrame:
-    groups = images.groupby("panel", sort=True)
-    panels = groups[["case", "subject", "visit", "day", "region"]].first().reset_index()
-    panels["day"] = panels["day"].astype(float)
-    if whole:
-        panels["region"] = ""
-    panels["tiles"] = groups["image"].agg(list).to_list()
-    for name in targets:
-        panels[name] = groups[name].first().where(groups[name].nunique() < 2).to_numpy(dtype=float)
-    return panels
 
 
 def _note_order(cases: pd.DataFrame, notes: list[str]) -> None:

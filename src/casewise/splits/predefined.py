@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pandas as pd
 
 from casewise.cohort.dates import natural
+from casewise.cohort.table import names_text
 from casewise.errors import BothSidesError, SplitError, counted, cut, nearest
 
 TEST = -1
@@ -70,7 +70,7 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     """Read sides from a column: `test`, `train` (with `validation`), or the fold's number from 1.
 
     Raises:
-        BothSidesError: subjects are on several sides; the message names them and their images.
+        BothSidesError: subjects are on several sides; the message names the first.
         SplitError: a cell names no side, or the sides contradict each other.
     """
     cells = images[column].astype(str)
@@ -89,12 +89,10 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     counts = table.groupby("subject")["side"].nunique()
     both = sorted(counts.index[counts > 1], key=natural)
     if both:
-        named = ", ".join(f"{name} ({_placed(table[table['subject'] == name])})" for name in both[:FEW])
-        more = f" … ({len(both):,} in all)" if len(both) > FEW else ""
         raise BothSidesError(
             f"The imported split in column {cut(column)} puts {counted(len(both), 'subject')} on several sides: "
-            f"{named}{more}. Images of one person on both sides make all results too optimistic. Give each subject "
-            "one side; `casewise audit` lists all of them."
+            f"{names_text(both, FEW)}. Images of one person on both sides make all results too optimistic. Give each "
+            "subject one side; `casewise audit` lists all of them with images."
         )
     side = {str(subject): _number(name) for subject, name in table.groupby("subject")["side"].first().items()}
     if "train" in set(table["side"]) and any(name.startswith("fold") for name in table["side"]):
@@ -111,12 +109,3 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
 def _number(side: str) -> int:
     """The side as in `Splits`; training subjects without a fold are in the first."""
     return TEST if side == "test" else 0 if side == "train" else int(side.removeprefix("fold ")) - 1
-
-
-def _placed(rows: pd.DataFrame) -> str:
-    """The sides of a subject's images, with the name of the first image of each."""
-    sides = []
-    for side, paths in rows.groupby("side")["path"]:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        sides.append(f"{side}: {Path(paths.iloc[0]).name}{more}")
-    return "; ".join(sides)
