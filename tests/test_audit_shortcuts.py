@@ -170,30 +170,6 @@ def test_p_values_hold_where_images_of_a_subject_are_alike() -> None:
     assert binom.ppf(0.0005, 200, 0.1) <= below <= binom.ppf(0.9995, 200, 0.1)
 
 
-def test_two_classes_are_told_equally_and_three_are_averaged() -> None:
-    random = np.random.default_rng(3)
-    values = np.repeat([0.0, 1.0, 2.0], 30)
-    features = np.column_stack([values == 0, values == 1]) + random.normal(0, 0.8, (90, 2))
-    three = Labels.of(values, range(90), ["a", "b", "c"], permutations=19, seed=0)
-    two = Labels.of(values[:60], range(60), ["a", "b", "c"], permutations=19, seed=0)
-    assert three
-    assert two
-    told = probe(features, three, seed=0)
-    assert told is not None
-    assert told.value == pytest.approx(np.mean(list(told.by_class.values())))
-    for k, name in enumerate("abc"):
-        folds, won, both = _folds(three.subjects, 0), 0.0, 0.0
-        for fold in range(FOLDS):
-            truth, scores = (values == k)[folds == fold], told.scores[folds == fold, k]
-            pairs = truth.sum() * (~truth).sum()
-            won, both = won + pairs * roc_auc_score(truth, scores), both + pairs
-        assert told.by_class[name] == pytest.approx(won / both, abs=1e-9)
-    told = probe(features[:60], two, seed=0)
-    assert told is not None
-    assert told.by_class == {"a": told.value, "b": told.value}
-    assert told.p == 0.05
-
-
 def test_adjusted_p_values_hold_together_and_still_reach_the_floor() -> None:
     random = np.random.default_rng(4)
     null = random.normal(0.5, 0.03, (40, 199))

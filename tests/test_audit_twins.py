@@ -173,12 +173,6 @@ def test_the_same_file_and_the_same_pixels_are_told_apart():
     assert [(twin.i, twin.j, twin.kind) for twin in found] == [(0, 2, "bytes"), (1, 3, "pixels")]
 
 
-def test_colour_and_grey_show_the_same():
-    pictures = [np.repeat(film(number)[..., None], 3, axis=2) for number in (0, 1, 0)]
-    pictures[2] = np.clip(pictures[2] * np.array([1.1, 1.0, 0.8]), 0, 255).astype(np.uint8)
-    assert [(twin.i, twin.j, twin.kind) for twin in find_twins(store_of(pictures), strangers(3))] == [(0, 2, "near")]
-
-
 def test_empty_images_are_no_twins():
     empty = [np.zeros((50, 50), np.uint8), np.zeros((50, 50), np.uint8), np.full((50, 50), 9, np.uint8)]
     assert find_twins(store_of([*empty, film(0)]), strangers(4)) == []
@@ -187,13 +181,6 @@ def test_empty_images_are_no_twins():
 def test_of_many_identical_images_each_is_paired_with_the_first():
     found = find_twins(store_of([film(0)] * 40), strangers(40))
     assert [(twin.i, twin.j) for twin in found] == [(0, row) for row in range(1, 40)]
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_cohort_may_be_as_small_as_it_likes(number: int):
-    store = store_of([film(0)])
-    few = TileStore(store.tiles[:number], store.index[:number], "", store.preparation, Path())
-    assert find_twins(few, strangers(number)) == []
 
 
 def test_tiles_of_other_images_are_refused():

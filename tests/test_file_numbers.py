@@ -17,7 +17,7 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, SplitError
 from casewise.pipeline.read import number_lines
 from casewise.splits.assignment import needs_of_folds
-from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, file_series, series_of
+from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, series_of
 from casewise.splits.grouped import split
 from casewise.study.schema import Study
 
@@ -137,7 +137,8 @@ def test_a_test_set_is_of_neighbours_too(tmp_path: Path) -> None:
 def test_a_given_test_set_leaves_the_others_to_runs(tmp_path: Path) -> None:
     names, labels = [f"{n}.png" for n in range(100)], streaks(100, 4)
     cohort, study = cohort_of(tmp_path, names, labels, split={"column": "official"})
-    sides = [side for n in range(100) if (side := split(cohort, study).side[f"x{n}"]) >= 0]
+    splits = split(cohort, study)
+    sides = [side for n in range(100) if (side := splits.side[f"x{n}"]) >= 0]
     assert (len(sides), borders(sides)) == (95, 4)
     cohort, study = cohort_of(tmp_path, names, labels, split={"column": "fold"})
     with pytest.raises(SplitError):
@@ -201,20 +202,6 @@ def test_known_subjects_and_left_out_sources_are_refused() -> None:
     for more in ({"split": {"by": "number"}}, sources):
         with pytest.raises((CasewiseError, ValueError), match="number"):
             Study(**stated, **more)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(8, 60), st.integers(2, 4), st.integers(0, 9))
-def test_every_side_has_files_and_every_file_a_side(count: int, folds: int, seed: int) -> None:
-    labels = np.random.default_rng(seed).integers(0, 2, count)
-    records = np.eye(2)[labels]
-    needs = needs_of_folds(records.astype(bool), folds)
-    paths = [f"f/{n}.png" for n in range(count)]
-    side, how = assign_runs(paths, records, [1 / folds] * folds, needs, restarts=5, seed=seed)
-    assert set(side.tolist()) == set(range(folds))
-    assert borders(side.tolist()) < how["runs"]
-    (rows,) = file_series(paths)
-    assert rows.tolist() == list(range(count))
 
 
 def test_streaks_are_reported_where_folds_are_random(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -25,11 +24,10 @@ from casewise.cohort.identity import (
 from casewise.cohort.table import Problems
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
-from casewise.pipeline.external import _check_pretraining_subjects
 from casewise.pipeline.read import read
 from casewise.run_folder import JobFolder
 from casewise.study.loading import read_study
-from casewise.study.schema import Pretraining, Study
+from casewise.study.schema import Study
 from tests.chest_study import THREE, chest_study
 from tests.conftest import absolute
 
@@ -234,16 +232,6 @@ def test_an_external_subject_may_not_be_one_of_pretraining(chests: Path, tmp_pat
         read(chest_study(chests, pretrain=pretrain, external=external), None, Silent())
     external["pretraining_subjects"] = "distinct"
     assert len(read(chest_study(chests, pretrain=pretrain, external=external), None, Silent()).cases)
-
-
-@pytest.mark.parametrize(("names", "said"), [(["1", "2"], "1 .there 001"), (["x", "y"], "none of its names")])
-def test_subjects_to_pretrain_on_are_the_same_or_refused(tmp_path: Path, names: list[str], said: str) -> None:
-    settings = Pretraining.model_validate(
-        {"cohort": tmp_path, "subjects": "shared", "targets": {"redness": {"range": (0, 4)}}}
-    )
-    cohort: Any = SimpleNamespace(images=pd.DataFrame({"subject": names}))
-    with pytest.raises(SplitError, match=said):
-        _check_pretraining_subjects(settings, cohort, {"001", "002"}, "refuse_similar")
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,12 @@ import pandas as pd
 import pytest
 
 from casewise.cohort.cohort import read_cohort
-from casewise.errors import CohortError, RunError, StudyError, WeightsError
+from casewise.errors import CohortError, StudyError, WeightsError
 from casewise.evaluation.results import plain
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.plugins.phantoms.slides import make_regions
-from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import split
@@ -161,17 +160,6 @@ class TestRun:
         assert load_weights(network, f"bundle:{done.folder / place}")[1] == sorted(
             name for name, side in told(done.folder, "splits.json")["subjects"].items() if side == 2
         )
-
-    def test_it_gets_no_page_of_its_own(self, done: Run, tmp_path: Path) -> None:
-        place, page = RunFolder(done.folder).image_split.path, tmp_path / "page.md"
-        for runs in ((place, []), (done.folder, [place])):
-            with pytest.raises(RunError) as error:
-                write_results(runs[0], page, others=runs[1])
-            assert str(done.folder.resolve()) in str(error.value)
-        assert not page.exists()
-        with pytest.raises(RunError) as error:
-            explain_run(place)
-        assert str(done.folder.resolve()) in str(error.value)
 
     def test_the_audit_warns(self, done: Run) -> None:
         audit = told(done.folder, "audit.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.participants import Flow, cases_step, characteristics, described_columns
 from casewise.errors import CohortError
-from casewise.run import Run, run
 from tests.chest_study import chest_study
 
 
@@ -123,26 +121,3 @@ class TestColumnsOfSubgroups:
     def test_text_in_a_column_with_cut_points_is_refused(self, table: Path) -> None:
         with pytest.raises(CohortError, match=r"evaluation\.subgroups"):
             read_cohort(chest_study(table, **settings(subgroups=[{"sex": [1]}])))
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, table: Path) -> Run:
-    study = chest_study(table, **settings(subgroups=["sex", {"age": [50]}]))
-    return run(study, tmp_path_factory.mktemp("participants") / "run")
-
-
-class TestRun:
-    def test_the_record_is_kept_with_the_metrics(self, finished_run: Run) -> None:
-        entry = json.loads((finished_run.folder / "metrics.json").read_text())
-        people = entry["participants"]
-        sides = {side["code"]: side for side in people["sides"]}
-        assert sides["all"]["subjects"] == sides["train"]["subjects"] + sides["test"]["subjects"]
-        evaluated = people["evaluated"]
-        assert evaluated["oof"]["subjects"] == sides["train"]["subjects"]
-        assert sum(n["cases"] - n["cases_with_reference"] for n in evaluated.values()) == 1
-        figures = people["precision"]["figures"]
-        for name, figure in figures.items():
-            main = entry["main"]["metrics"][name]
-            assert figure["half_width"] == pytest.approx((main["high"] - main["low"]) / 2, rel=1e-4)
-        groups = entry["subgroups"]["columns"][0]["groups"]
-        assert sum(g["n_subjects"] for g in groups) == people["precision"]["n_subjects"]

@@ -343,10 +343,3 @@ def test_no_side_of_a_cohort_lacks_a_class_that_it_could_have() -> None:
         assert max(sizes) - min(sizes) <= 1
         repaired += found["exchanges"] > 0
     assert repaired
-
-
-def test_a_need_that_cannot_be_met_is_counted() -> None:
-    holders = np.eye(5, dtype=bool)[np.arange(15) % 5]
-    side, found = assign(holders.astype(float), [0.8, 0.2], needs_of_test(holders, 2), restarts=5, seed=0)
-    assert np.bincount(side).tolist() == [12, 3]
-    assert found["shortfall"] == 2  # three subjects cannot have five classes
