@@ -100,15 +100,16 @@ def random_names(draw: random.Random) -> tuple[list[str], dict[str, Callable[[st
 
 def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
     seen: set[str] = set()
-    for seed in range(400):
+    for seed in range(300):
         draw = random.Random(seed)
         names, spellings = random_names(draw)
         problems = Problems()
         check_alike(pd.Series(names), "subject", problems, people="refuse_similar")
         assert not problems.by_kind, (names, problems.by_kind)
-        name, kind = draw.choice(names), draw.choice(list(spellings))
+        kind = list(spellings)[seed % len(spellings)]
+        name = next((name for name in names if spellings[kind](name) != name), "")
         other = spellings[kind](name)
-        if other == name:
+        if not name:
             continue
         seen.add(kind)
         check_alike(pd.Series([*names, other]), "subject", problems, people="refuse_similar")
@@ -117,7 +118,6 @@ def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
         assert repr(other) in message, kind
         assert same_people([other], names) == {other: name}, kind
     assert seen == NAMES.keys() | NUMBERS.keys()
-    assert len(seen) >= 40
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest
 from casewise.cohort.dates import natural
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError
 from casewise.modalities.registry import modality_of
 from casewise.study.schema import Study
-
-Floats = NDArray[np.floating[Any]]
 
 # The report also counts classes by these.
 SOURCES = (

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit.hashes import in_parallel
+from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, ImageError
 from casewise.modalities.store.pixels import central_square, padded
@@ -26,7 +27,6 @@ from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.store.store import TileStore
 from casewise.study.schema import Study
 
-Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 # Tiles (n, C, H, W) `uint8` to features (n, d).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import numpy as np
 
@@ -22,12 +21,6 @@ from casewise.study.schema import Study
 TWINS = 0.5
 
 
-class Progress(Protocol):
-    """Called with the progress of the audit."""
-
-    def __call__(self, done: float, total: float, text: str = "") -> None: ...
-
-
 def audit(
     study: Study,
     cohort: Cohort,
@@ -35,13 +28,14 @@ def audit(
     sides: Mapping[str, int] | None,
     *,
     embed: Callable[[np.ndarray], np.ndarray] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[float, float, str], None] | None = None,
 ) -> Audit:
     """Search for duplicate pictures, for subjects and pictures on both sides of a split, and for shortcuts.
 
     Args:
         tiles: the tile of image i is row i.
         sides: the side of each subject in the split; None before there is one.
+        progress: called with what is done of how much, and its name.
         embed: a network that maps image numbers (n,) or tiles (n, C, H, W) `uint8` to features (n, d) of unit length.
 
     Returns:
@@ -51,7 +45,7 @@ def audit(
     Raises:
         CohortError: `audit.columns` or `audit.mask` name missing columns, or masks do not match their images.
     """
-    report = progress or (lambda done, total, text="": None)
+    report = progress or (lambda done, total, text: None)
     images, started = cohort.images, time.monotonic()
     twins = find_twins(tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "twins"))
     findings = [

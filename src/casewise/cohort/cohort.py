@@ -259,7 +259,12 @@ def _assembled(
     for name in targets:
         if study.level_of(name) in ("case", "subject"):
             cases[name] = cases["case"].map(images.groupby("case")[name].first())
-    _note_order(cases, notes)
+    repeated = cases[cases["subject"].duplicated(keep=False)]
+    undated = repeated[repeated["day"].isna().groupby(repeated["subject"]).transform("any")]
+    if len(undated):
+        visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=natural), 12)
+        subjects = counted(undated["subject"].nunique(), "subject")
+        notes.append(f"For {subjects} without all days, visits are ordered by name: {visits}.")
     if labelled:
         _note_unscored(images, panels, targets, notes)
     return Cohort(images=images, panels=panels, cases=cases, notes=notes)
@@ -297,15 +302,6 @@ def check_copied(study: Study, panels: pd.DataFrame) -> None:
             f"{slots} they show at once, such as {case} with {counts.max()}, so panels.offline_copies cannot be made. "
             "Write `by: image` under panels, a larger `grid`, or leave it out."
         )
-
-
-def _note_order(cases: pd.DataFrame, notes: list[str]) -> None:
-    repeated = cases[cases["subject"].duplicated(keep=False)]
-    undated = repeated[repeated["day"].isna().groupby(repeated["subject"]).transform("any")]
-    if len(undated):
-        visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=natural), 12)
-        count = undated["subject"].nunique()
-        notes.append(f"For {counted(count, 'subject')} without all days, visits are ordered by name: {visits}.")
 
 
 def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str], notes: list[str]) -> None:
