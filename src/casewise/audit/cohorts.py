@@ -42,7 +42,8 @@ def compare_cohorts(
         for number, (cohort, _) in enumerate((own, external))
         for name in cohort.images["subject"].astype(str).iloc[rows[number]]
     ]
-    result: dict[str, Any] = {"subjects": dict(zip(COHORTS, counts, strict=True)), "tests": {}}
+    tests: dict[str, dict[str, float]] = {}
+    result = {"subjects": dict(zip(COHORTS, counts, strict=True)), "tests": tests}
     labels = Labels.of(np.repeat([0.0, 1.0], counts), subjects, COHORTS, permutations=permutations, seed=seed)
     if labels is None or min(counts) < FEWEST_OF_CLASS:
         return result
@@ -62,7 +63,7 @@ def compare_cohorts(
         if (answer := probe(varying, labels, seed=seed)) is not None:
             tested[name] = answer
     for (name, answer), p in zip(tested.items(), adjusted(list(tested.values())), strict=True):
-        result["tests"][name] = {"auroc": answer.value, "p": answer.p, "p_adjusted": p}
+        tests[name] = {"auroc": answer.value, "p": answer.p, "p_adjusted": p}
     return result
 
 

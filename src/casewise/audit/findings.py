@@ -198,7 +198,7 @@ class Audit:
             ),
         ]
 
-    def as_json(self, accepted: Mapping[str, str]) -> dict[str, Any]:
+    def as_json(self, accepted: Mapping[str, str]) -> dict[str, object]:
         """The audit as plain values, worst findings first; NaN becomes null."""
         return _plain(
             {

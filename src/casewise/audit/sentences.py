@@ -22,7 +22,7 @@ PATHS_SHOWN = 3
 
 
 @cache
-def _wording() -> dict[str, Any]:
+def _wording() -> Any:
     return yaml.safe_load(Path(__file__).with_name("wording.yaml").read_text(encoding="utf-8"))
 
 

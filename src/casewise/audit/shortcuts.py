@@ -115,7 +115,7 @@ class Shortcuts:
     """The findings, the results of all tests, the tests that were not possible, and the tested columns."""
 
     findings: list[Finding]
-    tested: list[dict[str, Any]]
+    tested: list[dict[str, object]]
     not_tested: list[str]
     columns: list[str]
 

@@ -119,7 +119,7 @@ def _finding(
         example=" and ".join(example),
         harm=fill(f"{code} harm"),
     )
-    figures: dict[str, Any] = {
+    figures: dict[str, object] = {
         "pairs": len(twins),
         "images": len(rows),
         "subjects": len({subjects[row] for row in rows}),

@@ -49,7 +49,7 @@ class Flow:
         return {"rows": len(self._subjects), "subjects": int(self._subjects[self._subjects != ""].nunique())}
 
 
-def cases_step(code: str, before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, Any]]:
+def cases_step(code: str, before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, object]]:
     """A step that leaves out whole cases, from the tables of cases before and after it; none if nothing changed."""
     lost = before[~before["case"].isin(after["case"])]
     if lost.empty:
@@ -118,7 +118,7 @@ def characteristics(
         several = text[text != ""].groupby(images["subject"]).nunique()
         unit = SUBJECT if (several <= 1).all() else CASE
         values = numbers_in(text)
-        entry: dict[str, Any] = {"name": name, "what": "column", "unit": unit}
+        entry: dict[str, object] = {"name": name, "what": "column", "unit": unit}
         if values is not None and (study.evaluation.subgroup_cuts.get(name) or is_quantity(values, images["subject"])):
             entries.append(entry | _numbers(values.groupby(images[unit]).transform("mean"), images[unit], sides))
         else:
@@ -150,8 +150,8 @@ def units_of(rows: pd.DataFrame, level: str) -> pd.Series:
     return rows["path" if level == "image" else level].astype(str)
 
 
-def _numbers(values: pd.Series, units: pd.Series, sides: Mapping[str, pd.Series]) -> dict[str, Any]:
-    described: dict[str, Any] = {}
+def _numbers(values: pd.Series, units: pd.Series, sides: Mapping[str, pd.Series]) -> dict[str, object]:
+    described: dict[str, dict[str, object]] = {}
     for side, rows in sides.items():
         of_side = values[rows][~units[rows].duplicated()]
         present = of_side.dropna().to_numpy(dtype=float)
@@ -166,7 +166,7 @@ def _numbers(values: pd.Series, units: pd.Series, sides: Mapping[str, pd.Series]
 
 def _categories(
     numbers: pd.Series, levels: Sequence[Mapping[str, str]], units: pd.Series, sides: Mapping[str, pd.Series]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """`numbers` are positions in `levels`; others are missing."""
     described = {}
     for side, rows in sides.items():

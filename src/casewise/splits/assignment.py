@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+# How an assignment was chosen, as `splits.json` keeps it (see `assign`).
+Assignment = dict[str, Any]
 # random assignments whose counts are computed at once
 _AT_ONCE = 256
 # exchanges of two subjects that are tried at once, and the numbers that they may take in memory
@@ -79,7 +81,7 @@ def imbalance(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 def assign(
     records: np.ndarray, shares: Sequence[float], needs: ClassNeeds, *, restarts: int, seed: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, Assignment]:
     """Assign subjects to sides by the best of `restarts` greedy and as many random assignments.
 
     If every candidate leaves a side without a class that it could have, pairs of subjects are exchanged until none

@@ -19,7 +19,7 @@ import numpy as np
 
 from casewise.cohort.dates import natural
 from casewise.errors import SplitError, counted, cut
-from casewise.splits.assignment import ClassNeeds, assign
+from casewise.splits.assignment import Assignment, ClassNeeds, assign
 
 # Runs of a fold that are tried: the fewest that give every side the classes that it can have.
 RUNS = (1, 2, 4, 8, 16, 32, 64)
@@ -82,7 +82,7 @@ def check_numbers(paths: Sequence[str]) -> None:
 
 def assign_runs(
     paths: Sequence[str], records: np.ndarray, shares: Sequence[float], needs: ClassNeeds, *, restarts: int, seed: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, Assignment]:
     """Assign runs of neighbouring file numbers to sides: (subjects,) the side of each, and how it was chosen.
 
     As few runs as possible: more of them are tried only if a side would lack a class that it could have. The record is
@@ -92,7 +92,7 @@ def assign_runs(
         paths: the file of each subject.
         records, shares, needs: as of `casewise.splits.assignment.assign`, by subject.
     """
-    best: tuple[np.ndarray, dict[str, Any]] | None = None
+    best: tuple[np.ndarray, Assignment] | None = None
     for factor in RUNS:
         run, keys = file_runs(paths, needs.holders, round(1 / min(shares)), factor)
         count = int(run.max()) + 1

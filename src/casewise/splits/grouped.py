@@ -15,7 +15,7 @@ from casewise.cohort.cohort import Cohort
 from casewise.cohort.targets import panel_values
 from casewise.errors import DamagedError, SplitError, counted
 from casewise.run_folder import JsonFile
-from casewise.splits.assignment import ClassNeeds, assign, greedy, imbalance, needs_of_folds, needs_of_test
+from casewise.splits.assignment import Assignment, ClassNeeds, assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.file_numbers import assign_runs, check_numbers
 from casewise.splits.predefined import TEST, imported, one_source_a_fold
 from casewise.study.schema import Study
@@ -66,7 +66,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
     subjects, folds = sorted(set(cohort.panels["subject"])), settings.folds
     side: dict[str, int] = {}
     sources: list[str] = []
-    assigned: dict[str, dict[str, Any]] = {}
+    assigned: dict[str, Assignment] = {}
     if settings.by == "number":
         check_numbers(cohort.images["path"].astype(str).tolist())
     if column:
@@ -157,7 +157,7 @@ def holders_by_class(panels: pd.DataFrame, study: Study) -> dict[tuple[str, str]
     }
 
 
-def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], folds: int) -> list[dict[str, Any]]:
+def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], folds: int) -> list[dict[str, object]]:
     """The classes without a subject on a side, with the reason.
 
     `too_few`: fewer subjects of the cohort have the class than there are sides; `not_assigned`: there are enough.
@@ -180,16 +180,14 @@ def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], fo
     ]
 
 
-def _into_test(
-    cohort: Cohort, study: Study, subjects: list[str], share: float
-) -> tuple[dict[str, int], dict[str, Any]]:
+def _into_test(cohort: Cohort, study: Study, subjects: list[str], share: float) -> tuple[dict[str, int], Assignment]:
     """The subjects of the test set and the others, and how they were assigned."""
     needs = needs_of_test(class_holders(cohort.panels, study, subjects)[0], study.split.folds)
     assigned, how = _assigned(cohort, study, subjects, [1 - share, share], needs, study.seed)
     return {subject: (0, TEST)[s] for subject, s in zip(subjects, assigned.tolist(), strict=True)}, how
 
 
-def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -> tuple[dict[str, int], dict[str, Any]]:
+def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -> tuple[dict[str, int], Assignment]:
     """The fold of each training subject, and how they were assigned."""
     needs = needs_of_folds(class_holders(cohort.panels, study, subjects)[0], folds)
     assigned, how = _assigned(cohort, study, subjects, [1 / folds] * folds, needs, study.seed + 1)
@@ -198,7 +196,7 @@ def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -
 
 def _assigned(
     cohort: Cohort, study: Study, subjects: list[str], shares: list[float], needs: ClassNeeds, seed: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, Assignment]:
     """The side of each subject, balanced on the guiding label; by runs of file numbers if the study states so."""
     records, restarts = panel_records(cohort.panels, study, subjects), study.split.restarts
     if study.split.by != "number":
