@@ -128,7 +128,7 @@ def test_orientations_and_negatives_have_the_same_hash():
     for number in range(2 * NEGATIVE):
         both = np.concatenate([squares, flip(squares, number)])
         found = close_pairs(
-            Hashes(hash_signs(both), far, np.zeros(16, bool), hash_signs(both.swapaxes(1, 2))), np.arange(16), limit=0
+            Hashes(hash_signs(both), far, np.zeros(16, bool), hash_signs(both.swapaxes(1, 2))), np.arange(16)
         )
         exact = [pair for pair in zip(found.i, found.j, found.flip, strict=True) if {*pair[:2]} == {0, 8}]
         assert len(exact) == 1

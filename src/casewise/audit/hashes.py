@@ -151,15 +151,10 @@ def hash_store(store: TileStore) -> Hashes:
 
 
 def close_pairs(
-    hashes: Hashes,
-    among: np.ndarray,
-    *,
-    limit: int = LIMIT,
-    nearest: int = NEAREST,
-    progress: Callable[[float], None] | None = None,
+    hashes: Hashes, among: np.ndarray, *, nearest: int = NEAREST, progress: Callable[[float], None] | None = None
 ) -> Candidates:
-    """Pairs of the images `among` (numbers) whose hashes, in any orientation or as negatives, differ in at most `limit`
-    of 128 bits.
+    """Pairs of the images `among` (numbers) whose hashes, in any orientation or as negatives, differ in at most
+    `LIMIT` of 128 bits.
 
     At most the `nearest` of each image are kept. Flat images have no hash and are left out. All images are compared
     with all others.
@@ -171,7 +166,7 @@ def close_pairs(
         rows = slice(start, min(start + ROWS, len(among)))
         best = _smallest((hashes.whole[rows], hashes.transposed[rows]), (hashes.whole, hashes.inset))
         best[np.arange(len(best)), np.arange(rows.start, rows.stop)] = BITS
-        return _with_variants(_nearest(best, start, limit, nearest), hashes)
+        return _with_variants(_nearest(best, start, nearest), hashes)
 
     blocks = in_parallel(pairs_of, range(0, len(among), ROWS), progress)
     return _unique_pairs(np.concatenate([np.zeros((0, 4), np.int32), *blocks]), among)
@@ -196,9 +191,9 @@ def _smallest(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.ndarray]) -
     return BITS - furthest
 
 
-def _nearest(best: np.ndarray, start: int, limit: int, nearest: int) -> np.ndarray:
+def _nearest(best: np.ndarray, start: int, nearest: int) -> np.ndarray:
     """The nearest columns of each row within the limit: (K, 3) row, column, distance."""
-    close = best <= limit
+    close = best <= LIMIT
     for number in np.flatnonzero(np.count_nonzero(close, axis=1) > nearest).tolist():
         close[number] = False
         close[number, np.argpartition(best[number], nearest - 1)[:nearest]] = True
