@@ -395,7 +395,7 @@ def test_the_whole_audit(tmp_path: Path) -> None:
     study = make(tmp_path, change=corner)
     cohort, tiles = opened(study)
     told: list[float] = []
-    found = audit(study, cohort, tiles, None, progress=lambda done, total, text="": told.append(done / total))
+    found = audit(study, cohort, tiles, None, progress=lambda done, total, text: told.append(done / total))
     assert told == sorted(told)
     assert 0 <= told[0] <= told[-1] <= 1
     assert set(found.seconds) == {"twins", "shortcuts"}

@@ -28,7 +28,7 @@ def audit(
     sides: Mapping[str, int] | None,
     *,
     embed: Callable[[np.ndarray], np.ndarray] | None = None,
-    progress: Callable[[float, float, str], None] | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> Audit:
     """Search for duplicate pictures, for subjects and pictures on both sides of a split, and for shortcuts.
 

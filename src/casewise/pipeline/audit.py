@@ -104,7 +104,7 @@ def current_audit(
             store,
             splits.side if splits else None,
             embed=embed,
-            progress=lambda done, total, text: bar(done, total, text),
+            progress=lambda done, total, text="": bar(done, total, text),
         )
     if splits and study.split.by == "image":
         result = dataclasses.replace(result, findings=[*result.findings, image_split_finding(study, whole, splits)])
