@@ -11,7 +11,7 @@ import pytest
 
 from casewise.audit.columns import MOST_COLUMNS, further_columns, repeats
 from casewise.audit.metadata import columns_in_use
-from casewise.audit.predefined_splits import imported_findings, imported_splits, side_named, sides_in
+from casewise.audit.subjects import imported_findings, imported_splits, side_named, sides_in
 from casewise.cohort.cohort import read_cohort
 from casewise.study.schema import Study
 from tests.test_audit_shortcuts import look, make

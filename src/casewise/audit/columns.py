@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from casewise.audit.findings import PROBES
 from casewise.audit.metadata import INTERNAL, MOST_LEVELS, RARE, STANDARD, columns_in_use, is_usual, levels
-from casewise.audit.predefined_splits import sides_in
+from casewise.audit.subjects import sides_in
 from casewise.study.schema import Study
 
 # Each tested column takes time, and lowers the power of all tests; those with the fewest values are tested first.

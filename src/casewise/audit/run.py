@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from casewise.audit.findings import Audit
-from casewise.audit.predefined_splits import imported_findings
 from casewise.audit.shortcuts import find_shortcuts
-from casewise.audit.subjects import streak_findings, suffix_findings
+from casewise.audit.subjects import imported_findings, streak_findings, suffix_findings
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
 from casewise.cohort.cohort import Cohort
