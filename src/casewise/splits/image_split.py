@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -100,7 +101,7 @@ def on_both_sides(cohort: Cohort, comparison: ImageSplit) -> dict[str, int]:
     }
 
 
-def training_subjects(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, object]:
+def training_subjects(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, Any]:
     """The subjects that a network was trained on, for its facts; `names` may be those of single images.
 
     >>> import pandas as pd
